@@ -1,0 +1,256 @@
+"""The networks of Vocos, under the names that a checkpoint's state dict gives them.
+
+Architecture: Siuzdak, "Vocos" (arXiv 2306.00814), as the reference implementation vocos 0.1.0 defines it. A backbone
+maps features ``(B, C, T)`` to hidden states ``(B, T, dim)``; a head maps those to *coefficients* ``(B, T, F)``, the one
+output of the exported graph. What follows the coefficients (exp, cos, sin, inverse transform, overlap-add) has no
+weights: it is numpy in ``vocos_onnx.spectrum``, and ``to_waveform`` here is its torch counterpart, for training and for
+the verification of an export.
+
+Weight normalisation does not exist here: checkpoint.py folds it into plain weights while loading.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MAX_MAGNITUDE = 1e2  # upstream's clip of exp(m), and of symexp on both sides
+
+
+class AdaLayerNorm(nn.Module):
+    """Layer norm whose scale and shift are looked up by bandwidth id: a scalar, or one id for each item (B,)."""
+
+    def __init__(self, num_embeddings: int, dim: int, eps: float = 1e-6):
+        super().__init__()
+        self.shape, self.eps = (dim,), eps
+        self.scale = nn.Embedding(num_embeddings, dim)
+        self.shift = nn.Embedding(num_embeddings, dim)
+        nn.init.ones_(self.scale.weight)
+        nn.init.zeros_(self.shift.weight)
+
+    def forward(self, x: Tensor, bandwidth_id: Tensor) -> Tensor:
+        scale, shift = self.scale(bandwidth_id), self.shift(bandwidth_id)
+        if bandwidth_id.ndim == 0:
+            return F.layer_norm(x, self.shape, scale, shift, self.eps)
+        return F.layer_norm(x, self.shape, eps=self.eps) * scale[:, None] + shift[:, None]
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm that takes, and ignores, a bandwidth id, so that both norms are called alike."""
+
+    def forward(self, x: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
+        return super().forward(x)
+
+
+def _norm(dim: int, num_embeddings: int | None) -> nn.Module:
+    return AdaLayerNorm(num_embeddings, dim) if num_embeddings else LayerNorm(dim, eps=1e-6)
+
+
+class ConvNeXtBlock(nn.Module):
+    def __init__(self, dim: int, intermediate_dim: int, layer_scale: float, num_embeddings: int | None):
+        super().__init__()
+        self.dwconv = nn.Conv1d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.norm = _norm(dim, num_embeddings)
+        self.pwconv1 = nn.Linear(dim, intermediate_dim)
+        self.pwconv2 = nn.Linear(intermediate_dim, dim)
+        # upstream: no layer scale where its initial value is not positive
+        self.gamma = nn.Parameter(torch.full((dim,), layer_scale)) if layer_scale > 0 else None
+
+    def forward(self, x: Tensor, bandwidth_id: Tensor | None) -> Tensor:
+        y = self.norm(self.dwconv(x).transpose(1, 2), bandwidth_id)
+        y = self.pwconv2(F.gelu(self.pwconv1(y)))
+        if self.gamma is not None:
+            y = self.gamma * y
+        return x + y.transpose(1, 2)
+
+
+class VocosBackbone(nn.Module):
+    """ConvNeXt backbone, with adaptive layer norms where ``adanorm_num_embeddings`` is given."""
+
+    def __init__(
+        self,
+        input_channels: int,
+        dim: int,
+        intermediate_dim: int,
+        num_layers: int,
+        layer_scale_init_value: float | None = None,
+        adanorm_num_embeddings: int | None = None,
+    ):
+        super().__init__()
+        self.input_channels, self.dim = input_channels, dim
+        self.num_bandwidths = adanorm_num_embeddings or 0
+        scale = layer_scale_init_value or 1 / num_layers
+        self.embed = nn.Conv1d(input_channels, dim, kernel_size=7, padding=3)
+        self.norm = _norm(dim, adanorm_num_embeddings)
+        self.convnext = nn.ModuleList(
+            ConvNeXtBlock(dim, intermediate_dim, scale, adanorm_num_embeddings) for _ in range(num_layers)
+        )
+        self.final_layer_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.apply(_init_weights)
+
+    def forward(self, x: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
+        x = self.norm(self.embed(x).transpose(1, 2), bandwidth_id).transpose(1, 2)
+        for block in self.convnext:
+            x = block(x, bandwidth_id)
+        return self.final_layer_norm(x.transpose(1, 2))
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv1d | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        assert module.bias is not None
+        nn.init.zeros_(module.bias)
+
+
+class ResBlock1(nn.Module):
+    """HiFi-GAN V1's residual block of kernel 3 and dilations 1, 3, 5, with layer scale."""
+
+    def __init__(self, dim: int, layer_scale: float):
+        super().__init__()
+        self.convs1 = nn.ModuleList(nn.Conv1d(dim, dim, 3, dilation=d, padding=d) for d in (1, 3, 5))
+        self.convs2 = nn.ModuleList(nn.Conv1d(dim, dim, 3, padding=1) for _ in range(3))
+        self.gamma = nn.ParameterList(nn.Parameter(torch.full((dim, 1), layer_scale)) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv1, conv2, gamma in zip(self.convs1, self.convs2, self.gamma, strict=True):
+            y = conv2(F.leaky_relu(conv1(F.leaky_relu(x, 0.1)), 0.1))
+            x = x + gamma * y
+        return x
+
+
+class VocosResNetBackbone(nn.Module):
+    """HiFi-GAN-like residual backbone without upsampling."""
+
+    def __init__(self, input_channels: int, dim: int, num_blocks: int, layer_scale_init_value: float | None = None):
+        super().__init__()
+        self.input_channels, self.dim, self.num_bandwidths = input_channels, dim, 0
+        self.embed = nn.Conv1d(input_channels, dim, kernel_size=3, padding=1)
+        scale = layer_scale_init_value or 1 / num_blocks / 3
+        self.resnet = nn.Sequential(*(ResBlock1(dim, scale) for _ in range(num_blocks)))
+
+    def forward(self, x: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
+        return self.resnet(self.embed(x)).transpose(1, 2)
+
+
+class ISTFTHead(nn.Module):
+    """Coefficients (B, T, n_fft + 2): log-magnitudes of the n_fft/2 + 1 bins, then their phases in radians."""
+
+    kind = "istft"
+
+    def __init__(self, dim: int, n_fft: int, hop_length: int, padding: str = "same"):
+        super().__init__()
+        self.n_fft, self.hop_length, self.padding, self.clip_audio = n_fft, hop_length, padding, False
+        self.out = nn.Linear(dim, n_fft + 2)
+        self.istft = nn.Module()
+        self.istft.register_buffer("window", torch.hann_window(n_fft))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x)
+
+    def to_waveform(self, coefficients: Tensor) -> Tensor:
+        m, p = coefficients.float().transpose(1, 2).chunk(2, dim=1)
+        spectrum = torch.polar(m.exp().clip(max=MAX_MAGNITUDE), p)
+        window: Tensor = self.istft.window  # type: ignore[assignment]
+        if self.padding == "center":
+            return torch.istft(spectrum, self.n_fft, self.hop_length, self.n_fft, window, center=True)
+        frames = torch.fft.irfft(spectrum, self.n_fft, dim=1) * window[None, :, None]
+        envelope = window.square()[None, :, None].expand(1, -1, frames.shape[-1])
+        trim = (self.n_fft - self.hop_length) // 2
+        return overlap_add(frames, self.hop_length, trim) / overlap_add(envelope, self.hop_length, trim)
+
+
+class _IMDCTHead(nn.Module):
+    """What both MDCT heads share. The MDCT's hop is half its frame; its window is the cosine (sine) window."""
+
+    def __init__(self, dim: int, out_dim: int, mdct_frame_len: int, padding: str, clip_audio: bool):
+        super().__init__()
+        self.n_fft, self.hop_length, self.padding = mdct_frame_len, mdct_frame_len // 2, padding
+        self.clip_audio = clip_audio
+        self.out = nn.Linear(dim, out_dim)
+        self.imdct = nn.Module()  # holds the constants that upstream stores in a state dict
+        n, bins = torch.arange(mdct_frame_len, dtype=torch.float64), mdct_frame_len // 2
+        n0 = (bins + 1) / 2
+        constants = {
+            "window": torch.sin(math.pi / mdct_frame_len * (n + 0.5)).float(),
+            "pre_twiddle": torch.view_as_real(torch.exp(1j * math.pi * n0 * n / bins)).float(),
+            "post_twiddle": torch.view_as_real(torch.exp(1j * math.pi * (n + n0) / mdct_frame_len)).float(),
+        }
+        for name, value in constants.items():
+            self.imdct.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x)
+
+    def mdct(self, coefficients: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def to_waveform(self, coefficients: Tensor) -> Tensor:
+        """Inverse MDCT by its definition, one matrix product: y[n] = w[n] √(2/N) Σ X[k] cos(π/N (n + n0)(k + ½))."""
+        bins = self.hop_length
+        n = torch.arange(self.n_fft, dtype=torch.float64)
+        k = torch.arange(bins, dtype=torch.float64)
+        basis = torch.cos(math.pi / bins * (n[None] + (bins + 1) / 2) * (k[:, None] + 0.5)) * math.sqrt(2 / bins)
+        window: Tensor = self.imdct.window  # type: ignore[assignment]
+        frames = (self.mdct(coefficients.float()) @ basis.float()) * window
+        trim = self.n_fft // 2 if self.padding == "center" else self.n_fft // 4
+        audio = overlap_add(frames.transpose(1, 2), self.hop_length, trim)
+        return audio.clip(-1, 1) if self.clip_audio else audio
+
+
+class IMDCTSymExpHead(_IMDCTHead):
+    """Coefficients (B, T, mdct_frame_len/2): MDCT values under symlog."""
+
+    kind = "imdct_symexp"
+
+    def __init__(
+        self,
+        dim: int,
+        mdct_frame_len: int,
+        padding: str = "same",
+        sample_rate: int | None = None,  # upstream: only how a fresh layer is initialised
+        clip_audio: bool = False,
+    ):
+        super().__init__(dim, mdct_frame_len // 2, mdct_frame_len, padding, clip_audio)
+
+    def mdct(self, coefficients: Tensor) -> Tensor:
+        value = coefficients.sign() * coefficients.abs().expm1()
+        return value.clip(-MAX_MAGNITUDE, MAX_MAGNITUDE)
+
+
+class IMDCTCosHead(_IMDCTHead):
+    """Coefficients (B, T, mdct_frame_len): log-magnitudes m, then p, of MDCT = exp(m) cos(p)."""
+
+    kind = "imdct_cos"
+
+    def __init__(self, dim: int, mdct_frame_len: int, padding: str = "same", clip_audio: bool = False):
+        super().__init__(dim, mdct_frame_len, mdct_frame_len, padding, clip_audio)
+
+    def mdct(self, coefficients: Tensor) -> Tensor:
+        m, p = coefficients.chunk(2, dim=-1)
+        return m.exp().clip(max=MAX_MAGNITUDE) * p.cos()
+
+
+def overlap_add(frames: Tensor, hop_length: int, trim: int) -> Tensor:
+    """Frames (B, n_fft, T) laid ``hop_length`` apart and summed, ``trim`` samples cut off both ends."""
+    length = (frames.shape[-1] - 1) * hop_length + frames.shape[1]
+    folded = F.fold(frames, (1, length), kernel_size=(1, frames.shape[1]), stride=(1, hop_length))
+    return folded[:, 0, 0, trim : length - trim]
+
+
+class Vocos(nn.Module):
+    """Backbone and head, as one graph: features (B, C, T) and a scalar bandwidth id -> coefficients (B, T, F)."""
+
+    def __init__(self, backbone: Any, head: Any):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, features: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
+        return self.head(self.backbone(features, bandwidth_id))
+
+    def to_waveform(self, coefficients: Tensor) -> Tensor:
+        return self.head.to_waveform(coefficients)

@@ -1,0 +1,85 @@
+"""Official Vocos checkpoints to .onnx. Torch is needed here, and nowhere in ``vocos_onnx``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from vocos_onnx import ModelConfig, VocosONNX, __version__
+from vocos_onnx.config import EncodecFeatures, Source
+
+from .checkpoint import CheckpointError, build, load
+from .graph import fold_layer_scale, trace, write
+from .verify import table, verify
+
+__all__ = ["CheckpointError", "export"]
+
+
+def export(
+    checkpoint: str,
+    output: str | os.PathLike[str],
+    *,
+    config: str | None = None,
+    revision: str | None = None,
+    report: Callable[[str], None] = print,
+) -> ModelConfig:
+    """Write a checkpoint as one self-contained .onnx, and verify it against torch.
+
+    Args:
+        checkpoint: a folder, a weight file or a hub id; see ``checkpoint.load``.
+        output: path to write. Nothing is there, or what was there stays, unless the verification passes.
+        config: path of the config where it is not beside the weights.
+        revision: branch, tag or commit on the hub.
+        report: called with each line of the report.
+
+    Raises:
+        FileNotFoundError: the checkpoint, its config or the output's folder does not exist.
+        CheckpointError: the checkpoint is not a supported Vocos, or the result differs from torch.
+    """
+    output = Path(output)
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    found = load(checkpoint, config, revision)
+    model, features, codebooks, sample_rate = build(found)
+    head, is_encodec = model.head, isinstance(features, EncodecFeatures)
+    try:
+        model_config = ModelConfig(
+            sample_rate=sample_rate,
+            head=head.kind,
+            n_fft=head.n_fft,
+            hop_length=head.hop_length,
+            padding=head.padding,
+            clip_audio=head.clip_audio,
+            feature_channels=model.backbone.input_channels,
+            num_bandwidth_ids=model.backbone.num_bandwidths,
+            encodec=features if is_encodec else None,
+            mel=None if is_encodec else features,
+            source=Source(found.name, found.revision, found.sha256, __version__),
+        )
+    except ValueError as error:
+        raise CheckpointError(f"the config contradicts itself: {error}") from error
+    reference, _, _, _ = build(found)  # not folded
+    fold_layer_scale(model)
+    proto = trace(model, model_config, codebooks)
+    # A folder of its own beside the output: the rename stays on one file system, and a failure leaves nothing.
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
+        partial = Path(folder) / "model.onnx"
+        write(proto, partial)
+        runtime = VocosONNX(partial, providers=["CPUExecutionProvider"])
+        rows = list(verify(reference, codebooks, runtime))
+        report("largest difference from torch, relative to the peak:")
+        report(table(rows))
+        bad = [r for r in rows if not r.ok]
+        if bad:
+            r = bad[0]
+            raise CheckpointError(
+                f"the exported model differs from torch in {len(bad)} of {len(rows)} checks, first in the {r.stage} by "
+                f"{r.difference:.1e} (bandwidth_id {r.bandwidth_id}, batch {r.batch}, {r.frames} frames); "
+                f"{output} was not written"
+            )
+        del runtime
+        os.replace(partial, output)
+    report(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    return model_config

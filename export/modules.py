@@ -1,10 +1,9 @@
 """The networks of Vocos, under the names that a checkpoint's state dict gives them.
 
 Architecture: Siuzdak, "Vocos" (arXiv 2306.00814), as the reference implementation vocos 0.1.0 defines it. A backbone
-maps features ``(B, C, T)`` to hidden states ``(B, T, dim)``; a head maps those to *coefficients* ``(B, T, F)``, the one
-output of the exported graph. What follows the coefficients (exp, cos, sin, inverse transform, overlap-add) has no
-weights: it is numpy in ``vocos_onnx.spectrum``, and ``to_waveform`` here is its torch counterpart, for training and for
-the verification of an export.
+maps features ``(B, C, T)`` to hidden states ``(B, T, dim)``; a head maps those to the *spectrum*, the output of the
+exported graph. What follows (inverse transform, overlap-add) has no weights: it is numpy in ``vocos_onnx.istft``, and
+``to_waveform`` here is its torch counterpart, for training and for the verification of an export.
 
 Weight normalisation does not exist here: checkpoint.py folds it into plain weights while loading.
 """
@@ -137,7 +136,7 @@ class VocosResNetBackbone(nn.Module):
 
 
 class ISTFTHead(nn.Module):
-    """Coefficients (B, T, n_fft + 2): log-magnitudes of the n_fft/2 + 1 bins, then their phases in radians."""
+    """Spectrum (B, T, n_fft/2 + 1, 2), real and imaginary parts: log-magnitudes and phases come out of the layer."""
 
     kind = "istft"
 
@@ -149,11 +148,12 @@ class ISTFTHead(nn.Module):
         self.istft.register_buffer("window", torch.hann_window(n_fft))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(x)
+        m, p = self.out(x).chunk(2, dim=-1)
+        magnitude = m.exp().clip(max=MAX_MAGNITUDE)
+        return torch.stack([magnitude * p.cos(), magnitude * p.sin()], dim=-1)
 
-    def to_waveform(self, coefficients: Tensor) -> Tensor:
-        m, p = coefficients.float().transpose(1, 2).chunk(2, dim=1)
-        spectrum = torch.polar(m.exp().clip(max=MAX_MAGNITUDE), p)
+    def to_waveform(self, spectrum: Tensor) -> Tensor:
+        spectrum = torch.view_as_complex(spectrum).transpose(1, 2)
         window: Tensor = self.istft.window  # type: ignore[assignment]
         if self.padding == "center":
             return torch.istft(spectrum, self.n_fft, self.hop_length, self.n_fft, window, center=True)
@@ -182,27 +182,21 @@ class _IMDCTHead(nn.Module):
         for name, value in constants.items():
             self.imdct.register_buffer(name, value)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(x)
-
-    def mdct(self, coefficients: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def to_waveform(self, coefficients: Tensor) -> Tensor:
+    def to_waveform(self, spectrum: Tensor) -> Tensor:
         """Inverse MDCT by its definition, one matrix product: y[n] = w[n] √(2/N) Σ X[k] cos(π/N (n + n0)(k + ½))."""
         bins = self.hop_length
         n = torch.arange(self.n_fft, dtype=torch.float64)
         k = torch.arange(bins, dtype=torch.float64)
         basis = torch.cos(math.pi / bins * (n[None] + (bins + 1) / 2) * (k[:, None] + 0.5)) * math.sqrt(2 / bins)
         window: Tensor = self.imdct.window  # type: ignore[assignment]
-        frames = (self.mdct(coefficients.float()) @ basis.float()) * window
+        frames = (spectrum @ basis.float()) * window
         trim = self.n_fft // 2 if self.padding == "center" else self.n_fft // 4
         audio = overlap_add(frames.transpose(1, 2), self.hop_length, trim)
         return audio.clip(-1, 1) if self.clip_audio else audio
 
 
 class IMDCTSymExpHead(_IMDCTHead):
-    """Coefficients (B, T, mdct_frame_len/2): MDCT values under symlog."""
+    """Spectrum (B, T, mdct_frame_len/2): MDCT values, symlog of which comes out of the layer."""
 
     kind = "imdct_symexp"
 
@@ -216,21 +210,22 @@ class IMDCTSymExpHead(_IMDCTHead):
     ):
         super().__init__(dim, mdct_frame_len // 2, mdct_frame_len, padding, clip_audio)
 
-    def mdct(self, coefficients: Tensor) -> Tensor:
-        value = coefficients.sign() * coefficients.abs().expm1()
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.out(x)
+        value = x.sign() * (x.abs().exp() - 1)
         return value.clip(-MAX_MAGNITUDE, MAX_MAGNITUDE)
 
 
 class IMDCTCosHead(_IMDCTHead):
-    """Coefficients (B, T, mdct_frame_len): log-magnitudes m, then p, of MDCT = exp(m) cos(p)."""
+    """Spectrum (B, T, mdct_frame_len/2): MDCT values exp(m) cos(p), m and p of which come out of the layer."""
 
     kind = "imdct_cos"
 
     def __init__(self, dim: int, mdct_frame_len: int, padding: str = "same", clip_audio: bool = False):
         super().__init__(dim, mdct_frame_len, mdct_frame_len, padding, clip_audio)
 
-    def mdct(self, coefficients: Tensor) -> Tensor:
-        m, p = coefficients.chunk(2, dim=-1)
+    def forward(self, x: Tensor) -> Tensor:
+        m, p = self.out(x).chunk(2, dim=-1)
         return m.exp().clip(max=MAX_MAGNITUDE) * p.cos()
 
 
@@ -242,7 +237,7 @@ def overlap_add(frames: Tensor, hop_length: int, trim: int) -> Tensor:
 
 
 class Vocos(nn.Module):
-    """Backbone and head, as one graph: features (B, C, T) and a scalar bandwidth id -> coefficients (B, T, F)."""
+    """Backbone and head, as one graph: features (B, C, T) and a scalar bandwidth id -> spectrum."""
 
     def __init__(self, backbone: Any, head: Any):
         super().__init__()
@@ -252,5 +247,5 @@ class Vocos(nn.Module):
     def forward(self, features: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
         return self.head(self.backbone(features, bandwidth_id))
 
-    def to_waveform(self, coefficients: Tensor) -> Tensor:
-        return self.head.to_waveform(coefficients)
+    def to_waveform(self, spectrum: Tensor) -> Tensor:
+        return self.head.to_waveform(spectrum)

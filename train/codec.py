@@ -150,8 +150,8 @@ class Codec(nn.Module):
         features, commitment = self.quantizer(latents, torch.tensor(CODEBOOKS_OF)[bandwidth_id])
         hidden = self.decoder.backbone(features, bandwidth_id)
         with torch.autocast("cpu", enabled=False):  # a phase of several radians does not fit bfloat16
-            coefficients = self.decoder.head(hidden.float())
-        return self.decoder.to_waveform(coefficients), commitment
+            spectrum = self.decoder.head(hidden.float())
+        return self.decoder.to_waveform(spectrum), commitment
 
     @torch.inference_mode()
     def encode(self, audio: Tensor, num_codebooks: int = NUM_CODEBOOKS) -> Tensor:

@@ -1,0 +1,324 @@
+"""A checkpoint on disk or on the hub -> config and state dict -> modules with its weights.
+
+Nothing in a checkpoint is executed: YAML is read with ``safe_load``, weights as safetensors or with
+``torch.load(weights_only=True)``, and classes are looked up by name in the tables below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+from vocos_onnx.config import EncodecFeatures, MelFeatures
+
+from .modules import IMDCTCosHead, IMDCTSymExpHead, ISTFTHead, Vocos, VocosBackbone, VocosResNetBackbone
+
+BACKBONES = {
+    "vocos.models.VocosBackbone": VocosBackbone,
+    "vocos.models.VocosResNetBackbone": VocosResNetBackbone,
+}
+HEADS = {
+    "vocos.heads.ISTFTHead": ISTFTHead,
+    "vocos.heads.IMDCTSymExpHead": IMDCTSymExpHead,
+    "vocos.heads.IMDCTCosHead": IMDCTCosHead,
+}
+# codec -> sample rate, frames per second; all have codebooks of 1024 entries
+CODECS = {
+    "encodec_24khz": (24_000, 75),
+    "encodec_48khz": (48_000, 150),
+    "vocos_onnx_24khz": (24_000, 75),  # the codec in the box, train/codec.py
+}
+CODEBOOK_SIZE = 1024
+WEIGHTS = ("pytorch_model.bin", "model.safetensors")
+
+CODEBOOKS = "feature_extractor.codebook_weights"
+# what a state dict holds beside the networks: constants of upstream's feature extractors
+_IGNORED = ("feature_extractor.encodec.", "feature_extractor.mel_spec.")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be exported; the message says what is wrong and where."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Config and weights as they were found, and where."""
+
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+    name: str
+    revision: str
+    sha256: str
+
+
+def load(checkpoint: str, config: str | None = None, revision: str | None = None) -> Checkpoint:
+    """Read a folder, a weight file with its config, or a hub id.
+
+    Args:
+        checkpoint: a folder with config.yaml and pytorch_model.bin or model.safetensors; or a .ckpt, .bin, .pt or
+            .safetensors file, with config.yaml beside it or given; or owner/name on the Hugging Face hub.
+        config: path of the config where it is not beside the weights.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        FileNotFoundError: there is no such folder, file or hub repository.
+        CheckpointError: it is there but cannot be read as a Vocos checkpoint.
+    """
+    path = Path(checkpoint)
+    is_hub_id = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint) and not path.suffix[1:] in (
+        "ckpt", "bin", "pt", "safetensors", "onnx", "yaml",
+    )  # fmt: skip
+    if is_hub_id:
+        config_path, weights_path, found_revision = _download(checkpoint, revision)
+        name = checkpoint
+    else:
+        if revision is not None:
+            raise CheckpointError(f"revision {revision!r} is for hub ids; {checkpoint} is not one")
+        config_path, weights_path = _find(path, config)
+        name, found_revision = path.resolve().name, ""
+    digest = hashlib.sha256(weights_path.read_bytes()).hexdigest()
+    return Checkpoint(_read_config(config_path), _read_state(weights_path), name, found_revision, digest)
+
+
+def build(checkpoint: Checkpoint) -> tuple[Vocos, EncodecFeatures | MelFeatures, Tensor | None, int]:
+    """Modules with the checkpoint's weights, its features, codebooks (K, 1024, C) or None, and sample rate in Hz.
+
+    Raises CheckpointError naming classes, arguments, keys or shapes that are unknown, missing or wrong.
+    """
+    config, state = checkpoint.config, fold_weight_norm(checkpoint.state)
+    backbone = _instantiate(config, "backbone", BACKBONES)
+    head = _instantiate(config, "head", HEADS)
+    if head.out.in_features != backbone.dim:
+        raise CheckpointError(f"head: dim is {head.out.in_features} but the backbone's is {backbone.dim}")
+    features, sample_rate, frame_rate = _features(config)
+    codebooks = None
+    if isinstance(features, EncodecFeatures):
+        codebooks = state.get(CODEBOOKS)
+        if codebooks is None:
+            raise CheckpointError(f"the state dict lacks {CODEBOOKS}")
+        expected = (features.num_codebooks * CODEBOOK_SIZE, backbone.input_channels)
+        if tuple(codebooks.shape) != expected:
+            raise CheckpointError(
+                f"{CODEBOOKS} has shape {tuple(codebooks.shape)}, expected {expected}: {features.num_codebooks} "
+                f"codebooks of {CODEBOOK_SIZE} with the backbone's input_channels"
+            )
+        if head.hop_length * frame_rate != sample_rate:
+            raise CheckpointError(
+                f"head: hop_length is {head.hop_length} but {features.codec} has {frame_rate} frames/s at "
+                f"{sample_rate} Hz, which is {sample_rate // frame_rate}"
+            )
+        codebooks = codebooks.float().reshape(features.num_codebooks, CODEBOOK_SIZE, -1)
+        fingerprint = hashlib.sha256(codebooks.numpy().tobytes()).hexdigest()
+        features = EncodecFeatures(**{**vars(features), "codebooks_sha256": fingerprint})
+    model = Vocos(backbone, head)
+    _load_state(model, state)
+    return model.eval(), features, codebooks, sample_rate
+
+
+def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Replace weight_g and weight_v (also under torch's newer names) by weight = g · v/|v|, norms over all but axis 0.
+
+    Salimans & Kingma, "Weight Normalization" (arXiv 1602.07868), eq. 2.
+    """
+    folded = dict(state)
+    for g_name, v_name in (
+        ("weight_g", "weight_v"),
+        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ):
+        for key in [k for k in state if k.endswith("." + g_name)]:
+            prefix = key.removesuffix(g_name)
+            v = folded.pop(prefix + v_name, None)
+            if v is None:
+                raise CheckpointError(f"the state dict has {key} but lacks {prefix}{v_name}")
+            g = folded.pop(key)
+            norm = v.flatten(1).norm(dim=1).reshape(-1, *[1] * (v.ndim - 1))
+            folded[prefix + "weight"] = g * v / norm
+    return folded
+
+
+def _find(path: Path, config: str | None) -> tuple[Path, Path]:
+    if path.is_dir():
+        weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+        if weights is None:
+            raise FileNotFoundError(f"{path} has neither {' nor '.join(WEIGHTS)}")
+    elif path.is_file():
+        weights = path
+    else:
+        raise FileNotFoundError(
+            f"no checkpoint {path}: expected a folder with config.yaml and {' or '.join(WEIGHTS)}, a .ckpt file, or a "
+            "hub id such as charactr/vocos-encodec-24khz"
+        )
+    config_path = Path(config) if config else weights.parent / "config.yaml"
+    if not config_path.is_file():
+        raise FileNotFoundError(f"no config {config_path}: put config.yaml beside {weights.name}, or pass --config")
+    return config_path, weights
+
+
+def _download(repo_id: str, revision: str | None) -> tuple[Path, Path, str]:
+    """Config, weights and commit of a hub repository, from the cache where there is no network."""
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+    except ImportError as error:
+        raise ImportError("hub downloads need huggingface-hub: pip install 'vocos-onnx[hub]'") from error
+    at = f" at revision {revision}" if revision else ""
+    try:
+        config = Path(hf_hub_download(repo_id, "config.yaml", revision=revision))
+        for name in WEIGHTS:
+            try:
+                weights = Path(hf_hub_download(repo_id, name, revision=revision))
+                break
+            except EntryNotFoundError:
+                if name == WEIGHTS[-1]:
+                    raise
+    except (RepositoryNotFoundError, EntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"cannot get {repo_id}{at} from the hub ({type(error).__name__}: {reason}). If you meant a local folder, "
+            f"there is none of that name; without a network, download the repository once and pass the folder"
+        ) from error
+    return config, weights, weights.parent.name  # the cache keeps files under snapshots/<commit>/
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not readable YAML: {str(error).splitlines()[0]}") from error
+    if isinstance(config, dict) and "model" in config:  # a training config: the model's arguments are nested
+        model = config["model"]
+        config = model.get("init_args", model) if isinstance(model, dict) else model
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds no mapping; expected feature_extractor, backbone and head")
+    return config
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"cannot read {path} as weights only, and a checkpoint is not allowed to run code: "
+            f"{str(error).strip().splitlines()[0]}. If you trust it, load it yourself and save its state dict"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # Lightning: discriminators are beside it
+        parts = ("feature_extractor.", "backbone.", "head.")
+        state = {key: value for key, value in state["state_dict"].items() if key.startswith(parts)}
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path} is not a state dict: expected names and tensors, or both under 'state_dict'")
+    return state
+
+
+def _section(config: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+    section = config.get(name)
+    if not isinstance(section, dict) or not isinstance(section.get("class_path"), str):
+        raise CheckpointError(f"the config lacks {name}.class_path")
+    args = section.get("init_args") or {}
+    if not isinstance(args, dict):
+        raise CheckpointError(f"{name}.init_args is {args!r}, expected a mapping")
+    return section["class_path"], args
+
+
+def _instantiate(config: dict[str, Any], name: str, classes: dict[str, Any]) -> Any:
+    class_path, args = _section(config, name)
+    if class_path not in classes:
+        raise CheckpointError(f"{name} class {class_path} is not supported; supported are {', '.join(classes)}")
+    _check_args(name, class_path, args, classes[class_path])
+    if name == "head":
+        _check_head(args)
+    try:
+        return classes[class_path](**args)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{name}: {class_path} does not accept {args}: {error}") from error
+
+
+def _check_args(name: str, class_path: str, args: dict[str, Any], function: Callable[..., Any]) -> None:
+    try:
+        inspect.signature(function).bind(**args)
+    except TypeError as error:
+        known = ", ".join(inspect.signature(function).parameters)
+        raise CheckpointError(f"{name}: {class_path}: {error}; its arguments are {known}") from error
+
+
+def _check_head(args: dict[str, Any]) -> None:
+    frame = args.get("n_fft", args.get("mdct_frame_len"))
+    if not isinstance(frame, int) or frame < 4 or frame % 2:
+        raise CheckpointError(f"head: n_fft or mdct_frame_len is {frame!r}, expected an even integer of 4 or more")
+    if args.get("padding", "same") not in ("same", "center"):
+        raise CheckpointError(f"head: padding is {args['padding']!r}, expected 'same' or 'center'")
+
+
+def _encodec(encodec_model: str = "encodec_24khz", bandwidths: Any = (1.5, 3.0, 6.0, 12.0), train_codebooks: Any = False):
+    return encodec_model, bandwidths
+
+
+def _mel(
+    sample_rate: int = 24_000, n_fft: int = 1024, hop_length: int = 256, n_mels: int = 100, padding: str = "center"
+) -> tuple[MelFeatures, int]:
+    return MelFeatures(n_fft, hop_length, n_mels, padding), sample_rate
+
+
+def _features(config: dict[str, Any]) -> tuple[EncodecFeatures | MelFeatures, int, int]:
+    """Features, sample rate in Hz and frames per second (0 for mel features, whose hop says it)."""
+    functions = {
+        "vocos.feature_extractors.EncodecFeatures": _encodec,
+        "vocos.feature_extractors.MelSpectrogramFeatures": _mel,
+    }
+    class_path, args = _section(config, "feature_extractor")
+    if class_path not in functions:
+        raise CheckpointError(
+            f"feature_extractor class {class_path} is not supported; supported are {', '.join(functions)}"
+        )
+    _check_args("feature_extractor", class_path, args, functions[class_path])
+    if functions[class_path] is _mel:
+        mel, sample_rate = _mel(**args)
+        return mel, sample_rate, 0
+    codec, bandwidths = _encodec(**args)
+    if codec not in CODECS:
+        raise CheckpointError(f"feature_extractor: encodec_model {codec!r} is not one of {', '.join(CODECS)}")
+    sample_rate, frame_rate = CODECS[codec]
+    try:
+        kbps = tuple(float(b) for b in bandwidths)
+        # a code of 1024 is 10 bits; upstream rounds down to whole codebooks, at least one
+        counts = tuple(max(1, int(b * 1000 // (10 * frame_rate))) for b in kbps)
+    except (TypeError, ValueError):
+        counts = ()
+    if not counts:
+        raise CheckpointError(f"feature_extractor: bandwidths is {bandwidths!r}, expected a list of kbps")
+    return EncodecFeatures(codec, max(counts), CODEBOOK_SIZE, kbps, counts, ""), sample_rate, frame_rate
+
+
+def _load_state(model: Vocos, state: dict[str, Tensor]) -> None:
+    """Copy the weights in; every key must be there, none left over, every shape equal, every constant as expected."""
+    own = model.state_dict()
+    given = {k: v for k, v in state.items() if k != CODEBOOKS and not k.startswith(_IGNORED)}
+    problems = [f"lacks {key}" for key in own if key not in given]
+    problems += [f"has the unknown key {key}" for key in given if key not in own]
+    problems += [
+        f"has {key} of shape {tuple(value.shape)}, expected {tuple(own[key].shape)}"
+        for key, value in given.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise CheckpointError(f"the state dict does not fit its config: it {'; '.join(problems[:5])}{more}")
+    for key, constant in model.named_buffers():
+        difference = float((given[key].float() - constant).abs().max())
+        if not difference < 1e-4:
+            raise CheckpointError(f"{key} differs by {difference:.2g} from what vocos 0.1.0 computes for this config")
+    for key, value in given.items():
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{key} holds NaN or infinity")
+    model.load_state_dict({k: v.float() for k, v in given.items()})

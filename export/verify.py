@@ -1,0 +1,86 @@
+"""Torch against the runtime, stage by stage, on random input: a failure names its stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from vocos_onnx import VocosONNX
+
+from .modules import Vocos
+
+LENGTHS = (1, 2, 27, 28, 200)
+BATCHES = (1, 3)
+TOLERANCE = {"features": 1e-6, "spectrum": 1e-4, "waveform": 1e-4}  # of the stage's peak
+
+
+@dataclass(frozen=True)
+class Row:
+    """The largest difference of one stage, relative to the peak of torch's result."""
+
+    bandwidth_id: int | None
+    batch: int
+    frames: int
+    stage: str
+    difference: float
+
+    @property
+    def ok(self) -> bool:
+        return self.difference <= TOLERANCE[self.stage]  # False for NaN
+
+
+@torch.inference_mode()
+def verify(model: Vocos, codebooks: Tensor | None, runtime: VocosONNX) -> Iterator[Row]:
+    """Compare features, spectrum and waveform for every bandwidth, several lengths and batch sizes."""
+    rng = np.random.default_rng(0)
+    config = runtime.config
+    for bandwidth_id in range(config.num_bandwidth_ids) if config.num_bandwidth_ids else (None,):
+        id_tensor = None if bandwidth_id is None else torch.tensor(bandwidth_id)
+        for batch in BATCHES:
+            for frames in LENGTHS:
+                if config.encodec is not None:
+                    assert codebooks is not None
+                    counts = config.encodec.codebooks_per_bandwidth
+                    k = counts[min(bandwidth_id or 0, len(counts) - 1)] if bandwidth_id is not None else counts[-1]
+                    codes = rng.integers(config.encodec.codebook_size, size=(k, batch, frames))
+                    embedded = [book[torch.from_numpy(c)] for book, c in zip(codebooks, codes, strict=False)]
+                    features = torch.stack(embedded).sum(0).transpose(1, 2)
+                    yield Row(
+                        bandwidth_id, batch, frames, "features", relative(runtime.codes_to_features(codes), features)
+                    )
+                else:
+                    # log-mels lie between log(1e-7) = -16 and about 4
+                    shape = (batch, config.feature_channels, frames)
+                    features = torch.from_numpy(rng.uniform(-16, 4, shape).astype(np.float32))
+                spectrum = model(features, id_tensor)
+                given = runtime._backbone.spectrum(features.numpy(), bandwidth_id)
+                expected = torch.view_as_complex(spectrum) if config.head == "istft" else spectrum
+                yield Row(bandwidth_id, batch, frames, "spectrum", relative(given, expected))
+                if config.padding == "center" and frames == 1:
+                    continue  # no samples
+                waveform = runtime.decode(features.numpy(), bandwidth_id)
+                yield Row(
+                    bandwidth_id, batch, frames, "waveform", relative(waveform, model.to_waveform(spectrum))
+                )
+
+
+def relative(given: np.ndarray, expected: Tensor) -> float:
+    """Largest absolute difference over the peak of the expected; infinite where the shapes differ."""
+    reference = expected.numpy()
+    if given.shape != reference.shape:
+        return float("inf")
+    return float(np.abs(given - reference).max() / np.abs(reference).max())
+
+
+def table(rows: list[Row]) -> str:
+    """The worst difference over lengths and batches, by bandwidth and stage."""
+    stages = [s for s in TOLERANCE if any(r.stage == s for r in rows)]
+    lines = [f"{'bandwidth_id':>12}  " + "  ".join(f"{s:>9}" for s in stages)]
+    for bandwidth_id in dict.fromkeys(r.bandwidth_id for r in rows):
+        worst = [max(r.difference for r in rows if (r.bandwidth_id, r.stage) == (bandwidth_id, s)) for s in stages]
+        lines.append(f"{'-' if bandwidth_id is None else bandwidth_id:>12}  " + "  ".join(f"{w:9.1e}" for w in worst))
+    lines.append(f"{'tolerance':>12}  " + "  ".join(f"{TOLERANCE[s]:9.0e}" for s in stages))
+    return "\n".join(lines)

@@ -1,0 +1,188 @@
+"""The story: tokens -> features -> spectrum -> waveform."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .backbone import Backbone, Provider
+from .codebooks import lookup, read_tokens
+from .config import ModelConfig
+from .istft import imdct, istft
+
+Float = npt.NDArray[np.float32]
+
+
+def default_model() -> Path:
+    """The model in the box: in the installed package, or beside it in a checkout."""
+    name = "vocos-codec-24khz.onnx"
+    package = Path(__file__).resolve().parent
+    return next((p for p in (package / "models" / name, package.parent / "models" / name) if p.exists()), Path(name))
+
+
+class VocosONNX:
+    """A Vocos model on onnxruntime. One object may be used from many threads at once.
+
+    Args:
+        model: path of a file that ``vocos-onnx export`` wrote; by default the 24 kHz codec in the box.
+        providers: execution providers by name or as (name, options) pairs, as onnxruntime takes them. By default CUDA
+            where this onnxruntime has it, else the CPU; ``providers`` of the object says what is really used.
+        threads: threads of one call on the CPU; by default as many as the machine has cores.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a vocos-onnx model, or its metadata is incomplete or contradictory; a provider that
+            this onnxruntime does not have; threads below 1.
+        RuntimeError: a provider that was asked for did not start. There is no silent fall-back.
+        ImportError: neither onnxruntime nor onnxruntime-gpu is installed.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        providers: Sequence[Provider] | None = None,
+        threads: int | None = None,
+    ):
+        self._backbone = Backbone(default_model() if model is None else model, providers, threads)
+        self._codebooks = self._backbone.codebooks() if self.config.encodec else None
+
+    def decode(
+        self, tokens_or_features: npt.ArrayLike, bandwidth_id: Any = None, *, layout: str = "kbt"
+    ) -> Float:
+        """Tokens or features to audio.
+
+        Integers are tokens, floats are features. Anything that numpy can read is accepted, a torch CPU tensor too.
+
+        Args:
+            tokens_or_features: tokens (K, T) or (K, B, T); features (C, T) or (B, C, T).
+            bandwidth_id: index into ``bandwidths`` that the network is conditioned on. Tokens imply it where K is the
+                codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do.
+            layout: order of the axes of 3-D tokens. "kbt" is (codebooks, batch, frames), as in upstream Vocos; "bkt"
+                is (batch, codebooks, frames), as encodec and transformers return them. A shape that fits both, such
+                as (2, 2, T), is taken as the layout says: nothing is guessed. 2-D tokens are (K, T) in both.
+
+        Returns:
+            Audio in float32, nominally within ±1 and not clipped, at ``sample_rate``: (samples,) from 2-D input,
+            (B, samples) from 3-D input. ``same`` padding gives T·hop_length samples, ``center`` padding
+            (T - 1)·hop_length, so that there one frame gives none.
+
+        Raises:
+            ValueError: tokens that are not integers of 0 ... 1023 in one of these shapes, or given to a mel model;
+                features of another channel count or with NaN or infinity; an id out of range, missing where the
+                network needs one, or given where it takes none. The message names the value and the allowed range.
+        """
+        given = np.asarray(tokens_or_features)
+        if np.issubdtype(given.dtype, np.floating):
+            features = self._read_features(given)
+            bandwidth_id = self._read_bandwidth_id(bandwidth_id, None)
+        else:
+            codes = self._read_tokens(given, layout)
+            bandwidth_id = self._read_bandwidth_id(bandwidth_id, len(codes))
+            features = self._lookup(codes)
+        spectrum = self._backbone.spectrum(features, bandwidth_id)
+        audio = self._to_waveform(spectrum)
+        return audio[0] if given.ndim == 2 else audio
+
+    def codes_to_features(self, tokens: npt.ArrayLike, *, layout: str = "kbt") -> Float:
+        """Tokens (K, T) or (K, B, T) -> features (B, C, T) in float32: the sum of one entry from each codebook.
+
+        The first K codebooks are used. B is 1 for 2-D tokens. Raises ValueError as ``decode`` does.
+        """
+        return self._lookup(self._read_tokens(np.asarray(tokens), layout))
+
+    @property
+    def config(self) -> ModelConfig:
+        """The description that the model file carries."""
+        return self._backbone.config
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples of audio in a second."""
+        return self.config.sample_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples of audio from one frame to the next."""
+        return self.config.hop_length
+
+    @property
+    def num_codebooks(self) -> int:
+        """The most codebooks that tokens can have; 0 for a mel model."""
+        return self.config.encodec.num_codebooks if self.config.encodec else 0
+
+    @property
+    def bandwidths(self) -> tuple[float, ...]:
+        """Bandwidths in kbps, by bandwidth id; empty for a mel model."""
+        return self.config.encodec.bandwidths if self.config.encodec else ()
+
+    @property
+    def providers(self) -> list[str]:
+        """The execution providers that the session runs on, in order of preference."""
+        return list(self._backbone.providers)
+
+    def _read_tokens(self, tokens: npt.NDArray[Any], layout: str) -> npt.NDArray[np.integer[Any]]:
+        encodec = self.config.encodec
+        if encodec is None:
+            raise ValueError(
+                f"this is a mel model: it decodes float features (B, {self.config.feature_channels}, T), "
+                f"not tokens of dtype {tokens.dtype}; tokens need an encodec model"
+            )
+        return read_tokens(tokens, layout, encodec.num_codebooks, encodec.codebook_size)
+
+    def _lookup(self, codes: npt.NDArray[np.integer[Any]]) -> Float:
+        assert self._codebooks is not None
+        return lookup(codes, self._codebooks)
+
+    def _read_features(self, features: npt.NDArray[Any]) -> Float:
+        channels = self.config.feature_channels
+        shape = features.shape
+        if features.ndim not in (2, 3) or shape[-2] != channels:
+            hint = f"; tokens must be integers, not {features.dtype}" if self.config.encodec else ""
+            raise ValueError(f"features have shape {shape}, expected ({channels}, T) or (B, {channels}, T){hint}")
+        if features.size == 0:
+            raise ValueError(f"features are empty, shape {shape}; expected at least one item and one frame")
+        features = np.ascontiguousarray(features.reshape(-1, channels, shape[-1]), np.float32)
+        if not np.isfinite(features).all():
+            bad = features[~np.isfinite(features)]
+            raise ValueError(f"features hold {bad.size} values that are NaN or infinite in float32; expected finite")
+        return features
+
+    def _read_bandwidth_id(self, bandwidth_id: Any, num_codebooks: int | None) -> int | None:
+        ids = self.config.num_bandwidth_ids
+        if not ids:
+            if bandwidth_id is not None:
+                raise ValueError(
+                    f"bandwidth_id is {bandwidth_id!r}, but this model is not conditioned on a bandwidth: leave it out"
+                )
+            return None
+        names = ", ".join(f"{i} ({kbps:g} kbps)" for i, kbps in enumerate(self.bandwidths)) or f"0 to {ids - 1}"
+        if bandwidth_id is None:
+            counts = self.config.encodec.codebooks_per_bandwidth if self.config.encodec else ()
+            if num_codebooks in counts:
+                return counts.index(num_codebooks)
+            given = f"{num_codebooks} codebooks match none of {counts}" if num_codebooks else "features do not imply one"
+            raise ValueError(f"bandwidth_id is needed: {given}; pass one of {names}")
+        try:
+            array = np.asarray(bandwidth_id)
+            if array.dtype == bool:
+                raise TypeError
+            value = operator.index(array.item() if array.size == 1 else bandwidth_id)  # upstream passes tensor([2])
+        except TypeError:
+            raise ValueError(f"bandwidth_id is {bandwidth_id!r}, expected an integer: {names}") from None
+        if not 0 <= value < ids:
+            raise ValueError(f"bandwidth_id is {value}, expected 0 to {ids - 1}: {names}")
+        return value
+
+    def _to_waveform(self, spectrum: npt.NDArray[Any]) -> Float:
+        config = self.config
+        if config.head == "istft":
+            return istft(spectrum, config.n_fft, config.hop_length, config.padding)
+        audio = imdct(spectrum, config.padding)
+        return audio.clip(-1, 1) if config.clip_audio else audio

@@ -80,6 +80,6 @@ def export(
                 f"{output} was not written"
             )
         del runtime
-        os.replace(partial, output)
+        partial.replace(output)
     report(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
     return model_config

@@ -18,6 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
+
 from vocos_onnx.config import EncodecFeatures, MelFeatures
 
 from .modules import IMDCTCosHead, IMDCTSymExpHead, ISTFTHead, Vocos, VocosBackbone, VocosResNetBackbone
@@ -74,9 +75,8 @@ def load(checkpoint: str, config: str | None = None, revision: str | None = None
         CheckpointError: it is there but cannot be read as a Vocos checkpoint.
     """
     path = Path(checkpoint)
-    is_hub_id = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint) and not path.suffix[1:] in (
-        "ckpt", "bin", "pt", "safetensors", "onnx", "yaml",
-    )  # fmt: skip
+    looks_like_file = path.suffix in (".ckpt", ".bin", ".pt", ".safetensors", ".onnx", ".yaml")
+    is_hub_id = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint) and not looks_like_file
     if is_hub_id:
         config_path, weights_path, found_revision = _download(checkpoint, revision)
         name = checkpoint
@@ -260,7 +260,9 @@ def _check_head(args: dict[str, Any]) -> None:
         raise CheckpointError(f"head: padding is {args['padding']!r}, expected 'same' or 'center'")
 
 
-def _encodec(encodec_model: str = "encodec_24khz", bandwidths: Any = (1.5, 3.0, 6.0, 12.0), train_codebooks: Any = False):
+def _encodec(
+    encodec_model: str = "encodec_24khz", bandwidths: Any = (1.5, 3.0, 6.0, 12.0), train_codebooks: Any = False
+):
     return encodec_model, bandwidths
 
 

@@ -10,6 +10,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
+
 from vocos_onnx.config import METADATA_KEY, ModelConfig
 
 from .modules import ConvNeXtBlock, Vocos

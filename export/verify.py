@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+
 from vocos_onnx import VocosONNX
 
 from .modules import Vocos
@@ -62,9 +63,7 @@ def verify(model: Vocos, codebooks: Tensor | None, runtime: VocosONNX) -> Iterat
                 if config.padding == "center" and frames == 1:
                     continue  # no samples
                 waveform = runtime.decode(features.numpy(), bandwidth_id)
-                yield Row(
-                    bandwidth_id, batch, frames, "waveform", relative(waveform, model.to_waveform(spectrum))
-                )
+                yield Row(bandwidth_id, batch, frames, "waveform", relative(waveform, model.to_waveform(spectrum)))
 
 
 def relative(given: np.ndarray, expected: Tensor) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,7 @@ def train(data: Path, out: Path, steps: int, peak: float, save_every: int, seed:
                 out / "state.pt",
             )
             figures = validate(codec, valid)
-            with open(out / "log.csv", "a", newline="") as file:
+            with (out / "log.csv").open("a", newline="") as file:
                 csv.writer(file).writerow([step, round(seconds), *(f"{f:.3f}" for f in figures)])
             print(f"step {step}: PESQ-WB {' / '.join(f'{f:.2f}' for f in figures)}", flush=True)
             began = time.perf_counter()
@@ -107,7 +106,7 @@ def validate(codec: Codec, valid: Clips) -> list[float]:
 def save(state: Any, path: Path) -> None:
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def write_checkpoint(codec: Codec, folder: Path) -> None:
@@ -117,7 +116,7 @@ def write_checkpoint(codec: Codec, folder: Path) -> None:
         "class_path": "vocos.feature_extractors.EncodecFeatures",
         "init_args": {"encodec_model": "vocos_onnx_24khz", "bandwidths": list(BANDWIDTHS)},
     }
-    with open(folder / "config.yaml", "w") as file:
+    with (folder / "config.yaml").open("w") as file:
         yaml.safe_dump({"feature_extractor": features, **codec.decoder_config}, file, sort_keys=False)
     weights = codec.decoder.state_dict()
     weights["feature_extractor.codebook_weights"] = codec.quantizer.codebooks.reshape(-1, CODE_DIM)
@@ -129,7 +128,9 @@ def write_checkpoint(codec: Codec, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vocos_onnx_train", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with index.csv and 24 kHz mono audio")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; training goes on from a state.pt there")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write; training goes on from a state.pt there"
+    )
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--save-every", type=int, default=1000)

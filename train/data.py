@@ -18,7 +18,7 @@ class Clips:
     """The clips of one split of ``root/index.csv`` (columns file, split, speaker; 24 kHz mono)."""
 
     def __init__(self, root: Path, split: str, sample_rate: int):
-        with open(root / "index.csv", newline="", encoding="utf-8") as file:
+        with (root / "index.csv").open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["split"] == split]
         if not rows:
             raise ValueError(f"{root / 'index.csv'} lists no clip of split {split!r}")

@@ -58,6 +58,7 @@ class Backbone:
         inputs: dict[str, Any] = {"features": features}
         if bandwidth_id is not None:
             inputs["bandwidth_id"] = np.array(bandwidth_id, np.int64)
+        spectrum: npt.NDArray[Any]
         (spectrum,) = self._session.run(["spectrum"], inputs)
         # The graph ends with (B, T, F, 2), real and imaginary part side by side, which is complex64 without a copy.
         # exp, cos and sin are in the graph: benchmarks/head.py found that as fast as numpy on two cores, and there
@@ -71,8 +72,8 @@ class Backbone:
         inputs: dict[str, Any] = {"features": np.zeros((1, self.config.feature_channels, 1), np.float32)}
         if self.config.num_bandwidth_ids:
             inputs["bandwidth_id"] = np.array(0, np.int64)
-        (table,) = self._session.run(["codebooks"], inputs)
-        codebooks: npt.NDArray[np.float32] = table
+        codebooks: npt.NDArray[np.float32]
+        (codebooks,) = self._session.run(["codebooks"], inputs)
         return codebooks
 
     def _read_config(self, path: Path) -> ModelConfig:
@@ -119,9 +120,7 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _choose_providers(
-    providers: Sequence[Provider] | None, available: list[str]
-) -> list[tuple[str, dict[str, Any]]]:
+def _choose_providers(providers: Sequence[Provider] | None, available: list[str]) -> list[tuple[str, dict[str, Any]]]:
     """Names or (name, options) pairs as pairs; by default CUDA where onnxruntime has it, and the CPU."""
     if providers is None:
         providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]

@@ -53,9 +53,7 @@ class VocosONNX:
         self._backbone = Backbone(default_model() if model is None else model, providers, threads)
         self._codebooks = self._backbone.codebooks() if self.config.encodec else None
 
-    def decode(
-        self, tokens_or_features: npt.ArrayLike, bandwidth_id: Any = None, *, layout: str = "kbt"
-    ) -> Float:
+    def decode(self, tokens_or_features: npt.ArrayLike, bandwidth_id: Any = None, *, layout: str = "kbt") -> Float:
         """Tokens or features to audio.
 
         Integers are tokens, floats are features. Anything that numpy can read is accepted, a torch CPU tensor too.
@@ -81,11 +79,12 @@ class VocosONNX:
         given = np.asarray(tokens_or_features)
         if np.issubdtype(given.dtype, np.floating):
             features = self._read_features(given)
-            bandwidth_id = self._read_bandwidth_id(bandwidth_id, None)
         else:
             codes = self._read_tokens(given, layout)
-            bandwidth_id = self._read_bandwidth_id(bandwidth_id, len(codes))
             features = self._lookup(codes)
+            if bandwidth_id is None:
+                bandwidth_id = self._imply_bandwidth_id(len(codes), given.shape, layout)
+        bandwidth_id = self._read_bandwidth_id(bandwidth_id)
         spectrum = self._backbone.spectrum(features, bandwidth_id)
         audio = self._to_waveform(spectrum)
         return audio[0] if given.ndim == 2 else audio
@@ -154,7 +153,23 @@ class VocosONNX:
             raise ValueError(f"features hold {bad.size} values that are NaN or infinite in float32; expected finite")
         return features
 
-    def _read_bandwidth_id(self, bandwidth_id: Any, num_codebooks: int | None) -> int | None:
+    def _imply_bandwidth_id(self, num_codebooks: int, shape: tuple[int, ...], layout: str) -> int | None:
+        encodec, ids = self.config.encodec, self.config.num_bandwidth_ids
+        assert encodec is not None
+        if not ids:
+            return None
+        counts = encodec.codebooks_per_bandwidth
+        if num_codebooks in counts:
+            return counts.index(num_codebooks)
+        hint = ""
+        if len(shape) == 3 and shape[layout == "kbt"] in counts:
+            hint = f", or layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
+        raise ValueError(
+            f"tokens of shape {shape} have {num_codebooks} codebooks in the layout {layout!r}, and no bandwidth has: "
+            f"they have {', '.join(map(str, counts))}; pass bandwidth_id 0 to {ids - 1}{hint}"
+        )
+
+    def _read_bandwidth_id(self, bandwidth_id: Any) -> int | None:
         ids = self.config.num_bandwidth_ids
         if not ids:
             if bandwidth_id is not None:
@@ -164,11 +179,7 @@ class VocosONNX:
             return None
         names = ", ".join(f"{i} ({kbps:g} kbps)" for i, kbps in enumerate(self.bandwidths)) or f"0 to {ids - 1}"
         if bandwidth_id is None:
-            counts = self.config.encodec.codebooks_per_bandwidth if self.config.encodec else ()
-            if num_codebooks in counts:
-                return counts.index(num_codebooks)
-            given = f"{num_codebooks} codebooks match none of {counts}" if num_codebooks else "features do not imply one"
-            raise ValueError(f"bandwidth_id is needed: {given}; pass one of {names}")
+            raise ValueError(f"bandwidth_id is missing, and features do not imply one; pass one of {names}")
         try:
             array = np.asarray(bandwidth_id)
             if array.dtype == bool:

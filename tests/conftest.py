@@ -1,0 +1,46 @@
+"""Tiny models with golden tensors (tests/data, made by tests/data/make.py), loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vocos_onnx import VocosONNX
+
+DATA = Path(__file__).parent / "data"
+
+
+@cache
+def _tiny(name: str) -> VocosONNX:
+    return VocosONNX(DATA / f"{name}.onnx", providers=["CPUExecutionProvider"], threads=1)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[[str], VocosONNX]:
+    """tiny("encodec"): a small model; "mel", "imdct-symexp" and "imdct-cos" are the others."""
+    return _tiny
+
+
+@pytest.fixture(scope="session")
+def encodec() -> VocosONNX:
+    """2 codebooks, 8 channels, bandwidths of 1 and 2 codebooks, hop 320, padding same."""
+    return _tiny("encodec")
+
+
+@pytest.fixture(scope="session")
+def mel() -> VocosONNX:
+    """8 bands, hop 16, padding center."""
+    return _tiny("mel")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, np.ndarray]]:
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(DATA / f"{name}.npz") as archive:
+            return dict(archive)
+
+    return load

@@ -1,0 +1,92 @@
+"""Make the tiny models of this folder and their golden tensors, with the real vocos package.
+
+Run in an environment with the extras [export] and the packages vocos, encodec and torchaudio:
+    python tests/data/make.py
+
+Each NAME.onnx is an export of random weights; NAME.npz holds what upstream computes from them: the input (tokens or
+features), and where there are tokens the features, the spectrum that reaches the inverse transform, the waveform.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "parity"))
+from upstream import Vocos, build, head, save  # noqa: E402
+
+from vocos_onnx_export import export  # noqa: E402
+
+FRAMES, BATCH = 12, 2
+_MEL = {
+    "class_path": "vocos.feature_extractors.MelSpectrogramFeatures",
+    "init_args": {"sample_rate": 8000, "n_fft": 64, "hop_length": 16, "n_mels": 8, "padding": "center"},
+}
+_BACKBONE = {"input_channels": 8, "dim": 8, "intermediate_dim": 16, "num_layers": 2}
+_PLAIN = {"class_path": "vocos.models.VocosBackbone", "init_args": _BACKBONE}
+CONFIGS = {
+    "encodec": {
+        "feature_extractor": {
+            "class_path": "vocos.feature_extractors.EncodecFeatures",
+            "init_args": {"encodec_model": "encodec_24khz", "bandwidths": [0.75, 1.5]},
+        },
+        "backbone": {**_PLAIN, "init_args": {**_BACKBONE, "adanorm_num_embeddings": 2}},
+        "head": head("ISTFTHead", dim=8, n_fft=1280, hop_length=320, padding="same"),
+    },
+    "mel": {
+        "feature_extractor": _MEL,
+        "backbone": _PLAIN,
+        "head": head("ISTFTHead", dim=8, n_fft=64, hop_length=16, padding="center"),
+    },
+    "imdct-symexp": {
+        "feature_extractor": _MEL,
+        "backbone": _PLAIN,
+        "head": head("IMDCTSymExpHead", dim=8, mdct_frame_len=32, padding="same", clip_audio=True),
+    },
+    "imdct-cos": {
+        "feature_extractor": _MEL,
+        "backbone": {"class_path": "vocos.models.VocosResNetBackbone", "init_args": {"input_channels": 8, "dim": 8, "num_blocks": 1}},
+        "head": head("IMDCTCosHead", dim=8, mdct_frame_len=32, padding="center"),
+    },
+}  # fmt: skip
+
+
+def golden(model: Vocos, is_encodec: bool) -> dict[str, np.ndarray]:
+    generator = torch.Generator().manual_seed(1)
+    tensors = {}
+    if is_encodec:
+        tensors["tokens"] = torch.randint(1024, (2, BATCH, FRAMES), generator=generator)
+        features = tensors["features"] = model.codes_to_features(tensors["tokens"])
+    else:
+        features = tensors["features"] = torch.randn((BATCH, 8, FRAMES), generator=generator) * 2
+    inverse = model.head.istft if hasattr(model.head, "istft") else model.head.imdct
+    inverse.register_forward_pre_hook(lambda _, args: tensors.update(spectrum=args[0].clone()))
+    if getattr(model.head, "clip_audio", False):  # upstream clips, and returns, the coefficients instead of the audio
+        model.head.clip_audio = False
+        tensors["waveform"] = model.decode(features).clip(-1, 1)
+    else:
+        tensors["waveform"] = model.decode(features, bandwidth_id=torch.tensor([1]))
+    if hasattr(model.head, "istft"):
+        tensors["spectrum"] = tensors["spectrum"].transpose(1, 2)
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+
+def main() -> None:
+    for seed, (name, config) in enumerate(CONFIGS.items()):
+        is_encodec = name == "encodec"
+        model = build(config, seed)
+        if is_encodec:  # codebooks of 8 channels instead of 128
+            weights = torch.randn(2 * 1024, 8, generator=torch.Generator().manual_seed(seed))
+            model.feature_extractor.codebook_weights = torch.nn.Parameter(weights)
+        with tempfile.TemporaryDirectory() as folder:
+            export(str(save(model, config, Path(folder) / f"tiny-{name}")), HERE / f"{name}.onnx")
+        np.savez_compressed(HERE / f"{name}.npz", **golden(model, is_encodec))
+
+
+if __name__ == "__main__":
+    main()

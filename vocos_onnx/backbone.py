@@ -128,7 +128,10 @@ def _choose_providers(providers: Sequence[Provider] | None, available: list[str]
         raise ValueError(f"providers is {providers!r}, expected a list of one or more of {', '.join(available)}")
     chosen = []
     for provider in providers:
-        name, options = (provider, {}) if isinstance(provider, str) else provider
+        pair = (provider, {}) if isinstance(provider, str) else provider
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], dict)):
+            raise ValueError(f"providers holds {provider!r}, expected a name or a (name, options) pair")
+        name, options = pair
         if name not in available:
             raise ValueError(
                 f"provider {name!r} is not in this onnxruntime, which has {', '.join(available)}; "

@@ -147,7 +147,8 @@ class VocosONNX:
             raise ValueError(f"features have shape {shape}, expected ({channels}, T) or (B, {channels}, T){hint}")
         if features.size == 0:
             raise ValueError(f"features are empty, shape {shape}; expected at least one item and one frame")
-        features = np.ascontiguousarray(features.reshape(-1, channels, shape[-1]), np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+            features = np.ascontiguousarray(features.reshape(-1, channels, shape[-1]), np.float32)
         if not np.isfinite(features).all():
             bad = features[~np.isfinite(features)]
             raise ValueError(f"features hold {bad.size} values that are NaN or infinite in float32; expected finite")

@@ -1,0 +1,293 @@
+"""Every bad input ends with an error that names the value, the allowed range and the remedy."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DATA
+
+from vocos_onnx import ModelConfig, VocosONNX
+
+MODEL = DATA / "encodec.onnx"
+
+
+def altered(tmp_path: Path, old: bytes, new: bytes) -> Path:
+    """The tiny model with some bytes of its metadata replaced by as many others."""
+    data = MODEL.read_bytes()
+    assert len(old) == len(new)
+    assert old in data
+    path = tmp_path / "altered.onnx"
+    path.write_bytes(data.replace(old, new))
+    return path
+
+
+# model files
+
+
+def test_model_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no model file .*nothing\.onnx; make one with: vocos-onnx export"):
+        VocosONNX(tmp_path / "nothing.onnx")
+
+
+def test_model_is_a_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"is not a file; expected the \.onnx file"):
+        VocosONNX(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99, 0.999])
+def test_model_truncated(tmp_path, kept):
+    data = MODEL.read_bytes()
+    path = tmp_path / "short.onnx"
+    path.write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(ValueError, match=r"short\.onnx.*(truncated|not one of vocos-onnx)"):
+        VocosONNX(path)
+
+
+def test_model_is_not_onnx(tmp_path):
+    path = tmp_path / "text.onnx"
+    path.write_text("hello " * 100)
+    with pytest.raises(ValueError, match=r"onnxruntime cannot load .*text\.onnx \(600 bytes\).*not an ONNX model"):
+        VocosONNX(path)
+
+
+def test_model_is_not_vocos(tmp_path):
+    path = altered(tmp_path, b"\x0avocos_onnx", b"\x0aother_onnx")
+    with pytest.raises(ValueError, match=r"not one of vocos-onnx: its metadata has no entry 'vocos_onnx'; export"):
+        VocosONNX(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'{"format": 1', b'{"format": 7', r"has format 7, this version reads format 1"),
+        (b'{"format": 1', b'["format": 1', r"is not JSON"),
+        (b'"n_fft": 1280', b'"n_fff": 1280', r"lacks n_fft"),
+        (b'"codec": "', b'"codek": "', r"lacks encodec\.codec"),
+        (b'"padding": "same"', b'"padding": "sane"', r"padding is 'sane', expected one of \('same', 'center'\)"),
+        (b'"head": "istft"', b'"head": "istff"', r"head is 'istff', expected one of"),
+        (b'"n_fft": 1280', b'"n_fft": 12.5', r"n_fft is 12\.5, expected int"),
+        (b'"n_fft": 1280', b'"n_fft": 1281', r"n_fft is 1281, expected an even number"),
+        (b'"n_fft": 1280', b'"n_fft": 1278', r"contradicts the graph"),
+        (b'"feature_channels": 8', b'"feature_channels": 9', r"contradicts the graph"),
+        (b'"num_bandwidth_ids": 2', b'"num_bandwidth_ids": 0', r"contradicts the graph"),
+        (b'"num_bandwidth_ids": 2', b'"num_bandwidth_ids": 1', r"2 bandwidths but only 1 bandwidth embeddings"),
+        (b'"num_codebooks": 2', b'"num_codebooks": 3', r"contradicts the graph"),
+        (b'"num_codebooks": 2', b'"num_codebooks": 1', r"codebooks_per_bandwidth is \(1, 2\), expected 1 to 1"),
+        (b'"hop_length": 320', b'"hop_length": 0  ', r"hop_length is 0, expected a positive integer"),
+    ],
+)
+def test_model_metadata(tmp_path, old, new, message):
+    with pytest.raises(ValueError, match=r"altered\.onnx: .*" + message + ".*export the checkpoint again"):
+        VocosONNX(altered(tmp_path, old, new))
+
+
+CONFIG = json.loads(VocosONNX(MODEL, providers=["CPUExecutionProvider"]).config.to_json())
+MEL = json.loads(VocosONNX(DATA / "mel.onnx", providers=["CPUExecutionProvider"]).config.to_json())
+COS = json.loads(VocosONNX(DATA / "imdct-cos.onnx", providers=["CPUExecutionProvider"]).config.to_json())
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "message"),
+    [
+        (CONFIG, {"colour": 1}, "unknown keys colour"),
+        (CONFIG, {"mel": MEL["mel"]}, "exactly one of encodec and mel"),
+        (CONFIG, {"encodec": None}, "exactly one of encodec and mel"),
+        (CONFIG, {"source": None}, "source. is None, expected an object"),
+        (CONFIG, {"hop_length": 1280}, "hop_length is 1280, expected at most n_fft - 2 = 1278"),
+        (CONFIG, {"num_bandwidth_ids": -1}, "num_bandwidth_ids is -1, expected 0 or more"),
+        (CONFIG, {"clip_audio": 1}, "clip_audio is 1, expected bool"),
+        (CONFIG, {"encodec": {**CONFIG["encodec"], "bandwidths": 6}}, "encodec.bandwidths is 6, expected a list"),
+        (CONFIG, {"encodec": {**CONFIG["encodec"], "bandwidths": [6]}}, "1 bandwidths but 2 codebook counts"),
+        (CONFIG, {"encodec": {**CONFIG["encodec"], "num_codebooks": 0}}, "at least one codebook"),
+        (MEL, {"feature_channels": 9}, "8 bands but the network takes 9 channels"),
+        (MEL, {"mel": {**MEL["mel"], "hop_length": 15}}, "mel hop_length is 15 but the head's is 16"),
+        (MEL, {"mel": {**MEL["mel"], "padding": "left"}}, "mel padding is 'left'"),
+        (MEL, {"mel": {**MEL["mel"], "n_fft": 8}}, "mel n_fft is 8, expected at least 16"),
+        (COS, {"hop_length": 8}, "hop_length is 8, expected half the MDCT frame of 32"),
+    ],
+)
+def test_metadata(base, change, message):
+    assert ModelConfig.from_json(json.dumps(base)).to_json() == json.dumps(base)
+    with pytest.raises(ValueError, match=message):
+        ModelConfig.from_json(json.dumps({**base, **change}))
+
+
+def test_metadata_is_no_object():
+    with pytest.raises(ValueError, match="is not a JSON object"):
+        ModelConfig.from_json("[1]")
+
+
+# providers and threads
+
+
+@pytest.mark.parametrize(
+    ("providers", "message"),
+    [
+        (["TpuExecutionProvider"], r"provider 'TpuExecutionProvider' is not in this onnxruntime, which has .*CPU"),
+        ([("TpuExecutionProvider", {})], r"provider 'TpuExecutionProvider' is not in this onnxruntime"),
+        ([], r"providers is \[\], expected a list of one or more of .*CPUExecutionProvider"),
+        ("CPUExecutionProvider", r"providers is 'CPUExecutionProvider', expected a list"),
+        ([1], r"providers holds 1, expected a name or a \(name, options\) pair"),
+    ],
+)
+def test_provider(providers, message):
+    with pytest.raises(ValueError, match=message):
+        VocosONNX(MODEL, providers=providers)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+def test_threads(threads):
+    with pytest.raises(ValueError, match=rf"threads is {threads!r}, expected an integer of 1 or more"):
+        VocosONNX(MODEL, threads=threads)
+
+
+def test_provider_that_does_not_start(monkeypatch):
+    """onnxruntime falls back to the CPU in silence; we do not."""
+    import onnxruntime
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    original = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda p, o, providers: original(p, o, providers=["CPUExecutionProvider"])
+    )
+    with pytest.raises(RuntimeError, match=r"could not start CUDAExecutionProvider and would run on CPUExecution"):
+        VocosONNX(MODEL, providers=["CUDAExecutionProvider"])
+    assert VocosONNX(MODEL).providers == ["CPUExecutionProvider"]  # the default takes what there is, and says so
+
+
+def test_no_onnxruntime(monkeypatch):
+    original = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "onnxruntime":
+            raise ModuleNotFoundError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"pip install 'vocos-onnx\[cpu\]', or 'vocos-onnx\[gpu\]'"):
+        VocosONNX(MODEL)
+
+
+# tokens
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (np.full((2, 5), -1), r"the value -1, expected 0 to 1023"),
+        (np.full((2, 5), 1024), r"the value 1024, expected 0 to 1023; special tokens .* must be cut off"),
+        (np.full((2, 5), 2**63, np.uint64), r"the value 9223372036854775808, expected 0 to 1023"),
+        (np.full((2, 5), None), r"dtype object, expected integers of 0 to 1023"),
+        (np.full((2, 5), "1"), r"dtype <U1, expected integers"),
+        (np.ones((2, 5), bool), r"dtype bool, expected integers"),
+        (np.ones((2, 5), complex), r"dtype complex128, expected integers"),
+        (np.zeros((2, 0), int), r"tokens are empty, shape \(2, 0\)"),
+        (np.zeros((0, 5), int), r"tokens are empty, shape \(0, 5\)"),
+        (np.zeros((2, 0, 5), int), r"tokens are empty, shape \(2, 0, 5\)"),
+        (np.zeros(5, int), r"1 dimensions, shape \(5,\); expected \(codebooks, frames\)"),
+        (np.int64(5), r"0 dimensions, shape \(\)"),
+        (np.zeros((1, 2, 5, 1), int), r"4 dimensions, shape \(1, 2, 5, 1\)"),
+        (np.zeros((3, 5), int), r"tokens of shape \(3, 5\) have 3 codebooks, expected 1 to 2 of them$"),
+        (np.zeros((100, 2), int), r"100 codebooks, expected 1 to 2 .*like \(frames, codebooks\): pass tokens\.T"),
+        (np.zeros((4, 2, 5), int), r"4 codebooks, expected 1 to 2 .*pass layout='bkt'"),
+    ],
+)
+def test_tokens(encodec, tokens, message):
+    for method in (encodec.decode, encodec.codes_to_features):
+        with pytest.raises(ValueError, match=message):
+            method(tokens)
+
+
+def test_float_tokens(encodec):
+    with pytest.raises(ValueError, match=r"dtype float64, expected integers of 0 to 1023; .*astype"):
+        encodec.codes_to_features(np.zeros((2, 5)))
+    with pytest.raises(ValueError, match=r"shape \(2, 5\), expected \(8, T\) .*tokens must be integers, not float64"):
+        encodec.decode(np.zeros((2, 5)))
+
+
+def test_layout(encodec):
+    with pytest.raises(ValueError, match=r"layout is 'btk', expected 'kbt' .* or 'bkt'"):
+        encodec.decode(np.zeros((2, 5), int), layout="btk")
+    with pytest.raises(ValueError, match=r"have 4 codebooks, .*pass layout='kbt'"):
+        encodec.decode(np.zeros((2, 4, 5), int), layout="bkt")
+
+
+def test_codebooks_that_are_no_bandwidth(tmp_path):
+    """K = 1 is no bandwidth of this model, so an id must be given."""
+    model = VocosONNX(altered(tmp_path, b'bandwidth": [1, 2]', b'bandwidth": [2, 2]'))
+    tokens = np.zeros((1, 5), int)
+    with pytest.raises(
+        ValueError,
+        match=r"shape \(1, 5\) have 1 codebooks in the layout 'kbt', and no bandwidth has: they have 2, 2; "
+        r"pass bandwidth_id 0 to 1$",
+    ):
+        model.decode(tokens)
+    with pytest.raises(ValueError, match=r"pass bandwidth_id 0 to 1, or layout='bkt' for the other order"):
+        model.decode(np.zeros((1, 2, 5), int))
+    with pytest.raises(ValueError, match=r"pass bandwidth_id 0 to 1, or layout='kbt' for the other order"):
+        model.decode(np.zeros((2, 1, 5), int), layout="bkt")
+    assert model.decode(tokens, 0).shape == (5 * 320,)
+
+
+@pytest.mark.parametrize("bandwidth_id", [-1, 2, 100, np.int64(2)])
+def test_bandwidth_id_out_of_range(encodec, bandwidth_id):
+    with pytest.raises(
+        ValueError, match=rf"bandwidth_id is {bandwidth_id}, expected 0 to 1: 0 \(0\.75 kbps\), 1 \(1\.5 kbps\)"
+    ):
+        encodec.decode(np.zeros((2, 5), int), bandwidth_id)
+
+
+@pytest.mark.parametrize("bandwidth_id", ["1", 1.0, True, [0, 1], object()])
+def test_bandwidth_id_is_no_integer(encodec, bandwidth_id):
+    with pytest.raises(ValueError, match=r"bandwidth_id is .*, expected an integer: 0 \(0\.75 kbps\)"):
+        encodec.decode(np.zeros((2, 5), int), bandwidth_id)
+
+
+def test_bandwidth_id_for_a_model_without(mel):
+    with pytest.raises(ValueError, match=r"bandwidth_id is 1, but this model is not conditioned .*leave it out"):
+        mel.decode(np.zeros((8, 5), np.float32), 1)
+
+
+def test_bandwidth_id_missing(encodec):
+    with pytest.raises(ValueError, match=r"bandwidth_id is missing, and features do not imply one; pass one of 0 \("):
+        encodec.decode(np.zeros((8, 5), np.float32))
+
+
+# features
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((7, 5), r"shape \(7, 5\), expected \(8, T\) or \(B, 8, T\)$"),
+        ((5, 8), r"shape \(5, 8\), expected \(8, T\)"),
+        ((8,), r"shape \(8,\), expected"),
+        ((1, 1, 8, 5), r"shape \(1, 1, 8, 5\), expected"),
+        ((), r"shape \(\), expected"),
+        ((8, 0), r"features are empty, shape \(8, 0\)"),
+        ((0, 8, 5), r"features are empty, shape \(0, 8, 5\)"),
+    ],
+)
+def test_features_of_wrong_shape(mel, shape, message):
+    with pytest.raises(ValueError, match=message):
+        mel.decode(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
+def test_features_not_finite(mel, value):
+    features = np.zeros((8, 5))
+    features[3, 2] = value
+    with pytest.raises(ValueError, match=r"features hold 1 values that are NaN or infinite in float32"):
+        mel.decode(features)
+
+
+def test_tokens_for_a_mel_model(mel):
+    for method in (mel.decode, mel.codes_to_features):
+        with pytest.raises(ValueError, match=r"mel model: it decodes float features \(B, 8, T\), not tokens of .*int"):
+            method(np.zeros((2, 5), int))

@@ -253,9 +253,11 @@ def _check_args(name: str, class_path: str, args: dict[str, Any], function: Call
 
 
 def _check_head(args: dict[str, Any]) -> None:
-    frame = args.get("n_fft", args.get("mdct_frame_len"))
-    if not isinstance(frame, int) or frame < 4 or frame % 2:
-        raise CheckpointError(f"head: n_fft or mdct_frame_len is {frame!r}, expected an even integer of 4 or more")
+    # upstream's inverse MDCT is silent unless its frame divides by 4, and an inverse real FFT needs even frames
+    for name, multiple in (("n_fft", 2), ("mdct_frame_len", 4)):
+        frame = args.get(name, multiple)
+        if not isinstance(frame, int) or frame < multiple or frame % multiple:
+            raise CheckpointError(f"head: {name} is {frame!r}, expected a positive multiple of {multiple}")
     if args.get("padding", "same") not in ("same", "center"):
         raise CheckpointError(f"head: padding is {args['padding']!r}, expected 'same' or 'center'")
 

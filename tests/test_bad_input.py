@@ -70,7 +70,7 @@ def test_model_is_not_vocos(tmp_path):
         (b'"padding": "same"', b'"padding": "sane"', r"padding is 'sane', expected one of \('same', 'center'\)"),
         (b'"head": "istft"', b'"head": "istff"', r"head is 'istff', expected one of"),
         (b'"n_fft": 1280', b'"n_fft": 12.5', r"n_fft is 12\.5, expected int"),
-        (b'"n_fft": 1280', b'"n_fft": 1281', r"n_fft is 1281, expected an even number"),
+        (b'"n_fft": 1280', b'"n_fft": 1281', r"n_fft is 1281, expected a multiple of 2"),
         (b'"n_fft": 1280', b'"n_fft": 1278', r"contradicts the graph"),
         (b'"feature_channels": 8', b'"feature_channels": 9', r"contradicts the graph"),
         (b'"num_bandwidth_ids": 2', b'"num_bandwidth_ids": 0', r"contradicts the graph"),
@@ -107,6 +107,7 @@ COS = json.loads(VocosONNX(DATA / "imdct-cos.onnx", providers=["CPUExecutionProv
         (MEL, {"mel": {**MEL["mel"], "hop_length": 15}}, "mel hop_length is 15 but the head's is 16"),
         (MEL, {"mel": {**MEL["mel"], "padding": "left"}}, "mel padding is 'left'"),
         (MEL, {"mel": {**MEL["mel"], "n_fft": 8}}, "mel n_fft is 8, expected at least 16"),
+        (COS, {"n_fft": 34, "hop_length": 17}, "n_fft is 34, expected a multiple of 4"),
         (COS, {"hop_length": 8}, "hop_length is 8, expected half the MDCT frame of 32"),
     ],
 )

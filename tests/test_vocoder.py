@@ -21,7 +21,8 @@ def test_public_names():
     assert sorted(vocos_onnx.__all__) == ["ModelConfig", "VocosONNX"]
     public = {n for n in dir(VocosONNX) if not n.startswith("_")}
     assert public == {
-        "bandwidths", "codes_to_features", "config", "decode", "hop_length", "num_codebooks", "providers", "sample_rate",
+        "bandwidths", "codes_to_features", "config", "decode", "hop_length", "num_codebooks", "providers",
+        "sample_rate",
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from .data import Clips
 from .evaluate import pesq_wb
 from .losses import ReconstructionLoss
 
-CROP_FRAMES, BATCH, WARMUP = 64, 16, 200
+CROP_FRAMES, BATCH, WARMUP, REPORT_EVERY = 64, 16, 200, 100
 MEL_WEIGHT, STFT_WEIGHT = 3.0, 3.0
 VALID_CLIPS = slice(None, None, 3)  # every third clip of the valid split, 12 in all
 
@@ -50,6 +50,8 @@ def train(data: Path, out: Path, steps: int, peak: float, save_every: int, seed:
         print(f"going on from step {step}", flush=True)
     sums, began = torch.zeros(3), time.perf_counter()
     while step < steps:
+        # seeded by step, so that going on from state.pt is the same as not having stopped
+        torch.manual_seed(seed * 1_000_003 + step)
         rng = np.random.default_rng((seed, step))
         audio = torch.from_numpy(clips.batch(rng, BATCH, CROP_FRAMES * 320))
         bandwidth_id = torch.from_numpy(rng.integers(len(BANDWIDTHS), size=BATCH))
@@ -67,13 +69,14 @@ def train(data: Path, out: Path, steps: int, peak: float, save_every: int, seed:
         optimizer.step()
         step += 1
         sums += torch.stack([mel, stft, commitment]).detach()
-        if step % 100 == 0:
-            mel_, stft_, commitment_ = (sums / 100).tolist()
+        if step % REPORT_EVERY == 0:
+            mel_, stft_, commitment_ = (sums / REPORT_EVERY).tolist()
             sums.zero_()
             took = time.perf_counter() - began
             seconds, began = seconds + took, time.perf_counter()
+            rate = REPORT_EVERY / took
             print(
-                f"step {step}: mel {mel_:.4f} stft {stft_:.4f} commitment {commitment_:.4f}, {100 / took:.2f} steps/s",
+                f"step {step}: mel {mel_:.4f} stft {stft_:.4f} commitment {commitment_:.4f}, {rate:.2f} steps/s",
                 flush=True,
             )
         if step % save_every == 0 or step == steps:

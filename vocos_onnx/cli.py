@@ -140,16 +140,16 @@ def load_tokens(path: Path) -> npt.NDArray[Any]:
     if not path.exists():
         raise FileNotFoundError(f"no token file {path}")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded as archive:
-            names = [n for n in ("tokens", "codes") if n in archive.files] or archive.files
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            names = [n for n in ("tokens", "codes") if n in loaded.files] or loaded.files
             if len(names) != 1:
                 raise ValueError(
-                    f"it holds arrays named {', '.join(archive.files) or 'nothing'}; name one of them tokens"
+                    f"it holds arrays named {', '.join(loaded.files) or 'nothing'}; name one of them tokens"
                 )
-            array: npt.NDArray[Any] = archive[names[0]]
+            array: npt.NDArray[Any] = loaded[names[0]]
             return array
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"cannot read {path} as .npy or .npz: {error}") from None

@@ -78,7 +78,8 @@ class ModelConfig:
         _require(self.padding in PADDINGS, f"padding is {self.padding!r}, expected one of {PADDINGS}")
         for name in ("sample_rate", "n_fft", "hop_length", "feature_channels"):
             _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}, expected a positive integer")
-        _require(self.n_fft % 2 == 0, f"n_fft is {self.n_fft}, expected an even number")
+        multiple = 2 if self.head == "istft" else 4
+        _require(self.n_fft % multiple == 0, f"n_fft is {self.n_fft}, expected a multiple of {multiple}")
         if self.head == "istft":
             _require(
                 self.hop_length <= self.n_fft - 2,
@@ -86,7 +87,7 @@ class ModelConfig:
             )
         else:
             _require(
-                self.hop_length * 2 == self.n_fft and self.n_fft >= 4,
+                self.hop_length * 2 == self.n_fft,
                 f"hop_length is {self.hop_length}, expected half the MDCT frame of {self.n_fft}",
             )
         _require(self.num_bandwidth_ids >= 0, f"num_bandwidth_ids is {self.num_bandwidth_ids}, expected 0 or more")

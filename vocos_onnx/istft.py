@@ -42,8 +42,8 @@ def imdct(spectrum: Float, padding: str) -> Float:
 
     Args:
         spectrum: (B, T, N) float32 MDCT coefficients of frames of 2N samples.
-        padding: "same" trims N // 2 samples from both ends, so T frames give T·N samples (one more where N is odd);
-            "center" trims N, so they give (T - 1)·N, and one frame gives an empty waveform.
+        padding: "same" trims N/2 samples from both ends, so T frames give T·N samples; "center" trims N, so they give
+            (T - 1)·N, and one frame gives an empty waveform. N is even in every model: upstream is silent where not.
 
     Returns:
         (B, samples) float32. With n0 = (N + 1)/2, frame sample n of 0 ... 2N - 1 is

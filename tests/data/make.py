@@ -19,7 +19,6 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "parity"))
 from upstream import Vocos, build, head, save  # noqa: E402
-
 from vocos_onnx_export import export  # noqa: E402
 
 FRAMES, BATCH = 12, 2
@@ -50,7 +49,10 @@ CONFIGS = {
     },
     "imdct-cos": {
         "feature_extractor": _MEL,
-        "backbone": {"class_path": "vocos.models.VocosResNetBackbone", "init_args": {"input_channels": 8, "dim": 8, "num_blocks": 1}},
+        "backbone": {
+            "class_path": "vocos.models.VocosResNetBackbone",
+            "init_args": {"input_channels": 8, "dim": 8, "num_blocks": 1},
+        },
         "head": head("IMDCTCosHead", dim=8, mdct_frame_len=32, padding="center"),
     },
 }  # fmt: skip

@@ -1,0 +1,9 @@
+"""Print the lowest version of every dependency of [cpu] that pyproject.toml allows, as requirements."""
+
+import re
+from pathlib import Path
+
+text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+lines = [line for line in text.splitlines() if line.startswith(("dependencies = ", "cpu = "))]
+for name, version in re.findall(r'"([\w-]+)>=([\d.]+)"', " ".join(lines)):
+    print(f"{name}=={version}")

@@ -1,0 +1,117 @@
+"""The model and the tokens in the box are whole, and decode to the recordings that they were made from.
+
+``python tests/test_box.py FOLDER`` writes tests/data/recordings.npz from the recordings in the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vocos_onnx import VocosONNX
+from vocos_onnx.cli import DEMO_TOKENS, main
+from vocos_onnx.vocoder import default_model
+
+BOX = default_model().parent
+RECORDINGS = Path(__file__).parent / "data" / "recordings.npz"
+EDGES = np.array([100, 300, 500, 800, 1200, 1800, 2600, 3800, 5600])  # Hz
+TOKENS = sorted(BOX.glob("*.npz"))
+
+
+def band_levels(audio: np.ndarray, sample_rate: int = 24_000) -> np.ndarray:
+    """Levels (8, blocks) in dB of 8 bands in blocks of 40 ms: what a listener needs to tell the words."""
+    block = sample_rate // 25
+    blocks = audio[: len(audio) // block * block].reshape(-1, block) * np.hanning(block)
+    power = np.abs(np.fft.rfft(blocks)) ** 2
+    bins = (EDGES * block / sample_rate).astype(int)
+    bands = np.stack([power[:, a:b].mean(axis=1) for a, b in itertools.pairwise(bins)])
+    return 10 * np.log10(bands + 1e-3)
+
+
+def test_sha256_is_the_one_in_the_card():
+    digest = hashlib.sha256(default_model().read_bytes()).hexdigest()
+    assert digest in (BOX / "README.md").read_text(encoding="utf-8")
+
+
+def test_geometry_is_that_of_vocos_encodec_24khz():
+    vocos = VocosONNX()
+    assert (vocos.sample_rate, vocos.hop_length, vocos.num_codebooks) == (24_000, 320, 16)
+    assert vocos.bandwidths == (1.5, 3.0, 6.0, 12.0)
+    assert vocos.config.encodec is not None
+    assert vocos.config.encodec.codebooks_per_bandwidth == (2, 4, 8, 16)
+    assert (vocos.config.n_fft, vocos.config.padding) == (1280, "same")
+    assert vocos.config.source.sha256
+
+
+def test_there_are_tokens_of_a_few_recordings():
+    assert len(TOKENS) >= 3
+    assert BOX / DEMO_TOKENS in TOKENS
+    for path in TOKENS:
+        assert path.stat().st_size < 20_000
+        with np.load(path) as archive:
+            assert archive["tokens"].shape[0] == 16
+            assert len(str(archive["source"])) > 10
+
+
+@pytest.mark.parametrize("path", TOKENS, ids=lambda p: p.stem)
+def test_tokens_decode_to_their_recording(path):
+    with np.load(path) as archive, np.load(RECORDINGS) as recordings:
+        tokens, expected = archive["tokens"], recordings[path.stem].astype(float)
+        others = [recordings[name].astype(float) for name in recordings.files if name != path.stem]
+    vocos = VocosONNX()
+
+    def correlation(levels: np.ndarray) -> float:
+        n = min(levels.shape[1], given.shape[1])
+        return float(np.corrcoef(levels[:, :n].ravel(), given[:, :n].ravel())[0, 1])
+
+    for k in (2, 16):
+        given = band_levels(vocos.decode(tokens[:k]))
+        assert correlation(expected) > 0.9
+        assert max(map(correlation, others)) < 0.7  # it is this recording, not just any speech
+
+
+def test_noise_is_not_taken_for_the_recording():
+    """Random tokens decode to something, but not to the recording."""
+    with np.load(RECORDINGS) as recordings:
+        expected = recordings[Path(DEMO_TOKENS).stem].astype(float)
+    audio = VocosONNX().decode(np.random.default_rng(0).integers(1024, size=(16, 600)))
+    given = band_levels(audio)
+    n = min(expected.shape[1], given.shape[1])
+    assert np.corrcoef(expected[:, :n].ravel(), given[:, :n].ravel())[0, 1] < 0.7
+
+
+def test_demo(tmp_path, monkeypatch, capsys):
+    import soundfile
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 0
+    audio, rate = soundfile.read("demo.wav")
+    out = capsys.readouterr().out
+    assert out.startswith(f"wrote demo.wav: {len(audio) / 24_000:.2f} s of speech at 24000 Hz")
+    assert "times faster than real time" in out
+    assert rate == 24_000
+    with np.load(RECORDINGS) as recordings:
+        expected = recordings[Path(DEMO_TOKENS).stem].astype(float)
+    given = band_levels(audio)
+    n = min(expected.shape[1], given.shape[1])
+    assert np.corrcoef(expected[:, :n].ravel(), given[:, :n].ravel())[0, 1] > 0.9
+
+
+def write_recordings(folder: Path) -> None:
+    import soundfile
+    from scipy.signal import resample_poly
+
+    levels = {}
+    for path in TOKENS:
+        audio, rate = soundfile.read(folder / f"{path.stem}.flac", always_2d=True)
+        levels[path.stem] = band_levels(resample_poly(audio.mean(axis=1), 24_000, rate)).round().astype(np.int8)
+    np.savez_compressed(RECORDINGS, **levels)
+
+
+if __name__ == "__main__":
+    write_recordings(Path(sys.argv[1]))

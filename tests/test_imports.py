@@ -1,0 +1,62 @@
+"""What importing and installing the package brings, and what it does not."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import vocos_onnx
+
+HEAVY = ("torch", "onnx", "onnxscript", "vocos_onnx_export", "vocos_onnx_train", "scipy", "soundfile")
+PACKAGE = Path(vocos_onnx.__file__).parent
+
+
+def loaded_by(code: str) -> set[str]:
+    listing = code + "\nimport sys; print('\\n'.join(sorted({m.split('.')[0] for m in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_import_is_light():
+    """onnxruntime waits for the first model."""
+    modules = loaded_by("import vocos_onnx")
+    assert "numpy" in modules
+    assert not modules & {*HEAVY, "onnxruntime"}
+
+
+def test_decoding_needs_neither_torch_nor_scipy():
+    model = Path(__file__).parent / "data" / "encodec.onnx"
+    modules = loaded_by(f"import vocos_onnx; vocos_onnx.VocosONNX({str(model)!r}).decode([[1, 2], [3, 4]])")
+    assert "onnxruntime" in modules
+    assert not modules & set(HEAVY)
+
+
+def test_no_module_of_the_runtime_imports_torch_or_the_export():
+    """Also where it is not executed; cli.py hands export over when it is asked for, nothing else does."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            else:
+                continue
+            for name in (n.split(".")[0] for n in names):
+                assert name not in ("torch", "onnx", "vocos_onnx_train"), f"{path.name} imports {name}"
+                assert name != "vocos_onnx_export" or path.name == "cli.py", f"{path.name} imports {name}"
+
+
+def test_requirements():
+    required = [r for r in metadata.requires("vocos-onnx") or [] if "extra ==" not in r]
+    assert sorted(r.split(">=")[0] for r in required) == ["numpy", "scipy", "soundfile"]
+
+
+def test_version():
+    assert metadata.version("vocos-onnx") == vocos_onnx.__version__
+
+
+def test_typed():
+    assert (PACKAGE / "py.typed").exists()

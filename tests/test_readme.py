@@ -1,0 +1,40 @@
+"""The README's Python runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vocos_onnx
+from vocos_onnx.vocoder import default_model
+
+README = Path(__file__).parent.parent / "README.md"
+SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+
+
+def test_there_is_an_example():
+    assert len(SNIPPETS) >= 1
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_snippet(snippet, monkeypatch):
+    monkeypatch.chdir(default_model().parent.parent)  # the folder that has models/, installed or not
+    names: dict[str, object] = {}
+    exec(snippet, names)
+    audio, rough = names["audio"], names["rough"]
+    assert isinstance(audio, np.ndarray)
+    assert isinstance(rough, np.ndarray)
+    assert audio.shape == rough.shape
+    assert audio.dtype == np.float32
+    assert audio.std() > 0.01
+
+
+def test_it_names_what_is_public():
+    text = README.read_text(encoding="utf-8")
+    assert "VocosONNX" in text
+    for extra in ("cpu", "gpu", "export", "train", "test"):
+        assert f"[{extra}]" in text or f",{extra}]" in text, extra
+    assert vocos_onnx.__version__ in (README.parent / "pyproject.toml").read_text(encoding="utf-8")

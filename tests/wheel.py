@@ -1,0 +1,31 @@
+"""Run by .ci/run where only the wheel and its extra [cpu] are installed: python -I tests/wheel.py WHEEL"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+names = zipfile.ZipFile(sys.argv[1]).namelist()
+top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+assert top == {"vocos_onnx", "vocos_onnx_export", "vocos_onnx_train"}, top
+for name in ("vocos_onnx/py.typed", "vocos_onnx/models/vocos-codec-24khz.onnx", "vocos_onnx/models/README.md"):
+    assert name in names, name
+
+for module in ("torch", "onnx", "onnxscript", "torchaudio", "vocos", "encodec", "export", "train", "yaml"):
+    assert importlib.util.find_spec(module) is None, f"{module} can be imported"
+import vocos_onnx  # noqa: E402
+
+assert Path(sys.prefix) in Path(vocos_onnx.__file__).parents, vocos_onnx.__file__
+
+command = Path(sys.executable).parent / "vocos-onnx"
+done = subprocess.run([command, "export", "x/y", "-o", "m.onnx"], capture_output=True, text=True)
+assert done.returncode == 2, done
+assert "pip install 'vocos-onnx[export]'" in done.stderr, done.stderr
+done = subprocess.run([command, "demo"], capture_output=True, text=True, check=True)
+assert done.stdout.startswith("wrote demo.wav: "), done.stdout
+size = sum(f.stat().st_size for f in Path(sys.prefix).rglob("*") if f.is_file() and not f.is_symlink())
+print(f"{Path(sys.argv[1]).name}: {Path(sys.argv[1]).stat().st_size / 1e6:.1f} MB; environment {size / 1e6:.0f} MB")
+print(done.stdout, end="")

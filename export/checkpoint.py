@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 import yaml
@@ -76,8 +76,10 @@ def load(checkpoint: str, config: str | None = None, revision: str | None = None
     """
     path = Path(checkpoint)
     looks_like_file = path.suffix in (".ckpt", ".bin", ".pt", ".safetensors", ".onnx", ".yaml")
-    is_hub_id = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint) and not looks_like_file
+    is_hub_id = not path.exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", checkpoint) and not looks_like_file
     if is_hub_id:
+        if config is not None:
+            raise CheckpointError(f"config {config} is for local weights; {checkpoint} on the hub brings its own")
         config_path, weights_path, found_revision = _download(checkpoint, revision)
         name = checkpoint
     else:
@@ -167,7 +169,12 @@ def _download(repo_id: str, revision: str | None) -> tuple[Path, Path, str]:
     """Config, weights and commit of a hub repository, from the cache where there is no network."""
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            HfHubHTTPError,
+            HFValidationError,
+            RepositoryNotFoundError,
+        )
     except ImportError as error:
         raise ImportError("hub downloads need huggingface-hub: pip install 'vocos-onnx[hub]'") from error
     at = f" at revision {revision}" if revision else ""
@@ -180,11 +187,10 @@ def _download(repo_id: str, revision: str | None) -> tuple[Path, Path, str]:
             except EntryNotFoundError:
                 if name == WEIGHTS[-1]:
                     raise
-    except (RepositoryNotFoundError, EntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (RepositoryNotFoundError, EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise FileNotFoundError(
-            f"cannot get {repo_id}{at} from the hub ({type(error).__name__}: {reason}). If you meant a local folder, "
-            f"there is none of that name; without a network, download the repository once and pass the folder"
+            f"cannot get {repo_id}{at} from the hub ({type(error).__name__}: {_first_line(error)}). If you meant a "
+            "local folder, there is none of that name; without a network, pass a folder downloaded before"
         ) from error
     return config, weights, weights.parent.name  # the cache keeps files under snapshots/<commit>/
 
@@ -193,7 +199,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not readable YAML: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path} is not readable YAML: {_first_line(error)}") from error
     if isinstance(config, dict) and "model" in config:  # a training config: the model's arguments are nested
         model = config["model"]
         config = model.get("init_args", model) if isinstance(model, dict) else model
@@ -211,7 +217,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         raise CheckpointError(
             f"cannot read {path} as weights only, and a checkpoint is not allowed to run code: "
-            f"{str(error).strip().splitlines()[0]}. If you trust it, load it yourself and save its state dict"
+            f"{_first_line(error)}. If you trust it, load it yourself and save its state dict"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # Lightning: discriminators are beside it
         parts = ("feature_extractor.", "backbone.", "head.")
@@ -235,9 +241,9 @@ def _instantiate(config: dict[str, Any], name: str, classes: dict[str, Any]) -> 
     class_path, args = _section(config, name)
     if class_path not in classes:
         raise CheckpointError(f"{name} class {class_path} is not supported; supported are {', '.join(classes)}")
-    _check_args(name, class_path, args, classes[class_path])
     if name == "head":
         _check_head(args)
+    _check_args(name, class_path, args, classes[class_path])
     try:
         return classes[class_path](**args)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
@@ -245,11 +251,25 @@ def _instantiate(config: dict[str, Any], name: str, classes: dict[str, Any]) -> 
 
 
 def _check_args(name: str, class_path: str, args: dict[str, Any], function: Callable[..., Any]) -> None:
+    """Every argument known, none missing, each of its type: YAML makes 24000.0 a float and "64" a string."""
+    signature = inspect.signature(function)
     try:
-        inspect.signature(function).bind(**args)
+        signature.bind(**args)
     except TypeError as error:
-        known = ", ".join(inspect.signature(function).parameters)
-        raise CheckpointError(f"{name}: {class_path}: {error}; its arguments are {known}") from error
+        raise CheckpointError(
+            f"{name}: {class_path}: {error}; its arguments are {', '.join(signature.parameters)}"
+        ) from error
+    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    for argument, value in args.items():
+        hint = hints[argument]
+        allowed = () if hint is Any else get_args(hint) or (hint,)
+        if allowed and not (type(value) in allowed or (float in allowed and type(value) is int)):
+            names = " or ".join(t.__name__ for t in allowed)
+            raise CheckpointError(f"{name}: {argument} is {value!r}, expected {names}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _check_head(args: dict[str, Any]) -> None:
@@ -318,11 +338,15 @@ def _load_state(model: Vocos, state: dict[str, Tensor]) -> None:
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise CheckpointError(f"the state dict does not fit its config: it {'; '.join(problems[:5])}{more}")
-    for key, constant in model.named_buffers():
+    constants = dict(model.named_buffers())
+    for key, constant in constants.items():
+        # in a half-precision checkpoint they are rounded; ours are exact, and ours are used
+        rounding = torch.finfo(given[key].dtype).eps if given[key].is_floating_point() else 0
         difference = float((given[key].float() - constant).abs().max())
-        if not difference < 1e-4:
+        if not difference < max(1e-4, rounding):
             raise CheckpointError(f"{key} differs by {difference:.2g} from what vocos 0.1.0 computes for this config")
-    for key, value in given.items():
+    weights = {k: v for k, v in state.items() if k in given or k == CODEBOOKS}
+    for key, value in weights.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{key} holds NaN or infinity")
-    model.load_state_dict({k: v.float() for k, v in given.items()})
+    model.load_state_dict({k: constants.get(k, v.float()) for k, v in given.items()})

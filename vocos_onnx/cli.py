@@ -18,7 +18,7 @@ from . import __version__
 from .audio import audio_format, save_audio
 from .vocoder import VocosONNX, default_model
 
-DEMO_TOKENS = "speech_en_libritts1284.npz"
+DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

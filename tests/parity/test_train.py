@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import vocos_onnx_train.__main__ as training
-from vocos_onnx_train.codec import CODEBOOKS_OF, Codec, nearest
 
+import vocos_onnx_train.__main__ as training
 from vocos_onnx import VocosONNX
 from vocos_onnx.vocoder import default_model
 from vocos_onnx_export import export
+from vocos_onnx_train.codec import CODEBOOKS_OF, Codec, nearest
 
 
 @pytest.fixture(scope="module")

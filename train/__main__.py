@@ -12,20 +12,19 @@ import csv
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from safetensors.torch import save_file
 
-from .codec import BANDWIDTHS, CODE_DIM, CODEBOOKS_OF, NUM_CODEBOOKS, SAMPLE_RATE, Codec
+from .checkpoint import save, write_checkpoint
+from .codec import BANDWIDTHS, CODEBOOKS_OF, SAMPLE_RATE, Codec
 from .data import Clips
 from .evaluate import pesq_wb
 from .losses import ReconstructionLoss
 
 CROP_FRAMES, BATCH, WARMUP, REPORT_EVERY = 64, 16, 200, 100
 MEL_WEIGHT, STFT_WEIGHT = 3.0, 3.0
+BANDWIDTH_PROBABILITY = (0.4, 0.2, 0.2, 0.2)  # the lowest is the hardest
 VALID_CLIPS = slice(None, None, 3)  # every third clip of the valid split, 12 in all
 
 
@@ -54,7 +53,7 @@ def train(data: Path, out: Path, steps: int, peak: float, save_every: int, seed:
         torch.manual_seed(seed * 1_000_003 + step)
         rng = np.random.default_rng((seed, step))
         audio = torch.from_numpy(clips.batch(rng, BATCH, CROP_FRAMES * 320))
-        bandwidth_id = torch.from_numpy(rng.integers(len(BANDWIDTHS), size=BATCH))
+        bandwidth_id = torch.from_numpy(rng.choice(len(BANDWIDTHS), BATCH, p=BANDWIDTH_PROBABILITY))
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             estimate, commitment = codec(audio, bandwidth_id)
         mel, stft = loss_of(estimate, audio)
@@ -104,28 +103,6 @@ def validate(codec: Codec, valid: Clips) -> list[float]:
         scores.append([pesq_wb(audio, d, SAMPLE_RATE) for d in decoded])
     codec.train()
     return [float(f) for f in np.mean(scores, axis=0)]
-
-
-def save(state: Any, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
-
-
-def write_checkpoint(codec: Codec, folder: Path) -> None:
-    """The decoder in the layout of the official checkpoints, and the encoder beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    features = {
-        "class_path": "vocos.feature_extractors.EncodecFeatures",
-        "init_args": {"encodec_model": "vocos_onnx_24khz", "bandwidths": list(BANDWIDTHS)},
-    }
-    with (folder / "config.yaml").open("w") as file:
-        yaml.safe_dump({"feature_extractor": features, **codec.decoder_config}, file, sort_keys=False)
-    weights = codec.decoder.state_dict()
-    weights["feature_extractor.codebook_weights"] = codec.quantizer.codebooks.reshape(-1, CODE_DIM)
-    assert len(weights["feature_extractor.codebook_weights"]) == NUM_CODEBOOKS * 1024
-    save(weights, folder / "pytorch_model.bin")
-    save_file({k: v.contiguous() for k, v in codec.encoder.state_dict().items()}, folder / "encoder.safetensors")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from vocos_onnx_export.modules import ISTFTHead, Vocos, VocosBackbone
 
 SAMPLE_RATE, N_FFT, HOP = 24_000, 1280, 320

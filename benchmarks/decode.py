@@ -1,0 +1,306 @@
+"""Seconds from EnCodec tokens to audio: upstream Vocos eager and compiled, OpenVINO, and this package.
+
+    python benchmarks/decode.py [--threads 2] [--seconds 1 10 60]
+
+All take the same random tokens of 8 codebooks (6 kbps), have the same weights (random, of official geometry), compute
+in float32 on the same number of threads, and must give the same audio before anything is timed. Each contender lives
+in a process of its own, because thread pools that spin after their work disturb one another inside one. In each round
+all are called in turn, in rotating order, with a pause in between; a turn is one call to warm up and then the timed
+ones. On Linux, rounds in which other programs took more than 5 % of the processor's time are dropped and repeated.
+Needs the packages vocos, encodec, torch and, for their rows, openvino and a C++ compiler for torch.compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
+
+BANDWIDTH_ID, CODEBOOKS, FRAMES_PER_SECOND = 2, 8, 75
+TOLERANCE = 1e-3  # of the peak
+OTHERS = 0.05  # of the processor's time: the most that other programs may take during a round
+EAGER, COMPILED, OPENVINO, OURS = "upstream, torch eager", "upstream, torch.compile", "OpenVINO", "vocos-onnx"
+OPTIONAL = (COMPILED, OPENVINO)
+PACKAGES = ("vocos", "torch", "openvino", "onnxruntime", "numpy", "vocos-onnx")
+Decode = Callable[[np.ndarray], np.ndarray]
+
+
+def load_upstream(folder: Path, threads: int, compiled: bool) -> tuple[Decode, Callable[[], str]]:
+    import torch
+    from upstream import CONFIGS, build
+
+    torch.set_num_threads(threads)
+    model = build(CONFIGS["encodec"])
+    model.load_state_dict(torch.load(folder / "pytorch_model.bin"), strict=False)  # it has no encodec weights
+    bandwidth_id = torch.tensor([BANDWIDTH_ID])
+
+    def network(features: torch.Tensor) -> torch.Tensor:
+        """What Vocos.decode does, without its decorator."""
+        return model.head(model.backbone(features, bandwidth_id=bandwidth_id))
+
+    run = torch.compile(network) if compiled else network
+
+    @torch.inference_mode()
+    def decode(tokens: np.ndarray) -> np.ndarray:
+        return run(model.codes_to_features(torch.from_numpy(tokens))).numpy()
+
+    def note() -> str:
+        if not compiled:
+            return f"codes_to_features and decode in inference_mode, {torch.get_num_threads()} threads"
+        stats = torch._dynamo.utils.counters
+        graphs, breaks = stats["stats"]["unique_graphs"], sum(stats["graph_break"].values())
+        what = f"backbone and head (with its inverse STFT) compiled by inductor, {torch.get_num_threads()} threads"
+        return f"{what}: {graphs} graphs over all lengths, {breaks} graph breaks; codes_to_features eager"
+
+    return decode, note
+
+
+def load_openvino(folder: Path, threads: int) -> tuple[Decode, Callable[[], str]]:
+    import openvino as ov
+
+    from vocos_onnx.codebooks import lookup
+    from vocos_onnx.istft import istft
+
+    core = ov.Core()
+    # By default OpenVINO computes in bfloat16 where the processor has it.
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    model = core.read_model(folder / "model.onnx")
+
+    def only(output: str) -> Any:
+        """The graph with one output: as in onnxruntime, the constant codebooks are not copied out in each call."""
+        return core.compile_model(ov.Model([model.output(output)], model.get_parameters()), "CPU", settings)
+
+    bandwidth_id = np.array(BANDWIDTH_ID, np.int64)
+    nothing = {"features": np.zeros((1, 128, 1), np.float32), "bandwidth_id": bandwidth_id}
+    codebooks = only("codebooks")(nothing)["codebooks"].copy()
+    network = only("spectrum")
+    request = network.create_infer_request()
+
+    def decode(tokens: np.ndarray) -> np.ndarray:
+        inputs = {"features": lookup(tokens[:, None], codebooks), "bandwidth_id": bandwidth_id}
+        spectrum = request.infer(inputs, share_inputs=True, share_outputs=True)["spectrum"]
+        return istft(spectrum.view(np.complex64)[..., 0], 1280, 320, "same")
+
+    used, precision = network.get_property("INFERENCE_NUM_THREADS"), network.get_property("INFERENCE_PRECISION_HINT")
+    return decode, lambda: f"the same .onnx, {precision.to_string()}, {used} threads; lookup and istft of vocos_onnx"
+
+
+def load_ours(folder: Path, threads: int) -> tuple[Decode, Callable[[], str]]:
+    from vocos_onnx import VocosONNX
+
+    model = VocosONNX(folder / "model.onnx", threads=threads, providers=["CPUExecutionProvider"])
+    return model.decode, lambda: f"VocosONNX.decode, {threads} threads"
+
+
+def load(name: str, folder: Path, threads: int) -> tuple[Decode, Callable[[], str]]:
+    if name == OURS:
+        return load_ours(folder, threads)
+    if name == OPENVINO:
+        return load_openvino(folder, threads)
+    return load_upstream(folder, threads, name == COMPILED)
+
+
+def make_tokens(seconds: float) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.integers(1024, size=(CODEBOOKS, round(seconds * FRAMES_PER_SECOND)))
+
+
+def serve(load: Callable[[], tuple[Decode, Callable[[], str]]], make_input: Callable[[float], np.ndarray]) -> None:
+    """A worker: answer {"seconds", "calls"} with {"times", "cores", "cpu"}; "save" names a file for the result."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # nothing that a library prints shall be taken for an answer
+    try:
+        decode, note = load()
+        print("{}", file=answers, flush=True)
+        for line in sys.stdin:
+            order = json.loads(line)
+            given = make_input(order["seconds"])
+            result = decode(given)
+            if order["save"]:
+                for _ in range(2):  # profiles and allocations of the first calls
+                    result = decode(given)
+                np.save(order["save"], result)
+            times, before = [], time.process_time()
+            for _ in range(order["calls"]):
+                start = time.perf_counter()
+                decode(given)
+                times.append(time.perf_counter() - start)
+            cpu = time.process_time()
+            cores = (cpu - before) / sum(times) if times else 0
+            print(json.dumps({"times": times, "cores": cores, "cpu": cpu, "note": note()}), file=answers, flush=True)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        print(json.dumps({"error": f"{type(error).__name__}: {lines[0]}"}), file=answers, flush=True)
+
+
+class Contender:
+    """The parent's end of a worker, which the command starts. Raises RuntimeError where the worker fails."""
+
+    def __init__(self, name: str, *command: object):
+        self.name, self.note, self.cpu = name, "", 0.0
+        self._process = subprocess.Popen(
+            [sys.executable, *map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._answer()
+
+    def __call__(self, seconds: float, calls: int, save: Path | None = None) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        order = {"seconds": seconds, "calls": calls, "save": str(save) if save else None}
+        print(json.dumps(order), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        answer = json.loads(line) if line else {"error": "its process ended"}
+        if "error" in answer:
+            self.close()
+            raise RuntimeError(answer["error"])
+        self.note, self.cpu = answer.get("note", ""), answer.get("cpu", 0.0)
+        return answer
+
+
+def start(folder: Path, threads: int, lengths: list[float]) -> list[Contender]:
+    """Load and warm up every contender, and compare its audio with upstream's at every length."""
+    contenders, peaks = [], []
+    expected: dict[float, np.ndarray] = {}
+    for name in (EAGER, COMPILED, OPENVINO, OURS):
+        try:
+            contender = Contender(name, __file__, "--worker", name, folder, "--threads", threads)
+            audio = {}
+            for seconds in lengths:
+                contender(seconds, 0, folder / "audio.npy")
+                audio[seconds] = np.load(folder / "audio.npy").reshape(-1)
+        except RuntimeError as error:
+            if name not in OPTIONAL:
+                raise
+            print(f"  {name:24} absent: {error}")
+            continue
+        expected = expected or audio
+        for seconds in lengths:
+            if audio[seconds].shape != expected[seconds].shape:
+                raise SystemExit(f"{name} gives {audio[seconds].shape} samples, not {expected[seconds].shape}")
+            peaks.append(float(np.abs(audio[seconds] - expected[seconds]).max() / np.abs(expected[seconds]).max()))
+            if not peaks[-1] <= TOLERANCE:
+                raise SystemExit(f"{name} differs from upstream by {peaks[-1]:.1e} of the peak at {seconds:g} s")
+        contenders.append(contender)
+        print(f"  {name:24} {contender.note}")
+    print(f"largest difference of the audio from upstream eager: {max(peaks):.1e} of the peak\n")
+    return contenders
+
+
+def measure(
+    contenders: list[Contender], seconds: float, rounds: int, calls: int, pause: float = 0.1
+) -> list[dict[str, dict[str, Any]]]:
+    """The answers of each undisturbed round by name of the contender."""
+    quiet: list[dict[str, dict[str, Any]]] = []
+    disturbed = []
+    while len(quiet) < rounds and len(disturbed) < rounds:
+        answers = {}
+        start, busy, own = time.perf_counter(), machine_seconds(), sum(c.cpu for c in contenders)
+        for j in range(len(contenders)):
+            contender = contenders[(len(quiet) + j) % len(contenders)]
+            time.sleep(pause)
+            answers[contender.name] = contender(seconds, calls)
+        others = machine_seconds() - busy - (sum(c.cpu for c in contenders) - own)
+        share = others / (time.perf_counter() - start) / (os.cpu_count() or 1)
+        (quiet if share <= OTHERS else disturbed).append(answers)
+    kept = quiet or disturbed
+    what = f"{len(disturbed)} dropped" if kept is quiet else "DISTURBED by other programs"
+    print(f"{seconds:g} s of audio: {len(kept)} rounds, each the median of {calls} timed calls; {what}")
+    return kept
+
+
+def table(rounds: list[dict[str, dict[str, Any]]], reference: str, seconds: float) -> None:
+    print(f"  {'':24} {'median s':>9}  {'min - max s':17}  {'ratio':>5}  {'min - max':11}  {'x real time':>11}  cores")
+    times = {name: [statistics.median(answers[name]["times"]) for answers in rounds] for name in rounds[0]}
+    for name in sorted(times, key=lambda name: name != reference):
+        values = times[name]
+        ratios = [other / own for other, own in zip(times[reference], values, strict=True)]
+        median, ratio = statistics.median(values), statistics.median(ratios)
+        cores = statistics.median(answers[name]["cores"] for answers in rounds)
+        print(
+            f"  {name:24} {median:9.4f}  {min(values):.4f} - {max(values):.4f}  {ratio:6.2f}  "
+            f"{min(ratios):.2f} - {max(ratios):.2f}  {seconds / median:11.0f}  {cores:5.2f}"
+        )
+    print(flush=True)
+
+
+def machine_seconds() -> float:
+    """Seconds that all cores together have been busy, those taken by a hypervisor too; 0 where there is no /proc."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def print_machine(*packages: str) -> None:
+    versions = [f"python {platform.python_version()}"]
+    for package in packages:
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{package} absent")
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    print(", ".join(versions))
+    print(f"{processor}, {os.cpu_count()} cores", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2, help="threads of every contender")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[1, 10, 60], help="lengths of audio")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds for each length; a third above 20 s")
+    parser.add_argument("--pause", type=float, default=0.1, help="seconds between two turns")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        name, folder = args.worker
+        return serve(lambda: load(name, Path(folder), args.threads), make_tokens)
+
+    from upstream import CONFIGS, build, save
+
+    from vocos_onnx_export import export
+
+    print_machine(*PACKAGES)
+    print(f"{args.threads} threads for each, float32; ratio: seconds of upstream eager / own seconds, by round\n")
+    with tempfile.TemporaryDirectory() as name:
+        folder = save(build(CONFIGS["encodec"]), CONFIGS["encodec"], Path(name))
+        export(str(folder), folder / "model.onnx", report=lambda line: None)
+        contenders = start(folder, args.threads, args.seconds)
+        print(f"timing, load average {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
+        try:
+            for seconds in args.seconds:
+                rounds = args.rounds if seconds <= 20 else max(1, args.rounds // 3)
+                table(measure(contenders, seconds, rounds, 10 if seconds < 5 else 2, args.pause), EAGER, seconds)
+        finally:
+            for contender in contenders:
+                contender.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "parity"))
 from upstream import Vocos, build, head, save  # noqa: E402
+
 from vocos_onnx_export import export  # noqa: E402
 
 FRAMES, BATCH = 12, 2

@@ -71,7 +71,8 @@ def relative(given: np.ndarray, expected: Tensor) -> float:
     reference = expected.numpy()
     if given.shape != reference.shape:
         return float("inf")
-    return float(np.abs(given - reference).max() / np.abs(reference).max())
+    difference, peak = float(np.abs(given - reference).max()), float(np.abs(reference).max())
+    return 0.0 if difference == 0 else difference / peak if peak else float("inf")
 
 
 def table(rows: list[Row]) -> str:

@@ -43,8 +43,9 @@ def train(data: Path, out: Path, steps: int, **changes) -> None:
 
 def test_the_loss_falls(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training, "validate", lambda codec, valid: [1.0] * 4)
-    monkeypatch.setattr(training, "REPORT_EVERY", 5)
-    train(data, tmp_path, 15, save_every=15)
+    monkeypatch.setattr(training, "REPORT_EVERY", 10)
+    monkeypatch.setattr(training, "WARMUP", 5)
+    train(data, tmp_path, 30, save_every=30)
     losses = [
         float(line.split("mel ")[1].split()[0]) for line in capsys.readouterr().out.splitlines() if "mel " in line
     ]

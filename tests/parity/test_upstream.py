@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -68,7 +67,7 @@ class Pair:
             if name in upstream.CONFIGS:  # the verification of a large model takes long, and is tested elsewhere
                 monkeypatch.setattr(sys.modules["vocos_onnx_export.verify"], "LENGTHS", (2,))
             self.written = export(str(folder), folder / "model.onnx", report=lambda line: None)
-        self.ours = VocosONNX(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        self.ours = VocosONNX(folder / "model.onnx", providers=["CPUExecutionProvider"], threads=1)
         self.model.head.clip_audio = False  # see test_upstream_clips_the_wrong_variable
         self.case = lru_cache(maxsize=None)(self._case)
 
@@ -104,9 +103,17 @@ class Pair:
         return audio.clip(-1, 1) if self.ours.config.clip_audio else audio
 
 
-@pytest.fixture(scope="module")
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    yield Pair(request.param, tmp_path_factory.mktemp(request.param))
+@pytest.fixture(scope="session")
+def built() -> dict[str, Pair]:
+    return {}
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, built: dict[str, Pair]) -> Pair:
+    """Each is built once for all tests: pytest would do so again for nearly every test of a parametrised fixture."""
+    if request.param not in built:
+        built[request.param] = Pair(request.param, tmp_path_factory.mktemp(request.param))
+    return built[request.param]
 
 
 def pairs(names: Any) -> Any:

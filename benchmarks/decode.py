@@ -296,7 +296,8 @@ def main() -> None:
         try:
             for seconds in args.seconds:
                 rounds = args.rounds if seconds <= 20 else max(1, args.rounds // 3)
-                table(measure(contenders, seconds, rounds, 10 if seconds < 5 else 2, args.pause), EAGER, seconds)
+                calls = 10 if seconds < 5 else 6 if seconds <= 20 else 2
+                table(measure(contenders, seconds, rounds, calls, args.pause), EAGER, seconds)
         finally:
             for contender in contenders:
                 contender.close()

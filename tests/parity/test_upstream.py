@@ -21,9 +21,10 @@ from vocos_onnx_export.modules import IMDCTCosHead
 
 from . import upstream
 
-# Largest differences allowed, of the peak. Measured on the models below: features 0, waveforms of an ISTFT head 5e-6,
-# of an IMDCT head 2e-5. The latter is nearly all upstream's own rounding: it computes the phases of its twiddle
-# factors, up to pi * frame / 2, in float32. Given exact ones, upstream agrees with VocosONNX to 2e-6.
+# Largest differences allowed, of the peak. Measured on the models below as upstream initialises them, before
+# ``strengthen``: features 0, waveforms of an ISTFT head 5e-6, of an IMDCT head 2e-5. The latter is nearly all
+# upstream's own rounding: it computes the phases of its twiddle factors, up to pi * frame / 2, in float32. Given
+# exact ones, upstream agreed with VocosONNX to 2e-6.
 FEATURES_TOLERANCE = 1e-6
 WAVEFORM_TOLERANCE = {"istft": 2e-5, "imdct_symexp": 5e-5, "imdct_cos": 5e-5}
 EXACT_TWIDDLES_TOLERANCE = 1e-5

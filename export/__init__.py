@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 from collections.abc import Callable
@@ -60,15 +61,15 @@ def export(
         )
     except ValueError as error:
         raise CheckpointError(f"the config contradicts itself: {error}") from error
-    reference, _, _, _ = build(found)  # not folded
-    fold_layer_scale(model)
-    proto = trace(model, model_config, codebooks)
+    folded = copy.deepcopy(model)
+    fold_layer_scale(folded)
+    proto = trace(folded, model_config, codebooks)
     # A folder of its own beside the output: the rename stays on one file system, and a failure leaves nothing.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
         partial = Path(folder) / "model.onnx"
         write(proto, partial)
         runtime = VocosONNX(partial, providers=["CPUExecutionProvider"])
-        rows = list(verify(reference, codebooks, runtime))
+        rows = list(verify(model, codebooks, runtime))
         report("largest difference from torch, relative to the peak:")
         report(table(rows))
         bad = [r for r in rows if not r.ok]

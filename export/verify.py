@@ -45,7 +45,7 @@ def verify(model: Vocos, codebooks: Tensor | None, runtime: VocosONNX) -> Iterat
                 if config.encodec is not None:
                     assert codebooks is not None
                     counts = config.encodec.codebooks_per_bandwidth
-                    k = counts[min(bandwidth_id or 0, len(counts) - 1)] if bandwidth_id is not None else counts[-1]
+                    k = counts[-1] if bandwidth_id is None else counts[min(bandwidth_id, len(counts) - 1)]
                     codes = rng.integers(config.encodec.codebook_size, size=(k, batch, frames))
                     embedded = [book[torch.from_numpy(c)] for book, c in zip(codebooks, codes, strict=False)]
                     features = torch.stack(embedded).sum(0).transpose(1, 2)

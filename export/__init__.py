@@ -12,10 +12,11 @@ from vocos_onnx import ModelConfig, VocosONNX, __version__
 from vocos_onnx.config import EncodecFeatures, Source
 
 from .checkpoint import CheckpointError, build, load
-from .graph import fold_layer_scale, trace, write
+from .encodec import export_encodec
+from .graph import fold_layer_scale, trace
 from .verify import table, verify
 
-__all__ = ["CheckpointError", "export"]
+__all__ = ["CheckpointError", "export", "export_encodec"]
 
 
 def export(
@@ -67,7 +68,7 @@ def export(
     # A folder of its own beside the output: the rename stays on one file system, and a failure leaves nothing.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
         partial = Path(folder) / "model.onnx"
-        write(proto, partial)
+        partial.write_bytes(proto.SerializeToString())
         runtime = VocosONNX(partial, providers=["CPUExecutionProvider"])
         rows = list(verify(model, codebooks, runtime))
         report("largest difference from torch, relative to the peak:")

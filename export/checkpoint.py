@@ -75,12 +75,10 @@ def load(checkpoint: str, config: str | None = None, revision: str | None = None
         CheckpointError: it is there but cannot be read as a Vocos checkpoint.
     """
     path = Path(checkpoint)
-    looks_like_file = path.suffix in (".ckpt", ".bin", ".pt", ".safetensors", ".onnx", ".yaml")
-    is_hub_id = not path.exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", checkpoint) and not looks_like_file
-    if is_hub_id:
+    if is_hub_id(checkpoint):
         if config is not None:
             raise CheckpointError(f"config {config} is for local weights; {checkpoint} on the hub brings its own")
-        config_path, weights_path, found_revision = _download(checkpoint, revision)
+        config_path, weights_path, found_revision = download(checkpoint, revision, "config.yaml", WEIGHTS)
         name = checkpoint
     else:
         if revision is not None:
@@ -88,7 +86,7 @@ def load(checkpoint: str, config: str | None = None, revision: str | None = None
         config_path, weights_path = _find(path, config)
         name, found_revision = path.resolve().name, ""
     digest = hashlib.sha256(weights_path.read_bytes()).hexdigest()
-    return Checkpoint(_read_config(config_path), _read_state(weights_path), name, found_revision, digest)
+    return Checkpoint(read_yaml(config_path), read_state(weights_path), name, found_revision, digest)
 
 
 def build(checkpoint: Checkpoint) -> tuple[Vocos, EncodecFeatures | MelFeatures, Tensor | None, int]:
@@ -165,7 +163,16 @@ def _find(path: Path, config: str | None) -> tuple[Path, Path]:
     return config_path, weights
 
 
-def _download(repo_id: str, revision: str | None) -> tuple[Path, Path, str]:
+def is_hub_id(checkpoint: str) -> bool:
+    """owner/name, where that is neither a path nor looks like a file's."""
+    path = Path(checkpoint)
+    looks_like_file = path.suffix in (".ckpt", ".bin", ".pt", ".th", ".safetensors", ".onnx", ".yaml")
+    return not path.exists() and not looks_like_file and bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", checkpoint))
+
+
+def download(
+    repo_id: str, revision: str | None, config_name: str, weight_names: tuple[str, ...]
+) -> tuple[Path, Path, str]:
     """Config, weights and commit of a hub repository, from the cache where there is no network."""
     try:
         from huggingface_hub import hf_hub_download
@@ -179,13 +186,13 @@ def _download(repo_id: str, revision: str | None) -> tuple[Path, Path, str]:
         raise ImportError("hub downloads need huggingface-hub: pip install 'vocos-onnx[hub]'") from error
     at = f" at revision {revision}" if revision else ""
     try:
-        config = Path(hf_hub_download(repo_id, "config.yaml", revision=revision))
-        for name in WEIGHTS:
+        config = Path(hf_hub_download(repo_id, config_name, revision=revision))
+        for name in weight_names:
             try:
                 weights = Path(hf_hub_download(repo_id, name, revision=revision))
                 break
             except EntryNotFoundError:
-                if name == WEIGHTS[-1]:
+                if name == weight_names[-1]:
                     raise
     except (RepositoryNotFoundError, EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise FileNotFoundError(
@@ -195,7 +202,7 @@ def _download(repo_id: str, revision: str | None) -> tuple[Path, Path, str]:
     return config, weights, weights.parent.name  # the cache keeps files under snapshots/<commit>/
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -208,7 +215,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
@@ -289,9 +296,33 @@ def _encodec(
 
 
 def _mel(
-    sample_rate: int = 24_000, n_fft: int = 1024, hop_length: int = 256, n_mels: int = 100, padding: str = "center"
+    sample_rate: int = 24_000,
+    n_fft: int = 1024,
+    hop_length: int = 256,
+    n_mels: int = 100,
+    padding: str = "center",
+    f_min: float | None = None,
+    f_max: float | None = None,
+    norm: str | None = None,
+    mel_scale: str | None = None,
 ) -> tuple[MelFeatures, int]:
-    return MelFeatures(n_fft, hop_length, n_mels, padding), sample_rate
+    """The last four are not upstream's: langtech-bsc/vocos, branch matcha, has them for the mels of HiFi-GAN and Matcha.
+
+    There the logarithm clips at 1e-5. What is not given is as torchaudio has it.
+    """
+    fork = any(value is not None for value in (f_min, f_max, norm, mel_scale))
+    mel = MelFeatures(
+        n_fft,
+        hop_length,
+        n_mels,
+        padding,
+        f_min=float(f_min or 0),
+        f_max=float(f_max or sample_rate // 2),
+        mel_scale=mel_scale or "htk",
+        norm=norm or "none",
+        clip=1e-5 if fork else 1e-7,
+    )
+    return mel, sample_rate
 
 
 def _features(config: dict[str, Any]) -> tuple[EncodecFeatures | MelFeatures, int, int]:
@@ -307,12 +338,29 @@ def _features(config: dict[str, Any]) -> tuple[EncodecFeatures | MelFeatures, in
         )
     _check_args("feature_extractor", class_path, args, functions[class_path])
     if functions[class_path] is _mel:
-        mel, sample_rate = _mel(**args)
+        try:
+            mel, sample_rate = _mel(**args)
+        except ValueError as error:
+            raise CheckpointError(f"feature_extractor: {error}") from error
         return mel, sample_rate, 0
+    features = _encodec_features(args)
+    sample_rate, frame_rate = CODECS[features.codec]
+    return features, sample_rate, frame_rate
+
+
+def read_encodec_features(config: dict[str, Any]) -> EncodecFeatures:
+    """The features of a config that must be an encodec model's, without a fingerprint."""
+    features, _, _ = _features(config)
+    if not isinstance(features, EncodecFeatures):
+        raise CheckpointError("the config is that of a mel model: it has no encoder")
+    return features
+
+
+def _encodec_features(args: dict[str, Any]) -> EncodecFeatures:
     codec, bandwidths = _encodec(**args)
     if codec not in CODECS:
         raise CheckpointError(f"feature_extractor: encodec_model {codec!r} is not one of {', '.join(CODECS)}")
-    sample_rate, frame_rate = CODECS[codec]
+    _, frame_rate = CODECS[codec]
     try:
         kbps = tuple(float(b) for b in bandwidths)
         # a code of 1024 is 10 bits; upstream rounds down to whole codebooks, at least one
@@ -321,7 +369,7 @@ def _features(config: dict[str, Any]) -> tuple[EncodecFeatures | MelFeatures, in
         counts = ()
     if not counts:
         raise CheckpointError(f"feature_extractor: bandwidths is {bandwidths!r}, expected a list of kbps")
-    return EncodecFeatures(codec, max(counts), CODEBOOK_SIZE, kbps, counts, ""), sample_rate, frame_rate
+    return EncodecFeatures(codec, max(counts), CODEBOOK_SIZE, kbps, counts, "")
 
 
 def _load_state(model: Vocos, state: dict[str, Tensor]) -> None:

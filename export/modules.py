@@ -249,3 +249,40 @@ class Vocos(nn.Module):
 
     def to_waveform(self, spectrum: Tensor) -> Tensor:
         return self.head.to_waveform(spectrum)
+
+
+class STFTEncoder(nn.Module):
+    """The encoder of the codec in the box: audio (B, N) -> latents (B, CODE_DIM, ceil(N / HOP)).
+
+    Log-magnitude and unit phase of the STFT into ConvNeXt blocks. Frame t sees the samples of
+    [t·HOP - (N_FFT - HOP)/2, ... + N_FFT): "same" padding, with zeros outside; the last frame is completed with zeros.
+    """
+
+    n_fft, hop_length, code_dim = 1280, 320, 64
+
+    def __init__(self, dim: int = 192, num_layers: int = 4):
+        super().__init__()
+        self.backbone = VocosBackbone(3 * (self.n_fft // 2 + 1), dim, 3 * dim, num_layers)
+        self.out = nn.Linear(dim, self.code_dim)
+        # unit variance in every dimension: without it the commitment loss shrinks the latents to one point
+        self.norm = nn.BatchNorm1d(self.code_dim, affine=False, momentum=0.01)
+        self.register_buffer("window", torch.hann_window(self.n_fft))
+
+    @property
+    def context(self) -> int:
+        """Frames that its convolutions, of kernel 7 each, reach to either side."""
+        return 3 * (1 + len(self.backbone.convnext))
+
+    def forward(self, audio: Tensor) -> Tensor:
+        pad = (self.n_fft - self.hop_length) // 2
+        audio = F.pad(audio.float(), (pad, pad - audio.shape[-1] % -self.hop_length))
+        frames = audio.unfold(-1, self.n_fft, self.hop_length)
+        return self.encode(torch.view_as_real(torch.fft.rfft(frames * self.window)))
+
+    def encode(self, spectrum: Tensor) -> Tensor:
+        """Spectrum (B, T, N_FFT/2 + 1, 2) -> latents (B, CODE_DIM, T)."""
+        magnitude = spectrum.square().sum(-1).sqrt()
+        unit = spectrum / (magnitude + 1e-4)[..., None]
+        features = torch.cat([(magnitude + 1e-3).log() / 2, unit[..., 0], unit[..., 1]], dim=-1)
+        latents = self.out(self.backbone(features.transpose(1, 2))).float()
+        return self.norm(latents.transpose(1, 2))

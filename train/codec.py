@@ -6,40 +6,14 @@ Geometry of vocos-encodec-24khz: 24 kHz, hop 320 (75 frames/s), up to 16 codeboo
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vocos_onnx_export.modules import ISTFTHead, Vocos, VocosBackbone
+from vocos_onnx_export.modules import ISTFTHead, STFTEncoder, Vocos, VocosBackbone
 
-SAMPLE_RATE, N_FFT, HOP = 24_000, 1280, 320
-NUM_CODEBOOKS, BINS, CODE_DIM = 16, 1024, 64
+SAMPLE_RATE, N_FFT, HOP = 24_000, STFTEncoder.n_fft, STFTEncoder.hop_length
+NUM_CODEBOOKS, BINS, CODE_DIM = 16, 1024, STFTEncoder.code_dim
 BANDWIDTHS = (1.5, 3.0, 6.0, 12.0)  # kbps at 75 frames/s x 10 bits a code
 CODEBOOKS_OF = (2, 4, 8, 16)  # by bandwidth id
-
-
-class Encoder(nn.Module):
-    """Audio (B, N) -> latents (B, CODE_DIM, N // HOP): log-magnitude and unit phase of the STFT into ConvNeXt blocks.
-
-    Frame t sees the samples of [t*HOP - (N_FFT - HOP)/2, ... + N_FFT): "same" padding, with zeros outside.
-    """
-
-    def __init__(self, dim: int = 192, num_layers: int = 4):
-        super().__init__()
-        self.backbone = VocosBackbone(3 * (N_FFT // 2 + 1), dim, 3 * dim, num_layers)
-        self.out = nn.Linear(dim, CODE_DIM)
-        # unit variance in every dimension: without it the commitment loss shrinks the latents to one point
-        self.norm = nn.BatchNorm1d(CODE_DIM, affine=False, momentum=0.01)
-        self.register_buffer("window", torch.hann_window(N_FFT))
-
-    def forward(self, audio: Tensor) -> Tensor:
-        pad = (N_FFT - HOP) // 2
-        frames = F.pad(audio.float(), (pad, pad)).unfold(-1, N_FFT, HOP)
-        spectrum = torch.fft.rfft(frames * self.window)
-        magnitude = spectrum.abs()
-        unit = spectrum / (magnitude + 1e-4)
-        features = torch.cat([(magnitude + 1e-3).log() / 2, unit.real, unit.imag], dim=-1)
-        latents = self.out(self.backbone(features.transpose(1, 2))).float()
-        return self.norm(latents.transpose(1, 2))
 
 
 class ResidualQuantizer(nn.Module):
@@ -124,7 +98,7 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 class Codec(nn.Module):
     def __init__(self, dim: int = 256, num_layers: int = 6):
         super().__init__()
-        self.encoder = Encoder()
+        self.encoder = STFTEncoder()
         self.quantizer = ResidualQuantizer()
         self.decoder_config = {
             "backbone": {
@@ -157,7 +131,7 @@ class Codec(nn.Module):
     @torch.inference_mode()
     def encode(self, audio: Tensor, num_codebooks: int = NUM_CODEBOOKS) -> Tensor:
         """Audio (B, N) -> codes (K, B, ceil(N / HOP)); the last frame is completed with zeros."""
-        return self.quantizer.encode(self.encoder(F.pad(audio, (0, -audio.shape[-1] % HOP))), num_codebooks)
+        return self.quantizer.encode(self.encoder(audio), num_codebooks)
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:

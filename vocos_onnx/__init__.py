@@ -1,7 +1,9 @@
 """Vocos without torch: EnCodec tokens or mel spectrograms to audio, with onnxruntime and numpy."""
 
-from .config import ModelConfig
+from .audio import load_audio, save_audio
+from .config import EncoderConfig, ModelConfig
+from .encodec import EncodecONNX
 from .vocoder import VocosONNX
 
-__all__ = ["ModelConfig", "VocosONNX"]
+__all__ = ["EncodecONNX", "EncoderConfig", "ModelConfig", "VocosONNX", "load_audio", "save_audio"]
 __version__ = "0.1.0"

@@ -1,13 +1,127 @@
-"""Waveform -> file."""
+"""Files -> mono waveforms of the rate that is wanted, and back."""
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
+
+Float = npt.NDArray[np.float32]
+
+MIN_RATE, MAX_RATE = 1000, 384_000
+_BLOCK = 1 << 18  # samples read at once
+_FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31}
+
+
+def load_audio(path: str | os.PathLike[str], sample_rate: int) -> Float:
+    """Read a file as mono audio of one sample rate.
+
+    Everything that libsndfile reads: wav, flac, ogg, mp3, aiff, ...; any sample type, rate and number of channels. The
+    channels are mixed by their mean, then the result is resampled (see ``resample``) where its rate is another.
+
+    Returns:
+        (samples,) float32, full scale is ±1: ceil(N · sample_rate / rate) samples from a file with N of them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not audio, damaged or shorter than its header says, empty, or holds NaN or infinity.
+    """
+    import soundfile  # not needed to decode, and slow to load
+
+    _check_rate(sample_rate)
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no audio file {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; expected audio such as .wav, .flac, .ogg or .mp3")
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate, frames = file.samplerate, file.frames
+            # mixed while reading, so that the channels of a long file never are in memory together
+            blocks = [b.mean(axis=1) for b in file.blocks(_BLOCK, dtype="float32", always_2d=True)]
+    except soundfile.LibsndfileError as error:
+        raise ValueError(
+            f"cannot read {path} as audio: {error.error_string} It may be damaged or of another kind"
+        ) from None
+    audio = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if len(audio) < frames:
+        raise ValueError(f"{path} is truncated: its header promises {frames} samples, and it holds {len(audio)}")
+    try:
+        return read_waveform(audio, rate, sample_rate)[0]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:
+    """Audio (N,) or (B, N) as float32 (B, ceil(N · to / sample_rate)) of the rate ``to``. Raises ValueError."""
+    _check_rate(sample_rate)
+    given = np.asarray(audio)
+    if given.ndim not in (1, 2):
+        raise ValueError(f"audio has shape {given.shape}, expected (samples,), or (batch, samples)")
+    if given.size == 0:
+        raise ValueError(f"audio is empty, shape {given.shape}; expected at least one sample")
+    if given.ndim == 2 and given.shape[1] <= 8 < given.shape[0]:
+        raise ValueError(
+            f"audio has shape {given.shape}, expected (batch, samples); it looks like (samples, channels): "
+            "mix it down with audio.mean(axis=1), or pass audio.T for each channel on its own"
+        )
+    if given.dtype in _FULL_SCALE:
+        given = given / np.float32(_FULL_SCALE[given.dtype])
+    elif not np.issubdtype(given.dtype, np.floating):
+        raise ValueError(
+            f"audio has dtype {given.dtype}, expected floats with full scale ±1, int16 or int32; convert it and scale it"
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        waveform = np.ascontiguousarray(given.reshape(-1, given.shape[-1]), np.float32)
+    if not np.isfinite(waveform).all():
+        bad = np.argmin(np.isfinite(waveform).all(axis=0))
+        raise ValueError(f"audio holds NaN or infinity, first at sample {bad}; expected finite values")
+    return resample(waveform, sample_rate, to)
+
+
+def resample(audio: Float, rate: int, to: int) -> Float:
+    """Audio (..., N) from one sample rate in Hz to another: (..., ceil(N · to / rate)) float32.
+
+    A polyphase filter of scipy, linear phase, without delay, whose low-pass is a Kaiser-windowed sinc of 64 zero
+    crossings on each side. With f the lower of the two rates: flat within 0.001 dB up to 0.45 f, and at least
+    98 dB down from 0.5 f on, so that nothing folds back (measured; tests/test_audio.py). Equal rates return the audio as it is.
+    """
+    if rate == to:
+        return audio
+    from scipy.signal import resample_poly  # a second to load: only where it is needed
+
+    factor = math.gcd(rate, to)
+    up, down = to // factor, rate // factor
+    resampled: Float = resample_poly(audio, up, down, axis=-1, window=_low_pass(max(up, down)))
+    return resampled
+
+
+@lru_cache(maxsize=4)
+def _low_pass(factor: int) -> Float:
+    """Low-pass (128 · factor + 1,) for resampling by up or down, the larger of which is ``factor``.
+
+    Kaiser & Schafer 1980: an attenuation of A dB takes beta = 0.1102 (A - 8.7) and a transition band of
+    (A - 7.95) / (2.285 · 128 factor) rad, which for A = 100 is 0.1 π/factor: centred on 0.95, it ends at 1.
+    """
+    from scipy.signal import firwin
+
+    taps: Float = firwin(128 * factor + 1, 0.95 / factor, window=("kaiser", 0.1102 * (100 - 8.7))).astype(np.float32)
+    return taps
+
+
+def _check_rate(sample_rate: int) -> None:
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int | np.integer):
+        raise ValueError(f"sample_rate is {sample_rate!r}, expected an integer in Hz")
+    if not MIN_RATE <= sample_rate <= MAX_RATE:
+        raise ValueError(f"sample_rate is {sample_rate}, expected {MIN_RATE} to {MAX_RATE} Hz")
 
 
 def audio_format(path: str | os.PathLike[str]) -> str:
@@ -15,19 +129,35 @@ def audio_format(path: str | os.PathLike[str]) -> str:
 
     Raises:
         ValueError: an ending that libsndfile does not know.
-        FileNotFoundError, IsADirectoryError: the folder does not exist, or the path is a folder itself.
+        OSError: as ``check_target`` does.
     """
-    import soundfile  # not needed to decode, and slow to load
+    import soundfile
 
     path = Path(path)
     kind = path.suffix[1:].upper()
     if kind not in soundfile.available_formats():
         raise ValueError(f"{path.name!r} does not end in a known kind of audio file; try .wav or .flac")
+    check_target(path)
+    return kind
+
+
+def check_target(path: Path) -> None:
+    """Raises FileNotFoundError, PermissionError or IsADirectoryError where no file of that name can be written."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to; create it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"the folder {path.parent} cannot be written, and {path.name} is to go there")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file")
-    return kind
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Inside it write to the path that it gives: it becomes the file at the end, unless there was an exception."""
+    with tempfile.TemporaryDirectory(prefix=".vocos-", dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        yield partial
+        partial.replace(path)
 
 
 def save_audio(path: str | os.PathLike[str], audio: npt.NDArray[Any], sample_rate: int) -> None:
@@ -40,7 +170,5 @@ def save_audio(path: str | os.PathLike[str], audio: npt.NDArray[Any], sample_rat
 
     path = Path(path)
     kind = audio_format(path)
-    with tempfile.TemporaryDirectory(prefix=".vocos-", dir=path.parent) as folder:
-        partial = Path(folder) / path.name
+    with whole_file(path) as partial:
         soundfile.write(partial, audio, sample_rate, format=kind)
-        partial.replace(path)

@@ -4,54 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .config import METADATA_KEY, ModelConfig
-
-Provider = str | tuple[str, dict[str, Any]]
-
-# ORT searches every cuDNN algorithm anew for each input length unless told otherwise.
-_DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {"CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC"}}
+from .session import Provider, check_graph, open_session, read_config
 
 
 class Backbone:
     """The session of one model file. ``config`` is read from the file, ``providers`` is what the session runs on."""
 
     def __init__(self, path: str | os.PathLike[str], providers: Sequence[Provider] | None, threads: int | None):
-        ort = _onnxruntime()
-        if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-            raise ValueError(f"threads is {threads!r}, expected an integer of 1 or more, or None for all cores")
-        path = Path(path)
-        if not path.exists():
-            raise FileNotFoundError(f"no model file {path}; make one with: vocos-onnx export CHECKPOINT -o {path}")
-        if not path.is_file():
-            raise ValueError(f"{path} is not a file; expected the .onnx file that vocos-onnx export wrote")
-        wanted = _choose_providers(providers, ort.get_available_providers())
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=wanted)
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"onnxruntime cannot load {path} ({path.stat().st_size} bytes): {reason}. If the file is truncated or "
-                "not an ONNX model, copy or export it again"
-            ) from error
+        self._session = open_session(path, providers, threads, METADATA_KEY)
         self.providers: list[str] = self._session.get_providers()
-        if providers is not None:
-            absent = [p for p, _ in wanted if p not in self.providers]
-            if absent:
-                raise RuntimeError(
-                    f"onnxruntime could not start {', '.join(absent)} and would run on {', '.join(self.providers)}; "
-                    "its log above says why (often a missing CUDA or cuDNN library: pip install 'vocos-onnx[gpu]')"
-                )
-        self.config = self._read_config(path)
+        self.config = read_config(self._session, path, METADATA_KEY, self._parse)
 
     def spectrum(self, features: npt.NDArray[np.float32], bandwidth_id: int | None) -> npt.NDArray[Any]:
         """Features (B, C, T) -> spectrum (B, T, n_fft/2 + 1) complex64; from an IMDCT head (B, T, n_fft/2) float32."""
@@ -76,22 +44,8 @@ class Backbone:
         (codebooks,) = self._session.run(["codebooks"], inputs)
         return codebooks
 
-    def _read_config(self, path: Path) -> ModelConfig:
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        if METADATA_KEY not in metadata:
-            raise ValueError(
-                f"{path} is an ONNX model but not one of vocos-onnx: its metadata has no entry {METADATA_KEY!r}; "
-                "export the checkpoint with: vocos-onnx export"
-            )
-        try:
-            config = ModelConfig.from_json(metadata[METADATA_KEY])
-            self._check_graph(config)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}; export the checkpoint again with this version") from None
-        return config
-
-    def _check_graph(self, config: ModelConfig) -> None:
-        """The graph must be the one that the metadata describes."""
+    def _parse(self, metadata: str) -> ModelConfig:
+        config = ModelConfig.from_json(metadata)
         bins = config.n_fft // 2
         tail: list[int] = [bins + 1, 2] if config.head == "istft" else [bins]
         expected: dict[str, list[int | str]] = {
@@ -103,39 +57,5 @@ class Backbone:
         if config.encodec is not None:
             enc = config.encodec
             expected["codebooks"] = [enc.num_codebooks, enc.codebook_size, config.feature_channels]
-        found = {node.name: node.shape for node in (*self._session.get_inputs(), *self._session.get_outputs())}
-        if found != expected:
-            raise ValueError(f"the metadata contradicts the graph: its inputs and outputs are {found}, not {expected}")
-
-
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-
-        onnxruntime.InferenceSession  # noqa: B018  what a half-removed wheel leaves behind is an empty module
-    except (ImportError, AttributeError) as error:
-        raise ImportError(
-            "onnxruntime is not installed: pip install 'vocos-onnx[cpu]', or 'vocos-onnx[gpu]' for CUDA (not both)"
-        ) from error
-    return onnxruntime
-
-
-def _choose_providers(providers: Sequence[Provider] | None, available: list[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Names or (name, options) pairs as pairs; by default CUDA where onnxruntime has it, and the CPU."""
-    if providers is None:
-        providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
-    if isinstance(providers, str) or not providers:
-        raise ValueError(f"providers is {providers!r}, expected a list of one or more of {', '.join(available)}")
-    chosen = []
-    for provider in providers:
-        pair = (provider, {}) if isinstance(provider, str) else provider
-        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], dict)):
-            raise ValueError(f"providers holds {provider!r}, expected a name or a (name, options) pair")
-        name, options = pair
-        if name not in available:
-            raise ValueError(
-                f"provider {name!r} is not in this onnxruntime, which has {', '.join(available)}; "
-                "for CUDA install 'vocos-onnx[gpu]' instead of 'vocos-onnx[cpu]'"
-            )
-        chosen.append((name, {**_DEFAULT_OPTIONS.get(name, {}), **options}))
-    return chosen
+        check_graph(self._session, expected)
+        return config

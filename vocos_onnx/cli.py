@@ -1,24 +1,30 @@
-"""The command line. Bad input ends with exit code 2 and one line, never with a traceback."""
+"""The command line. Bad input ends with exit code 2 and one line for each bad file, never with a traceback."""
 
 from __future__ import annotations
 
 import argparse
+import operator
+import shutil
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
 from . import __version__
-from .audio import audio_format, save_audio
-from .vocoder import VocosONNX, default_model
+from .audio import audio_format, check_target, load_audio, save_audio, whole_file
+from .config import ENCODER_KEY, METADATA_KEY
+from .encodec import EncodecONNX
+from .session import open_session
+from .vocoder import DEFAULT_BANDWIDTH, VocosONNX, default_model
 
 DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
+BAD_INPUT = (ValueError, OSError, ImportError, RuntimeError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,14 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"vocos-onnx: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except BAD_INPUT as error:
+        _complain(error)
         return 2
     return 0
 
 
+def _complain(error: Exception) -> None:
+    print(f"vocos-onnx: error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vocos-onnx", description="Vocos without torch: tokens to 24 kHz audio.")
+    parser = argparse.ArgumentParser(
+        prog="vocos-onnx", description="Vocos without torch: tokens to 24 kHz audio, and audio to tokens."
+    )
     parser.add_argument("--version", action="version", version=f"vocos-onnx {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -51,6 +63,23 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("--layout", default="kbt", help="axes of 3-D tokens: kbt (codebooks, batch, frames) or bkt")
     decode.set_defaults(run=_decode)
 
+    files = argparse.ArgumentParser(add_help=False)
+    files.add_argument("inputs", type=Path, nargs="+", metavar="IN", help="audio files of any kind, rate and channels")
+    files.add_argument("--bandwidth", type=float, metavar="KBPS", help=f"default: {DEFAULT_BANDWIDTH:g}")
+    files.add_argument("--encoder", metavar="E", help="encoder .onnx (default: that of the codec in the box)")
+
+    encode = commands.add_parser("encode", parents=[session, files], help="encode audio files to tokens")
+    encode.add_argument("output", type=Path, metavar="OUT", help=".npz file to write, or a folder that exists")
+    encode.set_defaults(run=_encode)
+
+    resynth = commands.add_parser(
+        "resynth", parents=[session, files], help="copy-synthesis: audio files through tokens or mels, and back"
+    )
+    resynth.add_argument("output", type=Path, metavar="OUT", help="audio file to write, or a folder that exists")
+    resynth.add_argument("--model", metavar="M", help=".onnx model (default: the codec in the box)")
+    resynth.add_argument("--plot", type=Path, metavar="P.png", help="draw the two spectrograms, of one file")
+    resynth.set_defaults(run=_resynth)
+
     info = commands.add_parser("info", help="say what a model file is")
     info.add_argument("model", nargs="?", metavar="MODEL", help="default: the codec in the box")
     info.set_defaults(run=_info)
@@ -65,12 +94,20 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--config", help="config.yaml, where it is not beside the weights")
     export.add_argument("--revision", help="branch, tag or commit of a hub id")
     export.set_defaults(run=_export)
+
+    encoder = commands.add_parser(
+        "export-encodec", help="convert an EnCodec checkpoint's encoder to .onnx (needs the extra [export])"
+    )
+    encoder.add_argument("checkpoint", metavar="CHECKPOINT", help="Meta's .th file, folder, or facebook/encodec_24khz")
+    encoder.add_argument("-o", "--output", required=True, metavar="ENCODER.onnx")
+    encoder.add_argument("--revision", help="branch, tag or commit of a hub id")
+    encoder.set_defaults(run=_export_encodec)
     return parser
 
 
 def _decode(args: argparse.Namespace) -> None:
     audio_format(args.output)  # an output that cannot be written should fail before the work, not after
-    tokens = load_tokens(args.tokens)
+    tokens, samples = load_tokens(args.tokens)
     vocos = _open(args, args.model)
     audio = vocos.decode(tokens, args.bandwidth_id, layout=args.layout)
     if audio.ndim == 2:
@@ -80,15 +117,135 @@ def _decode(args: argparse.Namespace) -> None:
                 "save each item's tokens (codebooks, frames) to a file of its own"
             )
         audio = audio[0]
+    if samples is not None:
+        if not len(audio) - vocos.hop_length < samples <= len(audio):
+            raise ValueError(
+                f"{args.tokens} says that it is of {samples} samples, but {tokens.shape[-1]} frames are "
+                f"{len(audio) - vocos.hop_length + 1} to {len(audio)} of them: it is not whole"
+            )
+        audio = audio[:samples]
     save_audio(args.output, audio, vocos.sample_rate)
     print(f"wrote {args.output}: {len(audio) / vocos.sample_rate:.2f} s at {vocos.sample_rate} Hz")
 
 
+def _encode(args: argparse.Namespace) -> None:
+    targets = _targets(args.inputs, args.output, ".npz")
+    if any(target.suffix != ".npz" for _, target in targets):
+        raise ValueError(f"{args.output.name!r} does not end in .npz, the kind of file that tokens are written to")
+    encoder = EncodecONNX(args.encoder, **_options(args))
+    bandwidth = DEFAULT_BANDWIDTH if args.bandwidth is None else args.bandwidth
+
+    def one(source: Path, target: Path, progress: Callable[[int, int], None]) -> str:
+        audio = load_audio(source, encoder.sample_rate)
+        tokens = encoder.encode(audio, encoder.sample_rate, bandwidth, progress=progress).astype(np.int16)
+        with whole_file(target) as partial:
+            np.savez_compressed(partial, tokens=tokens, samples=len(audio), sample_rate=encoder.sample_rate)
+        shape = " x ".join(map(str, tokens.shape))
+        return f"wrote {target}: {shape} tokens, {len(audio) / encoder.sample_rate:.2f} s at {bandwidth:g} kbps"
+
+    _each(targets, one)
+
+
+def _resynth(args: argparse.Namespace) -> None:
+    targets = _targets(args.inputs, args.output, ".wav")
+    for _, target in targets:
+        audio_format(target)
+    if args.plot:
+        from .plot import check_plot, save_plot
+
+        if len(targets) > 1:
+            raise ValueError(f"--plot draws one recording, and {len(targets)} are given; leave it out")
+        check_plot(args.plot)
+    vocos = VocosONNX(args.model, encoder=args.encoder, **_options(args))
+
+    def one(source: Path, target: Path, progress: Callable[[int, int], None]) -> str:
+        rate = vocos.sample_rate
+        audio = load_audio(source, rate)
+        # whole frames are decoded: what is longer than the recording is cut off
+        copy = vocos(audio, rate, bandwidth=args.bandwidth, progress=progress)[: len(audio)]
+        save_audio(target, copy, rate)
+        if args.plot:
+            save_plot(args.plot, {str(source): audio, str(target): copy}, rate)
+        return f"wrote {target}: {len(copy) / rate:.2f} s at {rate} Hz"
+
+    _each(targets, one)
+
+
+def _targets(inputs: list[Path], output: Path, suffix: str) -> list[tuple[Path, Path]]:
+    """Each input with the file it goes to: the output, or one of its own name in that folder."""
+    if len(inputs) == 1 and not output.is_dir():
+        targets = [(inputs[0], output)]
+    elif output.is_dir():
+        targets = [(source, output / (source.stem + suffix)) for source in inputs]
+    else:
+        raise FileNotFoundError(f"{len(inputs)} files need a folder to go to, and {output} is none; create it first")
+    sources: dict[Path, Path] = {}
+    for source, target in targets:
+        check_target(target)
+        if target.exists() and source.exists() and target.samefile(source):
+            raise ValueError(f"{target} would be written over itself; choose another output")
+        if target in sources:
+            raise ValueError(f"{sources[target]} and {source} would both be written to {target}; rename one of them")
+        sources[target] = source
+    return targets
+
+
+def _each(targets: list[tuple[Path, Path]], one: Callable[[Path, Path, Callable[[int, int], None]], str]) -> None:
+    """Do one after another. A bad file is reported and does not keep the others from being done."""
+    failed = 0
+    for i, (source, target) in enumerate(targets):
+        bar = _Bar(sys.stderr, str(source), i, len(targets))
+        try:
+            done = one(source, target, bar)
+        except BAD_INPUT as error:
+            bar.clear()
+            if len(targets) == 1:
+                raise
+            _complain(error)
+            failed += 1
+        else:
+            bar.clear()
+            print(done, flush=True)
+    if failed:
+        raise ValueError(f"{failed} of {len(targets)} files failed")
+
+
+class _Bar:
+    """A line of progress on a terminal: over all files, the one at hand by the frames that it has done."""
+
+    WIDTH = 30
+
+    def __init__(self, stream: TextIO, name: str, index: int, count: int):
+        self.stream, self.name, self.index, self.count = stream, name, index, count
+        self.quiet = not stream.isatty()
+        self.length = 0
+        if count > 1:
+            self(0, 1)
+
+    def __call__(self, done: int, frames: int) -> None:
+        if self.quiet:
+            return
+        share = (self.index + done / frames) / self.count
+        full = round(share * self.WIDTH)
+        line = f"[{'#' * full}{'.' * (self.WIDTH - full)}] {share:4.0%} {self.index + 1}/{self.count} {self.name}"
+        line = line[: shutil.get_terminal_size().columns - 1]
+        self.stream.write("\r" + line.ljust(self.length))
+        self.stream.flush()
+        self.length = len(line)
+
+    def clear(self) -> None:
+        if self.length:
+            self.stream.write("\r" + " " * self.length + "\r")
+            self.stream.flush()
+
+
 def _info(args: argparse.Namespace) -> None:
     path = Path(args.model) if args.model else default_model()
-    vocos = VocosONNX(path, providers=["CPUExecutionProvider"])
-    print(f"model: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    for name, value in asdict(vocos.config).items():
+    session = open_session(path, ["CPUExecutionProvider"], None, METADATA_KEY)
+    is_encoder = ENCODER_KEY in session.get_modelmeta().custom_metadata_map
+    config = (EncodecONNX if is_encoder else VocosONNX)(path, providers=["CPUExecutionProvider"]).config
+    print(f"{'encoder' if is_encoder else 'model'}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    for name, value in asdict(config).items():
         if isinstance(value, dict):
             print(f"{name}:")
             for inner, inner_value in value.items():
@@ -121,20 +278,33 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    _load_export().export(args.checkpoint, args.output, config=args.config, revision=args.revision)
+
+
+def _export_encodec(args: argparse.Namespace) -> None:
+    _load_export().export_encodec(args.checkpoint, args.output, revision=args.revision)
+
+
+def _load_export() -> Any:
     try:
-        from vocos_onnx_export import export
+        import vocos_onnx_export
     except ModuleNotFoundError as error:
         raise ImportError(f"export needs {error.name}: pip install 'vocos-onnx[export]'") from error
-    export(args.checkpoint, args.output, config=args.config, revision=args.revision)
+    return vocos_onnx_export
 
 
 def _open(args: argparse.Namespace, model: str | None) -> VocosONNX:
-    return VocosONNX(model, providers=[args.provider] if args.provider else None, threads=args.threads)
+    return VocosONNX(model, **_options(args))
 
 
-def load_tokens(path: Path) -> npt.NDArray[Any]:
-    """The array of a .npy file, or of a .npz file the one named tokens or codes, or its only one.
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return {"providers": [args.provider] if args.provider else None, "threads": args.threads}
 
+
+def load_tokens(path: Path) -> tuple[npt.NDArray[Any], int | None]:
+    """The array of a .npy file, or of a .npz file the one named tokens or codes, or its only one; and its samples.
+
+    ``samples`` is how long the recording was, where a .npz file says it, as ``vocos-onnx encode`` does.
     Raises FileNotFoundError, or ValueError where the file is of another kind, damaged, or holds Python objects.
     """
     if not path.exists():
@@ -143,15 +313,15 @@ def load_tokens(path: Path) -> npt.NDArray[Any]:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
-                return loaded
+                return loaded, None
             names = [n for n in ("tokens", "codes") if n in loaded.files] or loaded.files
             if len(names) != 1:
                 raise ValueError(
                     f"it holds arrays named {', '.join(loaded.files) or 'nothing'}; name one of them tokens"
                 )
-            array: npt.NDArray[Any] = loaded[names[0]]
-            return array
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+            samples = operator.index(loaded["samples"].item()) if "samples" in loaded.files else None
+            return loaded[names[0]], samples
+    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"cannot read {path} as .npy or .npz: {error}") from None
 
 

@@ -1,4 +1,4 @@
-"""What a model is: a frozen description, kept as JSON in the metadata of the .onnx file.
+"""What a model or an encoder is: a frozen description, kept as JSON in the metadata of the .onnx file.
 
 The export writes it with ``to_json``; the runtime reads it with ``from_json``. Every key is required and no other is
 allowed, so a file of another version, or a damaged one, is refused instead of half understood.
@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 METADATA_KEY = "vocos_onnx"
-FORMAT = 1
+ENCODER_KEY = "vocos_onnx_encoder"
+FORMAT = 2
 HEADS = ("istft", "imdct_symexp", "imdct_cos")
 PADDINGS = ("same", "center")
+MEL_SCALES = ("htk", "slaney")
+MEL_NORMS = ("none", "slaney")
+ENCODER_INPUTS = ("audio", "spectrum")
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,37 @@ class EncodecFeatures:
 
 @dataclass(frozen=True)
 class MelFeatures:
-    """Log-mel spectrogram: HTK scale, magnitudes (power 1), natural logarithm of values clipped at 1e-7."""
+    """Log-mel spectrogram of magnitudes, ln(max(mel, clip)); see ``vocos_onnx.mel.log_mel``.
+
+    A bin's magnitude is sqrt(re² + im² + power_offset). The mel scale is "htk" or "slaney"; the norm "none" (triangles
+    of height 1) or "slaney" (of area 1, with frequencies in Hz).
+    """
 
     n_fft: int
     hop_length: int
     n_mels: int
     padding: str
+    f_min: float
+    f_max: float
+    mel_scale: str = "htk"
+    norm: str = "none"
+    clip: float = 1e-7
+    power_offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where values are out of range."""
+        for name in ("n_fft", "hop_length", "n_mels"):
+            _require(getattr(self, name) > 0, f"mel {name} is {getattr(self, name)}, expected a positive integer")
+        _require(self.padding in PADDINGS, f"mel padding is {self.padding!r}, expected one of {PADDINGS}")
+        _require(self.mel_scale in MEL_SCALES, f"mel_scale is {self.mel_scale!r}, expected one of {MEL_SCALES}")
+        _require(self.norm in MEL_NORMS, f"mel norm is {self.norm!r}, expected one of {MEL_NORMS}")
+        _require(
+            0 <= self.f_min < self.f_max,
+            f"mel f_min is {self.f_min:g} and f_max {self.f_max:g}, expected 0 <= f_min < f_max",
+        )
+        _require(self.clip > 0, f"mel clip is {self.clip:g}, expected more than 0")
+        _require(self.power_offset >= 0, f"mel power_offset is {self.power_offset:g}, expected 0 or more")
+        _require(self.n_fft >= self.hop_length, f"mel n_fft is {self.n_fft}, expected at least {self.hop_length}")
 
 
 @dataclass(frozen=True)
@@ -94,7 +123,6 @@ class ModelConfig:
         _require((self.encodec is None) != (self.mel is None), "exactly one of encodec and mel features must be given")
         if self.mel is not None:
             mel = self.mel
-            _require(mel.padding in PADDINGS, f"mel padding is {mel.padding!r}, expected one of {PADDINGS}")
             _require(
                 mel.n_mels == self.feature_channels,
                 f"mel features have {mel.n_mels} bands but the network takes {self.feature_channels} channels",
@@ -103,40 +131,105 @@ class ModelConfig:
                 mel.hop_length == self.hop_length,
                 f"mel hop_length is {mel.hop_length} but the head's is {self.hop_length}: they must be equal",
             )
-            _require(mel.n_fft >= mel.hop_length, f"mel n_fft is {mel.n_fft}, expected at least {mel.hop_length}")
+            _require(
+                mel.f_max <= self.sample_rate / 2,
+                f"mel f_max is {mel.f_max:g}, expected at most half the sample rate, {self.sample_rate / 2:g}",
+            )
         if self.encodec is not None:
             enc = self.encodec
-            _require(enc.num_codebooks > 0 and enc.codebook_size > 0, "encodec features need at least one codebook")
-            _require(
-                len(enc.bandwidths) == len(enc.codebooks_per_bandwidth) > 0,
-                f"{len(enc.bandwidths)} bandwidths but {len(enc.codebooks_per_bandwidth)} codebook counts",
-            )
-            _require(
-                all(1 <= k <= enc.num_codebooks for k in enc.codebooks_per_bandwidth),
-                f"codebooks_per_bandwidth is {enc.codebooks_per_bandwidth}, expected 1 to {enc.num_codebooks} each",
-            )
+            _check_bandwidths(enc.num_codebooks, enc.codebook_size, enc.bandwidths, enc.codebooks_per_bandwidth)
             _require(
                 self.num_bandwidth_ids == 0 or self.num_bandwidth_ids >= len(enc.bandwidths),
                 f"{len(enc.bandwidths)} bandwidths but only {self.num_bandwidth_ids} bandwidth embeddings",
             )
 
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, **asdict(self)})
+        return _to_json(self)
 
     @classmethod
     def from_json(cls, text: str) -> ModelConfig:
         """Read what ``to_json`` wrote. Raises ValueError naming what is missing, unknown, mistyped or contradictory."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"the metadata is not JSON: {error}") from None
-        _require(isinstance(data, dict), "the metadata is not a JSON object")
-        version = data.pop("format", None)
-        _require(version == FORMAT, f"the metadata has format {version!r}, this version reads format {FORMAT}")
-        return _read(cls, data, "")
+        return _from_json(cls, text)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What the runtime must know about an encoder beside its graph.
+
+    The graph takes "audio" (batch, samples) or its "spectrum" (batch, frames, n_fft/2 + 1, 2), of a Hann window and
+    ``same`` padding; n_fft is 0 for audio. To encode a stretch of audio exactly it must also see ``left_context`` frames before it and
+    ``right_context`` frames after it. ``codebooks_sha256[k - 1]`` is the sha256 of the first k codebooks, little-endian
+    float32: a decoder of k codebooks whose fingerprint it is understands the tokens.
+    """
+
+    codec: str
+    input: str
+    sample_rate: int
+    n_fft: int
+    hop_length: int
+    channels: int
+    left_context: int
+    right_context: int
+    codebook_size: int
+    bandwidths: tuple[float, ...]
+    codebooks_per_bandwidth: tuple[int, ...]
+    codebooks_sha256: tuple[str, ...]
+    source: Source
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where values are out of range or contradict one another."""
+        _require(self.input in ENCODER_INPUTS, f"input is {self.input!r}, expected one of {ENCODER_INPUTS}")
+        for name in ("sample_rate", "hop_length", "channels"):
+            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}, expected a positive integer")
+        if self.input == "spectrum":
+            _require(
+                self.n_fft >= self.hop_length and self.n_fft % 2 == 0,
+                f"n_fft is {self.n_fft}, expected a multiple of 2 and at least the hop_length, {self.hop_length}",
+            )
+        for name in ("left_context", "right_context"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected 0 or more")
+        _check_bandwidths(self.num_codebooks, self.codebook_size, self.bandwidths, self.codebooks_per_bandwidth)
+
+    @property
+    def num_codebooks(self) -> int:
+        return len(self.codebooks_sha256)
+
+    def to_json(self) -> str:
+        return _to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> EncoderConfig:
+        """Read what ``to_json`` wrote. Raises ValueError naming what is missing, unknown, mistyped or contradictory."""
+        return _from_json(cls, text)
 
 
 _T = TypeVar("_T")
+
+
+def _to_json(config: Any) -> str:
+    return json.dumps({"format": FORMAT, **asdict(config)})
+
+
+def _from_json(cls: type[_T], text: str) -> _T:
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the metadata is not JSON: {error}") from None
+    _require(isinstance(data, dict), "the metadata is not a JSON object")
+    version = data.pop("format", None)
+    _require(version == FORMAT, f"the metadata has format {version!r}, this version reads format {FORMAT}")
+    return _read(cls, data, "")
+
+
+def _check_bandwidths(
+    num_codebooks: int, codebook_size: int, bandwidths: tuple[float, ...], counts: tuple[int, ...]
+) -> None:
+    _require(num_codebooks > 0 and codebook_size > 0, "encodec features need at least one codebook")
+    _require(len(bandwidths) == len(counts) > 0, f"{len(bandwidths)} bandwidths but {len(counts)} codebook counts")
+    _require(
+        all(1 <= k <= num_codebooks for k in counts),
+        f"codebooks_per_bandwidth is {counts}, expected 1 to {num_codebooks} each",
+    )
 
 
 def _read(cls: type[_T], data: Any, where: str) -> _T:
@@ -153,9 +246,9 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     for nested in (EncodecFeatures, MelFeatures, Source):
         if hint in (nested, nested | None):
             return None if value is None and hint is not nested else _read(nested, value, name + ".")
-    if hint in (tuple[int, ...], tuple[float, ...]):
+    if hint in (tuple[int, ...], tuple[float, ...], tuple[str, ...]):
         _require(isinstance(value, list), f"{name} is {value!r}, expected a list")
-        element = int if hint == tuple[int, ...] else float
+        (element, _) = get_args(hint)
         return tuple(_value(element, v, name) for v in value)
     if hint is float and type(value) is int:
         value = float(value)

@@ -1,6 +1,6 @@
-"""Spectrum -> waveform: inverse transform of every frame, windowed overlap-add, normalisation, trim.
+"""Spectrum -> waveform: inverse transform of every frame, windowed overlap-add, normalisation, trim; and the STFT.
 
-All of it in float32, vectorised over batch and frames. Both transforms follow vocos 0.1.0, ``vocos/spectral_ops.py``.
+Vectorised over batch and frames, the way back in float32. It follows vocos 0.1.0, ``vocos/spectral_ops.py``.
 """
 
 from __future__ import annotations
@@ -37,6 +37,21 @@ def istft(spectrum: npt.NDArray[np.complex64], n_fft: int, hop_length: int, padd
     return audio
 
 
+def stft(
+    audio: npt.NDArray[np.floating[Any]], n_fft: int, hop_length: int
+) -> npt.NDArray[np.complexfloating[Any, Any]]:
+    """Short-time Fourier transform with a periodic Hann window of n_fft samples, and no padding.
+
+    Args:
+        audio: (B, N), N >= n_fft.
+
+    Returns:
+        (B, 1 + (N - n_fft) // hop_length, n_fft/2 + 1), complex in the precision of the audio.
+    """
+    frames = np.lib.stride_tricks.sliding_window_view(audio, n_fft, axis=-1)[:, ::hop_length]
+    return np.fft.rfft(frames * _hann(n_fft).astype(audio.dtype))
+
+
 def imdct(spectrum: Float, padding: str) -> Float:
     """Inverse MDCT with a sine window, hop N.
 
@@ -63,7 +78,11 @@ def imdct(spectrum: Float, padding: str) -> Float:
 
 def hann_window(n_fft: int) -> Float:
     """Periodic Hann window (n_fft,): ½ - ½ cos(2π n / n_fft)."""
-    window: Float = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
+    return _hann(n_fft).astype(np.float32)
+
+
+def _hann(n_fft: int) -> npt.NDArray[np.float64]:
+    window: npt.NDArray[np.float64] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     return window
 
 

@@ -1,29 +1,35 @@
-"""The story: tokens -> features -> spectrum -> waveform."""
+"""The story: tokens -> features -> spectrum -> waveform; from a recording, first audio -> tokens or features."""
 
 from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .backbone import Backbone, Provider
+from .audio import read_waveform
+from .backbone import Backbone
 from .codebooks import lookup, read_tokens
 from .config import ModelConfig
+from .encodec import EncodecONNX
 from .istft import imdct, istft
+from .mel import log_mel
+from .session import Provider, default_file
 
 Float = npt.NDArray[np.float32]
+Encoder = EncodecONNX | str | os.PathLike[str]
+
+BOX_CODEC = "vocos_onnx_24khz"
+DEFAULT_BANDWIDTH = 6.0  # kbps
 
 
 def default_model() -> Path:
-    """The model in the box: in the installed package, or beside it in a checkout."""
-    name = "vocos-codec-24khz.onnx"
-    package = Path(__file__).resolve().parent
-    return next((p for p in (package / "models" / name, package.parent / "models" / name) if p.exists()), Path(name))
+    """The model in the box."""
+    return default_file("vocos-codec-24khz.onnx")
 
 
 class VocosONNX:
@@ -34,11 +40,13 @@ class VocosONNX:
         providers: execution providers by name or as (name, options) pairs, as onnxruntime takes them. By default CUDA
             where this onnxruntime has it, else the CPU; ``providers`` of the object says what is really used.
         threads: threads of one call on the CPU; by default as many as the machine has cores.
+        encoder: what makes tokens of audio when the object is called: an EncodecONNX, or the path of a file that
+            ``vocos-onnx export-encodec`` wrote. The codec in the box has its own, which is loaded when it is needed.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a vocos-onnx model, or its metadata is incomplete or contradictory; a provider that
-            this onnxruntime does not have; threads below 1.
+            this onnxruntime does not have; threads below 1; an encoder with other codebooks than the model's.
         RuntimeError: a provider that was asked for did not start. There is no silent fall-back.
         ImportError: neither onnxruntime nor onnxruntime-gpu is installed.
     """
@@ -49,9 +57,72 @@ class VocosONNX:
         *,
         providers: Sequence[Provider] | None = None,
         threads: int | None = None,
+        encoder: Encoder | None = None,
     ):
         self._backbone = Backbone(default_model() if model is None else model, providers, threads)
         self._codebooks = self._backbone.codebooks() if self.config.encodec else None
+        self._options: dict[str, Any] = {"providers": providers, "threads": threads}
+        self._encoder = None if encoder is None else self._open_encoder(encoder)
+
+    def __call__(
+        self,
+        audio: npt.ArrayLike,
+        sample_rate: int,
+        *,
+        bandwidth: float | None = None,
+        bandwidth_id: Any = None,
+        encoder: Encoder | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Float:
+        """Copy-synthesis: audio through tokens (encodec models) or mels (mel models), and back.
+
+        Args:
+            audio: (N,), or (B, N) for a batch, as ``EncodecONNX.encode`` takes it, which see.
+            sample_rate: of the audio, in Hz. Where it is not the model's, the audio is resampled.
+            bandwidth: kbps, one of ``bandwidths``; for encodec models, by default 6.
+            bandwidth_id: the same by its index in ``bandwidths``, as upstream Vocos takes it.
+            encoder: in place of the object's, for this call.
+            progress: called with the frames encoded and the frames in all, every few seconds of audio.
+
+        Returns:
+            Audio in float32 at ``sample_rate`` of the model, (samples,) or (B, samples). As upstream's, it is a whole
+            number of frames: of N samples at the model's rate, T·hop_length with T = ceil(N / hop_length) from tokens;
+            from mels with ``same`` padding T = N // hop_length, with ``center`` (N // hop_length)·hop_length samples.
+
+        Raises:
+            ValueError: audio or a sample rate as ``EncodecONNX.encode`` refuses them; a bandwidth that the model or the
+                encoder does not have, both bandwidth and bandwidth_id, or either for a model without; an encoder that
+                is missing, or whose codebooks are not those of the model.
+        """
+        if self.config.encodec is None:
+            if bandwidth is not None or encoder is not None:
+                name = "bandwidth" if bandwidth is not None else "encoder"
+                raise ValueError(f"{name} is given, but this is a mel model, without tokens: leave it out")
+            return self.decode(self.features(audio, sample_rate), bandwidth_id)
+        index = self._bandwidth_index(bandwidth, bandwidth_id)
+        tokenizer = self._open_encoder(encoder) if encoder is not None else self._own_encoder()
+        tokens = tokenizer.encode(audio, sample_rate, self.bandwidths[index], progress=progress)
+        return self.decode(tokens, index if self.config.num_bandwidth_ids else None)
+
+    def features(self, audio: npt.ArrayLike, sample_rate: int) -> Float:
+        """Audio (N,) or (B, N) to the log-mel features (C, T) or (B, C, T) that this mel model decodes.
+
+        With the settings of ``config.mel``, as the model was trained with; see ``mel.log_mel`` for the formula. Of N
+        samples at the model's rate, T is 1 + N // hop_length with ``center`` padding and N // hop_length with ``same``.
+        Audio of another ``sample_rate`` is resampled.
+
+        Raises:
+            ValueError: an encodec model; audio as ``EncodecONNX.encode`` refuses it, or too short to be padded by
+                reflection (half of n_fft).
+        """
+        mel = self.config.mel
+        if mel is None:
+            raise ValueError(
+                "this is an encodec model, whose features come from tokens: encode the audio with EncodecONNX, "
+                "then codes_to_features"
+            )
+        features = log_mel(read_waveform(audio, sample_rate, self.sample_rate), self.sample_rate, mel)
+        return features[0] if np.ndim(audio) == 1 else features
 
     def decode(self, tokens_or_features: npt.ArrayLike, bandwidth_id: Any = None, *, layout: str = "kbt") -> Float:
         """Tokens or features to audio.
@@ -126,6 +197,46 @@ class VocosONNX:
         """The execution providers that the session runs on, in order of preference."""
         return list(self._backbone.providers)
 
+    def _bandwidth_index(self, bandwidth: float | None, bandwidth_id: Any) -> int:
+        if bandwidth_id is not None:
+            if bandwidth is not None:
+                raise ValueError(f"bandwidth ({bandwidth!r}) and bandwidth_id ({bandwidth_id!r}) are given; pass one")
+            return _read_index(bandwidth_id, len(self.bandwidths), self._names())
+        bandwidth = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
+        if bandwidth not in self.bandwidths:
+            known = ", ".join(f"{kbps:g}" for kbps in self.bandwidths)
+            raise ValueError(f"bandwidth is {bandwidth!r}, expected one of {known} (kbps)")
+        return self.bandwidths.index(bandwidth)
+
+    def _own_encoder(self) -> EncodecONNX:
+        if self._encoder is None:
+            encodec = self.config.encodec
+            assert encodec is not None
+            if encodec.codec != BOX_CODEC:
+                raise ValueError(
+                    f"audio to tokens of {encodec.codec} needs its encoder: make one with vocos-onnx export-encodec, "
+                    "and pass its path as encoder="
+                )
+            self._encoder = self._open_encoder(EncodecONNX(**self._options))
+        return self._encoder
+
+    def _open_encoder(self, encoder: Encoder) -> EncodecONNX:
+        """The encoder, made sure that its codebooks are those that this model decodes."""
+        encodec = self.config.encodec
+        if encodec is None:
+            raise ValueError("encoder is given, but this is a mel model, without tokens: leave it out")
+        if not isinstance(encoder, EncodecONNX):
+            encoder = EncodecONNX(encoder, **self._options)
+        known, needed = encoder.config.codebooks_sha256, encodec.num_codebooks
+        if len(known) < needed or known[needed - 1] != encodec.codebooks_sha256:
+            found = known[needed - 1][:12] if len(known) >= needed else f"only {len(known)} codebooks"
+            raise ValueError(
+                f"the encoder ({encoder.config.codec}) has other codebooks than this model ({encodec.codec}), which would "
+                f"decode its tokens to noise: the fingerprint of {needed} codebooks is {found} there and "
+                f"{encodec.codebooks_sha256[:12]} here; export the encoder that the model was trained with"
+            )
+        return encoder
+
     def _read_tokens(self, tokens: npt.NDArray[Any], layout: str) -> npt.NDArray[np.integer[Any]]:
         encodec = self.config.encodec
         if encodec is None:
@@ -178,19 +289,14 @@ class VocosONNX:
                     f"bandwidth_id is {bandwidth_id!r}, but this model is not conditioned on a bandwidth: leave it out"
                 )
             return None
-        names = ", ".join(f"{i} ({kbps:g} kbps)" for i, kbps in enumerate(self.bandwidths)) or f"0 to {ids - 1}"
+        names = self._names()
         if bandwidth_id is None:
             raise ValueError(f"bandwidth_id is missing, and features do not imply one; pass one of {names}")
-        try:
-            array = np.asarray(bandwidth_id)
-            if array.dtype == bool:
-                raise TypeError
-            value = operator.index(array.item() if array.size == 1 else bandwidth_id)  # upstream passes tensor([2])
-        except TypeError:
-            raise ValueError(f"bandwidth_id is {bandwidth_id!r}, expected an integer: {names}") from None
-        if not 0 <= value < ids:
-            raise ValueError(f"bandwidth_id is {value}, expected 0 to {ids - 1}: {names}")
-        return value
+        return _read_index(bandwidth_id, ids, names)
+
+    def _names(self) -> str:
+        kbps = ", ".join(f"{i} ({kbps:g} kbps)" for i, kbps in enumerate(self.bandwidths))
+        return kbps or f"0 to {self.config.num_bandwidth_ids - 1}"
 
     def _to_waveform(self, spectrum: npt.NDArray[Any]) -> Float:
         config = self.config
@@ -198,3 +304,16 @@ class VocosONNX:
             return istft(spectrum, config.n_fft, config.hop_length, config.padding)
         audio = imdct(spectrum, config.padding)
         return audio.clip(-1, 1) if config.clip_audio else audio
+
+
+def _read_index(bandwidth_id: Any, count: int, names: str) -> int:
+    try:
+        array = np.asarray(bandwidth_id)
+        if array.dtype == bool:
+            raise TypeError
+        value = operator.index(array.item() if array.size == 1 else bandwidth_id)  # upstream passes tensor([2])
+    except TypeError:
+        raise ValueError(f"bandwidth_id is {bandwidth_id!r}, expected an integer: {names}") from None
+    if not 0 <= value < count:
+        raise ValueError(f"bandwidth_id is {value}, expected 0 to {count - 1}: {names}")
+    return value

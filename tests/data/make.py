@@ -1,10 +1,13 @@
-"""Make the tiny models of this folder and their golden tensors, with the real vocos package.
+"""Make the tiny models of this folder and their golden tensors, with the real vocos and transformers packages.
 
-Run in an environment with the extras [export] and the packages vocos, encodec and torchaudio:
+Run in an environment with the extras [export] and the packages vocos, encodec, torchaudio and transformers:
     python tests/data/make.py
 
 Each NAME.onnx is an export of random weights; NAME.npz holds what upstream computes from them: the input (tokens or
 features), and where there are tokens the features, the spectrum that reaches the inverse transform, the waveform.
+
+encoder.onnx is an EnCodec encoder whose first two codebooks are those of encodec.onnx; its golden tensors are audio of
+several lengths, the embeddings and the tokens. log-mel.npz holds audio and upstream's features of it.
 """
 
 from __future__ import annotations
@@ -15,12 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torchaudio
+from transformers import EncodecConfig, EncodecModel
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "parity"))
 from upstream import Vocos, build, head, save, strengthen  # noqa: E402
+from vocos.feature_extractors import MelSpectrogramFeatures  # noqa: E402
 
-from vocos_onnx_export import export  # noqa: E402
+from vocos_onnx_export import export, export_encodec  # noqa: E402
 
 FRAMES, BATCH = 12, 2
 _MEL = {
@@ -79,6 +85,54 @@ def golden(model: Vocos, is_encodec: bool) -> dict[str, np.ndarray]:
     return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
 
 
+def make_encoder(codebooks: torch.Tensor) -> None:
+    """A tiny EnCodec in the layout of facebook/encodec_24khz, with four codebooks of which the first are given."""
+    torch.manual_seed(0)
+    config = EncodecConfig(num_filters=2, hidden_size=8, target_bandwidths=[0.75, 1.5, 3.0])
+    model = EncodecModel(config).eval()
+    for name, parameter in model.encoder.named_parameters():
+        if parameter.ndim == 1:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        elif "lstm" in name:
+            parameter.data *= 3
+    model.encoder.layers[-1].conv.parametrizations.weight.original0.data *= 20  # embeddings as large as the codebooks
+    for i, layer in enumerate(model.quantizer.layers):
+        scale = 0.5**i
+        entries = codebooks[i] if i < len(codebooks) else torch.randn(1024, 8) * scale
+        layer.codebook.embed.copy_(entries)
+    tensors = {}
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        model.save_pretrained(folder)
+        (Path(folder) / "tiny-encoder").mkdir()
+        for file in Path(folder).glob("*.*"):
+            file.rename(Path(folder) / "tiny-encoder" / file.name)
+        export_encodec(str(Path(folder) / "tiny-encoder"), HERE / "encoder.onnx")
+        for samples in (1, 319, 320, 321, 2500, 13000):
+            audio = 0.3 * torch.randn(samples)
+            embeddings = model.encoder(audio[None, None])
+            tensors[f"audio_{samples}"] = audio.numpy()
+            tensors[f"embeddings_{samples}"] = embeddings[0].numpy()
+            tensors[f"tokens_{samples}"] = model.encode(audio[None, None], bandwidth=3.0).audio_codes[0, 0].numpy()
+    np.savez_compressed(HERE / "encoder.npz", **tensors)
+
+
+def make_log_mel() -> None:
+    """Log-mels of half a second as upstream computes them, and, with its fork's arguments, those of HiFi-GAN."""
+    torch.manual_seed(0)
+    audio = 0.1 * torch.randn(12_000) * torch.linspace(0, 1, 12_000)
+    tensors = {"audio": audio.numpy()}
+    for padding in ("center", "same"):
+        tensors[padding] = MelSpectrogramFeatures(padding=padding)(audio[None])[0].numpy()
+    hifigan = torchaudio.transforms.MelSpectrogram(
+        22050, 1024, hop_length=256, n_mels=80, f_max=8000, power=1, center=False, norm="slaney", mel_scale="slaney"
+    )
+    padded = torch.nn.functional.pad(audio[None], (384, 384), mode="reflect")
+    spectrum = torch.stft(padded, 1024, 256, window=torch.hann_window(1024), center=False, return_complex=True)
+    magnitude = (torch.view_as_real(spectrum).square().sum(-1) + 1e-9).sqrt()
+    tensors["hifigan"] = hifigan.mel_scale(magnitude).clip(1e-5).log()[0].numpy()
+    np.savez_compressed(HERE / "log-mel.npz", **tensors)
+
+
 def main() -> None:
     for seed, (name, config) in enumerate(CONFIGS.items()):
         is_encodec = name == "encodec"
@@ -88,9 +142,11 @@ def main() -> None:
         if is_encodec:  # codebooks of 8 channels instead of 128
             weights = torch.randn(2 * 1024, 8, generator=torch.Generator().manual_seed(seed))
             model.feature_extractor.codebook_weights = torch.nn.Parameter(weights)
+            make_encoder(weights.reshape(2, 1024, 8))
         with tempfile.TemporaryDirectory() as folder:
             export(str(save(model, config, Path(folder) / f"tiny-{name}")), HERE / f"{name}.onnx")
         np.savez_compressed(HERE / f"{name}.npz", **golden(model, is_encodec))
+    make_log_mel()
 
 
 if __name__ == "__main__":

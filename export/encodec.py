@@ -1,0 +1,545 @@
+"""EnCodec encoders to .onnx: Meta's state dict, the layout of facebook/encodec_24khz, and the codec in the box.
+
+Défossez et al., "High Fidelity Neural Audio Compression" (arXiv 2210.13438), as encodec 0.1.1 and transformers define
+the encoder (SEANet). Its padding depends on the length of what comes in, at every layer. A trace would freeze that, so
+the graph is written operator by operator; ``SEANetEncoder`` is the same in torch, for the verification.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from vocos_onnx import EncodecONNX, __version__
+from vocos_onnx.config import EncoderConfig, Source
+from vocos_onnx.encodec import CHUNK
+
+from .checkpoint import (
+    CODEBOOKS,
+    CODECS,
+    CheckpointError,
+    download,
+    fold_weight_norm,
+    is_hub_id,
+    read_encodec_features,
+    read_state,
+    read_yaml,
+)
+from .graph import OPSET, finish, trace_encoder
+from .modules import STFTEncoder
+from .verify import Row, relative
+
+LENGTHS = (1, 319, 320, 321, 2240, 24_001)
+BATCHES = (1, 2)
+TOLERANCE = 1e-4  # of the embeddings' peak
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What config.json of transformers' EncodecConfig says about the encoder; by default EnCodec 24 kHz."""
+
+    sampling_rate: int = 24_000
+    target_bandwidths: tuple[float, ...] = (1.5, 3.0, 6.0, 12.0, 24.0)
+    hidden_size: int = 128
+    num_filters: int = 32
+    num_residual_layers: int = 1
+    upsampling_ratios: tuple[int, ...] = (8, 5, 4, 2)
+    kernel_size: int = 7
+    last_kernel_size: int = 7
+    residual_kernel_size: int = 3
+    dilation_growth_rate: int = 2
+    compress: int = 2
+    num_lstm_layers: int = 2
+    codebook_size: int = 1024
+    use_conv_shortcut: bool = True
+
+    @property
+    def hop_length(self) -> int:
+        return math.prod(self.upsampling_ratios)
+
+    @property
+    def codebooks_per_bandwidth(self) -> tuple[int, ...]:
+        kbps = math.log2(self.codebook_size) * math.ceil(self.sampling_rate / self.hop_length) / 1000
+        return tuple(max(1, math.floor(b / kbps)) for b in self.target_bandwidths)
+
+
+# The rest of that config: what is supported is what EnCodec 24 kHz has. (48 kHz is not causal, and normalised.)
+_FIXED: dict[str, Any] = {
+    "audio_channels": 1,
+    "normalize": False,
+    "chunk_length_s": None,
+    "norm_type": "weight_norm",
+    "use_causal_conv": True,
+    "pad_mode": "reflect",
+}
+
+
+class CausalConv(nn.Module):
+    """Convolution that is padded by reflection: on the left by what it reaches back, on the right to whole strides."""
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, stride: int = 1, dilation: int = 1):
+        super().__init__()
+        self.conv = nn.Conv1d(inputs, outputs, kernel_size, stride, dilation=dilation)
+        self.left = (kernel_size - 1) * dilation + 1 - stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right, length = self.left, -x.shape[-1] % self.conv.stride[0], x.shape[-1]
+        # where there is less than the padding, the reference appends zeros, reflects, and cuts as many off the end
+        missing = max(0, max(left, right) + 1 - length)
+        x = F.pad(F.pad(x, (0, missing)), (left, right), mode="reflect")
+        return self.conv(x[..., : left + length + right])
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, dim: int, hidden: int, kernel_size: int, dilation: int, conv_shortcut: bool):
+        super().__init__()
+        # the names of the checkpoint: activations have places in the list too
+        self.block = nn.ModuleDict(
+            {"1": CausalConv(dim, hidden, kernel_size, dilation=dilation), "3": CausalConv(hidden, dim, 1)}
+        )
+        self.shortcut = CausalConv(dim, dim, 1) if conv_shortcut else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.block["3"](F.elu(self.block["1"](F.elu(x))))
+
+
+class SEANetEncoder(nn.Module):
+    """Audio (B, N) -> embeddings (B, C, T), T = ceil(N / hop_length)."""
+
+    def __init__(self, geometry: Geometry):
+        super().__init__()
+        g, dim = geometry, geometry.num_filters
+        layers: list[nn.Module | None] = [CausalConv(1, dim, g.kernel_size)]
+        for stride in reversed(g.upsampling_ratios):
+            for j in range(g.num_residual_layers):
+                dilation = g.dilation_growth_rate**j
+                layers.append(
+                    ResidualBlock(dim, dim // g.compress, g.residual_kernel_size, dilation, g.use_conv_shortcut)
+                )
+            layers += [None, CausalConv(dim, 2 * dim, 2 * stride, stride)]
+            dim *= 2
+        self.lstm_at = len(layers)
+        layers += [nn.LSTM(dim, dim, g.num_lstm_layers), None, CausalConv(dim, g.hidden_size, g.last_kernel_size)]
+        self.layers = nn.ModuleDict({str(i): layer for i, layer in enumerate(layers) if layer is not None})
+        self.hop_length = g.hop_length
+
+    def forward(self, audio: Tensor) -> Tensor:
+        x = audio[:, None]
+        for layer in self.layers.values():
+            if isinstance(layer, nn.LSTM):
+                x = x + layer(x.permute(2, 0, 1))[0].permute(1, 2, 0)
+            else:
+                activated = isinstance(layer, CausalConv) and layer is not self.layers["0"]
+                x = layer(F.elu(x) if activated else x)
+        return x
+
+    @property
+    def left_context(self) -> int:
+        """Whole frames that the convolutions before the LSTM reach back."""
+        reach, step = 0, 1
+        for i, layer in self.layers.items():
+            if int(i) < self.lstm_at:
+                for conv in (m for m in layer.modules() if isinstance(m, CausalConv)):
+                    reach += conv.left * step
+                    step *= conv.conv.stride[0]
+        return -(-reach // self.hop_length)
+
+
+class _Graph:
+    """The encoder's graph, an operator at a time. Values are called by their names."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, names: list[str] | None = None, **attributes: Any) -> Any:
+        names = names or [f"{kind}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        return names[0] if len(names) == 1 else names
+
+    def constant(self, value: Any, dtype: Any = None) -> str:
+        array = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value, dtype)
+        name = f"constant_{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
+        return name
+
+    def conv(self, x: str, layer: CausalConv, left: str | None = None) -> str:
+        """A convolution with its padding, or with what is given on its left (B, C, layer.left)."""
+        conv = layer.conv
+        (stride,), (dilation,) = conv.stride, conv.dilation
+        pieces = [x]
+        if layer.left:
+            pieces.insert(0, left or self.reflect_left(x, layer.left))
+        if stride > 1:
+            pieces.append(self.reflect_right(x, stride))
+        if len(pieces) > 1:
+            x = self.op("Concat", *pieces, axis=-1)
+        assert conv.bias is not None
+        weight, bias = self.constant(conv.weight), self.constant(conv.bias)
+        return self.op("Conv", x, weight, bias, strides=[stride], dilations=[dilation], pads=[0, 0])
+
+    def reflect_left(self, x: str, count: int) -> str:
+        """x[count], ..., x[1], with zeros for those beyond the end."""
+        index = self.constant(np.arange(count, 0, -1), np.int64)
+        return self.take(x, index, self.op("Less", index, self.length(x)))
+
+    def reflect_right(self, x: str, stride: int) -> str:
+        """x[L - 2], x[L - 3], ..., as many as L lacks to a multiple of the stride; zeros where L is less than that."""
+        length = self.length(x)
+        zero, one, two = (self.constant(i, np.int64) for i in range(3))
+        count = self.op("Mod", self.op("Neg", length), self.constant(stride, np.int64))
+        index = self.op("Sub", self.op("Sub", length, two), self.op("Range", zero, count, one))
+        return self.take(x, index, self.op("Greater", length, self.constant(stride, np.int64)))
+
+    def take(self, x: str, index: str, valid: str) -> str:
+        """Elements of the last axis, zero where the index is not valid."""
+        last = self.op("Sub", self.length(x), self.constant(1, np.int64))
+        index = self.op("Max", self.op("Min", index, last), self.constant(0, np.int64))
+        return self.op("Mul", self.op("Gather", x, index, axis=-1), self.op("Cast", valid, to=TensorProto.FLOAT))
+
+    def length(self, x: str) -> str:
+        """Size of the last axis, a scalar."""
+        return self.op("Squeeze", self.op("Shape", x, start=-1))
+
+    def lstm(self, x: str, layer: nn.LSTM, state: str, next_state: str) -> str:
+        """x (B, C, T) -> (B, C, T) with the residual; the state is (h, c) of each layer, (2 · layers, B, C)."""
+        x = self.op("Transpose", x, perm=[2, 0, 1])
+        y, size, axis = x, layer.hidden_size, self.constant([1], np.int64)
+        split = self.op("Split", state, outputs=2 * layer.num_layers, axis=0, num_outputs=2 * layer.num_layers)
+        states = []
+        for i in range(layer.num_layers):
+            weights = [self._gates(getattr(layer, f"weight_{kind}_l{i}")) for kind in ("ih", "hh")]
+            bias = torch.cat([self._gates(getattr(layer, f"bias_{kind}_l{i}")) for kind in ("ih", "hh")])
+            w, r, b = (self.constant(value[None]) for value in (*weights, bias))
+            y, *new = self.op("LSTM", y, w, r, b, "", *split[2 * i : 2 * i + 2], outputs=3, hidden_size=size)
+            y = self.op("Squeeze", y, axis)
+            states += new
+        self.op("Concat", *states, axis=0, names=[next_state])
+        return self.op("Transpose", self.op("Add", x, y), perm=[1, 2, 0])
+
+    @staticmethod
+    def _gates(value: Tensor) -> Tensor:
+        """torch's order of the gates (input, forget, cell, output) in ONNX's (input, output, forget, cell)."""
+        i, f, c, o = value.chunk(4)
+        return torch.cat([i, o, f, c])
+
+
+def seanet_graph(encoder: SEANetEncoder, config: EncoderConfig, codebooks: Tensor) -> onnx.ModelProto:
+    """Audio (batch, samples) -> embeddings (batch, frames, C) for any length.
+
+    A long recording goes through in stretches. Each brings ``context`` frames of audio before its own, at least
+    ``left_context`` unless it is the first, of which the embeddings are left out: they only fill what the convolutions
+    reach back. ``lstm`` and ``history`` (the last inputs of the last convolution) are what the stretch before handed on
+    in ``next_lstm`` and ``next_history``, zeros at first. Stretches but the last are whole frames.
+    """
+    g = _Graph()
+    layers = list(encoder.layers.values())
+    zero, last_axis = g.constant([0], np.int64), g.constant([-1], np.int64)
+    x = g.op("Unsqueeze", "audio", g.constant([1], np.int64))
+    x = g.conv(x, layers[0])
+    for layer in layers[1:-2]:
+        if isinstance(layer, ResidualBlock):
+            y = g.conv(g.op("Elu", x), layer.block["1"])
+            y = g.conv(g.op("Elu", y), layer.block["3"])
+            x = g.op("Add", x if isinstance(layer.shortcut, nn.Identity) else g.conv(x, layer.shortcut), y)
+        else:
+            x = g.conv(g.op("Elu", x), layer)
+    context = g.op("Unsqueeze", "context", zero)
+    x = g.op("Slice", x, context, g.constant([np.iinfo(np.int64).max]), last_axis)
+    lstm, last = layers[-2:]
+    x = g.op("Elu", g.lstm(x, lstm, "lstm", "next_lstm"))
+    first = g.op("Equal", "context", g.constant(0, np.int64))
+    left = g.op("Where", first, g.reflect_left(x, last.left), "history")
+    seen = g.op("Concat", left, x, axis=-1)
+    g.op(
+        "Slice", seen, g.constant([-last.left]), g.constant([np.iinfo(np.int64).max]), last_axis, names=["next_history"]
+    )
+    x = g.conv(x, last, left)
+    g.op("Transpose", x, perm=[0, 2, 1], names=["embeddings"])
+
+    def value(name: str, *shape: int | str, dtype: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, dtype, shape)
+
+    state = (2 * lstm.num_layers, "batch", lstm.hidden_size)
+    history = ("batch", lstm.hidden_size, last.left)
+    inputs = [value("audio", "batch", "samples"), value("context", dtype=TensorProto.INT64)]
+    inputs += [value("lstm", *state), value("history", *history)]
+    outputs = [value("embeddings", "batch", "frames", config.channels)]
+    outputs += [value("next_lstm", *state), value("next_history", *history)]
+    graph = helper.make_graph(g.nodes, "encoder", inputs, outputs, g.initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    return finish(model, config, codebooks)
+
+
+def export_encodec(
+    checkpoint: str,
+    output: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    report: Callable[[str], None] = print,
+) -> EncoderConfig:
+    """Write an encoder, with its codebooks, as one self-contained .onnx, and verify it against torch.
+
+    Args:
+        checkpoint: Meta's encodec_24khz-d7cc33bc.th; a folder or a .safetensors or .bin file with config.json beside it
+            in the layout of facebook/encodec_24khz, or its hub id; or the folder of a codec that ``train/`` made.
+        output: path to write. Nothing is there, or what was there stays, unless the verification passes.
+        revision: branch, tag or commit on the hub.
+        report: called with each line of the report.
+
+    Raises:
+        FileNotFoundError: the checkpoint, its config or the output's folder does not exist.
+        CheckpointError: the checkpoint is not a supported encoder, or the result differs from torch.
+    """
+    output = Path(output)
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    encoder, codebooks, config = _load(checkpoint, revision)
+    proto = (
+        seanet_graph(encoder, config, codebooks)
+        if isinstance(encoder, SEANetEncoder)
+        else trace_encoder(encoder, config, codebooks)
+    )
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
+        partial = Path(folder) / "model.onnx"
+        partial.write_bytes(proto.SerializeToString())
+        rows = list(verify(encoder, EncodecONNX(partial, providers=["CPUExecutionProvider"])))
+        worst = max(rows, key=lambda row: row.difference)
+        report(f"largest difference of the embeddings from torch, relative to the peak: {worst.difference:.1e}")
+        if not all(row.difference <= TOLERANCE for row in rows):  # not <= where there is a NaN
+            raise CheckpointError(
+                f"the exported encoder differs from torch by {worst.difference:.1e} (batch {worst.batch}, "
+                f"{worst.frames} samples); {output} was not written"
+            )
+        partial.replace(output)
+    report(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    return config
+
+
+@torch.inference_mode()
+def verify(encoder: nn.Module, runtime: EncodecONNX) -> Iterator[Row]:
+    """Compare the embeddings at lengths around every edge, and of audio longer than the runtime encodes at once."""
+    rng = np.random.default_rng(0)
+    for batch in BATCHES:
+        for samples in (*LENGTHS, (CHUNK // batch + 40) * runtime.hop_length + 123):
+            audio = rng.normal(0, 0.1, (batch, samples)).astype(np.float32)
+            expected = encoder(torch.from_numpy(audio))
+            given = runtime.embed(audio, runtime.sample_rate)
+            yield Row(None, batch, samples, "embeddings", relative(given, expected))
+
+
+def _load(checkpoint: str, revision: str | None) -> tuple[nn.Module, Tensor, EncoderConfig]:
+    """Modules with their weights, codebooks (K, size, C), and the description of what they are."""
+    path = Path(checkpoint)
+    found_revision = ""
+    if is_hub_id(checkpoint):
+        config_path, weights, found_revision = download(checkpoint, revision, "config.json", _WEIGHTS)
+        name = checkpoint
+    else:
+        if revision is not None:
+            raise CheckpointError(f"revision {revision!r} is for hub ids; {checkpoint} is not one")
+        name = path.resolve().name
+        if (path / "encoder.safetensors").is_file():
+            return _load_trained(path)
+        config_path, weights = _find(path)
+    _check_name(weights)
+    geometry = _read_geometry(config_path)
+    state = _translate(fold_weight_norm(read_state(weights)))
+    encoder = SEANetEncoder(geometry).eval()
+    counts = geometry.codebooks_per_bandwidth
+    keys = [f"codebooks.{i}" for i in range(max(counts))]
+    expected = {
+        **encoder.state_dict(),
+        **dict.fromkeys(keys, torch.empty(geometry.codebook_size, geometry.hidden_size)),
+    }
+    _check_state(state, expected)
+    codebooks = torch.stack([state.pop(key).float() for key in keys])
+    encoder.load_state_dict({key: value.float() for key, value in state.items() if key in expected})
+    codec = "encodec_24khz"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return (
+        encoder,
+        codebooks,
+        EncoderConfig(
+            codec=codec,
+            input="audio",
+            sample_rate=geometry.sampling_rate,
+            n_fft=0,
+            hop_length=geometry.hop_length,
+            channels=geometry.hidden_size,
+            left_context=encoder.left_context,
+            right_context=0,
+            codebook_size=geometry.codebook_size,
+            bandwidths=geometry.target_bandwidths,
+            codebooks_per_bandwidth=counts,
+            codebooks_sha256=fingerprints(codebooks),
+            source=Source(name, found_revision, digest, __version__),
+        ),
+    )
+
+
+def fingerprints(codebooks: Tensor) -> tuple[str, ...]:
+    """sha256 of the first 1, 2, ... codebooks (K, size, C), as little-endian float32."""
+    digest, values = hashlib.sha256(), []
+    for codebook in codebooks.contiguous().numpy().astype("<f4"):
+        digest.update(codebook.tobytes())
+        values.append(digest.hexdigest())
+    return tuple(values)
+
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def _find(path: Path) -> tuple[Path | None, Path]:
+    """The config and the weights; a state dict of Meta's has no config."""
+    if path.is_dir():
+        weights = next((path / name for name in _WEIGHTS if (path / name).is_file()), None)
+        if weights is None:
+            raise FileNotFoundError(f"{path} has neither {' nor '.join(_WEIGHTS)}")
+    elif path.is_file():
+        weights = path
+    else:
+        raise FileNotFoundError(
+            f"no checkpoint {path}: expected Meta's encodec_24khz-d7cc33bc.th, a folder with config.json and "
+            f"{' or '.join(_WEIGHTS)}, or the hub id facebook/encodec_24khz"
+        )
+    config = weights.parent / "config.json"
+    if path.is_dir() and not config.is_file():
+        raise FileNotFoundError(f"no config {config} beside {weights.name}")
+    return config if config.is_file() and weights.suffix != ".th" else None, weights
+
+
+def _check_name(weights: Path) -> None:
+    """Meta puts the start of the sha256 into the name, and encodec checks it while loading; so do we."""
+    match = re.fullmatch(r".+-([0-9a-f]{8})\.th", weights.name)
+    if match:
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        if not digest.startswith(match[1]):
+            raise CheckpointError(
+                f"{weights} is damaged or not what it is called: its sha256 begins with {digest[:8]}, not {match[1]}"
+            )
+
+
+def _read_geometry(path: Path | None) -> Geometry:
+    if path is None:
+        return Geometry()
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(data, dict) or data.get("model_type") != "encodec":
+        kind = data.get("model_type") if isinstance(data, dict) else data
+        raise CheckpointError(f"{path}: model_type is {kind!r}, expected 'encodec'")
+    for key, expected in _FIXED.items():
+        if data.get(key, expected) != expected:
+            raise CheckpointError(
+                f"{path}: {key} is {data[key]!r}, expected {expected!r}; of the EnCodec models only 24 kHz is supported"
+            )
+    given: dict[str, Any] = {}
+    for field in fields(Geometry):
+        if field.name not in data:
+            continue
+        value, default = data[field.name], field.default
+        if isinstance(default, tuple):
+            kind = type(default[0])
+            valid = isinstance(value, list) and bool(value) and all(type(v) in (int, kind) and v > 0 for v in value)
+            value = tuple(map(kind, value)) if valid else value
+        else:
+            valid = type(value) is type(default) and (type(value) is bool or value > 0)
+        if not valid:
+            raise CheckpointError(f"{path}: {field.name} is {value!r}, expected the like of {default!r}")
+        given[field.name] = value
+    if data.get("codebook_dim") not in (None, given.get("hidden_size", Geometry.hidden_size)):
+        raise CheckpointError(f"{path}: codebook_dim is {data['codebook_dim']!r}, expected that of hidden_size")
+    return Geometry(**given)
+
+
+# Meta's names of a key's parts, and transformers', in our own
+_NAMES = (
+    (r"encoder\.(?:model|layers)\.", "layers."),
+    (r"\.conv\.conv\.", ".conv."),  # Meta wraps each convolution twice
+    (r"(\.\d+)\.lstm\.", r"\1."),
+    (r"quantizer\.(?:vq\.)?layers\.(\d+)\.(?:_codebook|codebook)\.embed", r"codebooks.\1"),
+)
+
+
+def _translate(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The keys that the encoder needs, in our names: layers.N. ... and codebooks.N; the decoder's are left out."""
+    translated = {}
+    for key, value in state.items():
+        new = key
+        for pattern, replacement in _NAMES:
+            new = re.sub(f"^{pattern}$" if "quantizer" in pattern else pattern, replacement, new, count=1)
+        if new.startswith(("layers.", "codebooks.")):
+            # the single wrapping of transformers, where ours has the module's own
+            translated[new] = value
+    return translated
+
+
+def _check_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    problems = [f"lacks {key}" for key in expected if key not in state]
+    problems += [
+        f"has the unknown key {key}" for key in state if key not in expected and not key.startswith("codebooks.")
+    ]
+    problems += [
+        f"has {key} of shape {tuple(state[key].shape)}, expected {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise CheckpointError(f"the state dict is not that of this EnCodec: it {'; '.join(problems[:5])}{more}")
+    for key in expected:
+        if not torch.isfinite(state[key]).all():
+            raise CheckpointError(f"{key} holds NaN or infinity")
+
+
+def _load_trained(folder: Path) -> tuple[nn.Module, Tensor, EncoderConfig]:
+    """What ``train/`` leaves: config.yaml and pytorch_model.bin of the decoder, and encoder.safetensors beside them."""
+    features = read_encodec_features(read_yaml(folder / "config.yaml"))
+    if features.codec != "vocos_onnx_24khz":
+        raise CheckpointError(f"{folder}: the codec is {features.codec!r}, expected 'vocos_onnx_24khz'")
+    weights = folder / "encoder.safetensors"
+    state = read_state(weights)
+    table = read_state(folder / "pytorch_model.bin").get(CODEBOOKS)
+    if table is None:
+        raise CheckpointError(f"{folder / 'pytorch_model.bin'} lacks {CODEBOOKS}")
+    codebooks = table.float().reshape(features.num_codebooks, features.codebook_size, -1)
+    encoder = STFTEncoder().eval()
+    _check_state(state, encoder.state_dict())
+    encoder.load_state_dict(state)
+    sample_rate, _ = CODECS[features.codec]
+    return (
+        encoder,
+        codebooks,
+        EncoderConfig(
+            codec=features.codec,
+            input="spectrum",
+            sample_rate=sample_rate,
+            n_fft=encoder.n_fft,
+            hop_length=encoder.hop_length,
+            channels=codebooks.shape[-1],
+            left_context=encoder.context,
+            right_context=encoder.context,
+            codebook_size=features.codebook_size,
+            bandwidths=features.bandwidths,
+            codebooks_per_bandwidth=features.codebooks_per_bandwidth,
+            codebooks_sha256=fingerprints(codebooks),
+            source=Source(folder.resolve().name, "", hashlib.sha256(weights.read_bytes()).hexdigest(), __version__),
+        ),
+    )

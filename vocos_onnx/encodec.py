@@ -1,0 +1,216 @@
+"""Waveform -> tokens: the encoder, in an onnxruntime session, and the residual quantiser, in numpy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .audio import Float, read_waveform
+from .config import ENCODER_KEY, EncoderConfig
+from .istft import stft
+from .session import Provider, check_graph, default_file, open_session, read_config
+
+# The memory of a call does not grow with the length of the audio, beyond the audio and its codes.
+CHUNK = 300  # frames that go through the network at once, 4 s at 75 frames/s
+# Frames quantised at once: more, because the threads of numpy's matrix products spin for a while after each, and take
+# the cores from the network's where one follows the other (in 10 s of audio on two cores, 245 ms against 350).
+QUANTIZED = 3000
+
+
+class EncodecONNX:
+    """An EnCodec encoder on onnxruntime: audio to tokens. One object may be used from many threads at once.
+
+    Args:
+        model: path of a file that ``vocos-onnx export-encodec`` wrote; by default the encoder of the codec in the box.
+        providers: execution providers, as ``VocosONNX`` takes them.
+        threads: threads of one call on the CPU; by default as many as the machine has cores.
+
+    Raises as ``VocosONNX`` does.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        providers: Sequence[Provider] | None = None,
+        threads: int | None = None,
+    ):
+        path = default_file("vocos-codec-24khz-encoder.onnx") if model is None else model
+        self._session = open_session(path, providers, threads, ENCODER_KEY)
+        self.config = read_config(self._session, path, ENCODER_KEY, self._parse)
+        """The description that the model file carries."""
+        self._codebooks = self._read_codebooks()
+
+    def encode(
+        self,
+        audio: npt.ArrayLike,
+        sample_rate: int,
+        bandwidth: float = 6.0,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> npt.NDArray[np.int64]:
+        """Audio to tokens.
+
+        Args:
+            audio: (N,), or (B, N) for a batch, each row on its own: the channels of a recording too, which
+                ``audio.mean(axis=0)`` would mix. Floats with full scale ±1 (values beyond are taken as they are), or
+                int16 or int32.
+            sample_rate: of the audio, in Hz. Where it is not the model's, the audio is resampled.
+            bandwidth: kbps, one of ``bandwidths``.
+            progress: called with the frames done and the frames in all, every few seconds of audio.
+
+        Returns:
+            int64 codes of 0 ... 1023: (K, T), or (K, B, T) from a batch. K is the codebook count of the bandwidth (for
+            EnCodec 24 kHz, 2, 4, 8, 16, 32 for 1.5, 3, 6, 12, 24 kbps) and T = ceil(N / hop_length), for the N samples
+            at the model's rate: the last frame is completed as EnCodec does it. Silence has tokens too.
+
+        Raises:
+            ValueError: audio that is empty, of another shape or type, or holds NaN or infinity; a sample rate outside
+                1 to 384 kHz; a bandwidth that the model does not have.
+        """
+        count = self._codebook_count(bandwidth)
+        waveform = read_waveform(audio, sample_rate, self.sample_rate)
+        frames = -(-waveform.shape[1] // self.hop_length)
+        codes = np.empty((count, len(waveform), frames), np.int64)
+        waiting: list[Float] = []
+        start = done = 0
+        for embeddings in self._embeddings(waveform):
+            waiting.append(embeddings)
+            done += embeddings.shape[1]
+            if (done - start) * len(waveform) >= QUANTIZED or done == frames:
+                codes[:, :, start:done] = quantize(np.concatenate(waiting, axis=1), self._codebooks[:count])
+                start, waiting = done, []
+            if progress is not None:
+                progress(done, frames)
+        return codes[:, 0] if np.ndim(audio) == 1 else codes
+
+    def embed(self, audio: npt.ArrayLike, sample_rate: int) -> Float:
+        """Audio (N,) or (B, N) -> embeddings (B, C, T) before quantisation, T as in ``encode``, which see."""
+        waveform = read_waveform(audio, sample_rate, self.sample_rate)
+        return np.concatenate(list(self._embeddings(waveform)), axis=1).transpose(0, 2, 1)
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples in a second of the audio that the network sees."""
+        return self.config.sample_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples from one frame to the next."""
+        return self.config.hop_length
+
+    @property
+    def num_codebooks(self) -> int:
+        """The most codebooks that tokens can have."""
+        return self.config.num_codebooks
+
+    @property
+    def bandwidths(self) -> tuple[float, ...]:
+        """Bandwidths in kbps."""
+        return self.config.bandwidths
+
+    @property
+    def providers(self) -> list[str]:
+        """The execution providers that the session runs on, in order of preference."""
+        providers: list[str] = self._session.get_providers()
+        return providers
+
+    def _embeddings(self, waveform: Float) -> Iterator[Float]:
+        """Waveform (B, N) -> embeddings (B, t, C), a stretch of frames at a time.
+
+        Each stretch sees as many frames before and after it as its convolutions reach, so that nothing shows where they
+        meet; what lies further back (the LSTM) is carried from one to the next.
+        """
+        config, hop = self.config, self.hop_length
+        frames = -(-waveform.shape[1] // hop)
+        chunk = max(32, CHUNK // len(waveform))
+        state = self._start_state(len(waveform))
+        for start in range(0, frames, chunk):
+            stop = min(start + chunk, frames)
+            before = min(config.left_context, start)
+            after = min(config.right_context, frames - stop)
+            if config.input == "audio":
+                stretch = waveform[:, (start - before) * hop : (stop + after) * hop]
+                inputs = {"audio": stretch, "context": np.array(before, np.int64), **state}
+                embeddings, *new = self._session.run(["embeddings", *(f"next_{name}" for name in state)], inputs)
+                state = dict(zip(state, new, strict=True))
+                yield embeddings
+            else:
+                spectrum = self._spectrum(waveform, start - before, stop + after)
+                (embeddings,) = self._session.run(["embeddings"], {"spectrum": spectrum})
+                yield embeddings[:, before : before + stop - start]
+
+    def _spectrum(self, waveform: Float, start: int, stop: int) -> Float:
+        """The spectrum (B, stop - start, n_fft/2 + 1, 2) of some frames, with zeros around the audio ("same")."""
+        n_fft, hop = self.config.n_fft, self.hop_length
+        first = start * hop - (n_fft - hop) // 2
+        last = (stop - 1) * hop - (n_fft - hop) // 2 + n_fft
+        stretch = waveform[:, max(first, 0) : last]
+        left = max(-first, 0)
+        stretch = np.pad(stretch, ((0, 0), (left, last - first - left - stretch.shape[1])))
+        spectrum = np.ascontiguousarray(stft(stretch, n_fft, hop), np.complex64)
+        return spectrum[..., None].view(np.float32)
+
+    def _start_state(self, batch: int) -> dict[str, Float]:
+        """What an encoder of audio carries from one stretch to the next, all zeros, by the names of its inputs."""
+        shapes = {node.name: node.shape for node in self._session.get_inputs() if node.name in ("lstm", "history")}
+        return {
+            name: np.zeros([batch if size == "batch" else size for size in shape], np.float32)
+            for name, shape in shapes.items()
+        }
+
+    def _codebook_count(self, bandwidth: float) -> int:
+        counts = dict(zip(self.bandwidths, self.config.codebooks_per_bandwidth, strict=True))
+        if bandwidth not in counts:
+            raise ValueError(
+                f"bandwidth is {bandwidth!r}, expected one of {', '.join(f'{b:g}' for b in counts)} (kbps)"
+            )
+        return counts[bandwidth]
+
+    def _read_codebooks(self) -> Float:
+        """The codebooks (num_codebooks, codebook_size, C) that the model carries as a constant output."""
+        nothing = np.zeros((1, self.hop_length), np.float32)
+        if self.config.input == "audio":
+            inputs = {"audio": nothing, "context": np.array(0, np.int64), **self._start_state(1)}
+        else:
+            inputs = {"spectrum": self._spectrum(nothing, 0, 1)}
+        codebooks: Float
+        (codebooks,) = self._session.run(["codebooks"], inputs)
+        return codebooks
+
+    def _parse(self, metadata: str) -> EncoderConfig:
+        config = EncoderConfig.from_json(metadata)
+        expected: dict[str, list[int | str]] = {
+            "embeddings": ["batch", "frames", config.channels],
+            "codebooks": [config.num_codebooks, config.codebook_size, config.channels],
+        }
+        if config.input == "spectrum":
+            expected["spectrum"] = ["batch", "frames", config.n_fft // 2 + 1, 2]
+        else:
+            expected["audio"] = ["batch", "samples"]
+            expected["context"] = []
+            # the sizes of the state are the network's own affair
+            states = {n.name: n.shape for n in self._session.get_inputs() if n.name in ("lstm", "history")}
+            expected |= {name: shape for name, shape in states.items()}
+            expected |= {f"next_{name}": shape for name, shape in states.items()}
+        check_graph(self._session, expected)
+        return config
+
+
+def quantize(embeddings: Float, codebooks: Float) -> npt.NDArray[np.int64]:
+    """Residual vector quantisation: embeddings (B, T, C) and codebooks (K, size, C) -> codes (K, B, T).
+
+    Each code is the entry nearest to what the codebooks before it left over. |x - c|² = |x|² - 2 x·c + |c|², so that
+    the nearest is where x·c - |c|²/2 is largest: one matrix product for each codebook. Of equally near entries the first.
+    """
+    residual = embeddings.reshape(-1, embeddings.shape[-1]).copy()
+    codes = np.empty((len(codebooks), len(residual)), np.int64)
+    for row, codebook in zip(codes, codebooks, strict=True):
+        scores = residual @ codebook.T
+        scores -= np.einsum("ij,ij->i", codebook, codebook) / 2
+        scores.argmax(axis=1, out=row)
+        residual -= codebook[row]
+    return codes.reshape(len(codebooks), *embeddings.shape[:2])

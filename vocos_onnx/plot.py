@@ -1,0 +1,56 @@
+"""Two recordings' spectrograms, one above the other (needs the extra [plot])."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .audio import Float, check_target, whole_file
+from .istft import stft
+
+N_FFT, COLUMNS, RANGE_DB = 1024, 2000, 90
+
+
+def check_plot(path: Path) -> None:
+    """Raises ImportError without matplotlib, ValueError for an ending that it does not know, OSError for the folder."""
+    known = _figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise ValueError(f"{path.name!r} does not end in a kind of picture that matplotlib writes; try .png or .svg")
+    check_target(path)
+
+
+def save_plot(path: Path, titled: dict[str, Float], sample_rate: int) -> None:
+    """Draw the spectrograms of recordings (samples,) under their titles, on one scale of decibels."""
+    figure = _figure()
+    longest = max(len(audio) for audio in titled.values())
+    hop = max(N_FFT // 4, longest // COLUMNS)
+    levels = {title: _level(audio, hop) for title, audio in titled.items()}
+    top = max(float(level.max()) for level in levels.values())
+    axes = figure.subplots(len(titled), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (title, level) in zip(axes, levels.items(), strict=True):
+        extent = (0, level.shape[1] * hop / sample_rate, 0, sample_rate / 2000)
+        image = axis.imshow(
+            level, origin="lower", aspect="auto", extent=extent, vmin=top - RANGE_DB, vmax=top, cmap="magma"
+        )
+        axis.set(title=title, ylabel="kHz")
+    axes[-1].set_xlabel("s")
+    figure.colorbar(image, ax=list(axes), label="dB")
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=120)
+
+
+def _level(audio: Float, hop: int) -> Float:
+    """dB (n_fft/2 + 1, frames), frames centred on multiples of the hop."""
+    padded = np.pad(audio[None], ((0, 0), (N_FFT // 2, N_FFT // 2)))
+    level: Float = 20 * np.log10(np.abs(stft(padded, N_FFT, hop)[0].T) + np.float32(1e-6))
+    return level
+
+
+def _figure() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("--plot needs matplotlib: pip install 'vocos-onnx[plot]'") from error
+    return Figure(figsize=(10, 7), layout="constrained")

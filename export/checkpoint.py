@@ -306,7 +306,7 @@ def _mel(
     norm: str | None = None,
     mel_scale: str | None = None,
 ) -> tuple[MelFeatures, int]:
-    """The last four are not upstream's: langtech-bsc/vocos, branch matcha, has them for the mels of HiFi-GAN and Matcha.
+    """The last four are not upstream's: langtech-bsc/vocos, branch matcha, has them, for the mels of HiFi-GAN.
 
     There the logarithm clips at 1e-5. What is not given is as torchaudio has it.
     """

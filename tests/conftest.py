@@ -14,6 +14,16 @@ from vocos_onnx import VocosONNX
 DATA = Path(__file__).parent / "data"
 
 
+def altered(tmp_path: Path, old: bytes, new: bytes, name: str = "encodec") -> Path:
+    """A tiny model with some bytes of its metadata replaced by as many others."""
+    data = (DATA / f"{name}.onnx").read_bytes()
+    assert len(old) == len(new)
+    assert old in data
+    path = tmp_path / "altered.onnx"
+    path.write_bytes(data.replace(old, new))
+    return path
+
+
 @cache
 def _tiny(name: str) -> VocosONNX:
     return VocosONNX(DATA / f"{name}.onnx", providers=["CPUExecutionProvider"], threads=1)

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import builtins
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA
+from conftest import DATA, altered
 
 from vocos_onnx import ModelConfig, VocosONNX
 
 MODEL = DATA / "encodec.onnx"
-
-
-def altered(tmp_path: Path, old: bytes, new: bytes) -> Path:
-    """The tiny model with some bytes of its metadata replaced by as many others."""
-    data = MODEL.read_bytes()
-    assert len(old) == len(new)
-    assert old in data
-    path = tmp_path / "altered.onnx"
-    path.write_bytes(data.replace(old, new))
-    return path
 
 
 # model files
@@ -63,8 +52,8 @@ def test_model_is_not_vocos(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'{"format": 1', b'{"format": 7', r"has format 7, this version reads format 1"),
-        (b'{"format": 1', b'["format": 1', r"is not JSON"),
+        (b'{"format": 2', b'{"format": 7', r"has format 7, this version reads format 2"),
+        (b'{"format": 2', b'["format": 2', r"is not JSON"),
         (b'"n_fft": 1280', b'"n_fff": 1280', r"lacks n_fft"),
         (b'"codec": "', b'"codek": "', r"lacks encodec\.codec"),
         (b'"padding": "same"', b'"padding": "sane"', r"padding is 'sane', expected one of \('same', 'center'\)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 import soundfile
 from conftest import DATA
 
-from vocos_onnx import VocosONNX
+import vocos_onnx.encodec as encodec_module
+from vocos_onnx import EncodecONNX, VocosONNX, load_audio
 from vocos_onnx.cli import main
 
 MODEL = str(DATA / "encodec.onnx")
@@ -156,11 +158,197 @@ def test_info_of_the_model_in_the_box(capsys):
     assert "  bandwidths: 1.5, 3.0, 6.0, 12.0\n" in capsys.readouterr().out
 
 
-def test_export_without_torch(files, capsys, monkeypatch):
+@pytest.fixture
+def recording(files: Path) -> np.ndarray:
+    """speech.wav, half a second of noise in two channels at 48 kHz; what it is mixed down to, at 24 kHz."""
+    noise = np.random.default_rng(1).normal(0, 0.1, (24_001, 2)).astype(np.float32)
+    soundfile.write("speech.wav", noise, 48000, subtype="FLOAT")
+    return load_audio("speech.wav", 24000)
+
+
+ENCODER = str(DATA / "encoder.onnx")
+PAIR = ("--model", MODEL, "--encoder", ENCODER, "--bandwidth", "1.5")
+
+
+def test_encode(recording, capsys):
+    assert run("encode", "speech.wav", "out.npz", "--encoder", ENCODER, "--bandwidth", "3") == 0
+    assert capsys.readouterr().out == "wrote out.npz: 4 x 38 tokens, 0.50 s at 3 kbps\n"
+    with np.load("out.npz") as archive:
+        assert (archive["tokens"].dtype, archive["samples"], archive["sample_rate"]) == (np.int16, 12_001, 24_000)
+        assert np.array_equal(archive["tokens"], EncodecONNX(ENCODER).encode(recording, 24000, 3.0))
+
+
+def test_encode_then_decode_is_resynth(recording, capsys):
+    assert run("encode", "speech.wav", "tokens.npz", "--encoder", ENCODER, "--bandwidth", "1.5") == 0
+    assert run("decode", "tokens.npz", "decoded.wav", "--model", MODEL) == 0
+    assert run("resynth", "speech.wav", "copy.wav", *PAIR) == 0
+    assert capsys.readouterr().out.endswith("wrote copy.wav: 0.50 s at 24000 Hz\n")
+    assert Path("decoded.wav").read_bytes() == Path("copy.wav").read_bytes()
+    audio, rate = soundfile.read("copy.wav")
+    assert (rate, audio.shape) == (24000, recording.shape)  # as long as the recording, not whole frames
+    expected = VocosONNX(MODEL, encoder=ENCODER)(recording, 24000, bandwidth=1.5)[:12_001].clip(-1, 1)
+    np.testing.assert_allclose(audio, expected, rtol=0, atol=1 / 32768)
+
+
+def test_resynth_with_the_box_and_with_mels(recording):
+    assert run("resynth", "speech.wav", "box.flac") == 0
+    assert soundfile.info("box.flac").frames == 12_001
+    assert run("resynth", "speech.wav", "mel.wav", "--model", DATA / "mel.onnx") == 0
+    info = soundfile.info("mel.wav")
+    assert (info.samplerate, info.frames) == (8000, 4000)
+
+
+def test_several_files_into_a_folder(recording, capsys):
+    Path("a").mkdir()
+    shutil.copy("speech.wav", "b.speech.wav")
+    assert run("resynth", "speech.wav", "b.speech.wav", "a", *PAIR) == 0
+    assert run("encode", "speech.wav", "b.speech.wav", "a", "--encoder", ENCODER, "--bandwidth", "1.5") == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("wrote a/") == 4
+    assert captured.err == ""  # no bar where there is no terminal
+    names = sorted(p.name for p in Path("a").iterdir())
+    assert names == ["b.speech.npz", "b.speech.wav", "speech.npz", "speech.wav"]
+    assert run("resynth", "speech.wav", "a", *PAIR) == 0  # one file into a folder
+
+
+def test_a_bad_file_does_not_keep_the_others(recording, capsys):
+    Path("out").mkdir()
+    Path("bad.wav").write_text("hello")
+    assert run("resynth", "bad.wav", "missing.wav", "speech.wav", "out", *PAIR) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "wrote out/speech.wav: 0.50 s at 24000 Hz\n"
+    lines = captured.err.splitlines()
+    assert len(lines) == 3
+    assert "cannot read bad.wav as audio" in lines[0]
+    assert "no audio file missing.wav" in lines[1]
+    assert lines[2] == "vocos-onnx: error: 2 of 3 files failed"
+    assert [p.name for p in Path("out").iterdir()] == ["speech.wav"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_bar_on_a_terminal(recording, monkeypatch, capsys, count):
+    monkeypatch.setattr(encodec_module, "CHUNK", 32)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    Path("out").mkdir()
+    names = [f"{i}.wav" for i in range(count)]
+    for name in names:
+        shutil.copy("speech.wav", name)
+    assert run("encode", *names, "out", "--encoder", ENCODER, "--bandwidth", "3") == 0
+    err = capsys.readouterr().err
+    assert f"{1 / count:4.0%} 1/{count} 0.wav" in err
+    assert f"100% {count}/{count} {names[-1]}" in err
+    assert err.endswith(" \r")  # wiped
+    assert "\n" not in err
+
+
+@pytest.mark.parametrize("name", ["p.png", "p.svg"])
+def test_plot(recording, name):
+    assert run("resynth", "speech.wav", "copy.wav", "--plot", name, *PAIR) == 0
+    picture = Path(name).read_bytes()
+    assert len(picture) > 10_000
+    assert picture.startswith(b"\x89PNG" if name == "p.png" else b"<?xml")
+
+
+def test_plot_without_matplotlib(recording, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert run("resynth", "speech.wav", "copy.wav", "--plot", "p.png", *PAIR) == 2
+    assert "--plot needs matplotlib: pip install 'vocos-onnx[plot]'" in capsys.readouterr().err
+    assert not Path("copy.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["resynth", "missing.wav", "o.wav", *PAIR], "no audio file missing.wav"),
+        (["resynth", "speech.wav", "speech.wav", *PAIR], "speech.wav would be written over itself"),
+        (["resynth", "speech.wav", ".", *PAIR], "speech.wav would be written over itself"),
+        (["resynth", "speech.wav", "o.xyz", *PAIR], "'o.xyz' does not end in a known kind of audio file"),
+        (["resynth", "speech.wav", "nowhere/o.wav", *PAIR], "no folder nowhere to write o.wav to; create it first"),
+        (
+            ["resynth", "speech.wav", "speech.wav", "nowhere", *PAIR],
+            "2 files need a folder to go to, and nowhere is none",
+        ),
+        (["resynth", "speech.wav", "sub/speech.wav", "folder", *PAIR], "speech.wav and sub/speech.wav would both be"),
+        (["resynth", "speech.wav", "o.wav", *PAIR, "--bandwidth", "6"], "bandwidth is 6.0, expected one of 0.75, 1.5"),
+        (["resynth", "speech.wav", "o.wav", *PAIR[:2], *PAIR[4:]], "tokens of encodec_24khz needs its encoder"),
+        (["resynth", "speech.wav", "o.wav", "--encoder", ENCODER], "has other codebooks than this model"),
+        (
+            ["resynth", "speech.wav", "o.wav", "--model", ENCODER],
+            "is an encoder, audio to tokens: open it with Encodec",
+        ),
+        (["resynth", "speech.wav", "o.wav", *PAIR, "--plot", "p.xyz"], "does not end in a kind of picture"),
+        (["resynth", "speech.wav", "o.wav", *PAIR, "--plot", "nowhere/p.png"], "no folder nowhere to write p.png to"),
+        (
+            ["resynth", "speech.wav", "tokens.npy", "folder", *PAIR, "--plot", "p.png"],
+            "--plot draws one recording, and 2",
+        ),
+        (
+            ["encode", "speech.wav", "o.npy"],
+            "'o.npy' does not end in .npz, the kind of file that tokens are written to",
+        ),
+        (
+            ["encode", "speech.wav", "o.npz", "--bandwidth", "5"],
+            "bandwidth is 5.0, expected one of 1.5, 3, 6, 12 (kbps)",
+        ),
+        (["encode", "speech.wav", "o.npz", "--encoder", MODEL], "is a vocoder, not an encoder: open it with VocosONNX"),
+        (["encode", "speech.wav", "o.npz", "--threads", "0"], "threads is 0, expected an integer of 1 or more"),
+        (["encode", "folder", "o.npz"], "folder is not a file; expected audio such as .wav"),
+        (["encode", "tokens.npy", "o.npz"], "cannot read tokens.npy as audio"),
+        (
+            ["decode", "more.npz", "o.wav", "--model", MODEL],
+            "more.npz says that it is of 9601 samples, but 30 frames are",
+        ),
+        (["decode", "text.npz", "o.wav", "--model", MODEL], "cannot read text.npz as .npy or .npz"),
+    ],
+)
+def test_bad_recordings(recording, files, capsys, args, message):
+    Path("folder").mkdir()
+    Path("sub").mkdir()
+    shutil.copy("speech.wav", "sub/speech.wav")
+    np.savez("more.npz", tokens=TOKENS, samples=30 * 320 + 1)
+    np.savez("text.npz", tokens=TOKENS, samples="many")
+    before = sorted(p for p in files.rglob("*"))
+    assert run(*args) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("vocos-onnx: error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert sorted(p for p in files.rglob("*")) == before  # nothing written, no temporary left
+
+
+@pytest.mark.parametrize("args", [["encode", "--encoder", ENCODER], ["resynth", *PAIR]])
+def test_what_is_wrong_with_every_file_is_said_once(recording, capsys, args):
+    Path("out").mkdir()
+    shutil.copy("speech.wav", "other.wav")
+    assert run(args[0], "speech.wav", "other.wav", "out", *args[1:], "--bandwidth", "24") == 2
+    assert capsys.readouterr().err.count("bandwidth is 24.0, expected one of") == 1
+
+
+def test_a_folder_that_cannot_be_written(recording, monkeypatch, capsys):
+    Path("locked").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked")
+    assert run("resynth", "speech.wav", "locked", *PAIR) == 2
+    assert "the folder locked cannot be written, and speech.wav is to go there" in capsys.readouterr().err
+    assert run("encode", "speech.wav", "locked/o.npz") == 2
+    assert "the folder locked cannot be written, and o.npz is to go there" in capsys.readouterr().err
+
+
+def test_info_of_an_encoder(capsys):
+    assert run("info", ENCODER) == 0
+    out = capsys.readouterr().out
+    for line in ("codec: encodec_24khz", "input: audio", "bandwidths: 0.75, 1.5, 3.0", "  name: tiny-encoder"):
+        assert line + "\n" in out
+    assert out.startswith("encoder: ")
+
+
+@pytest.mark.parametrize("command", ["export", "export-encodec"])
+def test_export_without_torch(files, capsys, monkeypatch, command):
     monkeypatch.setitem(sys.modules, "torch", None)
     for name in [n for n in sys.modules if n.startswith("vocos_onnx_export")]:
         monkeypatch.delitem(sys.modules, name)
-    assert run("export", "somewhere", "-o", "m.onnx") == 2
+    assert run(command, "somewhere", "-o", "m.onnx") == 2
     assert "export needs torch: pip install 'vocos-onnx[export]'" in capsys.readouterr().err
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import vocos_onnx
+from vocos_onnx.cli import main
 from vocos_onnx.vocoder import default_model
 
 README = Path(__file__).parent.parent / "README.md"
@@ -16,12 +17,14 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8")
 
 
 def test_there_is_an_example():
-    assert len(SNIPPETS) >= 1
+    assert len(SNIPPETS) == 2
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_snippet(snippet, monkeypatch):
-    monkeypatch.chdir(default_model().parent.parent)  # the folder that has models/, installed or not
+def test_snippet(snippet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("models").symlink_to(default_model().parent)
+    main(["demo", "demo.wav"])
     names: dict[str, object] = {}
     exec(snippet, names)
     audio, rough = names["audio"], names["rough"]
@@ -34,7 +37,8 @@ def test_snippet(snippet, monkeypatch):
 
 def test_it_names_what_is_public():
     text = README.read_text(encoding="utf-8")
-    assert "VocosONNX" in text
-    for extra in ("cpu", "gpu", "export", "train", "test"):
+    for name in vocos_onnx.__all__:
+        assert name in text or name.endswith("Config"), name
+    for extra in ("cpu", "gpu", "export", "train", "plot", "test"):
         assert f"[{extra}]" in text or f",{extra}]" in text, extra
     assert vocos_onnx.__version__ in (README.parent / "pyproject.toml").read_text(encoding="utf-8")

@@ -18,11 +18,17 @@ def tokens_of(*shape: int) -> np.ndarray:
 
 
 def test_public_names():
-    assert sorted(vocos_onnx.__all__) == ["ModelConfig", "VocosONNX"]
+    assert sorted(vocos_onnx.__all__) == [
+        "EncodecONNX", "EncoderConfig", "ModelConfig", "VocosONNX", "load_audio", "save_audio",
+    ]  # fmt: skip
     public = {n for n in dir(VocosONNX) if not n.startswith("_")}
     assert public == {
-        "bandwidths", "codes_to_features", "config", "decode", "hop_length", "num_codebooks", "providers",
+        "bandwidths", "codes_to_features", "config", "decode", "features", "hop_length", "num_codebooks", "providers",
         "sample_rate",
+    }  # fmt: skip
+    public = {n for n in dir(vocos_onnx.EncodecONNX) if not n.startswith("_")}
+    assert public == {
+        "bandwidths", "embed", "encode", "hop_length", "num_codebooks", "providers", "sample_rate",
     }  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 names = zipfile.ZipFile(sys.argv[1]).namelist()
 top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
 assert top == {"vocos_onnx", "vocos_onnx_export", "vocos_onnx_train"}, top
-for name in ("vocos_onnx/py.typed", "vocos_onnx/models/vocos-codec-24khz.onnx", "vocos_onnx/models/README.md"):
+box = ("vocos-codec-24khz.onnx", "vocos-codec-24khz-encoder.onnx", "README.md")
+for name in ("vocos_onnx/py.typed", *(f"vocos_onnx/models/{file}" for file in box)):
     assert name in names, name
 
 for module in ("torch", "onnx", "onnxscript", "torchaudio", "vocos", "encodec", "export", "train", "yaml"):
@@ -26,6 +27,13 @@ assert done.returncode == 2, done
 assert "pip install 'vocos-onnx[export]'" in done.stderr, done.stderr
 done = subprocess.run([command, "demo"], capture_output=True, text=True, check=True)
 assert done.stdout.startswith("wrote demo.wav: "), done.stdout
+for arguments in (
+    ["resynth", "demo.wav", "copy.wav"],
+    ["encode", "demo.wav", "t.npz"],
+    ["decode", "t.npz", "again.wav"],
+):
+    subprocess.run([command, *arguments], capture_output=True, text=True, check=True)
+assert Path("copy.wav").read_bytes() == Path("again.wav").read_bytes()
 size = sum(f.stat().st_size for f in Path(sys.prefix).rglob("*") if f.is_file() and not f.is_symlink())
 print(f"{Path(sys.argv[1]).name}: {Path(sys.argv[1]).stat().st_size / 1e6:.1f} MB; environment {size / 1e6:.0f} MB")
 print(done.stdout, end="")

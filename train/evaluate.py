@@ -1,6 +1,7 @@
 """The figures of the codec in the box: python -m vocos_onnx_train.evaluate --models models --clips DIR
 
-Encodes every speech clip and decodes the tokens with the exported models as their users do, and prints PESQ-WB of each clip at each bandwidth. ``--tokens OUT`` also writes the tokens of the clips named with ``--clip``.
+Encodes every speech clip and decodes the tokens with the exported models as their users do, and prints PESQ-WB of each
+clip at each bandwidth. ``--tokens OUT`` also writes the tokens of the clips named with ``--clip``.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ def load_audio(path: str | os.PathLike[str], sample_rate: int) -> Float:
     """Read a file as mono audio of one sample rate.
 
     Everything that libsndfile reads: wav, flac, ogg, mp3, aiff, ...; any sample type, rate and number of channels. The
-    channels are mixed by their mean, then the result is resampled (see ``resample``) where its rate is another.
+    channels are mixed by their mean, then the result is resampled (see ``resample``) where its rate is another. A .wav
+    that was cut off is read up to there, as libsndfile does it.
 
     Returns:
         (samples,) float32, full scale is ±1: ceil(N · sample_rate / rate) samples from a file with N of them.
@@ -51,11 +52,11 @@ def load_audio(path: str | os.PathLike[str], sample_rate: int) -> Float:
         raise ValueError(
             f"cannot read {path} as audio: {error.error_string} It may be damaged or of another kind"
         ) from None
-    audio = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    audio: Float = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if len(audio) < frames:
         raise ValueError(f"{path} is truncated: its header promises {frames} samples, and it holds {len(audio)}")
     try:
-        return read_waveform(audio, rate, sample_rate)[0]
+        return read_waveform(audio, rate, sample_rate).reshape(-1)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -77,7 +78,7 @@ def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:
         given = given / np.float32(_FULL_SCALE[given.dtype])
     elif not np.issubdtype(given.dtype, np.floating):
         raise ValueError(
-            f"audio has dtype {given.dtype}, expected floats with full scale ±1, int16 or int32; convert it and scale it"
+            f"audio has dtype {given.dtype}, expected floats with full scale ±1, int16 or int32; convert it"
         )
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
         waveform = np.ascontiguousarray(given.reshape(-1, given.shape[-1]), np.float32)
@@ -92,7 +93,8 @@ def resample(audio: Float, rate: int, to: int) -> Float:
 
     A polyphase filter of scipy, linear phase, without delay, whose low-pass is a Kaiser-windowed sinc of 64 zero
     crossings on each side. With f the lower of the two rates: flat within 0.001 dB up to 0.45 f, and at least
-    98 dB down from 0.5 f on, so that nothing folds back (measured; tests/test_audio.py). Equal rates return the audio as it is.
+    97 dB down from 0.5 f on, so that nothing folds back (measured; tests/test_audio.py). Equal rates return the audio
+    as it is.
     """
     if rate == to:
         return audio

@@ -134,6 +134,7 @@ def _encode(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.output.name!r} does not end in .npz, the kind of file that tokens are written to")
     encoder = EncodecONNX(args.encoder, **_options(args))
     bandwidth = DEFAULT_BANDWIDTH if args.bandwidth is None else args.bandwidth
+    encoder.encode(np.zeros(1), encoder.sample_rate, bandwidth)  # a bad bandwidth is said once, not for each file
 
     def one(source: Path, target: Path, progress: Callable[[int, int], None]) -> str:
         audio = load_audio(source, encoder.sample_rate)
@@ -157,6 +158,7 @@ def _resynth(args: argparse.Namespace) -> None:
             raise ValueError(f"--plot draws one recording, and {len(targets)} are given; leave it out")
         check_plot(args.plot)
     vocos = VocosONNX(args.model, encoder=args.encoder, **_options(args))
+    vocos(np.zeros(vocos.sample_rate), vocos.sample_rate, bandwidth=args.bandwidth)  # what fails here fails each file
 
     def one(source: Path, target: Path, progress: Callable[[int, int], None]) -> str:
         rate = vocos.sample_rate

@@ -157,9 +157,9 @@ class EncoderConfig:
     """What the runtime must know about an encoder beside its graph.
 
     The graph takes "audio" (batch, samples) or its "spectrum" (batch, frames, n_fft/2 + 1, 2), of a Hann window and
-    ``same`` padding; n_fft is 0 for audio. To encode a stretch of audio exactly it must also see ``left_context`` frames before it and
-    ``right_context`` frames after it. ``codebooks_sha256[k - 1]`` is the sha256 of the first k codebooks, little-endian
-    float32: a decoder of k codebooks whose fingerprint it is understands the tokens.
+    ``same`` padding; n_fft is 0 for audio. To encode a stretch of audio exactly it must also see ``left_context``
+    frames before it and ``right_context`` frames after it. ``codebooks_sha256[k - 1]`` is the sha256 of the first k
+    codebooks, little-endian float32: a decoder of k codebooks whose fingerprint it is understands the tokens.
     """
 
     codec: str

@@ -204,7 +204,7 @@ def quantize(embeddings: Float, codebooks: Float) -> npt.NDArray[np.int64]:
     """Residual vector quantisation: embeddings (B, T, C) and codebooks (K, size, C) -> codes (K, B, T).
 
     Each code is the entry nearest to what the codebooks before it left over. |x - c|² = |x|² - 2 x·c + |c|², so that
-    the nearest is where x·c - |c|²/2 is largest: one matrix product for each codebook. Of equally near entries the first.
+    the nearest is where x·c - |c|²/2 is largest: one matrix product for each codebook. Of equally near ones, the first.
     """
     residual = embeddings.reshape(-1, embeddings.shape[-1]).copy()
     codes = np.empty((len(codebooks), len(residual)), np.int64)

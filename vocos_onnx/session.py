@@ -27,7 +27,7 @@ def default_file(name: str) -> Path:
 def open_session(
     path: str | os.PathLike[str], providers: Sequence[Provider] | None, threads: int | None, kind: str
 ) -> Any:
-    """The onnxruntime session of a file; ``kind`` is the metadata key of what it should be. Raises as VocosONNX does."""
+    """The onnxruntime session of a file; ``kind`` is the metadata key of what it should be. Raises as VocosONNX."""
     ort = _onnxruntime()
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise ValueError(f"threads is {threads!r}, expected an integer of 1 or more, or None for all cores")

@@ -231,8 +231,8 @@ class VocosONNX:
         if len(known) < needed or known[needed - 1] != encodec.codebooks_sha256:
             found = known[needed - 1][:12] if len(known) >= needed else f"only {len(known)} codebooks"
             raise ValueError(
-                f"the encoder ({encoder.config.codec}) has other codebooks than this model ({encodec.codec}), which would "
-                f"decode its tokens to noise: the fingerprint of {needed} codebooks is {found} there and "
+                f"the encoder ({encoder.config.codec}) has other codebooks than this model ({encodec.codec}), which "
+                f"would decode its tokens to noise: the fingerprint of {needed} codebooks is {found} there and "
                 f"{encodec.codebooks_sha256[:12]} here; export the encoder that the model was trained with"
             )
         return encoder

@@ -1,0 +1,158 @@
+"""vocos(audio, sample_rate): the way through tokens or mels, and which encoder is let near which model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DATA, altered
+
+from vocos_onnx import EncodecONNX, VocosONNX
+from vocos_onnx.cli import DEMO_TOKENS
+from vocos_onnx.vocoder import default_model
+
+ENCODER, MODEL = DATA / "encoder.onnx", DATA / "encodec.onnx"
+NOISE = np.random.default_rng(0).normal(0, 0.3, 5000).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def paired() -> VocosONNX:
+    return VocosONNX(MODEL, encoder=ENCODER, threads=1)
+
+
+@pytest.mark.parametrize("samples", [1, 320, 5000])
+def test_it_is_encode_and_decode(paired, samples):
+    encoder = EncodecONNX(ENCODER, threads=1)
+    for index, bandwidth in enumerate(paired.bandwidths):
+        expected = paired.decode(encoder.encode(NOISE[:samples], 24000, bandwidth))
+        given = paired(NOISE[:samples], 24000, bandwidth=bandwidth)
+        assert given.shape == (-(-samples // 320) * 320,)
+        assert given.dtype == np.float32
+        assert np.array_equal(given, expected)
+        assert np.array_equal(paired(NOISE[:samples], 24000, bandwidth_id=index), expected)
+
+
+@pytest.mark.parametrize("encoder", [ENCODER, str(ENCODER), EncodecONNX(ENCODER, threads=1)])
+def test_the_encoder_may_come_with_the_call(paired, encoder):
+    alone = VocosONNX(MODEL, threads=1)
+    expected = paired(NOISE, 24000, bandwidth=1.5)
+    assert np.array_equal(alone(NOISE, 24000, bandwidth=1.5, encoder=encoder), expected)
+    assert np.array_equal(VocosONNX(MODEL, threads=1, encoder=encoder)(NOISE, 24000, bandwidth=1.5), expected)
+
+
+def test_batches_and_other_rates(paired):
+    batch = NOISE[:4800].reshape(2, -1)
+    audio = paired(batch, 16000, bandwidth=1.5)
+    assert audio.shape == (2, 12 * 320)
+    for item, expected in zip(batch, audio, strict=True):
+        alone = paired(item, 16000, bandwidth=1.5)
+        np.testing.assert_allclose(alone, expected, rtol=0, atol=2e-5 * np.abs(alone).max())
+
+
+def test_mel(mel):
+    features = mel.features(NOISE, 8000)
+    assert features.shape == (8, 1 + 5000 // 16)
+    assert np.array_equal(mel(NOISE, 8000), mel.decode(features))
+    assert mel(NOISE, 8000).shape == (5000 // 16 * 16,)
+    batch = NOISE.reshape(2, -1)
+    assert np.array_equal(mel.features(batch, 8000)[1], mel.features(batch[1], 8000))
+    assert mel(batch, 24000).shape == (2, -(-2500 // 3) // 16 * 16)
+
+
+def test_the_box_gives_back_what_it_is_given():
+    """Speech through the encoder and the model in the box keeps its levels, band by band."""
+    from test_box import band_levels
+
+    vocos = VocosONNX()
+    with np.load(default_model().with_name(DEMO_TOKENS)) as archive:
+        speech = vocos.decode(archive["tokens"])
+    given, rough = vocos(speech, 24000, bandwidth=12.0), vocos(speech, 24000, bandwidth=1.5)
+    assert given.shape == speech.shape
+    levels = band_levels(speech).ravel()
+    fine, coarse = (np.corrcoef(levels, band_levels(audio).ravel())[0, 1] for audio in (given, rough))
+    assert fine > 0.98
+    assert 0.9 < coarse < fine
+    assert np.array_equal(vocos(speech, 24000), vocos.decode(EncodecONNX().encode(speech, 24000, 6.0)))
+
+
+def test_no_click_at_the_ends_of_silence_around_speech():
+    vocos = VocosONNX()
+    with np.load(default_model().with_name(DEMO_TOKENS)) as archive:
+        speech = vocos.decode(archive["tokens"])[:48_000]
+    audio = vocos(np.pad(speech, 4800), 24000)
+    for end in (audio[:2400], audio[-2400:]):
+        assert np.abs(end).max() < 0.01 * np.abs(audio).max()
+
+
+def test_a_mismatched_encoder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"encoder \(encodec_24khz\) has other codebooks than this model \(vocos_onnx"):
+        VocosONNX(encoder=ENCODER)
+    with pytest.raises(ValueError, match=r"other codebooks than .*the fingerprint of 2 codebooks is \w{12} there"):
+        VocosONNX(MODEL, encoder=EncodecONNX())
+    paired = VocosONNX(MODEL)
+    with pytest.raises(ValueError, match=r"would decode its tokens to noise: the fingerprint of 2 codebooks"):
+        paired(NOISE, 24000, bandwidth=1.5, encoder=EncodecONNX())
+    fingerprint = EncodecONNX(ENCODER).config.codebooks_sha256[1].encode()
+    other = altered(tmp_path, fingerprint, b"0" * 64, "encoder")
+    with pytest.raises(ValueError, match=r"is 000000000000 there and " + fingerprint[:12].decode()):
+        VocosONNX(MODEL, encoder=other)
+
+
+def test_an_encoder_with_too_few_codebooks_is_refused():
+    with pytest.raises(ValueError, match=r"the fingerprint of 16 codebooks is only 4 codebooks there"):
+        VocosONNX(encoder=ENCODER)
+
+
+def test_a_model_that_needs_an_encoder_says_so():
+    with pytest.raises(ValueError, match=r"tokens of encodec_24khz needs its encoder: make one with vocos-onnx exp"):
+        VocosONNX(MODEL)(NOISE, 24000, bandwidth=1.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"bandwidth is 6\.0, expected one of 0\.75, 1\.5 \(kbps\)"),
+        ({"bandwidth": 3.0}, r"bandwidth is 3\.0, expected one of 0\.75, 1\.5 \(kbps\)"),
+        ({"bandwidth_id": 2}, r"bandwidth_id is 2, expected 0 to 1: 0 \(0\.75 kbps\), 1 \(1\.5 kbps\)"),
+        ({"bandwidth_id": "1"}, r"bandwidth_id is '1', expected an integer"),
+        ({"bandwidth": 1.5, "bandwidth_id": 1}, r"bandwidth \(1\.5\) and bandwidth_id \(1\) are given; pass one"),
+    ],
+)
+def test_bandwidths(paired, options, message):
+    with pytest.raises(ValueError, match=message):
+        paired(NOISE, 24000, **options)
+
+
+def test_a_mel_model_takes_neither_bandwidth_nor_encoder(mel):
+    with pytest.raises(ValueError, match=r"bandwidth is given, but this is a mel model, without tokens: leave it out"):
+        mel(NOISE, 8000, bandwidth=6.0)
+    with pytest.raises(ValueError, match=r"bandwidth_id is 1, but this model is not conditioned"):
+        mel(NOISE, 8000, bandwidth_id=1)
+    with pytest.raises(ValueError, match=r"encoder is given, but this is a mel model"):
+        mel(NOISE, 8000, encoder=ENCODER)
+    with pytest.raises(ValueError, match=r"encoder is given, but this is a mel model"):
+        VocosONNX(DATA / "mel.onnx", encoder=ENCODER)
+
+
+def test_features_are_for_mel_models(paired):
+    with pytest.raises(ValueError, match=r"this is an encodec model, whose features come from tokens: encode"):
+        paired.features(NOISE, 24000)
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        (NOISE[:0], "audio is empty"),
+        (NOISE[:1], r"audio has 1 samples at 8000 Hz, expected at least 33: these mel features reflect 32"),
+        (np.full(100, np.nan), "audio holds NaN or infinity"),
+    ],
+)
+def test_bad_audio_for_mels(mel, audio, message):
+    with pytest.raises(ValueError, match=message):
+        mel(audio, 8000)
+
+
+def test_the_box_is_whole():
+    assert isinstance(default_model(), Path)
+    assert default_model().with_name("vocos-codec-24khz-encoder.onnx").exists()

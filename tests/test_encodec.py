@@ -1,0 +1,237 @@
+"""Audio to tokens: golden values of EnCodec's, the quantiser against a naive one, and what encode promises."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from conftest import DATA, altered
+
+import vocos_onnx.encodec as encodec_module
+from vocos_onnx import EncodecONNX, VocosONNX
+from vocos_onnx.audio import resample
+from vocos_onnx.encodec import quantize
+
+SAMPLES = (1, 319, 320, 321, 2500, 13000)
+NOISE = np.random.default_rng(0).normal(0, 0.3, 40_000).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def encoder() -> EncodecONNX:
+    """4 codebooks of 8 channels, bandwidths of 1, 2 and 4; the first two are those of the tiny encodec model."""
+    return EncodecONNX(DATA / "encoder.onnx", providers=["CPUExecutionProvider"], threads=1)
+
+
+@pytest.fixture(scope="session")
+def box() -> EncodecONNX:
+    return EncodecONNX(providers=["CPUExecutionProvider"], threads=1)
+
+
+def naive(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
+    """Codes (K, T) of embeddings (T, C), in float64, distance by distance."""
+    codes = np.zeros((len(codebooks), len(embeddings)), int)
+    for t, vector in enumerate(embeddings.astype(np.float64)):
+        for k, codebook in enumerate(codebooks.astype(np.float64)):
+            codes[k, t] = np.sum((vector - codebook) ** 2, axis=1).argmin()
+            vector = vector - codebook[codes[k, t]]
+    return codes
+
+
+@pytest.mark.parametrize("samples", SAMPLES)
+def test_golden(encoder, golden, samples):
+    tensors = golden("encoder")
+    audio, expected = tensors[f"audio_{samples}"], tensors[f"embeddings_{samples}"]
+    given = encoder.embed(audio, 24000)
+    assert given.dtype == np.float32
+    assert given.shape == (1, *expected.shape)
+    np.testing.assert_allclose(given[0], expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+    assert np.array_equal(encoder.encode(audio, 24000, 3.0), tensors[f"tokens_{samples}"])
+
+
+def test_quantize_takes_the_nearest():
+    rng = np.random.default_rng(0)
+    codebooks = (rng.standard_normal((5, 64, 8)) * 0.6 ** np.arange(5)[:, None, None]).astype(np.float32)
+    embeddings = rng.standard_normal((2, 30, 8)).astype(np.float32)
+    before = embeddings.copy()
+    codes = quantize(embeddings, codebooks)
+    assert codes.dtype == np.int64
+    assert codes.shape == (5, 2, 30)
+    for b in range(2):
+        assert np.array_equal(codes[:, b], naive(embeddings[b], codebooks))
+    assert np.array_equal(embeddings, before)
+    assert len(np.unique(codes)) > 40
+
+
+def test_of_equally_near_entries_the_first_is_taken():
+    codebook = np.ones((1, 4, 2), np.float32)
+    assert np.array_equal(quantize(np.ones((1, 3, 2), np.float32), codebook), np.zeros((1, 1, 3)))
+
+
+@pytest.mark.parametrize("name", ["encoder", "box"])
+@pytest.mark.parametrize("samples", [1, 2, 319, 320, 321, 640, 12_345, 40_000])
+def test_shapes(name, samples, request):
+    codec = request.getfixturevalue(name)
+    frames = -(-samples // 320)
+    for bandwidth, count in zip(codec.bandwidths, codec.config.codebooks_per_bandwidth, strict=True):
+        tokens = codec.encode(NOISE[:samples], 24000, bandwidth)
+        assert (tokens.dtype, tokens.shape) == (np.int64, (count, frames))
+        assert tokens.min() >= 0
+        assert tokens.max() < 1024
+    assert codec.encode(NOISE[None, :samples], 24000, bandwidth).shape == (count, 1, frames)
+
+
+@pytest.mark.parametrize("name", ["encoder", "box"])
+@pytest.mark.parametrize("chunk", [32, 33, 41])
+def test_stretches_do_not_show(name, chunk, request, monkeypatch):
+    """The last of 125 frames is not whole, and with 41 it is a stretch of its own."""
+    codec = request.getfixturevalue(name)
+    audio = NOISE[: 123 * 320 + 17]
+    monkeypatch.setattr(encodec_module, "CHUNK", 1000)
+    whole = codec.embed(audio, 24000)
+    monkeypatch.setattr(encodec_module, "CHUNK", chunk)
+    monkeypatch.setattr(encodec_module, "QUANTIZED", 50)
+    given = codec.embed(audio, 24000)
+    np.testing.assert_allclose(given, whole, rtol=0, atol=2e-6 * np.abs(whole).max())
+    tokens = codec.encode(audio, 24000, codec.bandwidths[-1])
+    expected = quantize(np.ascontiguousarray(whole.transpose(0, 2, 1)), codec._codebooks)[:, 0]
+    assert np.mean(tokens == expected) > 0.99  # rounding may tip a near-tie
+
+
+@pytest.mark.parametrize("name", ["encoder", "box"])
+def test_items_of_a_batch_do_not_touch(name, request):
+    codec = request.getfixturevalue(name)
+    batch = NOISE[:36_000].reshape(3, -1)
+    together = codec.embed(batch, 24000)
+    for item, given in zip(batch, together, strict=True):
+        alone = codec.embed(item, 24000)[0]
+        np.testing.assert_allclose(given, alone, rtol=0, atol=5e-6 * np.abs(alone).max())
+
+
+@pytest.mark.parametrize("name", ["encoder", "box"])
+def test_fewer_codebooks_are_the_first_ones(name, request):
+    codec = request.getfixturevalue(name)
+    full = codec.encode(NOISE, 24000, codec.bandwidths[-1])
+    for bandwidth in codec.bandwidths:
+        tokens = codec.encode(NOISE, 24000, bandwidth)
+        assert np.array_equal(tokens, full[: len(tokens)])
+
+
+def test_audio_of_another_rate_is_resampled(encoder):
+    audio = NOISE[:16_000]
+    assert np.array_equal(encoder.encode(audio, 16000, 3.0), encoder.encode(resample(audio, 16000, 24000), 24000, 3.0))
+    assert encoder.encode(NOISE[:8000], 8000, 3.0).shape == (4, 75)
+    assert encoder.encode(NOISE, 192_000, 3.0).shape == (4, 16)
+
+
+def test_integers_are_the_same_audio(encoder):
+    integers = (NOISE.clip(-1, 1) * 32767).astype(np.int16)
+    expected = encoder.encode(integers / 32768, 24000, 3.0)
+    assert np.array_equal(encoder.encode(integers, 24000, 3.0), expected)
+
+
+@pytest.mark.parametrize("name", ["encoder", "box"])
+@pytest.mark.parametrize("audio", [np.zeros(5000), np.full(5000, 1.0), np.full(5000, -3.0), 1e-30 * NOISE[:5000]])
+def test_silence_and_clipped_audio_have_tokens(name, audio, request):
+    tokens = request.getfixturevalue(name).encode(audio, 24000, 1.5)
+    assert tokens.shape[1] == 16
+    assert 0 <= tokens.min() <= tokens.max() < 1024
+
+
+def test_channels_as_a_batch(encoder):
+    seven = NOISE[:35_000].reshape(7, 5000)
+    tokens = encoder.encode(seven, 24000, 3.0)
+    assert tokens.shape == (4, 7, 16)
+    assert np.array_equal(tokens[:, 4], encoder.encode(seven[4], 24000, 3.0))
+
+
+def test_progress(encoder, monkeypatch):
+    monkeypatch.setattr(encodec_module, "CHUNK", 50)
+    seen = []
+    encoder.encode(NOISE, 24000, 1.5, progress=lambda done, frames: seen.append((done, frames)))
+    assert seen == [(50, 125), (100, 125), (125, 125)]
+
+
+def test_threads(encoder):
+    expected = encoder.encode(NOISE, 24000, 3.0)
+    results: list[np.ndarray] = []
+    threads = [threading.Thread(target=lambda: results.append(encoder.encode(NOISE, 24000, 3.0))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert all(np.array_equal(tokens, expected) for tokens in results)
+
+
+def test_properties(encoder, box):
+    assert (encoder.sample_rate, encoder.hop_length, encoder.num_codebooks) == (24000, 320, 4)
+    assert encoder.bandwidths == (0.75, 1.5, 3.0)
+    assert encoder.providers == ["CPUExecutionProvider"]
+    assert (encoder.config.codec, encoder.config.input) == ("encodec_24khz", "audio")
+    assert (box.config.codec, box.config.input) == ("vocos_onnx_24khz", "spectrum")
+    assert box.bandwidths == VocosONNX().bandwidths
+
+
+@pytest.mark.parametrize("bandwidth", [6, 2.0, 0, -1.5, "1.5", None])
+def test_bandwidths_that_it_has_not(encoder, bandwidth):
+    with pytest.raises(ValueError, match=r"bandwidth is .*, expected one of 0\.75, 1\.5, 3 \(kbps\)"):
+        encoder.encode(NOISE, 24000, bandwidth)
+
+
+@pytest.mark.parametrize(
+    ("audio", "rate", "message"),
+    [
+        (NOISE[:0], 24000, r"audio is empty"),
+        (np.full(100, np.nan), 24000, r"audio holds NaN or infinity, first at sample 0"),
+        (np.full(100, np.inf), 24000, r"audio holds NaN or infinity"),
+        (NOISE[None, None], 24000, r"audio has shape \(1, 1, 40000\), expected \(samples,\), or \(batch, samples\)"),
+        (NOISE[:100].astype(np.int64), 24000, r"dtype int64"),
+        (NOISE, 500, r"sample_rate is 500, expected 1000 to 384000 Hz"),
+    ],
+)
+def test_bad_audio(encoder, audio, rate, message):
+    with pytest.raises(ValueError, match=message):
+        encoder.encode(audio, rate, 3.0)
+    with pytest.raises(ValueError, match=message):
+        encoder.embed(audio, rate)
+
+
+def test_a_vocoder_is_no_encoder():
+    with pytest.raises(ValueError, match=r"encodec\.onnx is a vocoder, not an encoder: open it with VocosONNX"):
+        EncodecONNX(DATA / "encodec.onnx")
+    with pytest.raises(ValueError, match=r"encoder\.onnx is an encoder, audio to tokens: open it with EncodecONNX"):
+        VocosONNX(DATA / "encoder.onnx")
+
+
+def test_files_that_are_no_encoder(tmp_path):
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(ValueError, match=r"onnxruntime cannot load .*text\.onnx \(5 bytes\)"):
+        EncodecONNX(tmp_path / "text.onnx")
+    with pytest.raises(FileNotFoundError, match=r"no model file .*; make one with: vocos-onnx export-encodec C"):
+        EncodecONNX(tmp_path / "missing.onnx")
+    with pytest.raises(ValueError, match=r"threads is 0, expected an integer of 1 or more"):
+        EncodecONNX(threads=0)
+    with pytest.raises(ValueError, match=r"provider 'X' is not in this onnxruntime"):
+        EncodecONNX(providers=["X"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'"format": 2', b'"format": 9', "the metadata has format 9, this version reads format 2"),
+        (b'"channels": 8', b'"channels": 9', "the metadata contradicts the graph"),
+        (b'"input": "audio"', b'"input": "radio"', r"input is 'radio', expected one of \('audio', 'spectrum'\)"),
+        (b'"hop_length": 320', b'"hop_length": -20', "hop_length is -20, expected a positive integer"),
+        (b'"left_context": 2', b'"left_context":-2', "left_context is -2, expected 0 or more"),
+        (
+            b'bandwidth": [1, 2, 4]',
+            b'bandwidth": [1, 2, 5]',
+            r"per_bandwidth is \(1, 2, 5\), expected 1 to 4",
+        ),
+        (b'"n_fft"', b'"m_fft"', "the metadata lacks n_fft"),
+    ],
+)
+def test_metadata(tmp_path, old, new, message):
+    with pytest.raises(ValueError, match=message):
+        EncodecONNX(altered(tmp_path, old, new, "encoder"))

@@ -1,0 +1,113 @@
+"""Log-mels: golden values of upstream's, analytic ones, and the guarantees on lengths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import vocos_onnx.mel as mel_module
+from vocos_onnx.config import MelFeatures
+from vocos_onnx.mel import HIFIGAN, filterbank, log_mel
+
+CENTER = MelFeatures(1024, 256, 100, "center", 0.0, 12000.0)
+SAME = replace(CENTER, padding="same")
+NOISE = np.random.default_rng(0).normal(0, 0.1, 30_000).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "mel", "rate"), [("center", CENTER, 24000), ("same", SAME, 24000), ("hifigan", HIFIGAN, 22050)]
+)
+def test_golden(golden, name, mel, rate):
+    tensors = golden("log-mel")
+    given = log_mel(tensors["audio"][None], rate, mel)
+    assert given.dtype == np.float32
+    assert given.shape == (1, *tensors[name].shape)
+    np.testing.assert_allclose(given[0], tensors[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [513, 1024, 1279, 1280, 1281, 5000])
+def test_lengths(samples):
+    audio = NOISE[None, :samples]
+    assert log_mel(audio, 24000, CENTER).shape == (1, 100, 1 + samples // 256)
+    if samples >= 1024:
+        assert log_mel(audio, 24000, SAME).shape == (1, 100, samples // 256)
+
+
+def test_blocks_do_not_show(monkeypatch):
+    whole = log_mel(NOISE[None], 24000, CENTER)
+    monkeypatch.setattr(mel_module, "_BLOCK", 7)
+    assert np.array_equal(log_mel(NOISE[None], 24000, CENTER), whole)
+
+
+def test_items_of_a_batch_do_not_touch():
+    batch = NOISE.reshape(3, -1)
+    together = log_mel(batch, 24000, CENTER)
+    for item, expected in zip(batch, together, strict=True):
+        assert np.array_equal(log_mel(item[None], 24000, CENTER)[0], expected)
+
+
+@pytest.mark.parametrize("mel", [CENTER, SAME])
+@pytest.mark.parametrize("frequency", [200.0, 1000.0, 5000.0, 11000.0])
+def test_a_tone_is_in_its_band(mel, frequency):
+    audio = np.sin(2 * np.pi * frequency * np.arange(12000) / 24000)
+    frame = log_mel(audio[None], 24000, mel)[0, :, 20]
+    points = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 12000 / 700), 102) / 2595) - 1)
+    assert abs(frame.argmax() - np.abs(points[1:-1] - frequency).argmin()) <= 1
+
+
+def test_silence_is_the_clip():
+    assert np.all(log_mel(np.zeros((1, 5000)), 24000, CENTER) == np.float32(np.log(1e-7)))
+    assert np.all(log_mel(np.zeros((1, 5000)), 22050, HIFIGAN) == np.float32(np.log(1e-5)))
+
+
+def test_ten_times_the_amplitude_adds_ln_10():
+    loud, quiet = (log_mel(scale * NOISE[None].astype(np.float64), 24000, CENTER) for scale in (10, 1))
+    np.testing.assert_allclose(loud - quiet, np.log(10), rtol=0, atol=1e-5)
+
+
+def test_filters_are_triangles_that_add_up_to_one():
+    """Between the first and the last centre, where each falls as the next one rises."""
+    bank = filterbank(24000, MelFeatures(4096, 256, 20, "center", 0.0, 12000.0))
+    total = bank.sum(axis=1)
+    first, last = bank[:, 0].argmax() + 1, bank[:, -1].argmax() - 1
+    np.testing.assert_allclose(total[first:last], 1, rtol=0, atol=1e-12)
+    assert total[0] == 0
+
+
+def test_slaney_filters_have_area_one():
+    mel = replace(HIFIGAN, n_fft=1 << 16)
+    area = filterbank(22050, mel).sum(axis=0) * 22050 / mel.n_fft
+    np.testing.assert_allclose(area, 1, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("mel", "shortest"), [(CENTER, 513), (SAME, 385), (replace(SAME, n_fft=1024, hop_length=1000), 1000)]
+)
+def test_too_short_to_be_reflected(mel, shortest):
+    with pytest.raises(
+        ValueError, match=rf"audio has {shortest - 1} samples at 24000 Hz, expected at least {shortest}: "
+    ):
+        log_mel(NOISE[None, : shortest - 1], 24000, mel)
+    assert log_mel(NOISE[None, :shortest], 24000, mel).shape[2] >= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_fft": 0}, "mel n_fft is 0, expected a positive integer"),
+        ({"n_mels": -1}, "mel n_mels is -1, expected a positive integer"),
+        ({"padding": "left"}, "mel padding is 'left', expected one of"),
+        ({"mel_scale": "bark"}, "mel_scale is 'bark', expected one of"),
+        ({"norm": "l2"}, "mel norm is 'l2', expected one of"),
+        ({"f_min": 12000.0}, "mel f_min is 12000 and f_max 12000, expected 0 <= f_min < f_max"),
+        ({"f_min": -1.0}, "mel f_min is -1 and f_max 12000"),
+        ({"clip": 0.0}, "mel clip is 0, expected more than 0"),
+        ({"power_offset": -1e-9}, "mel power_offset is -1e-09, expected 0 or more"),
+        ({"hop_length": 2048}, "mel n_fft is 1024, expected at least 2048"),
+    ],
+)
+def test_bad_settings(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CENTER, **change)

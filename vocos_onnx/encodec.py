@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,11 +14,8 @@ from .config import ENCODER_KEY, EncoderConfig
 from .istft import stft
 from .session import Provider, check_graph, default_file, open_session, read_config
 
-# The memory of a call does not grow with the length of the audio, beyond the audio and its codes.
-CHUNK = 300  # frames that go through the network at once, 4 s at 75 frames/s
-# Frames quantised at once: more, because the threads of numpy's matrix products spin for a while after each, and take
-# the cores from the network's where one follows the other (in 10 s of audio on two cores, 245 ms against 350).
-QUANTIZED = 3000
+CHUNK = 300  # frames encoded at once, 4 s at 75 frames/s: beyond the audio and its codes, memory does not grow
+_PRODUCT = 500_000  # multiplications in a block of a matrix product: from 2**19 on OpenBLAS takes a second thread
 
 
 class EncodecONNX:
@@ -75,14 +73,11 @@ class EncodecONNX:
         waveform = read_waveform(audio, sample_rate, self.sample_rate)
         frames = -(-waveform.shape[1] // self.hop_length)
         codes = np.empty((count, len(waveform), frames), np.int64)
-        waiting: list[Float] = []
-        start = done = 0
+        done = 0
         for embeddings in self._embeddings(waveform):
-            waiting.append(embeddings)
-            done += embeddings.shape[1]
-            if (done - start) * len(waveform) >= QUANTIZED or done == frames:
-                codes[:, :, start:done] = quantize(np.concatenate(waiting, axis=1), self._codebooks[:count])
-                start, waiting = done, []
+            stop = done + embeddings.shape[1]
+            codes[:, :, done:stop] = quantize(embeddings, self._codebooks[:count])
+            done = stop
             if progress is not None:
                 progress(done, frames)
         return codes[:, 0] if np.ndim(audio) == 1 else codes
@@ -205,12 +200,26 @@ def quantize(embeddings: Float, codebooks: Float) -> npt.NDArray[np.int64]:
 
     Each code is the entry nearest to what the codebooks before it left over. |x - c|² = |x|² - 2 x·c + |c|², so that
     the nearest is where x·c - |c|²/2 is largest: one matrix product for each codebook. Of equally near ones, the first.
+
+    The product is made in blocks that are small enough for OpenBLAS to stay on one thread. That is as fast here, and
+    threads of its own would go on spinning for a while, on the cores that the network needs next: on two cores
+    that made a second of audio take twice as long.
     """
-    residual = embeddings.reshape(-1, embeddings.shape[-1]).copy()
-    codes = np.empty((len(codebooks), len(residual)), np.int64)
+    batch, frames, channels = embeddings.shape
+    count, size = batch * frames, codebooks.shape[1]
+    entries = math.gcd(size, 64)
+    blocks = -(-count * entries * channels // _PRODUCT)
+    rows = -(-count // blocks)
+    residual = np.zeros((blocks, 1, rows, channels), np.float32)
+    flat = residual.reshape(-1, channels)
+    flat[:count] = embeddings.reshape(-1, channels)
+    scores = np.empty((blocks, rows, size // entries, entries), np.float32)
+    codes = np.empty((len(codebooks), count), np.int64)
     for row, codebook in zip(codes, codebooks, strict=True):
-        scores = residual @ codebook.T
-        scores -= np.einsum("ij,ij->i", codebook, codebook) / 2
-        scores.argmax(axis=1, out=row)
-        residual -= codebook[row]
-    return codes.reshape(len(codebooks), *embeddings.shape[:2])
+        parts = codebook.reshape(-1, entries, channels)
+        np.matmul(residual, np.ascontiguousarray(parts.transpose(0, 2, 1)), out=scores.transpose(0, 2, 1, 3))
+        scores -= (parts * parts).sum(axis=2) / 2
+        code = scores.reshape(-1, size).argmax(axis=1)
+        row[:] = code[:count]
+        flat -= codebook[code]
+    return codes.reshape(len(codebooks), batch, frames)

@@ -139,7 +139,7 @@ def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
             v = folded.pop(prefix + v_name, None)
             if v is None:
                 raise CheckpointError(f"the state dict has {key} but lacks {prefix}{v_name}")
-            g = folded.pop(key)
+            g, v = folded.pop(key).float(), v.float()  # half precision would round the product
             norm = v.flatten(1).norm(dim=1).reshape(-1, *[1] * (v.ndim - 1))
             folded[prefix + "weight"] = g * v / norm
     return folded

@@ -26,6 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from vocos_onnx import EncodecONNX, __version__
+from vocos_onnx.audio import MAX_RATE, MIN_RATE
 from vocos_onnx.config import EncoderConfig, Source
 from vocos_onnx.encodec import CHUNK
 
@@ -74,8 +75,8 @@ class Geometry:
 
     @property
     def codebooks_per_bandwidth(self) -> tuple[int, ...]:
-        kbps = math.log2(self.codebook_size) * math.ceil(self.sampling_rate / self.hop_length) / 1000
-        return tuple(max(1, math.floor(b / kbps)) for b in self.target_bandwidths)
+        bits = math.log2(self.codebook_size) * math.ceil(self.sampling_rate / self.hop_length)
+        return tuple(max(1, math.floor(b * 1000 / bits)) for b in self.target_bandwidths)
 
 
 # The rest of that config: what is supported is what EnCodec 24 kHz has. (48 kHz is not causal, and normalised.)
@@ -87,6 +88,18 @@ _FIXED: dict[str, Any] = {
     "use_causal_conv": True,
     "pad_mode": "reflect",
 }
+# What a config may say: enough for any EnCodec, and nothing that would fill the memory.
+_LEAST = {"sampling_rate": MIN_RATE, "codebook_size": 2, "last_kernel_size": 2, "target_bandwidths": 0}
+_MOST = {
+    "sampling_rate": MAX_RATE,
+    "target_bandwidths": 1000,
+    "upsampling_ratios": 64,
+    "codebook_size": 1 << 16,
+    "num_lstm_layers": 8,
+    "num_residual_layers": 8,
+    "last_kernel_size": 32,  # no more than the least number of frames that the runtime encodes at once
+}
+_MOST_CODEBOOKS = 128
 
 
 class CausalConv(nn.Module):
@@ -178,20 +191,26 @@ class _Graph:
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
         return name
 
-    def conv(self, x: str, layer: CausalConv, left: str | None = None) -> str:
-        """A convolution with its padding, or with what is given on its left (B, C, layer.left)."""
-        conv = layer.conv
-        (stride,), (dilation,) = conv.stride, conv.dilation
-        pieces = [x]
+    def elu(self, x: str) -> str:
+        """ELU as max(x, exp(min(x, 0)) - 1): onnxruntime has one kernel for it, which is slower than these four."""
+        negative = self.op("Exp", self.op("Clip", x, "", self.constant(0, np.float32)))
+        return self.op("Max", x, self.op("Add", negative, self.constant(-1, np.float32)))
+
+    def conv(self, x: str, layer: CausalConv) -> str:
+        """A convolution with its padding."""
+        pieces, (stride,) = [x], layer.conv.stride
         if layer.left:
-            pieces.insert(0, left or self.reflect_left(x, layer.left))
+            pieces.insert(0, self.reflect_left(x, layer.left))
         if stride > 1:
             pieces.append(self.reflect_right(x, stride))
-        if len(pieces) > 1:
-            x = self.op("Concat", *pieces, axis=-1)
+        return self.convolve(self.op("Concat", *pieces, axis=-1) if len(pieces) > 1 else x, layer.conv)
+
+    def convolve(self, x: str, conv: nn.Conv1d) -> str:
+        """In two dimensions, (B, C, 1, T), because onnxruntime has its fastest kernels for those."""
+        (stride,), (dilation,) = conv.stride, conv.dilation
         assert conv.bias is not None
-        weight, bias = self.constant(conv.weight), self.constant(conv.bias)
-        return self.op("Conv", x, weight, bias, strides=[stride], dilations=[dilation], pads=[0, 0])
+        weight, bias = self.constant(conv.weight[:, :, None]), self.constant(conv.bias)
+        return self.op("Conv", x, weight, bias, strides=[1, stride], dilations=[1, dilation], pads=[0, 0, 0, 0])
 
     def reflect_left(self, x: str, count: int) -> str:
         """x[count], ..., x[1], with zeros for those beyond the end."""
@@ -250,26 +269,25 @@ def seanet_graph(encoder: SEANetEncoder, config: EncoderConfig, codebooks: Tenso
     g = _Graph()
     layers = list(encoder.layers.values())
     zero, last_axis = g.constant([0], np.int64), g.constant([-1], np.int64)
-    x = g.op("Unsqueeze", "audio", g.constant([1], np.int64))
+    height = g.constant([2], np.int64)
+    x = g.op("Unsqueeze", "audio", g.constant([1, 2], np.int64))
     x = g.conv(x, layers[0])
     for layer in layers[1:-2]:
         if isinstance(layer, ResidualBlock):
-            y = g.conv(g.op("Elu", x), layer.block["1"])
-            y = g.conv(g.op("Elu", y), layer.block["3"])
+            y = g.conv(g.elu(x), layer.block["1"])
+            y = g.conv(g.elu(y), layer.block["3"])
             x = g.op("Add", x if isinstance(layer.shortcut, nn.Identity) else g.conv(x, layer.shortcut), y)
         else:
-            x = g.conv(g.op("Elu", x), layer)
+            x = g.conv(g.elu(x), layer)
     context = g.op("Unsqueeze", "context", zero)
-    x = g.op("Slice", x, context, g.constant([np.iinfo(np.int64).max]), last_axis)
+    x = g.op("Slice", g.op("Squeeze", x, height), context, g.constant([np.iinfo(np.int64).max]), last_axis)
     lstm, last = layers[-2:]
-    x = g.op("Elu", g.lstm(x, lstm, "lstm", "next_lstm"))
+    x = g.elu(g.lstm(x, lstm, "lstm", "next_lstm"))
     first = g.op("Equal", "context", g.constant(0, np.int64))
-    left = g.op("Where", first, g.reflect_left(x, last.left), "history")
-    seen = g.op("Concat", left, x, axis=-1)
-    g.op(
-        "Slice", seen, g.constant([-last.left]), g.constant([np.iinfo(np.int64).max]), last_axis, names=["next_history"]
-    )
-    x = g.conv(x, last, left)
+    x = g.op("Concat", g.op("Where", first, g.reflect_left(x, last.left), "history"), x, axis=-1)
+    end = g.constant([np.iinfo(np.int64).max])
+    g.op("Slice", x, g.constant([-last.left]), end, last_axis, names=["next_history"])
+    x = g.op("Squeeze", g.convolve(g.op("Unsqueeze", x, height), last.conv), height)
     g.op("Transpose", x, perm=[0, 2, 1], names=["embeddings"])
 
     def value(name: str, *shape: int | str, dtype: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
@@ -318,8 +336,12 @@ def export_encodec(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
         partial = Path(folder) / "model.onnx"
         partial.write_bytes(proto.SerializeToString())
-        rows = list(verify(encoder, EncodecONNX(partial, providers=["CPUExecutionProvider"])))
-        worst = max(rows, key=lambda row: row.difference)
+        runtime = EncodecONNX(partial, providers=["CPUExecutionProvider"])
+        if not np.array_equal(runtime._codebooks, codebooks.numpy()):
+            raise CheckpointError(f"the exported codebooks are not those of {checkpoint}; {output} was not written")
+        rows = list(verify(encoder, runtime))
+        del runtime
+        worst = max(rows, key=lambda row: math.inf if math.isnan(row.difference) else row.difference)
         report(f"largest difference of the embeddings from torch, relative to the peak: {worst.difference:.1e}")
         if not all(row.difference <= TOLERANCE for row in rows):  # not <= where there is a NaN
             raise CheckpointError(
@@ -360,23 +382,23 @@ def _load(checkpoint: str, revision: str | None) -> tuple[nn.Module, Tensor, Enc
     _check_name(weights)
     geometry = _read_geometry(config_path)
     state = _translate(fold_weight_norm(read_state(weights)))
-    encoder = SEANetEncoder(geometry).eval()
     counts = geometry.codebooks_per_bandwidth
     keys = [f"codebooks.{i}" for i in range(max(counts))]
-    expected = {
-        **encoder.state_dict(),
-        **dict.fromkeys(keys, torch.empty(geometry.codebook_size, geometry.hidden_size)),
-    }
+    with torch.device("meta"):  # shapes only: a config must not fill the memory with what the weights are not
+        codebook = torch.empty(geometry.codebook_size, geometry.hidden_size)
+        expected = {**SEANetEncoder(geometry).state_dict(), **dict.fromkeys(keys, codebook)}
+    # a model may have more codebooks than its bandwidths use
+    state = {key: value for key, value in state.items() if key in expected or not key.startswith("codebooks.")}
     _check_state(state, expected)
     codebooks = torch.stack([state.pop(key).float() for key in keys])
-    encoder.load_state_dict({key: value.float() for key, value in state.items() if key in expected})
-    codec = "encodec_24khz"
+    encoder = SEANetEncoder(geometry).eval()
+    encoder.load_state_dict({key: value.float() for key, value in state.items()})
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     return (
         encoder,
         codebooks,
         EncoderConfig(
-            codec=codec,
+            codec="encodec_24khz",
             input="audio",
             sample_rate=geometry.sampling_rate,
             n_fft=0,
@@ -455,18 +477,35 @@ def _read_geometry(path: Path | None) -> Geometry:
         if field.name not in data:
             continue
         value, default = data[field.name], field.default
-        if isinstance(default, tuple):
-            kind = type(default[0])
-            valid = isinstance(value, list) and bool(value) and all(type(v) in (int, kind) and v > 0 for v in value)
-            value = tuple(map(kind, value)) if valid else value
-        else:
-            valid = type(value) is type(default) and (type(value) is bool or value > 0)
-        if not valid:
-            raise CheckpointError(f"{path}: {field.name} is {value!r}, expected the like of {default!r}")
-        given[field.name] = value
+        several = isinstance(default, tuple)
+        kind = type(default[0]) if several else type(default)
+        least, most = _LEAST.get(field.name, 1), _MOST.get(field.name, 4096)
+        values = value if several and isinstance(value, list) else [value]
+        if (
+            several != isinstance(value, list)
+            or not 1 <= len(values) <= 16
+            or not all(_is_within(v, kind, least, most) for v in values)
+        ):
+            what = f"a list of {kind.__name__}" if several else kind.__name__
+            span = "" if kind is bool else f" from {least} to {most}"
+            raise CheckpointError(f"{path}: {field.name} is {value!r}, expected {what}{span}")
+        given[field.name] = tuple(map(kind, value)) if several else value
     if data.get("codebook_dim") not in (None, given.get("hidden_size", Geometry.hidden_size)):
         raise CheckpointError(f"{path}: codebook_dim is {data['codebook_dim']!r}, expected that of hidden_size")
-    return Geometry(**given)
+    geometry = Geometry(**given)
+    count = max(geometry.codebooks_per_bandwidth)
+    if count > _MOST_CODEBOOKS:
+        bandwidths = geometry.target_bandwidths
+        raise CheckpointError(
+            f"{path}: target_bandwidths {bandwidths} take {count} codebooks, expected at most {_MOST_CODEBOOKS}"
+        )
+    return geometry
+
+
+def _is_within(value: Any, kind: type, least: float, most: float) -> bool:
+    if kind is bool:
+        return type(value) is bool
+    return type(value) in (int, kind) and least <= value <= most
 
 
 # Meta's names of a key's parts, and transformers', in our own
@@ -493,9 +532,7 @@ def _translate(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     problems = [f"lacks {key}" for key in expected if key not in state]
-    problems += [
-        f"has the unknown key {key}" for key in state if key not in expected and not key.startswith("codebooks.")
-    ]
+    problems += [f"has the unknown key {key}" for key in state if key not in expected]
     problems += [
         f"has {key} of shape {tuple(state[key].shape)}, expected {tuple(value.shape)}"
         for key, value in expected.items()
@@ -511,18 +548,25 @@ def _check_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 def _load_trained(folder: Path) -> tuple[nn.Module, Tensor, EncoderConfig]:
     """What ``train/`` leaves: config.yaml and pytorch_model.bin of the decoder, and encoder.safetensors beside them."""
+    for name in ("config.yaml", "pytorch_model.bin"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has an encoder.safetensors but no {name}, which the training writes too")
     features = read_encodec_features(read_yaml(folder / "config.yaml"))
     if features.codec != "vocos_onnx_24khz":
         raise CheckpointError(f"{folder}: the codec is {features.codec!r}, expected 'vocos_onnx_24khz'")
     weights = folder / "encoder.safetensors"
-    state = read_state(weights)
-    table = read_state(folder / "pytorch_model.bin").get(CODEBOOKS)
-    if table is None:
-        raise CheckpointError(f"{folder / 'pytorch_model.bin'} lacks {CODEBOOKS}")
-    codebooks = table.float().reshape(features.num_codebooks, features.codebook_size, -1)
     encoder = STFTEncoder().eval()
+    window = encoder.window
+    state = read_state(weights)
     _check_state(state, encoder.state_dict())
-    encoder.load_state_dict(state)
+    rounding = max(1e-6, torch.finfo(state["window"].dtype).eps)  # in half precision; the exact one is used
+    if not (state["window"].float() - window).abs().max() < rounding:
+        raise CheckpointError(f"{weights}: the window is not a Hann window of {encoder.n_fft} samples")
+    encoder.load_state_dict({k: window if k == "window" else v.float() for k, v in state.items()})
+    table = read_state(folder / "pytorch_model.bin")
+    size = (features.num_codebooks * features.codebook_size, encoder.code_dim)
+    _check_state({k: v for k, v in table.items() if k == CODEBOOKS}, {CODEBOOKS: torch.empty(size)})
+    codebooks = table[CODEBOOKS].float().reshape(features.num_codebooks, features.codebook_size, -1)
     sample_rate, _ = CODECS[features.codec]
     return (
         encoder,

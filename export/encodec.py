@@ -259,18 +259,24 @@ class _Graph:
 
 
 def seanet_graph(encoder: SEANetEncoder, config: EncoderConfig, codebooks: Tensor) -> onnx.ModelProto:
-    """Audio (batch, samples) -> embeddings (batch, frames, C) for any length.
+    """Audio (parts, batch, samples) -> embeddings (batch, frames, C) for any length.
 
     A long recording goes through in stretches. Each brings ``context`` frames of audio before its own, at least
     ``left_context`` unless it is the first, of which the embeddings are left out: they only fill what the convolutions
     reach back. ``lstm`` and ``history`` (the last inputs of the last convolution) are what the stretch before handed on
     in ``next_lstm`` and ``next_history``, zeros at first. Stretches but the last are whole frames.
+
+    A stretch is given in parts, whose convolutions run side by side: with few channels onnxruntime's take no more than
+    one thread for each item of a batch. Part j begins ``step`` frames after part j - 1, and all are equally long, so
+    that they overlap: by ``left_context`` frames, for what the convolutions reach back, and one more, because the
+    last frame of a part may be cut off. With one part, ``step`` does not matter.
     """
     g = _Graph()
     layers = list(encoder.layers.values())
-    zero, last_axis = g.constant([0], np.int64), g.constant([-1], np.int64)
-    height = g.constant([2], np.int64)
-    x = g.op("Unsqueeze", "audio", g.constant([1, 2], np.int64))
+    zero, one, end = (g.constant([i], np.int64) for i in (0, 1, np.iinfo(np.int64).max))
+    last_axis, height = g.constant([-1], np.int64), g.constant([2], np.int64)
+    parts, batch, samples = g.op("Split", g.op("Shape", "audio"), outputs=3, axis=0, num_outputs=3)
+    x = g.op("Reshape", "audio", g.op("Concat", last_axis, one, one, samples, axis=0))
     x = g.conv(x, layers[0])
     for layer in layers[1:-2]:
         if isinstance(layer, ResidualBlock):
@@ -279,13 +285,23 @@ def seanet_graph(encoder: SEANetEncoder, config: EncoderConfig, codebooks: Tenso
             x = g.op("Add", x if isinstance(layer.shortcut, nn.Identity) else g.conv(x, layer.shortcut), y)
         else:
             x = g.conv(g.elu(x), layer)
-    context = g.op("Unsqueeze", "context", zero)
-    x = g.op("Slice", g.op("Squeeze", x, height), context, g.constant([np.iinfo(np.int64).max]), last_axis)
+    # the parts (parts · batch, C, 1, frames), one after another in time (batch, C, frames)
     lstm, last = layers[-2:]
+    reach, size = g.constant([config.left_context], np.int64), g.constant([lstm.hidden_size], np.int64)
+    x = g.op("Reshape", x, g.op("Concat", parts, batch, size, last_axis, axis=0))
+    step = g.op("Unsqueeze", "step", zero)
+    middle = g.op("Slice", g.op("Slice", x, zero, last_axis, zero), reach, g.op("Add", reach, step), last_axis)
+    count = g.op("Mul", g.op("Sub", parts, one), g.op("Gather", g.op("Shape", middle), g.constant([3], np.int64)))
+    shape = g.op("Concat", batch, size, count, axis=0)
+    middle = g.op("Reshape", g.op("Transpose", middle, perm=[1, 2, 0, 3]), shape, allowzero=1)
+    first_part = g.op("Squeeze", g.op("Slice", x, zero, one, zero), zero)
+    last_part = g.op("Squeeze", g.op("Slice", x, last_axis, end, zero), zero)
+    head, tail = g.op("Slice", first_part, zero, reach, last_axis), g.op("Slice", last_part, reach, end, last_axis)
+    x = g.op("Concat", head, middle, tail, axis=-1)
+    x = g.op("Slice", x, g.op("Unsqueeze", "context", zero), end, last_axis)
     x = g.elu(g.lstm(x, lstm, "lstm", "next_lstm"))
     first = g.op("Equal", "context", g.constant(0, np.int64))
     x = g.op("Concat", g.op("Where", first, g.reflect_left(x, last.left), "history"), x, axis=-1)
-    end = g.constant([np.iinfo(np.int64).max])
     g.op("Slice", x, g.constant([-last.left]), end, last_axis, names=["next_history"])
     x = g.op("Squeeze", g.convolve(g.op("Unsqueeze", x, height), last.conv), height)
     g.op("Transpose", x, perm=[0, 2, 1], names=["embeddings"])
@@ -295,7 +311,8 @@ def seanet_graph(encoder: SEANetEncoder, config: EncoderConfig, codebooks: Tenso
 
     state = (2 * lstm.num_layers, "batch", lstm.hidden_size)
     history = ("batch", lstm.hidden_size, last.left)
-    inputs = [value("audio", "batch", "samples"), value("context", dtype=TensorProto.INT64)]
+    inputs = [value("audio", "parts", "batch", "samples")]
+    inputs += [value(name, dtype=TensorProto.INT64) for name in ("step", "context")]
     inputs += [value("lstm", *state), value("history", *history)]
     outputs = [value("embeddings", "batch", "frames", config.channels)]
     outputs += [value("next_lstm", *state), value("next_history", *history)]
@@ -336,7 +353,7 @@ def export_encodec(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
         partial = Path(folder) / "model.onnx"
         partial.write_bytes(proto.SerializeToString())
-        runtime = EncodecONNX(partial, providers=["CPUExecutionProvider"])
+        runtime = EncodecONNX(partial, providers=["CPUExecutionProvider"], threads=3)  # so that there are parts
         if not np.array_equal(runtime._codebooks, codebooks.numpy()):
             raise CheckpointError(f"the exported codebooks are not those of {checkpoint}; {output} was not written")
         rows = list(verify(encoder, runtime))

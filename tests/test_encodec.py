@@ -100,6 +100,18 @@ def test_stretches_do_not_show(name, chunk, request, monkeypatch):
     assert np.mean(tokens == expected) > 0.99  # rounding may tip a near-tie
 
 
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("samples", [1, 320, 10_240, 10_241, 15_000, 16_001, 40_000])
+def test_parts_do_not_show(encoder, monkeypatch, threads, samples):
+    """For several threads a stretch goes through the convolutions in as many parts."""
+    for batch in (NOISE[:samples], np.stack([NOISE[:samples], NOISE[-samples:]])):
+        monkeypatch.setattr(encoder, "_threads", 1)
+        whole = encoder.embed(batch, 24000)
+        monkeypatch.setattr(encoder, "_threads", threads)
+        assert (encoder._split(NOISE[None])["audio"].shape[0]) == threads
+        np.testing.assert_allclose(encoder.embed(batch, 24000), whole, rtol=0, atol=2e-6 * np.abs(whole).max())
+
+
 @pytest.mark.parametrize("name", ["encoder", "box"])
 def test_items_of_a_batch_do_not_touch(name, request):
     codec = request.getfixturevalue(name)

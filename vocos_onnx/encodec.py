@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,7 @@ class EncodecONNX:
         self._session = open_session(path, providers, threads, ENCODER_KEY)
         self.config = read_config(self._session, path, ENCODER_KEY, self._parse)
         """The description that the model file carries."""
+        self._threads = threads or os.cpu_count() or 1
         self._codebooks = self._read_codebooks()
 
     def encode(
@@ -129,7 +131,7 @@ class EncodecONNX:
             after = min(config.right_context, frames - stop)
             if config.input == "audio":
                 stretch = waveform[:, (start - before) * hop : (stop + after) * hop]
-                inputs = {"audio": stretch, "context": np.array(before, np.int64), **state}
+                inputs = {**self._split(stretch), "context": np.array(before, np.int64), **state}
                 embeddings, *new = self._session.run(["embeddings", *(f"next_{name}" for name in state)], inputs)
                 state = dict(zip(state, new, strict=True))
                 yield embeddings
@@ -148,6 +150,22 @@ class EncodecONNX:
         stretch = np.pad(stretch, ((0, 0), (left, last - first - left - stretch.shape[1])))
         spectrum = np.ascontiguousarray(stft(stretch, n_fft, hop), np.complex64)
         return spectrum[..., None].view(np.float32)
+
+    def _split(self, stretch: Float) -> dict[str, npt.NDArray[Any]]:
+        """A stretch (B, n) in overlapping parts (parts, B, m) for as many threads, and the frames between their starts.
+
+        m is n less a whole number of frames, so that the last part ends with the stretch, wherever that is.
+        """
+        hop, reach = self.hop_length, self.config.left_context
+        frames = -(-stretch.shape[1] // hop)
+        parts = max(1, min(self._threads, frames // 16))
+        step = (frames - reach - 1) // parts
+        size = stretch.shape[1] - (parts - 1) * step * hop
+        starts = range(0, parts * step * hop, step * hop) if parts > 1 else [0]
+        return {
+            "audio": np.stack([stretch[:, start : start + size] for start in starts]),
+            "step": np.array(step, np.int64),
+        }
 
     def _start_state(self, batch: int) -> dict[str, Float]:
         """What an encoder of audio carries from one stretch to the next, all zeros, by the names of its inputs."""
@@ -169,7 +187,7 @@ class EncodecONNX:
         """The codebooks (num_codebooks, codebook_size, C) that the model carries as a constant output."""
         nothing = np.zeros((1, self.hop_length), np.float32)
         if self.config.input == "audio":
-            inputs = {"audio": nothing, "context": np.array(0, np.int64), **self._start_state(1)}
+            inputs = {**self._split(nothing), "context": np.array(0, np.int64), **self._start_state(1)}
         else:
             inputs = {"spectrum": self._spectrum(nothing, 0, 1)}
         codebooks: Float
@@ -185,8 +203,8 @@ class EncodecONNX:
         if config.input == "spectrum":
             expected["spectrum"] = ["batch", "frames", config.n_fft // 2 + 1, 2]
         else:
-            expected["audio"] = ["batch", "samples"]
-            expected["context"] = []
+            expected["audio"] = ["parts", "batch", "samples"]
+            expected["step"] = expected["context"] = []
             # the sizes of the state are the network's own affair
             states = {n.name: n.shape for n in self._session.get_inputs() if n.name in ("lstm", "history")}
             expected |= {name: shape for name, shape in states.items()}

@@ -114,6 +114,7 @@ def test_a_model_that_needs_an_encoder_says_so():
     [
         ({}, r"bandwidth is 6\.0, expected one of 0\.75, 1\.5 \(kbps\)"),
         ({"bandwidth": 3.0}, r"bandwidth is 3\.0, expected one of 0\.75, 1\.5 \(kbps\)"),
+        ({"bandwidth": [1.5]}, r"bandwidth is \[1\.5\], expected one of"),
         ({"bandwidth_id": 2}, r"bandwidth_id is 2, expected 0 to 1: 0 \(0\.75 kbps\), 1 \(1\.5 kbps\)"),
         ({"bandwidth_id": "1"}, r"bandwidth_id is '1', expected an integer"),
         ({"bandwidth": 1.5, "bandwidth_id": 1}, r"bandwidth \(1\.5\) and bandwidth_id \(1\) are given; pass one"),

@@ -187,7 +187,7 @@ def test_properties(encoder, box):
     assert box.bandwidths == VocosONNX().bandwidths
 
 
-@pytest.mark.parametrize("bandwidth", [6, 2.0, 0, -1.5, "1.5", None])
+@pytest.mark.parametrize("bandwidth", [6, 2.0, 0, -1.5, "1.5", None, [1.5], np.array([1.5, 3.0])])
 def test_bandwidths_that_it_has_not(encoder, bandwidth):
     with pytest.raises(ValueError, match=r"bandwidth is .*, expected one of 0\.75, 1\.5, 3 \(kbps\)"):
         encoder.encode(NOISE, 24000, bandwidth)

@@ -176,12 +176,11 @@ class EncodecONNX:
         }
 
     def _codebook_count(self, bandwidth: float) -> int:
-        counts = dict(zip(self.bandwidths, self.config.codebooks_per_bandwidth, strict=True))
-        if bandwidth not in counts:
-            raise ValueError(
-                f"bandwidth is {bandwidth!r}, expected one of {', '.join(f'{b:g}' for b in counts)} (kbps)"
-            )
-        return counts[bandwidth]
+        try:
+            return self.config.codebooks_per_bandwidth[self.bandwidths.index(bandwidth)]
+        except ValueError:
+            known = ", ".join(f"{kbps:g}" for kbps in self.bandwidths)
+            raise ValueError(f"bandwidth is {bandwidth!r}, expected one of {known} (kbps)") from None
 
     def _read_codebooks(self) -> Float:
         """The codebooks (num_codebooks, codebook_size, C) that the model carries as a constant output."""

@@ -203,10 +203,11 @@ class VocosONNX:
                 raise ValueError(f"bandwidth ({bandwidth!r}) and bandwidth_id ({bandwidth_id!r}) are given; pass one")
             return _read_index(bandwidth_id, len(self.bandwidths), self._names())
         bandwidth = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
-        if bandwidth not in self.bandwidths:
+        try:
+            return self.bandwidths.index(bandwidth)
+        except ValueError:
             known = ", ".join(f"{kbps:g}" for kbps in self.bandwidths)
-            raise ValueError(f"bandwidth is {bandwidth!r}, expected one of {known} (kbps)")
-        return self.bandwidths.index(bandwidth)
+            raise ValueError(f"bandwidth is {bandwidth!r}, expected one of {known} (kbps)") from None
 
     def _own_encoder(self) -> EncodecONNX:
         if self._encoder is None:

@@ -310,6 +310,8 @@ def _mel(
 
     There the logarithm clips at 1e-5. What is not given is as torchaudio has it.
     """
+    if sample_rate <= 0:
+        raise ValueError(f"sample_rate is {sample_rate}, expected a positive integer")
     fork = any(value is not None for value in (f_min, f_max, norm, mel_scale))
     mel = MelFeatures(
         n_fft,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,6 +112,23 @@ def test_parts_do_not_show(encoder, monkeypatch, threads, samples):
         monkeypatch.setattr(encoder, "_threads", threads)
         assert (encoder._split(NOISE[None])["audio"].shape[0]) == threads
         np.testing.assert_allclose(encoder.embed(batch, 24000), whole, rtol=0, atol=2e-6 * np.abs(whole).max())
+
+
+@pytest.mark.parametrize("reach", [0, 2, 14, 60])
+def test_parts_cover_the_stretch(encoder, monkeypatch, reach):
+    monkeypatch.setattr(encoder, "config", replace(encoder.config, left_context=reach))
+    for threads in (1, 2, 3, 64):
+        monkeypatch.setattr(encoder, "_threads", threads)
+        for samples in (1, 320, 16 * 320, 40 * 320 + 1, 64 * 320, 125 * 320 - 1):
+            stretch = np.arange(samples, dtype=np.float32)[None]
+            given = encoder._split(stretch)
+            parts, step = given["audio"][:, 0], int(given["step"]) * 320
+            assert parts[0, 0] == 0
+            assert parts[-1, -1] == samples - 1
+            for one, following in itertools.pairwise(parts):
+                assert following[0] == one[0] + step
+                assert one[-1] // 320 * 320 >= following[0] + reach * 320  # whole frames, and what is behind them
+            assert len(parts) <= threads
 
 
 @pytest.mark.parametrize("name", ["encoder", "box"])

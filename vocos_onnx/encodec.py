@@ -158,7 +158,7 @@ class EncodecONNX:
         """
         hop, reach = self.hop_length, self.config.left_context
         frames = -(-stretch.shape[1] // hop)
-        parts = max(1, min(self._threads, frames // 16))
+        parts = max(1, min(self._threads, (frames - reach - 1) // 16))  # of 16 frames or more, but for the overlap
         step = (frames - reach - 1) // parts
         size = stretch.shape[1] - (parts - 1) * step * hop
         starts = range(0, parts * step * hop, step * hop) if parts > 1 else [0]

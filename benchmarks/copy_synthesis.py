@@ -10,15 +10,12 @@ Needs the packages vocos, encodec and torch.
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from decode import Contender, Decode, measure, print_machine, serve, table
+from decode import Contender, Decode, arguments, print_machine, serve, time_all
 
 BANDWIDTH, RATE = 6.0, 24_000
 TORCH, OURS = "torch, encodec + vocos", "vocos-onnx"
@@ -113,13 +110,7 @@ def start(folder: Path, threads: int, task: str, lengths: list[float]) -> list[C
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2, help="threads of every contender")
-    parser.add_argument("--seconds", type=float, nargs="+", default=[1, 10, 60], help="lengths of audio")
-    parser.add_argument("--rounds", type=int, default=12, help="rounds for each length; a third above 20 s")
-    parser.add_argument("--pause", type=float, default=0.1, help="seconds between two turns")
-    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = arguments(__doc__, rounds=12, worker=3)
     if args.worker:
         name, task, folder = args.worker
         load = load_torch if name == TORCH else load_ours
@@ -142,15 +133,7 @@ def main() -> None:
         for task in TASKS:
             print(task)
             contenders = start(folder, args.threads, task, args.seconds)
-            print(f"timing, load average {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
-            try:
-                for seconds in args.seconds:
-                    rounds = args.rounds if seconds <= 20 else max(1, args.rounds // 3)
-                    calls = 8 if seconds < 5 else 4 if seconds <= 20 else 2
-                    table(measure(contenders, seconds, rounds, calls, args.pause), TORCH, seconds)
-            finally:
-                for contender in contenders:
-                    contender.close()
+            time_all(contenders, args.seconds, args.rounds, (8, 4, 2), args.pause)
 
 
 if __name__ == "__main__":

@@ -244,6 +244,37 @@ def table(rounds: list[dict[str, dict[str, Any]]], reference: str, seconds: floa
     print(flush=True)
 
 
+def time_all(
+    contenders: list[Contender], lengths: list[float], rounds: int, calls: tuple[int, int, int], pause: float
+) -> None:
+    """Print the table of every length, and close the contenders, of which the first is the reference.
+
+    ``calls`` are the timed ones of a round, for lengths under 5 s, up to 20 s and above, where there are a third of the
+    rounds.
+    """
+    print(f"timing, load average {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
+    reference = contenders[0].name
+    try:
+        for seconds in lengths:
+            few = rounds if seconds <= 20 else max(1, rounds // 3)
+            count = calls[0] if seconds < 5 else calls[1] if seconds <= 20 else calls[2]
+            table(measure(contenders, seconds, few, count, pause), reference, seconds)
+    finally:
+        for contender in contenders:
+            contender.close()
+
+
+def arguments(description: str | None, rounds: int, worker: int) -> argparse.Namespace:
+    """The options; ``--worker`` is how a benchmark starts its contenders, with so many values."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2, help="threads of every contender")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[1, 10, 60], help="lengths of audio")
+    parser.add_argument("--rounds", type=int, default=rounds, help="rounds for each length; a third above 20 s")
+    parser.add_argument("--pause", type=float, default=0.1, help="seconds between two turns")
+    parser.add_argument("--worker", nargs=worker, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
 def machine_seconds() -> float:
     """Seconds that all cores together have been busy, those taken by a hypervisor too; 0 where there is no /proc."""
     try:
@@ -271,13 +302,7 @@ def print_machine(*packages: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2, help="threads of every contender")
-    parser.add_argument("--seconds", type=float, nargs="+", default=[1, 10, 60], help="lengths of audio")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds for each length; a third above 20 s")
-    parser.add_argument("--pause", type=float, default=0.1, help="seconds between two turns")
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = arguments(__doc__, rounds=15, worker=2)
     if args.worker:
         name, folder = args.worker
         return serve(lambda: load(name, Path(folder), args.threads), make_tokens)
@@ -292,15 +317,7 @@ def main() -> None:
         folder = save(build(CONFIGS["encodec"]), CONFIGS["encodec"], Path(name))
         export(str(folder), folder / "model.onnx", report=lambda line: None)
         contenders = start(folder, args.threads, args.seconds)
-        print(f"timing, load average {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
-        try:
-            for seconds in args.seconds:
-                rounds = args.rounds if seconds <= 20 else max(1, args.rounds // 3)
-                calls = 10 if seconds < 5 else 6 if seconds <= 20 else 2
-                table(measure(contenders, seconds, rounds, calls, args.pause), EAGER, seconds)
-        finally:
-            for contender in contenders:
-                contender.close()
+        time_all(contenders, args.seconds, args.rounds, (10, 6, 2), args.pause)
 
 
 if __name__ == "__main__":

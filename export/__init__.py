@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from vocos_onnx import ModelConfig, VocosONNX, __version__
+from vocos_onnx.audio import whole_file
 from vocos_onnx.config import EncodecFeatures, Source
 
 from .checkpoint import CheckpointError, build, load
@@ -65,9 +65,7 @@ def export(
     folded = copy.deepcopy(model)
     fold_layer_scale(folded)
     proto = trace(folded, model_config, codebooks)
-    # A folder of its own beside the output: the rename stays on one file system, and a failure leaves nothing.
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
-        partial = Path(folder) / "model.onnx"
+    with whole_file(output) as partial:
         partial.write_bytes(proto.SerializeToString())
         runtime = VocosONNX(partial, providers=["CPUExecutionProvider"])
         rows = list(verify(model, codebooks, runtime))
@@ -82,6 +80,5 @@ def export(
                 f"{output} was not written"
             )
         del runtime
-        partial.replace(output)
     report(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
     return model_config

@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -117,8 +117,7 @@ def build(checkpoint: Checkpoint) -> tuple[Vocos, EncodecFeatures | MelFeatures,
                 f"{sample_rate} Hz, which is {sample_rate // frame_rate}"
             )
         codebooks = codebooks.float().reshape(features.num_codebooks, CODEBOOK_SIZE, -1)
-        fingerprint = hashlib.sha256(codebooks.numpy().tobytes()).hexdigest()
-        features = EncodecFeatures(**{**vars(features), "codebooks_sha256": fingerprint})
+        features = replace(features, codebooks_sha256=fingerprints(codebooks)[-1])
     model = Vocos(backbone, head)
     _load_state(model, state)
     return model.eval(), features, codebooks, sample_rate
@@ -146,21 +145,27 @@ def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _find(path: Path, config: str | None) -> tuple[Path, Path]:
-    if path.is_dir():
-        weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
-        if weights is None:
-            raise FileNotFoundError(f"{path} has neither {' nor '.join(WEIGHTS)}")
-    elif path.is_file():
-        weights = path
-    else:
-        raise FileNotFoundError(
-            f"no checkpoint {path}: expected a folder with config.yaml and {' or '.join(WEIGHTS)}, a .ckpt file, or a "
-            "hub id such as charactr/vocos-encodec-24khz"
-        )
+    expected = (
+        f"a folder with config.yaml and {' or '.join(WEIGHTS)}, a .ckpt file, or a hub id such as "
+        "charactr/vocos-encodec-24khz"
+    )
+    weights = find_weights(path, WEIGHTS, expected)
     config_path = Path(config) if config else weights.parent / "config.yaml"
     if not config_path.is_file():
         raise FileNotFoundError(f"no config {config_path}: put config.yaml beside {weights.name}, or pass --config")
     return config_path, weights
+
+
+def find_weights(path: Path, names: tuple[str, ...], expected: str) -> Path:
+    """The file, or the first of the names that there is in the folder. Raises FileNotFoundError."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"no checkpoint {path}: expected {expected}")
+    weights = next((path / name for name in names if (path / name).is_file()), None)
+    if weights is None:
+        raise FileNotFoundError(f"{path} has neither {' nor '.join(names)}")
+    return weights
 
 
 def is_hub_id(checkpoint: str) -> bool:
@@ -378,16 +383,7 @@ def _load_state(model: Vocos, state: dict[str, Tensor]) -> None:
     """Copy the weights in; every key must be there, none left over, every shape equal, every constant as expected."""
     own = model.state_dict()
     given = {k: v for k, v in state.items() if k != CODEBOOKS and not k.startswith(_IGNORED)}
-    problems = [f"lacks {key}" for key in own if key not in given]
-    problems += [f"has the unknown key {key}" for key in given if key not in own]
-    problems += [
-        f"has {key} of shape {tuple(value.shape)}, expected {tuple(own[key].shape)}"
-        for key, value in given.items()
-        if key in own and value.shape != own[key].shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise CheckpointError(f"the state dict does not fit its config: it {'; '.join(problems[:5])}{more}")
+    check_keys(given, own, "does not fit its config")
     constants = dict(model.named_buffers())
     for key, constant in constants.items():
         # in a half-precision checkpoint they are rounded; ours are exact, and ours are used
@@ -398,7 +394,34 @@ def _load_state(model: Vocos, state: dict[str, Tensor]) -> None:
         if not difference < max(tolerance, rounding):
             raise CheckpointError(f"{key} differs by {difference:.2g} from what vocos 0.1.0 computes for this config")
     weights = {k: v for k, v in state.items() if k in given or k == CODEBOOKS}
-    for key, value in weights.items():
+    check_finite(weights)
+    model.load_state_dict({k: constants.get(k, v.float()) for k, v in given.items()})
+
+
+def check_keys(state: dict[str, Tensor], expected: dict[str, Tensor], verdict: str) -> None:
+    """Every key must be there, none left over, every shape equal; else CheckpointError: the state dict VERDICT."""
+    problems = [f"lacks {key}" for key in expected if key not in state]
+    problems += [f"has the unknown key {key}" for key in state if key not in expected]
+    problems += [
+        f"has {key} of shape {tuple(state[key].shape)}, expected {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise CheckpointError(f"the state dict {verdict}: it {'; '.join(problems[:5])}{more}")
+
+
+def check_finite(state: dict[str, Tensor]) -> None:
+    for key, value in state.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{key} holds NaN or infinity")
-    model.load_state_dict({k: constants.get(k, v.float()) for k, v in given.items()})
+
+
+def fingerprints(codebooks: Tensor) -> tuple[str, ...]:
+    """sha256 of the first 1, 2, ... codebooks (K, size, C), as little-endian float32."""
+    digest, values = hashlib.sha256(), []
+    for codebook in codebooks.contiguous().numpy().astype("<f4"):
+        digest.update(codebook.tobytes())
+        values.append(digest.hexdigest())
+    return tuple(values)

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from vocos_onnx import EncodecONNX, __version__
-from vocos_onnx.audio import MAX_RATE, MIN_RATE
+from vocos_onnx.audio import MAX_RATE, MIN_RATE, whole_file
 from vocos_onnx.config import EncoderConfig, Source
 from vocos_onnx.encodec import CHUNK
 
@@ -34,7 +33,11 @@ from .checkpoint import (
     CODEBOOKS,
     CODECS,
     CheckpointError,
+    check_finite,
+    check_keys,
     download,
+    find_weights,
+    fingerprints,
     fold_weight_norm,
     is_hub_id,
     read_encodec_features,
@@ -350,8 +353,7 @@ def export_encodec(
         if isinstance(encoder, SEANetEncoder)
         else trace_encoder(encoder, config, codebooks)
     )
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as folder:
-        partial = Path(folder) / "model.onnx"
+    with whole_file(output) as partial:
         partial.write_bytes(proto.SerializeToString())
         runtime = EncodecONNX(partial, providers=["CPUExecutionProvider"], threads=3)  # so that there are parts
         if not np.array_equal(runtime._codebooks, codebooks.numpy()):
@@ -365,7 +367,6 @@ def export_encodec(
                 f"the exported encoder differs from torch by {worst.difference:.1e} (batch {worst.batch}, "
                 f"{worst.frames} samples); {output} was not written"
             )
-        partial.replace(output)
     report(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
     return config
 
@@ -396,7 +397,8 @@ def _load(checkpoint: str, revision: str | None) -> tuple[nn.Module, Tensor, Enc
         if (path / "encoder.safetensors").is_file():
             return _load_trained(path)
         config_path, weights = _find(path)
-    _check_name(weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    _check_name(weights, digest)
     geometry = _read_geometry(config_path)
     state = _translate(fold_weight_norm(read_state(weights)))
     counts = geometry.codebooks_per_bandwidth
@@ -410,7 +412,6 @@ def _load(checkpoint: str, revision: str | None) -> tuple[nn.Module, Tensor, Enc
     codebooks = torch.stack([state.pop(key).float() for key in keys])
     encoder = SEANetEncoder(geometry).eval()
     encoder.load_state_dict({key: value.float() for key, value in state.items()})
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     return (
         encoder,
         codebooks,
@@ -432,46 +433,29 @@ def _load(checkpoint: str, revision: str | None) -> tuple[nn.Module, Tensor, Enc
     )
 
 
-def fingerprints(codebooks: Tensor) -> tuple[str, ...]:
-    """sha256 of the first 1, 2, ... codebooks (K, size, C), as little-endian float32."""
-    digest, values = hashlib.sha256(), []
-    for codebook in codebooks.contiguous().numpy().astype("<f4"):
-        digest.update(codebook.tobytes())
-        values.append(digest.hexdigest())
-    return tuple(values)
-
-
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def _find(path: Path) -> tuple[Path | None, Path]:
     """The config and the weights; a state dict of Meta's has no config."""
-    if path.is_dir():
-        weights = next((path / name for name in _WEIGHTS if (path / name).is_file()), None)
-        if weights is None:
-            raise FileNotFoundError(f"{path} has neither {' nor '.join(_WEIGHTS)}")
-    elif path.is_file():
-        weights = path
-    else:
-        raise FileNotFoundError(
-            f"no checkpoint {path}: expected Meta's encodec_24khz-d7cc33bc.th, a folder with config.json and "
-            f"{' or '.join(_WEIGHTS)}, or the hub id facebook/encodec_24khz"
-        )
+    expected = (
+        f"Meta's encodec_24khz-d7cc33bc.th, a folder with config.json and {' or '.join(_WEIGHTS)}, or the hub id "
+        "facebook/encodec_24khz"
+    )
+    weights = find_weights(path, _WEIGHTS, expected)
     config = weights.parent / "config.json"
     if path.is_dir() and not config.is_file():
         raise FileNotFoundError(f"no config {config} beside {weights.name}")
     return config if config.is_file() and weights.suffix != ".th" else None, weights
 
 
-def _check_name(weights: Path) -> None:
+def _check_name(weights: Path, digest: str) -> None:
     """Meta puts the start of the sha256 into the name, and encodec checks it while loading; so do we."""
     match = re.fullmatch(r".+-([0-9a-f]{8})\.th", weights.name)
-    if match:
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        if not digest.startswith(match[1]):
-            raise CheckpointError(
-                f"{weights} is damaged or not what it is called: its sha256 begins with {digest[:8]}, not {match[1]}"
-            )
+    if match and not digest.startswith(match[1]):
+        raise CheckpointError(
+            f"{weights} is damaged or not what it is called: its sha256 begins with {digest[:8]}, not {match[1]}"
+        )
 
 
 def _read_geometry(path: Path | None) -> Geometry:
@@ -548,19 +532,8 @@ def _translate(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    problems = [f"lacks {key}" for key in expected if key not in state]
-    problems += [f"has the unknown key {key}" for key in state if key not in expected]
-    problems += [
-        f"has {key} of shape {tuple(state[key].shape)}, expected {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise CheckpointError(f"the state dict is not that of this EnCodec: it {'; '.join(problems[:5])}{more}")
-    for key in expected:
-        if not torch.isfinite(state[key]).all():
-            raise CheckpointError(f"{key} holds NaN or infinity")
+    check_keys(state, expected, "is not that of this EnCodec")
+    check_finite(state)
 
 
 def _load_trained(folder: Path) -> tuple[nn.Module, Tensor, EncoderConfig]:

@@ -9,13 +9,14 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from vocos_onnx.audio import whole_file
+
 from .codec import BANDWIDTHS, CODE_DIM, NUM_CODEBOOKS, Codec
 
 
 def save(state: Any, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        torch.save(state, partial)
 
 
 def write_checkpoint(codec: Codec, folder: Path) -> None:

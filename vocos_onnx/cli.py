@@ -19,9 +19,9 @@ import numpy.typing as npt
 from . import __version__
 from .audio import audio_format, check_target, load_audio, save_audio, whole_file
 from .config import ENCODER_KEY, METADATA_KEY
-from .encodec import EncodecONNX
+from .encodec import DEFAULT_BANDWIDTH, EncodecONNX
 from .session import open_session
-from .vocoder import DEFAULT_BANDWIDTH, VocosONNX, default_model
+from .vocoder import VocosONNX, default_model
 
 DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
 BAD_INPUT = (ValueError, OSError, ImportError, RuntimeError)
@@ -134,7 +134,8 @@ def _encode(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.output.name!r} does not end in .npz, the kind of file that tokens are written to")
     encoder = EncodecONNX(args.encoder, **_options(args))
     bandwidth = DEFAULT_BANDWIDTH if args.bandwidth is None else args.bandwidth
-    encoder.encode(np.zeros(1), encoder.sample_rate, bandwidth)  # a bad bandwidth is said once, not for each file
+    if len(targets) > 1:  # a bad bandwidth is said once, not for each file
+        encoder.encode(np.zeros(1), encoder.sample_rate, bandwidth)
 
     def one(source: Path, target: Path, progress: Callable[[int, int], None]) -> str:
         audio = load_audio(source, encoder.sample_rate)
@@ -158,7 +159,8 @@ def _resynth(args: argparse.Namespace) -> None:
             raise ValueError(f"--plot draws one recording, and {len(targets)} are given; leave it out")
         check_plot(args.plot)
     vocos = VocosONNX(args.model, encoder=args.encoder, **_options(args))
-    vocos(np.zeros(vocos.sample_rate), vocos.sample_rate, bandwidth=args.bandwidth)  # what fails here fails each file
+    if len(targets) > 1:  # what fails here fails each file
+        vocos(np.zeros(vocos.sample_rate), vocos.sample_rate, bandwidth=args.bandwidth)
 
     def one(source: Path, target: Path, progress: Callable[[int, int], None]) -> str:
         rate = vocos.sample_rate

@@ -15,6 +15,7 @@ from .config import ENCODER_KEY, EncoderConfig
 from .istft import stft
 from .session import Provider, check_graph, default_file, open_session, read_config
 
+DEFAULT_BANDWIDTH = 6.0  # kbps
 CHUNK = 300  # frames encoded at once, 4 s at 75 frames/s: beyond the audio and its codes, memory does not grow
 _PRODUCT = 500_000  # multiplications in a block of a matrix product: from 2**19 on OpenBLAS takes a second thread
 
@@ -48,7 +49,7 @@ class EncodecONNX:
         self,
         audio: npt.ArrayLike,
         sample_rate: int,
-        bandwidth: float = 6.0,
+        bandwidth: float = DEFAULT_BANDWIDTH,
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> npt.NDArray[np.int64]:
@@ -59,7 +60,7 @@ class EncodecONNX:
                 ``audio.mean(axis=0)`` would mix. Floats with full scale ±1 (values beyond are taken as they are), or
                 int16 or int32.
             sample_rate: of the audio, in Hz. Where it is not the model's, the audio is resampled.
-            bandwidth: kbps, one of ``bandwidths``.
+            bandwidth: kbps, one of ``bandwidths``; by default 6.
             progress: called with the frames done and the frames in all, every few seconds of audio.
 
         Returns:
@@ -169,18 +170,17 @@ class EncodecONNX:
 
     def _start_state(self, batch: int) -> dict[str, Float]:
         """What an encoder of audio carries from one stretch to the next, all zeros, by the names of its inputs."""
-        shapes = {node.name: node.shape for node in self._session.get_inputs() if node.name in ("lstm", "history")}
         return {
             name: np.zeros([batch if size == "batch" else size for size in shape], np.float32)
-            for name, shape in shapes.items()
+            for name, shape in self._state_shapes().items()
         }
 
+    def _state_shapes(self) -> dict[str, list[Any]]:
+        """They are the network's own affair, and not in the metadata."""
+        return {node.name: node.shape for node in self._session.get_inputs() if node.name in ("lstm", "history")}
+
     def _codebook_count(self, bandwidth: float) -> int:
-        try:
-            return self.config.codebooks_per_bandwidth[self.bandwidths.index(bandwidth)]
-        except ValueError:
-            known = ", ".join(f"{kbps:g}" for kbps in self.bandwidths)
-            raise ValueError(f"bandwidth is {bandwidth!r}, expected one of {known} (kbps)") from None
+        return self.config.codebooks_per_bandwidth[bandwidth_index(bandwidth, self.bandwidths)]
 
     def _read_codebooks(self) -> Float:
         """The codebooks (num_codebooks, codebook_size, C) that the model carries as a constant output."""
@@ -204,12 +204,19 @@ class EncodecONNX:
         else:
             expected["audio"] = ["parts", "batch", "samples"]
             expected["step"] = expected["context"] = []
-            # the sizes of the state are the network's own affair
-            states = {n.name: n.shape for n in self._session.get_inputs() if n.name in ("lstm", "history")}
-            expected |= {name: shape for name, shape in states.items()}
-            expected |= {f"next_{name}": shape for name, shape in states.items()}
+            for name, shape in self._state_shapes().items():
+                expected[name] = expected[f"next_{name}"] = shape
         check_graph(self._session, expected)
         return config
+
+
+def bandwidth_index(bandwidth: float, bandwidths: tuple[float, ...]) -> int:
+    """Where in the bandwidths it is. Raises ValueError, which names them all."""
+    try:
+        return bandwidths.index(bandwidth)
+    except ValueError:
+        known = ", ".join(f"{kbps:g}" for kbps in bandwidths)
+        raise ValueError(f"bandwidth is {bandwidth!r}, expected one of {known} (kbps)") from None
 
 
 def quantize(embeddings: Float, codebooks: Float) -> npt.NDArray[np.int64]:

@@ -10,9 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import MelFeatures
-from .istft import stft
-
-Float = npt.NDArray[np.float32]
+from .istft import Float, stft
 
 # The front-end of HiFi-GAN and Matcha-TTS at 22,050 Hz: jik876/hifi-gan, meldataset.py; matcha/utils/audio.py.
 HIFIGAN = MelFeatures(

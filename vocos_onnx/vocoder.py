@@ -11,20 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .audio import read_waveform
+from .audio import Float, read_waveform
 from .backbone import Backbone
 from .codebooks import lookup, read_tokens
 from .config import ModelConfig
-from .encodec import EncodecONNX
+from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
 from .istft import imdct, istft
 from .mel import log_mel
 from .session import Provider, default_file
 
-Float = npt.NDArray[np.float32]
 Encoder = EncodecONNX | str | os.PathLike[str]
 
 BOX_CODEC = "vocos_onnx_24khz"
-DEFAULT_BANDWIDTH = 6.0  # kbps
 
 
 def default_model() -> Path:
@@ -203,11 +201,7 @@ class VocosONNX:
                 raise ValueError(f"bandwidth ({bandwidth!r}) and bandwidth_id ({bandwidth_id!r}) are given; pass one")
             return _read_index(bandwidth_id, len(self.bandwidths), self._names())
         bandwidth = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
-        try:
-            return self.bandwidths.index(bandwidth)
-        except ValueError:
-            known = ", ".join(f"{kbps:g}" for kbps in self.bandwidths)
-            raise ValueError(f"bandwidth is {bandwidth!r}, expected one of {known} (kbps)") from None
+        return bandwidth_index(bandwidth, self.bandwidths)
 
     def _own_encoder(self) -> EncodecONNX:
         if self._encoder is None:

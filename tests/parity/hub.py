@@ -1,8 +1,12 @@
-"""A hub on this machine: what huggingface_hub asks of huggingface.co to download a file, and no more."""
+"""A hub on this machine: what huggingface_hub asks of huggingface.co to download a file, and no more; its customers."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,3 +74,41 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         pass
+
+
+_IN_A_PROCESS = """
+import json, sys
+import vocos_onnx_export
+from vocos_onnx_export.checkpoint import load
+
+export = getattr(vocos_onnx_export, sys.argv[1])
+for arguments in json.load(sys.stdin):
+    try:
+        if "output" in arguments:
+            source = export(**arguments, report=lambda line: None).source
+        else:
+            source = load(**arguments)
+        result = [source.name, source.revision, source.sha256]
+    except Exception as error:
+        result = [type(error).__name__, str(error)]
+    print(json.dumps(result))
+"""
+
+
+def in_a_process(export: str, cases: list[dict[str, str]], home: Path, **variables: str) -> list[list[str]]:
+    """Export each case by that function, or only load a vocoder where it has no output; -> name, revision, sha256.
+
+    Or an error: its kind and its message.
+    In a process of its own, since huggingface_hub reads its environment when it is imported.
+    """
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
+    done = subprocess.run(
+        [sys.executable, "-c", _IN_A_PROCESS, export],
+        input=json.dumps(cases),
+        env={**kept, "HF_HOME": str(home), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "OMP_NUM_THREADS": "1", **variables},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import os
 import pickle
 import random
 import re
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +25,8 @@ from vocos_onnx_export import CheckpointError, export
 from vocos_onnx_export.checkpoint import build, load
 
 from . import upstream
-from .hub import Hub
+from .hub import Hub, in_a_process
+from .malice import Payload, zipped
 
 Config = dict[str, Any]
 State = dict[str, Tensor]
@@ -325,42 +322,6 @@ def test_half_of_a_weight_norm(lost: str, match: str, change: Callable[..., Path
 # The hub
 
 
-_IN_A_PROCESS = """
-import json, sys
-from vocos_onnx_export import export
-from vocos_onnx_export.checkpoint import load
-
-for arguments in json.load(sys.stdin):
-    try:
-        if "output" in arguments:
-            source = export(**arguments, report=lambda line: None).source
-        else:
-            source = load(**arguments)
-        result = [source.name, source.revision, source.sha256]
-    except Exception as error:
-        result = [type(error).__name__, str(error)]
-    print(json.dumps(result))
-"""
-
-
-def in_a_process(cases: list[dict[str, str]], home: Path, **variables: str) -> list[list[str]]:
-    """Export each case, or only load it where it has no output; -> name, revision, sha256; or an error.
-
-    In a process of its own, since huggingface_hub reads its environment when it is imported.
-    """
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
-    done = subprocess.run(
-        [sys.executable, "-c", _IN_A_PROCESS],
-        input=json.dumps(cases),
-        env={**kept, "HF_HOME": str(home), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", **variables},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 @pytest.fixture(scope="module")
 def hub(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Hub:
     """acme/vocos-mel with two commits, acme/safe in safetensors only, acme/empty without weights."""
@@ -401,7 +362,7 @@ def test_hub_then_its_cache(hub: Hub, folders: dict[str, Path], tmp_path: Path) 
     wrong_revision = {**main, "revision": "v9", "output": str(output.with_name("v9.onnx"))}
     with hub.serve() as url:
         cases = [export_tag, main, safe, absent, wrong_revision, {"checkpoint": "acme/empty"}]
-        found = in_a_process(cases, home, HF_ENDPOINT=url)
+        found = in_a_process("export", cases, home, HF_ENDPOINT=url)
     of_tag = expected("acme/vocos-mel", COMMIT_1)
     of_main = expected("acme/vocos-mel", COMMIT_2)
     of_safe = expected("acme/safe", COMMIT_1, "model.safetensors")
@@ -431,7 +392,9 @@ def test_hub_then_its_cache(hub: Hub, folders: dict[str, Path], tmp_path: Path) 
     asked = len(hub.requests)
     output.unlink()
     by_commit = {**main, "revision": COMMIT_2}
-    found = in_a_process([export_tag, main, by_commit, safe, absent], home, HF_ENDPOINT=url, HF_HUB_OFFLINE="1")
+    found = in_a_process(
+        "export", [export_tag, main, by_commit, safe, absent], home, HF_ENDPOINT=url, HF_HUB_OFFLINE="1"
+    )
     assert found[:4] == [of_tag, of_main, of_main, of_safe]
     kind, message = found[4]
     assert kind == "FileNotFoundError"
@@ -441,7 +404,7 @@ def test_hub_then_its_cache(hub: Hub, folders: dict[str, Path], tmp_path: Path) 
     assert [source.name, source.revision, source.sha256] == of_tag
     assert np.array_equal(VocosONNX(output).decode(features), local)
     # nor does anyone have to say that there is no network
-    assert in_a_process([tag, main, by_commit], home, HF_ENDPOINT=url) == [of_tag, of_main, of_main]
+    assert in_a_process("export", [tag, main, by_commit], home, HF_ENDPOINT=url) == [of_tag, of_main, of_main]
     assert len(hub.requests) == asked
 
 
@@ -449,7 +412,7 @@ def test_config_given_for_a_hub_id_is_not_ignored(hub: Hub, tmp_path: Path) -> N
     """It takes the place of the repository's, or is refused; the one thing it must not be is without effect."""
     with hub.serve() as url:
         case = {"checkpoint": "acme/vocos-mel", "config": str(tmp_path / "absent.yaml")}
-        (found,) = in_a_process([case], tmp_path / "home", HF_ENDPOINT=url)
+        (found,) = in_a_process("export", [case], tmp_path / "home", HF_ENDPOINT=url)
     assert found[0] in ("FileNotFoundError", "CheckpointError"), found
     assert "config" in found[1]
 
@@ -457,24 +420,8 @@ def test_config_given_for_a_hub_id_is_not_ignored(hub: Hub, tmp_path: Path) -> N
 # Nothing in a checkpoint is executed
 
 
-class Payload:
-    """Unpickling it runs a command."""
-
-    def __init__(self, command: str):
-        self.command = command
-
-    def __reduce__(self) -> Any:
-        return os.system, (self.command,)
-
-
-def _zip(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize("name", ("pytorch_model.bin", "model.ckpt", "model.pt"))
-@pytest.mark.parametrize("dump", (_zip, pickle.dumps), ids=("torch.save", "pickle"))
+@pytest.mark.parametrize("dump", (zipped, pickle.dumps), ids=("torch.save", "pickle"))
 @pytest.mark.parametrize("where", ("whole", "hyper_parameters", "beside the weights"))
 def test_malicious_pickle_is_not_run(
     where: str, dump: Callable[[Any], bytes], name: str, folders: dict[str, Path], tmp_path: Path
@@ -492,7 +439,7 @@ def test_malicious_pickle_is_not_run(
     (tmp_path / "checkpoint").mkdir()
     path = tmp_path / "checkpoint" / name
     path.write_bytes(data)
-    torch.load(path, weights_only=False) if dump is _zip else pickle.loads(data)
+    torch.load(path, weights_only=False) if dump is zipped else pickle.loads(data)
     assert proof.exists(), "the payload should work where it is let"
     proof.unlink()
     (path.parent / "config.yaml").write_bytes((folders["mel"] / "config.yaml").read_bytes())
@@ -610,7 +557,7 @@ def test_damaged_weights_never_raise_anything_else(folders: dict[str, Path], tmp
     refusals, rng = 0, random.Random(0)
     (tmp_path / "config.yaml").write_bytes((folders["mel"] / "config.yaml").read_bytes())
     for name, data in (
-        ("a.bin", _zip(small)),
+        ("a.bin", zipped(small)),
         ("b.bin", legacy.getvalue()),
         ("c.safetensors", safetensors.torch.save(small)),
     ):

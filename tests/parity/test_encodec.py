@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
 import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +38,8 @@ from vocos_onnx_train.checkpoint import write_checkpoint
 from vocos_onnx_train.codec import Codec
 
 from . import upstream
-from .hub import Hub
+from .hub import Hub, in_a_process
+from .malice import Payload, zipped
 
 Config = dict[str, Any]
 State = dict[str, Tensor]
@@ -510,38 +508,6 @@ def test_weights_in_half_precision(dtype: torch.dtype, small: Path, tmp_path: Pa
 # The hub
 
 
-_IN_A_PROCESS = """
-import json, sys
-from vocos_onnx_export import export_encodec
-
-for arguments in json.load(sys.stdin):
-    try:
-        source = export_encodec(**arguments, report=lambda line: None).source
-        result = [source.name, source.revision, source.sha256]
-    except Exception as error:
-        result = [type(error).__name__, str(error)]
-    print(json.dumps(result))
-"""
-
-
-def in_a_process(cases: list[dict[str, str]], home: Path, **variables: str) -> list[list[str]]:
-    """Export each case; -> name, revision, sha256; or an error.
-
-    In a process of its own, since huggingface_hub reads its environment when it is imported.
-    """
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
-    done = subprocess.run(
-        [sys.executable, "-c", _IN_A_PROCESS],
-        input=json.dumps(cases),
-        env={**kept, "HF_HOME": str(home), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "OMP_NUM_THREADS": "1", **variables},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 def test_hub_then_its_cache(small: Path, tmp_path: Path) -> None:
     other, older, empty = tmp_path / "other", tmp_path / "older", tmp_path / "empty"
     build(**{**SMALL, "last_kernel_size": 3}).save_pretrained(other)
@@ -573,7 +539,7 @@ def test_hub_then_its_cache(small: Path, tmp_path: Path) -> None:
     good = [case("encodec", "tag", revision="v1"), case("encodec", "main"), case("older", "older")]
     bad = [case("absent", "absent"), case("encodec", "v9", revision="v9"), case("empty", "empty")]
     with hub.serve() as url:
-        found = in_a_process([*good, *bad], tmp_path / "home", HF_ENDPOINT=url)
+        found = in_a_process("export_encodec", [*good, *bad], tmp_path / "home", HF_ENDPOINT=url)
     expected = [
         ["acme/encodec", COMMIT_1, digest(small / "model.safetensors")],
         ["acme/encodec", COMMIT_2, digest(other / "model.safetensors")],
@@ -601,7 +567,9 @@ def test_hub_then_its_cache(small: Path, tmp_path: Path) -> None:
     assert not same_encoder(outputs / "main.onnx", tmp_path / "local.onnx")
 
     # the server has stopped: what was downloaded is in the cache
-    assert in_a_process(good[:2], tmp_path / "home", HF_ENDPOINT=url, HF_HUB_OFFLINE="1") == expected[:2]
+    assert (
+        in_a_process("export_encodec", good[:2], tmp_path / "home", HF_ENDPOINT=url, HF_HUB_OFFLINE="1") == expected[:2]
+    )
 
 
 # The codec of train/
@@ -877,24 +845,8 @@ def test_weights_beyond_the_encoder_do_not_matter(small: Path, change: Callable[
     assert same_encoder(tmp_path / "whole.onnx", tmp_path / "part.onnx")
 
 
-class Payload:
-    """Unpickling it runs a command."""
-
-    def __init__(self, command: str):
-        self.command = command
-
-    def __reduce__(self) -> Any:
-        return os.system, (self.command,)
-
-
-def _zip(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize("name", ("encodec_24khz.th", "pytorch_model.bin"))
-@pytest.mark.parametrize("dump", (_zip, pickle.dumps), ids=("torch.save", "pickle"))
+@pytest.mark.parametrize("dump", (zipped, pickle.dumps), ids=("torch.save", "pickle"))
 @pytest.mark.parametrize("where", ("whole", "beside the weights"))
 def test_malicious_pickle_is_not_run(
     where: str, dump: Callable[[Any], bytes], name: str, small: Path, tmp_path: Path
@@ -906,7 +858,7 @@ def test_malicious_pickle_is_not_run(
     path.parent.mkdir()
     path.write_bytes(dump(payload if where == "whole" else {**state, "encoder.layers.0.scale": payload}))
     shutil.copy(small / "config.json", path.parent)
-    torch.load(path, weights_only=False) if dump is _zip else pickle.loads(path.read_bytes())
+    torch.load(path, weights_only=False) if dump is zipped else pickle.loads(path.read_bytes())
     assert proof.exists(), "the payload should work where it is let"
     proof.unlink()
     refused(path, "cannot read .* as weights only, and a checkpoint is not allowed to run code: .+", tmp_path)

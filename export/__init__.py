@@ -9,9 +9,9 @@ from pathlib import Path
 
 from vocos_onnx import ModelConfig, VocosONNX, __version__
 from vocos_onnx.audio import whole_file
-from vocos_onnx.config import EncodecFeatures, Source
+from vocos_onnx.config import Source
 
-from .checkpoint import CheckpointError, build, load
+from .checkpoint import CheckpointError, build, describe, load
 from .encodec import export_encodec
 from .graph import fold_layer_scale, trace
 from .verify import table, verify
@@ -45,23 +45,8 @@ def export(
         raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
     found = load(checkpoint, config, revision)
     model, features, codebooks, sample_rate = build(found)
-    head, is_encodec = model.head, isinstance(features, EncodecFeatures)
-    try:
-        model_config = ModelConfig(
-            sample_rate=sample_rate,
-            head=head.kind,
-            n_fft=head.n_fft,
-            hop_length=head.hop_length,
-            padding=head.padding,
-            clip_audio=head.clip_audio,
-            feature_channels=model.backbone.input_channels,
-            num_bandwidth_ids=model.backbone.num_bandwidths,
-            encodec=features if is_encodec else None,
-            mel=None if is_encodec else features,
-            source=Source(found.name, found.revision, found.sha256, __version__),
-        )
-    except ValueError as error:
-        raise CheckpointError(f"the config contradicts itself: {error}") from error
+    source = Source(found.name, found.revision, found.sha256, __version__)
+    model_config = describe(model, features, sample_rate, source)
     folded = copy.deepcopy(model)
     fold_layer_scale(folded)
     proto = trace(folded, model_config, codebooks)

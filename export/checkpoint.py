@@ -19,7 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vocos_onnx.config import EncodecFeatures, MelFeatures
+from vocos_onnx.config import EncodecFeatures, MelFeatures, ModelConfig, Source
 
 from .modules import IMDCTCosHead, IMDCTSymExpHead, ISTFTHead, Vocos, VocosBackbone, VocosResNetBackbone
 
@@ -94,33 +94,62 @@ def build(checkpoint: Checkpoint) -> tuple[Vocos, EncodecFeatures | MelFeatures,
 
     Raises CheckpointError naming classes, arguments, keys or shapes that are unknown, missing or wrong.
     """
-    config, state = checkpoint.config, fold_weight_norm(checkpoint.state)
-    backbone = _instantiate(config, "backbone", BACKBONES)
-    head = _instantiate(config, "head", HEADS)
-    if head.out.in_features != backbone.dim:
-        raise CheckpointError(f"head: dim is {head.out.in_features} but the backbone's is {backbone.dim}")
-    features, sample_rate, frame_rate = _features(config)
+    state = fold_weight_norm(checkpoint.state)
+    model, features, sample_rate = build_modules(checkpoint.config)
     codebooks = None
     if isinstance(features, EncodecFeatures):
         codebooks = state.get(CODEBOOKS)
         if codebooks is None:
             raise CheckpointError(f"the state dict lacks {CODEBOOKS}")
-        expected = (features.num_codebooks * CODEBOOK_SIZE, backbone.input_channels)
+        expected = (features.num_codebooks * CODEBOOK_SIZE, model.backbone.input_channels)
         if tuple(codebooks.shape) != expected:
             raise CheckpointError(
                 f"{CODEBOOKS} has shape {tuple(codebooks.shape)}, expected {expected}: {features.num_codebooks} "
                 f"codebooks of {CODEBOOK_SIZE} with the backbone's input_channels"
             )
-        if head.hop_length * frame_rate != sample_rate:
-            raise CheckpointError(
-                f"head: hop_length is {head.hop_length} but {features.codec} has {frame_rate} frames/s at "
-                f"{sample_rate} Hz, which is {sample_rate // frame_rate}"
-            )
         codebooks = codebooks.float().reshape(features.num_codebooks, CODEBOOK_SIZE, -1)
         features = replace(features, codebooks_sha256=fingerprints(codebooks)[-1])
-    model = Vocos(backbone, head)
     _load_state(model, state)
     return model.eval(), features, codebooks, sample_rate
+
+
+def build_modules(config: dict[str, Any]) -> tuple[Vocos, EncodecFeatures | MelFeatures, int]:
+    """Modules with fresh weights, the features without a fingerprint, and the sample rate in Hz.
+
+    Raises CheckpointError naming classes or arguments that are unknown, missing, wrong, or do not fit together.
+    """
+    backbone = _instantiate(config, "backbone", BACKBONES)
+    head = _instantiate(config, "head", HEADS)
+    if head.out.in_features != backbone.dim:
+        raise CheckpointError(f"head: dim is {head.out.in_features} but the backbone's is {backbone.dim}")
+    features, sample_rate, frame_rate = _features(config)
+    if isinstance(features, EncodecFeatures) and head.hop_length * frame_rate != sample_rate:
+        raise CheckpointError(
+            f"head: hop_length is {head.hop_length} but {features.codec} has {frame_rate} frames/s at "
+            f"{sample_rate} Hz, which is {sample_rate // frame_rate}"
+        )
+    return Vocos(backbone, head), features, sample_rate
+
+
+def describe(model: Vocos, features: EncodecFeatures | MelFeatures, sample_rate: int, source: Source) -> ModelConfig:
+    """What the exported model is. Raises CheckpointError where features and head contradict one another."""
+    head, is_encodec = model.head, isinstance(features, EncodecFeatures)
+    try:
+        return ModelConfig(
+            sample_rate=sample_rate,
+            head=head.kind,
+            n_fft=head.n_fft,
+            hop_length=head.hop_length,
+            padding=head.padding,
+            clip_audio=head.clip_audio,
+            feature_channels=model.backbone.input_channels,
+            num_bandwidth_ids=model.backbone.num_bandwidths,
+            encodec=features if is_encodec else None,
+            mel=None if is_encodec else features,
+            source=source,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"the config contradicts itself: {error}") from error
 
 
 def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -239,7 +268,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _section(config: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+def section(config: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
     section = config.get(name)
     if not isinstance(section, dict) or not isinstance(section.get("class_path"), str):
         raise CheckpointError(f"the config lacks {name}.class_path")
@@ -250,19 +279,19 @@ def _section(config: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _instantiate(config: dict[str, Any], name: str, classes: dict[str, Any]) -> Any:
-    class_path, args = _section(config, name)
+    class_path, args = section(config, name)
     if class_path not in classes:
         raise CheckpointError(f"{name} class {class_path} is not supported; supported are {', '.join(classes)}")
     if name == "head":
         _check_head(args)
-    _check_args(name, class_path, args, classes[class_path])
+    check_args(name, class_path, args, classes[class_path])
     try:
         return classes[class_path](**args)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{name}: {class_path} does not accept {args}: {error}") from error
 
 
-def _check_args(name: str, class_path: str, args: dict[str, Any], function: Callable[..., Any]) -> None:
+def check_args(name: str, class_path: str, args: dict[str, Any], function: Callable[..., Any]) -> None:
     """Every argument known, none missing, each of its type: YAML makes 24000.0 a float and "64" a string."""
     signature = inspect.signature(function)
     try:
@@ -338,12 +367,12 @@ def _features(config: dict[str, Any]) -> tuple[EncodecFeatures | MelFeatures, in
         "vocos.feature_extractors.EncodecFeatures": _encodec,
         "vocos.feature_extractors.MelSpectrogramFeatures": _mel,
     }
-    class_path, args = _section(config, "feature_extractor")
+    class_path, args = section(config, "feature_extractor")
     if class_path not in functions:
         raise CheckpointError(
             f"feature_extractor class {class_path} is not supported; supported are {', '.join(functions)}"
         )
-    _check_args("feature_extractor", class_path, args, functions[class_path])
+    check_args("feature_extractor", class_path, args, functions[class_path])
     if functions[class_path] is _mel:
         try:
             mel, sample_rate = _mel(**args)

@@ -356,7 +356,7 @@ def export_encodec(
     with whole_file(output) as partial:
         partial.write_bytes(proto.SerializeToString())
         runtime = EncodecONNX(partial, providers=["CPUExecutionProvider"], threads=3)  # so that there are parts
-        if not np.array_equal(runtime._codebooks, codebooks.numpy()):
+        if not np.array_equal(runtime.codebooks, codebooks.numpy()):
             raise CheckpointError(f"the exported codebooks are not those of {checkpoint}; {output} was not written")
         rows = list(verify(encoder, runtime))
         del runtime

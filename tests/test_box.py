@@ -15,6 +15,8 @@ import pytest
 
 from vocos_onnx import VocosONNX
 from vocos_onnx.cli import DEMO_TOKENS, main
+from vocos_onnx.session import BOX as BOX_MODELS
+from vocos_onnx.session import MEL
 from vocos_onnx.vocoder import default_model
 
 BOX = default_model().parent
@@ -33,9 +35,9 @@ def band_levels(audio: np.ndarray, sample_rate: int = 24_000) -> np.ndarray:
     return 10 * np.log10(bands + 1e-3)
 
 
-@pytest.mark.parametrize("name", ["vocos-codec-24khz.onnx", "vocos-codec-24khz-encoder.onnx"])
+@pytest.mark.parametrize("name", BOX_MODELS)
 def test_sha256_is_the_one_in_the_card(name):
-    digest = hashlib.sha256((BOX / name).read_bytes()).hexdigest()
+    digest = hashlib.sha256((BOX / f"{name}.onnx").read_bytes()).hexdigest()
     assert digest in (BOX / "README.md").read_text(encoding="utf-8")
 
 
@@ -47,6 +49,36 @@ def test_geometry_is_that_of_vocos_encodec_24khz():
     assert vocos.config.encodec.codebooks_per_bandwidth == (2, 4, 8, 16)
     assert (vocos.config.n_fft, vocos.config.padding) == (1280, "same")
     assert vocos.config.source.sha256
+
+
+def test_the_mel_model_takes_the_mels_of_vocos_mel_24khz():
+    vocos = VocosONNX(MEL)
+    assert (vocos.sample_rate, vocos.hop_length, vocos.config.n_fft, vocos.config.padding) == (
+        24_000,
+        256,
+        1024,
+        "center",
+    )
+    mel = vocos.config.mel
+    assert mel is not None
+    assert (mel.n_fft, mel.hop_length, mel.n_mels, mel.padding) == (1024, 256, 100, "center")
+    assert (mel.f_min, mel.f_max, mel.mel_scale, mel.norm, mel.clip) == (0, 12_000, "htk", "none", 1e-7)
+
+
+def test_the_mel_model_gives_back_what_it_was_given():
+    """Mels of decoded speech, through the model: the same words, and another recording's are not."""
+    vocos = VocosONNX(MEL)
+    speech = [VocosONNX().decode(np.load(path)["tokens"]) for path in TOKENS[:2]]
+    levels = [band_levels(audio) for audio in speech]
+    given = band_levels(vocos(speech[0], vocos.sample_rate))
+    n = min(given.shape[1], *(level.shape[1] for level in levels))
+    same, other = (np.corrcoef(level[:, :n].ravel(), given[:, :n].ravel())[0, 1] for level in levels)
+    assert same > 0.97
+    assert other < 0.7
+
+
+def test_the_box_is_small():
+    assert sum(path.stat().st_size for path in BOX.iterdir()) <= 60e6
 
 
 def test_there_are_tokens_of_a_few_recordings():

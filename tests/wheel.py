@@ -11,7 +11,7 @@ from pathlib import Path
 names = zipfile.ZipFile(sys.argv[1]).namelist()
 top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
 assert top == {"vocos_onnx", "vocos_onnx_export", "vocos_onnx_train"}, top
-box = ("vocos-codec-24khz.onnx", "vocos-codec-24khz-encoder.onnx", "README.md")
+box = ("vocos-codec-24khz.onnx", "vocos-codec-24khz-encoder.onnx", "vocos-mel-24khz-small.onnx", "README.md")
 for name in ("vocos_onnx/py.typed", *(f"vocos_onnx/models/{file}" for file in box)):
     assert name in names, name
 
@@ -22,9 +22,13 @@ import vocos_onnx  # noqa: E402
 assert Path(sys.prefix) in Path(vocos_onnx.__file__).parents, vocos_onnx.__file__
 
 command = Path(sys.executable).parent / "vocos-onnx"
-done = subprocess.run([command, "export", "x/y", "-o", "m.onnx"], capture_output=True, text=True)
-assert done.returncode == 2, done
-assert "pip install 'vocos-onnx[export]'" in done.stderr, done.stderr
+for extra, arguments in (
+    ("export", ["export", "x/y", "-o", "m.onnx"]),
+    ("train", ["train", "config.yaml", "--out", "run"]),
+):
+    done = subprocess.run([command, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2, done
+    assert f"pip install 'vocos-onnx[{extra}]'" in done.stderr, done.stderr
 done = subprocess.run([command, "demo"], capture_output=True, text=True, check=True)
 assert done.stdout.startswith("wrote demo.wav: "), done.stdout
 for arguments in (

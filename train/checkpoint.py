@@ -1,4 +1,4 @@
-"""What a training run leaves on disk."""
+"""What a training run leaves on disk, and what a run may begin with."""
 
 from __future__ import annotations
 
@@ -7,29 +7,115 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from vocos_onnx.audio import whole_file
+from vocos_onnx.config import EncodecFeatures
+from vocos_onnx_export.checkpoint import (
+    CODEBOOKS,
+    CheckpointError,
+    check_finite,
+    check_keys,
+    fold_weight_norm,
+    load,
+)
 
-from .codec import BANDWIDTHS, CODE_DIM, NUM_CODEBOOKS, Codec
+from .config import TrainConfig
+from .generator import Codes, Generator, OwnCodec
+
+ENCODER_WEIGHTS = "encoder.safetensors"
+DISCRIMINATORS = ("multiperioddisc.", "multiresddisc.")
 
 
 def save(state: Any, path: Path) -> None:
-    with whole_file(path) as partial:
-        torch.save(state, partial)
+    """Write a state: it is there whole or the file stays what it was. Raises OSError, for example of a full disk."""
+    try:
+        with whole_file(path) as partial:
+            torch.save(state, partial)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where the disk is full
+        kept = "what was there is whole" if path.exists() else "nothing was written"
+        raise OSError(f"cannot save {path} ({' '.join(str(error).split())}); {kept}") from error
 
 
-def write_checkpoint(codec: Codec, folder: Path) -> None:
-    """The decoder in the layout of the official checkpoints, and the encoder beside it."""
+def write_checkpoint(generator: Generator, config: TrainConfig, folder: Path) -> None:
+    """Config and weights in the layout of the official checkpoints, and the encoder of our own codec beside them."""
     folder.mkdir(parents=True, exist_ok=True)
-    features = {
-        "class_path": "vocos.feature_extractors.EncodecFeatures",
-        "init_args": {"encodec_model": "vocos_onnx_24khz", "bandwidths": list(BANDWIDTHS)},
-    }
-    with (folder / "config.yaml").open("w") as file:
-        yaml.safe_dump({"feature_extractor": features, **codec.decoder_config}, file, sort_keys=False)
-    weights = codec.decoder.state_dict()
-    weights["feature_extractor.codebook_weights"] = codec.quantizer.codebooks.reshape(-1, CODE_DIM)
-    assert len(weights["feature_extractor.codebook_weights"]) == NUM_CODEBOOKS * 1024
+    weights, encoder = generator.checkpoint()
+    with whole_file(folder / "config.yaml") as partial:
+        partial.write_text(yaml.safe_dump(config.model, sort_keys=False), encoding="utf-8")
     save(weights, folder / "pytorch_model.bin")
-    save_file({k: v.contiguous() for k, v in codec.encoder.state_dict().items()}, folder / "encoder.safetensors")
+    if encoder:
+        with whole_file(folder / ENCODER_WEIGHTS) as partial:
+            save_file(encoder, partial)
+
+
+def init_from(generator: Generator, discriminators: nn.Module, checkpoint: str, revision: str | None = None) -> bool:
+    """Weights of a checkpoint of the same geometry: a folder, a Lightning .ckpt with its config, or a hub id.
+
+    Discriminators are taken along where the file has them. Returns whether it had.
+
+    Raises FileNotFoundError, or ValueError that names the weights that do not fit.
+    """
+    found = load(checkpoint, None, revision)
+    state = fold_weight_norm(found.state)
+    own = {k: v for k, v in fold_weight_norm(generator.state_dict()).items() if k.startswith(("backbone.", "head."))}
+    given = {k: v for k, v in state.items() if k.startswith(("backbone.", "head."))}
+    check_keys(given, own, f"of {checkpoint} is of another geometry than the config")
+    check_finite(given)
+    constants = dict(generator.named_buffers())
+    _load_folded(generator, {k: v.float() for k, v in given.items() if k not in constants})
+    if isinstance(generator.features, EncodecFeatures):
+        _init_features(generator, checkpoint, state)
+    return load_discriminators(Path(checkpoint), discriminators)
+
+
+def _load_folded(generator: Generator, weights: dict[str, Tensor]) -> None:
+    """Set weights, through the weight norm where there is one."""
+    with torch.no_grad():
+        for key, value in weights.items():
+            path, _, name = key.rpartition(".")
+            module = generator.get_submodule(path)
+            if nn.utils.parametrize.is_parametrized(module, name):
+                setattr(module, name, value)  # sets magnitude and direction
+            else:
+                getattr(module, name).copy_(value)
+
+
+def _init_features(generator: Generator, checkpoint: str, state: dict[str, Tensor]) -> None:
+    extractor = generator.feature_extractor
+    codebooks = state.get(CODEBOOKS)
+    if codebooks is None:
+        raise CheckpointError(f"{checkpoint} lacks {CODEBOOKS}")
+    if isinstance(extractor, Codes):
+        expected = extractor.codebook_weights
+        if codebooks.shape != expected.shape or not torch.equal(codebooks.float(), expected.cpu()):
+            raise CheckpointError(
+                f"the codebooks of {checkpoint} are not those of the encoder: its tokens would mean something else"
+            )
+    elif isinstance(extractor, OwnCodec):
+        path = Path(checkpoint) / ENCODER_WEIGHTS
+        if not path.is_file():
+            raise FileNotFoundError(f"no {path}: expected a folder that training wrote, with the codec's encoder")
+        encoder = load_file(path)
+        check_keys(encoder, extractor.encoder.state_dict(), f"of {path} is of another geometry than the config")
+        check_finite(encoder)
+        extractor.encoder.load_state_dict(encoder)
+        extractor.quantizer.load_codebooks(codebooks.float().view_as(extractor.quantizer.codebooks))
+
+
+def load_discriminators(path: Path, discriminators: nn.Module) -> bool:
+    """The discriminators of a Lightning .ckpt, or of a state of ours. Returns whether there were any."""
+    if path.suffix != ".ckpt" or not path.is_file():
+        return False
+    tree = torch.load(path, map_location="cpu", weights_only=True)
+    state = {k: v for k, v in tree.get("state_dict", {}).items() if k.startswith(DISCRIMINATORS)}
+    # constants of torchaudio, which is not used here
+    state = {k: v for k, v in state.items() if ".spec_fn." not in k}
+    if not state:
+        return False
+    try:
+        discriminators.load_state_dict(state)  # the parametrisation of weight norm reads weight_g and weight_v
+    except RuntimeError as error:
+        raise CheckpointError(f"the discriminators of {path} do not fit the config: {error}") from None
+    return True

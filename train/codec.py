@@ -1,6 +1,6 @@
-"""The small token codec in the box: an STFT encoder, a residual quantiser, and a Vocos as decoder.
+"""The quantiser of the codec in the box, whose encoder is ``vocos_onnx_export.modules.STFTEncoder``.
 
-Geometry of vocos-encodec-24khz: 24 kHz, hop 320 (75 frames/s), up to 16 codebooks of 1024, four bandwidths.
+Geometry of vocos-encodec-24khz: 24 kHz, hop 320 (75 frames/s), up to 16 codebooks of 1024.
 """
 
 from __future__ import annotations
@@ -8,12 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vocos_onnx_export.modules import ISTFTHead, STFTEncoder, Vocos, VocosBackbone
-
-SAMPLE_RATE, N_FFT, HOP = 24_000, STFTEncoder.n_fft, STFTEncoder.hop_length
-NUM_CODEBOOKS, BINS, CODE_DIM = 16, 1024, STFTEncoder.code_dim
-BANDWIDTHS = (1.5, 3.0, 6.0, 12.0)  # kbps at 75 frames/s x 10 bits a code
-CODEBOOKS_OF = (2, 4, 8, 16)  # by bandwidth id
+BINS = 1024
 
 
 class ResidualQuantizer(nn.Module):
@@ -24,20 +19,32 @@ class ResidualQuantizer(nn.Module):
     restart of Dhariwal et al. (arXiv 2005.00341).
     """
 
-    def __init__(self, decay: float = 0.99, dead: float = 0.2):
+    codebooks: Tensor
+    sums: Tensor
+    counts: Tensor
+    started: Tensor
+
+    def __init__(self, num_codebooks: int, code_dim: int, decay: float = 0.99, dead: float = 0.2):
         super().__init__()
         self.decay, self.dead = decay, dead
-        self.register_buffer("codebooks", torch.zeros(NUM_CODEBOOKS, BINS, CODE_DIM))
-        self.register_buffer("sums", torch.zeros(NUM_CODEBOOKS, BINS, CODE_DIM))
-        self.register_buffer("counts", torch.zeros(NUM_CODEBOOKS, BINS))
+        self.register_buffer("codebooks", torch.zeros(num_codebooks, BINS, code_dim))
+        self.register_buffer("sums", torch.zeros(num_codebooks, BINS, code_dim))
+        self.register_buffer("counts", torch.zeros(num_codebooks, BINS))
         self.register_buffer("started", torch.tensor(False))
 
-    def encode(self, latents: Tensor, num_codebooks: int = NUM_CODEBOOKS) -> Tensor:
+    def load_codebooks(self, codebooks: Tensor) -> None:
+        """Go on from codebooks (K, BINS, C) whose running sums are not known."""
+        self.codebooks.copy_(codebooks)
+        self.sums.copy_(codebooks)
+        self.counts.fill_(1)
+        self.started.fill_(True)
+
+    def encode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, T) -> codes (K, B, T), each the nearest entry to what the codebooks before it left over."""
-        batch, _, frames = latents.shape
-        residual = latents.transpose(1, 2).reshape(-1, CODE_DIM)
+        batch, channels, frames = latents.shape
+        residual = latents.transpose(1, 2).reshape(-1, channels)
         codes = []
-        for codebook in self.codebooks[:num_codebooks]:
+        for codebook in self.codebooks:
             codes.append(nearest(residual, codebook))
             residual = residual - codebook[codes[-1]]
         return torch.stack(codes).view(-1, batch, frames)
@@ -49,17 +56,16 @@ class ResidualQuantizer(nn.Module):
         squared distance to the quantised value (the latents have unit variance).
         """
         x = latents.transpose(1, 2)
-        batch, frames, _ = x.shape
-        flat = x.detach().reshape(-1, CODE_DIM)
+        flat = x.detach().reshape(-1, x.shape[-1])
         if not self.started:
             self._start(flat)
         residual, quantised = flat, torch.zeros_like(x)
         loss = x.new_zeros(())
-        for level in range(NUM_CODEBOOKS):
+        for level in range(len(self.codebooks)):
             codes = nearest(residual, self.codebooks[level])
             value = self.codebooks[level][codes]
             used = (num_codebooks > level).to(x.dtype)[:, None, None]
-            quantised = quantised + used * value.view(batch, frames, CODE_DIM)
+            quantised = quantised + used * value.view_as(x)
             loss = loss + ((x - quantised).square() * used / num_codebooks[:, None, None]).mean()
             self._update(level, residual, codes)
             residual = residual - value
@@ -69,8 +75,8 @@ class ResidualQuantizer(nn.Module):
     def _start(self, flat: Tensor) -> None:
         """Every codebook from random residuals of the first batch."""
         residual = flat
-        for level in range(NUM_CODEBOOKS):
-            picks = residual[torch.randint(len(residual), (BINS,))]
+        for level in range(len(self.codebooks)):
+            picks = residual[torch.randint(len(residual), (BINS,), device=flat.device)]
             self.codebooks[level], self.sums[level] = picks, picks
             residual = residual - picks[nearest(residual, picks)]
         self.counts.fill_(1)
@@ -79,13 +85,14 @@ class ResidualQuantizer(nn.Module):
     @torch.no_grad()
     def _update(self, level: int, vectors: Tensor, codes: Tensor) -> None:
         counts = torch.bincount(codes, minlength=BINS).to(vectors.dtype)
-        sums = torch.zeros(BINS, CODE_DIM).index_add_(0, codes, vectors)
+        sums = torch.zeros_like(self.sums[level]).index_add_(0, codes, vectors)
         self.counts[level].lerp_(counts, 1 - self.decay)
         self.sums[level].lerp_(sums, 1 - self.decay)
+        # a candidate for every entry, so that how many are dead need not be known here
+        picks = vectors[torch.randint(len(vectors), (BINS,), device=vectors.device)]
         dead = self.counts[level] < self.dead
-        if dead.any():
-            picks = vectors[torch.randint(len(vectors), (int(dead.sum()),))]
-            self.sums[level, dead], self.counts[level, dead] = picks, 1.0
+        self.sums[level] = torch.where(dead[:, None], picks, self.sums[level])
+        self.counts[level] = torch.where(dead, 1.0, self.counts[level])
         self.codebooks[level] = self.sums[level] / self.counts[level][:, None]
 
 
@@ -93,49 +100,3 @@ class ResidualQuantizer(nn.Module):
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the nearest entry (BINS, C) of each vector (N, C): argmin |c|^2 - 2 v.c, the same as of |v - c|^2."""
     return torch.addmm(codebook.square().sum(1)[None], vectors, codebook.T, alpha=-2).argmin(1)
-
-
-class Codec(nn.Module):
-    def __init__(self, dim: int = 256, num_layers: int = 6):
-        super().__init__()
-        self.encoder = STFTEncoder()
-        self.quantizer = ResidualQuantizer()
-        self.decoder_config = {
-            "backbone": {
-                "class_path": "vocos.models.VocosBackbone",
-                "init_args": {
-                    "input_channels": CODE_DIM,
-                    "dim": dim,
-                    "intermediate_dim": 3 * dim,
-                    "num_layers": num_layers,
-                    "adanorm_num_embeddings": len(BANDWIDTHS),
-                },
-            },
-            "head": {
-                "class_path": "vocos.heads.ISTFTHead",
-                "init_args": {"dim": dim, "n_fft": N_FFT, "hop_length": HOP, "padding": "same"},
-            },
-        }
-        backbone, head = self.decoder_config["backbone"], self.decoder_config["head"]
-        self.decoder = Vocos(VocosBackbone(**backbone["init_args"]), ISTFTHead(**head["init_args"]))
-
-    def forward(self, audio: Tensor, bandwidth_id: Tensor) -> tuple[Tensor, Tensor]:
-        """Audio (B, N) and a bandwidth id for each item (B,) -> reconstruction (B, N // HOP * HOP), commitment loss."""
-        latents = self.encoder(audio)
-        features, commitment = self.quantizer(latents, torch.tensor(CODEBOOKS_OF)[bandwidth_id])
-        hidden = self.decoder.backbone(features, bandwidth_id)
-        with torch.autocast("cpu", enabled=False):  # a phase of several radians does not fit bfloat16
-            spectrum = self.decoder.head(hidden.float())
-        return self.decoder.to_waveform(spectrum), commitment
-
-    @torch.inference_mode()
-    def encode(self, audio: Tensor, num_codebooks: int = NUM_CODEBOOKS) -> Tensor:
-        """Audio (B, N) -> codes (K, B, ceil(N / HOP)); the last frame is completed with zeros."""
-        return self.quantizer.encode(self.encoder(audio), num_codebooks)
-
-    @torch.inference_mode()
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes (K, B, T) -> audio (B, T * HOP)."""
-        features = sum(book[c] for book, c in zip(self.quantizer.codebooks, codes, strict=False)).transpose(1, 2)
-        bandwidth_id = torch.tensor(CODEBOOKS_OF.index(len(codes)))
-        return self.decoder.to_waveform(self.decoder(features, bandwidth_id))

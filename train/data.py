@@ -1,51 +1,252 @@
-"""Training audio in memory: crops drawn by speaker."""
+"""Training audio, kept in memory on the device, and random crops of it."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import soundfile as sf
-from scipy.signal import resample_poly
+import torch
+from torch import Tensor
 
-# speeds at which a crop may be played, as (up, down) of the resampler: they add voices to the few there are
-SPEEDS = ((8, 9), (9, 10), (15, 16), (1, 1), (1, 1), (1, 1), (16, 15), (10, 9), (9, 8))
+from vocos_onnx import EncodecONNX, load_audio
+from vocos_onnx.audio import whole_file
+
+from .config import Files
+
+AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64"}
+SHORTEST = 2048  # samples; shorter files are repeated so often in a crop that they teach a buzz
+GAIN_DB = (-6.0, -1.0)  # upstream's levels of the peak in training; in validation it is halfway
+VALID_GAIN_DB = -3.0
+_MARGIN = 1024  # samples beside a crop whose speed is changed: the transform is periodic, its ends are thrown away
 
 
 class Clips:
-    """The clips of one split of ``root/index.csv`` (columns file, split, speaker; 24 kHz mono)."""
+    """The audio of one section of the config: int16, one after another, on the device or, where it is too much, off it.
 
-    def __init__(self, root: Path, split: str, sample_rate: int):
-        with (root / "index.csv").open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == split]
-        if not rows:
-            raise ValueError(f"{root / 'index.csv'} lists no clip of split {split!r}")
-        self.audio: list[npt.NDArray[np.int16]] = []
-        for row in rows:
-            audio, rate = sf.read(root / row["file"], dtype="int16")
-            if rate != sample_rate or audio.ndim != 1:
-                raise ValueError(f"{row['file']}: expected {sample_rate} Hz mono, found {rate} Hz, shape {audio.shape}")
-            self.audio.append(audio)
-        # A speaker is drawn by the square root of their share of the seconds, then a clip of theirs by its length:
-        # one speaker has 44 % of the hours, most of the others ten seconds each.
-        lengths = np.array([len(a) for a in self.audio], dtype=np.float64)
-        _, speaker = np.unique([row["speaker"] or row["kind"] for row in rows], return_inverse=True)
-        seconds = np.bincount(speaker, lengths)
-        weight = lengths / np.sqrt(seconds)[speaker]
-        self.probability = weight / weight.sum()
+    Args:
+        files: the section.
+        device: where crops are made.
+        report: called with a line for each file that is skipped, and one on the whole.
+        cache: of tokens, which then are cropped along with the audio.
 
-    def batch(self, rng: np.random.Generator, size: int, samples: int) -> npt.NDArray[np.float32]:
-        """Random crops (size, samples), each at a random speed and a random gain of -12 to +6 dB, never clipped."""
-        out = np.zeros((size, samples), np.float32)
-        for row, clip in zip(out, rng.choice(len(self.audio), size, p=self.probability), strict=True):
-            up, down = SPEEDS[rng.integers(len(SPEEDS))]
-            need = samples * down // up + 1
-            audio = self.audio[clip]
-            start = rng.integers(max(1, len(audio) - need + 1))
-            crop = audio[start : start + need].astype(np.float32) / 32768
-            crop = (resample_poly(crop, up, down) if up != down else crop)[:samples]
-            gain = 10 ** rng.uniform(-12 / 20, 6 / 20)
-            row[: len(crop)] = crop * min(gain, 1 / max(float(np.abs(crop).max()), 1e-3))
-        return out
+    Raises FileNotFoundError where there is no such list or folder, ValueError where nothing in it can be used.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        device: torch.device,
+        report: Callable[[str], None],
+        cache: TokenCache | None = None,
+    ):
+        self.files, self.cache = files, cache
+        rows = list_files(files)
+        read = reader(files)
+        with ThreadPoolExecutor(max(1, files.num_workers)) as pool:
+            found = list(pool.map(read, [row["file"] for row in rows]))
+        for error in [clip for clip in found if isinstance(clip, str)]:
+            report(f"skipped {error}")
+        kept = [(clip, row) for clip, row in zip(found, rows, strict=True) if not isinstance(clip, str)]
+        if not kept:
+            raise ValueError(f"{files.filelist_path} has no audio that can be used; {len(rows)} files were skipped")
+        self.names = [str(row["file"]) for _, row in kept]
+        hop = cache.encoder.hop_length if cache else 1  # whole frames, so that repeated tokens fit repeated audio
+        self.clips: list[npt.NDArray[np.int16]] = [clip[: len(clip) // hop * hop] for clip, _ in kept]
+        self.lengths = np.array([len(clip) for clip in self.clips])
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        self.peaks = np.array([np.abs(clip.astype(np.int32)).max() / 32768 for clip in self.clips])
+        self.probability = self._probability([row["speaker"] for _, row in kept])
+        report(
+            f"{files.filelist_path}: {len(kept)} files, {self.lengths.sum() / files.sampling_rate / 3600:.2f} h"
+            + (f"; {len(rows) - len(kept)} skipped" if len(rows) > len(kept) else "")
+        )
+        samples = torch.from_numpy(np.concatenate(self.clips))
+        self.samples = samples.to(device) if device.type == "cuda" and _fits(samples, device) else samples
+        self.device = device
+
+    def _probability(self, speakers: list[str]) -> npt.NDArray[np.float64]:
+        """A clip is drawn by its length; with balance_speakers a speaker by the root of theirs, then a clip."""
+        weight = self.lengths.astype(np.float64)
+        if self.files.balance_speakers:
+            _, speaker = np.unique(speakers, return_inverse=True)
+            weight /= np.sqrt(np.bincount(speaker, weight))[speaker]
+        return weight / weight.sum()
+
+    def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+        """Random crops (batch_size, num_samples) float32 on the device, and with a cache their codes (K, B, T)."""
+        size, samples = self.files.batch_size, self.files.num_samples
+        clip = rng.choice(len(self.clips), size, p=self.probability)
+        low, high = self.files.gain_db or GAIN_DB
+        if self.cache:
+            # the tokens are those of the file at one level
+            gain_db = np.full(size, VALID_GAIN_DB)
+            start, codes = self.cache.crop(self, clip, rng)
+            return self._crops(clip, start, samples, gain_db), codes.to(self.device)
+        gain_db = rng.uniform(low, high, size)
+        speed = rng.uniform(*self.files.speed) if self.files.speed else 1.0
+        if speed == 1:
+            return self._crops(clip, self._starts(rng, clip, samples), samples, gain_db), None
+        wide = samples + 2 * _MARGIN
+        need = round(wide * speed)
+        crops = self._crops(clip, self._starts(rng, clip, need), need, gain_db)
+        return change_speed(crops, wide)[:, _MARGIN:-_MARGIN], None
+
+    def _starts(self, rng: np.random.Generator, clip: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
+        return rng.integers(np.maximum(1, self.lengths[clip] - samples + 1))
+
+    def _crops(
+        self, clip: npt.NDArray[Any], start: npt.NDArray[Any], samples: int, gain_db: npt.NDArray[Any]
+    ) -> Tensor:
+        """Samples of each clip from its start on; clips that are too short are repeated, as upstream does it."""
+        to = self.samples.device
+        index = torch.from_numpy(start).to(to)[:, None] + torch.arange(samples, device=to)
+        index = (
+            torch.from_numpy(self.starts[clip]).to(to)[:, None]
+            + index % torch.from_numpy(self.lengths[clip]).to(to)[:, None]
+        )
+        scale = 10 ** (gain_db / 20) / self.peaks[clip] / 32768
+        crops = self.samples[index].float() * torch.from_numpy(scale.astype(np.float32)).to(to)[:, None]
+        return crops.to(self.device)
+
+    def whole(self, clip: int) -> npt.NDArray[np.float32]:
+        """The first num_samples of a clip (N,), its peak at -3 dBFS: what is validated with."""
+        audio = self.clips[clip][: self.files.num_samples].astype(np.float32) / 32768
+        return audio * np.float32(10 ** (VALID_GAIN_DB / 20) / self.peaks[clip])
+
+
+def change_speed(audio: Tensor, samples: int) -> Tensor:
+    """Audio (B, N), resampled to (B, samples) by cutting off or padding its spectrum; circular at the ends."""
+    spectrum = torch.fft.rfft(audio)
+    return torch.fft.irfft(spectrum[:, : samples // 2 + 1], samples) * (samples / audio.shape[1])
+
+
+def list_files(files: Files) -> list[dict[str, Any]]:
+    """The files of a folder, a filelist or an index, each with its speaker, which by default is its folder's name."""
+    path = Path(files.filelist_path)
+    if path.is_dir():
+        rows = [{"file": p} for p in sorted(path.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES]
+    elif not path.is_file():
+        raise FileNotFoundError(f"no filelist or folder {path}")
+    elif path.suffix.lower() == ".csv":
+        rows = _index(path, files.split)
+    else:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        # as upstream from the working directory, else from where the list is
+        found = [Path(line) if Path(line).exists() else path.parent / line for line in lines if line]
+        rows = [{"file": p} for p in found]
+    if files.split is not None and path.suffix.lower() != ".csv":
+        raise ValueError(f"split {files.split!r} is for a .csv with a column split; {path} is none")
+    if not rows:
+        of = f" of split {files.split!r}" if files.split is not None else ""
+        raise ValueError(f"{path} has no audio file{of}")
+    return [{"speaker": row["file"].parent.name, **row} for row in rows][:: files.every]
+
+
+def _index(path: Path, split: str | None) -> list[dict[str, Any]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        needed = {"file", *(["split"] if split is not None else [])}
+        if not needed <= set(reader.fieldnames or ()):
+            raise ValueError(
+                f"{path} has the columns {reader.fieldnames}, expected {', '.join(sorted(needed))} among them"
+            )
+        rows = [row for row in reader if split is None or row["split"] == split]
+    return [
+        {"file": path.parent / row["file"], **({"speaker": row["speaker"]} if row.get("speaker") else {})}
+        for row in rows
+    ]
+
+
+def reader(files: Files) -> Callable[[Path], npt.NDArray[np.int16] | str]:
+    """A function that reads a file as int16, or says why it cannot be used."""
+
+    def read(path: Path) -> npt.NDArray[np.int16] | str:
+        import soundfile
+
+        try:
+            audio = load_audio(path, files.sampling_rate)
+            rate = soundfile.info(path).samplerate
+        except (ValueError, OSError) as error:
+            return str(error)
+        if rate < files.sampling_rate:
+            return (
+                f"{path}: {rate} Hz is below the model's {files.sampling_rate} Hz, and would teach it that there is "
+                "nothing above; resample it yourself if you want that"
+            )
+        if len(audio) < SHORTEST:
+            return f"{path}: {len(audio)} samples are too short, expected {SHORTEST} or more"
+        peak = float(np.abs(audio).max())
+        if peak < 1e-3:
+            return f"{path}: it is silent, its peak is {peak:.1g}"
+        return np.round(audio / max(1.0, peak) * 32767).astype(np.int16)
+
+    return read
+
+
+def _fits(samples: Tensor, device: torch.device) -> bool:
+    free, _ = torch.cuda.mem_get_info(device)
+    return samples.nbytes < free / 2
+
+
+class TokenCache:
+    """Tokens of whole files in a folder, so that each is encoded once.
+
+    The file's name is the sha256 of the audio and of the encoder's codebooks. Crops start at frames.
+    """
+
+    def __init__(self, folder: Path, encoder: EncodecONNX, num_codebooks: int, report: Callable[[str], None]):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.encoder, self.num_codebooks, self.report = folder, encoder, num_codebooks, report
+        self.codes: list[npt.NDArray[np.int16]] = []
+
+    def fill(self, clips: Clips) -> None:
+        """Encode what is not in the cache."""
+        new = 0
+        for i, clip in enumerate(clips.clips):
+            digest = hashlib.sha256(self.encoder.config.codebooks_sha256[self.num_codebooks - 1].encode())
+            digest.update(clip.tobytes())
+            path = self.folder / f"{digest.hexdigest()[:32]}.npz"
+            codes = self._read(path)
+            if codes is None:
+                level = np.float32(10 ** (VALID_GAIN_DB / 20) / clips.peaks[i] / 32768)
+                codes = encode(self.encoder, clip[None] * level, self.num_codebooks)[:, 0].astype(np.int16)
+                with whole_file(path) as partial:
+                    np.savez_compressed(partial, tokens=codes)
+                new += 1
+            self.codes.append(codes)
+        self.report(f"tokens: {new} files encoded, {len(self.codes) - new} from {self.folder}")
+
+    def crop(self, clips: Clips, clip: npt.NDArray[Any], rng: np.random.Generator) -> tuple[npt.NDArray[Any], Tensor]:
+        """Random starts, in samples, on frames, and the codes (K, B, T) from there on."""
+        hop = self.encoder.hop_length
+        frames = clips.files.num_samples // hop
+        starts, codes = [], []
+        for i in clip:
+            whole = clips.lengths[i] // hop  # full frames
+            start = int(rng.integers(max(1, whole - frames + 1)))
+            starts.append(start * hop)
+            codes.append(np.take(self.codes[i], np.arange(start, start + frames), axis=1, mode="wrap"))
+        return np.array(starts), torch.from_numpy(np.stack(codes, axis=1)).long()
+
+    @staticmethod
+    def _read(path: Path) -> npt.NDArray[np.int16] | None:
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                tokens: npt.NDArray[np.int16] = archive["tokens"]
+                return tokens
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None  # none, or a damaged one: it is made anew
+
+
+def encode(encoder: EncodecONNX, audio: npt.NDArray[np.floating[Any]], num_codebooks: int) -> npt.NDArray[np.int64]:
+    """Audio (B, N) at the encoder's rate -> codes (num_codebooks, B, ceil(N / hop))."""
+    counts = encoder.config.codebooks_per_bandwidth
+    bandwidth = next(kbps for kbps, count in zip(encoder.bandwidths, counts, strict=True) if count >= num_codebooks)
+    return encoder.encode(audio, encoder.sample_rate, bandwidth)[:num_codebooks]

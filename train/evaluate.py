@@ -1,7 +1,8 @@
-"""The figures of the codec in the box: python -m vocos_onnx_train.evaluate --models models --clips DIR
+"""The figures of the models in the box: python -m vocos_onnx_train.evaluate --models models --clips DIR
 
-Encodes every speech clip and decodes the tokens with the exported models as their users do, and prints PESQ-WB of each
-clip at each bandwidth. ``--tokens OUT`` also writes the tokens of the clips named with ``--clip``.
+Copies every speech clip with the exported models as their users do, the codec at each bandwidth, and prints two tables
+in Markdown: PESQ-WB of each clip, and the means of all metrics. ``--tokens OUT`` also writes the tokens of the clips
+named with ``--clip``.
 """
 
 from __future__ import annotations
@@ -11,49 +12,80 @@ import csv
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from pesq import pesq
 
-from vocos_onnx import EncodecONNX, VocosONNX, load_audio
-from vocos_onnx.audio import resample
+from vocos_onnx import load_audio
+from vocos_onnx.session import BOX
 
-from .codec import CODEBOOKS_OF, SAMPLE_RATE
+from .metrics import compare, dnsmos
+from .report import System, open_systems
 
-
-def pesq_wb(reference: npt.NDArray[np.floating], estimate: npt.NDArray[np.floating], sample_rate: int) -> float:
-    """Wide-band PESQ (ITU-T P.862.2, 1.04 to 4.64) of two signals (N,), both resampled to 16 kHz."""
-    return float(
-        pesq(16_000, *(resample(x.astype(np.float32), sample_rate, 16_000) for x in (reference, estimate)), "wb")
-    )
+CODEC, ENCODER, MEL = (f"{name}.onnx" for name in BOX)
+MEANS = {
+    "pesq_wb": ("PESQ-WB", ".2f"),
+    "stoi": ("STOI", ".3f"),
+    "mel_distance": ("mel distance", ".3f"),
+    "ovrl": ("DNSMOS overall", ".2f"),
+    "sig": ("speech", ".2f"),
+    "bak": ("background", ".2f"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vocos_onnx_train.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", type=Path, required=True, help="folder with the two .onnx files")
+    parser.add_argument("--models", type=Path, required=True, help=f"folder with {CODEC}, {ENCODER}, perhaps {MEL}")
     parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and recordings of any rate")
     parser.add_argument("--tokens", type=Path, help="folder to write NAME.npz to, for each --clip")
     parser.add_argument("--clip", action="append", default=[], metavar="NAME.flac")
     args = parser.parse_args()
-    vocos = VocosONNX(args.models / "vocos-codec-24khz.onnx")
-    encoder = EncodecONNX(args.models / "vocos-codec-24khz-encoder.onnx")
+    if args.clip and args.tokens is None:
+        parser.error("--clip needs --tokens, the folder to write to")
+    systems = open_systems([args.models / CODEC], args.models / ENCODER)
+    if (args.models / MEL).exists():
+        systems += open_systems([args.models / MEL])
     with (args.clips / "index.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
     for name in args.clip:
-        row = rows[name]
-        tokens = encoder.encode(load_audio(args.clips / name, SAMPLE_RATE), SAMPLE_RATE, vocos.bandwidths[-1]).astype(
-            np.int16
-        )
-        source = f"{row['description']}; {row['attribution']}, {row['licence'].split(' (')[0]}"
-        np.savez_compressed(args.tokens / f"{Path(name).stem}.npz", tokens=tokens, source=source)
-    scores = []
-    print("| clip | " + " | ".join(f"{kbps:g} kbps" for kbps in vocos.bandwidths) + " |\n|---|" + "---|" * 4)
-    for name in sorted(n for n in rows if n.startswith("speech_")):
-        audio = load_audio(args.clips / name, SAMPLE_RATE)
-        tokens = encoder.encode(audio, SAMPLE_RATE, vocos.bandwidths[-1])
-        score = [pesq_wb(audio, vocos.decode(tokens[:k])[: len(audio)], SAMPLE_RATE) for k in CODEBOOKS_OF]
-        scores.append(score)
-        print(f"| {Path(name).stem} | " + " | ".join(f"{s:.2f}" for s in score) + " |", flush=True)
-    print(f"| **mean of {len(scores)}** | " + " | ".join(f"**{s:.2f}**" for s in np.mean(scores, axis=0)) + " |")
+        write_tokens(args.clips / name, rows[name], args.tokens, systems[0])
+    print_figures([args.clips / name for name in sorted(rows) if name.startswith("speech_")], systems)
+
+
+def write_tokens(clip: Path, row: dict[str, str], folder: Path, system: System) -> None:
+    """Encode a clip at the highest bandwidth of the system's model, and say in the file where it is from."""
+    encoder, rate = system.encoder, system.vocos.sample_rate
+    assert encoder is not None
+    tokens = encoder.encode(load_audio(clip, rate), rate, system.vocos.bandwidths[-1]).astype(np.int16)
+    source = f"{row['description']}; {row['attribution']}, {row['licence'].split(' (')[0]}"
+    np.savez_compressed(folder / f"{clip.stem}.npz", tokens=tokens, source=source)
+
+
+def print_figures(clips: list[Path], systems: list[System]) -> None:
+    names = [system.model if system.bandwidth is None else f"{system.bandwidth:g} kbps" for system in systems]
+    figures = []  # by clip, then by system, the recording itself being the first
+    print_row("clip", names)
+    print_row("---", ["---"] * len(names))
+    for clip in clips:
+        recordings = {rate: load_audio(clip, rate) for rate in {system.vocos.sample_rate for system in systems}}
+        highest = max(recordings)
+        scores = [dnsmos(recordings[highest], highest)]
+        for system in systems:
+            rate = system.vocos.sample_rate
+            scores.append(compare(recordings[rate], system.copy(recordings[rate]), rate))
+        figures.append(scores)
+        print_row(clip.stem, [f"{score['pesq_wb']:.2f}" for score in scores[1:]])
+    means = [
+        {key: np.mean([score[key] for score in of_system]) for key in MEANS if key in of_system[0]}
+        for of_system in zip(*figures, strict=True)
+    ]
+    print_row(f"**mean of {len(clips)}**", [f"**{mean['pesq_wb']:.2f}**" for mean in means[1:]])
+    print()
+    print_row(f"mean of {len(clips)}", [heading for heading, _ in MEANS.values()])
+    print_row("---", ["---"] * len(MEANS))
+    for name, mean in zip(["recording", *names], means, strict=True):
+        print_row(name, [format(mean[key], form) if key in mean else "–" for key, (_, form) in MEANS.items()])
+
+
+def print_row(first: str, cells: list[str]) -> None:
+    print(f"| {first} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

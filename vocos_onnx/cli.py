@@ -20,11 +20,11 @@ from . import __version__
 from .audio import audio_format, check_target, load_audio, save_audio, whole_file
 from .config import ENCODER_KEY, METADATA_KEY
 from .encodec import DEFAULT_BANDWIDTH, EncodecONNX
-from .session import open_session
+from .session import CODEC, find_model, open_session
 from .vocoder import VocosONNX, default_model
 
 DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
-BAD_INPUT = (ValueError, OSError, ImportError, RuntimeError)
+BAD_INPUT = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BAD_INPUT as error:
         _complain(error)
         return 2
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as a shell says it
     return 0
 
 
@@ -58,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     decode = commands.add_parser("decode", parents=[session], help="decode tokens or features to an audio file")
     decode.add_argument("tokens", type=Path, metavar="TOKENS", help=".npy, or .npz with an array named tokens or codes")
     decode.add_argument("output", type=Path, metavar="OUT", help="audio file to write, e.g. out.wav")
-    decode.add_argument("--model", metavar="M", help=".onnx model (default: the codec in the box)")
+    decode.add_argument("--model", metavar="M", help=".onnx model, or the name of one in the box (default: its codec)")
     decode.add_argument("--bandwidth-id", type=int, metavar="N", help="default: from the number of codebooks")
     decode.add_argument("--layout", default="kbt", help="axes of 3-D tokens: kbt (codebooks, batch, frames) or bkt")
     decode.set_defaults(run=_decode)
@@ -76,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "resynth", parents=[session, files], help="copy-synthesis: audio files through tokens or mels, and back"
     )
     resynth.add_argument("output", type=Path, metavar="OUT", help="audio file to write, or a folder that exists")
-    resynth.add_argument("--model", metavar="M", help=".onnx model (default: the codec in the box)")
+    resynth.add_argument("--model", metavar="M", help=".onnx model, or the name of one in the box (default: its codec)")
     resynth.add_argument("--plot", type=Path, metavar="P.png", help="draw the two spectrograms, of one file")
     resynth.set_defaults(run=_resynth)
 
@@ -87,6 +89,22 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", parents=[session], help="decode the tokens in the box, real recorded speech")
     demo.add_argument("output", type=Path, nargs="?", default=Path("demo.wav"), metavar="OUT")
     demo.set_defaults(run=_demo)
+
+    report = commands.add_parser(
+        "report", parents=[session], help="one HTML page to hear and compare models by (needs the extra [report])"
+    )
+    report.add_argument("output", type=Path, metavar="OUT.html", help="page to write; it needs no other file")
+    report.add_argument("--inputs", type=Path, nargs="+", required=True, metavar="IN", help="audio files of any kind")
+    report.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        metavar="M",
+        help=".onnx models, or names of those in the box (default: all of it)",
+    )
+    report.add_argument("--encoder", metavar="E", help="encoder .onnx of the models with its codebooks")
+    report.add_argument("--bandwidths", type=float, nargs="+", metavar="KBPS", help="default: all of each model")
+    report.set_defaults(run=_report)
 
     export = commands.add_parser("export", help="convert a Vocos checkpoint to .onnx (needs the extra [export])")
     export.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, .ckpt file, or hub id (owner/name)")
@@ -102,6 +120,25 @@ def _parser() -> argparse.ArgumentParser:
     encoder.add_argument("-o", "--output", required=True, metavar="ENCODER.onnx")
     encoder.add_argument("--revision", help="branch, tag or commit of a hub id")
     encoder.set_defaults(run=_export_encodec)
+
+    train = commands.add_parser(
+        "train", help="train a Vocos as a config of upstream's layout says (needs the extra [train])"
+    )
+    train.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run; one that was stopped goes on")
+    train.add_argument("--train", metavar="PATH", help="folder, filelist or index.csv, instead of the config's")
+    train.add_argument("--valid", metavar="PATH", help="the same, of files to validate with")
+    train.add_argument("--steps", type=int, metavar="N", help="steps of the generator, half the config's max_steps")
+    train.add_argument("--encoder", metavar="E.onnx", help="of the tokens, for a model of EnCodec's")
+    train.add_argument("--token-cache", type=Path, metavar="DIR", help="encode whole files, once, and crop the tokens")
+    train.add_argument("--init-from", metavar="CHECKPOINT", help="begin with its weights: folder, .ckpt or hub id")
+    train.add_argument("--revision", help="branch, tag or commit of a hub id")
+    train.add_argument("--device", help="auto, cpu or cuda, instead of the config's accelerator")
+    train.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=None, help="torch.compile (default: on CUDA)"
+    )
+    train.add_argument("--export", metavar="MODEL.onnx", help="export the best weights at the end")
+    train.set_defaults(run=_train)
     return parser
 
 
@@ -244,7 +281,7 @@ class _Bar:
 
 
 def _info(args: argparse.Namespace) -> None:
-    path = Path(args.model) if args.model else default_model()
+    path = find_model(args.model or CODEC)
     session = open_session(path, ["CPUExecutionProvider"], None, METADATA_KEY)
     is_encoder = ENCODER_KEY in session.get_modelmeta().custom_metadata_map
     config = (EncodecONNX if is_encoder else VocosONNX)(path, providers=["CPUExecutionProvider"]).config
@@ -281,6 +318,41 @@ def _demo(args: argparse.Namespace) -> None:
     )
 
 
+def _report(args: argparse.Namespace) -> None:
+    from vocos_onnx_train.report import report  # it says itself what the extra [report] lacks
+
+    several = len(args.inputs) > 1
+    bar = _Bar(sys.stderr, str(args.inputs[0]), 0, len(args.inputs))
+    errors: list[Exception] = []
+
+    def progress(index: int, done: int, copies: int) -> None:
+        bar.index, bar.name = index, str(args.inputs[index])
+        bar(done, copies)
+
+    def on_error(error: Exception) -> None:
+        bar.clear()
+        _complain(error)
+        errors.append(error)
+
+    try:
+        report(
+            args.output,
+            args.inputs,
+            args.model,
+            args.encoder,
+            args.bandwidths,
+            progress,
+            on_error if several else None,
+            **_options(args),
+        )
+    finally:
+        bar.clear()
+    count = len(args.inputs)
+    print(f"wrote {args.output}: {count - len(errors)} of {count} files, {args.output.stat().st_size / 1e6:.1f} MB")
+    if errors:
+        raise ValueError(f"{len(errors)} of {count} files failed")
+
+
 def _export(args: argparse.Namespace) -> None:
     _load_export().export(args.checkpoint, args.output, config=args.config, revision=args.revision)
 
@@ -295,6 +367,28 @@ def _load_export() -> Any:
     except ModuleNotFoundError as error:
         raise ImportError(f"export needs {error.name}: pip install 'vocos-onnx[export]'") from error
     return vocos_onnx_export
+
+
+def _train(args: argparse.Namespace) -> None:
+    try:
+        from vocos_onnx_train.trainer import train
+    except ModuleNotFoundError as error:
+        raise ImportError(f"train needs {error.name}: pip install 'vocos-onnx[train]'") from error
+    train(
+        args.config,
+        args.out,
+        train=args.train,
+        valid=args.valid,
+        steps=args.steps,
+        encoder=args.encoder,
+        token_cache=args.token_cache,
+        checkpoint=args.init_from,
+        revision=args.revision,
+        device=args.device,
+        compile=args.compile,
+        model=args.export,
+        report=lambda line: print(line, flush=True),
+    )
 
 
 def _open(args: argparse.Namespace, model: str | None) -> VocosONNX:

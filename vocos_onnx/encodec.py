@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .audio import Float, read_waveform
 from .config import ENCODER_KEY, EncoderConfig
 from .istft import stft
-from .session import Provider, check_graph, default_file, open_session, read_config
+from .session import CODEC_ENCODER, Provider, check_graph, open_session, read_config
 
 DEFAULT_BANDWIDTH = 6.0  # kbps
 CHUNK = 300  # frames encoded at once, 4 s at 75 frames/s: beyond the audio and its codes, memory does not grow
@@ -38,12 +38,13 @@ class EncodecONNX:
         providers: Sequence[Provider] | None = None,
         threads: int | None = None,
     ):
-        path = default_file("vocos-codec-24khz-encoder.onnx") if model is None else model
+        path = CODEC_ENCODER if model is None else model
         self._session = open_session(path, providers, threads, ENCODER_KEY)
         self.config = read_config(self._session, path, ENCODER_KEY, self._parse)
         """The description that the model file carries."""
         self._threads = threads or os.cpu_count() or 1
-        self._codebooks = self._read_codebooks()
+        self.codebooks = self._read_codebooks()
+        """The codebooks (num_codebooks, codebook_size, C) of the residual quantiser, float32."""
 
     def encode(
         self,
@@ -79,7 +80,7 @@ class EncodecONNX:
         done = 0
         for embeddings in self._embeddings(waveform):
             stop = done + embeddings.shape[1]
-            codes[:, :, done:stop] = quantize(embeddings, self._codebooks[:count])
+            codes[:, :, done:stop] = quantize(embeddings, self.codebooks[:count])
             done = stop
             if progress is not None:
                 progress(done, frames)

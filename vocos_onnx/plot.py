@@ -26,26 +26,30 @@ def save_plot(path: Path, titled: dict[str, Float], sample_rate: int) -> None:
     figure = _figure()
     longest = max(len(audio) for audio in titled.values())
     hop = max(N_FFT // 4, longest // COLUMNS)
-    levels = {title: _level(audio, hop) for title, audio in titled.items()}
+    levels = {title: spectrogram(audio, hop) for title, audio in titled.items()}
     top = max(float(level.max()) for level in levels.values())
     axes = figure.subplots(len(titled), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (title, level) in zip(axes, levels.items(), strict=True):
-        extent = (0, level.shape[1] * hop / sample_rate, 0, sample_rate / 2000)
-        image = axis.imshow(
-            level, origin="lower", aspect="auto", extent=extent, vmin=top - RANGE_DB, vmax=top, cmap="magma"
-        )
-        axis.set(title=title, ylabel="kHz")
+        image = draw_spectrogram(axis, level, hop, sample_rate, top)
+        axis.set_title(title)
     axes[-1].set_xlabel("s")
     figure.colorbar(image, ax=list(axes), label="dB")
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=120)
 
 
-def _level(audio: Float, hop: int) -> Float:
-    """dB (n_fft/2 + 1, frames), frames centred on multiples of the hop."""
+def spectrogram(audio: Float, hop: int) -> Float:
+    """Audio (N,) -> dB (n_fft/2 + 1, 1 + N // hop), frames centred on multiples of the hop."""
     padded = np.pad(audio[None], ((0, 0), (N_FFT // 2, N_FFT // 2)))
     level: Float = 20 * np.log10(np.abs(stft(padded, N_FFT, hop)[0].T) + np.float32(1e-6))
     return level
+
+
+def draw_spectrogram(axis: Any, level: Float, hop: int, sample_rate: int, top: float) -> Any:
+    """Draw a spectrogram (F, T) of some hop on an axis of matplotlib, from ``top`` dB down to 90 dB less."""
+    extent = (0, level.shape[1] * hop / sample_rate, 0, sample_rate / 2000)
+    axis.set_ylabel("kHz")
+    return axis.imshow(level, origin="lower", aspect="auto", extent=extent, vmin=top - RANGE_DB, vmax=top, cmap="magma")
 
 
 def _figure() -> Any:

@@ -18,10 +18,16 @@ _DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {"CUDAExecutionProvider": {"cudnn_
 _HOW_TO_MAKE = {METADATA_KEY: "vocos-onnx export", ENCODER_KEY: "vocos-onnx export-encodec"}
 
 
-def default_file(name: str) -> Path:
-    """A file of the box: in the installed package, or beside it in a checkout."""
+CODEC, CODEC_ENCODER, MEL = BOX = ("vocos-codec-24khz", "vocos-codec-24khz-encoder", "vocos-mel-24khz-small")
+
+
+def find_model(model: str | os.PathLike[str]) -> Path:
+    """The path of a model, which may be the name of one in the box: in the installed package, or in a checkout."""
+    if str(model) not in BOX or Path(model).exists():
+        return Path(model)
     package = Path(__file__).resolve().parent
-    return next((p for p in (package / "models" / name, package.parent / "models" / name) if p.exists()), Path(name))
+    places = [folder / "models" / f"{model}.onnx" for folder in (package, package.parent)]
+    return next((path for path in places if path.exists()), places[0])
 
 
 def open_session(
@@ -31,9 +37,12 @@ def open_session(
     ort = _onnxruntime()
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise ValueError(f"threads is {threads!r}, expected an integer of 1 or more, or None for all cores")
-    path = Path(path)
+    path = find_model(path)
     if not path.exists():
-        raise FileNotFoundError(f"no model file {path}; make one with: {_HOW_TO_MAKE[kind]} CHECKPOINT -o {path}")
+        raise FileNotFoundError(
+            f"no model file {path}; make one with: {_HOW_TO_MAKE[kind]} CHECKPOINT -o {path}, or name one in the box: "
+            + ", ".join(BOX)
+        )
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected the .onnx file that {_HOW_TO_MAKE[kind]} wrote")
     wanted = _choose_providers(providers, ort.get_available_providers())

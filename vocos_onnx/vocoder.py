@@ -18,7 +18,7 @@ from .config import ModelConfig
 from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
 from .istft import imdct, istft
 from .mel import log_mel
-from .session import Provider, default_file
+from .session import CODEC, Provider, find_model
 
 Encoder = EncodecONNX | str | os.PathLike[str]
 
@@ -27,14 +27,15 @@ BOX_CODEC = "vocos_onnx_24khz"
 
 def default_model() -> Path:
     """The model in the box."""
-    return default_file("vocos-codec-24khz.onnx")
+    return find_model(CODEC)
 
 
 class VocosONNX:
     """A Vocos model on onnxruntime. One object may be used from many threads at once.
 
     Args:
-        model: path of a file that ``vocos-onnx export`` wrote; by default the 24 kHz codec in the box.
+        model: path of a file that ``vocos-onnx export`` wrote, or the name of one in the box: "vocos-codec-24khz" (the
+            default) or "vocos-mel-24khz-small".
         providers: execution providers by name or as (name, options) pairs, as onnxruntime takes them. By default CUDA
             where this onnxruntime has it, else the CPU; ``providers`` of the object says what is really used.
         threads: threads of one call on the CPU; by default as many as the machine has cores.
@@ -57,7 +58,7 @@ class VocosONNX:
         threads: int | None = None,
         encoder: Encoder | None = None,
     ):
-        self._backbone = Backbone(default_model() if model is None else model, providers, threads)
+        self._backbone = Backbone(CODEC if model is None else model, providers, threads)
         self._codebooks = self._backbone.codebooks() if self.config.encodec else None
         self._options: dict[str, Any] = {"providers": providers, "threads": threads}
         self._encoder = None if encoder is None else self._open_encoder(encoder)

@@ -299,7 +299,7 @@ def test_codes_of_recordings(meta: Pair) -> None:
         assert min(len(np.unique(row)) for row in given) > 50, "equal codes would prove nothing"
         embeddings = meta.ours.embed(audio, RATE)
         for count in counts:
-            codes = check_codes(given[:count], expected[:count], embeddings, meta.ours._codebooks)
+            codes = check_codes(given[:count], expected[:count], embeddings, meta.ours.codebooks)
             totals[count] += codes
         print(f"{name}: {codes.differ} of {given.size} codes differ, by a margin of {codes.margin:.1e} at most")
     for count, codes in totals.items():
@@ -319,17 +319,17 @@ def test_codes_at_a_bandwidth(meta: Pair) -> None:
         assert given.shape == (count, 2, 50)
         assert np.array_equal(given, every[:count])
         assert np.array_equal(expected, every_expected[:count])
-        assert check_codes(given, expected, embeddings, meta.ours._codebooks).few
+        assert check_codes(given, expected, embeddings, meta.ours.codebooks).few
     assert np.array_equal(meta.ours.encode(audio, RATE), every[:8]), "by default 6 kbps"
     for row in range(2):
         alone = meta.ours.encode(audio[row], RATE, 24.0)[:, None]
-        assert check_codes(alone, every[:, row : row + 1], embeddings[row : row + 1], meta.ours._codebooks).few
+        assert check_codes(alone, every[:, row : row + 1], embeddings[row : row + 1], meta.ours.codebooks).few
 
 
 def test_metadata(meta: Pair) -> None:
     assert meta.ours.config == meta.written
     tables = [layer._codebook.embed.numpy().astype("<f4") for layer in meta.model.quantizer.vq.layers]
-    assert np.array_equal(meta.ours._codebooks, np.stack(tables))
+    assert np.array_equal(meta.ours.codebooks, np.stack(tables))
     fingerprints = [hashlib.sha256(np.stack(tables[: k + 1]).tobytes()).hexdigest() for k in range(32)]
     source = meta.written.source
     assert (source.name, source.revision) == ("encodec.th", "")
@@ -388,7 +388,7 @@ def check_model(model: EncodecModel, path: Path, lengths: tuple[int, ...], batch
             with torch.inference_mode():  # as model.encode, which would run the network each time
                 expected_codes = model.quantizer.encode(torch.from_numpy(expected), bandwidth).numpy()
             codes = ours.encode(audio, ours.sample_rate, bandwidth)
-            total += check_codes(codes, expected_codes, given, ours._codebooks)
+            total += check_codes(codes, expected_codes, given, ours.codebooks)
         assert total.few
         assert len(np.unique(codes)) > 0.2 * config.codebook_size, "equal codes would prove nothing"
 
@@ -421,7 +421,7 @@ def same_encoder(one: Path, other: Path) -> bool:
     x, y = (encoder.embed(noise(1, 5000), RATE) for encoder in (a, b))
     return (
         np.allclose(x, y, rtol=0, atol=TOLERANCE * np.abs(x).max())
-        and np.array_equal(a._codebooks, b._codebooks)
+        and np.array_equal(a.codebooks, b.codebooks)
         and {**vars(a.config), "source": None} == {**vars(b.config), "source": None}
     )
 
@@ -620,7 +620,7 @@ def test_trained_encoder(samples: int, batch: int, trained: Trained) -> None:
     check(given, expected, TRAINED_TOLERANCE)
     for bandwidth, count in zip((1.5, 3.0, 6.0, 12.0), (2, 4, 8, 16), strict=True):
         codes = trained.codec.encode(torch.from_numpy(audio), count).numpy()
-        assert check_codes(ours.encode(audio, RATE, bandwidth), codes, given, ours._codebooks).few
+        assert check_codes(ours.encode(audio, RATE, bandwidth), codes, given, ours.codebooks).few
 
 
 def test_trained_encoder_belongs_to_its_decoder(trained: Trained) -> None:

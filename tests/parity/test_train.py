@@ -1,33 +1,50 @@
-"""A few steps of training: it learns, goes on where it stopped, and what it writes can be exported."""
+"""A few steps of training of each task: it learns, goes on where it stopped, and what it writes can be exported."""
 
 from __future__ import annotations
 
+import copy
 import csv
+import resource
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
-import vocos_onnx_train.__main__ as training
-from vocos_onnx import VocosONNX
+import vocos_onnx_train
+from vocos_onnx import EncodecONNX, VocosONNX, load_audio
+from vocos_onnx.cli import main
 from vocos_onnx.vocoder import default_model
-from vocos_onnx_export import export
-from vocos_onnx_train.codec import CODEBOOKS_OF, Codec, nearest
+from vocos_onnx_train.codec import nearest
+from vocos_onnx_train.config import load_config, read_config
+from vocos_onnx_train.data import Clips, change_speed
+from vocos_onnx_train.trainer import BEST, LAST, Trainer
+
+from .upstream import build, save
+
+ENCODER = str(Path(__file__).parents[1] / "data" / "encoder.onnx")
+CONFIGS = Path(vocos_onnx_train.__file__).parent / "configs"
+FEATURES = "vocos.feature_extractors."
+TASKS = ("mel", "tokens", "codec")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Speech, as the model in the box decodes it: one clip to train on, one to validate with."""
+    """Speech, as the model in the box decodes it: two clips to train on, one to validate with."""
     folder = tmp_path_factory.mktemp("data")
     vocos = VocosONNX()
     rows = []
-    for path, split in zip(sorted(default_model().parent.glob("*.npz")), ("train", "valid"), strict=False):
+    splits = ("train", "train", "valid")
+    for path, split in zip(sorted(default_model().parent.glob("*.npz")), splits, strict=True):
         with np.load(path) as archive:
             audio = vocos.decode(archive["tokens"]).clip(-1, 1)
         soundfile.write(folder / f"{path.stem}.wav", audio, vocos.sample_rate)
-        rows.append({"file": f"{path.stem}.wav", "split": split, "speaker": path.stem, "kind": "speech"})
+        rows.append({"file": f"{path.stem}.wav", "split": split, "speaker": path.stem})
     with (folder / "index.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
@@ -35,63 +52,335 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def train(data: Path, out: Path, steps: int, **changes) -> None:
-    training.train(
-        data, out, **{"steps": steps, "peak": 8e-4, "save_every": 2, "seed": 0, "bfloat16": False, **changes}
-    )
+def tree(task: str, data: Path, **experiment: Any) -> dict[str, Any]:
+    """A config of the task with a small network, as its YAML holds it; 12 steps, and a state saved after every 4."""
+    index = str(data / "index.csv")
+    files = {"filelist_path": index, "sampling_rate": 24000, "num_samples": 7680, "batch_size": 4}
+    hop, n_fft, channels = (256, 1024, 16) if task == "mel" else (320, 1280, 8 if task == "tokens" else 64)
+    backbone = {"input_channels": channels, "dim": 16, "intermediate_dim": 24, "num_layers": 1}
+    if task == "mel":
+        features = {
+            "class_path": FEATURES + "MelSpectrogramFeatures",
+            "init_args": {"n_mels": 16, "n_fft": n_fft, "hop_length": hop, "padding": "center"},
+        }
+    else:
+        codec = "encodec_24khz" if task == "tokens" else "vocos_onnx_24khz"
+        features = {
+            "class_path": FEATURES + "EncodecFeatures",
+            "init_args": {"encodec_model": codec, "bandwidths": [0.75, 1.5]},
+        }
+        backbone["adanorm_num_embeddings"] = 2
+    padding = "center" if task == "mel" else "same"
+    model = {
+        "sample_rate": 24000,
+        "initial_learning_rate": 2e-3,
+        "discriminator_width": 0.03,
+        "pretrain_mel_steps": 2,
+        "evaluate_pesq": True,
+        "feature_extractor": features,
+        "backbone": {"class_path": "vocos.models.VocosBackbone", "init_args": backbone},
+        "head": {
+            "class_path": "vocos.heads.ISTFTHead",
+            "init_args": {"dim": 16, "n_fft": n_fft, "hop_length": hop, "padding": padding},
+        },
+        **experiment,
+    }
+    kind = "VocosExp" if task == "mel" else "VocosEncodecExp"
+    return {
+        "seed_everything": 1,
+        "data": {
+            "class_path": "vocos.dataset.VocosDataModule",
+            "init_args": {
+                "train_params": {**files, "split": "train"},
+                "val_params": {**files, "split": "valid", "num_samples": 48640 if task == "mel" else 48000},
+            },
+        },
+        "model": {"class_path": f"vocos.experiment.{kind}", "init_args": model},
+        "trainer": {"max_steps": 24, "log_every_n_steps": 1, "val_check_interval": 4, "accelerator": "cpu"},
+    }
 
 
-def test_the_loss_falls(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(training, "validate", lambda codec, valid: [1.0] * 4)
-    monkeypatch.setattr(training, "REPORT_EVERY", 10)
-    monkeypatch.setattr(training, "WARMUP", 5)
-    train(data, tmp_path, 30, save_every=30)
-    losses = [
-        float(line.split("mel ")[1].split()[0]) for line in capsys.readouterr().out.splitlines() if "mel " in line
-    ]
-    assert len(losses) == 3
-    assert losses[2] < losses[0]
+def trainer(
+    task: str, data: Path, out: Path, report: Callable[[str], None] = print, config: Any = None, **given: Any
+) -> Trainer:
+    encoder = ENCODER if task == "tokens" else None
+    return Trainer(read_config(config or tree(task, data)), out, encoder=encoder, report=report, **given)
 
 
-def test_going_on_is_the_same_as_not_having_stopped(data, tmp_path, monkeypatch):
+def mel_losses(lines: list[str]) -> list[float]:
+    """The mel losses of the lines of progress."""
+    return [float(line.split(" mel ")[1].split()[0]) for line in lines if " mel " in line]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_it_learns(task, data, tmp_path):
+    config = tree(task, data)
+    config["trainer"] |= {"max_steps": 80, "val_check_interval": 40}
+    lines: list[str] = []
+    trainer(task, data, tmp_path, lines.append, config).train()
+    losses = mel_losses(lines)
+    assert len(losses) == 40
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert sum("d_period" in line for line in lines) == 38  # the discriminators take part from step 2 on
+    with (tmp_path / "log.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["step"] == "40"
+    names = ["pesq", "stoi", "mel_distance"]
+    suffixes = [""] if task == "mel" else ["_0.75kbps", "_1.5kbps"]
+    assert list(row) == ["step", "seconds", *(name + suffix for name in names for suffix in suffixes)]
+    assert all(1 <= float(row["pesq" + suffix]) <= 4.65 for suffix in suffixes)
+    assert list(tmp_path.glob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_going_on_is_the_same_as_not_having_stopped(task, data, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    monkeypatch.setattr(training, "validate", lambda codec, valid: [1.0] * 4)
-    train(data, whole, 4)
+    trainer(task, data, whole).train()
 
-    def stop(codec, valid):
+    def stop(line: str) -> None:
+        if line.startswith("step 7/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(task, data, parts, stop).train()
+    lines: list[str] = []
+    second = trainer(task, data, parts, lines.append)
+    assert second.step == 7
+    assert "going on from step 7" in lines
+    second.train()
+    one, other = (torch.load(p / LAST, weights_only=True) for p in (whole, parts))
+    assert one["step"] == other["step"] == 12
+    for part in ("generator", "discriminators"):
+        for key, value in one[part].items():
+            torch.testing.assert_close(value, other[part][key], rtol=0, atol=1e-6)
+    with (parts / "log.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["4", "8", "12"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_exported_model_decodes_like_the_trained_one(task, data, tmp_path, capsys):
+    config = tree(task, data)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    out, model = tmp_path / "run", tmp_path / "model.onnx"
+    arguments = ["train", tmp_path / "config.yaml", "--out", out, "--steps", 2, "--export", model]
+    assert main([*map(str, arguments), *(["--encoder", ENCODER] if task == "tokens" else [])]) == 0
+    assert "step 2/2" in capsys.readouterr().out
+    encoder = {"tokens": ENCODER, "codec": tmp_path / "model-encoder.onnx"}.get(task)
+    vocos = VocosONNX(model, encoder=encoder)
+    config["trainer"]["max_steps"] = 4
+    trained = trainer(task, data, out, config=config)
+    assert trained.step == 2
+    trained.generator.eval()
+    audio = load_audio(data / "speech_ja_css10_22k.wav", 24000)[: 100 * vocos.hop_length]
+    expected = trained.reconstruct(audio)
+    assert len(expected) == (1 if task == "mel" else 2)
+    for i, row in enumerate(expected):
+        given = vocos(audio, 24000, bandwidth=None if task == "mel" else vocos.bandwidths[i])
+        assert given.shape == row.shape
+        assert np.abs(given - row).max() <= 1e-4 * np.abs(row).max()
+
+
+def test_the_best_weights_are_written(data, tmp_path):
+    def worsen(line: str) -> None:
+        if line.startswith("step 8: "):
+            with torch.no_grad():
+                first.generator.head.out.bias.fill_(5)
+
+    first = trainer("mel", data, tmp_path, worsen)
+    first.train()
+    best = torch.load(tmp_path / BEST, weights_only=True)
+    assert best["step"] <= 8
+    written = torch.load(tmp_path / "checkpoint" / "pytorch_model.bin", weights_only=True)
+    assert torch.equal(written["head.out.bias"], best["generator"]["head.out.bias"])
+    with (tmp_path / "log.csv").open() as file:
+        scores = {int(row["step"]): float(row["pesq"]) for row in csv.DictReader(file)}
+    assert best["step"] == max(scores, key=lambda step: scores[step])
+
+
+def test_a_checkpoint_is_a_beginning(data, tmp_path):
+    """The weights that a run has written, those of the codec's encoder among them."""
+    for task in TASKS:
+        first = trainer(task, data, tmp_path / task)
+        first.config = replace(first.config, run=replace(first.config.run, max_steps=2))
+        first.train()
+        second = trainer(task, data, tmp_path / f"{task}-2", checkpoint=str(tmp_path / task / "checkpoint"))
+        for key, value in first.generator.state_dict().items():
+            if "quantizer.counts" not in key and "quantizer.sums" not in key:
+                torch.testing.assert_close(second.generator.state_dict()[key], value, rtol=0, atol=0)
+    (tmp_path / "codec" / "checkpoint" / "encoder.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"encoder\.safetensors"):
+        trainer("codec", data, tmp_path / "x", checkpoint=str(tmp_path / "codec" / "checkpoint"))
+
+
+def test_fine_tuning_begins_with_upstream_weights(data, tmp_path):
+    """An upstream model with random weights, a residual network among them, reconstructs the same in training."""
+    for name, backbone in (
+        ("plain", None),
+        (
+            "resnet",
+            {
+                "class_path": "vocos.models.VocosResNetBackbone",
+                "init_args": {"input_channels": 16, "dim": 16, "num_blocks": 2},
+            },
+        ),
+    ):
+        config = tree("mel", data)
+        arguments = config["model"]["init_args"]
+        if backbone:
+            arguments["backbone"] = backbone
+        model = build({part: arguments[part] for part in ("feature_extractor", "backbone", "head")})
+        folder = save(model, {k: arguments[k] for k in ("feature_extractor", "backbone", "head")}, tmp_path / name)
+        ours = trainer("mel", data, tmp_path / f"{name}-run", checkpoint=str(folder), config=config)
+        audio = torch.randn(2, 7680) * 0.1
+        with torch.no_grad():
+            given, _ = ours.generator(audio)
+            expected = model(audio)
+        assert given.shape == expected.shape
+        assert (given - expected).abs().max() <= 2e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("on_the_fly", [True, False])
+def test_tokens_are_those_of_the_audio(on_the_fly, data, tmp_path):
+    lines: list[str] = []
+    cache = None if on_the_fly else tmp_path / "cache"
+    first = trainer("tokens", data, tmp_path / "run", lines.append, token_cache=cache)
+    if on_the_fly:
+        audio, codes = first.clips.batch(np.random.default_rng(0))
+        assert codes is None
+        return
+    assert f"tokens: 2 files encoded, 0 from {cache}" in lines
+    encoder = EncodecONNX(ENCODER)
+    audio, codes = first.clips.batch(np.random.default_rng(0))
+    assert codes is not None
+    assert codes.shape == (2, 4, 24)
+    for clip in first.clips.clips:
+        peak = np.abs(clip.astype(np.int32)).max()
+        whole = clip.astype(np.float32) / peak * np.float32(10 ** (-3 / 20))
+        whole_codes = encoder.encode(whole, 24000, 1.5)
+        for row in range(4):
+            found = np.correlate(whole, audio[row].numpy(), "valid")
+            start = int(found.argmax())
+            if np.abs(whole[start : start + 7680] - audio[row].numpy()).max() < 1e-4:
+                assert start % 320 == 0
+                same = whole_codes[:, start // 320 : start // 320 + 24] == codes[:, row].numpy()
+                assert same.mean() > 0.95  # rounded to 16 bit, a code may differ here and there
+                break
+        else:
+            continue
+        break
+    else:
+        pytest.fail("no crop was found in the clips")
+    damaged = next(iter(cache.glob("*.npz")))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    trainer("tokens", data, tmp_path / "run2", lines.append, token_cache=cache)
+    assert lines[-1] == f"tokens: 1 files encoded, 1 from {cache}"
+
+
+def test_a_full_disk_leaves_the_last_state_whole(data, tmp_path):
+    lines: list[str] = []
+    config = tree("mel", data)
+    config["trainer"]["max_steps"] = 8
+    trainer("mel", data, tmp_path, lines.append, config).train()
+    whole = (tmp_path / LAST).read_bytes()
+    config["trainer"]["max_steps"] = 16
+    going_on = trainer("mel", data, tmp_path, lines.append, config)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot save .*last\.pt .*what was there is whole"):
+            going_on.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / LAST).read_bytes() == whole
+    assert not list(tmp_path.glob(".vocos-*"))
+
+
+def test_nan_stops_it_and_the_last_good_state_stays(data, tmp_path):
+    def spoil(line: str) -> None:
+        if line.startswith("step 6/"):
+            with torch.no_grad():
+                bad.generator.head.out.bias[0] = float("nan")
+
+    config = tree("mel", data)
+    config["trainer"]["log_every_n_steps"] = 3
+    bad = trainer("mel", data, tmp_path, spoil, config)
+    with pytest.raises(FloatingPointError, match=r"not finite at step 6; .*last\.pt is the last good state"):
+        bad.train()
+    state = torch.load(tmp_path / LAST, weights_only=True)
+    assert state["step"] == 4
+    assert all(torch.isfinite(v).all() for v in state["generator"].values())
+
+
+def test_interrupted_by_the_user_exit_code_130(data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree("mel", data)))
+
+    def interrupt(self):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "validate", stop)
-        train(data, parts, 4)
-    train(data, parts, 4)
-    one, other = (torch.load(p / "state.pt", weights_only=True) for p in (whole, parts))
-    assert one["step"] == other["step"] == 4
-    for key, value in one["codec"].items():
-        torch.testing.assert_close(value, other["codec"][key], rtol=0, atol=1e-6)
+    monkeypatch.setattr(Trainer, "train_step", interrupt)
+    assert main(["train", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run")]) == 130
+    assert "Traceback" not in capsys.readouterr().err
 
 
-def test_the_checkpoint_exports_and_decodes_like_the_codec(data, tmp_path):
-    train(data, tmp_path, 2)
-    with (tmp_path / "log.csv").open() as file:
-        (row,) = csv.reader(file)
-    assert row[0] == "2"
-    assert all(1 <= float(score) <= 4.65 for score in row[2:])
-    config = export(str(tmp_path / "checkpoint"), tmp_path / "model.onnx")
-    assert config.encodec is not None
-    assert config.encodec.codec == "vocos_onnx_24khz"
-    assert config.encodec.codebooks_per_bandwidth == CODEBOOKS_OF
-    codec = Codec()
-    codec.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True)["codec"])
-    codec.eval()
-    codes = codec.encode(torch.randn(2, 20 * 320 + 1) * 0.1)
-    assert codes.shape == (16, 2, 21)
-    vocos = VocosONNX(tmp_path / "model.onnx")
-    for k in CODEBOOKS_OF:
-        expected = codec.decode(codes[:k]).numpy()
-        given = vocos.decode(codes[:k])
-        assert given.shape == expected.shape == (2, 21 * 320)
-        assert np.abs(given - expected).max() <= 2e-5 * np.abs(expected).max()
+def test_bad_files_are_skipped_and_said(data, tmp_path):
+    lines: list[str] = []
+    good = load_audio(data / "speech_ja_css10_22k.wav", 24000)
+    for name, audio, rate in (
+        ("good", good, 24000),
+        ("high", np.repeat(good, 2), 48000),
+        ("low", good, 16000),
+        ("short", good[:100], 24000),
+        ("silent", np.zeros(48000), 24000),
+    ):
+        soundfile.write(tmp_path / f"{name}.wav", audio, rate)
+    (tmp_path / "damaged.flac").write_bytes(b"fLaC" + bytes(100))
+    (tmp_path / "list.txt").write_text(
+        "\n".join(
+            ["good.wav", str(tmp_path / "high.wav"), "", "low.wav", "short.wav", "silent.wav", "damaged.flac", "no"]
+        )
+    )
+    for source in (tmp_path, tmp_path / "list.txt"):
+        lines.clear()
+        config = tree("mel", data)
+        config["data"]["init_args"]["train_params"] |= {"filelist_path": str(source), "split": None}
+        clips = Clips(read_config(config).train, torch.device("cpu"), lines.append)
+        assert sorted(Path(name).stem for name in clips.names) == ["good", "high"]
+        said = "\n".join(lines)
+        for what in (
+            "low.wav: 16000 Hz is below",
+            "short.wav: 100 samples",
+            "silent.wav: it is silent",
+            "damaged.flac",
+        ):
+            assert what in said
+        assert ("no audio file" in said) == (source != tmp_path)
+    for name in ("good", "high"):
+        (tmp_path / f"{name}.wav").unlink()
+    with pytest.raises(ValueError, match=r"no audio that can be used; 4 files were skipped"):
+        Clips(replace(read_config(config).train, filelist_path=str(tmp_path)), torch.device("cpu"), lines.append)
+
+
+def test_crops(data):
+    """Where they come from, how loud they are, and that short clips are repeated."""
+    config = read_config(tree("mel", data)).train
+    clips = Clips(replace(config, num_samples=1_000_000 // 256 * 256), torch.device("cpu"), print)
+    audio, codes = clips.batch(np.random.default_rng(0))
+    assert codes is None
+    assert audio.shape == (4, 1_000_000 // 256 * 256)
+    peaks = 20 * audio.abs().amax(1).log10()
+    assert (peaks >= -6.01).all()
+    assert (peaks <= -0.99).all()
+    length = next(n for n in clips.lengths if torch.allclose(audio[0, :1000], audio[0, n : n + 1000]))
+    assert torch.allclose(audio[0, :-length], audio[0, length:])
+    again, _ = clips.batch(np.random.default_rng(0))
+    assert torch.equal(audio, again)
+
+
+def test_speed_changes_pitch_and_duration_together():
+    tone = torch.sin(2 * torch.pi * 1000 / 24000 * torch.arange(24000))[None]
+    faster = change_speed(tone, 20000)
+    expected = torch.sin(2 * torch.pi * 1200 / 24000 * torch.arange(20000))[None]
+    assert (faster - expected)[:, 1000:-1000].abs().max() < 1e-3
 
 
 def test_nearest_is_the_nearest():
@@ -99,7 +388,157 @@ def test_nearest_is_the_nearest():
     assert torch.equal(nearest(vectors, codebook), torch.cdist(vectors, codebook).argmin(1))
 
 
-def test_no_clips(tmp_path):
-    (tmp_path / "index.csv").write_text("file,split,speaker,kind\n")
-    with pytest.raises(ValueError, match="lists no clip of split 'train'"):
-        train(tmp_path, tmp_path / "out", 2)
+def test_the_configs_of_the_project_load(data):
+    index = str(data / "index.csv")
+    paths = sorted(CONFIGS.glob("*.yaml"))
+    assert len(paths) >= 4
+    for path in paths:
+        config = load_config(path, train=index, valid=index)
+        assert config.steps >= 1000
+        assert config.valid.filelist_path == index
+        with pytest.raises(ValueError, match=r"train_params: filelist_path is not filled in; .* pass --train"):
+            load_config(path)
+
+
+def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    *parents, key = path.split("/")
+
+    def apply(config: dict[str, Any]) -> None:
+        for parent in parents:
+            config = config[parent]
+        config[key] = value
+
+    return apply
+
+
+MODEL, TRAIN = "model/init_args", "data/init_args/train_params"
+BAD_CONFIGS = {
+    "unknown section": (change("optimizer", {}), r"the config has the unknown key optimizer"),
+    "unknown key": (change(f"{TRAIN}/shuffle", True), r"train_params: .*unexpected keyword argument 'shuffle'"),
+    "unknown argument": (change(f"{MODEL}/lr", 1), r"model.init_args: .*unexpected keyword argument 'lr'"),
+    "unknown trainer key": (
+        change("trainer/amp_backend", "x"),
+        r"trainer: .*unexpected keyword argument 'amp_backend'",
+    ),
+    "class of data": (change("data/class_path", "my.Data"), r"data class my.Data is not supported"),
+    "class of model": (change("model/class_path", "my.Exp"), r"model class my.Exp is not supported"),
+    "callback": (change("trainer/callbacks", [{"class_path": "my.C"}]), r"callback class my.C is not supported"),
+    "logger": (change("trainer/logger", {"class_path": "Wandb"}), r"logger class Wandb is not supported"),
+    "backbone": (change(f"{MODEL}/backbone/class_path", "my.B"), r"backbone class my.B is not supported"),
+    "devices": (change("trainer/devices", [0, 1]), r"devices is \[0, 1\], expected 1"),
+    "accelerator": (change("trainer/accelerator", "tpu"), r"accelerator is 'tpu', expected auto, cpu or gpu"),
+    "precision": (change("trainer/precision", 16), r"precision is 16, expected one of 32"),
+    "no steps": (change("trainer/max_steps", 0), r"max_steps is 0, expected 2 or more"),
+    "type": (change(f"{TRAIN}/batch_size", "16"), r"batch_size is '16', expected int"),
+    "no batch": (change(f"{TRAIN}/batch_size", 0), r"batch_size is 0, expected 1 or more"),
+    "rate of the data": (
+        change(f"{TRAIN}/sampling_rate", 16000),
+        r"sampling_rate is 16000, expected the model's, 24000",
+    ),
+    "rate of the mels": (
+        change(f"{MODEL}/feature_extractor/init_args/sample_rate", 16000),
+        r"sample_rate is 16000, expected the model's, 24000",
+    ),
+    "learning rate": (
+        change(f"{MODEL}/initial_learning_rate", -1e-4),
+        r"initial_learning_rate is -0.0001, expected more",
+    ),
+    "coefficient": (change(f"{MODEL}/mel_loss_coeff", -1), r"mel_loss_coeff is -1, expected 0 or more"),
+    "gain": (change(f"{TRAIN}/gain_db", [3, 6]), r"gain_db is \[3, 6\], expected two numbers from -60 to 0"),
+    "crop": (change(f"{TRAIN}/num_samples", 7681), r"num_samples is 7681, expected a multiple of the hop of 256"),
+    "short crop": (change(f"{TRAIN}/num_samples", 256), r"num_samples is 256, .* from 2048 on"),
+    "hop of n_fft": (
+        change(f"{MODEL}/head/init_args/n_fft", 1000),
+        r"hop_length is 256, expected a divisor of n_fft = 1000",
+    ),
+    "hop of mels": (
+        change(f"{MODEL}/feature_extractor/init_args/hop_length", 200),
+        r"mel hop_length is 200 but the head's is 256",
+    ),
+    "mels": (change(f"{MODEL}/feature_extractor/init_args/n_mels", 80), r"80 bands but the network takes 16 channels"),
+    "dim": (change(f"{MODEL}/head/init_args/dim", 32), r"dim is 32 but the backbone's is 16"),
+    "weights of bandwidths": (
+        change(f"{MODEL}/bandwidth_weights", [1]),
+        r"bandwidth_weights is \[1\], expected 0 numbers",
+    ),
+    "experiment": (
+        change("model/class_path", "vocos.experiment.VocosEncodecExp"),
+        r"does not go with the feature_extractor",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CONFIGS)
+def test_bad_configs(name, data, tmp_path):
+    apply, message = BAD_CONFIGS[name]
+    config = copy.deepcopy(tree("mel", data))
+    apply(config)
+    with pytest.raises(ValueError, match=message):
+        trainer("mel", data, tmp_path / "run", config=config)
+
+
+def test_bad_combinations(data, tmp_path):
+    def fails(message: str, task: str, error: type[Exception] = ValueError, **given: Any) -> None:
+        config = given.pop("config", None) or tree(task, data)
+        with pytest.raises(error, match=message):
+            Trainer(read_config(config), tmp_path / "run", **given)
+
+    fails("encoder is given, and the features are mels", "mel", encoder=ENCODER)
+    fails("is trained along; leave it out", "codec", encoder=ENCODER)
+    fails("need its encoder: .* pass --encoder", "tokens")
+    wide = tree("tokens", data)
+    wide["model"]["init_args"]["backbone"]["init_args"]["input_channels"] = 128
+    fails(
+        r"'encodec_24khz', 24000, 320, 8\).* expected \('encodec_24khz', 24000, 320, 128\)",
+        "tokens",
+        config=wide,
+        encoder=ENCODER,
+    )
+    narrow = tree("codec", data)
+    narrow["model"]["init_args"]["backbone"]["init_args"]["input_channels"] = 32
+    fails("has 64 channels and a hop of 320, but .* 32", "codec", config=narrow)
+    learned = tree("tokens", data)
+    learned["model"]["init_args"]["feature_extractor"]["init_args"]["train_codebooks"] = True
+    fails("train_codebooks is true, which is not supported", "tokens", config=learned, encoder=ENCODER)
+    unconditional = tree("tokens", data)
+    del unconditional["model"]["init_args"]["backbone"]["init_args"]["adanorm_num_embeddings"]
+    fails("adanorm_num_embeddings is None, expected 2", "tokens", config=unconditional, encoder=ENCODER)
+    if not torch.cuda.is_available():
+        fails("torch finds no CUDA device; pass --device cpu", "mel", device="cuda")
+    fails("device is 'tpu'", "mel", device="tpu")
+    fails("no checkpoint", "mel", FileNotFoundError, checkpoint="nowhere")
+    trainer("mel", data, tmp_path / "other").save(tmp_path / "other" / LAST)
+    wider = tree("mel", data)
+    wider["model"]["init_args"]["backbone"]["init_args"]["intermediate_dim"] = 32
+    with pytest.raises(ValueError, match=r"last\.pt is of another geometry than the config: .* Choose another --out"):
+        trainer("mel", data, tmp_path / "other", config=wider)
+    one = tree("mel", data)
+    one["trainer"]["max_steps"] = 2
+    trainer("mel", data, tmp_path / "one", config=one).train()
+    fails(
+        "of another geometry than the config: .* shape",
+        "mel",
+        config=wider,
+        checkpoint=str(tmp_path / "one" / "checkpoint"),
+    )
+    (tmp_path / "one" / LAST).write_bytes(b"not a state")
+    with pytest.raises(ValueError, match=r"cannot read .*last\.pt"):
+        trainer("mel", data, tmp_path / "one", config=one)
+
+
+def test_no_files(data, tmp_path):
+    empty = tmp_path / "index.csv"
+    empty.write_text("file,split\n")
+    for source, error, message in (
+        (tmp_path / "nowhere", FileNotFoundError, "no filelist or folder"),
+        (empty, ValueError, "has no audio file of split 'train'"),
+        (tmp_path, ValueError, "split 'train' is for a .csv"),
+    ):
+        config = tree("mel", data)
+        config["data"]["init_args"]["train_params"]["filelist_path"] = str(source)
+        with pytest.raises(error, match=message):
+            trainer("mel", data, tmp_path / "run", config=config)
+    empty.write_text("path\n")
+    with pytest.raises(ValueError, match=r"has the columns \['path'\], expected file, split among them"):
+        config["data"]["init_args"]["train_params"]["filelist_path"] = str(empty)
+        trainer("mel", data, tmp_path / "run", config=config)

@@ -1,0 +1,391 @@
+"""The metrics against what is known of them, and the page: whole, self-contained, and right."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import vocos_onnx_train.metrics as metrics
+import vocos_onnx_train.report as reporting
+from vocos_onnx import VocosONNX, load_audio
+from vocos_onnx.cli import main
+from vocos_onnx.vocoder import default_model
+from vocos_onnx_train.report import report
+
+RATE = 24_000
+DATA = Path(__file__).parent.parent / "data"
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def speech() -> list[np.ndarray]:
+    """Two seconds of each recording in the box, as the model decodes it."""
+    clips = []
+    for path in sorted(default_model().parent.glob("*.npz")):
+        with np.load(path) as archive:
+            clips.append(VocosONNX().decode(archive["tokens"][:, 75:225]).clip(-1, 1))
+    return clips
+
+
+def test_metrics_of_the_same(speech):
+    for clip in speech:
+        assert metrics.pesq_wb(clip, clip, RATE) == pytest.approx(4.644, abs=1e-3)
+        assert metrics.stoi(clip, clip, RATE) == pytest.approx(1, abs=1e-6)
+        assert metrics.mel_distance(clip, clip, RATE) == 0
+
+
+def test_noise_makes_every_metric_worse(speech):
+    noise = RNG.standard_normal(speech[0].shape).astype(np.float32)
+    scores = [metrics.compare(speech[0], speech[0] + gain * noise, RATE) for gain in (0, 0.003, 0.03)]
+    for name in ("pesq_wb", "stoi", "ovrl", "bak", "p808"):
+        first, second, third = (score[name] for score in scores)
+        assert first > second > third, name
+    first, second, third = (score["mel_distance"] for score in scores)
+    assert first < second < third
+    assert all(1 <= score[name] <= 5 for score in scores for name in ("ovrl", "sig", "bak", "p808"))
+
+
+def test_mel_distance_of_a_gain_is_its_logarithm():
+    """Of white noise no band is under the floor: each log-mel moves by ln(gain)."""
+    noise = 0.1 * RNG.standard_normal(RATE)
+    assert metrics.mel_distance(noise, 0.5 * noise, RATE) == pytest.approx(np.log(2), abs=1e-5)
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000, 44_100])
+def test_metrics_at_other_rates(speech, rate):
+    clip = metrics.resample(speech[0], RATE, rate)
+    assert metrics.pesq_wb(clip, clip, rate) > 4.6
+    assert metrics.stoi(clip, clip, rate) == pytest.approx(1, abs=1e-6)
+    assert metrics.mel_distance(clip, clip, rate) == 0
+
+
+@pytest.mark.parametrize("samples", [0, 1, 100, 512])
+def test_too_short_for_any_metric(samples):
+    clip = RNG.standard_normal(samples)
+    assert all(np.isnan(score) for score in metrics.compare(clip, clip, RATE).values())
+
+
+def test_silence(speech):
+    silence = np.zeros_like(speech[0])
+    assert all(np.isnan(score) for score in metrics.compare(silence, silence, RATE).values())
+    assert all(np.isnan(metric(silence, speech[0], RATE)) for metric in (metrics.pesq_wb, metrics.stoi))
+    assert np.isnan(metrics.pesq_wb(speech[0], silence, RATE))
+    assert metrics.stoi(speech[0], silence, RATE) == pytest.approx(0, abs=1e-6)
+    assert metrics.mel_distance(speech[0], silence, RATE) > 5
+
+
+def test_pesq_of_many_utterances():
+    """The package pesq itself crashes on this."""
+    seconds = np.arange(40 * 16_000) / 16_000
+    bursts = 0.1 * RNG.standard_normal(seconds.shape) * (seconds % 0.5 < 0.25)
+    half = len(bursts) // 2
+    noisy = bursts + 0.001 * RNG.standard_normal(bursts.shape)
+    halves = [metrics.pesq_wb(bursts[part], noisy[part], 16_000) for part in (slice(half), slice(half, None))]
+    assert metrics.pesq_wb(bursts, noisy, 16_000) == pytest.approx(np.mean(halves))
+
+
+def test_dnsmos_clips_what_is_beyond_full_scale(speech):
+    loud = 3 * speech[0] / np.abs(speech[0]).max()
+    at_16k = metrics.resample(loud, RATE, 16_000)
+    assert metrics.dnsmos(loud, RATE) == metrics.dnsmos(at_16k.clip(-1, 1), 16_000)
+
+
+@pytest.mark.parametrize("shape", [(100,), (2, RATE)])
+def test_shapes_that_do_not_fit(shape):
+    with pytest.raises(ValueError, match=r"have shapes .* expected \(N,\) each"):
+        metrics.stoi(np.ones(shape), np.ones(RATE), RATE)
+
+
+@pytest.mark.parametrize(
+    ("metric", "package", "missing"),
+    [
+        ("pesq_wb", "pesq", "pesq"),
+        ("stoi", "pystoi", "pystoi"),
+        ("compare", "speechmos.dnsmos", "speechmos.dnsmos"),
+    ],
+)
+def test_without_a_package(speech, monkeypatch, metric, package, missing):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"need {missing}: pip install 'vocos-onnx\[report\]'"):
+        getattr(metrics, metric)(speech[0], speech[0], RATE)
+
+
+def test_no_torch():
+    code = "import sys, vocos_onnx_train.report, vocos_onnx_train.evaluate; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+class Page(HTMLParser):
+    """Every start tag with its attributes, and the cells of every table."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.text = path.read_text(encoding="utf-8")
+        self._cell = False
+        self.feed(self.text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag):
+        if tag in ("th", "td"):
+            self._cell = False
+
+    def handle_data(self, data):
+        if self._cell:
+            self.tables[-1][-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def audio(self) -> list[tuple[np.ndarray, int]]:
+        return [
+            soundfile.read(
+                io.BytesIO(base64.b64decode(a["src"].removeprefix("data:audio/flac;base64,"))), dtype="int16"
+            )
+            for a in self.all("audio")
+        ]
+
+
+STRANGE = '<b>&"x.wav'
+
+
+@pytest.fixture(scope="module")
+def folder(speech, tmp_path_factory) -> Path:
+    """one.wav, 24 kHz, 16 bits; a/one.wav, stereo at 48 kHz, with a strange name too; bad.wav; silence.wav."""
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "a").mkdir()
+    soundfile.write(folder / "one.wav", speech[0], RATE)
+    stereo = metrics.resample(speech[1], RATE, 48_000)[:, None] * np.array([1, 0.5])
+    for path in (folder / "a" / "one.wav", folder / STRANGE):
+        soundfile.write(path, stereo, 48_000)
+    (folder / "bad.wav").write_text("hello")
+    soundfile.write(folder / "silence.wav", np.zeros(5000), RATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder) -> Page:
+    """Of one.wav and the file with the strange name, at two bandwidths and by a mel model of 8 kHz."""
+    models = [default_model(), DATA / "mel.onnx"]
+    report(folder / "page.html", [folder / "one.wav", folder / STRANGE], models, bandwidths=[6, 1.5])
+    return Page(folder / "page.html")
+
+
+def test_the_page_is_self_contained(page):
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "source")
+        for name, value in attributes.items():
+            if name in ("src", "href", "srcset", "poster", "data", "action"):
+                assert value.startswith(("data:", "#")), (tag, name, value[:80])
+            assert not name.startswith("on"), (tag, name)
+    assert all("src" not in script for script in page.all("script"))
+    assert "@import" not in page.text
+    assert "url(" not in page.text
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+
+
+def test_the_page_for_people_and_readers(page):
+    assert page.all("html") == [{"lang": "en"}]
+    assert "<title>Copy-synthesis of 2 recordings – vocos-onnx</title>" in page.text
+    labels = ["Original", f"{default_model().stem}, 6 kbps", f"{default_model().stem}, 1.5 kbps", "mel, mels"]
+    names = [f"{title}, {label}" for title in ("one.wav", STRANGE) for label in labels]
+    assert [a["aria-label"] for a in page.all("audio")] == names
+    assert [i["alt"] for i in page.all("img")] == [f"Spectrogram of {name}" for name in names]
+    assert all("controls" in a and a["preload"] == "metadata" for a in page.all("audio"))
+    anchors = {a["href"].removeprefix("#") for a in page.all("a")}
+    assert anchors == {"clip-1", "clip-2"}
+    assert anchors <= {attributes.get("id") for _, attributes in page.tags}
+
+
+def test_names_are_escaped(page):
+    assert not page.all("b")
+    assert "&lt;b&gt;&amp;&quot;x.wav" in page.text
+    assert STRANGE not in page.text
+
+
+def test_the_pictures_are_pictures(page):
+    from PIL import Image
+
+    for image in page.all("img"):
+        data = base64.b64decode(image["src"].removeprefix("data:image/webp;base64,"))
+        assert len(data) > 1000
+        assert Image.open(io.BytesIO(data)).size == (int(image["width"]), int(image["height"]))
+
+
+def test_the_audio_is_the_recording_and_its_copies(page, folder):
+    vocos, mel = VocosONNX(), VocosONNX(DATA / "mel.onnx")
+    sounds = page.audio()
+    assert len(sounds) == 8
+    exact, _ = soundfile.read(folder / "one.wav", dtype="int16")
+    for i, path in enumerate([folder / "one.wav", folder / STRANGE]):
+        recording = load_audio(path, RATE)
+        expected = [(recording, RATE)]
+        expected += [(vocos(recording, RATE, bandwidth=kbps)[: len(recording)], RATE) for kbps in (6, 1.5)]
+        expected += [(mel(load_audio(path, 8000), 8000), 8000)]
+        for (samples, rate), (audio, audio_rate) in zip(sounds[4 * i : 4 * i + 4], expected, strict=True):
+            assert rate == audio_rate
+            assert samples.shape == audio.shape
+            assert np.abs(samples - (audio * 32768).clip(-32768, 32767)).max() <= 1
+    assert np.array_equal(sounds[0][0], exact)
+
+
+def test_the_figures_are_those_of_the_metrics(page, folder):
+    vocos = VocosONNX()
+    mean, one, strange = page.tables
+    assert [row[0] for row in one] == ["", "Original", default_model().stem, "6 kbps", "1.5 kbps", "mel", "mels"]
+    recording = load_audio(folder / "one.wav", RATE)
+    assert one[1][1:] == ["–", "–", "–", f"{metrics.dnsmos(recording, RATE)['ovrl']:.2f}"]
+    copy = vocos(recording, RATE, bandwidth=6.0)[: len(recording)]
+    figures = metrics.compare(recording, copy, RATE)
+    expected = [f"{figures['pesq_wb']:.2f}", f"{figures['stoi']:.3f}", f"{figures['mel_distance']:.3f}"]
+    assert one[3][1:] == [*expected, f"{figures['ovrl']:.2f}"]
+    for row, first, second in zip(mean[3:5], one[3:5], strange[3:5], strict=True):
+        for middle, left, right in zip(row[1:], first[1:], second[1:], strict=True):
+            assert float(middle) == pytest.approx((float(left) + float(right)) / 2, abs=0.0101)
+
+
+@pytest.fixture
+def quick(monkeypatch, folder):
+    """In the folder, without the networks of DNSMOS, which are slow."""
+    monkeypatch.chdir(folder)
+    for module in (metrics, reporting):
+        monkeypatch.setattr(module, "dnsmos", lambda audio, rate: {"ovrl": 3.0})
+    for path in folder.glob("*.html"):
+        if path.name != "page.html":
+            path.unlink()
+
+
+def run(*args: object) -> int:
+    return main(["report", *map(str, args), "--bandwidths", "6"])
+
+
+def test_a_bad_file_does_not_keep_the_others(quick, capsys):
+    assert run("out.html", "--inputs", "bad.wav", "one.wav", "no.wav", "a/one.wav") == 2
+    captured = capsys.readouterr()
+    assert re.fullmatch(r"wrote out.html: 2 of 4 files, \d\.\d MB\n", captured.out)
+    first, second, last = captured.err.splitlines()
+    assert "cannot read bad.wav as audio" in first
+    assert "no audio file no.wav" in second
+    assert last == "vocos-onnx: error: 2 of 4 files failed"
+    titles = [a["aria-label"].split(",")[0] for a in Page(Path("out.html")).all("audio")]
+    assert titles == [*["one.wav"] * 3, *["a/one.wav"] * 3]  # all of the path, where the names are the same
+
+
+def test_no_good_file_and_no_page(quick, capsys):
+    assert run("out.html", "--inputs", "bad.wav") == 2
+    assert run("out.html", "--inputs", "bad.wav", "no.wav") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 4
+    assert "none of the 2 inputs could be done, and out.html is not written" in captured.err
+    assert not Path("out.html").exists()
+
+
+def test_from_python_a_bad_file_is_an_error_unless_it_is_asked_for(quick):
+    with pytest.raises(ValueError, match=r"cannot read bad.wav as audio"):
+        report("out.html", ["one.wav", "bad.wav"], bandwidths=[6])
+    assert not Path("out.html").exists()
+    errors, steps = [], []
+    report(
+        "out.html",
+        ["bad.wav", "one.wav"],
+        bandwidths=[1.5, 6],
+        progress=lambda *step: steps.append(step),
+        on_error=errors.append,
+    )
+    assert len(errors) == 1
+    assert steps == [(0, 0, 3), (1, 0, 3), (1, 1, 3), (1, 2, 3), (1, 3, 3)]
+    assert "Copy-synthesis of 1 recording –" in Path("out.html").read_text(encoding="utf-8")
+
+
+def test_silence_has_no_figures(folder, tmp_path):
+    report(tmp_path / "out.html", [folder / "silence.wav"], bandwidths=[6])
+    (table,) = Page(tmp_path / "out.html").tables
+    assert table[1] == ["Original", *"––––"]
+    assert table[3][:4] == ["6 kbps", *"–––"]  # what a codec makes of silence need not be silent
+
+
+def test_many_players_open_when_they_are_started(quick, monkeypatch):
+    monkeypatch.setattr(reporting, "MAX_OPEN_PLAYERS", 3)
+    assert run("out.html", "--inputs", "one.wav", "a/one.wav") == 0
+    assert {a["preload"] for a in Page(Path("out.html")).all("audio")} == {"none"}
+
+
+def test_a_failed_write_leaves_the_old_page(quick, monkeypatch, capsys):
+    Path("out.html").write_text("old")
+
+    def full_disk(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    assert run("out.html", "--inputs", "one.wav") == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert Path("out.html").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["out.txt", "--inputs", "one.wav"], "'out.txt' does not end in .html, the kind of file that a report is"),
+        (["nowhere/o.html", "--inputs", "one.wav"], "no folder nowhere to write o.html to; create it first"),
+        (["o.html", "--inputs", "one.wav", "--bandwidths", "5"], "bandwidth is 5.0, expected one of 1.5, 3, 6, 12"),
+        (["o.html", "--inputs", "one.wav", "--model", "no.onnx"], "no model file no.onnx"),
+        (["o.html", "--inputs", "one.wav", "--threads", "0"], "threads is 0, expected an integer of 1 or more"),
+        (
+            ["o.html", "--inputs", "one.wav", "--encoder", DATA / "encoder.onnx"],
+            "has the codebooks of none of the models",
+        ),
+        (
+            ["o.html", "--inputs", "one.wav", "--model", DATA / "encodec.onnx"],
+            "audio to tokens of encodec_24khz needs its encoder",
+        ),
+        (
+            ["o.html", "--inputs", "one.wav", "--model", DATA / "mel.onnx", "--bandwidths", "6"],
+            "bandwidths are given, but all models are mel models",
+        ),
+    ],
+)
+def test_bad_arguments(quick, capsys, args, message):
+    before = sorted(Path().iterdir())
+    assert main(["report", *map(str, args)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert sorted(Path().iterdir()) == before
+
+
+def test_an_encoder_goes_to_the_models_with_its_codebooks(quick):
+    models = [DATA / "encodec.onnx", default_model()]
+    systems = reporting.open_systems(models, DATA / "encoder.onnx", [1.5])
+    assert [(system.model, system.encoder is not None) for system in systems] == [
+        ("encodec", True),
+        (default_model().stem, False),
+    ]
+
+
+def test_without_matplotlib(quick, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert run("out.html", "--inputs", "one.wav") == 2
+    assert "need matplotlib.figure: pip install 'vocos-onnx[report]'" in capsys.readouterr().err

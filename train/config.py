@@ -1,0 +1,284 @@
+"""A training config: the YAML layout of upstream's ``configs/*.yaml``, read strictly.
+
+Whatever is not known, or known but not supported, is refused by name. Keys that upstream does not have are called ours.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vocos_onnx_export.checkpoint import CheckpointError, check_args, section
+
+DATA = "vocos.dataset.VocosDataModule"
+UNCONDITIONAL, CONDITIONAL = "vocos.experiment.VocosExp", "vocos.experiment.VocosEncodecExp"
+LOGGERS = ("pytorch_lightning.loggers.TensorBoardLogger",)
+# what they do is done in any case: learning rate and gradient norm are logged, the best and the last state are kept
+CALLBACKS = (
+    "pytorch_lightning.callbacks.LearningRateMonitor",
+    "pytorch_lightning.callbacks.ModelSummary",
+    "pytorch_lightning.callbacks.ModelCheckpoint",
+    "vocos.helpers.GradNormCallback",
+)
+PRECISIONS = {
+    "32": "float32",
+    "32-true": "float32",
+    "bf16": "bfloat16",
+    "bf16-mixed": "bfloat16",
+}
+
+
+@dataclass(frozen=True)
+class Files:
+    """Audio to train on or to validate with.
+
+    filelist_path: a text file of paths, one a line; a .csv with a column ``file`` (and perhaps ``speaker`` and
+        ``split``), relative to it; or a folder, every audio file in and under it.
+    num_samples: length of the crops. In validation, the most that is taken of a file, from its start.
+    gain_db: ours; the peak of the whole file is brought to a random level between the two, in dBFS.
+    speed: ours; the range of speeds at which crops are played, pitch and all.
+    split: ours; only the lines of the .csv with this in their column ``split``.
+    balance_speakers: ours; a speaker is drawn by the square root of their share of the seconds, not by the share.
+    every: ours; only every so many-th file, to validate faster.
+    """
+
+    filelist_path: str
+    sampling_rate: int
+    num_samples: int
+    batch_size: int
+    num_workers: int = 0
+    gain_db: list | None = None  # type: ignore[type-arg]
+    speed: list | None = None  # type: ignore[type-arg]
+    split: str | None = None
+    balance_speakers: bool = False
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """How the model is trained: the arguments of upstream's VocosExp, and ours from ``multi_scale_mel_coeff`` on.
+
+    multi_scale_mel_coeff, stft_coeff, compressed_stft_coeff, compressed_magnitude_coeff: of losses, see ``losses.py``.
+    discriminator_width: times the channels of upstream's discriminators, so that they fit a CPU.
+    betas, weight_decay: of AdamW.
+    bandwidth_weights: how often each bandwidth is drawn.
+    """
+
+    sample_rate: int
+    initial_learning_rate: float
+    num_warmup_steps: int = 0
+    mel_loss_coeff: float = 45.0
+    mrd_loss_coeff: float = 1.0
+    pretrain_mel_steps: int = 0
+    decay_mel_coeff: bool = False
+    evaluate_utmos: bool = False
+    evaluate_pesq: bool = False
+    evaluate_periodicty: bool = False
+    multi_scale_mel_coeff: float = 0.0
+    stft_coeff: float = 0.0
+    compressed_stft_coeff: float = 0.0
+    compressed_magnitude_coeff: float = 0.0
+    discriminator_width: float = 1.0
+    betas: list | None = None  # type: ignore[type-arg]
+    weight_decay: float = 0.01
+    bandwidth_weights: list | None = None  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The section ``trainer``: of Lightning's arguments, those that upstream's configs use and three more.
+
+    max_steps: as Lightning counts them, one for each of the two optimizers: half of them are steps of the generator.
+    limit_val_batches, log_every_n_steps: as there. val_check_interval: steps from one validation, and saved state, to
+        the next.
+    """
+
+    max_steps: int
+    logger: Any = None
+    callbacks: Any = None
+    limit_val_batches: int | None = None
+    accelerator: str = "auto"
+    strategy: str = "auto"
+    devices: Any = 1
+    log_every_n_steps: int = 50
+    val_check_interval: int = 5000
+    precision: int | str | None = None
+    gradient_clip_val: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole config. ``model`` holds its sections feature_extractor, backbone and head as they are."""
+
+    seed: int
+    train: Files
+    valid: Files
+    experiment: Experiment
+    conditional: bool
+    run: Run
+    model: dict[str, Any]
+
+    @property
+    def steps(self) -> int:
+        """Steps of the generator."""
+        return self.run.max_steps // 2
+
+    @property
+    def precision(self) -> str | None:
+        """float32, bfloat16, or None where the device may choose."""
+        return None if self.run.precision is None else PRECISIONS[str(self.run.precision)]
+
+
+def load_config(path: Path, **changes: Any) -> TrainConfig:
+    """Read a config; of the changes, ``train`` and ``valid`` are filelist paths, and ``steps`` half of max_steps.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no YAML mapping; a key, class or value is unknown, missing, of another type or out of range.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no config {path}")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable YAML: {error}") from None
+    try:
+        return read_config(tree, **changes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_config(
+    tree: Any, *, train: str | None = None, valid: str | None = None, steps: int | None = None
+) -> TrainConfig:
+    """A config from what is in its YAML, see ``load_config``."""
+    _keys("the config", tree, ("seed_everything", "data", "model", "trainer"), optional=("seed_everything",))
+    _, data = _class(tree, "data", (DATA,))
+    _keys("data.init_args", data, ("train_params", "val_params"))
+    model_class, model = _class(tree, "model", (UNCONDITIONAL, CONDITIONAL))
+    parts = ("feature_extractor", "backbone", "head")
+    _keys("model.init_args", model, parts, others=True)
+    run = {**tree["trainer"], **({"max_steps": 2 * steps} if steps is not None else {})}
+    config = TrainConfig(
+        seed=_integer("seed_everything", tree.get("seed_everything", 0)),
+        train=_files("train_params", data["train_params"], train),
+        valid=_files("val_params", data["val_params"], valid),
+        experiment=_read("model.init_args", Experiment, {k: v for k, v in model.items() if k not in parts}),
+        conditional=model_class == CONDITIONAL,
+        run=_read("trainer", Run, run),
+        model={name: model[name] for name in parts},
+    )
+    _check(config)
+    return config
+
+
+def _check(config: TrainConfig) -> None:
+    experiment, run = config.experiment, config.run
+    for name, files in (("train_params", config.train), ("val_params", config.valid)):
+        where = f"data.init_args.{name}"
+        _at_least(where, files, 1, "num_samples", "batch_size", "every")
+        _at_least(where, files, 0, "num_workers")
+        if files.sampling_rate != experiment.sample_rate:
+            raise ValueError(
+                f"{where}: sampling_rate is {files.sampling_rate}, expected the model's, {experiment.sample_rate}"
+            )
+        _range(f"{where}: gain_db", files.gain_db, -60, 0)
+        _range(f"{where}: speed", files.speed, 0.5, 2)
+    where = "model.init_args"
+    _at_least(where, experiment, 0, "num_warmup_steps", "pretrain_mel_steps", "weight_decay")
+    coefficients = [name for name in vars(experiment) if name.endswith("_coeff") and name != "decay_mel_coeff"]
+    _at_least(where, experiment, 0, *coefficients)
+    _range(f"{where}: betas", experiment.betas, 0, 1 - 1e-9)
+    for name in ("initial_learning_rate", "discriminator_width"):
+        if not 0 < getattr(experiment, name) < math.inf:
+            raise ValueError(f"{where}: {name} is {getattr(experiment, name)}, expected more than 0")
+    _at_least("trainer", run, 2, "max_steps")
+    _at_least("trainer", run, 1, "log_every_n_steps", "val_check_interval")
+    if run.precision is not None and str(run.precision) not in PRECISIONS:
+        raise ValueError(f"trainer: precision is {run.precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if run.accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        raise ValueError(f"trainer: accelerator is {run.accelerator!r}, expected auto, cpu or gpu")
+    if run.devices not in (1, "auto", [0], "1", -1):
+        raise ValueError(f"trainer: devices is {run.devices!r}, expected 1 or [0]: training runs on one device")
+    if run.logger not in (None, True, False):
+        _class({"logger": run.logger}, "logger", LOGGERS)
+    for callback in run.callbacks or ():
+        _class({"callback": callback}, "callback", CALLBACKS)
+    features = config.model["feature_extractor"]
+    is_encodec = isinstance(features, dict) and str(features.get("class_path")).endswith(".EncodecFeatures")
+    if is_encodec != config.conditional:
+        raise ValueError(
+            f"model: {CONDITIONAL if config.conditional else UNCONDITIONAL} does not go with the feature_extractor; "
+            f"expected {CONDITIONAL} with EncodecFeatures, and {UNCONDITIONAL} with mels"
+        )
+
+
+def _files(name: str, args: Any, path: str | None) -> Files:
+    where = f"data.init_args.{name}"
+    if isinstance(args, dict) and path is not None:
+        args = {**args, "filelist_path": path}
+    if isinstance(args, dict) and args.get("filelist_path") == "???":
+        flag = "--train" if name == "train_params" else "--valid"
+        raise ValueError(f"{where}: filelist_path is not filled in; write it there or pass {flag}")
+    return _read(where, Files, args)
+
+
+def _read(where: str, kind: Callable[..., Any], args: Any) -> Any:
+    if not isinstance(args, dict):
+        raise ValueError(f"{where} is {args!r}, expected a mapping")
+    try:
+        check_args(where, kind.__name__, args, kind)
+    except CheckpointError as error:
+        raise ValueError(str(error)) from None
+    return kind(**args)
+
+
+def _class(tree: dict[str, Any], name: str, known: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+    class_path, args = section(tree, name)
+    if class_path not in known:
+        raise ValueError(f"{name} class {class_path} is not supported; supported are {', '.join(known)}")
+    return class_path, args
+
+
+def _keys(where: str, tree: Any, known: tuple[str, ...], optional: tuple[str, ...] = (), others: bool = False) -> None:
+    if not isinstance(tree, dict):
+        raise ValueError(f"{where} is {tree!r}, expected a mapping of {', '.join(known)}")
+    missing = [key for key in known if key not in tree and key not in optional]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
+    unknown = [str(key) for key in tree if key not in known]
+    if unknown and not others:
+        raise ValueError(f"{where} has the unknown key {', '.join(unknown)}; known are {', '.join(known)}")
+
+
+def _integer(where: str, value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{where} is {value!r}, expected an integer of 0 or more")
+    return value
+
+
+def _at_least(where: str, section: Any, low: float, *names: str) -> None:
+    for name in names:
+        if not low <= getattr(section, name) < math.inf:
+            raise ValueError(f"{where}: {name} is {getattr(section, name)}, expected {low} or more")
+
+
+def _range(where: str, value: list[float] | None, low: float, high: float) -> None:
+    numbers = value is None or (len(value) == 2 and all(type(v) in (int, float) for v in value))
+    if not numbers or (value is not None and not low <= min(value) <= max(value) <= high):
+        raise ValueError(f"{where} is {value!r}, expected two numbers from {low} to {high:g}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 5e-4, as upstream's configs write it, for a string; here it is a number, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)

@@ -1,0 +1,118 @@
+"""The discriminators of Vocos, with upstream's parameter names, so that its checkpoints load.
+
+As vocos 0.1.0 defines them. Multi-period: Kong et al., "HiFi-GAN" (arXiv 2010.05646). Multi-resolution: Kumar et al.,
+"High-fidelity audio compression with improved RVQGAN" (arXiv 2306.06546). Conditional on a bandwidth by projection:
+Miyato & Koyama (arXiv 1802.05637). ``width`` scales their channels; upstream's is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+PERIODS = (2, 3, 5, 7, 11)
+FFT_SIZES = (2048, 1024, 512)
+BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # edges, as shares of the bins
+
+Judgement = tuple[Tensor, list[Tensor]]  # scores and feature maps
+
+
+class _Discriminator(nn.Module):
+    def __init__(self, channels: int, num_embeddings: int | None):
+        super().__init__()
+        if num_embeddings is not None:
+            self.emb = nn.Embedding(num_embeddings, channels)
+            nn.init.zeros_(self.emb.weight)
+
+    def judge(self, x: Tensor, bandwidth_id: Tensor | None) -> Tensor:
+        scores: Tensor = self.conv_post(x)
+        if bandwidth_id is not None:
+            scores = scores + (self.emb(bandwidth_id).view(-1, x.shape[1], 1, 1) * x).sum(dim=1, keepdim=True)
+        return scores
+
+
+class DiscriminatorP(_Discriminator):
+    """Sees every ``period``-th sample as a row of its own."""
+
+    def __init__(self, period: int, num_embeddings: int | None = None, width: float = 1):
+        channels = [max(1, round(c * width)) for c in (32, 128, 512, 1024, 1024)]
+        super().__init__(channels[-1], num_embeddings)
+        self.period = period
+        self.convs = nn.ModuleList(
+            weight_norm(nn.Conv2d(i, o, (5, 1), (stride, 1), padding=(2, 0)))
+            for i, o, stride in zip([1, *channels], channels, (3, 3, 3, 3, 1), strict=False)
+        )
+        self.conv_post = weight_norm(nn.Conv2d(channels[-1], 1, (3, 1), 1, padding=(1, 0)))
+
+    def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None) -> Judgement:
+        x = F.pad(audio[:, None], (0, -audio.shape[-1] % self.period), "reflect")
+        x = x.view(len(x), 1, -1, self.period)
+        maps = []
+        for i, conv in enumerate(self.convs):
+            x = F.leaky_relu(conv(x), 0.1)
+            if i > 0:
+                maps.append(x)
+        scores = self.judge(x, bandwidth_id)
+        return scores.flatten(1), [*maps, scores]
+
+
+class DiscriminatorR(_Discriminator):
+    """Sees the complex spectrogram, in five bands with convolutions of their own."""
+
+    def __init__(self, window_length: int, num_embeddings: int | None = None, width: float = 1):
+        channels = max(1, round(32 * width))
+        super().__init__(channels, num_embeddings)
+        self.n_fft = window_length
+        bins = window_length // 2 + 1
+        self.edges = [int(edge * bins) for edge in BANDS]
+        self.band_convs = nn.ModuleList(self._stack(channels) for _ in self.edges[1:])
+        self.conv_post = weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
+        self.register_buffer("window", torch.hann_window(window_length), persistent=False)
+
+    @staticmethod
+    def _stack(channels: int) -> nn.ModuleList:
+        shapes = ((2, (3, 9), 1), *((channels, (3, 9), 2),) * 3, (channels, (3, 3), 1))
+        return nn.ModuleList(
+            weight_norm(nn.Conv2d(i, channels, size, (1, stride), padding=(1, size[1] // 2)))
+            for i, size, stride in shapes
+        )
+
+    def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None) -> Judgement:
+        audio = audio - audio.mean(dim=-1, keepdim=True)
+        audio = 0.8 * audio / (audio.abs().amax(dim=-1, keepdim=True) + 1e-9)
+        spectrum = torch.stft(audio, self.n_fft, self.n_fft // 4, window=self.window, return_complex=True)
+        spectrum = torch.view_as_real(spectrum).permute(0, 3, 2, 1)  # (B, 2, T, F)
+        maps, bands = [], []
+        for low, high, stack in zip(self.edges, self.edges[1:], self.band_convs, strict=False):
+            x = spectrum[..., low:high]
+            for i, conv in enumerate(stack):
+                x = F.leaky_relu(conv(x), 0.1)
+                if i > 0:
+                    maps.append(x)
+            bands.append(x)
+        scores = self.judge(torch.cat(bands, dim=-1), bandwidth_id)
+        return scores, [*maps, scores]
+
+
+class _Several(nn.Module):
+    def __init__(self, discriminators: Sequence[nn.Module]):
+        super().__init__()
+        self.discriminators = nn.ModuleList(discriminators)
+
+    def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None) -> list[Judgement]:
+        """Audio (B, N), and an id (1,) or for each item (B,) -> scores and feature maps of each discriminator."""
+        return [discriminator(audio, bandwidth_id) for discriminator in self.discriminators]
+
+
+class MultiPeriodDiscriminator(_Several):
+    def __init__(self, num_embeddings: int | None = None, width: float = 1):
+        super().__init__([DiscriminatorP(period, num_embeddings, width) for period in PERIODS])
+
+
+class MultiResolutionDiscriminator(_Several):
+    def __init__(self, num_embeddings: int | None = None, width: float = 1):
+        super().__init__([DiscriminatorR(n_fft, num_embeddings, width) for n_fft in FFT_SIZES])

@@ -1,0 +1,206 @@
+"""Audio -> features -> backbone -> head -> audio: what is trained, under the names of upstream's state dict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from vocos_onnx import EncodecONNX
+from vocos_onnx.config import EncodecFeatures, MelFeatures, Source
+from vocos_onnx.mel import filterbank
+from vocos_onnx_export.checkpoint import CODEBOOKS, build_modules, describe
+from vocos_onnx_export.modules import STFTEncoder, VocosResNetBackbone
+
+from .codec import ResidualQuantizer
+from .config import TrainConfig
+
+OWN_CODEC = "vocos_onnx_24khz"
+
+
+class MelSpectrogram(nn.Module):
+    """Log-mels of upstream's MelSpectrogramFeatures, see ``vocos_onnx.mel.log_mel``."""
+
+    window: Tensor
+    bank: Tensor
+
+    def __init__(self, mel: MelFeatures, sample_rate: int):
+        super().__init__()
+        self.mel = mel
+        self.register_buffer("window", torch.hann_window(mel.n_fft), persistent=False)
+        self.register_buffer("bank", torch.tensor(filterbank(sample_rate, mel)).float(), persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Audio (B, N) -> log-mels (B, n_mels, T), T = 1 + N // hop with "center", N // hop with "same" padding."""
+        mel = self.mel
+        pad = mel.n_fft // 2 if mel.padding == "center" else (mel.n_fft - mel.hop_length) // 2
+        audio = F.pad(audio[:, None], (pad, pad), "reflect")[:, 0]
+        spectrum = torch.stft(audio, mel.n_fft, mel.hop_length, window=self.window, center=False, return_complex=True)
+        magnitude = (
+            (spectrum.real.square() + spectrum.imag.square() + mel.power_offset).sqrt()
+            if mel.power_offset
+            else spectrum.abs()
+        )
+        return (magnitude.transpose(1, 2) @ self.bank).clamp(min=mel.clip).log().transpose(1, 2)
+
+
+class Codes(nn.Module):
+    """Sums of codebook entries, of the tokens of a codec that is not trained."""
+
+    codebook_weights: Tensor
+
+    def __init__(self, codebooks: Tensor):
+        super().__init__()
+        self.size = codebooks.shape[1]
+        self.register_buffer("codebook_weights", codebooks.flatten(0, 1).clone())
+
+    def forward(self, codes: Tensor, num_codebooks: Tensor) -> Tensor:
+        """Codes (K, B, T), and how many of the K each item uses (B,) -> features (B, C, T)."""
+        count = len(codes)
+        offsets = torch.arange(count, device=codes.device)[:, None, None] * self.size
+        values = F.embedding(codes + offsets, self.codebook_weights)
+        used = torch.arange(count, device=codes.device)[:, None] < num_codebooks
+        return (values * used[:, :, None, None]).sum(0).transpose(1, 2)
+
+
+class OwnCodec(nn.Module):
+    """The encoder and the quantiser of the codec in the box, trained along."""
+
+    def __init__(self, num_codebooks: int):
+        super().__init__()
+        self.encoder = STFTEncoder()
+        self.quantizer = ResidualQuantizer(num_codebooks, STFTEncoder.code_dim)
+
+    def forward(self, audio: Tensor, num_codebooks: Tensor) -> tuple[Tensor, Tensor]:
+        """Audio (B, N), codebooks that each item uses (B,) -> features (B, C, ceil(N / hop)), commitment loss."""
+        latents = self.encoder(audio)
+        with torch.autocast(audio.device.type, enabled=False):
+            if self.training:
+                features, commitment = self.quantizer(latents.float(), num_codebooks)
+                return features, commitment
+            codes = self.quantizer.encode(latents.float())
+            used = torch.arange(len(codes), device=audio.device)[:, None] < num_codebooks
+            values = torch.stack([book[c] for book, c in zip(self.quantizer.codebooks, codes, strict=True)])
+            return (values * used[:, :, None, None]).sum(0).transpose(1, 2), values.new_zeros(())
+
+
+class Generator(nn.Module):
+    """A Vocos with what makes its features.
+
+    Args:
+        config: its sections feature_extractor, backbone and head.
+        encoder: of the tokens, where the features are those of a codec that is not trained.
+
+    Raises ValueError where the sections are unknown, contradict one another, or the encoder does not fit.
+    """
+
+    def __init__(self, config: TrainConfig, encoder: EncodecONNX | None = None):
+        super().__init__()
+        vocos, features, sample_rate = build_modules(config.model)
+        describe(vocos, features, sample_rate, Source("", "", "", ""))
+        self.backbone, self.head, self.features = vocos.backbone, vocos.head, features
+        hop = self.hop_length = vocos.head.hop_length
+        own = isinstance(features, EncodecFeatures) and features.codec == OWN_CODEC
+        expected = config.experiment.sample_rate
+        if sample_rate != expected:
+            raise ValueError(f"feature_extractor: sample_rate is {sample_rate}, expected the model's, {expected}")
+        if vocos.head.n_fft % hop:
+            raise ValueError(f"head: hop_length is {hop}, expected a divisor of n_fft = {vocos.head.n_fft}")
+        for files in (config.train, config.valid):
+            shortest = 2 * vocos.head.n_fft
+            if files.num_samples % hop or files.num_samples < shortest:
+                near = max(round(files.num_samples / hop) * hop, shortest)
+                raise ValueError(
+                    f"num_samples is {files.num_samples}, expected a multiple of the hop of {hop} from {shortest} on, "
+                    f"such as {near}"
+                )
+        if isinstance(features, MelFeatures):
+            if encoder is not None:
+                raise ValueError("an encoder is given, and the features are mels; leave it out")
+            self.counts: tuple[int, ...] = ()
+            self.feature_extractor: Any = MelSpectrogram(features, sample_rate)
+        else:
+            if config.model["feature_extractor"].get("init_args", {}).get("train_codebooks"):
+                raise ValueError("feature_extractor: train_codebooks is true, which is not supported; expected false")
+            if self.backbone.num_bandwidths != len(features.bandwidths):
+                raise ValueError(
+                    f"backbone: adanorm_num_embeddings is {self.backbone.num_bandwidths or None}, expected "
+                    f"{len(features.bandwidths)}, one for each of the bandwidths"
+                )
+            self.counts = features.codebooks_per_bandwidth
+            if own:
+                self._check_own(encoder)
+                self.feature_extractor = OwnCodec(features.num_codebooks)
+            else:
+                self.feature_extractor = Codes(self._read_codebooks(encoder, features, sample_rate))
+        if isinstance(self.backbone, VocosResNetBackbone):  # as upstream trains it
+            for module in self.backbone.modules():
+                if isinstance(module, nn.Conv1d):
+                    weight_norm(module)
+
+    def _check_own(self, encoder: EncodecONNX | None) -> None:
+        if encoder is not None:
+            raise ValueError(f"an encoder is given, and that of {OWN_CODEC} is trained along; leave it out")
+        expected = (STFTEncoder.code_dim, STFTEncoder.hop_length)
+        if (self.backbone.input_channels, self.hop_length) != expected:
+            raise ValueError(
+                f"{OWN_CODEC} has {expected[0]} channels and a hop of {expected[1]}, but the backbone's input_channels "
+                f"are {self.backbone.input_channels} and the head's hop_length is {self.hop_length}"
+            )
+
+    def _read_codebooks(self, encoder: EncodecONNX | None, features: EncodecFeatures, sample_rate: int) -> Tensor:
+        if encoder is None:
+            raise ValueError(
+                f"the tokens of {features.codec} need its encoder: make it with 'vocos-onnx export-encodec' and pass "
+                "--encoder ENCODER.onnx"
+            )
+        given = (encoder.config.codec, encoder.sample_rate, encoder.hop_length, encoder.config.channels)
+        expected = (features.codec, sample_rate, self.hop_length, self.backbone.input_channels)
+        if given != expected or encoder.num_codebooks < features.num_codebooks:
+            raise ValueError(
+                f"the encoder's codec, rate, hop and channels are {given}, with {encoder.num_codebooks} codebooks; "
+                f"expected {expected}, with {features.num_codebooks} or more"
+            )
+        return torch.from_numpy(encoder.codebooks[: features.num_codebooks].copy())
+
+    def forward(
+        self, audio: Tensor, bandwidth_id: Tensor | None = None, codes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Reconstruct.
+
+        Args:
+            audio: (B, N), N a multiple of the hop.
+            bandwidth_id: (B,), of a model that has them.
+            codes: (K, B, N / hop), of a model of tokens.
+
+        Returns:
+            audio (B, N), and the commitment loss, which is 0 unless the codec is trained.
+        """
+        commitment = audio.new_zeros(())
+        if bandwidth_id is None:
+            with torch.autocast(audio.device.type, enabled=False):
+                features = self.feature_extractor(audio)
+        else:
+            counts = torch.tensor(self.counts, device=audio.device)[bandwidth_id]
+            if codes is not None:
+                features = self.feature_extractor(codes, counts)
+            else:
+                features, commitment = self.feature_extractor(audio, counts)
+        hidden = self.backbone(features, bandwidth_id)
+        with torch.autocast(audio.device.type, enabled=False):  # a phase of several radians does not fit bfloat16
+            estimate = self.head.to_waveform(self.head(hidden.float()))
+        return estimate, commitment
+
+    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """State dicts: as the official checkpoints have it, and of the codec's encoder (empty where there is none)."""
+        encoder: dict[str, Tensor] = {}
+        state = {k: v for k, v in self.state_dict().items() if k.startswith(("backbone.", "head."))}
+        if isinstance(self.feature_extractor, Codes):
+            state[CODEBOOKS] = self.feature_extractor.codebook_weights
+        elif isinstance(self.feature_extractor, OwnCodec):
+            state[CODEBOOKS] = self.feature_extractor.quantizer.codebooks.flatten(0, 1)
+            encoder = self.feature_extractor.encoder.state_dict()
+        return tuple({k: v.detach().cpu().contiguous() for k, v in s.items()} for s in (state, encoder))  # type: ignore[return-value]

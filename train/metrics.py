@@ -1,0 +1,152 @@
+"""How near a copy is to its recording, and how good speech sounds by itself (needs the extra [report], no torch).
+
+All take mono audio (N,) with full scale ±1 at any sample rate, and resample it to the rate that the metric is defined
+at. A figure that has no meaning, as of silence, is nan.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vocos_onnx.audio import Float, resample
+from vocos_onnx.config import MelFeatures
+from vocos_onnx.mel import log_mel
+
+Audio = npt.NDArray[np.floating[Any]]
+
+MEL_RATE = 24_000
+MEL = MelFeatures(n_fft=1024, hop_length=256, n_mels=100, padding="center", f_min=0.0, f_max=MEL_RATE / 2)
+PESQ_LONGEST = 20  # s
+DNSMOS_RATE, DNSMOS_SHORTEST = 16_000, 0.25  # Hz, s
+
+
+def pesq_wb(reference: Audio, estimate: Audio, sample_rate: int) -> float:
+    """Wide-band PESQ of a copy, at 16 kHz: predicted mean opinion score, 1.04 (bad) to 4.64 (the same).
+
+    ITU-T P.862.2, as the package pesq computes it. Of more than 20 s, which P.862 is not meant for, it is the mean over
+    equal parts of at most 20 s.
+
+    Returns:
+        nan where either is silent, no speech is found in the reference, or they are shorter than 1/4 s.
+
+    Raises:
+        ValueError: reference and estimate are not both (N,).
+        ImportError: the package pesq is not installed.
+    """
+    pesq = require("pesq")
+    pair = _pair(reference, estimate, sample_rate, 16_000)
+    if pair is None:
+        return np.nan
+    # The package has room for 50 utterances and does not count: of more it crashes. One takes 0.4 s with its pause.
+    parts = -(-len(pair[0]) // (PESQ_LONGEST * 16_000))
+    scores = []
+    for one, other in zip(*(np.array_split(audio, parts) for audio in pair), strict=True):
+        if one.any() and other.any():
+            with suppress(pesq.NoUtterancesError, pesq.BufferTooShortError):
+                scores.append(pesq.pesq(16_000, one, other, "wb"))
+    return float(np.mean(scores)) if scores else np.nan
+
+
+def stoi(reference: Audio, estimate: Audio, sample_rate: int) -> float:
+    """Short-time objective intelligibility of a copy, at 10 kHz: a correlation, about 0 (bad) to 1 (the same).
+
+    Taal, Hendriks, Heusdens & Jensen 2011, as the package pystoi computes it.
+
+    Returns:
+        nan where the reference is silent, or has less than 0.4 s (30 frames) within 40 dB of its loudest.
+
+    Raises:
+        ValueError: reference and estimate are not both (N,).
+        ImportError: the package pystoi is not installed.
+    """
+    pystoi = require("pystoi")
+    pair = _pair(reference, estimate, sample_rate, 10_000)
+    if pair is None:
+        return np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # too few frames are a warning, and a score of 1e-5
+        try:
+            return float(pystoi.stoi(*pair, 10_000))
+        except (RuntimeWarning, np.exceptions.AxisError):  # an AxisError where there is no frame at all
+            return np.nan
+
+
+def mel_distance(reference: Audio, estimate: Audio, sample_rate: int) -> float:
+    """Mean absolute difference of log-mel spectrograms, at 24 kHz: nepers, 0 (the same) and up; 1 neper is 8.7 dB.
+
+    The mels are those of vocos-mel-24khz (100 bands, n_fft 1024, hop 256, HTK scale, magnitudes of 1e-7 and up), so
+    that it is the mel loss that vocos 0.1.0 is trained with (``loss.MelSpecReconstructionLoss``).
+
+    Returns:
+        nan where the reference is silent, or they are too short for one frame: up to 512 samples at 24 kHz.
+
+    Raises:
+        ValueError: reference and estimate are not both (N,).
+    """
+    pair = _pair(reference, estimate, sample_rate, MEL_RATE)
+    if pair is None or len(pair[0]) <= MEL.n_fft // 2:
+        return np.nan
+    one, other = log_mel(np.stack(pair), MEL_RATE, MEL)
+    return float(np.abs(one - other).mean(dtype=np.float64))
+
+
+def dnsmos(audio: Audio, sample_rate: int) -> dict[str, float]:
+    """How good speech sounds, without a reference, at 16 kHz: predicted mean opinion scores, 1 (bad) to 5 (excellent).
+
+    DNSMOS P.835 of Microsoft (Reddy, Gopal & Cutler 2022), as the package speechmos computes it. It hears 9.01 s at
+    once: shorter audio is repeated, and of longer audio the stretches from each whole second on are scored and their
+    mean taken. Values beyond ±1 are clipped.
+
+    Returns:
+        ``ovrl`` overall, ``sig`` the speech itself, ``bak`` the background, and ``p808``, the overall score of the
+        network for P.808 (Reddy et al. 2021). All are nan for silence and audio of less than 1/4 s.
+
+    Raises:
+        ValueError: audio is not (N,).
+        ImportError: the package speechmos, or librosa or requests, which it needs and does not name, is not installed.
+    """
+    networks = require("speechmos.dnsmos")
+    names = ("ovrl", "sig", "bak", "p808")
+    pair = _pair(audio, audio, sample_rate, DNSMOS_RATE)
+    if pair is None or len(pair[0]) < DNSMOS_SHORTEST * DNSMOS_RATE:
+        return dict.fromkeys(names, np.nan)
+    scores = networks.run(pair[0].clip(-1, 1), DNSMOS_RATE)
+    return {name: float(scores[f"{name}_mos"]) for name in names}
+
+
+def compare(reference: Audio, estimate: Audio, sample_rate: int) -> dict[str, float]:
+    """Every figure of a copy by its name: ``pesq_wb``, ``stoi``, ``mel_distance``, and what ``dnsmos`` gives for it.
+
+    A copy may have another length than the recording (N,), as a vocoder makes whole frames: the shorter one counts.
+    """
+    length = min(len(reference), len(estimate))
+    reference, estimate = reference[:length], estimate[:length]
+    figures = {metric.__name__: metric(reference, estimate, sample_rate) for metric in (pesq_wb, stoi, mel_distance)}
+    return {**figures, **dnsmos(estimate, sample_rate)}
+
+
+def require(package: str) -> Any:
+    """A module of the extra. Raises ImportError, which names the extra."""
+    try:
+        return import_module(package)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"the report and its metrics need {error.name}: pip install 'vocos-onnx[report]'") from error
+
+
+def _pair(reference: Audio, estimate: Audio, sample_rate: int, to: int) -> tuple[Float, Float] | None:
+    """Both at the rate ``to``; None where the reference is silent or empty."""
+    if reference.ndim != 1 or reference.shape != estimate.shape:
+        raise ValueError(
+            f"reference and estimate have shapes {reference.shape} and {estimate.shape}, expected (N,) each: "
+            "cut both to the shorter length"
+        )
+    if not reference.any():
+        return None
+    one, other = (resample(audio.astype(np.float32), sample_rate, to) for audio in (reference, estimate))
+    return one, other

@@ -1,0 +1,470 @@
+"""Adversarial training of a Vocos: Siuzdak (arXiv 2306.00814), as upstream's experiment.py does it."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from vocos_onnx import EncodecONNX
+from vocos_onnx_export import export, export_encodec
+
+from . import metrics
+from .checkpoint import ENCODER_WEIGHTS, init_from, save, write_checkpoint
+from .config import TrainConfig, load_config
+from .data import Clips, TokenCache, encode
+from .discriminators import MultiPeriodDiscriminator, MultiResolutionDiscriminator
+from .generator import Codes, Generator
+from .losses import MEL_SCALES, MelLoss, STFTLoss, discriminator_loss, feature_matching_loss, generator_loss
+
+LAST, BEST, LOG = "last.pt", "best.pt", "log.csv"
+BETAS = (0.8, 0.9)
+AUDIO_IN_TENSORBOARD = 3  # clips
+
+
+class Trainer:
+    """One run: ``train()`` goes from the last saved step, if there is one, to the last step of the config.
+
+    Args:
+        config: what to train, see ``load_config``.
+        out: folder of the run; it is made. last.pt is the state to go on from, best.pt that of the best PESQ-WB on the
+            validation files, log.csv has a line for each validation, checkpoint/ at the end the best weights in the
+            layout of the official checkpoints; events for TensorBoard are beside them.
+        encoder: .onnx of the tokens' encoder, where the features are those of EnCodec.
+        token_cache: folder of tokens of whole files; by default crops are encoded as they are drawn.
+        checkpoint: to begin with its weights; see ``init_from``.
+        device: "cpu" or "cuda"; by default what the config says.
+        compile: whether torch.compile is used; by default on CUDA.
+        report: called with each line of progress.
+
+    Raises ValueError where config, files, encoder or checkpoint do not fit; FileNotFoundError.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: Path,
+        *,
+        encoder: str | None = None,
+        token_cache: Path | None = None,
+        checkpoint: str | None = None,
+        revision: str | None = None,
+        device: str | None = None,
+        compile: bool | None = None,
+        report: Callable[[str], None] = print,
+    ):
+        self.config, self.out, self.report = config, out, report
+        self.device = choose_device(device or config.run.accelerator)
+        on_cuda = self.device.type == "cuda"
+        self.encoder = EncodecONNX(encoder) if encoder else None
+        torch.manual_seed(config.seed)
+        self.generator = Generator(config, self.encoder)
+        bandwidths = len(self.generator.counts) or None
+        width = config.experiment.discriminator_width
+        self.discriminators = nn.ModuleDict(
+            {
+                "multiperioddisc": MultiPeriodDiscriminator(bandwidths, width),
+                "multiresddisc": MultiResolutionDiscriminator(bandwidths, width),
+            }
+        )
+        self.losses = nn.ModuleDict(
+            {
+                "mel": MelLoss(config.experiment.sample_rate),
+                "multi_scale_mel": MelLoss(config.experiment.sample_rate, MEL_SCALES, clip=1e-4),
+                "stft": STFTLoss(),
+            }
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        self.step, self.seconds, self.best = 0, 0.0, -math.inf
+        resumes = (out / LAST).exists()
+        if checkpoint and not resumes:
+            judges = init_from(self.generator, self.discriminators, checkpoint, revision)
+            report(f"weights of {checkpoint}" + (", with its discriminators" if judges else ""))
+        for module in (self.generator, self.discriminators, self.losses):
+            module.to(self.device)
+        self.autocast = (config.precision or ("bfloat16" if on_cuda else "float32")) == "bfloat16"
+        if on_cuda:
+            torch.set_float32_matmul_precision("high")
+        betas = tuple(config.experiment.betas or BETAS)
+        self.optimizers = {
+            name: torch.optim.AdamW(
+                module.parameters(),
+                lr=config.experiment.initial_learning_rate,
+                betas=betas,
+                weight_decay=config.experiment.weight_decay,
+            )
+            for name, module in (("generator", self.generator), ("discriminators", self.discriminators))
+        }
+        if resumes:
+            self._load()
+        if compile if compile is not None else on_cuda:
+            self.generator.backbone.compile()
+            for several in self.discriminators.values():
+                for judge in several.discriminators:
+                    judge.compile()
+        cache = TokenCache(token_cache, self._tokens(), max(self.generator.counts), report) if token_cache else None
+        if cache and config.train.speed:
+            raise ValueError("speed changes the audio, and the token cache holds the tokens of whole files; give one")
+        self.clips = Clips(config.train, self.device, report, cache)
+        self.valid = Clips(config.valid, torch.device("cpu"), report)
+        if cache:
+            cache.fill(self.clips)
+        weights = np.array(config.experiment.bandwidth_weights or [1] * len(self.generator.counts), np.float64)
+        if len(weights) != len(self.generator.counts) or not (weights >= 0).all() or (bandwidths and not weights.sum()):
+            raise ValueError(
+                f"bandwidth_weights is {config.experiment.bandwidth_weights}, expected {len(self.generator.counts)} "
+                "numbers of 0 or more"
+            )
+        self.bandwidth_probability = weights / weights.sum() if bandwidths else None
+
+    def _tokens(self) -> EncodecONNX:
+        if self.encoder is None:
+            raise ValueError("a token cache is for a model of tokens, with an encoder")
+        return self.encoder
+
+    def train(self) -> None:
+        """Train to the last step. On Ctrl-C the state is saved first.
+
+        Raises FloatingPointError where a loss is not finite, OSError where the state cannot be saved; the last saved
+        state is whole.
+        """
+        run, steps = self.config.run, self.config.steps
+        generator, judges = (sum(p.numel() for p in m.parameters()) / 1e6 for _, m in self._modules())
+        self.report(
+            f"{generator:.1f}M parameters, discriminators {judges:.1f}M; "
+            f"{self.device}, {'bfloat16' if self.autocast else 'float32'}; steps {self.step} to {steps}"
+        )
+        with self._board() as board:
+            # on the device, so that no step waits for a number
+            sums: dict[str, Tensor] = {}
+            bad = torch.full((), -1, device=self.device)
+            began, since = time.perf_counter(), self.step
+            saved = self.step
+            try:
+                while self.step < steps:
+                    losses = self.train_step()
+                    finite = torch.isfinite(torch.stack(list(losses.values()))).all()
+                    bad = torch.where((bad < 0) & ~finite, self.step, bad)
+                    for name, value in losses.items():
+                        sums[name] = sums.get(name, 0) + value
+                    self.step += 1
+                    validates = self.step % run.val_check_interval == 0 or self.step == steps
+                    if self.step % run.log_every_n_steps == 0 or validates:
+                        self._check(int(bad))
+                        count, took = self.step - since, time.perf_counter() - began
+                        self._log(board, {k: v.item() / count for k, v in sums.items()}, count / took)
+                        self.seconds += took
+                        sums, since = {}, self.step
+                        if validates:
+                            self._validate(board)
+                            saved = self.step
+                        began = time.perf_counter()
+            except KeyboardInterrupt:
+                if self.step > saved and int(bad) < 0:
+                    self.save(self.out / LAST)
+                self.report(f"stopped at step {self.step}; the same command goes on from there")
+                raise
+        if (self.out / BEST).exists():
+            self.generator.load_state_dict(self._read(BEST)["generator"])
+        write_checkpoint(self.generator, self.config, self.out / "checkpoint")
+        self.report(f"wrote {self.out / 'checkpoint'}: the best weights, PESQ-WB {self.best:.3f}")
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One step of the discriminators, once they take part, and one of the generator. Returns the losses."""
+        experiment, (optimize_g, optimize_d) = self.config.experiment, self.optimizers.values()
+        # seeded by step, so that going on from a saved state is the same as not having stopped
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+        rng = np.random.default_rng((self.config.seed, self.step))
+        audio, codes = self.clips.batch(rng)
+        ids = None
+        if self.bandwidth_probability is not None:
+            drawn = rng.choice(len(self.bandwidth_probability), len(audio), p=self.bandwidth_probability)
+            ids = torch.from_numpy(drawn).to(self.device)
+            if codes is None and self.encoder is not None:
+                found = encode(self.encoder, audio.cpu().numpy(), max(self.generator.counts))
+                codes = torch.from_numpy(found).to(self.device)
+        rate = self.learning_rate(self.step)
+        for optimizer in (optimize_g, optimize_d):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        losses: dict[str, Tensor] = {}
+        adversarial = self.step >= experiment.pretrain_mel_steps
+        with self._precision():
+            estimate, commitment = self.generator(audio, ids, codes)
+        if adversarial:
+            both = torch.cat([audio, estimate.detach()])
+            both_ids = None if ids is None else torch.cat([ids, ids])
+            with self._precision():
+                judged = [self._judge(name, both, both_ids) for name in self.discriminators]
+                period, resolution = (discriminator_loss(*_split(j, len(audio))) for j in judged)
+            losses["d_period"], losses["d_resolution"] = period, resolution
+            self._update(optimize_d, self.discriminators, period + experiment.mrd_loss_coeff * resolution)
+        total = commitment
+        losses["commitment"] = commitment
+        for name, weight in self._weights().items():
+            if weight and name not in losses:
+                losses |= self._reconstruction(name, estimate, audio)
+            total = total + weight * losses.get(name, 0)
+        if adversarial:
+            self.discriminators.requires_grad_(False)
+            with self._precision():
+                for name, weight in (("multiperioddisc", 1.0), ("multiresddisc", experiment.mrd_loss_coeff)):
+                    with torch.no_grad():
+                        real = self._judge(name, audio, ids)
+                    fake = self._judge(name, estimate, ids)
+                    short = "period" if name == "multiperioddisc" else "resolution"
+                    losses[f"g_{short}"] = generator_loss(fake)
+                    losses[f"match_{short}"] = feature_matching_loss(real, fake)
+                    total = total + weight * (losses[f"g_{short}"] + losses[f"match_{short}"])
+            self.discriminators.requires_grad_(True)
+        losses["total"] = total
+        losses["grad_norm"] = self._update(optimize_g, self.generator, total)
+        return {name: value.detach().float() for name, value in losses.items()}
+
+    def _weights(self) -> dict[str, float]:
+        """The weights of the reconstruction losses at this step."""
+        experiment = self.config.experiment
+        return {
+            "mel": experiment.mel_loss_coeff * self._mel_decay(),
+            "multi_scale_mel": experiment.multi_scale_mel_coeff,
+            "stft": experiment.stft_coeff,
+            "compressed_stft": experiment.compressed_stft_coeff,
+            "compressed_magnitude": experiment.compressed_magnitude_coeff,
+        }
+
+    def _reconstruction(self, name: str, estimate: Tensor, audio: Tensor) -> dict[str, Tensor]:
+        if "mel" in name:
+            return {name: self.losses[name](estimate, audio)}
+        distances: dict[str, Tensor] = self.losses["stft"](estimate, audio)
+        return distances
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up over num_warmup_steps, then a cosine to zero at the last step."""
+        experiment = self.config.experiment
+        return experiment.initial_learning_rate * self._cosine(step, warm_up=True)
+
+    def _cosine(self, step: int, warm_up: bool) -> float:
+        warmup, steps = self.config.experiment.num_warmup_steps, self.config.steps
+        if step < warmup:
+            return step / warmup if warm_up else 1.0
+        return (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup)))) / 2
+
+    def _mel_decay(self) -> float:
+        return self._cosine(self.step + 1, warm_up=False) if self.config.experiment.decay_mel_coeff else 1.0
+
+    def _judge(self, name: str, audio: Tensor, ids: Tensor | None) -> Any:
+        return self.discriminators[name](audio, ids)
+
+    def _update(self, optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> Tensor:
+        """A step of the optimizer. Returns the norm of the gradient, before it is clipped."""
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.run.gradient_clip_val or math.inf)
+        optimizer.step()
+        return norm
+
+    def _precision(self) -> Any:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
+    def _check(self, bad: int) -> None:
+        if bad >= 0:
+            state = self.out / LAST
+            kept = f"{state} is the last good state" if state.exists() else "no state had been saved"
+            raise FloatingPointError(f"a loss is not finite at step {bad}; {kept}. Try a lower initial_learning_rate")
+
+    def _log(self, board: Any, losses: dict[str, float], rate: float) -> None:
+        text = " ".join(f"{name} {value:.4g}" for name, value in losses.items() if name != "commitment" or value)
+        self.report(f"step {self.step}/{self.config.steps} {text} {rate:.2f} steps/s")
+        for name, value in losses.items():
+            board.add_scalar(f"train/{name}", value, self.step)
+        board.add_scalar("train/learning_rate", self.learning_rate(self.step - 1), self.step)
+        board.add_scalar("train/steps_per_second", rate, self.step)
+
+    def _validate(self, board: Any) -> None:
+        figures = self.validate(board)
+        score = float(np.mean(figures["pesq"])) if "pesq" in figures else -float(np.mean(figures["mel_distance"]))
+        better = score > self.best
+        self.best = max(self.best, score)
+        self.save(self.out / LAST)
+        if better:
+            self.save(self.out / BEST)
+        path = self.out / LOG
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            kbps = self._bandwidths()
+            if new:
+                writer.writerow(["step", "seconds", *(f"{name}{suffix}" for name in figures for suffix in kbps)])
+            writer.writerow([self.step, round(self.seconds), *(f"{v:.4f}" for row in figures.values() for v in row)])
+        for name, row in figures.items():
+            for suffix, value in zip(kbps, row, strict=True):
+                board.add_scalar(f"valid/{name}{suffix}", value, self.step)
+        text = ", ".join(f"{name} {' / '.join(f'{v:.3f}' for v in row)}" for name, row in figures.items())
+        self.report(f"step {self.step}: {text}{' (best)' if better else ''}")
+
+    def _bandwidths(self) -> list[str]:
+        bandwidths = getattr(self.generator.features, "bandwidths", ())
+        return [f"_{kbps:g}kbps" for kbps in bandwidths] or [""]
+
+    def validate(self, board: Any = None) -> dict[str, list[float]]:
+        """Means over the validation files of PESQ-WB, STOI and mel distance, each a list: one for each bandwidth."""
+        limit = self.config.run.limit_val_batches
+        count = (
+            len(self.valid.clips) if limit is None else min(len(self.valid.clips), limit * self.config.valid.batch_size)
+        )
+        rate = self.config.experiment.sample_rate
+        names = {"pesq": metrics.pesq_wb, "stoi": metrics.stoi, "mel_distance": metrics.mel_distance}
+        if not self.config.experiment.evaluate_pesq:
+            del names["pesq"]
+        table = []
+        self.generator.eval()
+        for i in range(count):
+            audio = self.valid.whole(i)
+            rows = self.reconstruct(audio)
+            table.append([[measure(audio, row, rate) for row in rows] for measure in names.values()])
+            if board is not None and i < AUDIO_IN_TENSORBOARD:
+                board.add_audio(f"{i}/original", audio[None], self.step, rate)
+                for suffix, row in zip(self._bandwidths(), rows, strict=True):
+                    board.add_audio(f"{i}/copy{suffix}", row[None].clip(-1, 1), self.step, rate)
+        self.generator.train()
+        means = np.nanmean(np.array(table), axis=0)
+        return {name: [float(v) for v in row] for name, row in zip(names, means, strict=True)}
+
+    @torch.no_grad()
+    def reconstruct(self, audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Audio (N,) -> its copies (max(1, bandwidths), N)."""
+        hop = self.generator.hop_length
+        padded = np.pad(audio, (0, -len(audio) % hop))
+        copies = max(1, len(self.generator.counts))
+        batch = torch.from_numpy(padded).to(self.device).expand(copies, -1)
+        ids = torch.arange(copies, device=self.device) if self.generator.counts else None
+        codes = None
+        if isinstance(self.generator.feature_extractor, Codes):
+            found = encode(self._tokens(), padded[None], max(self.generator.counts))
+            codes = torch.from_numpy(found).to(self.device).expand(-1, copies, -1)
+        estimate, _ = self.generator(batch, ids, codes)
+        copy: npt.NDArray[np.float32] = estimate[:, : len(audio)].cpu().numpy()
+        return copy
+
+    def _modules(self) -> tuple[tuple[str, nn.Module], ...]:
+        return (("generator", self.generator), ("discriminators", self.discriminators))
+
+    def save(self, path: Path) -> None:
+        state: dict[str, Any] = {"step": self.step, "seconds": self.seconds, "best": self.best}
+        state |= {name: module.state_dict() for name, module in self._modules()}
+        state["optimizers"] = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        save(state, path)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = torch.load(self.out / name, map_location=self.device, weights_only=True)
+        except Exception as error:
+            raise ValueError(f"cannot read {self.out / name}: {error}") from error
+        return state
+
+    def _load(self) -> None:
+        state = self._read(LAST)
+        try:
+            for name, module in self._modules():
+                module.load_state_dict(state[name])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"{self.out / LAST} is of another geometry than the config: {' '.join(str(error).split())[:500]}. "
+                "Choose another --out"
+            ) from None
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.report(f"going on from step {self.step}")
+
+    @contextlib.contextmanager
+    def _board(self) -> Iterator[Any]:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        from torch.utils.tensorboard import SummaryWriter
+
+        board = SummaryWriter(str(self.out), purge_step=self.step)
+        try:
+            board.add_text("config", f"```\n{asdict(self.config)}\n```", self.step)
+            yield board
+        finally:
+            board.close()
+
+
+def _split(judged: Any, size: int) -> tuple[Any, Any]:
+    """Judgements of real and generated audio, one batch after the other, as two."""
+    real, fake = (
+        [(scores[part], [m[part] for m in maps]) for scores, maps in judged]
+        for part in (slice(size), slice(size, None))
+    )
+    return real, fake
+
+
+def choose_device(name: str) -> torch.device:
+    """Raises ValueError where a GPU is asked for and there is none."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name in ("gpu", "cuda"):
+        if not torch.cuda.is_available():
+            raise ValueError("the accelerator is gpu, and torch finds no CUDA device; pass --device cpu to do without")
+        return torch.device("cuda")
+    if name == "cpu":
+        return torch.device("cpu")
+    raise ValueError(f"device is {name!r}, expected auto, cpu or cuda")
+
+
+def train(
+    config: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    train: str | None = None,
+    valid: str | None = None,
+    steps: int | None = None,
+    encoder: str | None = None,
+    token_cache: str | os.PathLike[str] | None = None,
+    checkpoint: str | None = None,
+    revision: str | None = None,
+    device: str | None = None,
+    compile: bool | None = None,
+    model: str | os.PathLike[str] | None = None,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Train as a config says, see ``Trainer``; ``train``, ``valid`` and ``steps`` as ``load_config`` takes them.
+
+    ``model``: path of the .onnx to export at the end; that of our own codec's encoder is written beside it, with
+    "-encoder" in its name.
+    """
+    if model is not None and not Path(model).parent.is_dir():
+        raise FileNotFoundError(f"no folder {Path(model).parent} to write {Path(model).name} to; create it first")
+    read = load_config(Path(config), train=train, valid=valid, steps=steps)
+    for name in ("evaluate_utmos", "evaluate_periodicty"):
+        if getattr(read.experiment, name):
+            report(f"{name}: not measured here; PESQ-WB, STOI and the mel distance are")
+    trainer = Trainer(
+        read,
+        Path(out),
+        encoder=encoder,
+        token_cache=Path(token_cache) if token_cache is not None else None,
+        checkpoint=checkpoint,
+        revision=revision,
+        device=device,
+        compile=compile,
+        report=report,
+    )
+    trainer.train()
+    if model is not None:
+        folder = Path(out) / "checkpoint"
+        export(str(folder), model, report=report)
+        if (folder / ENCODER_WEIGHTS).exists():
+            path = Path(model)
+            export_encodec(str(folder), path.with_name(f"{path.stem}-encoder{path.suffix}"), report=report)

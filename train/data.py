@@ -58,17 +58,19 @@ class Clips:
             raise ValueError(f"{files.filelist_path} has no audio that can be used; {len(rows)} files were skipped")
         self.names = [str(row["file"]) for _, row in kept]
         hop = cache.encoder.hop_length if cache else 1  # whole frames, so that repeated tokens fit repeated audio
-        self.clips: list[npt.NDArray[np.int16]] = [clip[: len(clip) // hop * hop] for clip, _ in kept]
-        self.lengths = np.array([len(clip) for clip in self.clips])
+        self.lengths = np.array([len(clip) // hop * hop for clip, _ in kept])
         self.starts = np.cumsum(self.lengths) - self.lengths
+        samples = np.concatenate([clip[:length] for (clip, _), length in zip(kept, self.lengths, strict=True)])
+        self.clips: list[npt.NDArray[np.int16]] = np.split(samples, self.starts[1:])  # views
         self.peaks = np.array([np.abs(clip.astype(np.int32)).max() / 32768 for clip in self.clips])
         self.probability = self._probability([row["speaker"] for _, row in kept])
         report(
             f"{files.filelist_path}: {len(kept)} files, {self.lengths.sum() / files.sampling_rate / 3600:.2f} h"
             + (f"; {len(rows) - len(kept)} skipped" if len(rows) > len(kept) else "")
         )
-        samples = torch.from_numpy(np.concatenate(self.clips))
-        self.samples = samples.to(device) if device.type == "cuda" and _fits(samples, device) else samples
+        self.samples = torch.from_numpy(samples)
+        if device.type == "cuda" and _fits(self.samples, device):
+            self.samples = self.samples.to(device)
         self.device = device
 
     def _probability(self, speakers: list[str]) -> npt.NDArray[np.float64]:

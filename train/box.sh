@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Trains the models in the box again and makes the figures of models/README.md: train/box.sh DATA CLIPS OUT
+# DATA has an index.csv (file, split, speaker) and 24 kHz audio, CLIPS an index.csv and recordings of any rate.
+set -euo pipefail
+configs=$(dirname "$0")/configs
+data=$1 clips=$2 out=$3
+mkdir -p "$out/models"
+stage() { # NAME CONFIG ARGUMENTS...
+  local name=$1 config=$2
+  shift 2
+  vocos-onnx train "$configs/$config" --train "$data/index.csv" --valid "$data/index.csv" --out "$out/$name" "$@"
+}
+stage codec-1 box-codec-1.yaml
+stage codec box-codec-2.yaml --init-from "$out/codec-1/checkpoint" --export "$out/models/vocos-codec-24khz.onnx"
+stage mel-1 box-mel-1.yaml
+stage mel box-mel-2.yaml --init-from "$out/mel-1/checkpoint" --export "$out/models/vocos-mel-24khz-small.onnx"
+python -m vocos_onnx_train.evaluate --models "$out/models" --clips "$clips" --tokens "$out/models" \
+  --clip speech_en_m_joe_48k_stereo.flac --clip speech_it_f_paola_48k.flac --clip speech_ja_css10_22k.flac

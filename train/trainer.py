@@ -109,6 +109,8 @@ class Trainer:
         if resumes:
             self._load()
         if compile if compile is not None else on_cuda:
+            # each discriminator of a kind, with and without gradient, is a version of the same code
+            torch._dynamo.config.recompile_limit = 64
             self.generator.backbone.compile()
             for several in self.discriminators.values():
                 for judge in several.discriminators:

@@ -185,8 +185,8 @@ class _IMDCTHead(nn.Module):
     def to_waveform(self, spectrum: Tensor) -> Tensor:
         """Inverse MDCT by its definition, one matrix product: y[n] = w[n] √(2/N) Σ X[k] cos(π/N (n + n0)(k + ½))."""
         bins = self.hop_length
-        n = torch.arange(self.n_fft, dtype=torch.float64)
-        k = torch.arange(bins, dtype=torch.float64)
+        n = torch.arange(self.n_fft, dtype=torch.float64, device=spectrum.device)
+        k = torch.arange(bins, dtype=torch.float64, device=spectrum.device)
         basis = torch.cos(math.pi / bins * (n[None] + (bins + 1) / 2) * (k[:, None] + 0.5)) * math.sqrt(2 / bins)
         window: Tensor = self.imdct.window  # type: ignore[assignment]
         frames = (spectrum @ basis.float()) * window
@@ -205,10 +205,15 @@ class IMDCTSymExpHead(_IMDCTHead):
         dim: int,
         mdct_frame_len: int,
         padding: str = "same",
-        sample_rate: int | None = None,  # upstream: only how a fresh layer is initialised
+        sample_rate: int | None = None,
         clip_audio: bool = False,
     ):
         super().__init__(dim, mdct_frame_len // 2, mdct_frame_len, padding, clip_audio)
+        if sample_rate is not None:  # how a fresh layer begins: the smaller, the higher the frequency on the mel scale
+            top = 2595 * math.log10(1 + sample_rate // 2 / 700)
+            edges = 700 * (10 ** (torch.linspace(0, top, mdct_frame_len // 2) / 2595) - 1)
+            with torch.no_grad():
+                self.out.weight.mul_((1 - edges / edges.max())[:, None])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.out(x)

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Trains the models in the box again and makes the figures of models/README.md: train/box.sh DATA CLIPS OUT
-# DATA has an index.csv (file, split, speaker) and 24 kHz audio, CLIPS an index.csv and recordings of any rate.
+# Trains the models in the box again and makes the figures of models/README.md: train/box.sh DATA CLIPS OUT [ARGUMENTS]
+# DATA has an index.csv (file, split, speaker) and 24 kHz audio, CLIPS an index.csv and recordings of any rate. ARGUMENTS
+# are of every vocos-onnx train, such as --steps 2 to try it.
 set -euo pipefail
 configs=$(dirname "$0")/configs
 data=$1 clips=$2 out=$3
+more=("${@:4}")
 mkdir -p "$out/models"
 stage() { # NAME CONFIG ARGUMENTS...
   local name=$1 config=$2
   shift 2
-  vocos-onnx train "$configs/$config" --train "$data/index.csv" --valid "$data/index.csv" --out "$out/$name" "$@"
+  vocos-onnx train "$configs/$config" --train "$data/index.csv" --valid "$data/index.csv" --out "$out/$name" "$@" ${more[@]+"${more[@]}"}
 }
 stage codec-1 box-codec-1.yaml
 stage codec box-codec-2.yaml --init-from "$out/codec-1/checkpoint" --export "$out/models/vocos-codec-24khz.onnx"

@@ -6,4 +6,4 @@ from .encodec import EncodecONNX
 from .vocoder import VocosONNX
 
 __all__ = ["EncodecONNX", "EncoderConfig", "ModelConfig", "VocosONNX", "load_audio", "save_audio"]
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -20,6 +20,7 @@ import vocos_onnx_train
 from vocos_onnx import EncodecONNX, VocosONNX, load_audio
 from vocos_onnx.cli import main
 from vocos_onnx.vocoder import default_model
+from vocos_onnx_export import export
 from vocos_onnx_train.codec import nearest
 from vocos_onnx_train.config import load_config, read_config
 from vocos_onnx_train.data import Clips, change_speed
@@ -381,6 +382,43 @@ def test_speed_changes_pitch_and_duration_together():
     faster = change_speed(tone, 20000)
     expected = torch.sin(2 * torch.pi * 1200 / 24000 * torch.arange(20000))[None]
     assert (faster - expected)[:, 1000:-1000].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [
+        (
+            "VocosResNetBackbone",
+            {"class_path": "vocos.heads.ISTFTHead", "init_args": {"n_fft": 1024, "hop_length": 256}},
+        ),
+        ("VocosBackbone", {"class_path": "vocos.heads.IMDCTCosHead", "init_args": {"mdct_frame_len": 512}}),
+        (
+            "VocosBackbone",
+            {"class_path": "vocos.heads.IMDCTSymExpHead", "init_args": {"mdct_frame_len": 512, "sample_rate": 24000}},
+        ),
+    ],
+)
+def test_other_backbones_and_heads_train_and_export(backbone, head, data, tmp_path):
+    config = tree("mel", data)
+    config["trainer"] |= {"max_steps": 8, "val_check_interval": 4}
+    arguments = config["model"]["init_args"]
+    arguments["head"] = {**head, "init_args": {"dim": 16, "padding": "center", **head["init_args"]}}
+    if backbone == "VocosResNetBackbone":
+        arguments["backbone"] = {
+            "class_path": f"vocos.models.{backbone}",
+            "init_args": {"input_channels": 16, "dim": 16, "num_blocks": 2},
+        }
+    run = trainer("mel", data, tmp_path, config=config)
+    before = {name: parameter.detach().clone() for name, parameter in run.generator.named_parameters()}
+    run.train()
+    assert all(not torch.equal(parameter, before[name]) for name, parameter in run.generator.named_parameters())
+    export(str(tmp_path / "checkpoint"), tmp_path / "model.onnx")
+    vocos = VocosONNX(tmp_path / "model.onnx")
+    audio = load_audio(data / "speech_ja_css10_22k.wav", 24000)[: 100 * 256]
+    run.generator.load_state_dict(torch.load(tmp_path / BEST, weights_only=True)["generator"])
+    run.generator.eval()
+    (expected,) = run.reconstruct(audio)
+    assert np.abs(vocos(audio, 24000) - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def test_nearest_is_the_nearest():

@@ -15,6 +15,7 @@ from vocos.loss import DiscriminatorLoss, FeatureMatchingLoss, GeneratorLoss, Me
 
 from vocos_onnx import EncodecONNX
 from vocos_onnx.config import MelFeatures
+from vocos_onnx_export import checkpoint
 from vocos_onnx_train import discriminators, losses
 from vocos_onnx_train.config import _Loader, read_config
 from vocos_onnx_train.generator import Generator, MelSpectrogram
@@ -276,3 +277,24 @@ def test_a_lightning_checkpoint_brings_its_discriminators(data, tmp_path):  # no
     narrow = tree("mel", data)
     with pytest.raises(ValueError, match=r"discriminators of .*last\.ckpt do not fit the config"):
         Trainer(read_config(narrow), tmp_path / "narrow", checkpoint=str(tmp_path / "last.ckpt"))
+
+
+@pytest.mark.parametrize("name", ["mel-center", "encodec", "imdct-symexp", "imdct-cos"])
+def test_fresh_networks_begin_as_upstreams_do(name):
+    """With the same seed the same weights, those of the symmetric exponential head too, which depend on the rate."""
+    config = upstream.CONFIGS[name]
+    ours = []
+    theirs = []
+    for part in ("backbone", "head"):
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs.append(upstream.instantiate_class(args=(), init=config[part]))
+        torch.manual_seed(0)
+        kinds = {**checkpoint.BACKBONES, **checkpoint.HEADS}
+        ours.append(kinds[config[part]["class_path"]](**config[part]["init_args"]))
+    for our, their in zip(ours, theirs, strict=True):
+        expected = dict(their.named_parameters())
+        assert {k for k, _ in our.named_parameters()} == set(expected)
+        for key, value in our.named_parameters():
+            torch.testing.assert_close(value, expected[key], rtol=1e-6, atol=1e-7)

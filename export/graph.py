@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vocos_onnx.config import ENCODER_KEY, METADATA_KEY, EncoderConfig, ModelConfig
 
-from .modules import ConvNeXtBlock, STFTEncoder, Vocos
+from .modules import ConvNeXtBlock, STFTEncoder, Vocos, VocosBackbone
 
 OPSET = 20  # the first with GELU as one operator, which onnxruntime fuses with the bias before it
 
@@ -33,13 +33,69 @@ def fold_layer_scale(model: Vocos | STFTEncoder) -> None:
 
 
 def trace(model: Vocos, config: ModelConfig, codebooks: Tensor | None) -> onnx.ModelProto:
-    """Features (batch, C, frames) and a scalar bandwidth_id -> spectrum, for any batch and length."""
+    """Features (batch, C, frames) and a scalar bandwidth_id -> spectrum, for any batch and length; see ``Carrying``."""
+    batch, frames, past = (torch.export.Dim(name) for name in ("batch", "frames", "past"))
     inputs = {"features": torch.zeros(2, config.feature_channels, 50)}
-    dynamic: list[dict[int, object] | None] = [{0: torch.export.Dim("batch"), 2: torch.export.Dim("frames")}]
+    dynamic: list[dict[int, object] | None] = [{0: batch, 2: frames}]
+    outputs, traced = ["spectrum"], model
+    if isinstance(model.backbone, VocosBackbone):
+        layers, dim = len(model.backbone.convnext), model.backbone.dim
+        inputs["past_features"] = torch.zeros(2, config.feature_channels, 4)
+        inputs["past"] = torch.zeros(layers, 2, dim, 4)
+        inputs["mask"] = torch.ones(layers, 2, 50)
+        dynamic += [{0: batch, 2: past}, {1: batch, 3: past}, {1: batch, 2: frames}]
+        outputs += ["next_past_features", "next_past"]
+        traced = Carrying(model)
     if config.num_bandwidth_ids:
         inputs["bandwidth_id"] = torch.tensor(0)
         dynamic.append(None)
-    return finish(_trace(model, inputs, "spectrum", dynamic), config, codebooks)
+    proto = _trace(traced, inputs, outputs, dynamic)
+    # As many frames come out as go in, but the tracer knows that as a formula of past and frames, pages long.
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "frames"
+    del proto.graph.value_info[:]
+    return finish(proto, config, codebooks)
+
+
+class Carrying(torch.nn.Module):
+    """A Vocos whose convolutions take what they reach to the left from the caller, so that it can go on from there.
+
+    Each convolution has 7 taps and sees past (P frames), x (T) and 6 - P zeros: T frames come out. With P = 3 zeros
+    that is the ordinary network, zero-padded on both sides. With P = 6, the last frames of the call before, frame t
+    comes out when frame t + 3 is there: each of the network's convolutions is 3 frames late. Frames that such a delay
+    puts before the start or after the end of a sequence b are zeros to convolution l: those where mask[l, b] is 0.
+    """
+
+    def __init__(self, vocos: Vocos):
+        super().__init__()
+        self.vocos = vocos
+
+    def forward(
+        self, features: Tensor, past_features: Tensor, past: Tensor, mask: Tensor, bandwidth_id: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        backbone = self.vocos.backbone
+        seen, next_features = _extend(past_features, features)
+        x = backbone.norm(_valid(backbone.embed, seen).transpose(1, 2), bandwidth_id).transpose(1, 2)
+        carried = []
+        for i, block in enumerate(backbone.convnext):
+            seen, next_past = _extend(past[i], x * mask[i][:, None])
+            carried.append(next_past)
+            y = block.norm(_valid(block.dwconv, seen).transpose(1, 2), bandwidth_id)
+            y = block.pwconv2(torch.nn.functional.gelu(block.pwconv1(y)))
+            assert block.gamma is None  # it is folded
+            x = seen[:, :, 3 : 3 + features.shape[2]] + y.transpose(1, 2)
+        spectrum = self.vocos.head(backbone.final_layer_norm(x.transpose(1, 2)))
+        return spectrum, next_features, torch.stack(carried)
+
+
+def _extend(past: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Past (B, C, P) and x (B, C, T) -> both and 6 - P zeros, (B, C, T + 6); and the last 6 frames of that."""
+    zeros = torch.zeros(1, 1, 6).expand(past.shape[0], past.shape[1], 6)[:, :, past.shape[2] :]
+    seen = torch.cat([past, x, zeros], dim=2)
+    return seen, seen[:, :, -6:]
+
+
+def _valid(conv: torch.nn.Conv1d, x: Tensor) -> Tensor:
+    return torch.nn.functional.conv1d(x, conv.weight, conv.bias, groups=conv.groups)
 
 
 def trace_encoder(encoder: STFTEncoder, config: EncoderConfig, codebooks: Tensor) -> onnx.ModelProto:
@@ -48,7 +104,7 @@ def trace_encoder(encoder: STFTEncoder, config: EncoderConfig, codebooks: Tensor
     dynamic: list[dict[int, object] | None] = [{0: torch.export.Dim("batch"), 1: torch.export.Dim("frames")}]
     encoder = copy.deepcopy(encoder)
     fold_layer_scale(encoder)
-    return finish(_trace(_FromSpectrum(encoder), inputs, "embeddings", dynamic), config, codebooks)
+    return finish(_trace(_FromSpectrum(encoder), inputs, ["embeddings"], dynamic), config, codebooks)
 
 
 class _FromSpectrum(torch.nn.Module):
@@ -61,7 +117,7 @@ class _FromSpectrum(torch.nn.Module):
 
 
 def _trace(
-    model: torch.nn.Module, inputs: dict[str, Tensor], output: str, dynamic: list[dict[int, object] | None]
+    model: torch.nn.Module, inputs: dict[str, Tensor], outputs: list[str], dynamic: list[dict[int, object] | None]
 ) -> onnx.ModelProto:
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -75,7 +131,7 @@ def _trace(
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=list(inputs),
-                output_names=[output],
+                output_names=outputs,
                 dynamic_shapes=tuple(dynamic),
                 verbose=False,
             )

@@ -52,8 +52,8 @@ def test_model_is_not_vocos(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'{"format": 2', b'{"format": 7', r"has format 7, this version reads format 2"),
-        (b'{"format": 2', b'["format": 2', r"is not JSON"),
+        (b'{"format": 3', b'{"format": 7', r"has format 7, this version reads format 3"),
+        (b'{"format": 3', b'["format": 3', r"is not JSON"),
         (b'"n_fft": 1280', b'"n_fff": 1280', r"lacks n_fft"),
         (b'"codec": "', b'"codek": "', r"lacks encodec\.codec"),
         (b'"padding": "same"', b'"padding": "sane"', r"padding is 'sane', expected one of \('same', 'center'\)"),

@@ -23,8 +23,8 @@ def test_public_names():
     ]  # fmt: skip
     public = {n for n in dir(VocosONNX) if not n.startswith("_")}
     assert public == {
-        "bandwidths", "codes_to_features", "config", "decode", "features", "hop_length", "num_codebooks", "providers",
-        "sample_rate",
+        "bandwidths", "codes_to_features", "config", "decode", "decode_stream", "delay", "features", "hop_length",
+        "num_codebooks", "providers", "sample_rate", "stream",
     }  # fmt: skip
     public = {n for n in dir(vocos_onnx.EncodecONNX) if not n.startswith("_")}
     assert public == {

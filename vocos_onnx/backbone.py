@@ -12,6 +12,11 @@ import numpy.typing as npt
 from .config import METADATA_KEY, ModelConfig
 from .session import Provider, check_graph, open_session, read_config
 
+Float = npt.NDArray[np.float32]
+State = dict[str, Float]
+
+REACH = 3  # frames to either side, of a convolution of 7 taps
+
 
 class Backbone:
     """The session of one model file. ``config`` is read from the file, ``providers`` is what the session runs on."""
@@ -19,15 +24,73 @@ class Backbone:
     def __init__(self, path: str | os.PathLike[str], providers: Sequence[Provider] | None, threads: int | None):
         self._session = open_session(path, providers, threads, METADATA_KEY)
         self.providers: list[str] = self._session.get_providers()
+        # how many convolutions carry what, and of which size, is the network's own affair, and not in the metadata
+        past = next((node.shape for node in self._session.get_inputs() if node.name == "past"), [0, 0, 0, 0])
+        self._layers, self._dim = past[0], past[2]
         self.config = read_config(self._session, path, METADATA_KEY, self._parse)
 
-    def spectrum(self, features: npt.NDArray[np.float32], bandwidth_id: int | None) -> npt.NDArray[Any]:
-        """Features (B, C, T) -> spectrum (B, T, n_fft/2 + 1) complex64; from an IMDCT head (B, T, n_fft/2) float32."""
-        inputs: dict[str, Any] = {"features": features}
+    @property
+    def delay(self) -> int:
+        """Frames that the network sees to either side, 3 for each convolution; 0 where it carries none."""
+        return REACH * (self._layers + 1) if self._layers else 0
+
+    def start(self, batch: int) -> State:
+        """The state before the first frame of sequences."""
+        return self._state(batch, 2 * REACH)
+
+    def spectrum(
+        self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None
+    ) -> npt.NDArray[Any]:
+        """Features (B, C, T) -> spectrum (B, T, n_fft/2 + 1) complex64; from an IMDCT head (B, T, n_fft/2) float32.
+
+        ``lengths``: frames of each item; its features from there on are zeros, and its spectrum has no meaning.
+        """
+        batch, _, frames = features.shape
+        mask = np.ones((self._layers, batch, frames), np.float32)
+        if lengths is not None:
+            mask *= np.arange(frames) < np.asarray(lengths)[:, None]
+        (spectrum,) = self._run(["spectrum"], features, bandwidth_id, self._state(batch, REACH), mask)
+        return self._as_complex(spectrum)
+
+    def step(
+        self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None
+    ) -> tuple[npt.NDArray[Any], State]:
+        """Go on with sequences, of which frames ``first`` ... ``first`` + T - 1 are given, those from ``end`` on zeros.
+
+        Returns the spectrum, as ``spectrum`` does, of the T frames from ``first - delay`` on, and the new state. Those
+        before the first frame and from the end on have no meaning.
+        """
+        batch, _, frames = features.shape
+        # the input of block l is REACH * (l + 1) frames late; what is outside of the sequence there is zero
+        late = REACH * np.arange(1, self._layers + 1)[:, None]
+        time = first + np.arange(frames) - late
+        inside = (time >= 0) if end is None else (time >= 0) & (time < end)
+        mask = np.repeat(inside[:, None].astype(np.float32), batch, axis=1)
+        names = ["spectrum", *(f"next_{name}" for name in state)]
+        spectrum, *new = self._run(names, features, bandwidth_id, state, mask)
+        return self._as_complex(spectrum), dict(zip(state, new, strict=True))
+
+    def _state(self, batch: int, past: int) -> State:
+        if not self._layers:
+            return {}
+        channels = self.config.feature_channels
+        return {
+            "past_features": np.zeros((batch, channels, past), np.float32),
+            "past": np.zeros((self._layers, batch, self._dim, past), np.float32),
+        }
+
+    def _run(
+        self, names: list[str], features: Float, bandwidth_id: int | None, state: State, mask: Float
+    ) -> list[npt.NDArray[Any]]:
+        inputs: dict[str, Any] = {"features": features, **state}
+        if self._layers:
+            inputs["mask"] = mask
         if bandwidth_id is not None:
             inputs["bandwidth_id"] = np.array(bandwidth_id, np.int64)
-        spectrum: npt.NDArray[Any]
-        (spectrum,) = self._session.run(["spectrum"], inputs)
+        outputs: list[npt.NDArray[Any]] = self._session.run(names, inputs)
+        return outputs
+
+    def _as_complex(self, spectrum: npt.NDArray[Any]) -> npt.NDArray[Any]:
         # The graph ends with (B, T, F, 2), real and imaginary part side by side, which is complex64 without a copy.
         # exp, cos and sin are in the graph: benchmarks/head.py found that as fast as numpy on two cores, and there
         # they share the session's threads and its device.
@@ -37,11 +100,10 @@ class Backbone:
         """The codebooks (num_codebooks, codebook_size, C) that an encodec model carries as a constant output."""
         encodec = self.config.encodec
         assert encodec is not None
-        inputs: dict[str, Any] = {"features": np.zeros((1, self.config.feature_channels, 1), np.float32)}
-        if self.config.num_bandwidth_ids:
-            inputs["bandwidth_id"] = np.array(0, np.int64)
-        codebooks: npt.NDArray[np.float32]
-        (codebooks,) = self._session.run(["codebooks"], inputs)
+        nothing = np.zeros((1, self.config.feature_channels, 1), np.float32)
+        bandwidth_id = 0 if self.config.num_bandwidth_ids else None
+        mask = np.ones((self._layers, 1, 1), np.float32)
+        (codebooks,) = self._run(["codebooks"], nothing, bandwidth_id, self._state(1, REACH), mask)
         return codebooks
 
     def _parse(self, metadata: str) -> ModelConfig:
@@ -52,6 +114,12 @@ class Backbone:
             "features": ["batch", config.feature_channels, "frames"],
             "spectrum": ["batch", "frames", *tail],
         }
+        if self._layers:
+            expected["past_features"] = ["batch", config.feature_channels, "past"]
+            expected["next_past_features"] = ["batch", config.feature_channels, 2 * REACH]
+            expected["past"] = [self._layers, "batch", self._dim, "past"]
+            expected["next_past"] = [self._layers, "batch", self._dim, 2 * REACH]
+            expected["mask"] = [self._layers, "batch", "frames"]
         if config.num_bandwidth_ids:
             expected["bandwidth_id"] = []
         if config.encodec is not None:

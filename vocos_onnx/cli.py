@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     session.add_argument(
         "--provider", metavar="P", help="execution provider of onnxruntime, e.g. CUDAExecutionProvider"
     )
-    session.add_argument("--threads", type=int, metavar="N", help="threads on the CPU (default: all cores)")
+    session.add_argument(
+        "--threads", type=int, metavar="N", help="threads on the CPU (default: the CPUs that it may use)"
+    )
 
     decode = commands.add_parser("decode", parents=[session], help="decode tokens or features to an audio file")
     decode.add_argument("tokens", type=Path, metavar="TOKENS", help=".npy, or .npz with an array named tokens or codes")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 METADATA_KEY = "vocos_onnx"
 ENCODER_KEY = "vocos_onnx_encoder"
-FORMAT = 2
+FORMAT = 3
 HEADS = ("istft", "imdct_symexp", "imdct_cos")
 PADDINGS = ("same", "center")
 MEL_SCALES = ("htk", "slaney")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .audio import Float, read_waveform
 from .config import ENCODER_KEY, EncoderConfig
 from .istft import stft
-from .session import CODEC_ENCODER, Provider, check_graph, open_session, read_config
+from .session import CODEC_ENCODER, Provider, available_cpus, check_graph, open_session, read_config
 
 DEFAULT_BANDWIDTH = 6.0  # kbps
 CHUNK = 300  # frames encoded at once, 4 s at 75 frames/s: beyond the audio and its codes, memory does not grow
@@ -26,7 +26,7 @@ class EncodecONNX:
     Args:
         model: path of a file that ``vocos-onnx export-encodec`` wrote; by default the encoder of the codec in the box.
         providers: execution providers, as ``VocosONNX`` takes them.
-        threads: threads of one call on the CPU; by default as many as the machine has cores.
+        threads: threads of one call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
 
     Raises as ``VocosONNX`` does.
     """
@@ -42,7 +42,7 @@ class EncodecONNX:
         self._session = open_session(path, providers, threads, ENCODER_KEY)
         self.config = read_config(self._session, path, ENCODER_KEY, self._parse)
         """The description that the model file carries."""
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or available_cpus()
         self.codebooks = self._read_codebooks()
         """The codebooks (num_codebooks, codebook_size, C) of the residual quantiser, float32."""
 

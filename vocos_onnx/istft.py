@@ -27,14 +27,24 @@ def istft(spectrum: npt.NDArray[np.complex64], n_fft: int, hop_length: int, padd
         (B, samples) float32: the windowed frames, overlap-added and divided by the overlap-added squared window,
         which makes it the least-squares inverse (Griffin & Lim 1984, eq. 6).
     """
-    window = hann_window(n_fft)
-    frames = np.fft.irfft(spectrum, n_fft)
-    frames *= window
-    envelope = np.broadcast_to(window * window, (1, frames.shape[1], n_fft))
-    trim = n_fft // 2 if padding == "center" else (n_fft - hop_length) // 2
+    frames, envelope = istft_frames(spectrum, n_fft)
+    trim = trim_of(n_fft, hop_length, padding)
     audio = overlap_add(frames, hop_length, trim)
-    audio /= overlap_add(envelope, hop_length, trim)
+    audio /= overlap_add(np.broadcast_to(envelope, (1, *frames.shape[1:])), hop_length, trim)
     return audio
+
+
+def istft_frames(spectrum: npt.NDArray[np.complex64], n_fft: int) -> tuple[Float, Float]:
+    """Spectrum (B, T, n_fft/2 + 1) -> windowed frames (B, T, n_fft), and the squared window (n_fft,)."""
+    window = hann_window(n_fft)
+    frames: Any = np.fft.irfft(spectrum, n_fft)  # float32, which numpy's annotations do not know
+    frames *= window
+    return frames, window * window
+
+
+def trim_of(n_fft: int, hop_length: int, padding: str) -> int:
+    """Samples that are cut off both ends."""
+    return n_fft // 2 if padding == "center" else (n_fft - hop_length) // 2
 
 
 def stft(
@@ -65,6 +75,12 @@ def imdct(spectrum: Float, padding: str) -> Float:
         w[n] √(2/N) Σ_k X[k] cos(π/N (n + n0)(k + ½)); the squared sine window sums to one, so nothing is divided.
     """
     bins = spectrum.shape[-1]
+    return overlap_add(imdct_frames(spectrum), bins, trim_of(2 * bins, bins, padding))
+
+
+def imdct_frames(spectrum: Float) -> Float:
+    """MDCT coefficients (B, T, N) -> windowed frames (B, T, 2N)."""
+    bins = spectrum.shape[-1]
     n = np.arange(2 * bins)
     n0 = (bins + 1) / 2
     # The cosine is the real part of exp(jπ(n + n0)/2N) · exp(jπ n0 k/N) · exp(j2π nk/2N): the last factor is an
@@ -73,7 +89,8 @@ def imdct(spectrum: Float, padding: str) -> Float:
     after = np.exp(1j * np.pi * (n + n0) / (2 * bins)) * np.sin(np.pi * (n + 0.5) / (2 * bins))
     after = (after * (2 * bins) * np.sqrt(2 / bins)).astype(np.complex64)
     frames = np.fft.ifft(spectrum * before, 2 * bins)
-    return overlap_add((frames * after).real, bins, bins if padding == "center" else bins // 2)
+    windowed: Float = (frames * after).real
+    return windowed
 
 
 def hann_window(n_fft: int) -> Float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,13 +32,59 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     return next((path for path in places if path.exists()), places[0])
 
 
+def available_cpus(root: Path = Path("/")) -> int:
+    """CPUs that this process may use: those of its affinity, and no more than its control group's quota, rounded up.
+
+    The quota is that of Linux's cgroups, v2 (cpu.max) or v1 (cpu.cfs_quota_us), of the group or any above it.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quotas = [quota for quota in _quotas(root) if quota > 0]
+    return max(1, min([cpus, *(math.ceil(quota) for quota in quotas)]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """CPUs that each control group of this process allows."""
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, read = root / "sys/fs/cgroup", _quota_v2
+        elif "cpu" in controllers.split(","):
+            mount, read = root / "sys/fs/cgroup/cpu", _quota_v1
+        else:
+            continue
+        # in a container the path may be that of the host, where nothing is, and the own group is the mount itself
+        group = mount / path.lstrip("/")
+        for folder in (group, *group.parents):
+            with suppress(OSError, ValueError):
+                yield read(folder)
+            if folder == mount:
+                break
+
+
+def _quota_v2(folder: Path) -> float:
+    quota, period = (folder / "cpu.max").read_text().split()
+    return int(quota) / int(period)  # "max" is a ValueError: no quota
+
+
+def _quota_v1(folder: Path) -> float:
+    quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+    return quota / period  # -1: no quota
+
+
 def open_session(
     path: str | os.PathLike[str], providers: Sequence[Provider] | None, threads: int | None, kind: str
 ) -> Any:
     """The onnxruntime session of a file; ``kind`` is the metadata key of what it should be. Raises as VocosONNX."""
     ort = _onnxruntime()
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise ValueError(f"threads is {threads!r}, expected an integer of 1 or more, or None for all cores")
+        raise ValueError(
+            f"threads is {threads!r}, expected an integer of 1 or more, or None for all that this process may use"
+        )
     path = find_model(path)
     if not path.exists():
         raise FileNotFoundError(
@@ -50,8 +98,7 @@ def open_session(
     options.log_severity_level = 3
     # Between two calls no thread spins for more work: the cores are numpy's then, or somebody else's.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = available_cpus() if threads is None else threads
     try:
         session = ort.InferenceSession(str(path), options, providers=wanted)
     except Exception as error:

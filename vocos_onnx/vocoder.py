@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,10 @@ from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
 from .istft import imdct, istft
 from .mel import log_mel
 from .session import CODEC, Provider, find_model
+from .streaming import BLOCK, Decoder, Stream, decode_in_blocks
 
 Encoder = EncodecONNX | str | os.PathLike[str]
+Ragged = list[npt.NDArray[Any]] | tuple[npt.NDArray[Any], ...]
 
 BOX_CODEC = "vocos_onnx_24khz"
 
@@ -38,7 +40,7 @@ class VocosONNX:
             default) or "vocos-mel-24khz-small".
         providers: execution providers by name or as (name, options) pairs, as onnxruntime takes them. By default CUDA
             where this onnxruntime has it, else the CPU; ``providers`` of the object says what is really used.
-        threads: threads of one call on the CPU; by default as many as the machine has cores.
+        threads: threads of one call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
         encoder: what makes tokens of audio when the object is called: an EncodecONNX, or the path of a file that
             ``vocos-onnx export-encodec`` wrote. The codec in the box has its own, which is loaded when it is needed.
 
@@ -123,8 +125,19 @@ class VocosONNX:
         features = log_mel(read_waveform(audio, sample_rate, self.sample_rate), self.sample_rate, mel)
         return features[0] if np.ndim(audio) == 1 else features
 
-    def decode(self, tokens_or_features: npt.ArrayLike, bandwidth_id: Any = None, *, layout: str = "kbt") -> Float:
+    @overload
+    def decode(self, tokens_or_features: Ragged, bandwidth_id: Any = None, *, layout: str = "kbt") -> list[Float]: ...
+
+    @overload
+    def decode(self, tokens_or_features: npt.ArrayLike, bandwidth_id: Any = None, *, layout: str = "kbt") -> Float: ...
+
+    def decode(
+        self, tokens_or_features: npt.ArrayLike | Ragged, bandwidth_id: Any = None, *, layout: str = "kbt"
+    ) -> Float | list[Float]:
         """Tokens or features to audio.
+
+        A list of arrays (K, T) or (C, T) of different lengths gives a list: the audio of each as if it were alone. On
+        CUDA they are one batch. Memory beyond the input and the audio does not grow with the length.
 
         Integers are tokens, floats are features. Anything that numpy can read is accepted, a torch CPU tensor too.
 
@@ -146,18 +159,105 @@ class VocosONNX:
                 features of another channel count or with NaN or infinity; an id out of range, missing where the
                 network needs one, or given where it takes none. The message names the value and the allowed range.
         """
+        if _is_ragged(tokens_or_features):
+            return self._decode_each([np.asarray(item) for item in tokens_or_features], bandwidth_id)
         given = np.asarray(tokens_or_features)
+        features_of, shape, bandwidth_id = self._read(given, bandwidth_id, layout)
+        batch, frames = shape
+        if frames <= BLOCK or not self._backbone.delay:
+            audio = self._to_waveform(self._backbone.spectrum(features_of(0, frames), bandwidth_id))
+        else:
+            decoder = Decoder(self._backbone, bandwidth_id, batch)
+            audio = np.concatenate(list(decode_in_blocks(decoder, features_of, frames)), axis=1)
+        return audio[0] if given.ndim == 2 else audio
+
+    def stream(self, bandwidth_id: Any = None, *, lookahead: int | None = None) -> Stream:
+        """Decode while tokens or features come in: ``push`` chunks of any length, and ``flush`` at the end.
+
+        Args:
+            bandwidth_id: as ``decode`` takes it; tokens may imply it, features never do.
+            lookahead: frames that must have come after one for it to come out. By default, and at most, as many as the
+                network sees ahead (``delay``, 27 frames or 360 ms for the official models), so that the audio is that
+                of ``decode``. With fewer it comes earlier, is not exactly that, and costs more: README has by how much.
+
+        Returns:
+            A ``Stream``. Beside the network, samples wait for the frames that overlap them: n_fft - hop_length of them.
+
+        Raises:
+            ValueError: lookahead outside 0 ... ``delay``; a bandwidth_id as ``decode`` refuses it; a model whose
+                backbone cannot be streamed (VocosResNetBackbone).
+        """
+        delay = self._backbone.delay
+        if not delay:
+            raise ValueError("this model has a VocosResNetBackbone, which cannot be streamed: use decode")
+        if lookahead is not None:
+            lookahead = _read_integer("lookahead", lookahead, 0, delay, "frames; by default all that the network sees")
+        if bandwidth_id is not None:
+            bandwidth_id = self._read_bandwidth_id(bandwidth_id)
+
+        def read(given: npt.NDArray[Any]) -> tuple[Float, int | None, str]:
+            features_of, (_, frames), implied = self._read(given, bandwidth_id, "kbt")
+            is_tokens = not np.issubdtype(given.dtype, np.floating)
+            return features_of(0, frames), implied, f"tokens of {len(given)} codebooks" if is_tokens else "features"
+
+        return Stream(read, lambda implied: Decoder(self._backbone, implied, 1, lookahead))
+
+    def decode_stream(
+        self, chunks: Iterable[npt.ArrayLike], bandwidth_id: Any = None, *, lookahead: int | None = None
+    ) -> Iterator[Float]:
+        """The audio of chunks, as it becomes complete; see ``stream``. Raises as that and ``Stream.push``."""
+        stream = self.stream(bandwidth_id, lookahead=lookahead)
+        for chunk in chunks:
+            audio = stream.push(chunk)
+            if audio.size:
+                yield audio
+        yield stream.flush()
+
+    @property
+    def delay(self) -> int:
+        """Frames that the network sees ahead, and a stream is late by; 0 where it cannot be streamed."""
+        return self._backbone.delay
+
+    def _read(
+        self, given: npt.NDArray[Any], bandwidth_id: Any, layout: str
+    ) -> tuple[Callable[[int, int], Float], tuple[int, int], int | None]:
+        """Tokens or features -> what gives the features (B, C, t) from one frame to another, (B, T), bandwidth id."""
         if np.issubdtype(given.dtype, np.floating):
             features = self._read_features(given)
-        else:
-            codes = self._read_tokens(given, layout)
-            features = self._lookup(codes)
-            if bandwidth_id is None:
-                bandwidth_id = self._imply_bandwidth_id(len(codes), given.shape, layout)
-        bandwidth_id = self._read_bandwidth_id(bandwidth_id)
-        spectrum = self._backbone.spectrum(features, bandwidth_id)
-        audio = self._to_waveform(spectrum)
-        return audio[0] if given.ndim == 2 else audio
+            shape = features.shape[0], features.shape[2]
+            return lambda a, b: features[:, :, a:b], shape, self._read_bandwidth_id(bandwidth_id)
+        codes = self._read_tokens(given, layout)
+        if bandwidth_id is None:
+            bandwidth_id = self._imply_bandwidth_id(len(codes), given.shape, layout)
+        return lambda a, b: self._lookup(codes[:, :, a:b]), codes.shape[1:], self._read_bandwidth_id(bandwidth_id)
+
+    def _decode_each(self, given: list[npt.NDArray[Any]], bandwidth_id: Any) -> list[Float]:
+        """Sequences of different lengths, each (K, T) or (C, T), to their audio; each as if it were alone."""
+        kinds = {"features" if np.issubdtype(item.dtype, np.floating) else "tokens" for item in given}
+        if len(kinds) > 1:
+            raise ValueError("the list holds tokens (integers) and features (floats); decode them in two calls")
+        wrong = next((i for i, item in enumerate(given) if item.ndim != 2), None)
+        if wrong is not None:
+            raise ValueError(f"item {wrong} of the list has shape {given[wrong].shape}, expected (K, T) or (C, T)")
+        if "CUDAExecutionProvider" not in self.providers or not self._backbone.delay:
+            # on the CPU the network is as fast for one after the other, and nothing is padded
+            return [self.decode(item, bandwidth_id) for item in given]
+        return self._decode_together(given, bandwidth_id)
+
+    def _decode_together(self, given: list[npt.NDArray[Any]], bandwidth_id: Any) -> list[Float]:
+        """As one batch for each bandwidth id, zero-padded at the end, which the network is told of."""
+        read = [self._read(item, bandwidth_id, "kbt") for item in given]
+        audio: list[Float] = [np.zeros(0, np.float32)] * len(read)
+        for group in {implied for _, _, implied in read}:
+            members = [i for i, (_, _, implied) in enumerate(read) if implied == group]
+            lengths = [read[i][1][1] for i in members]
+            features = np.zeros((len(members), self.config.feature_channels, max(lengths)), np.float32)
+            for row, i, length in zip(features, members, lengths, strict=True):
+                row[:, :length] = read[i][0](0, length)[0]
+            spectrum = self._backbone.spectrum(features, group, lengths)
+            for row, i, length in zip(spectrum, members, lengths, strict=True):
+                audio[i] = self._to_waveform(row[None, :length])[0]
+        return audio
 
     def codes_to_features(self, tokens: npt.ArrayLike, *, layout: str = "kbt") -> Float:
         """Tokens (K, T) or (K, B, T) -> features (B, C, T) in float32: the sum of one entry from each codebook.
@@ -302,14 +402,27 @@ class VocosONNX:
         return audio.clip(-1, 1) if config.clip_audio else audio
 
 
+def _is_ragged(given: Any) -> TypeGuard[Ragged]:
+    """A list of arrays, each a sequence, and not one array written as a list. Raises ValueError for an empty one."""
+    if not isinstance(given, list | tuple):
+        return False
+    if not given:
+        raise ValueError("the list is empty, expected one or more arrays of tokens or features")
+    return all(getattr(item, "ndim", 0) >= 2 for item in given)
+
+
 def _read_index(bandwidth_id: Any, count: int, names: str) -> int:
+    return _read_integer("bandwidth_id", bandwidth_id, 0, count - 1, names)
+
+
+def _read_integer(name: str, given: Any, low: int, high: int, meaning: str) -> int:
     try:
-        array = np.asarray(bandwidth_id)
+        array = np.asarray(given)
         if array.dtype == bool:
             raise TypeError
-        value = operator.index(array.item() if array.size == 1 else bandwidth_id)  # upstream passes tensor([2])
+        value = operator.index(array.item() if array.size == 1 else given)  # upstream passes tensor([2])
     except TypeError:
-        raise ValueError(f"bandwidth_id is {bandwidth_id!r}, expected an integer: {names}") from None
-    if not 0 <= value < count:
-        raise ValueError(f"bandwidth_id is {value}, expected 0 to {count - 1}: {names}")
+        raise ValueError(f"{name} is {given!r}, expected an integer: {meaning}") from None
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}, expected {low} to {high}: {meaning}")
     return value

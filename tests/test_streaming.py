@@ -1,0 +1,307 @@
+"""Streaming, long and ragged input give what decoding in one piece gives."""
+
+from __future__ import annotations
+
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DATA
+
+from vocos_onnx import VocosONNX, streaming
+from vocos_onnx.session import available_cpus
+from vocos_onnx.streaming import OverlapAdd
+
+NASTY = (1, 2, 3, 8, 9, 10, 17, 18, 19, 26, 27, 28, 53, 54, 55, 1000)
+STREAMED = ("encodec", "mel", "imdct-symexp")
+
+
+def random_input(vocos: VocosONNX, frames: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    if vocos.config.encodec:
+        return rng.integers(1024, size=(2, frames))
+    return rng.uniform(-8, 2, (vocos.config.feature_channels, frames)).astype(np.float32)
+
+
+def cuts(frames: int, rng: np.random.Generator) -> list[int]:
+    """A random chunking: where each chunk ends."""
+    inner = rng.choice(np.arange(1, frames), rng.integers(0, min(frames, 30)), replace=False) if frames > 1 else []
+    return [*sorted(int(i) for i in inner), frames]
+
+
+def streamed(vocos: VocosONNX, given: np.ndarray, ends: list[int], **options: object) -> np.ndarray:
+    stream = vocos.stream(**options)
+    starts = [0, *ends[:-1]]
+    return np.concatenate([*(stream.push(given[:, a:b]) for a, b in zip(starts, ends, strict=True)), stream.flush()])
+
+
+def check(given: np.ndarray, expected: np.ndarray, vocos: VocosONNX) -> None:
+    assert given.dtype == np.float32
+    assert given.shape == expected.shape
+    # the model that clips at 1 adds up coefficients of up to 100, and rounds accordingly
+    peak = 100 if vocos.config.clip_audio else np.abs(expected).max(initial=0)
+    assert np.abs(given - expected).max(initial=0) <= 1e-5 * peak
+
+
+@pytest.fixture(scope="module", params=STREAMED)
+def vocos(request) -> VocosONNX:
+    return VocosONNX(DATA / f"{request.param}.onnx")
+
+
+@pytest.mark.parametrize("frames", NASTY)
+def test_any_chunking_gives_what_decode_gives(vocos, frames):
+    given = random_input(vocos, frames)
+    expected = vocos.decode(given)
+    rng = np.random.default_rng(frames)
+    chunkings = [[frames], *(cuts(frames, rng) for _ in range(5))]
+    if frames < 100:
+        chunkings.append(list(range(1, frames + 1)))  # one frame at a time
+    for ends in chunkings:
+        check(streamed(vocos, given, ends), expected, vocos)
+
+
+def test_no_frame_at_all(vocos):
+    assert vocos.stream().flush().shape == (0,)
+    assert [audio.shape for audio in vocos.decode_stream([])] == [(0,)]
+
+
+def test_the_generator(vocos):
+    given = random_input(vocos, 100)
+    audio = list(vocos.decode_stream(given[:, i : i + 7] for i in range(0, 100, 7)))
+    assert len(audio) > 10
+    assert all(a.size for a in audio)
+    check(np.concatenate(audio), vocos.decode(given), vocos)
+
+
+def test_audio_comes_as_early_as_it_can():
+    """As late as the network sees ahead, and the samples that the frames after that overlap."""
+    vocos = VocosONNX(DATA / "encodec.onnx")
+    assert vocos.delay == 9  # three convolutions
+    stream, tokens = vocos.stream(), random_input(vocos, 60)
+    late = vocos.delay * vocos.hop_length + (vocos.config.n_fft - vocos.hop_length) // 2
+    got = 0
+    for i in range(60):
+        got += stream.push(tokens[:, i : i + 1]).size
+        assert got == max(0, (i + 1) * vocos.hop_length - late)
+
+
+def test_nothing_is_computed_twice(monkeypatch):
+    vocos = VocosONNX(DATA / "encodec.onnx")
+    frames, run = [], vocos._backbone._session.run
+
+    class Counting:
+        def run(self, names, inputs):
+            frames.append(inputs["features"].shape[2])
+            return run(names, inputs)
+
+    monkeypatch.setattr(vocos._backbone, "_session", Counting())
+    streamed(vocos, random_input(vocos, 100), list(range(5, 101, 5)))
+    assert sum(frames) == 100 + vocos.delay
+
+
+def test_bandwidth_ids():
+    vocos = VocosONNX(DATA / "encodec.onnx")
+    tokens = random_input(vocos, 40)
+    features = vocos.codes_to_features(tokens)[0]
+    for bandwidth_id in (0, 1):
+        expected = vocos.decode(tokens, bandwidth_id)
+        check(streamed(vocos, tokens, [10, 40], bandwidth_id=bandwidth_id), expected, vocos)
+        check(streamed(vocos, features, [10, 40], bandwidth_id=bandwidth_id), expected, vocos)
+    check(streamed(vocos, tokens, [10, 40]), vocos.decode(tokens), vocos)
+
+
+def test_less_lookahead_is_earlier_and_less_exact():
+    vocos = VocosONNX(DATA / "encodec.onnx")
+    tokens = random_input(vocos, 200)
+    expected = vocos.decode(tokens)
+    errors = []
+    for lookahead in range(vocos.delay + 1):
+        stream = vocos.stream(lookahead=lookahead)
+        audio = [stream.push(tokens[:, i : i + 4]) for i in range(0, 200, 4)]
+        first = next(i for i, a in enumerate(audio) if a.size)
+        # a frame's own half beyond its hop waits for the frames after it
+        late = lookahead * vocos.hop_length + (vocos.config.n_fft - vocos.hop_length) // 2
+        assert first == late // (4 * vocos.hop_length)
+        audio = np.concatenate([*audio, stream.flush()])
+        assert audio.shape == expected.shape
+        errors.append(np.sqrt(np.mean((audio - expected) ** 2) / np.mean(expected**2)))
+    assert errors[0] > 1e-2
+    assert errors[-1] < 1e-6
+    assert all(later <= earlier for earlier, later in pairwise(errors))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_long_input_goes_in_blocks(vocos, batch, monkeypatch):
+    given = np.stack([random_input(vocos, 500, seed) for seed in range(batch)])
+    given = given.transpose(1, 0, 2) if vocos.config.encodec else given
+    expected = vocos.decode(given)
+    for block in (1, 64, 499):
+        monkeypatch.setattr(streaming, "BLOCK", block)
+        monkeypatch.setattr("vocos_onnx.vocoder.BLOCK", block)
+        check(vocos.decode(given), expected, vocos)
+
+
+def test_a_list_is_decoded_as_each_alone(vocos):
+    items = [random_input(vocos, frames, frames) for frames in (5, 100, 1, 30)]
+    expected = [vocos.decode(item) for item in items]
+    for decoded in (vocos.decode(items), vocos.decode(tuple(items)), vocos._decode_together(items, None)):
+        assert isinstance(decoded, list)
+        for given, alone in zip(decoded, expected, strict=True):
+            assert given.shape == alone.shape
+            assert not alone.size or np.abs(given - alone).max() <= 1e-6 * max(1, np.abs(alone).max())
+
+
+def test_items_of_a_list_may_have_different_bandwidths():
+    vocos = VocosONNX(DATA / "encodec.onnx")
+    items = [random_input(vocos, 20)[:1], random_input(vocos, 30), random_input(vocos, 10)[:1]]
+    for decoded in (vocos.decode(items), vocos._decode_together(items, None)):
+        for given, item in zip(decoded, items, strict=True):
+            assert np.abs(given - vocos.decode(item)).max() <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("head", "n_fft", "hop"), [("istft", 64, 16), ("istft", 1000, 300), ("istft", 512, 400), ("imdct_cos", 32, 16)]
+)
+@pytest.mark.parametrize("padding", ["same", "center"])
+def test_overlap_add_in_stretches(head, n_fft, hop, padding):
+    """Also hops that do not divide the frame, or of more than half of it: there the end cuts off earlier frames too."""
+    from vocos_onnx.istft import imdct, istft
+
+    config = type("", (), {"head": head, "n_fft": n_fft, "hop_length": hop, "padding": padding, "clip_audio": False})()
+    rng = np.random.default_rng(0)
+    for frames in (1, 2, 3, 20):
+        if head == "istft":
+            shape = (2, frames, n_fft // 2 + 1)
+            spectrum = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+            expected = istft(spectrum, n_fft, hop, padding)
+        else:
+            spectrum = rng.standard_normal((2, frames, hop)).astype(np.float32)
+            expected = imdct(spectrum, padding)
+        for size in (1, 3, 20):
+            overlap = OverlapAdd(config, 2)
+            parts = [overlap.push(spectrum[:, i : i + size]) for i in range(0, frames, size)]
+            audio = np.concatenate([*parts, overlap.finish()], axis=1)
+            assert audio.shape == expected.shape
+            assert not expected.size or np.abs(audio - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+# bad input
+
+
+def test_a_residual_network_is_not_streamed():
+    vocos = VocosONNX(DATA / "imdct-cos.onnx")
+    assert vocos.delay == 0
+    with pytest.raises(ValueError, match=r"VocosResNetBackbone, which cannot be streamed: use decode"):
+        vocos.stream()
+    given = random_input(vocos, 30)
+    (alone,) = vocos.decode([given])
+    assert np.array_equal(alone, vocos.decode(given))
+
+
+def test_chunks_of_another_kind():
+    vocos = VocosONNX(DATA / "encodec.onnx")
+    tokens = random_input(vocos, 20)
+    features = vocos.codes_to_features(tokens)[0]
+    stream = vocos.stream()
+    before = stream.push(tokens[:, :9])
+    for chunk, message in (
+        (tokens[:1], r"this chunk is tokens of 1 codebooks, and those before it were tokens of 2 codebooks"),
+        (tokens[:, None], r"a chunk has shape \(2, 1, 20\), expected tokens \(K, t\)"),
+        (tokens + 1024, r"expected 0 to 1023"),
+        (tokens[:, :0], r"tokens are empty"),
+        (features, r"bandwidth_id is missing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stream.push(chunk)
+    # what was refused has left no trace
+    audio = np.concatenate([before, stream.push(tokens[:, 9:]), stream.flush()])
+    check(audio, vocos.decode(tokens), vocos)
+    stream = vocos.stream(1)
+    stream.push(tokens)
+    with pytest.raises(ValueError, match=r"this chunk is features, and those before it were tokens of 2 codebooks"):
+        stream.push(features)
+
+
+def test_after_the_flush():
+    vocos = VocosONNX(DATA / "encodec.onnx")
+    stream = vocos.stream()
+    stream.flush()
+    for use in (lambda: stream.push([[1], [2]]), stream.flush):
+        with pytest.raises(ValueError, match=r"the stream has ended with flush; make another one"):
+            use()
+
+
+def test_two_threads_on_one_stream(monkeypatch):
+    vocos = VocosONNX(DATA / "encodec.onnx")
+    stream = vocos.stream()
+    stream.push([[1], [2]])
+    inside, go_on = threading.Event(), threading.Event()
+    push = stream._decoder.push
+
+    def slow(features):
+        inside.set()
+        go_on.wait(10)
+        return push(features)
+
+    monkeypatch.setattr(stream._decoder, "push", slow)
+    thread = threading.Thread(target=stream.push, args=([[1], [2]],))
+    thread.start()
+    inside.wait(10)
+    with pytest.raises(RuntimeError, match=r"two threads use one stream"):
+        stream.push([[1], [2]])
+    go_on.set()
+    thread.join()
+    stream.push([[1], [2]])
+
+
+@pytest.mark.parametrize("lookahead", [-1, 10, 1.5, True, "3"])
+def test_bad_lookahead(lookahead):
+    with pytest.raises(ValueError, match=r"lookahead is .*(expected 0 to 9|expected an integer): frames"):
+        VocosONNX(DATA / "encodec.onnx").stream(lookahead=lookahead)
+
+
+def test_bad_bandwidth_id():
+    with pytest.raises(ValueError, match=r"bandwidth_id is 2, expected 0 to 1"):
+        VocosONNX(DATA / "encodec.onnx").stream(2)
+
+
+def test_bad_lists():
+    vocos = VocosONNX(DATA / "encodec.onnx")
+    tokens = random_input(vocos, 5)
+    for items, message in (
+        ([], r"the list is empty, expected one or more arrays"),
+        ([tokens, vocos.codes_to_features(tokens)[0]], r"tokens \(integers\) and features \(floats\)"),
+        ([tokens, tokens[:, None]], r"item 1 of the list has shape \(2, 1, 5\), expected \(K, T\) or \(C, T\)"),
+        ([tokens, tokens + 1024], r"expected 0 to 1023"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            vocos.decode(items)
+
+
+# threads
+
+V1 = "sys/fs/cgroup/cpu"
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "quota"),
+    [
+        ("0::/", {"sys/fs/cgroup/cpu.max": "max 100000"}, None),
+        ("0::/a/b", {"sys/fs/cgroup/a/b/cpu.max": "150000 100000"}, 2),
+        ("0::/a/b", {"sys/fs/cgroup/a/b/cpu.max": "max 100000", "sys/fs/cgroup/a/cpu.max": "50000 100000"}, 1),
+        ("0::/of/the/host", {"sys/fs/cgroup/cpu.max": "100000 100000"}, 1),
+        ("3:cpu,cpuacct:/x", {f"{V1}/x/cpu.cfs_quota_us": "100000", f"{V1}/x/cpu.cfs_period_us": "100000"}, 1),
+        ("3:cpu:/", {f"{V1}/cpu.cfs_quota_us": "-1", f"{V1}/cpu.cfs_period_us": "100000"}, None),
+        ("3:memory:/", {}, None),
+    ],
+)  # fmt: skip
+def test_threads_are_the_cpus_that_the_process_may_use(group, files, quota, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)), raising=False)
+    for name, text in {"proc/self/cgroup": group + "\n", **files}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert available_cpus(tmp_path) == (quota or 4)
+    assert available_cpus(Path(tmp_path / "nothing")) == 4

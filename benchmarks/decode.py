@@ -72,9 +72,10 @@ def load_upstream(folder: Path, threads: int, compiled: bool) -> tuple[Decode, C
 def load_openvino(folder: Path, threads: int) -> tuple[Decode, Callable[[], str]]:
     import openvino as ov
 
-    from vocos_onnx.codebooks import lookup
+    from vocos_onnx import VocosONNX
     from vocos_onnx.istft import istft
 
+    ours = VocosONNX(folder / "model.onnx", threads=1, providers=["CPUExecutionProvider"])
     core = ov.Core()
     # By default OpenVINO computes in bfloat16 where the processor has it.
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -84,14 +85,11 @@ def load_openvino(folder: Path, threads: int) -> tuple[Decode, Callable[[], str]
         """The graph with one output: as in onnxruntime, the constant codebooks are not copied out in each call."""
         return core.compile_model(ov.Model([model.output(output)], model.get_parameters()), "CPU", settings)
 
-    bandwidth_id = np.array(BANDWIDTH_ID, np.int64)
-    nothing = {"features": np.zeros((1, 128, 1), np.float32), "bandwidth_id": bandwidth_id}
-    codebooks = only("codebooks")(nothing)["codebooks"].copy()
     network = only("spectrum")
     request = network.create_infer_request()
 
     def decode(tokens: np.ndarray) -> np.ndarray:
-        inputs = {"features": lookup(tokens[:, None], codebooks), "bandwidth_id": bandwidth_id}
+        inputs = ours._backbone.inputs(ours.codes_to_features(tokens), BANDWIDTH_ID)
         spectrum = request.infer(inputs, share_inputs=True, share_outputs=True)["spectrum"]
         return istft(spectrum.view(np.complex64)[..., 0], 1280, 320, "same")
 

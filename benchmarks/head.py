@@ -22,10 +22,11 @@ GRAPH, NUMPY = "in the graph", "in numpy"
 
 
 def export_graphs(folder: Path) -> None:
+    import onnx
     import torch
 
     from vocos_onnx.config import EncodecFeatures, ModelConfig, Source
-    from vocos_onnx_export.graph import fold_layer_scale, trace, write
+    from vocos_onnx_export.graph import fold_layer_scale, trace
     from vocos_onnx_export.modules import ISTFTHead, Vocos, VocosBackbone
 
     torch.manual_seed(0)
@@ -36,7 +37,7 @@ def export_graphs(folder: Path) -> None:
     encodec = EncodecFeatures("encodec_24khz", 16, 1024, (1.5, 3.0, 6.0, 12.0), (2, 4, 8, 16), "")
     config = ModelConfig(24000, "istft", N_FFT, 320, "same", False, 128, 4, encodec, None, Source("", "", "", ""))
     for name, variant in ((GRAPH, model), (NUMPY, raw)):
-        write(trace(variant, config, None), folder / f"{name}.onnx")
+        onnx.save(trace(variant, config, None), folder / f"{name}.onnx")
 
 
 def load(name: str, folder: Path, threads: int) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[], str]]:
@@ -47,7 +48,14 @@ def load(name: str, folder: Path, threads: int) -> tuple[Callable[[np.ndarray], 
     session = ort.InferenceSession(folder / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
 
     def spectrum(features: np.ndarray) -> np.ndarray:
-        (out,) = session.run(["spectrum"], {"features": features, "bandwidth_id": np.array(BANDWIDTH_ID)})
+        inputs = {
+            "features": features,
+            "past_features": np.zeros((1, 128, 3), np.float32),
+            "past": np.zeros((8, 1, 384, 3), np.float32),
+            "mask": np.ones((8, 1, features.shape[2]), np.float32),
+            "bandwidth_id": np.array(BANDWIDTH_ID),
+        }
+        (out,) = session.run(["spectrum"], inputs)
         if name == GRAPH:
             return out.view(np.complex64)[..., 0]
         magnitude, phase = np.minimum(np.exp(out[..., : N_FFT // 2 + 1]), 100), out[..., N_FFT // 2 + 1 :]

@@ -14,7 +14,6 @@ stage() { # NAME CONFIG ARGUMENTS...
 }
 stage codec-1 box-codec-1.yaml
 stage codec box-codec-2.yaml --init-from "$out/codec-1/checkpoint" --export "$out/models/vocos-codec-24khz.onnx"
-stage mel-1 box-mel-1.yaml
-stage mel box-mel-2.yaml --init-from "$out/mel-1/checkpoint" --export "$out/models/vocos-mel-24khz-small.onnx"
+stage mel box-mel.yaml --export "$out/models/vocos-mel-24khz-small.onnx"
 python -m vocos_onnx_train.evaluate --models "$out/models" --clips "$clips" --tokens "$out/models" \
   --clip speech_en_m_joe_48k_stereo.flac --clip speech_it_f_paola_48k.flac --clip speech_ja_css10_22k.flac

@@ -45,12 +45,19 @@ class Backbone:
 
         ``lengths``: frames of each item; its features from there on are zeros, and its spectrum has no meaning.
         """
+        spectrum: npt.NDArray[Any]
+        (spectrum,) = self._session.run(["spectrum"], self.inputs(features, bandwidth_id, lengths))
+        return self._as_complex(spectrum)
+
+    def inputs(
+        self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """What the graph takes to compute the spectrum in one piece, see ``spectrum``."""
         batch, _, frames = features.shape
         mask = np.ones((self._layers, batch, frames), np.float32)
         if lengths is not None:
             mask *= np.arange(frames) < np.asarray(lengths)[:, None]
-        (spectrum,) = self._run(["spectrum"], features, bandwidth_id, self._state(batch, REACH), mask)
-        return self._as_complex(spectrum)
+        return self._inputs(features, bandwidth_id, self._state(batch, REACH), mask)
 
     def step(
         self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None
@@ -67,7 +74,7 @@ class Backbone:
         inside = (time >= 0) if end is None else (time >= 0) & (time < end)
         mask = np.repeat(inside[:, None].astype(np.float32), batch, axis=1)
         names = ["spectrum", *(f"next_{name}" for name in state)]
-        spectrum, *new = self._run(names, features, bandwidth_id, state, mask)
+        spectrum, *new = self._session.run(names, self._inputs(features, bandwidth_id, state, mask))
         return self._as_complex(spectrum), dict(zip(state, new, strict=True))
 
     def _state(self, batch: int, past: int) -> State:
@@ -79,16 +86,15 @@ class Backbone:
             "past": np.zeros((self._layers, batch, self._dim, past), np.float32),
         }
 
-    def _run(
-        self, names: list[str], features: Float, bandwidth_id: int | None, state: State, mask: Float
-    ) -> list[npt.NDArray[Any]]:
+    def _inputs(
+        self, features: Float, bandwidth_id: int | None, state: State, mask: Float
+    ) -> dict[str, npt.NDArray[Any]]:
         inputs: dict[str, Any] = {"features": features, **state}
         if self._layers:
             inputs["mask"] = mask
         if bandwidth_id is not None:
             inputs["bandwidth_id"] = np.array(bandwidth_id, np.int64)
-        outputs: list[npt.NDArray[Any]] = self._session.run(names, inputs)
-        return outputs
+        return inputs
 
     def _as_complex(self, spectrum: npt.NDArray[Any]) -> npt.NDArray[Any]:
         # The graph ends with (B, T, F, 2), real and imaginary part side by side, which is complex64 without a copy.
@@ -102,8 +108,8 @@ class Backbone:
         assert encodec is not None
         nothing = np.zeros((1, self.config.feature_channels, 1), np.float32)
         bandwidth_id = 0 if self.config.num_bandwidth_ids else None
-        mask = np.ones((self._layers, 1, 1), np.float32)
-        (codebooks,) = self._run(["codebooks"], nothing, bandwidth_id, self._state(1, REACH), mask)
+        codebooks: Float
+        (codebooks,) = self._session.run(["codebooks"], self.inputs(nothing, bandwidth_id))
         return codebooks
 
     def _parse(self, metadata: str) -> ModelConfig:

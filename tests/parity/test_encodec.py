@@ -31,11 +31,13 @@ with warnings.catch_warnings():
 
 import vocos_onnx.encodec as runtime
 import vocos_onnx_export.encodec as export_module
+import vocos_onnx_train
 from vocos_onnx import EncodecONNX, EncoderConfig, VocosONNX, load_audio
 from vocos_onnx.vocoder import default_model
 from vocos_onnx_export import CheckpointError, export, export_encodec
 from vocos_onnx_train.checkpoint import write_checkpoint
-from vocos_onnx_train.codec import Codec
+from vocos_onnx_train.config import load_config
+from vocos_onnx_train.generator import Generator
 
 from . import upstream
 from .hub import Hub, in_a_process
@@ -579,31 +581,48 @@ def test_hub_then_its_cache(small: Path, tmp_path: Path) -> None:
 class Trained:
     """A codec as train/ would leave it, and both of its halves exported."""
 
-    codec: Codec
+    codec: Generator
     folder: Path
     encoder: Path
     decoder: Path
     written: EncoderConfig
+
+    @torch.inference_mode()
+    def encode(self, audio: np.ndarray, count: int) -> Tensor:
+        extractor = self.codec.feature_extractor
+        return extractor.quantizer.encode(extractor.encoder(torch.from_numpy(audio)))[:count]
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> np.ndarray:
+        books = self.codec.feature_extractor.quantizer.codebooks
+        features = torch.stack([book[c] for book, c in zip(books, codes, strict=False)]).sum(0).transpose(1, 2)
+        bandwidth_id = torch.tensor((2, 4, 8, 16).index(len(codes)))
+        return self.codec.head.to_waveform(self.codec.head(self.codec.backbone(features, bandwidth_id))).numpy()
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     root = tmp_path_factory.mktemp("trained")
     torch.manual_seed(0)
-    codec = Codec(dim=16, num_layers=1).eval()
-    for name, parameter in codec.encoder.named_parameters():
+    path = Path(vocos_onnx_train.__file__).parent / "configs" / "box-codec-1.yaml"
+    config = load_config(path, train="none", valid="none")
+    config.model["backbone"]["init_args"] |= {"dim": 16, "intermediate_dim": 48, "num_layers": 1}
+    config.model["head"]["init_args"]["dim"] = 16
+    codec = Generator(config).eval()
+    encoder, quantizer = codec.feature_extractor.encoder, codec.feature_extractor.quantizer
+    for name, parameter in encoder.named_parameters():
         if parameter.ndim == 1:
             parameter.data += 0.3 * torch.randn_like(parameter)
         elif ".pwconv" in name or name.startswith("out."):
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    norm = codec.encoder.norm
+    norm = encoder.norm
     norm.running_mean.normal_()
     norm.running_var.uniform_(0.3, 3)
     with torch.inference_mode():
-        vectors = codec.encoder(torch.from_numpy(noise(1, 320 * 2000)))[0].T
-        fill_codebooks(list(codec.quantizer.codebooks), vectors)
+        vectors = encoder(torch.from_numpy(noise(1, 320 * 2000)))[0].T
+        fill_codebooks(list(quantizer.codebooks), vectors)
     folder = root / "checkpoint"
-    write_checkpoint(codec, folder)
+    write_checkpoint(codec, config, folder)
     written = quiet_export(folder, root / "encoder.onnx")
     export(str(folder), root / "decoder.onnx", report=lambda line: None)
     return Trained(codec, folder, root / "encoder.onnx", root / "decoder.onnx", written)
@@ -614,12 +633,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def test_trained_encoder(samples: int, batch: int, trained: Trained) -> None:
     audio, ours = noise(batch, samples), open_encoder(trained.encoder)
     with torch.inference_mode():
-        expected = trained.codec.encoder(torch.from_numpy(audio)).numpy()
+        expected = trained.codec.feature_extractor.encoder(torch.from_numpy(audio)).numpy()
     given = ours.embed(audio, RATE)
     assert given.shape == (batch, 64, -(-samples // 320))
     check(given, expected, TRAINED_TOLERANCE)
     for bandwidth, count in zip((1.5, 3.0, 6.0, 12.0), (2, 4, 8, 16), strict=True):
-        codes = trained.codec.encode(torch.from_numpy(audio), count).numpy()
+        codes = trained.encode(audio, count).numpy()
         assert check_codes(ours.encode(audio, RATE, bandwidth), codes, given, ours.codebooks).few
 
 
@@ -634,8 +653,8 @@ def test_trained_encoder_belongs_to_its_decoder(trained: Trained) -> None:
     assert source.sha256 == hashlib.sha256((trained.folder / "encoder.safetensors").read_bytes()).hexdigest()
     audio = noise(1, 5000)[0]
     for bandwidth, count in ((1.5, 2), (12.0, 16), (None, 8)):
-        codes = trained.codec.encode(torch.from_numpy(audio)[None], count)
-        expected = trained.codec.decode(codes)[0].numpy()
+        codes = trained.encode(audio[None], count)
+        expected = trained.decode(codes)[0]
         given = vocos(audio, RATE, bandwidth=bandwidth)
         assert given.shape == expected.shape == (16 * 320,)
         assert np.abs(given - expected).max() <= 2e-5 * np.abs(expected).max()

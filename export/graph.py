@@ -34,7 +34,7 @@ def fold_layer_scale(model: Vocos | STFTEncoder) -> None:
 
 def trace(model: Vocos, config: ModelConfig, codebooks: Tensor | None) -> onnx.ModelProto:
     """Features (batch, C, frames) and a scalar bandwidth_id -> spectrum, for any batch and length; see ``Carrying``."""
-    batch, frames, past = (torch.export.Dim(name) for name in ("batch", "frames", "past"))
+    batch, frames, past = torch.export.Dim("batch"), torch.export.Dim("frames"), torch.export.Dim("past", max=6)
     inputs = {"features": torch.zeros(2, config.feature_channels, 50)}
     dynamic: list[dict[int, object] | None] = [{0: batch, 2: frames}]
     outputs, traced = ["spectrum"], model
@@ -49,11 +49,7 @@ def trace(model: Vocos, config: ModelConfig, codebooks: Tensor | None) -> onnx.M
     if config.num_bandwidth_ids:
         inputs["bandwidth_id"] = torch.tensor(0)
         dynamic.append(None)
-    proto = _trace(traced, inputs, outputs, dynamic)
-    # As many frames come out as go in, but the tracer knows that as a formula of past and frames, pages long.
-    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "frames"
-    del proto.graph.value_info[:]
-    return finish(proto, config, codebooks)
+    return finish(_trace(traced, inputs, outputs, dynamic), config, codebooks)
 
 
 class Carrying(torch.nn.Module):
@@ -82,16 +78,17 @@ class Carrying(torch.nn.Module):
             y = block.norm(_valid(block.dwconv, seen).transpose(1, 2), bandwidth_id)
             y = block.pwconv2(torch.nn.functional.gelu(block.pwconv1(y)))
             assert block.gamma is None  # it is folded
-            x = seen[:, :, 3 : 3 + features.shape[2]] + y.transpose(1, 2)
+            x = seen.narrow(2, 3, features.shape[2]) + y.transpose(1, 2)
         spectrum = self.vocos.head(backbone.final_layer_norm(x.transpose(1, 2)))
         return spectrum, next_features, torch.stack(carried)
 
 
 def _extend(past: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Past (B, C, P) and x (B, C, T) -> both and 6 - P zeros, (B, C, T + 6); and the last 6 frames of that."""
-    zeros = torch.zeros(1, 1, 6).expand(past.shape[0], past.shape[1], 6)[:, :, past.shape[2] :]
+    # narrow, unlike slices, has lengths that the tracer can add up: it knows that T frames come out of each layer
+    zeros = torch.zeros(1, 1, 6).expand(past.shape[0], past.shape[1], 6).narrow(2, 0, 6 - past.shape[2])
     seen = torch.cat([past, x, zeros], dim=2)
-    return seen, seen[:, :, -6:]
+    return seen, seen.narrow(2, x.shape[2], 6)
 
 
 def _valid(conv: torch.nn.Conv1d, x: Tensor) -> Tensor:

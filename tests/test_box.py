@@ -77,6 +77,17 @@ def test_the_mel_model_gives_back_what_it_was_given():
     assert other < 0.7
 
 
+def test_what_lies_in_the_working_directory_is_not_the_box(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in BOX_MODELS[:2]:
+        Path(name).write_text("not a model")
+    Path(MEL).mkdir()  # as a checkpoint's folder may be called
+    assert VocosONNX().bandwidths == (1.5, 3.0, 6.0, 12.0)
+    assert VocosONNX(MEL).config.mel is not None
+    with pytest.raises(ValueError, match=r"is not a file"):
+        VocosONNX(f"./{MEL}")
+
+
 def test_the_box_is_small():
     assert sum(path.stat().st_size for path in BOX.iterdir()) <= 60e6
 

@@ -84,8 +84,9 @@ def test_what_lies_in_the_working_directory_is_not_the_box(tmp_path, monkeypatch
     Path(MEL).mkdir()  # as a checkpoint's folder may be called
     assert VocosONNX().bandwidths == (1.5, 3.0, 6.0, 12.0)
     assert VocosONNX(MEL).config.mel is not None
-    with pytest.raises(ValueError, match=r"is not a file"):
-        VocosONNX(f"./{MEL}")
+    for path in (f"./{MEL}", Path(MEL)):
+        with pytest.raises(ValueError, match=r"is not a file"):
+            VocosONNX(path)
 
 
 def test_the_box_is_small():

@@ -26,9 +26,9 @@ CODEC, CODEC_ENCODER, MEL = BOX = ("vocos-codec-24khz", "vocos-codec-24khz-encod
 def find_model(model: str | os.PathLike[str]) -> Path:
     """The path of a model, which may be the name of one in the box: in the installed package, or in a checkout.
 
-    A file or folder of that name in the working directory is not looked at; ./NAME is that.
+    A file or folder of that name in the working directory is not looked at; "./NAME" or a Path is that.
     """
-    if os.fspath(model) not in BOX:
+    if not (isinstance(model, str) and model in BOX):
         return Path(model)
     package = Path(__file__).resolve().parent
     places = [folder / "models" / f"{model}.onnx" for folder in (package, package.parent)]

@@ -16,7 +16,7 @@ from .backbone import Backbone
 from .codebooks import lookup, read_tokens
 from .config import ModelConfig
 from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
-from .istft import imdct, istft
+from .istft import imdct, istft, trim_of
 from .mel import log_mel
 from .session import CODEC, Provider, find_model
 from .streaming import BLOCK, Decoder, Stream, decode_in_blocks
@@ -168,7 +168,14 @@ class VocosONNX:
             audio = self._to_waveform(self._backbone.spectrum(features_of(0, frames), bandwidth_id))
         else:
             decoder = Decoder(self._backbone, bandwidth_id, batch)
-            audio = np.concatenate(list(decode_in_blocks(decoder, features_of, frames)), axis=1)
+            config = self.config
+            trim = trim_of(config.n_fft, config.hop_length, config.padding)
+            audio = np.empty((batch, (frames - 1) * config.hop_length + config.n_fft - 2 * trim), np.float32)
+            done = 0
+            for block in decode_in_blocks(decoder, features_of, frames):
+                audio[:, done : done + block.shape[1]] = block
+                done += block.shape[1]
+            assert done == audio.shape[1]
         return audio[0] if given.ndim == 2 else audio
 
     def stream(self, bandwidth_id: Any = None, *, lookahead: int | None = None) -> Stream:

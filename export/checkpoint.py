@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vocos_onnx.config import EncodecFeatures, MelFeatures, ModelConfig, Source
+from vocos_onnx.vocoder import BOX_CODEC
 
 from .modules import IMDCTCosHead, IMDCTSymExpHead, ISTFTHead, Vocos, VocosBackbone, VocosResNetBackbone
 
@@ -36,7 +37,7 @@ HEADS = {
 CODECS = {
     "encodec_24khz": (24_000, 75),
     "encodec_48khz": (48_000, 150),
-    "vocos_onnx_24khz": (24_000, 75),  # the codec in the box, train/codec.py
+    BOX_CODEC: (24_000, 75),  # the codec in the box, train/codec.py
 }
 CODEBOOK_SIZE = 1024
 WEIGHTS = ("pytorch_model.bin", "model.safetensors")

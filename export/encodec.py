@@ -28,6 +28,7 @@ from vocos_onnx import EncodecONNX, __version__
 from vocos_onnx.audio import MAX_RATE, MIN_RATE, whole_file
 from vocos_onnx.config import EncoderConfig, Source
 from vocos_onnx.encodec import CHUNK
+from vocos_onnx.vocoder import BOX_CODEC
 
 from .checkpoint import (
     CODEBOOKS,
@@ -47,6 +48,8 @@ from .checkpoint import (
 from .graph import OPSET, finish, trace_encoder
 from .modules import STFTEncoder
 from .verify import Row, relative
+
+ENCODER_WEIGHTS = "encoder.safetensors"  # beside what train/ writes of a decoder
 
 LENGTHS = (1, 319, 320, 321, 2240, 24_001)
 BATCHES = (1, 2)
@@ -394,7 +397,7 @@ def _load(checkpoint: str, revision: str | None) -> tuple[nn.Module, Tensor, Enc
         if revision is not None:
             raise CheckpointError(f"revision {revision!r} is for hub ids; {checkpoint} is not one")
         name = path.resolve().name
-        if (path / "encoder.safetensors").is_file():
+        if (path / ENCODER_WEIGHTS).is_file():
             return _load_trained(path)
         config_path, weights = _find(path)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -542,9 +545,9 @@ def _load_trained(folder: Path) -> tuple[nn.Module, Tensor, EncoderConfig]:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has an encoder.safetensors but no {name}, which the training writes too")
     features = read_encodec_features(read_yaml(folder / "config.yaml"))
-    if features.codec != "vocos_onnx_24khz":
-        raise CheckpointError(f"{folder}: the codec is {features.codec!r}, expected 'vocos_onnx_24khz'")
-    weights = folder / "encoder.safetensors"
+    if features.codec != BOX_CODEC:
+        raise CheckpointError(f"{folder}: the codec is {features.codec!r}, expected {BOX_CODEC!r}")
+    weights = folder / ENCODER_WEIGHTS
     encoder = STFTEncoder().eval()
     window = encoder.window
     state = read_state(weights)

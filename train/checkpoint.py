@@ -20,11 +20,11 @@ from vocos_onnx_export.checkpoint import (
     fold_weight_norm,
     load,
 )
+from vocos_onnx_export.encodec import ENCODER_WEIGHTS
 
 from .config import TrainConfig
 from .generator import Codes, Generator, OwnCodec
 
-ENCODER_WEIGHTS = "encoder.safetensors"
 DISCRIMINATORS = ("multiperioddisc.", "multiresddisc.")
 
 

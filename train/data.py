@@ -22,7 +22,7 @@ from .config import Files
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64"}
 SHORTEST = 2048  # samples; shorter files are repeated so often in a crop that they teach a buzz
-GAIN_DB = (-6.0, -1.0)  # upstream's levels of the peak in training; in validation it is halfway
+GAIN_DB = (-6.0, -1.0)  # upstream's levels of the peak, in training and in validation
 VALID_GAIN_DB = -3.0
 _MARGIN = 1024  # samples beside a crop whose speed is changed: the transform is periodic, its ends are thrown away
 

@@ -12,13 +12,12 @@ from torch.nn.utils.parametrizations import weight_norm
 from vocos_onnx import EncodecONNX
 from vocos_onnx.config import EncodecFeatures, MelFeatures, Source
 from vocos_onnx.mel import filterbank
+from vocos_onnx.vocoder import BOX_CODEC
 from vocos_onnx_export.checkpoint import CODEBOOKS, build_modules, describe
 from vocos_onnx_export.modules import STFTEncoder, VocosResNetBackbone
 
 from .codec import ResidualQuantizer
 from .config import TrainConfig
-
-OWN_CODEC = "vocos_onnx_24khz"
 
 
 class MelSpectrogram(nn.Module):
@@ -59,11 +58,14 @@ class Codes(nn.Module):
 
     def forward(self, codes: Tensor, num_codebooks: Tensor) -> Tensor:
         """Codes (K, B, T), and how many of the K each item uses (B,) -> features (B, C, T)."""
-        count = len(codes)
-        offsets = torch.arange(count, device=codes.device)[:, None, None] * self.size
-        values = F.embedding(codes + offsets, self.codebook_weights)
-        used = torch.arange(count, device=codes.device)[:, None] < num_codebooks
-        return (values * used[:, :, None, None]).sum(0).transpose(1, 2)
+        return embed(codes, self.codebook_weights.unflatten(0, (-1, self.size)), num_codebooks)
+
+
+def embed(codes: Tensor, codebooks: Tensor, num_codebooks: Tensor) -> Tensor:
+    """Codes (K, B, T), codebooks (K or more, size, C), those that each item uses (B,) -> their sums (B, C, T)."""
+    values = torch.stack([F.embedding(c, book) for c, book in zip(codes, codebooks, strict=False)])
+    used = torch.arange(len(codes), device=codes.device)[:, None] < num_codebooks
+    return (values * used[:, :, None, None]).sum(0).transpose(1, 2)
 
 
 class OwnCodec(nn.Module):
@@ -82,9 +84,7 @@ class OwnCodec(nn.Module):
                 features, commitment = self.quantizer(latents.float(), num_codebooks)
                 return features, commitment
             codes = self.quantizer.encode(latents.float())
-            used = torch.arange(len(codes), device=audio.device)[:, None] < num_codebooks
-            values = torch.stack([book[c] for book, c in zip(self.quantizer.codebooks, codes, strict=True)])
-            return (values * used[:, :, None, None]).sum(0).transpose(1, 2), values.new_zeros(())
+            return embed(codes, self.quantizer.codebooks, num_codebooks), latents.new_zeros(())
 
 
 class Generator(nn.Module):
@@ -103,7 +103,7 @@ class Generator(nn.Module):
         describe(vocos, features, sample_rate, Source("", "", "", ""))
         self.backbone, self.head, self.features = vocos.backbone, vocos.head, features
         hop = self.hop_length = vocos.head.hop_length
-        own = isinstance(features, EncodecFeatures) and features.codec == OWN_CODEC
+        own = isinstance(features, EncodecFeatures) and features.codec == BOX_CODEC
         expected = config.experiment.sample_rate
         if sample_rate != expected:
             raise ValueError(f"feature_extractor: sample_rate is {sample_rate}, expected the model's, {expected}")
@@ -143,11 +143,11 @@ class Generator(nn.Module):
 
     def _check_own(self, encoder: EncodecONNX | None) -> None:
         if encoder is not None:
-            raise ValueError(f"an encoder is given, and that of {OWN_CODEC} is trained along; leave it out")
+            raise ValueError(f"an encoder is given, and that of {BOX_CODEC} is trained along; leave it out")
         expected = (STFTEncoder.code_dim, STFTEncoder.hop_length)
         if (self.backbone.input_channels, self.hop_length) != expected:
             raise ValueError(
-                f"{OWN_CODEC} has {expected[0]} channels and a hop of {expected[1]}, but the backbone's input_channels "
+                f"{BOX_CODEC} has {expected[0]} channels and a hop of {expected[1]}, but the backbone's input_channels "
                 f"are {self.backbone.input_channels} and the head's hop_length is {self.hop_length}"
             )
 

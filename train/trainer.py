@@ -104,7 +104,7 @@ class Trainer:
                 betas=betas,
                 weight_decay=config.experiment.weight_decay,
             )
-            for name, module in (("generator", self.generator), ("discriminators", self.discriminators))
+            for name, module in self._modules()
         }
         if resumes:
             self._load()
@@ -194,8 +194,7 @@ class Trainer:
             drawn = rng.choice(len(self.bandwidth_probability), len(audio), p=self.bandwidth_probability)
             ids = torch.from_numpy(drawn).to(self.device)
             if codes is None and self.encoder is not None:
-                found = encode(self.encoder, audio.cpu().numpy(), max(self.generator.counts))
-                codes = torch.from_numpy(found).to(self.device)
+                codes = self._codes(audio.cpu().numpy())
         rate = self.learning_rate(self.step)
         for optimizer in (optimize_g, optimize_d):
             for group in optimizer.param_groups:
@@ -208,7 +207,7 @@ class Trainer:
             both = torch.cat([audio, estimate.detach()])
             both_ids = None if ids is None else torch.cat([ids, ids])
             with self._precision():
-                judged = [self._judge(name, both, both_ids) for name in self.discriminators]
+                judged = [several(both, both_ids) for several in self.discriminators.values()]
                 period, resolution = (discriminator_loss(*_split(j, len(audio))) for j in judged)
             losses["d_period"], losses["d_resolution"] = period, resolution
             self._update(optimize_d, self.discriminators, period + experiment.mrd_loss_coeff * resolution)
@@ -223,8 +222,8 @@ class Trainer:
             with self._precision():
                 for name, weight in (("multiperioddisc", 1.0), ("multiresddisc", experiment.mrd_loss_coeff)):
                     with torch.no_grad():
-                        real = self._judge(name, audio, ids)
-                    fake = self._judge(name, estimate, ids)
+                        real = self.discriminators[name](audio, ids)
+                    fake = self.discriminators[name](estimate, ids)
                     short = "period" if name == "multiperioddisc" else "resolution"
                     losses[f"g_{short}"] = generator_loss(fake)
                     losses[f"match_{short}"] = feature_matching_loss(real, fake)
@@ -264,9 +263,6 @@ class Trainer:
 
     def _mel_decay(self) -> float:
         return self._cosine(self.step + 1, warm_up=False) if self.config.experiment.decay_mel_coeff else 1.0
-
-    def _judge(self, name: str, audio: Tensor, ids: Tensor | None) -> Any:
-        return self.discriminators[name](audio, ids)
 
     def _update(self, optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> Tensor:
         """A step of the optimizer. Returns the norm of the gradient, before it is clipped."""
@@ -353,11 +349,14 @@ class Trainer:
         ids = torch.arange(copies, device=self.device) if self.generator.counts else None
         codes = None
         if isinstance(self.generator.feature_extractor, Codes):
-            found = encode(self._tokens(), padded[None], max(self.generator.counts))
-            codes = torch.from_numpy(found).to(self.device).expand(-1, copies, -1)
+            codes = self._codes(padded[None]).expand(-1, copies, -1)
         estimate, _ = self.generator(batch, ids, codes)
         copy: npt.NDArray[np.float32] = estimate[:, : len(audio)].cpu().numpy()
         return copy
+
+    def _codes(self, audio: npt.NDArray[np.float32]) -> Tensor:
+        """Audio (B, N) -> codes (K, B, T) of the highest bandwidth, on the device."""
+        return torch.from_numpy(encode(self._tokens(), audio, max(self.generator.counts))).to(self.device)
 
     def _modules(self) -> tuple[tuple[str, nn.Module], ...]:
         return (("generator", self.generator), ("discriminators", self.discriminators))

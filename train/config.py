@@ -43,6 +43,7 @@ class Files:
     num_samples: length of the crops. In validation, the most that is taken of a file, from its start.
     gain_db: ours; the peak of the whole file is brought to a random level between the two, in dBFS.
     speed: ours; the range of speeds at which crops are played, pitch and all.
+    eq_db: ours; crops pass an equaliser with random gains of up to so many dB.
     split: ours; only the lines of the .csv with this in their column ``split``.
     balance_speakers: ours; a speaker is drawn by the square root of their share of the seconds, not by the share.
     every: ours; only every so many-th file, to validate faster.
@@ -55,6 +56,7 @@ class Files:
     num_workers: int = 0
     gain_db: list | None = None  # type: ignore[type-arg]
     speed: list | None = None  # type: ignore[type-arg]
+    eq_db: float = 0.0
     split: str | None = None
     balance_speakers: bool = False
     every: int = 1
@@ -64,10 +66,12 @@ class Files:
 class Experiment:
     """How the model is trained: the arguments of upstream's VocosExp, and ours from ``multi_scale_mel_coeff`` on.
 
-    multi_scale_mel_coeff, stft_coeff, compressed_stft_coeff, compressed_magnitude_coeff: of losses, see ``losses.py``.
+    multi_scale_mel_coeff, stft_coeff, compressed_stft_coeff, compressed_magnitude_coeff, loudness_coeff: of losses, see
+        ``losses.py``.
     discriminator_width: times the channels of upstream's discriminators, so that they fit a CPU.
     betas, weight_decay: of AdamW.
     bandwidth_weights: how often each bandwidth is drawn.
+    bandwidth_phase: by how much the losses that tie the phase down, stft and compressed_stft, count at each bandwidth.
     """
 
     sample_rate: int
@@ -84,10 +88,12 @@ class Experiment:
     stft_coeff: float = 0.0
     compressed_stft_coeff: float = 0.0
     compressed_magnitude_coeff: float = 0.0
+    loudness_coeff: float = 0.0
     discriminator_width: float = 1.0
     betas: list | None = None  # type: ignore[type-arg]
     weight_decay: float = 0.01
     bandwidth_weights: list | None = None  # type: ignore[type-arg]
+    bandwidth_phase: list | None = None  # type: ignore[type-arg]
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,7 @@ def _check(config: TrainConfig) -> None:
     for name, files in (("train_params", config.train), ("val_params", config.valid)):
         where = f"data.init_args.{name}"
         _at_least(where, files, 1, "num_samples", "batch_size", "every")
-        _at_least(where, files, 0, "num_workers")
+        _at_least(where, files, 0, "num_workers", "eq_db")
         if files.sampling_rate != experiment.sample_rate:
             raise ValueError(
                 f"{where}: sampling_rate is {files.sampling_rate}, expected the model's, {experiment.sample_rate}"

@@ -63,7 +63,8 @@ class STFTLoss(nn.Module):
         for n_fft in STFT_SIZES:
             self.register_buffer(f"window{n_fft}", torch.hann_window(n_fft), persistent=False)
 
-    def forward(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, estimate: Tensor, target: Tensor, phase: Tensor | float = 1.0) -> dict[str, Tensor]:
+        """The three; ``phase`` (B,) says by how much the first two count in each item."""
         distances = []
         for n_fft in STFT_SIZES:
             x, y = (_stft(audio, n_fft, getattr(self, f"window{n_fft}")) for audio in (estimate, target))
@@ -73,8 +74,8 @@ class STFTLoss(nn.Module):
             distances.append(
                 torch.stack(
                     [
-                        (linear.mean((1, 2)) / scale).mean(),
-                        (_magnitude(x - y, 1e-6).mean((1, 2)) / compressed_scale).mean(),
+                        (phase * linear.mean((1, 2)) / scale).mean(),
+                        (phase * _magnitude(x - y, 1e-6).mean((1, 2)) / compressed_scale).mean(),
                         ((x_level - y_level).abs().mean((1, 2)) / compressed_scale).mean(),
                     ]
                 )
@@ -97,6 +98,302 @@ def _stft(audio: Tensor, n_fft: int, window: Tensor) -> Tensor:
 def _magnitude(spectrum: Tensor, floor: float) -> Tensor:
     """Root of power and a floor, without which its gradient at zero is infinite."""
     return (spectrum.square().sum(-1) + floor).sqrt()
+
+
+# The 49 bands of ITU-T P.862.2 at 16 kHz: bins of 31.25 Hz, density correction, width in Bark, threshold of hearing.
+_BINS = (
+    1,
+    1,
+    1,
+    1,
+    1,
+    1,
+    1,
+    1,
+    2,
+    1,
+    1,
+    1,
+    1,
+    1,
+    2,
+    1,
+    1,
+    2,
+    2,
+    2,
+    2,
+    2,
+    2,
+    2,
+    2,
+    3,
+    3,
+    3,
+    3,
+    4,
+    3,
+    4,
+    5,
+    4,
+    5,
+    6,
+    6,
+    7,
+    8,
+    9,
+    9,
+    12,
+    12,
+    15,
+    16,
+    18,
+    21,
+    25,
+    20,
+)
+_DENSITY = (
+    100,
+    100,
+    100,
+    100,
+    100,
+    100,
+    100,
+    100,
+    50,
+    100,
+    100,
+    100,
+    100,
+    100,
+    53.047,
+    110,
+    117.99,
+    65,
+    68.76,
+    70,
+    71.429,
+    75,
+    76.843,
+    80.969,
+    88.646,
+    63.864,
+    68.155,
+    72.548,
+    75.585,
+    58.379,
+    80.951,
+    64.136,
+    54.385,
+    73.822,
+    64.437,
+    59.176,
+    65.521,
+    61.4,
+    58.144,
+    57.005,
+    64.126,
+    54.311,
+    61.115,
+    55.078,
+    56.849,
+    55.629,
+    53.137,
+    54.986,
+    79.547,
+)
+_WIDTH = (
+    0.15734,
+    0.31799,
+    0.32244,
+    0.32693,
+    0.33147,
+    0.33606,
+    0.3407,
+    0.34538,
+    0.35011,
+    0.3549,
+    0.35973,
+    0.36461,
+    0.36954,
+    0.37453,
+    0.37956,
+    0.38465,
+    0.38979,
+    0.39499,
+    0.40024,
+    0.40554,
+    0.41089,
+    0.41631,
+    0.42177,
+    0.4273,
+    0.43288,
+    0.43851,
+    0.44421,
+    0.44996,
+    0.45577,
+    0.46165,
+    0.46758,
+    0.47357,
+    0.47962,
+    0.48574,
+    0.49191,
+    0.49815,
+    0.50445,
+    0.51082,
+    0.51725,
+    0.52375,
+    0.53031,
+    0.53693,
+    0.54363,
+    0.55039,
+    0.55722,
+    0.56412,
+    0.57108,
+    0.57812,
+    0.58523,
+)
+_THRESHOLD = (
+    5.12862e07,
+    2.45471e06,
+    70794.6,
+    4897.79,
+    1174.9,
+    389.045,
+    104.713,
+    45.7088,
+    17.7828,
+    9.77237,
+    4.89779,
+    3.0903,
+    1.90546,
+    1.25893,
+    0.977237,
+    0.724436,
+    0.562341,
+    0.457088,
+    0.389045,
+    0.331131,
+    0.295121,
+    0.269153,
+    0.25704,
+    0.251189,
+    0.251189,
+    0.251189,
+    0.251189,
+    0.263027,
+    0.288403,
+    0.30903,
+    0.338844,
+    0.371535,
+    0.398107,
+    0.436516,
+    0.467735,
+    0.489779,
+    0.501187,
+    0.501187,
+    0.512861,
+    0.524807,
+    0.524807,
+    0.524807,
+    0.512861,
+    0.47863,
+    0.42658,
+    0.371535,
+    0.363078,
+    0.416869,
+    0.537032,
+)
+_POWER, _LOUDNESS = 6.910853e-6, 0.1866055  # Sp and Sl: of P.862
+
+
+class LoudnessLoss(nn.Module):
+    """The disturbance that PESQ measures, between loudnesses in 49 bands: what is added counts more than what lacks.
+
+    0.1 · symmetric + 0.0309 · asymmetric disturbance; the score of ITU-T P.862.2 is 4.5 less that. Without alignment
+    in time and its search for bad intervals, as in Martín-Doñas et al., "A deep learning loss function based on the
+    perceptual evaluation of the speech quality" (IEEE Signal Processing Letters 25, 2018). Frames are of 32 ms at the
+    sample rate; level and pre-emphasis are made in the power spectrum. Its score correlates with that of the package
+    pesq by 0.94, over copies of 10 clips at three bandwidths.
+
+    One measure of quality is not quality: with much of it PESQ-WB rises by 0.4, and STOI, mel distance and DNSMOS fall.
+    """
+
+    def __init__(self, sample_rate: int):
+        super().__init__()
+        bins = 256  # of 31.25 Hz, up to 8 kHz
+        self.n_fft = sample_rate * 32 // 1000
+        frequency = torch.arange(bins, dtype=torch.float64) * 31.25
+        z = torch.exp(-2j * torch.pi * frequency / 16_000)
+        emphasis = (2.740826 - 5.4816519 * z + 2.740826 * z**2) / (1 - 1.9444777 * z + 0.94597794 * z**2)
+        bands = torch.zeros(bins, len(_BINS), dtype=torch.float64)
+        start = 0
+        for band, (count, density) in enumerate(zip(_BINS, _DENSITY, strict=True)):
+            bands[start : start + count, band] = density * _POWER
+            start += count
+        bands[0] = 0
+        centre = torch.tensor(_WIDTH).cumsum(0) - torch.tensor(_WIDTH) / 2
+        exponent = 0.23 * (6 / (centre + 2)).clamp(1, 2) ** 0.15
+        for name, value in {
+            "window": torch.hann_window(self.n_fft),
+            "speech_band": ((frequency >= 325) & (frequency <= 3250)).float(),
+            "bands": (emphasis.abs().square()[:, None] * bands).float(),
+            "threshold": torch.tensor(_THRESHOLD),
+            "width": torch.tensor(_WIDTH),
+            "exponent": exponent,
+        }.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        degraded, reference = self._power(estimate), self._power(target)
+        heard = (self._audible(reference, 100).sum(2, keepdim=True) >= 1e7).float()
+        means = [(self._audible(power, 100) * heard).mean(1, keepdim=True) for power in (degraded, reference)]
+        reference = reference * ((means[0] + 1000) / (means[1] + 1000)).clamp(0.01, 100)
+        gain = (self._audible(reference).sum(2) + 5e3) / (self._audible(degraded).sum(2) + 5e3)
+        gain = torch.cat([gain[:, :1], 0.8 * gain[:, 1:] + 0.2 * gain[:, :-1]], 1).clamp(3e-4, 5)
+        degraded = gain[:, :, None] * degraded
+        loud, expected = self._loudness(degraded), self._loudness(reference)
+        difference = loud - expected
+        disturbance = difference.sign() * (difference.abs() - 0.25 * torch.minimum(loud, expected)).clamp(min=0)
+        added = ((degraded + 50) / (reference + 50)) ** 1.2
+        added = torch.where(added < 3, 0.0, added.clamp(max=12))
+        level = ((self._audible(reference).sum(2) + 1e5) / 1e7) ** 0.04
+        symmetric = self._pool((self._norm(disturbance, 2) / level).clamp(max=45))
+        asymmetric = self._pool((self._norm(disturbance * added, 1) / level).clamp(max=45))
+        return (0.1 * symmetric + 0.0309 * asymmetric).mean()
+
+    def _power(self, audio: Tensor) -> Tensor:
+        """Audio (B, N) -> power (B, T, 49), at the level that P.862 listens at."""
+        spectrum = torch.stft(audio, self.n_fft, self.n_fft // 2, window=self.window, center=False, return_complex=True)
+        power = torch.view_as_real(spectrum).square().sum(-1)[:, : len(self.bands)].transpose(1, 2)
+        speech = (
+            2 * (power * self.speech_band).sum(2).mean(1) / (0.375 * self.n_fft**2)
+        )  # Parseval; Hann's power is 3/8
+        power = power * (1e7 / (speech + 1e-9))[:, None, None] * (512 / self.n_fft)  # as with 512 points at 16 kHz
+        return power @ self.bands
+
+    def _audible(self, power: Tensor, times: float = 1.0) -> Tensor:
+        return power * (power > times * self.threshold)
+
+    def _loudness(self, power: Tensor) -> Tensor:
+        """Zwicker's, in sone for each Bark."""
+        scale = _LOUDNESS * (self.threshold / 0.5) ** self.exponent
+        loudness = scale * ((0.5 + 0.5 * power / self.threshold) ** self.exponent - 1)
+        return torch.where(power > self.threshold, loudness, 0.0)
+
+    def _norm(self, disturbance: Tensor, p: int) -> Tensor:
+        """(B, T, 49) -> (B, T), weighted by the bands' widths."""
+        total = self.width[1:].sum()
+        powers = ((self.width * disturbance).abs()[:, :, 1:] ** p).sum(2) / total
+        norm: Tensor = total * (powers + 1e-12) ** (1 / p)
+        return norm
+
+    @staticmethod
+    def _pool(disturbance: Tensor) -> Tensor:
+        """(B, T) -> (B,): the sixth power over 20 frames, so that the worst counts, then the square."""
+        parts = disturbance.unfold(1, 20, 10) if disturbance.shape[1] >= 20 else disturbance[:, None]
+        return ((parts + 1e-6) ** 6).mean(2).pow(1 / 3).mean(1).sqrt()
 
 
 def discriminator_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:

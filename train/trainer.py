@@ -26,7 +26,15 @@ from .config import TrainConfig, load_config
 from .data import Clips, TokenCache, encode
 from .discriminators import MultiPeriodDiscriminator, MultiResolutionDiscriminator
 from .generator import Codes, Generator
-from .losses import MEL_SCALES, MelLoss, STFTLoss, discriminator_loss, feature_matching_loss, generator_loss
+from .losses import (
+    MEL_SCALES,
+    LoudnessLoss,
+    MelLoss,
+    STFTLoss,
+    discriminator_loss,
+    feature_matching_loss,
+    generator_loss,
+)
 
 LAST, BEST, LOG = "last.pt", "best.pt", "log.csv"
 BETAS = (0.8, 0.9)
@@ -83,6 +91,7 @@ class Trainer:
                 "mel": MelLoss(config.experiment.sample_rate),
                 "multi_scale_mel": MelLoss(config.experiment.sample_rate, MEL_SCALES, clip=1e-4),
                 "stft": STFTLoss(),
+                "loudness": LoudnessLoss(config.experiment.sample_rate),
             }
         )
         out.mkdir(parents=True, exist_ok=True)
@@ -122,13 +131,17 @@ class Trainer:
         self.valid = Clips(config.valid, torch.device("cpu"), report)
         if cache:
             cache.fill(self.clips)
-        weights = np.array(config.experiment.bandwidth_weights or [1] * len(self.generator.counts), np.float64)
-        if len(weights) != len(self.generator.counts) or not (weights >= 0).all() or (bandwidths and not weights.sum()):
-            raise ValueError(
-                f"bandwidth_weights is {config.experiment.bandwidth_weights}, expected {len(self.generator.counts)} "
-                "numbers of 0 or more"
-            )
+        weights = self._by_bandwidth("bandwidth_weights")
         self.bandwidth_probability = weights / weights.sum() if bandwidths else None
+        self.phase = torch.from_numpy(self._by_bandwidth("bandwidth_phase")).float().to(self.device)
+
+    def _by_bandwidth(self, name: str) -> npt.NDArray[np.float64]:
+        """A setting of the config with a number for each bandwidth, by default all 1."""
+        given, count = getattr(self.config.experiment, name), len(self.generator.counts)
+        numbers = np.array(given or [1] * count, np.float64)
+        if len(numbers) != count or not (numbers >= 0).all() or (count and not numbers.sum()):
+            raise ValueError(f"{name} is {given}, expected {count} numbers of 0 or more, not all 0")
+        return numbers
 
     def _tokens(self) -> EncodecONNX:
         if self.encoder is None:
@@ -215,7 +228,7 @@ class Trainer:
         losses["commitment"] = commitment
         for name, weight in self._weights().items():
             if weight and name not in losses:
-                losses |= self._reconstruction(name, estimate, audio)
+                losses |= self._reconstruction(name, estimate, audio, ids)
             total = total + weight * losses.get(name, 0)
         if adversarial:
             self.discriminators.requires_grad_(False)
@@ -242,12 +255,14 @@ class Trainer:
             "stft": experiment.stft_coeff,
             "compressed_stft": experiment.compressed_stft_coeff,
             "compressed_magnitude": experiment.compressed_magnitude_coeff,
+            "loudness": experiment.loudness_coeff,
         }
 
-    def _reconstruction(self, name: str, estimate: Tensor, audio: Tensor) -> dict[str, Tensor]:
-        if "mel" in name:
+    def _reconstruction(self, name: str, estimate: Tensor, audio: Tensor, ids: Tensor | None) -> dict[str, Tensor]:
+        if "mel" in name or name == "loudness":
             return {name: self.losses[name](estimate, audio)}
-        distances: dict[str, Tensor] = self.losses["stft"](estimate, audio)
+        phase = 1.0 if ids is None else self.phase[ids]
+        distances: dict[str, Tensor] = self.losses["stft"](estimate, audio, phase)
         return distances
 
     def learning_rate(self, step: int) -> float:

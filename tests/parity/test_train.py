@@ -23,7 +23,9 @@ from vocos_onnx.vocoder import default_model
 from vocos_onnx_export import export
 from vocos_onnx_train.codec import nearest
 from vocos_onnx_train.config import load_config, read_config
-from vocos_onnx_train.data import Clips, change_speed
+from vocos_onnx_train.data import EQ_BANDS, EQ_OCTAVES, Clips, change_speed, equalize
+from vocos_onnx_train.losses import LoudnessLoss, STFTLoss
+from vocos_onnx_train.metrics import pesq_wb
 from vocos_onnx_train.trainer import BEST, LAST, Trainer
 
 from .upstream import build, save
@@ -41,7 +43,7 @@ def data(tmp_path_factory) -> Path:
     vocos = VocosONNX()
     rows = []
     splits = ("train", "train", "valid")
-    for path, split in zip(sorted(default_model().parent.glob("*.npz")), splits, strict=True):
+    for path, split in zip(sorted(default_model().parent.glob("speech_*.npz")), splits, strict=True):
         with np.load(path) as archive:
             audio = vocos.decode(archive["tokens"]).clip(-1, 1)
         soundfile.write(folder / f"{path.stem}.wav", audio, vocos.sample_rate)
@@ -384,6 +386,71 @@ def test_speed_changes_pitch_and_duration_together():
     assert (faster - expected)[:, 1000:-1000].abs().max() < 1e-3
 
 
+def test_the_equaliser():
+    """Of two tones, each in the middle of a band, only the one whose band is turned up gets louder."""
+    time = torch.arange(24_000) / 24_000
+    frequencies = [12_000 / 2 ** (EQ_OCTAVES * (EQ_BANDS - 1 - band)) for band in (2, 5)]
+    low, high = (torch.sin(2 * torch.pi * round(f) * time)[None] for f in frequencies)
+    gain_db = np.zeros((1, EQ_BANDS))
+    assert (equalize(low + high, gain_db) - (low + high)).abs().max() < 1e-5
+    gain_db[0, 5] = 6.0206
+    assert (equalize(low + high, gain_db) - (low + 2 * high)).abs().max() < 1e-2
+
+
+def test_crops_through_the_equaliser(data, tmp_path):
+    config = tree("mel", data)
+    config["data"]["init_args"]["train_params"] |= {"eq_db": 12.0, "gain_db": [-6.0, -6.0]}
+    plain, equalised = (
+        Clips(replace(read_config(config).train, eq_db=db), torch.device("cpu"), print).batch(np.random.default_rng(0))[
+            0
+        ]
+        for db in (0.0, 12.0)
+    )
+    assert plain.shape == equalised.shape
+    assert torch.isfinite(equalised).all()
+    levels = (equalised.square().mean(1) / plain.square().mean(1)).log10() * 10
+    assert levels.abs().max() < 12 and levels.abs().min() > 0
+
+
+def test_loudness_is_what_pesq_hears():
+    """Its score against the package's, over speech decoded from fewer and fewer of its tokens."""
+    vocos, loss = VocosONNX(), LoudnessLoss(24_000)
+    scores, expected = [], []
+    for path in sorted(default_model().parent.glob("speech_*.npz")):
+        with np.load(path) as archive:
+            tokens = archive["tokens"]
+        whole = vocos.decode(tokens)
+        for count in (2, 4, 8):
+            copy = vocos.decode(tokens[:count])
+            disturbance = float(loss(torch.from_numpy(copy)[None], torch.from_numpy(whole)[None]))
+            scores.append(0.999 + 4 / (1 + np.exp(-1.3669 * (4.5 - disturbance) + 3.8224)))  # P.862.2
+            expected.append(pesq_wb(whole, copy, 24_000))
+    assert np.corrcoef(scores, expected)[0, 1] > 0.95
+    assert np.abs(np.subtract(scores, expected)).max() < 0.5
+    quiet = torch.zeros(2, 7680, requires_grad=True)
+    target = 0.1 * torch.randn(2, 7680)
+    assert loss(target, target) < 1e-4
+    for estimate in (quiet, (target + 0.01 * torch.randn(2, 7680)).requires_grad_()):
+        (gradient,) = torch.autograd.grad(loss(estimate, target), estimate)
+        assert torch.isfinite(gradient).all()
+
+
+def test_phase_counts_by_bandwidth(data, tmp_path):
+    """With no weight on the phase of either bandwidth but the second, the first's items do not count."""
+    loss = STFTLoss()
+    x, y = torch.randn(2, 2, 7680)
+    both = loss(x, y)
+    one = loss(x, y, torch.tensor([0.0, 1.0]))
+    alone = loss(x[1:], y[1:])
+    for name in ("stft", "compressed_stft"):
+        assert torch.allclose(one[name], alone[name] / 2)
+    assert torch.equal(one["compressed_magnitude"], both["compressed_magnitude"])
+    config = tree("codec", data, bandwidth_phase=[0, 1], stft_coeff=1.0)
+    trained = trainer("codec", data, tmp_path / "run", config=config)
+    assert trained.phase.tolist() == [0, 1]
+    trained.train_step()
+
+
 @pytest.mark.parametrize(
     ("backbone", "head"),
     [
@@ -499,6 +566,11 @@ BAD_CONFIGS = {
         change(f"{MODEL}/bandwidth_weights", [1]),
         r"bandwidth_weights is \[1\], expected 0 numbers",
     ),
+    "phase of bandwidths": (
+        change(f"{MODEL}/bandwidth_phase", [0.5, 1]),
+        r"bandwidth_phase is \[0.5, 1\], expected 0 numbers",
+    ),
+    "equaliser": (change(f"{TRAIN}/eq_db", -1.0), r"eq_db is -1.0, expected 0 or more"),
     "experiment": (
         change("model/class_path", "vocos.experiment.VocosEncodecExp"),
         r"does not go with the feature_extractor",

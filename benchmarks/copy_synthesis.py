@@ -4,7 +4,7 @@
 
 Both take the same noise, have the same weights (random, of official geometry), compute in float32 on the same number of
 threads, and must give the same tokens, near-ties aside, and the same audio before anything is timed. "encode" is the
-encoder and the residual quantiser at 6 kbps, "resynth" that and the vocoder. How it is timed: benchmarks/decode.py.
+encoder and the residual quantiser at 6 kbps, "resynth" that and the vocoder. How it is timed: benchmarks/harness.py.
 Needs the packages vocos, encodec and torch.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from decode import Contender, Decode, arguments, print_machine, serve, time_all
+from harness import Contender, Decode, arguments, print_machine, serve, time_all
 
 BANDWIDTH, RATE = 6.0, 24_000
 TORCH, OURS = "torch, encodec + vocos", "vocos-onnx"

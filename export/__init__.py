@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy.typing as npt
 
 from vocos_onnx import ModelConfig, VocosONNX, __version__
 from vocos_onnx.audio import whole_file
@@ -14,9 +16,10 @@ from vocos_onnx.config import Source
 from .checkpoint import CheckpointError, build, describe, load
 from .encodec import export_encodec
 from .graph import fold_layer_scale, trace
+from .quantization import quantize
 from .verify import table, verify
 
-__all__ = ["CheckpointError", "export", "export_encodec"]
+__all__ = ["CheckpointError", "export", "export_encodec", "quantize"]
 
 
 def export(
@@ -25,6 +28,8 @@ def export(
     *,
     config: str | None = None,
     revision: str | None = None,
+    precision: str = "float32",
+    calibration: Sequence[npt.ArrayLike] | None = None,
     report: Callable[[str], None] = print,
 ) -> ModelConfig:
     """Write a checkpoint as one self-contained .onnx, and verify it against torch.
@@ -34,9 +39,12 @@ def export(
         output: path to write. Nothing is there, or what was there stays, unless the verification passes.
         config: path of the config where it is not beside the weights.
         revision: branch, tag or commit on the hub.
+        precision: "float32"; or "int8" or "float16", to which the verified model is brought with ``quantize``.
+        calibration: as ``quantize`` takes it.
         report: called with each line of the report.
 
     Raises:
+        ValueError: as ``quantize``, of another precision than float32.
         FileNotFoundError: the checkpoint, its config or the output's folder does not exist.
         CheckpointError: the checkpoint is not a supported Vocos, or the result differs from torch.
     """
@@ -65,5 +73,7 @@ def export(
                 f"{output} was not written"
             )
         del runtime
+        if precision != "float32":
+            model_config = quantize(partial, partial, precision=precision, calibration=calibration, report=report)
     report(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
     return model_config

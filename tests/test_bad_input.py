@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import builtins
+import gzip
+import importlib.metadata
 import json
+import pickle
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -32,14 +36,14 @@ def test_model_truncated(tmp_path, kept):
     data = MODEL.read_bytes()
     path = tmp_path / "short.onnx"
     path.write_bytes(data[: int(len(data) * kept)])
-    with pytest.raises(ValueError, match=r"short\.onnx.*(truncated|not one of vocos-onnx)"):
+    with pytest.raises(ValueError, match=r"short\.onnx.*(is empty|truncated|not one of vocos-onnx)"):
         VocosONNX(path)
 
 
 def test_model_is_not_onnx(tmp_path):
     path = tmp_path / "text.onnx"
     path.write_text("hello " * 100)
-    with pytest.raises(ValueError, match=r"onnxruntime cannot load .*text\.onnx \(600 bytes\).*not an ONNX model"):
+    with pytest.raises(ValueError, match=r"text\.onnx \(600 bytes\) is truncated, damaged or not an ONNX model"):
         VocosONNX(path)
 
 
@@ -52,8 +56,8 @@ def test_model_is_not_vocos(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'{"format": 3', b'{"format": 7', r"has format 7, this version reads format 3"),
-        (b'{"format": 3', b'["format": 3', r"is not JSON"),
+        (b'{"format": 4', b'{"format": 7', r"has format 7, this version reads format 4"),
+        (b'{"format": 4', b'["format": 4', r"is not JSON"),
         (b'"n_fft": 1280', b'"n_fff": 1280', r"lacks n_fft"),
         (b'"codec": "', b'"codek": "', r"lacks encodec\.codec"),
         (b'"padding": "same"', b'"padding": "sane"', r"padding is 'sane', expected one of \('same', 'center'\)"),
@@ -92,6 +96,13 @@ COS = json.loads(VocosONNX(DATA / "imdct-cos.onnx", providers=["CPUExecutionProv
         (CONFIG, {"encodec": {**CONFIG["encodec"], "bandwidths": 6}}, "encodec.bandwidths is 6, expected a list"),
         (CONFIG, {"encodec": {**CONFIG["encodec"], "bandwidths": [6]}}, "1 bandwidths but 2 codebook counts"),
         (CONFIG, {"encodec": {**CONFIG["encodec"], "num_codebooks": 0}}, "at least one codebook"),
+        (CONFIG, {"encodec": {**CONFIG["encodec"], "num_codebooks": 129}}, "129 codebooks of 1024 entries, expected"),
+        (
+            CONFIG,
+            {"encodec": {**CONFIG["encodec"], "codebook_size": 65537}},
+            "of 65537 entries, expected at most 128 of",
+        ),
+        (CONFIG, {"n_fft": 1 << 17}, "n_fft is 131072, expected at most 65536"),
         (MEL, {"feature_channels": 9}, "8 bands but the network takes 9 channels"),
         (MEL, {"mel": {**MEL["mel"], "hop_length": 15}}, "mel hop_length is 15 but the head's is 16"),
         (MEL, {"mel": {**MEL["mel"], "padding": "left"}}, "mel padding is 'left'"),
@@ -135,8 +146,9 @@ def test_threads(threads):
         VocosONNX(MODEL, threads=threads)
 
 
-def test_provider_that_does_not_start(monkeypatch):
-    """onnxruntime falls back to the CPU in silence; we do not."""
+@pytest.fixture
+def fake_cuda(monkeypatch) -> ModuleType:
+    """An onnxruntime that says it has CUDA, and falls back to the CPU in silence, as it does where that is broken."""
     import onnxruntime
 
     monkeypatch.setattr(
@@ -146,9 +158,149 @@ def test_provider_that_does_not_start(monkeypatch):
     monkeypatch.setattr(
         onnxruntime, "InferenceSession", lambda p, o, providers: original(p, o, providers=["CPUExecutionProvider"])
     )
-    with pytest.raises(RuntimeError, match=r"could not start CUDAExecutionProvider and would run on CPUExecution"):
-        VocosONNX(MODEL, providers=["CUDAExecutionProvider"])
-    assert VocosONNX(MODEL).providers == ["CPUExecutionProvider"]  # the default takes what there is, and says so
+    return onnxruntime
+
+
+@pytest.mark.parametrize("name", ["cuda", "CUDAExecutionProvider"])
+def test_cuda_that_does_not_start(fake_cuda, caplog, capsys, monkeypatch, name):
+    """onnxruntime falls back to the CPU in silence; we do not."""
+    monkeypatch.setattr(fake_cuda, "preload_dlls", lambda: print("Failed to load libcudart.so"), raising=False)
+    message = r"could not start CUDAExecutionProvider and would run on CPUExecutionProvider: .*; remedy: pip "
+    with pytest.raises(RuntimeError, match=message):
+        VocosONNX(MODEL, providers=[name])
+    with caplog.at_level("INFO", "vocos_onnx"):
+        assert VocosONNX(MODEL).providers == ["CPUExecutionProvider"]  # the default takes what there is, and says so
+    warning, info = caplog.records
+    assert (warning.levelname, info.levelname) == ("WARNING", "INFO")
+    assert "could not start CUDAExecutionProvider: " in warning.message
+    assert info.message.endswith("encodec.onnx runs on CPUExecutionProvider")
+    assert capsys.readouterr().out == ""  # where raw audio may go
+
+
+def test_cuda_that_is_not_there(monkeypatch, tmp_path):
+    """What is installed, what is missing, what to do: for each way in which CUDA can be missing."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(ValueError, match=r"provider 'cuda' is not in this onnxruntime, .* has no CUDA; remedy: pip"):
+        VocosONNX(MODEL, providers=["cuda"])
+
+    def installed(*wheels: str) -> None:
+        def version(name: str) -> str:
+            if name not in wheels:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return "1.30.0"
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+
+    installed("onnxruntime", "onnxruntime-gpu")
+    with pytest.raises(
+        ValueError, match=r"onnxruntime 1.30.0 and onnxruntime-gpu 1.30.0 are installed, and break each"
+    ):
+        VocosONNX(MODEL, providers=["cuda"])
+    installed("onnxruntime-gpu")
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"no library")
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(
+        ValueError, match=r"onnxruntime-gpu 1.30.0 is installed.* its CUDA provider does not load: .*so"
+    ):
+        VocosONNX(MODEL, providers=["cuda"])
+
+
+def test_int8_is_for_the_cpu(monkeypatch):
+    import onnxruntime
+
+    vocos = VocosONNX(DATA / "encodec-int8.onnx", providers=["cpu"])
+    assert vocos.providers == ["CPUExecutionProvider"]
+    original = onnxruntime.InferenceSession
+
+    class OnCuda:
+        """A session that says that it is on CUDA."""
+
+        def __init__(self, path, options, providers):
+            self._session, self._providers = original(path, options, providers=["CPUExecutionProvider"]), providers
+
+        def get_providers(self):
+            return [name for name, _ in self._providers]
+
+        def __getattr__(self, name):
+            return getattr(self._session, name)
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", OnCuda)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    with pytest.raises(ValueError, match=r"encodec-int8.onnx is in int8, for the CPU, and providers is \['cuda'\]"):
+        VocosONNX(DATA / "encodec-int8.onnx", providers=["cuda"])
+    assert VocosONNX(DATA / "encodec-int8.onnx").providers == ["CPUExecutionProvider"]
+    assert VocosONNX(MODEL).providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"PK\x03\x04" + bytes(100), "a zip archive, as torch.save writes it"),
+        (pickle.dumps({"a": 1}), "a Python pickle"),
+        (gzip.compress(b"model"), "compressed with gzip"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a pointer of git-lfs"),
+        (b"<!DOCTYPE html><html>", "a web page or XML"),
+        (b'{"error": "not found"}', "JSON"),
+    ],
+)
+def test_other_files_called_onnx(tmp_path, data, what):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"model.onnx is {what}.* not an ONNX model"):
+        VocosONNX(path)
+
+
+def _sized(data: bytes) -> bytes:
+    size, length = len(data), []
+    while size >= 128:
+        length.append(size & 127 | 128)
+        size >>= 7
+    return bytes([*length, size]) + data
+
+
+def field(number: int, *parts: bytes) -> bytes:
+    """A field of bytes, as Protocol Buffers write it."""
+    key = [number << 3 | 2] if number < 16 else [(number << 3 | 2) & 127 | 128, number >> 4]
+    return bytes(key) + _sized(b"".join(parts))
+
+
+ELSEWHERE = field(13, field(1, b"location"), field(2, b"../../secret"))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        field(7, field(5, ELSEWHERE)),  # a weight
+        field(7, field(5, b"\x70\x01")),  # one that only says so
+        field(7, field(1, field(5, field(5, ELSEWHERE)))),  # a constant in a node
+        field(7, field(1, field(5, field(6, field(5, ELSEWHERE))))),  # in a branch of an If
+        field(25, field(7, field(5, field(5, ELSEWHERE)))),  # in a function
+    ],
+)
+def test_weights_in_other_files_are_refused(tmp_path, extra):
+    path = tmp_path / "model.onnx"
+    path.write_bytes((DATA / "encodec.onnx").read_bytes() + extra)  # messages that come twice are merged
+    with pytest.raises(ValueError, match=r"model.onnx takes its weights from other files, which .* must not"):
+        VocosONNX(path)
+
+
+def test_graphs_without_end(tmp_path):
+    data = b""
+    for _ in range(40):  # a node's attribute is a graph with a node whose attribute ...
+        data = b"\x0a" + _sized(b"\x2a" + _sized(b"\x32" + _sized(data)))
+    for _ in range(6):
+        data = data + data
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"\x3a" + _sized(data))
+    with pytest.raises(ValueError, match=r"model.onnx .*truncated, damaged or not an ONNX model"):
+        VocosONNX(path)
 
 
 def test_no_onnxruntime(monkeypatch):

@@ -22,7 +22,7 @@ from vocos_onnx.vocoder import default_model
 BOX = default_model().parent
 RECORDINGS = Path(__file__).parent / "data" / "recordings.npz"
 EDGES = np.array([100, 300, 500, 800, 1200, 1800, 2600, 3800, 5600])  # Hz
-TOKENS = sorted(BOX.glob("*.npz"))
+TOKENS = sorted(BOX.glob("speech_*.npz"))
 
 
 def band_levels(audio: np.ndarray, sample_rate: int = 24_000) -> np.ndarray:

@@ -157,3 +157,38 @@ def test_bad_audio_for_mels(mel, audio, message):
 def test_the_box_is_whole():
     assert isinstance(default_model(), Path)
     assert default_model().with_name("vocos-codec-24khz-encoder.onnx").exists()
+
+
+@pytest.mark.parametrize("name", ["encodec", "mel", "imdct-cos"])
+@pytest.mark.parametrize("chunk", [None, 8])
+def test_block_by_block(name, chunk):
+    vocos = VocosONNX(DATA / f"{name}.onnx", encoder=DATA / "encoder.onnx" if name == "encodec" else None)
+    options = {"bandwidth": 1.5} if name == "encodec" else {}
+    audio = np.random.default_rng(0).normal(0, 0.1, 30_000).astype(np.float32)
+    expected = vocos(audio, 16_000, **options)
+    blocks = np.split(audio, [1, 1, 700, 20_000])
+    parts = list(vocos.resynth_stream(blocks, 16_000, **options, **({} if chunk is None else {"chunk": chunk})))
+    assert sum(part.size for part in parts) == expected.size
+    difference = np.abs(np.concatenate(parts) - expected)
+    assert np.mean(difference > 1e-5 * np.abs(expected).max()) < 0.02  # tokens that rounding tipped
+    if chunk and vocos.delay:
+        assert len(parts) > 5
+
+
+def test_features_block_by_block(mel):
+    audio = np.random.default_rng(0).normal(0, 0.1, 30_000).astype(np.float32)
+    parts = list(mel.features_stream(np.split(audio, 6), 24_000, chunk=100))
+    assert all(part.shape[1] <= 100 for part in parts)
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), mel.features(audio, 24_000), rtol=0, atol=1e-4)
+
+
+def test_bad_blocks(mel, encodec):
+    for call, message in (
+        (lambda: mel.features_stream([[0.0]], 24_000), r"audio has 1 samples .* expected at least 33"),
+        (lambda: mel.features_stream([[0.0]], 24_000, chunk=0), r"chunk is 0"),
+        (lambda: mel.resynth_stream([[0.0]], 24_000, bandwidth=6.0), r"bandwidth is given, but this is a mel model"),
+        (lambda: encodec.features_stream([[0.0]], 24_000), r"this is an encodec model"),
+        (lambda: encodec.resynth_stream([[0.0]], 24_000, bandwidth=1.5), r"needs its encoder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(call())

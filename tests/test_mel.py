@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import vocos_onnx.mel as mel_module
+from vocos_onnx.audio import Tape
 from vocos_onnx.config import MelFeatures
-from vocos_onnx.mel import HIFIGAN, filterbank, log_mel
+from vocos_onnx.mel import HIFIGAN, filterbank, log_mel, log_mel_blocks
 
 CENTER = MelFeatures(1024, 256, 100, "center", 0.0, 12000.0)
 SAME = replace(CENTER, padding="same")
@@ -35,10 +35,15 @@ def test_lengths(samples):
         assert log_mel(audio, 24000, SAME).shape == (1, 100, samples // 256)
 
 
-def test_blocks_do_not_show(monkeypatch):
-    whole = log_mel(NOISE[None], 24000, CENTER)
-    monkeypatch.setattr(mel_module, "_BLOCK", 7)
-    assert np.array_equal(log_mel(NOISE[None], 24000, CENTER), whole)
+@pytest.mark.parametrize("mel", [CENTER, SAME])
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@pytest.mark.parametrize("block", [100, 5000])
+def test_blocks_do_not_show(mel, chunk, block):
+    for samples in (1024, 1025, 5000, 20000):
+        audio = NOISE[None, :samples]
+        blocks = np.split(audio, range(block, samples, block), axis=1)
+        parts = list(log_mel_blocks(Tape(blocks), 24000, mel, chunk))
+        assert np.array_equal(np.concatenate(parts, axis=2), log_mel(audio, 24000, mel))
 
 
 def test_items_of_a_batch_do_not_touch():

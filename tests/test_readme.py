@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import vocos_onnx
 from vocos_onnx.cli import main
@@ -15,8 +16,18 @@ README = Path(__file__).parent.parent / "README.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
 
 
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/reliability.md"])
+def test_each_promise_has_its_test(page):
+    """The tests that a page names are there, but for those of the checkout where it is not at hand."""
+    text = (README.parent / page).read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/.]+?)::(\w+)`", text)
+    assert page != "SECURITY.md" or len(named) > 15
+    for file, name in named:
+        assert f"def {name}(" in (README.parent / file).read_text(encoding="utf-8"), (file, name)
+
+
 def test_there_is_an_example():
-    assert len(SNIPPETS) == 4
+    assert len(SNIPPETS) == 5
 
 
 def test_snippets(tmp_path, monkeypatch):

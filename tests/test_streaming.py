@@ -15,7 +15,7 @@ from vocos_onnx.session import available_cpus
 from vocos_onnx.streaming import OverlapAdd
 
 NASTY = (1, 2, 3, 8, 9, 10, 17, 18, 19, 26, 27, 28, 53, 54, 55, 1000)
-STREAMED = ("encodec", "mel", "imdct-symexp")
+STREAMED = ("encodec", "mel", "imdct-symexp", "encodec-int8", "mel-int8")
 
 
 def random_input(vocos: VocosONNX, frames: int, seed: int = 0) -> np.ndarray:

@@ -19,16 +19,19 @@ def tokens_of(*shape: int) -> np.ndarray:
 
 def test_public_names():
     assert sorted(vocos_onnx.__all__) == [
-        "EncodecONNX", "EncoderConfig", "ModelConfig", "VocosONNX", "load_audio", "save_audio",
+        "EncodecONNX", "EncoderConfig", "ModelConfig", "VocosONNX", "load_audio", "load_blocks", "save_audio",
+        "save_blocks",
     ]  # fmt: skip
     public = {n for n in dir(VocosONNX) if not n.startswith("_")}
     assert public == {
-        "bandwidths", "codes_to_features", "config", "decode", "decode_stream", "delay", "features", "hop_length",
-        "num_codebooks", "providers", "sample_rate", "stream",
+        "bandwidths", "codes_to_features", "config", "decode", "decode_stream", "delay", "features",
+        "features_stream", "from_pretrained", "hop_length", "num_codebooks", "providers", "resynth_stream",
+        "sample_rate", "stream",
     }  # fmt: skip
     public = {n for n in dir(vocos_onnx.EncodecONNX) if not n.startswith("_")}
     assert public == {
-        "bandwidths", "embed", "encode", "hop_length", "num_codebooks", "providers", "sample_rate",
+        "bandwidths", "embed", "encode", "encode_stream", "from_pretrained", "hop_length", "num_codebooks",
+        "providers", "sample_rate",
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -35,36 +35,66 @@ def load_audio(path: str | os.PathLike[str], sample_rate: int) -> Float:
         FileNotFoundError: there is no such file.
         ValueError: it is not audio, damaged or shorter than its header says, empty, or holds NaN or infinity.
     """
+    audio: Float = np.concatenate(list(load_blocks(path, sample_rate)))
+    return audio
+
+
+def load_blocks(path: str | os.PathLike[str], sample_rate: int) -> Iterator[Float]:
+    """What ``load_audio`` gives, some seconds at a time (samples,), so that memory does not grow. Raises as that."""
     import soundfile  # not needed to decode, and slow to load
 
-    _check_rate(sample_rate)
+    check_rate(sample_rate)
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no audio file {path}")
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected audio such as .wav, .flac, .ogg or .mp3")
+    done = 0
     try:
         with soundfile.SoundFile(path) as file:
-            rate, frames = file.samplerate, file.frames
-            # mixed while reading, so that the channels of a long file never are in memory together
-            blocks = [b.mean(axis=1) for b in file.blocks(_BLOCK, dtype="float32", always_2d=True)]
+            check_rate(file.samplerate)
+            for block in resample_blocks(check_blocks(_mixed(file)), file.samplerate, sample_rate):
+                done += block.shape[1]
+                yield block[0]
     except soundfile.LibsndfileError as error:
         raise ValueError(
             f"cannot read {path} as audio: {error.error_string} It may be damaged or of another kind"
         ) from None
-    audio: Float = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    if len(audio) < frames:
-        raise ValueError(f"{path} is truncated: its header promises {frames} samples, and it holds {len(audio)}")
-    try:
-        return read_waveform(audio, rate, sample_rate).reshape(-1)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    if not done:
+        raise ValueError(f"{path}: audio is empty; expected at least one sample")
+
+
+def _mixed(file: Any) -> Iterator[Float]:
+    """The mean of the channels (n,), taken while reading, so that those of a long file never are in memory together."""
+    frames = 0
+    for block in file.blocks(_BLOCK, dtype="float32", always_2d=True):
+        frames += len(block)
+        yield block.mean(axis=1)
+    if frames < file.frames:
+        raise ValueError(f"it is truncated: its header promises {file.frames} samples, and it holds {frames}")
 
 
 def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:
     """Audio (N,) or (B, N) as float32 (B, ceil(N · to / sample_rate)) of the rate ``to``. Raises ValueError."""
-    _check_rate(sample_rate)
-    given = np.asarray(audio)
+    check_rate(sample_rate)
+    return resample(_check(np.asarray(audio)), sample_rate, to)
+
+
+def check_blocks(blocks: Iterable[npt.ArrayLike]) -> Iterator[Float]:
+    """Blocks (n,) of one recording as float32 (1, n); empty ones are left out. Raises ValueError."""
+    first = 0
+    for block in blocks:
+        given = np.asarray(block)
+        if given.ndim != 1:
+            raise ValueError(f"a block of audio has shape {given.shape}, expected (samples,)")
+        if given.size:
+            yield _check(given, first)
+            first += given.size
+
+
+def _check(given: npt.NDArray[Any], first: int = 0) -> Float:
     if given.ndim not in (1, 2):
         raise ValueError(f"audio has shape {given.shape}, expected (samples,), or (batch, samples)")
     if given.size == 0:
@@ -83,9 +113,36 @@ def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
         waveform = np.ascontiguousarray(given.reshape(-1, given.shape[-1]), np.float32)
     if not np.isfinite(waveform).all():
-        bad = np.argmin(np.isfinite(waveform).all(axis=0))
+        bad = first + np.argmin(np.isfinite(waveform).all(axis=0))
         raise ValueError(f"audio holds NaN or infinity, first at sample {bad}; expected finite values")
-    return resample(waveform, sample_rate, to)
+    return waveform
+
+
+class Tape:
+    """Audio (B, N) that comes in blocks (B, n): stretches of it, each beginning where the one before did or later."""
+
+    def __init__(self, blocks: Iterable[Float]):
+        self._blocks = iter(blocks)
+        self._held = np.zeros((1, 0), np.float32)
+        self._first = 0  # of the samples that are held
+
+    def reach(self, samples: int) -> int:
+        """Read until there are so many samples, or the end. Returns how many there are: fewer only at the end."""
+        parts = [self._held] if self._held.size else []
+        there = self._first + self._held.shape[1]
+        while there < samples and (block := next(self._blocks, None)) is not None:
+            parts.append(block)
+            there += block.shape[1]
+        if len(parts) > 1 or (parts and not self._held.size):
+            self._held = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return there
+
+    def cut(self, start: int, stop: int) -> Float:
+        """The samples (B, stop - start) from one to another, as far as they are there, and let go those before."""
+        assert start >= self._first
+        self._held = self._held[:, start - self._first :]
+        self._first = start
+        return self._held[:, : stop - start]
 
 
 def resample(audio: Float, rate: int, to: int) -> Float:
@@ -106,6 +163,29 @@ def resample(audio: Float, rate: int, to: int) -> Float:
     return resampled
 
 
+def resample_blocks(blocks: Iterable[Float], rate: int, to: int) -> Iterator[Float]:
+    """What ``resample`` makes of the blocks (B, n) in one piece, block by block."""
+    if rate == to:
+        yield from blocks
+        return
+    factor = math.gcd(rate, to)
+    up, down = to // factor, rate // factor
+    # the filter reaches 64 · max(up, down) of the samples between which it interpolates; whole periods of it
+    context = -(-64 * max(up, down) // (up * down)) * down
+    tape, start = Tape(blocks), 0
+    while True:
+        there = tape.reach(start + down + context)
+        stop = start + (there - start - context) // down * down
+        if stop <= start:  # the end
+            stop = there
+        if stop <= start:
+            return
+        before = min(start, context)
+        resampled = resample(tape.cut(start - before, stop + context), rate, to)
+        yield resampled[:, before // down * up :][:, : -(-(stop - start) * up // down)]
+        start = stop
+
+
 @lru_cache(maxsize=4)
 def _low_pass(factor: int) -> Float:
     """Low-pass (128 · factor + 1,) for resampling by up or down, the larger of which is ``factor``.
@@ -119,7 +199,7 @@ def _low_pass(factor: int) -> Float:
     return taps
 
 
-def _check_rate(sample_rate: int) -> None:
+def check_rate(sample_rate: int) -> None:
     if isinstance(sample_rate, bool) or not isinstance(sample_rate, int | np.integer):
         raise ValueError(f"sample_rate is {sample_rate!r}, expected an integer in Hz")
     if not MIN_RATE <= sample_rate <= MAX_RATE:
@@ -168,9 +248,20 @@ def save_audio(path: str | os.PathLike[str], audio: npt.NDArray[Any], sample_rat
     Values beyond ±1 are clipped. The file appears whole or not at all. Raises as ``audio_format`` does, and OSError
     where the folder cannot be written.
     """
+    save_blocks(path, [audio], sample_rate)
+
+
+def save_blocks(path: str | os.PathLike[str], blocks: Iterable[npt.NDArray[Any]], sample_rate: int) -> int:
+    """As ``save_audio``, of blocks (n,) that are written as they come. Returns the samples in all."""
     import soundfile
 
-    path = Path(path)
+    path, samples = Path(path), 0
     kind = audio_format(path)
-    with whole_file(path) as partial:
-        soundfile.write(partial, audio, sample_rate, format=kind)
+    with (
+        whole_file(path) as partial,
+        soundfile.SoundFile(partial, "w", samplerate=sample_rate, channels=1, format=kind) as file,
+    ):
+        for block in blocks:
+            file.write(block)
+            samples += len(block)
+    return samples

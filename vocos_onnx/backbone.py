@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .codebooks import check_codebooks
 from .config import METADATA_KEY, ModelConfig
-from .session import Provider, check_graph, open_session, read_config
+from .session import CPU, Provider, check_graph, open_session, read_config, run
 
 Float = npt.NDArray[np.float32]
 State = dict[str, Float]
@@ -21,12 +25,25 @@ REACH = 3  # frames to either side, of a convolution of 7 taps
 class Backbone:
     """The session of one model file. ``config`` is read from the file, ``providers`` is what the session runs on."""
 
-    def __init__(self, path: str | os.PathLike[str], providers: Sequence[Provider] | None, threads: int | None):
-        self._session = open_session(path, providers, threads, METADATA_KEY)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        providers: Sequence[Provider] | None,
+        threads: int | None,
+        profile: Path | None = None,
+    ):
+        self._session = open_session(path, providers, threads, METADATA_KEY, profile)
+        if self._session.get_providers() != [CPU] and _is_int8(self._session):  # nothing else has its operators
+            if providers is not None:
+                raise ValueError(
+                    f"{path} is in int8, for the CPU, and providers is {list(providers)!r}; leave it out, or take the "
+                    "model in float16 or float32"
+                )
+            self._session = open_session(path, [CPU], threads, METADATA_KEY)
         self.providers: list[str] = self._session.get_providers()
         # how many convolutions carry what, and of which size, is the network's own affair, and not in the metadata
         past = next((node.shape for node in self._session.get_inputs() if node.name == "past"), [0, 0, 0, 0])
-        self._layers, self._dim = past[0], past[2]
+        self._layers, self._dim = past[0], past[3]
         self.config = read_config(self._session, path, METADATA_KEY, self._parse)
 
     @property
@@ -46,7 +63,7 @@ class Backbone:
         ``lengths``: frames of each item; its features from there on are zeros, and its spectrum has no meaning.
         """
         spectrum: npt.NDArray[Any]
-        (spectrum,) = self._session.run(["spectrum"], self.inputs(features, bandwidth_id, lengths))
+        (spectrum,) = run(self._session, ["spectrum"], self.inputs(features, bandwidth_id, lengths))
         return self._as_complex(spectrum)
 
     def inputs(
@@ -74,7 +91,7 @@ class Backbone:
         inside = (time >= 0) if end is None else (time >= 0) & (time < end)
         mask = np.repeat(inside[:, None].astype(np.float32), batch, axis=1)
         names = ["spectrum", *(f"next_{name}" for name in state)]
-        spectrum, *new = self._session.run(names, self._inputs(features, bandwidth_id, state, mask))
+        spectrum, *new = run(self._session, names, self._inputs(features, bandwidth_id, state, mask))
         return self._as_complex(spectrum), dict(zip(state, new, strict=True))
 
     def _state(self, batch: int, past: int) -> State:
@@ -83,7 +100,7 @@ class Backbone:
         channels = self.config.feature_channels
         return {
             "past_features": np.zeros((batch, channels, past), np.float32),
-            "past": np.zeros((self._layers, batch, self._dim, past), np.float32),
+            "past": np.zeros((self._layers, batch, past, self._dim), np.float32),
         }
 
     def _inputs(
@@ -98,8 +115,7 @@ class Backbone:
 
     def _as_complex(self, spectrum: npt.NDArray[Any]) -> npt.NDArray[Any]:
         # The graph ends with (B, T, F, 2), real and imaginary part side by side, which is complex64 without a copy.
-        # exp, cos and sin are in the graph: benchmarks/head.py found that as fast as numpy on two cores, and there
-        # they share the session's threads and its device.
+        # exp, cos and sin are in the graph, where they share the session's threads and its device.
         return spectrum.view(np.complex64)[..., 0] if self.config.head == "istft" else spectrum
 
     def codebooks(self) -> npt.NDArray[np.float32]:
@@ -109,8 +125,8 @@ class Backbone:
         nothing = np.zeros((1, self.config.feature_channels, 1), np.float32)
         bandwidth_id = 0 if self.config.num_bandwidth_ids else None
         codebooks: Float
-        (codebooks,) = self._session.run(["codebooks"], self.inputs(nothing, bandwidth_id))
-        return codebooks
+        (codebooks,) = run(self._session, ["codebooks"], self.inputs(nothing, bandwidth_id))
+        return check_codebooks(codebooks)
 
     def _parse(self, metadata: str) -> ModelConfig:
         config = ModelConfig.from_json(metadata)
@@ -123,8 +139,8 @@ class Backbone:
         if self._layers:
             expected["past_features"] = ["batch", config.feature_channels, "past"]
             expected["next_past_features"] = ["batch", config.feature_channels, 2 * REACH]
-            expected["past"] = [self._layers, "batch", self._dim, "past"]
-            expected["next_past"] = [self._layers, "batch", self._dim, 2 * REACH]
+            expected["past"] = [self._layers, "batch", "past", self._dim]
+            expected["next_past"] = [self._layers, "batch", 2 * REACH, self._dim]
             expected["mask"] = [self._layers, "batch", "frames"]
         if config.num_bandwidth_ids:
             expected["bandwidth_id"] = []
@@ -133,3 +149,21 @@ class Backbone:
             expected["codebooks"] = [enc.num_codebooks, enc.codebook_size, config.feature_channels]
         check_graph(self._session, expected)
         return config
+
+
+def placement(path: str | os.PathLike[str], providers: Sequence[Provider] | None) -> dict[str, list[str]]:
+    """The operators that ran on each provider, one entry for each node, when a few frames were computed."""
+    with tempfile.TemporaryDirectory() as folder:
+        backbone = Backbone(path, providers, None, Path(folder) / "profile")
+        frames = np.zeros((1, backbone.config.feature_channels, 32), np.float32)
+        backbone.spectrum(frames, 0 if backbone.config.num_bandwidth_ids else None)
+        events = json.loads(Path(backbone._session.end_profiling()).read_text(encoding="utf-8"))
+    nodes: dict[str, list[str]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and "provider" in event["args"]:
+            nodes.setdefault(event["args"]["provider"], []).append(event["args"]["op_name"])
+    return nodes
+
+
+def _is_int8(session: Any) -> bool:
+    return '"precision": "int8"' in session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import operator
+import os
 import shutil
 import sys
 import time
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,13 +18,25 @@ import numpy as np
 import numpy.typing as npt
 
 from . import __version__
-from .audio import audio_format, check_target, load_audio, save_audio, whole_file
+from .audio import (
+    Float,
+    audio_format,
+    check_target,
+    load_audio,
+    load_blocks,
+    save_audio,
+    save_blocks,
+    whole_file,
+)
+from .backbone import placement
+from .codebooks import LAYOUTS
 from .config import ENCODER_KEY, METADATA_KEY
-from .encodec import DEFAULT_BANDWIDTH, EncodecONNX
+from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
 from .session import CODEC, find_model, open_session
 from .vocoder import VocosONNX, default_model
 
 DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
+PCM = {"s16le": "<i2", "f32le": "<f4"}
 BAD_INPUT = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
 
 
@@ -32,8 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         args.run(args)
+    except BrokenPipeError:  # who read stdout has gone away: nobody is there to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not flushed into it again
+        return 1
     except BAD_INPUT as error:
         _complain(error)
+        return 2
+    except MemoryError as error:
+        _complain(MemoryError(f"not enough memory: {error}; nothing was written"))
         return 2
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as a shell says it
@@ -52,9 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     session = argparse.ArgumentParser(add_help=False)
-    session.add_argument(
-        "--provider", metavar="P", help="execution provider of onnxruntime, e.g. CUDAExecutionProvider"
-    )
+    session.add_argument("--provider", metavar="P", help="cpu, cuda, or another execution provider of onnxruntime")
     session.add_argument(
         "--threads", type=int, metavar="N", help="threads on the CPU (default: the CPUs that it may use)"
     )
@@ -84,8 +101,28 @@ def _parser() -> argparse.ArgumentParser:
     resynth.add_argument("--plot", type=Path, metavar="P.png", help="draw the two spectrograms, of one file")
     resynth.set_defaults(run=_resynth)
 
+    stream = commands.add_parser(
+        "stream", parents=[session], help="raw tokens, features or audio on stdin to raw audio on stdout, as it comes"
+    )
+    stream.add_argument(
+        "kind",
+        choices=("tokens", "features", "audio"),
+        help="frame after frame: tokens as 16-bit integers, features as 32-bit floats, little-endian; or mono audio",
+    )
+    stream.add_argument("--model", metavar="M", help=".onnx model, or the name of one in the box (default: its codec)")
+    stream.add_argument("--encoder", metavar="E", help="encoder .onnx (default: that of the codec in the box)")
+    stream.add_argument("--bandwidth", type=float, metavar="KBPS", help=f"default: {DEFAULT_BANDWIDTH:g}")
+    stream.add_argument("--rate", type=int, metavar="HZ", help="of the audio on stdin (default: the model's)")
+    stream.add_argument("--format", choices=list(PCM), default="s16le", help="of the audio, in and out")
+    stream.add_argument("--lookahead", type=int, metavar="N", help="frames to wait for; fewer are sooner, not exact")
+    stream.add_argument(
+        "--chunk", type=int, metavar="N", default=8, help="frames of audio encoded at once (default: 8)"
+    )
+    stream.set_defaults(run=_stream)
+
     info = commands.add_parser("info", help="say what a model file is")
     info.add_argument("model", nargs="?", metavar="MODEL", help="default: the codec in the box")
+    info.add_argument("--provider", metavar="P", help="run it there, and say which operators are left on the CPU")
     info.set_defaults(run=_info)
 
     demo = commands.add_parser("demo", parents=[session], help="decode the tokens in the box, real recorded speech")
@@ -108,12 +145,28 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--bandwidths", type=float, nargs="+", metavar="KBPS", help="default: all of each model")
     report.set_defaults(run=_report)
 
-    export = commands.add_parser("export", help="convert a Vocos checkpoint to .onnx (needs the extra [export])")
+    variant = argparse.ArgumentParser(add_help=False)
+    precision = variant.add_mutually_exclusive_group()
+    precision.add_argument("--int8", action="store_true", help="matrix products in int8, for CPUs")
+    precision.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
+    variant.add_argument(
+        "--calibrate", type=Path, nargs="+", metavar="F", help=".npy or .npz of tokens or features (default: speech)"
+    )
+    export = commands.add_parser(
+        "export", parents=[variant], help="convert a Vocos checkpoint to .onnx (needs the extra [export])"
+    )
     export.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, .ckpt file, or hub id (owner/name)")
     export.add_argument("-o", "--output", required=True, metavar="MODEL.onnx")
     export.add_argument("--config", help="config.yaml, where it is not beside the weights")
     export.add_argument("--revision", help="branch, tag or commit of a hub id")
     export.set_defaults(run=_export)
+
+    quantize = commands.add_parser(
+        "quantize", parents=[variant], help="a float32 .onnx to int8 or half precision (needs the extra [export])"
+    )
+    quantize.add_argument("model", metavar="MODEL", help=".onnx model, or the name of one in the box")
+    quantize.add_argument("-o", "--output", required=True, metavar="OUT.onnx")
+    quantize.set_defaults(run=_quantize)
 
     encoder = commands.add_parser(
         "export-encodec", help="convert an EnCodec checkpoint's encoder to .onnx (needs the extra [export])"
@@ -148,23 +201,44 @@ def _decode(args: argparse.Namespace) -> None:
     audio_format(args.output)  # an output that cannot be written should fail before the work, not after
     tokens, samples = load_tokens(args.tokens)
     vocos = _open(args, args.model)
-    audio = vocos.decode(tokens, args.bandwidth_id, layout=args.layout)
-    if audio.ndim == 2:
-        if len(audio) > 1:
+    if tokens.ndim == 3:
+        batch = 1 if args.layout == "kbt" and not np.issubdtype(tokens.dtype, np.floating) else 0
+        if tokens.shape[batch] > 1:
             raise ValueError(
-                f"{args.tokens} holds a batch of {len(audio)}, and {args.output} can hold one clip: "
+                f"{args.tokens} holds a batch of {tokens.shape[batch]}, and {args.output} can hold one clip: "
                 "save each item's tokens (codebooks, frames) to a file of its own"
             )
-        audio = audio[0]
-    if samples is not None:
-        if not len(audio) - vocos.hop_length < samples <= len(audio):
+        if tokens.shape[batch]:
+            tokens = tokens.squeeze(batch)
+    if vocos.delay and tokens.ndim == 2 and args.layout in LAYOUTS:
+        blocks = vocos.decode_stream([tokens], args.bandwidth_id)
+    else:
+        blocks = iter([vocos.decode(tokens, args.bandwidth_id, layout=args.layout)])
+    hop = vocos.hop_length
+
+    def end(decoded: int) -> int:
+        if samples is None:
+            return decoded
+        if not decoded - hop < samples <= decoded:
             raise ValueError(
                 f"{args.tokens} says that it is of {samples} samples, but {tokens.shape[-1]} frames are "
-                f"{len(audio) - vocos.hop_length + 1} to {len(audio)} of them: it is not whole"
+                f"{decoded - hop + 1} to {decoded} of them: it is not whole"
             )
-        audio = audio[:samples]
-    save_audio(args.output, audio, vocos.sample_rate)
-    print(f"wrote {args.output}: {len(audio) / vocos.sample_rate:.2f} s at {vocos.sample_rate} Hz")
+        return samples
+
+    written = save_blocks(args.output, _cut(blocks, hop, end), vocos.sample_rate)
+    print(f"wrote {args.output}: {written / vocos.sample_rate:.2f} s at {vocos.sample_rate} Hz")
+
+
+def _cut(blocks: Iterable[Float], most: int, end: Callable[[int], int]) -> Iterator[Float]:
+    """The blocks (n,) without up to ``most`` samples at their end: ``end`` says of how many samples how many stay."""
+    held, done = np.zeros(0, np.float32), 0
+    for block in blocks:
+        held = np.concatenate([held, block])
+        out = max(0, len(held) - most)
+        yield held[:out]
+        held, done = held[out:], done + out
+    yield held[: end(done + len(held)) - done]
 
 
 def _encode(args: argparse.Namespace) -> None:
@@ -177,12 +251,14 @@ def _encode(args: argparse.Namespace) -> None:
         encoder.encode(np.zeros(1), encoder.sample_rate, bandwidth)
 
     def one(source: Path, target: Path, progress: Callable[[int, int], None]) -> str:
-        audio = load_audio(source, encoder.sample_rate)
-        tokens = encoder.encode(audio, encoder.sample_rate, bandwidth, progress=progress).astype(np.int16)
+        rate = encoder.sample_rate
+        audio = _Counted(source, rate, progress)
+        codes = [block.astype(np.int16) for block in encoder.encode_stream(audio, rate, bandwidth)]
+        tokens = np.concatenate(codes, axis=1)
         with whole_file(target) as partial:
-            np.savez_compressed(partial, tokens=tokens, samples=len(audio), sample_rate=encoder.sample_rate)
+            np.savez_compressed(partial, tokens=tokens, samples=audio.samples, sample_rate=rate)
         shape = " x ".join(map(str, tokens.shape))
-        return f"wrote {target}: {shape} tokens, {len(audio) / encoder.sample_rate:.2f} s at {bandwidth:g} kbps"
+        return f"wrote {target}: {shape} tokens, {audio.samples / rate:.2f} s at {bandwidth:g} kbps"
 
     _each(targets, one)
 
@@ -203,13 +279,13 @@ def _resynth(args: argparse.Namespace) -> None:
 
     def one(source: Path, target: Path, progress: Callable[[int, int], None]) -> str:
         rate = vocos.sample_rate
-        audio = load_audio(source, rate)
+        audio = _Counted(source, rate, progress)
+        blocks = vocos.resynth_stream(audio, rate, bandwidth=args.bandwidth)
         # whole frames are decoded: what is longer than the recording is cut off
-        copy = vocos(audio, rate, bandwidth=args.bandwidth, progress=progress)[: len(audio)]
-        save_audio(target, copy, rate)
+        written = save_blocks(target, _cut(blocks, vocos.hop_length, lambda n: min(n, audio.samples)), rate)
         if args.plot:
-            save_plot(args.plot, {str(source): audio, str(target): copy}, rate)
-        return f"wrote {target}: {len(copy) / rate:.2f} s at {rate} Hz"
+            save_plot(args.plot, {str(path): load_audio(path, rate) for path in (source, target)}, rate)
+        return f"wrote {target}: {written / rate:.2f} s at {rate} Hz"
 
     _each(targets, one)
 
@@ -253,6 +329,26 @@ def _each(targets: list[tuple[Path, Path]], one: Callable[[Path, Path, Callable[
         raise ValueError(f"{failed} of {len(targets)} files failed")
 
 
+class _Counted:
+    """The blocks of a file, counted as they are read: ``samples`` of ``rate`` so far."""
+
+    def __init__(self, path: Path, rate: int, progress: Callable[[int, int], None]):
+        self.path, self.rate, self.progress, self.samples = path, rate, progress, 0
+
+    def __iter__(self) -> Iterator[Float]:
+        for block in load_blocks(self.path, self.rate):
+            yield block
+            self.samples += len(block)
+            self.progress(self.samples, max(self.samples, self._expected))
+
+    @cached_property
+    def _expected(self) -> int:
+        import soundfile
+
+        info = soundfile.info(self.path)
+        return int(-(-info.frames * self.rate // info.samplerate))
+
+
 class _Bar:
     """A line of progress on a terminal: over all files, the one at hand by the frames that it has done."""
 
@@ -282,6 +378,55 @@ class _Bar:
             self.stream.flush()
 
 
+def _stream(args: argparse.Namespace) -> None:
+    vocos = VocosONNX(args.model, encoder=args.encoder, **_options(args))
+    config = vocos.config
+    audio: Iterator[Float]
+    if args.kind == "audio":
+        audio = vocos.resynth_stream(
+            (block[:, 0] for block in _raw(PCM[args.format], 1)),
+            vocos.sample_rate if args.rate is None else args.rate,
+            bandwidth=args.bandwidth,
+            lookahead=args.lookahead,
+            chunk=args.chunk,
+        )
+    else:
+        index = None
+        if config.encodec is not None:
+            kbps = DEFAULT_BANDWIDTH if args.bandwidth is None else args.bandwidth
+            index = bandwidth_index(kbps, vocos.bandwidths)
+        elif args.bandwidth is not None:
+            raise ValueError("--bandwidth is given, but this is a mel model, without tokens: leave it out")
+        if args.kind == "features":
+            frames = _raw("<f4", config.feature_channels)
+        elif config.encodec is None or index is None:
+            raise ValueError("this is a mel model: it decodes features, not tokens")
+        else:
+            frames = _raw("<i2", config.encodec.codebooks_per_bandwidth[index])
+        audio = vocos.decode_stream(
+            (block.T for block in frames), index if config.num_bandwidth_ids else None, lookahead=args.lookahead
+        )
+    out = sys.stdout.buffer
+    for block in audio:
+        if args.format == "s16le":
+            block = np.round(block * 32768).clip(-32768, 32767)
+        out.write(block.astype(PCM[args.format]).tobytes())
+        out.flush()
+
+
+def _raw(kind: str, width: int) -> Iterator[npt.NDArray[Any]]:
+    """What has come in on stdin, as rows (n, width) of a dtype."""
+    held, size = b"", np.dtype(kind).itemsize * width
+    while data := sys.stdin.buffer.read1(1 << 16):  # type: ignore[union-attr]
+        held += data
+        whole = len(held) // size * size
+        if whole:
+            yield np.frombuffer(held[:whole], kind).reshape(-1, width)
+            held = held[whole:]
+    if held:
+        raise ValueError(f"stdin ended with {len(held)} bytes of a frame of {size}; expected whole frames")
+
+
 def _info(args: argparse.Namespace) -> None:
     path = find_model(args.model or CODEC)
     session = open_session(path, ["CPUExecutionProvider"], None, METADATA_KEY)
@@ -295,6 +440,11 @@ def _info(args: argparse.Namespace) -> None:
                 print(f"  {inner}: {_text(inner_value)}")
         elif value is not None:
             print(f"{name}: {_text(value)}")
+    if args.provider:
+        if is_encoder:
+            raise ValueError("--provider is for models, and this is an encoder; leave it out")
+        for provider, operators in placement(path, [args.provider]).items():
+            print(f"{provider}: {len(operators)} nodes ({', '.join(sorted(set(operators)))})")
 
 
 def _text(value: Any) -> str:
@@ -356,7 +506,26 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    _load_export().export(args.checkpoint, args.output, config=args.config, revision=args.revision)
+    calibration = _calibration(args)
+    _load_export().export(
+        args.checkpoint,
+        args.output,
+        config=args.config,
+        revision=args.revision,
+        precision="int8" if args.int8 else "float16" if args.fp16 else "float32",
+        calibration=calibration,
+    )
+
+
+def _quantize(args: argparse.Namespace) -> None:
+    precision = "float16" if args.fp16 else "int8"
+    calibration = _calibration(args)
+    _load_export().quantize(args.model, args.output, precision=precision, calibration=calibration)
+    print(f"wrote {args.output} ({Path(args.output).stat().st_size / 1e6:.1f} MB)")
+
+
+def _calibration(args: argparse.Namespace) -> list[npt.NDArray[Any]] | None:
+    return None if args.calibrate is None else [load_tokens(path)[0] for path in args.calibrate]
 
 
 def _export_encodec(args: argparse.Namespace) -> None:
@@ -421,7 +590,7 @@ def load_tokens(path: Path) -> tuple[npt.NDArray[Any], int | None]:
                 )
             samples = operator.index(loaded["samples"].item()) if "samples" in loaded.files else None
             return loaded[names[0]], samples
-    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of damaged files numpy raises whatever its parsers do: SyntaxError, zlib.error, ...
         raise ValueError(f"cannot read {path} as .npy or .npz: {error}") from None
 
 

@@ -62,3 +62,10 @@ def lookup(codes: npt.NDArray[np.integer[Any]], codebooks: npt.NDArray[np.float3
     for codebook, row in zip(codebooks[1:], codes[1:], strict=False):
         features += codebook[row]
     return np.ascontiguousarray(features.transpose(0, 2, 1))
+
+
+def check_codebooks(codebooks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The codebooks as they are. Raises ValueError where they hold NaN or infinity."""
+    if not np.isfinite(codebooks).all():
+        raise ValueError("the model's codebooks hold NaN or infinity: the file is damaged, copy or export it again")
+    return codebooks

@@ -12,12 +12,14 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 METADATA_KEY = "vocos_onnx"
 ENCODER_KEY = "vocos_onnx_encoder"
-FORMAT = 3
+FORMAT = 4
 HEADS = ("istft", "imdct_symexp", "imdct_cos")
 PADDINGS = ("same", "center")
 MEL_SCALES = ("htk", "slaney")
 MEL_NORMS = ("none", "slaney")
 ENCODER_INPUTS = ("audio", "spectrum")
+MAX_CODEBOOKS, MAX_CODEBOOK_SIZE, MAX_N_FFT = 128, 1 << 16, 1 << 16  # no model comes near: what claims more is damaged
+PRECISIONS = ("float32", "int8", "float16")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,19 @@ class MelFeatures:
 
 
 @dataclass(frozen=True)
+class Quality:
+    """How near a model of less than float32 comes to its float32 original, on the input it was calibrated with.
+
+    snr_db: of the waveforms, the original's power over that of the difference. pesq_wb: with the original as the
+    reference (the best there is is 4.64), None where it was not measured. seconds: of audio.
+    """
+
+    snr_db: float
+    pesq_wb: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Source:
     """Where the weights came from."""
 
@@ -86,7 +101,7 @@ class ModelConfig:
     """Everything the runtime must know about a model beside its graph.
 
     ``num_bandwidth_ids`` is 0 where the network is not conditioned on a bandwidth. Exactly one of ``encodec`` and
-    ``mel`` is given.
+    ``mel`` is given. ``precision`` is that of the network; ``quality`` says what less than float32 costs.
     """
 
     sample_rate: int
@@ -100,6 +115,8 @@ class ModelConfig:
     encodec: EncodecFeatures | None
     mel: MelFeatures | None
     source: Source
+    precision: str = "float32"
+    quality: Quality | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError where values are out of range or contradict one another."""
@@ -107,6 +124,7 @@ class ModelConfig:
         _require(self.padding in PADDINGS, f"padding is {self.padding!r}, expected one of {PADDINGS}")
         for name in ("sample_rate", "n_fft", "hop_length", "feature_channels"):
             _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}, expected a positive integer")
+        _require(self.n_fft <= MAX_N_FFT, f"n_fft is {self.n_fft}, expected at most {MAX_N_FFT}")
         multiple = 2 if self.head == "istft" else 4
         _require(self.n_fft % multiple == 0, f"n_fft is {self.n_fft}, expected a multiple of {multiple}")
         if self.head == "istft":
@@ -119,6 +137,11 @@ class ModelConfig:
                 self.hop_length * 2 == self.n_fft,
                 f"hop_length is {self.hop_length}, expected half the MDCT frame of {self.n_fft}",
             )
+        _require(self.precision in PRECISIONS, f"precision is {self.precision!r}, expected one of {PRECISIONS}")
+        _require(
+            (self.quality is None) == (self.precision == "float32"),
+            f"precision is {self.precision} and quality {self.quality}: exactly the others have one",
+        )
         _require(self.num_bandwidth_ids >= 0, f"num_bandwidth_ids is {self.num_bandwidth_ids}, expected 0 or more")
         _require((self.encodec is None) != (self.mel is None), "exactly one of encodec and mel features must be given")
         if self.mel is not None:
@@ -225,6 +248,11 @@ def _check_bandwidths(
     num_codebooks: int, codebook_size: int, bandwidths: tuple[float, ...], counts: tuple[int, ...]
 ) -> None:
     _require(num_codebooks > 0 and codebook_size > 0, "encodec features need at least one codebook")
+    _require(
+        num_codebooks <= MAX_CODEBOOKS and codebook_size <= MAX_CODEBOOK_SIZE,
+        f"{num_codebooks} codebooks of {codebook_size} entries, expected at most {MAX_CODEBOOKS} of "
+        f"{MAX_CODEBOOK_SIZE}",
+    )
     _require(len(bandwidths) == len(counts) > 0, f"{len(bandwidths)} bandwidths but {len(counts)} codebook counts")
     _require(
         all(1 <= k <= num_codebooks for k in counts),
@@ -243,13 +271,15 @@ def _read(cls: type[_T], data: Any, where: str) -> _T:
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:
-    for nested in (EncodecFeatures, MelFeatures, Source):
+    for nested in (EncodecFeatures, MelFeatures, Quality, Source):
         if hint in (nested, nested | None):
             return None if value is None and hint is not nested else _read(nested, value, name + ".")
     if hint in (tuple[int, ...], tuple[float, ...], tuple[str, ...]):
         _require(isinstance(value, list), f"{name} is {value!r}, expected a list")
         (element, _) = get_args(hint)
         return tuple(_value(element, v, name) for v in value)
+    if hint == float | None:
+        hint = type(None) if value is None else float
     if hint is float and type(value) is int:
         value = float(value)
     _require(type(value) is hint, f"{name} is {value!r}, expected {hint.__name__}")

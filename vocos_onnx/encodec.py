@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .audio import Float, read_waveform
+from .audio import Float, Tape, check_blocks, check_rate, read_waveform, resample_blocks
+from .codebooks import check_codebooks
 from .config import ENCODER_KEY, EncoderConfig
+from .hub import fetch
 from .istft import stft
-from .session import CODEC_ENCODER, Provider, available_cpus, check_graph, open_session, read_config
+from .session import CODEC_ENCODER, Provider, available_cpus, check_graph, open_session, read_config, run
 
 DEFAULT_BANDWIDTH = 6.0  # kbps
 CHUNK = 300  # frames encoded at once, 4 s at 75 frames/s: beyond the audio and its codes, memory does not grow
+_FIRST = 8  # frames that are encoded first at least: EnCodec's last convolution pads its start with a reflection of 6
 _PRODUCT = 500_000  # multiplications in a block of a matrix product: from 2**19 on OpenBLAS takes a second thread
 
 
@@ -46,6 +49,21 @@ class EncodecONNX:
         self.codebooks = self._read_codebooks()
         """The codebooks (num_codebooks, codebook_size, C) of the residual quantiser, float32."""
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_or_folder: str | os.PathLike[str],
+        filename: str = "encoder.onnx",
+        *,
+        revision: str | None = None,
+        sha256: str | None = None,
+        local_files_only: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> EncodecONNX:
+        """An exported encoder of a folder or of the hub, as ``VocosONNX.from_pretrained`` gets a model, which see."""
+        return cls(fetch(repo_or_folder, filename, revision, sha256, local_files_only, cache_dir), **options)
+
     def encode(
         self,
         audio: npt.ArrayLike,
@@ -72,13 +90,14 @@ class EncodecONNX:
         Raises:
             ValueError: audio that is empty, of another shape or type, or holds NaN or infinity; a sample rate outside
                 1 to 384 kHz; a bandwidth that the model does not have.
+            FloatingPointError: the network gave NaN or infinity.
         """
         count = self._codebook_count(bandwidth)
         waveform = read_waveform(audio, sample_rate, self.sample_rate)
         frames = -(-waveform.shape[1] // self.hop_length)
         codes = np.empty((count, len(waveform), frames), np.int64)
         done = 0
-        for embeddings in self._embeddings(waveform):
+        for embeddings in self._embeddings(Tape([waveform]), max(32, CHUNK // len(waveform))):
             stop = done + embeddings.shape[1]
             codes[:, :, done:stop] = quantize(embeddings, self.codebooks[:count])
             done = stop
@@ -86,10 +105,41 @@ class EncodecONNX:
                 progress(done, frames)
         return codes[:, 0] if np.ndim(audio) == 1 else codes
 
+    def encode_stream(
+        self,
+        blocks: Iterable[npt.ArrayLike],
+        sample_rate: int,
+        bandwidth: float = DEFAULT_BANDWIDTH,
+        *,
+        chunk: int = CHUNK,
+    ) -> Iterator[npt.NDArray[np.int64]]:
+        """Tokens while the audio comes in: in all what ``encode`` gives for the blocks in one piece.
+
+        Args:
+            blocks: (n,) each, of one recording, as ``encode`` takes it.
+            sample_rate: of the audio, in Hz.
+            bandwidth: kbps, one of ``bandwidths``; by default 6.
+            chunk: frames that are encoded at once, by default 300; at the start at least 8. They come out when they and
+                those that the encoder looks ahead (of EnCodec none) have come in; fewer at once cost more, for some
+                before them are seen again.
+
+        Returns:
+            An iterator of codes (K, t).
+
+        Raises:
+            ValueError: as ``encode``; blocks of another shape; chunk below 1.
+        """
+        count = self._codebook_count(bandwidth)
+        if chunk < 1:
+            raise ValueError(f"chunk is {chunk}, expected 1 or more frames")
+        check_rate(sample_rate)
+        tape = Tape(resample_blocks(check_blocks(blocks), sample_rate, self.sample_rate))
+        return (quantize(e, self.codebooks[:count])[:, 0] for e in self._embeddings(tape, chunk))
+
     def embed(self, audio: npt.ArrayLike, sample_rate: int) -> Float:
         """Audio (N,) or (B, N) -> embeddings (B, C, T) before quantisation, T as in ``encode``, which see."""
         waveform = read_waveform(audio, sample_rate, self.sample_rate)
-        return np.concatenate(list(self._embeddings(waveform)), axis=1).transpose(0, 2, 1)
+        return np.concatenate(list(self._embeddings(Tape([waveform]))), axis=1).transpose(0, 2, 1)
 
     @property
     def sample_rate(self) -> int:
@@ -117,40 +167,52 @@ class EncodecONNX:
         providers: list[str] = self._session.get_providers()
         return providers
 
-    def _embeddings(self, waveform: Float) -> Iterator[Float]:
+    def _embeddings(self, waveform: Tape, chunk: int = CHUNK) -> Iterator[Float]:
         """Waveform (B, N) -> embeddings (B, t, C), a stretch of frames at a time.
 
         Each stretch sees as many frames before and after it as its convolutions reach, so that nothing shows where they
         meet; what lies further back (the LSTM) is carried from one to the next.
         """
         config, hop = self.config, self.hop_length
-        frames = -(-waveform.shape[1] // hop)
-        chunk = max(32, CHUNK // len(waveform))
-        state = self._start_state(len(waveform))
-        for start in range(0, frames, chunk):
-            stop = min(start + chunk, frames)
+        state: dict[str, Float] = {}
+        start = 0
+        while True:
+            count = chunk if start else max(chunk, _FIRST)
+            there = waveform.reach((start + count + config.right_context) * hop + config.n_fft)
+            frames = -(-there // hop)  # in all, where the end has come
+            stop = min(start + count, frames)
+            if stop <= start:
+                return
             before = min(config.left_context, start)
             after = min(config.right_context, frames - stop)
             if config.input == "audio":
-                stretch = waveform[:, (start - before) * hop : (stop + after) * hop]
+                stretch = waveform.cut((start - before) * hop, (stop + after) * hop)
+                state = state or self._start_state(len(stretch))
                 inputs = {**self._split(stretch), "context": np.array(before, np.int64), **state}
-                embeddings, *new = self._session.run(["embeddings", *(f"next_{name}" for name in state)], inputs)
+                embeddings, *new = run(self._session, ["embeddings", *(f"next_{name}" for name in state)], inputs)
                 state = dict(zip(state, new, strict=True))
-                yield embeddings
             else:
                 spectrum = self._spectrum(waveform, start - before, stop + after)
-                (embeddings,) = self._session.run(["embeddings"], {"spectrum": spectrum})
-                yield embeddings[:, before : before + stop - start]
+                (embeddings,) = run(self._session, ["embeddings"], {"spectrum": spectrum})
+                embeddings = embeddings[:, before : before + stop - start]
+            if not np.isfinite(embeddings).all():
+                raise FloatingPointError(
+                    f"the encoder gave NaN or infinity in frames {start} to {stop}: its weights are damaged, or the "
+                    "audio is far beyond full scale"
+                )
+            yield embeddings
+            start = stop
 
-    def _spectrum(self, waveform: Float, start: int, stop: int) -> Float:
+    def _spectrum(self, waveform: Tape, start: int, stop: int) -> Float:
         """The spectrum (B, stop - start, n_fft/2 + 1, 2) of some frames, with zeros around the audio ("same")."""
         n_fft, hop = self.config.n_fft, self.hop_length
         first = start * hop - (n_fft - hop) // 2
         last = (stop - 1) * hop - (n_fft - hop) // 2 + n_fft
-        stretch = waveform[:, max(first, 0) : last]
+        stretch = waveform.cut(max(first, 0), last)
         left = max(-first, 0)
         stretch = np.pad(stretch, ((0, 0), (left, last - first - left - stretch.shape[1])))
-        spectrum = np.ascontiguousarray(stft(stretch, n_fft, hop), np.complex64)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found behind the network
+            spectrum = np.ascontiguousarray(stft(stretch, n_fft, hop), np.complex64)
         return spectrum[..., None].view(np.float32)
 
     def _split(self, stretch: Float) -> dict[str, npt.NDArray[Any]]:
@@ -189,10 +251,12 @@ class EncodecONNX:
         if self.config.input == "audio":
             inputs = {**self._split(nothing), "context": np.array(0, np.int64), **self._start_state(1)}
         else:
-            inputs = {"spectrum": self._spectrum(nothing, 0, 1)}
+            audio = Tape([nothing])
+            audio.reach(self.hop_length)
+            inputs = {"spectrum": self._spectrum(audio, 0, 1)}
         codebooks: Float
-        (codebooks,) = self._session.run(["codebooks"], inputs)
-        return codebooks
+        (codebooks,) = run(self._session, ["codebooks"], inputs)
+        return check_codebooks(codebooks)
 
     def _parse(self, metadata: str) -> EncoderConfig:
         config = EncoderConfig.from_json(metadata)

@@ -5,6 +5,7 @@ Vectorised over batch and frames, the way back in float32. It follows vocos 0.1.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -93,9 +94,12 @@ def imdct_frames(spectrum: Float) -> Float:
     return windowed
 
 
+@lru_cache(maxsize=8)
 def hann_window(n_fft: int) -> Float:
     """Periodic Hann window (n_fft,): ½ - ½ cos(2π n / n_fft)."""
-    return _hann(n_fft).astype(np.float32)
+    window = _hann(n_fft).astype(np.float32)
+    window.flags.writeable = False  # it is cached
+    return window
 
 
 def _hann(n_fft: int) -> npt.NDArray[np.float64]:
@@ -117,3 +121,19 @@ def overlap_add(frames: npt.NDArray[Any], hop_length: int, trim: int) -> Float:
         rows[:, j : j + count, : piece.shape[2]] += piece
     length = (count - 1) * hop_length + n_fft
     return rows.reshape(batch, -1)[:, trim : length - trim]
+
+
+def check_finite(audio: Float, spectrum: npt.NDArray[Any]) -> Float:
+    """The audio as it is. Raises FloatingPointError, which says which stage made NaN or infinity of it."""
+    if np.isfinite(audio).all():
+        return audio
+    bad = ~np.isfinite(spectrum).all(axis=-1)
+    if bad.any():
+        item, frame = np.argwhere(bad)[0]
+        raise FloatingPointError(
+            f"the network gave NaN or infinity in {bad.sum()} of {bad.size} frames, first in frame {frame} of item "
+            f"{item}: its weights are damaged, or its input is far from what it was trained with"
+        )
+    raise FloatingPointError(
+        f"the inverse transform overflowed: the spectrum reaches {np.abs(spectrum).max():.2g}, and audio is within 1"
+    )

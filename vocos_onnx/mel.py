@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .audio import Tape
 from .config import MelFeatures
 from .istft import Float, stft
 
@@ -26,7 +28,7 @@ HIFIGAN = MelFeatures(
     power_offset=1e-9,
 )
 
-_BLOCK = 1024  # frames transformed at once, so that memory does not grow with the length
+CHUNK = 1024  # frames transformed at once, so that memory does not grow with the length
 
 
 def log_mel(audio: npt.NDArray[np.floating[Any]], sample_rate: int, mel: MelFeatures) -> Float:
@@ -40,27 +42,52 @@ def log_mel(audio: npt.NDArray[np.floating[Any]], sample_rate: int, mel: MelFeat
     Raises:
         ValueError: audio too short to be reflected, or for one frame.
     """
-    pad = mel.n_fft // 2 if mel.padding == "center" else (mel.n_fft - mel.hop_length) // 2
-    shortest = max(pad + 1, mel.n_fft - 2 * pad)
-    if audio.shape[-1] < shortest:
-        raise ValueError(
-            f"audio has {audio.shape[-1]} samples at {sample_rate} Hz, expected at least {shortest}: these mel "
-            f"features reflect {pad} of them at both ends; pad it with zeros"
-        )
-    padded = np.pad(audio, ((0, 0), (pad, pad)), mode="reflect")
-    bank = filterbank(sample_rate, mel)
-    frames = 1 + (padded.shape[-1] - mel.n_fft) // mel.hop_length
+    frames = max(0, 1 + (audio.shape[-1] + 2 * _pad(mel) - mel.n_fft) // mel.hop_length)
     features = np.empty((len(audio), mel.n_mels, frames), np.float32)
-    for start in range(0, frames, _BLOCK):
-        stop = min(start + _BLOCK, frames)
-        stretch = padded[:, start * mel.hop_length : (stop - 1) * mel.hop_length + mel.n_fft]
-        spectrum = stft(stretch.astype(np.float64), mel.n_fft, mel.hop_length)
+    done = 0
+    for block in log_mel_blocks(Tape([audio]), sample_rate, mel):
+        features[:, :, done : done + block.shape[2]] = block
+        done += block.shape[2]
+    return features
+
+
+def log_mel_blocks(audio: Tape, sample_rate: int, mel: MelFeatures, chunk: int = CHUNK) -> Iterator[Float]:
+    """The same, some frames at a time (B, n_mels, t). Raises as ``log_mel``."""
+    hop, pad = mel.hop_length, _pad(mel)
+    bank = filterbank(sample_rate, mel)
+    start = 0
+    while True:
+        there = audio.reach((start + chunk) * hop + mel.n_fft)
+        if start == 0 and there < (shortest := max(pad + 1, mel.n_fft - 2 * pad)):
+            raise ValueError(
+                f"audio has {there} samples at {sample_rate} Hz, expected at least {shortest}: these mel "
+                f"features reflect {pad} of them at both ends; pad it with zeros"
+            )
+        # what comes later makes these frames complete, and at the end there are no others
+        stop = min(start + chunk, 1 + (there + 2 * pad - mel.n_fft) // hop)
+        if stop <= start:
+            return
+        first, last = start * hop - pad, (stop - 1) * hop - pad + mel.n_fft
+        # a reflection reaches back as far as the padding
+        held = max(0, min(first, there - pad - 1))
+        stretch = audio.cut(held, max(last, 1 - first))
+        if first < 0 or last > there:
+            index = np.abs(np.arange(first, last))
+            stretch = stretch[:, np.where(index < there, index, 2 * (there - 1) - index) - held]
+        else:
+            stretch = stretch[:, first - held : last - held]
+        spectrum = stft(stretch.astype(np.float64), mel.n_fft, hop)
         if mel.power_offset:
             magnitude = np.sqrt(spectrum.real**2 + spectrum.imag**2 + mel.power_offset)
         else:
             magnitude = np.abs(spectrum)
-        features[:, :, start:stop] = np.log(np.maximum(magnitude @ bank, mel.clip)).transpose(0, 2, 1)
-    return features
+        features: Float = np.log(np.maximum(magnitude @ bank, mel.clip)).transpose(0, 2, 1).astype(np.float32)
+        yield features
+        start = stop
+
+
+def _pad(mel: MelFeatures) -> int:
+    return mel.n_fft // 2 if mel.padding == "center" else (mel.n_fft - mel.hop_length) // 2
 
 
 @lru_cache(maxsize=8)

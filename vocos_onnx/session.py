@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .config import ENCODER_KEY, METADATA_KEY
+from .model_file import check_model_file
 
 Provider = str | tuple[str, dict[str, Any]]
 Config = TypeVar("Config")
 
-# ORT searches every cuDNN algorithm anew for each input length unless told otherwise.
-_DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {"CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC"}}
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_SHORT = {"cpu": CPU, "cuda": CUDA}
+# Else ORT searches every cuDNN algorithm anew for each input length, and takes memory by powers of two.
+_DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
+    CUDA: {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+}
+_VERSIONS = {"CUDA": "cuda_version", "cuDNN": "cudnn_version"}
+_WHEELS = ("onnxruntime", "onnxruntime-gpu")
+_log = logging.getLogger("vocos_onnx")
 
 _HOW_TO_MAKE = {METADATA_KEY: "vocos-onnx export", ENCODER_KEY: "vocos-onnx export-encodec"}
 
@@ -80,9 +90,16 @@ def _quota_v1(folder: Path) -> float:
 
 
 def open_session(
-    path: str | os.PathLike[str], providers: Sequence[Provider] | None, threads: int | None, kind: str
+    path: str | os.PathLike[str],
+    providers: Sequence[Provider] | None,
+    threads: int | None,
+    kind: str,
+    profile: Path | None = None,
 ) -> Any:
-    """The onnxruntime session of a file; ``kind`` is the metadata key of what it should be. Raises as VocosONNX."""
+    """The onnxruntime session of a file; ``kind`` is the metadata key of what it should be. Raises as VocosONNX.
+
+    ``profile``: how the name of a file begins that ``end_profiling`` of the session writes.
+    """
     ort = _onnxruntime()
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise ValueError(
@@ -96,8 +113,15 @@ def open_session(
         )
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected the .onnx file that {_HOW_TO_MAKE[kind]} wrote")
-    wanted = _choose_providers(providers, ort.get_available_providers())
+    check_model_file(path)
+    wanted = _choose_providers(providers, ort)
+    if any(name == CUDA for name, _ in wanted) and hasattr(ort, "preload_dlls"):
+        with redirect_stdout(StringIO()) as said:  # stdout may be where the audio goes
+            ort.preload_dlls()  # CUDA and cuDNN from the wheels of [gpu], where there are such
+        _log.debug("preload_dlls: %s", said.getvalue())
     options = ort.SessionOptions()
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     options.log_severity_level = 3
     # Between two calls no thread spins for more work: the cores are numpy's then, or somebody else's.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -110,15 +134,78 @@ def open_session(
             f"onnxruntime cannot load {path} ({path.stat().st_size} bytes): {reason}. If the file is truncated or "
             "not an ONNX model, copy or export it again"
         ) from error
-    if providers is not None:
-        used = session.get_providers()
-        absent = [p for p, _ in wanted if p not in used]
-        if absent:
-            raise RuntimeError(
-                f"onnxruntime could not start {', '.join(absent)} and would run on {', '.join(used)}; "
-                "its log above says why (often a missing CUDA or cuDNN library: pip install 'vocos-onnx[gpu]')"
-            )
+    used = session.get_providers()
+    absent = [name for name, _ in wanted if name not in used]
+    if absent:
+        why = _why_no_cuda(ort) if CUDA in absent else "its log above says why"
+        failed = f"onnxruntime could not start {', '.join(absent)}"
+        if providers is not None:
+            raise RuntimeError(f"{failed} and would run on {', '.join(used)}: {why}")
+        _log.warning("%s: %s", failed, why)
+    _log.info("%s runs on %s", path, ", ".join(used))
     return session
+
+
+def _why_no_cuda(ort: Any) -> str:
+    """What is installed, what is missing for CUDA, and the remedy."""
+    import ctypes
+    import importlib.metadata  # slow to load, and of no use otherwise
+
+    found = {}
+    for wheel in _WHEELS:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[wheel] = importlib.metadata.version(wheel)
+    installed = " and ".join(f"{name} {version}" for name, version in found.items()) or "no wheel of onnxruntime"
+    if len(found) == 2:
+        return (
+            f"{installed} are installed, and break each other; remedy: pip uninstall -y onnxruntime onnxruntime-gpu && "
+            "pip install 'vocos-onnx[gpu]'"
+        )
+    capi = Path(ort.__file__).parent / "capi"
+    library = next((path for path in capi.glob("*onnxruntime_providers_cuda.*")), None)
+    if library is None:
+        return (
+            f"{installed} is installed, which has no CUDA; remedy: pip uninstall -y onnxruntime && "
+            "pip install 'vocos-onnx[gpu]'"
+        )
+    built = _built_for()
+    try:
+        for shared in capi.glob("*onnxruntime_providers_shared.*"):
+            ctypes.CDLL(str(shared), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return (
+            f"{installed} is installed{built}, and its CUDA provider does not load: {error}; remedy: "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]', or the system's CUDA and cuDNN of that version"
+        )
+    return (
+        f"{installed} is installed{built}, and its libraries load; is there an NVIDIA GPU that this process may use, "
+        "with a driver for that CUDA (nvidia-smi)? onnxruntime's log says more"
+    )
+
+
+def _built_for() -> str:
+    """The versions of CUDA and cuDNN that this onnxruntime was built for."""
+    try:
+        from onnxruntime.capi import build_and_package_info as info
+    except ImportError:
+        return ""
+    parts = [f"{name} {getattr(info, key)}" for name, key in _VERSIONS.items() if getattr(info, key, None)]
+    return f" (built for {', '.join(parts)})" if parts else ""
+
+
+def run(session: Any, names: list[str], inputs: dict[str, Any]) -> list[Any]:
+    """What onnxruntime computes. Raises RuntimeError where it cannot, MemoryError where there is not enough for it."""
+    try:
+        outputs: list[Any] = session.run(names, inputs)
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        reason = next(iter(str(error).splitlines()), "")
+        if "bad_alloc" in reason or "Failed to allocate" in reason:
+            raise MemoryError(f"onnxruntime: {reason}") from error
+        raise RuntimeError(f"onnxruntime failed in the network: {reason}. The model file may be damaged") from error
+    return outputs
 
 
 def read_config(session: Any, path: str | os.PathLike[str], kind: str, parse: Callable[[str], Config]) -> Config:
@@ -158,22 +245,24 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _choose_providers(providers: Sequence[Provider] | None, available: list[str]) -> list[tuple[str, dict[str, Any]]]:
+def _choose_providers(providers: Sequence[Provider] | None, ort: Any) -> list[tuple[str, dict[str, Any]]]:
     """Names or (name, options) pairs as pairs; by default CUDA where onnxruntime has it, and the CPU."""
+    available = ort.get_available_providers()
     if providers is None:
-        providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
+        providers = [p for p in (CUDA, CPU) if p in available]
     if isinstance(providers, str) or not providers:
-        raise ValueError(f"providers is {providers!r}, expected a list of one or more of {', '.join(available)}")
+        raise ValueError(
+            f"providers is {providers!r}, expected a list of one or more of {', '.join([*_SHORT, *available])}"
+        )
     chosen = []
     for provider in providers:
         pair = (provider, {}) if isinstance(provider, str) else provider
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], dict)):
             raise ValueError(f"providers holds {provider!r}, expected a name or a (name, options) pair")
-        name, options = pair
+        given, options = pair
+        name = _SHORT.get(given, given)
         if name not in available:
-            raise ValueError(
-                f"provider {name!r} is not in this onnxruntime, which has {', '.join(available)}; "
-                "for CUDA install 'vocos-onnx[gpu]' instead of 'vocos-onnx[cpu]'"
-            )
+            has = f"provider {given!r} is not in this onnxruntime, which has {', '.join(available)}"
+            raise ValueError(f"{has}: {_why_no_cuda(ort)}" if name == CUDA else has)
         chosen.append((name, {**_DEFAULT_OPTIONS.get(name, {}), **options}))
     return chosen

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .backbone import Backbone
 from .config import ModelConfig
-from .istft import Float, imdct_frames, istft_frames, overlap_add, trim_of
+from .istft import Float, check_finite, imdct_frames, istft_frames, overlap_add, trim_of
 
 BLOCK = 1500  # frames that go through the network at once, 20 s at 75 frames/s: memory does not grow beyond
 
@@ -39,6 +39,7 @@ class OverlapAdd:
     def push(self, spectrum: npt.NDArray[Any]) -> Float:
         """Spectrum (B, T, F) of the next frames -> the samples (B, n) that are complete."""
         frames, window = self._frames(spectrum)
+        check_finite(frames, spectrum)
         audio = self._add(self._audio, frames)
         done = audio.shape[1] - self._held
         self._audio = audio[:, done:].copy()
@@ -131,7 +132,7 @@ class Stream:
 
     def __init__(
         self,
-        read: Callable[[npt.NDArray[Any]], tuple[Float, int | None, str]],
+        read: Callable[[npt.NDArray[Any]], tuple[Callable[[int, int], Float], int, int | None, str]],
         decoder: Callable[[int | None], Decoder],
     ):
         self._read, self._make = read, decoder
@@ -155,17 +156,21 @@ class Stream:
             ValueError: as ``decode``; a chunk of another kind than those before it, or after ``flush``.
             RuntimeError: another thread is pushing.
         """
+        return np.concatenate(list(self.push_blocks(tokens_or_features)))
+
+    def push_blocks(self, tokens_or_features: npt.ArrayLike) -> Iterator[Float]:
+        """As ``push``, but the audio of a long chunk comes some seconds at a time."""
         with self._alone():
             given = np.asarray(tokens_or_features)
             if given.ndim != 2:
                 raise ValueError(f"a chunk has shape {given.shape}, expected tokens (K, t) or features (C, t)")
-            features, bandwidth_id, kind = self._read(given)
+            features_of, frames, bandwidth_id, kind = self._read(given)
             if self._decoder is None:
                 self._decoder, self._kind = self._make(bandwidth_id), kind
             elif kind != self._kind:
                 raise ValueError(f"this chunk is {kind}, and those before it were {self._kind}; make another stream")
-            starts = range(0, features.shape[2], BLOCK)
-            return np.concatenate([self._decoder.push(features[:, :, s : s + BLOCK])[0] for s in starts])
+            for start in range(0, frames, BLOCK):
+                yield self._decoder.push(features_of(start, min(start + BLOCK, frames)))[0]
 
     def flush(self) -> Float:
         """The end of the sequence: the rest of the audio (samples,). Nothing can be pushed then. Raises as ``push``."""

@@ -11,13 +11,15 @@ from typing import Any, TypeGuard, overload
 import numpy as np
 import numpy.typing as npt
 
-from .audio import Float, read_waveform
+from .audio import Float, Tape, check_blocks, check_rate, read_waveform, resample_blocks
 from .backbone import Backbone
 from .codebooks import lookup, read_tokens
-from .config import ModelConfig
+from .config import MelFeatures, ModelConfig
 from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
-from .istft import imdct, istft, trim_of
-from .mel import log_mel
+from .hub import fetch
+from .istft import check_finite, imdct, istft, trim_of
+from .mel import CHUNK as MEL_CHUNK
+from .mel import log_mel, log_mel_blocks
 from .session import CODEC, Provider, find_model
 from .streaming import BLOCK, Decoder, Stream, decode_in_blocks
 
@@ -38,8 +40,9 @@ class VocosONNX:
     Args:
         model: path of a file that ``vocos-onnx export`` wrote, or the name of one in the box: "vocos-codec-24khz" (the
             default) or "vocos-mel-24khz-small".
-        providers: execution providers by name or as (name, options) pairs, as onnxruntime takes them. By default CUDA
-            where this onnxruntime has it, else the CPU; ``providers`` of the object says what is really used.
+        providers: execution providers: "cuda", "cpu", names or (name, options) pairs as onnxruntime takes them. What is
+            asked for is used, or there is an error. By default CUDA where it works, else the CPU, which the logger
+            "vocos_onnx" says at INFO; ``providers`` of the object says it too.
         threads: threads of one call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
         encoder: what makes tokens of audio when the object is called: an EncodecONNX, or the path of a file that
             ``vocos-onnx export-encodec`` wrote. The codec in the box has its own, which is loaded when it is needed.
@@ -64,6 +67,38 @@ class VocosONNX:
         self._codebooks = self._backbone.codebooks() if self.config.encodec else None
         self._options: dict[str, Any] = {"providers": providers, "threads": threads}
         self._encoder = None if encoder is None else self._open_encoder(encoder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_or_folder: str | os.PathLike[str],
+        filename: str = "model.onnx",
+        *,
+        revision: str | None = None,
+        sha256: str | None = None,
+        local_files_only: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> VocosONNX:
+        """An exported model of a folder, or of a repository of the Hugging Face hub (needs the extra [hub]).
+
+        Args:
+            repo_or_folder: a folder, else an id such as "owner/name".
+            filename: of the .onnx file in it.
+            revision: branch, tag or commit on the hub.
+            sha256: of the file; what has another is not loaded. With it the hub is not asked for what is in the cache.
+            local_files_only: nothing is downloaded, as with HF_HUB_OFFLINE=1; what was downloaded before is used.
+            cache_dir: of the hub's client, which downloads to a temporary file and renames it.
+            options: as the class itself takes them.
+
+        Raises:
+            FileNotFoundError: no such folder, repository, revision or file; or it is not in the cache, and there is no
+                network.
+            ValueError: another sha256 than was asked for; a revision of a local folder; as the class itself does.
+            ImportError: huggingface-hub is not installed.
+        """
+        path = fetch(repo_or_folder, filename, revision, sha256, local_files_only, cache_dir)
+        return cls(path, **options)
 
     def __call__(
         self,
@@ -96,14 +131,53 @@ class VocosONNX:
                 is missing, or whose codebooks are not those of the model.
         """
         if self.config.encodec is None:
-            if bandwidth is not None or encoder is not None:
-                name = "bandwidth" if bandwidth is not None else "encoder"
-                raise ValueError(f"{name} is given, but this is a mel model, without tokens: leave it out")
+            self._no_tokens(bandwidth, encoder)
             return self.decode(self.features(audio, sample_rate), bandwidth_id)
         index = self._bandwidth_index(bandwidth, bandwidth_id)
         tokenizer = self._open_encoder(encoder) if encoder is not None else self._own_encoder()
         tokens = tokenizer.encode(audio, sample_rate, self.bandwidths[index], progress=progress)
         return self.decode(tokens, index if self.config.num_bandwidth_ids else None)
+
+    def resynth_stream(
+        self,
+        blocks: Iterable[npt.ArrayLike],
+        sample_rate: int,
+        *,
+        bandwidth: float | None = None,
+        bandwidth_id: Any = None,
+        encoder: Encoder | None = None,
+        lookahead: int | None = None,
+        chunk: int | None = None,
+    ) -> Iterator[Float]:
+        """Copy-synthesis while the audio comes in: in all what calling the object gives for the blocks in one piece.
+
+        Args:
+            blocks: (n,) each, of one recording; ``load_blocks`` reads a file so.
+            sample_rate, bandwidth, bandwidth_id, encoder: as when the object is called.
+            lookahead: as ``stream`` takes it.
+            chunk: frames that go through the networks at once, by default some seconds; as ``encode_stream`` takes it.
+
+        Returns:
+            An iterator of the audio (n,) as it becomes complete. Memory does not grow with the length, unless the
+            model has a VocosResNetBackbone: then all of it comes at the end.
+
+        Raises:
+            ValueError: as when the object is called; as ``stream`` and ``encode_stream``.
+        """
+        frames: Iterator[npt.NDArray[Any]]
+        if self.config.encodec is None:
+            self._no_tokens(bandwidth, encoder)
+            index = self._read_bandwidth_id(bandwidth_id)
+            frames = self.features_stream(blocks, sample_rate, **({} if chunk is None else {"chunk": chunk}))
+        else:
+            index = self._bandwidth_index(bandwidth, bandwidth_id)
+            tokenizer = self._open_encoder(encoder) if encoder is not None else self._own_encoder()
+            kbps = self.bandwidths[index]
+            frames = tokenizer.encode_stream(blocks, sample_rate, kbps, **({} if chunk is None else {"chunk": chunk}))
+            index = index if self.config.num_bandwidth_ids else None
+        if self._backbone.delay:
+            return self.decode_stream(frames, index, lookahead=lookahead)
+        return iter([self.decode(np.concatenate(list(frames), axis=1), index)])
 
     def features(self, audio: npt.ArrayLike, sample_rate: int) -> Float:
         """Audio (N,) or (B, N) to the log-mel features (C, T) or (B, C, T) that this mel model decodes.
@@ -116,14 +190,23 @@ class VocosONNX:
             ValueError: an encodec model; audio as ``EncodecONNX.encode`` refuses it, or too short to be padded by
                 reflection (half of n_fft).
         """
-        mel = self.config.mel
-        if mel is None:
-            raise ValueError(
-                "this is an encodec model, whose features come from tokens: encode the audio with EncodecONNX, "
-                "then codes_to_features"
-            )
+        mel = self._mel()
         features = log_mel(read_waveform(audio, sample_rate, self.sample_rate), self.sample_rate, mel)
         return features[0] if np.ndim(audio) == 1 else features
+
+    def features_stream(
+        self, blocks: Iterable[npt.ArrayLike], sample_rate: int, *, chunk: int = MEL_CHUNK
+    ) -> Iterator[Float]:
+        """Log-mels (C, t) while the audio comes in: in all what ``features`` gives for the blocks (n,) in one piece.
+
+        ``chunk`` frames are computed at once. Raises as ``features``, and ValueError for blocks of another shape.
+        """
+        mel = self._mel()
+        check_rate(sample_rate)
+        if chunk < 1:
+            raise ValueError(f"chunk is {chunk}, expected 1 or more frames")
+        tape = Tape(resample_blocks(check_blocks(blocks), sample_rate, self.sample_rate))
+        return (features[0] for features in log_mel_blocks(tape, self.sample_rate, mel, chunk))
 
     @overload
     def decode(self, tokens_or_features: Ragged, bandwidth_id: Any = None, *, layout: str = "kbt") -> list[Float]: ...
@@ -158,6 +241,9 @@ class VocosONNX:
             ValueError: tokens that are not integers of 0 ... 1023 in one of these shapes, or given to a mel model;
                 features of another channel count or with NaN or infinity; an id out of range, missing where the
                 network needs one, or given where it takes none. The message names the value and the allowed range.
+            FloatingPointError: the audio would not be finite; the message says which stage made it so.
+            RuntimeError: onnxruntime failed, as of a damaged model file that it loads none the less.
+            MemoryError: there is not enough.
         """
         if _is_ragged(tokens_or_features):
             return self._decode_each([np.asarray(item) for item in tokens_or_features], bandwidth_id)
@@ -202,10 +288,10 @@ class VocosONNX:
         if bandwidth_id is not None:
             bandwidth_id = self._read_bandwidth_id(bandwidth_id)
 
-        def read(given: npt.NDArray[Any]) -> tuple[Float, int | None, str]:
+        def read(given: npt.NDArray[Any]) -> tuple[Callable[[int, int], Float], int, int | None, str]:
             features_of, (_, frames), implied = self._read(given, bandwidth_id, "kbt")
             is_tokens = not np.issubdtype(given.dtype, np.floating)
-            return features_of(0, frames), implied, f"tokens of {len(given)} codebooks" if is_tokens else "features"
+            return features_of, frames, implied, f"tokens of {len(given)} codebooks" if is_tokens else "features"
 
         return Stream(read, lambda implied: Decoder(self._backbone, implied, 1, lookahead))
 
@@ -215,9 +301,9 @@ class VocosONNX:
         """The audio of chunks, as it becomes complete; see ``stream``. Raises as that and ``Stream.push``."""
         stream = self.stream(bandwidth_id, lookahead=lookahead)
         for chunk in chunks:
-            audio = stream.push(chunk)
-            if audio.size:
-                yield audio
+            for audio in stream.push_blocks(chunk):
+                if audio.size:
+                    yield audio
         yield stream.flush()
 
     @property
@@ -302,6 +388,20 @@ class VocosONNX:
     def providers(self) -> list[str]:
         """The execution providers that the session runs on, in order of preference."""
         return list(self._backbone.providers)
+
+    def _mel(self) -> MelFeatures:
+        if self.config.mel is None:
+            raise ValueError(
+                "this is an encodec model, whose features come from tokens: encode the audio with EncodecONNX, "
+                "then codes_to_features"
+            )
+        return self.config.mel
+
+    @staticmethod
+    def _no_tokens(bandwidth: float | None, encoder: Encoder | None) -> None:
+        if bandwidth is not None or encoder is not None:
+            name = "bandwidth" if bandwidth is not None else "encoder"
+            raise ValueError(f"{name} is given, but this is a mel model, without tokens: leave it out")
 
     def _bandwidth_index(self, bandwidth: float | None, bandwidth_id: Any) -> int:
         if bandwidth_id is not None:
@@ -404,8 +504,8 @@ class VocosONNX:
     def _to_waveform(self, spectrum: npt.NDArray[Any]) -> Float:
         config = self.config
         if config.head == "istft":
-            return istft(spectrum, config.n_fft, config.hop_length, config.padding)
-        audio = imdct(spectrum, config.padding)
+            return check_finite(istft(spectrum, config.n_fft, config.hop_length, config.padding), spectrum)
+        audio = check_finite(imdct(spectrum, config.padding), spectrum)
         return audio.clip(-1, 1) if config.clip_audio else audio
 
 

@@ -3,8 +3,9 @@
 Run in an environment with the extras [export] and the packages vocos, encodec, torchaudio and transformers:
     python tests/data/make.py
 
-Each NAME.onnx is an export of random weights; NAME.npz holds what upstream computes from them: the input (tokens or
-features), and where there are tokens the features, the spectrum that reaches the inverse transform, the waveform.
+Each NAME.onnx is an export of random weights, NAME-int8.onnx the same in int8; NAME.npz holds what upstream computes
+from them: the input (tokens or features), and where there are tokens the features, the spectrum that reaches the
+inverse transform, the waveform.
 
 encoder.onnx is an EnCodec encoder whose first two codebooks are those of encodec.onnx; its golden tensors are audio of
 several lengths, the embeddings and the tokens. log-mel.npz holds audio and upstream's features of it.
@@ -26,7 +27,7 @@ sys.path.insert(0, str(HERE.parent / "parity"))
 from upstream import Vocos, build, head, save, strengthen  # noqa: E402
 from vocos.feature_extractors import MelSpectrogramFeatures  # noqa: E402
 
-from vocos_onnx_export import export, export_encodec  # noqa: E402
+from vocos_onnx_export import export, export_encodec, quantize  # noqa: E402
 
 FRAMES, BATCH = 12, 2
 _MEL = {
@@ -147,6 +148,8 @@ def main() -> None:
             export(str(save(model, config, Path(folder) / f"tiny-{name}")), HERE / f"{name}.onnx")
         np.savez_compressed(HERE / f"{name}.npz", **golden(model, is_encodec))
     make_log_mel()
+    for name in ("encodec", "mel"):
+        quantize(HERE / f"{name}.onnx", HERE / f"{name}-int8.onnx")
 
 
 if __name__ == "__main__":

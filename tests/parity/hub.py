@@ -76,6 +76,17 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+_PRETRAINED = """
+import json, sys
+from vocos_onnx import VocosONNX
+for arguments in json.load(sys.stdin):
+    try:
+        result = ["ok", VocosONNX.from_pretrained(**arguments).config.source.name]
+    except Exception as error:
+        result = [type(error).__name__, str(error)]
+    print(json.dumps(result))
+"""
+
 _IN_A_PROCESS = """
 import json, sys
 import vocos_onnx_export
@@ -99,11 +110,20 @@ def in_a_process(export: str, cases: list[dict[str, str]], home: Path, **variabl
     """Export each case by that function, or only load a vocoder where it has no output; -> name, revision, sha256.
 
     Or an error: its kind and its message.
-    In a process of its own, since huggingface_hub reads its environment when it is imported.
     """
+    return _run([_IN_A_PROCESS, export], cases, home, variables)
+
+
+def pretrained(cases: list[dict[str, object]], home: Path, **variables: str) -> list[list[str]]:
+    """VocosONNX.from_pretrained of each case: "ok" and the name of its source, or an error's kind and message."""
+    return _run([_PRETRAINED], cases, home, variables)
+
+
+def _run(code: list[str], cases: object, home: Path, variables: dict[str, str]) -> list[list[str]]:
+    """In a process of its own, since huggingface_hub reads its environment when it is imported."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
     done = subprocess.run(
-        [sys.executable, "-c", _IN_A_PROCESS, export],
+        [sys.executable, "-c", *code],
         input=json.dumps(cases),
         env={**kept, "HF_HOME": str(home), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "OMP_NUM_THREADS": "1", **variables},
         capture_output=True,

@@ -106,7 +106,7 @@ GEOMETRIES: dict[str, Config] = {
 def recordings() -> list[str]:
     """Names of the clips in the folder that VOCOS_CLIPS names; without it, of the tokens in the box."""
     if CLIPS not in os.environ:
-        return sorted(path.name for path in default_model().parent.glob("*.npz"))
+        return sorted(path.name for path in default_model().parent.glob("speech_*.npz"))
     kinds = {f".{kind.lower()}" for kind in soundfile.available_formats()}
     names = sorted(path.name for path in Path(os.environ[CLIPS]).iterdir() if path.suffix.lower() in kinds)
     assert names, f"{os.environ[CLIPS]} has no audio"

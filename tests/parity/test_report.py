@@ -30,7 +30,7 @@ RNG = np.random.default_rng(0)
 def speech() -> list[np.ndarray]:
     """Two seconds of each recording in the box, as the model decodes it."""
     clips = []
-    for path in sorted(default_model().parent.glob("*.npz")):
+    for path in sorted(default_model().parent.glob("speech_*.npz")):
         with np.load(path) as archive:
             clips.append(VocosONNX().decode(archive["tokens"][:, 75:225]).clip(-1, 1))
     return clips

@@ -1,13 +1,8 @@
-"""Seconds from EnCodec tokens to audio: upstream Vocos eager and compiled, OpenVINO, and this package.
+"""How the benchmarks time: contenders in processes of their own, in turn, and rounds that others disturbed dropped.
 
-    python benchmarks/decode.py [--threads 2] [--seconds 1 10 60]
-
-All take the same random tokens of 8 codebooks (6 kbps), have the same weights (random, of official geometry), compute
-in float32 on the same number of threads, and must give the same audio before anything is timed. Each contender lives
-in a process of its own, because thread pools that spin after their work disturb one another inside one. In each round
-all are called in turn, in rotating order, with a pause in between; a turn is one call to warm up and then the timed
-ones. On Linux, rounds in which other programs took more than 5 % of the processor's time are dropped and repeated.
-Needs the packages vocos, encodec, torch and, for their rows, openvino and a C++ compiler for torch.compile.
+Each contender lives in its own process, because thread pools that spin after their work disturb one another inside one.
+In each round all are called in turn, in rotating order, with a pause in between; a turn is one call to warm up and then
+the timed ones. On Linux, rounds in which other programs took more than 5 % of the processor's time are repeated.
 """
 
 from __future__ import annotations
@@ -20,7 +15,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,91 +24,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
 
-BANDWIDTH_ID, CODEBOOKS, FRAMES_PER_SECOND = 2, 8, 75
-TOLERANCE = 1e-3  # of the peak
 OTHERS = 0.05  # of the processor's time: the most that other programs may take during a round
-EAGER, COMPILED, OPENVINO, OURS = "upstream, torch eager", "upstream, torch.compile", "OpenVINO", "vocos-onnx"
-OPTIONAL = (COMPILED, OPENVINO)
-PACKAGES = ("vocos", "torch", "openvino", "onnxruntime", "numpy", "vocos-onnx")
 Decode = Callable[[np.ndarray], np.ndarray]
-
-
-def load_upstream(folder: Path, threads: int, compiled: bool) -> tuple[Decode, Callable[[], str]]:
-    import torch
-    from upstream import CONFIGS, build
-
-    torch.set_num_threads(threads)
-    model = build(CONFIGS["encodec"])
-    model.load_state_dict(torch.load(folder / "pytorch_model.bin"), strict=False)  # it has no encodec weights
-    bandwidth_id = torch.tensor([BANDWIDTH_ID])
-
-    def network(features: torch.Tensor) -> torch.Tensor:
-        """What Vocos.decode does, without its decorator."""
-        return model.head(model.backbone(features, bandwidth_id=bandwidth_id))
-
-    run = torch.compile(network) if compiled else network
-
-    @torch.inference_mode()
-    def decode(tokens: np.ndarray) -> np.ndarray:
-        return run(model.codes_to_features(torch.from_numpy(tokens))).numpy()
-
-    def note() -> str:
-        if not compiled:
-            return f"codes_to_features and decode in inference_mode, {torch.get_num_threads()} threads"
-        stats = torch._dynamo.utils.counters
-        graphs, breaks = stats["stats"]["unique_graphs"], sum(stats["graph_break"].values())
-        what = f"backbone and head (with its inverse STFT) compiled by inductor, {torch.get_num_threads()} threads"
-        return f"{what}: {graphs} graphs over all lengths, {breaks} graph breaks; codes_to_features eager"
-
-    return decode, note
-
-
-def load_openvino(folder: Path, threads: int) -> tuple[Decode, Callable[[], str]]:
-    import openvino as ov
-
-    from vocos_onnx import VocosONNX
-    from vocos_onnx.istft import istft
-
-    ours = VocosONNX(folder / "model.onnx", threads=1, providers=["CPUExecutionProvider"])
-    core = ov.Core()
-    # By default OpenVINO computes in bfloat16 where the processor has it.
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    model = core.read_model(folder / "model.onnx")
-
-    def only(output: str) -> Any:
-        """The graph with one output: as in onnxruntime, the constant codebooks are not copied out in each call."""
-        return core.compile_model(ov.Model([model.output(output)], model.get_parameters()), "CPU", settings)
-
-    network = only("spectrum")
-    request = network.create_infer_request()
-
-    def decode(tokens: np.ndarray) -> np.ndarray:
-        inputs = ours._backbone.inputs(ours.codes_to_features(tokens), BANDWIDTH_ID)
-        spectrum = request.infer(inputs, share_inputs=True, share_outputs=True)["spectrum"]
-        return istft(spectrum.view(np.complex64)[..., 0], 1280, 320, "same")
-
-    used, precision = network.get_property("INFERENCE_NUM_THREADS"), network.get_property("INFERENCE_PRECISION_HINT")
-    return decode, lambda: f"the same .onnx, {precision.to_string()}, {used} threads; lookup and istft of vocos_onnx"
-
-
-def load_ours(folder: Path, threads: int) -> tuple[Decode, Callable[[], str]]:
-    from vocos_onnx import VocosONNX
-
-    model = VocosONNX(folder / "model.onnx", threads=threads, providers=["CPUExecutionProvider"])
-    return model.decode, lambda: f"VocosONNX.decode, {threads} threads"
-
-
-def load(name: str, folder: Path, threads: int) -> tuple[Decode, Callable[[], str]]:
-    if name == OURS:
-        return load_ours(folder, threads)
-    if name == OPENVINO:
-        return load_openvino(folder, threads)
-    return load_upstream(folder, threads, name == COMPILED)
-
-
-def make_tokens(seconds: float) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return rng.integers(1024, size=(CODEBOOKS, round(seconds * FRAMES_PER_SECOND)))
+Rounds = list[dict[str, dict[str, Any]]]
 
 
 def serve(load: Callable[[], tuple[Decode, Callable[[], str]]], make_input: Callable[[float], np.ndarray]) -> None:
@@ -174,35 +86,6 @@ class Contender:
             raise RuntimeError(answer["error"])
         self.note, self.cpu = answer.get("note", ""), answer.get("cpu", 0.0)
         return answer
-
-
-def start(folder: Path, threads: int, lengths: list[float]) -> list[Contender]:
-    """Load and warm up every contender, and compare its audio with upstream's at every length."""
-    contenders, peaks = [], []
-    expected: dict[float, np.ndarray] = {}
-    for name in (EAGER, COMPILED, OPENVINO, OURS):
-        try:
-            contender = Contender(name, __file__, "--worker", name, folder, "--threads", threads)
-            audio = {}
-            for seconds in lengths:
-                contender(seconds, 0, folder / "audio.npy")
-                audio[seconds] = np.load(folder / "audio.npy").reshape(-1)
-        except RuntimeError as error:
-            if name not in OPTIONAL:
-                raise
-            print(f"  {name:24} absent: {error}")
-            continue
-        expected = expected or audio
-        for seconds in lengths:
-            if audio[seconds].shape != expected[seconds].shape:
-                raise SystemExit(f"{name} gives {audio[seconds].shape} samples, not {expected[seconds].shape}")
-            peaks.append(float(np.abs(audio[seconds] - expected[seconds]).max() / np.abs(expected[seconds]).max()))
-            if not peaks[-1] <= TOLERANCE:
-                raise SystemExit(f"{name} differs from upstream by {peaks[-1]:.1e} of the peak at {seconds:g} s")
-        contenders.append(contender)
-        print(f"  {name:24} {contender.note}")
-    print(f"largest difference of the audio from upstream eager: {max(peaks):.1e} of the peak\n")
-    return contenders
 
 
 def measure(
@@ -283,7 +166,8 @@ def machine_seconds() -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def print_machine(*packages: str) -> None:
+def machine(*packages: str) -> list[str]:
+    """Two lines: the versions of packages, and the processor."""
     versions = [f"python {platform.python_version()}"]
     for package in packages:
         try:
@@ -293,30 +177,12 @@ def print_machine(*packages: str) -> None:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        flags = next(line for line in lines if line.startswith("flags")).split()
+        processor += "".join(f", {flag}" for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if flag in flags)
     except (OSError, StopIteration):
         processor = platform.processor() or platform.machine()
-    print(", ".join(versions))
-    print(f"{processor}, {os.cpu_count()} cores", flush=True)
+    return [", ".join(versions), f"{processor}, {os.cpu_count()} cores"]
 
 
-def main() -> None:
-    args = arguments(__doc__, rounds=15, worker=2)
-    if args.worker:
-        name, folder = args.worker
-        return serve(lambda: load(name, Path(folder), args.threads), make_tokens)
-
-    from upstream import CONFIGS, build, save
-
-    from vocos_onnx_export import export
-
-    print_machine(*PACKAGES)
-    print(f"{args.threads} threads for each, float32; ratio: seconds of upstream eager / own seconds, by round\n")
-    with tempfile.TemporaryDirectory() as name:
-        folder = save(build(CONFIGS["encodec"]), CONFIGS["encodec"], Path(name))
-        export(str(folder), folder / "model.onnx", report=lambda line: None)
-        contenders = start(folder, args.threads, args.seconds)
-        time_all(contenders, args.seconds, args.rounds, (10, 6, 2), args.pause)
-
-
-if __name__ == "__main__":
-    main()
+def print_machine(*packages: str) -> None:
+    print(*machine(*packages), sep="\n", flush=True)

@@ -1,0 +1,265 @@
+"""A float32 .onnx -> the same network in int8, for CPUs, or in float16, for GPUs.
+
+int8: the matrix products, nine tenths of the work. Their left sides are what layer norms and GELUs let through, so that
+a fixed range for each, measured on real input, fits. Quantised by it (8 bits, asymmetric), each frame comes out the
+same whatever else is decoded with it, and nothing is measured at run time. The weights have a scale for each column,
+and 7 bits: on CPUs without VNNI the sum of two products of 8 and 8 bits saturates at 16, that of 255 · 64 does not.
+Convolutions, layer norms, GELUs and the head's exp, sin and cos stay in float32.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from vocos_onnx import ModelConfig, VocosONNX
+from vocos_onnx.audio import whole_file
+from vocos_onnx.config import METADATA_KEY, Quality
+from vocos_onnx.session import find_model
+from vocos_onnx.vocoder import BOX_CODEC, default_model
+
+from .checkpoint import CheckpointError
+
+Item = tuple[npt.NDArray[Any], int | None]  # tokens (K, T) or features (C, T), bandwidth id
+
+VARIANTS = ("int8", "float16")
+WEIGHT_LIMIT = 64  # 2 · 255 · 64 < 2**15
+MIN_SNR_DB = 10.0  # less is no copy of the original, but a mistake
+_MICROSOFT = "com.microsoft"
+
+
+def quantize(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    precision: str = "int8",
+    calibration: Sequence[npt.ArrayLike] | None = None,
+    report: Callable[[str], None] = print,
+) -> ModelConfig:
+    """Write a float32 model in another precision, and compare the two.
+
+    Args:
+        model: path of a file that ``export`` wrote, or the name of one in the box.
+        output: path to write. Nothing is there, or what was there stays, unless the comparison passes.
+        precision: "int8" or "float16".
+        calibration: tokens (K, T) or features (C, T) of real audio, as ``VocosONNX.decode`` takes them: the ranges of
+            int8 are measured on them, and the quality. By default, speech in the box: its mels, its tokens of the codec
+            there, or tokens of EnCodec 24 kHz.
+        report: called with each line of the report.
+
+    Raises:
+        FileNotFoundError: there is no model, or no folder for the output.
+        ValueError: a model that has less than float32 already, or a VocosResNetBackbone (int8 only); another
+            precision; calibration that the model cannot decode, or none for its codec.
+        CheckpointError: the result is more than 10 dB from the original.
+    """
+    if precision not in VARIANTS:
+        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(VARIANTS)}")
+    output = Path(output)
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    original = VocosONNX(model, providers=["CPUExecutionProvider"])
+    if original.config.precision != "float32":
+        raise ValueError(f"{model} is in {original.config.precision} already; take the float32 model")
+    items = _items(original, calibration)
+    proto = onnx.load(find_model(model))
+    convert = _to_int8 if precision == "int8" else _to_float16
+    convert(proto, original, items)
+    config = replace(original.config, precision=precision, quality=Quality(0.0, None, 0.0))
+    with whole_file(output) as partial:
+        _write(proto, config, partial)
+        quality = _compare(original, VocosONNX(partial, providers=["CPUExecutionProvider"]), items)
+        pesq = "not measured (pip install pesq)" if quality.pesq_wb is None else f"{quality.pesq_wb:.2f} of 4.64"
+        seconds = f"{quality.seconds:.0f} s of audio"
+        report(f"{precision} against float32, {seconds}: SNR {quality.snr_db:.1f} dB, PESQ-WB {pesq}")
+        if not quality.snr_db >= MIN_SNR_DB:
+            raise CheckpointError(
+                f"in {precision} the audio is {quality.snr_db:.1f} dB from that of float32, expected {MIN_SNR_DB:g} dB "
+                f"or more; {output} was not written"
+            )
+        config = replace(config, quality=quality)
+        _write(proto, config, partial)
+    return config
+
+
+def _items(original: VocosONNX, calibration: Sequence[npt.ArrayLike] | None) -> list[Item]:
+    """What the ranges and the quality are measured on, with every bandwidth id."""
+    config = original.config
+    if calibration is None:
+        given: list[npt.NDArray[Any]] = _from_the_box(original)
+    elif not len(calibration):
+        raise ValueError("calibration is empty, expected one or more arrays of tokens or features")
+    else:
+        given = [np.asarray(item) for item in calibration]
+    ids: list[int | None] = list(range(config.num_bandwidth_ids)) or [None]
+    counts = config.encodec.codebooks_per_bandwidth if config.encodec else ()
+    items: list[Item] = []
+    for array in given:
+        if array.ndim != 2:
+            raise ValueError(f"calibration has shape {array.shape}, expected tokens (K, T) or features (C, T)")
+        for i in ids:
+            is_tokens = np.issubdtype(array.dtype, np.integer)
+            items.append((array[: counts[i]] if is_tokens and i is not None and i < len(counts) else array, i))
+            original.decode(*items[-1])  # it says what is wrong with them
+    return items
+
+
+def _from_the_box(original: VocosONNX) -> list[npt.NDArray[Any]]:
+    config, folder = original.config, default_model().parent
+    speech = [_load(path)["tokens"] for path in sorted(folder.glob("speech_*.npz"))]
+    if config.encodec is None:
+        codec = VocosONNX(providers=["CPUExecutionProvider"])
+        return [original.features(codec.decode(tokens), codec.sample_rate) for tokens in speech]
+    if config.encodec.codec == BOX_CODEC:
+        return speech
+    if config.encodec.codec == "encodec_24khz":
+        return list(_load(folder / "encodec_24khz_tokens.npz").values())
+    raise ValueError(f"there are no tokens of {config.encodec.codec} in the box; give some as calibration")
+
+
+def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
+    with np.load(path) as archive:
+        return {name: archive[name] for name in archive.files if archive[name].ndim == 2}
+
+
+def _to_int8(proto: onnx.ModelProto, original: VocosONNX, items: list[Item]) -> None:
+    if not original.delay:
+        raise ValueError(
+            "this model has a VocosResNetBackbone, whose work is in convolutions: int8 does nothing for it"
+        )
+    graph = proto.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    ranges = _ranges(proto, original, items, [node.input[0] for node in products])
+    replaced: dict[str, list[onnx.NodeProto]] = {}
+    for node in products:
+        (add,) = [user for user in graph.node if node.output[0] in user.input]
+        assert add.op_type == "Add"
+        (bias,) = [name for name in add.input if name != node.output[0]]
+        scale, zero = _scale(*ranges[node.input[0]])
+        weight = numpy_helper.to_array(weights[node.input[1]])
+        columns = np.maximum(np.abs(weight).max(axis=0), 1e-12) / WEIGHT_LIMIT
+        name = node.input[1]
+        tensors = {
+            f"{name}.input_scale": np.float32(scale),
+            f"{name}.input_zero": np.uint8(zero),
+            f"{name}.int8": np.round(weight / columns).astype(np.int8),
+            f"{name}.scale": columns.astype(np.float32),
+            f"{name}.zero": np.zeros(len(columns), np.int8),
+        }
+        graph.initializer.remove(weights[name])
+        graph.initializer.extend(numpy_helper.from_array(np.asarray(v), key) for key, v in tensors.items())
+        in_scale, in_zero, w, w_scale, w_zero = tensors
+        quantised = f"{node.output[0]}.input"
+        replaced[node.output[0]] = [
+            helper.make_node("QuantizeLinear", [node.input[0], in_scale, in_zero], [quantised]),
+            helper.make_node(
+                "MatMulIntegerToFloat",
+                [quantised, w, in_scale, w_scale, in_zero, w_zero, bias],
+                list(add.output),
+                domain=_MICROSOFT,
+            ),
+        ]
+        replaced[add.output[0]] = []
+    nodes = [new for node in graph.node for new in replaced.get(node.output[0], [node])]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    proto.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
+
+
+def _ranges(
+    proto: onnx.ModelProto, original: VocosONNX, items: list[Item], names: list[str]
+) -> dict[str, tuple[float, float]]:
+    """The least and the greatest value of each of these tensors."""
+    import onnxruntime
+
+    watched = onnx.ModelProto()
+    watched.CopyFrom(proto)
+    watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    ranges = {name: (0.0, 0.0) for name in names}
+    for array, bandwidth_id in items:
+        is_tokens = np.issubdtype(array.dtype, np.integer)
+        features = original.codes_to_features(array) if is_tokens else np.asarray(array, np.float32)[None]
+        values = session.run(names, original._backbone.inputs(features, bandwidth_id))
+        for name, value in zip(names, values, strict=True):
+            low, high = ranges[name]
+            ranges[name] = min(low, float(value.min())), max(high, float(value.max()))
+    return ranges
+
+
+def _scale(low: float, high: float) -> tuple[float, int]:
+    """Scale and zero point of 8 bits for a range around 0."""
+    scale = max(high - low, 1e-12) / 255
+    return scale, round(-low / scale)
+
+
+def _to_float16(proto: onnx.ModelProto, original: VocosONNX, items: list[Item]) -> None:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    # a phase of many radians has no digits left in float16, and exp overflows
+    head = _after(proto, "head.out")
+    # the codebooks are an input turned output: nothing that computes
+    codebooks = [tensor for tensor in proto.graph.initializer if tensor.name == "codebooks"]
+    outputs = [output for output in proto.graph.output if output.name == "codebooks"]
+    for tensor, output in zip(codebooks, outputs, strict=True):
+        proto.graph.initializer.remove(tensor)
+        proto.graph.output.remove(output)
+    half = convert_float_to_float16(proto, keep_io_types=True, node_block_list=head, disable_shape_infer=False)
+    OnnxModel(half).topological_sort()
+    half.graph.initializer.extend(codebooks)
+    half.graph.output.extend(outputs)
+    proto.CopyFrom(half)
+
+
+def _after(proto: onnx.ModelProto, name: str) -> list[str]:
+    """The names of all nodes that what is computed with an initializer of that name goes through, but for itself."""
+    reached: set[str] = set()
+    after = []
+    for i, node in enumerate(proto.graph.node):
+        node.name = node.name or f"{node.op_type}_{i}"
+        if reached.intersection(node.input):
+            after.append(node.name)
+            reached.update(node.output)
+        elif any(name in given and given.endswith(".bias") for given in node.input):
+            reached.update(node.output)
+    assert after
+    return after
+
+
+def _write(proto: onnx.ModelProto, config: ModelConfig, path: Path) -> None:
+    helper.set_model_props(proto, {METADATA_KEY: config.to_json()})
+    onnx.checker.check_model(proto)
+    path.write_bytes(proto.SerializeToString())
+
+
+def _compare(original: VocosONNX, variant: VocosONNX, items: list[Item]) -> Quality:
+    ratios, scores, seconds = [], [], 0.0
+    for array, bandwidth_id in items:
+        expected, given = (vocos.decode(array, bandwidth_id).astype(np.float64) for vocos in (original, variant))
+        noise = np.square(given - expected).sum()
+        ratios.append(10 * np.log10(np.square(expected).sum() / noise) if noise else np.inf)
+        scores.append(_pesq(expected, given, original.sample_rate))
+        seconds += len(expected) / original.sample_rate
+    measured = [score for score in scores if score is not None and np.isfinite(score)]
+    pesq = float(np.mean(measured)) if measured else None
+    return Quality(round(float(np.mean(ratios)), 2), None if pesq is None else round(pesq, 3), round(seconds, 1))
+
+
+def _pesq(reference: npt.NDArray[Any], copy: npt.NDArray[Any], sample_rate: int) -> float | None:
+    from vocos_onnx_train.metrics import pesq_wb
+
+    try:
+        return pesq_wb(reference, copy, sample_rate)
+    except ImportError:
+        return None

@@ -1,0 +1,68 @@
+"""VocosONNX.from_pretrained with a hub on this machine: downloads, revisions, digests, the cache, no network."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .hub import Hub, pretrained
+
+DATA = Path(__file__).parents[1] / "data"
+COMMIT_1, COMMIT_2 = "1" * 40, "2" * 40
+REPO = "acme/vocos-onnx"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    """Two commits, of two models."""
+    for commit, name in ((COMMIT_1, "encodec"), (COMMIT_2, "mel")):
+        (tmp_path / commit).mkdir()
+        shutil.copy(DATA / f"{name}.onnx", tmp_path / commit / "model.onnx")
+    return Hub(
+        {REPO: {commit: tmp_path / commit for commit in (COMMIT_1, COMMIT_2)}},
+        {REPO: {"main": COMMIT_2, "v1": COMMIT_1}},
+    )
+
+
+def digest(name: str) -> str:
+    return hashlib.sha256((DATA / f"{name}.onnx").read_bytes()).hexdigest()
+
+
+def test_downloads_then_the_cache(hub: Hub, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    main, tag = {"repo_or_folder": REPO}, {"repo_or_folder": REPO, "revision": "v1", "sha256": digest("encodec")}
+    with hub.serve() as url:
+        found = pretrained([{**main, "local_files_only": True}, main, tag], home, HF_ENDPOINT=url)
+        assert found[0][0] == "FileNotFoundError"
+        assert found[1:] == [["ok", "tiny-mel"], ["ok", "tiny-encodec"]]
+        # by its digest it is known to be right: the hub is not asked
+        hub.requests.clear()
+        assert pretrained([tag], home, HF_ENDPOINT=url) == [["ok", "tiny-encodec"]]
+        assert not [path for _, path, _ in hub.requests if REPO in path]
+        wrong = [
+            {**main, "sha256": digest("encodec")},
+            {**main, "revision": "v9"},
+            {**main, "filename": "other.onnx"},
+            {"repo_or_folder": "acme/absent"},
+            {"repo_or_folder": "not a name"},
+        ]
+        errors = pretrained(wrong, home, HF_ENDPOINT=url)
+    assert [kind for kind, _ in errors] == ["ValueError", *["FileNotFoundError"] * 4]
+    assert f"has the sha256 {digest('mel')}, expected {digest('encodec')}: it is not loaded" in errors[0][1]
+    for (_, message), part in zip(
+        errors[1:], ("at revision v9", "other.onnx of acme/", "acme/absent from", "not a name from"), strict=True
+    ):
+        assert message.startswith("cannot get ")
+        assert part in message
+    # the server has stopped
+    for cases, variables in (
+        ([main, tag, {**main, "revision": COMMIT_2}], {"HF_HUB_OFFLINE": "1"}),
+        ([{**case, "local_files_only": True} for case in (main, tag)], {}),
+    ):
+        found = pretrained(cases, home, HF_ENDPOINT=url, **variables)
+        assert [kind for kind, _ in found] == ["ok"] * len(cases)
+    # nothing but whole files was left
+    assert not list(home.rglob("*.incomplete"))

@@ -1,0 +1,167 @@
+"""int8 and half precision: what they cost, what they may not do, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from vocos_onnx import VocosONNX
+from vocos_onnx.cli import main
+from vocos_onnx.session import CODEC, MEL
+from vocos_onnx.vocoder import default_model
+from vocos_onnx_export import CheckpointError, export, quantization, quantize
+from vocos_onnx_train.metrics import pesq_wb
+
+from .upstream import CONFIGS, build, save
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def snr(expected: np.ndarray, given: np.ndarray) -> float:
+    return float(10 * np.log10(np.sum(expected.astype(np.float64) ** 2) / np.sum((given - expected) ** 2.0)))
+
+
+@pytest.fixture(scope="module", params=["int8", "float16"])
+def variant(request, tmp_path_factory) -> tuple[str, Path]:
+    path = tmp_path_factory.mktemp("variant") / "model.onnx"
+    quantize(CODEC, path, precision=request.param, report=lambda line: None)
+    return request.param, path
+
+
+def test_speech_of_the_codec_in_the_box(variant):
+    """Against float32 and, which is what counts, against the recording."""
+    precision, path = variant
+    original, vocos = VocosONNX(), VocosONNX(path)
+    assert vocos.config.precision == precision
+    quality = vocos.config.quality
+    assert quality is not None and quality.pesq_wb is not None
+    losses, ratios = [], []
+    for file in sorted(default_model().parent.glob("speech_*.npz")):
+        tokens = np.load(file)["tokens"]
+        best = original.decode(tokens)
+        for k in (2, 4, 8, 16):
+            expected, given = original.decode(tokens[:k]), vocos.decode(tokens[:k])
+            ratios.append(snr(expected, given))
+            losses.append(pesq_wb(best, expected, 24_000) - pesq_wb(best, given, 24_000) if k < 16 else 0)
+    assert np.mean(ratios) == pytest.approx(quality.snr_db, abs=0.02)
+    assert np.mean(ratios) > (28 if precision == "int8" else 50)
+    assert np.mean(losses) < 0.02
+    assert quality.pesq_wb > (4.5 if precision == "int8" else 4.6)
+    assert path.stat().st_size < 0.7 * default_model().stat().st_size
+
+
+def test_a_product_of_two_pairs_never_saturates(variant):
+    """What CPUs without VNNI add in 16 bits: two products of an input of 0 ... 255 and a weight."""
+    precision, path = variant
+    weights = [
+        numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer if t.data_type == onnx.TensorProto.INT8
+    ]
+    if precision == "float16":
+        assert not weights
+        return
+    matrices = [w.astype(int) for w in weights if w.ndim == 2]
+    assert len(matrices) == 13  # two in each of six blocks, and the head
+    worst = max(255 * (np.abs(w[0::2]) + np.abs(w[1::2])).max() for w in matrices)
+    assert 2**14 < worst < 2**15
+
+
+@pytest.mark.parametrize("name", ["mel-center", "imdct-symexp", "resnet"])
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+def test_export_of_other_networks(name, precision, tmp_path):
+    folder = save(build(CONFIGS[name]), CONFIGS[name], tmp_path / name)
+    output = tmp_path / "m.onnx"
+    if (name, precision) == ("resnet", "int8"):
+        with pytest.raises(ValueError, match=r"VocosResNetBackbone, whose work is in convolutions"):
+            export(str(folder), output, precision=precision, report=lambda line: None)
+        assert not output.exists()
+        return
+    config = export(str(folder), output, precision=precision, report=lambda line: None)
+    vocos = VocosONNX(output)
+    assert vocos.config == config
+    assert config.quality is not None
+    assert config.quality.snr_db > (15 if precision == "int8" else 40)
+
+
+def test_streams_and_lists_in_int8(tmp_path):
+    quantize(MEL, tmp_path / "m.onnx", report=lambda line: None)
+    vocos, original = VocosONNX(tmp_path / "m.onnx"), VocosONNX(MEL)
+    audio = VocosONNX().decode(np.load(next(default_model().parent.glob("speech_*.npz")))["tokens"])
+    mels = original.features(audio, 24_000)
+    expected = vocos.decode(mels)
+    chunks = [mels[:, i : i + 7] for i in range(0, mels.shape[1], 7)]
+    given = np.concatenate(list(vocos.decode_stream(chunks)))
+    assert np.abs(given - expected).max() <= 1e-5 * np.abs(expected).max()
+    (alone, _) = vocos.decode([mels[:, :100], mels])
+    assert np.abs(alone - vocos.decode(mels[:, :100])).max() <= 1e-6
+    assert snr(original.decode(mels), expected) > 15
+
+
+def test_own_calibration(tmp_path):
+    features = np.random.default_rng(0).uniform(-8, 2, (8, 50)).astype(np.float32)
+    config = quantize(DATA / "mel.onnx", tmp_path / "m.onnx", calibration=[features], report=lambda line: None)
+    assert config.quality is not None
+    assert config.quality.seconds == pytest.approx(49 * 16 / 8000, abs=0.05)
+    assert config.quality.snr_db > 20
+
+
+def test_a_range_that_does_not_fit_is_seen(tmp_path, monkeypatch):
+    """The comparison is there to catch mistakes: with a hundredth of the range, nothing of the audio is left."""
+    ranges = quantization._ranges
+    monkeypatch.setattr(
+        quantization, "_ranges", lambda *a: {k: (0.01 * x, 0.01 * y) for k, (x, y) in ranges(*a).items()}
+    )
+    (tmp_path / "m.onnx").write_bytes(b"old")
+    with pytest.raises(CheckpointError, match=r"in int8 the audio is .* dB from that of float32, expected 10 dB"):
+        quantize(CODEC, tmp_path / "m.onnx", report=lambda line: None)
+    assert (tmp_path / "m.onnx").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_bad_input(tmp_path):
+    tokens = np.zeros((2, 5), int)
+    output = tmp_path / "m.onnx"
+    for arguments, options, error, message in (
+        ((CODEC, output), {"precision": "int4"}, ValueError, r"precision is 'int4', expected one of int8, float16"),
+        ((CODEC, tmp_path / "no" / "m.onnx"), {}, FileNotFoundError, r"no folder .*no to write m.onnx to"),
+        (("nothing.onnx", output), {}, FileNotFoundError, r"no model file nothing.onnx"),
+        ((DATA / "encodec-int8.onnx", output), {}, ValueError, r"is in int8 already; take the float32 model"),
+        ((CODEC, output), {"calibration": []}, ValueError, r"calibration is empty"),
+        ((CODEC, output), {"calibration": [tokens[0]]}, ValueError, r"calibration has shape \(5,\), expected tokens"),
+        ((CODEC, output), {"calibration": [tokens + 1024]}, ValueError, r"expected 0 to 1023"),
+        ((MEL, output), {"calibration": [tokens]}, ValueError, r"this is a mel model"),
+        ((CODEC + "-encoder", output), {}, ValueError, r"is an encoder"),
+    ):
+        with pytest.raises(error, match=message):
+            quantize(*arguments, report=lambda line: None, **options)
+    assert not output.exists()
+
+
+def test_command_line(tmp_path, capsys):
+    output = tmp_path / "m.onnx"
+    assert main(["quantize", str(DATA / "encodec.onnx"), "-o", str(output), "--int8"]) == 0
+    out = capsys.readouterr().out
+    assert "int8 against float32, 36 s of audio: SNR " in out
+    assert f"wrote {output} (0.1 MB)" in out
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(1024, size=(2, 30)))
+    args = [
+        "quantize",
+        str(DATA / "encodec.onnx"),
+        "-o",
+        str(output),
+        "--fp16",
+        "--calibrate",
+        str(tmp_path / "tokens.npy"),
+    ]
+    assert main(args) == 0
+    assert main(["info", str(output)]) == 0
+    out = capsys.readouterr().out
+    assert "precision: float16" in out
+    folder = save(build(CONFIGS["mel-same"]), CONFIGS["mel-same"], tmp_path / "mel")
+    assert main(["export", str(folder), "-o", str(output), "--int8"]) == 0
+    assert VocosONNX(output).config.precision == "int8"
+    with pytest.raises(SystemExit):
+        main(["quantize", "m.onnx", "-o", "n.onnx", "--int8", "--fp16"])

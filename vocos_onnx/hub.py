@@ -1,0 +1,73 @@
+"""Exported models from a folder or from the Hugging Face hub, whose client is the extra [hub]."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+
+def fetch(
+    repo_or_folder: str | os.PathLike[str],
+    filename: str,
+    revision: str | None,
+    sha256: str | None,
+    local_files_only: bool,
+    cache_dir: str | os.PathLike[str] | None,
+) -> Path:
+    """The path of an exported model, downloaded where it has to be; see ``VocosONNX.from_pretrained``."""
+    if sha256 is not None and (len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef")):
+        raise ValueError(f"sha256 is {sha256!r}, expected 64 hexadecimal digits")
+    folder = Path(repo_or_folder)
+    if folder.is_dir():
+        if revision is not None:
+            raise ValueError(f"revision is {revision!r}, but {folder} is a local folder, which has none: leave it out")
+        path = folder / filename
+        if not path.is_file():
+            there = ", ".join(sorted(file.name for file in folder.glob("*.onnx"))) or "none"
+            raise FileNotFoundError(f"no {filename} in the folder {folder}; .onnx files there: {there}")
+        return _checked(path, sha256, "copy it again")
+    where = {"revision": revision, "cache_dir": cache_dir}
+    if sha256 is not None:  # with it what is in the cache is as good as what is on the hub
+        cached = _download(repo_or_folder, filename, local_files_only=True, required=False, **where)
+        if cached is not None and _digest(cached) == sha256.lower():
+            return cached
+    found = _download(repo_or_folder, filename, local_files_only=local_files_only, required=True, **where)
+    assert found is not None
+    return _checked(found, sha256, "pass the revision that it belongs to")
+
+
+def _download(repo: str | os.PathLike[str], filename: str, *, required: bool, **options: Any) -> Path | None:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError as error:
+        raise ImportError(
+            f"no folder {repo}, and downloads from the hub need huggingface-hub: pip install 'vocos-onnx[hub]'"
+        ) from error
+    try:
+        return Path(hf_hub_download(str(repo), filename, **options))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        if not required:
+            return None
+        at = f" at revision {options['revision']}" if options["revision"] else ""
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise FileNotFoundError(
+            f"cannot get {filename} of {repo}{at} from the hub ({type(error).__name__}: {reason}). If you meant a "
+            "local folder, there is none of that name; without a network, pass a folder, or what was downloaded before"
+        ) from error
+
+
+def _checked(path: Path, sha256: str | None, remedy: str) -> Path:
+    if sha256 is not None and (digest := _digest(path)) != sha256.lower():
+        raise ValueError(f"{path} has the sha256 {digest}, expected {sha256.lower()}: it is not loaded; {remedy}")
+    return path
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

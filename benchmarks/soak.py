@@ -1,0 +1,142 @@
+"""Many decodes through one object, from threads and processes, and with little memory: python benchmarks/soak.py
+
+    python benchmarks/soak.py [--model M] [--threads 8] [--decodes 10000]
+
+Every result is compared, bit for bit, with what one thread decodes alone. Prints what docs/reliability.md says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from vocos_onnx import EncodecONNX, VocosONNX
+
+LONGEST = 400  # frames of what the threads decode
+LIMITED = """
+import resource, sys
+import numpy as np
+from vocos_onnx.cli import main
+limit = int(sys.argv[1]) << 20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def make_tokens(seed: int, longest: int = LONGEST) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(1024, size=(rng.choice([2, 4, 8, 16]), rng.integers(1, longest + 1)))
+
+
+def memory() -> tuple[float, float]:
+    """Resident and peak memory of this process, in MB."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    return tuple(int(lines[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
+
+
+def threads(vocos: VocosONNX, count: int, decodes: int) -> None:
+    """Decodes from many threads at once equal those of one."""
+    expected = [vocos.decode(make_tokens(seed)) for seed in range(50)]
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(count) as pool:
+        audio = pool.map(lambda i: (i % 50, vocos.decode(make_tokens(i % 50))), range(decodes))
+        different = sum(not np.array_equal(given, expected[seed]) for seed, given in audio)
+    took = time.perf_counter() - begun
+    print(f"- {count} threads, {decodes} decodes: {different} differ from one thread's ({took:.0f} s)", flush=True)
+    assert not different
+
+
+def streams(vocos: VocosONNX, count: int) -> None:
+    """A stream for each thread, at the same time."""
+    tokens = [make_tokens(seed, 300) for seed in range(count * 4)]
+
+    def streamed(given: np.ndarray) -> np.ndarray:
+        return np.concatenate(list(vocos.decode_stream(given[:, i : i + 7] for i in range(0, given.shape[1], 7))))
+
+    expected = [streamed(given) for given in tokens]
+    with ThreadPoolExecutor(count) as pool:
+        different = sum(not np.array_equal(a, b) for a, b in zip(pool.map(streamed, tokens), expected, strict=True))
+    print(f"- {count} threads, {len(tokens)} streams: {different} differ from one thread's", flush=True)
+    assert not different
+
+
+def _in_a_process(model: str | None, seed: int) -> np.ndarray:
+    return VocosONNX(model, threads=1).decode(make_tokens(seed))
+
+
+def processes(vocos: VocosONNX, model: str | None) -> None:
+    """Processes forked after the import and after a session was used, and spawned ones, make sessions of their own."""
+    for method in sorted(set(multiprocessing.get_all_start_methods()) & {"fork", "spawn", "forkserver"}):
+        with multiprocessing.get_context(method).Pool(4) as pool:
+            results = [pool.apply_async(_in_a_process, (model, seed)) for seed in range(20)]
+            audio = [result.get(120) for result in results]
+        single = VocosONNX(model, threads=1)
+        different = sum(not np.array_equal(a, single.decode(make_tokens(seed))) for seed, a in enumerate(audio))
+        print(f"- 4 processes by {method}, 20 decodes: {different} differ", flush=True)
+        assert not different
+
+
+def memory_curve(vocos: VocosONNX, decodes: int) -> None:
+    """Peak memory over decodes of 1 to 2,000 frames."""
+    rng, marks = np.random.default_rng(0), {100, 300, 1000, 3000, decodes}
+    first = 0.0
+    for i in range(1, decodes + 1):
+        vocos.decode(rng.integers(1024, size=(8, rng.integers(1, 2001))))
+        if i in marks:
+            resident, peak = memory()
+            first = first or peak
+            print(f"- after {i} decodes: {resident:.0f} MB, peak {peak:.0f} MB ({peak / first:.2f})", flush=True)
+    assert memory()[1] <= 1.2 * first
+
+
+def limited(folder: Path) -> None:
+    """With less and less address space a command either does its work or says that there is no memory."""
+    np.save(folder / "tokens.npy", np.random.default_rng(0).integers(1024, size=(8, 45_000)))
+    outcomes: dict[str, list[int]] = {}
+    for megabytes in (2000, 1500, 1200, 1000, 900, 800, 700, 600, 500, 400, 300):
+        output = folder / f"{megabytes}.wav"
+        command = ["decode", str(folder / "tokens.npy"), str(output), "--threads", "1"]
+        done = subprocess.run(
+            [sys.executable, "-c", LIMITED, str(megabytes), *command], capture_output=True, text=True, timeout=300
+        )
+        whole = output.exists() and output.stat().st_size == 45_000 * 320 * 2 + 44
+        assert whole == (done.returncode == 0), (megabytes, done)
+        assert whole or not list(folder.glob(f"*{megabytes}.wav*")), "half a file"
+        assert not list(folder.glob(".vocos-*")), "something was left behind"
+        outcome = "done" if whole else f"exit code {done.returncode}"
+        outcomes.setdefault(outcome, []).append(megabytes)
+        if not whole:
+            print(f"  {megabytes} MB: {done.stderr.strip().splitlines()[-1][:150] if done.stderr else ''}", flush=True)
+    for outcome, sizes in outcomes.items():
+        print(f"- ten minutes of tokens within {', '.join(map(str, sizes))} MB of address space: {outcome}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", help="by default the codec in the box")
+    parser.add_argument("--threads", type=int, default=8)
+    parser.add_argument("--decodes", type=int, default=10_000)
+    args = parser.parse_args()
+    vocos = VocosONNX(args.model)
+    tokens = EncodecONNX().encode(np.zeros(24_000), 24_000)
+    assert np.isfinite(vocos.decode(tokens)).all()
+    print(f"python {platform.python_version()}, {args.threads} threads, {args.model or 'the codec in the box'}")
+    threads(vocos, args.threads, args.decodes // 10)
+    streams(vocos, args.threads)
+    processes(vocos, args.model)
+    with tempfile.TemporaryDirectory() as folder:
+        limited(Path(folder))
+    memory_curve(vocos, args.decodes)
+
+
+if __name__ == "__main__":
+    main()

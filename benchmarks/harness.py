@@ -88,11 +88,9 @@ class Contender:
         return answer
 
 
-def measure(
-    contenders: list[Contender], seconds: float, rounds: int, calls: int, pause: float = 0.1
-) -> list[dict[str, dict[str, Any]]]:
+def measure(contenders: list[Contender], seconds: float, rounds: int, calls: int, pause: float = 0.1) -> Rounds:
     """The answers of each undisturbed round by name of the contender."""
-    quiet: list[dict[str, dict[str, Any]]] = []
+    quiet: Rounds = []
     disturbed = []
     while len(quiet) < rounds and len(disturbed) < rounds:
         answers = {}
@@ -110,14 +108,23 @@ def measure(
     return kept
 
 
-def table(rounds: list[dict[str, dict[str, Any]]], reference: str, seconds: float) -> None:
-    print(f"  {'':24} {'median s':>9}  {'min - max s':17}  {'ratio':>5}  {'min - max':11}  {'x real time':>11}  cores")
+def timings(rounds: Rounds, reference: str) -> dict[str, tuple[list[float], float, list[float]]]:
+    """By name, the reference first: median seconds by round, cores, and the ratios to the reference by round."""
     times = {name: [statistics.median(answers[name]["times"]) for answers in rounds] for name in rounds[0]}
-    for name in sorted(times, key=lambda name: name != reference):
-        values = times[name]
-        ratios = [other / own for other, own in zip(times[reference], values, strict=True)]
+    return {
+        name: (
+            times[name],
+            statistics.median(answers[name]["cores"] for answers in rounds),
+            [other / own for other, own in zip(times[reference], times[name], strict=True)],
+        )
+        for name in sorted(times, key=lambda name: name != reference)
+    }
+
+
+def table(rounds: Rounds, reference: str, seconds: float) -> None:
+    print(f"  {'':24} {'median s':>9}  {'min - max s':17}  {'ratio':>5}  {'min - max':11}  {'x real time':>11}  cores")
+    for name, (values, cores, ratios) in timings(rounds, reference).items():
         median, ratio = statistics.median(values), statistics.median(ratios)
-        cores = statistics.median(answers[name]["cores"] for answers in rounds)
         print(
             f"  {name:24} {median:9.4f}  {min(values):.4f} - {max(values):.4f}  {ratio:6.2f}  "
             f"{min(ratios):.2f} - {max(ratios):.2f}  {seconds / median:11.0f}  {cores:5.2f}"

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Contender, Decode, Rounds, machine, measure, serve
+from harness import Contender, Decode, machine, measure, serve, timings
 
 HERE = Path(__file__).resolve().parent
 GEOMETRIES = {"encodec": 75, "mel-center": 93.75}  # frames per second
@@ -219,19 +219,6 @@ def start(geometry: str, folder: Path, threads: int, lengths: list[float]) -> tu
     return contenders, notes
 
 
-def timings(rounds: Rounds) -> dict[str, tuple[float, float, list[float]]]:
-    """By name: median seconds, cores, and the ratios to eager by round."""
-    times = {name: [statistics.median(answers[name]["times"]) for answers in rounds] for name in rounds[0]}
-    return {
-        name: (
-            statistics.median(own),
-            statistics.median(answers[name]["cores"] for answers in rounds),
-            [other / mine for other, mine in zip(times[EAGER], own, strict=True)],
-        )
-        for name, own in times.items()
-    }
-
-
 def decode_section(args: argparse.Namespace, folders: dict[str, Path]) -> tuple[list[str], dict[str, Any]]:
     lines, found = [], {}
     for geometry, folder in folders.items():
@@ -241,7 +228,7 @@ def decode_section(args: argparse.Namespace, folders: dict[str, Path]) -> tuple[
             for seconds in args.seconds:
                 rounds = args.rounds if seconds <= 20 else max(2, args.rounds // 2)
                 calls = 8 if seconds < 5 else 4 if seconds <= 20 else 1
-                measured = timings(measure(contenders, seconds, rounds, calls, args.pause))
+                measured = timings(measure(contenders, seconds, rounds, calls, args.pause), EAGER)
                 found[geometry, seconds] = measured
                 lines += [
                     f"{seconds:g} s of audio, {rounds} rounds of {calls}:",
@@ -249,7 +236,8 @@ def decode_section(args: argparse.Namespace, folders: dict[str, Path]) -> tuple[
                     "| | median ms | ratio to torch eager | least - most | x real time | cores |",
                     "|---|---|---|---|---|---|",
                 ]
-                for name, (median, cores, ratios) in measured.items():
+                for name, (values, cores, ratios) in measured.items():
+                    median = statistics.median(values)
                     lines.append(
                         f"| {name} | {1e3 * median:.1f} | **{statistics.median(ratios):.2f}** | {min(ratios):.2f} - "
                         f"{max(ratios):.2f} | {seconds / median:.0f} | {cores:.1f} |"
@@ -462,12 +450,12 @@ def peak_section(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     lines += ["| | products alone, ms | G operations/s | whole path, ms | share |", "|---|---|---|---|---|"]
     for name, int8 in ((OURS, False), (INT8, True)):
         alone = sum(timed(size, int8, 8) * n for size, n in products.items())
-        whole = found["encodec", 10][name][0]
+        whole = statistics.median(found["encodec", 10][name][0])
         speed, share = flops / alone / 1e9, 100 * alone / whole
         lines.append(f"| {name} | {1e3 * alone:.1f} | {speed:.0f} | {1e3 * whole:.1f} | {share:.0f} % |")
     square = rng.standard_normal((2, 2048, 2048)).astype(np.float32)
     peak = 2 * 2048**3 / min(_seconds(lambda: square[0] @ square[1]) for _ in range(10))
-    eager = found["encodec", 10][EAGER][0]
+    eager = statistics.median(found["encodec", 10][EAGER][0])
     lines += [
         "",
         f"numpy's sgemm of 2048 x 2048 makes {peak / 1e9:.0f} GFLOP/s. At that the products in float32 take "
@@ -505,7 +493,7 @@ def stream_section(args: argparse.Namespace, folder: Path, found: dict[str, Any]
             for i in range(0, tokens.shape[1] - CHUNK, CHUNK):
                 took = _seconds(lambda: stream.push(tokens[:, i : i + CHUNK]))  # noqa: B023
                 (pushes if i else first).append(took)
-        cost = found["encodec", 10][name][0] / found["encodec", 10][whole][0]
+        cost = statistics.median(found["encodec", 10][name][0]) / statistics.median(found["encodec", 10][whole][0])
         chunk, opening = (1e3 * statistics.median(times) for times in (pushes, first))
         lines.append(f"| {name} | {chunk:.2f} | {cost:.2f} | {opening:.2f} |")
     return [*lines, ""]

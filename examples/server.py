@@ -21,7 +21,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,12 +35,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from vocos_onnx import VocosONNX, load_audio
+from vocos_onnx.session import available_cpus
 
 Result = TypeVar("Result")
 
 MODEL = os.environ.get("VOCOS_MODEL")
 THREADS = int(os.environ.get("VOCOS_THREADS", "1"))
-WORKERS = int(os.environ.get("VOCOS_WORKERS", str(len(os.sched_getaffinity(0)))))
+WORKERS = int(os.environ.get("VOCOS_WORKERS", str(available_cpus())))
 QUEUE = int(os.environ.get("VOCOS_QUEUE", "16"))
 MAX_BODY = int(os.environ.get("VOCOS_MAX_BODY", str(10 << 20)))
 MAX_SECONDS = float(os.environ.get("VOCOS_MAX_SECONDS", "600"))
@@ -145,22 +146,14 @@ async def resynth(request: Request) -> Response:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "body"
             path.write_bytes(data)
-            info = soundfile.info(path) if soundfile_reads(path) else None
-            if info is not None:  # before it is decoded: a small file may hold hours
-                check_length(round(info.duration * vocos.sample_rate))
+            with suppress(soundfile.LibsndfileError):  # what cannot be read load_audio says better
+                # before it is decoded: a small file may hold hours
+                check_length(round(soundfile.info(path).duration * vocos.sample_rate))
             audio = load_audio(path, vocos.sample_rate)
         return wav(vocos(audio, vocos.sample_rate, bandwidth=bandwidth)[: len(audio)])
 
     async with place():
         return await work(run, await body(request))
-
-
-def soundfile_reads(path: Path) -> bool:
-    try:
-        soundfile.info(path)
-    except soundfile.LibsndfileError:
-        return False  # load_audio says it better
-    return True
 
 
 async def stream(request: Request) -> Response:

@@ -543,7 +543,7 @@ def _load_trained(folder: Path) -> tuple[nn.Module, Tensor, EncoderConfig]:
     """What ``train/`` leaves: config.yaml and pytorch_model.bin of the decoder, and encoder.safetensors beside them."""
     for name in ("config.yaml", "pytorch_model.bin"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has an encoder.safetensors but no {name}, which the training writes too")
+            raise FileNotFoundError(f"{folder} has an {ENCODER_WEIGHTS} but no {name}, which the training writes too")
     features = read_encodec_features(read_yaml(folder / "config.yaml"))
     if features.codec != BOX_CODEC:
         raise CheckpointError(f"{folder}: the codec is {features.codec!r}, expected {BOX_CODEC!r}")

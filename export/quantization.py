@@ -28,7 +28,8 @@ from vocos_onnx.vocoder import BOX_CODEC, default_model
 
 from .checkpoint import CheckpointError
 
-Item = tuple[npt.NDArray[Any], int | None]  # tokens (K, T) or features (C, T), bandwidth id
+# tokens (K, T) or features (C, T), bandwidth id, and the audio that the original makes of them
+Item = tuple[npt.NDArray[Any], int | None, npt.NDArray[np.float32]]
 
 VARIANTS = ("int8", "float16")
 WEIGHT_LIMIT = 64  # 2 · 255 · 64 < 2**15
@@ -71,12 +72,14 @@ def quantize(
         raise ValueError(f"{model} is in {original.config.precision} already; take the float32 model")
     items = _items(original, calibration)
     proto = onnx.load(find_model(model))
-    convert = _to_int8 if precision == "int8" else _to_float16
-    convert(proto, original, items)
+    if precision == "int8":
+        _to_int8(proto, original, items)
+    else:
+        _to_float16(proto)
     config = replace(original.config, precision=precision, quality=Quality(0.0, None, 0.0))
     with whole_file(output) as partial:
         _write(proto, config, partial)
-        quality = _compare(original, VocosONNX(partial, providers=["CPUExecutionProvider"]), items)
+        quality = _compare(VocosONNX(partial, providers=["CPUExecutionProvider"]), items)
         pesq = "not measured (pip install pesq)" if quality.pesq_wb is None else f"{quality.pesq_wb:.2f} of 4.64"
         seconds = f"{quality.seconds:.0f} s of audio"
         report(f"{precision} against float32, {seconds}: SNR {quality.snr_db:.1f} dB, PESQ-WB {pesq}")
@@ -107,8 +110,8 @@ def _items(original: VocosONNX, calibration: Sequence[npt.ArrayLike] | None) -> 
             raise ValueError(f"calibration has shape {array.shape}, expected tokens (K, T) or features (C, T)")
         for i in ids:
             is_tokens = np.issubdtype(array.dtype, np.integer)
-            items.append((array[: counts[i]] if is_tokens and i is not None and i < len(counts) else array, i))
-            original.decode(*items[-1])  # it says what is wrong with them
+            item = array[: counts[i]] if is_tokens and i is not None and i < len(counts) else array
+            items.append((item, i, original.decode(item, i)))  # which says what is wrong with it
     return items
 
 
@@ -187,7 +190,7 @@ def _ranges(
     watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
     ranges = {name: (0.0, 0.0) for name in names}
-    for array, bandwidth_id in items:
+    for array, bandwidth_id, _ in items:
         is_tokens = np.issubdtype(array.dtype, np.integer)
         features = original.codes_to_features(array) if is_tokens else np.asarray(array, np.float32)[None]
         values = session.run(names, original._backbone.inputs(features, bandwidth_id))
@@ -203,7 +206,7 @@ def _scale(low: float, high: float) -> tuple[float, int]:
     return scale, round(-low / scale)
 
 
-def _to_float16(proto: onnx.ModelProto, original: VocosONNX, items: list[Item]) -> None:
+def _to_float16(proto: onnx.ModelProto) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
@@ -243,14 +246,14 @@ def _write(proto: onnx.ModelProto, config: ModelConfig, path: Path) -> None:
     path.write_bytes(proto.SerializeToString())
 
 
-def _compare(original: VocosONNX, variant: VocosONNX, items: list[Item]) -> Quality:
+def _compare(variant: VocosONNX, items: list[Item]) -> Quality:
     ratios, scores, seconds = [], [], 0.0
-    for array, bandwidth_id in items:
-        expected, given = (vocos.decode(array, bandwidth_id).astype(np.float64) for vocos in (original, variant))
+    for array, bandwidth_id, audio in items:
+        expected, given = audio.astype(np.float64), variant.decode(array, bandwidth_id).astype(np.float64)
         noise = np.square(given - expected).sum()
         ratios.append(10 * np.log10(np.square(expected).sum() / noise) if noise else np.inf)
-        scores.append(_pesq(expected, given, original.sample_rate))
-        seconds += len(expected) / original.sample_rate
+        scores.append(_pesq(expected, given, variant.sample_rate))
+        seconds += len(expected) / variant.sample_rate
     measured = [score for score in scores if score is not None and np.isfinite(score)]
     pesq = float(np.mean(measured)) if measured else None
     return Quality(round(float(np.mean(ratios)), 2), None if pesq is None else round(pesq, 3), round(seconds, 1))

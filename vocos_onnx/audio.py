@@ -43,7 +43,7 @@ def load_blocks(path: str | os.PathLike[str], sample_rate: int) -> Iterator[Floa
     """What ``load_audio`` gives, some seconds at a time (samples,), so that memory does not grow. Raises as that."""
     import soundfile  # not needed to decode, and slow to load
 
-    check_rate(sample_rate)
+    _check_rate(sample_rate)
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no audio file {path}")
@@ -52,8 +52,7 @@ def load_blocks(path: str | os.PathLike[str], sample_rate: int) -> Iterator[Floa
     done = 0
     try:
         with soundfile.SoundFile(path) as file:
-            check_rate(file.samplerate)
-            for block in resample_blocks(check_blocks(_mixed(file)), file.samplerate, sample_rate):
+            for block in read_blocks(_mixed(file), file.samplerate, sample_rate):
                 done += block.shape[1]
                 yield block[0]
     except soundfile.LibsndfileError as error:
@@ -78,11 +77,17 @@ def _mixed(file: Any) -> Iterator[Float]:
 
 def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:
     """Audio (N,) or (B, N) as float32 (B, ceil(N · to / sample_rate)) of the rate ``to``. Raises ValueError."""
-    check_rate(sample_rate)
+    _check_rate(sample_rate)
     return resample(_check(np.asarray(audio)), sample_rate, to)
 
 
-def check_blocks(blocks: Iterable[npt.ArrayLike]) -> Iterator[Float]:
+def read_blocks(blocks: Iterable[npt.ArrayLike], sample_rate: int, to: int) -> Iterator[Float]:
+    """What ``read_waveform`` makes of the blocks (n,) of one recording in one piece, (1, m) each. Raises ValueError."""
+    _check_rate(sample_rate)
+    return resample_blocks(_check_blocks(blocks), sample_rate, to)
+
+
+def _check_blocks(blocks: Iterable[npt.ArrayLike]) -> Iterator[Float]:
     """Blocks (n,) of one recording as float32 (1, n); empty ones are left out. Raises ValueError."""
     first = 0
     for block in blocks:
@@ -199,7 +204,7 @@ def _low_pass(factor: int) -> Float:
     return taps
 
 
-def check_rate(sample_rate: int) -> None:
+def _check_rate(sample_rate: int) -> None:
     if isinstance(sample_rate, bool) or not isinstance(sample_rate, int | np.integer):
         raise ValueError(f"sample_rate is {sample_rate!r}, expected an integer in Hz")
     if not MIN_RATE <= sample_rate <= MAX_RATE:

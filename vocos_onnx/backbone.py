@@ -33,7 +33,11 @@ class Backbone:
         profile: Path | None = None,
     ):
         self._session = open_session(path, providers, threads, METADATA_KEY, profile)
-        if self._session.get_providers() != [CPU] and _is_int8(self._session):  # nothing else has its operators
+        # how many convolutions carry what, and of which size, is the network's own affair, and not in the metadata
+        past = next((node.shape for node in self._session.get_inputs() if node.name == "past"), [0, 0, 0, 0])
+        self._layers, self._dim = past[0], past[3]
+        self.config = read_config(self._session, path, METADATA_KEY, self._parse)
+        if self.config.precision == "int8" and self._session.get_providers() != [CPU]:  # nothing else has its operators
             if providers is not None:
                 raise ValueError(
                     f"{path} is in int8, for the CPU, and providers is {list(providers)!r}; leave it out, or take the "
@@ -41,10 +45,6 @@ class Backbone:
                 )
             self._session = open_session(path, [CPU], threads, METADATA_KEY)
         self.providers: list[str] = self._session.get_providers()
-        # how many convolutions carry what, and of which size, is the network's own affair, and not in the metadata
-        past = next((node.shape for node in self._session.get_inputs() if node.name == "past"), [0, 0, 0, 0])
-        self._layers, self._dim = past[0], past[3]
-        self.config = read_config(self._session, path, METADATA_KEY, self._parse)
 
     @property
     def delay(self) -> int:
@@ -163,7 +163,3 @@ def placement(path: str | os.PathLike[str], providers: Sequence[Provider] | None
         if event.get("cat") == "Node" and "provider" in event["args"]:
             nodes.setdefault(event["args"]["provider"], []).append(event["args"]["op_name"])
     return nodes
-
-
-def _is_int8(session: Any) -> bool:
-    return '"precision": "int8"' in session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "")

@@ -31,7 +31,7 @@ from .audio import (
 from .backbone import placement
 from .codebooks import LAYOUTS
 from .config import ENCODER_KEY, METADATA_KEY
-from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
+from .encodec import DEFAULT_BANDWIDTH, EncodecONNX
 from .session import CODEC, find_model, open_session
 from .vocoder import VocosONNX, default_model
 
@@ -393,8 +393,7 @@ def _stream(args: argparse.Namespace) -> None:
     else:
         index = None
         if config.encodec is not None:
-            kbps = DEFAULT_BANDWIDTH if args.bandwidth is None else args.bandwidth
-            index = bandwidth_index(kbps, vocos.bandwidths)
+            index = vocos._bandwidth_index(args.bandwidth, None)
         elif args.bandwidth is not None:
             raise ValueError("--bandwidth is given, but this is a mel model, without tokens: leave it out")
         if args.kind == "features":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .audio import Float, Tape, check_blocks, check_rate, read_waveform, resample_blocks
+from .audio import Float, Tape, read_blocks, read_waveform
 from .codebooks import check_codebooks
 from .config import ENCODER_KEY, EncoderConfig
 from .hub import fetch
@@ -132,8 +132,7 @@ class EncodecONNX:
         count = self._codebook_count(bandwidth)
         if chunk < 1:
             raise ValueError(f"chunk is {chunk}, expected 1 or more frames")
-        check_rate(sample_rate)
-        tape = Tape(resample_blocks(check_blocks(blocks), sample_rate, self.sample_rate))
+        tape = Tape(read_blocks(blocks, sample_rate, self.sample_rate))
         return (quantize(e, self.codebooks[:count])[:, 0] for e in self._embeddings(tape, chunk))
 
     def embed(self, audio: npt.ArrayLike, sample_rate: int) -> Float:

@@ -169,8 +169,8 @@ class Stream:
                 self._decoder, self._kind = self._make(bandwidth_id), kind
             elif kind != self._kind:
                 raise ValueError(f"this chunk is {kind}, and those before it were {self._kind}; make another stream")
-            for start in range(0, frames, BLOCK):
-                yield self._decoder.push(features_of(start, min(start + BLOCK, frames)))[0]
+            for audio in push_in_blocks(self._decoder, features_of, frames):
+                yield audio[0]
 
     def flush(self) -> Float:
         """The end of the sequence: the rest of the audio (samples,). Nothing can be pushed then. Raises as ``push``."""
@@ -190,8 +190,13 @@ class Stream:
             self._lock.release()
 
 
-def decode_in_blocks(decoder: Decoder, features_of: Callable[[int, int], Float], frames: int) -> Iterator[Float]:
-    """Audio (B, n) of ``frames`` frames, a block at a time; ``features_of`` gives those from one frame to another."""
+def push_in_blocks(decoder: Decoder, features_of: Callable[[int, int], Float], frames: int) -> Iterator[Float]:
+    """Audio (B, n) as ``frames`` frames go in, a block at a time; ``features_of`` gives those from one to another."""
     for start in range(0, frames, BLOCK):
         yield decoder.push(features_of(start, min(start + BLOCK, frames)))
+
+
+def decode_in_blocks(decoder: Decoder, features_of: Callable[[int, int], Float], frames: int) -> Iterator[Float]:
+    """The same, and the rest at the end."""
+    yield from push_in_blocks(decoder, features_of, frames)
     yield decoder.finish()

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard, overload
 import numpy as np
 import numpy.typing as npt
 
-from .audio import Float, Tape, check_blocks, check_rate, read_waveform, resample_blocks
+from .audio import Float, Tape, read_blocks, read_waveform
 from .backbone import Backbone
 from .codebooks import lookup, read_tokens
 from .config import MelFeatures, ModelConfig
@@ -165,15 +165,15 @@ class VocosONNX:
             ValueError: as when the object is called; as ``stream`` and ``encode_stream``.
         """
         frames: Iterator[npt.NDArray[Any]]
+        at_once = {} if chunk is None else {"chunk": chunk}
         if self.config.encodec is None:
             self._no_tokens(bandwidth, encoder)
             index = self._read_bandwidth_id(bandwidth_id)
-            frames = self.features_stream(blocks, sample_rate, **({} if chunk is None else {"chunk": chunk}))
+            frames = self.features_stream(blocks, sample_rate, **at_once)
         else:
             index = self._bandwidth_index(bandwidth, bandwidth_id)
             tokenizer = self._open_encoder(encoder) if encoder is not None else self._own_encoder()
-            kbps = self.bandwidths[index]
-            frames = tokenizer.encode_stream(blocks, sample_rate, kbps, **({} if chunk is None else {"chunk": chunk}))
+            frames = tokenizer.encode_stream(blocks, sample_rate, self.bandwidths[index], **at_once)
             index = index if self.config.num_bandwidth_ids else None
         if self._backbone.delay:
             return self.decode_stream(frames, index, lookahead=lookahead)
@@ -202,10 +202,9 @@ class VocosONNX:
         ``chunk`` frames are computed at once. Raises as ``features``, and ValueError for blocks of another shape.
         """
         mel = self._mel()
-        check_rate(sample_rate)
         if chunk < 1:
             raise ValueError(f"chunk is {chunk}, expected 1 or more frames")
-        tape = Tape(resample_blocks(check_blocks(blocks), sample_rate, self.sample_rate))
+        tape = Tape(read_blocks(blocks, sample_rate, self.sample_rate))
         return (features[0] for features in log_mel_blocks(tape, self.sample_rate, mel, chunk))
 
     @overload

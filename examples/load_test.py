@@ -126,6 +126,7 @@ def main() -> None:
         soundfile.write(recording, pcm[4] / 32768, 24_000, format="FLAC")
         wrong = {
             "too large": ("/decode", bytes(3_000_000), 413),
+            "six times too large": ("/decode", bytes(12_000_000), 413),
             "too long": ("/decode", npy(np.zeros((2, 75 * 61), int)), 400),
             "empty": ("/decode", b"", 400),
             "damaged": ("/decode", b"\x93NUMPY\x01\x00garbage", 400),

@@ -45,6 +45,7 @@ WORKERS = int(os.environ.get("VOCOS_WORKERS", str(available_cpus())))
 QUEUE = int(os.environ.get("VOCOS_QUEUE", "16"))
 MAX_BODY = int(os.environ.get("VOCOS_MAX_BODY", str(10 << 20)))
 MAX_SECONDS = float(os.environ.get("VOCOS_MAX_SECONDS", "600"))
+LINGER = 10.0  # seconds that the rest of a refused body may take
 CHUNK = 75  # frames of a stream that are decoded at once
 
 vocos: VocosONNX
@@ -84,6 +85,7 @@ async def body(request: Request) -> bytes:
         data += part
         if len(data) > MAX_BODY:
             raise HTTPException(413, f"the body may have {MAX_BODY} bytes")
+    request.scope["read"] = True
     if not data:
         raise HTTPException(400, "the body is empty")
     return bytes(data)
@@ -194,6 +196,14 @@ class _InItsPlace(StreamingResponse):
             await self.place.__aexit__(None, None, None)
 
 
+async def discard(request: Request) -> None:
+    """The rest of a refused body, up to a bound: who is cut off while sending gets an error, not the answer."""
+    left, more = 8 * MAX_BODY, True
+    while more and left > 0:
+        message = await request.receive()
+        more, left = message.get("more_body", False), left - len(message.get("body", b""))
+
+
 async def health(request: Request) -> Response:
     full = waiting >= WORKERS + QUEUE
     state = {"status": "full" if full else "ok", "waiting": waiting, "providers": vocos.providers}
@@ -202,6 +212,9 @@ async def health(request: Request) -> Response:
 
 async def say(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if not request.scope.get("read"):
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(discard(request), LINGER)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 

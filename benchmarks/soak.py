@@ -8,18 +8,23 @@ Every result is compared, bit for bit, with what one thread decodes alone. Print
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
+import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from vocos_onnx import EncodecONNX, VocosONNX
+from vocos_onnx.session import available_cpus
 
 LONGEST = 400  # frames of what the threads decode
 LIMITED = """
@@ -30,6 +35,22 @@ limit = int(sys.argv[1]) << 20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 sys.exit(main(sys.argv[2:]))
 """
+IN_A_GROUP = """
+import os, sys
+from pathlib import Path
+Path(sys.argv[1]).write_text(str(os.getpid()))
+from vocos_onnx.cli import main
+from vocos_onnx.session import available_cpus
+sys.exit(main(sys.argv[2:]) if sys.argv[2:] else available_cpus())
+"""
+CGROUPS = Path("/sys/fs/cgroup")  # v2; v1 has a folder for each controller
+V2 = (CGROUPS / "cgroup.controllers").exists()
+MEMORY, LIMIT, PEAK = (
+    (CGROUPS, "memory.max", "memory.peak")
+    if V2
+    else (CGROUPS / "memory", "memory.limit_in_bytes", "memory.max_usage_in_bytes")
+)
+CPU, QUOTAS = (CGROUPS, ("cpu.max",)) if V2 else (CGROUPS / "cpu", ("cpu.cfs_period_us", "cpu.cfs_quota_us"))
 
 
 def make_tokens(seed: int, longest: int = LONGEST) -> np.ndarray:
@@ -120,6 +141,55 @@ def limited(folder: Path) -> None:
         print(f"- ten minutes of tokens within {', '.join(map(str, sizes))} MB of address space: {outcome}", flush=True)
 
 
+@contextmanager
+def control_group(root: Path, **settings: str) -> Iterator[Path]:
+    """A control group with these in its files."""
+    group = root / f"vocos-soak-{os.getpid()}"
+    group.mkdir()
+    try:
+        for name, value in settings.items():
+            (group / name).write_text(value)
+        yield group
+    finally:
+        group.rmdir()
+
+
+def run_in(group: Path, *command: str) -> int:
+    return subprocess.run(
+        [sys.executable, "-c", IN_A_GROUP, str(group / "cgroup.procs"), *command], capture_output=True
+    ).returncode
+
+
+def in_control_groups(folder: Path, frames: int) -> None:
+    """What a container is limited by. Who gets through a minute gets through any length: nobody is killed half-way."""
+    try:
+        for cpus in (0.5, 1.0, 1.5):
+            values = [f"{round(cpus * 1e5)} 100000"] if V2 else ["100000", str(round(cpus * 1e5))]
+            with control_group(CPU, **dict(zip(QUOTAS, values, strict=True))) as group:
+                threads = run_in(group)
+            print(f"- in a control group of {cpus:g} CPUs: {threads} threads", flush=True)
+            assert threads == min(math.ceil(cpus), available_cpus())
+        tokens = np.random.default_rng(0).integers(1024, size=(8, frames))
+        lengths = (60 * 75, frames)
+        for megabytes in (400, 300, 200, 150, 125, 50):
+            done = []
+            for count in lengths:
+                output = folder / "out.wav"
+                np.save(folder / "tokens.npy", tokens[:, :count])
+                with control_group(MEMORY, **{LIMIT: str(megabytes << 20)}) as group:
+                    code = run_in(group, "decode", str(folder / "tokens.npy"), str(output))
+                    most = int((group / PEAK).read_text()) >> 20
+                whole = output.exists() and output.stat().st_size == count * 320 * 2 + 44
+                assert whole == output.exists() == (code == 0), (megabytes, count, code)
+                output.unlink(missing_ok=True)
+                done.append("done" if whole else f"exit code {code}")
+                print(f"  {count / 4500:g} minutes within {megabytes} MB: {done[-1]}, peak {most} MB", flush=True)
+            assert done[0] == done[1], "it depends on the length"
+        print(f"- in control groups of {megabytes} to 400 MB the two lengths end alike", flush=True)
+    except OSError as error:
+        print(f"- control groups: not run, {error}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", help="by default the codec in the box")
@@ -135,6 +205,7 @@ def main() -> None:
     processes(vocos, args.model)
     with tempfile.TemporaryDirectory() as folder:
         limited(Path(folder))
+        in_control_groups(Path(folder), 75 * (3600 if args.decodes >= 10_000 else 300))
     memory_curve(vocos, args.decodes)
 
 

@@ -16,8 +16,11 @@ from vocos_onnx.config import Source
 from .checkpoint import CheckpointError, build, describe, load
 from .encodec import export_encodec
 from .graph import fold_layer_scale, trace
+from .istft import add_istft
 from .quantization import quantize
 from .verify import table, verify
+
+ISTFTS = ("numpy", "graph")
 
 __all__ = ["CheckpointError", "export", "export_encodec", "quantize"]
 
@@ -29,6 +32,7 @@ def export(
     config: str | None = None,
     revision: str | None = None,
     precision: str = "float32",
+    istft: str = "numpy",
     calibration: Sequence[npt.ArrayLike] | None = None,
     report: Callable[[str], None] = print,
 ) -> ModelConfig:
@@ -40,14 +44,18 @@ def export(
         config: path of the config where it is not beside the weights.
         revision: branch, tag or commit on the hub.
         precision: "float32"; or "int8" or "float16", to which the verified model is brought with ``quantize``.
+        istft: where the runtime makes audio of a spectrum: "numpy"; or "graph", which adds it to the graph, for batches
+            on a GPU. Streams, and all that is longer than a block of 20 s, are made in numpy from that graph too.
         calibration: as ``quantize`` takes it.
         report: called with each line of the report.
 
     Raises:
-        ValueError: as ``quantize``, of another precision than float32.
+        ValueError: another istft; as ``quantize``, of another precision than float32.
         FileNotFoundError: the checkpoint, its config or the output's folder does not exist.
         CheckpointError: the checkpoint is not a supported Vocos, or the result differs from torch.
     """
+    if istft not in ISTFTS:
+        raise ValueError(f"istft is {istft!r}, expected one of {', '.join(ISTFTS)}")
     output = Path(output)
     if not output.parent.is_dir():
         raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
@@ -58,6 +66,8 @@ def export(
     folded = copy.deepcopy(model)
     fold_layer_scale(folded)
     proto = trace(folded, model_config, codebooks)
+    if istft == "graph":
+        add_istft(proto, model_config)
     with whole_file(output) as partial:
         partial.write_bytes(proto.SerializeToString())
         runtime = VocosONNX(partial, providers=["CPUExecutionProvider"])

@@ -212,15 +212,21 @@ def _to_float16(proto: onnx.ModelProto) -> None:
 
     # a phase of many radians has no digits left in float16, and exp overflows
     head = _after(proto, "head.out")
-    # the codebooks are an input turned output: nothing that computes
-    codebooks = [tensor for tensor in proto.graph.initializer if tensor.name == "codebooks"]
-    outputs = [output for output in proto.graph.output if output.name == "codebooks"]
-    for tensor, output in zip(codebooks, outputs, strict=True):
+    # the codebooks are an input turned output, nothing that computes; the inverse STFT is the head's
+    kept = ("codebooks", "audio")
+    tensors = [tensor for tensor in proto.graph.initializer if tensor.name in kept]
+    nodes = [node for node in proto.graph.node if kept[1] in node.output]
+    outputs = [output for output in proto.graph.output if output.name in kept]
+    for tensor in tensors:
         proto.graph.initializer.remove(tensor)
+    for node in nodes:
+        proto.graph.node.remove(node)
+    for output in outputs:
         proto.graph.output.remove(output)
     half = convert_float_to_float16(proto, keep_io_types=True, node_block_list=head, disable_shape_infer=False)
     OnnxModel(half).topological_sort()
-    half.graph.initializer.extend(codebooks)
+    half.graph.initializer.extend(tensors)
+    half.graph.node.extend(nodes)
     half.graph.output.extend(outputs)
     proto.CopyFrom(half)
 

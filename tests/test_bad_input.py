@@ -209,21 +209,23 @@ def test_cuda_that_is_not_there(monkeypatch, tmp_path):
         VocosONNX(MODEL, providers=["cuda"])
 
 
-def test_int8_is_for_the_cpu(monkeypatch):
+@pytest.fixture
+def says_cuda(monkeypatch) -> list[object]:
+    """An onnxruntime whose sessions run on the CPU, and say that they do on a GPU; and what they are made with."""
     import onnxruntime
 
-    vocos = VocosONNX(DATA / "encodec-int8.onnx", providers=["cpu"])
-    assert vocos.providers == ["CPUExecutionProvider"]
-    original = onnxruntime.InferenceSession
+    original, made = onnxruntime.InferenceSession, []
 
     class OnCuda:
-        """A session that says that it is on CUDA."""
-
         def __init__(self, path, options, providers):
+            made.append(providers)
             self._session, self._providers = original(path, options, providers=["CPUExecutionProvider"]), providers
 
         def get_providers(self):
             return [name for name, _ in self._providers]
+
+        def get_provider_options(self):
+            return {name: {"device_id": "0", **options} for name, options in self._providers}
 
         def __getattr__(self, name):
             return getattr(self._session, name)
@@ -233,10 +235,28 @@ def test_int8_is_for_the_cpu(monkeypatch):
     )
     monkeypatch.setattr(onnxruntime, "InferenceSession", OnCuda)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    return made
+
+
+def test_int8_is_for_the_cpu(says_cuda):
+    assert VocosONNX(DATA / "encodec-int8.onnx", providers=["cpu"]).providers == ["CPUExecutionProvider"]
     with pytest.raises(ValueError, match=r"encodec-int8.onnx is in int8, for the CPU, and providers is \['cuda'\]"):
         VocosONNX(DATA / "encodec-int8.onnx", providers=["cuda"])
     assert VocosONNX(DATA / "encodec-int8.onnx").providers == ["CPUExecutionProvider"]
     assert VocosONNX(MODEL).providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_options_of_cuda(says_cuda):
+    """No search for algorithms at each length, no memory by powers of two, no TF32; unless they are asked for."""
+    options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
+    assert VocosONNX(MODEL, providers=["cuda"])._backbone._device == ("cuda", 0)
+    vocos = VocosONNX(MODEL, providers=[("cuda", {"device_id": "1", "use_tf32": "1"}), "cpu"])
+    assert vocos._backbone._device == ("cuda", 1)
+    given = {"device_id": "1", "use_tf32": "1"}
+    assert says_cuda == [
+        [("CUDAExecutionProvider", options)],
+        [("CUDAExecutionProvider", {**options, **given}), ("CPUExecutionProvider", {})],
+    ]
 
 
 @pytest.mark.parametrize(

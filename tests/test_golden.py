@@ -51,6 +51,14 @@ def test_waveform(tiny, golden, name):
     assert_close(audio, tensors["waveform"], 1e-4 if tiny(name).config.clip_audio else TOLERANCE)
 
 
+@pytest.mark.parametrize("name", ["mel", "imdct-cos"])
+def test_inverse_transform_in_the_graph(tiny, golden, name, monkeypatch):
+    tensors, vocos = golden(name), tiny(f"{name}-istft")
+    monkeypatch.setattr("vocos_onnx.vocoder.istft", None)
+    monkeypatch.setattr("vocos_onnx.vocoder.imdct", None)
+    assert_close(vocos.decode(tensors["features"]), tensors["waveform"])
+
+
 def test_tokens_to_waveform(encodec, golden):
     tensors = golden("encodec")
     assert_close(encodec.decode(tensors["tokens"]), tensors["waveform"])

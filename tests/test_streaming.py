@@ -15,7 +15,7 @@ from vocos_onnx.session import available_cpus
 from vocos_onnx.streaming import OverlapAdd
 
 NASTY = (1, 2, 3, 8, 9, 10, 17, 18, 19, 26, 27, 28, 53, 54, 55, 1000)
-STREAMED = ("encodec", "mel", "imdct-symexp", "encodec-int8", "mel-int8")
+STREAMED = ("encodec", "mel", "imdct-symexp", "encodec-int8", "mel-int8", "mel-istft")
 
 
 def random_input(vocos: VocosONNX, frames: int, seed: int = 0) -> np.ndarray:
@@ -159,6 +159,51 @@ def test_items_of_a_list_may_have_different_bandwidths():
     for decoded in (vocos.decode(items), vocos._decode_together(items, None)):
         for given, item in zip(decoded, items, strict=True):
             assert np.abs(given - vocos.decode(item)).max() <= 1e-6
+
+
+def test_a_list_in_the_graph_of_a_device(monkeypatch):
+    """What a GPU is given: one batch, and no item sees what the others are padded with."""
+    vocos, plain = VocosONNX(DATA / "mel-istft.onnx"), VocosONNX(DATA / "mel.onnx")
+    items = [random_input(vocos, frames, frames) for frames in NASTY]
+    expected = plain.decode(items)
+    monkeypatch.setattr(vocos._backbone, "providers", ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr("vocos_onnx.vocoder.istft", None)
+    calls = []
+    audio = vocos._backbone.audio
+    monkeypatch.setattr(vocos._backbone, "audio", lambda *args: calls.append(args[0].shape) or audio(*args))
+    for given, alone in zip(vocos.decode(items), expected, strict=True):
+        check(given, alone, vocos)
+    assert calls == [(len(NASTY), 8, 1000)]
+    # a long one would make the batch as long: there they go one by one
+    monkeypatch.setattr("vocos_onnx.vocoder.BLOCK", 999)
+    assert len(vocos.decode(items)) == len(items)
+    assert all(shape[0] == 1 for shape in calls[1:])
+
+
+def test_the_state_of_a_stream_stays_on_the_device(monkeypatch):
+    """Bound to the CPU in place of a GPU: what stays there goes in again, and the audio is the same."""
+    for name in ("encodec", "mel"):
+        vocos = VocosONNX(DATA / f"{name}.onnx")
+        given = random_input(vocos, 300)
+        ends = cuts(300, np.random.default_rng(0))
+        expected, early = streamed(vocos, given, ends), streamed(vocos, given, ends, lookahead=1)
+        long = random_input(vocos, 4000)
+        whole = vocos.decode(long)
+        assert vocos._backbone._device is None
+        monkeypatch.setattr(vocos._backbone, "_device", ("cpu", 0))
+        kinds = set()
+        step = vocos._backbone.step
+
+        def watched(*args, step=step, kinds=kinds):
+            spectrum, state = step(*args)
+            kinds.update(type(value).__name__ for value in state.values())
+            return spectrum, state
+
+        monkeypatch.setattr(vocos._backbone, "step", watched)
+        assert np.array_equal(streamed(vocos, given, ends), expected)
+        assert np.array_equal(streamed(vocos, given, ends, lookahead=1), early)
+        assert np.array_equal(vocos.decode(long), whole)
+        assert kinds == {"OrtValue"}
 
 
 @pytest.mark.parametrize(

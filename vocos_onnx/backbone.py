@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from .codebooks import check_codebooks
 from .config import METADATA_KEY, ModelConfig
-from .session import CPU, Provider, check_graph, open_session, read_config, run
+from .session import CPU, Provider, check_graph, device_of, open_session, read_config, run
 
 Float = npt.NDArray[np.float32]
-State = dict[str, Float]
+State = dict[str, Any]  # arrays, or what stays on a GPU
 
 REACH = 3  # frames to either side, of a convolution of 7 taps
 
@@ -36,6 +36,7 @@ class Backbone:
         # how many convolutions carry what, and of which size, is the network's own affair, and not in the metadata
         past = next((node.shape for node in self._session.get_inputs() if node.name == "past"), [0, 0, 0, 0])
         self._layers, self._dim = past[0], past[3]
+        self.has_istft = any(node.name == "audio" for node in self._session.get_outputs())
         self.config = read_config(self._session, path, METADATA_KEY, self._parse)
         if self.config.precision == "int8" and self._session.get_providers() != [CPU]:  # nothing else has its operators
             if providers is not None:
@@ -45,6 +46,7 @@ class Backbone:
                 )
             self._session = open_session(path, [CPU], threads, METADATA_KEY)
         self.providers: list[str] = self._session.get_providers()
+        self._device = device_of(self._session)
 
     @property
     def delay(self) -> int:
@@ -65,6 +67,15 @@ class Backbone:
         spectrum: npt.NDArray[Any]
         (spectrum,) = run(self._session, ["spectrum"], self.inputs(features, bandwidth_id, lengths))
         return self._as_complex(spectrum)
+
+    def audio(self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None) -> Float:
+        """Features (B, C, T) -> audio (B, samples), where ``has_istft``.
+
+        ``lengths``: as ``spectrum`` takes it; the audio of an item ends with its last frame, and zeros are after it.
+        """
+        audio: Float
+        (audio,) = run(self._session, ["audio"], self.inputs(features, bandwidth_id, lengths))
+        return audio
 
     def inputs(
         self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None
@@ -91,7 +102,8 @@ class Backbone:
         inside = (time >= 0) if end is None else (time >= 0) & (time < end)
         mask = np.repeat(inside[:, None].astype(np.float32), batch, axis=1)
         names = ["spectrum", *(f"next_{name}" for name in state)]
-        spectrum, *new = run(self._session, names, self._inputs(features, bandwidth_id, state, mask))
+        inputs = self._inputs(features, bandwidth_id, state, mask)
+        spectrum, *new = run(self._session, names, inputs, self._device)
         return self._as_complex(spectrum), dict(zip(state, new, strict=True))
 
     def _state(self, batch: int, past: int) -> State:
@@ -142,6 +154,8 @@ class Backbone:
             expected["past"] = [self._layers, "batch", "past", self._dim]
             expected["next_past"] = [self._layers, "batch", 2 * REACH, self._dim]
             expected["mask"] = [self._layers, "batch", "frames"]
+        if self.has_istft:
+            expected["audio"] = ["batch", "samples"]
         if config.num_bandwidth_ids:
             expected["bandwidth_id"] = []
         if config.encodec is not None:

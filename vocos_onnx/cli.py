@@ -159,6 +159,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("-o", "--output", required=True, metavar="MODEL.onnx")
     export.add_argument("--config", help="config.yaml, where it is not beside the weights")
     export.add_argument("--revision", help="branch, tag or commit of a hub id")
+    export.add_argument(
+        "--istft",
+        choices=("numpy", "graph"),
+        default="numpy",
+        help="graph: the inverse STFT on the device too, for GPUs",
+    )
     export.set_defaults(run=_export)
 
     quantize = commands.add_parser(
@@ -430,15 +436,17 @@ def _info(args: argparse.Namespace) -> None:
     path = find_model(args.model or CODEC)
     session = open_session(path, ["CPUExecutionProvider"], None, METADATA_KEY)
     is_encoder = ENCODER_KEY in session.get_modelmeta().custom_metadata_map
-    config = (EncodecONNX if is_encoder else VocosONNX)(path, providers=["CPUExecutionProvider"]).config
+    found = (EncodecONNX if is_encoder else VocosONNX)(path, providers=["CPUExecutionProvider"])
     print(f"{'encoder' if is_encoder else 'model'}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    for name, value in asdict(config).items():
+    for name, value in asdict(found.config).items():
         if isinstance(value, dict):
             print(f"{name}:")
             for inner, inner_value in value.items():
                 print(f"  {inner}: {_text(inner_value)}")
         elif value is not None:
             print(f"{name}: {_text(value)}")
+    if isinstance(found, VocosONNX) and found._backbone.has_istft:
+        print("inverse STFT: in the graph")
     if args.provider:
         if is_encoder:
             raise ValueError("--provider is for models, and this is an encoder; leave it out")
@@ -512,6 +520,7 @@ def _export(args: argparse.Namespace) -> None:
         config=args.config,
         revision=args.revision,
         precision="int8" if args.int8 else "float16" if args.fp16 else "float32",
+        istft=args.istft,
         calibration=calibration,
     )
 

@@ -250,12 +250,10 @@ class VocosONNX:
         features_of, shape, bandwidth_id = self._read(given, bandwidth_id, layout)
         batch, frames = shape
         if frames <= BLOCK or not self._backbone.delay:
-            audio = self._to_waveform(self._backbone.spectrum(features_of(0, frames), bandwidth_id))
+            audio = np.asarray(self._decode_at_once(features_of(0, frames), bandwidth_id))
         else:
             decoder = Decoder(self._backbone, bandwidth_id, batch)
-            config = self.config
-            trim = trim_of(config.n_fft, config.hop_length, config.padding)
-            audio = np.empty((batch, (frames - 1) * config.hop_length + config.n_fft - 2 * trim), np.float32)
+            audio = np.empty((batch, self._samples(frames)), np.float32)
             done = 0
             for block in decode_in_blocks(decoder, features_of, frames):
                 audio[:, done : done + block.shape[1]] = block
@@ -331,8 +329,9 @@ class VocosONNX:
         wrong = next((i for i, item in enumerate(given) if item.ndim != 2), None)
         if wrong is not None:
             raise ValueError(f"item {wrong} of the list has shape {given[wrong].shape}, expected (K, T) or (C, T)")
-        if "CUDAExecutionProvider" not in self.providers or not self._backbone.delay:
-            # on the CPU the network is as fast for one after the other, and nothing is padded
+        longest = max(item.shape[1] for item in given)
+        if "CUDAExecutionProvider" not in self.providers or not self._backbone.delay or longest > BLOCK:
+            # on the CPU the network is as fast for one after the other, and nothing is padded; and memory has bounds
             return [self.decode(item, bandwidth_id) for item in given]
         return self._decode_together(given, bandwidth_id)
 
@@ -346,10 +345,29 @@ class VocosONNX:
             features = np.zeros((len(members), self.config.feature_channels, max(lengths)), np.float32)
             for row, i, length in zip(features, members, lengths, strict=True):
                 row[:, :length] = read[i][0](0, length)[0]
-            spectrum = self._backbone.spectrum(features, group, lengths)
-            for row, i, length in zip(spectrum, members, lengths, strict=True):
-                audio[i] = self._to_waveform(row[None, :length])[0]
+            for i, item in zip(members, self._decode_at_once(features, group, lengths), strict=True):
+                audio[i] = item
         return audio
+
+    def _decode_at_once(
+        self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None
+    ) -> Float | list[Float]:
+        """Features (B, C, T) -> the audio of each item: all T frames of it, or as many as ``lengths`` says."""
+        if self._backbone.has_istft:
+            audio = self._backbone.audio(features, bandwidth_id, lengths)
+            if np.isfinite(audio).all():  # else what follows says why not
+                if lengths is None:
+                    return audio
+                return [row[: self._samples(n)] for row, n in zip(audio, lengths, strict=True)]
+        spectrum = self._backbone.spectrum(features, bandwidth_id, lengths)
+        if lengths is None:
+            return self._to_waveform(spectrum)
+        return [self._to_waveform(row[None, :n])[0] for row, n in zip(spectrum, lengths, strict=True)]
+
+    def _samples(self, frames: int) -> int:
+        config = self.config
+        trim = trim_of(config.n_fft, config.hop_length, config.padding)
+        return (frames - 1) * config.hop_length + config.n_fft - 2 * trim
 
     def codes_to_features(self, tokens: npt.ArrayLike, *, layout: str = "kbt") -> Float:
         """Tokens (K, T) or (K, B, T) -> features (B, C, T) in float32: the sum of one entry from each codebook.

@@ -3,9 +3,9 @@
 Run in an environment with the extras [export] and the packages vocos, encodec, torchaudio and transformers:
     python tests/data/make.py
 
-Each NAME.onnx is an export of random weights, NAME-int8.onnx the same in int8; NAME.npz holds what upstream computes
-from them: the input (tokens or features), and where there are tokens the features, the spectrum that reaches the
-inverse transform, the waveform.
+Each NAME.onnx is an export of random weights, NAME-int8.onnx the same in int8, and NAME-istft.onnx the same with the
+inverse transform in the graph; NAME.npz holds what upstream computes from them: the input (tokens or features), and
+where there are tokens the features, the spectrum that reaches the inverse transform, the waveform.
 
 encoder.onnx is an EnCodec encoder whose first two codebooks are those of encodec.onnx; its golden tensors are audio of
 several lengths, the embeddings and the tokens. log-mel.npz holds audio and upstream's features of it.
@@ -145,7 +145,10 @@ def main() -> None:
             model.feature_extractor.codebook_weights = torch.nn.Parameter(weights)
             make_encoder(weights.reshape(2, 1024, 8))
         with tempfile.TemporaryDirectory() as folder:
-            export(str(save(model, config, Path(folder) / f"tiny-{name}")), HERE / f"{name}.onnx")
+            checkpoint = str(save(model, config, Path(folder) / f"tiny-{name}"))
+            export(checkpoint, HERE / f"{name}.onnx")
+            if name in ("mel", "imdct-cos"):
+                export(checkpoint, HERE / f"{name}-istft.onnx", istft="graph")
         np.savez_compressed(HERE / f"{name}.npz", **golden(model, is_encodec))
     make_log_mel()
     for name in ("encodec", "mel"):

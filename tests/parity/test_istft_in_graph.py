@@ -1,0 +1,146 @@
+"""The inverse transform as part of the graph: equal to the runtime's, and to upstream's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from vocos_onnx import VocosONNX
+from vocos_onnx.cli import main
+from vocos_onnx_export import CheckpointError, export, quantize
+from vocos_onnx_export import istft as module
+
+from .upstream import CONFIGS, SMALL, build, save
+
+NAMES = (
+    "encodec", "mel-center", "imdct-symexp-center", "imdct-cos-same", "imdct-symexp-clip", "imdct-frame-12",
+    "hop-300-of-1000", "hop-300-of-1000-center-no-layer-scale", "hop-255-of-1024", "hop-400-of-512-resnet",
+)  # fmt: skip
+LENGTHS = (1, 2, 3, 26, 27, 28, 55, 200)
+
+
+def silent(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request, tmp_path_factory):
+    """The real vocos, and its exports without and with the inverse transform."""
+    config = {**CONFIGS, **SMALL}[request.param]
+    model = build(config)
+    folder = tmp_path_factory.mktemp(request.param)
+    checkpoint = str(save(model, config, folder / "checkpoint"))
+    export(checkpoint, folder / "plain.onnx", report=silent)
+    export(checkpoint, folder / "graph.onnx", istft="graph", report=silent)
+    return model, VocosONNX(folder / "plain.onnx"), VocosONNX(folder / "graph.onnx")
+
+
+def features_of(vocos: VocosONNX, batch: int, frames: int) -> np.ndarray:
+    rng = np.random.default_rng(frames)
+    if vocos.config.encodec:
+        return vocos.codes_to_features(rng.integers(1024, size=(4, batch, frames)))
+    return rng.uniform(-8, 2, (batch, vocos.config.feature_channels, frames)).astype(np.float32)
+
+
+def test_equals_numpy_and_upstream(case, monkeypatch):
+    model, plain, graph = case
+    assert graph._backbone.has_istft
+    assert not plain._backbone.has_istft
+    bandwidth_id = 1 if plain.config.num_bandwidth_ids else None
+    for batch in (1, 3):
+        for frames in LENGTHS:
+            features = features_of(plain, batch, frames)
+            expected = plain.decode(features, bandwidth_id)
+            with monkeypatch.context() as patch:
+                patch.setattr("vocos_onnx.vocoder.istft", None)
+                patch.setattr("vocos_onnx.vocoder.imdct", None)
+                given = graph.decode(features, bandwidth_id)
+            assert given.dtype == expected.dtype
+            assert given.shape == expected.shape
+            peak = 100 if plain.config.clip_audio else np.abs(expected).max(initial=0)
+            assert np.abs(given - expected).max(initial=0) <= 1e-5 * peak
+            if given.size and not plain.config.clip_audio:  # upstream clips the coefficients in place of the audio
+                with torch.inference_mode():
+                    upstream = model.decode(torch.from_numpy(features), bandwidth_id=torch.tensor([bandwidth_id or 0]))
+                assert given.shape == tuple(upstream.shape)
+                assert np.abs(given - upstream.numpy()).max() <= 1e-4 * peak
+
+
+def test_items_of_a_batch_end_where_they_end(case):
+    _, plain, graph = case
+    if not plain.delay:
+        pytest.skip("a network without a mask decodes one by one")
+    bandwidth_id = 1 if plain.config.num_bandwidth_ids else None
+    items = [features_of(plain, 1, frames)[0] for frames in LENGTHS]
+    for given, item in zip(graph._decode_together(items, bandwidth_id), items, strict=True):
+        expected = plain.decode(item, bandwidth_id)
+        peak = 100 if plain.config.clip_audio else np.abs(expected).max(initial=0)
+        assert given.shape == expected.shape
+        assert np.abs(given - expected).max(initial=0) <= 1e-5 * peak
+
+
+def test_a_stream_computes_no_audio_in_the_graph(case):
+    """Its steps are the same as those of the graph without, bit for bit, and the audio is empty."""
+    _, plain, graph = case
+    if not plain.delay:
+        pytest.skip("not streamed")
+    bandwidth_id = 1 if plain.config.num_bandwidth_ids else None
+    features = features_of(plain, 1, 40)
+    parts = []
+    for vocos in (plain, graph):
+        stream = vocos.stream(bandwidth_id)
+        parts.append(
+            np.concatenate([*(stream.push(features[0, :, i : i + 9]) for i in range(0, 40, 9)), stream.flush()])
+        )
+    assert np.array_equal(*parts)
+    backbone = graph._backbone
+    inputs = {**backbone.inputs(features, bandwidth_id), **backbone.start(1)}
+    (audio,) = backbone._session.run(["audio"], inputs)
+    assert audio.shape == (1, 0)
+
+
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+def test_other_precisions(precision, tmp_path):
+    """Quantised with it and without: the inverse transform stays in float32."""
+    checkpoint = str(save(build(CONFIGS["mel-same"]), CONFIGS["mel-same"], tmp_path / "mel"))
+    paths = [tmp_path / f"{istft}.onnx" for istft in ("numpy", "graph")]
+    for path in paths:
+        export(checkpoint, path, precision=precision, istft=path.stem, report=silent)
+    later = tmp_path / "later.onnx"
+    export(checkpoint, later, istft="graph", report=silent)
+    quantize(later, later, precision=precision, report=silent)
+    plain, *graphs = (VocosONNX(path) for path in (*paths, later))
+    features = features_of(plain, 2, 100)
+    expected = plain.decode(features)
+    for graph in graphs:
+        assert graph._backbone.has_istft
+        given = graph.decode(features)
+        assert np.abs(given - expected).max() <= 1e-5 * np.abs(expected).max()
+    (inverse,) = (node for node in onnx.load(later).graph.node if node.op_type == "If")
+    tensors = inverse.attribute[0].g.initializer
+    assert not [t for t in tensors if t.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)]
+
+
+def test_a_wrong_basis_is_seen(tmp_path, monkeypatch):
+    """The verification is of what the graph makes: with a window of its own there is no file."""
+    basis = module._basis
+    monkeypatch.setattr(module, "_basis", lambda config: (basis(config)[0] * np.float32(1.001), basis(config)[1]))
+    checkpoint = save(build(SMALL["tiny"]), SMALL["tiny"], tmp_path / "tiny")
+    with pytest.raises(CheckpointError, match=r"differs from torch in \d+ of \d+ checks, first in the waveform"):
+        export(str(checkpoint), tmp_path / "m.onnx", istft="graph", report=silent)
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_command_line(tmp_path, capsys):
+    checkpoint = save(build(SMALL["tiny"]), SMALL["tiny"], tmp_path / "tiny")
+    output = tmp_path / "m.onnx"
+    assert main(["export", str(checkpoint), "-o", str(output), "--istft", "graph"]) == 0
+    assert VocosONNX(output)._backbone.has_istft
+    assert main(["info", str(output)]) == 0
+    assert "inverse STFT: in the graph" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"istft is 'torch', expected one of numpy, graph"):
+        export(str(checkpoint), Path("m.onnx"), istft="torch")

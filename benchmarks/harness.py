@@ -88,6 +88,16 @@ class Contender:
         return answer
 
 
+def difference(given: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
+    """The largest difference over the peak of the expected, and the SNR in dB. Ends the program for another shape."""
+    if given.shape != expected.shape:
+        raise SystemExit(f"audio has shape {given.shape}, not {expected.shape}")
+    noise = given.astype(np.float64) - expected
+    power = np.square(expected, dtype=np.float64).sum()
+    snr = 10 * np.log10(power / max(np.square(noise).sum(), 1e-30))
+    return float(np.abs(noise).max() / np.abs(expected).max()), float(snr)
+
+
 def measure(contenders: list[Contender], seconds: float, rounds: int, calls: int, pause: float = 0.1) -> Rounds:
     """The answers of each undisturbed round by name of the contender."""
     quiet: Rounds = []

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Contender, Decode, machine, measure, serve, timings
+from harness import Contender, Decode, difference, machine, measure, serve, timings
 
 HERE = Path(__file__).resolve().parent
 GEOMETRIES = {"encodec": 75, "mel-center": 93.75}  # frames per second
@@ -201,15 +201,8 @@ def start(geometry: str, folder: Path, threads: int, lengths: list[float]) -> tu
         expected = expected or audio
         compared = ""
         if name not in (RAGGED, RAGGED_INT8, STREAMING_VOCOS):  # which have edges of their own
-            peak, ratio = 0.0, np.inf
-            for seconds in lengths:
-                given, wanted = audio[seconds], expected[seconds]
-                if given.shape != wanted.shape:
-                    raise SystemExit(f"{name} gives {given.shape} samples, not {wanted.shape}")
-                difference = given.astype(np.float64) - wanted
-                peak = max(peak, float(np.abs(difference).max() / np.abs(wanted).max()))
-                power = np.square(wanted, dtype=np.float64).sum()
-                ratio = min(ratio, float(10 * np.log10(power / max(np.square(difference).sum(), 1e-30))))
+            both = [difference(audio[seconds], expected[seconds]) for seconds in lengths]
+            peak, ratio = max(peak for peak, _ in both), min(snr for _, snr in both)
             compared = f"; SNR {ratio:.0f} dB" if name in APPROXIMATE else f"; within {peak:.0e} of the peak"
             if name not in APPROXIMATE and not peak <= TOLERANCE:
                 raise SystemExit(f"{name} differs from upstream by {peak:.1e} of the peak")

@@ -44,8 +44,8 @@ def _inverse(body: _Body, config: ModelConfig, masked: bool) -> str:
     hop, n_fft = config.hop_length, config.n_fft
     basis, weight = _basis(config)
     pieces = -(-n_fft // hop)
-    room = [(0, 0)] * (basis.ndim - 1) + [(0, pieces * hop - n_fft)]  # a whole number of hops
-    basis, weight = np.pad(basis, room), np.pad(weight, room[-1:])
+    rest = pieces * hop - n_fft  # to a whole number of hops
+    basis, weight = np.pad(basis, ((0, 0), (0, rest))), np.pad(weight, (0, rest))
     frames = body.add("MatMul", body.add("Reshape", "spectrum", body.constant([0, 0, -1])), body.constant(basis))
     if masked:
         inside = body.add("Unsqueeze", body.add("Gather", "mask", body.constant(0), axis=0), body.constant([2]))
@@ -53,12 +53,12 @@ def _inverse(body: _Body, config: ModelConfig, masked: bool) -> str:
     else:
         one = body.constant([1])
         count = body.add("Concat", one, body.add("Shape", "spectrum", start=1, end=2), one, axis=0)
-        inside = body.add("ConstantOfShape", count, value=numpy_helper.from_array(np.ones(1, np.float32)))
+        inside = body.add("Expand", body.constant(np.float32(1)), count)
     audio = _overlap_add(body, frames, config, pieces)
     if config.head == "istft":
         weights = _overlap_add(body, body.add("Mul", inside, body.constant(weight)), config, pieces)
-        empty = body.add("Equal", weights, body.constant(np.float32(0)))  # where no frame is: 0 / 1
-        audio = body.add("Div", audio, body.add("Where", empty, body.constant(np.float32(1)), weights))
+        tiny = body.constant(np.finfo(np.float32).tiny)  # where no frame is: 0 / tiny
+        audio = body.add("Div", audio, body.add("Max", weights, tiny))
     elif config.clip_audio:
         audio = body.add("Clip", audio, body.constant(np.float32(-1)), body.constant(np.float32(1)))
     return audio
@@ -79,11 +79,14 @@ def _overlap_add(body: _Body, frames: str, config: ModelConfig, pieces: int) -> 
     """Frames (B, T, pieces · hop) -> (B, samples), trimmed."""
     hop, n_fft = config.hop_length, config.n_fft
     trim = trim_of(n_fft, hop, config.padding)
+    # not by Pad, which onnxruntime has for CUDA in older opsets only
+    size = body.add("Concat", body.add("Shape", frames, end=1), body.constant([pieces - 1, pieces * hop]), axis=0)
+    zeros = body.add("Expand", body.constant(np.float32(0)), size)
+    padded = body.add("Concat", zeros, frames, zeros, axis=1)
     rows = []
-    for j in range(pieces):
-        bounds = (body.constant([i]) for i in (j * hop, (j + 1) * hop, 2))
-        piece = body.add("Slice", frames, *bounds)
-        rows.append(body.add("Pad", piece, body.constant([0, j, 0, 0, pieces - 1 - j, 0])))
+    for j in range(pieces):  # piece j of all frames, j rows further down
+        starts, ends = [pieces - 1 - j, j * hop], [-j or np.iinfo(np.int64).max, (j + 1) * hop]
+        rows.append(body.add("Slice", padded, *(body.constant(bounds) for bounds in (starts, ends, [1, 2]))))
     flat = body.add("Reshape", body.add("Sum", *rows), body.constant([0, -1]))
     end = n_fft - pieces * hop - trim
     return body.add("Slice", flat, body.constant([trim]), body.constant([end]), body.constant([1]))

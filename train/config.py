@@ -200,6 +200,11 @@ def _check(config: TrainConfig) -> None:
     _at_least(where, experiment, 0, "num_warmup_steps", "pretrain_mel_steps", "weight_decay")
     coefficients = [name for name in vars(experiment) if name.endswith("_coeff") and name != "decay_mel_coeff"]
     _at_least(where, experiment, 0, *coefficients)
+    if experiment.loudness_coeff and experiment.sample_rate < 16_000:
+        raise ValueError(
+            f"{where}: loudness_coeff is {experiment.loudness_coeff:g}, but what it measures goes up to 8 kHz, and "
+            f"sample_rate is {experiment.sample_rate}, expected 16000 or more; set loudness_coeff to 0"
+        )
     _range(f"{where}: betas", experiment.betas, 0, 1 - 1e-9)
     for name in ("initial_learning_rate", "discriminator_width"):
         if not 0 < getattr(experiment, name) < math.inf:

@@ -22,7 +22,7 @@ Config = TypeVar("Config")
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _SHORT = {"cpu": CPU, "cuda": CUDA}
 # Else ORT searches every cuDNN algorithm anew for each input length, takes memory by powers of two, and computes
-# float32 products with 10 bits of mantissa (TF32): 1e-3 from the CPU's.
+# float32 products with 10 bits of mantissa (TF32).
 _DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
     CUDA: {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
 }

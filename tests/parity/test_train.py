@@ -517,6 +517,15 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 MODEL, TRAIN = "model/init_args", "data/init_args/train_params"
+
+
+def loudness_at_8_khz(config: dict[str, Any]) -> None:
+    for path in (TRAIN, "data/init_args/val_params"):
+        change(f"{path}/sampling_rate", 8000)(config)
+    for path, value in (("sample_rate", 8000), ("loudness_coeff", 0.4)):
+        change(f"{MODEL}/{path}", value)(config)
+
+
 BAD_CONFIGS = {
     "unknown section": (change("optimizer", {}), r"the config has the unknown key optimizer"),
     "unknown key": (change(f"{TRAIN}/shuffle", True), r"train_params: .*unexpected keyword argument 'shuffle'"),
@@ -570,6 +579,7 @@ BAD_CONFIGS = {
         change(f"{MODEL}/bandwidth_phase", [0.5, 1]),
         r"bandwidth_phase is \[0.5, 1\], expected 0 numbers",
     ),
+    "loudness": (loudness_at_8_khz, r"loudness_coeff is 0.4, .* sample_rate is 8000, expected 16000 or more"),
     "equaliser": (change(f"{TRAIN}/eq_db", -1.0), r"eq_db is -1.0, expected 0 or more"),
     "experiment": (
         change("model/class_path", "vocos.experiment.VocosEncodecExp"),

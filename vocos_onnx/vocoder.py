@@ -355,7 +355,8 @@ class VocosONNX:
         """Features (B, C, T) -> the audio of each item: all T frames of it, or as many as ``lengths`` says."""
         if self._backbone.has_istft:
             audio = self._backbone.audio(features, bandwidth_id, lengths)
-            if np.isfinite(audio).all():  # else what follows says why not
+            whole = audio.shape == (len(features), self._samples(features.shape[2]))
+            if whole and np.isfinite(audio).all():  # else what follows says why not
                 if lengths is None:
                     return audio
                 return [row[: self._samples(n)] for row, n in zip(audio, lengths, strict=True)]

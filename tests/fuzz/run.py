@@ -151,7 +151,7 @@ def chunkings(rng: Rng, folder: Path) -> None:
 def onnx(rng: Rng, folder: Path) -> None:
     from vocos_onnx import EncodecONNX, VocosONNX
 
-    name = ["encodec", "mel", "imdct-cos", "encoder", "mel-int8"][rng.integers(5)]
+    name = ["encodec", "mel", "imdct-cos", "encoder", "mel-int8", "mel-istft", "imdct-cos-istft"][rng.integers(7)]
     path = folder / "m.onnx"
     data = (DATA / f"{name}.onnx").read_bytes()
     if rng.random() < 0.7:  # what keeps the lengths right gets further

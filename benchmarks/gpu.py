@@ -2,8 +2,8 @@
 
 Tokens on the host to audio on the host, the official encodec geometry with random weights, 1 x 10 s, 16 x 1 s and 64 x
 10 s: upstream Vocos in torch, eager and compiled, and this package with the inverse STFT in numpy and in the graph, in
-float32 and in half precision. Each must give upstream's audio first, within 1e-3 of its peak in float32; of half
-precision the SNR is said. How it is timed: harness.py.
+float32 (without TF32) and in half precision. Each must give upstream's audio first, within 1e-3 of its peak in
+float32; of half precision the SNR is said. How it is timed: harness.py.
 
     pip install torch && pip install ".[gpu,export]" && pip install --no-deps torchaudio vocos encodec
 
@@ -36,6 +36,7 @@ def load_torch(name: str, folder: Path, device: str) -> tuple[Decode, Callable[[
     import torch
     from upstream import CONFIGS, build
 
+    torch.backends.cudnn.allow_tf32 = False  # as of products it is by default, and of all of ours
     model: Any = build(CONFIGS["encodec"])
     model.load_state_dict(torch.load(folder / "pytorch_model.bin"), strict=False)  # it has no encodec weights
     model.to(device)
@@ -89,6 +90,8 @@ def start(folder: Path, device: str, items: int, seconds: float) -> list[Contend
             contender = Contender(name, __file__, "--worker", name, folder, device, items)
             contender(seconds, 0, folder / "audio.npy")
         except RuntimeError as error:
+            if name == EAGER:
+                raise SystemExit(f"{name}, which all are compared with, fails: {error}") from None
             print(f"- {name}: absent ({error})", flush=True)
             continue
         audio = np.load(folder / "audio.npy")

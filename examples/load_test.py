@@ -140,6 +140,11 @@ def main() -> None:
             "bad bandwidth": ("/resynth?bandwidth=5", recording.getvalue(), 400),
             "no such path": ("/other", b"x", 404),
         }
+        with socket.create_connection(("127.0.0.1", port)) as polite:  # asks before it sends the body
+            polite.sendall(
+                b"POST /decode HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\nExpect: 100-continue\r\n\r\n"
+            )
+            assert polite.recv(100).startswith(b"HTTP/1.1 413"), "the body was let in before it was refused"
         for name, (path, data, expected) in wrong.items():
             status, answer = ask(url + path, data)
             assert status == expected, (name, status, answer[:200])

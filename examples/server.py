@@ -76,16 +76,17 @@ async def place() -> AsyncIterator[None]:
 
 
 async def body(request: Request) -> bytes:
-    """The body, as far as it may go: what is too large is not read to its end."""
+    """The body. What is too large is refused as soon as that shows, and not kept."""
     announced = request.headers.get("content-length", "0")
     if not announced.isdigit() or int(announced) > MAX_BODY:
         raise HTTPException(413, f"the body may have {MAX_BODY} bytes, and {announced} are announced")
     data = bytearray()
+    request.scope["body"] = "begun"
     async for part in request.stream():
         data += part
         if len(data) > MAX_BODY:
             raise HTTPException(413, f"the body may have {MAX_BODY} bytes")
-    request.scope["read"] = True
+    request.scope["body"] = "read"
     if not data:
         raise HTTPException(400, "the body is empty")
     return bytes(data)
@@ -197,8 +198,13 @@ class _InItsPlace(StreamingResponse):
 
 
 async def discard(request: Request) -> None:
-    """The rest of a refused body, up to a bound: who is cut off while sending gets an error, not the answer."""
-    left, more = 8 * MAX_BODY, True
+    """The rest of a refused body, up to a bound: who is cut off while sending gets an error, not the answer.
+
+    Nothing of one that the client asks leave for (Expect: 100-continue): to read it would be to give that.
+    """
+    begun = request.scope.get("body")
+    more = begun != "read" and (begun == "begun" or request.headers.get("expect", "").lower() != "100-continue")
+    left = 8 * MAX_BODY
     while more and left > 0:
         message = await request.receive()
         more, left = message.get("more_body", False), left - len(message.get("body", b""))
@@ -212,9 +218,8 @@ async def health(request: Request) -> Response:
 
 async def say(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if not request.scope.get("read"):
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(discard(request), LINGER)
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(discard(request), LINGER)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 

@@ -45,7 +45,7 @@ def export(
         revision: branch, tag or commit on the hub.
         precision: "float32"; or "int8" or "float16", to which the verified model is brought with ``quantize``.
         istft: where the runtime makes audio of a spectrum: "numpy"; or "graph", which adds it to the graph, for batches
-            on a GPU. Streams, and all that is longer than a block of 20 s, are made in numpy from that graph too.
+            on a GPU. Streams, and all of more than 1,500 frames, are made in numpy from that graph too.
         calibration: as ``quantize`` takes it.
         report: called with each line of the report.
 

@@ -16,8 +16,8 @@ from vocos_onnx.istft import imdct_frames, istft_frames, trim_of
 def add_istft(proto: onnx.ModelProto, config: ModelConfig) -> None:
     """Give the graph the output "audio" (batch, samples): what the runtime makes of its spectrum, within rounding.
 
-    All of it is in one If: where past frames are carried from call to call, the spectrum is late and only a part of a
-    sequence, and the audio is empty.
+    Not clipped: what is not finite shall show. All of it is in one If: where past frames are carried from call to
+    call, the spectrum is late and only a part of a sequence, and the audio is empty.
     """
     graph, inputs = proto.graph, [node.name for node in proto.graph.input]
     whole, part, once = _Body("istft.whole"), _Body("istft.part"), _Body("istft.once")
@@ -59,8 +59,6 @@ def _inverse(body: _Body, config: ModelConfig, masked: bool) -> str:
         weights = _overlap_add(body, body.add("Mul", inside, body.constant(weight)), config, pieces)
         tiny = body.constant(np.finfo(np.float32).tiny)  # where no frame is: 0 / tiny
         audio = body.add("Div", audio, body.add("Max", weights, tiny))
-    elif config.clip_audio:
-        audio = body.add("Clip", audio, body.constant(np.float32(-1)), body.constant(np.float32(1)))
     return audio
 
 

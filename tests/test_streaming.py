@@ -11,7 +11,7 @@ import pytest
 from conftest import DATA
 
 from vocos_onnx import VocosONNX, streaming
-from vocos_onnx.session import available_cpus
+from vocos_onnx.session import available_cpus, run
 from vocos_onnx.streaming import OverlapAdd
 
 NASTY = (1, 2, 3, 8, 9, 10, 17, 18, 19, 26, 27, 28, 53, 54, 55, 1000)
@@ -174,10 +174,11 @@ def test_a_list_in_the_graph_of_a_device(monkeypatch):
     for given, alone in zip(vocos.decode(items), expected, strict=True):
         check(given, alone, vocos)
     assert calls == [(len(NASTY), 8, 1000)]
-    # a long one would make the batch as long: there they go one by one
+    # a long one goes alone, in blocks: it would make the batch as long
     monkeypatch.setattr("vocos_onnx.vocoder.BLOCK", 999)
-    assert len(vocos.decode(items)) == len(items)
-    assert all(shape[0] == 1 for shape in calls[1:])
+    for given, alone in zip(vocos.decode(items), expected, strict=True):
+        check(given, alone, vocos)
+    assert calls[1:] == [(len(NASTY) - 1, 8, 55)]
 
 
 def test_the_state_of_a_stream_stays_on_the_device(monkeypatch):
@@ -204,6 +205,29 @@ def test_the_state_of_a_stream_stays_on_the_device(monkeypatch):
         assert np.array_equal(streamed(vocos, given, ends, lookahead=1), early)
         assert np.array_equal(vocos.decode(long), whole)
         assert kinds == {"OrtValue"}
+
+
+@pytest.mark.parametrize("device", [None, ("cpu", 0)])
+def test_what_fails_in_the_network_says_so(device, monkeypatch):
+    """Also on a device, where onnxruntime's exceptions are others."""
+    vocos = VocosONNX(DATA / "encodec.onnx")
+    monkeypatch.setattr(vocos._backbone, "_device", device)
+    inputs = vocos._backbone._inputs
+    monkeypatch.setattr(vocos._backbone, "_inputs", lambda f, i, state, mask: inputs(f, i, state, mask[:, :, 1:]))
+    with pytest.raises(RuntimeError, match=r"onnxruntime failed in the network: .*The model file may be damaged"):
+        vocos.stream().push(random_input(vocos, 10))
+
+
+@pytest.mark.parametrize(
+    "text", ["std::bad_alloc", "Error in execution:\nFailed to allocate memory for requested buffer"]
+)
+def test_no_memory_on_a_device(text):
+    class Full:
+        def io_binding(self):
+            raise RuntimeError(text)
+
+    with pytest.raises(MemoryError, match=r"onnxruntime: "):
+        run(Full(), ["spectrum"], {}, ("cuda", 0))
 
 
 @pytest.mark.parametrize(

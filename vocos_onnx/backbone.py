@@ -115,9 +115,7 @@ class Backbone:
             "past": np.zeros((self._layers, batch, past, self._dim), np.float32),
         }
 
-    def _inputs(
-        self, features: Float, bandwidth_id: int | None, state: State, mask: Float
-    ) -> dict[str, npt.NDArray[Any]]:
+    def _inputs(self, features: Float, bandwidth_id: int | None, state: State, mask: Float) -> dict[str, Any]:
         inputs: dict[str, Any] = {"features": features, **state}
         if self._layers:
             inputs["mask"] = mask

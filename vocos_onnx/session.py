@@ -205,10 +205,11 @@ def run(session: Any, names: list[str], inputs: dict[str, Any], device: tuple[st
     try:
         outputs: list[Any] = session.run(names, inputs) if device is None else _run_on(session, names, inputs, device)
     except Exception as error:
-        if not type(error).__module__.startswith("onnxruntime"):
+        # of what is bound to a device onnxruntime raises plain RuntimeErrors
+        if not (type(error).__module__.startswith("onnxruntime") or (device and type(error) is RuntimeError)):
             raise
         reason = next(iter(str(error).splitlines()), "")
-        if "bad_alloc" in reason or "Failed to allocate" in reason:
+        if "bad_alloc" in str(error) or "Failed to allocate" in str(error):
             raise MemoryError(f"onnxruntime: {reason}") from error
         raise RuntimeError(f"onnxruntime failed in the network: {reason}. The model file may be damaged") from error
     return outputs

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .backbone import Backbone
+from .backbone import Backbone, State
 from .config import ModelConfig
 from .istft import Float, check_finite, imdct_frames, istft_frames, overlap_add, trim_of
 
@@ -108,7 +108,7 @@ class Decoder:
         audio = self._out(spectrum, self._taken - self._backbone.delay)
         return np.concatenate([audio, self._overlap.finish()], axis=1)
 
-    def _step(self, features: Float, end: int | None) -> tuple[npt.NDArray[Any], dict[str, Float]]:
+    def _step(self, features: Float, end: int | None) -> tuple[npt.NDArray[Any], State]:
         return self._backbone.step(features, self._bandwidth_id, self._state, self._taken, end)
 
     def _out(self, spectrum: npt.NDArray[Any], first: int) -> Float:

@@ -219,7 +219,8 @@ class VocosONNX:
         """Tokens or features to audio.
 
         A list of arrays (K, T) or (C, T) of different lengths gives a list: the audio of each as if it were alone. On
-        CUDA they are one batch. Memory beyond the input and the audio does not grow with the length.
+        CUDA those of up to 1,500 frames are one batch for each bandwidth. Memory beyond the input and the audio does
+        not grow with the length.
 
         Integers are tokens, floats are features. Anything that numpy can read is accepted, a torch CPU tensor too.
 
@@ -250,7 +251,10 @@ class VocosONNX:
         features_of, shape, bandwidth_id = self._read(given, bandwidth_id, layout)
         batch, frames = shape
         if frames <= BLOCK or not self._backbone.delay:
-            audio = np.asarray(self._decode_at_once(features_of(0, frames), bandwidth_id))
+            features = features_of(0, frames)
+            audio = self._in_graph(features, bandwidth_id)
+            if audio is None:
+                audio = self._to_waveform(self._backbone.spectrum(features, bandwidth_id))
         else:
             decoder = Decoder(self._backbone, bandwidth_id, batch)
             audio = np.empty((batch, self._samples(frames)), np.float32)
@@ -329,11 +333,11 @@ class VocosONNX:
         wrong = next((i for i, item in enumerate(given) if item.ndim != 2), None)
         if wrong is not None:
             raise ValueError(f"item {wrong} of the list has shape {given[wrong].shape}, expected (K, T) or (C, T)")
-        longest = max(item.shape[1] for item in given)
-        if "CUDAExecutionProvider" not in self.providers or not self._backbone.delay or longest > BLOCK:
-            # on the CPU the network is as fast for one after the other, and nothing is padded; and memory has bounds
-            return [self.decode(item, bandwidth_id) for item in given]
-        return self._decode_together(given, bandwidth_id)
+        # on the CPU the network is as fast for one after the other, and nothing is padded
+        together = "CUDAExecutionProvider" in self.providers and self._backbone.delay
+        short = [i for i, item in enumerate(given) if together and item.shape[1] <= BLOCK]
+        audio = dict(zip(short, self._decode_together([given[i] for i in short], bandwidth_id), strict=True))
+        return [audio[i] if i in audio else self.decode(item, bandwidth_id) for i, item in enumerate(given)]
 
     def _decode_together(self, given: list[npt.NDArray[Any]], bandwidth_id: Any) -> list[Float]:
         """As one batch for each bandwidth id, zero-padded at the end, which the network is told of."""
@@ -345,25 +349,32 @@ class VocosONNX:
             features = np.zeros((len(members), self.config.feature_channels, max(lengths)), np.float32)
             for row, i, length in zip(features, members, lengths, strict=True):
                 row[:, :length] = read[i][0](0, length)[0]
-            for i, item in zip(members, self._decode_at_once(features, group, lengths), strict=True):
+            whole = self._in_graph(features, group, lengths)
+            if whole is not None:
+                each = [row[: self._samples(n)].copy() for row, n in zip(whole, lengths, strict=True)]
+            else:
+                spectrum = self._backbone.spectrum(features, group, lengths)
+                each = [self._to_waveform(row[None, :n])[0] for row, n in zip(spectrum, lengths, strict=True)]
+            for i, item in zip(members, each, strict=True):
                 audio[i] = item
         return audio
 
-    def _decode_at_once(
+    def _in_graph(
         self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None
-    ) -> Float | list[Float]:
-        """Features (B, C, T) -> the audio of each item: all T frames of it, or as many as ``lengths`` says."""
-        if self._backbone.has_istft:
-            audio = self._backbone.audio(features, bandwidth_id, lengths)
-            whole = audio.shape == (len(features), self._samples(features.shape[2]))
-            if whole and np.isfinite(audio).all():  # else what follows says why not
-                if lengths is None:
-                    return audio
-                return [row[: self._samples(n)] for row, n in zip(audio, lengths, strict=True)]
-        spectrum = self._backbone.spectrum(features, bandwidth_id, lengths)
-        if lengths is None:
-            return self._to_waveform(spectrum)
-        return [self._to_waveform(row[None, :n])[0] for row, n in zip(spectrum, lengths, strict=True)]
+    ) -> Float | None:
+        """Features (B, C, T) -> audio (B, samples), where the graph makes it; of the ``lengths`` see Backbone.audio.
+
+        None where it is not finite: the way over the spectrum says why.
+        """
+        if not self._backbone.has_istft:
+            return None
+        audio = self._backbone.audio(features, bandwidth_id, lengths)
+        expected = len(features), self._samples(features.shape[2])
+        if audio.shape != expected:
+            raise RuntimeError(f"the graph made audio of shape {audio.shape}, expected {expected}: the file is damaged")
+        if not np.isfinite(audio).all():
+            return None
+        return audio.clip(-1, 1) if self.config.clip_audio else audio
 
     def _samples(self, frames: int) -> int:
         config = self.config

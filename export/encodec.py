@@ -25,9 +25,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from vocos_onnx import EncodecONNX, __version__
-from vocos_onnx.audio import MAX_RATE, MIN_RATE, whole_file
+from vocos_onnx.audio import MAX_RATE, MIN_RATE
 from vocos_onnx.config import EncoderConfig, Source
 from vocos_onnx.encodec import CHUNK
+from vocos_onnx.files import whole_file
 from vocos_onnx.vocoder import BOX_CODEC
 
 from .checkpoint import (

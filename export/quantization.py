@@ -21,8 +21,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from vocos_onnx import ModelConfig, VocosONNX
-from vocos_onnx.audio import whole_file
 from vocos_onnx.config import METADATA_KEY, Quality
+from vocos_onnx.files import whole_file
 from vocos_onnx.session import find_model
 from vocos_onnx.vocoder import BOX_CODEC, default_model
 

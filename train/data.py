@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vocos_onnx import EncodecONNX, load_audio
-from vocos_onnx.audio import whole_file
+from vocos_onnx.files import whole_file
 
 from .config import Files
 

@@ -18,20 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import __version__
-from .audio import (
-    Float,
-    audio_format,
-    check_target,
-    load_audio,
-    load_blocks,
-    save_audio,
-    save_blocks,
-    whole_file,
-)
+from .audio import Float, audio_format, load_audio, load_blocks, save_audio, save_blocks
 from .backbone import placement
 from .codebooks import LAYOUTS
 from .config import ENCODER_KEY, METADATA_KEY
 from .encodec import DEFAULT_BANDWIDTH, EncodecONNX
+from .files import check_target, whole_file
 from .session import CODEC, find_model, open_session
 from .vocoder import VocosONNX, default_model
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .audio import Float, check_target, whole_file
+from .audio import Float
+from .files import check_target, whole_file
 from .istft import stft
 
 N_FFT, COLUMNS, RANGE_DB = 1024, 2000, 90

@@ -1,0 +1,95 @@
+"""What the targets of the fuzzer share: input that is damaged or of another kind, and what right audio is."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+DOCUMENTED = (ValueError, FileNotFoundError, FloatingPointError)
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of input: ``run`` tries one case, in an empty folder, and may raise the ``documented`` errors.
+
+    Of all cases a share by ``weight`` is of this kind. A case may take so many ``seconds``, and its process so many
+    bytes of address space (``memory``), the interpreter and onnxruntime included.
+    """
+
+    run: Callable[[Rng, Path], None]
+    weight: float
+    documented: tuple[type[Exception], ...] = ()
+    seconds: float = 20
+    memory: int = 2 << 30
+
+
+@cache
+def model(name: str):
+    from vocos_onnx import VocosONNX
+
+    return VocosONNX(DATA / f"{name}.onnx", threads=1)
+
+
+def any_array(rng: Rng, good: np.ndarray) -> object:
+    """Something like the good one: of another type, shape, order, values, or no array at all."""
+    kind = rng.integers(12)
+    if kind == 0:
+        return rng.choice(np.array(["", "tokens", "\x00"])).item()
+    if kind == 1:
+        return [None, 3, -1.5, {}, [[1, 2], [3]], object(), b"\0", [[[]]], True, np.nan][rng.integers(10)]
+    shape = rng.integers(0, 5, rng.integers(0, 5)) if kind < 4 else good.shape
+    array = rng.choice(good.reshape(-1), tuple(shape)) if good.size else good
+    kinds = ["?", "i1", "u1", "<i2", ">i4", "<u8", "<i8", "<f2", "<f4", ">f8", "c8", "O", "U5", "M8[s]"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind in (4, 5):
+            array = array.astype(kinds[rng.integers(len(kinds))])
+    if kind in (6, 7) and array.size:
+        array = array.copy()
+        special = [-1, 1024, 2**31, -(2**62), np.nan, np.inf, -np.inf, 1e38, 1e-45]
+        with contextlib.suppress(ValueError, OverflowError):
+            array.reshape(-1)[rng.integers(array.size)] = special[rng.integers(len(special))]
+    if kind == 8:
+        array = array[..., ::-1][..., :: rng.integers(1, 4)]
+    if kind == 9:
+        array = np.asfortranarray(array)
+    return array.tolist() if kind == 10 else array
+
+
+def damaged(rng: Rng, data: bytes, same_size: bool = False) -> bytes:
+    """Bytes changed, overwritten and, but for the same size, cut off, cut out or repeated, here and there."""
+    out = bytearray(data)
+    for _ in range(rng.integers(1, 5)):
+        if not out:
+            break
+        at, length = int(rng.integers(len(out))), int(rng.integers(1, 30))
+        match rng.integers(3, 6) if same_size else rng.integers(7):
+            case 0:
+                del out[at:]
+            case 1:
+                del out[at : at + length]
+            case 2:
+                out[at:at] = out[at : at + length]
+            case 3:
+                length = min(length, len(out) - at)
+                out[at : at + length] = rng.bytes(length)
+            case 4:
+                out[at] ^= 1 << int(rng.integers(8))
+            case 5:
+                out[at] = [0, 255, 127, 128][rng.integers(4)]
+            case 6:
+                out[at:at] = rng.bytes(length)
+    return bytes(out)
+
+
+def finite(audio: np.ndarray) -> None:
+    assert audio.dtype == np.float32
+    assert np.isfinite(audio).all()

@@ -1,0 +1,68 @@
+"""Token files, and the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from audio import recordings
+from common import DATA, DOCUMENTED, Rng, Target, damaged, finite, model
+
+
+def npz(rng: Rng, folder: Path) -> None:
+    from vocos_onnx.cli import load_tokens
+
+    buffer, array = io.BytesIO(), np.random.default_rng(0).integers(1024, size=(2, 30))
+    match rng.integers(3):
+        case 0:
+            np.save(buffer, array)
+        case 1:
+            np.savez(buffer, tokens=array, samples=9000)
+        case 2:
+            np.savez_compressed(buffer, tokens=array, samples=9000)
+    path = folder / "t.npz"
+    path.write_bytes(damaged(rng, buffer.getvalue()))
+    loaded, _ = load_tokens(path)
+    finite(model("encodec").decode(loaded))
+
+
+def command_line(rng: Rng, folder: Path) -> None:
+    from vocos_onnx.cli import main
+
+    os.chdir(folder)
+    Path("a.wav").write_bytes(recordings()[0])
+    np.save("t.npy", np.zeros((2, 5), int))
+    Path("text").write_text("hello")
+    Path("folder").mkdir(exist_ok=True)
+    words = [
+        "decode", "encode", "resynth", "info", "stream", "demo", "tokens", "audio", "a.wav", "t.npy", "text", "folder",
+        "out.wav", "out.npz", "out.xyz", "no/out.wav", "missing", "", "-", "--model", "--encoder", "--bandwidth",
+        "--bandwidth-id", "--layout", "--threads", "--provider", "--lookahead", "1", "0", "-1", "1.5", "6", "nan",
+        "cpu", "cuda", "--help", "--plot", *(str(DATA / f"{name}.onnx") for name in ("encodec", "mel", "encoder")),
+    ]  # fmt: skip
+    args = [words[rng.integers(6)], *(words[i] for i in rng.integers(0, len(words), rng.integers(0, 8)))]
+    if rng.random() < 0.5:  # one that may be right
+        args = [
+            ["decode", "t.npy", "out.wav", "--model", str(DATA / "encodec.onnx")],
+            ["resynth", "a.wav", "out.wav", "--model", str(DATA / "mel.onnx")],
+            ["encode", "a.wav", "out.npz", "--encoder", str(DATA / "encoder.onnx"), "--bandwidth", "1.5"],
+        ][rng.integers(3)] + args[2:4]
+    sink, sys.stdin = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO(rng.bytes(100)))
+    with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            code = main(args)
+        except SystemExit as end:
+            code = end.code
+    assert code in (0, 1, 2), (args, code)
+    assert "Traceback" not in said.getvalue()
+    assert not list(folder.glob(".vocos-*"))
+
+
+TARGETS = {
+    "damaged .npy and .npz files": Target(npz, 1, DOCUMENTED),
+    "command lines": Target(command_line, 0.5),
+}

@@ -19,6 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vocos_onnx.codebooks import fingerprints
 from vocos_onnx.config import EncodecFeatures, MelFeatures, ModelConfig, Source
 from vocos_onnx.vocoder import BOX_CODEC
 
@@ -109,7 +110,7 @@ def build(checkpoint: Checkpoint) -> tuple[Vocos, EncodecFeatures | MelFeatures,
                 f"codebooks of {CODEBOOK_SIZE} with the backbone's input_channels"
             )
         codebooks = codebooks.float().reshape(features.num_codebooks, CODEBOOK_SIZE, -1)
-        features = replace(features, codebooks_sha256=fingerprints(codebooks)[-1])
+        features = replace(features, codebooks_sha256=fingerprints(codebooks.numpy())[-1])
     _load_state(model, state)
     return model.eval(), features, codebooks, sample_rate
 
@@ -446,12 +447,3 @@ def check_finite(state: dict[str, Tensor]) -> None:
     for key, value in state.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{key} holds NaN or infinity")
-
-
-def fingerprints(codebooks: Tensor) -> tuple[str, ...]:
-    """sha256 of the first 1, 2, ... codebooks (K, size, C), as little-endian float32."""
-    digest, values = hashlib.sha256(), []
-    for codebook in codebooks.contiguous().numpy().astype("<f4"):
-        digest.update(codebook.tobytes())
-        values.append(digest.hexdigest())
-    return tuple(values)

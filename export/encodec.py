@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 from vocos_onnx import EncodecONNX, __version__
 from vocos_onnx.audio import MAX_RATE, MIN_RATE
+from vocos_onnx.codebooks import fingerprints
 from vocos_onnx.config import EncoderConfig, Source
 from vocos_onnx.encodec import CHUNK
-from vocos_onnx.files import whole_file
+from vocos_onnx.files import check_target, whole_file
 from vocos_onnx.vocoder import BOX_CODEC
 
 from .checkpoint import (
@@ -39,7 +40,6 @@ from .checkpoint import (
     check_keys,
     download,
     find_weights,
-    fingerprints,
     fold_weight_norm,
     is_hub_id,
     read_encodec_features,
@@ -333,6 +333,7 @@ def export_encodec(
     output: str | os.PathLike[str],
     *,
     revision: str | None = None,
+    overwrite: bool = True,
     report: Callable[[str], None] = print,
 ) -> EncoderConfig:
     """Write an encoder, with its codebooks, as one self-contained .onnx, and verify it against torch.
@@ -342,22 +343,23 @@ def export_encodec(
             in the layout of facebook/encodec_24khz, or its hub id; or the folder of a codec that ``train/`` made.
         output: path to write. Nothing is there, or what was there stays, unless the verification passes.
         revision: branch, tag or commit on the hub.
+        overwrite: whether a file that exists is replaced.
         report: called with each line of the report.
 
     Raises:
         FileNotFoundError: the checkpoint, its config or the output's folder does not exist.
+        FileExistsError: the output exists, and ``overwrite`` is false.
         CheckpointError: the checkpoint is not a supported encoder, or the result differs from torch.
     """
     output = Path(output)
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    check_target(output, overwrite=overwrite)
     encoder, codebooks, config = _load(checkpoint, revision)
     proto = (
         seanet_graph(encoder, config, codebooks)
         if isinstance(encoder, SEANetEncoder)
         else trace_encoder(encoder, config, codebooks)
     )
-    with whole_file(output) as partial:
+    with whole_file(output, overwrite=overwrite) as partial:
         partial.write_bytes(proto.SerializeToString())
         runtime = EncodecONNX(partial, providers=["CPUExecutionProvider"], threads=3)  # so that there are parts
         if not np.array_equal(runtime.codebooks, codebooks.numpy()):
@@ -431,7 +433,7 @@ def _load(checkpoint: str, revision: str | None) -> tuple[nn.Module, Tensor, Enc
             codebook_size=geometry.codebook_size,
             bandwidths=geometry.target_bandwidths,
             codebooks_per_bandwidth=counts,
-            codebooks_sha256=fingerprints(codebooks),
+            codebooks_sha256=fingerprints(codebooks.numpy()),
             source=Source(name, found_revision, digest, __version__),
         ),
     )
@@ -577,7 +579,7 @@ def _load_trained(folder: Path) -> tuple[nn.Module, Tensor, EncoderConfig]:
             codebook_size=features.codebook_size,
             bandwidths=features.bandwidths,
             codebooks_per_bandwidth=features.codebooks_per_bandwidth,
-            codebooks_sha256=fingerprints(codebooks),
+            codebooks_sha256=fingerprints(codebooks.numpy()),
             source=Source(folder.resolve().name, "", hashlib.sha256(weights.read_bytes()).hexdigest(), __version__),
         ),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -228,25 +229,40 @@ def audio_format(path: str | os.PathLike[str]) -> str:
     return kind
 
 
-def save_audio(path: str | os.PathLike[str], audio: npt.NDArray[Any], sample_rate: int) -> None:
+def save_audio(
+    path: str | os.PathLike[str], audio: npt.NDArray[Any], sample_rate: int, *, overwrite: bool = True
+) -> None:
     """Write audio (samples,) to a file of the kind that its ending names: .wav (16-bit), .flac, .ogg, .mp3, ...
 
-    Values beyond ±1 are clipped. The file appears whole or not at all. Raises as ``audio_format`` does, and OSError
-    where the folder cannot be written.
+    Values beyond ±1 are clipped. The file appears whole or not at all. Raises as ``audio_format`` does, OSError
+    where the folder cannot be written, and FileExistsError where the file exists and ``overwrite`` is false.
     """
-    save_blocks(path, [audio], sample_rate)
+    save_blocks(path, [audio], sample_rate, overwrite=overwrite)
 
 
-def save_blocks(path: str | os.PathLike[str], blocks: Iterable[npt.NDArray[Any]], sample_rate: int) -> int:
-    """As ``save_audio``, of blocks (n,) that are written as they come. Returns the samples in all."""
+def save_blocks(
+    path: str | os.PathLike[str],
+    blocks: Iterable[npt.NDArray[Any]],
+    sample_rate: int,
+    *,
+    overwrite: bool = True,
+    comment: str = "",
+) -> int:
+    """As ``save_audio``, of blocks (n,) that are written as they come. Returns the samples in all.
+
+    The ``comment`` goes into the file where its format has room for one.
+    """
     import soundfile
 
     path, samples = Path(path), 0
     kind = audio_format(path)
     with (
-        whole_file(path) as partial,
+        whole_file(path, overwrite=overwrite) as partial,
         soundfile.SoundFile(partial, "w", samplerate=sample_rate, channels=1, format=kind) as file,
     ):
+        if comment:
+            with suppress(soundfile.LibsndfileError):  # a format without
+                file.comment = comment
         for block in blocks:
             file.write(block)
             samples += len(block)

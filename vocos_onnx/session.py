@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout, suppress
 from io import StringIO
@@ -146,7 +149,35 @@ def open_session(
             raise RuntimeError(f"{failed} and would run on {', '.join(used)}: {why}")
         _log.warning("%s: %s", failed, why)
     _log.info("%s runs on %s", path, ", ".join(used))
+    _live.add(session)
+    _begun.set()
     return session
+
+
+_live: weakref.WeakSet[Any] = weakref.WeakSet()  # the sessions of this process
+_begun = threading.Event()  # set once there has been a session
+
+
+def _in_forked_child() -> None:
+    """In a child that was forked: let it end.
+
+    onnxruntime's destructors, those of its sessions and those that run at exit, wait for threads that only the parent
+    has, for ever. So the sessions are never destroyed here, and what is left of the exit once Python has finished, its
+    atexit functions and buffers included, is skipped: on_exit calls _exit with the exit code.
+    """
+    if not _begun.is_set():
+        return
+    import ctypes
+
+    for session in _live:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):  # of glibc, as the wheels of onnxruntime are
+        libc.on_exit(libc._exit, None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)
 
 
 def _why_no_cuda(ort: Any) -> str:
@@ -260,9 +291,14 @@ def check_graph(session: Any, expected: dict[str, list[int | str]]) -> None:
 
 
 def _onnxruntime() -> Any:
+    """The module, without its telemetry, which writes into the user's home. What the user has set about that stays."""
+    imported_before = "onnxruntime" in sys.modules
+    chosen = os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
 
+        if imported_before and chosen == "1":  # by somebody else, before that was set
+            onnxruntime.disable_telemetry_events()
         onnxruntime.InferenceSession  # noqa: B018  what a half-removed wheel leaves behind is an empty module
     except (ImportError, AttributeError) as error:
         raise ImportError(

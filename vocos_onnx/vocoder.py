@@ -407,7 +407,7 @@ class VocosONNX:
         return self._lookup(self._read_tokens(self._array(tokens), layout))
 
     def check_codec(self, tokens: Tokens) -> None:
-        """Raises ValueError where ``load_tokens`` read a file of another codec than this model's; so does ``decode``."""
+        """Raises ValueError for what ``load_tokens`` read of another codec than this model's, as ``decode`` does."""
         check_codec(tokens, self.config, self._fingerprints)
 
     @property

@@ -14,20 +14,20 @@ from common import DATA, DOCUMENTED, Rng, Target, damaged, finite, model
 
 
 def npz(rng: Rng, folder: Path) -> None:
-    from vocos_onnx.cli import load_tokens
+    from vocos_onnx import load_tokens
 
     buffer, array = io.BytesIO(), np.random.default_rng(0).integers(1024, size=(2, 30))
+    codec = {"codec": "encodec_24khz", "codebooks_sha256": model("encodec").config.encodec.codebooks_sha256}
     match rng.integers(3):
         case 0:
             np.save(buffer, array)
         case 1:
-            np.savez(buffer, tokens=array, samples=9000)
+            np.savez(buffer, tokens=array, samples=9000, **codec)
         case 2:
-            np.savez_compressed(buffer, tokens=array, samples=9000)
+            np.savez_compressed(buffer, tokens=array, samples=9000, sample_rate=24_000, **codec)
     path = folder / "t.npz"
     path.write_bytes(damaged(rng, buffer.getvalue()))
-    loaded, _ = load_tokens(path)
-    finite(model("encodec").decode(loaded))
+    finite(model("encodec").decode(load_tokens(path)))
 
 
 def command_line(rng: Rng, folder: Path) -> None:

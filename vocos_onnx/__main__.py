@@ -17,33 +17,22 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 def main() -> int:
     """Run one command of the command line; returns the exit code."""
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) > 1:  # whoever asks twice does not want to wait for what is being tidied up
-            _remove_unfinished()
-            os._exit(128 + received[0])
-        raise KeyboardInterrupt
-
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it, and shells in the background
-            signal.signal(number, stop)
-    try:
-        from .cli import main as run
+            signal.signal(number, _stop)
+    from .cli import main as run
 
-        code = run()
-    except KeyboardInterrupt:  # during the imports
-        code = 130
-    finally:
-        _remove_unfinished()
-    return 128 + received[0] if received else code
+    return run()
 
 
-def _remove_unfinished() -> None:
-    files = sys.modules.get("vocos_onnx.files")
-    if files is not None and hasattr(files, "remove_unfinished"):  # it may not be imported yet, or only in part
-        files.remove_unfinished()
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End the process here and now. An exception would be lost wherever somebody catches it: imports of numpy do."""
+    remove = getattr(sys.modules.get("vocos_onnx.files"), "remove_unfinished", None)
+    if remove is not None:  # it may not be imported yet, or only in part
+        remove()
+    if sys.stderr is not None and sys.stderr.isatty():
+        os.write(2, b"\n")  # below the bar
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

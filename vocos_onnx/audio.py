@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .files import check_target, whole_file
-
-Float = npt.NDArray[np.float32]
+from .resample import Float as Float
+from .resample import Tape as Tape
+from .resample import resample as resample
+from .resample import resample_blocks as resample_blocks
 
 MIN_RATE, MAX_RATE = 1000, 384_000
 _BLOCK = 1 << 18  # samples read at once
@@ -121,87 +121,6 @@ def _check(given: npt.NDArray[Any], first: int = 0) -> Float:
         bad = first + np.argmin(np.isfinite(waveform).all(axis=0))
         raise ValueError(f"audio holds NaN or infinity, first at sample {bad}; expected finite values")
     return waveform
-
-
-class Tape:
-    """Audio (B, N) that comes in blocks (B, n): stretches of it, each beginning where the one before did or later."""
-
-    def __init__(self, blocks: Iterable[Float]):
-        self._blocks = iter(blocks)
-        self._held = np.zeros((1, 0), np.float32)
-        self._first = 0  # of the samples that are held
-
-    def reach(self, samples: int) -> int:
-        """Read until there are so many samples, or the end. Returns how many there are: fewer only at the end."""
-        parts = [self._held] if self._held.size else []
-        there = self._first + self._held.shape[1]
-        while there < samples and (block := next(self._blocks, None)) is not None:
-            parts.append(block)
-            there += block.shape[1]
-        if len(parts) > 1 or (parts and not self._held.size):
-            self._held = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        return there
-
-    def cut(self, start: int, stop: int) -> Float:
-        """The samples (B, stop - start) from one to another, as far as they are there, and let go those before."""
-        assert start >= self._first
-        self._held = self._held[:, start - self._first :]
-        self._first = start
-        return self._held[:, : stop - start]
-
-
-def resample(audio: Float, rate: int, to: int) -> Float:
-    """Audio (..., N) from one sample rate in Hz to another: (..., ceil(N · to / rate)) float32.
-
-    A polyphase filter of scipy, linear phase, without delay, whose low-pass is a Kaiser-windowed sinc of 64 zero
-    crossings on each side. With f the lower of the two rates: flat within 0.001 dB up to 0.45 f, and at least
-    97 dB down from 0.5 f on, so that nothing folds back (measured; tests/test_audio.py). Equal rates return the audio
-    as it is.
-    """
-    if rate == to:
-        return audio
-    from scipy.signal import resample_poly  # a second to load: only where it is needed
-
-    factor = math.gcd(rate, to)
-    up, down = to // factor, rate // factor
-    resampled: Float = resample_poly(audio, up, down, axis=-1, window=_low_pass(max(up, down)))
-    return resampled
-
-
-def resample_blocks(blocks: Iterable[Float], rate: int, to: int) -> Iterator[Float]:
-    """What ``resample`` makes of the blocks (B, n) in one piece, block by block."""
-    if rate == to:
-        yield from blocks
-        return
-    factor = math.gcd(rate, to)
-    up, down = to // factor, rate // factor
-    # the filter reaches 64 · max(up, down) of the samples between which it interpolates; whole periods of it
-    context = -(-64 * max(up, down) // (up * down)) * down
-    tape, start = Tape(blocks), 0
-    while True:
-        there = tape.reach(start + down + context)
-        stop = start + (there - start - context) // down * down
-        if stop <= start:  # the end
-            stop = there
-        if stop <= start:
-            return
-        before = min(start, context)
-        resampled = resample(tape.cut(start - before, stop + context), rate, to)
-        yield resampled[:, before // down * up :][:, : -(-(stop - start) * up // down)]
-        start = stop
-
-
-@lru_cache(maxsize=4)
-def _low_pass(factor: int) -> Float:
-    """Low-pass (128 · factor + 1,) for resampling by up or down, the larger of which is ``factor``.
-
-    Kaiser & Schafer 1980: an attenuation of A dB takes beta = 0.1102 (A - 8.7) and a transition band of
-    (A - 7.95) / (2.285 · 128 factor) rad, which for A = 100 is 0.1 π/factor: centred on 0.95, it ends at 1.
-    """
-    from scipy.signal import firwin
-
-    taps: Float = firwin(128 * factor + 1, 0.95 / factor, window=("kaiser", 0.1102 * (100 - 8.7))).astype(np.float32)
-    return taps
 
 
 def _check_rate(sample_rate: int) -> None:

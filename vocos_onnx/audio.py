@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from .containers import Incomplete, Part, View, parts
 from .files import check_target, whole_file
 from .resample import Float as Float
 from .resample import Tape as Tape
@@ -17,30 +21,38 @@ from .resample import resample as resample
 from .resample import resample_blocks as resample_blocks
 
 MIN_RATE, MAX_RATE = 1000, 384_000
-_BLOCK = 1 << 18  # samples read at once
+_BLOCK, _VALUES = 1 << 18, 1 << 20  # read at once: samples, and numbers in all their channels
 _FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31}
 
 
 def load_audio(path: str | os.PathLike[str], sample_rate: int) -> Float:
     """Read a file as mono audio of one sample rate.
 
-    Everything that libsndfile reads: wav, flac, ogg, mp3, aiff, ...; any sample type, rate and number of channels. The
-    channels are mixed by their mean, then the result is resampled (see ``resample``) where its rate is another. A .wav
-    that was cut off is read up to there, as libsndfile does it.
+    Everything that libsndfile reads: wav, flac, ogg, mp3, aiff, ...; any sample type, rate and number of channels.
+    The channels are mixed by their mean, then the result is resampled (see ``resample``) where its rate is another.
+
+    What comes is all that the file holds, or an error. Several recordings of one rate in a file (chained Ogg, joined
+    mp3, FLAC or WAV) come one after another; a header that was never completed, as of a stream or of a recorder that
+    stopped, is no hindrance; tags and padding are passed over. A file that holds less than it promises is refused.
 
     Returns:
         (samples,) float32, full scale is ±1: ceil(N · sample_rate / rate) samples from a file with N of them.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not audio, damaged or shorter than its header says, empty, or holds NaN or infinity.
+        ValueError: it is not audio, damaged, cut off, of several sample rates, empty, or holds NaN or infinity; or
+            ``sample_rate`` is none.
+        OSError: it cannot be read.
     """
     audio: Float = np.concatenate(list(load_blocks(path, sample_rate)))
     return audio
 
 
 def load_blocks(path: str | os.PathLike[str], sample_rate: int) -> Iterator[Float]:
-    """What ``load_audio`` gives, some seconds at a time (samples,), so that memory does not grow. Raises as that."""
+    """What ``load_audio`` gives, some seconds at a time (samples,), so that memory does not grow.
+
+    Raises as that does, which may be after some blocks: that a file is cut off may show only at its end.
+    """
     import soundfile  # not needed to decode, and slow to load
 
     _check_rate(sample_rate)
@@ -51,13 +63,21 @@ def load_blocks(path: str | os.PathLike[str], sample_rate: int) -> Iterator[Floa
         raise ValueError(f"{path} is not a file; expected audio such as .wav, .flac, .ogg or .mp3")
     done = 0
     try:
-        with soundfile.SoundFile(path) as file:
-            for block in read_blocks(_mixed(file), file.samplerate, sample_rate):
-                done += block.shape[1]
-                yield block[0]
+        with path.open("rb") as file:
+            streams: Sequence[Part | Path] = parts(file) or [path]
+            with _open(file, streams[0]) as first:
+                rate = first.samplerate
+            with closing(_mixed(file, streams, rate)) as mixed:
+                for block in read_blocks(mixed, rate, sample_rate):
+                    done += block.shape[1]
+                    yield block[0]
     except soundfile.LibsndfileError as error:
         raise ValueError(
             f"cannot read {path} as audio: {error.error_string} It may be damaged or of another kind"
+        ) from None
+    except Incomplete as error:
+        raise ValueError(
+            f"{path}: {error}. If what is there will do, rewrite it: ffmpeg -i {shlex.quote(str(path))} whole.wav"
         ) from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -65,14 +85,65 @@ def load_blocks(path: str | os.PathLike[str], sample_rate: int) -> Iterator[Floa
         raise ValueError(f"{path}: audio is empty; expected at least one sample")
 
 
-def _mixed(file: Any) -> Iterator[Float]:
+@cache
+def _reader() -> Any:
+    import soundfile
+
+    class Reader(soundfile.SoundFile):  # type: ignore[misc]
+        """A file that is read from its beginning to its end, without the seeking that soundfile does at each read."""
+
+        def seekable(self) -> bool:
+            return False
+
+    return Reader
+
+
+def _open(file: BinaryIO, stream: Part | Path) -> Any:
+    return _reader()(stream if isinstance(stream, Path) else View(file, stream.spans))
+
+
+def _mixed(file: BinaryIO, streams: Sequence[Part | Path], rate: int) -> Generator[Float, None, None]:
     """The mean of the channels (n,), taken while reading, so that those of a long file never are in memory together."""
-    frames = 0
-    for block in file.blocks(_BLOCK, dtype="float32", always_2d=True):
-        frames += len(block)
-        yield block.mean(axis=1)
-    if frames < file.frames:
-        raise ValueError(f"it is truncated: its header promises {file.frames} samples, and it holds {frames}")
+    for stream in streams:
+        with _open(file, stream) as audio:
+            if audio.samplerate != rate:
+                raise Incomplete(f"it holds several recordings, of {rate} and of {audio.samplerate} Hz")
+            frames = 0
+            for block in _blocks(audio, stream):
+                frames += len(block)
+                yield block.mean(axis=1)
+            promised = audio.frames
+            if isinstance(stream, Part):
+                promised = stream.samples if stream.counted and stream.samples else promised if stream.counted else 0
+            if frames < promised:
+                raise Incomplete(f"it is truncated: its header promises {promised} samples, and it holds {frames}")
+
+
+def _blocks(audio: Any, stream: Part | Path) -> Iterator[Float]:
+    """Blocks (n, channels) in memory that is used again."""
+    import soundfile
+
+    buffer = np.empty((max(1, min(_BLOCK, _VALUES // audio.channels)), audio.channels), np.float32)
+    done = 0
+    while True:
+        buffer.fill(0)  # whatever libsndfile makes of a damaged file, nothing else is to be found in it
+        try:
+            count = len(audio.read(out=buffer))
+        except soundfile.LibsndfileError as error:
+            if isinstance(stream, Path) or not stream.samples:
+                raise
+            count = audio.tell() - done
+            if done + count != stream.samples:  # otherwise the audio is complete, and what follows is none
+                raise Incomplete(
+                    f"it is damaged or truncated behind sample {done + count} of the {stream.samples} that its header "
+                    f"promises ({error.error_string.rstrip('.')})"
+                ) from None
+        if not isinstance(audio.name, str) and audio.name.error:
+            raise audio.name.error
+        if count <= 0:
+            return
+        yield buffer[:count]
+        done += count
 
 
 def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:

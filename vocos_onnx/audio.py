@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .containers import Incomplete, Part, View, parts
+from .containers import Incomplete, Part, Sink, View, parts
 from .files import check_target, whole_file
 from .resample import Float as Float
 from .resample import Tape as Tape
@@ -22,6 +22,15 @@ from .resample import resample_blocks as resample_blocks
 
 MIN_RATE, MAX_RATE = 1000, 384_000
 _BLOCK, _VALUES = 1 << 18, 1 << 20  # read at once: samples, and numbers in all their channels
+_SLICE = 4096  # samples written at once: libvorbis takes as much room on the stack
+_RATES: dict[str, Sequence[int]] = {  # where they are fewer than those that are read
+    "MP3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+    "OGG": range(MIN_RATE, 200_001),  # libvorbis crashes beyond
+    "SVX": range(MIN_RATE, 1 << 16),
+    "MPC2K": range(MIN_RATE, 1 << 16),
+    "WVE": (8000,),
+    "XI": (44100,),
+}
 _FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31}
 
 
@@ -135,7 +144,7 @@ def _blocks(audio: Any, stream: Part | Path) -> Iterator[Float]:
             count = audio.tell() - done
             if done + count != stream.samples:  # otherwise the audio is complete, and what follows is none
                 raise Incomplete(
-                    f"it is damaged or truncated behind sample {done + count} of the {stream.samples} that its header "
+                    f"it is truncated or damaged behind sample {done + count} of the {stream.samples} that its header "
                     f"promises ({error.error_string.rstrip('.')})"
                 ) from None
         if not isinstance(audio.name, str) and audio.name.error:
@@ -205,39 +214,97 @@ def audio_format(path: str | os.PathLike[str]) -> str:
     """The libsndfile format that a file's ending names, after checking that a file of that name can be written.
 
     Raises:
-        ValueError: an ending that libsndfile does not know.
+        ValueError: an ending that libsndfile does not know, or cannot write whole to one file.
         OSError: as ``check_target`` does.
     """
     import soundfile
 
     path = Path(path)
     kind = path.suffix[1:].upper()
-    if kind not in soundfile.available_formats():
+    if kind not in soundfile.available_formats() or kind in ("RAW", "SD2"):  # without a header, or with one elsewhere
         raise ValueError(f"{path.name!r} does not end in a known kind of audio file; try .wav or .flac")
     check_target(path)
     return kind
 
 
-def save_audio(path: str | os.PathLike[str], audio: npt.NDArray[Any], sample_rate: int) -> None:
+def save_audio(path: str | os.PathLike[str], audio: npt.ArrayLike, sample_rate: int) -> None:
     """Write audio (samples,) to a file of the kind that its ending names: .wav (16-bit), .flac, .ogg, .mp3, ...
 
-    Values beyond ±1 are clipped. The file appears whole or not at all. Raises as ``audio_format`` does, and OSError
-    where the folder cannot be written.
+    Floats have full scale ±1, and values beyond are clipped; int16 and int32 are written as they are. The file appears
+    whole or not at all.
+
+    Raises:
+        ValueError: an ending that is not known, a rate that its kind does not have, NaN or infinity (nothing is
+            written then), another shape or dtype.
+        OSError: as ``audio_format`` does; the file cannot be written, or the disk is full.
     """
-    save_blocks(path, [audio], sample_rate)
+    save_blocks(path, [_writable(audio)], sample_rate)
 
 
-def save_blocks(path: str | os.PathLike[str], blocks: Iterable[npt.NDArray[Any]], sample_rate: int) -> int:
+def save_blocks(path: str | os.PathLike[str], blocks: Iterable[npt.ArrayLike], sample_rate: int) -> int:
     """As ``save_audio``, of blocks (n,) that are written as they come. Returns the samples in all."""
     import soundfile
 
     path, samples = Path(path), 0
     kind = audio_format(path)
-    with (
-        whole_file(path) as partial,
-        soundfile.SoundFile(partial, "w", samplerate=sample_rate, channels=1, format=kind) as file,
-    ):
-        for block in blocks:
-            file.write(block)
-            samples += len(block)
+    _check_rate(sample_rate)
+    rates = _RATES.get(kind)
+    if rates and sample_rate not in rates:
+        known = f"{rates[0]} to {rates[-1]}" if isinstance(rates, range) else ", ".join(map(str, rates))
+        raise ValueError(f"{path.name}: sample_rate is {sample_rate}, and {path.suffix} has {known} Hz; try .wav")
+    with whole_file(path) as partial, partial.open("wb", buffering=0) as raw:
+        sink = Sink(raw)
+
+        def failed(reason: str) -> Exception:
+            return sink.error or ValueError(f"cannot write {path} at {sample_rate} Hz: {reason} Try .wav")
+
+        def attempt(call: Callable[..., None], *args: Any) -> None:
+            try:
+                call(*args)
+            except soundfile.LibsndfileError as error:
+                raise failed(error.error_string) from None
+            except AssertionError:  # of soundfile, if less was written than given
+                raise failed("not all of it was taken.") from None
+            if sink.error:
+                raise sink.error
+
+        try:
+            file = soundfile.SoundFile(sink, "w", samplerate=int(sample_rate), channels=1, format=kind)
+        except soundfile.LibsndfileError as error:
+            raise failed(error.error_string) from None
+        try:
+            for block in blocks:
+                audio = _writable(block, samples)
+                if file.subtype in ("FLOAT", "DOUBLE") and audio.dtype in _FULL_SCALE:  # which soundfile does not scale
+                    audio = audio / np.float64(_FULL_SCALE[audio.dtype])
+                for start in range(0, len(audio), _SLICE):
+                    attempt(file.write, audio[start : start + _SLICE])
+                samples += len(audio)
+        except BaseException:
+            with suppress(Exception):
+                file.close()
+            raise
+        attempt(file.close)
+        if not samples and not raw.tell():
+            raise ValueError(f"audio is empty, and {path.suffix} cannot hold that; expected at least one sample")
     return samples
+
+
+def _writable(block: npt.ArrayLike, first: int = 0) -> npt.NDArray[Any]:
+    """Audio (n,) as soundfile takes it: contiguous, in native byte order, floats within ±1. Raises ValueError."""
+    audio = np.asarray(block)
+    if audio.ndim != 1:
+        raise ValueError(
+            f"audio has shape {audio.shape}, expected (samples,); write each channel to a file of its own, or mix them"
+        )
+    if audio.dtype in _FULL_SCALE:
+        return np.ascontiguousarray(audio, audio.dtype.newbyteorder("="))
+    if not np.issubdtype(audio.dtype, np.floating):
+        raise ValueError(
+            f"audio has dtype {audio.dtype}, expected floats with full scale ±1, int16 or int32; convert it"
+        )
+    if not np.isfinite(audio).all():
+        bad = first + int(np.argmin(np.isfinite(audio)))
+        raise ValueError(f"audio holds NaN or infinity, first at sample {bad}; expected finite values")
+    clipped: npt.NDArray[Any] = np.clip(audio, -1, 1).astype(np.float64 if audio.dtype == np.float64 else np.float32)
+    return clipped

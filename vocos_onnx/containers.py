@@ -76,6 +76,24 @@ class View(io.RawIOBase):
         return _read(self._file, span[1] - left, min(most, left))
 
 
+class Sink:
+    """An unbuffered file that is written. The first error is kept in ``error``: it cannot pass through libsndfile."""
+
+    def __init__(self, file: io.RawIOBase):
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        done = 0
+        try:
+            while not self.error and done < len(data):
+                done += self._file.write(data[done:]) or 0
+        except OSError as error:
+            self.error = error
+        return done
+
+
 def parts(file: BinaryIO) -> list[Part] | None:
     """The streams in an open file, in their order; None for a container of which libsndfile knows more.
 
@@ -309,16 +327,17 @@ def _least(file: BinaryIO, head: bytes) -> int:
         at = int.from_bytes(head[20:22], "little")
         for _ in range(_CHUNKS):
             block = _read(file, at, 4)
-            if not block.strip(b"\0"):
+            if not 1 <= int.from_bytes(block[:1], "little") <= 9:
                 break
             at += 4 + int.from_bytes(block[1:], "little")
         return at
     if head[:10] == b"MATLAB 5.0":
         order, at = "<>"[head[126:128] == b"MI"], 128
         for _ in range(_CHUNKS):
-            if len(element := _read(file, at, 8)) < 8:
+            kind, length = struct.unpack(order + "II", _read(file, at, 8).ljust(8, b"\0"))
+            if not 1 <= kind <= 18:
                 break
-            at += 8 + struct.unpack(order + "4xI", element)[0]
+            at += 8 + length
         return at - 8  # libsndfile itself writes 8 too many
     if head[20:31] == b"samplerate\0":  # MAT 4
         order = "<>"[head[:4] == b"\0\0\3\xe8"]

@@ -123,7 +123,7 @@ def _mixed(file: BinaryIO, streams: Sequence[Part | Path], rate: int) -> Generat
                 yield block.mean(axis=1)
             promised = audio.frames
             if isinstance(stream, Part):
-                promised = stream.samples if stream.counted and stream.samples else promised if stream.counted else 0
+                promised = stream.most or stream.samples or (promised if stream.counted else 0)
             if frames < promised:
                 raise Incomplete(f"it is truncated: its header promises {promised} samples, and it holds {frames}")
 
@@ -149,6 +149,8 @@ def _blocks(audio: Any, stream: Part | Path) -> Iterator[Float]:
                 ) from None
         if not isinstance(audio.name, str) and audio.name.error:
             raise audio.name.error
+        if isinstance(stream, Part) and stream.most is not None:
+            count = min(count, stream.most - done)
         if count <= 0:
             return
         yield buffer[:count]

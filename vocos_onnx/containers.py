@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 Span = tuple[int, int] | bytes
-_CHUNKS = 10_000
+_CHUNKS, _STREAMS = 10_000, 1000  # that are looked at
 _JUNK = 4096  # bytes behind the audio that may be anything; more may be audio that the header leaves out
 
 
@@ -33,6 +33,7 @@ class Part:
     spans: tuple[Span, ...]
     samples: int | None = None  # that its header promises, where libsndfile is not told
     counted: bool = True  # it promises a number of samples at all
+    most: int | None = None  # samples, where libsndfile takes padding for audio
 
 
 class View(io.RawIOBase):
@@ -104,20 +105,28 @@ def parts(file: BinaryIO) -> list[Part] | None:
     start = _behind_tags(file, 0, size)
     size = _before_tags(file, start, size)
     head = _read(file, start, 16)
+    found: Iterator[Part] | None = None
     if head[:4] == b"OggS":
-        return _ogg(file, start, size)
-    if head[:4] == b"fLaC":
-        return _flac(file, start, size)
-    if one := _container(head):
-        return list(_joined(file, start, size, one))
-    if _frame(head):
-        return [_mpeg(file, start, size)]
+        found = _ogg(file, start, size)
+    elif head[:4] == b"fLaC":
+        found = _flac(file, start, size)
+    elif one := _container(head):
+        found = _joined(file, start, size, one)
+    elif _frame(head):
+        found = iter([_mpeg(file, start, size)])
+    if found:
+        streams = list(itertools.islice(found, _STREAMS + 1))
+        if len(streams) > _STREAMS:
+            raise Incomplete(f"it holds more than {_STREAMS} streams")
+        return streams
     if size < _least(file, head):
         raise _truncated(_least(file, head), size)
     return None
 
 
 def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    if offset >= 1 << 40:  # by a header that lies: some file systems cannot even seek there
+        return b""
     file.seek(offset)
     return file.read(size)
 
@@ -128,8 +137,8 @@ def _behind_tags(file: BinaryIO, at: int, size: int) -> int:
         head = _read(file, at, 32).ljust(32, b"\0")
         if head[:3] == b"ID3":
             at += 10 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(head[6:10])) + 10 * (head[5] >> 4 & 1)
-        elif head[:8] == b"APETAGEX" and head[23] & 32:  # the header; its size leaves it out
-            at += 32 + int.from_bytes(head[12:16], "little")
+        elif head[:8] == b"APETAGEX":  # if it is the header, the size of the rest
+            at += 32 + (int.from_bytes(head[12:16], "little") if head[23] & 32 else 0)
         elif head[:3] == b"TAG":  # ID3v1, within what was joined
             at += 128
         else:
@@ -182,6 +191,7 @@ _KINDS = (
     _Kind(re.compile(rb"caff", re.DOTALL), 8, 4, ">Q", False, 1, b"data"),
 )
 _GUIDS = (bytes.fromhex("f3acd3118cd100c04f8edb8a"), bytes.fromhex("2f91cf11a5d628db04c10000"))  # of names in W64
+_ANY = re.compile(rb"|".join([rb"\.snd", rb"dns\.", *(kind.form.pattern for kind in _KINDS)]), re.DOTALL)
 _One = Callable[[BinaryIO, int, int], tuple[Part, int]]
 
 
@@ -200,6 +210,8 @@ def _joined(file: BinaryIO, start: int, size: int, one: _One | None) -> Iterator
         part, end = one(file, start, size)
         yield part
         start = _behind_tags(file, end, size)
+        if found := _ANY.search(_read(file, start, min(_JUNK, size - start))):
+            start += found.start()
         one = _container(_read(file, start, 16))
         junk = size - start
         if not one and junk > _JUNK and not _zeros(file, start, size):
@@ -277,7 +289,8 @@ def _chunks(file: BinaryIO, start: int, size: int, kind: _Kind) -> tuple[Part, i
     if codec in (0x50, 0x55):  # mp3 in a WAV, whose number of samples says little
         return _mpeg(file, audio, audio + length), end
     patch = struct.pack(kind.size[0] + "IQ"[width > 4], length + (header if kind.whole else 0))
-    return Part(((start, where), patch, (where + width, end))), end
+    most = length // 65 * 320 if codec == 0x31 else None  # GSM 6.10
+    return Part(((start, where), patch, (where + width, end)), most=most), end
 
 
 def _more(file: BinaryIO, at: int, size: int, start: int, kind: _Kind) -> tuple[bool, int]:
@@ -350,18 +363,17 @@ def _least(file: BinaryIO, head: bytes) -> int:
 # Ogg: pages of one or more streams at a time; the next link of a chain begins with new ones.
 
 
-def _ogg(file: BinaryIO, start: int, size: int) -> list[Part]:
-    links: list[tuple[int, int]] = []
+def _ogg(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
     at, begin, opening = start, start, True
     audio: int | None = None  # the serial number of the first stream of audio in the link
-    ended, expected, pages = False, 0, 0
+    ended, expected = False, 0
 
-    def close(end: int) -> None:
+    def link(end: int) -> Part:
         if audio is not None and not ended:
             raise Incomplete(
                 f"it is truncated: the stream that begins at byte {begin} has no last page, so that the end is missing"
             )
-        links.append((begin, end))
+        return Part(((begin, end),))
 
     end = start
     while at < size:
@@ -374,10 +386,10 @@ def _ogg(file: BinaryIO, start: int, size: int) -> list[Part]:
         body = at + 27 + count
         stop = body + sum(head[27 : 27 + count])
         if stop > size or len(head) < 27 + count:
-            break
+            raise Incomplete(f"it is truncated: its page at byte {at} is cut off")
         if flags & 2:
             if not opening:
-                close(at)
+                yield link(at)
                 begin, audio, ended, opening = at, None, False, True
             if audio is None and re.match(rb"\x01vorbis|OpusHead|\x7fFLAC|Speex", _read(file, body, 8)):
                 audio, expected = serial, number
@@ -388,20 +400,18 @@ def _ogg(file: BinaryIO, start: int, size: int) -> list[Part]:
                 raise Incomplete(f"it is damaged: pages are missing before byte {at} (page {expected}, then {number})")
             expected, ended = (number + 1) % (1 << 32), bool(flags & 4)
         at = end = stop
-        pages += 1
-    close(end)
-    return [Part((link,)) for link in links]
+    yield link(end)
 
 
 def _find(file: BinaryIO, what: re.Pattern[bytes], at: int, size: int) -> int | None:
-    """Where the first match of some bytes begins, 64 bytes of length at most."""
+    """Where the first match of some bytes begins, 16 of them at most."""
+    length = 1 << 12
     while at < size:
-        block = _read(file, at, 1 << 20)
+        block = _read(file, at, min(length, size - at))
         if found := what.search(block):
             return at + found.start()
-        if len(block) <= 64:
-            break
-        at += len(block) - 64
+        at += max(1, len(block) - 16)
+        length = min(2 * length, 1 << 20)
     return None
 
 
@@ -410,18 +420,16 @@ def _find(file: BinaryIO, what: re.Pattern[bytes], at: int, size: int) -> int | 
 _FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 
-def _flac(file: BinaryIO, start: int, size: int) -> list[Part]:
+def _flac(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
     """libsndfile is told the largest number, so that it reads all; the true one is compared with what comes."""
-    found = []
     while start < size:
         following = _find(file, _FLAC, start + 4, size) or size
         info = int.from_bytes(_read(file, start + 18, 8).ljust(8, b"\0"), "big")
         samples, unknown = info & ((1 << 36) - 1), ((1 << 36) - 1)
         patch = (info | unknown).to_bytes(8, "big")
         spans = ((start, start + 18), patch, (start + 26, following))
-        found.append(Part(spans, samples or None, bool(samples)))
+        yield Part(spans, samples or None, bool(samples))
         start = following
-    return found
 
 
 # MPEG audio: frames, each with its header; the number of them, if at all, is in a first one without sound.
@@ -446,8 +454,11 @@ _KBPS = {
 }
 
 
-def _frame(head: bytes) -> _Frame | None:
-    """What the header of a frame says (ISO 11172-3, 2.4.1.3, and ISO 13818-3), if it is one."""
+def _frame(head: bytes, free: int = 0) -> _Frame | None:
+    """What the header of a frame says (ISO 11172-3, 2.4.1.3, and ISO 13818-3), if it is one.
+
+    ``free`` is the size, without padding, of those of the free format.
+    """
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
@@ -458,7 +469,7 @@ def _frame(head: bytes) -> _Frame | None:
     samples = 384 if layer == 1 else 576 if layer == 3 and version != 3 else 1152
     bits = _KBPS[version == 3, layer][bitrate] * 1000
     slot = 4 if layer == 1 else 1
-    size = (samples // 8 * bits // hertz // slot + padding) * slot if bits else 0
+    size = (samples // 8 * bits // hertz // slot + padding) * slot if bits else free and free + padding * slot
     return _Frame(version, layer, hertz, head[3] >> 6 == 3, samples, size)
 
 
@@ -467,10 +478,11 @@ def _mpeg(file: BinaryIO, start: int, stop: int) -> Part:
 
     libsndfile reads as many samples as the first frame promises, or as the bitrate of the first makes likely.
     """
-    first = _frame(_read(file, start, 4))
+    free = _free(file, start, stop)
+    first = _frame(_read(file, start, 4), free)
     if first is None or not first.size:
         return Part(((start, stop),))
-    frames, runs, cut = _frames(file, start, stop, first)
+    frames, runs, cut = _frames(file, start, stop, first, free)
     body = _read(file, start, first.size)
     side = _side(first)
     info = re.match(rb"(?:.{%d}|.{%d})(?:Xing|Info)...(.)" % (side, side + 2), body, re.DOTALL)
@@ -522,7 +534,30 @@ def _info(body: bytes, first: _Frame, frames: int) -> bytes:
     return info.ljust(frame.size, b"\0") + head.ljust(frame.size, b"\0")
 
 
-def _frames(file: BinaryIO, start: int, stop: int, first: _Frame) -> tuple[int, list[tuple[int, int]], bool]:
+_SYNC = re.compile(rb"\xff[\xe2-\xff]")
+
+
+def _free(file: BinaryIO, start: int, stop: int) -> int:
+    """The size of the first frame, without its padding, if it is of the free format: up to the next such header."""
+    head = _read(file, start, 4)
+    first = _frame(head)
+    if first is None or first.size:
+        return 0
+    data = _read(file, start, min(1 << 14, stop - start))
+    for found in _SYNC.finditer(data, 24):
+        size = found.start() - (head[2] >> 1 & 1) * (4 if first.layer == 1 else 1)
+        at = 0
+        for _ in range(3):
+            frame = _frame(data[at : at + 4], size)
+            if not frame or not _same(frame, first) or data[at + 2] >> 4:
+                break
+            at += frame.size
+        else:
+            return size
+    return 0
+
+
+def _frames(file: BinaryIO, start: int, stop: int, first: _Frame, free: int) -> tuple[int, list[tuple[int, int]], bool]:
     """How many frames of the kind of the first there are, from where to where, and whether the last one is cut off."""
     sizes: dict[bytes, int] = {}
     runs: list[tuple[int, int]] = []
@@ -533,7 +568,7 @@ def _frames(file: BinaryIO, start: int, stop: int, first: _Frame) -> tuple[int, 
         head = buffer[at - base : at - base + 4]
         size = sizes.get(head)
         if size is None:
-            frame = _frame(head)
+            frame = _frame(head, free)
             size = frame.size if frame and _same(frame, first) else 0
             if size:
                 sizes[head] = size
@@ -545,7 +580,7 @@ def _frames(file: BinaryIO, start: int, stop: int, first: _Frame) -> tuple[int, 
             runs.append((begin, at))
         if size:
             return frames, runs, True
-        begin = at = _next_frame(file, at, stop, first)
+        begin = at = _next_frame(file, at, stop, first, free)
     if at > begin:
         runs.append((begin, at))
     return frames, runs, False
@@ -555,36 +590,38 @@ def _same(one: _Frame, other: _Frame) -> bool:
     return one[:4] == other[:4]
 
 
-def _next_frame(file: BinaryIO, lost: int, stop: int, first: _Frame) -> int:
-    """Where the frames go on behind a tag or padding. Raises Incomplete if there is something else in between."""
-    at = behind = _behind_tags(file, lost, stop)
-    sync = re.compile(rb"\xff[\xe2-\xff]")
-    while (found := _find(file, sync, at, stop)) is not None:
-        at = found + 1
-        frame = _frame(_read(file, found, 4))
-        if not frame or not frame.size:
-            continue
-        following = found
+def _next_frame(file: BinaryIO, lost: int, stop: int, first: _Frame, free: int) -> int:
+    """Where the frames go on behind tags and padding. Raises Incomplete if there is something else in between."""
+    at, before = lost, -1
+    while before < at < stop:
+        before, at = at, _behind_tags(file, at, stop)
+        found = _find(file, re.compile(rb"[^\0]"), at, stop)
+        at = stop if found is None else found
+    for sync in _SYNC.finditer(_read(file, at, min(_JUNK, stop - at))):
+        begin = following = at + sync.start()
+        frame = _frame(_read(file, begin, 4), free)
         for _ in range(3):  # what looks like one header may be anything
-            there = _frame(_read(file, following, 4))
-            if not there or not there.size or not _same(there, frame):
+            there = _frame(_read(file, following, 4), free)
+            if not frame or not there or not there.size or not _same(there, frame):
                 break
             following += there.size
         else:
             following = stop
-        if following < stop and not (following > found and _read(file, following, 3) in (b"TAG", b"ID3", b"APE")):
+        if not frame or following == begin:
+            continue
+        if following < stop and _read(file, following, 3) not in (b"TAG", b"ID3", b"APE"):
             continue
         if not _same(frame, first):
             raise Incomplete(
-                f"its audio changes from {_words(first)} to {_words(frame)} at byte {found}: it was joined from several"
+                f"its audio changes from {_words(first)} to {_words(frame)} at byte {begin}: it was joined from several"
             )
-        if found > behind and not _zeros(file, behind, found):
+        if begin > at:
             raise Incomplete(
-                f"it is damaged: {found - lost} bytes from byte {lost} on are no mp3 frames, and more follow"
+                f"it is damaged: the {begin - at} bytes from byte {at} on are no mp3 frames, and more follow"
             )
-        return found
-    if stop - behind > _JUNK and not _zeros(file, behind, stop):
-        raise Incomplete(f"it is damaged: the {stop - lost} bytes from byte {lost} on are no mp3 frames")
+        return begin
+    if stop - at > _JUNK:
+        raise Incomplete(f"it is damaged: what follows byte {at} is no mp3 frame")
     return stop
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -92,6 +93,20 @@ def load_blocks(path: str | os.PathLike[str], sample_rate: int) -> Iterator[Floa
         raise ValueError(f"{path}: {error}") from None
     if not done:
         raise ValueError(f"{path}: audio is empty; expected at least one sample")
+
+
+def expected_samples(path: str | os.PathLike[str], sample_rate: int) -> int:
+    """About how many samples ``load_blocks`` gives, from the headers alone; 0 where they do not say. Never raises."""
+    import soundfile
+
+    total = 0.0
+    with suppress(OSError, ValueError, soundfile.LibsndfileError), Path(path).open("rb") as file:
+        streams: Sequence[Part | Path] = parts(file) or [Path(path)]
+        for stream in streams:
+            with _open(file, stream) as audio:
+                frames = stream.samples or audio.frames * stream.counted if isinstance(stream, Part) else audio.frames
+                total += frames * sample_rate / audio.samplerate
+    return math.ceil(total)
 
 
 @cache
@@ -191,8 +206,8 @@ def _check(given: npt.NDArray[Any], first: int = 0) -> Float:
             f"audio has shape {given.shape}, expected (batch, samples); it looks like (samples, channels): "
             "mix it down with audio.mean(axis=1), or pass audio.T for each channel on its own"
         )
-    if given.dtype in _FULL_SCALE:
-        given = given / np.float32(_FULL_SCALE[given.dtype])
+    if (native := given.dtype.newbyteorder("=")) in _FULL_SCALE:
+        given = given / np.float32(_FULL_SCALE[native])
     elif not np.issubdtype(given.dtype, np.floating):
         raise ValueError(
             f"audio has dtype {given.dtype}, expected floats with full scale ±1, int16 or int32; convert it"
@@ -299,7 +314,7 @@ def _writable(block: npt.ArrayLike, first: int = 0) -> npt.NDArray[Any]:
         raise ValueError(
             f"audio has shape {audio.shape}, expected (samples,); write each channel to a file of its own, or mix them"
         )
-    if audio.dtype in _FULL_SCALE:
+    if audio.dtype.newbyteorder("=") in _FULL_SCALE:
         return np.ascontiguousarray(audio, audio.dtype.newbyteorder("="))
     if not np.issubdtype(audio.dtype, np.floating):
         raise ValueError(

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import __version__
-from .audio import Float, audio_format, load_audio, load_blocks, save_audio, save_blocks
+from .audio import Float, audio_format, expected_samples, load_audio, load_blocks, save_audio, save_blocks
 from .backbone import placement
 from .codebooks import LAYOUTS
 from .config import ENCODER_KEY, METADATA_KEY
@@ -341,10 +341,7 @@ class _Counted:
 
     @cached_property
     def _expected(self) -> int:
-        import soundfile
-
-        info = soundfile.info(self.path)
-        return int(-(-info.frames * self.rate // info.samplerate))
+        return expected_samples(self.path, self.rate)
 
 
 class _Bar:

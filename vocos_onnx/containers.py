@@ -44,7 +44,7 @@ class View(io.RawIOBase):
 
     def __init__(self, file: BinaryIO, spans: tuple[Span, ...]):
         self._file, self._at = file, 0
-        sizes = [len(span) if isinstance(span, bytes) else span[1] - span[0] for span in spans]
+        sizes = [len(span) if isinstance(span, bytes) else max(0, span[1] - span[0]) for span in spans]
         self._spans, self._ends = spans, list(itertools.accumulate(sizes))
         self.error: OSError | None = None
 
@@ -150,16 +150,18 @@ def _before_tags(file: BinaryIO, start: int, stop: int) -> int:
     """Where the ID3v1, ID3v2, APE and Lyrics3 tags that end at some place begin."""
     while True:
         tail = _read(file, max(start, stop - 128), min(128, stop - start)).rjust(128, b"\0")
-        length = 0
+        length, begin = 0, b""
         if tail[:3] == b"TAG":
             length = 128
         elif tail[-32:-24] == b"APETAGEX":
-            length = int.from_bytes(tail[-20:-16], "little") + 32 * (tail[-9] >> 7)
+            length = int.from_bytes(tail[-20:-16], "little")
+            if tail[-9] & 128:  # there is a header, which the size leaves out
+                length, begin = length + 32, b"APETAGEX"
         elif tail[-10:-7] == b"3DI":
-            length = 20 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(tail[-4:]))
+            length, begin = 20 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(tail[-4:])), b"ID3"
         elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
-            length = 15 + int(tail[-15:-9])
-        if not 0 < length <= stop - start:
+            length, begin = 15 + int(tail[-15:-9]), b"LYRICSBEGIN"
+        if not 0 < length <= stop - start or _read(file, stop - length, len(begin)) != begin:
             return stop
         stop -= length
 
@@ -275,7 +277,7 @@ def _chunks(file: BinaryIO, start: int, size: int, kind: _Kind) -> tuple[Part, i
     audio, where, bits = at + header, at + kind.name, 8 * width
     if long is not None:
         where, width, bits = long, 8, 64
-        said = struct.unpack("<Q", _read(file, long, 8))[0]
+        said = int.from_bytes(_read(file, long, 8), "little")
     there = size - audio
     first, _ = _more(file, audio + max(0, said), size, start, kind)
     length = _length(said % (1 << bits), bits, there, first)
@@ -286,7 +288,7 @@ def _chunks(file: BinaryIO, start: int, size: int, kind: _Kind) -> tuple[Part, i
         end = size
     else:
         end = _more(file, audio + length, size, start, kind)[1]
-    if codec in (0x50, 0x55):  # mp3 in a WAV, whose number of samples says little
+    if codec in (0x50, 0x55) and _frame(_read(file, audio, 4)):  # mp3 in a WAV, whose number of samples says little
         return _mpeg(file, audio, audio + length), end
     patch = struct.pack(kind.size[0] + "IQ"[width > 4], length + (header if kind.whole else 0))
     most = length // 65 * 320 if codec == 0x31 else None  # GSM 6.10
@@ -299,16 +301,12 @@ def _more(file: BinaryIO, at: int, size: int, start: int, kind: _Kind) -> tuple[
     end = min(at, size)
     for _ in range(_CHUNKS):
         for begin in (end, end + -(end - start) % kind.pad):  # some leave the padding out
-            head = _read(file, begin, 16).ljust(16, b"\0")
-            name = head if kind.name == 4 or head[4:] in _GUIDS else b""
-            length = 0
-            if re.match(rb"[ -~\xa9][ -~]{3}", name) and not _container(head):
-                length = struct.unpack(
-                    kind.size,
-                    head[4:8] if kind.name == 4 and header == 8 else _read(file, begin + kind.name, 8).ljust(8, b"\0"),
-                )[0]
-                length += 0 if kind.whole else header
-            if header <= length <= size - begin:
+            head = _read(file, begin, 24).ljust(24, b"\0")
+            if _container(head):
+                return found, end
+            known = kind.name == 4 or head[4:16] in _GUIDS
+            length = struct.unpack(kind.size, head[kind.name : header])[0] + (0 if kind.whole else header)
+            if known and re.match(rb"[ -~\xa9][ -~]{3}", head) and header <= length <= size - begin:
                 break
         else:
             break

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import __version__
-from .audio import Float, audio_format, load_audio, load_blocks, save_blocks
+from .audio import Float, audio_format, expected_samples, load_audio, load_blocks, save_blocks
 from .backbone import placement
 from .codebooks import LAYOUTS
 from .config import ENCODER_KEY, METADATA_KEY
@@ -216,9 +216,8 @@ def _decode(args: argparse.Namespace) -> None:
     audio_format(args.output)  # an output that cannot be written should fail before the work, not after
     check_target(args.output, overwrite=args.force)
     read = read_token_file(args.tokens)
-    vocos = _open(args, args.model)
-    vocos.check_codec(read)
     tokens, samples = read.codes, read.samples
+    vocos = _open(args, args.model)
     if tokens.ndim == 3:
         batch = 1 if args.layout == "kbt" and not np.issubdtype(tokens.dtype, np.floating) else 0
         if tokens.shape[batch] > 1:
@@ -228,10 +227,11 @@ def _decode(args: argparse.Namespace) -> None:
             )
         if tokens.shape[batch]:
             tokens = tokens.squeeze(batch)
+    given = replace(read, codes=tokens)  # with its codec, which is checked then
     if vocos.delay and tokens.ndim == 2 and args.layout in LAYOUTS:
-        blocks = vocos.decode_stream([tokens], args.bandwidth_id)
+        blocks = vocos.decode_stream([given], args.bandwidth_id)
     else:
-        blocks = iter([vocos.decode(tokens, args.bandwidth_id, layout=args.layout)])
+        blocks = iter([vocos.decode(given, args.bandwidth_id, layout=args.layout)])
     hop = vocos.hop_length
 
     def end(decoded: int) -> int:
@@ -398,10 +398,7 @@ class _Counted:
 
     @cached_property
     def _expected(self) -> int:
-        import soundfile
-
-        info = soundfile.info(self.path)
-        return int(-(-info.frames * self.rate // info.samplerate))
+        return expected_samples(self.path, self.rate)
 
 
 class _Bar:
@@ -531,8 +528,6 @@ def _demo(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     from vocos_onnx_train.report import report  # it says itself what the extra [report] lacks
 
-    _check_ending(args.output, ".html", ".htm")
-    check_target(args.output, overwrite=args.force)
     several = len(args.inputs) > 1
     bar = _Bar(sys.stderr, str(args.inputs[0]), 0, len(args.inputs))
     errors: list[Exception] = []
@@ -567,15 +562,12 @@ def _report(args: argparse.Namespace) -> None:
         raise ValueError(f"{len(errors)} of {count} files failed")
 
 
-def _check_ending(path: Path, *endings: str) -> None:
-    """Raises ValueError where an output is named like something else, which it may be that it would replace."""
-    if path.suffix.lower() not in endings:
-        raise ValueError(f"{path.name!r} does not end in {endings[0]}, the kind of file that is written")
-
-
 def _check_model_target(args: argparse.Namespace, output: str) -> None:
-    _check_ending(Path(output), ".onnx")
-    check_target(Path(output), overwrite=args.force)
+    """Raises ValueError where an output is named like something else, which it may be that it would replace."""
+    path = Path(output)
+    if path.suffix.lower() != ".onnx":
+        raise ValueError(f"{path.name!r} does not end in .onnx, the kind of file that a model is written to")
+    check_target(path, overwrite=args.force)
 
 
 def _export(args: argparse.Namespace) -> None:

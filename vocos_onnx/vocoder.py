@@ -323,7 +323,7 @@ class VocosONNX:
         """What was given, as an array; of a token file, made sure that it is of this model's codec."""
         if not isinstance(given, Tokens):
             return np.asarray(given)
-        self.check_codec(given)
+        check_codec(given, self.config, self._fingerprints)
         return given.codes
 
     @cached_property
@@ -405,10 +405,6 @@ class VocosONNX:
         The first K codebooks are used. B is 1 for 2-D tokens. Raises ValueError as ``decode`` does.
         """
         return self._lookup(self._read_tokens(self._array(tokens), layout))
-
-    def check_codec(self, tokens: Tokens) -> None:
-        """Raises ValueError for what ``load_tokens`` read of another codec than this model's, as ``decode`` does."""
-        check_codec(tokens, self.config, self._fingerprints)
 
     @property
     def config(self) -> ModelConfig:

@@ -59,8 +59,9 @@ def _download(repo: str | os.PathLike[str], filename: str, *, required: bool, **
             return None
         at = f" at revision {options['revision']}" if options["revision"] else ""
         raise FileNotFoundError(
-            f"cannot get {filename} of {repo}{at} from the hub ({type(error).__name__}: {first_line(error)}). If you meant a "
-            "local folder, there is none of that name; without a network, pass a folder, or what was downloaded before"
+            f"cannot get {filename} of {repo}{at} from the hub ({type(error).__name__}: {first_line(error)}). If you "
+            "meant a local folder, there is none of that name; without a network, pass a folder, or what was "
+            "downloaded before"
         ) from error
 
 

@@ -45,12 +45,13 @@ _EXPORT = "export the checkpoint with: vocos-onnx export"
 
 # What the exports have, or other versions of torch's exporter could write for the same networks: the operators and
 # their attributes. If is allowed where ``_check_node`` says.
+_WITHOUT_ATTRIBUTES = """
+    Abs Add And Clip Cos Div Equal Erf Exp Expand Greater GreaterOrEqual Identity Less LessOrEqual Log MatMul Max Min
+    Mul Neg Not Or Pow Range Reciprocal Sign Sin Slice Sqrt Squeeze Sub Sum Tanh Unsqueeze Where
+"""
 _OPERATORS: dict[str, dict[str, str]] = {
     "": {
-        **dict.fromkeys(
-            ["Abs", "Add", "And", "Clip", "Cos", "Div", "Equal", "Erf", "Exp", "Expand", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Log", "MatMul", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "Sign", "Sin", "Slice", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Unsqueeze", "Where"],
-            "",
-        ),
+        **dict.fromkeys(_WITHOUT_ATTRIBUTES.split(), ""),
         "BatchNormalization": "epsilon momentum training_mode",
         "Cast": "to saturate round_mode",
         "Concat": "axis",

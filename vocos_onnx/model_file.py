@@ -15,6 +15,8 @@ import hashlib
 import math
 import os
 import stat
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,14 @@ from typing import Any
 import numpy as np
 
 from .messages import shown
+from .operators import DOMAINS, INT64, Constant, Constants, FormError, Node, looked_up, output_kind
 
 MAX_SIZE = 1 << 30  # bytes; the largest model that is known has 54 MB, and ONNX itself ends at 2 GB
 MAX_NODES = 10_000  # the networks in the box have 160
 _MAX_FIELDS = 1_000_000
 _MAX_DEPTH = 8
 _MAX_RANK = 8
+_FEW = 1024  # integers that are looked at
 _MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
 _OPSETS = range(18, 27)  # the exports have 20
 _OTHER_FILES = {
@@ -43,40 +47,6 @@ _OTHER_FILES = {
 }
 _EXPORT = "export the checkpoint with: vocos-onnx export"
 
-# What the exports have, or other versions of torch's exporter could write for the same networks: the operators and
-# their attributes. If is allowed where ``_check_node`` says.
-_WITHOUT_ATTRIBUTES = """
-    Abs Add And Clip Cos Div Equal Erf Exp Expand Greater GreaterOrEqual Identity Less LessOrEqual Log MatMul Max Min
-    Mul Neg Not Or Pow Range Reciprocal Sign Sin Slice Sqrt Squeeze Sub Sum Tanh Unsqueeze Where
-"""
-_OPERATORS: dict[str, dict[str, str]] = {
-    "": {
-        **dict.fromkeys(_WITHOUT_ATTRIBUTES.split(), ""),
-        "BatchNormalization": "epsilon momentum training_mode",
-        "Cast": "to saturate round_mode",
-        "Concat": "axis",
-        "Constant": "value value_float value_floats value_int value_ints",
-        "ConstantOfShape": "value",
-        "Conv": "auto_pad dilations group kernel_shape pads strides",
-        "DequantizeLinear": "axis block_size output_dtype",
-        "Gather": "axis",
-        "Gelu": "approximate",
-        "Gemm": "alpha beta transA transB",
-        "LSTM": "hidden_size",
-        "LayerNormalization": "axis epsilon stash_type",
-        "LeakyRelu": "alpha",
-        "Mod": "fmod",
-        "Pad": "mode",
-        "QuantizeLinear": "axis block_size output_dtype precision saturate",
-        "ReduceMean": "keepdims noop_with_empty_axes",
-        "ReduceSum": "keepdims noop_with_empty_axes",
-        "Reshape": "allowzero",
-        "Shape": "start end",
-        "Split": "axis num_outputs",
-        "Transpose": "perm",
-    },
-    "com.microsoft": {"MatMulIntegerToFloat": ""},
-}
 _BRANCHES = {"then_branch", "else_branch"}
 
 # The fields of the messages: number -> kind, with a star where the field may be repeated. What is "elsewhere" takes
@@ -114,6 +84,7 @@ _DIMENSION = {1: "int", 2: "name", 3: "name"}
 _OPSET = {1: "name", 2: "int"}
 _ENTRY = {1: "name", 2: "text"}
 # the type of an attribute -> the field that holds it
+_FLOAT_ATTRIBUTE, _INT_ATTRIBUTE, _TEXT_ATTRIBUTE, _TENSOR_ATTRIBUTE, _GRAPH_ATTRIBUTE = 1, 2, 3, 4, 5
 _ATTRIBUTE_FIELDS = {1: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8}
 # the type of a tensor's elements -> bytes of each, and the field that they are in where they are not raw
 _ELEMENTS = {1: (4, 4), 2: (1, 5), 3: (1, 5), 6: (4, 5), 7: (8, 7), 9: (1, 5), 10: (2, 5), 11: (8, 10)}
@@ -201,6 +172,24 @@ def _foreign(what: str) -> _RefusedError:
     )
 
 
+@dataclass
+class _Scope:
+    """What is known at some place of a graph: constants, and the types of all values, by name."""
+
+    constants: dict[str, Constant]
+    kinds: dict[str, int]
+
+    def add(self, name: str, kind: int) -> None:
+        if name:
+            if name in self.kinds:
+                raise _DamagedError(f"the value {shown(name)} is made twice")
+            self.kinds[name] = kind
+
+
+def _signed(integer: int) -> int:
+    return integer - (1 << 64) if integer >> 63 else integer
+
+
 class _Check:
     """A walk through the messages of one file."""
 
@@ -214,14 +203,12 @@ class _Check:
         model = _Message(self, (0, len(self.data)), _MODEL, "the model")
         graphs, functions = model.spans(7), model.spans(25)
         for span in graphs:
-            self._graph(span, 0)
+            self._graph(span, 0, {}, {})
         for span in functions:
             self.note("functions of its own")
             function = _Message(self, span, _FUNCTION, "a function")
             for node in function.spans(7):
-                self._node(node, 1)
-            for attribute in function.spans(11):
-                self._attribute(attribute, 1)
+                self._node(node, 1, _Scope({}, {}))
         if not graphs:
             raise _DamagedError("there is no graph in it")
         if len(graphs) > 1:
@@ -243,7 +230,7 @@ class _Check:
             if domain in versions:
                 raise _DamagedError(f"the version of the operators of {shown(domain)} comes twice")
             versions[domain] = version
-            if domain not in _OPERATORS:
+            if domain not in DOMAINS:
                 self.note(f"operators of the domain {shown(domain)}")
         if versions.get("") not in _OPSETS:
             self.note(f"operators of version {shown(versions.get(''))} (not {_OPSETS[0]} to {_OPSETS[-1]})")
@@ -258,90 +245,134 @@ class _Check:
         if "ort_config" in keys:
             self.note("options for onnxruntime in its metadata")
 
-    def _graph(self, span: Span, depth: int) -> None:
+    def _graph(self, span: Span, depth: int, constants: Constants, kinds: Mapping[str, int]) -> int:
+        """The type of its first output. What is known of the graph around it comes in, where there is one."""
         if depth > _MAX_DEPTH:
             raise _DamagedError("graphs within graphs without end")
         graph = _Message(self, span, _GRAPH, "a graph")
+        scope = _Scope(dict(constants), dict(kinds))
         for tensor in graph.spans(5):
-            self._tensor(tensor)
+            name, constant = self._tensor(tensor)
+            scope.constants[name] = constant
+            scope.add(name, constant.kind)
+        for value in graph.spans(11):
+            scope.add(*self._value(value))
         for node in graph.spans(1):
-            self._node(node, depth)
-        for number in (11, 12, 13):
-            for value in graph.spans(number):
-                self._value(value)
-        if depth and graph.spans(11):
-            self.note("a branch with inputs")
+            self._node(node, depth, scope)
+        outputs = [self._value(value) for value in graph.spans(12)]
+        for value in graph.spans(13):
+            self._value(value)
+        if depth and (graph.spans(11) or len(outputs) != 1):
+            self.note("a branch with inputs or several outputs")
+        return scope.kinds.get(outputs[0][0], 0) if outputs else 0
 
-    def _node(self, span: Span, depth: int) -> None:
+    def _node(self, span: Span, depth: int, scope: _Scope) -> None:
         self._nodes_left -= 1
         if self._nodes_left < 0:
             raise _foreign(f"more than {MAX_NODES} operators")
-        node = _Message(self, span, _NODE, "a node")
-        attributes = [self._attribute(attribute, depth) for attribute in node.spans(5)]
-        operator, domain = node.name(4), node.name(7)
+        message = _Message(self, span, _NODE, "a node")
+        operator, domain = message.name(4), message.name(7)
+        attributes: dict[str, Any] = {}
+        for attribute in message.spans(5):
+            name, value = self._attribute(attribute, depth, scope)
+            if name in attributes:
+                raise _DamagedError(f"an operator {shown(operator)} has the attribute {shown(name)} twice")
+            attributes[name] = value
+        inputs, outputs = message.names(1), message.names(2)
         domain = "" if domain == "ai.onnx" else domain
-        if len(set(attributes)) < len(attributes):
-            raise _DamagedError(f"an operator {shown(operator)} has an attribute twice")
-        if domain == "" and operator == "If":
-            if depth:
-                self.note("an operator If within another")
-            if set(attributes) != _BRANCHES:
-                raise _DamagedError("an operator If without its two branches")
-            return
-        known = _OPERATORS.get(domain, {}).get(operator)
-        if known is None:
-            self.note(f"the operator {shown(f'{domain}.{operator}' if domain else operator)}")
-        elif unknown := set(attributes).difference(known.split()):
-            self.note(f"the operator {operator} with the attribute {shown(min(unknown))}")
-        elif _BRANCHES & set(attributes):
-            self.note(f"the operator {operator} with a graph")
+        node = Node(operator, domain, inputs, outputs, attributes)
+        if unknown := [name for name in inputs if name and name not in scope.kinds]:
+            self.note(f"an operator {shown(operator)} before what goes into it, {shown(unknown[0])}")
+        if (domain, operator) == ("", "If"):
+            kind = self._if(node, depth)
+        else:
+            try:
+                kind = output_kind(node, scope.constants, scope.kinds)
+            except FormError as error:
+                self.note(f"the operator {shown(f'{domain}.{operator}' if domain else operator)}{error}")
+                kind = 0
+        for name in outputs:
+            scope.add(name, kind)
+        scope.constants.update(looked_up(node, scope.constants))
+        if operator == "Constant" and isinstance(attributes.get("value"), Constant):
+            scope.constants.update(dict.fromkeys(outputs, attributes["value"]))
 
-    def _attribute(self, span: Span, depth: int) -> str:
-        """The name."""
+    def _if(self, node: Node, depth: int) -> int:
+        kinds = list(node.attributes.values())
+        if depth:
+            self.note("an operator If within another")
+        if node.attributes.keys() != _BRANCHES or len(node.inputs) != 1 or len(node.outputs) != 1:
+            self.note("an operator If with other branches, inputs or outputs")
+        elif kinds[0] != kinds[1]:
+            self.note("an operator If whose branches have several types")
+        return kinds[0] if kinds and isinstance(kinds[0], int) else 0
+
+    def _attribute(self, span: Span, depth: int, scope: _Scope) -> tuple[str, Any]:
+        """Name and value; of a graph, the type of its output."""
         attribute = _Message(self, span, _ATTRIBUTE, "an attribute")
         name = attribute.name(1)
+        value: Any = None
         for number in (5, 10):
             for tensor in attribute.spans(number):
-                self._tensor(tensor)
+                _, value = self._tensor(tensor)
         for number in (6, 11):
             for graph in attribute.spans(number):
                 if number == 11 or name not in _BRANCHES:
                     self.note(f"a graph in the attribute {shown(name)}")
-                self._graph(graph, depth + 1)
+                value = self._graph(graph, depth + 1, scope.constants, scope.kinds)
         kind = attribute.number(20)
         if kind not in _ATTRIBUTE_FIELDS:
             self.note(f"the attribute {shown(name)} of type {kind}")
-        elif set(attribute.numbers()) - {1, 13, 20, _ATTRIBUTE_FIELDS[kind]}:
+        elif attribute.numbers() - {1, 13, 20, _ATTRIBUTE_FIELDS[kind]}:
             raise _DamagedError(f"the attribute {shown(name)} has values of several types")
-        elif name in _BRANCHES and not attribute.spans(6):
-            raise _DamagedError(f"the attribute {shown(name)} is no graph")
-        return name
+        elif (name in _BRANCHES) != (kind == _GRAPH_ATTRIBUTE):
+            self.note(f"the attribute {shown(name)} of type {kind}")
+        elif kind == _FLOAT_ATTRIBUTE:
+            return name, attribute.real(2)
+        elif kind == _INT_ATTRIBUTE:
+            return name, _signed(attribute.number(3))
+        elif kind == _TEXT_ATTRIBUTE:
+            return name, attribute.text(4)
+        elif kind not in (_TENSOR_ATTRIBUTE, _GRAPH_ATTRIBUTE):
+            return name, [_signed(value) for value in attribute.integers(8)]
+        return name, value
 
-    def _tensor(self, span: Span) -> None:
+    def _tensor(self, span: Span) -> tuple[str, Constant]:
+        """Name, and what it is."""
         tensor = _Message(self, span, _TENSOR, "a tensor")
         if tensor.number(14):
             raise _elsewhere()
-        name, kind, shape = tensor.name(8), tensor.number(2), tensor.integers(1)
+        name, kind, shape = tensor.name(8), tensor.number(2), tuple(tensor.integers(1))
         if kind not in _ELEMENTS:
             self.note(f"the tensor {shown(name)} of type {kind}")
-            return
+            return name, Constant(kind, (), None)
         if len(shape) > _MAX_RANK or any(size > MAX_SIZE for size in shape):  # negative ones are beyond 2**63
             raise _DamagedError(f"the tensor {shown(name)} is of the shape {shown(shape)}")
         count, (width, typed) = math.prod(shape), _ELEMENTS[kind]
         raw = tensor.spans(9)
-        if set(tensor.numbers()) & {4, 5, 7, 9, 10} - {9 if raw else typed}:
+        if tensor.numbers() & {4, 5, 7, 9, 10} - {9 if raw else typed}:
             raise _DamagedError(f"the tensor {shown(name)} has values of several types")
         found = (raw[0][1] - raw[0][0]) / width if raw else tensor.count(typed)
         if found != count:
             raise _DamagedError(f"the tensor {shown(name)} of the shape {shown(shape)} has {found:g} values")
+        values = None
+        if kind == INT64 and count <= _FEW:
+            if raw:
+                values = tuple(np.frombuffer(self.data, "<i8", count, raw[0][0]).tolist())
+            else:
+                values = tuple(map(_signed, tensor.integers(typed)))
+        return name, Constant(kind, shape, values)
 
-    def _value(self, span: Span) -> None:
+    def _value(self, span: Span) -> tuple[str, int]:
+        """Name and type of its elements, 0 where that is not said."""
+        kind = 0
         value = _Message(self, span, _VALUE, "a value")
         for type_span in value.spans(2):
             for tensor_span in _Message(self, type_span, _TYPE, "a type").spans(1):
                 tensor_type = _Message(self, tensor_span, _TENSOR_TYPE, "a type")
-                if tensor_type.number(1) not in _ELEMENTS:
-                    self.note(f"the value {shown(value.name(1))} of type {tensor_type.number(1)}")
+                kind = tensor_type.number(1)
+                if kind not in _ELEMENTS:
+                    self.note(f"the value {shown(value.name(1))} of type {kind}")
                 for shape in tensor_type.spans(2):
                     sizes = _Message(self, shape, _SHAPE, "a shape").spans(1)
                     if len(sizes) > _MAX_RANK:
@@ -350,6 +381,7 @@ class _Check:
                         dimension = _Message(self, size, _DIMENSION, "a dimension")
                         if dimension.number(1) > MAX_SIZE or {1, 2} <= dimension.numbers():
                             raise _DamagedError(f"the value {shown(value.name(1))} has a size that is none")
+        return value.name(1), kind
 
 
 def _elsewhere() -> _RefusedError:
@@ -402,6 +434,18 @@ class _Message:
         """A string, empty where the field is not there."""
         return str(self._found.get(number, [""])[0])
 
+    def names(self, number: int) -> list[str]:
+        """All strings of a field."""
+        return self._found.get(number, [])
+
+    def text(self, number: int) -> str:
+        """Bytes that are a string."""
+        return self._text(self.spans(number)[0], _MAX_NAME) if number in self._found else ""
+
+    def real(self, number: int) -> float:
+        """A floating-point number, 0 where the field is not there."""
+        return float(self._found.get(number, [0.0])[0])
+
     def number(self, number: int) -> int:
         """A number without a sign, 0 where the field is not there."""
         return int(self._found.get(number, [0])[0])
@@ -414,7 +458,7 @@ class _Message:
         """Integers without a sign, one by one or packed."""
         values: list[int] = []
         for value in self._found.get(number, ()):
-            if isinstance(value, int):
+            if not isinstance(value, tuple):
                 values.append(value)
             else:
                 at, end = value
@@ -429,7 +473,7 @@ class _Message:
         """How many numbers are in a repeated field; not a whole number where one is cut off."""
         count, width = 0.0, _WIDTHS.get(number)
         for value in self._found.get(number, ()):
-            if isinstance(value, int):
+            if not isinstance(value, tuple):
                 count += 1
                 continue
             at, end = value
@@ -440,7 +484,7 @@ class _Message:
                 count += np.count_nonzero(last) + (0 if last[-1] else 0.5)
         return count
 
-    def _value(self, at: int, end: int, wire: int) -> tuple[int | Span, int]:
+    def _value(self, at: int, end: int, wire: int) -> tuple[float | Span, int]:
         """A number, or where the bytes are; and where the next field begins."""
         if wire == _VARINT:
             return self._varint(at, end, 64)
@@ -452,7 +496,10 @@ class _Message:
             raise _DamagedError(f"{self._what} has a field of the wire type {wire}")
         if at + length > end:
             raise _DamagedError(f"{self._what} ends too early")
-        return (0 if wire != _BYTES else (at, at + length)), at + length
+        if wire == _BYTES:
+            return (at, at + length), at + length
+        (number,) = struct.unpack_from("<f" if wire == _FIXED32 else "<d", self._data, at)
+        return number, at + length
 
     def _varint(self, at: int, end: int, bits: int) -> tuple[int, int]:
         value = shift = 0

@@ -118,7 +118,7 @@ def read_model(path: Path, sha256: str | None = None, remedy: str = "copy it aga
             read, takes data from other files, or holds what no model of vocos-onnx does.
         OSError: it cannot be read.
     """
-    data = _read(path)
+    data = read_file(path, MAX_SIZE, "an .onnx file")
     if sha256 is not None and (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
         raise ValueError(f"{path} has the sha256 {digest}, expected {sha256.lower()}: it is not loaded; {remedy}")
     for start, what in _OTHER_FILES.items():
@@ -140,17 +140,22 @@ def read_model(path: Path, sha256: str | None = None, remedy: str = "copy it aga
     return data
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path, most: int, what: str) -> bytes:
+    """The bytes of a file. It is not mapped into memory: who shortens a file that is ends the processes that use it.
+
+    Raises ValueError where it is no file, empty, of more than ``most`` bytes, or changes while it is read; OSError
+    where it cannot be read.
+    """
     # not blocking: a FIFO that nobody writes to would be waited for
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags), "rb") as file:
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
-            raise ValueError(f"{path} is not a file; expected an .onnx file")
+            raise ValueError(f"{path} is not a file; expected {what}")
         if not before.st_size:
             raise ValueError(f"{path} is empty; copy or export it again")
-        if before.st_size > MAX_SIZE:
-            raise ValueError(f"{path} has {before.st_size} bytes, expected at most {MAX_SIZE} of a model; {_EXPORT}")
+        if before.st_size > most:
+            raise ValueError(f"{path} has {before.st_size} bytes, expected at most {most} of {what}")
         data = file.read(before.st_size + 1)
         after = os.fstat(file.fileno())
     if len(data) != before.st_size or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):

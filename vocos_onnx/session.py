@@ -109,7 +109,7 @@ def open_session(
     ort = _onnxruntime()
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise ValueError(
-            f"threads is {threads!r}, expected an integer of 1 or more, or None for all that this process may use"
+            f"threads is {shown(threads)}, expected an integer of 1 or more, or None for all that this process may use"
         )
     pinned = path if isinstance(path, PinnedFile) else None
     path = find_model(path)
@@ -320,17 +320,17 @@ def _choose_providers(providers: Sequence[Provider] | None, ort: Any) -> list[tu
         providers = [p for p in (CUDA, CPU) if p in available]
     if isinstance(providers, str) or not providers:
         raise ValueError(
-            f"providers is {providers!r}, expected a list of one or more of {', '.join([*_SHORT, *available])}"
+            f"providers is {shown(providers)}, expected a list of one or more of {', '.join([*_SHORT, *available])}"
         )
     chosen = []
     for provider in providers:
         pair = (provider, {}) if isinstance(provider, str) else provider
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], dict)):
-            raise ValueError(f"providers holds {provider!r}, expected a name or a (name, options) pair")
+            raise ValueError(f"providers holds {shown(provider)}, expected a name or a (name, options) pair")
         given, options = pair
         name = _SHORT.get(given, given)
         if name not in available:
-            has = f"provider {given!r} is not in this onnxruntime, which has {', '.join(available)}"
+            has = f"provider {shown(given)} is not in this onnxruntime, which has {', '.join(available)}"
             raise ValueError(f"{has}: {_why_no_cuda(ort)}" if name == CUDA else has)
         chosen.append((name, {**_DEFAULT_OPTIONS.get(name, {}), **options}))
     return chosen

@@ -166,7 +166,9 @@ def read_config(
     model_class, model = _class(tree, "model", (UNCONDITIONAL, CONDITIONAL))
     parts = ("feature_extractor", "backbone", "head")
     _keys("model.init_args", model, parts, others=True)
-    run = {**tree["trainer"], **({"max_steps": 2 * steps} if steps is not None else {})}
+    run = tree["trainer"]
+    if isinstance(run, dict) and steps is not None:
+        run = {**run, "max_steps": 2 * steps}
     config = TrainConfig(
         seed=_integer("seed_everything", tree.get("seed_everything", 0)),
         train=_files("train_params", data["train_params"], train),
@@ -186,6 +188,9 @@ def _check(config: TrainConfig) -> None:
         where = f"data.init_args.{name}"
         _at_least(where, files, 1, "num_samples", "batch_size", "every")
         _at_least(where, files, 0, "num_workers", "eq_db")
+        for key, most in (("num_samples", 1 << 28), ("batch_size", 1 << 16), ("num_workers", 1 << 10)):
+            if getattr(files, key) > most:
+                raise ValueError(f"{where}: {key} is {getattr(files, key)}, expected at most {most}")
         if files.sampling_rate != experiment.sample_rate:
             raise ValueError(
                 f"{where}: sampling_rate is {files.sampling_rate}, expected the model's, {experiment.sample_rate}"
@@ -203,8 +208,8 @@ def _check(config: TrainConfig) -> None:
         )
     _range(f"{where}: betas", experiment.betas, 0, 1 - 1e-9)
     for name in ("initial_learning_rate", "discriminator_width"):
-        if not 0 < getattr(experiment, name) < math.inf:
-            raise ValueError(f"{where}: {name} is {getattr(experiment, name)}, expected more than 0")
+        if not 0 < getattr(experiment, name) <= 100:
+            raise ValueError(f"{where}: {name} is {getattr(experiment, name)}, expected more than 0, and at most 100")
     _at_least("trainer", run, 2, "max_steps")
     _at_least("trainer", run, 1, "log_every_n_steps", "val_check_interval")
     if run.precision is not None and str(run.precision) not in PRECISIONS:
@@ -215,6 +220,8 @@ def _check(config: TrainConfig) -> None:
         raise ValueError(f"trainer: devices is {shown(run.devices)}, expected 1 or [0]: training runs on one device")
     if run.logger not in (None, True, False):
         _class({"logger": run.logger}, "logger", LOGGERS)
+    if not isinstance(run.callbacks or [], list):
+        raise ValueError(f"trainer: callbacks is {shown(run.callbacks)}, expected a list")
     for callback in run.callbacks or ():
         _class({"callback": callback}, "callback", CALLBACKS)
     features = config.model["feature_extractor"]
@@ -265,8 +272,8 @@ def _keys(where: str, tree: Any, known: tuple[str, ...], optional: tuple[str, ..
 
 
 def _integer(where: str, value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{where} is {shown(value)}, expected an integer of 0 or more")
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise ValueError(f"{where} is {shown(value)}, expected an integer of 0 to {(1 << 32) - 1}")
     return value
 
 

@@ -225,7 +225,7 @@ def weights(rng: Rng, folder: Path) -> None:
     if kind < 3:
         for _ in range(rng.integers(1, 3)):
             key = keys[rng.integers(len(keys))]
-            state[key] = _tensor(rng, state[key]) if key in state else None
+            state[key] = _tensor(rng, _weights(False)[key])
         match rng.integers(8):
             case 0:
                 state[[5, None, ("a",), "x" * 100_000, b"x"][rng.integers(5)]] = state[keys[0]]  # type: ignore[index]

@@ -162,10 +162,11 @@ def _formed(rng: Rng, operator: str) -> tuple[dict[int, np.ndarray], dict[str, A
 
 def _nodes(rng: Rng, values: list[tuple[str, str]], prefix: str) -> tuple[list[bytes], list[bytes]]:
     nodes, tensors = [], []
+    form = rng.choice([0.2, 0.9])
     for i in range(rng.integers(1, 6)):
         key = list(OPERATORS)[rng.integers(len(OPERATORS) - (6 if rng.random() < 0.9 else 0))]
         operator, (takes, makes) = key.split()[0], OPERATORS[key].split(" ")
-        formed = rng.random() < 0.8
+        formed = rng.random() < form
         weights, attributes = _formed(rng, operator) if formed and key not in ("Div", "Shape") else ({}, {})
         inputs = []
         for j, kind in enumerate(takes * int(operator != "Concat" or rng.integers(1, 9))):
@@ -237,13 +238,13 @@ def _decode(opened: Any, path: Path) -> None:
     assert audio.shape == (64,)
 
 
-ELSEWHERE = ob.field(13, ob.field(1, "location"), ob.field(2, "../secret")) + ob.field(14, 1)
+ELSEWHERE = ob.field(13, ob.field(1, "location"), ob.field(2, "secret")) + ob.field(14, 1)
 
 
 def _overlong(rng: Rng, number: int, wire: int) -> bytes:
     """A tag as only some readers take it for what it is: with bits above 32, or with needless bytes."""
-    tag = ob.varint(number << 3 | wire | int(rng.choice([0, 1 << 32, 1 << 35, 1 << 60])))
-    for _ in range(rng.integers(0, 6)):
+    tag = ob.varint(number << 3 | wire | int(rng.choice([0, 1 << 32, 3 << 32, 1 << 34, 1 << 35, 1 << 60])))
+    for _ in range(rng.choice([0, 0, 1, 3, 6])):
         tag = tag[:-1] + bytes([tag[-1] | 128, 0])
     return tag
 
@@ -256,20 +257,19 @@ def hidden(rng: Rng, folder: Path) -> None:
     evil += ELSEWHERE if rng.random() < 0.5 else ob.field(14, int(rng.choice([1, 2, 1 << 32 | 1, 1 << 63])))
     (folder / "secret").write_bytes(np.full(128, 0.125, np.float32).tobytes())
     good = [ob.field(1, part) for part in ob.NETWORK] + [ob.field(11, ob.FEATURES), ob.field(12, ob.SPECTRUM)]
-    number, content = [(5, evil), (1, ob.node("Constant", [], ["weight"]) + ob.field(5, _constant_of(evil)))][
-        rng.integers(2)
-    ]
-    tag = _overlong(rng, number, 2)
-    inner = b"".join(good) + tag + ob.varint(len(content)) + content
-    outer = _overlong(rng, 7, 2)
-    size = ob.varint(len(inner))
-    if rng.random() < 0.3:
+    constant = ob.node("Constant", [], ["weight"]) + ob.field(5, _constant_of(evil))
+    number, content = [(5, evil), (1, constant)][rng.integers(2)]
+    way = rng.integers(5)
+    inner = b"".join(good) + (_overlong(rng, number, 2) if way == 0 else ob.varint(number << 3 | 2))
+    inner += ob.varint(len(content)) + content
+    outer, size = _overlong(rng, 7, 2) if way < 2 else ob.varint(7 << 3 | 2), ob.varint(len(inner))
+    if way == 2:
         size = size[:-1] + bytes([size[-1] | 128]) + b"\x80" * int(rng.integers(0, 8)) + b"\x00"
     pieces = [ob.field(1, 10) + ob.field(8, ob.field(1, ""), ob.field(2, 20)), outer + size + inner]
     pieces.append(ob.field(14, ob.field(1, "vocos_onnx"), ob.field(2, json.dumps(ob.CONFIG))))
-    if rng.random() < 0.3:  # in a second graph, which is merged with the first
-        pieces.append(ob.field(7, ob.field(5, evil)))
-    if rng.random() < 0.2:
+    if way == 3:  # in a second graph, which is merged with the first
+        pieces[1:2] = [ob.field(7, *good), ob.field(7, ob.field(number, content))]
+    if way == 4:
         pieces.append([ob.varint(3), ob.varint(7 << 3 | 4), ob.varint(7 << 3 | 7), b"\x00\x00"][rng.integers(4)])
     rng.shuffle(pieces)  # type: ignore[arg-type]
     path = folder / "m.onnx"

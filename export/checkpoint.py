@@ -1,6 +1,6 @@
 """A checkpoint on disk or on the hub -> config and state dict -> modules with its weights.
 
-Nothing in a checkpoint is executed: YAML is read with ``safe_load``, weights as safetensors or with
+Nothing in a checkpoint is executed: YAML is read with a safe loader, weights as safetensors or with
 ``torch.load(weights_only=True)``, and classes are looked up by name in the tables below.
 """
 

@@ -379,7 +379,7 @@ print(resident() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 
         ]
     (kept, peak), (their_kept, their_peak) = found["ours"], found["theirs"]
     assert kept < their_kept + size // 4, found
-    assert peak < their_peak + size * 1.25, found
+    assert peak < their_peak + 2.2 * size, found  # once in Python, and once where its binding hands it on
 
 
 # What the graph takes and makes

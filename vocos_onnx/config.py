@@ -182,7 +182,8 @@ class ModelConfig:
         if self.encodec is not None:
             enc = self.encodec
             _check_bandwidths(enc.num_codebooks, enc.codebook_size, enc.bandwidths, enc.codebooks_per_bandwidth)
-            _check_fingerprint(enc.codebooks_sha256)
+            if enc.codebooks_sha256:  # which a network in training has none of
+                _check_fingerprint(enc.codebooks_sha256)
             _require(
                 self.num_bandwidth_ids == 0 or self.num_bandwidth_ids >= len(enc.bandwidths),
                 f"{len(enc.bandwidths)} bandwidths but only {self.num_bandwidth_ids} bandwidth embeddings",

@@ -192,6 +192,15 @@ def test_wav_whose_length_is_too_low(tmp_path):
         read(tmp_path, data[:40] + struct.pack("<I", 10_000) + data[44:])
 
 
+@pytest.mark.parametrize("subtype", ["GSM610", "DWVW_24"])
+def test_aiff_that_counts_too_few(subtype, tmp_path):
+    data = written(("AIFF", subtype), np.tile(NOISE, 3))
+    at = data.index(b"COMM") + 10
+    assert data[at : at + 4] == struct.pack(">I", 60_000)
+    with pytest.raises(ValueError, match=r"header promises 100 samples, and \d+ bytes of audio are behind them"):
+        read(tmp_path, data[:at] + struct.pack(">I", 100) + data[at + 4 :])
+
+
 @pytest.mark.parametrize("samples", [0, 1, 100, 19_999, 20_001, 2**36 - 1])
 def test_flac_that_lies_about_its_length(samples, tmp_path):
     data = written(("FLAC", "PCM_16"))

@@ -141,6 +141,8 @@ def _mixed(file: BinaryIO, streams: Sequence[Part | Path], rate: int) -> Generat
                 promised = stream.most or stream.samples or (promised if stream.counted else 0)
             if frames < promised:
                 raise Incomplete(f"it is truncated: its header promises {promised} samples, and it holds {frames}")
+            if isinstance(stream, Part) and (left := stream.left(audio.name.tell())):
+                raise Incomplete(f"its header promises {promised} samples, and {left} bytes of audio are behind them")
 
 
 def _blocks(audio: Any, stream: Part | Path) -> Iterator[Float]:
@@ -150,9 +152,10 @@ def _blocks(audio: Any, stream: Part | Path) -> Iterator[Float]:
     buffer = np.empty((max(1, min(_BLOCK, _VALUES // audio.channels)), audio.channels), np.float32)
     done = 0
     while True:
-        buffer.fill(0)  # whatever libsndfile makes of a damaged file, nothing else is to be found in it
+        wanted = buffer[: max(1, audio.frames - done)]
+        wanted.fill(0)  # whatever libsndfile makes of a damaged file, nothing else is to be found in it
         try:
-            count = len(audio.read(out=buffer))
+            count = len(audio.read(out=wanted))
         except soundfile.LibsndfileError as error:
             if isinstance(stream, Path) or not stream.samples:
                 raise

@@ -34,6 +34,11 @@ class Part:
     samples: int | None = None  # that its header promises, where libsndfile is not told
     counted: bool = True  # it promises a number of samples at all
     most: int | None = None  # samples, where libsndfile takes padding for audio
+    end: int = 0  # byte of the spans at which the audio ends, as far as is known
+
+    def left(self, at: int) -> int:
+        """Bytes of audio behind where libsndfile stopped, if so many that it must have left some out."""
+        return self.end - at if self.end - at > _JUNK else 0
 
 
 class View(io.RawIOBase):
@@ -292,7 +297,7 @@ def _chunks(file: BinaryIO, start: int, size: int, kind: _Kind) -> tuple[Part, i
         return _mpeg(file, audio, audio + length), end
     patch = struct.pack(kind.size[0] + "IQ"[width > 4], length + (header if kind.whole else 0))
     most = length // 65 * 320 if codec == 0x31 else None  # GSM 6.10
-    return Part(((start, where), patch, (where + width, end)), most=most), end
+    return Part(((start, where), patch, (where + width, end)), most=most, end=audio + length - start), end
 
 
 def _more(file: BinaryIO, at: int, size: int, start: int, kind: _Kind) -> tuple[bool, int]:

@@ -334,8 +334,7 @@ class YamlLoader(yaml.SafeLoader):
 def load_yaml(path: Path, loader: type[YamlLoader] = YamlLoader) -> Any:
     """What is in a file of YAML. Raises CheckpointError where that is none, or too much."""
     try:
-        data = read_file(path, MAX_CONFIG, "a config") if path.stat().st_size else b""
-        return yaml.load(data.decode(), loader)
+        return yaml.load(read_file(path, MAX_CONFIG, "a config").decode(), loader)
     except RecursionError:
         raise CheckpointError(f"{path} is not readable YAML: it is nested too deeply") from None
     except OSError:
@@ -394,7 +393,7 @@ def read_tree(path: Path) -> tuple[Any, str, int]:
             header = int.from_bytes(data[:8], "little")
             if header > _MAX_HEADER:
                 raise ValueError(f"its header has {header} bytes, expected at most {_MAX_HEADER}")
-            tree: Any = load_safetensors(data)
+            tree: Any = dict(sorted(load_safetensors(data).items()))  # which has them in no order
         else:
             _check_zip(data)
             tree = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -479,7 +479,7 @@ def _read_geometry(path: Path | None) -> Geometry:
     if path is None:
         return Geometry()
     try:
-        data = parse_json(read_file(path, MAX_CONFIG, "a config").decode())
+        data = parse_json(read_file(path, MAX_CONFIG, "a config").decode(), finite=False)
     except ValueError as error:
         raise CheckpointError(f"{path} is not readable JSON: {first_line(error)}") from error
     if not isinstance(data, dict) or data.get("model_type") != "encodec":

@@ -276,13 +276,15 @@ def _from_json(cls: type[_T], text: str) -> _T:
     return _read(cls, data, "")
 
 
-def parse_json(text: str) -> Any:
-    """JSON from outside. Raises ValueError, also where a name comes twice, or a number is none that a float holds."""
+def parse_json(text: str, finite: bool = True) -> Any:
+    """JSON from outside. Raises ValueError, also where a name comes twice, or an integer has many digits.
+
+    Other numbers must be ``finite``, or may be NaN and infinity, as Python's JSON has them.
+    """
     _require(len(text) <= _MAX_JSON, f"it has {len(text)} characters, expected at most {_MAX_JSON}")
     try:
-        return json.loads(
-            text, parse_int=_integer, parse_float=_float, parse_constant=_no_number, object_pairs_hook=_object
-        )
+        numbers: dict[str, Any] = {"parse_float": _float, "parse_constant": _no_number} if finite else {}
+        return json.loads(text, parse_int=_integer, object_pairs_hook=_object, **numbers)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except ValueError as error:

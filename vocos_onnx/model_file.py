@@ -119,6 +119,8 @@ def read_model(path: Path, sha256: str | None = None, remedy: str = "copy it aga
         OSError: it cannot be read.
     """
     data = read_file(path, MAX_SIZE, "an .onnx file")
+    if not data:
+        raise ValueError(f"{path} is empty; copy or export it again")
     if sha256 is not None and (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
         raise ValueError(f"{path} has the sha256 {digest}, expected {sha256.lower()}: it is not loaded; {remedy}")
     for start, what in _OTHER_FILES.items():
@@ -143,7 +145,7 @@ def read_model(path: Path, sha256: str | None = None, remedy: str = "copy it aga
 def read_file(path: Path, most: int, what: str) -> bytes:
     """The bytes of a file. It is not mapped into memory: who shortens a file that is ends the processes that use it.
 
-    Raises ValueError where it is no file, empty, of more than ``most`` bytes, or changes while it is read; OSError
+    Raises ValueError where it is no file, of more than ``most`` bytes, or changes while it is read; OSError
     where it cannot be read.
     """
     # not blocking: a FIFO that nobody writes to would be waited for
@@ -152,8 +154,6 @@ def read_file(path: Path, most: int, what: str) -> bytes:
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
             raise ValueError(f"{path} is not a file; expected {what}")
-        if not before.st_size:
-            raise ValueError(f"{path} is empty; copy or export it again")
         if before.st_size > most:
             raise ValueError(f"{path} has {before.st_size} bytes, expected at most {most} of {what}")
         data = file.read(before.st_size + 1)

@@ -317,6 +317,7 @@ class Limits:
                 await asyncio.sleep(0)
         finally:
             account._release()
+            account._task = account._fate = None  # whose tracebacks would keep the body until a collection
             account.gone.set()
             self._accounts.discard(account)
             if connection is not None:

@@ -69,6 +69,11 @@ def post(path: str, length: int) -> bytes:
     return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
+TEN_MINUTES = npy(np.zeros((8, 75 * 600), np.int16))
+MUCH_JSON = b'{"tokens": [' + b"[]," * 3_300_000 + b"[]]}"
+ALLOWED_JSON = b'{"tokens": [[' + b"1," * 990_000 + b"1]]}"
+
+
 def one_byte(plug: socket.socket, stop: threading.Event) -> None:
     plug.sendall(post("/decode", 100_000) + b"x")
     stop.wait()
@@ -80,25 +85,25 @@ def half_a_body(plug: socket.socket, stop: threading.Event) -> None:
 
 
 def no_reading(plug: socket.socket, stop: threading.Event) -> None:
-    data = npy(np.zeros((8, 75 * 600), np.int16))
+    data = TEN_MINUTES
     plug.sendall(post("/decode", len(data)) + data)
     stop.wait()
 
 
 def no_reading_of_a_stream(plug: socket.socket, stop: threading.Event) -> None:
-    data = npy(np.zeros((8, 75 * 600), np.int16))
+    data = TEN_MINUTES
     plug.sendall(post("/stream", len(data)) + data)
     stop.wait()
 
 
 def much_json(plug: socket.socket, stop: threading.Event) -> None:
-    data = b'{"tokens": [' + b"[]," * 3_300_000 + b"[]]}"
+    data = MUCH_JSON
     plug.sendall(post("/decode", len(data)) + data)
     plug.recv(1000)
 
 
 def json_as_allowed(plug: socket.socket, stop: threading.Event) -> None:
-    data = b'{"tokens": [' + b"[]," * 660_000 + b"[]]}"
+    data = ALLOWED_JSON
     plug.sendall(post("/decode", len(data)) + data)
     plug.recv(1000)
 
@@ -132,8 +137,10 @@ ATTACKS: list[tuple[str, list[tuple[int, Client]]]] = [
     ("4 clients that ask for health without reading", [(4, much_health)]),
     (
         "all of them at once",
-        [(60, one_byte), (30, half_a_body), (40, no_reading), (40, no_reading_of_a_stream), (9, much_json)]
-        + [(9, json_as_allowed), (60, nothing), (60, half_a_header), (2, much_health)],
+        [
+            *[(60, one_byte), (30, half_a_body), (40, no_reading), (40, no_reading_of_a_stream), (9, much_json)],
+            *[(9, json_as_allowed), (60, nothing), (60, half_a_header), (2, much_health)],
+        ],
     ),
     ("700 clients that say nothing", [(700, nothing)]),
 ]
@@ -179,9 +186,9 @@ def withstand(port: int, pid: int, seconds: float, tokens: np.ndarray, pcm: np.n
                 begun = time.perf_counter()
                 with socket.create_connection(("127.0.0.1", port), 30) as plug:
                     plug.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                    answer = plug.recv(1000)
+                    answer = b"".join(iter(lambda: plug.recv(1000), b""))
                 slowest_health = max(slowest_health, time.perf_counter() - begun)
-                assert b'"waiting"' in answer or plug.recv(1000), answer
+                assert b'"waiting"' in answer, answer
 
         with Attack(port, kinds), ThreadPoolExecutor(1) as asking:
             checked = asking.submit(health)

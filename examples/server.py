@@ -10,7 +10,7 @@
 Bad input is 400 with the reason, a body that is too large 413, one that comes too slowly 408, a queue that is full 429
 and memory that is short 503, both with Retry-After. A client that does not read its answer is cut off (see limits.py).
 The settings are environment variables: VOCOS_MODEL, VOCOS_THREADS (of one decode), VOCOS_WORKERS (decodes at once),
-VOCOS_QUEUE (requests that may wait), VOCOS_MAX_BODY (bytes), VOCOS_MAX_JSON (bytes of a body in JSON, which takes 30
+VOCOS_QUEUE (requests that may wait), VOCOS_MAX_BODY (bytes), VOCOS_MAX_JSON (bytes of a body in JSON, which takes ten
 times its size: .npy is for more), VOCOS_MAX_SECONDS (of audio) and VOCOS_MEMORY (bytes of all requests together).
 
 ``uvicorn --app-dir examples server:app`` is the same, with uvicorn's own settings beside it.
@@ -26,9 +26,11 @@ import json
 import math
 import os
 import re
+import struct
 import sys
 import tempfile
-import threading
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -60,13 +62,15 @@ MAX_SECONDS = float(os.environ.get("VOCOS_MAX_SECONDS", "600"))
 MEMORY = int(os.environ.get("VOCOS_MEMORY", str(256 << 20)))
 CHUNK = 75  # frames of a stream that are decoded at once
 BLOCK = 1500  # frames of a whole answer that are: requests take turns at the workers, block by block
+SLICE = 0.1  # seconds after which it is the next one's turn
 MAX_CHANNELS = 32
 MAX_ROWS = 1024  # codebooks of tokens, channels of features
 LONGEST_REASON = 300  # characters of what is said about bad input, which may hold a part of it
 
 vocos: VocosONNX
 pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="vocos")
-one_json = threading.Lock()  # its lists and numbers take much more memory than the text
+one_json = asyncio.Semaphore(1)  # its lists and numbers take more memory than the text
+turns = asyncio.Semaphore(WORKERS)  # of long requests, which would else share the workers, and all end late
 
 
 @asynccontextmanager
@@ -100,6 +104,8 @@ async def work(function: Callable[..., Result], *args: Any) -> Result:
         if error.errno != errno.ENOSPC:
             raise
         raise HTTPException(503, "there is no room for the body in /tmp", {"Retry-After": "1"}) from None
+    finally:
+        del future, done  # they hold the error, and its traceback this frame: what it has would stay until a collection
 
 
 def account(request: Request) -> Account:
@@ -118,23 +124,33 @@ async def body(request: Request) -> bytes:
 async def tokens_of(request: Request) -> np.ndarray:
     """The tokens (K, T) in the body, accounted for together with it."""
     data = await body(request)
-    as_json = data.lstrip()[:1] == b"{"
+    as_json = data[:1000].lstrip()[:1] == b"{"
     if as_json and len(data) > MAX_JSON:
         raise HTTPException(413, f"JSON may have {MAX_JSON} bytes, and this has {len(data)}: send tokens as .npy")
-    tokens = await work(read_json if as_json else read_npy, data)
+    if as_json:
+        async with one_json:
+            tokens = await work(read_json, data)
+    else:
+        try:
+            tokens = read_npy(data)  # takes no time: it is a view
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from None
     account(request).hold(len(data) + 8 * tokens.size)  # decode makes them int64
     return tokens
 
 
 def read_json(data: bytes) -> np.ndarray:
-    with one_json:
-        try:
-            tokens = np.asarray(json.loads(data)["tokens"])
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise ValueError(f"cannot read the body as JSON with tokens: {error}") from None
-        return check_tokens(tokens.shape, tokens.dtype, lambda: tokens)
+    for mark, most in ((b"[", MAX_ROWS + 1), (b"{", 16), (b'"', 64)):  # each would take 30 times its size, and be slow
+        if data.count(mark) > most:
+            raise ValueError(f"the JSON has more than {most} {mark.decode()}, expected a list for each codebook")
+    check_length((data.count(b",") // max(1, data.count(b"[") - 1)) * vocos.hop_length)
+    try:
+        tokens = np.asarray(json.loads(data)["tokens"])
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"cannot read the body as JSON with tokens: {error}") from None
+    return check_tokens(tokens.shape, tokens.dtype, lambda: tokens)
 
 
 def read_npy(data: bytes) -> np.ndarray:
@@ -191,25 +207,54 @@ async def wav(
     request: Request, begin: Callable[[], Iterator[np.ndarray]], samples: Callable[[], int], expected: int
 ) -> Response:
     """The blocks in one file, of so many ``samples``, which are known at the end; about so many are ``expected``."""
-    out = io.BytesIO()
-    before = account(request).held
+    if expected <= BLOCK * vocos.hop_length:
+        parts = await made(request, begin, samples, expected)
+    else:
+        account(request).long()
+        async with turns:
+            parts = await made(request, begin, samples, expected)
+    size = sum(map(len, parts))
+    account(request).hold(size)
+    rate = vocos.sample_rate
+    sizes = size + 36, b"WAVEfmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data", size
+    parts.appendleft(struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", *sizes))
+
+    async def given() -> AsyncIterator[bytes]:
+        while parts:
+            yield parts.popleft()
+
+    return StreamingResponse(given(), media_type="audio/wav", headers={"Content-Length": str(size + 44)})
+
+
+async def made(
+    request: Request, begin: Callable[[], Iterator[np.ndarray]], samples: Callable[[], int], expected: int
+) -> deque[bytes]:
+    """The blocks as 16-bit PCM, block by block: what they take is accounted for, and another client's come between."""
+    before, done = account(request).held, 0
     size = 2 if vocos.delay else 6  # bytes of a sample: all of it is there as float32 where it is not streamed
     account(request).hold(before + size * expected)
-    if expected > BLOCK * vocos.hop_length:
-        account(request).long()
-    blocks = await work(begin)
+    parts: deque[bytes] = deque()
+    blocks: Iterator[np.ndarray] | None = None
 
-    def write() -> bool:
-        block = next(blocks, None)
-        if block is not None:
-            file.write(block[: max(0, samples() - file.frames)])
-        return block is not None
+    def some() -> bool:
+        """Whether there is more."""
+        nonlocal blocks, done
+        blocks = begin() if blocks is None else blocks
+        end = time.monotonic() + SLICE
+        while time.monotonic() < end:
+            block = next(blocks, None)
+            if block is None:
+                return False
+            block = block[: max(0, samples() - done)]
+            out = io.BytesIO()
+            soundfile.write(out, block, vocos.sample_rate, format="RAW", subtype="PCM_16", endian="LITTLE")
+            parts.append(out.getvalue())
+            done += len(block)
+        return True
 
-    with soundfile.SoundFile(out, "w", vocos.sample_rate, 1, "PCM_16", format="WAV") as file:
-        while await work(write):
-            account(request).hold(before + max(size * expected, out.tell()))
-    account(request).hold(out.tell())
-    return Response(out.getvalue(), media_type="audio/wav")
+    while await work(some):
+        account(request).hold(before + max(size * expected, 2 * done))
+    return parts
 
 
 def decoded(tokens: np.ndarray, bandwidth_id: int | None, chunk: int) -> Iterator[np.ndarray]:

@@ -324,6 +324,8 @@ class Limits:
                 connection.end(account, self._now())
 
     async def _request(self, scope: Scope, body: _Body, answer: _Answer, account: Account) -> None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS:
+            raise Refused(431, f"the headers may have {HEADERS} bytes")
         scope = {**scope, "limits": account}
         if scope["path"] in self.free:
             account._stage, account._since = "work", None
@@ -341,7 +343,7 @@ class Limits:
             watcher.cancel()
 
     async def _refuse(self, refused: Refused, body: _Body, answer: _Answer, account: Account) -> None:
-        if not refused.slow and refused.status != 400:  # of 400 the end is not known
+        if not refused.slow and refused.status in (413, 429, 503):  # of others the end may not be known
             await body.discard(8 * self.max_body, self.linger)
         data = json.dumps({"error": refused.reason}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))]

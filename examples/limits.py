@@ -241,7 +241,7 @@ class Limits:
         linger: seconds in which the rest of a refused body is read, up to 8 ``max_body``: who is cut off while sending
             gets an error, and not the answer.
         patience: seconds that a client may keep the service waiting while others need the room, or the service ends.
-        end_seconds: from SIGTERM to the end.
+        end_seconds: from SIGTERM to the end; Docker waits for 10.
         free: paths without bounds on places and memory: of small answers that take no time.
 
     Attributes:
@@ -264,7 +264,7 @@ class Limits:
         answer_seconds: float = 20,
         linger: float = 10,
         patience: float = 2,
-        end_seconds: float = 20,
+        end_seconds: float = 8,
         free: Collection[str] = ("/health",),
     ):
         self.app = app
@@ -315,6 +315,10 @@ class Limits:
             transport.abort()
             for _ in range(3):  # until the server has been told
                 await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if self._ending is None or transport is None:
+                raise
+            transport.abort()  # the server has waited long enough, and says so itself
         finally:
             account._release()
             account._task = account._fate = None  # whose tracebacks would keep the body until a collection

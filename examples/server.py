@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import io
 import json
 import math
@@ -33,7 +32,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +63,7 @@ CHUNK = 75  # frames of a stream that are decoded at once
 BLOCK = 1500  # frames of a whole answer that are: requests take turns at the workers, block by block
 SLICE = 0.1  # seconds after which it is the next one's turn
 MAX_CHANNELS = 32
+AGAIN = {"Retry-After": "1"}
 MAX_ROWS = 1024  # codebooks of tokens, channels of features
 LONGEST_REASON = 300  # characters of what is said about bad input, which may hold a part of it
 
@@ -99,11 +99,7 @@ async def work(function: Callable[..., Result], *args: Any) -> Result:
     except (ValueError, FloatingPointError) as error:
         raise HTTPException(400, str(error)) from None
     except MemoryError:
-        raise HTTPException(503, "there is not enough memory for this request", {"Retry-After": "1"}) from None
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise HTTPException(503, "there is no room for the body in /tmp", {"Retry-After": "1"}) from None
+        raise HTTPException(503, "there is not enough memory for this request", AGAIN) from None
     finally:
         del future, done  # they hold the error, and its traceback this frame: what it has would stay until a collection
 
@@ -187,7 +183,8 @@ def check_tokens(shape: tuple[int, ...], dtype: np.dtype[Any], array: Callable[[
 
 def check_length(samples: int) -> None:
     if samples > MAX_SECONDS * vocos.sample_rate:
-        raise ValueError(f"{samples / vocos.sample_rate:.4g} s of audio, expected at most {MAX_SECONDS:g}")
+        seconds = min(samples, 1 << 60) / vocos.sample_rate
+        raise ValueError(f"{seconds:.4g} s of audio, expected at most {MAX_SECONDS:g}")
 
 
 def number(request: Request, name: str, pattern: str, kind: Callable[[str], Result]) -> Result | None:
@@ -272,15 +269,25 @@ async def decode(request: Request) -> Response:
     return await wav(request, lambda: decoded(tokens, bandwidth_id, BLOCK), lambda: samples, samples)
 
 
+def no_file(error: OSError) -> HTTPException:
+    return HTTPException(503, f"no temporary file can be written: {error.strerror}", AGAIN)
+
+
 async def resynth(request: Request) -> Response:
     bandwidth = number(request, "bandwidth", r"[+-]?(\d{1,9}\.?\d{0,9}|\.\d{1,9})(e[+-]?\d{1,2})?", float)
     data = await body(request)
     account(request).hold(2 * len(data))  # /tmp may be in memory, too
-    with tempfile.TemporaryDirectory(prefix="vocos-") as folder:
-        path = Path(folder) / "body"
+    with ExitStack() as stack:
+        try:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vocos-"))) / "body"
+        except OSError as error:
+            raise no_file(error) from None
 
         def begin() -> int:
-            path.write_bytes(data)
+            try:
+                path.write_bytes(data)
+            except OSError as error:
+                raise no_file(error) from None
             info = None
             with suppress(soundfile.LibsndfileError):  # what cannot be read load_blocks says better
                 info = soundfile.info(path)

@@ -294,7 +294,7 @@ class Limits:
         transport = getattr(getattr(send, "__self__", None), "transport", None)  # uvicorn's, or none
         connection = self._connections.get(transport) if transport is not None else None
         account = Account(self, connection)
-        answer = _Answer(account, send)
+        answer = _Answer(account, send, transport)
         body = _Body(scope, receive)
         self._accounts.add(account)
         if connection is not None:
@@ -495,8 +495,9 @@ class _Body:
 class _Answer:
     """``send`` for the application: in pieces, while the client takes them, unless the request has been refused."""
 
-    def __init__(self, account: Account, send: Send):
+    def __init__(self, account: Account, send: Send, transport: asyncio.Transport | None):
         self.begun = self.complete = False
+        self._transport = transport
         self._account, self._send = account, send
         self._start: Message | None = None  # until there is something after it, a refusal can still be said
 
@@ -523,9 +524,16 @@ class _Answer:
         self.complete = not more
 
     async def _push(self, message: Message) -> None:
-        self._account._since = self._account._limits._now()
-        await self._send(message)
-        self._account._since = None
+        account = self._account
+        account._since = account._limits._now()
+        try:
+            await self._send(message)
+        except Exception:
+            if self._transport is None or not self._transport.is_closing():
+                raise
+            account._fate = Gone()  # uvicorn has closed it, since what came then is not HTTP
+            raise account._fate from None
+        account._since = None
 
 
 def _given(data: bytes, account: Account) -> Receive:
@@ -565,9 +573,13 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
         def data_received(self, data: bytes) -> None:
             if self._connection is None or self._connection.transport.is_closing():
                 return
-            if self._connection.received(len(data), limits._now()):
+            if not self._connection.received(len(data), limits._now()):
+                self._connection.transport.abort()
+                return
+            try:
                 super().data_received(data)
-            else:
+            except Exception as error:  # uvicorn's answer to what is not HTTP can fail, in the middle of another one
+                logger.info("a connection is cut off: %s", error)
                 self._connection.transport.abort()
 
         def connection_lost(self, error: Exception | None) -> None:

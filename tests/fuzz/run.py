@@ -2,7 +2,8 @@
 
 Every case ends with the right result or with one of the errors that are documented for it; whatever else happens, a
 crash of the interpreter too, is a failure, and is printed with what repeats it: its target and number. The cases run in
-processes of their own, with limits of memory and time (``common.Target``).
+processes of their own, with limits of memory and time (``common.Target``). The HTTP example is left out where starlette
+and uvicorn are not installed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -I leav
 import arrays
 import audio
 import files
+import server
 from common import Target
 
 import models
@@ -37,6 +39,7 @@ TARGETS: dict[str, Target] = {
     **models.TARGETS,
     **audio.TARGETS,
     **files.TARGETS,
+    **server.TARGETS,
 }
 
 

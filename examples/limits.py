@@ -18,10 +18,12 @@ A client may send one byte and wait, never read its answer, send too much, open 
 Of the connections themselves an ASGI application sees nothing. Where the server is uvicorn (h11 or httptools, its
 command line, ``uvicorn.run`` or gunicorn's worker), ``Limits`` finds its configuration at start-up, and adds
 
-- a deadline for headers, ``header_seconds`` from the first byte of a request or the connection, and 64 kB for them;
+- a deadline for headers, ``header_seconds`` from the first byte of a request or the connection, and 16 kB for them;
 - at most ``connections`` at once. Beyond them the new one takes the place of the oldest that says nothing, then of the
   one whose client has kept the service waiting longest: a health check always gets through;
 - small buffers in the kernel, 256 kB in each direction, since what a client does not read waits there;
+- a fifth of the time for what is expensive to parse (bodies in chunks of one byte, thousands of headers), and 16
+  requests that are sent ahead of the answers;
 - an end: after SIGTERM no slow client is waited for longer than ``patience``, and all else ends within ``end_seconds``
   (uvicorn's ``timeout_graceful_shutdown``, where that is not set);
 - no WebSockets, which nothing here would bound.
@@ -33,10 +35,12 @@ it, but for the numbers it shows, may be used from other threads.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, MutableMapping
 from typing import Any
 
@@ -47,8 +51,11 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PIECE = 1 << 16  # bytes of an answer that are sent at once
-HEADERS = 1 << 16  # bytes between two requests
+HEADERS = 1 << 14  # bytes; h11 has the same bound where they come in pieces
 BUFFER = 1 << 17  # SO_SNDBUF and SO_RCVBUF, which Linux doubles
+READ = 1 << 12  # bytes that are read of a connection at once, and up to PIECE where they are quickly parsed
+PARSE, PARSE_BYTE = 5e-4, 5e-9  # seconds, and for each byte; what takes longer, such as chunks of one byte, waits
+PIPELINE = 16  # requests that may be sent before the one before them is answered
 OVERHEAD = 1 << 17  # bytes that a request is charged beside its body: the buffers of its connection
 SWEEP = 0.25  # seconds between two looks at the deadlines
 
@@ -279,6 +286,7 @@ class Limits:
         self._accounts: set[Account] = set()
         self._connections: dict[asyncio.Transport, _Connection] = {}
         self._ending: float | None = None
+        self._tired = 0  # connections that wait, since what they send is expensive to parse
         self._sweeper: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -562,12 +570,14 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
 
     class Bounded(base):  # type: ignore[valid-type, misc]
         _connection: _Connection | None = None
+        _reads = READ
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             if not limits._admit(transport):
                 transport.abort()
                 return
             self._connection = limits._connections[transport]
+            self._read_at_most(READ)
             super().connection_made(transport)
 
         def data_received(self, data: bytes) -> None:
@@ -576,16 +586,41 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
             if not self._connection.received(len(data), limits._now()):
                 self._connection.transport.abort()
                 return
+            transport, begun = self._connection.transport, time.thread_time()
             try:
                 super().data_received(data)
             except Exception as error:  # uvicorn's answer to what is not HTTP can fail, in the middle of another one
                 logger.info("a connection is cut off: %s", error)
-                self._connection.transport.abort()
+                transport.abort()
+                return
+            if len(getattr(self, "pipeline", ())) > PIPELINE:
+                transport.abort()
+                return
+            took = time.thread_time() - begun
+            dear = took > PARSE + PARSE_BYTE * len(data)
+            self._read_at_most(READ if dear else 2 * self._reads)
+            if dear:
+                transport.pause_reading()
+                limits._tired += 1
+                asyncio.get_running_loop().call_later(8 * min(took, 20 * PARSE) * limits._tired, self._go_on)
+
+        def _read_at_most(self, size: int) -> None:
+            self._reads = min(size, PIECE)
+            if self._connection is not None:
+                with contextlib.suppress(AttributeError):  # uvloop's transports read what there is
+                    self._connection.transport.max_size = self._reads  # type: ignore[attr-defined]
+
+        def _go_on(self) -> None:
+            limits._tired -= 1
+            flow = getattr(self, "flow", None)
+            if self._connection is not None and not (flow is not None and flow.read_paused):
+                self._connection.transport.resume_reading()
 
         def connection_lost(self, error: Exception | None) -> None:
             if self._connection is not None:
                 limits._connections.pop(self._connection.transport, None)
                 super().connection_lost(error)
+                getattr(self, "pipeline", []).clear()  # requests that refer to each other stay until a collection
 
         def shutdown(self) -> None:
             limits._end()

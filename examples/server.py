@@ -1,6 +1,6 @@
 """A small HTTP service: tokens or audio in, WAV out. python examples/server.py [--host 127.0.0.1] [--port 8000]
 
-    pip install "vocos-onnx[cpu]" starlette uvicorn
+    pip install "vocos-onnx[cpu,serve]"
 
     POST /decode      tokens as .npy (K, T), or JSON {"tokens": [[...], ...]}; ?bandwidth_id=  -> audio/wav
     POST /resynth     audio of any kind (wav, flac, ogg, mp3)           ?bandwidth=6           -> audio/wav
@@ -22,6 +22,7 @@ import argparse
 import asyncio
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -376,6 +377,8 @@ def main() -> None:
     # h11 bounds the headers itself and is strict about lengths; Limits has the rest
     settings: dict[str, Any] = {"http": "h11", "access_log": False, "server_header": False, "lifespan": "on"}
     server = uvicorn.Server(uvicorn.Config(app, host=args.host, port=args.port, **settings))
+    # of each request that is no HTTP there is a warning, with which a client could fill a disk
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.levelno != logging.WARNING)
     try:
         server.run()  # ends with the signal that it was given
     except KeyboardInterrupt:

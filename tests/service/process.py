@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def request(path: str, body: bytes = b"", *headers: str, method: str = "POST", l
 
 class Server:
     def __init__(self, *command: str, **settings: str):
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._plugs: list[socket.socket] = []  # which the tests need not close
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -57,8 +59,8 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, *command, "--port", str(self.port)],
             env={**os.environ, **settings},
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=self._log,
+            stderr=self._log,
         )
         try:
             end = time.monotonic() + 60
@@ -106,8 +108,10 @@ class Server:
         """How it ended: exit code, after how long, and what it had said."""
         begun = time.monotonic()
         self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=seconds)
-        return self.process.returncode, time.monotonic() - begun, said
+        code = self.process.wait(seconds)
+        took = time.monotonic() - begun
+        self._log.seek(0)
+        return code, took, self._log.read().decode()
 
     def __enter__(self) -> Server:
         return self
@@ -117,8 +121,7 @@ class Server:
             plug.close()
         if self.process.poll() is None:
             self.stop()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        self._log.close()
 
 
 def rest(plug: socket.socket) -> bytes:

@@ -112,35 +112,36 @@ def test_body_that_is_too_large(server: Server) -> None:
         assert Answer(rest(plug)).body == b"abc"
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        ["Content-Length: 3", "Content-Length: 5"],
-        ["Content-Length: 3", "Transfer-Encoding: chunked"],
-        ["Transfer-Encoding: chunked", "Content-Length: 3"],
-        ["Content-Length: -3"],
-        ["Content-Length: +3"],
-        ["Content-Length: 3_0"],
-        ["Content-Length: 0x3"],
-        ["Content-Length: \xb2"],
-        ["Content-Length: " + "9" * 400],
-        ["Transfer-Encoding: chunked, chunked"],
-        ["Transfer-Encoding: xchunked"],
-        ["Content-Length : 3"],
-        ["X: " + "x" * 100_000],
-        [*(f"X{i}: {'x' * 1000}" for i in range(100))],
-    ],
-)
-def test_request_whose_end_is_uncertain_or_far(server: Server, headers: list[str]) -> None:
-    lines = "".join(f"{line}\r\n" for line in ["POST /echo HTTP/1.1", "Host: x", *headers])
+UNCERTAIN = [
+    ["Content-Length: 3", "Content-Length: 5"],
+    ["Content-Length: 3", "Transfer-Encoding: chunked"],
+    ["Transfer-Encoding: chunked", "Content-Length: 3"],
+    ["Content-Length: -3"],
+    ["Content-Length: +3"],
+    ["Content-Length: 3_0"],
+    ["Content-Length: 0x3"],
+    ["Content-Length: \xb2"],
+    ["Content-Length: " + "9" * 400],
+    ["Transfer-Encoding: chunked, chunked"],
+    ["Transfer-Encoding: xchunked"],
+    ["Content-Length : 3"],
+    ["X: " + "x" * 100_000],
+    [*(f"X{i}: {'x' * 1000}" for i in range(100))],
+]
+
+
+def test_request_whose_end_is_uncertain_or_far(server: Server) -> None:
     smuggled = request("/echo?size=7", b"", method="GET")
-    with server.connect() as plug:
-        with contextlib.suppress(ConnectionError):
-            plug.sendall(lines.encode("latin-1") + b"\r\n" + b"0\r\n\r\n" + smuggled)
-        data = rest(plug)
-    assert data.count(b"HTTP/1.1 ") <= 1 and b"HTTP/1.1 2" not in data  # what follows is no request
-    if data:
-        assert Answer(data).status in (400, 413, 431, 501)
+    for headers in UNCERTAIN:
+        lines = "".join(f"{line}\r\n" for line in ["POST /echo HTTP/1.1", "Host: x", *headers])
+        with server.connect() as plug:
+            with contextlib.suppress(ConnectionError):
+                plug.sendall(lines.encode("latin-1") + b"\r\n" + b"0\r\n\r\n" + smuggled)
+            data = rest(plug)
+        # what follows is no request
+        assert data.count(b"HTTP/1.1 ") <= 1 and b"HTTP/1.1 2" not in data, (headers[0][:50], data[:300])
+        if data:
+            assert Answer(data).status in (400, 413, 431, 501), headers[0][:50]
 
 
 def test_one_connection_for_many_requests(server: Server) -> None:
@@ -277,8 +278,7 @@ def test_failure_of_the_application(server: Server) -> None:
     assert answer.status == 500 and b"purpose" not in answer.raw
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_end_with_slow_clients(start: Start, number: int) -> None:
+def test_end_with_slow_clients(start: Start) -> None:
     with start(
         answer_seconds=60, end_seconds=20, body_seconds=60, body_window=60, header_seconds=60, places=10
     ) as server:
@@ -292,9 +292,9 @@ def test_end_with_slow_clients(start: Start, number: int) -> None:
         ]
         busy = server.connect(request("/echo?sleep=800", b"finished"))
         until(lambda: server.health()[1]["working"] == 1)
-        code, took, said = server.stop(number)
+        code, took, said = server.stop(signal.SIGTERM)
         assert Answer(rest(busy)).body == b"finished"
-        assert code == (-signal.SIGTERM if number == signal.SIGTERM else 0)  # uvicorn's
+        assert code == -signal.SIGTERM
         assert took < 5
         assert "Traceback" not in said
         for plug in [*slow, busy]:

@@ -613,8 +613,9 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
         def _go_on(self) -> None:
             limits._tired -= 1
             flow = getattr(self, "flow", None)
-            if self._connection is not None and not (flow is not None and flow.read_paused):
-                self._connection.transport.resume_reading()
+            transport = self._connection.transport if self._connection is not None else None
+            if transport is not None and not transport.is_closing() and not (flow and flow.read_paused):
+                transport.resume_reading()
 
         def connection_lost(self, error: Exception | None) -> None:
             if self._connection is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -92,6 +93,11 @@ class Server:
     def say(self, data: bytes) -> Answer:
         with self.connect(data) as plug:
             return Answer(rest(plug))
+
+    def send(self, data: bytes) -> None:
+        """Over a connection of its own, as far as the server takes it, without reading."""
+        with contextlib.suppress(OSError):
+            self.connect(data)
 
     def health(self, path: str = "/health") -> tuple[float, Any]:
         """How long /health takes, and what it says."""

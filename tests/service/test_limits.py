@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -256,6 +257,22 @@ def test_requests_for_health_whose_answers_are_not_read(server: Server) -> None:
                     greedy.sendall(request("/health", method="GET") * 100)
                 assert server.health()[0] < 1
         assert time.monotonic() - begun < 10  # cut off
+
+
+def test_requests_that_are_expensive_to_parse(start: Start) -> None:
+    """Chunks of one byte, thousands of headers, thousands of requests at once: others are served meanwhile."""
+    chunks = request("/echo", b"", "Transfer-Encoding: chunked") + b"1\r\nx\r\n" * 100_000
+    headers = request("/echo", b"", *["a:"] * 5000) * 50
+    pipeline = request("/echo", method="GET") * 5000
+    with start(max_body=1_000_000, memory=40_000_000, connections=200, places=100) as server:
+        for data in (chunks, headers, pipeline):
+            with ThreadPoolExecutor(30) as clients:
+                busy = [clients.submit(server.send, data) for _ in range(30)]
+                while not all(done.done() for done in busy):
+                    assert server.health()[0] < 1
+                    time.sleep(0.02)
+        until(lambda: server.ask("/echo", b"honest").body == b"honest")
+        assert server.memory() < 120
 
 
 def test_health_with_a_body_that_never_ends(server: Server) -> None:

@@ -1,40 +1,53 @@
-"""A small HTTP service: tokens or audio in, WAV out. uvicorn --app-dir examples server:app
+"""A small HTTP service: tokens or audio in, WAV out. python examples/server.py [--host 127.0.0.1] [--port 8000]
 
-    pip install "vocos-onnx[cpu]" starlette uvicorn
+    pip install "vocos-onnx[cpu,serve]"
 
     POST /decode      tokens as .npy (K, T), or JSON {"tokens": [[...], ...]}; ?bandwidth_id=  -> audio/wav
     POST /resynth     audio of any kind (wav, flac, ogg, mp3)           ?bandwidth=6           -> audio/wav
     POST /stream      as /decode, answered chunk by chunk as raw 16-bit PCM: audio/L16
     GET  /health      {"status": "ok", ...}; 503 while the queue is full
 
-Bad input is 400 with the reason, a body that is too large 413, a queue that is full 429 with Retry-After. The settings
-are environment variables: VOCOS_MODEL, VOCOS_THREADS (of one decode), VOCOS_WORKERS (decodes at once), VOCOS_QUEUE
-(requests that may wait), VOCOS_MAX_BODY (bytes) and VOCOS_MAX_SECONDS (of audio).
+Bad input is 400 with the reason, a body that is too large 413, one that comes too slowly 408, a queue that is full 429
+and memory that is short 503, both with Retry-After. A client that does not read its answer is cut off (see limits.py).
+The settings are environment variables: VOCOS_MODEL, VOCOS_THREADS (of one decode), VOCOS_WORKERS (decodes at once),
+VOCOS_QUEUE (requests that may wait), VOCOS_MAX_BODY (bytes), VOCOS_MAX_JSON (bytes of a body in JSON, which takes ten
+times its size: .npy is for more), VOCOS_MAX_SECONDS (of audio) and VOCOS_MEMORY (bytes of all requests together).
+
+``uvicorn --app-dir examples server:app`` is the same, with uvicorn's own settings beside it.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import io
 import json
+import logging
+import math
 import os
+import re
+import struct
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import soundfile
+from limits import Account, Limits
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from vocos_onnx import VocosONNX, load_audio
+from vocos_onnx import VocosONNX
+from vocos_onnx.audio import load_blocks
 from vocos_onnx.session import available_cpus
 
 Result = TypeVar("Result")
@@ -44,135 +57,274 @@ THREADS = int(os.environ.get("VOCOS_THREADS", "1"))
 WORKERS = int(os.environ.get("VOCOS_WORKERS", str(available_cpus())))
 QUEUE = int(os.environ.get("VOCOS_QUEUE", "16"))
 MAX_BODY = int(os.environ.get("VOCOS_MAX_BODY", str(10 << 20)))
+MAX_JSON = int(os.environ.get("VOCOS_MAX_JSON", "2000000"))
 MAX_SECONDS = float(os.environ.get("VOCOS_MAX_SECONDS", "600"))
-LINGER = 10.0  # seconds that the rest of a refused body may take
+MEMORY = int(os.environ.get("VOCOS_MEMORY", str(256 << 20)))
 CHUNK = 75  # frames of a stream that are decoded at once
+BLOCK = 1500  # frames of a whole answer that are: requests take turns at the workers, block by block
+SLICE = 0.1  # seconds after which it is the next one's turn
+MAX_CHANNELS = 32
+AGAIN = {"Retry-After": "1"}
+MAX_ROWS = 1024  # codebooks of tokens, channels of features
+LONGEST_REASON = 300  # characters of what is said about bad input, which may hold a part of it
 
 vocos: VocosONNX
 pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="vocos")
-waiting = 0  # requests that are decoded or wait for it
+one_json = asyncio.Semaphore(1)  # its lists and numbers take more memory than the text
+turns = asyncio.Semaphore(WORKERS)  # of long requests, which would else share the workers, and all end late
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[None]:
+async def lifespan(_: Starlette) -> AsyncIterator[None]:
     global vocos
     vocos = VocosONNX(MODEL, threads=THREADS)
     if vocos.config.encodec is not None:  # the encoder is loaded now, and not with the first request
         vocos(np.zeros(vocos.sample_rate), vocos.sample_rate)
     yield
-
-
-@asynccontextmanager
-async def place() -> AsyncIterator[None]:
-    """A place in the queue, or 429."""
-    global waiting
-    if waiting >= WORKERS + QUEUE:
-        raise HTTPException(429, f"{waiting} requests are waiting, try again", {"Retry-After": "1"})
-    waiting += 1
-    try:
-        yield
-    finally:
-        waiting -= 1
-
-
-async def body(request: Request) -> bytes:
-    """The body. What is too large is refused as soon as that shows, and not kept."""
-    announced = request.headers.get("content-length", "0")
-    if not announced.isdigit() or int(announced) > MAX_BODY:
-        raise HTTPException(413, f"the body may have {MAX_BODY} bytes, and {announced} are announced")
-    data = bytearray()
-    request.scope["body"] = "begun"
-    async for part in request.stream():
-        data += part
-        if len(data) > MAX_BODY:
-            raise HTTPException(413, f"the body may have {MAX_BODY} bytes")
-    request.scope["body"] = "read"
-    if not data:
-        raise HTTPException(400, "the body is empty")
-    return bytes(data)
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 async def work(function: Callable[..., Result], *args: Any) -> Result:
     """In a worker thread; what is wrong with the input is 400."""
+    future = pool.submit(function, *args)
+    done = asyncio.wrap_future(future)
     try:
-        return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        if not future.cancel():  # files and folders that it uses are closed and removed when it has ended
+            while not done.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({done})
+            done.exception()
+        raise
     except (ValueError, FloatingPointError) as error:
         raise HTTPException(400, str(error)) from None
     except MemoryError:
-        raise HTTPException(503, "there is not enough memory for this request") from None
+        raise HTTPException(503, "there is not enough memory for this request", AGAIN) from None
+    finally:
+        del future, done  # they hold the error, and its traceback this frame: what it has would stay until a collection
 
 
-def read_tokens(data: bytes) -> np.ndarray:
+def account(request: Request) -> Account:
+    """What the request holds, for the bounds on all of them (limits.py)."""
+    held: Account = request.scope["limits"]
+    return held
+
+
+async def body(request: Request) -> bytes:
+    data = await request.body()
+    if not data:
+        raise HTTPException(400, "the body is empty")
+    return data
+
+
+async def tokens_of(request: Request) -> np.ndarray:
+    """The tokens (K, T) in the body, accounted for together with it."""
+    data = await body(request)
+    as_json = data[:1000].lstrip()[:1] == b"{"
+    if as_json and len(data) > MAX_JSON:
+        raise HTTPException(413, f"JSON may have {MAX_JSON} bytes, and this has {len(data)}: send tokens as .npy")
+    if as_json:
+        async with one_json:
+            tokens = await work(read_json, data)
+    else:
+        try:
+            tokens = read_npy(data)  # takes no time: it is a view
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from None
+    account(request).hold(len(data) + 8 * tokens.size)  # decode makes them int64
+    return tokens
+
+
+def read_json(data: bytes) -> np.ndarray:
+    for mark, most in ((b"[", MAX_ROWS + 1), (b"{", 16), (b'"', 64)):  # each would take 30 times its size, and be slow
+        if data.count(mark) > most:
+            raise ValueError(f"the JSON has more than {most} {mark.decode()}, expected a list for each codebook")
+    check_length((data.count(b",") // max(1, data.count(b"[") - 1)) * vocos.hop_length)
     try:
-        if data.lstrip()[:1] == b"{":
-            tokens = np.asarray(json.loads(data)["tokens"])
-        else:
-            tokens = np.load(io.BytesIO(data), allow_pickle=False)
+        tokens = np.asarray(json.loads(data)["tokens"])
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"cannot read the body as JSON with tokens: {error}") from None
+    return check_tokens(tokens.shape, tokens.dtype, lambda: tokens)
+
+
+def read_npy(data: bytes) -> np.ndarray:
+    """The array, whose header is checked before memory is allocated for what it promises."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = read[version](file)
     except Exception as error:  # of damaged bytes numpy raises whatever its parsers do
         raise ValueError(f"cannot read the body as .npy or as JSON with tokens: {error}") from None
-    if not isinstance(tokens, np.ndarray) or tokens.ndim != 2:
-        raise ValueError(f"tokens have shape {getattr(tokens, 'shape', None)}, expected (codebooks, frames)")
-    check_length(tokens.shape[1] * vocos.hop_length)
-    return tokens
+    first = file.tell()
+
+    def array() -> np.ndarray:
+        size, there = math.prod(shape) * dtype.itemsize, len(data) - first
+        if size != there:
+            raise ValueError(f"the .npy header promises {size} bytes of tokens, and there are {there}")
+        return np.frombuffer(data, dtype, offset=first).reshape(shape, order="F" if fortran else "C")
+
+    return check_tokens(shape, dtype, array)
+
+
+def check_tokens(shape: tuple[int, ...], dtype: np.dtype[Any], array: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array of this shape, where tokens may have that."""
+    if len(shape) != 2 or min(shape) < 1:
+        raise ValueError(f"tokens have shape {shape}, expected (codebooks, frames)")
+    if dtype.kind not in "iuf":  # floats are features
+        raise ValueError(f"tokens have dtype {dtype}, expected integers")
+    check_length(shape[1] * vocos.hop_length)
+    if shape[0] > MAX_ROWS:
+        raise ValueError(f"tokens have shape {shape}, expected at most {MAX_ROWS} codebooks")
+    return array()
 
 
 def check_length(samples: int) -> None:
     if samples > MAX_SECONDS * vocos.sample_rate:
-        raise ValueError(f"{samples / vocos.sample_rate:.0f} s of audio, expected at most {MAX_SECONDS:g}")
+        seconds = min(samples, 1 << 60) / vocos.sample_rate
+        raise ValueError(f"{seconds:.4g} s of audio, expected at most {MAX_SECONDS:g}")
 
 
-def number(request: Request, name: str, kind: Callable[[str], Result]) -> Result | None:
+def number(request: Request, name: str, pattern: str, kind: Callable[[str], Result]) -> Result | None:
     text = request.query_params.get(name)
-    try:
-        return None if text is None else kind(text)
-    except ValueError:
-        raise HTTPException(400, f"{name} is {text!r}, expected a number") from None
+    if text is None:
+        return None
+    if not re.fullmatch(pattern, text, re.ASCII):
+        raise HTTPException(400, f"{name} is {text[:40]!r}, expected a number")
+    return kind(text)
 
 
-def wav(audio: np.ndarray) -> Response:
-    out = io.BytesIO()
-    soundfile.write(out, audio, vocos.sample_rate, format="WAV", subtype="PCM_16")
-    return Response(out.getvalue(), media_type="audio/wav")
+def integer(request: Request, name: str) -> int | None:
+    return number(request, name, r"[+-]?\d{1,9}", int)
+
+
+async def wav(
+    request: Request, begin: Callable[[], Iterator[np.ndarray]], samples: Callable[[], int], expected: int
+) -> Response:
+    """The blocks in one file, of so many ``samples``, which are known at the end; about so many are ``expected``."""
+    if expected <= BLOCK * vocos.hop_length:
+        parts = await made(request, begin, samples, expected)
+    else:
+        account(request).long()
+        async with turns:
+            parts = await made(request, begin, samples, expected)
+    size = sum(map(len, parts))
+    account(request).hold(size)
+    rate = vocos.sample_rate
+    sizes = size + 36, b"WAVEfmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data", size
+    parts.appendleft(struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", *sizes))
+
+    async def given() -> AsyncIterator[bytes]:
+        while parts:
+            yield parts.popleft()
+
+    return StreamingResponse(given(), media_type="audio/wav", headers={"Content-Length": str(size + 44)})
+
+
+async def made(
+    request: Request, begin: Callable[[], Iterator[np.ndarray]], samples: Callable[[], int], expected: int
+) -> deque[bytes]:
+    """The blocks as 16-bit PCM, block by block: what they take is accounted for, and another client's come between."""
+    before, done = account(request).held, 0
+    size = 2 if vocos.delay else 6  # bytes of a sample: all of it is there as float32 where it is not streamed
+    account(request).hold(before + size * expected)
+    parts: deque[bytes] = deque()
+    blocks: Iterator[np.ndarray] | None = None
+
+    def some() -> bool:
+        """Whether there is more."""
+        nonlocal blocks, done
+        blocks = begin() if blocks is None else blocks
+        end = time.monotonic() + SLICE
+        while time.monotonic() < end:
+            block = next(blocks, None)
+            if block is None:
+                return False
+            block = block[: max(0, samples() - done)]
+            out = io.BytesIO()
+            soundfile.write(out, block, vocos.sample_rate, format="RAW", subtype="PCM_16", endian="LITTLE")
+            parts.append(out.getvalue())
+            done += len(block)
+        return True
+
+    while await work(some):
+        account(request).hold(before + max(size * expected, 2 * done))
+    return parts
+
+
+def decoded(tokens: np.ndarray, bandwidth_id: int | None, chunk: int) -> Iterator[np.ndarray]:
+    """The audio of tokens, some frames at a time; all at once of a model that cannot be streamed."""
+    frames = tokens.shape[1]
+    if not vocos.delay or frames <= chunk:
+        return iter([vocos.decode(tokens, bandwidth_id)])
+    return vocos.decode_stream((tokens[:, i : i + chunk] for i in range(0, frames, chunk)), bandwidth_id)
 
 
 async def decode(request: Request) -> Response:
-    bandwidth_id = number(request, "bandwidth_id", int)
-    async with place():
-        data = await body(request)
-        return await work(lambda: wav(vocos.decode(read_tokens(data), bandwidth_id)))
+    bandwidth_id = integer(request, "bandwidth_id")
+    tokens = await tokens_of(request)
+    samples = tokens.shape[1] * vocos.hop_length
+    return await wav(request, lambda: decoded(tokens, bandwidth_id, BLOCK), lambda: samples, samples)
+
+
+def no_file(error: OSError) -> HTTPException:
+    return HTTPException(503, f"no temporary file can be written: {error.strerror}", AGAIN)
 
 
 async def resynth(request: Request) -> Response:
-    bandwidth = number(request, "bandwidth", float)
+    bandwidth = number(request, "bandwidth", r"[+-]?(\d{1,9}\.?\d{0,9}|\.\d{1,9})(e[+-]?\d{1,2})?", float)
+    data = await body(request)
+    account(request).hold(2 * len(data))  # /tmp may be in memory, too
+    with ExitStack() as stack:
+        try:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vocos-"))) / "body"
+        except OSError as error:
+            raise no_file(error) from None
 
-    def run(data: bytes) -> Response:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "body"
-            path.write_bytes(data)
-            with suppress(soundfile.LibsndfileError):  # what cannot be read load_audio says better
-                # before it is decoded: a small file may hold hours
-                check_length(round(soundfile.info(path).duration * vocos.sample_rate))
-            audio = load_audio(path, vocos.sample_rate)
-        return wav(vocos(audio, vocos.sample_rate, bandwidth=bandwidth)[: len(audio)])
+        def begin() -> int:
+            try:
+                path.write_bytes(data)
+            except OSError as error:
+                raise no_file(error) from None
+            info = None
+            with suppress(soundfile.LibsndfileError):  # what cannot be read load_blocks says better
+                info = soundfile.info(path)
+            if info is None or not 0 < info.frames < 1 << 40:  # a stream's header may not know
+                return 0
+            if info.channels > MAX_CHANNELS:
+                raise ValueError(f"{info.channels} channels, expected at most {MAX_CHANNELS}")
+            samples = math.ceil(info.frames * vocos.sample_rate / info.samplerate)
+            check_length(samples)  # before it is decoded: a small file may hold hours
+            return samples
 
-    async with place():
-        return await work(run, await body(request))
+        expected = await work(begin)
+        read = 0
+
+        def counted() -> Iterable[np.ndarray]:
+            nonlocal read
+            for block in load_blocks(path, vocos.sample_rate):
+                read += len(block)
+                check_length(read)  # a header may promise less than there is
+                yield block
+
+        def blocks() -> Iterator[np.ndarray]:
+            return vocos.resynth_stream(counted(), vocos.sample_rate, bandwidth=bandwidth)
+
+        try:
+            return await wav(request, blocks, lambda: read, expected)
+        except HTTPException as error:
+            error.detail = error.detail.replace(str(path), "the body")
+            raise
 
 
 async def stream(request: Request) -> Response:
-    bandwidth_id = number(request, "bandwidth_id", int)
-    entered = place()
-    await entered.__aenter__()
-    try:
-        data = await body(request)
-        tokens = await work(read_tokens, data)
-        chunks: Iterator[np.ndarray] = vocos.decode_stream(
-            (tokens[:, i : i + CHUNK] for i in range(0, tokens.shape[1], CHUNK)), bandwidth_id
-        )
-        first = await work(next, chunks, None)  # what is wrong with the tokens shows here, while it can be said
-    except BaseException:
-        await entered.__aexit__(None, None, None)
-        raise
+    bandwidth_id = integer(request, "bandwidth_id")
+    tokens = await tokens_of(request)
+    chunks = await work(decoded, tokens, bandwidth_id, CHUNK)
+    first = await work(next, chunks, None)  # what is wrong with the tokens shows here, while it can be said
 
     async def pcm() -> AsyncIterator[bytes]:
         block = first
@@ -180,56 +332,59 @@ async def stream(request: Request) -> Response:
             yield np.round(block * 32768).clip(-32768, 32767).astype(">i2").tobytes()  # L16 is big-endian
             block = await work(next, chunks, None)
 
-    answer = _InItsPlace(pcm(), media_type=f"audio/L16;rate={vocos.sample_rate};channels=1")
-    answer.place = entered
-    return answer
+    return StreamingResponse(pcm(), media_type=f"audio/L16;rate={vocos.sample_rate};channels=1")
 
 
-class _InItsPlace(StreamingResponse):
-    """Gives its place in the queue back when it has been sent, or cannot be: also to a client that has gone away."""
-
-    place: AbstractAsyncContextManager[None]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self.place.__aexit__(None, None, None)
-
-
-async def discard(request: Request) -> None:
-    """The rest of a refused body, up to a bound: who is cut off while sending gets an error, not the answer.
-
-    Nothing of one that the client asks leave for (Expect: 100-continue): to read it would be to give that.
-    """
-    begun = request.scope.get("body")
-    more = begun != "read" and (begun == "begun" or request.headers.get("expect", "").lower() != "100-continue")
-    left = 8 * MAX_BODY
-    while more and left > 0:
-        message = await request.receive()
-        more, left = message.get("more_body", False), left - len(message.get("body", b""))
-
-
-async def health(request: Request) -> Response:
-    full = waiting >= WORKERS + QUEUE
-    state = {"status": "full" if full else "ok", "waiting": waiting, "providers": vocos.providers}
+async def health(_: Request) -> Response:
+    full = app.working >= app.places
+    state = {"status": "full" if full else "ok", "waiting": app.working, "providers": vocos.providers}
     return JSONResponse(state, 503 if full else 200)
 
 
-async def say(request: Request, error: Exception) -> Response:
+async def say(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    with suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(discard(request), LINGER)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    reason = error.detail
+    if len(reason) > LONGEST_REASON:
+        reason = reason[: LONGEST_REASON - 4] + " ..."
+    return JSONResponse({"error": reason}, error.status_code, error.headers)
 
 
-app = Starlette(
-    routes=[
-        Route("/decode", decode, methods=["POST"]),
-        Route("/resynth", resynth, methods=["POST"]),
-        Route("/stream", stream, methods=["POST"]),
-        Route("/health", health),
-    ],
-    exception_handlers={HTTPException: say},
-    lifespan=lifespan,
+app = Limits(
+    Starlette(
+        routes=[
+            Route("/decode", decode, methods=["POST"]),
+            Route("/resynth", resynth, methods=["POST"]),
+            Route("/stream", stream, methods=["POST"]),
+            Route("/health", health),
+        ],
+        exception_handlers={HTTPException: say},
+        lifespan=lifespan,
+    ),
+    places=WORKERS + QUEUE,
+    long_places=max(1, WORKERS + QUEUE // 2),
+    max_body=MAX_BODY,
+    memory=MEMORY,
 )
+
+
+def main() -> None:
+    import uvicorn
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    args = parser.parse_args()
+    # h11 bounds the headers itself and is strict about lengths; Limits has the rest
+    settings: dict[str, Any] = {"http": "h11", "access_log": False, "server_header": False, "lifespan": "on"}
+    server = uvicorn.Server(uvicorn.Config(app, host=args.host, port=args.port, **settings))
+    # of each request that is no HTTP there is a warning, with which a client could fill a disk
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.levelno != logging.WARNING)
+    try:
+        server.run()  # ends with the signal that it was given
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(143 if server.started else 3)  # the first process of a container, which SIGTERM does not end
+
+
+if __name__ == "__main__":
+    main()

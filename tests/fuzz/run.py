@@ -2,7 +2,8 @@
 
 Every case ends with the right result or with one of the errors that are documented for it; whatever else happens, a
 crash of the interpreter too, is a failure, and is printed with what repeats it: its target and number. The cases run in
-processes of their own, with limits of memory and time (``common.Target``).
+processes of their own, with limits of memory and time (``common.Target``). The HTTP example is left out where starlette
+and uvicorn are not installed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import arrays
 import audio
 import checkpoints
 import files
+import server
 from common import Target
 
 import models
@@ -39,6 +41,7 @@ TARGETS: dict[str, Target] = {
     **audio.TARGETS,
     **files.TARGETS,
     **checkpoints.TARGETS,
+    **server.TARGETS,
 }
 
 

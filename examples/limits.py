@@ -1,0 +1,640 @@
+"""Bounds for an HTTP service, whatever its clients do: ``app = Limits(app, ...)``. ASGI, standard library only.
+
+A client may send one byte and wait, never read its answer, send too much, open connections and say nothing, or leave.
+``Limits`` stands before the application and sees to it that
+
+- a request is handed on when its body is there, whole: until then it has no place, and only its bytes are held;
+- the body comes within ``body_seconds`` and not slower than ``body_rate``, else the answer is 408;
+- the answer is taken: a client that does not read a piece of 64 kB within ``answer_seconds`` is cut off. The
+  application's ``send`` waits meanwhile, so that what is computed piece by piece is computed as fast as it is read;
+- bodies, what the application says that it holds (``Account.hold``) and answers that wait have ``memory`` bytes
+  together. Where that is not enough, the client that has kept the service waiting longest is dropped, and if none has
+  for longer than ``patience``, the new request is refused: 503 with Retry-After;
+- at most ``places`` requests are worked on or wait for that: 429 with Retry-After beyond. A place lasts from the whole
+  body to the beginning of the answer: no client can hold one by being slow;
+- the work for a client that has gone away is cancelled;
+- the paths in ``free`` (/health) take no place, wait for no body and are answered whatever else goes on.
+
+Of the connections themselves an ASGI application sees nothing. Where the server is uvicorn (h11 or httptools, its
+command line, ``uvicorn.run`` or gunicorn's worker), ``Limits`` finds its configuration at start-up, and adds
+
+- a deadline for headers, ``header_seconds`` from the first byte of a request or the connection, and 16 kB for them;
+- at most ``connections`` at once. Beyond them the new one takes the place of the oldest that says nothing, then of the
+  one whose client has kept the service waiting longest: a health check always gets through;
+- small buffers in the kernel, 256 kB in each direction, since what a client does not read waits there;
+- a fifth of the time for what is expensive to parse (bodies in chunks of one byte, thousands of headers), and 16
+  requests that are sent ahead of the answers;
+- an end: after SIGTERM no slow client is waited for longer than ``patience``, and all else ends within ``end_seconds``
+  (uvicorn's ``timeout_graceful_shutdown``, where that is not set);
+- no WebSockets, which nothing here would bound.
+
+Before another server these are the server's to give, or a proxy's. One ``Limits`` is for one event loop; nothing of
+it, but for the numbers it shows, may be used from other threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import socket
+import time
+from collections.abc import Awaitable, Callable, Collection, Coroutine, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PIECE = 1 << 16  # bytes of an answer that are sent at once
+HEADERS = 1 << 14  # bytes; h11 has the same bound where they come in pieces
+BUFFER = 1 << 17  # SO_SNDBUF and SO_RCVBUF, which Linux doubles
+READ = 1 << 12  # bytes that are read of a connection at once, and up to PIECE where they are quickly parsed
+PARSE, PARSE_BYTE = 5e-4, 5e-9  # seconds, and for each byte; what takes longer, such as chunks of one byte, waits
+PIPELINE = 16  # requests that may be sent before the one before them is answered
+OVERHEAD = 1 << 17  # bytes that a request is charged beside its body: the buffers of its connection
+SWEEP = 0.25  # seconds between two looks at the deadlines
+
+logger = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """A request is refused: with this HTTP status and reason; ``retry_after`` in seconds where another try may help.
+
+    ``slow``: because of its client's slowness, which is not waited for to send the rest.
+    """
+
+    def __init__(self, status: int, reason: str, retry_after: int | None = None, *, slow: bool = False):
+        super().__init__(reason)
+        self.status, self.reason, self.retry_after, self.slow = status, reason, retry_after, slow
+
+
+class Gone(Exception):
+    """The client has gone away, or is cut off: nothing can be said to it any more."""
+
+
+class Account:
+    """What one request holds. The application finds it as ``scope["limits"]``."""
+
+    def __init__(self, limits: Limits, connection: _Connection | None):
+        self.held = 0  # bytes
+        self._limits, self._connection = limits, connection
+        self._stage = "body"  # then "work", which may send; or "refused"
+        self._placed = self._long = False
+        self._fate: Exception | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._begun = limits._now()
+        # since when the client is what is waited for; None while it is not
+        self._since: float | None = self._begun
+        self._window, self._window_bytes = self._begun, 0
+        self.gone = asyncio.Event()
+
+    def hold(self, size: int) -> None:
+        """Account for so many bytes from now on, in place of those before: on entry the body's.
+
+        Called from the event loop, before what it is for is allocated, and with less when something has been freed.
+
+        Raises:
+            Refused: there is not enough for all (503), or never will be (413). ``Limits`` says so to the client, unless
+                the answer has begun: what the application answers in place of it is not sent.
+        """
+        try:
+            self._limits._make_room(self, size)
+        except Refused as refused:
+            self._fate = self._fate or refused
+            raise
+        self._resize(size)
+
+    def long(self) -> None:
+        """Say that the work takes long: ``long_places`` such requests keep a place at once, so that others find one.
+
+        Raises:
+            Refused: there are so many (429), as ``hold`` does.
+        """
+        if self._long or not self._placed:
+            return
+        if self._limits.long >= self._limits.long_places:
+            self._fate = Refused(429, f"{self._limits.long} long requests are waiting, try again", 1)
+            raise self._fate
+        self._long = True
+        self._limits.long += 1
+
+    def _resize(self, size: int) -> None:
+        self._limits.held += size - self.held
+        self.held = size
+
+    def _take_place(self) -> None:
+        if self._limits.working >= self._limits.places:
+            raise Refused(429, f"{self._limits.working} requests are waiting, try again", 1)
+        self._placed = True
+        self._limits.working += 1
+
+    def _leave_place(self) -> None:
+        self._limits.working -= self._placed
+        self._limits.long -= self._long
+        self._placed = self._long = False
+
+    def _release(self) -> None:
+        self._leave_place()
+        self._resize(0)
+
+    def _cut(self, fate: Exception) -> None:
+        """End what is done for the request, give back what it holds at once, and say why."""
+        if self._fate is None and self._task is not None and not self._task.done():
+            self._fate = fate
+            self._release()
+            self._task.cancel()
+
+    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it until it ends or is cut. Raises what it raises, or what it was cut with."""
+        self._fate = None
+        self._task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({self._task})
+        except asyncio.CancelledError:  # by the server, which ends
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=1)
+            raise
+        if self._fate is not None:
+            if not self._task.cancelled():
+                self._task.exception()  # it has been seen
+            raise self._fate
+        self._task.result()
+
+    def _received(self, size: int) -> None:
+        self._window_bytes += size
+
+    def _kept_waiting(self, now: float) -> bool:
+        return self._since is not None and now - self._since > self._limits.patience
+
+    def _check(self, now: float) -> None:
+        """Cut it where a deadline has passed."""
+        limits, ending = self._limits, self._limits._ending
+        if ending is not None and now - ending > limits.patience and self._kept_waiting(now):
+            refused = Refused(503, "the service is ending, try again", 1, slow=True)
+            self._cut(refused if self._stage == "body" else Gone())
+        elif self._stage == "body":
+            if now - self._begun > limits.body_seconds:
+                self._cut(Refused(408, f"the body has to come within {limits.body_seconds:g} s", slow=True))
+            elif now - self._window > limits.body_window:
+                if self._window_bytes < limits.body_rate * limits.body_window:
+                    reason = f"the body comes too slowly: {limits.body_rate:g} bytes/s are expected"
+                    self._cut(Refused(408, reason, slow=True))
+                self._window, self._window_bytes = now, 0
+        elif self._stage == "work" and self._since is not None and now - self._since > limits.answer_seconds:
+            self._cut(Gone())
+
+
+class _Connection:
+    """A connection of uvicorn: whether, and since when, it has no request."""
+
+    def __init__(self, transport: asyncio.Transport, now: float):
+        self.transport = transport
+        self.accounts: set[Account] = set()
+        self.since = now  # of the last change
+        # since when headers are waited for: after a request from their first byte, until which uvicorn has a deadline
+        self.expects: float | None = now
+        self.unasked = 0  # bytes that came while there was no request
+        self.closing: float | None = None
+
+    def received(self, size: int, now: float) -> bool:
+        """Whether it may go on after these bytes."""
+        if self.accounts:
+            return True
+        if self.expects is None:
+            self.expects = now
+        allowed = self.unasked <= HEADERS  # what comes with the headers, in one read of the socket, is its body
+        self.unasked += size
+        return allowed
+
+    def begin(self, account: Account) -> None:
+        self.accounts.add(account)
+        self.expects, self.unasked = None, 0
+
+    def end(self, account: Account, now: float) -> None:
+        self.accounts.discard(account)
+        self.since, self.unasked = now, 0
+
+    def rank(self, now: float) -> tuple[int, float] | None:
+        """Where it stands among those that may be closed for a new one; None where it may not."""
+        if not self.accounts:
+            return 0, self.since
+        account = next(iter(self.accounts))
+        if account._stage == "refused":
+            return 1, account._begun
+        if account._kept_waiting(now) and account._since is not None:
+            return 2, account._since
+        return (3, account._begun) if account._stage == "body" else None
+
+
+class Limits:
+    """An ASGI application with bounds; the module says which.
+
+    Args:
+        app: the application. Its ``scope["limits"]`` is the request's ``Account``.
+        places: requests that are worked on or wait for it, at once.
+        long_places: of them those that said that they are ``long``; by default all.
+        max_body: bytes of one body; a larger one is 413.
+        memory: bytes of all that is held for requests.
+        connections: at once; fewer where the process may not open so many files.
+        header_seconds: from the first byte, or the connection, to the end of the headers.
+        body_seconds: from the headers to the end of the body.
+        body_rate: bytes in a second that have to come, on average over each ``body_window`` seconds.
+        answer_seconds: in which a client takes 64 kB of its answer.
+        linger: seconds in which the rest of a refused body is read, up to 8 ``max_body``: who is cut off while sending
+            gets an error, and not the answer.
+        patience: seconds that a client may keep the service waiting while others need the room, or the service ends.
+        end_seconds: from SIGTERM to the end; Docker waits for 10.
+        free: paths without bounds on places and memory: of small answers that take no time.
+
+    Attributes:
+        working: requests that have a place. ``long``: those of them that are long. ``held``: bytes.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        places: int = 16,
+        long_places: int | None = None,
+        max_body: int = 10 << 20,
+        memory: int = 256 << 20,
+        connections: int = 512,
+        header_seconds: float = 10,
+        body_seconds: float = 120,
+        body_rate: float = 1000,
+        body_window: float = 10,
+        answer_seconds: float = 20,
+        linger: float = 10,
+        patience: float = 2,
+        end_seconds: float = 8,
+        free: Collection[str] = ("/health",),
+    ):
+        self.app = app
+        self.places, self.max_body, self.memory = places, max_body, memory
+        self.long_places = places if long_places is None else long_places
+        self.connections = max(1, min(connections, _files() - 64))
+        self.header_seconds, self.body_seconds = header_seconds, body_seconds
+        self.body_rate, self.body_window = body_rate, body_window
+        self.answer_seconds, self.linger, self.patience = answer_seconds, linger, patience
+        self.end_seconds, self.free = end_seconds, frozenset(free)
+        self.working = self.long = self.held = 0
+        self._accounts: set[Account] = set()
+        self._connections: dict[asyncio.Transport, _Connection] = {}
+        self._ending: float | None = None
+        self._tired = 0  # connections that wait, since what they send is expensive to parse
+        self._sweeper: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            self._set_up(receive)
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        transport = getattr(getattr(send, "__self__", None), "transport", None)  # uvicorn's, or none
+        connection = self._connections.get(transport) if transport is not None else None
+        account = Account(self, connection)
+        answer = _Answer(account, send, transport)
+        body = _Body(scope, receive)
+        self._accounts.add(account)
+        if connection is not None:
+            connection.begin(account)
+        self._watch()
+        try:
+            try:
+                await account._run(self._request(scope, body, answer, account))
+            except Refused as refused:
+                account._release()
+                if answer.begun:
+                    raise Gone from None
+                account._stage, account._since = "refused", self._now()
+                await account._run(self._refuse(refused, body, answer, account))
+        except (Gone, Refused):
+            if transport is None:
+                raise ConnectionAbortedError("the client is gone or cut off") from None
+            transport.abort()
+            for _ in range(3):  # until the server has been told
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if self._ending is None or transport is None:
+                raise
+            transport.abort()  # the server has waited long enough, and says so itself
+        finally:
+            account._release()
+            account._task = account._fate = None  # whose tracebacks would keep the body until a collection
+            account.gone.set()
+            self._accounts.discard(account)
+            if connection is not None:
+                connection.end(account, self._now())
+
+    async def _request(self, scope: Scope, body: _Body, answer: _Answer, account: Account) -> None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS:
+            raise Refused(431, f"the headers may have {HEADERS} bytes")
+        scope = {**scope, "limits": account}
+        if scope["path"] in self.free:
+            account._stage, account._since = "work", None
+            await self.app(scope, _given(b"", account), answer)
+            return
+        data = await body.read(self.max_body, account)
+        account._stage, account._since = "work", None
+        account._take_place()
+        watcher = asyncio.create_task(_leave(body, answer, account))
+        try:
+            given = _given(data, account)
+            del data  # the application's alone: it may let it go
+            await self.app(scope, given, answer)
+        finally:
+            watcher.cancel()
+
+    async def _refuse(self, refused: Refused, body: _Body, answer: _Answer, account: Account) -> None:
+        if not refused.slow and refused.status in (413, 429, 503):  # of others the end may not be known
+            await body.discard(8 * self.max_body, self.linger)
+        data = json.dumps({"error": refused.reason}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))]
+        if refused.retry_after is not None:
+            headers.append((b"retry-after", b"%d" % refused.retry_after))
+        if not body.complete:
+            headers.append((b"connection", b"close"))
+        account._stage = "work"
+        await answer({"type": "http.response.start", "status": refused.status, "headers": headers})
+        await answer({"type": "http.response.body", "body": data})
+
+    def _make_room(self, account: Account, size: int) -> None:
+        """So that the account may hold so many bytes. Raises Refused."""
+        if size > self.memory:
+            raise Refused(413, f"the request takes {size} bytes, and there are {self.memory} for all")
+        now = self._now()
+        while self.held - account.held + size > self.memory:
+            slow = [a for a in self._accounts if a is not account and a.held and a._kept_waiting(now)]
+            if not slow:
+                raise Refused(503, "there is not enough memory for this request now, try again", 1)
+            slowest = min(slow, key=lambda a: a._since or 0)
+            reason = "others wait for the memory that this slow request holds, try again"
+            slowest._cut(Refused(503, reason, 1, slow=True) if slowest._stage == "body" else Gone())
+            if slowest.held:  # it is ending anyway, and will give back what it holds
+                slowest._release()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._sweeper is None or self._sweeper[0] is not loop:
+            self._sweeper = loop, loop.call_later(SWEEP, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper, now = None, self._now()
+        for account in list(self._accounts):
+            account._check(now)
+        for connection in list(self._connections.values()):
+            self._check(connection, now)
+        if self._accounts or self._connections:
+            self._watch()
+
+    def _check(self, connection: _Connection, now: float) -> None:
+        if connection.accounts:
+            return
+        if connection.expects is not None and now - connection.expects > self.header_seconds:
+            connection.transport.abort()
+        elif connection.transport.is_closing():  # when what waits for the client has been sent: perhaps never
+            connection.closing = now if connection.closing is None else connection.closing
+            patience = self.answer_seconds if self._ending is None else self.patience
+            if now - connection.closing > patience:
+                connection.transport.abort()
+                self._connections.pop(connection.transport, None)
+
+    def _admit(self, transport: asyncio.Transport) -> bool:
+        now = self._now()
+        if len(self._connections) >= self.connections:
+            ranked = [(rank, c) for c in self._connections.values() if (rank := c.rank(now)) is not None]
+            if not ranked:
+                return False
+            _, worst = min(ranked, key=lambda pair: pair[0])
+            worst.transport.abort()
+            self._connections.pop(worst.transport, None)
+        self._connections[transport] = _Connection(transport, now)
+        plug = transport.get_extra_info("socket")
+        if plug is not None and plug.family in (socket.AF_INET, socket.AF_INET6):
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        self._watch()
+        return True
+
+    def _end(self) -> None:
+        if self._ending is None:
+            self._ending = self._now()
+
+    def _set_up(self, receive: Receive) -> None:
+        """Put the bounds on connections into uvicorn's configuration, which the lifespan's ``receive`` belongs to."""
+        self._ending = None
+        config = getattr(getattr(receive, "__self__", None), "config", None)
+        protocol = getattr(config, "http_protocol_class", None)
+        if not (isinstance(protocol, type) and issubclass(protocol, asyncio.Protocol)):
+            logger.info("the server is not uvicorn: connections and headers are for the server or a proxy to bound")
+            return
+        assert config is not None
+        config.http_protocol_class = _bounded(protocol, self)
+        config.ws_protocol_class = None
+        if config.timeout_graceful_shutdown is None:
+            config.timeout_graceful_shutdown = self.end_seconds
+
+
+class _Body:
+    """The body of a request, as it comes."""
+
+    def __init__(self, scope: Scope, receive: Receive):
+        self.receive = receive
+        self.complete = self._begun = False
+        self._headers = [(name.lower(), value) for name, value in scope["headers"]]
+
+    async def read(self, most: int, account: Account) -> bytes:
+        """All of it. Raises Refused, and Gone."""
+        lengths = [value for name, value in self._headers if name == b"content-length"]
+        if len(lengths) > 1 or (lengths and any(name == b"transfer-encoding" for name, _ in self._headers)):
+            # a proxy may see another end of the request than the server does
+            raise Refused(400, "the length of the body is given twice")
+        if lengths and not re.fullmatch(rb"[0-9]{1,18}", lengths[0]):
+            raise Refused(400, "content-length is not a number of bytes")
+        if lengths and int(lengths[0]) > most:
+            raise Refused(413, f"the body may have {most} bytes, and {int(lengths[0])} are announced")
+        account.hold(OVERHEAD)
+        data = bytearray()
+        while not self.complete:
+            part = await self._next()
+            if len(data) + len(part) > most:
+                raise Refused(413, f"the body may have {most} bytes")
+            account.hold(OVERHEAD + len(data) + len(part))
+            account._received(len(part))
+            data += part
+        return bytes(data)
+
+    async def discard(self, most: int, seconds: float) -> None:
+        """The rest of it, up to a bound. Raises Gone.
+
+        Nothing of one that the client asks leave for (Expect: 100-continue): to read it would be to give that.
+        """
+        if not self._begun and any(n == b"expect" and v.lower() == b"100-continue" for n, v in self._headers):
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                while not self.complete and most > 0:
+                    most -= len(await self._next())
+        except TimeoutError:
+            pass
+
+    async def _next(self) -> bytes:
+        self._begun = True
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        self.complete = not message.get("more_body", False)
+        part: bytes = message.get("body", b"")
+        return part
+
+
+class _Answer:
+    """``send`` for the application: in pieces, while the client takes them, unless the request has been refused."""
+
+    def __init__(self, account: Account, send: Send, transport: asyncio.Transport | None):
+        self.begun = self.complete = False
+        self._transport = transport
+        self._account, self._send = account, send
+        self._start: Message | None = None  # until there is something after it, a refusal can still be said
+
+    async def __call__(self, message: Message) -> None:
+        account = self._account
+        if account._fate is not None:  # hold or long refused it: the middleware says so
+            return
+        if message["type"] == "http.response.start":
+            account._leave_place()
+            self._start = message
+            return
+        if message["type"] != "http.response.body":
+            raise RuntimeError(f"{message['type']} is not sent through Limits")
+        body, more = message.get("body", b""), message.get("more_body", False)
+        if len(body) > max(account.held, PIECE):  # more than the application said
+            account.hold(len(body))
+        if self._start is not None:
+            start, self._start, self.begun = self._start, None, True
+            await self._push(start)
+        for first in range(0, max(len(body), 1), PIECE):
+            last = first + PIECE >= len(body)
+            piece = bytes(body[first : first + PIECE])
+            await self._push({"type": "http.response.body", "body": piece, "more_body": more or not last})
+        self.complete = not more
+
+    async def _push(self, message: Message) -> None:
+        account = self._account
+        account._since = account._limits._now()
+        try:
+            await self._send(message)
+        except Exception:
+            if self._transport is None or not self._transport.is_closing():
+                raise
+            account._fate = Gone()  # uvicorn has closed it, since what came then is not HTTP
+            raise account._fate from None
+        account._since = None
+
+
+def _given(data: bytes, account: Account) -> Receive:
+    """``receive`` of a body that is there, and then of the client's going away."""
+    left = [data]
+
+    async def receive() -> Message:
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        await account.gone.wait()
+        return {"type": "http.disconnect"}
+
+    return receive
+
+
+async def _leave(body: _Body, answer: _Answer, account: Account) -> None:
+    """Cut the request when its client goes away."""
+    while (await body.receive())["type"] != "http.disconnect":
+        pass
+    if not answer.complete:
+        account._cut(Gone())
+
+
+def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Protocol]:
+    """uvicorn's protocol, whose connections are admitted, watched, and told of the end."""
+
+    class Bounded(base):  # type: ignore[valid-type, misc]
+        _connection: _Connection | None = None
+        _reads = READ
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            if not limits._admit(transport):
+                transport.abort()
+                return
+            self._connection = limits._connections[transport]
+            self._read_at_most(READ)
+            super().connection_made(transport)
+
+        def data_received(self, data: bytes) -> None:
+            if self._connection is None or self._connection.transport.is_closing():
+                return
+            if not self._connection.received(len(data), limits._now()):
+                self._connection.transport.abort()
+                return
+            transport, begun = self._connection.transport, time.thread_time()
+            try:
+                super().data_received(data)
+            except Exception as error:  # uvicorn's answer to what is not HTTP can fail, in the middle of another one
+                logger.info("a connection is cut off: %s", error)
+                transport.abort()
+                return
+            if len(getattr(self, "pipeline", ())) > PIPELINE:
+                transport.abort()
+                return
+            took = time.thread_time() - begun
+            dear = took > PARSE + PARSE_BYTE * len(data)
+            self._read_at_most(READ if dear else 2 * self._reads)
+            if dear:
+                transport.pause_reading()
+                limits._tired += 1
+                asyncio.get_running_loop().call_later(8 * min(took, 20 * PARSE) * limits._tired, self._go_on)
+
+        def _read_at_most(self, size: int) -> None:
+            self._reads = min(size, PIECE)
+            if self._connection is not None:
+                with contextlib.suppress(AttributeError):  # uvloop's transports read what there is
+                    self._connection.transport.max_size = self._reads  # type: ignore[attr-defined]
+
+        def _go_on(self) -> None:
+            limits._tired -= 1
+            flow = getattr(self, "flow", None)
+            transport = self._connection.transport if self._connection is not None else None
+            if transport is not None and not transport.is_closing() and not (flow and flow.read_paused):
+                transport.resume_reading()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            if self._connection is not None:
+                limits._connections.pop(self._connection.transport, None)
+                super().connection_lost(error)
+                getattr(self, "pipeline", []).clear()  # requests that refer to each other stay until a collection
+
+        def shutdown(self) -> None:
+            limits._end()
+            super().shutdown()
+
+    return Bounded
+
+
+def _files() -> int:
+    """Files and connections that the process may open."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 512
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft

@@ -1,0 +1,51 @@
+"""An application of no framework behind Limits, to be served by uvicorn; its bounds come from the environment."""
+
+import asyncio
+import json
+import os
+from urllib.parse import parse_qsl
+
+from limits import Limits
+
+seen = {"cancelled": 0, "pieces": 0, "bodies": 0}
+
+
+async def small(scope, receive, send):
+    if scope["type"] == "lifespan":
+        for _ in range(2):
+            kind = (await receive())["type"]
+            await send({"type": f"{kind}.complete"})
+        return
+    query = {name: int(value) for name, value in parse_qsl(scope["query_string"].decode())}
+    if scope["path"] in ("/health", "/state"):
+        state = {"working": app.working, "long": app.long, "held": app.held, **seen}
+        return await answer(send, json.dumps(state).encode())
+    body = (await receive())["body"]
+    seen["bodies"] += 1
+    try:
+        if query.get("hold"):
+            scope["limits"].hold(query["hold"])
+        if query.get("long"):
+            scope["limits"].long()
+        await asyncio.sleep(query.get("sleep", 0) / 1000)
+        if query.get("fail"):
+            raise ValueError("on purpose")
+        if query.get("pieces"):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(query["pieces"]):
+                seen["pieces"] += 1
+                await send({"type": "http.response.body", "body": bytes(query["size"]), "more_body": True})
+            return await send({"type": "http.response.body", "body": b""})
+        await answer(send, bytes(query["size"]) if "size" in query else body)
+    except asyncio.CancelledError:
+        seen["cancelled"] += 1
+        raise
+
+
+async def answer(send, body):
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+app = Limits(small, free=("/health", "/state"), **json.loads(os.environ["BOUNDS"]))

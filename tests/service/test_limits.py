@@ -1,0 +1,326 @@
+"""examples/limits.py before a small application: each bound is met by clients that go beyond it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from .process import EXAMPLES, Answer, Server, closed, request, rest
+
+SHORT = {
+    "places": 2, "long_places": 1, "max_body": 100_000, "memory": 4_000_000, "connections": 20, "header_seconds": 0.6,
+    "body_seconds": 2.0, "body_rate": 1000, "body_window": 0.5, "answer_seconds": 0.8, "linger": 0.5, "patience": 0.4,
+    "end_seconds": 3,
+}  # fmt: skip
+Start = Callable[..., contextlib.AbstractContextManager[Server]]
+
+
+@pytest.fixture(params=["h11", "httptools"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    assert importlib.util.find_spec(request.param), f"{request.param} is not installed: pip install .[test]"
+    return request.param
+
+
+@pytest.fixture
+def start(protocol: str) -> Start:
+    def started(**bounds: float) -> Server:
+        path = os.pathsep.join([str(EXAMPLES), str(Path(__file__).parent)])
+        command = ["-m", "uvicorn", "small_app:app", "--http", protocol, "--log-level", "error"]
+        return Server(*command, PYTHONPATH=path, BOUNDS=json.dumps({**SHORT, **bounds}))
+
+    return started
+
+
+@pytest.fixture
+def server(start: Start) -> Iterator[Server]:
+    with start() as running:
+        yield running
+        state = running.health()[1]
+        deadline = time.monotonic() + 5
+        while state["held"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+            state = running.health()[1]
+        assert (state["held"], state["working"], state["long"]) == (0, 0, 0)
+
+
+def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_what_is_in_bounds_is_served(server: Server) -> None:
+    body = os.urandom(100_000)
+    assert server.ask("/echo", body).body == body
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in (body[:7], body[7:70_000], body[70_000:])) + b"0\r\n\r\n"
+    head = request("/echo", b"", "Transfer-Encoding: chunked", "Connection: close")
+    assert server.say(head + chunks).body == body
+    assert server.ask("/echo?size=3000000").body == bytes(3_000_000)
+    assert server.ask("/echo?pieces=20&size=100000").body == bytes(2_000_000)
+    assert server.ask("/echo", method="HEAD").raw.endswith(b"\r\n\r\n")
+    assert server.ask("/echo", method="GET").body == b""
+
+
+def test_body_that_does_not_come(server: Server) -> None:
+    plugs = [server.connect(request("/echo", b"x", length=1000)) for _ in range(10)]
+    time.sleep(0.2)
+    assert server.health()[1]["working"] == 0  # more than there are places
+    assert server.ask("/echo", b"honest").body == b"honest"
+    for plug in plugs:
+        answer = Answer(rest(plug))
+        assert answer.status == 408 and "too slowly" in answer.json()["error"]
+        assert answer.headers["connection"] == "close"
+    assert server.health()[1]["bodies"] == 1
+
+
+def test_body_that_comes_slowly(server: Server) -> None:
+    def pour(size: int, pause: float) -> bytes:
+        with server.connect(request("/echo", length=100_000)) as plug:
+            with contextlib.suppress(ConnectionError):
+                for _ in range(round(6 / pause)):
+                    plug.sendall(bytes(size))
+                    time.sleep(pause)
+                    plug.setblocking(False)
+                    with contextlib.suppress(BlockingIOError):
+                        return plug.recv(1000)
+                    plug.setblocking(True)
+            return rest(plug)
+
+    assert b"too slowly" in pour(10, 0.1)  # 100 bytes/s
+    assert b"within 2 s" in pour(200, 0.1)  # 2 kB/s, which are enough, but not for so long
+
+
+def test_body_that_is_too_large(server: Server) -> None:
+    answer = server.ask("/echo", bytes(200_000))  # to which the client listens when it has sent all
+    assert answer.status == 413 and "100000 bytes" in answer.json()["error"]
+    head = request("/echo", b"", "Transfer-Encoding: chunked", "Connection: close")
+    assert server.say(head + (b"8000\r\n" + bytes(0x8000) + b"\r\n") * 5 + b"0\r\n\r\n").status == 413
+    with server.connect(request("/echo", b"", "Expect: 100-continue", length=200_000)) as plug:
+        assert plug.recv(1000).startswith(b"HTTP/1.1 413")
+    with server.connect(request("/echo", b"", "Expect: 100-continue", "Connection: close", length=3)) as plug:
+        assert plug.recv(1000).startswith(b"HTTP/1.1 100")
+        plug.sendall(b"abc")
+        assert Answer(rest(plug)).body == b"abc"
+
+
+UNCERTAIN = [
+    ["Content-Length: 3", "Content-Length: 5"],
+    ["Content-Length: 3", "Transfer-Encoding: chunked"],
+    ["Transfer-Encoding: chunked", "Content-Length: 3"],
+    ["Content-Length: -3"],
+    ["Content-Length: +3"],
+    ["Content-Length: 3_0"],
+    ["Content-Length: 0x3"],
+    ["Content-Length: \xb2"],
+    ["Content-Length: " + "9" * 400],
+    ["Transfer-Encoding: chunked, chunked"],
+    ["Transfer-Encoding: xchunked"],
+    ["Content-Length : 3"],
+    ["X: " + "x" * 100_000],
+    [*(f"X{i}: {'x' * 1000}" for i in range(100))],
+]
+
+
+def test_request_whose_end_is_uncertain_or_far(server: Server) -> None:
+    smuggled = request("/echo?size=7", b"", method="GET")
+    for headers in UNCERTAIN:
+        lines = "".join(f"{line}\r\n" for line in ["POST /echo HTTP/1.1", "Host: x", *headers])
+        with server.connect() as plug:
+            with contextlib.suppress(ConnectionError):
+                plug.sendall(lines.encode("latin-1") + b"\r\n" + b"0\r\n\r\n" + smuggled)
+            data = rest(plug)
+        # what follows is no request
+        assert data.count(b"HTTP/1.1 ") <= 1 and b"HTTP/1.1 2" not in data, (headers[0][:50], data[:300])
+        if data:
+            assert Answer(data).status in (400, 413, 431, 501), headers[0][:50]
+
+
+def test_one_connection_for_many_requests(server: Server) -> None:
+    last = request("/echo", b"third", "Connection: close")
+    data = server.say(request("/echo", b"first") + request("/echo", b"second") + last).raw
+    assert [data.find(word) > 0 for word in (b"first", b"second", b"third")] == [True] * 3
+    assert data.find(b"first") < data.find(b"second") < data.find(b"third")
+
+
+def test_answer_that_is_not_read(server: Server) -> None:
+    plugs = [server.connect(request("/echo?size=1500000"), receive_buffer=4096) for _ in range(2)]
+    until(lambda: server.health()[1]["held"] >= 3_000_000)
+    state = server.health()[1]
+    assert state["working"] == 0  # a place is for work
+    assert server.ask("/echo?size=500000").status == 200
+    until(lambda: server.health()[1]["held"] == 0)  # cut off, and what it held is free
+    for plug in plugs:
+        assert 0 < len(rest(plug)) < 1_500_000
+
+
+def test_stream_is_made_as_fast_as_it_is_read(server: Server) -> None:
+    with server.connect(request("/echo?pieces=1000&size=60000"), receive_buffer=4096) as plug:
+        time.sleep(0.5)
+        made = server.health()[1]["pieces"]
+        assert made < 20
+        for _ in range(400):
+            plug.recv(4096)
+        until(lambda: server.health()[1]["pieces"] > made)
+        assert server.health()[1]["pieces"] < made + 40
+        until(lambda: server.health()[1]["cancelled"] == 1)
+
+
+def test_places(server: Server) -> None:
+    busy = [server.connect(request("/echo?sleep=700", b"x", "Connection: close")) for _ in range(2)]
+    until(lambda: server.health()[1]["working"] == 2)
+    answer = server.ask("/echo", b"x")
+    assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+    assert [Answer(rest(plug)).body for plug in busy] == [b"x"] * 2
+    assert server.ask("/echo", b"x").status == 200
+
+
+def test_long_requests_leave_places(server: Server) -> None:
+    with server.connect(request("/echo?sleep=700&long=1", b"x", "Connection: close")) as busy:
+        until(lambda: server.health()[1]["long"] == 1)
+        assert server.ask("/echo?long=1", b"x").status == 429
+        assert server.ask("/echo", b"x").status == 200
+        assert Answer(rest(busy)).status == 200
+
+
+def test_memory(start: Start) -> None:
+    with start(answer_seconds=20, body_seconds=20, body_window=20, places=10) as server:
+        with server.connect(request("/echo?hold=3500000&sleep=600", b"x", "Connection: close")) as busy:
+            until(lambda: server.health()[1]["held"] == 3_500_000)
+            answer = server.ask("/echo?hold=1000000", b"x")  # nothing else is slow
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert Answer(rest(busy)).status == 200
+        assert server.ask("/echo?hold=5000000", b"x").status == 413  # never
+        assert server.ask("/echo?size=5000000", b"x").status == 413  # nor this, which the application did not say
+        # slow ones give way, the slowest first
+        bodies = [server.connect(request("/echo", bytes(90_000), length=95_000)) for _ in range(8)]
+        unread = server.connect(request("/echo?size=2000000"), receive_buffer=4096)
+        until(lambda: server.health()[1]["held"] > 3_000_000)
+        time.sleep(0.5)
+        assert server.ask("/echo?hold=1500000", b"x").status == 200
+        assert Answer(rest(bodies[0])).status == 503
+        assert server.ask("/echo?hold=3900000", b"x").status == 200
+        assert len(rest(unread)) < 2_000_000
+        assert server.health()[1]["held"] == 0
+        for plug in bodies:
+            plug.close()
+
+
+def test_connections(server: Server) -> None:
+    silent = [server.connect() for _ in range(30)]
+    took, _ = server.health()
+    assert took < 1
+    assert server.ask("/echo", b"honest").body == b"honest"
+    assert closed(silent[0], 0.1) is not None
+    slow = [server.connect(request("/echo", b"x", length=1000)) for _ in range(30)]
+    took, _ = server.health()
+    assert took < 1
+    assert server.ask("/echo", b"honest").body == b"honest"
+    for plug in [*silent, *slow]:
+        assert closed(plug, 5) is not None
+        plug.close()
+
+
+def test_headers_that_do_not_come(server: Server) -> None:
+    begun = time.monotonic()
+    with server.connect() as silent, server.connect(b"GET /health HTTP/1.1\r\nX: ") as slow:
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - begun < 5 and closed(slow, 0.05) is None:
+                slow.sendall(b"x")
+        assert time.monotonic() - begun < 3
+        assert closed(silent, 1) is not None
+    with server.connect(request("/health", method="GET")) as again:  # after a request that was right
+        assert again.recv(1000)
+        begun = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - begun < 5 and closed(again, 0.05) is None:
+                again.sendall(b"G" if time.monotonic() - begun < 0.02 else b"E")
+        assert time.monotonic() - begun < 3
+
+
+def test_requests_for_health_whose_answers_are_not_read(server: Server) -> None:
+    with server.connect(receive_buffer=4096) as greedy:
+        greedy.settimeout(0.3)
+        begun = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - begun < 10:
+                with contextlib.suppress(TimeoutError):
+                    greedy.sendall(request("/health", method="GET") * 100)
+                assert server.health()[0] < 1
+        assert time.monotonic() - begun < 10  # cut off
+
+
+def test_requests_that_are_expensive_to_parse(start: Start) -> None:
+    """Chunks of one byte, thousands of headers, thousands of requests at once: others are served meanwhile."""
+    chunks = request("/echo", b"", "Transfer-Encoding: chunked") + b"1\r\nx\r\n" * 100_000
+    headers = request("/echo", b"", *["a:"] * 5000) * 50
+    pipeline = request("/echo", method="GET") * 5000
+    with start(max_body=1_000_000, memory=40_000_000, connections=200, places=100) as server:
+        for data in (chunks, headers, pipeline):
+            with ThreadPoolExecutor(30) as clients:
+                busy = [clients.submit(server.send, data) for _ in range(30)]
+                while not all(done.done() for done in busy):
+                    assert server.health()[0] < 1
+                    time.sleep(0.02)
+        until(lambda: server.ask("/echo", b"honest").body == b"honest")
+        assert server.memory() < 120
+
+
+def test_health_with_a_body_that_never_ends(server: Server) -> None:
+    with server.connect(request("/health", b"x", method="GET", length=10**9)) as plug:
+        assert plug.recv(1000).startswith(b"HTTP/1.1 200")
+        with pytest.raises(ConnectionError):
+            for _ in range(10_000):
+                plug.sendall(bytes(10_000))
+
+
+def test_work_for_a_client_that_left_is_cancelled(server: Server) -> None:
+    with server.connect(request("/echo?sleep=20000", b"x")):
+        until(lambda: server.health()[1]["working"] == 1)
+    until(lambda: server.health()[1]["cancelled"] == 1)
+    assert server.health()[1]["working"] == 0
+
+
+def test_failure_of_the_application(server: Server) -> None:
+    answer = server.ask("/echo?fail=1", b"x")
+    assert answer.status == 500 and b"purpose" not in answer.raw
+
+
+def test_end_with_slow_clients(start: Start) -> None:
+    with start(
+        answer_seconds=60, end_seconds=20, body_seconds=60, body_window=60, header_seconds=60, places=10
+    ) as server:
+        slow = [
+            server.connect(),
+            server.connect(b"GET /heal"),
+            server.connect(request("/echo", b"x", length=1000)),
+            server.connect(request("/echo?size=2000000"), receive_buffer=4096),
+            server.connect(request("/echo?pieces=100&size=60000"), receive_buffer=4096),
+            server.connect(request("/health", method="GET")),
+        ]
+        busy = server.connect(request("/echo?sleep=800", b"finished"))
+        until(lambda: server.health()[1]["working"] == 1)
+        code, took, said = server.stop(signal.SIGTERM)
+        assert Answer(rest(busy)).body == b"finished"
+        assert code == -signal.SIGTERM
+        assert took < 5
+        assert "Traceback" not in said
+        for plug in [*slow, busy]:
+            plug.close()
+
+
+def test_end_while_the_work_takes_too_long(start: Start) -> None:
+    with start(end_seconds=1) as server, server.connect(request("/echo?sleep=60000", b"x")):
+        until(lambda: server.health()[1]["working"] == 1)
+        code, took, _ = server.stop(signal.SIGTERM)
+        assert code == -signal.SIGTERM
+        assert took < 6

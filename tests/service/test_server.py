@@ -1,0 +1,266 @@
+"""examples/server.py, as it is started: right answers, bad input, and clients that mean no good."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import struct
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from vocos_onnx import VocosONNX, load_audio
+
+from .process import EXAMPLES, Answer, Server, request, rest
+
+UVICORN = ["-m", "uvicorn", "--app-dir", str(EXAMPLES), "server:app", "--log-level", "warning"]
+ALONE = [str(EXAMPLES / "server.py")]
+TOKENS = np.random.default_rng(0).integers(1024, size=(8, 200))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tmp")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    with Server(*UVICORN, VOCOS_MAX_SECONDS="60", TMPDIR=str(folder), VOCOS_MAX_JSON="100000") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def vocos() -> VocosONNX:
+    return VocosONNX(threads=1)
+
+
+def npy(array: np.ndarray, version: tuple[int, int] | None = None) -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array(out, array, version)
+    return out.getvalue()
+
+
+def header(shape: str, descr: str = "'<i8'") -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}".encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+def file(audio: np.ndarray, rate: int = 24_000, kind: str = "WAV", subtype: str = "PCM_16") -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, audio, rate, format=kind, subtype=subtype)
+    return out.getvalue()
+
+
+def same(answer: Answer, expected: np.ndarray) -> None:
+    """A .wav of this audio, byte for byte as libsndfile writes it but for the last bit of a sample."""
+    assert answer.status == 200, answer.raw[:300]
+    assert answer.headers["content-type"] == "audio/wav"
+    assert answer.headers["content-length"] == str(len(answer.body))
+    whole = file(expected)
+    assert (answer.body[:44], len(answer.body)) == (whole[:44], len(whole))
+    given, wanted = (np.frombuffer(data[44:], "<i2").astype(int) for data in (answer.body, whole))
+    assert np.abs(given - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("frames", [1, 2, 200, 1500, 1501, 3100])
+def test_tokens(server: Server, vocos: VocosONNX, frames: int) -> None:
+    tokens = np.resize(TOKENS, (8, frames))
+    expected = vocos.decode(tokens)
+    same(server.ask("/decode", npy(tokens)), expected)
+    same(server.ask("/decode", npy(np.asfortranarray(tokens.astype(">u2")), (2, 0))), expected)
+    if frames < 2000:
+        same(server.ask("/decode", json.dumps({"tokens": tokens.tolist(), "more": [1]}).encode()), expected)
+    answer = server.ask("/stream", npy(tokens))
+    assert answer.headers["content-type"] == "audio/L16;rate=24000;channels=1"
+    pcm = np.round(expected * 32768).clip(-32768, 32767)
+    assert np.abs(np.frombuffer(answer.body, ">i2") - pcm).max() <= 1
+
+
+def test_bandwidths(server: Server, vocos: VocosONNX) -> None:
+    same(server.ask("/decode?bandwidth_id=1", npy(TOKENS[:3])), vocos.decode(TOKENS[:3], 1))
+    audio = vocos.decode(TOKENS)
+    for text, bandwidth in [("", None), ("?bandwidth=1.5", 1.5), ("?bandwidth=12", 12)]:
+        read = soundfile.read(io.BytesIO(file(audio)), dtype="float32")[0]
+        same(server.ask(f"/resynth{text}", file(audio)), vocos(read, 24_000, bandwidth=bandwidth)[: len(audio)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "rate"),
+    [("WAV", "FLOAT", 24_000), ("FLAC", "PCM_16", 44_100), ("OGG", "VORBIS", 16_000), ("MP3", "MPEG_LAYER_III", 8000)],
+)
+def test_recordings(
+    server: Server, vocos: VocosONNX, folder: Path, tmp_path: Path, kind: str, subtype: str, rate: int
+) -> None:
+    tone = 0.3 * np.sin(np.arange(5 * rate) / 30)
+    data = file(np.stack([tone, tone / 2], axis=1), rate, kind, subtype)
+    (tmp_path / "a").write_bytes(data)
+    audio = load_audio(tmp_path / "a", 24_000)
+    same(server.ask("/resynth", data), vocos(audio, 24_000)[: len(audio)])
+    assert not list(folder.glob("vocos-*"))
+
+
+BAD = {
+    "empty": ("/decode", b"", "empty"),
+    "no array": ("/decode", b"\x93NUMPY\x01\x00garbage", "cannot read"),
+    "a pickle": ("/decode", b"\x80\x04K\x01.", "cannot read"),
+    "an array of objects": ("/decode", header("(2, 3)", "'|O'") + b"\x80\x04K\x01." * 10, "dtype"),
+    "a structure": ("/decode", header("(2, 3)", "[('a', '<i8')]") + bytes(48), "dtype"),
+    "an array that is not there": ("/decode", header("(8, 1000)") + bytes(8), "promises"),
+    "a huge array": ("/decode", header("(100, 4000)") + bytes(8), "promises"),
+    "more than the array": ("/decode", npy(TOKENS) + b"x", "promises"),
+    "frames beyond the limit": ("/decode", header("(8, 1000000000000)") + bytes(8), "s of audio"),
+    "codebooks beyond all": ("/decode", header("(1000000000000, 8)") + bytes(8), "codebooks"),
+    "a shape of huge numbers": ("/decode", header("(8, 1" + "0" * 500 + ")"), "s of audio"),
+    "a negative shape": ("/decode", header("(-8, 100)") + bytes(8), "shape"),
+    "one axis": ("/decode", npy(TOKENS[0]), "shape"),
+    "three axes": ("/stream", npy(TOKENS[None]), "shape"),
+    "no frames": ("/decode", npy(TOKENS[:, :0]), "shape"),
+    "a header of 60 kB": ("/decode", b"\x93NUMPY\x01\x00\x00\xf0" + b" " * 0xF000, "cannot read"),
+    "other codes": ("/decode", npy(TOKENS + 1024), "1023"),
+    "other codes in a stream": ("/stream", npy(TOKENS - 1024), "1023"),
+    "too long": ("/decode", npy(np.zeros((2, 75 * 61), int)), "61 s of audio"),
+    "JSON too long": ("/decode", b'{"tokens": [[' + b"1," * 20_000 + b"1]]}", "s of audio"),
+    "ragged JSON": ("/decode", b'{"tokens": [[1], [2, 3]]}', "cannot read"),
+    "JSON without tokens": ("/decode", b'{"a": 1}', "cannot read"),
+    "JSON of many lists": ("/decode", b'{"tokens": [' + b"[]," * 30_000 + b"[]]}", "expected a list"),
+    "JSON of many objects": ("/decode", b'{"tokens": [' + b'{"":1},' * 10_000 + b"1]}", "expected a list"),
+    "JSON of many texts": ("/decode", b'{"tokens": [[' + b'"",' * 30_000 + b'""]]}', "expected a list"),
+    "JSON of 50,000 brackets": ("/decode", b'{"tokens": ' + b"[" * 50_000, "expected a list"),
+    "JSON of huge numbers": ("/decode", b'{"tokens": [[1' + b"0" * 90_000 + b"]]}", "cannot read"),
+    "an id that is no number": ("/decode?bandwidth_id=x", npy(TOKENS), "'x'"),
+    "an id of 400 digits": (f"/decode?bandwidth_id={10**400}", npy(TOKENS), "expected a number"),
+    "an id in other digits": ("/decode?bandwidth_id=%D9%A3", npy(TOKENS), "expected a number"),
+    "an id with a line": ("/decode?bandwidth_id=1_0", npy(TOKENS), "expected a number"),
+    "an id beyond all": ("/decode?bandwidth_id=9", npy(TOKENS), "bandwidth_id"),
+    "a huge id": ("/stream?bandwidth_id=999999999", npy(TOKENS), "bandwidth_id"),
+    "a long text for an id": ("/decode?bandwidth_id=" + "secret" * 1000, npy(TOKENS), "expected a number"),
+    "nan": ("/resynth?bandwidth=nan", file(np.zeros(999)), "expected a number"),
+    "infinity": ("/resynth?bandwidth=-inf", file(np.zeros(999)), "expected a number"),
+    "a huge bandwidth": ("/resynth?bandwidth=1e99", file(np.zeros(999)), "1e+99"),
+    "another bandwidth": ("/resynth?bandwidth=5", file(np.zeros(999)), "5"),
+    "no audio": ("/resynth", b"hello", "cannot read"),
+    "empty audio": ("/resynth", file(np.zeros(0)), ""),
+    "audio of nan": ("/resynth", file(np.full(999, np.nan), subtype="FLOAT"), "NaN"),
+    "hours in a small file": ("/resynth", file(np.zeros(7_000_000), 1000, "FLAC", "PCM_S8"), "7000 s of audio"),
+    "many channels": ("/resynth", file(np.zeros((100, 1000)), subtype="PCM_U8"), "channels"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(server: Server, folder: Path, name: str) -> None:
+    path, body, reason = BAD[name]
+    answer = server.ask(path, body)
+    assert answer.status == 400, answer.raw[:300]
+    error = answer.json()["error"]
+    assert reason in error
+    assert len(error) <= 300
+    assert str(folder) not in error and "/" not in error.replace("samples/s", "")  # no path of the server
+    assert not list(folder.glob("vocos-*"))
+
+
+def test_other_refusals(server: Server) -> None:
+    assert server.ask("/decode", json.dumps({"tokens": [[1] * 60_000]}).encode()).status == 413
+    assert server.ask("/decode", bytes((10 << 20) + 1)).status == 413
+    assert server.ask("/nothing", b"x").status == 404
+    for path in ("/decode", "/resynth", "/stream"):
+        for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS"):
+            assert server.ask(path, method=method).status == 405
+    assert server.ask("/health", method="HEAD").status == 200
+    assert server.ask("/decode?" + "a" * 10_000 + "=1", npy(TOKENS)).status == 200
+    upgrade = ["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+    data = request("/decode", b"", "Connection: close, Upgrade", *upgrade, method="GET")
+    assert b"HTTP/1.1 101" not in server.say(data).raw
+
+
+def test_each_client_gets_its_own(server: Server, vocos: VocosONNX) -> None:
+    many = [np.random.default_rng(i).integers(1024, size=(8, 30 + i)) for i in range(12)]
+    right = [vocos.decode(tokens) for tokens in many]
+
+    def ask(i: int) -> Answer:
+        while (answer := server.ask("/decode", npy(many[i % 12]))).status == 429:
+            time.sleep(0.05)
+        return answer
+
+    with ThreadPoolExecutor(12) as clients:
+        for i, answer in enumerate(clients.map(ask, range(48))):
+            same(answer, right[i % 12])
+
+
+def test_clients_that_leave(server: Server, folder: Path) -> None:
+    flac = file(np.random.default_rng(0).standard_normal(24_000 * 50) / 9, kind="FLAC")
+    for i in range(30):
+        path, data = [("/resynth", flac), ("/decode", npy(np.zeros((16, 4000), int))), ("/stream", npy(TOKENS))][i % 3]
+        plug = server.connect(request(path, data))
+        time.sleep(0.01 * (i % 5))
+        plug.close()
+    end = time.monotonic() + 20
+    while server.health()[1]["waiting"] or list(folder.glob("vocos-*")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert server.ask("/decode", npy(TOKENS)).status == 200
+
+
+@pytest.mark.parametrize("command", [UVICORN, ALONE], ids=["uvicorn", "alone"])
+def test_attack(vocos: VocosONNX, command: list[str]) -> None:
+    """Slow, silent and greedy clients at once: health and honest clients are answered, in 1 GB, and there is an end."""
+    long = npy(np.zeros((8, 75 * 120), np.int16))
+    many_lists = b'{"tokens": [' + b"[]," * 3_300_000 + b"[]]}"
+    with Server(*command, OMP_NUM_THREADS="1") as server:
+        for _ in range(18):
+            server.connect(request("/decode", b"x", length=100_000))
+            server.connect(request("/decode", long), receive_buffer=4096)
+            server.connect(request("/stream", long), receive_buffer=4096)
+            server.connect(request("/resynth", bytes(1_900_000), length=2_000_000))
+            server.connect(b"POST /decode HTTP/1.1\r\nX: ")
+            server.connect()
+        with ThreadPoolExecutor(18) as greedy:
+            answers = [greedy.submit(server.ask, "/decode", many_lists) for _ in range(18)]
+            slowest, right = 0.0, 0
+            end = time.monotonic() + 60
+            while right < 3 or not all(answer.done() for answer in answers):
+                slowest = max(slowest, server.health()[0])
+                answer = server.ask("/decode", npy(TOKENS))
+                assert answer.status in (200, 429, 503)
+                if answer.status == 200:
+                    same(answer, vocos.decode(TOKENS))
+                    right += 1
+                assert time.monotonic() < end
+                time.sleep(0.05)
+        assert {answer.result().status for answer in answers} <= {400, 413, 429, 503}
+        assert slowest <= 1
+        assert server.memory() <= 1000
+        busy = server.connect(request("/decode", npy(TOKENS)))
+        time.sleep(0.05)
+        code, took, said = server.stop(signal.SIGTERM)
+        assert Answer(rest(busy)).status in (200, 429, 503)
+        assert code == -signal.SIGTERM
+        assert took < 12
+        assert "Traceback" not in said, said
+
+
+def test_end_by_the_keyboard() -> None:
+    with Server(*ALONE) as server:
+        server.connect(request("/decode", b"x", length=100_000))
+        code, took, _ = server.stop(signal.SIGINT)
+        assert code == 130
+        assert took < 10
+
+
+def test_no_temporary_folder(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    missing.mkdir()
+    with Server(*UVICORN, TMPDIR=str(missing)) as server:
+        assert server.ask("/resynth", file(np.zeros(9999))).status == 200
+        shutil.rmtree(missing)
+        answer = server.ask("/resynth", file(np.zeros(9999)))
+        assert answer.status == 503
+        assert os.fsencode(missing) not in answer.raw
+        assert server.health()[1]["status"] == "ok"

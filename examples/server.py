@@ -2,7 +2,7 @@
 
     pip install "vocos-onnx[cpu,serve]"
 
-    POST /decode      tokens as .npy (K, T), or JSON {"tokens": [[...], ...]}; ?bandwidth_id=  -> audio/wav
+    POST /decode      tokens as .npz or .npy (K, T), or JSON {"tokens": [[...], ...]}; ?bandwidth_id=  -> audio/wav
     POST /resynth     audio of any kind (wav, flac, ogg, mp3)           ?bandwidth=6           -> audio/wav
     POST /stream      as /decode, answered chunk by chunk as raw 16-bit PCM: audio/L16
     GET  /health      {"status": "ok", ...}; 503 while the queue is full
@@ -30,10 +30,12 @@ import struct
 import sys
 import tempfile
 import time
+import zipfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +48,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from vocos_onnx import VocosONNX
+from vocos_onnx import Tokens, VocosONNX, load_tokens
 from vocos_onnx.audio import load_blocks
 from vocos_onnx.session import available_cpus
 
@@ -65,6 +67,7 @@ BLOCK = 1500  # frames of a whole answer that are: requests take turns at the wo
 SLICE = 0.1  # seconds after which it is the next one's turn
 MAX_CHANNELS = 32
 AGAIN = {"Retry-After": "1"}
+MAX_ENTRIES = 16  # of an .npz
 MAX_ROWS = 1024  # codebooks of tokens, channels of features
 LONGEST_REASON = 300  # characters of what is said about bad input, which may hold a part of it
 
@@ -118,8 +121,8 @@ async def body(request: Request) -> bytes:
     return data
 
 
-async def tokens_of(request: Request) -> np.ndarray:
-    """The tokens (K, T) in the body, accounted for together with it."""
+async def tokens_of(request: Request) -> Tokens:
+    """The tokens (K, T) in the body, accounted for together with it. Those that name a codec are of no other model."""
     data = await body(request)
     as_json = data[:1000].lstrip()[:1] == b"{"
     if as_json and len(data) > MAX_JSON:
@@ -127,27 +130,54 @@ async def tokens_of(request: Request) -> np.ndarray:
     if as_json:
         async with one_json:
             tokens = await work(read_json, data)
+    elif data[:4] == b"PK\3\4":
+        account(request).hold(len(data) + await work(npz_size, data))
+        tokens = await work(read_npz, data)
     else:
         try:
-            tokens = read_npy(data)  # takes no time: it is a view
+            tokens = Tokens(read_npy(data))  # takes no time: it is a view
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
-    account(request).hold(len(data) + 8 * tokens.size)  # decode makes them int64
+    account(request).hold(len(data) + 8 * tokens.codes.size)  # decode makes them int64
     return tokens
 
 
-def read_json(data: bytes) -> np.ndarray:
+def read_json(data: bytes) -> Tokens:
     for mark, most in ((b"[", MAX_ROWS + 1), (b"{", 16), (b'"', 64)):  # each would take 30 times its size, and be slow
         if data.count(mark) > most:
             raise ValueError(f"the JSON has more than {most} {mark.decode()}, expected a list for each codebook")
     check_length((data.count(b",") // max(1, data.count(b"[") - 1)) * vocos.hop_length)
     try:
-        tokens = np.asarray(json.loads(data)["tokens"])
+        given = json.loads(data)
+        tokens = np.asarray(given["tokens"])
     except MemoryError:
         raise
     except Exception as error:
         raise ValueError(f"cannot read the body as JSON with tokens: {error}") from None
-    return check_tokens(tokens.shape, tokens.dtype, lambda: tokens)
+    names = {name: given.get(name) for name in ("codec", "codebooks_sha256")}
+    if not all(name is None or (isinstance(name, str) and len(name) <= 200) for name in names.values()):
+        raise ValueError("codec and codebooks_sha256 are names, expected texts of up to 200 characters")
+    return Tokens(check_tokens(tokens.shape, tokens.dtype, lambda: tokens), **names)
+
+
+def npz_size(data: bytes) -> int:
+    """What an .npz unpacks to, by its directory, before any of it is unpacked."""
+    if data.count(b"PK\1\2") > MAX_ENTRIES:
+        raise ValueError(f"the .npz has more than {MAX_ENTRIES} entries")
+    try:
+        entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
+    except Exception as error:  # of damaged archives zipfile raises whatever struct does
+        raise ValueError(f"cannot read the body as .npz: {error}") from None
+    size = sum(entry.file_size for entry in entries)
+    if size > MAX_BODY or any(e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for e in entries):
+        raise ValueError(f"the .npz unpacks to {size} bytes, expected at most {MAX_BODY}, stored or deflated")
+    return size
+
+
+def read_npz(data: bytes) -> Tokens:
+    tokens = load_tokens(io.BytesIO(data))
+    check_tokens(tokens.codes.shape, tokens.codes.dtype, lambda: tokens.codes)
+    return tokens
 
 
 def read_npy(data: bytes) -> np.ndarray:
@@ -255,18 +285,19 @@ async def made(
     return parts
 
 
-def decoded(tokens: np.ndarray, bandwidth_id: int | None, chunk: int) -> Iterator[np.ndarray]:
+def decoded(tokens: Tokens, bandwidth_id: int | None, chunk: int) -> Iterator[np.ndarray]:
     """The audio of tokens, some frames at a time; all at once of a model that cannot be streamed."""
-    frames = tokens.shape[1]
+    frames = tokens.codes.shape[1]
     if not vocos.delay or frames <= chunk:
         return iter([vocos.decode(tokens, bandwidth_id)])
-    return vocos.decode_stream((tokens[:, i : i + chunk] for i in range(0, frames, chunk)), bandwidth_id)
+    chunks = (replace(tokens, codes=tokens.codes[:, i : i + chunk]) for i in range(0, frames, chunk))
+    return vocos.decode_stream(chunks, bandwidth_id)
 
 
 async def decode(request: Request) -> Response:
     bandwidth_id = integer(request, "bandwidth_id")
     tokens = await tokens_of(request)
-    samples = tokens.shape[1] * vocos.hop_length
+    samples = tokens.codes.shape[1] * vocos.hop_length
     return await wav(request, lambda: decoded(tokens, bandwidth_id, BLOCK), lambda: samples, samples)
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import struct
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vocos_onnx import VocosONNX, load_audio
+from vocos_onnx import VocosONNX, load_audio, save_tokens
 
 from .process import EXAMPLES, Answer, Server, request, rest
 
@@ -45,6 +46,14 @@ def vocos() -> VocosONNX:
 def npy(array: np.ndarray, version: tuple[int, int] | None = None) -> bytes:
     out = io.BytesIO()
     np.lib.format.write_array(out, array, version)
+    return out.getvalue()
+
+
+def npz(compression: int = zipfile.ZIP_STORED, **entries: object) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", compression) as archive:
+        for name, value in entries.items():
+            archive.writestr(f"{name}.npy", npy(np.asarray(value)))
     return out.getvalue()
 
 
@@ -84,6 +93,23 @@ def test_tokens(server: Server, vocos: VocosONNX, frames: int) -> None:
     assert np.abs(np.frombuffer(answer.body, ">i2") - pcm).max() <= 1
 
 
+def test_tokens_that_name_their_codec(server: Server, vocos: VocosONNX, tmp_path: Path) -> None:
+    """Of an archive as save_tokens writes it, and in JSON."""
+    save_tokens(tmp_path / "t.npz", TOKENS, vocos)
+    expected, data = vocos.decode(TOKENS), (tmp_path / "t.npz").read_bytes()
+    same(server.ask("/decode", data), expected)
+    assert len(server.ask("/stream", data).body) == 2 * len(expected)
+    known = {"codec": "vocos_onnx_24khz", "codebooks_sha256": vocos.config.encodec.codebooks_sha256}
+    same(server.ask("/decode", json.dumps({"tokens": TOKENS.tolist(), **known}).encode()), expected)
+    same(server.ask("/decode", npz(tokens=TOKENS)), expected)
+    other = {"codec": "some_codec", "codebooks_sha256": "ab" * 32}
+    for path in ("/decode", "/stream"):
+        for body in (npz(tokens=TOKENS, **other), json.dumps({"tokens": TOKENS.tolist(), **other}).encode()):
+            answer = server.ask(path, body)
+            assert answer.status == 400
+            assert "these are tokens of some_codec, and this model decodes those of" in answer.json()["error"]
+
+
 def test_bandwidths(server: Server, vocos: VocosONNX) -> None:
     same(server.ask("/decode?bandwidth_id=1", npy(TOKENS[:3])), vocos.decode(TOKENS[:3], 1))
     audio = vocos.decode(TOKENS)
@@ -120,6 +146,15 @@ BAD = {
     "codebooks beyond all": ("/decode", header("(1000000000000, 8)") + bytes(8), "codebooks"),
     "a shape of huge numbers": ("/decode", header("(8, 1" + "0" * 500 + ")"), "s of audio"),
     "a negative shape": ("/decode", header("(-8, 100)") + bytes(8), "shape"),
+    "an archive of garbage": ("/decode", b"PK\3\4" + b"x" * 100, "cannot read the body as .npz"),
+    "an archive without tokens": ("/decode", npz(a=TOKENS, b=TOKENS), "holds arrays named"),
+    "an archive of many entries": ("/decode", npz(**{f"a{i}": 0 for i in range(1000)}), "more than 16 entries"),
+    "an archive of zeros": ("/decode", npz(zipfile.ZIP_DEFLATED, tokens=np.zeros((8, 500_000), int)), "unpacks to"),
+    "an archive of bzip2": ("/decode", npz(zipfile.ZIP_BZIP2, tokens=TOKENS), "stored or deflated"),
+    "an archive of three axes": ("/decode", npz(tokens=TOKENS[None]), "shape"),
+    "an archive of texts": ("/decode", npz(tokens=[["a"]]), "dtype"),
+    "an archive of a pickle": ("/decode", npz(tokens=np.zeros(3), codec=[None]), "cannot read"),
+    "a codec that is no name": ("/decode", b'{"tokens": [[1]], "codec": [1]}', "expected texts"),
     "one axis": ("/decode", npy(TOKENS[0]), "shape"),
     "three axes": ("/stream", npy(TOKENS[None]), "shape"),
     "no frames": ("/decode", npy(TOKENS[:, :0]), "shape"),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vocos_onnx import ModelConfig, VocosONNX, __version__
 from vocos_onnx.config import Source
-from vocos_onnx.files import whole_file
+from vocos_onnx.files import check_target, whole_file
 
 from .checkpoint import CheckpointError, build, describe, load
 from .encodec import export_encodec
@@ -34,6 +34,7 @@ def export(
     precision: str = "float32",
     istft: str = "numpy",
     calibration: Sequence[npt.ArrayLike] | None = None,
+    overwrite: bool = True,
     report: Callable[[str], None] = print,
 ) -> ModelConfig:
     """Write a checkpoint as one self-contained .onnx, and verify it against torch.
@@ -47,18 +48,19 @@ def export(
         istft: where the runtime makes audio of a spectrum: "numpy"; or "graph", which adds it to the graph, for batches
             on a GPU. Streams, and all of more than 1,500 frames, are made in numpy from that graph too.
         calibration: as ``quantize`` takes it.
+        overwrite: whether a file that exists is replaced.
         report: called with each line of the report.
 
     Raises:
         ValueError: another istft; as ``quantize``, of another precision than float32.
         FileNotFoundError: the checkpoint, its config or the output's folder does not exist.
+        FileExistsError: the output exists, and ``overwrite`` is false.
         CheckpointError: the checkpoint is not a supported Vocos, or the result differs from torch.
     """
     if istft not in ISTFTS:
         raise ValueError(f"istft is {istft!r}, expected one of {', '.join(ISTFTS)}")
     output = Path(output)
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    check_target(output, overwrite=overwrite)
     found = load(checkpoint, config, revision)
     model, features, codebooks, sample_rate = build(found)
     source = Source(found.name, found.revision, found.sha256, __version__)
@@ -68,7 +70,7 @@ def export(
     proto = trace(folded, model_config, codebooks)
     if istft == "graph":
         add_istft(proto, model_config)
-    with whole_file(output) as partial:
+    with whole_file(output, overwrite=overwrite) as partial:
         partial.write_bytes(proto.SerializeToString())
         runtime = VocosONNX(partial, providers=["CPUExecutionProvider"])
         rows = list(verify(model, codebooks, runtime))

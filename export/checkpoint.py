@@ -1,6 +1,6 @@
 """A checkpoint on disk or on the hub -> config and state dict -> modules with its weights.
 
-Nothing in a checkpoint is executed: YAML is read with ``safe_load``, weights as safetensors or with
+Nothing in a checkpoint is executed: YAML is read with a safe loader, weights as safetensors or with
 ``torch.load(weights_only=True)``, and classes are looked up by name in the tables below.
 """
 
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import io
+import math
 import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +19,24 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from vocos_onnx.config import EncodecFeatures, MelFeatures, ModelConfig, Source
+from vocos_onnx.codebooks import fingerprints
+from vocos_onnx.config import (
+    MAX_BANDWIDTH_IDS,
+    MAX_CHANNELS,
+    MAX_CODEBOOKS,
+    MAX_KBPS,
+    MAX_LAYERS,
+    MAX_RATE,
+    EncodecFeatures,
+    MelFeatures,
+    ModelConfig,
+    Source,
+)
+from vocos_onnx.messages import first_line, listed, shown
+from vocos_onnx.model_file import MAX_SIZE, read_file
 from vocos_onnx.vocoder import BOX_CODEC
 
 from .modules import IMDCTCosHead, IMDCTSymExpHead, ISTFTHead, Vocos, VocosBackbone, VocosResNetBackbone
@@ -45,6 +62,30 @@ WEIGHTS = ("pytorch_model.bin", "model.safetensors")
 CODEBOOKS = "feature_extractor.codebook_weights"
 # what a state dict holds beside the networks: constants of upstream's feature extractors
 _IGNORED = ("feature_extractor.encodec.", "feature_extractor.mel_spec.")
+
+
+# No checkpoint comes near: what claims more is damaged, or made to fill the memory.
+_MAX_WEIGHTS = 8 << 30  # bytes of the file
+_MAX_HEADER = 1 << 20  # bytes of the header of a safetensors file, 100 for each tensor
+MAX_CONFIG = 1 << 16  # bytes
+_MAX_NODES = 10_000  # of YAML, aliases counted as what they stand for
+_MAX_INTEGER = (1 << 31) - 1
+_MOST = {
+    "input_channels": MAX_CHANNELS,
+    "dim": MAX_CHANNELS,
+    "intermediate_dim": 4 * MAX_CHANNELS,
+    "num_layers": MAX_LAYERS,
+    "num_blocks": MAX_LAYERS,
+    "adanorm_num_embeddings": MAX_BANDWIDTH_IDS,
+    "n_mels": MAX_CHANNELS,
+    "sample_rate": MAX_RATE,
+    # the square of these is the size of matrices, in the verification and where the inverse transform is in the graph
+    "n_fft": 1 << 14,
+    "mdct_frame_len": 1 << 14,
+    "hop_length": 1 << 14,
+}
+_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_TYPES |= {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 
 class CheckpointError(ValueError):
@@ -85,9 +126,9 @@ def load(checkpoint: str, config: str | None = None, revision: str | None = None
         if revision is not None:
             raise CheckpointError(f"revision {revision!r} is for hub ids; {checkpoint} is not one")
         config_path, weights_path = _find(path, config)
-        name, found_revision = path.resolve().name, ""
-    digest = hashlib.sha256(weights_path.read_bytes()).hexdigest()
-    return Checkpoint(read_yaml(config_path), read_state(weights_path), name, found_revision, digest)
+        name, found_revision = source_name(path), ""
+    state, digest = read_weights(weights_path)
+    return Checkpoint(read_yaml(config_path), state, name, found_revision, digest)
 
 
 def build(checkpoint: Checkpoint) -> tuple[Vocos, EncodecFeatures | MelFeatures, Tensor | None, int]:
@@ -96,7 +137,7 @@ def build(checkpoint: Checkpoint) -> tuple[Vocos, EncodecFeatures | MelFeatures,
     Raises CheckpointError naming classes, arguments, keys or shapes that are unknown, missing or wrong.
     """
     state = fold_weight_norm(checkpoint.state)
-    model, features, sample_rate = build_modules(checkpoint.config)
+    model, features, sample_rate = _shapes(checkpoint.config)
     codebooks = None
     if isinstance(features, EncodecFeatures):
         codebooks = state.get(CODEBOOKS)
@@ -105,11 +146,13 @@ def build(checkpoint: Checkpoint) -> tuple[Vocos, EncodecFeatures | MelFeatures,
         expected = (features.num_codebooks * CODEBOOK_SIZE, model.backbone.input_channels)
         if tuple(codebooks.shape) != expected:
             raise CheckpointError(
-                f"{CODEBOOKS} has shape {tuple(codebooks.shape)}, expected {expected}: {features.num_codebooks} "
+                f"{CODEBOOKS} has shape {shown(tuple(codebooks.shape))}, expected {expected}: {features.num_codebooks} "
                 f"codebooks of {CODEBOOK_SIZE} with the backbone's input_channels"
             )
         codebooks = codebooks.float().reshape(features.num_codebooks, CODEBOOK_SIZE, -1)
-        features = replace(features, codebooks_sha256=fingerprints(codebooks)[-1])
+        features = replace(features, codebooks_sha256=fingerprints(codebooks.numpy())[-1])
+    check_keys(_own(state), model.state_dict(), "does not fit its config")
+    model, _, _ = _modules(checkpoint.config)
     _load_state(model, state)
     return model.eval(), features, codebooks, sample_rate
 
@@ -119,6 +162,23 @@ def build_modules(config: dict[str, Any]) -> tuple[Vocos, EncodecFeatures | MelF
 
     Raises CheckpointError naming classes or arguments that are unknown, missing, wrong, or do not fit together.
     """
+    _shapes(config)
+    return _modules(config)
+
+
+def _shapes(config: dict[str, Any]) -> tuple[Vocos, EncodecFeatures | MelFeatures, int]:
+    """The same without weights, in no memory: a config must not fill it with what there are no weights for."""
+    with torch.device("meta"):
+        model, features, sample_rate = _modules(config)
+    size = sum(4 * parameter.numel() for parameter in model.parameters())
+    if size > MAX_SIZE:
+        raise CheckpointError(
+            f"the config is that of a network of {size} bytes, expected at most the {MAX_SIZE} of a model"
+        )
+    return model, features, sample_rate
+
+
+def _modules(config: dict[str, Any]) -> tuple[Vocos, EncodecFeatures | MelFeatures, int]:
     backbone = _instantiate(config, "backbone", BACKBONES)
     head = _instantiate(config, "head", HEADS)
     if head.out.in_features != backbone.dim:
@@ -150,7 +210,7 @@ def describe(model: Vocos, features: EncodecFeatures | MelFeatures, sample_rate:
             source=source,
         )
     except ValueError as error:
-        raise CheckpointError(f"the config contradicts itself: {error}") from error
+        raise CheckpointError(f"the config contradicts itself: {first_line(error)}") from error
 
 
 def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -167,8 +227,14 @@ def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
             prefix = key.removesuffix(g_name)
             v = folded.pop(prefix + v_name, None)
             if v is None:
-                raise CheckpointError(f"the state dict has {key} but lacks {prefix}{v_name}")
-            g, v = folded.pop(key).float(), v.float()  # half precision would round the product
+                raise CheckpointError(f"the state dict has {listed([key])} but lacks {listed([prefix + v_name])}")
+            g = folded.pop(key)
+            if not v.ndim or g.shape not in (v.shape[:1], (v.shape[0], *[1] * (v.ndim - 1))):
+                raise CheckpointError(
+                    f"{shown(key)} has the shape {shown(tuple(g.shape))}, which does not go with the "
+                    f"{shown(tuple(v.shape))} of {shown(prefix + v_name)}"
+                )
+            g, v = g.float().reshape(-1, *[1] * (v.ndim - 1)), v.float()  # half precision would round the product
             norm = v.flatten(1).norm(dim=1).reshape(-1, *[1] * (v.ndim - 1))
             folded[prefix + "weight"] = g * v / norm
     return folded
@@ -231,17 +297,54 @@ def download(
                     raise
     except (RepositoryNotFoundError, EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise FileNotFoundError(
-            f"cannot get {repo_id}{at} from the hub ({type(error).__name__}: {_first_line(error)}). If you meant a "
+            f"cannot get {repo_id}{at} from the hub ({type(error).__name__}: {first_line(error)}). If you meant a "
             "local folder, there is none of that name; without a network, pass a folder downloaded before"
         ) from error
     return config, weights, weights.parent.name  # the cache keeps files under snapshots/<commit>/
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+class YamlLoader(yaml.SafeLoader):
+    """YAML of bounded size: what aliases repeat counts each time, since 1 kB of them can stand for terabytes."""
+
+    def get_single_node(self) -> Any:
+        root = super().get_single_node()
+        weights: dict[int, int | None] = {}
+
+        def weigh(node: Any) -> int:
+            known = weights.get(id(node), 0)
+            if known is None:
+                raise yaml.YAMLError("it contains itself")
+            if known:
+                return known
+            weights[id(node)] = None
+            children = [] if isinstance(node, yaml.ScalarNode) else node.value
+            if isinstance(node, yaml.MappingNode):
+                children = [child for pair in children for child in pair]
+            total = 1 + sum(map(weigh, children))
+            if total > _MAX_NODES:
+                raise yaml.YAMLError(f"it has more than {_MAX_NODES} values")
+            weights[id(node)] = total
+            return total
+
+        if root is not None:
+            weigh(root)
+        return root
+
+
+def load_yaml(path: Path, loader: type[YamlLoader] = YamlLoader) -> Any:
+    """What is in a file of YAML. Raises CheckpointError where that is none, or too much."""
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not readable YAML: {_first_line(error)}") from error
+        return yaml.load(read_file(path, MAX_CONFIG, "a config").decode(), loader)
+    except RecursionError:
+        raise CheckpointError(f"{path} is not readable YAML: it is nested too deeply") from None
+    except OSError:
+        raise
+    except Exception as error:  # the package lets many out, for dates, integers and tags that are none
+        raise CheckpointError(f"{path} is not readable YAML: {first_line(error)}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    config = load_yaml(path)
     if isinstance(config, dict) and "model" in config:  # a training config: the model's arguments are nested
         model = config["model"]
         config = model.get("init_args", model) if isinstance(model, dict) else model
@@ -251,22 +354,72 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
+    """Names and tensors of a file. Raises CheckpointError where there are none, or other things too."""
+    state, _ = read_weights(path)
+    return state
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Names and tensors of a file, and its sha256. Raises CheckpointError where there are none, or other things too."""
+    state, digest, size = read_tree(path)
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # Lightning: discriminators are beside it
+        parts = ("feature_extractor.", "backbone.", "head.")
+        state = {k: v for k, v in state["state_dict"].items() if isinstance(k, str) and k.startswith(parts)}
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    ):
+        raise CheckpointError(f"{path} is not a state dict: expected names and tensors, or both under 'state_dict'")
+    for key, value in state.items():
+        if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in _TYPES:
+            kind = f"{value.layout}, {value.dtype}, {value.device.type}".replace("torch.", "")
+            raise CheckpointError(f"{path}: {shown(key)} is no tensor of plain numbers in memory: {kind}")
+    # the same numbers may stand for many, in one tensor (a stride of 0) or in several
+    claimed = sum(value.numel() * value.element_size() for value in state.values())
+    if claimed > size:
+        raise CheckpointError(
+            f"{path} has {size} bytes, and its tensors would take {claimed}: they repeat or share what is in it; save "
+            "them as they are, with .clone()"
+        )
+    return state, digest
+
+
+def read_tree(path: Path) -> tuple[Any, str, int]:
+    """What is in a file of weights, whatever that is; the file's sha256 and size. Raises CheckpointError."""
     try:
+        data = read_file(path, _MAX_WEIGHTS, "weights")
         if path.suffix == ".safetensors":
-            state: Any = load_file(path)
+            header = int.from_bytes(data[:8], "little")
+            if header > _MAX_HEADER:
+                raise ValueError(f"its header has {header} bytes, expected at most {_MAX_HEADER}")
+            tree: Any = dict(sorted(load_safetensors(data).items()))  # which has them in no order
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            _check_zip(data)
+            tree = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except Exception as error:
         raise CheckpointError(
             f"cannot read {path} as weights only, and a checkpoint is not allowed to run code: "
-            f"{_first_line(error)}. If you trust it, load it yourself and save its state dict"
+            f"{first_line(error)}. If you trust it, load it yourself and save its state dict"
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # Lightning: discriminators are beside it
-        parts = ("feature_extractor.", "backbone.", "head.")
-        state = {key: value for key, value in state["state_dict"].items() if key.startswith(parts)}
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path} is not a state dict: expected names and tensors, or both under 'state_dict'")
-    return state
+    return tree, hashlib.sha256(data).hexdigest(), len(data)
+
+
+def _check_zip(data: bytes) -> None:
+    """Raises ValueError: an archive whose files are larger than it; torch stores them as they are."""
+    if not data.startswith(b"PK"):
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        files = archive.infolist()
+    if sum(file.file_size for file in files) > len(data) or any(file.compress_type for file in files):
+        raise ValueError("its files are compressed, or larger than the archive")
+
+
+def source_name(path: Path) -> str:
+    """The name of a file or folder, as it can be printed."""
+    return "".join(letter if letter.isprintable() else "?" for letter in path.resolve().name)
 
 
 def section(config: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
@@ -275,21 +428,23 @@ def section(config: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
         raise CheckpointError(f"the config lacks {name}.class_path")
     args = section.get("init_args") or {}
     if not isinstance(args, dict):
-        raise CheckpointError(f"{name}.init_args is {args!r}, expected a mapping")
+        raise CheckpointError(f"{name}.init_args is {shown(args)}, expected a mapping")
     return section["class_path"], args
 
 
 def _instantiate(config: dict[str, Any], name: str, classes: dict[str, Any]) -> Any:
     class_path, args = section(config, name)
     if class_path not in classes:
-        raise CheckpointError(f"{name} class {class_path} is not supported; supported are {', '.join(classes)}")
+        raise CheckpointError(
+            f"{name} class {listed([class_path])} is not supported; supported are {', '.join(classes)}"
+        )
     if name == "head":
         _check_head(args)
     check_args(name, class_path, args, classes[class_path])
     try:
         return classes[class_path](**args)
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{name}: {class_path} does not accept {args}: {error}") from error
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(f"{name}: {class_path} does not accept {shown(args)}: {first_line(error)}") from error
 
 
 def check_args(name: str, class_path: str, args: dict[str, Any], function: Callable[..., Any]) -> None:
@@ -299,7 +454,7 @@ def check_args(name: str, class_path: str, args: dict[str, Any], function: Calla
         signature.bind(**args)
     except TypeError as error:
         raise CheckpointError(
-            f"{name}: {class_path}: {error}; its arguments are {', '.join(signature.parameters)}"
+            f"{name}: {class_path}: {first_line(error)}; its arguments are {', '.join(signature.parameters)}"
         ) from error
     hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
     for argument, value in args.items():
@@ -307,11 +462,12 @@ def check_args(name: str, class_path: str, args: dict[str, Any], function: Calla
         allowed = () if hint is Any else get_args(hint) or (hint,)
         if allowed and not (type(value) in allowed or (float in allowed and type(value) is int)):
             names = " or ".join(t.__name__ for t in allowed)
-            raise CheckpointError(f"{name}: {argument} is {value!r}, expected {names}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"{name}: {argument} is {shown(value)}, expected {names}")
+        most = _MOST.get(argument, _MAX_INTEGER)
+        if type(value) is int and abs(value) > most:
+            raise CheckpointError(f"{name}: {argument} is {shown(value)}, expected at most {most}")
+        if type(value) is float and not math.isfinite(value):
+            raise CheckpointError(f"{name}: {argument} is {value}, expected a finite number")
 
 
 def _check_head(args: dict[str, Any]) -> None:
@@ -319,9 +475,9 @@ def _check_head(args: dict[str, Any]) -> None:
     for name, multiple in (("n_fft", 2), ("mdct_frame_len", 4)):
         frame = args.get(name, multiple)
         if not isinstance(frame, int) or frame < multiple or frame % multiple:
-            raise CheckpointError(f"head: {name} is {frame!r}, expected a positive multiple of {multiple}")
+            raise CheckpointError(f"head: {name} is {shown(frame)}, expected a positive multiple of {multiple}")
     if args.get("padding", "same") not in ("same", "center"):
-        raise CheckpointError(f"head: padding is {args['padding']!r}, expected 'same' or 'center'")
+        raise CheckpointError(f"head: padding is {shown(args['padding'])}, expected 'same' or 'center'")
 
 
 def _encodec(
@@ -371,7 +527,7 @@ def _features(config: dict[str, Any]) -> tuple[EncodecFeatures | MelFeatures, in
     class_path, args = section(config, "feature_extractor")
     if class_path not in functions:
         raise CheckpointError(
-            f"feature_extractor class {class_path} is not supported; supported are {', '.join(functions)}"
+            f"feature_extractor class {listed([class_path])} is not supported; supported are {', '.join(functions)}"
         )
     check_args("feature_extractor", class_path, args, functions[class_path])
     if functions[class_path] is _mel:
@@ -396,24 +552,32 @@ def read_encodec_features(config: dict[str, Any]) -> EncodecFeatures:
 def _encodec_features(args: dict[str, Any]) -> EncodecFeatures:
     codec, bandwidths = _encodec(**args)
     if codec not in CODECS:
-        raise CheckpointError(f"feature_extractor: encodec_model {codec!r} is not one of {', '.join(CODECS)}")
+        raise CheckpointError(f"feature_extractor: encodec_model {shown(codec)} is not one of {', '.join(CODECS)}")
     _, frame_rate = CODECS[codec]
-    try:
-        kbps = tuple(float(b) for b in bandwidths)
-        # a code of 1024 is 10 bits; upstream rounds down to whole codebooks, at least one
-        counts = tuple(max(1, int(b * 1000 // (10 * frame_rate))) for b in kbps)
-    except (TypeError, ValueError):
-        counts = ()
-    if not counts:
-        raise CheckpointError(f"feature_extractor: bandwidths is {bandwidths!r}, expected a list of kbps")
+    kbps: tuple[float, ...] = ()
+    if isinstance(bandwidths, list | tuple) and 0 < len(bandwidths) <= MAX_CODEBOOKS:
+        numbers = all(type(b) in (int, float) and 0 <= b <= MAX_KBPS for b in bandwidths)
+        kbps = tuple(map(float, bandwidths)) if numbers else ()
+    if not kbps:
+        raise CheckpointError(f"feature_extractor: bandwidths is {shown(bandwidths)}, expected a list of kbps")
+    # a code of 1024 is 10 bits; upstream rounds down to whole codebooks, at least one
+    counts = tuple(max(1, int(b * 1000 // (10 * frame_rate))) for b in kbps)
+    if max(counts) > MAX_CODEBOOKS:
+        raise CheckpointError(
+            f"feature_extractor: bandwidths {shown(kbps)} take {max(counts)} codebooks, expected at most "
+            f"{MAX_CODEBOOKS}"
+        )
     return EncodecFeatures(codec, max(counts), CODEBOOK_SIZE, kbps, counts, "")
 
 
+def _own(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights and constants of the network."""
+    return {k: v for k, v in state.items() if k != CODEBOOKS and not k.startswith(_IGNORED)}
+
+
 def _load_state(model: Vocos, state: dict[str, Tensor]) -> None:
-    """Copy the weights in; every key must be there, none left over, every shape equal, every constant as expected."""
-    own = model.state_dict()
-    given = {k: v for k, v in state.items() if k != CODEBOOKS and not k.startswith(_IGNORED)}
-    check_keys(given, own, "does not fit its config")
+    """Copy the weights in, whose names and shapes are the network's; every constant must be as expected."""
+    given = _own(state)
     constants = dict(model.named_buffers())
     for key, constant in constants.items():
         # in a half-precision checkpoint they are rounded; ours are exact, and ours are used
@@ -431,9 +595,9 @@ def _load_state(model: Vocos, state: dict[str, Tensor]) -> None:
 def check_keys(state: dict[str, Tensor], expected: dict[str, Tensor], verdict: str) -> None:
     """Every key must be there, none left over, every shape equal; else CheckpointError: the state dict VERDICT."""
     problems = [f"lacks {key}" for key in expected if key not in state]
-    problems += [f"has the unknown key {key}" for key in state if key not in expected]
+    problems += [f"has the unknown key {listed([key])}" for key in state if key not in expected]
     problems += [
-        f"has {key} of shape {tuple(state[key].shape)}, expected {tuple(value.shape)}"
+        f"has {key} of shape {shown(tuple(state[key].shape))}, expected {tuple(value.shape)}"
         for key, value in expected.items()
         if key in state and state[key].shape != value.shape
     ]
@@ -445,13 +609,4 @@ def check_keys(state: dict[str, Tensor], expected: dict[str, Tensor], verdict: s
 def check_finite(state: dict[str, Tensor]) -> None:
     for key, value in state.items():
         if not torch.isfinite(value).all():
-            raise CheckpointError(f"{key} holds NaN or infinity")
-
-
-def fingerprints(codebooks: Tensor) -> tuple[str, ...]:
-    """sha256 of the first 1, 2, ... codebooks (K, size, C), as little-endian float32."""
-    digest, values = hashlib.sha256(), []
-    for codebook in codebooks.contiguous().numpy().astype("<f4"):
-        digest.update(codebook.tobytes())
-        values.append(digest.hexdigest())
-    return tuple(values)
+            raise CheckpointError(f"{listed([key])} holds NaN or infinity")

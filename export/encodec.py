@@ -7,8 +7,6 @@ the graph is written operator by operator; ``SEANetEncoder`` is the same in torc
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import re
@@ -26,25 +24,29 @@ from torch import Tensor, nn
 
 from vocos_onnx import EncodecONNX, __version__
 from vocos_onnx.audio import MAX_RATE, MIN_RATE
-from vocos_onnx.config import EncoderConfig, Source
+from vocos_onnx.codebooks import fingerprints
+from vocos_onnx.config import MAX_CONTEXT, MAX_N_FFT, EncoderConfig, Source, parse_json
 from vocos_onnx.encodec import CHUNK
-from vocos_onnx.files import whole_file
+from vocos_onnx.files import check_target, whole_file
+from vocos_onnx.messages import first_line, shown
+from vocos_onnx.model_file import read_file
 from vocos_onnx.vocoder import BOX_CODEC
 
 from .checkpoint import (
     CODEBOOKS,
     CODECS,
+    MAX_CONFIG,
     CheckpointError,
     check_finite,
     check_keys,
     download,
     find_weights,
-    fingerprints,
     fold_weight_norm,
     is_hub_id,
     read_encodec_features,
-    read_state,
+    read_weights,
     read_yaml,
+    source_name,
 )
 from .graph import OPSET, finish, trace_encoder
 from .modules import STFTEncoder
@@ -333,6 +335,7 @@ def export_encodec(
     output: str | os.PathLike[str],
     *,
     revision: str | None = None,
+    overwrite: bool = True,
     report: Callable[[str], None] = print,
 ) -> EncoderConfig:
     """Write an encoder, with its codebooks, as one self-contained .onnx, and verify it against torch.
@@ -342,22 +345,23 @@ def export_encodec(
             in the layout of facebook/encodec_24khz, or its hub id; or the folder of a codec that ``train/`` made.
         output: path to write. Nothing is there, or what was there stays, unless the verification passes.
         revision: branch, tag or commit on the hub.
+        overwrite: whether a file that exists is replaced.
         report: called with each line of the report.
 
     Raises:
         FileNotFoundError: the checkpoint, its config or the output's folder does not exist.
+        FileExistsError: the output exists, and ``overwrite`` is false.
         CheckpointError: the checkpoint is not a supported encoder, or the result differs from torch.
     """
     output = Path(output)
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    check_target(output, overwrite=overwrite)
     encoder, codebooks, config = _load(checkpoint, revision)
     proto = (
         seanet_graph(encoder, config, codebooks)
         if isinstance(encoder, SEANetEncoder)
         else trace_encoder(encoder, config, codebooks)
     )
-    with whole_file(output) as partial:
+    with whole_file(output, overwrite=overwrite) as partial:
         partial.write_bytes(proto.SerializeToString())
         runtime = EncodecONNX(partial, providers=["CPUExecutionProvider"], threads=3)  # so that there are parts
         if not np.array_equal(runtime.codebooks, codebooks.numpy()):
@@ -397,19 +401,28 @@ def _load(checkpoint: str, revision: str | None) -> tuple[nn.Module, Tensor, Enc
     else:
         if revision is not None:
             raise CheckpointError(f"revision {revision!r} is for hub ids; {checkpoint} is not one")
-        name = path.resolve().name
+        name = source_name(path)
         if (path / ENCODER_WEIGHTS).is_file():
             return _load_trained(path)
         config_path, weights = _find(path)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    _check_name(weights, digest)
     geometry = _read_geometry(config_path)
-    state = _translate(fold_weight_norm(read_state(weights)))
+    state, digest = read_weights(weights)
+    _check_name(weights, digest)
+    state = _translate(fold_weight_norm(state))
     counts = geometry.codebooks_per_bandwidth
     keys = [f"codebooks.{i}" for i in range(max(counts))]
-    with torch.device("meta"):  # shapes only: a config must not fill the memory with what the weights are not
-        codebook = torch.empty(geometry.codebook_size, geometry.hidden_size)
-        expected = {**SEANetEncoder(geometry).state_dict(), **dict.fromkeys(keys, codebook)}
+    try:
+        with torch.device("meta"):  # shapes only: a config must not fill the memory with what the weights are not
+            codebook = torch.empty(geometry.codebook_size, geometry.hidden_size)
+            shapes = SEANetEncoder(geometry)
+            expected = {**shapes.state_dict(), **dict.fromkeys(keys, codebook)}
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+        raise CheckpointError(f"{config_path} is that of no encoder: {first_line(error)}") from error
+    if geometry.hop_length > MAX_N_FFT or shapes.left_context > MAX_CONTEXT:
+        raise CheckpointError(
+            f"{config_path}: a frame has {geometry.hop_length} samples and sees {shapes.left_context} frames before "
+            f"it, expected at most {MAX_N_FFT} and {MAX_CONTEXT}"
+        )
     # a model may have more codebooks than its bandwidths use
     state = {key: value for key, value in state.items() if key in expected or not key.startswith("codebooks.")}
     _check_state(state, expected)
@@ -431,7 +444,7 @@ def _load(checkpoint: str, revision: str | None) -> tuple[nn.Module, Tensor, Enc
             codebook_size=geometry.codebook_size,
             bandwidths=geometry.target_bandwidths,
             codebooks_per_bandwidth=counts,
-            codebooks_sha256=fingerprints(codebooks),
+            codebooks_sha256=fingerprints(codebooks.numpy()),
             source=Source(name, found_revision, digest, __version__),
         ),
     )
@@ -466,16 +479,17 @@ def _read_geometry(path: Path | None) -> Geometry:
     if path is None:
         return Geometry()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {error}") from error
+        data = parse_json(read_file(path, MAX_CONFIG, "a config").decode(), finite=False)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not readable JSON: {first_line(error)}") from error
     if not isinstance(data, dict) or data.get("model_type") != "encodec":
         kind = data.get("model_type") if isinstance(data, dict) else data
-        raise CheckpointError(f"{path}: model_type is {kind!r}, expected 'encodec'")
+        raise CheckpointError(f"{path}: model_type is {shown(kind)}, expected 'encodec'")
     for key, expected in _FIXED.items():
         if data.get(key, expected) != expected:
             raise CheckpointError(
-                f"{path}: {key} is {data[key]!r}, expected {expected!r}; of the EnCodec models only 24 kHz is supported"
+                f"{path}: {key} is {shown(data[key])}, expected {expected!r}; of the EnCodec models only "
+                "24 kHz is supported"
             )
     given: dict[str, Any] = {}
     for field in fields(Geometry):
@@ -493,10 +507,10 @@ def _read_geometry(path: Path | None) -> Geometry:
         ):
             what = f"a list of {kind.__name__}" if several else kind.__name__
             span = "" if kind is bool else f" from {least} to {most}"
-            raise CheckpointError(f"{path}: {field.name} is {value!r}, expected {what}{span}")
+            raise CheckpointError(f"{path}: {field.name} is {shown(value)}, expected {what}{span}")
         given[field.name] = tuple(map(kind, value)) if several else value
     if data.get("codebook_dim") not in (None, given.get("hidden_size", Geometry.hidden_size)):
-        raise CheckpointError(f"{path}: codebook_dim is {data['codebook_dim']!r}, expected that of hidden_size")
+        raise CheckpointError(f"{path}: codebook_dim is {shown(data['codebook_dim'])}, expected that of hidden_size")
     geometry = Geometry(**given)
     count = max(geometry.codebooks_per_bandwidth)
     if count > _MOST_CODEBOOKS:
@@ -547,17 +561,17 @@ def _load_trained(folder: Path) -> tuple[nn.Module, Tensor, EncoderConfig]:
             raise FileNotFoundError(f"{folder} has an {ENCODER_WEIGHTS} but no {name}, which the training writes too")
     features = read_encodec_features(read_yaml(folder / "config.yaml"))
     if features.codec != BOX_CODEC:
-        raise CheckpointError(f"{folder}: the codec is {features.codec!r}, expected {BOX_CODEC!r}")
+        raise CheckpointError(f"{folder}: the codec is {shown(features.codec)}, expected {BOX_CODEC!r}")
     weights = folder / ENCODER_WEIGHTS
     encoder = STFTEncoder().eval()
     window = encoder.window
-    state = read_state(weights)
+    state, digest = read_weights(weights)
     _check_state(state, encoder.state_dict())
     rounding = max(1e-6, torch.finfo(state["window"].dtype).eps)  # in half precision; the exact one is used
     if not (state["window"].float() - window).abs().max() < rounding:
         raise CheckpointError(f"{weights}: the window is not a Hann window of {encoder.n_fft} samples")
     encoder.load_state_dict({k: window if k == "window" else v.float() for k, v in state.items()})
-    table = read_state(folder / "pytorch_model.bin")
+    table, _ = read_weights(folder / "pytorch_model.bin")
     size = (features.num_codebooks * features.codebook_size, encoder.code_dim)
     _check_state({k: v for k, v in table.items() if k == CODEBOOKS}, {CODEBOOKS: torch.empty(size)})
     codebooks = table[CODEBOOKS].float().reshape(features.num_codebooks, features.codebook_size, -1)
@@ -577,7 +591,7 @@ def _load_trained(folder: Path) -> tuple[nn.Module, Tensor, EncoderConfig]:
             codebook_size=features.codebook_size,
             bandwidths=features.bandwidths,
             codebooks_per_bandwidth=features.codebooks_per_bandwidth,
-            codebooks_sha256=fingerprints(codebooks),
-            source=Source(folder.resolve().name, "", hashlib.sha256(weights.read_bytes()).hexdigest(), __version__),
+            codebooks_sha256=fingerprints(codebooks.numpy()),
+            source=Source(source_name(folder), "", digest, __version__),
         ),
     )

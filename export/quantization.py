@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx.config import METADATA_KEY, Quality
-from vocos_onnx.files import whole_file
+from vocos_onnx.files import check_target, whole_file
 from vocos_onnx.session import find_model
 from vocos_onnx.vocoder import BOX_CODEC, default_model
 
@@ -43,6 +43,7 @@ def quantize(
     *,
     precision: str = "int8",
     calibration: Sequence[npt.ArrayLike] | None = None,
+    overwrite: bool = True,
     report: Callable[[str], None] = print,
 ) -> ModelConfig:
     """Write a float32 model in another precision, and compare the two.
@@ -54,6 +55,7 @@ def quantize(
         calibration: tokens (K, T) or features (C, T) of real audio, as ``VocosONNX.decode`` takes them: the ranges of
             int8 are measured on them, and the quality. By default, speech in the box: its mels, its tokens of the codec
             there, or tokens of EnCodec 24 kHz.
+        overwrite: whether a file that exists is replaced.
         report: called with each line of the report.
 
     Raises:
@@ -65,8 +67,7 @@ def quantize(
     if precision not in VARIANTS:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(VARIANTS)}")
     output = Path(output)
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    check_target(output, overwrite=overwrite)
     original = VocosONNX(model, providers=["CPUExecutionProvider"])
     if original.config.precision != "float32":
         raise ValueError(f"{model} is in {original.config.precision} already; take the float32 model")
@@ -77,7 +78,7 @@ def quantize(
     else:
         _to_float16(proto)
     config = replace(original.config, precision=precision, quality=Quality(0.0, None, 0.0))
-    with whole_file(output) as partial:
+    with whole_file(output, overwrite=overwrite) as partial:
         _write(proto, config, partial)
         quality = _compare(VocosONNX(partial, providers=["CPUExecutionProvider"]), items)
         pesq = "not measured (pip install pesq)" if quality.pesq_wb is None else f"{quality.pesq_wb:.2f} of 4.64"
@@ -257,7 +258,7 @@ def _compare(variant: VocosONNX, items: list[Item]) -> Quality:
     for array, bandwidth_id, audio in items:
         expected, given = audio.astype(np.float64), variant.decode(array, bandwidth_id).astype(np.float64)
         noise = np.square(given - expected).sum()
-        ratios.append(10 * np.log10(np.square(expected).sum() / noise) if noise else np.inf)
+        ratios.append(10 * np.log10(np.square(expected).sum() / noise) if noise else 200.0)  # JSON has no infinity
         scores.append(_pesq(expected, given, variant.sample_rate))
         seconds += len(expected) / variant.sample_rate
     measured = [score for score in scores if score is not None and np.isfinite(score)]

@@ -285,32 +285,6 @@ def _sized(data: bytes) -> bytes:
     return bytes([*length, size]) + data
 
 
-def field(number: int, *parts: bytes) -> bytes:
-    """A field of bytes, as Protocol Buffers write it."""
-    key = [number << 3 | 2] if number < 16 else [(number << 3 | 2) & 127 | 128, number >> 4]
-    return bytes(key) + _sized(b"".join(parts))
-
-
-ELSEWHERE = field(13, field(1, b"location"), field(2, b"../../secret"))
-
-
-@pytest.mark.parametrize(
-    "extra",
-    [
-        field(7, field(5, ELSEWHERE)),  # a weight
-        field(7, field(5, b"\x70\x01")),  # one that only says so
-        field(7, field(1, field(5, field(5, ELSEWHERE)))),  # a constant in a node
-        field(7, field(1, field(5, field(6, field(5, ELSEWHERE))))),  # in a branch of an If
-        field(25, field(7, field(5, field(5, ELSEWHERE)))),  # in a function
-    ],
-)
-def test_weights_in_other_files_are_refused(tmp_path, extra):
-    path = tmp_path / "model.onnx"
-    path.write_bytes((DATA / "encodec.onnx").read_bytes() + extra)  # messages that come twice are merged
-    with pytest.raises(ValueError, match=r"model.onnx takes its weights from other files, which .* must not"):
-        VocosONNX(path)
-
-
 def test_graphs_without_end(tmp_path):
     data = b""
     for _ in range(40):  # a node's attribute is a graph with a node whose attribute ...

@@ -8,6 +8,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 import vocos_onnx
 
 HEAVY = ("torch", "onnx", "onnxscript", "vocos_onnx_export", "vocos_onnx_train", "scipy", "soundfile")
@@ -21,10 +23,21 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_import_is_light():
-    """onnxruntime waits for the first model."""
+    """numpy waits for the first name that is used: the command line is ready for signals before it is loaded."""
     modules = loaded_by("import vocos_onnx")
+    assert "vocos_onnx" in modules
+    assert not modules & {*HEAVY, "onnxruntime", "numpy"}
+    modules = loaded_by("from vocos_onnx import VocosONNX, load_audio, save_tokens")
     assert "numpy" in modules
-    assert not modules & {*HEAVY, "onnxruntime"}
+    assert not modules & {*HEAVY, "onnxruntime"}  # onnxruntime waits for the first model
+
+
+def test_public_names_are_there():
+    code = "import vocos_onnx; [getattr(vocos_onnx, n) for n in vocos_onnx.__all__]; vocos_onnx.audio.resample"
+    loaded_by(code)
+    assert set(vocos_onnx.__all__) <= set(dir(vocos_onnx))
+    with pytest.raises(AttributeError, match="module 'vocos_onnx' has no attribute 'nonsense'"):
+        vocos_onnx.nonsense  # noqa: B018
 
 
 def test_decoding_needs_neither_torch_nor_scipy():

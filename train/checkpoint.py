@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vocos_onnx.config import EncodecFeatures
@@ -19,6 +19,8 @@ from vocos_onnx_export.checkpoint import (
     check_keys,
     fold_weight_norm,
     load,
+    read_state,
+    read_tree,
 )
 from vocos_onnx_export.encodec import ENCODER_WEIGHTS
 
@@ -97,7 +99,7 @@ def _init_features(generator: Generator, checkpoint: str, state: dict[str, Tenso
         path = Path(checkpoint) / ENCODER_WEIGHTS
         if not path.is_file():
             raise FileNotFoundError(f"no {path}: expected a folder that training wrote, with the codec's encoder")
-        encoder = load_file(path)
+        encoder = read_state(path)
         check_keys(encoder, extractor.encoder.state_dict(), f"of {path} is of another geometry than the config")
         check_finite(encoder)
         extractor.encoder.load_state_dict(encoder)
@@ -108,7 +110,7 @@ def load_discriminators(path: Path, discriminators: nn.Module) -> bool:
     """The discriminators of a Lightning .ckpt, or of a state of ours. Returns whether there were any."""
     if path.suffix != ".ckpt" or not path.is_file():
         return False
-    tree = torch.load(path, map_location="cpu", weights_only=True)
+    tree, _, _ = read_tree(path)
     state = {k: v for k, v in tree.get("state_dict", {}).items() if k.startswith(DISCRIMINATORS)}
     # constants of torchaudio, which is not used here
     state = {k: v for k, v in state.items() if ".spec_fn." not in k}

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from vocos_onnx_export.checkpoint import CheckpointError, check_args, section
+from vocos_onnx.messages import listed, shown
+from vocos_onnx_export.checkpoint import CheckpointError, YamlLoader, check_args, load_yaml, section
 
 DATA = "vocos.dataset.VocosDataModule"
 UNCONDITIONAL, CONDITIONAL = "vocos.experiment.VocosExp", "vocos.experiment.VocosEncodecExp"
@@ -150,10 +149,7 @@ def load_config(path: Path, **changes: Any) -> TrainConfig:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no config {path}")
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable YAML: {error}") from None
+    tree = load_yaml(path, _Loader)
     try:
         return read_config(tree, **changes)
     except ValueError as error:
@@ -170,7 +166,9 @@ def read_config(
     model_class, model = _class(tree, "model", (UNCONDITIONAL, CONDITIONAL))
     parts = ("feature_extractor", "backbone", "head")
     _keys("model.init_args", model, parts, others=True)
-    run = {**tree["trainer"], **({"max_steps": 2 * steps} if steps is not None else {})}
+    run = tree["trainer"]
+    if isinstance(run, dict) and steps is not None:
+        run = {**run, "max_steps": 2 * steps}
     config = TrainConfig(
         seed=_integer("seed_everything", tree.get("seed_everything", 0)),
         train=_files("train_params", data["train_params"], train),
@@ -190,6 +188,9 @@ def _check(config: TrainConfig) -> None:
         where = f"data.init_args.{name}"
         _at_least(where, files, 1, "num_samples", "batch_size", "every")
         _at_least(where, files, 0, "num_workers", "eq_db")
+        for key, most in (("num_samples", 1 << 28), ("batch_size", 1 << 16), ("num_workers", 1 << 10)):
+            if getattr(files, key) > most:
+                raise ValueError(f"{where}: {key} is {getattr(files, key)}, expected at most {most}")
         if files.sampling_rate != experiment.sample_rate:
             raise ValueError(
                 f"{where}: sampling_rate is {files.sampling_rate}, expected the model's, {experiment.sample_rate}"
@@ -207,18 +208,20 @@ def _check(config: TrainConfig) -> None:
         )
     _range(f"{where}: betas", experiment.betas, 0, 1 - 1e-9)
     for name in ("initial_learning_rate", "discriminator_width"):
-        if not 0 < getattr(experiment, name) < math.inf:
-            raise ValueError(f"{where}: {name} is {getattr(experiment, name)}, expected more than 0")
+        if not 0 < getattr(experiment, name) <= 100:
+            raise ValueError(f"{where}: {name} is {getattr(experiment, name)}, expected more than 0, and at most 100")
     _at_least("trainer", run, 2, "max_steps")
     _at_least("trainer", run, 1, "log_every_n_steps", "val_check_interval")
     if run.precision is not None and str(run.precision) not in PRECISIONS:
-        raise ValueError(f"trainer: precision is {run.precision!r}, expected one of {', '.join(PRECISIONS)}")
+        raise ValueError(f"trainer: precision is {shown(run.precision)}, expected one of {', '.join(PRECISIONS)}")
     if run.accelerator not in ("auto", "cpu", "gpu", "cuda"):
-        raise ValueError(f"trainer: accelerator is {run.accelerator!r}, expected auto, cpu or gpu")
+        raise ValueError(f"trainer: accelerator is {shown(run.accelerator)}, expected auto, cpu or gpu")
     if run.devices not in (1, "auto", [0], "1", -1):
-        raise ValueError(f"trainer: devices is {run.devices!r}, expected 1 or [0]: training runs on one device")
+        raise ValueError(f"trainer: devices is {shown(run.devices)}, expected 1 or [0]: training runs on one device")
     if run.logger not in (None, True, False):
         _class({"logger": run.logger}, "logger", LOGGERS)
+    if not isinstance(run.callbacks or [], list):
+        raise ValueError(f"trainer: callbacks is {shown(run.callbacks)}, expected a list")
     for callback in run.callbacks or ():
         _class({"callback": callback}, "callback", CALLBACKS)
     features = config.model["feature_extractor"]
@@ -242,7 +245,7 @@ def _files(name: str, args: Any, path: str | None) -> Files:
 
 def _read(where: str, kind: Callable[..., Any], args: Any) -> Any:
     if not isinstance(args, dict):
-        raise ValueError(f"{where} is {args!r}, expected a mapping")
+        raise ValueError(f"{where} is {shown(args)}, expected a mapping")
     try:
         check_args(where, kind.__name__, args, kind)
     except CheckpointError as error:
@@ -253,40 +256,40 @@ def _read(where: str, kind: Callable[..., Any], args: Any) -> Any:
 def _class(tree: dict[str, Any], name: str, known: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
     class_path, args = section(tree, name)
     if class_path not in known:
-        raise ValueError(f"{name} class {class_path} is not supported; supported are {', '.join(known)}")
+        raise ValueError(f"{name} class {listed([class_path])} is not supported; supported are {', '.join(known)}")
     return class_path, args
 
 
 def _keys(where: str, tree: Any, known: tuple[str, ...], optional: tuple[str, ...] = (), others: bool = False) -> None:
     if not isinstance(tree, dict):
-        raise ValueError(f"{where} is {tree!r}, expected a mapping of {', '.join(known)}")
+        raise ValueError(f"{where} is {shown(tree)}, expected a mapping of {', '.join(known)}")
     missing = [key for key in known if key not in tree and key not in optional]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}")
     unknown = [str(key) for key in tree if key not in known]
     if unknown and not others:
-        raise ValueError(f"{where} has the unknown key {', '.join(unknown)}; known are {', '.join(known)}")
+        raise ValueError(f"{where} has the unknown key {listed(unknown)}; known are {', '.join(known)}")
 
 
 def _integer(where: str, value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{where} is {value!r}, expected an integer of 0 or more")
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise ValueError(f"{where} is {shown(value)}, expected an integer of 0 to {(1 << 32) - 1}")
     return value
 
 
 def _at_least(where: str, section: Any, low: float, *names: str) -> None:
     for name in names:
         if not low <= getattr(section, name) < math.inf:
-            raise ValueError(f"{where}: {name} is {getattr(section, name)}, expected {low} or more")
+            raise ValueError(f"{where}: {name} is {shown(getattr(section, name))}, expected {low} or more")
 
 
 def _range(where: str, value: list[float] | None, low: float, high: float) -> None:
     numbers = value is None or (len(value) == 2 and all(type(v) in (int, float) for v in value))
     if not numbers or (value is not None and not low <= min(value) <= max(value) <= high):
-        raise ValueError(f"{where} is {value!r}, expected two numbers from {low} to {high:g}")
+        raise ValueError(f"{where} is {shown(value)}, expected two numbers from {low} to {high:g}")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(YamlLoader):
     """YAML 1.1 takes 5e-4, as upstream's configs write it, for a string; here it is a number, as in YAML 1.2."""
 
 

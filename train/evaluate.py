@@ -54,8 +54,14 @@ def write_tokens(clip: Path, row: dict[str, str], folder: Path, system: System) 
     encoder, rate = system.encoder, system.vocos.sample_rate
     assert encoder is not None
     tokens = encoder.encode(load_audio(clip, rate), rate, system.vocos.bandwidths[-1]).astype(np.int16)
-    source = f"{row['description']}; {row['attribution']}, {row['licence'].split(' (')[0]}"
-    np.savez_compressed(folder / f"{clip.stem}.npz", tokens=tokens, source=source)
+    np.savez_compressed(
+        folder / f"{clip.stem}.npz",
+        tokens=tokens,
+        source=f"{row['description']}; {row['attribution']}, {row['licence'].split(' (')[0]}",
+        sample_rate=rate,
+        codec=encoder.config.codec,
+        codebooks_sha256=encoder.config.codebooks_sha256[len(tokens) - 1],
+    )
 
 
 def print_figures(clips: list[Path], systems: list[System]) -> None:

@@ -92,6 +92,7 @@ def report(
     on_error: Callable[[Exception], None] | None = None,
     providers: Sequence[Provider] | None = None,
     threads: int | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write an HTML page with each recording and its copies: players, spectrograms and a table of the metrics.
 
@@ -109,6 +110,7 @@ def report(
             raised.
         providers: as ``VocosONNX`` takes them.
         threads: as ``VocosONNX`` takes them.
+        overwrite: whether a page that exists is replaced.
 
     Raises:
         ValueError: an output with another ending; no input, or none that can be done; a bandwidth that a model does not
@@ -120,7 +122,7 @@ def report(
     output = Path(output)
     if output.suffix.lower() != ".html":
         raise ValueError(f"{output.name!r} does not end in .html, the kind of file that a report is written to")
-    check_target(output)
+    check_target(output, overwrite=overwrite)
     paths = [Path(path) for path in inputs]
     if not paths:
         raise ValueError("inputs is empty, expected one or more audio files")
@@ -143,7 +145,7 @@ def report(
             on_error(error)
     if not clips:
         raise ValueError(f"none of the {len(paths)} inputs could be done, and {output} is not written")
-    with whole_file(output) as partial:
+    with whole_file(output, overwrite=overwrite) as partial:
         # a file name need not be UTF-8: its other bytes are shown as escapes
         partial.write_text(_page(clips, systems), encoding="utf-8", errors="backslashreplace")
 

@@ -1,18 +1,51 @@
 """Vocos without torch: EnCodec tokens or mel spectrograms to audio, and audio to those, with onnxruntime and numpy."""
 
-from .audio import load_audio, load_blocks, save_audio, save_blocks
-from .config import EncoderConfig, ModelConfig
-from .encodec import EncodecONNX
-from .vocoder import VocosONNX
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .audio import load_audio, load_blocks, save_audio, save_blocks
+    from .config import EncoderConfig, ModelConfig
+    from .encodec import EncodecONNX
+    from .tokens import Tokens, load_tokens, save_tokens
+    from .vocoder import VocosONNX
 
 __all__ = [
     "EncodecONNX",
     "EncoderConfig",
     "ModelConfig",
+    "Tokens",
     "VocosONNX",
     "load_audio",
     "load_blocks",
+    "load_tokens",
     "save_audio",
     "save_blocks",
+    "save_tokens",
 ]
 __version__ = "0.4.0"
+
+# Each name is imported when it is first asked for: the command line must be ready for Ctrl-C before numpy is loaded.
+_MODULES = {
+    "audio": ("load_audio", "load_blocks", "save_audio", "save_blocks"),
+    "config": ("EncoderConfig", "ModelConfig"),
+    "encodec": ("EncodecONNX",),
+    "tokens": ("Tokens", "load_tokens", "save_tokens"),
+    "vocoder": ("VocosONNX",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
+            return value
+        if name == module:  # as they were there when all of it was imported at once
+            return import_module(f".{module}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,43 +4,65 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+import shlex
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from .containers import Incomplete, Part, Sink, View, parts
 from .files import check_target, whole_file
-
-Float = npt.NDArray[np.float32]
+from .resample import Float as Float
+from .resample import Tape as Tape
+from .resample import resample as resample
+from .resample import resample_blocks as resample_blocks
 
 MIN_RATE, MAX_RATE = 1000, 384_000
-_BLOCK = 1 << 18  # samples read at once
+_BLOCK, _VALUES = 1 << 18, 1 << 20  # read at once: samples, and numbers in all their channels
+_SLICE = 4096  # samples written at once: libvorbis takes as much room on the stack
+_RATES: dict[str, Sequence[int]] = {  # where they are fewer than those that are read
+    "MP3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+    "OGG": range(MIN_RATE, 200_001),  # libvorbis crashes beyond
+    "SVX": range(MIN_RATE, 1 << 16),
+    "MPC2K": range(MIN_RATE, 1 << 16),
+    "WVE": (8000,),
+    "XI": (44100,),
+}
 _FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31}
 
 
 def load_audio(path: str | os.PathLike[str], sample_rate: int) -> Float:
     """Read a file as mono audio of one sample rate.
 
-    Everything that libsndfile reads: wav, flac, ogg, mp3, aiff, ...; any sample type, rate and number of channels. The
-    channels are mixed by their mean, then the result is resampled (see ``resample``) where its rate is another. A .wav
-    that was cut off is read up to there, as libsndfile does it.
+    Everything that libsndfile reads: wav, flac, ogg, mp3, aiff, ...; any sample type, rate and number of channels.
+    The channels are mixed by their mean, then the result is resampled (see ``resample``) where its rate is another.
+
+    What comes is all that the file holds, or an error. Several recordings of one rate in a file (chained Ogg, joined
+    mp3, FLAC or WAV) come one after another; a header that was never completed, as of a stream or of a recorder that
+    stopped, is no hindrance; tags and padding are passed over. A file that holds less than it promises is refused.
 
     Returns:
         (samples,) float32, full scale is ±1: ceil(N · sample_rate / rate) samples from a file with N of them.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not audio, damaged or shorter than its header says, empty, or holds NaN or infinity.
+        ValueError: it is not audio, damaged, cut off, of several sample rates, empty, or holds NaN or infinity; or
+            ``sample_rate`` is none.
+        OSError: it cannot be read.
     """
     audio: Float = np.concatenate(list(load_blocks(path, sample_rate)))
     return audio
 
 
 def load_blocks(path: str | os.PathLike[str], sample_rate: int) -> Iterator[Float]:
-    """What ``load_audio`` gives, some seconds at a time (samples,), so that memory does not grow. Raises as that."""
+    """What ``load_audio`` gives, some seconds at a time (samples,), so that memory does not grow.
+
+    Raises as that does, which may be after some blocks: that a file is cut off may show only at its end.
+    """
     import soundfile  # not needed to decode, and slow to load
 
     _check_rate(sample_rate)
@@ -51,13 +73,21 @@ def load_blocks(path: str | os.PathLike[str], sample_rate: int) -> Iterator[Floa
         raise ValueError(f"{path} is not a file; expected audio such as .wav, .flac, .ogg or .mp3")
     done = 0
     try:
-        with soundfile.SoundFile(path) as file:
-            for block in read_blocks(_mixed(file), file.samplerate, sample_rate):
-                done += block.shape[1]
-                yield block[0]
+        with path.open("rb") as file:
+            streams: Sequence[Part | Path] = parts(file) or [path]
+            with _open(file, streams[0]) as first:
+                rate = first.samplerate
+            with closing(_mixed(file, streams, rate)) as mixed:
+                for block in read_blocks(mixed, rate, sample_rate):
+                    done += block.shape[1]
+                    yield block[0]
     except soundfile.LibsndfileError as error:
         raise ValueError(
             f"cannot read {path} as audio: {error.error_string} It may be damaged or of another kind"
+        ) from None
+    except Incomplete as error:
+        raise ValueError(
+            f"{path}: {error}. If what is there will do, rewrite it: ffmpeg -i {shlex.quote(str(path))} whole.wav"
         ) from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -65,14 +95,84 @@ def load_blocks(path: str | os.PathLike[str], sample_rate: int) -> Iterator[Floa
         raise ValueError(f"{path}: audio is empty; expected at least one sample")
 
 
-def _mixed(file: Any) -> Iterator[Float]:
+def expected_samples(path: str | os.PathLike[str], sample_rate: int) -> int:
+    """About how many samples ``load_blocks`` gives, from the headers alone; 0 where they do not say. Never raises."""
+    import soundfile
+
+    total = 0.0
+    with suppress(OSError, ValueError, soundfile.LibsndfileError), Path(path).open("rb") as file:
+        streams: Sequence[Part | Path] = parts(file) or [Path(path)]
+        for stream in streams:
+            with _open(file, stream) as audio:
+                frames = stream.samples or audio.frames * stream.counted if isinstance(stream, Part) else audio.frames
+                total += frames * sample_rate / audio.samplerate
+    return math.ceil(total)
+
+
+@cache
+def _reader() -> Any:
+    import soundfile
+
+    class Reader(soundfile.SoundFile):  # type: ignore[misc]
+        """A file that is read from its beginning to its end, without the seeking that soundfile does at each read."""
+
+        def seekable(self) -> bool:
+            return False
+
+    return Reader
+
+
+def _open(file: BinaryIO, stream: Part | Path) -> Any:
+    return _reader()(stream if isinstance(stream, Path) else View(file, stream.spans))
+
+
+def _mixed(file: BinaryIO, streams: Sequence[Part | Path], rate: int) -> Generator[Float, None, None]:
     """The mean of the channels (n,), taken while reading, so that those of a long file never are in memory together."""
-    frames = 0
-    for block in file.blocks(_BLOCK, dtype="float32", always_2d=True):
-        frames += len(block)
-        yield block.mean(axis=1)
-    if frames < file.frames:
-        raise ValueError(f"it is truncated: its header promises {file.frames} samples, and it holds {frames}")
+    for stream in streams:
+        with _open(file, stream) as audio:
+            if audio.samplerate != rate:
+                raise Incomplete(f"it holds several recordings, of {rate} and of {audio.samplerate} Hz")
+            frames = 0
+            for block in _blocks(audio, stream):
+                frames += len(block)
+                yield block.mean(axis=1)
+            promised = audio.frames
+            if isinstance(stream, Part):
+                promised = stream.most or stream.samples or (promised if stream.counted else 0)
+            if frames < promised:
+                raise Incomplete(f"it is truncated: its header promises {promised} samples, and it holds {frames}")
+            if isinstance(stream, Part) and (left := stream.left(audio.name.tell())):
+                raise Incomplete(f"its header promises {promised} samples, and {left} bytes of audio are behind them")
+
+
+def _blocks(audio: Any, stream: Part | Path) -> Iterator[Float]:
+    """Blocks (n, channels) in memory that is used again."""
+    import soundfile
+
+    buffer = np.empty((max(1, min(_BLOCK, _VALUES // audio.channels)), audio.channels), np.float32)
+    done = 0
+    while True:
+        wanted = buffer[: max(1, audio.frames - done)]
+        wanted.fill(0)  # whatever libsndfile makes of a damaged file, nothing else is to be found in it
+        try:
+            count = len(audio.read(out=wanted))
+        except soundfile.LibsndfileError as error:
+            if isinstance(stream, Path) or not stream.samples:
+                raise
+            count = audio.tell() - done
+            if done + count != stream.samples:  # otherwise the audio is complete, and what follows is none
+                raise Incomplete(
+                    f"it is truncated or damaged behind sample {done + count} of the {stream.samples} that its header "
+                    f"promises ({error.error_string.rstrip('.')})"
+                ) from None
+        if not isinstance(audio.name, str) and audio.name.error:
+            raise audio.name.error
+        if isinstance(stream, Part) and stream.most is not None:
+            count = min(count, stream.most - done)
+        if count <= 0:
+            return
+        yield buffer[:count]
+        done += count
 
 
 def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:
@@ -109,8 +209,8 @@ def _check(given: npt.NDArray[Any], first: int = 0) -> Float:
             f"audio has shape {given.shape}, expected (batch, samples); it looks like (samples, channels): "
             "mix it down with audio.mean(axis=1), or pass audio.T for each channel on its own"
         )
-    if given.dtype in _FULL_SCALE:
-        given = given / np.float32(_FULL_SCALE[given.dtype])
+    if (native := given.dtype.newbyteorder("=")) in _FULL_SCALE:
+        given = given / np.float32(_FULL_SCALE[native])
     elif not np.issubdtype(given.dtype, np.floating):
         raise ValueError(
             f"audio has dtype {given.dtype}, expected floats with full scale ±1, int16 or int32; convert it"
@@ -121,87 +221,6 @@ def _check(given: npt.NDArray[Any], first: int = 0) -> Float:
         bad = first + np.argmin(np.isfinite(waveform).all(axis=0))
         raise ValueError(f"audio holds NaN or infinity, first at sample {bad}; expected finite values")
     return waveform
-
-
-class Tape:
-    """Audio (B, N) that comes in blocks (B, n): stretches of it, each beginning where the one before did or later."""
-
-    def __init__(self, blocks: Iterable[Float]):
-        self._blocks = iter(blocks)
-        self._held = np.zeros((1, 0), np.float32)
-        self._first = 0  # of the samples that are held
-
-    def reach(self, samples: int) -> int:
-        """Read until there are so many samples, or the end. Returns how many there are: fewer only at the end."""
-        parts = [self._held] if self._held.size else []
-        there = self._first + self._held.shape[1]
-        while there < samples and (block := next(self._blocks, None)) is not None:
-            parts.append(block)
-            there += block.shape[1]
-        if len(parts) > 1 or (parts and not self._held.size):
-            self._held = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        return there
-
-    def cut(self, start: int, stop: int) -> Float:
-        """The samples (B, stop - start) from one to another, as far as they are there, and let go those before."""
-        assert start >= self._first
-        self._held = self._held[:, start - self._first :]
-        self._first = start
-        return self._held[:, : stop - start]
-
-
-def resample(audio: Float, rate: int, to: int) -> Float:
-    """Audio (..., N) from one sample rate in Hz to another: (..., ceil(N · to / rate)) float32.
-
-    A polyphase filter of scipy, linear phase, without delay, whose low-pass is a Kaiser-windowed sinc of 64 zero
-    crossings on each side. With f the lower of the two rates: flat within 0.001 dB up to 0.45 f, and at least
-    97 dB down from 0.5 f on, so that nothing folds back (measured; tests/test_audio.py). Equal rates return the audio
-    as it is.
-    """
-    if rate == to:
-        return audio
-    from scipy.signal import resample_poly  # a second to load: only where it is needed
-
-    factor = math.gcd(rate, to)
-    up, down = to // factor, rate // factor
-    resampled: Float = resample_poly(audio, up, down, axis=-1, window=_low_pass(max(up, down)))
-    return resampled
-
-
-def resample_blocks(blocks: Iterable[Float], rate: int, to: int) -> Iterator[Float]:
-    """What ``resample`` makes of the blocks (B, n) in one piece, block by block."""
-    if rate == to:
-        yield from blocks
-        return
-    factor = math.gcd(rate, to)
-    up, down = to // factor, rate // factor
-    # the filter reaches 64 · max(up, down) of the samples between which it interpolates; whole periods of it
-    context = -(-64 * max(up, down) // (up * down)) * down
-    tape, start = Tape(blocks), 0
-    while True:
-        there = tape.reach(start + down + context)
-        stop = start + (there - start - context) // down * down
-        if stop <= start:  # the end
-            stop = there
-        if stop <= start:
-            return
-        before = min(start, context)
-        resampled = resample(tape.cut(start - before, stop + context), rate, to)
-        yield resampled[:, before // down * up :][:, : -(-(stop - start) * up // down)]
-        start = stop
-
-
-@lru_cache(maxsize=4)
-def _low_pass(factor: int) -> Float:
-    """Low-pass (128 · factor + 1,) for resampling by up or down, the larger of which is ``factor``.
-
-    Kaiser & Schafer 1980: an attenuation of A dB takes beta = 0.1102 (A - 8.7) and a transition band of
-    (A - 7.95) / (2.285 · 128 factor) rad, which for A = 100 is 0.1 π/factor: centred on 0.95, it ends at 1.
-    """
-    from scipy.signal import firwin
-
-    taps: Float = firwin(128 * factor + 1, 0.95 / factor, window=("kaiser", 0.1102 * (100 - 8.7))).astype(np.float32)
-    return taps
 
 
 def _check_rate(sample_rate: int) -> None:
@@ -215,39 +234,111 @@ def audio_format(path: str | os.PathLike[str]) -> str:
     """The libsndfile format that a file's ending names, after checking that a file of that name can be written.
 
     Raises:
-        ValueError: an ending that libsndfile does not know.
+        ValueError: an ending that libsndfile does not know, or cannot write whole to one file.
         OSError: as ``check_target`` does.
     """
     import soundfile
 
     path = Path(path)
     kind = path.suffix[1:].upper()
-    if kind not in soundfile.available_formats():
+    if kind not in soundfile.available_formats() or kind in ("RAW", "SD2"):  # without a header, or with one elsewhere
         raise ValueError(f"{path.name!r} does not end in a known kind of audio file; try .wav or .flac")
     check_target(path)
     return kind
 
 
-def save_audio(path: str | os.PathLike[str], audio: npt.NDArray[Any], sample_rate: int) -> None:
+def save_audio(path: str | os.PathLike[str], audio: npt.ArrayLike, sample_rate: int, *, overwrite: bool = True) -> None:
     """Write audio (samples,) to a file of the kind that its ending names: .wav (16-bit), .flac, .ogg, .mp3, ...
 
-    Values beyond ±1 are clipped. The file appears whole or not at all. Raises as ``audio_format`` does, and OSError
-    where the folder cannot be written.
+    Floats have full scale ±1, and values beyond are clipped; int16 and int32 are written as they are. The file appears
+    whole or not at all.
+
+    Raises:
+        ValueError: an ending that is not known, a rate that its kind does not have, NaN or infinity (nothing is
+            written then), another shape or dtype.
+        FileExistsError: the file exists, and ``overwrite`` is false.
+        OSError: as ``audio_format`` does; the file cannot be written, or the disk is full.
     """
-    save_blocks(path, [audio], sample_rate)
+    save_blocks(path, [_writable(audio)], sample_rate, overwrite=overwrite)
 
 
-def save_blocks(path: str | os.PathLike[str], blocks: Iterable[npt.NDArray[Any]], sample_rate: int) -> int:
-    """As ``save_audio``, of blocks (n,) that are written as they come. Returns the samples in all."""
+def save_blocks(
+    path: str | os.PathLike[str],
+    blocks: Iterable[npt.ArrayLike],
+    sample_rate: int,
+    *,
+    overwrite: bool = True,
+    comment: str = "",
+) -> int:
+    """As ``save_audio``, of blocks (n,) that are written as they come. Returns the samples in all.
+
+    The ``comment`` goes into the file where its format has room for one.
+    """
     import soundfile
 
     path, samples = Path(path), 0
     kind = audio_format(path)
-    with (
-        whole_file(path) as partial,
-        soundfile.SoundFile(partial, "w", samplerate=sample_rate, channels=1, format=kind) as file,
-    ):
-        for block in blocks:
-            file.write(block)
-            samples += len(block)
+    _check_rate(sample_rate)
+    rates = _RATES.get(kind)
+    if rates and sample_rate not in rates:
+        known = f"{rates[0]} to {rates[-1]}" if isinstance(rates, range) else ", ".join(map(str, rates))
+        raise ValueError(f"{path.name}: sample_rate is {sample_rate}, and {path.suffix} has {known} Hz; try .wav")
+    with whole_file(path, overwrite=overwrite) as partial, partial.open("wb", buffering=0) as raw:
+        sink = Sink(raw)
+
+        def failed(reason: str) -> Exception:
+            return sink.error or ValueError(f"cannot write {path} at {sample_rate} Hz: {reason} Try .wav")
+
+        def attempt(call: Callable[..., None], *args: Any) -> None:
+            try:
+                call(*args)
+            except soundfile.LibsndfileError as error:
+                raise failed(error.error_string) from None
+            except AssertionError:  # of soundfile, if less was written than given
+                raise failed("not all of it was taken.") from None
+            if sink.error:
+                raise sink.error
+
+        try:
+            file = soundfile.SoundFile(sink, "w", samplerate=int(sample_rate), channels=1, format=kind)
+        except soundfile.LibsndfileError as error:
+            raise failed(error.error_string) from None
+        try:
+            if comment:
+                with suppress(soundfile.LibsndfileError):  # a format without
+                    file.comment = comment
+            for block in blocks:
+                audio = _writable(block, samples)
+                if file.subtype in ("FLOAT", "DOUBLE") and audio.dtype in _FULL_SCALE:  # which soundfile does not scale
+                    audio = audio / np.float64(_FULL_SCALE[audio.dtype])
+                for start in range(0, len(audio), _SLICE):
+                    attempt(file.write, audio[start : start + _SLICE])
+                samples += len(audio)
+        except BaseException:
+            with suppress(Exception):
+                file.close()
+            raise
+        attempt(file.close)
+        if not samples and not raw.tell():
+            raise ValueError(f"audio is empty, and {path.suffix} cannot hold that; expected at least one sample")
     return samples
+
+
+def _writable(block: npt.ArrayLike, first: int = 0) -> npt.NDArray[Any]:
+    """Audio (n,) as soundfile takes it: contiguous, in native byte order, floats within ±1. Raises ValueError."""
+    audio = np.asarray(block)
+    if audio.ndim != 1:
+        raise ValueError(
+            f"audio has shape {audio.shape}, expected (samples,); write each channel to a file of its own, or mix them"
+        )
+    if audio.dtype.newbyteorder("=") in _FULL_SCALE:
+        return np.ascontiguousarray(audio, audio.dtype.newbyteorder("="))
+    if not np.issubdtype(audio.dtype, np.floating):
+        raise ValueError(
+            f"audio has dtype {audio.dtype}, expected floats with full scale ±1, int16 or int32; convert it"
+        )
+    if not np.isfinite(audio).all():
+        bad = first + int(np.argmin(np.isfinite(audio)))
+        raise ValueError(f"audio holds NaN or infinity, first at sample {bad}; expected finite values")
+    clipped: npt.NDArray[Any] = np.clip(audio, -1, 1).astype(np.float64 if audio.dtype == np.float64 else np.float32)
+    return clipped

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .codebooks import check_codebooks
-from .config import METADATA_KEY, ModelConfig
-from .session import CPU, Provider, check_graph, device_of, open_session, read_config, run
+from .config import MAX_CHANNELS, MAX_LAYERS, METADATA_KEY, ModelConfig, read_size
+from .istft import trim_of
+from .session import CPU, Provider, check_graph, device_of, open_session, read_config, run, shape_of
 
 Float = npt.NDArray[np.float32]
 State = dict[str, Any]  # arrays, or what stays on a GPU
@@ -32,21 +33,28 @@ class Backbone:
         threads: int | None,
         profile: Path | None = None,
     ):
-        self._session = open_session(path, providers, threads, METADATA_KEY, profile)
-        # how many convolutions carry what, and of which size, is the network's own affair, and not in the metadata
-        past = next((node.shape for node in self._session.get_inputs() if node.name == "past"), [0, 0, 0, 0])
-        self._layers, self._dim = past[0], past[3]
-        self.has_istft = any(node.name == "audio" for node in self._session.get_outputs())
-        self.config = read_config(self._session, path, METADATA_KEY, self._parse)
+        self._open(path, providers, threads, profile)
         if self.config.precision == "int8" and self._session.get_providers() != [CPU]:  # nothing else has its operators
             if providers is not None:
                 raise ValueError(
                     f"{path} is in int8, for the CPU, and providers is {list(providers)!r}; leave it out, or take the "
                     "model in float16 or float32"
                 )
-            self._session = open_session(path, [CPU], threads, METADATA_KEY)
+            self._open(path, [CPU], threads, None)
         self.providers: list[str] = self._session.get_providers()
         self._device = device_of(self._session)
+
+    def _open(
+        self,
+        path: str | os.PathLike[str],
+        providers: Sequence[Provider] | None,
+        threads: int | None,
+        profile: Path | None,
+    ) -> None:
+        self._session = open_session(path, providers, threads, METADATA_KEY, profile)
+        self.has_istft = any(node.name == "audio" for node in self._session.get_outputs())
+        self._layers = self._dim = 0
+        self.config = read_config(self._session, path, METADATA_KEY, self._parse)
 
     @property
     def delay(self) -> int:
@@ -64,8 +72,9 @@ class Backbone:
 
         ``lengths``: frames of each item; its features from there on are zeros, and its spectrum has no meaning.
         """
+        shapes = {"spectrum": self._spectrum_shape(features)}
         spectrum: npt.NDArray[Any]
-        (spectrum,) = run(self._session, ["spectrum"], self.inputs(features, bandwidth_id, lengths))
+        (spectrum,) = run(self._session, shapes, self.inputs(features, bandwidth_id, lengths))
         return self._as_complex(spectrum)
 
     def audio(self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None) -> Float:
@@ -73,8 +82,11 @@ class Backbone:
 
         ``lengths``: as ``spectrum`` takes it; the audio of an item ends with its last frame, and zeros are after it.
         """
+        config, (batch, _, frames) = self.config, features.shape
+        trim = trim_of(config.n_fft, config.hop_length, config.padding)
+        samples = (frames - 1) * config.hop_length + config.n_fft - 2 * trim
         audio: Float
-        (audio,) = run(self._session, ["audio"], self.inputs(features, bandwidth_id, lengths))
+        (audio,) = run(self._session, {"audio": (batch, samples)}, self.inputs(features, bandwidth_id, lengths))
         return audio
 
     def inputs(
@@ -101,19 +113,26 @@ class Backbone:
         time = first + np.arange(frames) - late
         inside = (time >= 0) if end is None else (time >= 0) & (time < end)
         mask = np.repeat(inside[:, None].astype(np.float32), batch, axis=1)
-        names = ["spectrum", *(f"next_{name}" for name in state)]
+        shapes = {"spectrum": self._spectrum_shape(features)}
+        shapes |= {f"next_{name}": shape for name, shape in self._state_shapes(batch, 2 * REACH).items()}
         inputs = self._inputs(features, bandwidth_id, state, mask)
-        spectrum, *new = run(self._session, names, inputs, self._device)
+        spectrum, *new = run(self._session, shapes, inputs, self._device)
         return self._as_complex(spectrum), dict(zip(state, new, strict=True))
 
     def _state(self, batch: int, past: int) -> State:
+        return {name: np.zeros(shape, np.float32) for name, shape in self._state_shapes(batch, past).items()}
+
+    def _state_shapes(self, batch: int, past: int) -> dict[str, tuple[int, ...]]:
         if not self._layers:
             return {}
-        channels = self.config.feature_channels
         return {
-            "past_features": np.zeros((batch, channels, past), np.float32),
-            "past": np.zeros((self._layers, batch, past, self._dim), np.float32),
+            "past_features": (batch, self.config.feature_channels, past),
+            "past": (self._layers, batch, past, self._dim),
         }
+
+    def _spectrum_shape(self, features: Float) -> tuple[int, ...]:
+        batch, _, frames = features.shape
+        return batch, frames, *_bins(self.config)
 
     def _inputs(self, features: Float, bandwidth_id: int | None, state: State, mask: Float) -> dict[str, Any]:
         inputs: dict[str, Any] = {"features": features, **state}
@@ -135,32 +154,37 @@ class Backbone:
         nothing = np.zeros((1, self.config.feature_channels, 1), np.float32)
         bandwidth_id = 0 if self.config.num_bandwidth_ids else None
         codebooks: Float
-        (codebooks,) = run(self._session, ["codebooks"], self.inputs(nothing, bandwidth_id))
+        shapes = {"codebooks": (encodec.num_codebooks, encodec.codebook_size, self.config.feature_channels)}
+        (codebooks,) = run(self._session, shapes, self.inputs(nothing, bandwidth_id))
         return check_codebooks(codebooks)
 
     def _parse(self, metadata: str) -> ModelConfig:
         config = ModelConfig.from_json(metadata)
-        bins = config.n_fft // 2
-        tail: list[int] = [bins + 1, 2] if config.head == "istft" else [bins]
-        expected: dict[str, list[int | str]] = {
-            "features": ["batch", config.feature_channels, "frames"],
-            "spectrum": ["batch", "frames", *tail],
-        }
-        if self._layers:
-            expected["past_features"] = ["batch", config.feature_channels, "past"]
-            expected["next_past_features"] = ["batch", config.feature_channels, 2 * REACH]
-            expected["past"] = [self._layers, "batch", "past", self._dim]
-            expected["next_past"] = [self._layers, "batch", 2 * REACH, self._dim]
-            expected["mask"] = [self._layers, "batch", "frames"]
+        channels = config.feature_channels
+        inputs: dict[str, list[int | str]] = {"features": ["batch", channels, "frames"]}
+        outputs: dict[str, list[int | str]] = {"spectrum": ["batch", "frames", *_bins(config)]}
+        # how many convolutions carry what, and of which size, is the network's own affair, and not in the metadata
+        past = shape_of(self._session, "past", 4)
+        if past is not None:
+            self._layers, self._dim = read_size("layers", past[0], MAX_LAYERS), read_size("dim", past[3], MAX_CHANNELS)
+            inputs["past_features"] = ["batch", channels, "past"]
+            outputs["next_past_features"] = ["batch", channels, 2 * REACH]
+            inputs["past"] = [self._layers, "batch", "past", self._dim]
+            outputs["next_past"] = [self._layers, "batch", 2 * REACH, self._dim]
+            inputs["mask"] = [self._layers, "batch", "frames"]
         if self.has_istft:
-            expected["audio"] = ["batch", "samples"]
+            outputs["audio"] = ["batch", "samples"]
         if config.num_bandwidth_ids:
-            expected["bandwidth_id"] = []
+            inputs["bandwidth_id"] = []
         if config.encodec is not None:
-            enc = config.encodec
-            expected["codebooks"] = [enc.num_codebooks, enc.codebook_size, config.feature_channels]
-        check_graph(self._session, expected)
+            outputs["codebooks"] = [config.encodec.num_codebooks, config.encodec.codebook_size, channels]
+        check_graph(self._session, inputs, outputs)
         return config
+
+
+def _bins(config: ModelConfig) -> tuple[int, ...]:
+    """The last axes of a spectrum."""
+    return (config.n_fft // 2 + 1, 2) if config.head == "istft" else (config.n_fft // 2,)
 
 
 def placement(path: str | os.PathLike[str], providers: Sequence[Provider] | None) -> dict[str, list[str]]:

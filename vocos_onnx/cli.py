@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import operator
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,17 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 from . import __version__
-from .audio import Float, audio_format, load_audio, load_blocks, save_audio, save_blocks
+from .audio import Float, audio_format, expected_samples, load_audio, load_blocks, save_blocks
 from .backbone import placement
 from .codebooks import LAYOUTS
 from .config import ENCODER_KEY, METADATA_KEY
 from .encodec import DEFAULT_BANDWIDTH, EncodecONNX
-from .files import check_target, whole_file
+from .files import check_target, is_stdout
 from .session import CODEC, find_model, open_session
+from .tokens import Tokens, read_token_file, save_tokens
 from .vocoder import VocosONNX, default_model
 
 DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
 PCM = {"s16le": "<i2", "f32le": "<f4"}
+ENCODEC = "encodec_24khz"
+MADE_BY = "vocos-onnx"  # a comment in the audio files that are made here: they may be replaced, recordings may not
 BAD_INPUT = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
 
 
@@ -55,6 +57,10 @@ def _complain(error: Exception) -> None:
     print(f"vocos-onnx: error: {' '.join(str(error).split())}", file=sys.stderr)
 
 
+def _warn(text: str) -> None:
+    print(f"vocos-onnx: warning: {text}", file=sys.stderr)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vocos-onnx", description="Vocos without torch: tokens to 24 kHz audio, and audio to tokens."
@@ -68,7 +74,10 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=int, metavar="N", help="threads on the CPU (default: the CPUs that it may use)"
     )
 
-    decode = commands.add_parser("decode", parents=[session], help="decode tokens or features to an audio file")
+    writes = argparse.ArgumentParser(add_help=False)
+    writes.add_argument("-y", "--force", action="store_true", help="replace an output that exists")
+
+    decode = commands.add_parser("decode", parents=[session, writes], help="decode tokens or features to an audio file")
     decode.add_argument("tokens", type=Path, metavar="TOKENS", help=".npy, or .npz with an array named tokens or codes")
     decode.add_argument("output", type=Path, metavar="OUT", help="audio file to write, e.g. out.wav")
     decode.add_argument("--model", metavar="M", help=".onnx model, or the name of one in the box (default: its codec)")
@@ -81,12 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument("--bandwidth", type=float, metavar="KBPS", help=f"default: {DEFAULT_BANDWIDTH:g}")
     files.add_argument("--encoder", metavar="E", help="encoder .onnx (default: that of the codec in the box)")
 
-    encode = commands.add_parser("encode", parents=[session, files], help="encode audio files to tokens")
+    encode = commands.add_parser("encode", parents=[session, files, writes], help="encode audio files to tokens")
     encode.add_argument("output", type=Path, metavar="OUT", help=".npz file to write, or a folder that exists")
     encode.set_defaults(run=_encode)
 
     resynth = commands.add_parser(
-        "resynth", parents=[session, files], help="copy-synthesis: audio files through tokens or mels, and back"
+        "resynth", parents=[session, files, writes], help="copy-synthesis: audio files through tokens or mels, and back"
     )
     resynth.add_argument("output", type=Path, metavar="OUT", help="audio file to write, or a folder that exists")
     resynth.add_argument("--model", metavar="M", help=".onnx model, or the name of one in the box (default: its codec)")
@@ -117,12 +126,16 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--provider", metavar="P", help="run it there, and say which operators are left on the CPU")
     info.set_defaults(run=_info)
 
-    demo = commands.add_parser("demo", parents=[session], help="decode the tokens in the box, real recorded speech")
+    demo = commands.add_parser(
+        "demo", parents=[session, writes], help="decode the tokens in the box, real recorded speech"
+    )
     demo.add_argument("output", type=Path, nargs="?", default=Path("demo.wav"), metavar="OUT")
     demo.set_defaults(run=_demo)
 
     report = commands.add_parser(
-        "report", parents=[session], help="one HTML page to hear and compare models by (needs the extra [report])"
+        "report",
+        parents=[session, writes],
+        help="one HTML page to compare models by ear and figures (needs [report])",
     )
     report.add_argument("output", type=Path, metavar="OUT.html", help="page to write; it needs no other file")
     report.add_argument("--inputs", type=Path, nargs="+", required=True, metavar="IN", help="audio files of any kind")
@@ -145,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
         "--calibrate", type=Path, nargs="+", metavar="F", help=".npy or .npz of tokens or features (default: speech)"
     )
     export = commands.add_parser(
-        "export", parents=[variant], help="convert a Vocos checkpoint to .onnx (needs the extra [export])"
+        "export", parents=[variant, writes], help="convert a Vocos checkpoint to .onnx (needs the extra [export])"
     )
     export.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, .ckpt file, or hub id (owner/name)")
     export.add_argument("-o", "--output", required=True, metavar="MODEL.onnx")
@@ -160,14 +173,18 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(run=_export)
 
     quantize = commands.add_parser(
-        "quantize", parents=[variant], help="a float32 .onnx to int8 or half precision (needs the extra [export])"
+        "quantize",
+        parents=[variant, writes],
+        help="a float32 .onnx to int8 or half precision (needs [export])",
     )
     quantize.add_argument("model", metavar="MODEL", help=".onnx model, or the name of one in the box")
     quantize.add_argument("-o", "--output", required=True, metavar="OUT.onnx")
     quantize.set_defaults(run=_quantize)
 
     encoder = commands.add_parser(
-        "export-encodec", help="convert an EnCodec checkpoint's encoder to .onnx (needs the extra [export])"
+        "export-encodec",
+        parents=[writes],
+        help="convert an EnCodec checkpoint's encoder to .onnx (needs [export])",
     )
     encoder.add_argument("checkpoint", metavar="CHECKPOINT", help="Meta's .th file, folder, or facebook/encodec_24khz")
     encoder.add_argument("-o", "--output", required=True, metavar="ENCODER.onnx")
@@ -175,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     encoder.set_defaults(run=_export_encodec)
 
     train = commands.add_parser(
-        "train", help="train a Vocos as a config of upstream's layout says (needs the extra [train])"
+        "train", parents=[writes], help="train a Vocos as a config of upstream's layout says (needs the extra [train])"
     )
     train.add_argument("config", type=Path, metavar="CONFIG.yaml")
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run; one that was stopped goes on")
@@ -197,7 +214,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _decode(args: argparse.Namespace) -> None:
     audio_format(args.output)  # an output that cannot be written should fail before the work, not after
-    tokens, samples = load_tokens(args.tokens)
+    check_target(args.output, overwrite=args.force)
+    read = read_token_file(args.tokens)
+    tokens, samples = read.codes, read.samples
     vocos = _open(args, args.model)
     if tokens.ndim == 3:
         batch = 1 if args.layout == "kbt" and not np.issubdtype(tokens.dtype, np.floating) else 0
@@ -208,10 +227,11 @@ def _decode(args: argparse.Namespace) -> None:
             )
         if tokens.shape[batch]:
             tokens = tokens.squeeze(batch)
+    given = replace(read, codes=tokens)  # with its codec, which is checked then
     if vocos.delay and tokens.ndim == 2 and args.layout in LAYOUTS:
-        blocks = vocos.decode_stream([tokens], args.bandwidth_id)
+        blocks = vocos.decode_stream([given], args.bandwidth_id)
     else:
-        blocks = iter([vocos.decode(tokens, args.bandwidth_id, layout=args.layout)])
+        blocks = iter([vocos.decode(given, args.bandwidth_id, layout=args.layout)])
     hop = vocos.hop_length
 
     def end(decoded: int) -> int:
@@ -224,8 +244,14 @@ def _decode(args: argparse.Namespace) -> None:
             )
         return samples
 
-    written = save_blocks(args.output, _cut(blocks, hop, end), vocos.sample_rate)
-    print(f"wrote {args.output}: {written / vocos.sample_rate:.2f} s at {vocos.sample_rate} Hz")
+    written = save_blocks(args.output, _cut(blocks, hop, end), vocos.sample_rate, overwrite=args.force, comment=MADE_BY)
+    _warn_of_no_codec(read, vocos)
+    _say(args.output, f"wrote {args.output}: {written / vocos.sample_rate:.2f} s at {vocos.sample_rate} Hz")
+
+
+def _say(output: Path, line: str) -> None:
+    """Print what was done, but not into the output itself."""
+    print(line, file=sys.stderr if is_stdout(output) else sys.stdout, flush=True)
 
 
 def _cut(blocks: Iterable[Float], most: int, end: Callable[[int], int]) -> Iterator[Float]:
@@ -240,7 +266,7 @@ def _cut(blocks: Iterable[Float], most: int, end: Callable[[int], int]) -> Itera
 
 
 def _encode(args: argparse.Namespace) -> None:
-    targets = _targets(args.inputs, args.output, ".npz")
+    targets = _targets(args.inputs, args.output, ".npz", args.force)
     if any(target.suffix != ".npz" for _, target in targets):
         raise ValueError(f"{args.output.name!r} does not end in .npz, the kind of file that tokens are written to")
     encoder = EncodecONNX(args.encoder, **_options(args))
@@ -251,10 +277,10 @@ def _encode(args: argparse.Namespace) -> None:
     def one(source: Path, target: Path, progress: Callable[[int, int], None]) -> str:
         rate = encoder.sample_rate
         audio = _Counted(source, rate, progress)
-        codes = [block.astype(np.int16) for block in encoder.encode_stream(audio, rate, bandwidth)]
+        smallest = np.min_scalar_type(encoder.config.codebook_size - 1)
+        codes = [block.astype(smallest) for block in encoder.encode_stream(audio, rate, bandwidth)]
         tokens = np.concatenate(codes, axis=1)
-        with whole_file(target) as partial:
-            np.savez_compressed(partial, tokens=tokens, samples=audio.samples, sample_rate=rate)
+        save_tokens(target, tokens, encoder, samples=audio.samples, overwrite=args.force)
         shape = " x ".join(map(str, tokens.shape))
         return f"wrote {target}: {shape} tokens, {audio.samples / rate:.2f} s at {bandwidth:g} kbps"
 
@@ -262,15 +288,20 @@ def _encode(args: argparse.Namespace) -> None:
 
 
 def _resynth(args: argparse.Namespace) -> None:
-    targets = _targets(args.inputs, args.output, ".wav")
+    targets = _targets(args.inputs, args.output, ".wav", args.force)
     for _, target in targets:
         audio_format(target)
+    if not args.output.is_dir():
+        _check_forgotten_output(args.output)
     if args.plot:
         from .plot import check_plot, save_plot
 
         if len(targets) > 1:
             raise ValueError(f"--plot draws one recording, and {len(targets)} are given; leave it out")
         check_plot(args.plot)
+        check_target(args.plot, overwrite=args.force)
+        if targets[0][1].exists() and not targets[0][1].is_file():
+            raise ValueError(f"--plot reads the copy again, and {targets[0][1]} is not a file; leave it out")
     vocos = VocosONNX(args.model, encoder=args.encoder, **_options(args))
     if len(targets) > 1:  # what fails here fails each file
         vocos(np.zeros(vocos.sample_rate), vocos.sample_rate, bandwidth=args.bandwidth)
@@ -280,15 +311,40 @@ def _resynth(args: argparse.Namespace) -> None:
         audio = _Counted(source, rate, progress)
         blocks = vocos.resynth_stream(audio, rate, bandwidth=args.bandwidth)
         # whole frames are decoded: what is longer than the recording is cut off
-        written = save_blocks(target, _cut(blocks, vocos.hop_length, lambda n: min(n, audio.samples)), rate)
+        written = save_blocks(
+            target,
+            _cut(blocks, vocos.hop_length, lambda n: min(n, audio.samples)),
+            rate,
+            overwrite=args.force,
+            comment=MADE_BY,
+        )
         if args.plot:
-            save_plot(args.plot, {str(path): load_audio(path, rate) for path in (source, target)}, rate)
+            audio_of = {str(path): load_audio(path, rate) for path in (source, target)}
+            save_plot(args.plot, audio_of, rate, overwrite=args.force)
         return f"wrote {target}: {written / rate:.2f} s at {rate} Hz"
 
     _each(targets, one)
 
 
-def _targets(inputs: list[Path], output: Path, suffix: str) -> list[tuple[Path, Path]]:
+def _check_forgotten_output(output: Path) -> None:
+    """Raises ValueError where a recording would be replaced, as by ``resynth *.wav``; copies made here may be."""
+    import soundfile
+
+    if not output.is_file():
+        return
+    try:
+        with soundfile.SoundFile(output) as file:
+            made_here = file.comment.startswith(MADE_BY)
+    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError):  # not audio
+        return
+    if not made_here:
+        raise ValueError(
+            f"{output} is a recording that was not made by vocos-onnx: it looks like one more input, with the output "
+            "forgotten. Name another output, or a folder for several inputs"
+        )
+
+
+def _targets(inputs: list[Path], output: Path, suffix: str, overwrite: bool) -> list[tuple[Path, Path]]:
     """Each input with the file it goes to: the output, or one of its own name in that folder."""
     if len(inputs) == 1 and not output.is_dir():
         targets = [(inputs[0], output)]
@@ -296,14 +352,15 @@ def _targets(inputs: list[Path], output: Path, suffix: str) -> list[tuple[Path, 
         targets = [(source, output / (source.stem + suffix)) for source in inputs]
     else:
         raise FileNotFoundError(f"{len(inputs)} files need a folder to go to, and {output} is none; create it first")
-    sources: dict[Path, Path] = {}
+    sources: dict[str, Path] = {}
     for source, target in targets:
-        check_target(target)
-        if target.exists() and source.exists() and target.samefile(source):
+        if target.is_file() and any(other.exists() and target.samefile(other) for other in inputs):
             raise ValueError(f"{target} would be written over itself; choose another output")
-        if target in sources:
-            raise ValueError(f"{sources[target]} and {source} would both be written to {target}; rename one of them")
-        sources[target] = source
+        check_target(target, overwrite=overwrite)
+        real = os.path.realpath(target)
+        if real in sources:
+            raise ValueError(f"{sources[real]} and {source} would both be written to {target}; rename one of them")
+        sources[real] = source
     return targets
 
 
@@ -322,7 +379,7 @@ def _each(targets: list[tuple[Path, Path]], one: Callable[[Path, Path, Callable[
             failed += 1
         else:
             bar.clear()
-            print(done, flush=True)
+            _say(target, done)
     if failed:
         raise ValueError(f"{failed} of {len(targets)} files failed")
 
@@ -341,10 +398,7 @@ class _Counted:
 
     @cached_property
     def _expected(self) -> int:
-        import soundfile
-
-        info = soundfile.info(self.path)
-        return int(-(-info.frames * self.rate // info.samplerate))
+        return expected_samples(self.path, self.rate)
 
 
 class _Bar:
@@ -452,6 +506,7 @@ def _text(value: Any) -> str:
 
 def _demo(args: argparse.Namespace) -> None:
     audio_format(args.output)
+    check_target(args.output, overwrite=args.force)
     with np.load(default_model().with_name(DEMO_TOKENS)) as archive:
         tokens, source = archive["tokens"], str(archive["source"])
     began = time.perf_counter()
@@ -459,13 +514,14 @@ def _demo(args: argparse.Namespace) -> None:
     loaded = time.perf_counter()
     audio = vocos.decode(tokens)
     took = time.perf_counter() - loaded
-    save_audio(args.output, audio, vocos.sample_rate)
+    save_blocks(args.output, [audio], vocos.sample_rate, overwrite=args.force, comment=MADE_BY)
     seconds = len(audio) / vocos.sample_rate
-    print(
+    _say(
+        args.output,
         f"wrote {args.output}: {seconds:.2f} s of speech at {vocos.sample_rate} Hz, decoded from {len(tokens)} x "
         f"{tokens.shape[1]} tokens of a real recording ({source})\n"
         f"loaded the model in {loaded - began:.2f} s and decoded in {took:.3f} s, {seconds / took:.0f} times faster "
-        f"than real time, on {vocos.providers[0]}"
+        f"than real time, on {vocos.providers[0]}",
     )
 
 
@@ -494,17 +550,28 @@ def _report(args: argparse.Namespace) -> None:
             args.bandwidths,
             progress,
             on_error if several else None,
+            overwrite=args.force,
             **_options(args),
         )
     finally:
         bar.clear()
     count = len(args.inputs)
-    print(f"wrote {args.output}: {count - len(errors)} of {count} files, {args.output.stat().st_size / 1e6:.1f} MB")
+    size = f", {args.output.stat().st_size / 1e6:.1f} MB" if args.output.is_file() else ""
+    _say(args.output, f"wrote {args.output}: {count - len(errors)} of {count} files{size}")
     if errors:
         raise ValueError(f"{len(errors)} of {count} files failed")
 
 
+def _check_model_target(args: argparse.Namespace, output: str) -> None:
+    """Raises ValueError where an output is named like something else, which it may be that it would replace."""
+    path = Path(output)
+    if path.suffix.lower() != ".onnx":
+        raise ValueError(f"{path.name!r} does not end in .onnx, the kind of file that a model is written to")
+    check_target(path, overwrite=args.force)
+
+
 def _export(args: argparse.Namespace) -> None:
+    _check_model_target(args, args.output)
     calibration = _calibration(args)
     _load_export().export(
         args.checkpoint,
@@ -514,22 +581,28 @@ def _export(args: argparse.Namespace) -> None:
         precision="int8" if args.int8 else "float16" if args.fp16 else "float32",
         istft=args.istft,
         calibration=calibration,
+        overwrite=args.force,
     )
 
 
 def _quantize(args: argparse.Namespace) -> None:
+    output, source = Path(args.output), find_model(args.model)
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ValueError(f"{output} would be written over itself; choose another output")
+    _check_model_target(args, args.output)
     precision = "float16" if args.fp16 else "int8"
     calibration = _calibration(args)
-    _load_export().quantize(args.model, args.output, precision=precision, calibration=calibration)
-    print(f"wrote {args.output} ({Path(args.output).stat().st_size / 1e6:.1f} MB)")
+    _load_export().quantize(args.model, output, precision=precision, calibration=calibration, overwrite=args.force)
+    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 
 def _calibration(args: argparse.Namespace) -> list[npt.NDArray[Any]] | None:
-    return None if args.calibrate is None else [load_tokens(path)[0] for path in args.calibrate]
+    return None if args.calibrate is None else [read_token_file(path).codes for path in args.calibrate]
 
 
 def _export_encodec(args: argparse.Namespace) -> None:
-    _load_export().export_encodec(args.checkpoint, args.output, revision=args.revision)
+    _check_model_target(args, args.output)
+    _load_export().export_encodec(args.checkpoint, args.output, revision=args.revision, overwrite=args.force)
 
 
 def _load_export() -> Any:
@@ -545,6 +618,8 @@ def _train(args: argparse.Namespace) -> None:
         from vocos_onnx_train.trainer import train
     except ModuleNotFoundError as error:
         raise ImportError(f"train needs {error.name}: pip install 'vocos-onnx[train]'") from error
+    if args.export is not None:
+        _check_model_target(args, args.export)
     train(
         args.config,
         args.out,
@@ -570,29 +645,18 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     return {"providers": [args.provider] if args.provider else None, "threads": args.threads}
 
 
-def load_tokens(path: Path) -> tuple[npt.NDArray[Any], int | None]:
-    """The array of a .npy file, or of a .npz file the one named tokens or codes, or its only one; and its samples.
-
-    ``samples`` is how long the recording was, where a .npz file says it, as ``vocos-onnx encode`` does.
-    Raises FileNotFoundError, or ValueError where the file is of another kind, damaged, or holds Python objects.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"no token file {path}")
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded, None
-            names = [n for n in ("tokens", "codes") if n in loaded.files] or loaded.files
-            if len(names) != 1:
-                raise ValueError(
-                    f"it holds arrays named {', '.join(loaded.files) or 'nothing'}; name one of them tokens"
-                )
-            samples = operator.index(loaded["samples"].item()) if "samples" in loaded.files else None
-            return loaded[names[0]], samples
-    except Exception as error:  # of damaged files numpy raises whatever its parsers do: SyntaxError, zlib.error, ...
-        raise ValueError(f"cannot read {path} as .npy or .npz: {error}") from None
+def _warn_of_no_codec(tokens: Tokens, vocos: VocosONNX) -> None:
+    """One line on stderr where nothing says whose tokens have been decoded."""
+    encodec = vocos.config.encodec
+    if tokens.anonymous and encodec is not None:
+        others = "" if encodec.codec == ENCODEC else " (Bark, VALL-E and the like have EnCodec's)"
+        _warn(
+            f"the file names no codec: its tokens are taken for those of {encodec.codec}, which this model decodes; "
+            f"those of another codec{others} come out as noise"
+        )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from .__main__ import main as program
+
+    sys.exit(program())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -69,3 +70,12 @@ def check_codebooks(codebooks: npt.NDArray[np.float32]) -> npt.NDArray[np.float3
     if not np.isfinite(codebooks).all():
         raise ValueError("the model's codebooks hold NaN or infinity: the file is damaged, copy or export it again")
     return codebooks
+
+
+def fingerprints(codebooks: npt.NDArray[np.float32]) -> tuple[str, ...]:
+    """sha256 of the first 1, 2, ... codebooks (K, size, C), as little-endian float32."""
+    digest, values = hashlib.sha256(), []
+    for codebook in np.ascontiguousarray(codebooks, "<f4"):
+        digest.update(codebook)
+        values.append(digest.hexdigest())
+    return tuple(values)

@@ -7,8 +7,13 @@ allowed, so a file of another version, or a damaged one, is refused instead of h
 from __future__ import annotations
 
 import json
+import math
+import re
+import unicodedata
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+
+from .messages import first_line, listed, shown
 
 METADATA_KEY = "vocos_onnx"
 ENCODER_KEY = "vocos_onnx_encoder"
@@ -18,8 +23,14 @@ PADDINGS = ("same", "center")
 MEL_SCALES = ("htk", "slaney")
 MEL_NORMS = ("none", "slaney")
 ENCODER_INPUTS = ("audio", "spectrum")
-MAX_CODEBOOKS, MAX_CODEBOOK_SIZE, MAX_N_FFT = 128, 1 << 16, 1 << 16  # no model comes near: what claims more is damaged
 PRECISIONS = ("float32", "int8", "float16")
+# No model comes near: what claims more is damaged, or made to fill the memory.
+MAX_RATE = 384_000  # Hz, as audio is read and written
+MAX_CODEBOOKS, MAX_CODEBOOK_SIZE, MAX_N_FFT = 128, 1 << 16, 1 << 16
+MAX_CHANNELS, MAX_LAYERS, MAX_BANDWIDTH_IDS = 1 << 14, 256, 1 << 12
+MAX_CONTEXT = 1 << 12  # frames
+MAX_KBPS = 1e6
+_MAX_JSON, _MAX_STRING = 1 << 20, 1024
 
 
 @dataclass(frozen=True)
@@ -59,11 +70,13 @@ class MelFeatures:
 
     def __post_init__(self) -> None:
         """Raises ValueError where values are out of range."""
-        for name in ("n_fft", "hop_length", "n_mels"):
-            _require(getattr(self, name) > 0, f"mel {name} is {getattr(self, name)}, expected a positive integer")
-        _require(self.padding in PADDINGS, f"mel padding is {self.padding!r}, expected one of {PADDINGS}")
-        _require(self.mel_scale in MEL_SCALES, f"mel_scale is {self.mel_scale!r}, expected one of {MEL_SCALES}")
-        _require(self.norm in MEL_NORMS, f"mel norm is {self.norm!r}, expected one of {MEL_NORMS}")
+        for name, most in (("n_fft", MAX_N_FFT), ("hop_length", MAX_N_FFT), ("n_mels", MAX_CHANNELS)):
+            read_size(f"mel {name}", getattr(self, name), most)
+        for name in ("f_min", "f_max", "clip", "power_offset"):
+            _require(math.isfinite(getattr(self, name)), f"mel {name} is {getattr(self, name)}, expected a finite one")
+        _require(self.padding in PADDINGS, f"mel padding is {shown(self.padding)}, expected one of {PADDINGS}")
+        _require(self.mel_scale in MEL_SCALES, f"mel_scale is {shown(self.mel_scale)}, expected one of {MEL_SCALES}")
+        _require(self.norm in MEL_NORMS, f"mel norm is {shown(self.norm)}, expected one of {MEL_NORMS}")
         _require(
             0 <= self.f_min < self.f_max,
             f"mel f_min is {self.f_min:g} and f_max {self.f_max:g}, expected 0 <= f_min < f_max",
@@ -120,11 +133,15 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError where values are out of range or contradict one another."""
-        _require(self.head in HEADS, f"head is {self.head!r}, expected one of {HEADS}")
-        _require(self.padding in PADDINGS, f"padding is {self.padding!r}, expected one of {PADDINGS}")
-        for name in ("sample_rate", "n_fft", "hop_length", "feature_channels"):
-            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}, expected a positive integer")
-        _require(self.n_fft <= MAX_N_FFT, f"n_fft is {self.n_fft}, expected at most {MAX_N_FFT}")
+        _require(self.head in HEADS, f"head is {shown(self.head)}, expected one of {HEADS}")
+        _require(self.padding in PADDINGS, f"padding is {shown(self.padding)}, expected one of {PADDINGS}")
+        for name, most in (
+            ("sample_rate", MAX_RATE),
+            ("n_fft", MAX_N_FFT),
+            ("hop_length", MAX_N_FFT),
+            ("feature_channels", MAX_CHANNELS),
+        ):
+            read_size(name, getattr(self, name), most)
         multiple = 2 if self.head == "istft" else 4
         _require(self.n_fft % multiple == 0, f"n_fft is {self.n_fft}, expected a multiple of {multiple}")
         if self.head == "istft":
@@ -137,12 +154,16 @@ class ModelConfig:
                 self.hop_length * 2 == self.n_fft,
                 f"hop_length is {self.hop_length}, expected half the MDCT frame of {self.n_fft}",
             )
-        _require(self.precision in PRECISIONS, f"precision is {self.precision!r}, expected one of {PRECISIONS}")
+        _require(self.precision in PRECISIONS, f"precision is {shown(self.precision)}, expected one of {PRECISIONS}")
         _require(
             (self.quality is None) == (self.precision == "float32"),
             f"precision is {self.precision} and quality {self.quality}: exactly the others have one",
         )
-        _require(self.num_bandwidth_ids >= 0, f"num_bandwidth_ids is {self.num_bandwidth_ids}, expected 0 or more")
+        _require(
+            0 <= self.num_bandwidth_ids <= MAX_BANDWIDTH_IDS,
+            f"num_bandwidth_ids is {shown(self.num_bandwidth_ids)}, expected 0 or more, and at most "
+            f"{MAX_BANDWIDTH_IDS}",
+        )
         _require((self.encodec is None) != (self.mel is None), "exactly one of encodec and mel features must be given")
         if self.mel is not None:
             mel = self.mel
@@ -161,6 +182,8 @@ class ModelConfig:
         if self.encodec is not None:
             enc = self.encodec
             _check_bandwidths(enc.num_codebooks, enc.codebook_size, enc.bandwidths, enc.codebooks_per_bandwidth)
+            if enc.codebooks_sha256:  # which a network in training has none of
+                _check_fingerprint(enc.codebooks_sha256)
             _require(
                 self.num_bandwidth_ids == 0 or self.num_bandwidth_ids >= len(enc.bandwidths),
                 f"{len(enc.bandwidths)} bandwidths but only {self.num_bandwidth_ids} bandwidth embeddings",
@@ -201,16 +224,25 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError where values are out of range or contradict one another."""
-        _require(self.input in ENCODER_INPUTS, f"input is {self.input!r}, expected one of {ENCODER_INPUTS}")
-        for name in ("sample_rate", "hop_length", "channels"):
-            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}, expected a positive integer")
+        _require(self.input in ENCODER_INPUTS, f"input is {shown(self.input)}, expected one of {ENCODER_INPUTS}")
+        for name, most in (("sample_rate", MAX_RATE), ("hop_length", MAX_N_FFT), ("channels", MAX_CHANNELS)):
+            read_size(name, getattr(self, name), most)
         if self.input == "spectrum":
             _require(
-                self.n_fft >= self.hop_length and self.n_fft % 2 == 0,
-                f"n_fft is {self.n_fft}, expected a multiple of 2 and at least the hop_length, {self.hop_length}",
+                self.hop_length <= self.n_fft <= MAX_N_FFT and self.n_fft % 2 == 0,
+                f"n_fft is {shown(self.n_fft)}, expected a multiple of 2, at least the hop_length, {self.hop_length}, "
+                f"and at most {MAX_N_FFT}",
             )
-        for name in ("left_context", "right_context"):
-            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected 0 or more")
+        else:
+            _require(self.n_fft == 0, f"n_fft is {shown(self.n_fft)}, expected 0 where audio is the input")
+        for name, most in (
+            ("left_context", MAX_CONTEXT),
+            ("right_context", MAX_CONTEXT if self.input == "spectrum" else 0),
+        ):
+            value = getattr(self, name)
+            _require(0 <= value <= most, f"{name} is {shown(value)}, expected 0 or more, and at most {most}")
+        for sha256 in self.codebooks_sha256:
+            _check_fingerprint(sha256)
         _check_bandwidths(self.num_codebooks, self.codebook_size, self.bandwidths, self.codebooks_per_bandwidth)
 
     @property
@@ -235,13 +267,65 @@ def _to_json(config: Any) -> str:
 
 def _from_json(cls: type[_T], text: str) -> _T:
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
+        data = parse_json(text)
+    except ValueError as error:
         raise ValueError(f"the metadata is not JSON: {error}") from None
     _require(isinstance(data, dict), "the metadata is not a JSON object")
     version = data.pop("format", None)
-    _require(version == FORMAT, f"the metadata has format {version!r}, this version reads format {FORMAT}")
+    _require(version == FORMAT, f"the metadata has format {shown(version)}, this version reads format {FORMAT}")
     return _read(cls, data, "")
+
+
+def parse_json(text: str, finite: bool = True) -> Any:
+    """JSON from outside. Raises ValueError, also where a name comes twice, or an integer has many digits.
+
+    Other numbers must be ``finite``, or may be NaN and infinity, as Python's JSON has them.
+    """
+    _require(len(text) <= _MAX_JSON, f"it has {len(text)} characters, expected at most {_MAX_JSON}")
+    try:
+        numbers: dict[str, Any] = {"parse_float": _float, "parse_constant": _no_number} if finite else {}
+        return json.loads(text, parse_int=_integer, object_pairs_hook=_object, **numbers)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(first_line(error)) from None
+
+
+def _integer(digits: str) -> int:
+    _require(len(digits) <= 20, f"it has an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits) if len(digits) <= 100 else math.inf
+    return value if math.isfinite(value) else _no_number(digits)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"it has the number {shown(text)}, expected a finite one")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = dict(pairs)
+    if len(names) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"it has {shown(twice)} twice")
+    return names
+
+
+def read_size(name: str, value: Any, most: int) -> int:
+    """A size from outside. Raises ValueError unless it is an integer from 1 to ``most``."""
+    _require(type(value) is int and value > 0, f"{name} is {shown(value)}, expected a positive integer")
+    _require(value <= most, f"{name} is {shown(value)}, expected at most {most}")
+    return int(value)
+
+
+def _check_fingerprint(sha256: str) -> None:
+    _require(
+        re.fullmatch("[0-9a-f]{64}", sha256) is not None,
+        f"codebooks_sha256 is {shown(sha256)}, expected 64 hexadecimal digits",
+    )
 
 
 def _check_bandwidths(
@@ -250,22 +334,26 @@ def _check_bandwidths(
     _require(num_codebooks > 0 and codebook_size > 0, "encodec features need at least one codebook")
     _require(
         num_codebooks <= MAX_CODEBOOKS and codebook_size <= MAX_CODEBOOK_SIZE,
-        f"{num_codebooks} codebooks of {codebook_size} entries, expected at most {MAX_CODEBOOKS} of "
+        f"{shown(num_codebooks)} codebooks of {shown(codebook_size)} entries, expected at most {MAX_CODEBOOKS} of "
         f"{MAX_CODEBOOK_SIZE}",
     )
     _require(len(bandwidths) == len(counts) > 0, f"{len(bandwidths)} bandwidths but {len(counts)} codebook counts")
     _require(
         all(1 <= k <= num_codebooks for k in counts),
-        f"codebooks_per_bandwidth is {counts}, expected 1 to {num_codebooks} each",
+        f"codebooks_per_bandwidth is {shown(counts)}, expected 1 to {num_codebooks} each",
+    )
+    _require(
+        all(0 <= kbps <= MAX_KBPS for kbps in bandwidths),
+        f"bandwidths is {shown(bandwidths)}, expected 0 to {MAX_KBPS:g} kbps each",
     )
 
 
 def _read(cls: type[_T], data: Any, where: str) -> _T:
-    _require(isinstance(data, dict), f"{where or 'the metadata'} is {data!r}, expected an object")
+    _require(isinstance(data, dict), f"{where or 'the metadata'} is {shown(data)}, expected an object")
     names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     missing, unknown = sorted(set(names) - set(data)), sorted(set(data) - set(names))
-    _require(not missing, f"the metadata lacks {', '.join(where + n for n in missing)}")
-    _require(not unknown, f"the metadata has unknown keys {', '.join(where + n for n in unknown)}")
+    _require(not missing, f"the metadata lacks {listed(where + n for n in missing)}")
+    _require(not unknown, f"the metadata has unknown keys {listed(where + n for n in unknown)}")
     hints = get_type_hints(cls)
     return cls(**{name: _value(hints[name], data[name], where + name) for name in names})
 
@@ -275,14 +363,22 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         if hint in (nested, nested | None):
             return None if value is None and hint is not nested else _read(nested, value, name + ".")
     if hint in (tuple[int, ...], tuple[float, ...], tuple[str, ...]):
-        _require(isinstance(value, list), f"{name} is {value!r}, expected a list")
+        _require(isinstance(value, list), f"{name} is {shown(value)}, expected a list")
+        _require(len(value) <= MAX_CODEBOOKS, f"{name} has {len(value)} entries, expected at most {MAX_CODEBOOKS}")
         (element, _) = get_args(hint)
         return tuple(_value(element, v, name) for v in value)
     if hint == float | None:
         hint = type(None) if value is None else float
     if hint is float and type(value) is int:
         value = float(value)
-    _require(type(value) is hint, f"{name} is {value!r}, expected {hint.__name__}")
+    _require(type(value) is hint, f"{name} is {shown(value)}, expected {hint.__name__}")
+    if hint is str:
+        _require(len(value) <= _MAX_STRING, f"{name} has {len(value)} characters, expected at most {_MAX_STRING}")
+        # control characters, and halves of characters, of which neither can be printed
+        _require(
+            not any(unicodedata.category(character) in ("Cc", "Cs") for character in value),
+            f"{name} is {shown(value)}, expected text without control characters",
+        )
     return value
 
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from .audio import Float, Tape, read_blocks, read_waveform
 from .codebooks import check_codebooks
-from .config import ENCODER_KEY, EncoderConfig
+from .config import ENCODER_KEY, MAX_CHANNELS, MAX_LAYERS, EncoderConfig, read_size
 from .hub import fetch
 from .istft import stft
-from .session import CODEC_ENCODER, Provider, available_cpus, check_graph, open_session, read_config, run
+from .session import CODEC_ENCODER, Provider, available_cpus, check_graph, open_session, read_config, run, shape_of
 
 DEFAULT_BANDWIDTH = 6.0  # kbps
 CHUNK = 300  # frames encoded at once, 4 s at 75 frames/s: beyond the audio and its codes, memory does not grow
@@ -188,11 +188,14 @@ class EncodecONNX:
                 stretch = waveform.cut((start - before) * hop, (stop + after) * hop)
                 state = state or self._start_state(len(stretch))
                 inputs = {**self._split(stretch), "context": np.array(before, np.int64), **state}
-                embeddings, *new = run(self._session, ["embeddings", *(f"next_{name}" for name in state)], inputs)
+                shapes = {"embeddings": (len(stretch), stop - start, config.channels)}
+                shapes |= {f"next_{name}": array.shape for name, array in state.items()}
+                embeddings, *new = run(self._session, shapes, inputs)
                 state = dict(zip(state, new, strict=True))
             else:
                 spectrum = self._spectrum(waveform, start - before, stop + after)
-                (embeddings,) = run(self._session, ["embeddings"], {"spectrum": spectrum})
+                shapes = {"embeddings": (*spectrum.shape[:2], config.channels)}
+                (embeddings,) = run(self._session, shapes, {"spectrum": spectrum})
                 embeddings = embeddings[:, before : before + stop - start]
             if not np.isfinite(embeddings).all():
                 raise FloatingPointError(
@@ -239,7 +242,17 @@ class EncodecONNX:
 
     def _state_shapes(self) -> dict[str, list[Any]]:
         """They are the network's own affair, and not in the metadata."""
-        return {node.name: node.shape for node in self._session.get_inputs() if node.name in ("lstm", "history")}
+        shapes = {}
+        for name, batch in (("lstm", 1), ("history", 0)):
+            shape = shape_of(self._session, name, 3)
+            if shape is None:
+                raise ValueError(f"the graph has no input {name}")
+            most = (2 * MAX_LAYERS, MAX_CHANNELS) if name == "lstm" else (MAX_CHANNELS, MAX_LAYERS)
+            sizes = [size for axis, size in enumerate(shape) if axis != batch]
+            for size, limit in zip(sizes, most, strict=True):
+                read_size(name, size, limit)
+            shapes[name] = [*shape[:batch], "batch", *shape[batch + 1 :]]
+        return shapes
 
     def _codebook_count(self, bandwidth: float) -> int:
         return self.config.codebooks_per_bandwidth[bandwidth_index(bandwidth, self.bandwidths)]
@@ -254,23 +267,25 @@ class EncodecONNX:
             audio.reach(self.hop_length)
             inputs = {"spectrum": self._spectrum(audio, 0, 1)}
         codebooks: Float
-        (codebooks,) = run(self._session, ["codebooks"], inputs)
+        shapes = {"codebooks": (self.num_codebooks, self.config.codebook_size, self.config.channels)}
+        (codebooks,) = run(self._session, shapes, inputs)
         return check_codebooks(codebooks)
 
     def _parse(self, metadata: str) -> EncoderConfig:
         config = EncoderConfig.from_json(metadata)
-        expected: dict[str, list[int | str]] = {
+        inputs: dict[str, list[Any]] = {}
+        outputs: dict[str, list[Any]] = {
             "embeddings": ["batch", "frames", config.channels],
             "codebooks": [config.num_codebooks, config.codebook_size, config.channels],
         }
         if config.input == "spectrum":
-            expected["spectrum"] = ["batch", "frames", config.n_fft // 2 + 1, 2]
+            inputs["spectrum"] = ["batch", "frames", config.n_fft // 2 + 1, 2]
         else:
-            expected["audio"] = ["parts", "batch", "samples"]
-            expected["step"] = expected["context"] = []
+            inputs["audio"] = ["parts", "batch", "samples"]
+            inputs["step"] = inputs["context"] = []
             for name, shape in self._state_shapes().items():
-                expected[name] = expected[f"next_{name}"] = shape
-        check_graph(self._session, expected)
+                inputs[name] = outputs[f"next_{name}"] = shape
+        check_graph(self._session, inputs, outputs)
         return config
 
 

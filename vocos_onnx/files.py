@@ -1,28 +1,184 @@
-"""Files that are written: whole, or not at all."""
+"""Files that are written: whole, or not at all, and never in place of one that must not be replaced."""
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import re
+import secrets
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_log = logging.getLogger("vocos_onnx")
+_staging: set[Path] = set()  # folders of files that are not whole yet
+# renaming is refused for a file that is mounted, or whose folder cannot be written though the file itself can
+_CANNOT_RENAME = {errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS}
 
-def check_target(path: Path) -> None:
-    """Raises FileNotFoundError, PermissionError or IsADirectoryError where no file of that name can be written."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to; create it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"the folder {path.parent} cannot be written, and {path.name} is to go there")
-    if path.is_dir():
+
+def check_target(path: Path, *, overwrite: bool = True) -> None:
+    """Raises an OSError where no file of that name can be written.
+
+    FileNotFoundError: there is no such folder. PermissionError: the folder or the file cannot be written.
+    IsADirectoryError: it is a folder. FileExistsError: it is there, and ``overwrite`` is false; devices and FIFOs are
+    nothing to protect.
+    """
+    if (descriptor := _descriptor(path)) is not None:
+        os.fstat(descriptor)  # raises where it is not open
+        return
+    found = _stat(path)
+    if found is None:
+        folder = _target(path).parent
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder {folder} to write {path.name} to; create it first")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"the folder {folder} cannot be written, and {path.name} is to go there")
+        return
+    if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file")
+    if stat.S_ISREG(found.st_mode) and not overwrite:
+        raise FileExistsError(f"{path} exists, and is only replaced if you ask for that (--force, or overwrite=True)")
+    if not os.access(path, os.W_OK):
+        raise PermissionError(f"{path} cannot be written: it is read-only; choose another output")
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Inside it write to the path that it gives: it becomes the file at the end, unless there was an exception."""
-    with tempfile.TemporaryDirectory(prefix=".vocos-", dir=path.parent) as folder:
-        partial = Path(folder) / path.name
+def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """Inside it, write to the path that it gives: that becomes the file at the end, unless there was an exception.
+
+    A symbolic link stays, and the file that it points to is written. A file that exists keeps its mode. What cannot be
+    renamed to (a mounted file, or one in a folder that cannot be written) is written in place, which is logged since
+    it is not atomic; so are devices and FIFOs, which get the finished bytes.
+
+    Raises as ``check_target``, also where the file has appeared in the meantime and ``overwrite`` is false.
+    """
+    check_target(path, overwrite=overwrite)
+    found = _stat(path)
+    if _descriptor(path) is not None or (found is not None and not stat.S_ISREG(found.st_mode)):
+        with _staged(path.name, None) as partial:
+            yield partial
+            _copy_into(partial, path)
+        return
+    target = _target(path)
+    with _staged(path.name, target.parent) as partial:
         yield partial
-        partial.replace(path)
+        if found is not None:
+            _copy_mode(found, partial)
+        try:
+            if overwrite:
+                partial.replace(target)
+            else:
+                _rename_to_new(partial, target)
+        except OSError as error:
+            if error.errno not in _CANNOT_RENAME or not target.is_file() or not overwrite:
+                raise
+            _log.warning("%s cannot be replaced (%s): it is written in place, which is not atomic", path, error)
+            _overwrite(partial, target)
+
+
+def remove_unfinished() -> None:
+    """Delete what ``whole_file`` has staged and not finished. For a process that is about to end, and only for it."""
+    for folder in list(_staging):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether what is written to the path goes where standard output goes: then nothing else may be printed there."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(1))
+    except OSError:
+        return False
+
+
+@contextmanager
+def _staged(name: str, folder: Path | None) -> Iterator[Path]:
+    """An empty file of a name, in a folder of its own: beside the target where that can be, else with temporary files.
+
+    The folder is known before it is made, so that no signal can come between.
+    """
+    places = [Path(tempfile.gettempdir())] if folder is None else [folder, Path(tempfile.gettempdir())]
+    staging = Path()
+    for place in places:
+        staging = place / f".vocos-{secrets.token_hex(8)}"
+        _staging.add(staging)
+        try:
+            staging.mkdir(0o700)
+            break
+        except OSError as error:
+            _staging.discard(staging)
+            if place is places[-1] or error.errno not in _CANNOT_RENAME:
+                raise
+    try:
+        partial = staging / name
+        partial.touch()  # with the mode that the umask gives; libraries that write it do not all ask for that
+        yield partial
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        _staging.discard(staging)
+
+
+def _rename_to_new(partial: Path, target: Path) -> None:
+    """Raises FileExistsError where there is a file of that name, also one that appears at this moment."""
+    try:
+        target.hardlink_to(partial)
+    except FileExistsError:
+        raise FileExistsError(f"{target} was made by something else in the meantime, and is not replaced") from None
+    except OSError:  # a file system without hard links
+        if target.exists():
+            raise FileExistsError(f"{target} was made by something else in the meantime, and is not replaced") from None
+        partial.replace(target)
+
+
+def _copy_mode(found: os.stat_result, partial: Path) -> None:
+    with suppress(PermissionError, AttributeError):  # only root may give a file away; Windows has no chown
+        os.chown(partial, found.st_uid, found.st_gid)
+    partial.chmod(stat.S_IMODE(found.st_mode))
+
+
+def _copy_into(partial: Path, path: Path) -> None:
+    descriptor = _descriptor(path)
+    with partial.open("rb") as source, open(path if descriptor is None else os.dup(descriptor), "wb") as sink:  # noqa: PTH123
+        shutil.copyfileobj(source, sink, 1 << 20)
+
+
+def _overwrite(partial: Path, target: Path) -> None:
+    """Write a file in place. The room for it is taken first, so that a full disk leaves what is there."""
+    size, before = partial.stat().st_size, target.stat().st_size
+    with partial.open("rb") as source, target.open("r+b") as sink:
+        if hasattr(os, "posix_fallocate") and size:
+            try:
+                os.posix_fallocate(sink.fileno(), 0, size)
+            except OSError as error:
+                sink.truncate(before)
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+        shutil.copyfileobj(source, sink, 1 << 20)
+        sink.truncate(size)
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """Of what the path leads to, or None where nothing is there: a link may point to a file that is yet to be made."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _target(path: Path) -> Path:
+    """The file that a symbolic link leads to; where there is none, the path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _descriptor(path: Path) -> int | None:
+    """The open file that a name such as /dev/stdout or /dev/fd/63 stands for: it is written on, and never replaced."""
+    for _ in range(40):
+        if found := re.fullmatch(rf"/(?:dev|proc/self|proc/{os.getpid()})/fd/(\d+)", str(path)):
+            return int(found[1])
+        if not path.is_symlink():
+            return None
+        path = Path(os.path.normpath(path.parent / path.readlink()))
+    return None

@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .messages import first_line, shown
+from .model_file import PinnedFile
+
 
 def fetch(
     repo_or_folder: str | os.PathLike[str],
@@ -15,10 +18,13 @@ def fetch(
     sha256: str | None,
     local_files_only: bool,
     cache_dir: str | os.PathLike[str] | None,
-) -> Path:
-    """The path of an exported model, downloaded where it has to be; see ``VocosONNX.from_pretrained``."""
+) -> Path | PinnedFile:
+    """An exported model, downloaded where it has to be, with its sha256 if one is given.
+
+    See ``VocosONNX.from_pretrained``. Whoever reads the file checks that the bytes that they take have the sha256.
+    """
     if sha256 is not None and (len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef")):
-        raise ValueError(f"sha256 is {sha256!r}, expected 64 hexadecimal digits")
+        raise ValueError(f"sha256 is {shown(sha256)}, expected 64 hexadecimal digits")
     folder = Path(repo_or_folder)
     if folder.is_dir():
         if revision is not None:
@@ -27,15 +33,15 @@ def fetch(
         if not path.is_file():
             there = ", ".join(sorted(file.name for file in folder.glob("*.onnx"))) or "none"
             raise FileNotFoundError(f"no {filename} in the folder {folder}; .onnx files there: {there}")
-        return _checked(path, sha256, "copy it again")
+        return path if sha256 is None else PinnedFile(path, sha256, "copy it again")
     where = {"revision": revision, "cache_dir": cache_dir}
     if sha256 is not None:  # with it what is in the cache is as good as what is on the hub
         cached = _download(repo_or_folder, filename, local_files_only=True, required=False, **where)
         if cached is not None and _digest(cached) == sha256.lower():
-            return cached
+            return PinnedFile(cached, sha256, "download it again")
     found = _download(repo_or_folder, filename, local_files_only=local_files_only, required=True, **where)
     assert found is not None
-    return _checked(found, sha256, "pass the revision that it belongs to")
+    return found if sha256 is None else PinnedFile(found, sha256, "pass the revision that it belongs to")
 
 
 def _download(repo: str | os.PathLike[str], filename: str, *, required: bool, **options: Any) -> Path | None:
@@ -52,17 +58,11 @@ def _download(repo: str | os.PathLike[str], filename: str, *, required: bool, **
         if not required:
             return None
         at = f" at revision {options['revision']}" if options["revision"] else ""
-        reason = next(iter(str(error).strip().splitlines()), "")
         raise FileNotFoundError(
-            f"cannot get {filename} of {repo}{at} from the hub ({type(error).__name__}: {reason}). If you meant a "
-            "local folder, there is none of that name; without a network, pass a folder, or what was downloaded before"
+            f"cannot get {filename} of {repo}{at} from the hub ({type(error).__name__}: {first_line(error)}). If you "
+            "meant a local folder, there is none of that name; without a network, pass a folder, or what was "
+            "downloaded before"
         ) from error
-
-
-def _checked(path: Path, sha256: str | None, remedy: str) -> Path:
-    if sha256 is not None and (digest := _digest(path)) != sha256.lower():
-        raise ValueError(f"{path} has the sha256 {digest}, expected {sha256.lower()}: it is not loaded; {remedy}")
-    return path
 
 
 def _digest(path: Path) -> str:

@@ -1,15 +1,39 @@
-"""What is in an .onnx file, before onnxruntime reads it: a file from elsewhere is not to be trusted.
+"""An .onnx file in memory, and what is in it, before onnxruntime sees it: a file from elsewhere is not to be trusted.
 
-A model of vocos-onnx holds all of its weights. One that names other files to take them from could have any file read
-that this process may read, so it is refused. The file is walked as Protocol Buffers are written
-(protobuf.dev/programming-guides/encoding), by the numbers of onnx.proto3, and nothing of it is copied.
+The bytes that are checked are those that are hashed and loaded. Of what ONNX and Protocol Buffers allow, only what the
+exports of vocos-onnx write is let through: one graph of known operators, which holds all of its weights. A graph that
+takes data from other files could have any file read that this process may read; others never end, or crash onnxruntime.
+
+Protocol Buffers are read as they are written (protobuf.dev/programming-guides/encoding), by the numbers of onnx.proto3;
+weights are not copied. Readers differ in what they make of fields that come twice, of tags and numbers with needless
+bytes, and of bits beyond a number's width: no writer makes those, so none is let through.
 """
 
 from __future__ import annotations
 
-import mmap
+import hashlib
+import math
+import os
+import stat
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from .messages import shown
+from .operators import DOMAINS, INT64, Constant, Constants, FormError, Node, looked_up, output_kind
+
+MAX_SIZE = 1 << 30  # bytes; the largest model that is known has 54 MB, and ONNX itself ends at 2 GB
+MAX_NODES = 10_000  # the networks in the box have 160
+_MAX_FIELDS = 1_000_000
+_MAX_DEPTH = 8
+_MAX_RANK = 8
+_FEW = 1024  # integers that are looked at
+_MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
+_OPSETS = range(18, 27)  # the exports have 20
 _OTHER_FILES = {
     b"PK\x03\x04": "a zip archive, as torch.save writes it",
     b"\x80\x02": "a Python pickle",
@@ -21,84 +45,487 @@ _OTHER_FILES = {
     b"<": "a web page or XML",
     b"{": "JSON",
 }
-# message -> number of a field -> the message in it; a tensor's fields 13 and 14 say that its data are elsewhere
-_FIELDS: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
-    "function": {7: "node", 11: "attribute"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-    "tensor": {13: "elsewhere"},
-}
-_DEEPEST = 64
+_EXPORT = "export the checkpoint with: vocos-onnx export"
+
+_BRANCHES = {"then_branch", "else_branch"}
+
+# The fields of the messages: number -> kind, with a star where the field may be repeated. What is "elsewhere" takes
+# data from other files; what is "foreign" is ONNX, but in no model of ours.
+_MODEL = {
+    1: "int", 2: "name", 3: "name", 4: "name", 5: "int", 6: "text", 7: "message*", 8: "message*", 14: "message*",
+    20: "foreign*", 25: "message*", 26: "foreign*",
+}  # fmt: skip
+_FUNCTION = {
+    1: "name", 4: "name*", 5: "name*", 6: "name*", 7: "message*", 8: "text", 9: "message*", 10: "name", 11: "message*",
+    12: "message*", 13: "name", 14: "message*",
+}  # fmt: skip
+_GRAPH = {
+    1: "message*", 2: "name", 5: "message*", 10: "text", 11: "message*", 12: "message*", 13: "message*", 14: "foreign*",
+    15: "foreign*", 16: "entry*",
+}  # fmt: skip
+_NODE = {
+    1: "name*", 2: "name*", 3: "name", 4: "name", 5: "message*", 6: "text", 7: "name", 8: "foreign", 9: "entry*",
+    10: "foreign*",
+}  # fmt: skip
+_ATTRIBUTE = {
+    1: "name", 2: "float", 3: "int", 4: "bytes", 5: "message", 6: "message", 7: "float*", 8: "int*", 9: "bytes*",
+    10: "message*", 11: "message*", 13: "text", 14: "foreign", 15: "foreign*", 20: "int", 21: "foreign", 22: "foreign",
+    23: "foreign*",
+}  # fmt: skip
+_TENSOR = {
+    1: "int*", 2: "int", 3: "foreign", 4: "float*", 5: "int*", 6: "foreign*", 7: "int*", 8: "name", 9: "bytes",
+    10: "double*", 12: "text", 13: "elsewhere*", 14: "int", 16: "entry*",
+}  # fmt: skip
+_VALUE = {1: "name", 2: "message", 3: "text", 4: "entry*"}
+_TYPE = {1: "message", 4: "foreign", 5: "foreign", 6: "name", 7: "foreign", 8: "foreign", 9: "foreign"}
+_TENSOR_TYPE = {1: "int", 2: "message"}
+_SHAPE = {1: "message*"}
+_DIMENSION = {1: "int", 2: "name", 3: "name"}
+_OPSET = {1: "name", 2: "int"}
+_ENTRY = {1: "name", 2: "text"}
+# the type of an attribute -> the field that holds it
+_FLOAT_ATTRIBUTE, _INT_ATTRIBUTE, _TEXT_ATTRIBUTE, _TENSOR_ATTRIBUTE, _GRAPH_ATTRIBUTE = 1, 2, 3, 4, 5
+_ATTRIBUTE_FIELDS = {1: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8}
+# the type of a tensor's elements -> bytes of each, and the field that they are in where they are not raw
+_ELEMENTS = {1: (4, 4), 2: (1, 5), 3: (1, 5), 6: (4, 5), 7: (8, 7), 9: (1, 5), 10: (2, 5), 11: (8, 10)}
+_WIDTHS = {4: 4, 10: 8}  # bytes of a number in these fields; in the others they vary
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_WIRES = {"int": _VARINT, "float": _FIXED32, "double": _FIXED64}
+Span = tuple[int, int]
 
 
-def check_model_file(path: Path) -> None:
-    """Raises ValueError: the file is empty, damaged, of another kind, or takes data from other files."""
-    size = path.stat().st_size
-    if not size:
+@dataclass(frozen=True)
+class PinnedFile(os.PathLike[str]):
+    """A model file that must have this sha256; ``remedy`` says what to do where it has another."""
+
+    path: Path
+    sha256: str
+    remedy: str
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def read_model(path: Path, sha256: str | None = None, remedy: str = "copy it again") -> bytes:
+    """The bytes of a model file, checked.
+
+    Raises:
+        ValueError: it is no file, empty, too large, damaged, of another kind, has another sha256, changes while it is
+            read, takes data from other files, or holds what no model of vocos-onnx does.
+        OSError: it cannot be read.
+    """
+    data = read_file(path, MAX_SIZE, "an .onnx file")
+    if not data:
         raise ValueError(f"{path} is empty; copy or export it again")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for start, what in _OTHER_FILES.items():
-            if data[: len(start)] == start:
-                raise ValueError(
-                    f"{path} is {what}, not an ONNX model, whatever its name says; nothing in it was run. Export a "
-                    "checkpoint with: vocos-onnx export"
-                )
-        try:
-            elsewhere = _refers_elsewhere(data, 0, size, "model", 0)
-        except (IndexError, _DamagedError):
+    if sha256 is not None and (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
+        raise ValueError(f"{path} has the sha256 {digest}, expected {sha256.lower()}: it is not loaded; {remedy}")
+    for start, what in _OTHER_FILES.items():
+        if data.startswith(start):
             raise ValueError(
-                f"{path} ({size} bytes) is truncated, damaged or not an ONNX model; copy or export it again"
-            ) from None
-        if elsewhere:
-            raise ValueError(
-                f"{path} takes its weights from other files, which a model from elsewhere must not; models of "
-                "vocos-onnx hold all of their own: export the checkpoint again"
+                f"{path} is {what}, not an ONNX model, whatever its name says; nothing in it was run. Export a "
+                "checkpoint with: vocos-onnx export"
             )
+    if data[4:8] == b"ORTM":  # wherever those bytes stand there, onnxruntime reads the whole as that
+        raise ValueError(f"{path} is a model in the format of onnxruntime (.ort), not an ONNX model; {_EXPORT}")
+    try:
+        _Check(data).model()
+    except _DamagedError as error:
+        raise ValueError(
+            f"{path} ({len(data)} bytes) is truncated, damaged or not an ONNX model ({error}); copy or export it again"
+        ) from None
+    except _RefusedError as error:
+        raise ValueError(f"{path} {error}") from None
+    return data
+
+
+def read_file(path: Path, most: int, what: str) -> bytes:
+    """The bytes of a file. It is not mapped into memory: who shortens a file that is ends the processes that use it.
+
+    Raises ValueError where it is no file, of more than ``most`` bytes, or changes while it is read; OSError
+    where it cannot be read.
+    """
+    # not blocking: a FIFO that nobody writes to would be waited for
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        before = os.fstat(file.fileno())
+        if not stat.S_ISREG(before.st_mode):
+            raise ValueError(f"{path} is not a file; expected {what}")
+        if before.st_size > most:
+            raise ValueError(f"{path} has {before.st_size} bytes, expected at most {most} of {what}")
+        data = file.read(before.st_size + 1)
+        after = os.fstat(file.fileno())
+    if len(data) != before.st_size or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise ValueError(f"{path} changed while it was read; try again when nothing writes to it")
+    return data
 
 
 class _DamagedError(Exception):
-    pass
+    """What Protocol Buffers or ONNX forbid."""
 
 
-def _refers_elsewhere(data: mmap.mmap, at: int, end: int, message: str, depth: int) -> bool:
-    if depth > _DEEPEST:
-        raise _DamagedError
-    inner = _FIELDS[message]
-    while at < end:
-        key, at = _varint(data, at)
-        number, kind = key >> 3, key & 7
-        if kind == _VARINT:
-            value, at = _varint(data, at)
-            if message == "tensor" and number == 14 and value:
-                return True
-        elif kind == _BYTES:
-            length, at = _varint(data, at)
-            if at + length > end:
-                raise _DamagedError
-            nested = inner.get(number)
-            if nested == "elsewhere" or (nested and _refers_elsewhere(data, at, at + length, nested, depth + 1)):
-                return True
-            at += length
-        elif kind in (_FIXED64, _FIXED32):
-            at += 8 if kind == _FIXED64 else 4
+class _RefusedError(Exception):
+    """What they allow, and no model of ours has."""
+
+
+def _foreign(what: str) -> _RefusedError:
+    return _RefusedError(
+        f"has {what}, which no model of vocos-onnx has, and models of others are not read by this version; {_EXPORT}"
+    )
+
+
+@dataclass
+class _Scope:
+    """What is known at some place of a graph: constants, and the types of all values, by name."""
+
+    constants: dict[str, Constant]
+    kinds: dict[str, int]
+
+    def add(self, name: str, kind: int) -> None:
+        if name:
+            if name in self.kinds:
+                raise _DamagedError(f"the value {shown(name)} is made twice")
+            self.kinds[name] = kind
+
+
+def _signed(integer: int) -> int:
+    return integer - (1 << 64) if integer >> 63 else integer
+
+
+class _Check:
+    """A walk through the messages of one file."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.fields_left, self._nodes_left = _MAX_FIELDS, MAX_NODES
+        self._problem: _RefusedError | None = None  # the first; data from other files are worse than all others
+
+    def model(self) -> None:
+        """Raises _DamagedError or _RefusedError."""
+        model = _Message(self, (0, len(self.data)), _MODEL, "the model")
+        graphs, functions = model.spans(7), model.spans(25)
+        for span in graphs:
+            self._graph(span, 0, {}, {})
+        for span in functions:
+            self.note("functions of its own")
+            function = _Message(self, span, _FUNCTION, "a function")
+            for node in function.spans(7):
+                self._node(node, 1, _Scope({}, {}))
+        if not graphs:
+            raise _DamagedError("there is no graph in it")
+        if len(graphs) > 1:
+            raise _DamagedError("its graph comes in several parts, as no exporter writes it")
+        self._opsets(model)
+        self._metadata(model)
+        if self._problem is not None:
+            raise self._problem
+
+    def note(self, what: str) -> None:
+        self._problem = self._problem or _foreign(what)
+
+    def _opsets(self, model: _Message) -> None:
+        versions: dict[str, int] = {}
+        for span in model.spans(8):
+            opset = _Message(self, span, _OPSET, "an opset")
+            domain, version = opset.name(1), opset.number(2)
+            domain = "" if domain == "ai.onnx" else domain
+            if domain in versions:
+                raise _DamagedError(f"the version of the operators of {shown(domain)} comes twice")
+            versions[domain] = version
+            if domain not in DOMAINS:
+                self.note(f"operators of the domain {shown(domain)}")
+        if versions.get("") not in _OPSETS:
+            self.note(f"operators of version {shown(versions.get(''))} (not {_OPSETS[0]} to {_OPSETS[-1]})")
+
+    def _metadata(self, model: _Message) -> None:
+        keys: set[str] = set()
+        for span in model.spans(14):
+            key = _Message(self, span, _ENTRY, "the metadata").name(1)
+            if key in keys:
+                raise _DamagedError(f"its metadata has {shown(key)} twice")
+            keys.add(key)
+        if "ort_config" in keys:
+            self.note("options for onnxruntime in its metadata")
+
+    def _graph(self, span: Span, depth: int, constants: Constants, kinds: Mapping[str, int]) -> int:
+        """The type of its first output. What is known of the graph around it comes in, where there is one."""
+        if depth > _MAX_DEPTH:
+            raise _DamagedError("graphs within graphs without end")
+        graph = _Message(self, span, _GRAPH, "a graph")
+        scope = _Scope(dict(constants), dict(kinds))
+        for tensor in graph.spans(5):
+            name, constant = self._tensor(tensor)
+            scope.constants[name] = constant
+            scope.add(name, constant.kind)
+        for value in graph.spans(11):
+            scope.add(*self._value(value))
+        for node in graph.spans(1):
+            self._node(node, depth, scope)
+        outputs = [self._value(value) for value in graph.spans(12)]
+        for value in graph.spans(13):
+            self._value(value)
+        if depth and (graph.spans(11) or len(outputs) != 1):
+            self.note("a branch with inputs or several outputs")
+        return scope.kinds.get(outputs[0][0], 0) if outputs else 0
+
+    def _node(self, span: Span, depth: int, scope: _Scope) -> None:
+        self._nodes_left -= 1
+        if self._nodes_left < 0:
+            raise _foreign(f"more than {MAX_NODES} operators")
+        message = _Message(self, span, _NODE, "a node")
+        operator, domain = message.name(4), message.name(7)
+        attributes: dict[str, Any] = {}
+        for attribute in message.spans(5):
+            name, value = self._attribute(attribute, depth, scope)
+            if name in attributes:
+                raise _DamagedError(f"an operator {shown(operator)} has the attribute {shown(name)} twice")
+            attributes[name] = value
+        inputs, outputs = message.names(1), message.names(2)
+        domain = "" if domain == "ai.onnx" else domain
+        node = Node(operator, domain, inputs, outputs, attributes)
+        if unknown := [name for name in inputs if name and name not in scope.kinds]:
+            self.note(f"an operator {shown(operator)} before what goes into it, {shown(unknown[0])}")
+        if (domain, operator) == ("", "If"):
+            kind = self._if(node, depth)
         else:
-            raise _DamagedError
-    if at != end:
-        raise _DamagedError
-    return False
+            try:
+                kind = output_kind(node, scope.constants, scope.kinds)
+            except FormError as error:
+                self.note(f"the operator {shown(f'{domain}.{operator}' if domain else operator)}{error}")
+                kind = 0
+        for name in outputs:
+            scope.add(name, kind)
+        scope.constants.update(looked_up(node, scope.constants))
+        if operator == "Constant" and isinstance(attributes.get("value"), Constant):
+            scope.constants.update(dict.fromkeys(outputs, attributes["value"]))
+
+    def _if(self, node: Node, depth: int) -> int:
+        kinds = list(node.attributes.values())
+        if depth:
+            self.note("an operator If within another")
+        if node.attributes.keys() != _BRANCHES or len(node.inputs) != 1 or len(node.outputs) != 1:
+            self.note("an operator If with other branches, inputs or outputs")
+        elif kinds[0] != kinds[1]:
+            self.note("an operator If whose branches have several types")
+        return kinds[0] if kinds and isinstance(kinds[0], int) else 0
+
+    def _attribute(self, span: Span, depth: int, scope: _Scope) -> tuple[str, Any]:
+        """Name and value; of a graph, the type of its output."""
+        attribute = _Message(self, span, _ATTRIBUTE, "an attribute")
+        name = attribute.name(1)
+        value: Any = None
+        for number in (5, 10):
+            for tensor in attribute.spans(number):
+                _, value = self._tensor(tensor)
+        for number in (6, 11):
+            for graph in attribute.spans(number):
+                if number == 11 or name not in _BRANCHES:
+                    self.note(f"a graph in the attribute {shown(name)}")
+                value = self._graph(graph, depth + 1, scope.constants, scope.kinds)
+        kind = attribute.number(20)
+        if kind not in _ATTRIBUTE_FIELDS:
+            self.note(f"the attribute {shown(name)} of type {kind}")
+        elif attribute.numbers() - {1, 13, 20, _ATTRIBUTE_FIELDS[kind]}:
+            raise _DamagedError(f"the attribute {shown(name)} has values of several types")
+        elif (name in _BRANCHES) != (kind == _GRAPH_ATTRIBUTE):
+            self.note(f"the attribute {shown(name)} of type {kind}")
+        elif kind == _FLOAT_ATTRIBUTE:
+            return name, attribute.real(2)
+        elif kind == _INT_ATTRIBUTE:
+            return name, _signed(attribute.number(3))
+        elif kind == _TEXT_ATTRIBUTE:
+            return name, attribute.text(4)
+        elif kind not in (_TENSOR_ATTRIBUTE, _GRAPH_ATTRIBUTE):
+            return name, [_signed(value) for value in attribute.integers(8)]
+        return name, value
+
+    def _tensor(self, span: Span) -> tuple[str, Constant]:
+        """Name, and what it is."""
+        tensor = _Message(self, span, _TENSOR, "a tensor")
+        if tensor.number(14):
+            raise _elsewhere()
+        name, kind, shape = tensor.name(8), tensor.number(2), tuple(tensor.integers(1))
+        if kind not in _ELEMENTS:
+            self.note(f"the tensor {shown(name)} of type {kind}")
+            return name, Constant(kind, (), None)
+        if len(shape) > _MAX_RANK or any(size > MAX_SIZE for size in shape):  # negative ones are beyond 2**63
+            raise _DamagedError(f"the tensor {shown(name)} is of the shape {shown(shape)}")
+        count, (width, typed) = math.prod(shape), _ELEMENTS[kind]
+        raw = tensor.spans(9)
+        if tensor.numbers() & {4, 5, 7, 9, 10} - {9 if raw else typed}:
+            raise _DamagedError(f"the tensor {shown(name)} has values of several types")
+        found = (raw[0][1] - raw[0][0]) / width if raw else tensor.count(typed)
+        if found != count:
+            raise _DamagedError(f"the tensor {shown(name)} of the shape {shown(shape)} has {found:g} values")
+        values = None
+        if kind == INT64 and count <= _FEW:
+            if raw:
+                values = tuple(np.frombuffer(self.data, "<i8", count, raw[0][0]).tolist())
+            else:
+                values = tuple(map(_signed, tensor.integers(typed)))
+        return name, Constant(kind, shape, values)
+
+    def _value(self, span: Span) -> tuple[str, int]:
+        """Name and type of its elements, 0 where that is not said."""
+        kind = 0
+        value = _Message(self, span, _VALUE, "a value")
+        for type_span in value.spans(2):
+            for tensor_span in _Message(self, type_span, _TYPE, "a type").spans(1):
+                tensor_type = _Message(self, tensor_span, _TENSOR_TYPE, "a type")
+                kind = tensor_type.number(1)
+                if kind not in _ELEMENTS:
+                    self.note(f"the value {shown(value.name(1))} of type {kind}")
+                for shape in tensor_type.spans(2):
+                    sizes = _Message(self, shape, _SHAPE, "a shape").spans(1)
+                    if len(sizes) > _MAX_RANK:
+                        raise _DamagedError(f"the value {shown(value.name(1))} has {len(sizes)} dimensions")
+                    for size in sizes:
+                        dimension = _Message(self, size, _DIMENSION, "a dimension")
+                        if dimension.number(1) > MAX_SIZE or {1, 2} <= dimension.numbers():
+                            raise _DamagedError(f"the value {shown(value.name(1))} has a size that is none")
+        return value.name(1), kind
 
 
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise _DamagedError
+def _elsewhere() -> _RefusedError:
+    return _RefusedError(
+        "takes its weights from other files, which a model from elsewhere must not; models of vocos-onnx hold all of "
+        "their own: export the checkpoint again"
+    )
+
+
+class _Message:
+    """The fields of one message, as ``schema`` has them; ``what`` it is called in messages of errors."""
+
+    def __init__(self, check: _Check, span: Span, schema: dict[int, str], what: str) -> None:
+        self._data, self._what = check.data, what
+        self._found: dict[int, list[Any]] = {}
+        at, end = span
+        while at < end:
+            check.fields_left -= 1
+            if check.fields_left < 0:
+                raise _DamagedError(f"it has more than {_MAX_FIELDS} fields")
+            key, at = self._varint(at, end, 32)
+            number, wire = key >> 3, key & 7
+            kind = schema.get(number)
+            if kind is None:
+                raise _DamagedError(f"{what} has the unknown field {number}")
+            value: Any
+            value, at = self._value(at, end, wire)
+            repeated = kind.endswith("*")
+            kind = kind.removesuffix("*")
+            if kind == "elsewhere":
+                raise _elsewhere()
+            if kind in ("foreign", "entry"):
+                if kind == "foreign":
+                    check.note(f"field {number} in {what}")
+                continue
+            packed = repeated and kind in _WIRES and wire == _BYTES
+            if wire != _WIRES.get(kind, _BYTES) and not packed:
+                raise _DamagedError(f"{what} has another type in field {number}")
+            if number in self._found and not repeated:
+                raise _DamagedError(f"{what} has field {number} twice")
+            if kind in ("name", "text"):
+                value = self._text(value, _MAX_NAME if kind == "name" else _MAX_TEXT)
+            self._found.setdefault(number, []).append(value)
+
+    def numbers(self) -> set[int]:
+        """Of the fields that it has."""
+        return set(self._found)
+
+    def name(self, number: int) -> str:
+        """A string, empty where the field is not there."""
+        return str(self._found.get(number, [""])[0])
+
+    def names(self, number: int) -> list[str]:
+        """All strings of a field."""
+        return self._found.get(number, [])
+
+    def text(self, number: int) -> str:
+        """Bytes that are a string."""
+        return self._text(self.spans(number)[0], _MAX_NAME) if number in self._found else ""
+
+    def real(self, number: int) -> float:
+        """A floating-point number, 0 where the field is not there."""
+        return float(self._found.get(number, [0.0])[0])
+
+    def number(self, number: int) -> int:
+        """A number without a sign, 0 where the field is not there."""
+        return int(self._found.get(number, [0])[0])
+
+    def spans(self, number: int) -> list[Span]:
+        """Where the bytes of a field begin and end, each time that it is there."""
+        return self._found.get(number, [])
+
+    def integers(self, number: int) -> list[int]:
+        """Integers without a sign, one by one or packed."""
+        values: list[int] = []
+        for value in self._found.get(number, ()):
+            if not isinstance(value, tuple):
+                values.append(value)
+            else:
+                at, end = value
+                if end - at > 10 * _MAX_NAME:
+                    raise _DamagedError(f"{self._what} has {end - at} bytes in field {number}")
+                while at < end:
+                    integer, at = self._varint(at, end, 64)
+                    values.append(integer)
+        return values
+
+    def count(self, number: int) -> float:
+        """How many numbers are in a repeated field; not a whole number where one is cut off."""
+        count, width = 0.0, _WIDTHS.get(number)
+        for value in self._found.get(number, ()):
+            if not isinstance(value, tuple):
+                count += 1
+                continue
+            at, end = value
+            if width:
+                count += (end - at) / width
+            elif end > at:
+                last = np.frombuffer(self._data, np.uint8, end - at, at) < 0x80
+                count += np.count_nonzero(last) + (0 if last[-1] else 0.5)
+        return count
+
+    def _value(self, at: int, end: int, wire: int) -> tuple[float | Span, int]:
+        """A number, or where the bytes are; and where the next field begins."""
+        if wire == _VARINT:
+            return self._varint(at, end, 64)
+        if wire == _BYTES:
+            length, at = self._varint(at, end, 31)
+        elif wire in (_FIXED32, _FIXED64):
+            length = 4 if wire == _FIXED32 else 8
+        else:
+            raise _DamagedError(f"{self._what} has a field of the wire type {wire}")
+        if at + length > end:
+            raise _DamagedError(f"{self._what} ends too early")
+        if wire == _BYTES:
+            return (at, at + length), at + length
+        (number,) = struct.unpack_from("<f" if wire == _FIXED32 else "<d", self._data, at)
+        return number, at + length
+
+    def _varint(self, at: int, end: int, bits: int) -> tuple[int, int]:
+        value = shift = 0
+        while at < end:
+            byte = self._data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if value >> bits or (shift and not byte):
+                    raise _DamagedError(f"{self._what} has a number of needless or too many bits")
+                return value, at
+            shift += 7
+            if shift >= 70:
+                break
+        raise _DamagedError(f"{self._what} ends within a number")
+
+    def _text(self, span: Span, longest: int) -> str:
+        start, end = span
+        if end - start > longest:
+            raise _DamagedError(f"{self._what} has a text of {end - start} bytes, expected at most {longest}")
+        try:
+            return self._data[start:end].decode()
+        except UnicodeDecodeError:
+            raise _DamagedError(f"{self._what} has a text that is not in UTF-8") from None

@@ -22,7 +22,7 @@ def check_plot(path: Path) -> None:
     check_target(path)
 
 
-def save_plot(path: Path, titled: dict[str, Float], sample_rate: int) -> None:
+def save_plot(path: Path, titled: dict[str, Float], sample_rate: int, *, overwrite: bool = True) -> None:
     """Draw the spectrograms of recordings (samples,) under their titles, on one scale of decibels."""
     figure = _figure()
     longest = max(len(audio) for audio in titled.values())
@@ -35,7 +35,7 @@ def save_plot(path: Path, titled: dict[str, Float], sample_rate: int) -> None:
         axis.set_title(title)
     axes[-1].set_xlabel("s")
     figure.colorbar(image, ax=list(axes), label="dB")
-    with whole_file(path) as partial:
+    with whole_file(path, overwrite=overwrite) as partial:
         figure.savefig(partial, dpi=120)
 
 

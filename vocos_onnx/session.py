@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
@@ -14,7 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .config import ENCODER_KEY, METADATA_KEY
-from .model_file import check_model_file
+from .messages import first_line, listed, shown
+from .model_file import PinnedFile, read_model
 
 Provider = str | tuple[str, dict[str, Any]]
 Config = TypeVar("Config")
@@ -30,6 +34,8 @@ _VERSIONS = {"CUDA": "cuda_version", "cuDNN": "cudnn_version"}
 _WHEELS = ("onnxruntime", "onnxruntime-gpu")
 _log = logging.getLogger("vocos_onnx")
 
+_FLOAT32, _INT64 = "tensor(float)", "tensor(int64)"
+_INTEGERS = ("bandwidth_id", "step", "context")
 _HOW_TO_MAKE = {METADATA_KEY: "vocos-onnx export", ENCODER_KEY: "vocos-onnx export-encodec"}
 
 
@@ -106,8 +112,9 @@ def open_session(
     ort = _onnxruntime()
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise ValueError(
-            f"threads is {threads!r}, expected an integer of 1 or more, or None for all that this process may use"
+            f"threads is {shown(threads)}, expected an integer of 1 or more, or None for all that this process may use"
         )
+    pinned = path if isinstance(path, PinnedFile) else None
     path = find_model(path)
     if not path.exists():
         raise FileNotFoundError(
@@ -116,7 +123,7 @@ def open_session(
         )
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected the .onnx file that {_HOW_TO_MAKE[kind]} wrote")
-    check_model_file(path)
+    data = read_model(path) if pinned is None else read_model(path, pinned.sha256, pinned.remedy)
     wanted = _choose_providers(providers, ort)
     if any(name == CUDA for name, _ in wanted) and hasattr(ort, "preload_dlls"):
         with redirect_stdout(StringIO()) as said:  # stdout may be where the audio goes
@@ -126,17 +133,20 @@ def open_session(
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     options.log_severity_level = 3
+    # What was checked is ONNX, and is read as nothing else. In bytes, for the file may be another by now.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     # Between two calls no thread spins for more work: the cores are numpy's then, or somebody else's.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.intra_op_num_threads = available_cpus() if threads is None else threads
     try:
-        session = ort.InferenceSession(str(path), options, providers=wanted)
+        session = ort.InferenceSession(data, options, providers=wanted)
     except Exception as error:
-        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"onnxruntime cannot load {path} ({path.stat().st_size} bytes): {reason}. If the file is truncated or "
+            f"onnxruntime cannot load {path} ({len(data)} bytes): {first_line(error)}. If the file is truncated or "
             "not an ONNX model, copy or export it again"
         ) from error
+    session.disable_fallback()  # which would load the model again, on other providers than were asked for,
+    session._model_bytes = None  # and is what these are kept for
     used = session.get_providers()
     absent = [name for name, _ in wanted if name not in used]
     if absent:
@@ -146,7 +156,35 @@ def open_session(
             raise RuntimeError(f"{failed} and would run on {', '.join(used)}: {why}")
         _log.warning("%s: %s", failed, why)
     _log.info("%s runs on %s", path, ", ".join(used))
+    _live.add(session)
+    _begun.set()
     return session
+
+
+_live: weakref.WeakSet[Any] = weakref.WeakSet()  # the sessions of this process
+_begun = threading.Event()  # set once there has been a session
+
+
+def _in_forked_child() -> None:
+    """In a child that was forked: let it end.
+
+    onnxruntime's destructors, those of its sessions and those that run at exit, wait for threads that only the parent
+    has, for ever. So the sessions are never destroyed here, and what is left of the exit once Python has finished, its
+    atexit functions and buffers included, is skipped: on_exit calls _exit with the exit code.
+    """
+    if not _begun.is_set():
+        return
+    import ctypes
+
+    for session in _live:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):  # of glibc, as the wheels of onnxruntime are
+        libc.on_exit(libc._exit, None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)
 
 
 def _why_no_cuda(ort: Any) -> str:
@@ -197,21 +235,36 @@ def _built_for() -> str:
     return f" (built for {', '.join(parts)})" if parts else ""
 
 
-def run(session: Any, names: list[str], inputs: dict[str, Any], device: tuple[str, int] | None = None) -> list[Any]:
-    """What onnxruntime computes. Raises RuntimeError where it cannot, MemoryError where there is not enough for it.
+def run(
+    session: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    inputs: dict[str, Any],
+    device: tuple[str, int] | None = None,
+) -> list[Any]:
+    """The outputs of these names and shapes, as onnxruntime computes them.
 
     With a ``device`` all outputs but the first stay there, as values of onnxruntime that can be inputs again.
+
+    Raises RuntimeError where it cannot, or an output has another shape, which onnxruntime lets pass; MemoryError where
+    there is not enough for it.
     """
+    names = list(shapes)
     try:
         outputs: list[Any] = session.run(names, inputs) if device is None else _run_on(session, names, inputs, device)
     except Exception as error:
         # of what is bound to a device onnxruntime raises plain RuntimeErrors
         if not (type(error).__module__.startswith("onnxruntime") or (device and type(error) is RuntimeError)):
             raise
-        reason = next(iter(str(error).splitlines()), "")
+        reason = first_line(error)
         if "bad_alloc" in str(error) or "Failed to allocate" in str(error):
             raise MemoryError(f"onnxruntime: {reason}") from error
         raise RuntimeError(f"onnxruntime failed in the network: {reason}. The model file may be damaged") from error
+    for (name, expected), output in zip(shapes.items(), outputs, strict=True):
+        found = output.shape if isinstance(output, np.ndarray) else output.shape()
+        if tuple(found) != expected:
+            raise RuntimeError(
+                f"the graph made {name} of shape {tuple(found)}, expected {expected}: the file is damaged"
+            )
     return outputs
 
 
@@ -252,17 +305,42 @@ def read_config(session: Any, path: str | os.PathLike[str], kind: str, parse: Ca
         raise ValueError(f"{path}: {error}; export the checkpoint again with this version") from None
 
 
-def check_graph(session: Any, expected: dict[str, list[int | str]]) -> None:
-    """Raises ValueError unless the graph has exactly the inputs and outputs that its metadata describes."""
-    found = {node.name: node.shape for node in (*session.get_inputs(), *session.get_outputs())}
-    if found != expected:
-        raise ValueError(f"the metadata contradicts the graph: its inputs and outputs are {found}, not {expected}")
+def shape_of(session: Any, name: str, rank: int) -> list[Any] | None:
+    """The shape of an input, None where there is none of that name. Raises ValueError where it has another rank."""
+    shape = next((node.shape for node in session.get_inputs() if node.name == name), None)
+    if shape is not None and len(shape) != rank:
+        raise ValueError(f"the input {name} of the graph has the shape {shown(shape)}, expected {rank} dimensions")
+    return shape
+
+
+def check_graph(
+    session: Any, inputs: Mapping[str, Sequence[int | str]], outputs: Mapping[str, Sequence[int | str]]
+) -> None:
+    """Raises ValueError unless the graph has exactly the inputs and outputs that its metadata describes.
+
+    They are float32, but for a few numbers that are int64 and scalars.
+    """
+    for what, expected, found in (
+        ("inputs", inputs, session.get_inputs()),
+        ("outputs", outputs, session.get_outputs()),
+    ):
+        wanted = [(name, _INT64 if name in _INTEGERS else _FLOAT32, list(shape)) for name, shape in expected.items()]
+        given = [(node.name, node.type, node.shape) for node in found]
+        if sorted(given, key=str) != sorted(wanted, key=str):
+            raise ValueError(
+                f"the metadata contradicts the graph: its {what} are {listed(given)}, expected {listed(wanted)}"
+            )
 
 
 def _onnxruntime() -> Any:
+    """The module, without its telemetry, which writes into the user's home. What the user has set about that stays."""
+    imported_before = "onnxruntime" in sys.modules
+    chosen = os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
 
+        if imported_before and chosen == "1":  # by somebody else, before that was set
+            onnxruntime.disable_telemetry_events()
         onnxruntime.InferenceSession  # noqa: B018  what a half-removed wheel leaves behind is an empty module
     except (ImportError, AttributeError) as error:
         raise ImportError(
@@ -278,17 +356,17 @@ def _choose_providers(providers: Sequence[Provider] | None, ort: Any) -> list[tu
         providers = [p for p in (CUDA, CPU) if p in available]
     if isinstance(providers, str) or not providers:
         raise ValueError(
-            f"providers is {providers!r}, expected a list of one or more of {', '.join([*_SHORT, *available])}"
+            f"providers is {shown(providers)}, expected a list of one or more of {', '.join([*_SHORT, *available])}"
         )
     chosen = []
     for provider in providers:
         pair = (provider, {}) if isinstance(provider, str) else provider
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], dict)):
-            raise ValueError(f"providers holds {provider!r}, expected a name or a (name, options) pair")
+            raise ValueError(f"providers holds {shown(provider)}, expected a name or a (name, options) pair")
         given, options = pair
         name = _SHORT.get(given, given)
         if name not in available:
-            has = f"provider {given!r} is not in this onnxruntime, which has {', '.join(available)}"
+            has = f"provider {shown(given)} is not in this onnxruntime, which has {', '.join(available)}"
             raise ValueError(f"{has}: {_why_no_cuda(ort)}" if name == CUDA else has)
         chosen.append((name, {**_DEFAULT_OPTIONS.get(name, {}), **options}))
     return chosen

@@ -132,7 +132,7 @@ class Stream:
 
     def __init__(
         self,
-        read: Callable[[npt.NDArray[Any]], tuple[Callable[[int, int], Float], int, int | None, str]],
+        read: Callable[[npt.ArrayLike], tuple[Callable[[int, int], Float], int, int | None, str]],
         decoder: Callable[[int | None], Decoder],
     ):
         self._read, self._make = read, decoder
@@ -161,10 +161,7 @@ class Stream:
     def push_blocks(self, tokens_or_features: npt.ArrayLike) -> Iterator[Float]:
         """As ``push``, but the audio of a long chunk comes some seconds at a time."""
         with self._alone():
-            given = np.asarray(tokens_or_features)
-            if given.ndim != 2:
-                raise ValueError(f"a chunk has shape {given.shape}, expected tokens (K, t) or features (C, t)")
-            features_of, frames, bandwidth_id, kind = self._read(given)
+            features_of, frames, bandwidth_id, kind = self._read(tokens_or_features)
             if self._decoder is None:
                 self._decoder, self._kind = self._make(bandwidth_id), kind
             elif kind != self._kind:

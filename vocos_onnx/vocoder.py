@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard, overload
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from .audio import Float, Tape, read_blocks, read_waveform
 from .backbone import Backbone
-from .codebooks import lookup, read_tokens
+from .codebooks import fingerprints, lookup, read_tokens
 from .config import MelFeatures, ModelConfig
 from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
 from .hub import fetch
@@ -22,6 +23,7 @@ from .mel import CHUNK as MEL_CHUNK
 from .mel import log_mel, log_mel_blocks
 from .session import CODEC, Provider, find_model
 from .streaming import BLOCK, Decoder, Stream, decode_in_blocks
+from .tokens import Tokens, check_codec
 
 Encoder = EncodecONNX | str | os.PathLike[str]
 Ragged = list[npt.NDArray[Any]] | tuple[npt.NDArray[Any], ...]
@@ -225,7 +227,8 @@ class VocosONNX:
         Integers are tokens, floats are features. Anything that numpy can read is accepted, a torch CPU tensor too.
 
         Args:
-            tokens_or_features: tokens (K, T) or (K, B, T); features (C, T) or (B, C, T).
+            tokens_or_features: tokens (K, T) or (K, B, T); features (C, T) or (B, C, T). Or what ``load_tokens`` read,
+                whose codec is checked then.
             bandwidth_id: index into ``bandwidths`` that the network is conditioned on. Tokens imply it where K is the
                 codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do.
             layout: order of the axes of 3-D tokens. "kbt" is (codebooks, batch, frames), as in upstream Vocos; "bkt"
@@ -240,14 +243,15 @@ class VocosONNX:
         Raises:
             ValueError: tokens that are not integers of 0 ... 1023 in one of these shapes, or given to a mel model;
                 features of another channel count or with NaN or infinity; an id out of range, missing where the
-                network needs one, or given where it takes none. The message names the value and the allowed range.
+                network needs one, or given where it takes none; ``Tokens`` of another codec. The message names the
+                value and the allowed range.
             FloatingPointError: the audio would not be finite; the message says which stage made it so.
             RuntimeError: onnxruntime failed, as of a damaged model file that it loads none the less.
             MemoryError: there is not enough.
         """
         if _is_ragged(tokens_or_features):
-            return self._decode_each([np.asarray(item) for item in tokens_or_features], bandwidth_id)
-        given = np.asarray(tokens_or_features)
+            return self._decode_each([self._array(item) for item in tokens_or_features], bandwidth_id)
+        given = self._array(tokens_or_features)
         features_of, shape, bandwidth_id = self._read(given, bandwidth_id, layout)
         batch, frames = shape
         if frames <= BLOCK or not self._backbone.delay:
@@ -289,7 +293,10 @@ class VocosONNX:
         if bandwidth_id is not None:
             bandwidth_id = self._read_bandwidth_id(bandwidth_id)
 
-        def read(given: npt.NDArray[Any]) -> tuple[Callable[[int, int], Float], int, int | None, str]:
+        def read(chunk: npt.ArrayLike) -> tuple[Callable[[int, int], Float], int, int | None, str]:
+            given = self._array(chunk)
+            if given.ndim != 2:
+                raise ValueError(f"a chunk has shape {given.shape}, expected tokens (K, t) or features (C, t)")
             features_of, (_, frames), implied = self._read(given, bandwidth_id, "kbt")
             is_tokens = not np.issubdtype(given.dtype, np.floating)
             return features_of, frames, implied, f"tokens of {len(given)} codebooks" if is_tokens else "features"
@@ -311,6 +318,17 @@ class VocosONNX:
     def delay(self) -> int:
         """Frames that the network sees ahead, and a stream is late by; 0 where it cannot be streamed."""
         return self._backbone.delay
+
+    def _array(self, given: npt.ArrayLike | Tokens) -> npt.NDArray[Any]:
+        """What was given, as an array; of a token file, made sure that it is of this model's codec."""
+        if not isinstance(given, Tokens):
+            return np.asarray(given)
+        check_codec(given, self.config, self._fingerprints)
+        return given.codes
+
+    @cached_property
+    def _fingerprints(self) -> tuple[str, ...]:
+        return () if self._codebooks is None else fingerprints(self._codebooks)
 
     def _read(
         self, given: npt.NDArray[Any], bandwidth_id: Any, layout: str
@@ -369,9 +387,6 @@ class VocosONNX:
         if not self._backbone.has_istft:
             return None
         audio = self._backbone.audio(features, bandwidth_id, lengths)
-        expected = len(features), self._samples(features.shape[2])
-        if audio.shape != expected:
-            raise RuntimeError(f"the graph made audio of shape {audio.shape}, expected {expected}: the file is damaged")
         if not np.isfinite(audio).all():
             return None
         return audio.clip(-1, 1) if self.config.clip_audio else audio
@@ -386,7 +401,7 @@ class VocosONNX:
 
         The first K codebooks are used. B is 1 for 2-D tokens. Raises ValueError as ``decode`` does.
         """
-        return self._lookup(self._read_tokens(np.asarray(tokens), layout))
+        return self._lookup(self._read_tokens(self._array(tokens), layout))
 
     @property
     def config(self) -> ModelConfig:
@@ -544,7 +559,7 @@ def _is_ragged(given: Any) -> TypeGuard[Ragged]:
         return False
     if not given:
         raise ValueError("the list is empty, expected one or more arrays of tokens or features")
-    return all(getattr(item, "ndim", 0) >= 2 for item in given)
+    return all(isinstance(item, Tokens) or getattr(item, "ndim", 0) >= 2 for item in given)
 
 
 def _read_index(bandwidth_id: Any, count: int, names: str) -> int:

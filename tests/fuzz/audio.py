@@ -1,42 +1,187 @@
-"""Audio files."""
+"""Audio files that are damaged, cut, joined and that lie; rates; and what is written."""
 
 from __future__ import annotations
 
 import io
+import struct
+import threading
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from common import DOCUMENTED, Rng, Target, damaged, finite
 
+TONE = np.float32(np.pi / 4)  # what lies in memory that was freed, and is in no file
+KINDS = [
+    ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "IMA_ADPCM"), ("WAV", "GSM610"), ("RF64", "PCM_16"), ("W64", "PCM_24"),
+    ("AIFF", "PCM_24"), ("AIFF", "ULAW"), ("AU", "PCM_16"), ("AU", "G721_32"), ("CAF", "PCM_16"), ("CAF", "ALAC_16"),
+    ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("NIST", "PCM_16"),
+    ("SVX", "PCM_16"), ("AVR", "PCM_16"), ("VOC", "PCM_16"), ("MAT4", "DOUBLE"), ("MAT5", "PCM_16"), ("SDS", "PCM_16"),
+    ("MPC2K", "PCM_16"),
+]  # fmt: skip
+LAX = ("NIST", "AVR", "VOC", "MAT4", "MAT5", "SDS", "MPC2K")  # what follows their audio libsndfile reads as such
+
+
+@cache
+def recording(kind: int, samples: int = 6000, channels: int = 1) -> bytes:
+    import soundfile
+
+    noise = np.random.default_rng(samples).uniform(-0.4, 0.4, (samples, channels))
+    buffer = io.BytesIO()
+    name, subtype = KINDS[kind]
+    soundfile.write(buffer, noise, 16_000, format=name, subtype=subtype)
+    return buffer.getvalue()
+
+
+@cache
+def without_count(kind: int) -> bytes:
+    """The mp3 without the frame that says how many there are."""
+    data = recording(kind)
+    return data[data.index(data[:2], 4) :]
+
 
 @cache
 def recordings() -> list[bytes]:
-    import soundfile
+    return [recording(kind, 3000, 2) for kind in (0, 1, 12, 13, 6)]
 
-    noise = np.random.default_rng(0).normal(0, 0.1, (3000, 2))
-    files = []
-    for kind, subtype in (
-        ("WAV", "PCM_16"),
-        ("WAV", "FLOAT"),
-        ("FLAC", "PCM_16"),
-        ("OGG", "VORBIS"),
-        ("AIFF", "PCM_24"),
-    ):
-        buffer = io.BytesIO()
-        soundfile.write(buffer, noise, 16_000, format=kind, subtype=subtype)
-        files.append(buffer.getvalue())
-    return files
+
+def read(folder: Path, data: bytes) -> np.ndarray:
+    """What ``load_audio`` finds, in memory that holds a tone of somebody else."""
+    from vocos_onnx import load_audio
+
+    path = folder / "a.bin"
+    path.write_bytes(data)
+    strangers = [np.full(1 << size, TONE) for size in (8, 12, 14, 16, 18) for _ in range(3)]
+    del strangers
+    audio = load_audio(path, 16_000)
+    finite(audio)
+    assert audio.size
+    assert np.count_nonzero(audio == TONE) < 20, "audio that was in memory"
+    return audio
 
 
 def audio_files(rng: Rng, folder: Path) -> None:
-    from vocos_onnx import load_audio
-
-    path = folder / "a.wav"
-    path.write_bytes(damaged(rng, recordings()[rng.integers(5)]))
-    audio = load_audio(path, [8000, 16000, 24000][rng.integers(3)])
-    finite(audio)
-    assert audio.size
+    kind = int(rng.integers(len(KINDS)))
+    data = without_count(kind) if KINDS[kind][0] == "MP3" and rng.random() < 0.5 else recording(kind)
+    read(folder, damaged(rng, data))
 
 
-TARGETS = {"damaged audio files": Target(audio_files, 1, DOCUMENTED)}
+def whole_or_error(rng: Rng, folder: Path) -> None:
+    """Files of which it is known what they hold: all of it comes, or an error; good ones are never refused."""
+    kind = int(rng.integers(len(KINDS)))
+    name, _ = KINDS[kind]
+    counted = name != "MP3" or rng.random() < 0.5
+    data = recording(kind) if counted else without_count(kind)
+    whole = read(folder, data)
+    tags = [
+        b"TAG" + bytes(125),
+        b"APETAGEX" + struct.pack("<4I8x", 2000, 32, 0, 0),
+        b"\0" * int(rng.integers(9000)),
+        rng.integers(1, 200, int(rng.integers(1, 300)), np.uint8).tobytes(),
+    ]
+    match rng.integers(5):
+        case 0:  # cut
+            got = read(folder, data[: int(rng.integers(len(data)))])
+            if not counted:  # where a frame ends nothing shows that others followed
+                whole = whole[: len(got)]
+        case 1:  # joined
+            other = recording(kind, 4000)
+            got = read(folder, data + tags[rng.integers(2)] * int(rng.integers(2)) + other)
+            if name not in LAX and not (name == "MP3" and len(got) > 10_000):
+                np.testing.assert_array_equal(got, np.concatenate([whole, read(folder, other)]))
+            return
+        case 2:  # tags and padding in front and behind
+            if name in LAX:
+                return
+            front = b"ID3\4\0\0\0\0\2\0" + bytes(256) if rng.random() < 0.3 else b""
+            try:
+                got = read(folder, front + data + tags[rng.integers(4)])
+            except ValueError as error:
+                raise AssertionError(f"a good {name} was refused: {error}") from error
+        case 3:  # a length in the header that is another
+            out, at = bytearray(data), int(rng.integers(4, min(120, len(data) - 8)))
+            value = [0, 1, 2**31 - 1, 2**32 - 1, len(data) // 2, 2 * len(data)][rng.integers(6)]
+            out[at : at + 4] = struct.pack("<>"[rng.integers(2)] + "I", value)
+            read(folder, bytes(out))  # of what it then is, no more can be said
+            return
+        case _:  # lengths never filled in, where they are
+            places = {"WAV": b"data", "RF64": b"ds64", "AIFF": b"SSND", "AU": b".snd", "CAF": b"data"}
+            if name not in places:
+                return
+            at = data.index(places[name]) + {"RF64": 16, "AU": 8}.get(name, 4)
+            width = 8 if name in ("RF64", "CAF") else 4
+            value = [b"\0", b"\xff"][0 if name == "RF64" else rng.integers(2)]
+            got = read(folder, data[:at] + value * width + data[at + width :])
+            if len(got) != len(whole):  # chunks behind it may be taken for audio
+                got = got[: len(whole)]
+    np.testing.assert_array_equal(got, whole)
+
+
+def rates(rng: Rng, folder: Path) -> None:
+    from vocos_onnx.audio import read_blocks, read_waveform
+
+    rate, to = (int(np.exp(rng.uniform(np.log(1000), np.log(384_000)))) for _ in range(2))
+    if rng.random() < 0.3:
+        to = [16_000, 22_050, 24_000, 44_100, 48_000][rng.integers(5)]
+    audio = rng.uniform(-1, 1, int(rng.integers(1, 3000))).astype(np.float32)
+    whole = read_waveform(audio, rate, to)[0]
+    assert len(whole) == -(-len(audio) * to // rate)
+    finite(whole)
+    cuts = np.sort(rng.integers(0, len(audio), int(rng.integers(5))))
+    blocks = np.concatenate(list(read_blocks(np.split(audio, cuts), rate, to)), axis=1)[0]
+    np.testing.assert_allclose(blocks, whole, rtol=0, atol=1e-6)
+    # the sum that it stands for, at some places
+    lower, beta = min(1, to / rate), 0.1102 * (100 - 8.7)
+    for m in rng.integers(0, len(whole), 3):
+        u = (int(m) * rate - np.arange(len(audio)) * to) / to * lower
+        window = np.i0(beta * np.sqrt(np.maximum(0, 1 - (u / 64) ** 2))) / np.i0(beta) * (abs(u) <= 64)
+        assert abs((audio * lower * 0.95 * np.sinc(0.95 * u) * window).sum() - whole[m]) < 3e-5
+
+
+def written(rng: Rng, folder: Path) -> None:
+    """Every kind, in a thread with a small stack: a file that holds what was written, or an error and no file."""
+    from vocos_onnx import load_audio, save_audio
+
+    kinds = ["wav", "flac", "ogg", "mp3", "aiff", "caf", "au", "w64", "rf64", "mat5", "svx", "nist"]
+    path = folder / f"a.{kinds[rng.integers(len(kinds))]}"
+    usual = [8000, 16_000, 22_050, 24_000, 44_100, 48_000]
+    rate = usual[rng.integers(6)] if rng.random() < 0.8 else [0, -1, 999, 7350, 96_000, 383_999, 384_000, 2**40][
+        rng.integers(8)
+    ]  # fmt: skip
+    length = int(rng.integers(300)) if rng.random() < 0.6 else int(np.exp(rng.uniform(0, np.log(2_000_000))))
+    audio = rng.normal(0, rng.choice([0.1, 1.0, 10.0]), length).astype(rng.choice(["f4", "f8", ">f4", "f2"]))
+    bad = length and rng.random() < 0.3
+    if bad:
+        audio[rng.integers(length)] = [np.nan, np.inf, -np.inf][rng.integers(3)]
+    if rng.random() < 0.1:
+        audio = (np.nan_to_num(audio).clip(-1, 1) * 32_000).astype(np.int16)
+        bad = False
+    errors: list[BaseException] = []
+
+    def save() -> None:
+        try:
+            save_audio(path, audio, rate)
+        except BaseException as error:
+            errors.append(error)
+
+    threading.stack_size(128 << 10)
+    thread = threading.Thread(target=save)
+    thread.start()
+    thread.join()
+    threading.stack_size(0)
+    if errors:
+        assert not list(folder.iterdir())
+        raise errors[0]
+    assert not bad
+    if length:
+        got = load_audio(path, rate)
+        assert len(got) == length
+        assert abs(got).max() <= 1 or path.suffix in (".ogg", ".mp3")
+
+
+TARGETS = {
+    "damaged audio files": Target(audio_files, 1, DOCUMENTED, seconds=5, memory=1 << 30),
+    "cut, joined and lying audio files": Target(whole_or_error, 2, DOCUMENTED, seconds=5, memory=1 << 30),
+    "rates": Target(rates, 1, DOCUMENTED, seconds=3, memory=3 << 29),
+    "audio files written": Target(written, 0.5, DOCUMENTED, seconds=10, memory=1 << 30),
+}

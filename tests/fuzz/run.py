@@ -27,6 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -I leaves out
 import arrays
 import audio
+import checkpoints
 import files
 import server
 from common import Target
@@ -39,6 +40,7 @@ TARGETS: dict[str, Target] = {
     **models.TARGETS,
     **audio.TARGETS,
     **files.TARGETS,
+    **checkpoints.TARGETS,
     **server.TARGETS,
 }
 
@@ -115,6 +117,10 @@ def main() -> int:
     parser.add_argument("--case", type=int, help="this one alone, of the input that --only names")
     args = parser.parse_args()
     chosen = [args.only] if args.only else list(TARGETS)
+    if checkpoints.MISSING:
+        print(
+            f"left out: checkpoints, which need {', '.join(checkpoints.MISSING)} (pip install 'vocos-onnx[export]')\n"
+        )
     whole = sum(TARGETS[name].weight for name in chosen)
     failed = 0
     print("| input | cases | right | refused | failed | seconds |\n|---|---|---|---|---|---|")

@@ -26,7 +26,7 @@ from vocos_onnx_export.checkpoint import build, load
 
 from . import upstream
 from .hub import Hub, in_a_process
-from .malice import Payload, zipped
+from .malice import BOMBS, Payload, deflated, safetensors_file, zipped
 
 Config = dict[str, Any]
 State = dict[str, Tensor]
@@ -877,3 +877,221 @@ def test_verification_that_fails(
     assert "model.onnx was not written" in str(caught.value)
     assert output.read_bytes() == b"what was there"
     assert list(tmp_path.iterdir()) == [output]
+
+
+# What claims more than it is: refused before the memory is taken
+
+
+@pytest.fixture(autouse=True)
+def bounded() -> Any:
+    """The tests below, and all others here, take no memory for what is not there: 4 GB more than what is taken now."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else None
+    if pages is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (4 << 30), limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_yaml_bombs(name: str, change: Callable[..., Path], tmp_path: Path) -> None:
+    folder = change("mel")
+    (folder / "config.yaml").write_text(BOMBS[name])
+    message = refused(folder, r"config\.yaml is not readable YAML: |the config lacks backbone", tmp_path)
+    assert len(message) < 500
+
+
+def test_aliases_that_repeat_little(change: Callable[..., Path], tmp_path: Path) -> None:
+    folder = change("mel")
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text("x: &x [1, 2]\ny: [*x, *x]\n" + text)
+    quiet_export(folder, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "args"),
+    (
+        ("mel", "backbone", {"num_layers": 10**9}),
+        ("mel", "backbone", {"num_layers": -(10**9)}),
+        ("mel", "backbone", {"dim": 10**9}),
+        ("mel", "backbone", {"dim": 10**30}),
+        ("mel", "backbone", {"dim": 16_384, "intermediate_dim": 65_536, "num_layers": 256}),
+        ("mel", "backbone", {"intermediate_dim": 10**9}),
+        ("mel", "backbone", {"input_channels": 10**9}),
+        ("mel", "backbone", {"num_layers": True}),
+        ("mel", "backbone", {"layer_scale_init_value": float("nan")}),
+        ("mel", "backbone", {"layer_scale_init_value": float("inf")}),
+        ("encodec", "backbone", {"adanorm_num_embeddings": 10**9}),
+        ("resnet", "backbone", {"num_blocks": 10**9}),
+        ("mel", "head", {"n_fft": 10**9}),
+        ("mel", "head", {"n_fft": "x" * 50_000}),
+        ("mel", "head", {"hop_length": 10**400}),
+        ("resnet", "head", {"mdct_frame_len": 1 << 20}),
+        ("mel", "feature_extractor", {"n_mels": 10**9}),
+        ("mel", "feature_extractor", {"sample_rate": 10**9}),
+        ("mel", "feature_extractor", {"f_max": float("inf")}),
+        ("encodec", "feature_extractor", {"bandwidths": [1e300]}),
+        ("encodec", "feature_extractor", {"bandwidths": [float("nan")]}),
+        ("encodec", "feature_extractor", {"bandwidths": [-1.5]}),
+        ("encodec", "feature_extractor", {"bandwidths": [True]}),
+        ("encodec", "feature_extractor", {"bandwidths": [1.5] * 1000}),
+        ("encodec", "feature_extractor", {"encodec_model": "x" * 50_000}),
+    ),
+)  # fmt: skip
+def test_sizes_without_bounds(
+    name: str, section: str, args: Config, change: Callable[..., Path], tmp_path: Path
+) -> None:
+    message = refused(change(name, lambda c: c[section]["init_args"].update(args)), ".", tmp_path)
+    assert len(message) < 1000
+
+
+def test_long_names_are_shortened(change: Callable[..., Path], tmp_path: Path) -> None:
+    long = "x" * 30_000
+    for i, spoil in enumerate(
+        (
+            lambda c: c["head"].update(class_path=long),
+            lambda c: c["head"].update(init_args=[long]),
+            lambda c: c["head"]["init_args"].update({long: 1}),
+            lambda c: c["head"]["init_args"].update(padding=long),
+            lambda c: c["feature_extractor"].update(class_path=long),
+        )
+    ):
+        folder = change("mel", spoil)
+        (tmp_path / str(i)).mkdir()
+        assert len(refused(folder, "x", tmp_path / str(i))) < 1000
+        folder.rename(tmp_path / f"done {i}")
+    folder = change("mel", state=lambda s: s.update({f"backbone.{long}": torch.ones(1)}))
+    assert len(refused(folder, "has the unknown key backbone", tmp_path)) < 1000
+
+
+def _expanded(state: State) -> None:
+    state["head.out.weight"] = torch.zeros(1).expand(1 << 20, 10_000)  # 40 GB of 4 bytes
+
+
+def _shared(state: State) -> None:
+    large = torch.zeros(1 << 20)
+    state.update({f"backbone.extra{i}": large for i in range(100)})
+
+
+@pytest.mark.parametrize("form", ("zip", "legacy"))
+@pytest.mark.parametrize("spoil", (_expanded, _shared))
+def test_tensors_that_repeat_their_numbers(
+    spoil: Callable[[State], None], form: str, change: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = change("mel", state=spoil)
+    path = folder / "pytorch_model.bin"
+    if form == "legacy":
+        torch.save(torch.load(path), path, _use_new_zipfile_serialization=False)
+    assert path.stat().st_size < 10_000_000
+    refused(folder, r"has \d+ bytes, and its tensors would take \d+: they repeat or share .*\.clone\(\)", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    (
+        torch.empty(1 << 40, device="meta"),
+        torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.int64), torch.ones(1), (66, 16), check_invariants=True),
+        torch.zeros(66, 16, dtype=torch.complex64),
+        torch.zeros(66, 16).to(torch.float8_e4m3fn),
+    ),
+    ids=("meta", "sparse", "complex", "float8"),
+)
+def test_tensors_of_other_kinds(value: Tensor, change: Callable[..., Path], tmp_path: Path) -> None:
+    folder = change("mel", state=lambda s: s.update({"head.out.weight": value}))
+    refused(folder, r"'head\.out\.weight' is no tensor of plain numbers in memory: ", tmp_path)
+
+
+@pytest.mark.parametrize("key", (5, None, ("a", "b"), b"x"))
+def test_names_that_are_no_text(key: Any, change: Callable[..., Path], tmp_path: Path) -> None:
+    for lightning in (False, True):
+        folder = change("mel")
+        state = {**torch.load(folder / "pytorch_model.bin"), key: torch.ones(1)}
+        torch.save({"state_dict": {key: torch.ones(1)}} if lightning else state, folder / "pytorch_model.bin")
+        (tmp_path / str(lightning)).mkdir()
+        refused(folder, "is not a state dict: expected names and tensors", tmp_path / str(lightning))
+        folder.rename(tmp_path / f"done {lightning}")
+
+
+def test_weight_norm_of_other_shapes(change: Callable[..., Path], tmp_path: Path) -> None:
+    """Multiplied with each other they would fill the memory."""
+
+    def spoil(state: State) -> None:
+        del state["backbone.embed.weight"]
+        state["backbone.embed.weight_g"] = torch.ones(100_000, 1)
+        state["backbone.embed.weight_v"] = torch.ones(1, 100_000)
+
+    refused(change("mel", state=spoil), r"weight_g' has the shape \(100000, 1\), which does not go with", tmp_path)
+
+
+def test_compressed_archives(change: Callable[..., Path], tmp_path: Path) -> None:
+    folder = change("mel")
+    state = torch.load(folder / "pytorch_model.bin")
+    data = deflated(state, 100 << 20)
+    assert len(data) < 1_000_000
+    (folder / "pytorch_model.bin").write_bytes(data)
+    refused(folder, "its files are compressed, or larger than the archive", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    (
+        safetensors_file({}, claimed=100 << 20),
+        safetensors_file({}, claimed=1 << 63),
+        safetensors_file({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 4]}}, bytes(4)),
+        safetensors_file({"a": {"dtype": "F32", "shape": [1 << 32, 1 << 32], "data_offsets": [0, 4]}}, bytes(4)),
+        safetensors_file({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1 << 40]}}, bytes(4)),
+        safetensors_file({k: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for k in "ab"}, bytes(4)),
+        safetensors_file({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}, bytes(4)),
+        safetensors_file([]),
+        b"\x00" * 7,
+    ),
+)
+def test_safetensors_that_lie(data: bytes, change: Callable[..., Path], tmp_path: Path) -> None:
+    folder = change("mel")
+    (folder / "model.safetensors").write_bytes(data)
+    refused(folder / "model.safetensors", r"cannot read .*model\.safetensors as weights only", tmp_path)
+
+
+@pytest.mark.parametrize("name", ("pytorch_model.bin", "model.safetensors"))
+def test_weights_cut_while_they_are_read(name: str, change: Callable[..., Path], tmp_path: Path) -> None:
+    """The weights as they were, or an error; never the end of the process, as where a mapped file is cut."""
+    import os
+    import threading
+
+    from vocos_onnx_export.checkpoint import read_state
+
+    folder = change("mel")
+    state = torch.load(folder / "pytorch_model.bin")
+    path = folder / name
+    if name == "model.safetensors":
+        safetensors.torch.save_file(state, path)
+    data, end = path.read_bytes(), threading.Event()
+
+    def cut() -> None:
+        while not end.is_set():
+            os.truncate(path, len(data) // 2)
+            path.write_bytes(data)
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    try:
+        for _ in range(50):
+            try:
+                read = read_state(path)
+            except CheckpointError:
+                continue
+            assert all(torch.equal(read[key], value) for key, value in state.items())
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_name_that_cannot_be_printed(folders: dict[str, Path], tmp_path: Path) -> None:
+    """A folder may have any bytes for a name; the model tells where it came from in text that can be printed."""
+    folder = tmp_path / "a\x1b[2Jb\udcff"
+    folder.mkdir()
+    for file in folders["mel"].iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    assert quiet_export(folder, tmp_path / "model.onnx").source.name == "a?[2Jb?"

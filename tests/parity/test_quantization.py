@@ -156,12 +156,17 @@ def test_command_line(tmp_path, capsys):
         "--calibrate",
         str(tmp_path / "tokens.npy"),
     ]
-    assert main(args) == 0
+    before = output.read_bytes()
+    assert main(args) == 2
+    assert "exists, and is only replaced if you ask for that" in capsys.readouterr().err
+    assert output.read_bytes() == before
+    assert main([*args, "--force"]) == 0
     assert main(["info", str(output)]) == 0
     out = capsys.readouterr().out
     assert "precision: float16" in out
     folder = save(build(CONFIGS["mel-same"]), CONFIGS["mel-same"], tmp_path / "mel")
-    assert main(["export", str(folder), "-o", str(output), "--int8"]) == 0
+    assert main(["export", str(folder), "-o", str(output), "--int8"]) == 2
+    assert main(["export", str(folder), "-o", str(output), "--int8", "-y"]) == 0
     assert VocosONNX(output).config.precision == "int8"
     with pytest.raises(SystemExit):
         main(["quantize", "m.onnx", "-o", "n.onnx", "--int8", "--fp16"])

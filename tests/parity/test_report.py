@@ -340,6 +340,8 @@ def test_a_failed_write_leaves_the_old_page(quick, monkeypatch, capsys):
 
     monkeypatch.setattr(Path, "write_text", full_disk)
     assert run("out.html", "--inputs", "one.wav") == 2
+    assert "out.html exists, and is only replaced if you ask for that" in capsys.readouterr().err
+    assert run("out.html", "--inputs", "one.wav", "--force") == 2
     assert "No space left on device" in capsys.readouterr().err
     assert Path("out.html").read_text() == "old"
 

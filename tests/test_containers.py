@@ -1,0 +1,381 @@
+"""Of an audio file comes all, or an error: cut, joined, streamed and lying files of every kind, made by bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from vocos_onnx import load_audio, load_blocks, save_audio
+from vocos_onnx.audio import expected_samples
+
+RATE = 24_000
+NOISE = np.random.default_rng(0).uniform(-0.4, 0.4, 20_000).astype(np.float32)
+# libsndfile's Vorbis and Opus are two subtypes of one kind; GSM 6.10 and IMA ADPCM come in blocks
+KINDS = [
+    ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "PCM_U8"), ("WAV", "IMA_ADPCM"), ("WAV", "GSM610"), ("WAV", "G721_32"),
+    ("WAV", "NMS_ADPCM_32"), ("WAVEX", "PCM_24"), ("RF64", "PCM_16"), ("W64", "PCM_16"), ("W64", "MS_ADPCM"),
+    ("AIFF", "PCM_16"), ("AIFF", "IMA_ADPCM"), ("AU", "PCM_16"), ("AU", "G721_32"), ("CAF", "PCM_16"),
+    ("CAF", "ALAC_24"), ("SVX", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"),
+    ("MP3", "MPEG_LAYER_III"),
+]  # fmt: skip
+OLD = [
+    ("NIST", "PCM_16"), ("AVR", "PCM_16"), ("VOC", "PCM_16"), ("MAT4", "PCM_16"), ("MAT5", "PCM_16"), ("SDS", "PCM_16"),
+    ("MPC2K", "PCM_16"), ("WVE", "ALAW"), ("HTK", "PCM_16"),
+]  # fmt: skip
+IN_ONE = pytest.mark.parametrize("kind", KINDS, ids="-".join)
+ID3V1 = b"TAG" + b"x" * 125
+APE = b"".join(  # its size leaves out the first 32 bytes
+    b"APETAGEX" + struct.pack("<4I8x", 2000, 32 + 9, 1, flags) + item
+    for flags, item in ((0xA0000000, b"\1\0\0\0....a"), (0x80000000, b""))
+)
+ID3V2 = b"ID3\4\0\0\0\0\2\0" + bytes(256)
+
+
+def written(kind: tuple[str, str], audio: np.ndarray = NOISE, rate: int = RATE) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, rate, format=kind[0], subtype=kind[1])
+    return buffer.getvalue()
+
+
+def read(folder: Path, data: bytes, rate: int = RATE) -> np.ndarray:
+    (folder / "a.bin").write_bytes(data)
+    return load_audio(folder / "a.bin", rate)
+
+
+def mp3_frames(data: bytes) -> list[bytes]:
+    """The frames of a mono MPEG-2 layer III file of 24 kHz, as libsndfile writes it."""
+    kbps = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+    frames, at = [], 0
+    while at < len(data):
+        assert data[at : at + 2] == b"\xff\xf3"
+        size = 72_000 * kbps[data[at + 2] >> 4] // RATE + (data[at + 2] >> 1 & 1)
+        frames.append(data[at : at + size])
+        at += size
+    return frames
+
+
+MP3 = ("MP3", "MPEG_LAYER_III")
+FRAMES = mp3_frames(written(MP3))  # the first is the one that counts them
+
+
+@IN_ONE
+@pytest.mark.parametrize("kept", [0.999, 0.6, 0.2])
+def test_cut(kind, kept, tmp_path):
+    data = written(kind)
+    with pytest.raises(ValueError, match=r"a\.bin"):
+        read(tmp_path, data[: int(kept * len(data))])
+
+
+@pytest.mark.parametrize("kind", OLD, ids="-".join)
+def test_cut_files_of_old_kinds(kind, tmp_path):
+    data = written(kind)
+    assert len(read(tmp_path, data))
+    for kept in (0.99, 0.5):
+        with pytest.raises(ValueError, match=r"a\.bin"):
+            read(tmp_path, data[: int(kept * len(data))])
+
+
+def test_a_cut_file_is_refused_with_a_remedy(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"truncated: its header promises 40000 bytes of audio, and it holds 29956\. If what is there "
+        r"will do, rewrite it: ffmpeg -i .*a\.bin whole\.wav"
+    ):  # fmt: skip
+        read(tmp_path, written(("WAV", "PCM_16"))[:30_000])
+
+
+@IN_ONE
+def test_tags_and_padding_do_no_harm(kind, tmp_path):
+    data = written(kind)
+    whole = read(tmp_path, data)
+    assert len(whole) >= len(NOISE)
+    for front, behind in (
+        (b"", ID3V1),
+        (b"", APE),
+        (b"", APE + ID3V1),
+        (ID3V2, b""),
+        (b"", bytes(10_000)),
+        (b"", b"?" * 99),
+    ):
+        np.testing.assert_array_equal(read(tmp_path, front + data + behind), whole)
+
+
+@IN_ONE
+def test_joined(kind, tmp_path):
+    """Files one behind the other, as by cat, with another length in the second."""
+    one, other = written(kind), written(kind, NOISE[:7000])
+    both = np.concatenate([read(tmp_path, one), read(tmp_path, other)])
+    try:
+        for between in (b"", ID3V1):
+            got = read(tmp_path, one + between + other)
+            if kind == MP3:  # the second first frame is sound, the gaps at the join stay
+                assert len(both) < len(got) < len(both) + 4000
+                np.testing.assert_array_equal(got[:18_000], both[:18_000])
+                assert abs(np.correlate(got, both[-5000:])).argmax() > len(both) - 5000
+            else:
+                np.testing.assert_array_equal(got, both)
+    except ValueError as error:
+        assert kind == ("CAF", "ALAC_24"), error  # the chunk of its packets ends where libsndfile does not say
+
+
+@pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), MP3])
+def test_joined_of_other_rates_and_channels(kind, tmp_path):
+    one = written(kind)
+    with pytest.raises(ValueError, match=r"24000 .*48000 Hz"):
+        read(tmp_path, one + written(kind, NOISE, 48_000))
+    stereo = one + written(kind, np.stack([NOISE, NOISE], axis=1))
+    if kind == MP3:
+        with pytest.raises(ValueError, match="changes from one channel at 24000 Hz to two channels at 24000 Hz"):
+            read(tmp_path, stereo)
+    else:
+        assert len(read(tmp_path, stereo)) == 40_000
+
+
+def test_something_else_behind_the_audio(tmp_path):
+    behind = np.random.default_rng(1).bytes(20_000)
+    for kind in (("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("W64", "PCM_16"), ("CAF", "PCM_16"), MP3):
+        with pytest.raises(
+            ValueError, match=r"audio ends at byte \d+, and \d+ more follow|what follows byte \d+ is no mp3"
+        ):
+            read(tmp_path, written(kind) + behind)
+
+
+def test_chunks_behind_the_audio(tmp_path):
+    data = bytearray(written(("WAV", "PCM_U8"), NOISE[:9999]))
+    whole = read(tmp_path, bytes(data))
+    listed = b"LIST" + struct.pack("<I", 9000) + b"INFO" + bytes(range(1, 251)) * 36
+    for padding in (b"", b"\0"):  # some leave it out
+        np.testing.assert_array_equal(read(tmp_path, bytes(data[: 44 + 9999]) + padding + listed[:9008]), whole)
+
+
+@pytest.mark.parametrize("value", [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\xf0\xff\x7f", b"\xff\xff\xff\x7f"])
+def test_wav_of_a_pipe_or_a_recorder_that_stopped(value, tmp_path):
+    data = written(("WAV", "PCM_16"))
+    for riff in (value, data[4:8]):
+        np.testing.assert_array_equal(
+            read(tmp_path, data[:4] + riff + data[8:40] + value + data[44:]), read(tmp_path, data)
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "at", "value"),
+    [
+        ("RF64", 0x1C, bytes(8)),  # as ffmpeg writes it into a pipe
+        ("RF64", 0x1C, b"\xff" * 8),
+        ("W64", b"data\xf3\xac\xd3\x11", b"\xff" * 7 + b"\x7f"),
+        ("W64", b"data\xf3\xac\xd3\x11", bytes(8)),
+        ("AIFF", b"SSND", bytes(4)),
+        ("AIFF", b"SSND", b"\xff" * 4),
+        ("AU", 8, b"\xff" * 4),
+        ("AU", 8, bytes(4)),
+        ("CAF", b"data", b"\xff" * 8),
+    ],
+)
+def test_lengths_that_were_never_filled_in(kind, at, value, tmp_path):
+    data = written((kind, "PCM_16"))
+    start = at if isinstance(at, int) else data.index(at) + (16 if kind == "W64" else 4)
+    streamed = data[:start] + value + data[start + len(value) :]
+    np.testing.assert_array_equal(read(tmp_path, streamed)[: len(NOISE)], read(tmp_path, data))
+
+
+def test_wav_whose_length_is_too_low(tmp_path):
+    """As of a recorder that writes its header now and then."""
+    data = written(("WAV", "PCM_16"))
+    with pytest.raises(ValueError, match=r"says that its audio ends at byte 10044, and 30000 more follow"):
+        read(tmp_path, data[:40] + struct.pack("<I", 10_000) + data[44:])
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "DWVW_24"])
+def test_aiff_that_counts_too_few(subtype, tmp_path):
+    data = written(("AIFF", subtype), np.tile(NOISE, 3))
+    at = data.index(b"COMM") + 10
+    assert data[at : at + 4] == struct.pack(">I", 60_000)
+    with pytest.raises(ValueError, match=r"header promises 100 samples, and \d+ bytes of audio are behind them"):
+        read(tmp_path, data[:at] + struct.pack(">I", 100) + data[at + 4 :])
+
+
+@pytest.mark.parametrize("samples", [0, 1, 100, 19_999, 20_001, 2**36 - 1])
+def test_flac_that_lies_about_its_length(samples, tmp_path):
+    data = written(("FLAC", "PCM_16"))
+    info = int.from_bytes(data[18:26], "big") >> 36 << 36 | samples
+    lying = data[:18] + info.to_bytes(8, "big") + data[26:]
+    if samples > len(NOISE):
+        with pytest.raises(ValueError, match=f"header promises {samples} samples, and it holds 20000"):
+            read(tmp_path, lying)
+    else:
+        np.testing.assert_array_equal(read(tmp_path, lying), read(tmp_path, data))
+
+
+def test_mp3_without_a_count(tmp_path):
+    """A constant and a variable bitrate, of which the first frames let libsndfile expect too much or too little."""
+    for frames in (
+        FRAMES[1:],
+        FRAMES[1:] + FRAMES[1:3] * 20,
+        sorted(FRAMES[1:], key=len),
+        sorted(FRAMES[1:], key=len)[::-1],
+    ):
+        assert len(read(tmp_path, b"".join(frames))) == 576 * len(frames)
+        with pytest.raises(ValueError, match=f"truncated: its last mp3 frame, number {len(frames)}, is cut off"):
+            read(tmp_path, b"".join(frames)[:-1])
+
+
+@pytest.mark.parametrize("name", [b"Xing", b"Info"])
+@pytest.mark.parametrize("change", [-30, -1, 0, 1, 2, 1000])
+def test_mp3_that_lies_about_its_length(name, change, tmp_path):
+    first, rest = FRAMES[0], b"".join(FRAMES[1:])
+    assert first[13:17] == b"Xing"
+    count = struct.pack(">I", len(FRAMES) - 1 + change)
+    lying = first[:13] + name + first[17:21] + count + first[25:] + rest
+    if change > 1:  # some encoders count the first frame, too
+        with pytest.raises(
+            ValueError, match=f"promises {len(FRAMES) - 1 + change} mp3 frames, and it holds {len(FRAMES) - 1}"
+        ):
+            read(tmp_path, lying)
+    else:
+        whole = read(tmp_path, first + rest)
+        np.testing.assert_array_equal(read(tmp_path, lying)[: len(whole)], whole)
+
+
+def test_mp3_with_vbri(tmp_path):
+    head = b"\xff\xf3\x84\xc4".ljust(36, b"\0")
+    for count in (len(FRAMES) - 1, 3):
+        vbri = (head + b"VBRI" + struct.pack(">HHHII", 1, 0, 0, 0, count)).ljust(192, b"\0")
+        assert len(read(tmp_path, vbri + b"".join(FRAMES[1:]))) == 576 * (len(FRAMES) - 1)
+
+
+def test_mp3_in_wav(tmp_path):
+    body = b"".join(FRAMES[1:])
+    form = struct.pack("<HHIIHHHHIHHH", 0x55, 1, RATE, 4000, 1, 0, 12, 1, 2, 96, 1, 1393)
+    fact = b"fact" + struct.pack("<II", 4, 123)
+    chunks = b"WAVEfmt " + struct.pack("<I", len(form)) + form + fact + b"data" + struct.pack("<I", len(body)) + body
+    data = b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+    np.testing.assert_array_equal(read(tmp_path, data), read(tmp_path, body))
+
+
+def test_mp3_with_a_hole(tmp_path):
+    broken = (
+        FRAMES[0]
+        + b"".join(FRAMES[1:10])
+        + b"\xff"
+        + FRAMES[10][1:].replace(b"\xff", b"\0")[10:]
+        + b"".join(FRAMES[11:])
+    )
+    with pytest.raises(ValueError, match=r"damaged|truncated"):
+        read(tmp_path, broken)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_without_a_page(subtype, tmp_path):
+    audio = np.random.default_rng(2).uniform(-0.4, 0.4, 400_000)
+    pages = [b"OggS" + page for page in written(("OGG", subtype), audio).split(b"OggS")[1:]]
+    assert len(pages) > 5
+    with pytest.raises(ValueError, match="no last page, so that the end is missing"):
+        read(tmp_path, b"".join(pages[:-1]))
+    with pytest.raises(ValueError, match="pages are missing"):
+        read(tmp_path, b"".join(pages[:4] + pages[5:]))
+    second = [b"OggS" + page for page in written(("OGG", subtype), audio).split(b"OggS")[1:]]
+    with pytest.raises(ValueError, match=r"no last page|is cut off"):
+        read(tmp_path, b"".join(pages + second[:4]))
+
+
+def test_nothing_that_was_in_memory_comes_out(tmp_path):
+    """Neither what was freed nor what was read before, of files cut anywhere."""
+    silence = np.zeros(60_000)
+    for kind in (
+        MP3,
+        ("OGG", "VORBIS"),
+        ("FLAC", "PCM_16"),
+        ("AIFF", "IMA_ADPCM"),
+        ("SDS", "PCM_16"),
+        ("W64", "MS_ADPCM"),
+    ):
+        data = written(kind, silence)
+        frames = mp3_frames(data)[1:] if kind == MP3 else []
+        for cut in (
+            data[: len(data) // 3],
+            data[: -len(data) // 10],
+            b"".join(frames[: len(frames) // 2]) or data[:-2],
+        ):
+            tone = [np.full((1 << size, 1), 0.5, np.float32) for size in range(8, 19) for _ in range(3)]
+            del tone
+            try:
+                assert abs(read(tmp_path, cut)).max() < 0.01
+            except ValueError as error:
+                assert "a.bin" in str(error)
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.tile(NOISE, 60), RATE)
+    blocks = load_blocks(path, RATE)
+    next(blocks)
+    os.truncate(path, 1_500_000)
+    with pytest.raises(ValueError, match="truncated: its header promises 1200000 samples"):
+        list(blocks)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_given_up_halfway_it_is_closed(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.tile(NOISE, 60), RATE)
+
+    def is_open() -> bool:
+        return any(os.path.realpath(fd) == str(path) for fd in Path("/proc/self/fd").iterdir())
+
+    blocks = load_blocks(path, 16_000)
+    next(blocks)
+    assert is_open()
+    blocks.close()
+    assert not is_open()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_a_fifo_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.wav")
+    with pytest.raises(ValueError, match=r"a\.wav is not a file; expected audio"):
+        load_audio(tmp_path / "a.wav", RATE)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_many_channels_and_hours_in_little_memory(tmp_path):
+    """300 MB of samples: 1024 channels, and an hour of one."""
+    program = r"""
+import re, sys
+from vocos_onnx import load_blocks
+for name in sys.argv[1:]:
+    print(sum(len(block) for block in load_blocks(name, 24000)))
+print(int(re.search(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())[1]) // 1024)
+"""
+    for name, channels, seconds in (("many.wav", 1024, 3), ("long.wav", 1, 3600)):
+        with soundfile.SoundFile(tmp_path / name, "w", 24_000, channels, subtype="PCM_U8") as file:
+            for _ in range(seconds):
+                file.write(np.zeros((24_000, channels), np.int16))
+    done = subprocess.run(
+        [sys.executable, "-c", program, "many.wav", "long.wav"], cwd=tmp_path, capture_output=True, check=True,
+        text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    many, long, megabytes = map(int, done.stdout.split())
+    assert (many, long) == (72_000, 86_400_000)
+    assert megabytes < 200
+
+
+def test_expected_samples(tmp_path):
+    assert expected_samples(tmp_path / "missing.wav", RATE) == 0
+    for kind in KINDS:
+        (tmp_path / "a.bin").write_bytes(written(kind))
+        assert expected_samples(tmp_path / "a.bin", 12_000) == pytest.approx(len(NOISE) / 2, rel=0.05)
+    (tmp_path / "text").write_bytes(b"hello" * 100)
+    assert expected_samples(tmp_path / "text", RATE) == 0
+
+
+def test_silence_of_one_sample(tmp_path):
+    for suffix in ("wav", "flac", "ogg", "mp3", "aiff", "caf", "au", "w64"):
+        save_audio(tmp_path / f"a.{suffix}", np.zeros(1), RATE)
+        assert len(load_audio(tmp_path / f"a.{suffix}", RATE)) == 1

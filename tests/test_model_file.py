@@ -1,0 +1,582 @@
+"""What is let through of a model file, before onnxruntime sees it; and the bytes that are checked are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnx_bytes as ob
+import pytest
+from conftest import DATA
+from onnx_bytes import field, node, tensor, tiny, value, varint
+
+from vocos_onnx import EncodecONNX, EncoderConfig, ModelConfig, VocosONNX
+from vocos_onnx.messages import first_line, listed, shown
+from vocos_onnx.model_file import MAX_NODES, MAX_SIZE, read_model
+
+FEATURES = np.ones((8, 5), np.float32)
+ELSEWHERE = field(13, field(1, "location"), field(2, "../../secret"))
+DAMAGED = "truncated, damaged or not an ONNX model"
+FOREIGN = "no model of vocos-onnx has, and models of others are not read.*vocos-onnx export"
+INSIDE = ob.graph([*ob.NETWORK], [ob.WEIGHT], [ob.FEATURES], [ob.SPECTRUM])
+HEAD = field(1, 10) + field(8, field(1, ""), field(2, 20))
+TAIL = field(14, field(1, "vocos_onnx"), field(2, json.dumps(ob.CONFIG)))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(data: bytes) -> Path:
+        path = tmp_path / "model.onnx"
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+def sized(data: bytes) -> bytes:
+    return varint(len(data)) + data
+
+
+def test_the_tiny_model_is_one(write):
+    """What the tests below spoil decodes before they do."""
+    assert VocosONNX(write(tiny())).decode(FEATURES).shape == (64,)
+    assert VocosONNX(write(HEAD + field(7, INSIDE) + TAIL)).decode(FEATURES).shape == (64,)
+
+
+# Protocol Buffers
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        varint(7 << 3 | 2 | 1 << 32) + sized(INSIDE),  # a tag with a bit that readers drop
+        varint(7 << 3 | 2 | 1 << 60) + sized(INSIDE),
+        bytes([7 << 3 | 2 | 128, 0]) + sized(INSIDE),  # one with a needless byte
+        bytes([7 << 3 | 2 | 128, 128, 128, 128, 128, 0]) + sized(INSIDE),
+        field(7, INSIDE) + b"\x00\x00",  # field 0
+        field(7, INSIDE) + varint(30 << 3 | 3) + varint(30 << 3 | 4),  # a group
+        field(7, INSIDE) + varint(30 << 3 | 6) + b"\0\0",
+        field(7, INSIDE) + varint(30 << 3 | 7) + b"\0\0",
+        field(7, INSIDE) + field(99, b"new"),
+        varint(7 << 3 | 2) + varint(len(INSIDE))[:-1] + bytes([varint(len(INSIDE))[-1] | 128, 0]) + INSIDE,
+        varint(7 << 3 | 2) + varint(len(INSIDE) + 1) + INSIDE,
+        varint(7 << 3 | 2) + varint(1 << 63) + INSIDE,
+        varint(7 << 3) + varint(5),  # a graph that is a number
+        varint(7 << 3 | 1) + bytes(8) + field(7, INSIDE),
+        b"\xff" * 11,
+        b"",  # no graph
+        field(7, ob.graph(ob.NETWORK[:1])) + field(7, INSIDE),  # two parts of one graph
+        field(7, INSIDE) * 2,
+        field(7, INSIDE) + field(1, 9),  # ir_version twice
+        field(7, INSIDE) + field(8, field(1, ""), field(2, 19)),
+        field(7, INSIDE) + TAIL,  # metadata twice
+        field(7, INSIDE + field(5, b"\xff")),
+        field(7, INSIDE + field(2, "\udcff".encode("utf-8", "surrogatepass"))),
+    ],
+)
+def test_bytes_that_no_writer_makes(write, spoiled):
+    with pytest.raises(ValueError, match=rf"model\.onnx .*{DAMAGED} \(.+\); copy or export it again"):
+        VocosONNX(write(HEAD + spoiled + TAIL))
+
+
+W = np.ones((8, 16), np.float32)
+INITIALIZER = tensor("w", W)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        tensor("w", W, dims=[8, 17]),  # fewer data than the shape says
+        tensor("w", W, dims=[-8, -16]),
+        tensor("w", W, dims=[1 << 32, 1 << 32, 0]),
+        tensor("w", W, dims=[1 << 63]),
+        tensor("w", W, dims=[128] + [1] * 8),
+        tensor("w", W, kind=7),
+        INITIALIZER + field(9, W.tobytes()),  # data twice
+        INITIALIZER + field(2, 1),
+        INITIALIZER + field(4, W.tobytes()),  # in two ways
+        INITIALIZER + field(14, 0) + field(14, 0),
+        field(1, 3) + field(2, 7) + field(7, b"\x01\x02") + field(8, "w"),
+        field(1, 1) + field(2, 7) + field(7, b"\x01\x82") + field(8, "w"),
+    ],
+)
+def test_tensors_that_are_none(write, of):
+    with pytest.raises(ValueError, match=rf"{DAMAGED} \(.+\)"):
+        VocosONNX(write(tiny([], [of])))
+
+
+@pytest.mark.parametrize("kind", [0, 4, 8, 14, 16, 17, 20, 21, 22, 23, 99, 1 << 32 | 1])
+def test_types_of_tensors(write, kind):
+    """Strings, complex numbers, bfloat16, float8, int4 ..."""
+    with pytest.raises(ValueError, match=rf"has the tensor 'w' of type {kind}, which {FOREIGN}"):
+        VocosONNX(write(tiny([], [tensor("w", W, kind=kind)])))
+    inputs = [ob.FEATURES, value("x", [1], kind)]
+    with pytest.raises(ValueError, match=rf"has the value 'x' of type {kind}, which {FOREIGN}"):
+        VocosONNX(write(ob.model(ob.graph(ob.NETWORK, [ob.WEIGHT], inputs, [ob.SPECTRUM]))))
+
+
+# Data of other files
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        field(5, ELSEWHERE),
+        field(5, INITIALIZER + field(14, 1)),
+        field(5, INITIALIZER + field(14, 1 << 32 | 1)),  # of which readers take 32 bits
+        field(5, INITIALIZER + field(14, 1 << 63)),
+        field(1, node("Constant", [], ["x"]) + field(5, field(1, "value") + field(5, ELSEWHERE) + field(20, 4))),
+        field(1, field(5, field(10, ELSEWHERE))),
+        field(1, field(5, field(6, field(5, ELSEWHERE)))),
+        field(1, field(5, field(6, field(1, field(5, field(5, ELSEWHERE)))))),
+        field(1, field(5, field(11, field(5, ELSEWHERE)))),
+    ],
+)
+def test_weights_in_other_files(write, inside):
+    message = r"model\.onnx takes its weights from other files, which .* must not"
+    with pytest.raises(ValueError, match=message):
+        VocosONNX(write(HEAD + field(7, INSIDE + inside) + TAIL))
+    with pytest.raises(ValueError, match=message):
+        VocosONNX(write(tiny() + field(7, inside)))  # in a graph that is joined to the first
+
+
+@pytest.mark.parametrize(
+    ("extra", "what"),
+    [
+        (field(20, field(1, field(5, ELSEWHERE))), "field 20 in the model"),  # training
+        (field(26, b""), "field 26 in the model"),
+        (field(14, field(1, "ort_config"), field(2, "{}")), "options for onnxruntime"),
+        (field(25, field(1, "f") + field(7, node("Add", ["a", "b"], ["c"]))), "functions of its own"),
+        (field(8, field(1, "ai.onnx.ml"), field(2, 1)), "operators of the domain 'ai.onnx.ml'"),
+    ],
+)
+def test_parts_of_a_model_that_ours_lack(write, extra, what):
+    with pytest.raises(ValueError, match=f"has {what}.*, which {FOREIGN}"):
+        VocosONNX(write(tiny() + extra))
+
+
+def test_sparse_tensors(write):
+    with pytest.raises(ValueError, match=f"has field 15 in a graph, which {FOREIGN}"):
+        VocosONNX(write(HEAD + field(7, INSIDE + field(15, b"")) + TAIL))
+
+
+def test_the_format_of_onnxruntime(write):
+    """onnxruntime takes bytes for a model of its own by those at 4 ... 7, whatever is around them."""
+    data = field(2, "abORTM") + tiny()
+    assert data[4:8] == b"ORTM"
+    with pytest.raises(ValueError, match=r"in the format of onnxruntime \(\.ort\), not an ONNX model"):
+        VocosONNX(write(data))
+
+
+# Operators
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        "Loop", "Scan", "SequenceConstruct", "Optional", "STFT", "RandomNormal", "", "x" * 4000,
+        ("com.microsoft", "EPContext"), ("com.microsoft", "Attention"), ("ai.onnx.ml", "TreeEnsemble"),
+        ("mine", "Add"), ("com.microsoft.nchwc", "Conv"),
+    ],
+)  # fmt: skip
+def test_unknown_operators(write, operator):
+    domain, name = operator if isinstance(operator, tuple) else ("", operator)
+    with pytest.raises(ValueError, match=f"has the operator '.*', which {FOREIGN}") as caught:
+        VocosONNX(write(tiny([node(name, ["features"], ["x"], domain)])))
+    assert name in str(caught.value) or len(name) > 100
+    assert len(str(caught.value)) < 600
+
+
+def branch(*nodes: bytes, name: str = "y") -> bytes:
+    return ob.graph([node("Identity", ["features"], [name]), *nodes], [], [], [value(name, None)])
+
+
+I0, F0 = tensor("i", np.zeros(3, np.int64)), tensor("f", np.zeros((4, 4), np.float32))
+N = tensor("n", np.array([-1, 0, 1]))
+LSTM = ["features", "f", "f", "f", "", "f", "f"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "what"),
+    [
+        ([node("Div", ["i", "i"], ["x"])], "Div' by what may be zero"),
+        ([node("Mod", ["i", "n"], ["x"])], "Mod' by what may be zero"),
+        ([node("Shape", ["features"], ["s"]), node("Div", ["i", "s"], ["x"])], "Div' whose input 1 is no constant"),
+        ([node("LayerNormalization", ["features", "f", "f"], ["x"])], "LayerNormalization' whose scale and bias"),
+        ([node("LayerNormalization", ["features", "i", "i"], ["x"])], "LayerNormalization' whose scale and bias"),
+        ([node("LayerNormalization", ["features", "e", "e"], ["x"])], "LayerNormalization' whose scale and bias"),
+        ([node("LayerNormalization", ["features", "v", "v"], ["x"], axis=8)], "over other axes"),
+        ([node("LayerNormalization", ["features", "v", "v"], ["x"], epsilon=float("nan"))], "with an epsilon of nan"),
+        ([node("Split", ["features"], ["x", "y", "z"], num_outputs=2)], "Split' into 3 outputs"),
+        ([node("Split", ["features", "i"], ["x", "y"])], "Split' of other sizes"),
+        ([node("Conv", ["features", "f"], ["x"])], "Conv' with a kernel of shape"),
+        ([node("Conv", ["features", "k"], ["x"], group=0)], "Conv' in 0 groups"),
+        ([node("Conv", ["features", "k"], ["x"], group=-(2**63))], "Conv' in -9223372036854775808 groups"),
+        ([node("Conv", ["features", "k"], ["x"], pads=[1 << 62, 0])], "Conv' with pads of"),
+        ([node("Conv", ["features", "k"], ["x"], strides=[0])], "Conv' with strides of"),
+        ([node("Conv", ["features", "features"], ["x"])], "Conv' whose input 1 is no constant"),
+        ([node("LSTM", [*LSTM], ["x", "y", "z"], hidden_size=4)], "weights do not fit"),
+        ([node("LSTM", [*LSTM], ["x", "y", "z"], hidden_size=-1)], "LSTM' of size -1"),
+        ([node("MatMulIntegerToFloat", ["u", *"ffffff"], ["x"], "com.microsoft")], "weights do not fit"),
+        ([node("Expand", ["features", "i"], ["x"])], "Expand' whose input 0 is no constant"),
+        ([node("Expand", ["f", "i"], ["x"])], "Expand' of more than one value"),
+        ([node("Range", ["s0", "s0", "s0"], ["x"])], "Range' with another step than 1"),
+        ([node("Cast", ["features"], ["x"], to=8)], "Cast' to the type 8"),
+        ([node("Reshape", ["features", "i"], ["x"], mode=1)], "Reshape' with the attribute 'mode'"),
+        ([node("Add", ["features"], ["x"])], "Add' with 1 inputs"),
+        ([node("Abs", ["features"], ["x", "y"])], "Abs' with 2 outputs"),
+        ([node("Constant", [], ["x"], value=3)], "Constant' without a tensor"),
+        ([node("Add", ["y", "y"], ["x"]), node("Add", ["x", "x"], ["y"])], "Add' before what goes into it"),  # a cycle
+        ([node("Abs", ["features"], ["x"], graph=ob.graph([]))], "a graph in the attribute 'graph'"),
+        ([node("If", ["b"], ["x"], then_branch=branch())], "an operator If with other branches"),
+        ([node("Identity", ["features"], [f"x{i}"]) for i in range(MAX_NODES)], f"more than {MAX_NODES} operators"),
+    ],
+)  # fmt: skip
+def test_operators_in_forms_that_crash(write, nodes, what):
+    tensors = [
+        I0, F0, N, tensor("b", np.array(True)), tensor("s0", np.array(0)), tensor("e", np.zeros(0, np.float32)),
+        tensor("v", np.ones(5, np.float32)), tensor("k", np.ones((4, 8, 3), np.float32)),
+        tensor("u", np.zeros((1, 4), np.uint8)),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=rf"model\.onnx has .*{what}.*, which {FOREIGN}"):
+        VocosONNX(write(tiny(nodes, tensors)))
+
+
+def test_if(write):
+    """At the top of the graph, with both branches checked."""
+    condition = tensor("c", np.array(True))
+    inner = node("If", ["c"], ["z"], then_branch=branch(name="p"), else_branch=branch(name="q"))
+    for then, otherwise, what in (
+        (branch(), branch(), None),
+        (branch(node("Loop", [], ["z"])), branch(), "the operator 'Loop'"),
+        (branch(), branch(node("Loop", [], ["z"])), "the operator 'Loop'"),
+        (branch(), branch(inner), "an operator If within another"),
+    ):
+        data = tiny([node("If", ["c"], ["x"], then_branch=then, else_branch=otherwise)], [condition])
+        if what is None:
+            VocosONNX(write(data))
+        else:
+            with pytest.raises(ValueError, match=f"has {what}"):
+                VocosONNX(write(data))
+
+
+def test_values_made_twice(write):
+    with pytest.raises(ValueError, match=f"{DAMAGED}.*'turned' is made twice"):
+        VocosONNX(write(tiny([node("Abs", ["features"], ["turned"])])))
+
+
+@pytest.mark.parametrize("version", [0, 1, 17, 27, 1 << 62])
+def test_versions_of_operators(write, version):
+    with pytest.raises(ValueError, match=f"has operators of version {version} "):
+        VocosONNX(write(tiny(opsets=[("", version)])))
+
+
+def test_many_fields_end_soon(write):
+    with pytest.raises(ValueError, match=f"{DAMAGED}.*more than 1000000 fields"):
+        VocosONNX(write(HEAD + field(7, INSIDE + field(13, b"") * 1_100_000) + TAIL))
+
+
+# Files
+
+
+def test_no_regular_files(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero"), Path("/dev/null"), tmp_path):
+        with pytest.raises(ValueError, match="is not a file; expected"):
+            VocosONNX(path)
+    for path in (tmp_path / "fifo", Path("/dev/zero")):  # put where a file was, after somebody looked
+        with pytest.raises(ValueError, match="is not a file; expected"):
+            read_model(path)
+
+
+def test_size_of_the_file(tmp_path):
+    path = tmp_path / "large.onnx"
+    path.write_bytes(tiny())
+    os.truncate(path, MAX_SIZE + 1)
+    with pytest.raises(ValueError, match=f"has {MAX_SIZE + 1} bytes, expected at most {MAX_SIZE}"):
+        VocosONNX(path)
+
+
+def test_sha256_is_that_of_what_is_loaded(tmp_path):
+    """Not of what was there when somebody looked: the file is replaced in between."""
+    from vocos_onnx.hub import fetch
+
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    pinned = fetch(tmp_path, "model.onnx", None, digest, False, None)
+    assert VocosONNX(pinned).decode(FEATURES).shape == (64,)
+    path.write_bytes(tiny([node("Abs", ["features"], ["x"])]))
+    with pytest.raises(ValueError, match=f"has the sha256 .*, expected {digest}: it is not loaded; copy it again"):
+        VocosONNX(pinned)
+
+
+def test_files_that_change_while_they_are_read(tmp_path):
+    """Each load is of the whole file as it was at some time, or an error; the process lives."""
+    path, good = tmp_path / "model.onnx", tiny([], [tensor("padding", np.zeros(1 << 16, np.float32))])
+    path.write_bytes(good)
+    end = threading.Event()
+
+    def change() -> None:
+        while not end.is_set():
+            os.truncate(path, len(good) // 2)
+            path.write_bytes(good)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(100):
+            try:
+                data = read_model(path)
+            except ValueError:
+                continue
+            assert data == good
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_bytes_are_released(tmp_path):
+    """After loading, a model takes no more than if onnxruntime had read the file itself."""
+    script = """
+import os, sys
+import onnxruntime, resource
+from pathlib import Path
+from vocos_onnx import VocosONNX
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+VocosONNX(sys.argv[2], threads=1)
+before = resident()
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+if sys.argv[3] == "ours":
+    model = VocosONNX(sys.argv[1], threads=1)
+else:
+    model = onnxruntime.InferenceSession(sys.argv[1], options)
+print(resident() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs Linux")
+    path = tmp_path / "large.onnx"
+    weight = tensor("large", np.random.default_rng(0).normal(size=(8, 1 << 20)).astype(np.float32))  # 32 MiB
+    ones = tensor("ones", np.ones((1 << 20, 16), np.float32))
+    product = [node("MatMul", ["turned2", "large"], ["l"]), node("MatMul", ["l", "ones"], ["m"])]
+    turned = node("Transpose", ["features"], ["turned2"], perm=[0, 2, 1])
+    last = [*ob.NETWORK[:1], node("MatMul", ["turned", "weight"], ["p"]), node("Add", ["p", "m"], ["spectrum"])]
+    path.write_bytes(tiny([turned, *product], [weight, ones], last))
+    size = path.stat().st_size
+    found = {}
+    for way in ("ours", "theirs"):
+        command = [sys.executable, "-c", script, str(path), str(DATA / "mel.onnx"), way]
+        found[way] = [
+            int(n) for n in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        ]
+    (kept, peak), (their_kept, their_peak) = found["ours"], found["theirs"]
+    assert kept < their_kept + size // 4, found
+    assert peak < their_peak + 2.2 * size, found  # once in Python, and once where its binding hands it on
+
+
+# What the graph takes and makes
+
+
+def test_types_of_outputs(write):
+    """A float64 spectrum has the right shape, and decodes to anything."""
+    product = [ob.NETWORK[0], node("MatMul", ["turned", "weight"], ["p"])]
+    for kind in (6, 7, 10):
+        nodes = [*product, node("Cast", ["p"], ["spectrum"], to=kind)]
+        outputs = [value("spectrum", ["batch", "frames", 16], kind)]
+        with pytest.raises(ValueError, match=r"contradicts the graph: its outputs are .*tensor\((int|float)\d+\)"):
+            VocosONNX(write(ob.model(ob.graph(nodes, [ob.WEIGHT], [ob.FEATURES], outputs))))
+    wide = tensor("weight", np.ones((8, 16)))
+    inputs = [value("features", ["batch", 8, "frames"], ob.DOUBLE)]
+    outputs = [value("spectrum", ["batch", "frames", 16], ob.DOUBLE)]
+    with pytest.raises(ValueError, match=r"contradicts the graph: its inputs are .*tensor\(double\)|cannot load"):
+        VocosONNX(write(ob.model(ob.graph(ob.NETWORK, [wide], inputs, outputs))))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_shapes_while_it_runs(write, axis):
+    """onnxruntime lets pass that a graph makes another shape than it says."""
+    last = [
+        *ob.NETWORK[:1],
+        node("MatMul", ["turned", "weight"], ["p"]),
+        node("Concat", ["p", "p"], ["spectrum"], axis=axis),
+    ]
+    vocos = VocosONNX(write(tiny([], [], last)))
+    with pytest.raises(
+        RuntimeError, match=r"the graph made spectrum of shape \(.*\), expected \(1, 5, 16\): the file is"
+    ):
+        vocos.decode(FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ([3], r"the input past of the graph has the shape \[3\], expected 4 dimensions"),
+        (["a", "batch", "past", "b"], "layers is 'a', expected a positive integer"),
+        ([1 << 29, "batch", "past", 8], "layers is 536870912, expected at most 256"),
+        ([1, "batch", "past", 1 << 30], "dim is 1073741824, expected at most 16384"),
+    ],
+)
+def test_state_of_hostile_sizes(write, shape, message):
+    data = ob.model(ob.graph(ob.NETWORK, [ob.WEIGHT], [ob.FEATURES, value("past", shape)], [ob.SPECTRUM]))
+    with pytest.raises(ValueError, match=message):
+        VocosONNX(write(data))
+
+
+ENCODER = json.loads(EncodecONNX(DATA / "encoder.onnx", threads=1).config.to_json())
+
+
+def encoder(lstm: list[int | str], history: list[int | str]) -> bytes:
+    channels, entries = ENCODER["channels"], ENCODER["codebook_size"]
+    shape = (len(ENCODER["codebooks_sha256"]), entries, channels)
+    inputs = [value("audio", ["parts", "batch", "samples"]), value("step", [], 7), value("context", [], 7)]
+    inputs += [value("lstm", lstm), value("history", history)]
+    outputs = [value("embeddings", ["batch", "frames", channels]), value("codebooks", shape)]
+    outputs += [value("next_lstm", lstm), value("next_history", history)]
+    nodes = [node("Identity", [a], [b]) for a, b in (("audio", "embeddings"), ("lstm", "next_lstm"))]
+    nodes.append(node("Identity", ["history"], ["next_history"]))
+    tensors = [tensor("codebooks", np.zeros(shape, np.float32))]
+    return ob.model(ob.graph(nodes, tensors, inputs, outputs), json.dumps(ENCODER), key="vocos_onnx_encoder")
+
+
+@pytest.mark.parametrize(
+    ("lstm", "history", "message"),
+    [
+        ([4, "batch", 1 << 30], ["batch", 8, 6], "lstm is 1073741824, expected at most"),
+        ([1 << 30, "batch", 8], ["batch", 8, 6], "lstm is 1073741824, expected at most"),
+        ([4, "batch", 8], ["batch", 8, 1 << 30], "history is 1073741824, expected at most"),
+        ([4, "batch"], ["batch", 8, 6], "the input lstm of the graph has the shape .* expected 3 dimensions"),
+    ],
+)
+def test_encoders_of_hostile_sizes(write, lstm, history, message):
+    with pytest.raises(ValueError, match=message):
+        EncodecONNX(write(encoder(lstm, history)))
+
+
+def test_shapes_of_an_encoder_while_it_runs(write):
+    with pytest.raises(RuntimeError, match=r"the graph made embeddings of shape .*, expected \(1, 4, 8\): the file"):
+        EncodecONNX(write(encoder([4, "batch", 8], ["batch", 8, 6]))).encode(np.ones(1000, np.float32), 24_000, 0.75)
+
+
+# Metadata
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"format": 4' + "0" * 400 + "}",
+        '{"format": 4, "n_fft": ' + "9" * 5000 + "}",
+        '{"format": 4, "n_fft": 1e999}',
+        '{"format": 4, "n_fft": 1.' + "0" * 400 + "}",
+        '{"format": 4, "n_fft": NaN}',
+        '{"format": 4, "n_fft": -Infinity}',
+        '{"format": 4, "format": 4}',
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '"' + "x" * (1 << 20) + '"',
+        "",
+    ],
+)
+def test_json_that_is_none(write, text):
+    for read in (ModelConfig.from_json, EncoderConfig.from_json, lambda text: VocosONNX(write(tiny(metadata=text)))):
+        with pytest.raises(ValueError, match=f"the metadata is not JSON: .+|{DAMAGED}") as caught:
+            read(text)
+        assert type(caught.value) is ValueError
+        assert len(str(caught.value)) < 500
+
+
+def changed(tree: dict, path: str, new: object) -> str:
+    tree = json.loads(json.dumps(tree))
+    *place, key = path.split(".")
+    inner = tree
+    for name in place:
+        inner = inner[name]
+    inner[key] = new
+    return json.dumps(tree)
+
+
+CODEC = json.loads(VocosONNX(DATA / "encodec.onnx", threads=1).config.to_json())
+
+
+@pytest.mark.parametrize("new", [10**19, 2**62, 2**31, 10**9, 0, -1, True, 1.5, "1", None, [1], {}])
+@pytest.mark.parametrize(
+    ("tree", "path"),
+    [
+        *((ob.CONFIG, name) for name in ("sample_rate", "n_fft", "hop_length", "feature_channels")),
+        *((ob.CONFIG, f"mel.{name}") for name in ("n_fft", "hop_length", "n_mels")),
+        *((CODEC, f"encodec.{name}") for name in ("num_codebooks", "codebook_size")),
+        *((ENCODER, name) for name in ("sample_rate", "hop_length", "channels", "codebook_size")),
+    ],
+)
+def test_sizes_have_bounds(tree, path, new):
+    kind = EncoderConfig if tree is ENCODER else ModelConfig
+    kind.from_json(json.dumps(tree))
+    with pytest.raises(ValueError, match=r".+ (is|has|of) .*expected|at least one"):
+        kind.from_json(changed(tree, path, new))
+
+
+@pytest.mark.parametrize(
+    ("tree", "path", "new"),
+    [
+        (CODEC, "num_bandwidth_ids", 1 << 40),
+        (CODEC, "encodec.bandwidths", [1e300, 1.5]),
+        (CODEC, "encodec.bandwidths", [-1.5, 1.5]),
+        (CODEC, "encodec.bandwidths", [1.5] * 100_000),
+        (CODEC, "encodec.codebooks_per_bandwidth", [1, 1 << 62]),
+        (CODEC, "encodec.codebooks_sha256", "0" * 63),
+        (CODEC, "encodec.codec", "x" * 100_000),
+        (CODEC, "encodec.codec", "a\nb"),
+        (CODEC, "encodec.codec", "\0"),
+        (CODEC, "source.name", "\ud800"),
+        (CODEC, "source.name", "\x1b[2J"),
+        (CODEC, "head", "x" * 100_000),
+        (CODEC, "x" * 100_000, 1),
+        (ob.CONFIG, "mel.f_max", 1e308),
+        (ob.CONFIG, "mel.clip", 0),
+        (ENCODER, "left_context", 1 << 40),
+        (ENCODER, "right_context", 1),  # of audio it looks at nothing ahead
+        (ENCODER, "n_fft", 1 << 40),
+        (ENCODER, "codebooks_sha256", ["0" * 64] * 129),
+        (ENCODER, "codebooks_sha256", ["x"]),
+    ],
+)  # fmt: skip
+def test_other_values_have_bounds(tree, path, new):
+    with pytest.raises(ValueError, match=r"expected|unknown") as caught:
+        (EncoderConfig if tree is ENCODER else ModelConfig).from_json(changed(tree, path, new))
+    assert type(caught.value) is ValueError
+    assert len(str(caught.value)) < 500
+    assert str(caught.value).isprintable()
+
+
+# Messages
+
+
+def test_values_in_messages_are_short():
+    circle: list = []
+    circle.append(circle)
+    values = [
+        10**5000,
+        "x" * 10**6,
+        b"x" * 10**6,
+        [1] * 10**6,
+        {i: i for i in range(1000)},
+        [[[[[[1]]]]]],
+        circle,
+        "\ud800",
+    ]
+    for long in values:
+        assert 0 < len(shown(long)) <= 200
+    assert shown(-(10**5000)) == "an integer of 16610 bits"
+    assert (shown("same"), shown(320), shown([1.5, 3])) == ("'same'", "320", "[1.5, 3]")
+    assert listed(["a", "b"]) == "a, b"
+    assert listed("x" * 1000 for _ in range(1000)).endswith(" and 990 more")
+    assert len(listed("x" * 1000 for _ in range(1000))) < 1000
+    assert len(first_line(ValueError("x" * 10**6 + "\ny"))) < 400
+    assert first_line(KeyError()) == "KeyError"

@@ -1,0 +1,632 @@
+"""What an audio file holds by its container: every stream in it, and whether all of each is there.
+
+libsndfile decodes. But where a header promises more than there is, it takes what is there, and where one promises less,
+or several streams follow one another, it takes the first: without a word either way. So the headers are walked first,
+and libsndfile is given each stream by itself, with its lengths put right.
+"""
+
+from __future__ import annotations
+
+import bisect
+import io
+import itertools
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple
+
+Span = tuple[int, int] | bytes
+_CHUNKS, _STREAMS = 10_000, 1000  # that are looked at
+_JUNK = 4096  # bytes behind the audio that may be anything; more may be audio that the header leaves out
+
+
+class Incomplete(ValueError):
+    """A file that does not hold what it promises, or more than can be told apart from what is no audio."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stream of a file, as libsndfile is to see it: spans from and to in the file, or bytes in their place."""
+
+    spans: tuple[Span, ...]
+    samples: int | None = None  # that its header promises, where libsndfile is not told
+    counted: bool = True  # it promises a number of samples at all
+    most: int | None = None  # samples, where libsndfile takes padding for audio
+    end: int = 0  # byte of the spans at which the audio ends, as far as is known
+
+    def left(self, at: int) -> int:
+        """Bytes of audio behind where libsndfile stopped, if so many that it must have left some out."""
+        return self.end - at if self.end - at > _JUNK else 0
+
+
+class View(io.RawIOBase):
+    """Spans of a file, one after another, as a file of their own.
+
+    An error of reading is kept in ``error``, since it cannot pass through libsndfile.
+    """
+
+    def __init__(self, file: BinaryIO, spans: tuple[Span, ...]):
+        self._file, self._at = file, 0
+        sizes = [len(span) if isinstance(span, bytes) else max(0, span[1] - span[0]) for span in spans]
+        self._spans, self._ends = spans, list(itertools.accumulate(sizes))
+        self.error: OSError | None = None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = (0, self._at, self._ends[-1])[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        out, done = memoryview(buffer).cast("B"), 0
+        try:
+            while done < len(out) and (data := self._next(len(out) - done)):
+                out[done : done + len(data)] = data
+                done += len(data)
+                self._at += len(data)
+        except OSError as error:
+            self.error = error
+        return done
+
+    def _next(self, most: int) -> bytes:
+        index = bisect.bisect_right(self._ends, self._at)  # past the empty ones
+        if index == len(self._ends):
+            return b""
+        span, left = self._spans[index], self._ends[index] - self._at
+        if isinstance(span, bytes):
+            return span[len(span) - left :][:most]
+        return _read(self._file, span[1] - left, min(most, left))
+
+
+class Sink:
+    """An unbuffered file that is written. The first error is kept in ``error``: it cannot pass through libsndfile."""
+
+    def __init__(self, file: io.RawIOBase):
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        done = 0
+        try:
+            while not self.error and done < len(data):
+                done += self._file.write(data[done:]) or 0
+        except OSError as error:
+            self.error = error
+        return done
+
+
+def parts(file: BinaryIO) -> list[Part] | None:
+    """The streams in an open file, in their order; None for a container of which libsndfile knows more.
+
+    Raises:
+        Incomplete: not all of the audio is there, or could be read.
+    """
+    size = file.seek(0, os.SEEK_END)
+    start = _behind_tags(file, 0, size)
+    size = _before_tags(file, start, size)
+    head = _read(file, start, 16)
+    found: Iterator[Part] | None = None
+    if head[:4] == b"OggS":
+        found = _ogg(file, start, size)
+    elif head[:4] == b"fLaC":
+        found = _flac(file, start, size)
+    elif one := _container(head):
+        found = _joined(file, start, size, one)
+    elif _frame(head):
+        found = iter([_mpeg(file, start, size)])
+    if found:
+        streams = list(itertools.islice(found, _STREAMS + 1))
+        if len(streams) > _STREAMS:
+            raise Incomplete(f"it holds more than {_STREAMS} streams")
+        return streams
+    if size < _least(file, head):
+        raise _truncated(_least(file, head), size)
+    return None
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    if offset >= 1 << 40:  # by a header that lies: some file systems cannot even seek there
+        return b""
+    file.seek(offset)
+    return file.read(size)
+
+
+def _behind_tags(file: BinaryIO, at: int, size: int) -> int:
+    """Where the ID3v2 and APE tags at some place end."""
+    while at < size:
+        head = _read(file, at, 32).ljust(32, b"\0")
+        if head[:3] == b"ID3":
+            at += 10 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(head[6:10])) + 10 * (head[5] >> 4 & 1)
+        elif head[:8] == b"APETAGEX":  # if it is the header, the size of the rest
+            at += 32 + (int.from_bytes(head[12:16], "little") if head[23] & 32 else 0)
+        elif head[:3] == b"TAG":  # ID3v1, within what was joined
+            at += 128
+        else:
+            break
+    return min(at, size)
+
+
+def _before_tags(file: BinaryIO, start: int, stop: int) -> int:
+    """Where the ID3v1, ID3v2, APE and Lyrics3 tags that end at some place begin."""
+    while True:
+        tail = _read(file, max(start, stop - 128), min(128, stop - start)).rjust(128, b"\0")
+        length, begin = 0, b""
+        if tail[:3] == b"TAG":
+            length = 128
+        elif tail[-32:-24] == b"APETAGEX":
+            length = int.from_bytes(tail[-20:-16], "little")
+            if tail[-9] & 128:  # there is a header, which the size leaves out
+                length, begin = length + 32, b"APETAGEX"
+        elif tail[-10:-7] == b"3DI":
+            length, begin = 20 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(tail[-4:])), b"ID3"
+        elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
+            length, begin = 15 + int(tail[-15:-9]), b"LYRICSBEGIN"
+        if not 0 < length <= stop - start or _read(file, stop - length, len(begin)) != begin:
+            return stop
+        stop -= length
+
+
+def _truncated(promised: int, there: int) -> Incomplete:
+    return Incomplete(f"it is truncated: its header promises {promised} bytes of audio, and it holds {there}")
+
+
+# Chunks (RIFF, RIFX, RF64, W64, AIFF, IFF, CAF) and AU: one length of the audio, before it.
+
+
+class _Kind(NamedTuple):
+    form: re.Pattern[bytes]  # how the file begins
+    first: int  # chunk
+    name: int  # bytes of a chunk's name, behind which its size stands
+    size: str
+    whole: bool  # the size counts itself and the name
+    pad: int  # chunks begin at multiples of it
+    audio: bytes
+
+
+_KINDS = (
+    _Kind(re.compile(rb"RIFF....WAVE", re.DOTALL), 12, 4, "<I", False, 2, b"data"),
+    _Kind(re.compile(rb"RIFX....WAVE", re.DOTALL), 12, 4, ">I", False, 2, b"data"),
+    _Kind(re.compile(rb"RF64....WAVE", re.DOTALL), 12, 4, "<I", False, 2, b"data"),
+    _Kind(re.compile(rb"FORM....AIF[FC]", re.DOTALL), 12, 4, ">I", False, 2, b"SSND"),
+    _Kind(re.compile(rb"FORM....(8SVX|16SV)", re.DOTALL), 12, 4, ">I", False, 2, b"BODY"),
+    _Kind(re.compile(rb"riff\x2e\x91\xcf\x11", re.DOTALL), 40, 16, "<Q", True, 8, b"data"),
+    _Kind(re.compile(rb"caff", re.DOTALL), 8, 4, ">Q", False, 1, b"data"),
+)
+_GUIDS = (bytes.fromhex("f3acd3118cd100c04f8edb8a"), bytes.fromhex("2f91cf11a5d628db04c10000"))  # of names in W64
+_ANY = re.compile(rb"|".join([rb"\.snd", rb"dns\.", *(kind.form.pattern for kind in _KINDS)]), re.DOTALL)
+_One = Callable[[BinaryIO, int, int], tuple[Part, int]]
+
+
+def _container(head: bytes) -> _One | None:
+    if head[:4] in (b".snd", b"dns."):
+        return _au
+    for kind in _KINDS:
+        if kind.form.match(head):
+            return lambda file, start, size: _chunks(file, start, size, kind)
+    return None
+
+
+def _joined(file: BinaryIO, start: int, size: int, one: _One | None) -> Iterator[Part]:
+    """Every one of the files that were joined to this one, if any were."""
+    while one:
+        part, end = one(file, start, size)
+        yield part
+        start = _behind_tags(file, end, size)
+        if found := _ANY.search(_read(file, start, min(_JUNK, size - start))):
+            start += found.start()
+        one = _container(_read(file, start, 16))
+        junk = size - start
+        if not one and junk > _JUNK and not _zeros(file, start, size):
+            raise Incomplete(
+                f"its header says that its audio ends at byte {end}, and {junk} more follow that are neither audio nor "
+                "tags for sure: it was not closed properly, or something was joined to it"
+            )
+
+
+def _zeros(file: BinaryIO, start: int, stop: int) -> bool:
+    return not any(_read(file, at, min(1 << 20, stop - at)).strip(b"\0") for at in range(start, stop, 1 << 20))
+
+
+def _length(said: int, bits: int, there: int, more: bool) -> int | None:
+    """How many bytes the audio has by the length in its header; None where the writer did not know it.
+
+    Who writes into a pipe, or has not closed the file, leaves 0, all ones, or a round number near the largest.
+    """
+    largest = (1 << bits) - 1
+    near = any(top - 0x10000 < said <= top + 1 for top in (largest, largest >> 1))
+    if (said == 0 and there and not more) or (near and said > there):
+        return None
+    if said > there:
+        raise _truncated(said, there)
+    return said
+
+
+def _au(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
+    head = _read(file, start, 12).ljust(12, b"\0")
+    order = ">" if head[:1] == b"." else "<"
+    offset, said = struct.unpack(order + "4xII", head)
+    audio = start + offset
+    there = max(0, size - audio)
+    length = _length(said, 32, there, False)
+    end = size if length is None else audio + length
+    return Part(((start, start + 8), b"\xff" * 4, (start + 12, end))), end
+
+
+def _chunks(file: BinaryIO, start: int, size: int, kind: _Kind) -> tuple[Part, int]:
+    """The file that begins at ``start``, and where it ends."""
+    width = struct.calcsize(kind.size)
+    header = kind.name + width
+    at, codec, long = start + kind.first, 0, None
+    for _ in range(_CHUNKS):
+        head = _read(file, at, header + 2)
+        if len(head) < header:
+            return Part(((start, size),)), size  # which libsndfile says better
+        name, said = head[:4], struct.unpack(kind.size, head[kind.name : header])[0]
+        if kind.whole:
+            said -= header
+        if name == b"ds64":
+            long = at + header + 8
+        if name == b"fmt ":
+            codec = int.from_bytes(head[header:], "little")
+        if name == kind.audio:
+            break
+        at += header + max(0, said)
+        at += -(at - start) % kind.pad
+    else:
+        raise Incomplete(f"it is damaged: its first {_CHUNKS} chunks hold no audio")
+    audio, where, bits = at + header, at + kind.name, 8 * width
+    if long is not None:
+        where, width, bits = long, 8, 64
+        said = int.from_bytes(_read(file, long, 8), "little")
+    there = size - audio
+    first, _ = _more(file, audio + max(0, said), size, start, kind)
+    length = _length(said % (1 << bits), bits, there, first)
+    if length is None:
+        length = end = there
+        if length >= 1 << 8 * width:
+            raise Incomplete(f"it holds {length} bytes of audio, and its kind of header cannot say more than 4 GiB")
+        end = size
+    else:
+        end = _more(file, audio + length, size, start, kind)[1]
+    if codec in (0x50, 0x55) and _frame(_read(file, audio, 4)):  # mp3 in a WAV, whose number of samples says little
+        return _mpeg(file, audio, audio + length), end
+    patch = struct.pack(kind.size[0] + "IQ"[width > 4], length + (header if kind.whole else 0))
+    most = length // 65 * 320 if codec == 0x31 else None  # GSM 6.10
+    return Part(((start, where), patch, (where + width, end)), most=most, end=audio + length - start), end
+
+
+def _more(file: BinaryIO, at: int, size: int, start: int, kind: _Kind) -> tuple[bool, int]:
+    """Whether chunks follow behind the audio, and where the last of them ends."""
+    header, found = kind.name + struct.calcsize(kind.size), False
+    end = min(at, size)
+    for _ in range(_CHUNKS):
+        for begin in (end, end + -(end - start) % kind.pad):  # some leave the padding out
+            head = _read(file, begin, 24).ljust(24, b"\0")
+            if _container(head):
+                return found, end
+            known = kind.name == 4 or head[4:16] in _GUIDS
+            length = struct.unpack(kind.size, head[kind.name : header])[0] + (0 if kind.whole else header)
+            if known and re.match(rb"[ -~\xa9][ -~]{3}", head) and header <= length <= size - begin:
+                break
+        else:
+            break
+        end, found = begin + length, True
+    return found, end
+
+
+def _least(file: BinaryIO, head: bytes) -> int:
+    """How many bytes a file of an old kind has at least by its header, which libsndfile takes lightly; 0 if it says."""
+    head = _read(file, 0, 1024).ljust(1024, b"\0")
+    if head[:4] == b"2BIT":  # AVR
+        stereo, bits, frames = struct.unpack(">12xhh10xI", head[:30])
+        return int(128 + frames * (2 if stereo else 1) * (bits // 8))
+    if head[:15] == b"ALawSoundFile**":  # WVE
+        return int(32 + struct.unpack(">I", head[18:22])[0])
+    if head[:2] == b"\1\4":  # MPC 2000
+        return int(42 + struct.unpack("<I", head[30:34])[0] * 2 * (1 + head[21]))
+    if head[:7] == b"NIST_1A":
+        said = dict(re.findall(rb"(\w+) -i (\d{1,12})\n", head))
+        frames, channels, width = (
+            int(said.get(key, b"0")) for key in (b"sample_count", b"channel_count", b"sample_n_bytes")
+        )
+        offset = re.match(rb"NIST_1A\n *(\d{1,9})\n", head)
+        return int(offset[1]) + frames * channels * width if offset else 0
+    if head[:2] == b"\xf0\x7e" and head[3] == 1:  # SDS: packets of 120 bytes
+        frames = head[10] | head[11] << 7 | head[12] << 14
+        return 21 + 127 * -(-frames * max(2, -(-head[6] // 7)) // 120)
+    if head[:19] == b"Creative Voice File":  # VOC: blocks, of which 0 is the last
+        at = int.from_bytes(head[20:22], "little")
+        for _ in range(_CHUNKS):
+            block = _read(file, at, 4)
+            if not 1 <= int.from_bytes(block[:1], "little") <= 9:
+                break
+            at += 4 + int.from_bytes(block[1:], "little")
+        return at
+    if head[:10] == b"MATLAB 5.0":
+        order, at = "<>"[head[126:128] == b"MI"], 128
+        for _ in range(_CHUNKS):
+            kind, length = struct.unpack(order + "II", _read(file, at, 8).ljust(8, b"\0"))
+            if not 1 <= kind <= 18:
+                break
+            at += 8 + length
+        return at - 8  # libsndfile itself writes 8 too many
+    if head[20:31] == b"samplerate\0":  # MAT 4
+        order = "<>"[head[:4] == b"\0\0\3\xe8"]
+        kind, rows, columns, name = struct.unpack(order + "3I4xI", head[39:59])
+        width = (8, 4, 4, 2, 2, 1, 0, 0, 0, 0)[kind // 10 % 10]
+        return int(59 + name + rows * columns * width)
+    return 0
+
+
+# Ogg: pages of one or more streams at a time; the next link of a chain begins with new ones.
+
+
+def _ogg(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
+    at, begin, opening = start, start, True
+    audio: int | None = None  # the serial number of the first stream of audio in the link
+    ended, expected = False, 0
+
+    def link(end: int) -> Part:
+        if audio is not None and not ended:
+            raise Incomplete(
+                f"it is truncated: the stream that begins at byte {begin} has no last page, so that the end is missing"
+            )
+        return Part(((begin, end),))
+
+    end = start
+    while at < size:
+        head = _read(file, at, 27 + 255 + 8)
+        if head[:4] != b"OggS" or len(head) < 27:
+            found = _find(file, re.compile(rb"OggS\0"), at + 1, size)
+            at = size if found is None else found
+            continue
+        flags, serial, number, count = head[5], *struct.unpack("<8xII4xB", head[6:27])
+        body = at + 27 + count
+        stop = body + sum(head[27 : 27 + count])
+        if stop > size or len(head) < 27 + count:
+            raise Incomplete(f"it is truncated: its page at byte {at} is cut off")
+        if flags & 2:
+            if not opening:
+                yield link(at)
+                begin, audio, ended, opening = at, None, False, True
+            if audio is None and re.match(rb"\x01vorbis|OpusHead|\x7fFLAC|Speex", _read(file, body, 8)):
+                audio, expected = serial, number
+        else:
+            opening = False
+        if serial == audio:
+            if number != expected:
+                raise Incomplete(f"it is damaged: pages are missing before byte {at} (page {expected}, then {number})")
+            expected, ended = (number + 1) % (1 << 32), bool(flags & 4)
+        at = end = stop
+    yield link(end)
+
+
+def _find(file: BinaryIO, what: re.Pattern[bytes], at: int, size: int) -> int | None:
+    """Where the first match of some bytes begins, 16 of them at most."""
+    length = 1 << 12
+    while at < size:
+        block = _read(file, at, min(length, size - at))
+        if found := what.search(block):
+            return at + found.start()
+        at += max(1, len(block) - 16)
+        length = min(2 * length, 1 << 20)
+    return None
+
+
+# FLAC: the number of samples is in the header, and 0 if it was not known.
+
+_FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+
+
+def _flac(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
+    """libsndfile is told the largest number, so that it reads all; the true one is compared with what comes."""
+    while start < size:
+        following = _find(file, _FLAC, start + 4, size) or size
+        info = int.from_bytes(_read(file, start + 18, 8).ljust(8, b"\0"), "big")
+        samples, unknown = info & ((1 << 36) - 1), ((1 << 36) - 1)
+        patch = (info | unknown).to_bytes(8, "big")
+        spans = ((start, start + 18), patch, (start + 26, following))
+        yield Part(spans, samples or None, bool(samples))
+        start = following
+
+
+# MPEG audio: frames, each with its header; the number of them, if at all, is in a first one without sound.
+
+
+class _Frame(NamedTuple):
+    version: int  # 3 is MPEG 1, 2 is MPEG 2, 0 is MPEG 2.5
+    layer: int
+    rate: int
+    mono: bool
+    samples: int
+    size: int  # in bytes, of which the header is 4; 0 in the free format, which does not say
+
+
+_KBPS = {
+    (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+
+
+def _frame(head: bytes, free: int = 0) -> _Frame | None:
+    """What the header of a frame says (ISO 11172-3, 2.4.1.3, and ISO 13818-3), if it is one.
+
+    ``free`` is the size, without padding, of those of the free format.
+    """
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
+    bitrate, rate, padding = head[2] >> 4, head[2] >> 2 & 3, head[2] >> 1 & 1
+    if version == 1 or layer == 4 or bitrate == 15 or rate == 3:
+        return None
+    hertz = (44100, 48000, 32000)[rate] >> {3: 0, 2: 1, 0: 2}[version]
+    samples = 384 if layer == 1 else 576 if layer == 3 and version != 3 else 1152
+    bits = _KBPS[version == 3, layer][bitrate] * 1000
+    slot = 4 if layer == 1 else 1
+    size = (samples // 8 * bits // hertz // slot + padding) * slot if bits else free and free + padding * slot
+    return _Frame(version, layer, hertz, head[3] >> 6 == 3, samples, size)
+
+
+def _mpeg(file: BinaryIO, start: int, stop: int) -> Part:
+    """The frames from one byte to another, with the right number of them in front.
+
+    libsndfile reads as many samples as the first frame promises, or as the bitrate of the first makes likely.
+    """
+    free = _free(file, start, stop)
+    first = _frame(_read(file, start, 4), free)
+    if first is None or not first.size:
+        return Part(((start, stop),))
+    frames, runs, cut = _frames(file, start, stop, first, free)
+    body = _read(file, start, first.size)
+    side = _side(first)
+    info = re.match(rb"(?:.{%d}|.{%d})(?:Xing|Info)...(.)" % (side, side + 2), body, re.DOTALL)
+    count = None  # where the number is
+    if first.layer == 3 and info and info[1][0] & 1:
+        count = info.end()
+    elif first.layer == 3 and body[36:40] == b"VBRI":
+        count = 36 + 14
+    if count:
+        frames -= 1
+        promised = int.from_bytes(body[count : count + 4], "big")
+        if promised > frames + (not cut):  # some count the first one, too
+            raise Incomplete(f"it is truncated: its header promises {promised} mp3 frames, and it holds {frames}")
+    elif cut:
+        raise Incomplete(f"it is truncated: its last mp3 frame, number {frames + 1}, is cut off")
+    (begin, end), *others = runs
+    if first.layer < 3:  # no such frame, but no variable bitrate either
+        return Part(tuple(runs), frames * first.samples)
+    if not count:
+        return Part((_info(body, first, frames), *runs))
+    if not info:  # VBRI, which libsndfile does not know
+        return Part((_info(body, first, frames), (begin + first.size, end), *others))
+    size = sum(stop - start for start, stop in runs)
+    flags = info[1][0]
+    said = bytearray(body)
+    said[count : count + (8 if flags & 2 else 4)] = struct.pack(">II", frames, size)[: 8 if flags & 2 else 4]
+    if promised < frames:  # the padding is that of the first of several
+        at = count + 4 + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1) + 21
+        said[at + 1 : at + 3] = bytes((said[at + 1] & 0xF0, 0)) if at + 3 <= len(said) else b""
+    return Part((bytes(said), (begin + first.size, end), *others))
+
+
+def _side(frame: _Frame) -> int:
+    """Bytes of an mp3 frame in front of its samples: the header and what is called the side information."""
+    return 4 + ((17 if frame.mono else 32) if frame.version == 3 else (9 if frame.mono else 17))
+
+
+def _info(body: bytes, first: _Frame, frames: int) -> bytes:
+    """Frames that say how many follow, so that as many times the samples of one come out, from the first on.
+
+    libsndfile leaves out the delay that the header names (LAME's "mp3 info tag"), and 529 of its own: these are taken
+    from a frame of silence.
+    """
+    head = bytes((0xFF, body[1] | 1, 0x80 | body[2] & 12, body[3]))  # without a checksum, of a common bitrate
+    frame = _frame(head)
+    assert frame
+    delay = ((first.samples - 529) << 12).to_bytes(3, "big")
+    info = head.ljust(_side(first), b"\0") + struct.pack(">4sII9s12x3s", b"Info", 1, frames + 1, b"LAME3.100", delay)
+    return info.ljust(frame.size, b"\0") + head.ljust(frame.size, b"\0")
+
+
+_SYNC = re.compile(rb"\xff[\xe2-\xff]")
+
+
+def _free(file: BinaryIO, start: int, stop: int) -> int:
+    """The size of the first frame, without its padding, if it is of the free format: up to the next such header."""
+    head = _read(file, start, 4)
+    first = _frame(head)
+    if first is None or first.size:
+        return 0
+    data = _read(file, start, min(1 << 14, stop - start))
+    for found in _SYNC.finditer(data, 24):
+        size = found.start() - (head[2] >> 1 & 1) * (4 if first.layer == 1 else 1)
+        at = 0
+        for _ in range(3):
+            frame = _frame(data[at : at + 4], size)
+            if not frame or not _same(frame, first) or data[at + 2] >> 4:
+                break
+            at += frame.size
+        else:
+            return size
+    return 0
+
+
+def _frames(file: BinaryIO, start: int, stop: int, first: _Frame, free: int) -> tuple[int, list[tuple[int, int]], bool]:
+    """How many frames of the kind of the first there are, from where to where, and whether the last one is cut off."""
+    sizes: dict[bytes, int] = {}
+    runs: list[tuple[int, int]] = []
+    buffer, base, at, begin, frames = b"", start, start, start, 0
+    while at < stop:
+        if at + 4 > base + len(buffer):
+            buffer, base = _read(file, at, min(1 << 20, stop - at)), at
+        head = buffer[at - base : at - base + 4]
+        size = sizes.get(head)
+        if size is None:
+            frame = _frame(head, free)
+            size = frame.size if frame and _same(frame, first) else 0
+            if size:
+                sizes[head] = size
+        if size and at + size <= stop:
+            frames += 1
+            at += size
+            continue
+        if at > begin:
+            runs.append((begin, at))
+        if size:
+            return frames, runs, True
+        begin = at = _next_frame(file, at, stop, first, free)
+    if at > begin:
+        runs.append((begin, at))
+    return frames, runs, False
+
+
+def _same(one: _Frame, other: _Frame) -> bool:
+    return one[:4] == other[:4]
+
+
+def _next_frame(file: BinaryIO, lost: int, stop: int, first: _Frame, free: int) -> int:
+    """Where the frames go on behind tags and padding. Raises Incomplete if there is something else in between."""
+    at, before = lost, -1
+    while before < at < stop:
+        before, at = at, _behind_tags(file, at, stop)
+        found = _find(file, re.compile(rb"[^\0]"), at, stop)
+        at = stop if found is None else found
+    for sync in _SYNC.finditer(_read(file, at, min(_JUNK, stop - at))):
+        begin = following = at + sync.start()
+        frame = _frame(_read(file, begin, 4), free)
+        for _ in range(3):  # what looks like one header may be anything
+            there = _frame(_read(file, following, 4), free)
+            if not frame or not there or not there.size or not _same(there, frame):
+                break
+            following += there.size
+        else:
+            following = stop
+        if not frame or following == begin:
+            continue
+        if following < stop and _read(file, following, 3) not in (b"TAG", b"ID3", b"APE"):
+            continue
+        if not _same(frame, first):
+            raise Incomplete(
+                f"its audio changes from {_words(first)} to {_words(frame)} at byte {begin}: it was joined from several"
+            )
+        if begin > at:
+            raise Incomplete(
+                f"it is damaged: the {begin - at} bytes from byte {at} on are no mp3 frames, and more follow"
+            )
+        return begin
+    if stop - at > _JUNK:
+        raise Incomplete(f"it is damaged: what follows byte {at} is no mp3 frame")
+    return stop
+
+
+def _words(frame: _Frame) -> str:
+    return f"{'one channel' if frame.mono else 'two channels'} at {frame.rate} Hz"

@@ -1,0 +1,294 @@
+"""The operators that a model of vocos-onnx is made of, and in which form.
+
+Not every graph of these operators is harmless: up to now every onnxruntime has kernels that trust the shapes of weights
+and the values of attributes, and end the process where those are hostile (integers divided by zero, a layer norm
+without a scale, more outputs than a split has parts). So what the exports have as constants must be constants here, and
+fit each other. An operator that is new to the exports needs its form here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .messages import shown
+
+FLOAT, UINT8, INT8, INT32, INT64, BOOL, FLOAT16, DOUBLE = 1, 2, 3, 6, 7, 9, 10, 11
+_FLOATS = (FLOAT, FLOAT16)
+_MAX_SIZE = 1 << 20  # of a kernel, a pad, a stride, an LSTM
+
+
+class FormError(Exception):
+    """An operator in a form that no export has; the message says how it goes on after "the operator X"."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A tensor in the file. ``values`` are those of few integers, else None."""
+
+    kind: int
+    shape: tuple[int, ...]
+    values: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operator with what goes in and out, by name; and its attributes: numbers, texts, lists, or a Constant."""
+
+    operator: str
+    domain: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    attributes: Mapping[str, Any]
+
+
+Constants = Mapping[str, Constant]
+
+
+def output_kind(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    """The type of what the operator makes, for its inputs' types. Raises FormError where no export has it so.
+
+    ``kinds`` has the types of all values before it; an ``If`` is not for here.
+    """
+    form = _FORMS.get(node.domain, {}).get(node.operator)
+    if form is None:
+        raise FormError("")
+    low, high, attributes, check = form
+    if unknown := set(node.attributes).difference(attributes.split()):
+        raise FormError(f" with the attribute {shown(min(unknown))}")
+    _require(low <= len(node.inputs) <= high, f" with {len(node.inputs)} inputs")
+    result = check(node, constants, kinds)
+    single = node.operator not in ("Split", "LSTM")
+    _require(not single or len(node.outputs) == 1, f" with {len(node.outputs)} outputs")
+    return result
+
+
+def _same(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    return _kind(node, kinds, 0)
+
+
+def _make(kind: int) -> Callable[[Node, Constants, Mapping[str, int]], int]:
+    return lambda node, constants, kinds: kind
+
+
+def _divide(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    kind = _kind(node, kinds, 1)
+    if node.operator == "Mod" or kind not in _FLOATS:
+        divisor = _constant(node, constants, 1)
+        _require(divisor.values is not None and min(divisor.values, default=0) > 0, " by what may be zero")
+    return kind
+
+
+def _cast(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    kind = node.attributes.get("to")
+    _require(kind in (*_FLOATS, INT32, INT64, BOOL), f" to the type {shown(kind)}")
+    assert isinstance(kind, int)
+    return kind
+
+
+def _where(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    return _kind(node, kinds, 1)
+
+
+def _value(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    value = node.attributes.get("value", Constant(FLOAT, (1,), None))
+    _require(isinstance(value, Constant), " without a tensor")
+    assert isinstance(value, Constant)
+    _require(node.operator == "Constant" or value.shape == (1,), " without a tensor of one value")
+    return value.kind
+
+
+def _expand(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    data = _constant(node, constants, 0)
+    _require(math.prod(data.shape) == 1, " of more than one value")
+    return data.kind
+
+
+def _range(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    start, step = _constant(node, constants, 0), _constant(node, constants, 2)
+    _require(start.kind == INT64 and step.kind == INT64 and step.values == (1,), " with another step than 1")
+    return INT64
+
+
+def _reduce(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    axes = _constant(node, constants, 1)
+    _require(len(axes.shape) == 1 and axes.values is not None and len(axes.values) == 1, " over several axes")
+    _flags(node, "keepdims", "noop_with_empty_axes")
+    return _kind(node, kinds, 0)
+
+
+def _split(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    count = len(node.outputs)
+    if len(node.inputs) == 2:
+        sizes = _constant(node, constants, 1)
+        _require(sizes.values is not None and sizes.shape == (count,) and min(sizes.values) >= 0, " of other sizes")
+    _require(count >= 1 and node.attributes.get("num_outputs", count) == count, f" into {count} outputs")
+    return _kind(node, kinds, 0)
+
+
+def _layer_norm(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    _require(node.attributes.get("axis", -1) == -1 and node.attributes.get("stash_type", 1) == 1, " over other axes")
+    _epsilon(node)
+    widths = {_width(node, constants, name) for name in node.inputs[1:]}
+    _require(len(widths) == 1 and min(widths) > 0, " whose scale and bias are not of one size")
+    return _kind(node, kinds, 0)
+
+
+def _width(node: Node, constants: Constants, name: str) -> int:
+    """The size of a scale or bias: a constant, or the row of one that was looked up by the bandwidth id."""
+    of = constants.get(name) or constants.get(_row(name))
+    rank = 1 if name in constants else 2
+    _require(of is not None and of.kind in _FLOATS and len(of.shape) == rank, " whose scale and bias are no weights")
+    assert of is not None
+    return of.shape[-1]
+
+
+def _row(name: str) -> str:
+    """Under which name a graph's check keeps the constant that a value is looked up in."""
+    return f"\0row of\0{name}"
+
+
+def looked_up(node: Node, constants: Constants) -> dict[str, Constant]:
+    """The table that a value is a row of, by the name that ``_width`` looks for; nothing where it is no row."""
+    table = constants.get(node.inputs[0]) if node.operator in ("Gather", "Cast") and node.inputs else None
+    if node.operator == "Cast" and node.inputs:
+        table = constants.get(_row(node.inputs[0]))
+    is_row = table is not None and len(table.shape) == 2 and node.attributes.get("axis", 0) == 0
+    if table is None or not is_row:
+        return {}
+    return {_row(name): table for name in node.outputs}
+
+
+def _batch_norm(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    _require(node.attributes.get("training_mode", 0) == 0, " in training")
+    _epsilon(node)
+    shapes = {_constant(node, constants, i).shape for i in range(1, 5)}
+    (shape, *others) = shapes
+    _require(not others and len(shape) == 1 and shape[0] > 0, " whose weights are not of one size")
+    return _kind(node, kinds, 0)
+
+
+def _conv(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    weight = _constant(node, constants, 1)
+    _require(len(weight.shape) in (3, 4) and min(weight.shape) > 0, f" with a kernel of shape {weight.shape}")
+    outputs, _, *kernel = weight.shape
+    if len(node.inputs) == 3:
+        bias = _constant(node, constants, 2)
+        _require(bias.shape == (outputs,) and bias.kind == weight.kind, f" with a bias of shape {bias.shape}")
+    group = node.attributes.get("group", 1)
+    _require(_is_size(group) and outputs % group == 0, f" in {shown(group)} groups")
+    _require(node.attributes.get("auto_pad", "NOTSET") == "NOTSET", " that pads itself")
+    _require(list(node.attributes.get("kernel_shape", kernel)) == kernel, " of another kernel than its weight")
+    for name, times, least in (("strides", 1, 1), ("dilations", 1, 1), ("pads", 2, 0)):
+        sizes = node.attributes.get(name, [least] * times * len(kernel))
+        right = isinstance(sizes, list) and len(sizes) == times * len(kernel)
+        _require(right and all(_is_size(size, least) for size in sizes), f" with {name} of {shown(sizes)}")
+    return _kind(node, kinds, 0)
+
+
+def _lstm(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    size = node.attributes.get("hidden_size")
+    _require(_is_size(size), f" of size {shown(size)}")
+    assert isinstance(size, int)
+    w, r, b = (_constant(node, constants, i) for i in (1, 2, 3))
+    right = len(w.shape) == 3 and w.shape[:2] == (1, 4 * size) and w.shape[2] > 0
+    right &= r.shape == (1, 4 * size, size) and b.shape == (1, 8 * size)
+    _require(right and {w.kind, r.kind, b.kind} == {FLOAT}, " whose weights do not fit")
+    _require(not node.inputs[4] and all(node.inputs[5:7]), " with lengths, or without its state")
+    _require(len(node.outputs) == 3, f" with {len(node.outputs)} outputs")
+    return _kind(node, kinds, 0)
+
+
+def _quantize(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    scale, zero = (_constant(node, constants, i) for i in (1, 2))
+    _require(scale.kind == FLOAT and zero.kind == UINT8 and scale.shape == zero.shape == (), " of several scales")
+    return UINT8
+
+
+def _integer_product(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
+    """Inputs: a (..., K) uint8, b (K, N) int8, their scales, their zero points, and the bias."""
+    _require(_kind(node, kinds, 0) == UINT8, " of another type")
+    b, a_scale, b_scale, a_zero, b_zero, bias = (_constant(node, constants, i) for i in range(1, 7))
+    right = b.kind == INT8 and len(b.shape) == 2 and min(b.shape) > 0
+    right = right and a_scale.shape == a_zero.shape == () and b_scale.shape == b_zero.shape == bias.shape == b.shape[1:]
+    right &= a_scale.kind == b_scale.kind == bias.kind == FLOAT and a_zero.kind == UINT8 and b_zero.kind == INT8
+    _require(right, " whose weights do not fit")
+    return FLOAT
+
+
+def _epsilon(node: Node) -> None:
+    epsilon = node.attributes.get("epsilon", 1e-5)
+    _require(isinstance(epsilon, float) and 0 <= epsilon < 1, f" with an epsilon of {shown(epsilon)}")
+
+
+def _flags(node: Node, *names: str) -> None:
+    for name in names:
+        _require(node.attributes.get(name, 0) in (0, 1), f" with {name} of {shown(node.attributes.get(name))}")
+
+
+def _is_size(value: Any, least: int = 1) -> bool:
+    return type(value) is int and least <= value <= _MAX_SIZE
+
+
+def _constant(node: Node, constants: Constants, index: int) -> Constant:
+    constant = constants.get(node.inputs[index]) if index < len(node.inputs) else None
+    _require(constant is not None, f" whose input {index} is no constant")
+    assert constant is not None
+    return constant
+
+
+def _kind(node: Node, kinds: Mapping[str, int], index: int) -> int:
+    _require(index < len(node.inputs) and node.inputs[index] in kinds, f" without its input {index}")
+    return kinds[node.inputs[index]]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise FormError(message)
+
+
+_Form = tuple[int, int, str, Callable[[Node, Constants, Mapping[str, int]], int]]
+_MANY = 1 << 17  # the inverse transform of an n_fft of 65,536 with a hop of 1 adds as many
+# domain -> operator -> the least and greatest number of inputs, attributes, and what makes out the rest.
+# Beside what the exports have there are simple operators that other versions of torch's exporter may write instead.
+_FORMS: dict[str, dict[str, _Form]] = {
+    "": {
+        **{
+            name: (1, 1, "", _same)
+            for name in ("Abs", "Cos", "Erf", "Exp", "Identity", "Log", "Neg", "Reciprocal", "Sign", "Sin", "Sqrt")
+        },
+        **{name: (2, 2, "", _same) for name in ("Add", "MatMul", "Mul", "Pow", "Sub")},
+        **{name: (1, _MANY, "", _same) for name in ("Max", "Min", "Sum")},
+        **{name: (2, 2, "", _make(BOOL)) for name in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")},
+        "BatchNormalization": (5, 5, "epsilon momentum training_mode", _batch_norm),
+        "Cast": (1, 1, "to", _cast),
+        "Clip": (1, 3, "", _same),
+        "Concat": (1, _MANY, "axis", _same),
+        "Constant": (0, 0, "value", _value),
+        "ConstantOfShape": (1, 1, "value", _value),
+        "Conv": (2, 3, "auto_pad dilations group kernel_shape pads strides", _conv),
+        "Div": (2, 2, "", _divide),
+        "Expand": (2, 2, "", _expand),
+        "Gather": (2, 2, "axis", _same),
+        "Gelu": (1, 1, "approximate", _same),
+        "LSTM": (7, 7, "hidden_size", _lstm),
+        "LayerNormalization": (3, 3, "axis epsilon stash_type", _layer_norm),
+        "LeakyRelu": (1, 1, "alpha", _same),
+        "Mod": (2, 2, "", _divide),
+        "QuantizeLinear": (3, 3, "", _quantize),
+        "Range": (3, 3, "", _range),
+        "ReduceSum": (2, 2, "keepdims noop_with_empty_axes", _reduce),
+        "Reshape": (2, 2, "allowzero", _same),
+        "Shape": (1, 1, "start end", _make(INT64)),
+        "Slice": (3, 5, "", _same),
+        "Split": (1, 2, "axis num_outputs", _split),
+        "Squeeze": (1, 2, "", _same),
+        "Transpose": (1, 1, "perm", _same),
+        "Unsqueeze": (2, 2, "", _same),
+        "Where": (3, 3, "", _where),
+    },
+    "com.microsoft": {"MatMulIntegerToFloat": (7, 7, "", _integer_product)},
+}
+DOMAINS = tuple(_FORMS)

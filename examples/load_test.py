@@ -108,6 +108,12 @@ def json_as_allowed(plug: socket.socket, stop: threading.Event) -> None:
     plug.recv(1000)
 
 
+def tiny_chunks(plug: socket.socket, stop: threading.Event) -> None:
+    head = b"POST /decode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    plug.sendall(head + b"1\r\nx\r\n" * 400_000)
+    plug.recv(1000)
+
+
 def nothing(plug: socket.socket, stop: threading.Event) -> None:
     stop.wait()
 
@@ -135,11 +141,12 @@ ATTACKS: list[tuple[str, list[tuple[int, Client]]]] = [
     ("200 clients that say nothing", [(200, nothing)]),
     ("200 clients with headers that do not end", [(200, half_a_header)]),
     ("4 clients that ask for health without reading", [(4, much_health)]),
+    ("100 clients with chunks of one byte", [(100, tiny_chunks)]),
     (
         "all of them at once",
         [
             *[(60, one_byte), (30, half_a_body), (40, no_reading), (40, no_reading_of_a_stream), (9, much_json)],
-            *[(9, json_as_allowed), (60, nothing), (60, half_a_header), (2, much_health)],
+            *[(9, json_as_allowed), (60, nothing), (60, half_a_header), (2, much_health), (9, tiny_chunks)],
         ],
     ),
     ("700 clients that say nothing", [(700, nothing)]),

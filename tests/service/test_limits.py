@@ -255,7 +255,7 @@ def test_requests_for_health_whose_answers_are_not_read(server: Server) -> None:
             while time.monotonic() - begun < 10:
                 with contextlib.suppress(TimeoutError):
                     greedy.sendall(request("/health", method="GET") * 100)
-                assert server.health()[0] < 1
+                assert server.health()[0] < 5
         assert time.monotonic() - begun < 10  # cut off
 
 
@@ -269,7 +269,7 @@ def test_requests_that_are_expensive_to_parse(start: Start) -> None:
             with ThreadPoolExecutor(30) as clients:
                 busy = [clients.submit(server.send, data) for _ in range(30)]
                 while not all(done.done() for done in busy):
-                    assert server.health()[0] < 1
+                    assert server.health()[0] < 5  # else half a minute
                     time.sleep(0.02)
         until(lambda: server.ask("/echo", b"honest").body == b"honest")
         assert server.memory() < 120

@@ -220,6 +220,8 @@ LSTM = ["features", "f", "f", "f", "", "f", "f"]
         ([node("Conv", ["features", "k"], ["x"], group=-(2**63))], "Conv' in -9223372036854775808 groups"),
         ([node("Conv", ["features", "k"], ["x"], pads=[1 << 62, 0])], "Conv' with pads of"),
         ([node("Conv", ["features", "k"], ["x"], strides=[0])], "Conv' with strides of"),
+        ([node("Conv", ["features", "k"], ["x"], kernel_shape=3)], "Conv' of another kernel than its weight"),
+        ([node("Split", ["features", "none"], [])], "Split' into 0 outputs"),
         ([node("Conv", ["features", "features"], ["x"])], "Conv' whose input 1 is no constant"),
         ([node("LSTM", [*LSTM], ["x", "y", "z"], hidden_size=4)], "weights do not fit"),
         ([node("LSTM", [*LSTM], ["x", "y", "z"], hidden_size=-1)], "LSTM' of size -1"),
@@ -242,7 +244,7 @@ def test_operators_in_forms_that_crash(write, nodes, what):
     tensors = [
         I0, F0, N, tensor("b", np.array(True)), tensor("s0", np.array(0)), tensor("e", np.zeros(0, np.float32)),
         tensor("v", np.ones(5, np.float32)), tensor("k", np.ones((4, 8, 3), np.float32)),
-        tensor("u", np.zeros((1, 4), np.uint8)),
+        tensor("u", np.zeros((1, 4), np.uint8)), tensor("none", np.zeros(0, np.int64)),
     ]  # fmt: skip
     with pytest.raises(ValueError, match=rf"model\.onnx has .*{what}.*, which {FOREIGN}"):
         VocosONNX(write(tiny(nodes, tensors)))

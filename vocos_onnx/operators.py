@@ -123,7 +123,10 @@ def _split(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
     count = len(node.outputs)
     if len(node.inputs) == 2:
         sizes = _constant(node, constants, 1)
-        _require(sizes.values is not None and sizes.shape == (count,) and min(sizes.values) >= 0, " of other sizes")
+        _require(
+            sizes.values is not None and sizes.shape == (count,) and min(sizes.values, default=0) >= 0,
+            " of other sizes",
+        )
     _require(count >= 1 and node.attributes.get("num_outputs", count) == count, f" into {count} outputs")
     return _kind(node, kinds, 0)
 
@@ -180,7 +183,7 @@ def _conv(node: Node, constants: Constants, kinds: Mapping[str, int]) -> int:
     group = node.attributes.get("group", 1)
     _require(_is_size(group) and outputs % group == 0, f" in {shown(group)} groups")
     _require(node.attributes.get("auto_pad", "NOTSET") == "NOTSET", " that pads itself")
-    _require(list(node.attributes.get("kernel_shape", kernel)) == kernel, " of another kernel than its weight")
+    _require(node.attributes.get("kernel_shape", kernel) == kernel, " of another kernel than its weight")
     for name, times, least in (("strides", 1, 1), ("dilations", 1, 1), ("pads", 2, 0)):
         sizes = node.attributes.get(name, [least] * times * len(kernel))
         right = isinstance(sizes, list) and len(sizes) == times * len(kernel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,11 @@ import pytest
 from vocos_onnx import VocosONNX
 
 DATA = Path(__file__).parent / "data"
+
+# Who runs the tests in the background may ignore these, and the programs that are started would, too.
+for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _default)
 
 
 def altered(tmp_path: Path, old: bytes, new: bytes, name: str = "encodec") -> Path:

@@ -140,7 +140,7 @@ def test_provider(providers, message):
         VocosONNX(MODEL, providers=providers)
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+@pytest.mark.parametrize("threads", [0, -1, 1025, 10**9, 1.5, True, "2"])
 def test_threads(threads):
     with pytest.raises(ValueError, match=rf"threads is {threads!r}, expected an integer of 1 or more"):
         VocosONNX(MODEL, threads=threads)

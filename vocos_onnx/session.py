@@ -32,6 +32,7 @@ _DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
 }
 _VERSIONS = {"CUDA": "cuda_version", "cuDNN": "cudnn_version"}
 _WHEELS = ("onnxruntime", "onnxruntime-gpu")
+MAX_THREADS = 1024  # onnxruntime would start, and take memory for, as many as it is asked for
 _log = logging.getLogger("vocos_onnx")
 
 _FLOAT32, _INT64 = "tensor(float)", "tensor(int64)"
@@ -110,9 +111,12 @@ def open_session(
     ``profile``: how the name of a file begins that ``end_profiling`` of the session writes.
     """
     ort = _onnxruntime()
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+    if threads is not None and (
+        not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= MAX_THREADS
+    ):
         raise ValueError(
-            f"threads is {shown(threads)}, expected an integer of 1 or more, or None for all that this process may use"
+            f"threads is {shown(threads)}, expected an integer of 1 or more, {MAX_THREADS} at most, or None for all "
+            "that this process may use"
         )
     pinned = path if isinstance(path, PinnedFile) else None
     path = find_model(path)

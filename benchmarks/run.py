@@ -353,7 +353,7 @@ def long_section(args: argparse.Namespace, folder: Path) -> list[str]:
     ]
     rng = np.random.default_rng(0)
     command = [sys.executable, "-m", "vocos_onnx.cli"]
-    options = ["--threads", str(args.threads)]
+    options = ["--threads", str(args.threads), "--force"]
     for minutes in (1, 60):
         np.save(folder / f"{minutes}.npy", rng.integers(1024, size=(8, minutes * 4500)).astype(np.int16))
         decode = [*command, "decode", f"{minutes}.npy", f"{minutes}.wav", "--model", "model.onnx", *options]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vocos_onnx import load_audio, load_blocks, save_audio
+from vocos_onnx import containers, load_audio, load_blocks, save_audio
 from vocos_onnx.audio import expected_samples
 
 RATE = 24_000
@@ -379,3 +379,89 @@ def test_silence_of_one_sample(tmp_path):
     for suffix in ("wav", "flac", "ogg", "mp3", "aiff", "caf", "au", "w64"):
         save_audio(tmp_path / f"a.{suffix}", np.zeros(1), RATE)
         assert len(load_audio(tmp_path / f"a.{suffix}", RATE)) == 1
+
+
+class Stopped(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("raised", [Stopped, KeyboardInterrupt, MemoryError, OSError])
+@pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), MP3], ids="-".join)
+def test_what_is_raised_while_a_file_is_read_comes_out(kind, raised, tmp_path, monkeypatch):
+    data, reads, last = written(kind, np.tile(NOISE, 20)), 0, 1 << 60
+
+    def failing(*args):
+        nonlocal reads
+        reads += 1
+        if reads == last:
+            raise raised("stop")
+        return original(*args)
+
+    original = containers._read
+    monkeypatch.setattr(containers, "_read", failing)
+    whole = read(tmp_path, data)
+    for last in {1, 2, reads // 2, reads * 3 // 4, reads - 2, reads - 1, reads}:
+        reads = 0
+        with pytest.raises(raised, match="stop"):
+            read(tmp_path, data)
+    reads, last = 0, 1 << 60
+    np.testing.assert_array_equal(read(tmp_path, data), whole)
+
+
+@pytest.mark.parametrize("raised", [Stopped, KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff"])
+def test_what_is_raised_while_a_file_is_written_comes_out(suffix, raised, tmp_path, monkeypatch):
+    calls, last = 0, 1 << 60
+
+    def failing(*args):
+        nonlocal calls
+        calls += 1
+        if calls == last:
+            raise raised("stop")
+        return original(*args)
+
+    original = containers.Sink.write
+    monkeypatch.setattr(containers.Sink, "write", failing)
+    save_audio(tmp_path / f"a.{suffix}", NOISE, RATE)
+    before = (tmp_path / f"a.{suffix}").read_bytes()
+    for last in {1, 2, calls // 2, calls - 1, calls} - {0}:
+        calls = 0
+        with pytest.raises(raised, match="stop"):
+            save_audio(tmp_path / f"a.{suffix}", NOISE / 2, RATE)
+        assert [path.name for path in tmp_path.iterdir()] == [f"a.{suffix}"]
+        assert (tmp_path / f"a.{suffix}").read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signals of POSIX")
+def test_signal_handlers_that_raise_at_any_moment(tmp_path):
+    """All of the audio, or what the handler raised; and the interpreter lives."""
+    program = r"""
+import random, signal, sys
+import numpy as np
+from vocos_onnx import load_audio, save_audio
+class Stopped(Exception): pass
+def stop(*_): raise Stopped
+random.seed(1)
+audio = np.random.default_rng(0).uniform(-0.1, 0.1, 100_000).astype(np.float32)
+for name in ("a.flac", "a.wav", "a.mp3"):
+    save_audio(name, audio, 24000)
+signal.signal(signal.SIGALRM, stop)
+stopped = 0
+for turn in range(600):
+    name = ("a.flac", "a.wav", "a.mp3")[turn % 3]
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 0.006))
+        if turn % 5 == 4:
+            save_audio(name, audio, 24000)
+        assert len(load_audio(name, 24000)) == 100_000
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except Stopped:
+        stopped += 1
+print(stopped)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50

@@ -44,14 +44,14 @@ class Part:
 class View(io.RawIOBase):
     """Spans of a file, one after another, as a file of their own.
 
-    An error of reading is kept in ``error``, since it cannot pass through libsndfile.
+    ``error`` is for an exception of reading that cannot pass through libsndfile: the first one.
     """
 
     def __init__(self, file: BinaryIO, spans: tuple[Span, ...]):
         self._file, self._at = file, 0
         sizes = [len(span) if isinstance(span, bytes) else max(0, span[1] - span[0]) for span in spans]
         self._spans, self._ends = spans, list(itertools.accumulate(sizes))
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = (0, self._at, self._ends[-1])[whence]
@@ -63,13 +63,10 @@ class View(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         out, done = memoryview(buffer).cast("B"), 0
-        try:
-            while done < len(out) and (data := self._next(len(out) - done)):
-                out[done : done + len(data)] = data
-                done += len(data)
-                self._at += len(data)
-        except OSError as error:
-            self.error = error
+        while done < len(out) and (data := self._next(len(out) - done)):
+            out[done : done + len(data)] = data
+            done += len(data)
+            self._at += len(data)
         return done
 
     def _next(self, most: int) -> bytes:
@@ -83,20 +80,20 @@ class View(io.RawIOBase):
 
 
 class Sink:
-    """An unbuffered file that is written. The first error is kept in ``error``: it cannot pass through libsndfile."""
+    """An unbuffered file that is written. ``error`` is as that of a View."""
 
     def __init__(self, file: io.RawIOBase):
         self._file = file
         self.seek, self.tell = file.seek, file.tell
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
-    def write(self, data: bytes) -> int:
+    def readinto(self, buffer: Any) -> int:
+        raise io.UnsupportedOperation("it is only written")
+
+    def write(self, data: memoryview) -> int:
         done = 0
-        try:
-            while not self.error and done < len(data):
-                done += self._file.write(data[done:]) or 0
-        except OSError as error:
-            self.error = error
+        while done < len(data):
+            done += self._file.write(data[done:]) or 0
         return done
 
 

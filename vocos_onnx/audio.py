@@ -32,6 +32,7 @@ _RATES: dict[str, Sequence[int]] = {  # where they are fewer than those that are
     "WVE": (8000,),
     "XI": (44100,),
 }
+_WALKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3")  # by ``parts``
 _FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31}
 
 
@@ -191,7 +192,11 @@ def _open(source: View | Sink | Path, *args: Any, **options: Any) -> Any:
 
 
 def _open_stream(file: BinaryIO, stream: Part | Path) -> Any:
-    return _open(stream if isinstance(stream, Path) else View(file, stream.spans))
+    audio = _open(stream if isinstance(stream, Path) else View(file, stream.spans))
+    if isinstance(stream, Path) and audio.format in _WALKED:  # by its ending, or behind what else is in front
+        audio.close()
+        raise Incomplete(f"it is damaged: it does not begin as {audio.format} does, so that its length is unknown")
+    return audio
 
 
 def _mixed(file: BinaryIO, streams: Sequence[Part | Path], rate: int) -> Generator[Float, None, None]:

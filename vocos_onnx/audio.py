@@ -32,6 +32,13 @@ _RATES: dict[str, Sequence[int]] = {  # where they are fewer than those that are
     "WVE": (8000,),
     "XI": (44100,),
 }
+_PERIODS = {"HTK": 10**7, "SDS": 10**9}  # a second in the units in which they say how long a sample takes
+_MOST = {  # bytes of which a kind can say how many they are; a margin for what is not audio
+    **dict.fromkeys(("AIFF", "AU", "AVR", "HTK", "MAT4", "MAT5", "MPC2K", "SVX", "WVE", "XI"), (1 << 31) - (1 << 16)),
+    **dict.fromkeys(("WAV", "WAVEX"), (1 << 32) - (1 << 16)),
+    "VOC": (1 << 24) - 1,
+    "SDS": (1 << 21) // 40 * 127,  # samples, of which a packet holds 40
+}
 _WALKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3")  # by ``parts``
 _FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31}
 
@@ -45,6 +52,7 @@ def load_audio(path: str | os.PathLike[str], sample_rate: int) -> Float:
     What comes is all that the file holds, or an error. Several recordings of one rate in a file (chained Ogg, joined
     mp3, FLAC or WAV) come one after another; a header that was never completed, as of a stream or of a recorder that
     stopped, is no hindrance; tags and padding are passed over. A file that holds less than it promises is refused.
+    PAF, PVF, IRCAM and XI promise nothing: what is cut off there, or joined to them, is not noticed.
 
     Returns:
         (samples,) float32, full scale is ±1: ceil(N · sample_rate / rate) samples from a file with N of them.
@@ -74,7 +82,7 @@ def load_blocks(path: str | os.PathLike[str], sample_rate: int) -> Iterator[Floa
         raise ValueError(f"{path} is not a file; expected audio such as .wav, .flac, .ogg or .mp3")
     done = 0
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_above_standard) as file:
             streams: Sequence[Part | Path] = parts(file) or [path]
             with _open_stream(file, streams[0]) as first:
                 rate = first.samplerate
@@ -108,6 +116,16 @@ def expected_samples(path: str | os.PathLike[str], sample_rate: int) -> int:
                 frames = stream.samples or audio.frames * stream.counted if isinstance(stream, Part) else audio.frames
                 total += frames * sample_rate / audio.samplerate
     return math.ceil(total)
+
+
+def _above_standard(path: str, flags: int) -> int:
+    """Open a file, but never as a standard stream that was closed: C libraries print to those by their number."""
+    opened = [os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)]
+    while opened[-1] <= 2:
+        opened.append(os.dup(opened[-1]))
+    for low in opened[:-1]:
+        os.close(low)
+    return opened[-1]
 
 
 @cache
@@ -327,8 +345,8 @@ def save_audio(path: str | os.PathLike[str], audio: npt.ArrayLike, sample_rate: 
     whole or not at all.
 
     Raises:
-        ValueError: an ending that is not known, a rate that its kind does not have, NaN or infinity (nothing is
-            written then), another shape or dtype.
+        ValueError: an ending that is not known, a rate that its kind does not have, more than its kind can hold (4 GB
+            in .wav), NaN or infinity, another shape or dtype. Nothing is written then.
         FileExistsError: the file exists, and ``overwrite`` is false.
         OSError: as ``audio_format`` does; the file cannot be written, or the disk is full.
     """
@@ -356,8 +374,13 @@ def save_blocks(
     if rates and sample_rate not in rates:
         known = f"{rates[0]} to {rates[-1]}" if isinstance(rates, range) else ", ".join(map(str, rates))
         raise ValueError(f"{path.name}: sample_rate is {sample_rate}, and {path.suffix} has {known} Hz; try .wav")
-    with whole_file(path, overwrite=overwrite) as partial_file, partial_file.open("wb", buffering=0) as raw:
-        sink = Sink(raw)
+    if (second := _PERIODS.get(kind)) and second // (second // sample_rate) != sample_rate:
+        raise ValueError(f"{path.name}: sample_rate is {sample_rate}, and {path.suffix} cannot say that; try .wav")
+    with (
+        whole_file(path, overwrite=overwrite) as partial_file,
+        open(partial_file, "wb", buffering=0, opener=_above_standard) as raw,
+    ):
+        sink = Sink(raw, _MOST.get(kind))
 
         def attempt(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
             try:

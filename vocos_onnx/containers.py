@@ -90,10 +90,10 @@ class View(io.RawIOBase):
 
 
 class Sink:
-    """An unbuffered file that is written. ``error`` is as that of a View."""
+    """An unbuffered file that is written, of so many bytes at most. ``error`` is as that of a View."""
 
-    def __init__(self, file: io.RawIOBase):
-        self._file = file
+    def __init__(self, file: io.RawIOBase, most: int | None = None):
+        self._file, self._most = file, most
         self.seek, self.tell = file.seek, file.tell
         self.error: BaseException | None = None
 
@@ -101,6 +101,10 @@ class Sink:
         raise io.UnsupportedOperation("it is only written")
 
     def write(self, data: memoryview) -> int:
+        if self._most is not None and self._file.tell() + len(data) > self._most:
+            raise ValueError(
+                f"audio is too long for this kind of file, which holds {self._most} bytes; write .w64 or .flac"
+            )
         done = 0
         while done < len(data):
             done += self._file.write(data[done:]) or 0

@@ -461,13 +461,15 @@ def _ogg(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
     end = start
     while at < size:
         head = _read(file, at, 27 + 255 + 8)
-        if head[:4] != b"OggS" or len(head) < 27:
+        if head[:4] != b"OggS":
             between = _read(file, at, min(_JUNK, size - at))
             found = re.search(rb"OggS\0|" + _ANY.pattern, between, re.DOTALL)
             if not found or found[0][:4] != b"OggS":
                 break
             at += found.start()
             continue
+        if len(head) < 27:
+            raise Incomplete(f"it is truncated: its page at byte {at} is cut off")
         flags, serial, number, count = head[5], *struct.unpack("<8xII4xB", head[6:27])
         body = at + 27 + count
         stop = body + sum(head[27 : 27 + count])
@@ -719,7 +721,7 @@ def _sync(file: BinaryIO, start: int, stop: int) -> int | None:
     data = _read(file, start, min(_JUNK, stop - start) + 3)
     for found in _SYNC.finditer(data):
         begin = at = start + found.start()
-        free = _free(file, begin, stop)
+        free = 0 if found.start() else _free(file, begin, stop)
         first = frame = _frame(data[found.start() : found.start() + 4], free)
         for number in range(5):
             if number > 3 and at <= stop:

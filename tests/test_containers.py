@@ -170,6 +170,15 @@ def test_old_kinds_joined(kind, tmp_path):
         np.testing.assert_array_equal(got, both)
 
 
+def test_voc_of_several_blocks(tmp_path):
+    """As ffmpeg writes it; libsndfile takes the headers in between for audio."""
+    data = written(("VOC", "PCM_16"))
+    assert (data[26], data[-1]) == (9, 0)
+    block = b"\2" + (2000).to_bytes(3, "little") + data[-2001:-1]
+    with pytest.raises(ValueError, match="its audio is in several blocks"):
+        read(tmp_path, data[:-1] + block + b"\0")
+
+
 def test_xi_that_is_cut(tmp_path):
     data = bytearray(written(("XI", "DPCM_16"), NOISE, 44_100))
     data[298:302] = struct.pack("<I", len(data) - 338)  # which libsndfile leaves 0

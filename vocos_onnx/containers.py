@@ -410,11 +410,14 @@ def _promised(file: BinaryIO, start: int) -> tuple[int, int] | None:
         _check_packets(_read(file, start + 21, 127 * packets))
         header, length = 21, 127 * packets
     elif head[:19] == b"Creative Voice File":  # VOC: blocks, of which 0 is the last
-        at = int.from_bytes(head[20:22], "little")
+        at, sounds = int.from_bytes(head[20:22], "little"), 0
         for _ in range(_CHUNKS):
             block = _read(file, start + at, 4)
             if not 1 <= int.from_bytes(block[:1], "little") <= 9:
                 break
+            sounds += block[0] in (1, 2, 9)
+            if sounds > 1:
+                raise Incomplete("its audio is in several blocks, whose headers would come out as audio")
             at += 4 + int.from_bytes(block[1:], "little")
         return at + (block[:1] == b"\0"), at
     elif head[:10] == b"MATLAB 5.0":

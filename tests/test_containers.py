@@ -316,6 +316,14 @@ def test_mp3_that_begins_anywhere(first, name, tmp_path):
         load_audio(tmp_path / name, RATE)
 
 
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5])
+def test_mp3_with_a_tag_behind_its_first_frames(frames, tmp_path):
+    whole = read(tmp_path, b"".join(FRAMES[1:]))
+    for tag in (ID3V1, ID3V2, APE):
+        got = read(tmp_path, b"".join(FRAMES[1 : 1 + frames]) + tag + b"".join(FRAMES[1 + frames :]))
+        np.testing.assert_array_equal(got, whole)
+
+
 @pytest.mark.parametrize("name", [b"Xing", b"Info"])
 @pytest.mark.parametrize("change", [-30, -1, 0, 1, 2, 1000])
 def test_mp3_that_lies_about_its_length(name, change, tmp_path):

@@ -732,6 +732,8 @@ def _sync(file: BinaryIO, start: int, stop: int) -> int | None:
             if at == stop and number > (begin > start):
                 return begin
             if not frame or not first or not frame.size or not _same(frame, first) or at > stop:
+                if begin == start and number > 0 and at <= stop and (number > 1 or _behind_tags(file, at, stop) > at):
+                    return begin  # what comes between is looked at later
                 break
             at += frame.size
             frame = _frame(_read(file, at, 4), free)

@@ -234,6 +234,7 @@ LSTM = ["features", "f", "f", "f", "", "f", "f"]
         ([node("Add", ["features"], ["x"])], "Add' with 1 inputs"),
         ([node("Abs", ["features"], ["x", "y"])], "Abs' with 2 outputs"),
         ([node("Constant", [], ["x"], value=3)], "Constant' without a tensor"),
+        ([node("Constant", [], ["x"])], "Constant' without a tensor"),
         ([node("Add", ["y", "y"], ["x"]), node("Add", ["x", "x"], ["y"])], "Add' before what goes into it"),  # a cycle
         ([node("Abs", ["features"], ["x"], graph=ob.graph([]))], "a graph in the attribute 'graph'"),
         ([node("If", ["b"], ["x"], then_branch=branch())], "an operator If with other branches"),

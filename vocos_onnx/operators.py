@@ -101,7 +101,8 @@ def _where(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
 
 
 def _value(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
-    value = node.attributes.get("value", Constant(FLOAT, (1,), None))
+    default = None if node.operator == "Constant" else Constant(FLOAT, (1,), None)
+    value = node.attributes.get("value", default)
     _require(isinstance(value, Constant), " without a tensor")
     assert isinstance(value, Constant)
     _require(node.operator == "Constant" or value.shape == (1,), " without a tensor of one value")

@@ -341,6 +341,16 @@ def test_mp3_that_lies_about_its_length(name, change, tmp_path):
         np.testing.assert_array_equal(read(tmp_path, lying)[: len(whole)], whole)
 
 
+def test_mp3_that_is_cut_where_a_frame_ends(tmp_path):
+    """Some count the first frame, which has no audio, too: but then its number of bytes is right."""
+    whole = written(MP3)
+    ends = [match.start() for match in re.finditer(re.escape(whole[:2]), whole)]
+    assert len(ends) > 5
+    for end in ends[2:]:
+        with pytest.raises(ValueError, match="it is truncated"):
+            read(tmp_path, whole[:end])
+
+
 def test_mp3_with_vbri(tmp_path):
     head = b"\xff\xf3\x84\xc4".ljust(36, b"\0")
     for count in (len(FRAMES) - 1, 3):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,16 @@ def test_what_exists_is_replaced_only_when_asked_for(folder, capsys, args, outpu
         (["resynth", "take1.wav", "hard.wav", *PAIR], "take1.wav"),
         (["resynth", "take1.wav", "link.wav", *PAIR], "take1.wav"),
         (["resynth", "take1.wav", "take2.wav", ".", *PAIR], "take2.wav"),
+        (["decode", "tokens.npy", "tokens.wav", "--model", MODEL], "tokens.npy"),
+        (["decode", "tokens.wav", "tokens.wav", "--model", MODEL], "tokens.npy"),
+        (["decode", "tokens.npy", "model.wav", "--model", "model.onnx"], "model.onnx"),
+        (["encode", "take1.wav", "model.npz", "--encoder", "model.onnx"], "model.onnx"),
+        (["resynth", "take1.wav", "model.wav", "--model", "model.onnx"], "model.onnx"),
+        (["resynth", "take1.wav", "copy.wav", *PAIR, "--plot", "take1.png"], "take1.wav"),
+        (["resynth", "take1.wav", "copy.wav", *PAIR, "--plot", "copy.png"], "copy.wav"),
+        (["export", "checkpoint", "-o", "weights.onnx"], "checkpoint/pytorch_model.bin"),
+        (["export-encodec", "checkpoint", "-o", "weights.onnx"], "checkpoint/pytorch_model.bin"),
+        (["quantize", MODEL, "-o", "tokens.onnx", "--calibrate", "tokens.npy"], "tokens.npy"),
     ],
 )
 def test_inputs_are_never_outputs(folder, args, victim, force):
@@ -141,6 +152,15 @@ def test_inputs_are_never_outputs(folder, args, victim, force):
     Path("link.onnx").symlink_to("model.onnx")
     Path("hard.wav").hardlink_to("take1.wav")
     Path("link.wav").symlink_to("take1.wav")
+    Path("checkpoint").mkdir()
+    Path("checkpoint/pytorch_model.bin").write_bytes(b"weights")
+    soundfile.write("copy.wav", np.zeros(100), 24_000)
+    for name, target in (
+        ("tokens.wav", "tokens.npy"), ("tokens.onnx", "tokens.npy"), ("model.wav", "model.onnx"),
+        ("model.npz", "model.onnx"), ("take1.png", "take1.wav"), ("copy.png", "copy.wav"),
+        ("weights.onnx", "checkpoint/pytorch_model.bin"),
+    ):  # fmt: skip
+        Path(name).symlink_to(target)
     before = digest(victim)
     try:
         code = run(*args, *force)
@@ -349,6 +369,99 @@ def test_nothing_stays_after_an_error(tmp_path, write):
         partial.write_bytes(b"half")
         1 / 0  # noqa: B018
     assert names(tmp_path) == []
+
+
+def test_a_child_that_is_forked_while_a_file_is_written(tmp_path):
+    """It ends without the file that its parent is writing."""
+
+    def blocks():
+        yield AUDIO
+        if not (child := os.fork()):
+            sys.exit(0)
+        os.waitpid(child, 0)
+        yield AUDIO
+
+    before = os.getpid()
+    try:
+        save_blocks(tmp_path / "out.wav", blocks(), 24_000)
+    except SystemExit:
+        if os.getpid() != before:
+            os._exit(0)
+        raise
+    assert load_audio(tmp_path / "out.wav", 24_000).shape == (4800,)
+
+
+def test_without_a_folder_for_temporary_files(folder, monkeypatch):
+    """One is only needed for what is not a file."""
+    import tempfile
+
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    assert run("decode", "tokens.npy", "out.wav", "--model", MODEL) == 0
+
+
+# -- standard streams --
+
+
+def closed(*descriptors: int) -> Callable[[], None]:
+    def close() -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    return close
+
+
+@pytest.mark.parametrize("descriptors", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
+def test_closed_standard_streams(folder, descriptors):
+    """The work is done, and no message gets into a file that took the place of one of them."""
+    for args, output in (
+        (["decode", "tokens.npy", "out.wav", "--model", MODEL], "out.wav"),
+        (["resynth", "take1.wav", "copy.wav", *PAIR], "copy.wav"),
+        (["encode", "take1.wav", "t.npz", "--encoder", ENCODER, "--bandwidth", "1.5"], "t.npz"),
+        (["decode", "tokens.npy", "out.wav", "--model", MODEL], "out.wav"),  # refused now
+    ):
+        before = Path(output).read_bytes() if Path(output).exists() else None
+        done = subprocess.run([*PROGRAM, *args], preexec_fn=closed(*descriptors), stdin=subprocess.DEVNULL)
+        assert done.returncode == (0 if before is None else 2)
+        assert before is None or Path(output).read_bytes() == before
+    assert run("decode", "tokens.npy", "plain.wav", "--model", MODEL) == 0
+    assert Path("out.wav").read_bytes() == Path("plain.wav").read_bytes()
+
+
+def test_messages_never_get_into_the_audio_on_standard_output(folder):
+    Path("so.wav").symlink_to("/dev/stdout")
+    command = [*PROGRAM, "decode", "tokens.npy", "so.wav", "--model", MODEL]
+    done = subprocess.run(command, preexec_fn=closed(2), stdout=subprocess.PIPE)
+    assert done.returncode == 0
+    assert run("decode", "tokens.npy", "plain.wav", "--model", MODEL) == 0
+    assert done.stdout == Path("plain.wav").read_bytes()
+    stream = [*PROGRAM, "stream", "tokens", "--model", MODEL, "--bandwidth", "1.5"]
+    done = subprocess.run(stream, input=b"abc", preexec_fn=closed(2), stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_a_stream_to_nowhere_is_an_error(folder):
+    tokens = np.load("tokens.npy").T.astype("<i2").tobytes()
+    stream = [*PROGRAM, "stream", "tokens", "--model", MODEL, "--bandwidth", "1.5"]
+    done = subprocess.run(stream, input=tokens, preexec_fn=closed(1), stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+    assert b"Bad file descriptor" in done.stderr
+    done = subprocess.run(stream, preexec_fn=closed(0), capture_output=True)
+    assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_a_name_that_the_terminal_cannot_show_stops_nothing(folder):
+    name = os.fsdecode(b"b\xff.wav")
+    shutil.copy("take1.wav", name)
+    Path("made").mkdir()
+    command = [*PROGRAM, "resynth", "take1.wav", name, "take2.wav", "made", *PAIR]
+    for encoding in ("utf-8:strict", "ascii:strict", "cp1252:strict"):
+        done = subprocess.run([*command, "-y"], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.count(b"wrote made/") == 3
 
 
 # -- signals --

@@ -134,3 +134,33 @@ if __name__ == "__main__":
 """)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize("use", ["vocos.decode(tokens)", f"VocosONNX({MODEL!r})", "encoder.encode(audio, 24000)"])
+def test_a_daemon_thread_at_work_does_not_crash_the_end(tmp_path, use, seconds):
+    code = f"""
+import threading, time
+import numpy as np
+from vocos_onnx import EncodecONNX, VocosONNX
+vocos, tokens = VocosONNX(threads=1), np.zeros((16, 300), int)
+encoder, audio = EncodecONNX(threads=1), np.zeros(48000)
+def work():
+    while True:
+        {use}
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep({seconds})
+"""
+    done = start(code, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_numpy_gets_no_threads_on_the_command_line(tmp_path):
+    """OpenBLAS ends the process where there is no memory for them, with what is half-written left behind."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(24_000), 24_000)
+    command = f"ulimit -v 307200; exec {sys.executable} -m vocos_onnx resynth a.wav out.wav"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in (0, 2), done
+    assert [p.name for p in tmp_path.iterdir() if p.name != "out.wav"] == ["a.wav"]
+    assert (tmp_path / "out.wav").exists() == (done.returncode == 0)

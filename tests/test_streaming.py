@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import DATA
 
-from vocos_onnx import VocosONNX, streaming
+from vocos_onnx import EncodecONNX, VocosONNX, streaming
 from vocos_onnx.session import available_cpus, run
 from vocos_onnx.streaming import OverlapAdd
 
@@ -374,3 +374,34 @@ def test_threads_are_the_cpus_that_the_process_may_use(group, files, quota, tmp_
         path.write_text(text)
     assert available_cpus(tmp_path) == (quota or 4)
     assert available_cpus(Path(tmp_path / "nothing")) == 4
+
+
+def test_a_chunk_that_is_given_up_ends_the_stream(encodec):
+    """What followed would come at another time."""
+    stream, tokens = encodec.stream(), np.zeros((2, 4000), int)
+    blocks = stream.push_blocks(tokens)
+    next(blocks)
+    blocks.close()
+    for call in (lambda: stream.push(tokens), stream.flush):
+        with pytest.raises(ValueError, match="a chunk was not decoded to its end"):
+            call()
+
+
+def test_blocks_in_memory_that_is_used_again(encodec, mel):
+    """A generator may fill one array again and again, as soundfile's blocks(out=...) does."""
+    audio = np.random.default_rng(0).normal(0, 0.1, 20_000).astype(np.float32)
+
+    def blocks(size=1000):
+        memory = np.empty(size, np.float32)
+        for start in range(0, len(audio), size):
+            memory[:] = audio[start : start + size]
+            yield memory
+        memory[:] = np.nan
+
+    encoder = EncodecONNX(DATA / "encoder.onnx")
+    codes = np.concatenate(list(encoder.encode_stream(blocks(), 24_000, 1.5)), axis=1)
+    assert np.array_equal(codes, encoder.encode(audio, 24_000, 1.5))
+    features = np.concatenate(list(mel.features_stream(blocks(), 8000)), axis=1)
+    np.testing.assert_allclose(features, mel.features(audio, 8000), rtol=0, atol=1e-5)
+    copy = np.concatenate(list(mel.resynth_stream(blocks(), 8000)))
+    np.testing.assert_allclose(copy, mel(audio, 8000), rtol=0, atol=1e-4)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -193,12 +194,13 @@ def test_no_value_wraps(tmp_path, largest, dtype):
         ("t.npz", CODES[:, :0], False, "shape (2, 0)"),
         ("t.npz", CODES + 1024, False, "are not of the codec encodec_24khz, which has 4 codebooks of 0 to 1023"),
         ("t.npz", np.zeros((5, 3), int), False, "tokens of 5 codebooks with values from 0 to 0 are not of the codec"),
+        ("t.npz", np.array([[1 << 63]], np.uint64), None, "tokens hold the value 9223372036854775808"),
         ("t.npz", CODES, True, "the codec is a mel model, which has no tokens"),
     ],
 )
 def test_what_cannot_be_saved(tmp_path, encoder, mel, name, codes, with_mel, message):
     with pytest.raises(ValueError) as caught:
-        save_tokens(tmp_path / name, codes, mel if with_mel else encoder)
+        save_tokens(tmp_path / name, codes, None if with_mel is None else mel if with_mel else encoder)
     assert message in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -223,3 +225,63 @@ def test_damaged_entries(tmp_path, entries):
         load_tokens(tmp_path / "t.npz")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("samples", ["abc", 2.5, 10**30, -1, [1], object()])
+def test_samples_that_are_no_number(tmp_path, samples):
+    with pytest.raises(ValueError, match="expected how many samples the recording has"):
+        save_tokens(tmp_path / "t.npz", CODES, samples=samples)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["samples", "sample_rate", "codec", "codebooks_sha256"])
+def test_entries_are_not_unpacked_where_they_are_large(tmp_path, name):
+    value = np.zeros(1 << 17, "<U1") if name.startswith("cod") else np.zeros(1 << 16)
+    np.savez_compressed(tmp_path / "t.npz", tokens=CODES, **{name: value})
+    with pytest.raises(ValueError, match=f"its {name} takes more than 4096 bytes, expected one value"):
+        load_tokens(tmp_path / "t.npz")
+
+
+def test_members_that_are_no_arrays(tmp_path):
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
+        archive.writestr("tokens", b"x")
+    with pytest.raises(ValueError, match="'tokens' in it is no array"):
+        load_tokens(tmp_path / "t.npz")
+
+
+def test_names_of_arrays_are_shortened(tmp_path):
+    np.savez(tmp_path / "t.npz", **{f"{i}\x1b[31m" + "x" * 500: CODES for i in range(100)})
+    with pytest.raises(ValueError, match="and 90 more; name one of them tokens") as caught:
+        load_tokens(tmp_path / "t.npz")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1500
+
+
+def test_a_list_of_codes_is_an_array(encodec):
+    tokens = Tokens(CODES.tolist())
+    assert tokens.anonymous
+    assert np.array_equal(encodec.decode(tokens), encodec.decode(CODES))
+
+
+@pytest.mark.filterwarnings("ignore:.* names no codec")
+@pytest.mark.parametrize(
+    ("compression", "megabytes", "right"),
+    [
+        (zipfile.ZIP_STORED, 80, True),
+        (zipfile.ZIP_DEFLATED, 60, True),
+        (zipfile.ZIP_DEFLATED, 80, False),
+        (zipfile.ZIP_BZIP2, 1, False),
+        (zipfile.ZIP_LZMA, 1, False),
+    ],
+)
+def test_archives_that_unpack_to_much(tmp_path, compression, megabytes, right):
+    with zipfile.ZipFile(tmp_path / "t.npz", "w", compression) as archive, archive.open("tokens.npy", "w") as file:
+        header = {"descr": "|i1", "fortran_order": False, "shape": (4, megabytes << 18)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(megabytes):
+            file.write(bytes(1 << 20))
+    if right:
+        assert load_tokens(tmp_path / "t.npz").codes.shape == (4, megabytes << 18)
+    else:
+        with pytest.raises(ValueError, match=r"its 'tokens' unpacks to .* bytes, from .*, expected at most"):
+            load_tokens(tmp_path / "t.npz")

@@ -7,6 +7,7 @@ before anything slow is imported.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -17,12 +18,30 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 def main() -> int:
     """Run one command of the command line; returns the exit code."""
+    _open_standard_streams()
+    # numpy's products here are too small for threads, and OpenBLAS ends the process where there is no memory for them
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it, and shells in the background
             signal.signal(number, _stop)
     from .cli import main as run
 
     return run()
+
+
+def _open_standard_streams() -> None:
+    """What was closed leads nowhere: else the next file that is opened takes its place, and gets what is printed."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # standard output only seems to be there: whoever writes audio to it must be told that it is closed
+            os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):  # a file's name need not be in the terminal's encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

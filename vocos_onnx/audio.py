@@ -282,7 +282,7 @@ def _check_blocks(blocks: Iterable[npt.ArrayLike]) -> Iterator[Float]:
     """Blocks (n,) of one recording as float32 (1, n); empty ones are left out. Raises ValueError."""
     first = 0
     for block in blocks:
-        given = np.asarray(block)
+        given = np.array(block)  # a copy: it is kept for a while, and the caller may fill the same memory again
         if given.ndim != 1:
             raise ValueError(f"a block of audio has shape {given.shape}, expected (samples,)")
         if given.size:

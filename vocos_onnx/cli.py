@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -54,11 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(error: Exception) -> None:
-    print(f"vocos-onnx: error: {' '.join(str(error).split())}", file=sys.stderr)
+    _tell(f"error: {' '.join(str(error).split())}")
 
 
-def _warn(text: str) -> None:
-    print(f"vocos-onnx: warning: {text}", file=sys.stderr)
+def _tell(text: str) -> None:
+    """One line on stderr, if there is one: a terminal may be gone, and print(file=None) would be standard output."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(f"vocos-onnx: {text}", file=sys.stderr, flush=True)
+
+
+def _path(text: str) -> Path:
+    if not text:  # which Path takes for the working directory
+        raise argparse.ArgumentTypeError("an empty name, expected that of a file or folder")
+    return Path(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
     decode = commands.add_parser("decode", parents=[session, writes], help="decode tokens or features to an audio file")
     decode.add_argument("tokens", type=Path, metavar="TOKENS", help=".npy, or .npz with an array named tokens or codes")
-    decode.add_argument("output", type=Path, metavar="OUT", help="audio file to write, e.g. out.wav")
+    decode.add_argument("output", type=_path, metavar="OUT", help="audio file to write, e.g. out.wav")
     decode.add_argument("--model", metavar="M", help=".onnx model, or the name of one in the box (default: its codec)")
     decode.add_argument("--bandwidth-id", type=int, metavar="N", help="default: from the number of codebooks")
     decode.add_argument("--layout", default="kbt", help="axes of 3-D tokens: kbt (codebooks, batch, frames) or bkt")
@@ -91,13 +101,13 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument("--encoder", metavar="E", help="encoder .onnx (default: that of the codec in the box)")
 
     encode = commands.add_parser("encode", parents=[session, files, writes], help="encode audio files to tokens")
-    encode.add_argument("output", type=Path, metavar="OUT", help=".npz file to write, or a folder that exists")
+    encode.add_argument("output", type=_path, metavar="OUT", help=".npz file to write, or a folder that exists")
     encode.set_defaults(run=_encode)
 
     resynth = commands.add_parser(
         "resynth", parents=[session, files, writes], help="copy-synthesis: audio files through tokens or mels, and back"
     )
-    resynth.add_argument("output", type=Path, metavar="OUT", help="audio file to write, or a folder that exists")
+    resynth.add_argument("output", type=_path, metavar="OUT", help="audio file to write, or a folder that exists")
     resynth.add_argument("--model", metavar="M", help=".onnx model, or the name of one in the box (default: its codec)")
     resynth.add_argument("--plot", type=Path, metavar="P.png", help="draw the two spectrograms, of one file")
     resynth.set_defaults(run=_resynth)
@@ -129,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo", parents=[session, writes], help="decode the tokens in the box, real recorded speech"
     )
-    demo.add_argument("output", type=Path, nargs="?", default=Path("demo.wav"), metavar="OUT")
+    demo.add_argument("output", type=_path, nargs="?", default=Path("demo.wav"), metavar="OUT")
     demo.set_defaults(run=_demo)
 
     report = commands.add_parser(
@@ -137,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         parents=[session, writes],
         help="one HTML page to compare models by ear and figures (needs [report])",
     )
-    report.add_argument("output", type=Path, metavar="OUT.html", help="page to write; it needs no other file")
+    report.add_argument("output", type=_path, metavar="OUT.html", help="page to write; it needs no other file")
     report.add_argument("--inputs", type=Path, nargs="+", required=True, metavar="IN", help="audio files of any kind")
     report.add_argument(
         "--model",
@@ -214,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _decode(args: argparse.Namespace) -> None:
     audio_format(args.output)  # an output that cannot be written should fail before the work, not after
-    check_target(args.output, overwrite=args.force)
+    _check_output(args.output, [args.tokens, args.model], args.force)
     read = read_token_file(args.tokens)
     tokens, samples = read.codes, read.samples
     vocos = _open(args, args.model)
@@ -250,8 +260,17 @@ def _decode(args: argparse.Namespace) -> None:
 
 
 def _say(output: Path, line: str) -> None:
-    """Print what was done, but not into the output itself."""
-    print(line, file=sys.stderr if is_stdout(output) else sys.stdout, flush=True)
+    """Print what was done, but not into the output itself, and only where somebody can read it."""
+    stream = sys.stderr if is_stdout(output) else sys.stdout
+    if stream is None:
+        return
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:  # closed, or of a terminal that is gone: the work is done all the same
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is left is not flushed into it again
 
 
 def _cut(blocks: Iterable[Float], most: int, end: Callable[[int], int]) -> Iterator[Float]:
@@ -266,7 +285,7 @@ def _cut(blocks: Iterable[Float], most: int, end: Callable[[int], int]) -> Itera
 
 
 def _encode(args: argparse.Namespace) -> None:
-    targets = _targets(args.inputs, args.output, ".npz", args.force)
+    targets = _targets(args.inputs, args.output, ".npz", [args.encoder], args.force)
     if any(target.suffix != ".npz" for _, target in targets):
         raise ValueError(f"{args.output.name!r} does not end in .npz, the kind of file that tokens are written to")
     encoder = EncodecONNX(args.encoder, **_options(args))
@@ -288,7 +307,7 @@ def _encode(args: argparse.Namespace) -> None:
 
 
 def _resynth(args: argparse.Namespace) -> None:
-    targets = _targets(args.inputs, args.output, ".wav", args.force)
+    targets = _targets(args.inputs, args.output, ".wav", [args.model, args.encoder], args.force)
     for _, target in targets:
         audio_format(target)
     if not args.output.is_dir():
@@ -299,7 +318,7 @@ def _resynth(args: argparse.Namespace) -> None:
         if len(targets) > 1:
             raise ValueError(f"--plot draws one recording, and {len(targets)} are given; leave it out")
         check_plot(args.plot)
-        check_target(args.plot, overwrite=args.force)
+        _check_output(args.plot, [*args.inputs, args.model, args.encoder, targets[0][1]], args.force)
         if targets[0][1].exists() and not targets[0][1].is_file():
             raise ValueError(f"--plot reads the copy again, and {targets[0][1]} is not a file; leave it out")
     vocos = VocosONNX(args.model, encoder=args.encoder, **_options(args))
@@ -326,6 +345,16 @@ def _resynth(args: argparse.Namespace) -> None:
     _each(targets, one)
 
 
+def _check_output(output: Path, inputs: Iterable[str | os.PathLike[str] | None], overwrite: bool) -> None:
+    """As ``check_target``; and raises ValueError where the output is an input, or a file of a checkpoint's folder."""
+    if output.is_file():
+        for path in (find_model(given) for given in inputs if given is not None):
+            files = [file for file in path.iterdir() if file.suffix != ".onnx"] if path.is_dir() else [path]
+            if any(file.exists() and output.samefile(file) for file in files):
+                raise ValueError(f"{output} would be written over itself; choose another output")
+    check_target(output, overwrite=overwrite)
+
+
 def _check_forgotten_output(output: Path) -> None:
     """Raises ValueError where a recording would be replaced, as by ``resynth *.wav``; copies made here may be."""
     import soundfile
@@ -344,7 +373,9 @@ def _check_forgotten_output(output: Path) -> None:
         )
 
 
-def _targets(inputs: list[Path], output: Path, suffix: str, overwrite: bool) -> list[tuple[Path, Path]]:
+def _targets(
+    inputs: list[Path], output: Path, suffix: str, models: list[str | None], overwrite: bool
+) -> list[tuple[Path, Path]]:
     """Each input with the file it goes to: the output, or one of its own name in that folder."""
     if len(inputs) == 1 and not output.is_dir():
         targets = [(inputs[0], output)]
@@ -354,9 +385,7 @@ def _targets(inputs: list[Path], output: Path, suffix: str, overwrite: bool) -> 
         raise FileNotFoundError(f"{len(inputs)} files need a folder to go to, and {output} is none; create it first")
     sources: dict[str, Path] = {}
     for source, target in targets:
-        if target.is_file() and any(other.exists() and target.samefile(other) for other in inputs):
-            raise ValueError(f"{target} would be written over itself; choose another output")
-        check_target(target, overwrite=overwrite)
+        _check_output(target, [*inputs, *models], overwrite)
         real = os.path.realpath(target)
         if real in sources:
             raise ValueError(f"{sources[real]} and {source} would both be written to {target}; rename one of them")
@@ -406,9 +435,9 @@ class _Bar:
 
     WIDTH = 30
 
-    def __init__(self, stream: TextIO, name: str, index: int, count: int):
+    def __init__(self, stream: TextIO | None, name: str, index: int, count: int):
         self.stream, self.name, self.index, self.count = stream, name, index, count
-        self.quiet = not stream.isatty()
+        self.quiet = stream is None or not stream.isatty()
         self.length = 0
         if count > 1:
             self(0, 1)
@@ -420,14 +449,20 @@ class _Bar:
         full = round(share * self.WIDTH)
         line = f"[{'#' * full}{'.' * (self.WIDTH - full)}] {share:4.0%} {self.index + 1}/{self.count} {self.name}"
         line = line[: shutil.get_terminal_size().columns - 1]
-        self.stream.write("\r" + line.ljust(self.length))
-        self.stream.flush()
+        self._write("\r" + line.ljust(self.length))
         self.length = len(line)
 
     def clear(self) -> None:
         if self.length:
-            self.stream.write("\r" + " " * self.length + "\r")
+            self._write("\r" + " " * self.length + "\r")
+
+    def _write(self, text: str) -> None:
+        assert self.stream is not None
+        try:
+            self.stream.write(text)
             self.stream.flush()
+        except OSError:  # the terminal is gone
+            self.quiet = True
 
 
 def _stream(args: argparse.Namespace) -> None:
@@ -528,6 +563,7 @@ def _demo(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     from vocos_onnx_train.report import report  # it says itself what the extra [report] lacks
 
+    _check_output(args.output, [*args.inputs, *(args.model or []), args.encoder], True)
     several = len(args.inputs) > 1
     bar = _Bar(sys.stderr, str(args.inputs[0]), 0, len(args.inputs))
     errors: list[Exception] = []
@@ -562,16 +598,16 @@ def _report(args: argparse.Namespace) -> None:
         raise ValueError(f"{len(errors)} of {count} files failed")
 
 
-def _check_model_target(args: argparse.Namespace, output: str) -> None:
+def _check_model_target(args: argparse.Namespace, output: str, *inputs: str | os.PathLike[str] | None) -> None:
     """Raises ValueError where an output is named like something else, which it may be that it would replace."""
     path = Path(output)
     if path.suffix.lower() != ".onnx":
         raise ValueError(f"{path.name!r} does not end in .onnx, the kind of file that a model is written to")
-    check_target(path, overwrite=args.force)
+    _check_output(path, inputs, args.force)
 
 
 def _export(args: argparse.Namespace) -> None:
-    _check_model_target(args, args.output)
+    _check_model_target(args, args.output, args.checkpoint, args.config, *(args.calibrate or []))
     calibration = _calibration(args)
     _load_export().export(
         args.checkpoint,
@@ -586,10 +622,8 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _quantize(args: argparse.Namespace) -> None:
-    output, source = Path(args.output), find_model(args.model)
-    if output.exists() and source.exists() and output.samefile(source):
-        raise ValueError(f"{output} would be written over itself; choose another output")
-    _check_model_target(args, args.output)
+    output = Path(args.output)
+    _check_model_target(args, args.output, args.model, *(args.calibrate or []))
     precision = "float16" if args.fp16 else "int8"
     calibration = _calibration(args)
     _load_export().quantize(args.model, output, precision=precision, calibration=calibration, overwrite=args.force)
@@ -601,7 +635,7 @@ def _calibration(args: argparse.Namespace) -> list[npt.NDArray[Any]] | None:
 
 
 def _export_encodec(args: argparse.Namespace) -> None:
-    _check_model_target(args, args.output)
+    _check_model_target(args, args.output, args.checkpoint)
     _load_export().export_encodec(args.checkpoint, args.output, revision=args.revision, overwrite=args.force)
 
 
@@ -619,7 +653,7 @@ def _train(args: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise ImportError(f"train needs {error.name}: pip install 'vocos-onnx[train]'") from error
     if args.export is not None:
-        _check_model_target(args, args.export)
+        _check_model_target(args, args.export, args.config, args.init_from, args.encoder)
     train(
         args.config,
         args.out,
@@ -650,9 +684,9 @@ def _warn_of_no_codec(tokens: Tokens, vocos: VocosONNX) -> None:
     encodec = vocos.config.encodec
     if tokens.anonymous and encodec is not None:
         others = "" if encodec.codec == ENCODEC else " (Bark, VALL-E and the like have EnCodec's)"
-        _warn(
-            f"the file names no codec: its tokens are taken for those of {encodec.codec}, which this model decodes; "
-            f"those of another codec{others} come out as noise"
+        _tell(
+            f"warning: the file names no codec: its tokens are taken for those of {encodec.codec}, which this model "
+            f"decodes; those of another codec{others} come out as noise"
         )
 
 

@@ -676,7 +676,9 @@ def _mpeg(file: BinaryIO, start: int, stop: int) -> Part:
     if count:
         frames -= 1
         promised = int.from_bytes(body[count : count + 4], "big")
-        if promised > frames + (not cut):  # some count the first one, too
+        bytes_promised = int.from_bytes(body[count + 4 : count + 8], "big") if info and info[1][0] & 2 else 0
+        cut = cut or sum(stop - start for start, stop in runs) < bytes_promised
+        if promised > frames + (not cut):  # some count the first one, too: then all of the bytes are there
             raise Incomplete(f"it is truncated: its header promises {promised} mp3 frames, and it holds {frames}")
     elif cut:
         raise Incomplete(f"it is truncated: its last mp3 frame, number {frames + 1}, is cut off")

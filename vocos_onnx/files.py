@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _log = logging.getLogger("vocos_onnx")
-_staging: set[Path] = set()  # folders of files that are not whole yet
+_staging: dict[Path, int] = {}  # folders of files that are not whole yet, and the processes that write them
 # renaming is refused for a file that is mounted, or whose folder cannot be written though the file itself can
 _CANNOT_RENAME = {errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -82,8 +82,9 @@ def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
 
 def remove_unfinished() -> None:
     """Delete what ``whole_file`` has staged and not finished. For a process that is about to end, and only for it."""
-    for folder in list(_staging):
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder, process in list(_staging.items()):
+        if process == os.getpid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_stdout(path: Path) -> bool:
@@ -100,25 +101,36 @@ def _staged(name: str, folder: Path | None) -> Iterator[Path]:
 
     The folder is known before it is made, so that no signal can come between.
     """
-    places = [Path(tempfile.gettempdir())] if folder is None else [folder, Path(tempfile.gettempdir())]
-    staging = Path()
-    for place in places:
-        staging = place / f".vocos-{secrets.token_hex(8)}"
-        _staging.add(staging)
+    name_of_ours = f".vocos-{secrets.token_hex(8)}"
+    process = os.getpid()
+    staging = (folder or Path(tempfile.gettempdir())) / name_of_ours
+    _staging[staging] = process
+    try:
         try:
             staging.mkdir(0o700)
-            break
         except OSError as error:
-            _staging.discard(staging)
-            if place is places[-1] or error.errno not in _CANNOT_RENAME:
+            if folder is None or error.errno not in _CANNOT_RENAME:
                 raise
-    try:
+            del _staging[staging]
+            staging = Path(tempfile.gettempdir()) / name_of_ours
+            _staging[staging] = process
+            staging.mkdir(0o700)
         partial = staging / name
         partial.touch()  # with the mode that the umask gives; libraries that write it do not all ask for that
         yield partial
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        _staging.discard(staging)
+        if process == os.getpid():  # and not a child that was forked meanwhile
+            _remove(staging)
+        _staging.pop(staging, None)
+
+
+def _remove(staging: Path) -> None:
+    with suppress(OSError):  # by rmtree an exception of a signal handler becomes another one
+        for file in staging.iterdir():
+            file.unlink()
+        staging.rmdir()
+        return
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def _rename_to_new(partial: Path, target: Path) -> None:

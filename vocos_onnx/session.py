@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
@@ -32,7 +33,7 @@ _DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
 }
 _VERSIONS = {"CUDA": "cuda_version", "cuDNN": "cudnn_version"}
 _WHEELS = ("onnxruntime", "onnxruntime-gpu")
-MAX_THREADS = 1024  # onnxruntime would start, and take memory for, as many as it is asked for
+MAX_THREADS = max(64, 4 * (os.cpu_count() or 1))  # onnxruntime would start as many as it is asked for
 _log = logging.getLogger("vocos_onnx")
 
 _FLOAT32, _INT64 = "tensor(float)", "tensor(int64)"
@@ -99,6 +100,40 @@ def _quota_v1(folder: Path) -> float:
     return quota / period  # -1: no quota
 
 
+class _Calls:
+    """The calls of onnxruntime that are running, for which the end of the interpreter waits.
+
+    A daemon thread that is in one while Python ends is ended there by force, which C++ takes for an error: it aborts.
+    """
+
+    def __init__(self) -> None:
+        self._changed, self._running, self._ending = threading.Condition(), 0, False
+        atexit.register(self._end)
+
+    def __enter__(self) -> None:
+        with self._changed:
+            while self._ending and threading.current_thread() is not threading.main_thread():
+                self._changed.wait()  # until there is no interpreter any more
+            self._running += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._ending = True
+            self._changed.wait_for(lambda: not self._running, timeout=60)
+
+    def in_forked_child(self) -> None:
+        """The other threads are not there, nor what they held."""
+        self._changed, self._running, self._ending = threading.Condition(), 0, False
+
+
+_calls = _Calls()
+
+
 def open_session(
     path: str | os.PathLike[str],
     providers: Sequence[Provider] | None,
@@ -143,7 +178,8 @@ def open_session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.intra_op_num_threads = available_cpus() if threads is None else threads
     try:
-        session = ort.InferenceSession(data, options, providers=wanted)
+        with _calls:
+            session = ort.InferenceSession(data, options, providers=wanted)
     except Exception as error:
         raise ValueError(
             f"onnxruntime cannot load {path} ({len(data)} bytes): {first_line(error)}. If the file is truncated or "
@@ -176,6 +212,7 @@ def _in_forked_child() -> None:
     has, for ever. So the sessions are never destroyed here, and what is left of the exit once Python has finished, its
     atexit functions and buffers included, is skipped: on_exit calls _exit with the exit code.
     """
+    _calls.in_forked_child()
     if not _begun.is_set():
         return
     import ctypes
@@ -254,7 +291,10 @@ def run(
     """
     names = list(shapes)
     try:
-        outputs: list[Any] = session.run(names, inputs) if device is None else _run_on(session, names, inputs, device)
+        with _calls:
+            outputs: list[Any] = (
+                session.run(names, inputs) if device is None else _run_on(session, names, inputs, device)
+            )
     except Exception as error:
         # of what is bound to a device onnxruntime raises plain RuntimeErrors
         if not (type(error).__module__.startswith("onnxruntime") or (device and type(error) is RuntimeError)):

@@ -138,7 +138,7 @@ class Stream:
         self._read, self._make = read, decoder
         self._decoder: Decoder | None = None
         self._kind = ""
-        self._ended = False
+        self._ended = self._unfinished = False
         self._lock = threading.Lock()
 
     def push(self, tokens_or_features: npt.ArrayLike) -> Float:
@@ -153,7 +153,8 @@ class Stream:
             as far ahead as it looks.
 
         Raises:
-            ValueError: as ``decode``; a chunk of another kind than those before it, or after ``flush``.
+            ValueError: as ``decode``; a chunk of another kind than those before it, or after ``flush``, or after one
+                that was not decoded to its end.
             RuntimeError: another thread is pushing.
         """
         return np.concatenate(list(self.push_blocks(tokens_or_features)))
@@ -166,8 +167,10 @@ class Stream:
                 self._decoder, self._kind = self._make(bandwidth_id), kind
             elif kind != self._kind:
                 raise ValueError(f"this chunk is {kind}, and those before it were {self._kind}; make another stream")
+            self._unfinished = True  # and stays so where the loop is left, by an error or by the caller
             for audio in push_in_blocks(self._decoder, features_of, frames):
                 yield audio[0]
+            self._unfinished = False
 
     def flush(self) -> Float:
         """The end of the sequence: the rest of the audio (samples,). Nothing can be pushed then. Raises as ``push``."""
@@ -182,6 +185,11 @@ class Stream:
         try:
             if self._ended:
                 raise ValueError("the stream has ended with flush; make another one")
+            if self._unfinished:
+                raise ValueError(
+                    "a chunk was not decoded to its end (there was an error, or push_blocks was given up), and what "
+                    "follows would come at another time; make another stream"
+                )
             yield
         finally:
             self._lock.release()

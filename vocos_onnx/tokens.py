@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -14,8 +15,11 @@ import numpy.typing as npt
 
 from .config import EncodecFeatures, EncoderConfig, ModelConfig
 from .files import check_target, whole_file
+from .messages import listed, shown
 
 _LONGEST = 200  # characters of a name in a file that are looked at
+_SMALL = 4096  # bytes of an entry of one value
+_FREE, _RATIO = 64 << 20, 200  # bytes that an array may unpack to, and beyond that how many times its size in the file
 _warned = False
 
 
@@ -43,6 +47,9 @@ class Tokens:
     sample_rate: int | None = None
     codec: str | None = None
     codebooks_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "codes", np.asarray(self.codes))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.codes, dtype, copy=copy)
@@ -104,7 +111,7 @@ def save_tokens(
 
     Raises:
         ValueError: another ending; tokens that are not integers (K, T), or that the codec cannot have made; a mel
-            model, which has no tokens.
+            model, which has no tokens; ``samples`` that are no number of them.
         FileExistsError: the file exists, and ``overwrite`` is false.
         OSError: the file cannot be written.
 
@@ -124,6 +131,10 @@ def save_tokens(
     if codec is not None:
         given = _named(codes, codec.config, given.samples)
     samples = given.samples if samples is None else samples
+    if samples is not None and (not isinstance(samples, int | np.integer) or not 0 <= samples < 1 << 62):
+        raise ValueError(f"samples is {shown(samples)}, expected how many samples the recording has")
+    if int(codes.max()) >= 1 << 63:
+        raise ValueError(f"tokens hold the value {codes.max()}, expected less than 2**63")
     entries: dict[str, Any] = {
         "samples": samples,
         "sample_rate": given.sample_rate,
@@ -205,17 +216,32 @@ def _read(file: IO[bytes]) -> Tokens:
         return Tokens(loaded)
     names = [n for n in ("tokens", "codes") if n in loaded.files] or loaded.files
     if len(names) != 1:
-        raise ValueError(f"it holds arrays named {', '.join(loaded.files) or 'nothing'}; name one of them tokens")
+        there = listed(name if name.isprintable() else ascii(name) for name in loaded.files) or "nothing"
+        raise ValueError(f"it holds arrays named {there}; name one of them tokens")
 
     def entry(name: str) -> Any:
-        return loaded[name].item() if name in loaded.files and name != names[0] else None
+        if name not in loaded.files or name == names[0]:
+            return None
+        if loaded.zip.getinfo(f"{name}.npy").file_size > _SMALL:  # before it is unpacked
+            raise ValueError(f"its {name} takes more than {_SMALL} bytes, expected one value")
+        return loaded[name].item()
 
     samples, rate, codec, digest = map(entry, ("samples", "sample_rate", "codec", "codebooks_sha256"))
     for name, text in (("codec", codec), ("codebooks_sha256", digest)):
         if text is not None and not (isinstance(text, str) and text.isprintable() and 0 < len(text) <= _LONGEST):
-            raise ValueError(f"its {name} is {text!r:.60}, expected a name of up to {_LONGEST} printable characters")
+            raise ValueError(f"its {name} is {shown(text)}, expected a name of up to {_LONGEST} printable characters")
+    member = loaded.zip.getinfo(names[0] if names[0] in loaded.zip.namelist() else f"{names[0]}.npy")
+    most = max(_FREE, _RATIO * member.compress_size)
+    if member.file_size > most or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(
+            f"its {shown(names[0])} unpacks to {member.file_size} bytes, from {member.compress_size}, expected at most "
+            f"{most}, stored or deflated as numpy does it"
+        )
+    codes = loaded[names[0]]
+    if not isinstance(codes, np.ndarray):  # what numpy makes of a member that is no array
+        raise ValueError(f"{shown(names[0])} in it is no array")
     return Tokens(
-        loaded[names[0]],
+        codes,
         None if samples is None else operator.index(samples),
         None if rate is None else operator.index(rate),
         codec,

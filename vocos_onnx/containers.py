@@ -15,6 +15,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
@@ -563,8 +564,9 @@ def _flac_end(file: BinaryIO, audio: int, stop: int, longest: int) -> int:
         if not checksum and offset > 8:
             ends.append(begin + offset)
     for end in ends:
-        if end == stop or _walk(file, _behind_tags(file, end, stop), stop):
-            return end
+        with suppress(Incomplete):  # of what only looks like a header
+            if end == stop or _walk(file, _behind_tags(file, end, stop), stop):
+                return end
     near = [end for end in ends if stop - end <= _JUNK]
     return (near or ends or [stop])[0]
 

@@ -91,7 +91,7 @@ class Account:
         self._limits, self._connection = limits, connection
         self._stage = "body"  # then "work", which may send; or "refused"
         self._placed = self._long = False
-        self._asks = False  # for what not all connections may be used
+        self._asks = self._turned_away = False  # for what not all connections may be used; since those are in use
         self._fate: Exception | None = None
         self._task: asyncio.Task[None] | None = None
         self._begun = limits._now()
@@ -240,6 +240,8 @@ class _Connection:
         if not self.accounts:
             return 0, self.since
         account = next(iter(self.accounts))
+        if account._turned_away:
+            return 1, account._begun
         return (1, account._since) if account._since is not None and account._kept_waiting(now) else None
 
 
@@ -369,8 +371,7 @@ class Limits:
             account._stage, account._since = "work", None
             await self.app(scope, _given(b"", account), answer)
             return
-        self._keep_reserve()
-        account._asks = True
+        self._keep_reserve(account)
         data = await body.read(self.max_body, account)
         account._stage, account._since = "work", None
         account._take_place()
@@ -458,7 +459,7 @@ class Limits:
         silent = sum(kind == 0 for (kind, _), _ in ranked)
         # not one that may be about to send, unless many have come after it: they could keep all others out
         if silent <= self.reserve * 3 // 4:
-            ranked = [(rank, c) for rank, c in ranked if now - rank[1] > self.patience]
+            ranked = [(rank, c) for rank, c in ranked if rank[0] or now - rank[1] > self.patience]
         for (kind, _), worst in sorted(ranked, key=lambda pair: pair[0]):
             if kind or not worst.speaks():
                 worst.transport.abort()
@@ -466,11 +467,13 @@ class Limits:
                 return True
         return False
 
-    def _keep_reserve(self) -> None:
+    def _keep_reserve(self, account: Account) -> None:
         """So that free paths find a connection. Raises Refused."""
-        asking = [c for c in self._connections.values() if any(account._asks for account in c.accounts)]
+        asking = [c for c in self._connections.values() if any(other._asks for other in c.accounts)]
         if len(asking) >= self.connections - self.reserve and not self._make_way(asking):
+            account._turned_away = True
             raise Refused(503, f"{len(asking)} connections have requests, try again", 1, slow=True)
+        account._asks = True
 
     def _end(self) -> None:
         if self._ending is None:

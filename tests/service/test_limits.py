@@ -6,7 +6,10 @@ import contextlib
 import importlib.util
 import json
 import os
+import resource
 import signal
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,9 +35,9 @@ def protocol(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def start(protocol: str) -> Start:
-    def started(**bounds: float) -> Server:
+    def started(log: str = "error", **bounds: float) -> Server:
         path = os.pathsep.join([str(EXAMPLES), str(Path(__file__).parent)])
-        command = ["-m", "uvicorn", "small_app:app", "--http", protocol, "--log-level", "error"]
+        command = ["-m", "uvicorn", "small_app:app", "--http", protocol, "--log-level", log, "--no-access-log"]
         return Server(*command, PYTHONPATH=path, BOUNDS=json.dumps({**SHORT, **bounds}))
 
     return started
@@ -222,12 +225,100 @@ def test_connections(server: Server) -> None:
     assert server.ask("/echo", b"honest").body == b"honest"
     assert closed(silent[0], 0.1) is not None
     slow = [server.connect(request("/echo", b"x", length=1000)) for _ in range(30)]
+    time.sleep(0.1)  # all of them at once are more than 20, and who has sent something unread is not closed for another
     took, _ = server.health()
     assert took < 1
+    time.sleep(0.45)  # before that they are only slow
     assert server.ask("/echo", b"honest").body == b"honest"
     for plug in [*silent, *slow]:
         assert closed(plug, 5) is not None
         plug.close()
+
+
+def test_streams_over_all_connections(start: Start) -> None:
+    """That are read: honest clients, of whom /health is independent."""
+
+    def begin(plug: socket.socket) -> bytes:
+        try:
+            return plug.recv(100)
+        except ConnectionResetError:
+            return b""
+
+    first = request("/echo?pieces=2000&size=60000", b"x")
+    with start(places=30, patience=5, answer_seconds=5) as server, ThreadPoolExecutor(25) as readers:
+        plugs = [server.connect(first, receive_buffer=4096) for _ in range(25)]
+        starts = list(readers.map(begin, plugs))
+        running = [plug for plug, start in zip(plugs, starts, strict=True) if start.startswith(b"HTTP/1.1 200")]
+        refused = [start for start in starts if start.startswith(b"HTTP/1.1 503")]
+        assert len(running) == 15 and refused  # and those beyond 20, which were closed
+
+        def read(plug: socket.socket) -> int:
+            end, count = time.monotonic() + 1.5, 0
+            while time.monotonic() < end:
+                count += len(plug.recv(1 << 13))
+                time.sleep(0.01)
+            return count
+
+        counts = [readers.submit(read, plug) for plug in running]
+        for _ in range(20):
+            assert server.health()[0] < 1
+            time.sleep(0.04)
+        assert all(count.result() > 0 for count in counts)
+
+
+@contextlib.contextmanager
+def few_files(count: int) -> Iterator[None]:
+    """For the processes that are started meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def flood(server: Server, data: bytes, reset: bool, end: float) -> None:
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port), 1) as plug:
+            plug.sendall(data)
+            if reset:
+                plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize("kind", ["nothing", "reset", "pipeline"])
+def test_flood_of_connections(start: Start, kind: str) -> None:
+    """That are closed at once: they are more than there are files, and each could be a line in the log."""
+    data = {"nothing": b"", "reset": request("/echo", b"x"), "pipeline": request("/echo?size=100000", b"x") * 20}[kind]
+    with few_files(256):
+        running = start(connections=512, log="info")
+    with running as server, ThreadPoolExecutor(2) as clients:
+        end = time.monotonic() + 2
+        floods = [clients.submit(flood, server, data, kind == "reset", end) for _ in range(2)]
+        while time.monotonic() < end:
+            assert server.health()[0] < 5
+            time.sleep(0.05)
+        for done in floods:
+            done.result()
+        said = server.stop(signal.SIGTERM)[2]
+    assert said.count("\n") < 60, said[:2000]
+
+
+def test_trailers_without_end(server: Server) -> None:
+    head = request("/echo", b"", "Transfer-Encoding: chunked") + b"1\r\nx\r\n0\r\n"
+    with server.connect(head) as plug, pytest.raises(ConnectionError):
+        for _ in range(500):
+            plug.sendall(b"t: y\r\n" * 10_000)
+    assert server.memory() < 120
+
+
+def test_garbage_in_the_log(start: Start) -> None:
+    with start(log="info") as server:
+        for _ in range(100):
+            server.say(b"garbage\r\n\r\n")
+            assert server.ask("/echo?fail=1", b"x").status == 500
+        said = server.stop(signal.SIGTERM)[2]
+    assert said.count("\n") < 30 and "Traceback" not in said, said[:2000]
+    assert "a request failed: ValueError at" in said and "purpose" not in said
 
 
 def test_headers_that_do_not_come(server: Server) -> None:
@@ -293,6 +384,7 @@ def test_work_for_a_client_that_left_is_cancelled(server: Server) -> None:
 def test_failure_of_the_application(server: Server) -> None:
     answer = server.ask("/echo?fail=1", b"x")
     assert answer.status == 500 and b"purpose" not in answer.raw
+    assert "failed" in answer.json()["error"]
 
 
 def test_end_with_slow_clients(start: Start) -> None:

@@ -13,17 +13,22 @@ A client may send one byte and wait, never read its answer, send too much, open 
 - at most ``places`` requests are worked on or wait for that: 429 with Retry-After beyond. A place lasts from the whole
   body to the beginning of the answer: no client can hold one by being slow;
 - the work for a client that has gone away is cancelled;
-- the paths in ``free`` (/health) take no place, wait for no body and are answered whatever else goes on.
+- the paths in ``free`` (/health) take no place, wait for no body and are answered whatever else goes on;
+- what the application raises is 500 without a word of it, and one line in the log (its traceback at level DEBUG).
 
-Of the connections themselves an ASGI application sees nothing. Where the server is uvicorn (h11 or httptools, its
-command line, ``uvicorn.run`` or gunicorn's worker), ``Limits`` finds its configuration at start-up, and adds
+Of the connections themselves an ASGI application sees nothing. Where the server is uvicorn (its command line,
+``uvicorn.run`` or gunicorn's worker), ``Limits`` finds its configuration at start-up, and adds
+
+- h11 as its parser, whatever else is installed: it bounds what it keeps, trailers too, and is strict about lengths;
 
 - a deadline for headers, ``header_seconds`` from the first byte of a request or the connection, and 16 kB for them;
-- at most ``connections`` at once. Beyond them the new one takes the place of the oldest that says nothing, then of the
-  one whose client has kept the service waiting longest: a health check always gets through;
+- at most ``connections`` at once, of which a quarter is for ``free`` paths: other requests beyond that are 503. A new
+  one takes the place of the oldest that says nothing, then of the one whose client has kept the service waiting
+  longest; but for ``patience``, or until many newer ones do the same, none has to go, and the new one does;
+- a short queue of connections that are not accepted yet (``backlog``), since uvicorn opens all of them at once;
+- a few lines a minute in the log about what clients cause;
 - small buffers in the kernel, 256 kB in each direction, since what a client does not read waits there;
-- a fifth of the time for what is expensive to parse (bodies in chunks of one byte, thousands of headers), and 16
-  requests that are sent ahead of the answers;
+- a fifth of the time for what is expensive to parse (bodies in chunks of one byte, thousands of headers);
 - an end: after SIGTERM no slow client is waited for longer than ``patience``, and all else ends within ``end_seconds``
   (uvicorn's ``timeout_graceful_shutdown``, where that is not set);
 - no WebSockets, which nothing here would bound.
@@ -55,9 +60,9 @@ HEADERS = 1 << 14  # bytes; h11 has the same bound where they come in pieces
 BUFFER = 1 << 17  # SO_SNDBUF and SO_RCVBUF, which Linux doubles
 READ = 1 << 12  # bytes that are read of a connection at once, and up to PIECE where they are quickly parsed
 PARSE, PARSE_BYTE = 5e-4, 5e-9  # seconds, and for each byte; what takes longer, such as chunks of one byte, waits
-PIPELINE = 16  # requests that may be sent before the one before them is answered
 OVERHEAD = 1 << 17  # bytes that a request is charged beside its body: the buffers of its connection
 SWEEP = 0.25  # seconds between two looks at the deadlines
+LINES = 3  # of the log in a minute, of each logger and level from WARNING on
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +90,7 @@ class Account:
         self._limits, self._connection = limits, connection
         self._stage = "body"  # then "work", which may send; or "refused"
         self._placed = self._long = False
+        self._free = False  # of a connection kept for others
         self._fate: Exception | None = None
         self._task: asyncio.Task[None] | None = None
         self._begun = limits._now()
@@ -219,8 +225,12 @@ class _Connection:
         self.accounts.discard(account)
         self.since, self.unasked = now, 0
 
+    def asks(self) -> bool:
+        """Whether it has a request that is not for a free path."""
+        return any(not account._free for account in self.accounts)
+
     def rank(self, now: float) -> tuple[int, float] | None:
-        """Where it stands among those that may be closed for a new one; None where it may not."""
+        """Where it stands among those that may be closed for another, and since when; None where it may not."""
         if not self.accounts:
             return 0, self.since
         account = next(iter(self.accounts))
@@ -240,7 +250,7 @@ class Limits:
         long_places: of them those that said that they are ``long``; by default all.
         max_body: bytes of one body; a larger one is 413.
         memory: bytes of all that is held for requests.
-        connections: at once; fewer where the process may not open so many files.
+        connections: at once; fewer where the process may not open so many files. A quarter is for ``free`` paths.
         header_seconds: from the first byte, or the connection, to the end of the headers.
         body_seconds: from the headers to the end of the body.
         body_rate: bytes in a second that have to come, on average over each ``body_window`` seconds.
@@ -277,7 +287,9 @@ class Limits:
         self.app = app
         self.places, self.max_body, self.memory = places, max_body, memory
         self.long_places = places if long_places is None else long_places
-        self.connections = max(1, min(connections, _files() - 64))
+        # a quarter of the files for those that are accepted and not here yet, or closed and not gone
+        self.connections = max(8, min(connections, (_files() - 64) * 3 // 4))
+        self.reserve = max(4, self.connections // 4)
         self.header_seconds, self.body_seconds = header_seconds, body_seconds
         self.body_rate, self.body_window = body_rate, body_window
         self.answer_seconds, self.linger, self.patience = answer_seconds, linger, patience
@@ -302,6 +314,7 @@ class Limits:
         transport = getattr(getattr(send, "__self__", None), "transport", None)  # uvicorn's, or none
         connection = self._connections.get(transport) if transport is not None else None
         account = Account(self, connection)
+        account._free = scope["path"] in self.free
         answer = _Answer(account, send, transport)
         body = _Body(scope, receive)
         self._accounts.add(account)
@@ -317,6 +330,18 @@ class Limits:
                     raise Gone from None
                 account._stage, account._since = "refused", self._now()
                 await account._run(self._refuse(refused, body, answer, account))
+            except Gone:
+                raise
+            except Exception as error:
+                _log_failure(error)
+                account._release()
+                if answer.complete:  # the application, or its framework, has said it
+                    return
+                if answer.begun:
+                    raise Gone from None
+                account._stage, account._since = "refused", self._now()
+                failed = Refused(500, "the service has failed at this request")
+                await account._run(self._refuse(failed, body, answer, account))
         except (Gone, Refused):
             if transport is None:
                 raise ConnectionAbortedError("the client is gone or cut off") from None
@@ -339,10 +364,11 @@ class Limits:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS:
             raise Refused(431, f"the headers may have {HEADERS} bytes")
         scope = {**scope, "limits": account}
-        if scope["path"] in self.free:
+        if account._free:
             account._stage, account._since = "work", None
             await self.app(scope, _given(b"", account), answer)
             return
+        self._keep_reserve()
         data = await body.read(self.max_body, account)
         account._stage, account._since = "work", None
         account._take_place()
@@ -413,13 +439,8 @@ class Limits:
 
     def _admit(self, transport: asyncio.Transport) -> bool:
         now = self._now()
-        if len(self._connections) >= self.connections:
-            ranked = [(rank, c) for c in self._connections.values() if (rank := c.rank(now)) is not None]
-            if not ranked:
-                return False
-            _, worst = min(ranked, key=lambda pair: pair[0])
-            worst.transport.abort()
-            self._connections.pop(worst.transport, None)
+        if len(self._connections) >= self.connections and not self._make_way(list(self._connections.values())):
+            return False
         self._connections[transport] = _Connection(transport, now)
         plug = transport.get_extra_info("socket")
         if plug is not None and plug.family in (socket.AF_INET, socket.AF_INET6):
@@ -427,6 +448,30 @@ class Limits:
             plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         self._watch()
         return True
+
+    def _make_way(self, connections: list[_Connection]) -> bool:
+        """Whether one of these could be closed.
+
+        None whose client is about to send, which is known by time, or by how many came after it.
+        """
+        now = self._now()
+        kinds: dict[int, list[tuple[float, _Connection]]] = {}
+        for connection in connections:
+            if (rank := connection.rank(now)) is not None:
+                kinds.setdefault(rank[0], []).append((rank[1], connection))
+        for _, ranked in sorted(kinds.items()):
+            since, worst = min(ranked, key=lambda pair: pair[0])
+            if now - since > self.patience or len(ranked) > self.reserve * 3 // 4:
+                worst.transport.abort()
+                self._connections.pop(worst.transport, None)
+                return True
+        return False
+
+    def _keep_reserve(self) -> None:
+        """So that free paths find a connection. Raises Refused."""
+        asking = [connection for connection in self._connections.values() if connection.asks()]
+        if len(asking) > self.connections - self.reserve and not self._make_way(asking):
+            raise Refused(503, f"{len(asking)} connections have requests, try again", 1, slow=True)
 
     def _end(self) -> None:
         if self._ending is None:
@@ -440,8 +485,15 @@ class Limits:
         if not (isinstance(protocol, type) and issubclass(protocol, asyncio.Protocol)):
             logger.info("the server is not uvicorn: connections and headers are for the server or a proxy to bound")
             return
+        from uvicorn.protocols.http.h11_impl import H11Protocol  # h11 comes with uvicorn
+
         assert config is not None
-        config.http_protocol_class = _bounded(protocol, self)
+        config.http_protocol_class = _bounded(protocol if issubclass(protocol, H11Protocol) else H11Protocol, self)
+        config.backlog = min(config.backlog, max(8, self.reserve // 4))  # it listens, again or first, after this
+        for name in ("asyncio", "uvicorn.error", __name__):
+            known = logging.getLogger(name)
+            if not any(isinstance(f, _Sparing) for f in known.filters):
+                known.addFilter(_Sparing())
         config.ws_protocol_class = None
         if config.timeout_graceful_shutdown is None:
             config.timeout_graceful_shutdown = self.end_seconds
@@ -534,6 +586,9 @@ class _Answer:
     async def _push(self, message: Message) -> None:
         account = self._account
         account._since = account._limits._now()
+        if self._transport is not None and self._transport.is_closing():
+            account._fate = Gone()
+            raise account._fate
         try:
             await self._send(message)
         except Exception:
@@ -593,9 +648,6 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
                 logger.info("a connection is cut off: %s", error)
                 transport.abort()
                 return
-            if len(getattr(self, "pipeline", ())) > PIPELINE:
-                transport.abort()
-                return
             took = time.thread_time() - begun
             dear = took > PARSE + PARSE_BYTE * len(data)
             self._read_at_most(READ if dear else 2 * self._reads)
@@ -621,13 +673,42 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
             if self._connection is not None:
                 limits._connections.pop(self._connection.transport, None)
                 super().connection_lost(error)
-                getattr(self, "pipeline", []).clear()  # requests that refer to each other stay until a collection
 
         def shutdown(self) -> None:
             limits._end()
             super().shutdown()
 
     return Bounded
+
+
+class _Sparing(logging.Filter):
+    """A few warnings and errors in a minute, and how many there were else: clients could fill a disk with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[int, tuple[float, int]] = {}  # of a level: since when, and how many since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        now = time.monotonic()
+        since, count = self._seen.get(record.levelno, (now, 0))
+        if now - since > 60:
+            if count > LINES:
+                record.msg, record.args = f"{record.getMessage()} (and {count - LINES} more before)", ()
+            since, count = now, 0
+        self._seen[record.levelno] = since, count + 1
+        return count < LINES
+
+
+def _log_failure(error: Exception) -> None:
+    """Where it was, without its text, which may hold what the client sent."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    logger.error("a request failed: %s%s", type(error).__name__, where)
+    logger.debug("it failed with", exc_info=error)
 
 
 def _files() -> int:

@@ -22,7 +22,6 @@ import argparse
 import asyncio
 import io
 import json
-import logging
 import math
 import os
 import re
@@ -149,15 +148,25 @@ def read_json(data: bytes) -> Tokens:
     check_length((data.count(b",") // max(1, data.count(b"[") - 1)) * vocos.hop_length)
     try:
         given = json.loads(data)
-        tokens = np.asarray(given["tokens"])
-    except MemoryError:
-        raise
-    except Exception as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"cannot read the body as JSON with tokens: {error}") from None
+    rows = given.get("tokens") if isinstance(given, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows):
+        raise ValueError("cannot read the body as JSON with tokens: expected a list of equal length for each codebook")
+    # by type, since numpy would make texts as long as the longest of a text among numbers
+    if not all(set(map(type, row)) <= {int} for row in rows):
+        raise ValueError("cannot read the body as JSON with tokens: expected integers alone")
+    tokens = np.empty((len(rows), len(rows[0]) if rows else 0), np.int64)
+    check_tokens(tokens.shape, tokens.dtype, lambda: tokens)
+    try:
+        for i, row in enumerate(rows):
+            tokens[i] = row
+    except OverflowError:
+        raise ValueError("cannot read the body as JSON with tokens: expected integers of up to 64 bits") from None
     names = {name: given.get(name) for name in ("codec", "codebooks_sha256")}
     if not all(name is None or (isinstance(name, str) and len(name) <= 200) for name in names.values()):
         raise ValueError("codec and codebooks_sha256 are names, expected texts of up to 200 characters")
-    return Tokens(check_tokens(tokens.shape, tokens.dtype, lambda: tokens), **names)
+    return Tokens(tokens, **names)
 
 
 def npz_size(data: bytes) -> int:
@@ -166,8 +175,8 @@ def npz_size(data: bytes) -> int:
         raise ValueError(f"the .npz has more than {MAX_ENTRIES} entries")
     try:
         entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
-    except Exception as error:  # of damaged archives zipfile raises whatever struct does
-        raise ValueError(f"cannot read the body as .npz: {error}") from None
+    except Exception:  # of damaged archives zipfile raises whatever struct does
+        raise ValueError("cannot read the body as .npz: its directory is damaged") from None
     size = sum(entry.file_size for entry in entries)
     if size > MAX_BODY or any(e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for e in entries):
         raise ValueError(f"the .npz unpacks to {size} bytes, expected at most {MAX_BODY}, stored or deflated")
@@ -175,7 +184,12 @@ def npz_size(data: bytes) -> int:
 
 
 def read_npz(data: bytes) -> Tokens:
-    tokens = load_tokens(io.BytesIO(data))
+    try:
+        tokens = load_tokens(io.BytesIO(data))
+    except (ValueError, MemoryError):
+        raise
+    except Exception:  # of damaged bytes numpy and zipfile raise whatever their parsers do
+        raise ValueError("cannot read the body as .npz") from None
     check_tokens(tokens.codes.shape, tokens.codes.dtype, lambda: tokens.codes)
     return tokens
 
@@ -187,8 +201,10 @@ def read_npy(data: bytes) -> np.ndarray:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, fortran, dtype = read[version](file)
-    except Exception as error:  # of damaged bytes numpy raises whatever its parsers do
-        raise ValueError(f"cannot read the body as .npy or as JSON with tokens: {error}") from None
+        if not all(type(size) is int for size in shape):  # numpy lets True through
+            raise ValueError
+    except Exception:  # of damaged bytes numpy raises whatever its parsers do, and says what is not the client's
+        raise ValueError("cannot read the body as .npy, whose header is damaged, or as JSON with tokens") from None
     first = file.tell()
 
     def array() -> np.ndarray:
@@ -234,8 +250,11 @@ def integer(request: Request, name: str) -> int | None:
 async def wav(
     request: Request, begin: Callable[[], Iterator[np.ndarray]], samples: Callable[[], int], expected: int
 ) -> Response:
-    """The blocks in one file, of so many ``samples``, which are known at the end; about so many are ``expected``."""
-    if expected <= BLOCK * vocos.hop_length:
+    """The blocks in one file, of so many ``samples``, which are known at the end.
+
+    About so many are ``expected``; 0 where that is not known, and it may be long.
+    """
+    if 0 < expected <= BLOCK * vocos.hop_length:
         parts = await made(request, begin, samples, expected)
     else:
         account(request).long()
@@ -311,7 +330,10 @@ async def resynth(request: Request) -> Response:
     account(request).hold(2 * len(data))  # /tmp may be in memory, too
     with ExitStack() as stack:
         try:
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vocos-"))) / "body"
+            # a file without a name: however the process ends, no recording stays
+            path = Path(f"/proc/self/fd/{stack.enter_context(tempfile.TemporaryFile()).fileno()}")
+            if not path.exists():  # not Linux
+                path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vocos-"))) / "body"
         except OSError as error:
             raise no_file(error) from None
 
@@ -374,7 +396,7 @@ async def health(_: Request) -> Response:
 
 async def say(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    reason = error.detail
+    reason = re.sub(r" at 0x[0-9a-fA-F]+", "", error.detail)  # where an object is in memory, in a parser's words
     if len(reason) > LONGEST_REASON:
         reason = reason[: LONGEST_REASON - 4] + " ..."
     return JSONResponse({"error": reason}, error.status_code, error.headers)
@@ -405,11 +427,8 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     args = parser.parse_args()
-    # h11 bounds the headers itself and is strict about lengths; Limits has the rest
-    settings: dict[str, Any] = {"http": "h11", "access_log": False, "server_header": False, "lifespan": "on"}
+    settings: dict[str, Any] = {"access_log": False, "server_header": False, "lifespan": "on"}
     server = uvicorn.Server(uvicorn.Config(app, host=args.host, port=args.port, **settings))
-    # of each request that is no HTTP there is a warning, with which a client could fill a disk
-    logging.getLogger("uvicorn.error").addFilter(lambda record: record.levelno != logging.WARNING)
     try:
         server.run()  # ends with the signal that it was given
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import vocos_onnx.audio
 from vocos_onnx import load_audio, save_audio, save_blocks
 from vocos_onnx.audio import MAX_RATE, MIN_RATE, read_waveform, resample, resample_blocks
 
@@ -450,3 +451,76 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(PermissionError, match=r"the folder .* cannot be written, and a\.wav is to go there"):
         save_audio(tmp_path / "a.wav", NOISE, 24000)
+
+
+@pytest.mark.parametrize(("suffix", "rate"), [("htk", 24_000), ("htk", 44_100), ("sds", 44_100), ("sds", 96_000)])
+def test_rates_that_a_kind_cannot_say(suffix, rate, tmp_path):
+    with pytest.raises(ValueError, match=rf"sample_rate is {rate}, and \.{suffix} cannot say that; try \.wav"):
+        save_audio(tmp_path / f"a.{suffix}", NOISE, rate)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000])
+def test_the_rate_that_is_written_comes_back(rate, tmp_path):
+    for kind in soundfile.available_formats():
+        path = tmp_path / f"a.{kind.lower()}"
+        try:
+            save_audio(path, NOISE, rate)
+        except ValueError:
+            continue
+        assert soundfile.info(path).samplerate == rate, kind
+
+
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "voc", "svx", "avr", "htk", "mat5"])
+def test_more_than_a_header_can_say(suffix, tmp_path, monkeypatch):
+    most = 9000 if suffix != "mat5" else 50_000
+    monkeypatch.setitem(vocos_onnx.audio._MOST, suffix.upper(), most)
+    save_blocks(tmp_path / f"a.{suffix}", [NOISE[:4000]], 16_000)
+    with pytest.raises(ValueError, match=rf"holds {most} bytes; write \.w64 or \.flac"):
+        save_blocks(tmp_path / f"b.{suffix}", (NOISE[:500] for _ in range(100)), 16_000)
+    assert [path.name for path in tmp_path.iterdir()] == [f"a.{suffix}"]
+
+
+@pytest.mark.parametrize(("suffix", "samples"), [("sds", 1 << 21), ("voc", 1 << 23)])
+def test_short_kinds_are_not_written_beyond_what_they_can_say(suffix, samples, tmp_path):
+    block = np.zeros(1 << 16, np.int16)
+    least = samples // len(block) - 1
+    save_blocks(tmp_path / f"a.{suffix}", [block] * least, 24_000)
+    assert len(load_audio(tmp_path / f"a.{suffix}", 24_000)) == least * len(block)
+    with pytest.raises(ValueError, match="too long for this kind of file"):
+        save_blocks(tmp_path / f"b.{suffix}", [block] * (least + 1), 24_000)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors of POSIX")
+def test_no_file_becomes_a_standard_stream(tmp_path):
+    """C libraries print to them by their numbers, also when they are closed."""
+    program = r"""
+import os
+import numpy as np
+from vocos_onnx import load_audio, load_blocks, save_audio, save_blocks
+save_audio("a.wav", np.zeros(1000), 24000)
+load_audio("a.wav", 24000)
+for number in range(3):
+    os.close(number)
+def blocks():
+    for _ in range(2):
+        for block in load_blocks("a.wav", 24000):
+            for number in range(3):
+                try:
+                    os.write(number, b"an error message")
+                except OSError:
+                    pass
+            yield block
+save_blocks("b.wav", blocks(), 24000)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=environment)
+    np.testing.assert_array_equal(load_audio(tmp_path / "b.wav", 24_000), np.zeros(2000))
+
+
+def test_long_blocks_are_resampled_in_pieces():
+    """1 kHz to 384 kHz: each second becomes 1.5 MB, of which few are there at a time."""
+    seconds = RNG.uniform(-1, 1, (1, 8000)).astype(np.float32)
+    blocks = list(resample_blocks([seconds], 1000, 384_000))
+    assert max(block.shape[1] for block in blocks) <= 1 << 19
+    np.testing.assert_allclose(np.concatenate(blocks, axis=1), resample(seconds, 1000, 384_000), rtol=0, atol=1e-6)

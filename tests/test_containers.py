@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from vocos_onnx import load_audio, load_blocks, save_audio
+from vocos_onnx import containers, load_audio, load_blocks, save_audio
 from vocos_onnx.audio import expected_samples
 
 RATE = 24_000
@@ -138,6 +139,78 @@ def test_joined_of_other_rates_and_channels(kind, tmp_path):
         assert len(read(tmp_path, stereo)) == 40_000
 
 
+@pytest.mark.parametrize("kind", [*KINDS, *OLD[:-2]], ids="-".join)
+def test_joined_to_another_kind(kind, tmp_path):
+    """All of both, or an error; never one of them without a word."""
+    first = written(kind)
+    samples = len(read(tmp_path, first))
+    for other in [*KINDS, *OLD[:-2]]:
+        second = written(other)
+        if other == kind or len(second) < 4096:
+            continue
+        both = samples + len(read(tmp_path, second))
+        try:
+            got = len(read(tmp_path, first + second))
+        except ValueError as error:
+            assert other == MP3 or kind in (MP3, ("CAF", "ALAC_24"), ("WAV", "GSM610"), ("MAT5", "PCM_16")), error
+        else:
+            assert got == both, other
+
+
+@pytest.mark.parametrize("kind", OLD, ids="-".join)
+def test_old_kinds_joined(kind, tmp_path):
+    rate = {"WVE": 8000}.get(kind[0], RATE)
+    one, other = written(kind, rate=rate), written(kind, NOISE[:9000], rate)
+    both = np.concatenate([read(tmp_path, one, rate), read(tmp_path, other, rate)])
+    try:
+        got = read(tmp_path, one + other, rate)
+    except ValueError:
+        assert kind[0] == "HTK"
+    else:
+        np.testing.assert_array_equal(got, both)
+
+
+def test_voc_of_several_blocks(tmp_path):
+    """As ffmpeg writes it; libsndfile takes the headers in between for audio."""
+    data = written(("VOC", "PCM_16"))
+    assert (data[26], data[-1]) == (9, 0)
+    block = b"\2" + (2000).to_bytes(3, "little") + data[-2001:-1]
+    with pytest.raises(ValueError, match="its audio is in several blocks"):
+        read(tmp_path, data[:-1] + block + b"\0")
+
+
+def test_xi_that_is_cut(tmp_path):
+    data = bytearray(written(("XI", "DPCM_16"), NOISE, 44_100))
+    data[298:302] = struct.pack("<I", len(data) - 338)  # which libsndfile leaves 0
+    assert len(read(tmp_path, bytes(data), 44_100)) == 20_000
+    with pytest.raises(ValueError, match="truncated: its header promises 40338 bytes of audio, and it holds 30000"):
+        read(tmp_path, bytes(data[:30_000]), 44_100)
+
+
+def test_zeros_without_end_are_not_looked_at(tmp_path):
+    (tmp_path / "a.wav").write_bytes(written(("WAV", "PCM_16")))
+    os.truncate(tmp_path / "a.wav", 1 << 36)  # a sparse file
+    with pytest.raises(ValueError, match=r"audio ends at byte 40044, and \d+ more follow"):
+        load_audio(tmp_path / "a.wav", RATE)
+
+
+def test_damaged_sds(tmp_path):
+    """Which libsndfile comments on, on standard output."""
+    program = "import sys; from vocos_onnx import load_audio; load_audio(sys.argv[1], 24000)"
+    data = bytearray(written(("SDS", "PCM_16")))
+    for at in (21, 22, 21 + 127 * 5 + 60, 21 + 127 * 9 + 125):
+        damaged = bytearray(data)
+        damaged[at] ^= 5
+        (tmp_path / "a.sds").write_bytes(damaged)
+        done = subprocess.run(
+            [sys.executable, "-c", program, tmp_path / "a.sds"], capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "damaged: its packet" in done.stderr
+        assert done.stdout == ""
+
+
 def test_something_else_behind_the_audio(tmp_path):
     behind = np.random.default_rng(1).bytes(20_000)
     for kind in (("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("W64", "PCM_16"), ("CAF", "PCM_16"), MP3):
@@ -226,6 +299,31 @@ def test_mp3_without_a_count(tmp_path):
             read(tmp_path, b"".join(frames)[:-1])
 
 
+@pytest.mark.parametrize("first", [1, 30, 99])
+@pytest.mark.parametrize("name", ["a.mp3", "a.bin"])
+def test_mp3_that_begins_anywhere(first, name, tmp_path):
+    """In a frame, or behind something: bitrates that change, of which the first lets libsndfile expect too little."""
+    frames = sorted(FRAMES[1:], key=len)[::-1] + [frame for frame in FRAMES[1:] if len(frame) < 200] * 5
+    whole = b"".join(frames[1:])
+    for data in (frames[0][first:] + whole, b"ID3\4\0\0\0\0\2\0" + bytes(257) + whole, b"?" * first + whole):
+        (tmp_path / name).write_bytes(data)
+        assert len(load_audio(tmp_path / name, RATE)) == 576 * (len(frames) - 1)
+        (tmp_path / name).write_bytes(data[:-1])
+        with pytest.raises(ValueError, match=r"its last mp3 frame, number .*, is cut off"):
+            load_audio(tmp_path / name, RATE)
+    (tmp_path / name).write_bytes(b"?" * 10_000 + whole)
+    with pytest.raises(ValueError, match="damaged"):
+        load_audio(tmp_path / name, RATE)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5])
+def test_mp3_with_a_tag_behind_its_first_frames(frames, tmp_path):
+    whole = read(tmp_path, b"".join(FRAMES[1:]))
+    for tag in (ID3V1, ID3V2, APE):
+        got = read(tmp_path, b"".join(FRAMES[1 : 1 + frames]) + tag + b"".join(FRAMES[1 + frames :]))
+        np.testing.assert_array_equal(got, whole)
+
+
 @pytest.mark.parametrize("name", [b"Xing", b"Info"])
 @pytest.mark.parametrize("change", [-30, -1, 0, 1, 2, 1000])
 def test_mp3_that_lies_about_its_length(name, change, tmp_path):
@@ -241,6 +339,16 @@ def test_mp3_that_lies_about_its_length(name, change, tmp_path):
     else:
         whole = read(tmp_path, first + rest)
         np.testing.assert_array_equal(read(tmp_path, lying)[: len(whole)], whole)
+
+
+def test_mp3_that_is_cut_where_a_frame_ends(tmp_path):
+    """Some count the first frame, which has no audio, too: but then its number of bytes is right."""
+    whole = written(MP3)
+    ends = [match.start() for match in re.finditer(re.escape(whole[:2]), whole)]
+    assert len(ends) > 5
+    for end in ends[2:]:
+        with pytest.raises(ValueError, match="it is truncated"):
+            read(tmp_path, whole[:end])
 
 
 def test_mp3_with_vbri(tmp_path):
@@ -283,6 +391,27 @@ def test_ogg_without_a_page(subtype, tmp_path):
     second = [b"OggS" + page for page in written(("OGG", subtype), audio).split(b"OggS")[1:]]
     with pytest.raises(ValueError, match=r"no last page|is cut off"):
         read(tmp_path, b"".join(pages + second[:4]))
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_with_a_damaged_page(subtype, tmp_path):
+    data = written(("OGG", subtype), np.tile(NOISE, 10))
+    pages = [match.start() for match in re.finditer(b"OggS", data)]
+    for page in (pages[2], pages[-2], pages[-1]):
+        for at in (page + 8, page + 22, page + 60):
+            damaged = bytearray(data)
+            damaged[at] ^= 1
+            with pytest.raises(ValueError, match=f"damaged: the checksum of its page at byte {page} is another"):
+                read(tmp_path, bytes(damaged))
+
+
+def test_ogg_of_two_tracks(tmp_path):
+    """The pages of both one after another, as of a file of several languages."""
+    one, other = (
+        [b"OggS" + page for page in written(("OGG", subtype)).split(b"OggS")[1:]] for subtype in ("VORBIS", "OPUS")
+    )
+    with pytest.raises(ValueError, match="several tracks of audio at a time"):
+        read(tmp_path, b"".join([one[0], other[0], *one[1:], *other[1:]]))
 
 
 def test_nothing_that_was_in_memory_comes_out(tmp_path):
@@ -379,3 +508,89 @@ def test_silence_of_one_sample(tmp_path):
     for suffix in ("wav", "flac", "ogg", "mp3", "aiff", "caf", "au", "w64"):
         save_audio(tmp_path / f"a.{suffix}", np.zeros(1), RATE)
         assert len(load_audio(tmp_path / f"a.{suffix}", RATE)) == 1
+
+
+class Stopped(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("raised", [Stopped, KeyboardInterrupt, MemoryError, OSError])
+@pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), MP3], ids="-".join)
+def test_what_is_raised_while_a_file_is_read_comes_out(kind, raised, tmp_path, monkeypatch):
+    data, reads, last = written(kind, np.tile(NOISE, 20)), 0, 1 << 60
+
+    def failing(*args):
+        nonlocal reads
+        reads += 1
+        if reads == last:
+            raise raised("stop")
+        return original(*args)
+
+    original = containers._read
+    monkeypatch.setattr(containers, "_read", failing)
+    whole = read(tmp_path, data)
+    for place in {1, 2, reads // 2, reads * 3 // 4, reads - 2, reads - 1, reads}:
+        reads, last = 0, place
+        with pytest.raises(raised, match="stop"):
+            read(tmp_path, data)
+    reads, last = 0, 1 << 60
+    np.testing.assert_array_equal(read(tmp_path, data), whole)
+
+
+@pytest.mark.parametrize("raised", [Stopped, KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff"])
+def test_what_is_raised_while_a_file_is_written_comes_out(suffix, raised, tmp_path, monkeypatch):
+    calls, last = 0, 1 << 60
+
+    def failing(*args):
+        nonlocal calls
+        calls += 1
+        if calls == last:
+            raise raised("stop")
+        return original(*args)
+
+    original = containers.Sink.write
+    monkeypatch.setattr(containers.Sink, "write", failing)
+    save_audio(tmp_path / f"a.{suffix}", NOISE, RATE)
+    before = (tmp_path / f"a.{suffix}").read_bytes()
+    for place in {1, 2, calls // 2, calls - 1, calls} - {0}:
+        calls, last = 0, place
+        with pytest.raises(raised, match="stop"):
+            save_audio(tmp_path / f"a.{suffix}", NOISE / 2, RATE)
+        assert [path.name for path in tmp_path.iterdir()] == [f"a.{suffix}"]
+        assert (tmp_path / f"a.{suffix}").read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signals of POSIX")
+def test_signal_handlers_that_raise_at_any_moment(tmp_path):
+    """All of the audio, or what the handler raised; and the interpreter lives."""
+    program = r"""
+import random, signal, sys
+import numpy as np
+from vocos_onnx import load_audio, save_audio
+class Stopped(Exception): pass
+def stop(*_): raise Stopped
+random.seed(1)
+audio = np.random.default_rng(0).uniform(-0.1, 0.1, 100_000).astype(np.float32)
+for name in ("a.flac", "a.wav", "a.mp3"):
+    save_audio(name, audio, 24000)
+signal.signal(signal.SIGALRM, stop)
+stopped = 0
+for turn in range(600):
+    name = ("a.flac", "a.wav", "a.mp3")[turn % 3]
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 0.006))
+        if turn % 5 == 4:
+            save_audio(name, audio, 24000)
+        assert len(load_audio(name, 24000)) == 100_000
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except Stopped:
+        stopped += 1
+print(stopped)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50

@@ -261,3 +261,27 @@ def test_a_list_of_codes_is_an_array(encodec):
     tokens = Tokens(CODES.tolist())
     assert tokens.anonymous
     assert np.array_equal(encodec.decode(tokens), encodec.decode(CODES))
+
+
+@pytest.mark.filterwarnings("ignore:.* names no codec")
+@pytest.mark.parametrize(
+    ("compression", "megabytes", "right"),
+    [
+        (zipfile.ZIP_STORED, 80, True),
+        (zipfile.ZIP_DEFLATED, 60, True),
+        (zipfile.ZIP_DEFLATED, 80, False),
+        (zipfile.ZIP_BZIP2, 1, False),
+        (zipfile.ZIP_LZMA, 1, False),
+    ],
+)
+def test_archives_that_unpack_to_much(tmp_path, compression, megabytes, right):
+    with zipfile.ZipFile(tmp_path / "t.npz", "w", compression) as archive, archive.open("tokens.npy", "w") as file:
+        header = {"descr": "|i1", "fortran_order": False, "shape": (4, megabytes << 18)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(megabytes):
+            file.write(bytes(1 << 20))
+    if right:
+        assert load_tokens(tmp_path / "t.npz").codes.shape == (4, megabytes << 18)
+    else:
+        with pytest.raises(ValueError, match=r"its 'tokens' unpacks to .* bytes, from .*, expected at most"):
+            load_tokens(tmp_path / "t.npz")

@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,6 +32,14 @@ _RATES: dict[str, Sequence[int]] = {  # where they are fewer than those that are
     "WVE": (8000,),
     "XI": (44100,),
 }
+_PERIODS = {"HTK": 10**7, "SDS": 10**9}  # a second in the units in which they say how long a sample takes
+_MOST = {  # bytes of which a kind can say how many they are; a margin for what is not audio
+    **dict.fromkeys(("AIFF", "AU", "AVR", "HTK", "MAT4", "MAT5", "MPC2K", "SVX", "WVE", "XI"), (1 << 31) - (1 << 16)),
+    **dict.fromkeys(("WAV", "WAVEX"), (1 << 32) - (1 << 16)),
+    "VOC": (1 << 24) - 1,
+    "SDS": (1 << 21) // 40 * 127,  # samples, of which a packet holds 40
+}
+_WALKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3")  # by ``parts``
 _FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31}
 
 
@@ -44,6 +52,7 @@ def load_audio(path: str | os.PathLike[str], sample_rate: int) -> Float:
     What comes is all that the file holds, or an error. Several recordings of one rate in a file (chained Ogg, joined
     mp3, FLAC or WAV) come one after another; a header that was never completed, as of a stream or of a recorder that
     stopped, is no hindrance; tags and padding are passed over. A file that holds less than it promises is refused.
+    PAF, PVF, IRCAM and XI promise nothing: what is cut off there, or joined to them, is not noticed.
 
     Returns:
         (samples,) float32, full scale is ±1: ceil(N · sample_rate / rate) samples from a file with N of them.
@@ -73,9 +82,9 @@ def load_blocks(path: str | os.PathLike[str], sample_rate: int) -> Iterator[Floa
         raise ValueError(f"{path} is not a file; expected audio such as .wav, .flac, .ogg or .mp3")
     done = 0
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_above_standard) as file:
             streams: Sequence[Part | Path] = parts(file) or [path]
-            with _open(file, streams[0]) as first:
+            with _open_stream(file, streams[0]) as first:
                 rate = first.samplerate
             with closing(_mixed(file, streams, rate)) as mixed:
                 for block in read_blocks(mixed, rate, sample_rate):
@@ -103,33 +112,115 @@ def expected_samples(path: str | os.PathLike[str], sample_rate: int) -> int:
     with suppress(OSError, ValueError, soundfile.LibsndfileError), Path(path).open("rb") as file:
         streams: Sequence[Part | Path] = parts(file) or [Path(path)]
         for stream in streams:
-            with _open(file, stream) as audio:
+            with _open_stream(file, stream) as audio:
                 frames = stream.samples or audio.frames * stream.counted if isinstance(stream, Part) else audio.frames
                 total += frames * sample_rate / audio.samplerate
     return math.ceil(total)
 
 
+def _above_standard(path: str, flags: int) -> int:
+    """Open a file, but never as a standard stream that was closed: C libraries print to those by their number."""
+    opened = [os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)]
+    while opened[-1] <= 2:
+        opened.append(os.dup(opened[-1]))
+    for low in opened[:-1]:
+        os.close(low)
+    return opened[-1]
+
+
 @cache
-def _reader() -> Any:
+def _sound_file() -> Any:
     import soundfile
 
-    class Reader(soundfile.SoundFile):  # type: ignore[misc]
-        """A file that is read from its beginning to its end, without the seeking that soundfile does at each read."""
+    ffi, library = soundfile._ffi, soundfile._snd
+
+    class SoundFile(soundfile.SoundFile):  # type: ignore[misc]
+        """A file that is read or written from its beginning to its end, and from which no exception gets lost.
+
+        An exception cannot pass through libsndfile: in the callbacks, whatever is raised (by a signal handler at any
+        place of theirs, too) is kept in ``error`` of the View or Sink, and raised once libsndfile has returned. The
+        pointer to what libsndfile holds frees itself, once, wherever an exception comes between.
+        """
+
+        _file: Any
 
         def seekable(self) -> bool:
-            return False
+            return False  # else soundfile seeks at each read and write
 
-    return Reader
+        def _init_virtual_io(self, file: View | Sink) -> Any:
+            def keep(kind: Any, error: BaseException, trace: Any) -> None:
+                file.error = file.error or error
+
+            def size(_: Any) -> int:
+                at = file.tell()
+                end = file.seek(0, os.SEEK_END)
+                file.seek(at)
+                return end
+
+            calls: dict[str, Callable[..., int]] = {
+                "get_filelen": size,
+                "seek": lambda offset, whence, _: file.seek(offset, whence),
+                "read": lambda to, count, _: 0 if file.error else file.readinto(memoryview(ffi.buffer(to, count))),
+                "write": lambda data, count, _: 0 if file.error else file.write(memoryview(ffi.buffer(data, count))),
+                "tell": lambda _: file.tell(),
+            }
+            self._callbacks = {
+                name: ffi.callback(f"sf_vio_{name}", call, error=0, onerror=keep) for name, call in calls.items()
+            }
+            return ffi.new("SF_VIRTUAL_IO*", self._callbacks)
+
+        def _open(self, *args: Any) -> Any:
+            release = partial(library.sf_close)
+            pointer = ffi.gc(super()._open(*args), release)
+            release.callbacks = getattr(self, "_callbacks", None)  # type: ignore[attr-defined]  # which live as long
+            return pointer
+
+        def close(self) -> None:
+            if self._file is not None:
+                ffi.release(self._file)
+                self._file = None
+            self.check()
+
+        def check(self) -> None:
+            """Raise what was kept."""
+            if error := getattr(self.name, "error", None):
+                raise error
+
+        __del__ = object.__hash__  # nothing to do, in no line of Python in which an exception could get lost
+
+    return SoundFile
 
 
-def _open(file: BinaryIO, stream: Part | Path) -> Any:
-    return _reader()(stream if isinstance(stream, Path) else View(file, stream.spans))
+def _open(source: View | Sink | Path, *args: Any, **options: Any) -> Any:
+    import soundfile
+
+    try:
+        audio = _sound_file()(source, *args, **options)
+    except soundfile.LibsndfileError:
+        if not isinstance(source, Path) and source.error:
+            raise source.error from None
+        raise
+    try:
+        audio.check()
+    except BaseException:
+        with suppress(BaseException):
+            audio.close()
+        raise
+    return audio
+
+
+def _open_stream(file: BinaryIO, stream: Part | Path) -> Any:
+    audio = _open(stream if isinstance(stream, Path) else View(file, stream.spans))
+    if isinstance(stream, Path) and audio.format in _WALKED:  # by its ending, or behind what else is in front
+        audio.close()
+        raise Incomplete(f"it is damaged: it does not begin as {audio.format} does, so that its length is unknown")
+    return audio
 
 
 def _mixed(file: BinaryIO, streams: Sequence[Part | Path], rate: int) -> Generator[Float, None, None]:
     """The mean of the channels (n,), taken while reading, so that those of a long file never are in memory together."""
     for stream in streams:
-        with _open(file, stream) as audio:
+        with _open_stream(file, stream) as audio:
             if audio.samplerate != rate:
                 raise Incomplete(f"it holds several recordings, of {rate} and of {audio.samplerate} Hz")
             frames = 0
@@ -157,6 +248,7 @@ def _blocks(audio: Any, stream: Part | Path) -> Iterator[Float]:
         try:
             count = len(audio.read(out=wanted))
         except soundfile.LibsndfileError as error:
+            audio.check()
             if isinstance(stream, Path) or not stream.samples:
                 raise
             count = audio.tell() - done
@@ -165,8 +257,7 @@ def _blocks(audio: Any, stream: Part | Path) -> Iterator[Float]:
                     f"it is truncated or damaged behind sample {done + count} of the {stream.samples} that its header "
                     f"promises ({error.error_string.rstrip('.')})"
                 ) from None
-        if not isinstance(audio.name, str) and audio.name.error:
-            raise audio.name.error
+        audio.check()
         if isinstance(stream, Part) and stream.most is not None:
             count = min(count, stream.most - done)
         if count <= 0:
@@ -254,8 +345,8 @@ def save_audio(path: str | os.PathLike[str], audio: npt.ArrayLike, sample_rate: 
     whole or not at all.
 
     Raises:
-        ValueError: an ending that is not known, a rate that its kind does not have, NaN or infinity (nothing is
-            written then), another shape or dtype.
+        ValueError: an ending that is not known, a rate that its kind does not have, more than its kind can hold (4 GB
+            in .wav), NaN or infinity, another shape or dtype. Nothing is written then.
         FileExistsError: the file exists, and ``overwrite`` is false.
         OSError: as ``audio_format`` does; the file cannot be written, or the disk is full.
     """
@@ -283,26 +374,32 @@ def save_blocks(
     if rates and sample_rate not in rates:
         known = f"{rates[0]} to {rates[-1]}" if isinstance(rates, range) else ", ".join(map(str, rates))
         raise ValueError(f"{path.name}: sample_rate is {sample_rate}, and {path.suffix} has {known} Hz; try .wav")
-    with whole_file(path, overwrite=overwrite) as partial, partial.open("wb", buffering=0) as raw:
-        sink = Sink(raw)
+    if (second := _PERIODS.get(kind)) and second // (second // sample_rate) != sample_rate:
+        raise ValueError(f"{path.name}: sample_rate is {sample_rate}, and {path.suffix} cannot say that; try .wav")
+    with (
+        whole_file(path, overwrite=overwrite) as partial_file,
+        open(partial_file, "wb", buffering=0, opener=_above_standard) as raw,
+    ):
+        sink = Sink(raw, _MOST.get(kind))
 
-        def failed(reason: str) -> Exception:
-            return sink.error or ValueError(f"cannot write {path} at {sample_rate} Hz: {reason} Try .wav")
-
-        def attempt(call: Callable[..., None], *args: Any) -> None:
+        def attempt(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
             try:
-                call(*args)
+                result = call(*args, **options)
             except soundfile.LibsndfileError as error:
-                raise failed(error.error_string) from None
+                if sink.error:
+                    raise sink.error from None
+                raise ValueError(f"cannot write {path} at {sample_rate} Hz: {error.error_string} Try .wav") from None
             except AssertionError:  # of soundfile, if less was written than given
-                raise failed("not all of it was taken.") from None
+                if sink.error:
+                    raise sink.error from None
+                raise ValueError(
+                    f"cannot write {path} at {sample_rate} Hz: not all of it was taken. Try .wav"
+                ) from None
             if sink.error:
                 raise sink.error
+            return result
 
-        try:
-            file = soundfile.SoundFile(sink, "w", samplerate=int(sample_rate), channels=1, format=kind)
-        except soundfile.LibsndfileError as error:
-            raise failed(error.error_string) from None
+        file = attempt(_open, sink, "w", samplerate=int(sample_rate), channels=1, format=kind)
         try:
             if comment:
                 with suppress(soundfile.LibsndfileError):  # a format without
@@ -315,7 +412,7 @@ def save_blocks(
                     attempt(file.write, audio[start : start + _SLICE])
                 samples += len(audio)
         except BaseException:
-            with suppress(Exception):
+            with suppress(BaseException):  # that one is raised already
                 file.close()
             raise
         attempt(file.close)

@@ -13,13 +13,20 @@ import itertools
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
 
 Span = tuple[int, int] | bytes
 _CHUNKS, _STREAMS = 10_000, 1000  # that are looked at
 _JUNK = 4096  # bytes behind the audio that may be anything; more may be audio that the header leaves out
+
+
+_FILL = 1 << 26  # bytes of zeros behind the audio that are looked at
 
 
 class Incomplete(ValueError):
@@ -41,17 +48,21 @@ class Part:
         return self.end - at if self.end - at > _JUNK else 0
 
 
+_Walk = Callable[[BinaryIO, int, int], Generator[Part, None, int]]  # gives the streams, and where they end
+_One = Callable[[BinaryIO, int, int], tuple[Part, int] | None]
+
+
 class View(io.RawIOBase):
     """Spans of a file, one after another, as a file of their own.
 
-    An error of reading is kept in ``error``, since it cannot pass through libsndfile.
+    ``error`` is for an exception of reading that cannot pass through libsndfile: the first one.
     """
 
     def __init__(self, file: BinaryIO, spans: tuple[Span, ...]):
         self._file, self._at = file, 0
         sizes = [len(span) if isinstance(span, bytes) else max(0, span[1] - span[0]) for span in spans]
         self._spans, self._ends = spans, list(itertools.accumulate(sizes))
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = (0, self._at, self._ends[-1])[whence]
@@ -63,13 +74,10 @@ class View(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         out, done = memoryview(buffer).cast("B"), 0
-        try:
-            while done < len(out) and (data := self._next(len(out) - done)):
-                out[done : done + len(data)] = data
-                done += len(data)
-                self._at += len(data)
-        except OSError as error:
-            self.error = error
+        while done < len(out) and (data := self._next(len(out) - done)):
+            out[done : done + len(data)] = data
+            done += len(data)
+            self._at += len(data)
         return done
 
     def _next(self, most: int) -> bytes:
@@ -83,20 +91,24 @@ class View(io.RawIOBase):
 
 
 class Sink:
-    """An unbuffered file that is written. The first error is kept in ``error``: it cannot pass through libsndfile."""
+    """An unbuffered file that is written, of so many bytes at most. ``error`` is as that of a View."""
 
-    def __init__(self, file: io.RawIOBase):
-        self._file = file
+    def __init__(self, file: io.RawIOBase, most: int | None = None):
+        self._file, self._most = file, most
         self.seek, self.tell = file.seek, file.tell
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
-    def write(self, data: bytes) -> int:
+    def readinto(self, buffer: Any) -> int:
+        raise io.UnsupportedOperation("it is only written")
+
+    def write(self, data: memoryview) -> int:
+        if self._most is not None and self._file.tell() + len(data) > self._most:
+            raise ValueError(
+                f"audio is too long for this kind of file, which holds {self._most} bytes; write .w64 or .flac"
+            )
         done = 0
-        try:
-            while not self.error and done < len(data):
-                done += self._file.write(data[done:]) or 0
-        except OSError as error:
-            self.error = error
+        while done < len(data):
+            done += self._file.write(data[done:]) or 0
         return done
 
 
@@ -109,24 +121,66 @@ def parts(file: BinaryIO) -> list[Part] | None:
     size = file.seek(0, os.SEEK_END)
     start = _behind_tags(file, 0, size)
     size = _before_tags(file, start, size)
-    head = _read(file, start, 16)
-    found: Iterator[Part] | None = None
+    streams = list(itertools.islice(_streams(file, start, size), _STREAMS + 1))
+    if len(streams) > _STREAMS:
+        raise Incomplete(f"it holds more than {_STREAMS} streams")
+    return streams or None
+
+
+def _streams(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
+    """Every one of the files that were joined to the first one, if any were."""
+    walk = _walk(file, start, size)
+    if walk is None:
+        if (found := _sync(file, start, size)) is None:
+            return
+        start, walk = found, _mpeg_only
+    while walk is not None:
+        end = yield from walk(file, start, size)
+        start = _behind_tags(file, end, size)
+        walk = _walk(file, start, size)
+        if walk is not None or start == size:
+            continue
+        match = _ANY.search(_read(file, start, min(_JUNK, size - start)))
+        if match and (walk := _walk(file, start + match.start(), size)) is not None:
+            start += match.start()
+        elif (found := _sync(file, start, size)) is not None:
+            start, walk = found, _mpeg_only
+        elif size - start > _JUNK and not _zeros(file, start, size):
+            raise Incomplete(
+                f"it says that its audio ends at byte {end}, and {size - start} more follow that are neither "
+                "audio nor tags for sure: it was not closed properly, is damaged, or something was joined to it"
+            )
+
+
+def _walk(file: BinaryIO, start: int, size: int) -> _Walk | None:
+    """What walks the container that begins at some place, if any is known."""
+    head = _read(file, start, 32)
     if head[:4] == b"OggS":
-        found = _ogg(file, start, size)
-    elif head[:4] == b"fLaC":
-        found = _flac(file, start, size)
-    elif one := _container(head):
-        found = _joined(file, start, size, one)
-    elif _frame(head):
-        found = iter([_mpeg(file, start, size)])
-    if found:
-        streams = list(itertools.islice(found, _STREAMS + 1))
-        if len(streams) > _STREAMS:
-            raise Incomplete(f"it holds more than {_STREAMS} streams")
-        return streams
-    if size < _least(file, head):
-        raise _truncated(_least(file, head), size)
+        return _ogg
+    if head[:4] == b"fLaC":
+        return _flac
+    if one := _container(head):
+        return _once(one)
+    if _frame(head) and _sync(file, start, size) == start:
+        return _mpeg_only
+    if _old(file, start, size):
+        return _once(_old)
     return None
+
+
+def _once(one: _One) -> _Walk:
+    def walk(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
+        found = one(file, start, size)
+        assert found
+        yield found[0]
+        return found[1]
+
+    return walk
+
+
+def _mpeg_only(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
+    yield _mpeg(file, start, size)  # which refuses what follows
+    return size
 
 
 def _read(file: BinaryIO, offset: int, size: int) -> bytes:
@@ -198,8 +252,20 @@ _KINDS = (
     _Kind(re.compile(rb"caff", re.DOTALL), 8, 4, ">Q", False, 1, b"data"),
 )
 _GUIDS = (bytes.fromhex("f3acd3118cd100c04f8edb8a"), bytes.fromhex("2f91cf11a5d628db04c10000"))  # of names in W64
-_ANY = re.compile(rb"|".join([rb"\.snd", rb"dns\.", *(kind.form.pattern for kind in _KINDS)]), re.DOTALL)
-_One = Callable[[BinaryIO, int, int], tuple[Part, int]]
+_ANY = re.compile(
+    rb"|".join(
+        [
+            rb"2BIT",
+            rb"NIST_1A\n",
+            rb"\.snd",
+            rb"dns\.",
+            rb"OggS\x00\x02",
+            rb"fLaC[\x00\x80]\x00\x00\x22",
+            *(kind.form.pattern for kind in _KINDS),
+        ]
+    ),
+    re.DOTALL,
+)
 
 
 def _container(head: bytes) -> _One | None:
@@ -211,24 +277,9 @@ def _container(head: bytes) -> _One | None:
     return None
 
 
-def _joined(file: BinaryIO, start: int, size: int, one: _One | None) -> Iterator[Part]:
-    """Every one of the files that were joined to this one, if any were."""
-    while one:
-        part, end = one(file, start, size)
-        yield part
-        start = _behind_tags(file, end, size)
-        if found := _ANY.search(_read(file, start, min(_JUNK, size - start))):
-            start += found.start()
-        one = _container(_read(file, start, 16))
-        junk = size - start
-        if not one and junk > _JUNK and not _zeros(file, start, size):
-            raise Incomplete(
-                f"its header says that its audio ends at byte {end}, and {junk} more follow that are neither audio nor "
-                "tags for sure: it was not closed properly, or something was joined to it"
-            )
-
-
 def _zeros(file: BinaryIO, start: int, stop: int) -> bool:
+    if stop - start > _FILL:
+        return False
     return not any(_read(file, at, min(1 << 20, stop - at)).strip(b"\0") for at in range(start, stop, 1 << 20))
 
 
@@ -307,7 +358,7 @@ def _more(file: BinaryIO, at: int, size: int, start: int, kind: _Kind) -> tuple[
     for _ in range(_CHUNKS):
         for begin in (end, end + -(end - start) % kind.pad):  # some leave the padding out
             head = _read(file, begin, 24).ljust(24, b"\0")
-            if _container(head):
+            if _ANY.match(head):
                 return found, end
             known = kind.name == 4 or head[4:16] in _GUIDS
             length = struct.unpack(kind.size, head[kind.name : header])[0] + (0 if kind.whole else header)
@@ -319,56 +370,89 @@ def _more(file: BinaryIO, at: int, size: int, start: int, kind: _Kind) -> tuple[
     return found, end
 
 
-def _least(file: BinaryIO, head: bytes) -> int:
-    """How many bytes a file of an old kind has at least by its header, which libsndfile takes lightly; 0 if it says."""
-    head = _read(file, 0, 1024).ljust(1024, b"\0")
+def _old(file: BinaryIO, start: int, size: int) -> tuple[Part, int] | None:
+    """A file of an old kind whose header says how long it is, which libsndfile takes lightly.
+
+    PAF, PVF, IRCAM, and XI as libsndfile writes it say nothing: there, what is cut off or joined cannot be told.
+    """
+    found = _promised(file, start)
+    if found is None:
+        return None
+    end, certain = found
+    if certain > size - start:
+        raise _truncated(certain, size - start)
+    end = min(start + end, size)
+    return Part(((start, end),)), end
+
+
+def _promised(file: BinaryIO, start: int) -> tuple[int, int] | None:
+    """How many bytes a file of an old kind has by its header: at most, and for sure; None if that does not say."""
+    head = _read(file, start, 1024).ljust(1024, b"\0")
+    header = length = 0
     if head[:4] == b"2BIT":  # AVR
         stereo, bits, frames = struct.unpack(">12xhh10xI", head[:30])
-        return int(128 + frames * (2 if stereo else 1) * (bits // 8))
-    if head[:15] == b"ALawSoundFile**":  # WVE
-        return int(32 + struct.unpack(">I", head[18:22])[0])
-    if head[:2] == b"\1\4":  # MPC 2000
-        return int(42 + struct.unpack("<I", head[30:34])[0] * 2 * (1 + head[21]))
-    if head[:7] == b"NIST_1A":
+        header, length = 128, frames * (2 if stereo else 1) * (bits // 8)
+    elif head[:15] == b"ALawSoundFile**":  # WVE
+        header, length = 32, struct.unpack(">I", head[18:22])[0]
+    elif head[:2] == b"\1\4" and head[20] < 128 and head[21] < 2:  # MPC 2000
+        header, length = 42, struct.unpack("<I", head[30:34])[0] * 2 * (1 + head[21])
+    elif head[:7] == b"NIST_1A":
         said = dict(re.findall(rb"(\w+) -i (\d{1,12})\n", head))
         frames, channels, width = (
             int(said.get(key, b"0")) for key in (b"sample_count", b"channel_count", b"sample_n_bytes")
         )
         offset = re.match(rb"NIST_1A\n *(\d{1,9})\n", head)
-        return int(offset[1]) + frames * channels * width if offset else 0
-    if head[:2] == b"\xf0\x7e" and head[3] == 1:  # SDS: packets of 120 bytes
+        header, length = int(offset[1]) if offset else 0, frames * channels * width
+    elif head[:21] == b"Extended Instrument: " and head[296:298] == b"\1\0":  # XI of one sample
+        header, length = 338, struct.unpack("<I", head[298:302])[0]
+    elif head[:2] == b"\xf0\x7e" and head[3] == 1:  # SDS: packets of 120 bytes
         frames = head[10] | head[11] << 7 | head[12] << 14
-        return 21 + 127 * -(-frames * max(2, -(-head[6] // 7)) // 120)
-    if head[:19] == b"Creative Voice File":  # VOC: blocks, of which 0 is the last
-        at = int.from_bytes(head[20:22], "little")
+        packets = -(-frames * max(2, -(-head[6] // 7)) // 120)
+        _check_packets(_read(file, start + 21, 127 * packets))
+        header, length = 21, 127 * packets
+    elif head[:19] == b"Creative Voice File":  # VOC: blocks, of which 0 is the last
+        at, sounds = int.from_bytes(head[20:22], "little"), 0
         for _ in range(_CHUNKS):
-            block = _read(file, at, 4)
+            block = _read(file, start + at, 4)
             if not 1 <= int.from_bytes(block[:1], "little") <= 9:
                 break
+            sounds += block[0] in (1, 2, 9)
+            if sounds > 1:
+                raise Incomplete("its audio is in several blocks, whose headers would come out as audio")
             at += 4 + int.from_bytes(block[1:], "little")
-        return at
-    if head[:10] == b"MATLAB 5.0":
+        return at + (block[:1] == b"\0"), at
+    elif head[:10] == b"MATLAB 5.0":
         order, at = "<>"[head[126:128] == b"MI"], 128
         for _ in range(_CHUNKS):
-            kind, length = struct.unpack(order + "II", _read(file, at, 8).ljust(8, b"\0"))
+            kind, size = struct.unpack(order + "II", _read(file, start + at, 8).ljust(8, b"\0"))
             if not 1 <= kind <= 18:
                 break
-            at += 8 + length
-        return at - 8  # libsndfile itself writes 8 too many
-    if head[20:31] == b"samplerate\0":  # MAT 4
+            at += 8 + size
+        if b"libsndfile" in head[:116]:  # which itself writes 8 too many
+            at -= 8
+        return at, at
+    elif head[20:31] == b"samplerate\0":  # MAT 4
         order = "<>"[head[:4] == b"\0\0\3\xe8"]
         kind, rows, columns, name = struct.unpack(order + "3I4xI", head[39:59])
-        width = (8, 4, 4, 2, 2, 1, 0, 0, 0, 0)[kind // 10 % 10]
-        return int(59 + name + rows * columns * width)
-    return 0
+        header, length = 59 + name, rows * columns * (8, 4, 4, 2, 2, 1, 0, 0, 0, 0)[kind // 10 % 10]
+    return (header + length, header + length) if header and length > 0 else None
+
+
+def _check_packets(data: bytes) -> None:
+    """Refuse what libsndfile would comment on, on standard output. What is cut off is for others to say."""
+    packets = np.frombuffer(data[: len(data) // 127 * 127], np.uint8).reshape(-1, 127)
+    sums = np.bitwise_xor.reduce(packets[:, 1:125], axis=1) & 127
+    bad = (packets[:, [0, 1, 3]] != (0xF0, 0x7E, 2)).any(axis=1) | (sums != packets[:, 125])
+    if bad.any():
+        raise Incomplete(f"it is damaged: its packet {int(bad.argmax())} is none, or has another checksum")
 
 
 # Ogg: pages of one or more streams at a time; the next link of a chain begins with new ones.
 
 
-def _ogg(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
+def _ogg(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
     at, begin, opening = start, start, True
-    audio: int | None = None  # the serial number of the first stream of audio in the link
+    audio: int | None = None  # the serial number of the stream of audio in the link
     ended, expected = False, 0
 
     def link(end: int) -> Part:
@@ -381,20 +465,29 @@ def _ogg(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
     end = start
     while at < size:
         head = _read(file, at, 27 + 255 + 8)
-        if head[:4] != b"OggS" or len(head) < 27:
-            found = _find(file, re.compile(rb"OggS\0"), at + 1, size)
-            at = size if found is None else found
+        if head[:4] != b"OggS":
+            between = _read(file, at, min(_JUNK, size - at))
+            found = re.search(rb"OggS\0|" + _ANY.pattern, between, re.DOTALL)
+            if not found or found[0][:4] != b"OggS":
+                break
+            at += found.start()
             continue
+        if len(head) < 27:
+            raise Incomplete(f"it is truncated: its page at byte {at} is cut off")
         flags, serial, number, count = head[5], *struct.unpack("<8xII4xB", head[6:27])
         body = at + 27 + count
         stop = body + sum(head[27 : 27 + count])
         if stop > size or len(head) < 27 + count:
             raise Incomplete(f"it is truncated: its page at byte {at} is cut off")
+        if not _page_is_whole(_read(file, at, stop - at)):
+            raise Incomplete(f"it is damaged: the checksum of its page at byte {at} is another")
         if flags & 2:
             if not opening:
                 yield link(at)
                 begin, audio, ended, opening = at, None, False, True
-            if audio is None and re.match(rb"\x01vorbis|OpusHead|\x7fFLAC|Speex", _read(file, body, 8)):
+            if re.match(rb"\x01vorbis|OpusHead|\x7fFLAC|Speex", _read(file, body, 8)):
+                if audio is not None:
+                    raise Incomplete("it holds several tracks of audio at a time, of which only one could be read")
                 audio, expected = serial, number
         else:
             opening = False
@@ -404,6 +497,17 @@ def _ogg(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
             expected, ended = (number + 1) % (1 << 32), bool(flags & 4)
         at = end = stop
     yield link(end)
+    return end
+
+
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _page_is_whole(page: bytes) -> bool:
+    """Whether the checksum of a page is right: a CRC-32 as zlib's, but of bits in the other order and begun with 0."""
+    mirrored = (page[:22] + bytes(4) + page[26:]).translate(_MIRRORED)
+    checksum = zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return checksum.to_bytes(4, "big").translate(_MIRRORED) == page[22:26]
 
 
 def _find(file: BinaryIO, what: re.Pattern[bytes], at: int, size: int) -> int | None:
@@ -423,16 +527,93 @@ def _find(file: BinaryIO, what: re.Pattern[bytes], at: int, size: int) -> int | 
 _FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 
-def _flac(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
+def _flac(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
     """libsndfile is told the largest number, so that it reads all; the true one is compared with what comes."""
-    while start < size:
-        following = _find(file, _FLAC, start + 4, size) or size
-        info = int.from_bytes(_read(file, start + 18, 8).ljust(8, b"\0"), "big")
-        samples, unknown = info & ((1 << 36) - 1), ((1 << 36) - 1)
-        patch = (info | unknown).to_bytes(8, "big")
-        spans = ((start, start + 18), patch, (start + 26, following))
-        yield Part(spans, samples or None, bool(samples))
-        start = following
+    audio, last = start + 4, False
+    while not last and audio < size:  # the blocks of metadata
+        head = _read(file, audio, 4)
+        last = not head or head[0] & 128 > 0
+        audio += 4 + int.from_bytes(head[1:], "big")
+    block, frame, format = struct.unpack(">2xH3x3s8s", _read(file, start + 8, 18).ljust(18, b"\0"))
+    channels, bits = format[2] >> 1 & 7, (format[2] & 1) << 4 | format[3] >> 4
+    longest = int.from_bytes(frame, "big") or 1024 + block * (channels + 1) * (bits + 2) // 8
+    end = _flac_end(file, audio, _find(file, _FLAC, audio, size) or size, longest)
+    info = int.from_bytes(_read(file, start + 18, 8).ljust(8, b"\0"), "big")
+    samples, unknown = info & ((1 << 36) - 1), ((1 << 36) - 1)
+    patch = (info | unknown).to_bytes(8, "big")
+    yield Part(((start, start + 18), patch, (start + 26, end)), samples or None, bool(samples))
+    return end
+
+
+def _flac_end(file: BinaryIO, audio: int, stop: int, longest: int) -> int:
+    """Where the frames of FLAC end that begin at some place: behind the last whose number follows on the one before."""
+    expected, begin, at = None, None, audio
+    while at < stop:
+        block = _read(file, at, min(1 << 20, stop - at) + 16)
+        for match in _FLAC_SYNC.finditer(block):
+            frame = _flac_frame(block[match.start() : match.start() + 16])
+            if frame and match.start() < 1 << 20 and expected in (None, frame[0]):
+                begin, expected = at + match.start(), frame[1]
+        at += 1 << 20
+    if begin is None:
+        return stop
+    # its size is nowhere: it ends where its checksum is right, which it is at some other places by chance
+    ends, checksum = [], 0
+    for offset, byte in enumerate(_read(file, begin, min(stop - begin, longest)), 1):
+        checksum = (checksum << 8 & 0xFFFF) ^ _CRC_16[checksum >> 8 ^ byte]
+        if not checksum and offset > 8:
+            ends.append(begin + offset)
+    for end in ends:
+        with suppress(Incomplete):  # of what only looks like a header
+            if end == stop or _walk(file, _behind_tags(file, end, stop), stop):
+                return end
+    near = [end for end in ends if stop - end <= _JUNK]
+    return (near or ends or [stop])[0]
+
+
+_FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]")
+
+
+def _flac_frame(head: bytes) -> tuple[int, int] | None:
+    """The number of a frame of FLAC (of its first sample, if they vary in size) and that of the next, if it is one."""
+    size, rate = head[2] >> 4, head[2] & 15 if len(head) > 5 else 15
+    if not size or rate == 15 or head[3] >> 4 > 10 or head[3] & 1:
+        return None
+    more = max(0, 8 - (head[4] ^ 255).bit_length() - 1)  # bytes that follow, as in UTF-8
+    number = head[4] & (127 >> more) if more else head[4]
+    for byte in head[5 : 5 + more]:
+        number = number << 6 | byte & 63
+    at = 5 + more
+    width = {6: 1, 7: 2}.get(size, 0)
+    samples = int.from_bytes(head[at : at + width], "big") + 1
+    if not width:
+        samples = 192 if size == 1 else 576 << size - 2 if size < 6 else 256 << size - 8
+    at += width + {12: 1, 13: 2, 14: 2}.get(rate, 0)
+    if at >= len(head) or _crc_8(head[:at]) != head[at]:
+        return None
+    return number, number + (samples if head[1] & 1 else 1)
+
+
+def _crc_8(data: bytes) -> int:
+    checksum = 0
+    for byte in data:
+        checksum ^= byte
+        for _ in range(8):
+            checksum = (checksum << 1 ^ (0x107 if checksum & 128 else 0)) & 0xFF
+    return checksum
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for byte in range(256):
+        checksum = byte << 8
+        for _ in range(8):
+            checksum = (checksum << 1 ^ (0x18005 if checksum & 0x8000 else 0)) & 0xFFFF
+        table.append(checksum)
+    return table
+
+
+_CRC_16 = _crc_table()
 
 
 # MPEG audio: frames, each with its header; the number of them, if at all, is in a first one without sound.
@@ -497,7 +678,9 @@ def _mpeg(file: BinaryIO, start: int, stop: int) -> Part:
     if count:
         frames -= 1
         promised = int.from_bytes(body[count : count + 4], "big")
-        if promised > frames + (not cut):  # some count the first one, too
+        bytes_promised = int.from_bytes(body[count + 4 : count + 8], "big") if info and info[1][0] & 2 else 0
+        cut = cut or sum(stop - start for start, stop in runs) < bytes_promised
+        if promised > frames + (not cut):  # some count the first one, too: then all of the bytes are there
             raise Incomplete(f"it is truncated: its header promises {promised} mp3 frames, and it holds {frames}")
     elif cut:
         raise Incomplete(f"it is truncated: its last mp3 frame, number {frames + 1}, is cut off")
@@ -538,6 +721,27 @@ def _info(body: bytes, first: _Frame, frames: int) -> bytes:
 
 
 _SYNC = re.compile(rb"\xff[\xe2-\xff]")
+
+
+def _sync(file: BinaryIO, start: int, stop: int) -> int | None:
+    """Where the first run of frames begins, if near: as behind half a frame, or behind a byte that is none of a tag."""
+    data = _read(file, start, min(_JUNK, stop - start) + 3)
+    for found in _SYNC.finditer(data):
+        begin = at = start + found.start()
+        free = 0 if found.start() else _free(file, begin, stop)
+        first = frame = _frame(data[found.start() : found.start() + 4], free)
+        for number in range(5):
+            if number > 3 and at <= stop:
+                return begin
+            if at == stop and number > (begin > start):
+                return begin
+            if not frame or not first or not frame.size or not _same(frame, first) or at > stop:
+                if begin == start and number > 0 and at <= stop and (number > 1 or _behind_tags(file, at, stop) > at):
+                    return begin  # what comes between is looked at later
+                break
+            at += frame.size
+            frame = _frame(_read(file, at, 4), free)
+    return None
 
 
 def _free(file: BinaryIO, start: int, stop: int) -> int:

@@ -120,8 +120,17 @@ def _staged(name: str, folder: Path | None) -> Iterator[Path]:
         yield partial
     finally:
         if process == os.getpid():  # and not a child that was forked meanwhile
-            shutil.rmtree(staging, ignore_errors=True)
+            _remove(staging)
         _staging.pop(staging, None)
+
+
+def _remove(staging: Path) -> None:
+    with suppress(OSError):  # by rmtree an exception of a signal handler becomes another one
+        for file in staging.iterdir():
+            file.unlink()
+        staging.rmdir()
+        return
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def _rename_to_new(partial: Path, target: Path) -> None:

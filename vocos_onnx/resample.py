@@ -81,10 +81,11 @@ def resample_blocks(blocks: Iterable[Float], rate: int, to: int) -> Iterator[Flo
         return
     # the filter reaches 64 · max(up, down) of the samples between which it interpolates; whole periods of it
     context = -(-_REACH * max(up, down) // (up * down)) * down
+    most = max(1, 4 * _BLOCK // max(up, down)) * down  # at once: blocks may be long, and become much longer
     tape, start = Tape(blocks), 0
     while True:
         there = tape.reach(start + down + context)
-        stop = start + (there - start - context) // down * down
+        stop = start + min((there - start - context) // down * down, most)
         if stop <= start:  # the end
             stop = there
         if stop <= start:

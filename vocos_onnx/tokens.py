@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -18,6 +19,7 @@ from .messages import listed, shown
 
 _LONGEST = 200  # characters of a name in a file that are looked at
 _SMALL = 4096  # bytes of an entry of one value
+_FREE, _RATIO = 64 << 20, 200  # bytes that an array may unpack to, and beyond that how many times its size in the file
 _warned = False
 
 
@@ -228,6 +230,13 @@ def _read(file: IO[bytes]) -> Tokens:
     for name, text in (("codec", codec), ("codebooks_sha256", digest)):
         if text is not None and not (isinstance(text, str) and text.isprintable() and 0 < len(text) <= _LONGEST):
             raise ValueError(f"its {name} is {shown(text)}, expected a name of up to {_LONGEST} printable characters")
+    member = loaded.zip.getinfo(names[0] if names[0] in loaded.zip.namelist() else f"{names[0]}.npy")
+    most = max(_FREE, _RATIO * member.compress_size)
+    if member.file_size > most or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(
+            f"its {shown(names[0])} unpacks to {member.file_size} bytes, from {member.compress_size}, expected at most "
+            f"{most}, stored or deflated as numpy does it"
+        )
     codes = loaded[names[0]]
     if not isinstance(codes, np.ndarray):  # what numpy makes of a member that is no array
         raise ValueError(f"{shown(names[0])} in it is no array")

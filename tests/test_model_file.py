@@ -17,6 +17,7 @@ from conftest import DATA
 from onnx_bytes import field, node, tensor, tiny, value, varint
 
 from vocos_onnx import EncodecONNX, EncoderConfig, ModelConfig, VocosONNX
+from vocos_onnx.codebooks import fingerprints
 from vocos_onnx.messages import first_line, listed, shown
 from vocos_onnx.model_file import MAX_NODES, MAX_SIZE, read_model
 
@@ -538,7 +539,8 @@ def encoder(lstm: list[int | str], history: list[int | str]) -> bytes:
     nodes.append(node("Slice", ["audio", "start", "end", "axis"], ["embeddings"]))
     tensors = [tensor("codebooks", np.zeros(shape, np.float32))]
     tensors += [tensor(name, np.array([n])) for name, n in (("start", 0), ("end", 8), ("axis", 2))]
-    return ob.model(ob.graph(nodes, tensors, inputs, outputs), json.dumps(ENCODER), key="vocos_onnx_encoder")
+    said = {**ENCODER, "codebooks_sha256": fingerprints(np.zeros(shape, np.float32))}
+    return ob.model(ob.graph(nodes, tensors, inputs, outputs), json.dumps(said), key="vocos_onnx_encoder")
 
 
 @pytest.mark.parametrize(
@@ -558,6 +560,22 @@ def test_encoders_of_hostile_sizes(write, lstm, history, message):
 def test_shapes_of_an_encoder_while_it_runs(write):
     with pytest.raises(RuntimeError, match=r"the graph made embeddings of shape .*, expected \(1, 4, 8\): the file"):
         EncodecONNX(write(encoder([4, "batch", 8], ["batch", 8, 6]))).encode(np.ones(1000, np.float32), 24_000, 0.75)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("encodec", VocosONNX), ("encoder", EncodecONNX)])
+def test_codebooks_are_those_that_the_metadata_says(write, name, kind):
+    """By what it says models and encoders are matched, and tokens named."""
+    data = (DATA / f"{name}.onnx").read_bytes()
+    codebooks = EncodecONNX(DATA / "encoder.onnx", threads=1).codebooks
+    for place in (codebooks[0], codebooks[-1] if name == "encoder" else codebooks[1]):
+        row = place[500].tobytes()
+        assert data.count(row) == 1
+        other = data.replace(row, (place[500] + 1).tobytes())
+        with pytest.raises(ValueError, match=r"the model's codebooks have the fingerprint .*, and its metadata says"):
+            kind(write(other), threads=1)
+    row = codebooks[0][500].tobytes()
+    with pytest.raises(ValueError, match="codebooks hold NaN"):
+        kind(write(data.replace(row, row[:-4] + np.float32("nan").tobytes())), threads=1)
 
 
 # Metadata
@@ -600,6 +618,11 @@ def changed(tree: dict, path: str, new: object) -> str:
 CODEC = json.loads(VocosONNX(DATA / "encodec.onnx", threads=1).config.to_json())
 
 
+SPECTRUM = {**ENCODER, "input": "spectrum", "n_fft": 1280, "right_context": 2}
+# a filterbank of 2 GB
+WIDE = {**ob.CONFIG, "mel": {**ob.CONFIG["mel"], "n_mels": 16_384, "n_fft": 1024}}
+
+
 @pytest.mark.parametrize("new", [10**19, 2**62, 2**31, 10**9, 0, -1, True, 1.5, "1", None, [1], {}])
 @pytest.mark.parametrize(
     ("tree", "path"),
@@ -635,6 +658,11 @@ def test_sizes_have_bounds(tree, path, new):
         (CODEC, "x" * 100_000, 1),
         (ob.CONFIG, "mel.f_max", 1e308),
         (ob.CONFIG, "mel.clip", 0),
+        (ob.CONFIG, "mel.n_fft", 16 * 65),
+        ({**ob.CONFIG, "head": "istft"}, "n_fft", 16 * 65),
+        (SPECTRUM, "hop_length", 19),
+        (SPECTRUM, "left_context", 4000),
+        (WIDE, "feature_channels", 16_384),
         (ENCODER, "left_context", 1 << 40),
         (ENCODER, "right_context", 1),  # of audio it looks at nothing ahead
         (ENCODER, "n_fft", 1 << 40),
@@ -644,7 +672,7 @@ def test_sizes_have_bounds(tree, path, new):
 )  # fmt: skip
 def test_other_values_have_bounds(tree, path, new):
     with pytest.raises(ValueError, match=r"expected|unknown") as caught:
-        (EncoderConfig if tree is ENCODER else ModelConfig).from_json(changed(tree, path, new))
+        (EncoderConfig if "input" in tree else ModelConfig).from_json(changed(tree, path, new))
     assert type(caught.value) is ValueError
     assert len(str(caught.value)) < 500
     assert str(caught.value).isprintable()

@@ -156,7 +156,7 @@ class Backbone:
         codebooks: Float
         shapes = {"codebooks": (encodec.num_codebooks, encodec.codebook_size, self.config.feature_channels)}
         (codebooks,) = run(self._session, shapes, self.inputs(nothing, bandwidth_id))
-        return check_codebooks(codebooks)
+        return check_codebooks(codebooks, (encodec.codebooks_sha256,))
 
     def _parse(self, metadata: str) -> ModelConfig:
         config = ModelConfig.from_json(metadata)

@@ -29,6 +29,9 @@ MAX_RATE = 384_000  # Hz, as audio is read and written
 MAX_CODEBOOKS, MAX_CODEBOOK_SIZE, MAX_N_FFT = 128, 1 << 16, 1 << 16
 MAX_CHANNELS, MAX_LAYERS, MAX_BANDWIDTH_IDS = 1 << 14, 256, 1 << 12
 MAX_CONTEXT = 1 << 12  # frames
+MAX_OVERLAP = 64  # frames that lie over each other: n_fft over hop_length; networks have 4, sometimes 8 or 16
+_MAX_FILTERS = 1 << 22  # values of a mel filterbank; 100 bands of an n_fft of 1024 take 51,300
+_MAX_REACH = 1 << 22  # samples of the frames around a stretch; the encoder in the box has 38,400
 MAX_KBPS = 1e6
 _MAX_JSON, _MAX_STRING = 1 << 20, 1024
 
@@ -84,6 +87,11 @@ class MelFeatures:
         _require(self.clip > 0, f"mel clip is {self.clip:g}, expected more than 0")
         _require(self.power_offset >= 0, f"mel power_offset is {self.power_offset:g}, expected 0 or more")
         _require(self.n_fft >= self.hop_length, f"mel n_fft is {self.n_fft}, expected at least {self.hop_length}")
+        _check_overlap("mel n_fft", self.n_fft, self.hop_length)
+        _require(
+            self.n_mels * (self.n_fft // 2 + 1) <= _MAX_FILTERS,
+            f"mel n_mels is {self.n_mels} and n_fft {self.n_fft}, expected filters of at most {_MAX_FILTERS} values",
+        )
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,7 @@ class ModelConfig:
             ("feature_channels", MAX_CHANNELS),
         ):
             read_size(name, getattr(self, name), most)
+        _check_overlap("n_fft", self.n_fft, self.hop_length)
         multiple = 2 if self.head == "istft" else 4
         _require(self.n_fft % multiple == 0, f"n_fft is {self.n_fft}, expected a multiple of {multiple}")
         if self.head == "istft":
@@ -233,6 +242,7 @@ class EncoderConfig:
                 f"n_fft is {shown(self.n_fft)}, expected a multiple of 2, at least the hop_length, {self.hop_length}, "
                 f"and at most {MAX_N_FFT}",
             )
+            _check_overlap("n_fft", self.n_fft, self.hop_length)
         else:
             _require(self.n_fft == 0, f"n_fft is {shown(self.n_fft)}, expected 0 where audio is the input")
         for name, most in (
@@ -241,6 +251,12 @@ class EncoderConfig:
         ):
             value = getattr(self, name)
             _require(0 <= value <= most, f"{name} is {shown(value)}, expected 0 or more, and at most {most}")
+        reach = (self.left_context + self.right_context) * max(self.n_fft, self.hop_length)
+        _require(
+            reach <= _MAX_REACH,
+            f"left_context and right_context are {self.left_context} and {self.right_context} frames of up to "
+            f"{max(self.n_fft, self.hop_length)} samples, expected at most {_MAX_REACH} samples in all",
+        )
         for sha256 in self.codebooks_sha256:
             _check_fingerprint(sha256)
         _check_bandwidths(self.num_codebooks, self.codebook_size, self.bandwidths, self.codebooks_per_bandwidth)
@@ -319,6 +335,13 @@ def read_size(name: str, value: Any, most: int) -> int:
     _require(type(value) is int and value > 0, f"{name} is {shown(value)}, expected a positive integer")
     _require(value <= most, f"{name} is {shown(value)}, expected at most {most}")
     return int(value)
+
+
+def _check_overlap(name: str, n_fft: int, hop_length: int) -> None:
+    _require(
+        n_fft <= MAX_OVERLAP * hop_length,
+        f"{name} is {n_fft}, expected at most {MAX_OVERLAP} times the hop_length, {hop_length}",
+    )
 
 
 def _check_fingerprint(sha256: str) -> None:

@@ -269,7 +269,7 @@ class EncodecONNX:
         codebooks: Float
         shapes = {"codebooks": (self.num_codebooks, self.config.codebook_size, self.config.channels)}
         (codebooks,) = run(self._session, shapes, inputs)
-        return check_codebooks(codebooks)
+        return check_codebooks(codebooks, self.config.codebooks_sha256)
 
     def _parse(self, metadata: str) -> EncoderConfig:
         config = EncoderConfig.from_json(metadata)

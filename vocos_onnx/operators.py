@@ -257,7 +257,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 _Form = tuple[int, int, str, Callable[[Node, Weights, Mapping[str, int]], int]]
-_MANY = 1 << 17  # the inverse transform of an n_fft of 65,536 with a hop of 1 adds as many
+_MANY = 256  # the inverse transform adds as many as frames lie over each other, at most 64
 # domain -> operator -> the least and greatest number of inputs, attributes, and what makes out the rest.
 # Beside what the exports have there are simple operators that other versions of torch's exporter may write instead.
 _FORMS: dict[str, dict[str, _Form]] = {

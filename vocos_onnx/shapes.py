@@ -86,7 +86,7 @@ def _same(node: Node, inputs: _Inputs) -> list[Known]:
 def _norm(node: Node, inputs: _Inputs) -> list[Known]:
     data, axis = inputs[0].shape, 1 if node.operator == "BatchNormalization" else -1
     _require(len(data) >= 2, f" of the rank {len(data)}")
-    _fit(data[axis], inputs[1].shape[-1])
+    _equal(data[axis], inputs[1].shape[-1])
     return [Known(data)]
 
 
@@ -118,7 +118,7 @@ def _wider(one: Shape, other: Shape) -> Shape:
 def _matmul(node: Node, inputs: _Inputs) -> list[Known]:
     a, b = inputs[0].shape, inputs[1].shape
     _require(len(a) >= 2 and len(b) >= 2, f" of the ranks {len(a)} and {len(b)}")
-    _fit(a[-1], b[-2])
+    _equal(a[-1], b[-2])
     batch = _wider(a[:-2], b[:-2])
     return [Known((*batch, a[-2], b[-1]))]
 
@@ -156,7 +156,7 @@ def _conv(node: Node, inputs: _Inputs) -> list[Known]:
     assert weight is not None
     _require(len(data) == len(weight), f" of the rank {len(data)} with a kernel of {len(weight)}")
     outputs, channels, *kernel = weight
-    _fit(data[1], channels * node.attributes.get("group", 1))
+    _equal(data[1], channels * node.attributes.get("group", 1))
     count = len(kernel)
     strides, dilations = (node.attributes.get(name, [1] * count) for name in ("strides", "dilations"))
     pads = node.attributes.get("pads", [0] * 2 * count)
@@ -176,7 +176,7 @@ def _conv(node: Node, inputs: _Inputs) -> list[Known]:
 def _lstm(node: Node, inputs: _Inputs) -> list[Known]:
     data, size = inputs[0].shape, node.attributes["hidden_size"]
     _require(len(data) == 3, f" of the rank {len(data)}")
-    _fit(data[2], inputs[1].shape[2])
+    _equal(data[2], inputs[1].shape[2])
     for state in inputs[5:7]:
         _require(len(state.shape) == 3, f" with a state of the rank {len(state.shape)}")
         _fit(state.shape[0], 1)
@@ -188,7 +188,7 @@ def _lstm(node: Node, inputs: _Inputs) -> list[Known]:
 def _integer_product(node: Node, inputs: _Inputs) -> list[Known]:
     data, (rows, columns) = inputs[0].shape, inputs[1].shape
     _require(len(data) >= 2, f" of the rank {len(data)}")
-    _fit(data[-1], rows)
+    _equal(data[-1], rows)
     return [Known((*data[:-1], columns))]
 
 
@@ -214,20 +214,22 @@ def _reshape(node: Node, inputs: _Inputs) -> list[Known]:
     asked = [entry for entry in entries if isinstance(entry, int)]
     wrong = min(asked, default=0) < -1 or asked.count(-1) > 1 or node.attributes.get("allowzero", 0) not in (0, 1)
     _require(not wrong, f" to the shape {shown(entries)}")
-    sizes: list[Size] = []
+    sizes, copied = list(entries), []
     for i, entry in enumerate(entries):
         if entry == 0 and not node.attributes.get("allowzero", 0):
             _require(i < len(data.shape), f" to the shape {shown(entries)}")
-            entry = data.shape[i]
-        sizes.append(entry)
+            sizes[i] = data.shape[i]
+            copied.append(i)
+    if -1 in entries:  # what the others leave of the values; those that are copied need not be known
+        last = entries.index(-1)
+        left = _numbers([size for i, size in enumerate(data.shape) if i not in copied])
+        others = _numbers([size for i, size in enumerate(sizes) if i not in (*copied, last)])
+        sizes[last] = None
+        if left is not None and others is not None:
+            count, rest = math.prod(left), math.prod(others)
+            _require(rest > 0 and count % rest == 0, f" of {shown(data.shape)} to {shown(entries)}")
+            sizes[last] = count // rest
     whole = elements(data)
-    if -1 in sizes:
-        i = sizes.index(-1)
-        rest = _numbers(sizes[:i] + sizes[i + 1 :])
-        sizes[i] = None
-        if whole is not None and rest is not None:
-            _require(math.prod(rest) > 0 and whole % math.prod(rest) == 0, f" of {whole} to {shown(entries)}")
-            sizes[i] = whole // math.prod(rest)
     made = _numbers(sizes)
     _require(whole is None or made is None or math.prod(made) == whole, f" of {whole} to {shown(entries)}")
     return [Known(tuple(sizes))]
@@ -335,6 +337,12 @@ def _fit(one: Size, other: Size) -> Size:
     different = isinstance(one, int) and isinstance(other, int) and one != other
     _require(not different, f" of sizes that do not go together, {shown(one)} and {shown(other)}")
     return one if isinstance(one, int) or one == other else other if isinstance(other, int) else None
+
+
+def _equal(one: Size, other: Size) -> None:
+    """Raises FormError unless both are known, as the sizes are that meet those of weights."""
+    right = isinstance(one, int) and one == other
+    _require(right, f" of sizes that do not go together, {shown(one)} and {shown(other)}")
 
 
 def _axis(axis: object, rank: int) -> int:

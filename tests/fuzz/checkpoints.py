@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.util
 import io
 import json
 import pickle
+import sys
 import zipfile
+from collections import OrderedDict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Rng, Target, damaged
+from common import DATA, Rng, Target, damaged
 
 NEEDS = ("torch", "yaml", "safetensors", "onnx", "vocos_onnx_export")
 CONFIG: dict[str, Any] = {
@@ -261,6 +264,47 @@ def weights(rng: Rng, folder: Path) -> None:
         raise
 
 
+class _Call:
+    def __init__(self, *parts: Any):
+        self.parts = parts
+
+    def __reduce__(self) -> Any:
+        return self.parts
+
+
+def pickles(rng: Rng, folder: Path) -> None:
+    """Pickles that call what torch lets them, and archives of several directories: refused, or what was checked."""
+    import torch
+
+    from vocos_onnx_export.checkpoint import read_tree, read_weights
+
+    sys.path.insert(0, str(DATA.parents[1]))
+    from tests.parity.malice import two_directories
+
+    n = int(rng.choice([0, 1, 8, 1 << 20, 1 << 33, 1 << 62]))
+    names = {str(key): 1 for key in rng.choice(["get", "items", "keys", "__len__", "_metadata"], 2)}
+    tensor = torch.ones(3)
+    values: list[Any] = [
+        _Call(bytearray, (n,)), _Call(codecs.encode, ("".join(map(chr, range(65_536, 125_536))), "punycode")),
+        _Call(OrderedDict, (), names, None, iter({"a": tensor}.items())), _Call(torch.Size, ((n,) * 3,)), {n, 1},
+        _Call(torch.zeros, (n,)), _Call(torch.Tensor, (n,)), _Call(torch.nn.Parameter, (tensor,)), b"x" * 100,
+        _Call(torch._utils._rebuild_parameter_with_state, (tensor, True, {}, names)), torch.nn.Parameter(tensor),
+        _Call(torch._utils._rebuild_meta_tensor_no_storage, (torch.float32, (n,), (1,), False)), tensor._neg_view(),
+    ]  # fmt: skip
+    value = values[rng.integers(len(values))]
+    path = folder / "pytorch_model.bin"
+    if rng.random() < 0.2:
+        path.write_bytes(two_directories({"a": value}, {"a": 3}))
+        assert read_tree(path)[0] == {"a": 3}
+        return
+    tree = [value, {"a": value}, {"state_dict": {"head.a": value}}, {"state_dict": value}][rng.integers(4)]
+    _save(tree, path, legacy=rng.random() < 0.5)
+    if rng.random() < 0.3:
+        path.write_bytes(damaged(rng, path.read_bytes()))
+    state, _ = read_weights(path)
+    assert all(type(name) is str and tensor.numpy().size < 100 for name, tensor in state.items())
+
+
 def encoders(rng: Rng, folder: Path) -> None:
     """Configs of EnCodec, whose weights are those of another."""
     import torch
@@ -293,5 +337,6 @@ if not MISSING:
     TARGETS = {
         "configs of checkpoints": Target(configs, 1, (ValueError,), seconds=20, memory=6 << 30),
         "weights of checkpoints": Target(weights, 1, (ValueError,), seconds=20, memory=6 << 30),
+        "pickles of checkpoints": Target(pickles, 0.5, (ValueError,), seconds=20, memory=2 << 30),
         "configs of encoders": Target(encoders, 0.5, (ValueError,), seconds=20, memory=6 << 30),
     }

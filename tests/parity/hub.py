@@ -23,6 +23,7 @@ class Hub:
     repositories: dict[str, dict[str, Path]]
     refs: dict[str, dict[str, str]]
     requests: list[tuple[str, str, int]] = field(default_factory=list)
+    fault: str | None = None  # one of those below
 
     @contextmanager
     def serve(self) -> Iterator[str]:
@@ -62,10 +63,25 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         status, headers, body = self.hub.find(urlsplit(self.path).path)
         self.hub.requests.append((self.command, self.path, status))
+        match self.hub.fault:
+            case "redirects without end":
+                status, headers["Location"], body = 302, self.path + "x", b""
+            case "another scheme":
+                status, headers["Location"], body = 302, "file:///etc/passwd", b""
+            case "a place that is none":
+                status, headers["Location"], body = 302, "http://[::x/", b""
+            case "not compressed":
+                headers["Content-Encoding"] = "gzip"
+            case "no HTTP":
+                self.wfile.write(b"\0\1\2\r\n\r\n")
+                self.close_connection = True
+                return
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body)))
+        cut = self.hub.fault == "cut"
+        self.send_header("Content-Length", str(len(body) + 1000 * cut))
+        self.close_connection = cut
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)

@@ -41,7 +41,7 @@ def two_directories(value: Any, shown: Any) -> bytes:
     files, directories = b"", []
     for content in (pickle.dumps(value, 2), pickle.dumps(shown, 2)):
         directory = b""
-        for name, data in ((b"archive/data.pkl", content), (b"archive/version", b"3\n")):
+        for name, data in ((b"archive/data.pkl", content), (b"archive/version", b"3\n" + bytes(200))):
             head = struct.pack("<3HI3IHH", 20, 0, 0, 0x21 << 16, zlib.crc32(data), len(data), len(data), len(name), 0)
             directory += b"PK\1\2\x14\0" + head + struct.pack("<3H2I", 0, 0, 0, 0, len(files)) + name
             files += b"PK\3\4" + head + name + data

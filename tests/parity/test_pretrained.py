@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .hub import Hub, pretrained
+from .hub import Hub, in_a_process, pretrained
 
 DATA = Path(__file__).parents[1] / "data"
 COMMIT_1, COMMIT_2 = "1" * 40, "2" * 40
@@ -66,3 +66,21 @@ def test_downloads_then_the_cache(hub: Hub, tmp_path: Path) -> None:
         assert [kind for kind, _ in found] == ["ok"] * len(cases)
     # nothing but whole files was left
     assert not list(home.rglob("*.incomplete"))
+
+
+FAULTS = ("cut", "redirects without end", "another scheme", "a place that is none", "not compressed", "no HTTP")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_of_the_network(fault: str, hub: Hub, tmp_path: Path) -> None:
+    """Whatever the hub's client and what that uses raise; also where an export downloads a checkpoint."""
+    shutil.copy(DATA / "mel.onnx", tmp_path / COMMIT_2 / "config.yaml")
+    hub.fault = fault
+    pinned = {"repo_or_folder": REPO, "sha256": digest("mel")}
+    with hub.serve() as url:
+        variables = {"HF_ENDPOINT": url, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        errors = pretrained([{"repo_or_folder": REPO}, pinned], tmp_path / "home", **variables)
+        errors += in_a_process("export", [{"checkpoint": REPO}], tmp_path / "home", **variables)
+    for kind, message in errors:
+        assert kind == "FileNotFoundError", message
+        assert "cannot get " in message and f"{REPO} from the hub (" in message

@@ -75,9 +75,10 @@ def check_codebooks(codebooks: npt.NDArray[np.float32], sha256: tuple[str, ...])
         raise ValueError("the model's codebooks hold NaN or infinity: the file is damaged, copy or export it again")
     found = fingerprints(codebooks)[-len(sha256) :]
     if found != sha256:
+        one, said = next(pair for pair in zip(found, sha256, strict=True) if pair[0] != pair[1])
         raise ValueError(
-            f"the model's codebooks have the fingerprint {found[-1]}, and its metadata says {sha256[-1]}, or others of "
-            "the first: the file is damaged, copy or export it again"
+            f"the model's codebooks have the fingerprint {one}, and its metadata says {said}: the file is damaged, "
+            "copy or export it again"
         )
     return codebooks
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import hashlib
 import io
 import os
@@ -25,6 +26,7 @@ from torch import Tensor
 
 import vocos_onnx_export
 from vocos_onnx import ModelConfig, VocosONNX
+from vocos_onnx.codebooks import fingerprints
 from vocos_onnx_export import CheckpointError, export
 from vocos_onnx_export.checkpoint import build, load, read_tree, read_weights
 
@@ -827,8 +829,16 @@ def _wrong_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _wrong_codebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which the fingerprint would tell, so that it is made that of the wrong ones."""
     trace = vocos_onnx_export.trace
-    monkeypatch.setattr(vocos_onnx_export, "trace", lambda model, config, books: trace(model, config, books.flip(0)))
+
+    def wrong(model: Any, config: Any, books: Any) -> Any:
+        flipped = books.flip(0)
+        digest = fingerprints(flipped.numpy())[-1]
+        config = dataclasses.replace(config, encodec=dataclasses.replace(config.encodec, codebooks_sha256=digest))
+        return trace(model, config, flipped)
+
+    monkeypatch.setattr(vocos_onnx_export, "trace", wrong)
 
 
 def _wrong_waveform(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -33,6 +34,7 @@ import vocos_onnx.encodec as runtime
 import vocos_onnx_export.encodec as export_module
 import vocos_onnx_train
 from vocos_onnx import EncodecONNX, EncoderConfig, VocosONNX, load_audio
+from vocos_onnx.codebooks import fingerprints
 from vocos_onnx.vocoder import default_model
 from vocos_onnx_export import CheckpointError, export, export_encodec
 from vocos_onnx_train.checkpoint import write_checkpoint
@@ -1118,8 +1120,14 @@ def test_verification_of_a_trained_encoder_that_fails(
 
 
 def test_verification_of_the_codebooks(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others than those of the checkpoint, though the file says their fingerprint."""
     finish = export_module.finish
-    monkeypatch.setattr(export_module, "finish", lambda proto, config, codebooks: finish(proto, config, 2 * codebooks))
+
+    def wrong(proto: Any, config: Any, codebooks: Any) -> Any:
+        digests = fingerprints(2 * codebooks.numpy())
+        return finish(proto, dataclasses.replace(config, codebooks_sha256=digests), 2 * codebooks)
+
+    monkeypatch.setattr(export_module, "finish", wrong)
     refused(small, r"the exported codebooks are not those of .*; .*encoder\.onnx was not written", tmp_path)
 
 

@@ -160,7 +160,7 @@ def test_numpy_gets_no_threads_on_the_command_line(tmp_path):
     """OpenBLAS ends the process where there is no memory for them, with what is half-written left behind."""
     soundfile.write(tmp_path / "a.wav", np.zeros(24_000), 24_000)
     command = f"ulimit -v 307200; exec {sys.executable} -m vocos_onnx resynth a.wav out.wav"
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode in (0, 2), done
     assert [p.name for p in tmp_path.iterdir() if p.name != "out.wav"] == ["a.wav"]
     assert (tmp_path / "out.wav").exists() == (done.returncode == 0)

@@ -181,6 +181,8 @@ def open_session(
         with _calls:
             session = ort.InferenceSession(data, options, providers=wanted)
     except Exception as error:
+        if "bad_alloc" in str(error) or "Failed to allocate" in str(error):
+            raise MemoryError(f"onnxruntime: {first_line(error)}") from error
         raise ValueError(
             f"onnxruntime cannot load {path} ({len(data)} bytes): {first_line(error)}. If the file is truncated or "
             "not an ONNX model, copy or export it again"

@@ -84,7 +84,7 @@ def remove_unfinished() -> None:
     """Delete what ``whole_file`` has staged and not finished. For a process that is about to end, and only for it."""
     for folder, process in list(_staging.items()):
         if process == os.getpid():
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
 
 def is_stdout(path: Path) -> bool:

@@ -181,7 +181,7 @@ def open_session(
         with _calls:
             session = ort.InferenceSession(data, options, providers=wanted)
     except Exception as error:
-        if "bad_alloc" in str(error) or "Failed to allocate" in str(error):
+        if _is_out_of_memory(error):
             raise MemoryError(f"onnxruntime: {first_line(error)}") from error
         raise ValueError(
             f"onnxruntime cannot load {path} ({len(data)} bytes): {first_line(error)}. If the file is truncated or "
@@ -228,6 +228,10 @@ def _in_forked_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_forked_child)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return "bad_alloc" in str(error) or "Failed to allocate" in str(error)
 
 
 def _why_no_cuda(ort: Any) -> str:
@@ -302,7 +306,7 @@ def run(
         if not (type(error).__module__.startswith("onnxruntime") or (device and type(error) is RuntimeError)):
             raise
         reason = first_line(error)
-        if "bad_alloc" in str(error) or "Failed to allocate" in str(error):
+        if _is_out_of_memory(error):
             raise MemoryError(f"onnxruntime: {reason}") from error
         raise RuntimeError(f"onnxruntime failed in the network: {reason}. The model file may be damaged") from error
     for (name, expected), output in zip(shapes.items(), outputs, strict=True):

@@ -156,11 +156,29 @@ time.sleep({seconds})
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_numpy_gets_no_threads_on_the_command_line(tmp_path):
-    """OpenBLAS ends the process where there is no memory for them, with what is half-written left behind."""
+@pytest.mark.parametrize("kib", range(150_000, 400_000, 25_000))
+def test_too_little_memory_ends_the_command_with_nothing_half_written(tmp_path, kib):
+    """Where OpenBLAS finds no memory, it ends the process or waits for ever, by its version."""
     soundfile.write(tmp_path / "a.wav", np.zeros(24_000), 24_000)
-    command = f"ulimit -v 307200; exec {sys.executable} -m vocos_onnx resynth a.wav out.wav"
+    command = f"ulimit -v {kib}; exec {sys.executable} -m vocos_onnx resynth a.wav out.wav"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode in (0, 2), done
     assert [p.name for p in tmp_path.iterdir() if p.name != "out.wav"] == ["a.wav"]
     assert (tmp_path / "out.wav").exists() == (done.returncode == 0)
+
+
+def test_products_without_memory(tmp_path):
+    code = f"""
+import re, resource
+from pathlib import Path
+from vocos_onnx import VocosONNX
+import onnxruntime
+size = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+resource.setrlimit(resource.RLIMIT_AS, (size + (20 << 20),) * 2)
+try:
+    VocosONNX({MODEL!r})
+except MemoryError as error:
+    print(error)
+"""
+    done = start(code, tmp_path)
+    assert "64 MiB of address space" in done.stdout, done

@@ -5,12 +5,14 @@ from __future__ import annotations
 import atexit
 import logging
 import math
+import mmap
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -162,6 +164,7 @@ def open_session(
         )
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected the .onnx file that {_HOW_TO_MAKE[kind]} wrote")
+    _reserve_for_products()
     data = read_model(path) if pinned is None else read_model(path, pinned.sha256, pinned.remedy)
     wanted = _choose_providers(providers, ort)
     if any(name == CUDA for name, _ in wanted) and hasattr(ort, "preload_dlls"):
@@ -230,8 +233,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_forked_child)
 
 
+@cache
+def _reserve_for_products() -> None:
+    """Have numpy's OpenBLAS take the 32 MiB that it works in, and keeps, or raise MemoryError.
+
+    It takes them at the first product, and without memory for them (under ulimit -v) it waits for ever (to numpy 2.3.4)
+    or ends the process, with what is half-written left behind.
+    """
+    try:
+        mmap.mmap(-1, 64 << 20).close()
+    except OSError as error:
+        raise MemoryError("numpy's matrix products need 64 MiB of address space; raise the limit (ulimit -v)") from error
+    np.ones((8, 8), np.float32) @ np.ones((8, 8), np.float32)
+
+
 def _is_out_of_memory(error: Exception) -> bool:
-    return "bad_alloc" in str(error) or "Failed to allocate" in str(error)
+    return any(words in str(error) for words in ("bad_alloc", "Failed to allocate", "Cannot allocate memory"))
 
 
 def _why_no_cuda(ort: Any) -> str:
@@ -393,6 +410,8 @@ def _onnxruntime() -> Any:
             onnxruntime.disable_telemetry_events()
         onnxruntime.InferenceSession  # noqa: B018  what a half-removed wheel leaves behind is an empty module
     except (ImportError, AttributeError) as error:
+        if isinstance(error, ImportError) and error.name != "onnxruntime":
+            raise ImportError(f"onnxruntime is installed, but cannot be loaded: {first_line(error)}") from error
         raise ImportError(
             "onnxruntime is not installed: pip install 'vocos-onnx[cpu]', or 'vocos-onnx[gpu]' for CUDA (not both)"
         ) from error

@@ -79,7 +79,7 @@ def test_decode_features_to_flac(files):
         (["short.npz", "o.wav"], "cannot read short.npz as .npy or .npz"),
         (["pickle.npy", "o.wav"], "cannot read pickle.npy as .npy or .npz: Object arrays cannot be loaded"),
         (["many.npz", "o.wav"], "it holds arrays named a, b; name one of them tokens"),
-        (["folder.npy", "o.wav"], "cannot read folder.npy"),
+        (["folder.npy", "o.wav"], "the folder folder.npy holds no token files"),
         (["float.npy", "o.wav"], "tokens must be integers, not float64"),
         (["batch.npy", "o.wav"], "batch.npy holds a batch of 3, and o.wav can hold one clip"),
         (["tokens.npy", "o.xyz"], "'o.xyz' does not end in a known kind of audio file; try .wav or .flac"),
@@ -117,10 +117,10 @@ def test_decode_bad_input(files, capsys, args, message):
         (["decode", "tokens.npy", "o.wav", "--model", "no.onnx"], "no model file no.onnx; make one with"),
         (
             ["decode", "tokens.npy", "o.wav", "--model", "tokens.npy"],
-            "tokens.npy (608 bytes) is truncated, damaged or not an ONNX model",
+            "tokens.npy is a file of tokens or features (int64, 2 x 30), not a model: decode it with: vocos-onnx",
         ),
         (["info", "no.onnx"], "no model file no.onnx"),
-        (["info", "tokens.npy"], "tokens.npy (608 bytes) is truncated, damaged or not an ONNX model"),
+        (["info", "tokens.npy"], "tokens.npy is a file of tokens or features (int64, 2 x 30), not a model"),
         (["demo", "o.xyz"], "'o.xyz' does not end in a known kind of audio file"),
     ],
 )
@@ -129,9 +129,7 @@ def test_bad_model(files, capsys, args, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "args", [[], ["decode"], ["decode", "a.npy"], ["sing"], ["decode", "a", "b", "--threads", "x"]]
-)
+@pytest.mark.parametrize("args", [["decode"], ["decode", "a.npy"], ["sing"], ["decode", "a", "b", "--threads", "x"]])
 def test_usage(capsys, args):
     with pytest.raises(SystemExit) as exit_:
         run(*args)
@@ -279,8 +277,8 @@ def test_plot_without_matplotlib(recording, monkeypatch, capsys):
         (["resynth", "speech.wav", "o.xyz", *PAIR], "'o.xyz' does not end in a known kind of audio file"),
         (["resynth", "speech.wav", "nowhere/o.wav", *PAIR], "no folder nowhere to write o.wav to; create it first"),
         (
-            ["resynth", "speech.wav", "speech.wav", "nowhere", *PAIR],
-            "2 files need a folder to go to, and nowhere is none",
+            ["resynth", "speech.wav", "sub/speech.wav", "nowhere.wav", *PAIR],
+            "2 files need a folder to go to, and nowhere.wav is named like a file",
         ),
         (["resynth", "speech.wav", "sub/speech.wav", "folder", *PAIR], "speech.wav and sub/speech.wav would both be"),
         (["resynth", "speech.wav", "o.wav", *PAIR, "--bandwidth", "6"], "bandwidth is 6.0, expected one of 0.75, 1.5"),
@@ -288,7 +286,7 @@ def test_plot_without_matplotlib(recording, monkeypatch, capsys):
         (["resynth", "speech.wav", "o.wav", "--encoder", ENCODER], "has other codebooks than this model"),
         (
             ["resynth", "speech.wav", "o.wav", "--model", ENCODER],
-            "is an encoder, audio to tokens: open it with Encodec",
+            "is an encoder, audio to tokens, and --model takes a model that decodes them: pass it as --encoder",
         ),
         (["resynth", "speech.wav", "o.wav", *PAIR, "--plot", "p.xyz"], "does not end in a kind of picture"),
         (["resynth", "speech.wav", "o.wav", *PAIR, "--plot", "nowhere/p.png"], "no folder nowhere to write p.png to"),
@@ -304,9 +302,9 @@ def test_plot_without_matplotlib(recording, monkeypatch, capsys):
             ["encode", "speech.wav", "o.npz", "--bandwidth", "5"],
             "bandwidth is 5.0, expected one of 1.5, 3, 6, 12 (kbps)",
         ),
-        (["encode", "speech.wav", "o.npz", "--encoder", MODEL], "is a vocoder, not an encoder: open it with VocosONNX"),
+        (["encode", "speech.wav", "o.npz", "--encoder", MODEL], "is a vocoder, not an encoder: pass it as --model"),
         (["encode", "speech.wav", "o.npz", "--threads", "0"], "threads is 0, expected an integer of 1 or more"),
-        (["encode", "folder", "o.npz"], "folder is not a file; expected audio such as .wav"),
+        (["encode", "folder", "o.npz"], "the folder folder holds no audio files"),
         (["encode", "tokens.npy", "o.npz"], "cannot read tokens.npy as audio"),
         (
             ["decode", "more.npz", "o.wav", "--model", MODEL],

@@ -32,13 +32,13 @@ def main() -> int:
 def _open_standard_streams() -> None:
     """What was closed leads nowhere: else the next file that is opened takes its place, and gets what is printed.
 
-    It is opened the wrong way round, so that who reads audio from it or writes audio to it is told that it is closed.
+    Standard output only seems to be there: it cannot be written, so that who writes audio to it is told.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_WRONLY)
+            os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # a file's name need not be in the terminal's encoding

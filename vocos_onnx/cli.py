@@ -50,6 +50,7 @@ PCM = {"s16le": "<i2", "f32le": "<f4"}
 ENCODEC = "encodec_24khz"
 MADE_BY = "vocos-onnx"  # a comment in the audio files that are made here: they may be replaced, recordings may not
 BAD_INPUT = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
+MAX_CHUNK = 100_000  # frames, for which a stream waits: 22 minutes of the bundled codec
 STDIN, STDOUT = "standard input", "standard output"
 # What of a folder is taken; what has another ending can be named on its own.
 AUDIO = (
@@ -185,13 +186,13 @@ class _Parser(argparse.ArgumentParser):
             )
         name = option.partition("=")[0]
         known = [text for text in self._option_string_actions if text.startswith("--")]
+        others = [command for command, parser in commands.items() if name in parser._option_string_actions]
         meant = [text for text in known if name.startswith("--") and len(name) > 2 and text.startswith(name)]
-        meant = meant or difflib.get_close_matches(name, known, 2, 0.7)
-        if meant:
-            hint = f"; did you mean {' or '.join(meant)}?"
-        else:
-            others = [command for command, parser in commands.items() if name in parser._option_string_actions]
-            hint = f", which is one of {', '.join(others)}" if others else ""
+        if not others:
+            meant = meant or difflib.get_close_matches(name, known, 2, 0.7)
+        hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
+        if others:
+            hint = f", which is one of {', '.join(others)}{hint}"
         self.error(f"unknown option {name}{hint} ({self.prog} --help lists the options)")
 
     def _positionals_named(self) -> str:
@@ -559,18 +560,18 @@ class _Job:
                 return _copied(self.source, str(self.source))
         return nullcontext(self.source)
 
-    def write(self, write: Callable[[Path], int], overwrite: bool) -> int:
-        """Call ``write`` with the path of a file to write, of the right ending, and let that be the output."""
+    def write(self, write: Callable[[Path, bool], int], overwrite: bool) -> int:
+        """Call ``write`` with a path of the right ending, and whether to replace it, and let that be the output."""
         if self.target is not None and self.format is None:
-            return write(self.target)
+            return write(self.target, overwrite)
         if self.target is not None:
             with whole_file(self.target, overwrite=overwrite) as partial:
                 staged = partial.with_name(f"audio.{self.format}")
-                written = write(staged)
+                written = write(staged, True)
                 staged.replace(partial)
             return written
         with temporary(f"audio.{self.format}") as staged:
-            written = write(staged)
+            written = write(staged, True)
             with staged.open("rb") as file, _stdout():
                 shutil.copyfileobj(file, _binary(sys.stdout), 1 << 20)
                 sys.stdout.flush()
@@ -588,6 +589,8 @@ def _copied(source: Path | None, name: str) -> Iterator[Path]:
                 else:
                     with source.open("rb") as pipe:
                         shutil.copyfileobj(pipe, sink, 1 << 20)
+                if not sink.tell():
+                    raise ValueError(f"{name} is empty or closed; expected a file of audio, tokens or features")
             yield file
         except ValueError as error:  # which names the file that was read
             if type(error) is not ValueError or str(file) not in str(error):
@@ -776,7 +779,7 @@ def _decode(args: argparse.Namespace) -> None:
                 progress(min(done, frames * hop), frames * hop)
 
         rate = vocos.sample_rate
-        written = job.write(lambda file: _save(file, _cut(counted(), hop, end), rate, args.force), args.force)
+        written = job.write(lambda file, force: _save(file, _cut(counted(), hop, end), rate, force), args.force)
         if not warned and read.anonymous and vocos.config.encodec is not None:
             warned = True
             _warn_of_no_codec(vocos)
@@ -861,8 +864,8 @@ def _encode(args: argparse.Namespace) -> None:
         codes = [block.astype(smallest) for block in encoder.encode_stream(audio, rate, bandwidth)]
         tokens = np.concatenate(codes, axis=1)
 
-        def save(file: Path) -> int:
-            save_tokens(file, tokens, encoder, samples=audio.samples, overwrite=args.force)
+        def save(file: Path, force: bool) -> int:
+            save_tokens(file, tokens, encoder, samples=audio.samples, overwrite=force)
             return audio.samples
 
         written = job.write(save, args.force)
@@ -898,7 +901,7 @@ def _resynth(args: argparse.Namespace) -> None:
         blocks = vocos.resynth_stream(audio, rate, bandwidth=args.bandwidth)
         # whole frames are decoded: what is longer than the recording is cut off
         cut = _cut(blocks, vocos.hop_length, lambda n: min(n, audio.samples))
-        written = job.write(lambda file: _save(file, cut, rate, args.force), args.force)
+        written = job.write(lambda file, force: _save(file, cut, rate, force), args.force)
         if args.plot:
             assert job.target is not None
             titled = {job.source_name: path, job.target_name: job.target}
@@ -1024,6 +1027,8 @@ def _stream(args: argparse.Namespace) -> None:
     _check_terminal(sys.stdout, "the output is raw audio")
     vocos = _open(args, args.model, args.encoder)
     config = vocos.config
+    if args.chunk > MAX_CHUNK:
+        raise ValueError(f"--chunk is {args.chunk}, expected 1 to {MAX_CHUNK} frames")
     audio: Iterator[Float]
     if args.kind == "audio":
         _check_encoder(args, vocos)
@@ -1168,7 +1173,7 @@ def _demo(args: argparse.Namespace) -> None:
     loaded = time.perf_counter()
     audio = vocos.decode(tokens)
     took = time.perf_counter() - loaded
-    job.write(lambda file: _save(file, [audio], vocos.sample_rate, args.force), args.force)
+    job.write(lambda file, force: _save(file, [audio], vocos.sample_rate, force), args.force)
     seconds = len(audio) / vocos.sample_rate
     _say(
         output,
@@ -1342,11 +1347,10 @@ def _mistaken(option: str, name: str) -> str | None:
     path, wanted = find_model(name), "encoder" if option == "--encoder" else "model"
     use = {"info": "vocos-onnx info", "--model": "--model", "--encoder": "--encoder"}[option]
     if not os.path.lexists(path):
-        close = difflib.get_close_matches(name, BOX, 1, 0.6)
-        if close:
-            return f"no model file {name}, and no bundled model of that name; did you mean {close[0]}?"
         if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) and not name.lower().endswith(".onnx"):
             return f"no file {name}; if it is a checkpoint on the hub, {_how_to_export(name, wanted, use)}"
+        if close := difflib.get_close_matches(name, BOX, 1, 0.7):
+            return f"no model file {name}, and no bundled model of that name; did you mean {close[0]}?"
         return None
     if path.is_dir():
         there = sorted(file.name for file in path.iterdir())

@@ -111,7 +111,14 @@ def _tell(text: str) -> None:
 
 
 def _complain(error: Exception) -> None:
-    _tell("error: " + re.sub(r"\s*[\r\n]\s*", " ", str(error).strip()))
+    text = re.sub(r"\s*[\r\n]\s*", " ", str(error).strip())
+    text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout)=(?=(['\w]?))", _option, text)
+    _tell(f"error: {text}")
+
+
+def _option(argument: re.Match[str]) -> str:
+    """What Python takes as encoder='e.onnx' is here --encoder 'e.onnx'."""
+    return f"--{argument[1].replace('_', '-')}{' ' if argument[2] else ''}"
 
 
 def _say(output: Path | None, text: str) -> None:
@@ -1343,54 +1350,35 @@ def _explained(*given: tuple[str, str | None]) -> Iterator[None]:
 
 
 def _mistaken(option: str, name: str) -> str | None:
-    """What a name given as a model or an encoder is, if it is neither, or the other one; and the command to use."""
-    path, wanted = find_model(name), "encoder" if option == "--encoder" else "model"
-    use = {"info": "vocos-onnx info", "--model": "--model", "--encoder": "--encoder"}[option]
+    """What a name given as a model or an encoder is, where the command line has another remedy than Python has."""
+    path, wanted = find_model(name), "an encoder" if option == "--encoder" else "a model"
     if not os.path.lexists(path):
-        if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) and not name.lower().endswith(".onnx"):
-            return f"no file {name}; if it is a checkpoint on the hub, {_how_to_export(name, wanted, use)}"
-        if close := difflib.get_close_matches(name, BOX, 1, 0.7):
-            return f"no model file {name}, and no bundled model of that name; did you mean {close[0]}?"
-        return None
-    if path.is_dir():
-        there = sorted(file.name for file in path.iterdir())
-        models = [file for file in there if file.endswith(".onnx")]
-        if models:
-            return f"{path} is a folder; name one of the models in it: {listed(path / file for file in models)}"
-        if any(Path(file).suffix in CHECKPOINTS or file in ("config.yaml", "config.json") for file in there):
-            return f"{path} is the folder of a checkpoint, not an .onnx file: {_how_to_export(name, wanted, use)}"
-        return f"{path} is a folder without an .onnx file in it; expected one that vocos-onnx export wrote"
+        close = difflib.get_close_matches(name, BOX, 1, 0.7) if "/" not in name else []
+        return f"no model file {name}, and no bundled model of that name; did you mean {close[0]}?" if close else None
     if not path.is_file():
         return None
     with path.open("rb") as file:
         kind, _ = kind_of(file.read(_HEAD), True)
     quoted = shlex.quote(str(path))
-    if path.suffix.lower() in CHECKPOINTS:
-        return f"{path} is named like a checkpoint, not an .onnx file: {_how_to_export(name, wanted, use)}"
     if kind is not None and kind.group == "audio":
-        return f"{path} is {kind.name}, not {_A[wanted]}: make tokens of it with: vocos-onnx encode {quoted} tokens.npz"
-    if path.suffix.lower() in TOKENS or (kind is not None and kind.group == "array"):
+        return f"{path} is {kind.name}, not {wanted}: make tokens of it with: vocos-onnx encode {quoted} tokens.npz"
+    if path.suffix.lower() in TOKENS:
         shape = ""
         with suppress(ValueError, OSError):
             codes = read_token_file(path).codes
             shape = f" ({codes.dtype}, {' x '.join(map(str, codes.shape))})"
         return (
-            f"{path} is a file of tokens or features{shape}, not {_A[wanted]}: decode it with: vocos-onnx decode "
+            f"{path} is a file of tokens or features{shape}, not {wanted}: decode it with: vocos-onnx decode "
             f"{quoted} out.wav"
         )
-    if kind is not None:
-        return f"{path} is {kind.name}, not {_A[wanted]}; expected an .onnx file that vocos-onnx export wrote"
-    return _other_role(path, option)
+    return None if kind is not None or option == "info" else _other_role(path, option)
 
 
-_A = {"model": "a model", "encoder": "an encoder"}
 _HEAD = 1 << 13
 
 
 def _other_role(path: Path, option: str) -> str | None:
     """Of a model given as an encoder, or an encoder given as a model."""
-    if option == "info":
-        return None
     try:
         metadata = open_session(path, ["CPUExecutionProvider"], 1, METADATA_KEY).get_modelmeta().custom_metadata_map
     except Exception:  # the error that there was explains it
@@ -1405,21 +1393,6 @@ def _other_role(path: Path, option: str) -> str | None:
             "export-encodec facebook/encodec_24khz -o encodec_24khz.onnx"
         )
     return None
-
-
-def _how_to_export(name: str, wanted: str, use: str) -> str:
-    """The command that makes an .onnx file of a checkpoint, and how to go on."""
-    plain = name.rstrip("/")
-    stem = Path(plain).stem if Path(plain).suffix in CHECKPOINTS else Path(plain).name
-    is_encodec = "vocos" not in plain.lower() and ("encodec" in plain.lower() or wanted == "encoder")
-    target = shlex.quote(f"{stem or 'model'}.onnx")
-    command = f"vocos-onnx {'export-encodec' if is_encodec else 'export'} {shlex.quote(plain)} -o {target}"
-    then = f"{use} {target}"
-    if is_encodec and use == "--model":
-        then = f"--encoder {target}, with the model of charactr/vocos-encodec-24khz as --model"
-    elif not is_encodec and use == "--encoder":
-        then = f"--model {target}; its encoder is made with vocos-onnx export-encodec facebook/encodec_24khz -o E.onnx"
-    return f"convert it with: {command}, and use {then}"
 
 
 def _warn_of_no_codec(vocos: VocosONNX) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_ENOUGH = 64  # bytes of text, before it is taken for that
+_ENOUGH, _VARIED = 64, 8  # bytes of text, and different ones among them: a constant level may look like text
 _FRAMES = 4096  # bytes in which two frames of mp3 or ADTS begin
 
 
@@ -100,9 +100,13 @@ def kind_of(head: bytes, ended: bool) -> tuple[Kind | None, bool]:
         else:
             if at:
                 return Kind(name, "audio"), False
+    packets = [head[at : at + 1] for at in range(0, 4 * 188, 188)]
+    if packets == [b"G"] * 4:
+        return Kind("an MPEG transport stream (.ts)", "audio"), False
+    more = more or (packets[0] == b"G" and packets[3] == b"" and {b"G", b""}.issuperset(packets))
     if head and _PRINTED.issuperset(head[:_ENOUGH]):
         if len(head) >= (16 if ended else _ENOUGH):
-            return TEXT, False
+            return (TEXT if len(set(head[:_ENOUGH])) >= _VARIED else None), False
         more = True
     return None, more and not ended
 

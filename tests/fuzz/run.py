@@ -30,6 +30,7 @@ import audio
 import checkpoints
 import files
 import server
+import streams
 from common import Target
 
 import models
@@ -42,6 +43,7 @@ TARGETS: dict[str, Target] = {
     **files.TARGETS,
     **checkpoints.TARGETS,
     **server.TARGETS,
+    **streams.TARGETS,
 }
 
 

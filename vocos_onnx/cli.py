@@ -1325,11 +1325,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 def _check_encoder(args: argparse.Namespace, vocos: VocosONNX) -> None:
     """Raises ValueError where the model decodes tokens of a codec whose encoder must be given, and is not."""
     encodec = vocos.config.encodec
-    if encodec is None:
-        if args.encoder is not None or args.bandwidth is not None:
-            option = "--encoder" if args.encoder is not None else "--bandwidth"
-            raise ValueError(f"{option} is given, but this is a mel model, without tokens: leave it out")
-    elif args.encoder is None and encodec.codec != BOX_CODEC:
+    if encodec is not None and args.encoder is None and encodec.codec != BOX_CODEC:
         checkpoint = "facebook/encodec_24khz" if encodec.codec == ENCODEC else "CHECKPOINT"
         raise ValueError(
             f"audio to tokens of {encodec.codec} needs its encoder: make it with vocos-onnx export-encodec "

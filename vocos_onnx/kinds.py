@@ -100,10 +100,6 @@ def kind_of(head: bytes, ended: bool) -> tuple[Kind | None, bool]:
         else:
             if at:
                 return Kind(name, "audio"), False
-    packets = [head[at : at + 1] for at in range(0, 4 * 188, 188)]
-    if packets == [b"G"] * 4:
-        return Kind("an MPEG transport stream (.ts)", "audio"), False
-    more = more or (packets[0] == b"G" and packets[3] == b"" and {b"G", b""}.issuperset(packets))
     if head and _PRINTED.issuperset(head[:_ENOUGH]):
         if len(head) >= (16 if ended else _ENOUGH):
             return (TEXT if len(set(head[:_ENOUGH])) >= _VARIED else None), False

@@ -537,6 +537,8 @@ def folder(files: Path) -> Path:
     for name in ("rec/b.wav", "rec/a.flac", "in.wav"):
         soundfile.write(name, NOISE, 24_000)
     Path("rec/notes.txt").write_text("no audio")
+    Path("rec/._a.wav").write_text("what macOS keeps beside a file")
+    os.mkfifo("rec/waits.wav")
     np.save("tok/one.npy", TOKENS)
     np.savez("tok/two.npz", tokens=TOKENS[:, :10])
     return files
@@ -648,7 +650,9 @@ def test_folders_as_inputs_and_new_ones_as_outputs(folder, capsys):
     assert [line.split(":")[0] for line in captured.out.splitlines()] == [
         "wrote new/tokens/a.npz", "wrote new/tokens/b.npz"
     ]  # fmt: skip
-    assert captured.err == "vocos-onnx: warning: of the folder rec left out, by their endings: deeper/, notes.txt\n"
+    assert captured.err == (
+        "vocos-onnx: warning: left out of the folder rec, as they are no audio files: deeper/, notes.txt, waits.wav\n"
+    )
     assert run("decode", "new/tokens", "audio", "--model", MODEL, "--format", "flac") == 0
     assert run("decode", "tok/one.npy", "single/", "--model", MODEL) == 0
     assert run("resynth", "rec", "tok/../copies/", *PAIR) == 0

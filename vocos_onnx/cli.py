@@ -113,11 +113,12 @@ def _tell(text: str) -> None:
 def _complain(error: Exception) -> None:
     text = re.sub(r"\s*[\r\n]\s*", " ", str(error).strip())
     text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout)=(?=(['\w]?))", _option, text)
+    text = re.sub(r"\bVocosONNX\('([\w.-]+)'\)", r"--model \1", text)
     _tell(f"error: {text}")
 
 
 def _option(argument: re.Match[str]) -> str:
-    """What Python takes as encoder='e.onnx' is here --encoder 'e.onnx'."""
+    """What Python takes as encoder='e.onnx' is --encoder 'e.onnx' here."""
     return f"--{argument[1].replace('_', '-')}{' ' if argument[2] else ''}"
 
 
@@ -587,7 +588,7 @@ class _Job:
 
 @contextmanager
 def _copied(source: Path | None, name: str) -> Iterator[Path]:
-    with temporary(Path(name).name) as file:
+    with temporary("stdin" if source is None else source.name) as file:
         try:
             with file.open("wb") as sink:
                 if source is None:
@@ -602,7 +603,10 @@ def _copied(source: Path | None, name: str) -> Iterator[Path]:
         except ValueError as error:  # which names the file that was read
             if type(error) is not ValueError or str(file) not in str(error):
                 raise
-            raise ValueError(str(error).replace(str(file), name)) from None
+            text = str(error)
+            if source is None:  # ffmpeg and the commands here know it as -
+                text = re.sub(rf"(?:(?<= -i )|(?<=code ))(?:{re.escape(str(file))}|stdin)(?= )", "-", text)
+            raise ValueError(text.replace(str(file), name)) from None
 
 
 def _binary(stream: TextIO | None) -> IO[bytes]:
@@ -643,8 +647,8 @@ def _expand(inputs: list[str], endings: tuple[str, ...], what: str) -> list[Path
             _check_terminal(sys.stdin, f"{what} are to come from it")
             found.append(None)
         elif path.is_dir():
-            there = sorted(path.iterdir())
-            taken = [file for file in there if file.suffix.lower() in endings and not file.is_dir()]
+            there = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+            taken = [file for file in there if file.suffix.lower() in endings and file.is_file()]
             if not taken:
                 raise ValueError(
                     f"the folder {path} holds no {what} (files that end in {', '.join(endings)}); it holds "
@@ -652,7 +656,7 @@ def _expand(inputs: list[str], endings: tuple[str, ...], what: str) -> list[Path
                 )
             left = [f"{file.name}/" if file.is_dir() else file.name for file in there if file not in taken]
             if left:
-                _tell(f"warning: of the folder {path} left out, by their endings: {listed(left)}")
+                _tell(f"warning: left out of the folder {path}, as they are no {what}: {listed(left)}")
             found += taken
         else:
             found.append(path)
@@ -756,12 +760,14 @@ def _decode(args: argparse.Namespace) -> None:
     suffix = f".{args.format or 'wav'}"
     jobs, folder = _jobs(args, inputs, suffix, [args.model], _check_audio)
     vocos = _open(args, args.model)
+    chosen = _bandwidth(args, vocos.config)
     warned = False
 
     def one(job: _Job, path: Path, progress: Progress) -> str:
         nonlocal warned
         read = _read_tokens(path, args.key)
-        given, index = _one_clip(job, read, args, vocos.config)
+        given = _one_clip(job, read, args, vocos.config, None if chosen is None else chosen[1])
+        index = args.bandwidth_id if chosen is None or not vocos.config.num_bandwidth_ids else chosen[0]
         frames, hop = given.codes.shape[-1] if given.codes.ndim else 0, vocos.hop_length
         if vocos.delay and given.codes.ndim == 2 and args.layout in LAYOUTS:
             blocks = vocos.decode_stream([given], index)
@@ -800,8 +806,18 @@ def _read_tokens(path: Path, key: str | None) -> Tokens:
     return read(path) if key is None else read(path, key)
 
 
-def _one_clip(job: _Job, read: Tokens, args: argparse.Namespace, config: ModelConfig) -> tuple[Tokens, int | None]:
-    """The tokens or features (C, T) with their codec, which is checked then, and the bandwidth id to decode with."""
+def _bandwidth(args: argparse.Namespace, config: ModelConfig) -> tuple[int, int] | None:
+    """Bandwidth id and number of codebooks of the bandwidth that was asked for."""
+    if args.bandwidth is None:
+        return None
+    if config.encodec is None:
+        raise ValueError("--bandwidth is given, but this is a mel model, without tokens: leave it out")
+    index = bandwidth_index(args.bandwidth, config.encodec.bandwidths)
+    return index, config.encodec.codebooks_per_bandwidth[index]
+
+
+def _one_clip(job: _Job, read: Tokens, args: argparse.Namespace, config: ModelConfig, most: int | None) -> Tokens:
+    """Tokens (K, T), of the first ``most`` codebooks, or features (C, T), with the codec, which is checked then."""
     codes, is_tokens = read.codes, not np.issubdtype(read.codes.dtype, np.floating)
     if codes.ndim == 3:
         batch = 1 if args.layout == "kbt" and is_tokens else 0
@@ -813,32 +829,24 @@ def _one_clip(job: _Job, read: Tokens, args: argparse.Namespace, config: ModelCo
             )
         if codes.shape[batch]:
             codes = codes.squeeze(batch)
-    index: int | None = args.bandwidth_id
     encodec = config.encodec
-    if args.bandwidth is not None:
-        if encodec is None:
-            raise ValueError("--bandwidth is given, but this is a mel model, without tokens: leave it out")
-        index = bandwidth_index(args.bandwidth, encodec.bandwidths)
-        count = encodec.codebooks_per_bandwidth[index]
-        if is_tokens and codes.ndim == 2:
-            if len(codes) < count:
+    if is_tokens and codes.ndim == 2 and encodec is not None:
+        counts, found = encodec.codebooks_per_bandwidth, len(codes)
+        if most is not None:
+            if found < most:
                 raise ValueError(
-                    f"{job.source_name} has {len(codes)} codebooks, and {args.bandwidth:g} kbps are {count}: leave "
+                    f"{job.source_name} has {found} codebooks, and {args.bandwidth:g} kbps are {most}: leave "
                     "--bandwidth out, or give a smaller one"
                 )
-            codes = codes[:count]
-        if not config.num_bandwidth_ids:
-            index = None
-    elif index is None and encodec is not None and config.num_bandwidth_ids and is_tokens and codes.ndim == 2:
-        counts = encodec.codebooks_per_bandwidth
-        if len(codes) not in counts and 0 < len(codes) <= encodec.num_codebooks <= codes.shape[1]:
+            return replace(read, codes=codes[:most])
+        possible = 0 < found <= encodec.num_codebooks <= codes.shape[1]  # else the axes may be swapped
+        if possible and args.bandwidth_id is None and config.num_bandwidth_ids and found not in counts:
             known = ", ".join(f"{k:g} kbps {n}" for k, n in zip(encodec.bandwidths, counts, strict=True))
             raise ValueError(
-                f"{job.source_name} has {len(codes)} codebooks, and no bandwidth has as many ({known}): pass "
-                "--bandwidth KBPS to decode the first ones of them, or --bandwidth-id N to decode all of them as those "
-                "of that bandwidth"
+                f"{job.source_name} has {found} codebooks, and no bandwidth has as many ({known}): pass --bandwidth "
+                "KBPS to decode the first ones of them, or --bandwidth-id N to decode all of them as those of it"
             )
-    return replace(read, codes=codes), index
+    return replace(read, codes=codes)
 
 
 def _save(file: Path, blocks: Iterable[Float], rate: int, overwrite: bool) -> int:

@@ -289,8 +289,8 @@ examples:
   vocos-onnx export charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx
                                                     the official model, for tokens of EnCodec and Bark
 
-vocos-onnx COMMAND --help explains a command. Exit codes: 0 done, 2 not (stderr says why), 1 if the reader of standard
-output has gone away.
+vocos-onnx COMMAND --help explains a command; without one this help is printed. Exit codes: 0 done, 2 not
+(stderr says why), 1 if the reader of standard output has gone away, 128 + N if signal N ended it.
 """
 MODEL = ".onnx model, or the name of a bundled one (default: the bundled codec)"
 ENCODER = "encoder .onnx (default: that of the bundled codec)"
@@ -610,9 +610,10 @@ def _copied(source: Path | None, name: str) -> Iterator[Path]:
 
 
 def _binary(stream: TextIO | None) -> IO[bytes]:
-    if stream is None or getattr(stream, "closed", False):
+    binary: IO[bytes] | None = getattr(stream, "buffer", None)
+    if binary is None or getattr(stream, "closed", False):
         raise OSError("it is closed")
-    return stream.buffer
+    return binary
 
 
 def _read_stdin() -> Iterator[bytes]:
@@ -652,15 +653,18 @@ def _expand(inputs: list[str], endings: tuple[str, ...], what: str) -> list[Path
             if not taken:
                 raise ValueError(
                     f"the folder {path} holds no {what} (files that end in {', '.join(endings)}); it holds "
-                    f"{listed(file.name for file in there) or 'nothing'}"
+                    f"{listed(map(_entry, there)) or 'nothing'}"
                 )
-            left = [f"{file.name}/" if file.is_dir() else file.name for file in there if file not in taken]
-            if left:
-                _tell(f"warning: left out of the folder {path}, as they are no {what}: {listed(left)}")
+            if left := sorted(set(there) - set(taken)):
+                _tell(f"warning: left out of the folder {path}, as they are no {what}: {listed(map(_entry, left))}")
             found += taken
         else:
             found.append(path)
     return found
+
+
+def _entry(path: Path) -> str:
+    return f"{path.name}/" if path.is_dir() else path.name
 
 
 def _jobs(
@@ -693,14 +697,15 @@ def _jobs(
             raise IsADirectoryError(f"{output} is a folder; expected the name of a file, or {output}/ for that folder")
     else:
         if output.exists():
-            raise NotADirectoryError(f"{len(inputs)} files need a folder to go to, and {output} is none")
+            many = f"{len(inputs)} files need" if len(inputs) > 1 else "the output needs"
+            raise NotADirectoryError(f"{many} a folder to go to, and {output} is none")
         if named_like_a_file:
             raise ValueError(
                 f"{len(inputs)} files need a folder to go to, and {output} is named like a file: was the output "
                 f"forgotten? A folder of that name is {output}/"
             )
         new = output
-    jobs = [_Job(source, output / (Path(STDIN if source is None else source).stem + suffix), None) for source in inputs]
+    jobs = [_Job(source, output / (Path(source or "stdin").stem + suffix), None) for source in inputs]
     sources: dict[str, str] = {}
     for job in jobs:
         assert job.target is not None

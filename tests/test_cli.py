@@ -270,6 +270,13 @@ def test_plot(recording, name):
     assert picture.startswith(b"\x89PNG" if name == "p.png" else b"<?xml")
 
 
+def test_plot_of_names_that_are_no_formulas(recording):
+    for name in ("a$\\foo$.wav", os.fsdecode(b"\xff.wav")):
+        shutil.copy("speech.wav", name)
+        assert run("resynth", name, "copy.wav", "--plot", "p.png", "-y", *PAIR) == 0
+        assert Path("p.png").stat().st_size > 10_000
+
+
 def test_plot_without_matplotlib(recording, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -925,7 +925,8 @@ def _resynth(args: argparse.Namespace) -> None:
         if args.plot:
             assert job.target is not None
             titled = {job.source_name: path, job.target_name: job.target}
-            audio_of = {printable(title): load_audio(file, rate) for title, file in titled.items()}
+            # a $ would begin a formula
+            audio_of = {printable(title).replace("$", r"\$"): load_audio(file, rate) for title, file in titled.items()}
             save_plot(args.plot, audio_of, rate, overwrite=args.force)
         return f"wrote {job.target_name}: {written / rate:.2f} s at {rate} Hz"
 

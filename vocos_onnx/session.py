@@ -410,7 +410,7 @@ def _onnxruntime() -> Any:
             onnxruntime.disable_telemetry_events()
         onnxruntime.InferenceSession  # noqa: B018  what a half-removed wheel leaves behind is an empty module
     except (ImportError, AttributeError) as error:
-        if isinstance(error, ImportError) and error.name != "onnxruntime":
+        if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):
             raise ImportError(f"onnxruntime is installed, but cannot be loaded: {first_line(error)}") from error
         raise ImportError(
             "onnxruntime is not installed: pip install 'vocos-onnx[cpu]', or 'vocos-onnx[gpu]' for CUDA (not both)"

@@ -55,7 +55,7 @@ class Trainer:
         encoder: .onnx of the tokens' encoder, where the features are those of EnCodec.
         token_cache: folder of tokens of whole files; by default crops are encoded as they are drawn.
         checkpoint: to begin with its weights; see ``init_from``.
-        device: "cpu", "cuda" or "auto"; by default what the config says, and the CPU where that is a GPU and there is none.
+        device: "cpu", "cuda" or "auto"; by default what the config says, or the CPU where that is a GPU that is missing.
         compile: whether torch.compile is used; by default on CUDA.
         report: called with each line of progress.
 
@@ -158,8 +158,8 @@ class Trainer:
         SIGINT (Ctrl-C), SIGTERM and SIGHUP end it after the step that is being computed, with the state saved, from
         which the same run goes on to the same weights. The second such signal ends it at once.
 
-        Raises KeyboardInterrupt after SIGINT and SystemExit (143, 129) after the others; FloatingPointError where a loss
-        is not finite; OSError where the state cannot be saved. The last saved state is whole.
+        Raises KeyboardInterrupt after SIGINT and SystemExit (143, 129) after the others; FloatingPointError where a
+        loss is not finite; OSError where the state cannot be saved. The last saved state is whole.
         """
         run, steps = self.config.run, self.config.steps
         generator, judges = (sum(p.numel() for p in m.parameters()) / 1e6 for _, m in self._modules())

@@ -55,7 +55,7 @@ class Trainer:
         encoder: .onnx of the tokens' encoder, where the features are those of EnCodec.
         token_cache: folder of tokens of whole files; by default crops are encoded as they are drawn.
         checkpoint: to begin with its weights; see ``init_from``.
-        device: "cpu", "cuda" or "auto"; by default what the config says, or the CPU where that is a GPU that is missing.
+        device: "cpu", "cuda" or "auto"; by default what the config says, or the CPU where that is a missing GPU.
         compile: whether torch.compile is used; by default on CUDA.
         report: called with each line of progress.
 

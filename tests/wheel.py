@@ -19,6 +19,8 @@ for module in ("torch", "onnx", "onnxscript", "torchaudio", "vocos", "encodec", 
     assert importlib.util.find_spec(module) is None, f"{module} can be imported"
 import vocos_onnx  # noqa: E402
 
+assert not [name for name in names if name.endswith(".sh")], names
+
 assert Path(sys.prefix) in Path(vocos_onnx.__file__).parents, vocos_onnx.__file__
 
 command = Path(sys.executable).parent / "vocos-onnx"
@@ -29,6 +31,9 @@ for extra, arguments in (
     done = subprocess.run([command, *arguments], capture_output=True, text=True)
     assert done.returncode == 2, done
     assert f"pip install 'vocos-onnx[{extra}]'" in done.stderr, done.stderr
+    # which works before there is a release: pip takes the package that is installed, and asks no index for it
+    advice = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps", f"vocos-onnx[{extra}]"]
+    subprocess.run(advice, check=True)
 done = subprocess.run([command, "demo"], capture_output=True, text=True, check=True)
 assert done.stdout.startswith("wrote demo.wav: "), done.stdout
 for arguments in (

@@ -32,7 +32,10 @@ def follow(checkout: Path, folder: Path) -> tuple[Path, list[tuple[str, int, lis
     stages: dict[str, Path] = {}
     settings: dict[str, str] = {}
     root, layers, command = folder, [], []
-    for line in (checkout / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+    text = (checkout / "Dockerfile").read_text(encoding="utf-8")
+    versions = set(re.findall(r"(?:FROM python:|lib/python)(\d+\.\d+)", text))
+    assert len(versions) == 1, versions
+    for line in text.replace("\\\n", " ").splitlines():
         step, _, rest = line.partition(" ")
         if not step or step.startswith("#"):
             continue

@@ -77,7 +77,7 @@ def test_snippets(folder):
     (folder / "snippets.json").write_text(json.dumps(SNIPPETS))
     (folder / "program.py").write_text(PROGRAM)
     run("python -W error program.py < snippets.json", folder)
-    for name in ("decoded.wav", "copy.wav", "long.wav"):
+    for name in ("demo.wav", "copy.wav", "long.wav"):
         assert (folder / name).stat().st_size > 100_000
 
 
@@ -133,4 +133,5 @@ def test_it_names_what_is_public():
         assert name in text or name.endswith("Config"), name
     for extra in ("cpu", "gpu", "export", "train", "plot", "report", "test"):
         assert f"[{extra}]" in text or f",{extra}]" in text, extra
+    assert f"vocos_onnx-{vocos_onnx.__version__}-py3" in text
     assert vocos_onnx.__version__ in (README.parent / "pyproject.toml").read_text(encoding="utf-8")

@@ -257,7 +257,7 @@ def _files(name: str, args: Any, path: str | None) -> Files:
         args = {**args, "filelist_path": path}
     if isinstance(args, dict) and args.get("filelist_path") == "???":
         flag = "--train" if name == "train_params" else "--valid"
-        raise ValueError(f"{where}: filelist_path is not filled in; write it there or pass {flag}")
+        raise ValueError(f"{where}: filelist_path is not filled in; fill it in, in a file of your own, or pass {flag}")
     return _read(where, Files, args)
 
 

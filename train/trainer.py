@@ -203,12 +203,12 @@ class Trainer:
                             began = time.perf_counter()
                         beat = Heartbeat(self.report)
                     stop.check()
-            except (KeyboardInterrupt, SystemExit, BrokenPipeError):
+            except (KeyboardInterrupt, SystemExit, OSError):  # the last where nobody reads the lines any more
                 if whole and (self.step > saved or self.validates) and int(bad) < 0:
                     self.seconds += time.perf_counter() - began
                     self.save(self.out / LAST)
                     saved = self.step
-                with contextlib.suppress(OSError):  # who read the lines may be gone
+                with contextlib.suppress(OSError):
                     self.report(f"stopped at step {saved}; the same command goes on from there")
                 raise
         if (self.out / BEST).exists():

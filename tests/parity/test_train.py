@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -395,6 +396,18 @@ def test_what_is_ignored_stays_ignored(data, tmp_path):
     finally:
         signal.signal(signal.SIGHUP, before)
     assert run.step == 2
+
+
+def test_in_a_thread_no_handlers_are_set(data, tmp_path):
+    """Only the main thread may."""
+    config = tree("mel", data)
+    config["trainer"]["max_steps"] = 4
+    run = trainer("mel", data, tmp_path, config=config)
+    thread = threading.Thread(target=run.train)
+    thread.start()
+    thread.join(120)
+    assert run.step == 2
+    assert (tmp_path / "checkpoint").is_dir()
 
 
 def test_the_program_saves_when_it_is_told_to_end(data, tmp_path):

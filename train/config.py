@@ -160,7 +160,8 @@ def find_config(path: Path) -> Path:
 def load_config(path: Path, **changes: Any) -> TrainConfig:
     """Read a config; of the changes, ``train`` and ``valid`` are filelist paths, and ``steps`` half of max_steps.
 
-    ``path`` may be the name of a bundled config, such as "vocos-mel-24khz".
+    ``path`` may be the name of a bundled config, such as "vocos-mel-24khz". Where ``train`` or ``valid`` is not a .csv,
+    the config's ``split`` does not count.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -255,6 +256,8 @@ def _files(name: str, args: Any, path: str | None) -> Files:
     where = f"data.init_args.{name}"
     if isinstance(args, dict) and path is not None:
         args = {**args, "filelist_path": path}
+        if Path(path).suffix.lower() != ".csv":  # the config's split is one of its index, and this is none
+            args.pop("split", None)
     if isinstance(args, dict) and args.get("filelist_path") == "???":
         flag = "--train" if name == "train_params" else "--valid"
         raise ValueError(f"{where}: filelist_path is not filled in; fill it in, in a file of your own, or pass {flag}")

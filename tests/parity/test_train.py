@@ -657,6 +657,9 @@ def test_bundled_configs_by_name(data, tmp_path, monkeypatch, capsys):
     arguments = ["--train", "nowhere", "--valid", "nowhere", "--out", "run", "--device", "cpu"]
     assert main(["train", "vocos-mel-24khz", *arguments]) == 2
     assert "no filelist or folder nowhere" in capsys.readouterr().err
+    # the split of a config's index does not count for a folder
+    of_folder = load_config(Path("box-codec-1"), train=str(data), valid=index)
+    assert (of_folder.train.split, of_folder.valid.split) == (None, "valid")
     Path("box-mel.yaml").write_text("data: {}\n")  # a file that is there is meant
     for name, message in (
         ("vocos-mel", r"no config vocos-mel; .* one of box-codec-1, .*, vocos-mel-24khz"),

@@ -23,17 +23,27 @@ from .mel import CHUNK as MEL_CHUNK
 from .mel import log_mel, log_mel_blocks
 from .session import CODEC, Provider, find_model
 from .streaming import BLOCK, Decoder, Stream, decode_in_blocks
-from .tokens import Tokens, check_codec
+from .tokens import Tokens, check_codec, read_token_file
 
 Encoder = EncodecONNX | str | os.PathLike[str]
 Ragged = list[npt.NDArray[Any]] | tuple[npt.NDArray[Any], ...]
 
 BOX_CODEC = "vocos_onnx_24khz"
+DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
 
 
 def default_model() -> Path:
-    """The model in the box."""
+    """Path of the bundled codec's model."""
     return find_model(CODEC)
+
+
+def demo_tokens() -> Tokens:
+    """Tokens of a bundled recording of speech, 8 s long: int16 codes (16 codebooks, 631 frames) of the bundled codec.
+
+    Example:
+        >>> audio = VocosONNX().decode(demo_tokens())
+    """
+    return read_token_file(default_model().with_name(DEMO_TOKENS))
 
 
 class VocosONNX:

@@ -391,8 +391,7 @@ def test_no_samples_are_a_file_or_an_error(suffix, tmp_path):
         ("mp3", 7350, r"\.mp3 has 8000, "),
         ("ogg", 384_000, r"\.ogg has 1000 to 200000 Hz"),  # which crashed
         ("ogg", 0, r"sample_rate is 0, expected 1000 to 384000 Hz"),  # as did this
-        ("htk", 0, r"sample_rate is 0, expected"),  # and this
-        ("wve", 24_000, r"\.wve has 8000 Hz"),  # whatever it is told
+        ("opus", 44_100, r"a\.opus: sample_rate is 44100, and \.opus has 8000, 12000, 16000, 24000, 48000 Hz; try"),
         ("flac", 383_999, r"cannot write .*a\.flac at 383999 Hz"),
         ("wav", -1, r"sample_rate is -1, expected"),
         ("wav", 2**40, r"sample_rate is 1099511627776, expected"),
@@ -453,13 +452,6 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
         save_audio(tmp_path / "a.wav", NOISE, 24000)
 
 
-@pytest.mark.parametrize(("suffix", "rate"), [("htk", 24_000), ("htk", 44_100), ("sds", 44_100), ("sds", 96_000)])
-def test_rates_that_a_kind_cannot_say(suffix, rate, tmp_path):
-    with pytest.raises(ValueError, match=rf"sample_rate is {rate}, and \.{suffix} cannot say that; try \.wav"):
-        save_audio(tmp_path / f"a.{suffix}", NOISE, rate)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("rate", [8000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000])
 def test_the_rate_that_is_written_comes_back(rate, tmp_path):
     for kind in soundfile.available_formats():
@@ -471,7 +463,7 @@ def test_the_rate_that_is_written_comes_back(rate, tmp_path):
         assert soundfile.info(path).samplerate == rate, kind
 
 
-@pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "voc", "svx", "avr", "htk", "mat5"])
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "voc", "svx", "avr", "mat5"])
 def test_more_than_a_header_can_say(suffix, tmp_path, monkeypatch):
     most = 9000 if suffix != "mat5" else 50_000
     monkeypatch.setitem(vocos_onnx.audio._MOST, suffix.upper(), most)
@@ -481,7 +473,7 @@ def test_more_than_a_header_can_say(suffix, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [f"a.{suffix}"]
 
 
-@pytest.mark.parametrize(("suffix", "samples"), [("sds", 1 << 21), ("voc", 1 << 23)])
+@pytest.mark.parametrize(("suffix", "samples"), [("voc", 1 << 23)])
 def test_short_kinds_are_not_written_beyond_what_they_can_say(suffix, samples, tmp_path):
     block = np.zeros(1 << 16, np.int16)
     least = samples // len(block) - 1

@@ -174,9 +174,34 @@ def test_voc_of_several_blocks(tmp_path):
     """As ffmpeg writes it; libsndfile takes the headers in between for audio."""
     data = written(("VOC", "PCM_16"))
     assert (data[26], data[-1]) == (9, 0)
+    whole = read(tmp_path, data)
     block = b"\2" + (2000).to_bytes(3, "little") + data[-2001:-1]
-    with pytest.raises(ValueError, match="its audio is in several blocks"):
-        read(tmp_path, data[:-1] + block + b"\0")
+    text, silence = b"\5\3\0\0ab\0", b"\3\3\0\0\xff\0\x64"
+    for between in (b"", text, text + b"\4\2\0\0\1\0"):
+        got = read(tmp_path, between.join([data[:-1], block, block + b"\0"]))
+        np.testing.assert_array_equal(got, np.concatenate([whole, whole[-1000:], whole[-1000:]]))
+        with pytest.raises(ValueError, match="truncated"):
+            read(tmp_path, (between.join([data[:-1], block]))[:-9])
+    np.testing.assert_array_equal(read(tmp_path, data[:-1] + data[26:]), np.concatenate([whole, whole]))
+    with pytest.raises(ValueError, match="blocks of silence or repetition"):
+        read(tmp_path, data[:-1] + silence + block + b"\0")
+    with pytest.raises(ValueError, match="goes on with one that is not there"):
+        read(tmp_path, data[:26] + block + b"\0")
+    short = int.from_bytes(data[27:30], "little") - 8  # as sox counts it
+    np.testing.assert_array_equal(read(tmp_path, data[:27] + short.to_bytes(3, "little") + data[30:]), whole)
+
+
+def test_voc_of_more_than_a_block_can_say(tmp_path):
+    """Some 40 MB, in blocks of one format: libsndfile sees some at a time."""
+    head = written(("VOC", "PCM_U8"), NOISE[:1])
+    block = np.random.default_rng(0).integers(0, 256, (1 << 24) - 100, np.uint8).tobytes()
+    own = 4 if head[26] == 9 else 2
+    first = head[:27] + (len(block) + 3 * own - (0 if own == 4 else 4)).to_bytes(3, "little")
+    first += head[30 : 42 if own == 4 else 32]
+    more = b"\2" + len(block).to_bytes(3, "little") + block
+    got = read(tmp_path, first + block + more + b"\0")
+    assert len(got) == 2 * len(block)
+    np.testing.assert_array_equal(got[:1000], got[len(block) : len(block) + 1000])
 
 
 def test_xi_that_is_cut(tmp_path):

@@ -110,6 +110,7 @@ def load_audio(file: AudioFile, sample_rate: int) -> Float:
         >>> audio = load_audio("speech.flac", 24_000)
         >>> audio = load_audio(io.BytesIO(data), 24_000)
     """
+    _path_or_object(file, sample_rate, "load_audio")
     audio: Float = np.concatenate(list(load_blocks(file, sample_rate)))
     return audio
 
@@ -214,7 +215,8 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
     if isinstance(sample_rate, str | os.PathLike) or isinstance(file, np.ndarray | np.generic | int | float):
         what = f"an array of shape {file.shape}" if isinstance(file, np.ndarray) else shown(file)
         raise ValueError(f"file is {what}, expected a path or a binary file object first: {call}")
-    if isinstance(file, list | tuple | set | Iterator):
+    several = isinstance(file, Sequence) and all(isinstance(each, str | os.PathLike) for each in file)
+    if several or isinstance(file, Iterator):
         raise ValueError(
             f"file is {shown(file)}, expected one path or binary file object; call {function} once for each file"
         )

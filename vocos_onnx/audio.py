@@ -57,7 +57,7 @@ _KINDS = {  # endings that are written: libsndfile's format and subtype of each,
     "svx": ("SVX", "PCM_16"),
     "voc": ("VOC", "PCM_16"),
 }
-_USUAL = ".wav, .flac, .ogg, .opus, .mp3, .aiff, .au, .caf, .w64 or .rf64"
+_USUAL = ".wav or .flac, or .ogg, .opus, .mp3, .aiff, .au, .caf, .w64 or .rf64"
 _RATES: dict[str, Sequence[int]] = {  # where they are fewer than those that are read
     "MPEG_LAYER_III": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
     "VORBIS": range(MIN_RATE, 200_001),  # libvorbis crashes beyond
@@ -684,7 +684,7 @@ def _ending(file: Any, path: Path | None, format: Any) -> str:
     if format is not None:
         ending = format.lower().removeprefix(".") if isinstance(format, str) else ""
         if ending not in _KINDS:
-            raise ValueError(f"format is {shown(format)}, expected one of {_USUAL}")
+            raise ValueError(f"format is {shown(format)}, expected {_USUAL}")
         return ending
     name = str(path) if path is not None else getattr(file, "name", None)
     ending = Path(name).suffix[1:].lower() if isinstance(name, str) else ""
@@ -695,13 +695,10 @@ def _ending(file: Any, path: Path | None, format: Any) -> str:
     if ending in ("m4a", "mp4", "aac", "wma", "webm", "mka", "mkv", "amr", "wv", "ape", "mp2", "ac3"):
         converted = shlex.quote(str(path if path.is_absolute() else os.curdir / path))
         raise ValueError(
-            f"{path.name!r} does not end in a known kind of audio file that is written; write out.wav, then: "
+            f"{path.name!r} does not end in a known kind of audio file; try .wav or .flac, then: "
             f"ffmpeg -i out.wav {converted}"
         )
-    raise ValueError(
-        f"{path.name!r} does not end in a known kind of audio file that reads back as it was written; "
-        f"use {_USUAL}, or give the format"
-    )
+    raise ValueError(f"{path.name!r} does not end in a known kind of audio file; try {_USUAL}")
 
 
 def save_audio(

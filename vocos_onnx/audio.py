@@ -266,7 +266,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _open_fifo(path: Path) -> BinaryIO:
     """A pipe by its name. One that no one writes to is refused, since opening it would take forever."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = _above_standard(str(path), os.O_RDONLY | os.O_NONBLOCK)
     pipe = os.fdopen(descriptor, "rb")
     named = not str(path).startswith(("/dev/", "/proc/"))  # standard input or <(...) of a shell: somebody has it open
     if named and not select.select([pipe], [], [], _PATIENCE)[0]:
@@ -292,11 +292,22 @@ def _spooled(file: Any) -> Iterator[BinaryIO]:
         yield View(file, ((at, file.tell()),))  # type: ignore[misc]  # all of a BinaryIO that is asked for
         file.seek(0, os.SEEK_END)
         return
-    with tempfile.TemporaryFile() as copy:
+    with _temporary() as copy:
         while block := _bytes(file.read(1 << 20), file):
-            copy.write(block)
+            _write_all(copy, block)
         copy.seek(0)
         yield copy
+
+
+@contextmanager
+def _temporary() -> Iterator[Any]:
+    """An unbuffered temporary file, but never as a standard stream that was closed."""
+    with ExitStack() as stack:
+        while True:
+            file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+            if file.fileno() > 2:
+                yield file
+                return
 
 
 def _can_seek(file: Any) -> bool:
@@ -789,7 +800,7 @@ def _written(file: Any, path: Path | None, overwrite: bool) -> Iterator[io.RawIO
     writable = getattr(file, "writable", None)
     if writable is not None and not (_can_seek(file), writable())[1]:
         raise ValueError(f'{_name(file)} cannot be written; open it as in open(path, "wb")')
-    with tempfile.TemporaryFile(buffering=0) as raw:
+    with _temporary() as raw:
         yield raw
         raw.seek(0)
         while block := raw.read(1 << 20):

@@ -158,7 +158,8 @@ def load_blocks(file: AudioFile, sample_rate: int) -> Iterator[Float]:
             raise ValueError(f"{name}: {error}. If what is there will do, rewrite it: {_ffmpeg(path)}") from None
         except TooLoud as error:
             scale = f"-af volume=1/{error.full_scale} -c:a pcm_s16le "
-            remedy = f"; where that is of integers: {_ffmpeg(path, scale)}" if error.full_scale else ""
+            integers = "int16" if error.full_scale == 1 << 15 else "int32"
+            remedy = f"; if it is in the range of {integers}: {_ffmpeg(path, scale)}" if error.full_scale else ""
             raise ValueError(f"{name}: {error.what}{remedy}") from None
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None

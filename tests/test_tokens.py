@@ -245,7 +245,7 @@ def test_entries_are_not_unpacked_where_they_are_large(tmp_path, name):
 def test_members_that_are_no_arrays(tmp_path):
     with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
         archive.writestr("tokens", b"x")
-    with pytest.raises(ValueError, match="'tokens' in it is no array"):
+    with pytest.raises(ValueError, match="its 'tokens' is no array"):
         load_tokens(tmp_path / "t.npz")
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .audio import Float, Tape, read_blocks, read_waveform
 from .backbone import Backbone
-from .codebooks import fingerprints, lookup, read_tokens
+from .codebooks import as_array, fingerprints, lookup, read_tokens, whole_numbers
 from .config import MelFeatures, ModelConfig
 from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
 from .hub import fetch
@@ -322,7 +322,7 @@ class VocosONNX:
     def _array(self, given: npt.ArrayLike | Tokens) -> npt.NDArray[Any]:
         """What was given, as an array; of a token file, made sure that it is of this model's codec."""
         if not isinstance(given, Tokens):
-            return np.asarray(given)
+            return as_array(given)
         check_codec(given, self.config, self._fingerprints)
         return given.codes
 
@@ -502,6 +502,8 @@ class VocosONNX:
         shape = features.shape
         if features.ndim not in (2, 3) or shape[-2] != channels:
             hint = f"; tokens must be integers, not {features.dtype}" if self.config.encodec else ""
+            if self.config.encodec and whole_numbers(features, self.config.encodec.codebook_size):
+                hint += ": these look like tokens stored as floats, pass tokens.astype(np.int64)"
             raise ValueError(f"features have shape {shape}, expected ({channels}, T) or (B, {channels}, T){hint}")
         if features.size == 0:
             raise ValueError(f"features are empty, shape {shape}; expected at least one item and one frame")

@@ -83,7 +83,7 @@ def test_decode_features_to_flac(files):
         ),
         (
             ["many.npz", "o.wav"],
-            "it holds the arrays a (2, 30) int64, b (2, 30) int64; name one of them tokens, or choose one with --key NAME",
+            "the arrays a (2, 30) int64, b (2, 30) int64; name one of them tokens, or choose one with --key NAME",
         ),
         (["folder.npy", "o.wav"], "cannot read folder.npy"),
         (["float.npy", "o.wav"], "tokens must be integers, not float64"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ def as_array(given: Any) -> npt.NDArray[Any]:
         names = [name for name in KNOWN_NAMES if name in given] or list(given)[:1]
         remedy = f": pass one of them, such as given[{shown(names[0])}]" if names else ""
         raise ValueError(f"a {type(given).__name__} was given, with the entries {listed(given) or 'none'}{remedy}")
+    if isinstance(given, tuple) and len(given) == 2 and given[1] is None:
+        given = [given]  # one of encodec's frames, without the list around it
     if _is_frames(given):
         return _of_frames(given)
     if np.ma.is_masked(given):
@@ -43,6 +45,10 @@ def as_array(given: Any) -> npt.NDArray[Any]:
                 "a list of arrays, [numpy.array(one) for one in given], each (K, T) or (C, T)"
             ) from None
         raise ValueError(f"cannot read {type(given).__name__} as an array: {first_line(error)}") from None
+    if array.ndim == 0 and array.dtype == object:
+        if isinstance(given, Iterator):
+            raise ValueError(f"a {type(given).__name__} was given: decode_stream takes chunks one after another")
+        raise ValueError(f"{shown(given)} was given, expected an array of tokens (K, T) or features (C, T)")
     return array[0, 0] if array.ndim == 4 and array.shape[:2] == (1, 1) and array.dtype.kind in "iu" else array
 
 
@@ -135,12 +141,21 @@ def _other_type(codes: npt.NDArray[Any], codebook_size: int) -> str:
     """The message for tokens that are not integers."""
     dtype = codes.dtype
     name = listed([dtype])  # of structured types it is long
-    if dtype.kind == "V" and dtype.names is None and not name.startswith(("int", "uint", "|V", "void")):
-        return (
-            f"the array has dtype {name}, a float that numpy does not know, and floats are features: decode takes "
-            f"features.astype(np.float32); tokens are integers of 0 to {codebook_size - 1}"
+    if dtype.kind == "V" and dtype.names is None and not name.startswith(("int", "uint")):
+        as_float = "" if dtype.type is not np.void else ".view(ml_dtypes.bfloat16)"
+        what = (
+            "bytes of no type, as which numpy saves bfloat16" if as_float else "a float of another package than numpy"
         )
-    hint = ""
+        return (
+            f"the array has dtype {name}, {what}, and floats are features: pass features{as_float}.astype(np.float32); "
+            f"tokens are integers of 0 to {codebook_size - 1}"
+        )
+    return f"tokens have dtype {name}, expected integers of 0 to {codebook_size - 1}{type_hint(codes, codebook_size)}"
+
+
+def type_hint(codes: npt.NDArray[Any], codebook_size: int) -> str:
+    """What to pass in place of tokens that are not integers, where that is known."""
+    dtype, hint = codes.dtype, ""
     if dtype.names:
         hint = f"; it has the fields {listed(dtype.names)}: pass tokens[{shown(dtype.names[0])}]"
     elif dtype.kind == "f" and whole_numbers(codes, codebook_size):
@@ -149,13 +164,15 @@ def _other_type(codes: npt.NDArray[Any], codebook_size: int) -> str:
         hint = "; floats are features, which decode takes as they are"
     elif dtype.kind in "OUSTV" and codes.ndim and whole_numbers(codes, codebook_size):
         hint = "; these are whole numbers in another type: pass tokens.astype(np.int64)"
-    return f"tokens have dtype {name}, expected integers of 0 to {codebook_size - 1}{hint}"
+    return hint
 
 
 def _other_order(shape: tuple[int, ...], layout: str, most: int) -> str:
     """What to pass for axes that are in another order, where that fits."""
     if len(shape) == 2 and shape[1] <= most:
         return '; they look like (frames, codebooks): pass tokens.T, of a file numpy.save("tokens.npy", tokens.T)'
+    if len(shape) == 3 and shape[0] == 1 and shape[2] <= most < shape[1]:
+        return "; they look like (batch, frames, codebooks): pass tokens[0].T"
     if len(shape) == 3 and shape[layout == "kbt"] <= most:
         return f"; for the other order of the first two axes pass layout={'kbt' if layout == 'bkt' else 'bkt'!r}"
     if len(shape) == 3 and shape[2] <= most:  # (B, T, K) is much more frequent than (T, B, K)

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .array_files import HEAD, Entry, check_kind, entries, names_and_shapes, quoted
-from .codebooks import KNOWN_NAMES, as_array
-from .config import MAX_CODEBOOKS, EncodecFeatures, EncoderConfig, ModelConfig
+from .codebooks import KNOWN_NAMES, as_array, type_hint
+from .config import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, EncodecFeatures, EncoderConfig, ModelConfig
 from .files import check_target, whole_file
-from .messages import shown
+from .messages import listed, shown
 
 _ENTRIES = ("samples", "sample_rate", "codec", "codebooks_sha256")
 _LONGEST = 200  # characters of a name in a file that are looked at
@@ -140,8 +140,12 @@ def save_tokens(
     given = tokens if isinstance(tokens, Tokens) else Tokens(as_array(tokens))
     codes = given.codes
     if codes.dtype.kind not in "iu" or codes.ndim != 2 or not codes.size:
+        hint = type_hint(codes, MAX_CODEBOOK_SIZE) if codes.dtype.kind not in "iu" else ""
+        if not hint and codes.ndim == 3 and 1 in codes.shape[:2]:
+            hint = f"; pass tokens[{'0' if codes.shape[0] == 1 else ':, 0'}]"
         raise ValueError(
-            f"tokens have dtype {codes.dtype} and shape {codes.shape}, expected integers (codebooks, frames)"
+            f"tokens have dtype {listed([codes.dtype])} and shape {codes.shape}, expected integers (codebooks, frames)"
+            f"{hint}"
         )
     if codec is not None:
         given = _named(codes, codec.config, given.samples)

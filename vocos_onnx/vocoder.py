@@ -16,7 +16,7 @@ from .audio import Float, Tape, read_blocks, read_waveform
 from .backbone import Backbone
 from .codebooks import as_array, fingerprints, lookup, read_tokens, whole_numbers
 from .config import MelFeatures, ModelConfig
-from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
+from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index, read_chunk
 from .hub import fetch
 from .istft import check_finite, imdct, istft, trim_of
 from .mel import CHUNK as MEL_CHUNK
@@ -204,8 +204,7 @@ class VocosONNX:
         ``chunk`` frames are computed at once. Raises as ``features``, and ValueError for blocks of another shape.
         """
         mel = self._mel()
-        if chunk < 1:
-            raise ValueError(f"chunk is {chunk}, expected 1 or more frames")
+        chunk = read_chunk(chunk)
         tape = Tape(read_blocks(blocks, sample_rate, self.sample_rate))
         return (features[0] for features in log_mel_blocks(tape, self.sample_rate, mel, chunk))
 
@@ -296,7 +295,8 @@ class VocosONNX:
         def read(chunk: npt.ArrayLike) -> tuple[Callable[[int, int], Float], int, int | None, str]:
             given = self._array(chunk)
             if given.ndim != 2:
-                raise ValueError(f"a chunk has shape {given.shape}, expected tokens (K, t) or features (C, t)")
+                hint = ": pass chunk[0]" if given.ndim == 3 and len(given) == 1 else ""
+                raise ValueError(f"a chunk has shape {given.shape}, expected tokens (K, t) or features (C, t){hint}")
             features_of, (_, frames), implied = self._read(given, bandwidth_id, "kbt")
             is_tokens = not np.issubdtype(given.dtype, np.floating)
             return features_of, frames, implied, f"tokens of {len(given)} codebooks" if is_tokens else "features"
@@ -341,7 +341,9 @@ class VocosONNX:
         codes = self._read_tokens(given, layout)
         if bandwidth_id is None:
             bandwidth_id = self._imply_bandwidth_id(len(codes), given.shape, layout)
-        return lambda a, b: self._lookup(codes[:, :, a:b]), codes.shape[1:], self._read_bandwidth_id(bandwidth_id)
+        index = self._read_bandwidth_id(bandwidth_id)
+        self._check_order(codes.shape, given.ndim, index, layout)
+        return lambda a, b: self._lookup(codes[:, :, a:b]), codes.shape[1:], index
 
     def _decode_each(self, given: list[npt.NDArray[Any]], bandwidth_id: Any) -> list[Float]:
         """Sequences of different lengths, each (K, T) or (C, T), to their audio; each as if it were alone."""
@@ -350,7 +352,9 @@ class VocosONNX:
             raise ValueError("the list holds tokens (integers) and features (floats); decode them in two calls")
         wrong = next((i for i, item in enumerate(given) if item.ndim != 2), None)
         if wrong is not None:
-            raise ValueError(f"item {wrong} of the list has shape {given[wrong].shape}, expected (K, T) or (C, T)")
+            shape = given[wrong].shape
+            hint = ": pass [item[0] for item in items]" if len(shape) == 3 and shape[0] == 1 else ""
+            raise ValueError(f"item {wrong} of the list has shape {shape}, expected (K, T) or (C, T){hint}")
         # on the CPU the network is as fast for one after the other, and nothing is padded
         together = "CUDAExecutionProvider" in self.providers and self._backbone.delay
         short = [i for i, item in enumerate(given) if together and item.shape[1] <= BLOCK]
@@ -525,10 +529,25 @@ class VocosONNX:
         hint = ""
         if len(shape) == 3 and shape[layout == "kbt"] in counts:
             hint = f", or layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
+        elif len(shape) == 3 and shape[0] == 1 and shape[2] in counts:
+            hint = "; they look like (batch, frames, codebooks): pass tokens[0].T"
+        elif len(shape) == 2 and shape[1] in counts:
+            hint = "; where they are (frames, codebooks) pass tokens.T"
         raise ValueError(
             f"tokens of shape {shape} have {num_codebooks} codebooks in the layout {layout!r}, and no bandwidth has: "
             f"they have {', '.join(map(str, counts))}; pass bandwidth_id 0 to {ids - 1}{hint}"
         )
+
+    def _check_order(self, shape: tuple[int, ...], axes: int, index: int | None, layout: str) -> None:
+        """Raises ValueError for 3-D tokens (K, B, T) of which B is what the bandwidth says of K, and K is of none."""
+        assert self.config.encodec is not None
+        counts = self.config.encodec.codebooks_per_bandwidth
+        known = index is not None and index < len(counts)
+        if axes == 3 and known and shape[0] not in counts and shape[1] == counts[index]:
+            raise ValueError(
+                f"tokens have {shape[0]} codebooks in the layout {layout!r}, and bandwidth_id {index} is of {shape[1]}: "
+                f"pass layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
+            )
 
     def _read_bandwidth_id(self, bandwidth_id: Any) -> int | None:
         ids = self.config.num_bandwidth_ids

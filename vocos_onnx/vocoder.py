@@ -542,10 +542,10 @@ class VocosONNX:
         """Raises ValueError for 3-D tokens (K, B, T) of which B is what the bandwidth says of K, and K is of none."""
         assert self.config.encodec is not None
         counts = self.config.encodec.codebooks_per_bandwidth
-        known = index is not None and index < len(counts)
-        if axes == 3 and known and shape[0] not in counts and shape[1] == counts[index]:
+        expected = counts[index] if index is not None and index < len(counts) else None
+        if axes == 3 and shape[0] not in counts and shape[1] == expected:
             raise ValueError(
-                f"tokens have {shape[0]} codebooks in the layout {layout!r}, and bandwidth_id {index} is of {shape[1]}: "
+                f"tokens have {shape[0]} codebooks in the layout {layout!r}, and bandwidth_id {index} is of {expected}: "
                 f"pass layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
             )
 

@@ -9,47 +9,38 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .messages import first_line, listed, shown
+from .messages import listed, shown
 
 LAYOUTS = ("kbt", "bkt")
 # what arrays of tokens are called here, and by Bark, VALL-E and transformers
 KNOWN_NAMES = ("tokens", "codes", "fine_prompt", "audio_tokens", "audio_codes")
 
 
-def as_array(given: Any) -> npt.NDArray[Any]:
-    """What a caller passes for tokens or features, as an array.
+def unwrapped(given: Any) -> Any:
+    """The array in what others return in its place, else what was given.
 
-    Also what others return in its place, where it holds one array: encodec's list of one (codes, scale) without scale,
-    and transformers' (chunks, batch, codebooks, frames) of one chunk and one recording. Raises ValueError for what is
-    no array, and says what to pass.
+    That is encodec's (codes, scale) without scale, or a list of one, and transformers' (chunks, batch, codebooks,
+    frames) of one chunk and one recording. Raises ValueError for more of them, for archives and iterators, and for
+    masked values, which numpy would take for others; the message says what to pass.
     """
     if isinstance(given, Mapping):  # transformers' outputs and numpy's archives too
         names = [name for name in KNOWN_NAMES if name in given] or list(given)[:1]
         remedy = f": pass one of them, such as given[{shown(names[0])}]" if names else ""
         raise ValueError(f"a {type(given).__name__} was given, with the entries {listed(given) or 'none'}{remedy}")
+    if isinstance(given, Iterator):
+        raise ValueError(f"a {type(given).__name__} was given, expected an array; decode_stream takes chunks in turn")
     if isinstance(given, tuple) and len(given) == 2 and given[1] is None:
         given = [given]  # one of encodec's frames, without the list around it
     if _is_frames(given):
         return _of_frames(given)
-    if np.ma.is_masked(given):
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
         raise ValueError(
             f"{np.ma.getmaskarray(given).sum()} of the values are masked, and masked values cannot be decoded: cut "
             "them off first, of a 2-D array with numpy.ma.compress_cols(given)"
         )
-    try:
-        array = np.asarray(given)
-    except (ValueError, TypeError, RuntimeError) as error:
-        if "inhomogeneous" in str(error):
-            raise ValueError(
-                "the nested list is ragged, its lists have different lengths: for recordings of different lengths pass "
-                "a list of arrays, [numpy.array(one) for one in given], each (K, T) or (C, T)"
-            ) from None
-        raise ValueError(f"cannot read {type(given).__name__} as an array: {first_line(error)}") from None
-    if array.ndim == 0 and array.dtype == object:
-        if isinstance(given, Iterator):
-            raise ValueError(f"a {type(given).__name__} was given: decode_stream takes chunks one after another")
-        raise ValueError(f"{shown(given)} was given, expected an array of tokens (K, T) or features (C, T)")
-    return array[0, 0] if array.ndim == 4 and array.shape[:2] == (1, 1) and array.dtype.kind in "iu" else array
+    if getattr(given, "ndim", 0) == 4 and tuple(given.shape[:2]) == (1, 1) and "int" in str(given.dtype):
+        return given[0, 0]
+    return given
 
 
 def _is_frames(given: Any) -> bool:
@@ -60,7 +51,7 @@ def _is_frames(given: Any) -> bool:
     )
 
 
-def _of_frames(frames: Any) -> npt.NDArray[Any]:
+def _of_frames(frames: Any) -> Any:
     if any(scale is not None for _, scale in frames):
         raise ValueError(
             "these are encodec's (codes, scale) with scales, as its 48 kHz model makes them, which scale the audio "
@@ -71,13 +62,12 @@ def _of_frames(frames: Any) -> npt.NDArray[Any]:
             f"these are {len(frames)} segments of encodec, (codes, scale) each: pass "
             'numpy.concatenate([codes for codes, _ in given], axis=-1) with layout="bkt"'
         )
-    codes = as_array(frames[0][0])
+    codes = frames[0][0]
     if len(codes) != 1:
         raise ValueError(
             f'these are encodec\'s (codes, scale) of a batch of {len(codes)}: pass given[0][0] with layout="bkt"'
         )
-    one: npt.NDArray[Any] = codes[0]
-    return one
+    return codes[0]
 
 
 def read_tokens(
@@ -90,7 +80,7 @@ def read_tokens(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}, expected 'kbt' (codebooks, batch, frames) or 'bkt'")
-    codes = as_array(tokens)
+    codes = np.asarray(tokens)
     if codes.dtype.kind not in "iu":
         raise ValueError(_other_type(codes, codebook_size))
     if codes.ndim not in (2, 3):
@@ -141,14 +131,15 @@ def _other_type(codes: npt.NDArray[Any], codebook_size: int) -> str:
     """The message for tokens that are not integers."""
     dtype = codes.dtype
     name = listed([dtype])  # of structured types it is long
-    if dtype.kind == "V" and dtype.names is None and not name.startswith(("int", "uint")):
-        as_float = "" if dtype.type is not np.void else ".view(ml_dtypes.bfloat16)"
+    of_others = dtype.isbuiltin == 2 and not name.startswith(("int", "uint"))  # bfloat16 and the like
+    if of_others or (dtype.kind == "V" and dtype.names is None and dtype.itemsize == 2):
+        as_float = "" if of_others else ".view(ml_dtypes.bfloat16)"
         what = (
             "bytes of no type, as which numpy saves bfloat16" if as_float else "a float of another package than numpy"
         )
         return (
-            f"the array has dtype {name}, {what}, and floats are features: pass features{as_float}.astype(np.float32); "
-            f"tokens are integers of 0 to {codebook_size - 1}"
+            f"the array has dtype {name}, {what}; expected tokens, integers of 0 to {codebook_size - 1}, or features, "
+            f"which are floats: pass features{as_float}.astype(np.float32)"
         )
     return f"tokens have dtype {name}, expected integers of 0 to {codebook_size - 1}{type_hint(codes, codebook_size)}"
 

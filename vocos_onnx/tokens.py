@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .array_files import HEAD, Entry, check_kind, entries, names_and_shapes, quoted
-from .codebooks import KNOWN_NAMES, as_array, type_hint
+from .codebooks import KNOWN_NAMES, type_hint, unwrapped
 from .config import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, EncodecFeatures, EncoderConfig, ModelConfig
 from .files import check_target, whole_file
 from .messages import listed, shown
@@ -55,7 +55,7 @@ class Tokens:
     codebooks_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "codes", as_array(self.codes))
+        object.__setattr__(self, "codes", np.asarray(unwrapped(self.codes)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.codes, dtype, copy=copy)
@@ -137,7 +137,7 @@ def save_tokens(
     if path.suffix.lower() != ".npz":
         raise ValueError(f"{path.name!r} does not end in .npz, the kind of file that tokens are written to")
     check_target(path, overwrite=overwrite)
-    given = tokens if isinstance(tokens, Tokens) else Tokens(as_array(tokens))
+    given = tokens if isinstance(tokens, Tokens) else Tokens(tokens)  # type: ignore[arg-type]
     codes = given.codes
     if codes.dtype.kind not in "iu" or codes.ndim != 2 or not codes.size:
         hint = type_hint(codes, MAX_CODEBOOK_SIZE) if codes.dtype.kind not in "iu" else ""
@@ -173,8 +173,8 @@ def _check_entries(
     return (
         _count("samples", samples, 0, "how many samples the recording has"),
         _count("sample_rate", sample_rate, 1, "a number of Hz"),
-        None if codec is None else str(codec),
-        None if digest is None else str(digest),
+        codec,
+        digest,
     )
 
 
@@ -326,7 +326,7 @@ def _read(file: IO[bytes], name: str, key: str | None) -> Tokens:
             array = _array(found[entry], entry)
             if array.size != 1:
                 raise ValueError(f"its {entry} has shape {array.shape}, expected one value")
-            value = array.reshape(())[()]
+            value = array.reshape(())[()] if array.dtype.kind in "mM" else array.item()  # which makes them integers
         described.append(value)
     samples, rate, codec, digest = _check_entries(*described)
     array = _array(found[chosen], shown(chosen))
@@ -389,7 +389,7 @@ def _code(name: str, key: str | None) -> str:
     file = quoted(name or "FILE")
     match name.rpartition(".")[2].lower():
         case "json":
-            return f"numpy.array(json.load(open({file})){index})"
+            return f"numpy.array(json.loads(pathlib.Path({file}).read_text()){index})"
         case "safetensors":
             return f"safetensors.numpy.load_file({file}){index}"
     return f"numpy.load({file}){index}"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .audio import Float, Tape, read_blocks, read_waveform
 from .backbone import Backbone
-from .codebooks import as_array, fingerprints, lookup, read_tokens, whole_numbers
+from .codebooks import fingerprints, lookup, read_tokens, unwrapped
 from .config import MelFeatures, ModelConfig
 from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index, read_chunk
 from .hub import fetch
@@ -295,8 +295,7 @@ class VocosONNX:
         def read(chunk: npt.ArrayLike) -> tuple[Callable[[int, int], Float], int, int | None, str]:
             given = self._array(chunk)
             if given.ndim != 2:
-                hint = ": pass chunk[0]" if given.ndim == 3 and len(given) == 1 else ""
-                raise ValueError(f"a chunk has shape {given.shape}, expected tokens (K, t) or features (C, t){hint}")
+                raise ValueError(f"a chunk has shape {given.shape}, expected tokens (K, t) or features (C, t)")
             features_of, (_, frames), implied = self._read(given, bandwidth_id, "kbt")
             is_tokens = not np.issubdtype(given.dtype, np.floating)
             return features_of, frames, implied, f"tokens of {len(given)} codebooks" if is_tokens else "features"
@@ -322,7 +321,7 @@ class VocosONNX:
     def _array(self, given: npt.ArrayLike | Tokens) -> npt.NDArray[Any]:
         """What was given, as an array; of a token file, made sure that it is of this model's codec."""
         if not isinstance(given, Tokens):
-            return as_array(given)
+            return np.asarray(unwrapped(given))
         check_codec(given, self.config, self._fingerprints)
         return given.codes
 
@@ -352,9 +351,7 @@ class VocosONNX:
             raise ValueError("the list holds tokens (integers) and features (floats); decode them in two calls")
         wrong = next((i for i, item in enumerate(given) if item.ndim != 2), None)
         if wrong is not None:
-            shape = given[wrong].shape
-            hint = ": pass [item[0] for item in items]" if len(shape) == 3 and shape[0] == 1 else ""
-            raise ValueError(f"item {wrong} of the list has shape {shape}, expected (K, T) or (C, T){hint}")
+            raise ValueError(f"item {wrong} of the list has shape {given[wrong].shape}, expected (K, T) or (C, T)")
         # on the CPU the network is as fast for one after the other, and nothing is padded
         together = "CUDAExecutionProvider" in self.providers and self._backbone.delay
         short = [i for i, item in enumerate(given) if together and item.shape[1] <= BLOCK]
@@ -506,8 +503,6 @@ class VocosONNX:
         shape = features.shape
         if features.ndim not in (2, 3) or shape[-2] != channels:
             hint = f"; tokens must be integers, not {features.dtype}" if self.config.encodec else ""
-            if self.config.encodec and whole_numbers(features, self.config.encodec.codebook_size):
-                hint += ": these look like tokens stored as floats, pass tokens.astype(np.int64)"
             raise ValueError(f"features have shape {shape}, expected ({channels}, T) or (B, {channels}, T){hint}")
         if features.size == 0:
             raise ValueError(f"features are empty, shape {shape}; expected at least one item and one frame")
@@ -545,7 +540,7 @@ class VocosONNX:
         expected = counts[index] if index is not None and index < len(counts) else None
         if axes == 3 and shape[0] not in counts and shape[1] == expected:
             raise ValueError(
-                f"tokens have {shape[0]} codebooks in the layout {layout!r}, and bandwidth_id {index} is of {expected}: "
+                f"tokens have {shape[0]} codebooks in the layout {layout!r}, and bandwidth_id {index} has {expected}; "
                 f"pass layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
             )
 

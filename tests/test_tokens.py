@@ -750,8 +750,8 @@ def test_what_to_do_with_another_type(encodec, given, message):
 def test_bfloat16_is_not_called_tokens(encodec):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2):
-        with pytest.raises(ValueError, match=r"^(the array|tokens) ha(s|ve) dtype (bfl|fl)oat.*features") as caught:
-            encodec.codes_to_features(CODES.astype(kind))
+        with pytest.raises(ValueError, match="features, which") as caught:
+            encodec.codes_to_features(((CODES % 8 + 0.5) / 8).astype(kind))
         assert "int64" not in str(caught.value)
     with pytest.raises(ValueError, match=r"pass tokens\.astype\(np\.int64\)"):
         encodec.codes_to_features((CODES % 8).astype(ml_dtypes.int4))

@@ -40,7 +40,8 @@ class Tokenizer(Protocol):
 class Tokens:
     """What a token file holds. ``VocosONNX.decode`` takes it as it is, and checks that the codec is its own.
 
-    codes: the array of the file; of ``vocos-onnx encode`` integers (K, T): K codebooks, T frames.
+    codes: the array of the file, without axes of one that others put around a recording; of ``vocos-onnx encode``
+        integers (K, T): K codebooks, T frames.
     samples: of the recording that they were made from, at ``sample_rate`` in Hz; None where the file does not say it.
     codec: name of the codec whose tokens they are, and codebooks_sha256 the fingerprint of its codebooks: the sha256 of
         the first K of them (K, codebook_size, channels), little-endian float32. None where the file does not say it.
@@ -369,8 +370,8 @@ def _unwrapped(array: npt.NDArray[Any], name: str, key: str | None) -> npt.NDArr
     if len(shape) == 4:
         if shape[:2] != (1, 1):
             raise ValueError(
-                f"it has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames); one chunk of "
-                f"one recording is expected: numpy.save({quoted(f'{stem}_first.npy')}, {code}[0, 0]) saves the first"
+                f"it has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames); one chunk "
+                f"of one recording is expected: numpy.save({quoted(f'{stem}_first.npy')}, {code}[0, 0]) saves the first"
             )
         array, index = array[0, 0], "[0, 0]"
     elif len(shape) == 3 and 1 in shape[:2]:

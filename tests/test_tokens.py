@@ -542,8 +542,8 @@ def test_json_of_other_programs(tmp_path):
     for encoding in ("utf-8-sig", "utf-16", "utf-16-le"):
         (tmp_path / "t.json").write_text(json.dumps(CODES.tolist(), indent=2), encoding)
         assert np.array_equal(read_token_file(tmp_path / "t.json").codes, CODES)
-    (tmp_path / "t.json").write_bytes(b"[" + b" " * (33 << 20))
-    with pytest.raises(ValueError, match="JSON of more than 32 MiB"):
+    (tmp_path / "t.json").write_bytes(b"[" + b" " * (17 << 20))
+    with pytest.raises(ValueError, match="JSON of more than 16 MiB"):
         load_tokens(tmp_path / "t.json")
 
 

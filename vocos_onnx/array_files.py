@@ -17,7 +17,7 @@ from .messages import first_line, listed, shown
 
 HEAD = 1 << 12  # bytes that tell what a file is
 _FREE, _RATIO = 64 << 20, 200  # bytes that an array may unpack to, and beyond that how many times its size in the file
-_MAX_JSON = 32 << 20  # bytes of text: three hours of tokens, which take Python 30 times that at the worst
+_MAX_JSON = 16 << 20  # bytes of text: an hour and a half of tokens; Python takes 30 times that at the worst
 _MAX_AXES = 4
 _ARRAYS = "a token file is .npy, .npz, .json or .safetensors"
 _NO_OBJECTS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,23 @@ GAIN_DB = (-6.0, -1.0)  # upstream's levels of the peak, in training and in vali
 VALID_GAIN_DB = -3.0
 EQ_BANDS, EQ_OCTAVES = 8, 0.9  # of the random equaliser, and from one to the next: 152 Hz to 12 kHz
 _MARGIN = 1024  # samples beside a crop whose speed is changed: the transform is periodic, its ends are thrown away
+
+
+class Heartbeat:
+    """Lines of progress, one in half a minute at most, so that nothing goes on for long without a word."""
+
+    SECONDS = 30.0
+
+    def __init__(self, report: Callable[[str], None]):
+        self.report, self.last = report, time.perf_counter()
+
+    def due(self) -> bool:
+        return time.perf_counter() - self.last >= self.SECONDS
+
+    def __call__(self, line: str) -> None:
+        if self.due():
+            self.report(line)
+            self.last = time.perf_counter()
 
 
 class Clips:
@@ -49,8 +67,13 @@ class Clips:
         self.files, self.cache = files, cache
         rows = list_files(files)
         read = reader(files)
+        report(f"{files.filelist_path}: reading {len(rows)} files")
+        beat = Heartbeat(report)
+        found = []
         with ThreadPoolExecutor(max(1, files.num_workers)) as pool:
-            found = list(pool.map(read, [row["file"] for row in rows]))
+            for clip in pool.map(read, [row["file"] for row in rows]):
+                found.append(clip)
+                beat(f"{files.filelist_path}: read {len(found)} of {len(rows)} files")
         for error in [clip for clip in found if isinstance(clip, str)]:
             report(f"skipped {error}")
         kept = [(clip, row) for clip, row in zip(found, rows, strict=True) if not isinstance(clip, str)]
@@ -217,19 +240,22 @@ class TokenCache:
     def __init__(self, folder: Path, encoder: EncodecONNX, num_codebooks: int, report: Callable[[str], None]):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.encoder, self.num_codebooks, self.report = folder, encoder, num_codebooks, report
-        self.codes: list[npt.NDArray[np.int16]] = []
+        self.codes: list[npt.NDArray[np.integer[Any]]] = []
 
     def fill(self, clips: Clips) -> None:
         """Encode what is not in the cache."""
         new = 0
+        beat = Heartbeat(self.report)
         for i, clip in enumerate(clips.clips):
+            beat(f"tokens: {i} of {len(clips.clips)} files")
             digest = hashlib.sha256(self.encoder.config.codebooks_sha256[self.num_codebooks - 1].encode())
             digest.update(clip.tobytes())
             path = self.folder / f"{digest.hexdigest()[:32]}.npz"
             codes = self._read(path)
             if codes is None:
                 level = np.float32(10 ** (VALID_GAIN_DB / 20) / clips.peaks[i] / 32768)
-                codes = encode(self.encoder, clip[None] * level, self.num_codebooks)[:, 0].astype(np.int16)
+                codes = encode(self.encoder, clip[None] * level, self.num_codebooks)[:, 0]
+                codes = codes.astype(np.int16 if self.encoder.config.codebook_size <= 1 << 15 else np.int32)
                 with whole_file(path) as partial:
                     np.savez_compressed(partial, tokens=codes)
                 new += 1
@@ -249,10 +275,10 @@ class TokenCache:
         return np.array(starts), torch.from_numpy(np.stack(codes, axis=1)).long()
 
     @staticmethod
-    def _read(path: Path) -> npt.NDArray[np.int16] | None:
+    def _read(path: Path) -> npt.NDArray[np.integer[Any]] | None:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                tokens: npt.NDArray[np.int16] = archive["tokens"]
+                tokens: npt.NDArray[np.integer[Any]] = archive["tokens"]
                 return tokens
         except Exception:  # whatever numpy's parsers raise of damaged files
             return None  # none, or a damaged one: it is made anew

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .config import EncoderConfig, ModelConfig
     from .encodec import EncodecONNX
     from .tokens import Tokens, load_tokens, save_tokens
-    from .vocoder import VocosONNX
+    from .vocoder import VocosONNX, demo_tokens
 
 __all__ = [
     "EncodecONNX",
@@ -18,6 +18,7 @@ __all__ = [
     "ModelConfig",
     "Tokens",
     "VocosONNX",
+    "demo_tokens",
     "load_audio",
     "load_blocks",
     "load_tokens",
@@ -33,7 +34,7 @@ _MODULES = {
     "config": ("EncoderConfig", "ModelConfig"),
     "encodec": ("EncodecONNX",),
     "tokens": ("Tokens", "load_tokens", "save_tokens"),
-    "vocoder": ("VocosONNX",),
+    "vocoder": ("VocosONNX", "demo_tokens"),
 }
 
 

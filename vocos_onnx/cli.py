@@ -770,7 +770,7 @@ def _decode(args: argparse.Namespace) -> None:
 
     def one(job: _Job, path: Path, progress: Progress) -> str:
         nonlocal warned
-        read = _read_tokens(path, args.key)
+        read = read_token_file(path, args.key)
         given = _one_clip(job, read, args, vocos.config, None if chosen is None else chosen[1])
         index = args.bandwidth_id if chosen is None or not vocos.config.num_bandwidth_ids else chosen[0]
         frames, hop = given.codes.shape[-1] if given.codes.ndim else 0, vocos.hop_length
@@ -804,11 +804,6 @@ def _decode(args: argparse.Namespace) -> None:
         return f"wrote {job.target_name}: {written / rate:.2f} s at {rate} Hz"
 
     _each(jobs, folder, one)
-
-
-def _read_tokens(path: Path, key: str | None) -> Tokens:
-    read: Callable[..., Tokens] = read_token_file
-    return read(path) if key is None else read(path, key)
 
 
 def _bandwidth(args: argparse.Namespace, config: ModelConfig) -> tuple[int, int] | None:

@@ -243,10 +243,8 @@ def _reserve_for_products() -> None:
     try:
         mmap.mmap(-1, 64 << 20).close()
     except OSError as error:
-        raise MemoryError(
-            "numpy's matrix products need 64 MiB of address space; raise the limit (ulimit -v)"
-        ) from error
-    np.ones((8, 8), np.float32) @ np.ones((8, 8), np.float32)
+        raise MemoryError("matrix products need 64 MiB of address space; raise the limit (ulimit -v)") from error
+    np.matmul(np.ones((8, 8), np.float32), np.ones((8, 8), np.float32))
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -412,7 +410,7 @@ def _onnxruntime() -> Any:
             onnxruntime.disable_telemetry_events()
         onnxruntime.InferenceSession  # noqa: B018  what a half-removed wheel leaves behind is an empty module
     except (ImportError, AttributeError) as error:
-        if isinstance(error, ImportError) and error.name != "onnxruntime":
+        if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):
             raise ImportError(f"onnxruntime is installed, but cannot be loaded: {first_line(error)}") from error
         raise ImportError(
             "onnxruntime is not installed: pip install 'vocos-onnx[cpu]', or 'vocos-onnx[gpu]' for CUDA (not both)"

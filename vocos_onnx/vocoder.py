@@ -14,26 +14,36 @@ import numpy.typing as npt
 
 from .audio import Float, Tape, read_blocks, read_waveform
 from .backbone import Backbone
-from .codebooks import fingerprints, lookup, read_tokens
+from .codebooks import fingerprints, lookup, read_tokens, unwrapped
 from .config import MelFeatures, ModelConfig
-from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
+from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index, read_chunk
 from .hub import fetch
 from .istft import check_finite, imdct, istft, trim_of
 from .mel import CHUNK as MEL_CHUNK
 from .mel import log_mel, log_mel_blocks
 from .session import CODEC, Provider, find_model
 from .streaming import BLOCK, Decoder, Stream, decode_in_blocks
-from .tokens import Tokens, check_codec
+from .tokens import Tokens, check_codec, read_token_file
 
 Encoder = EncodecONNX | str | os.PathLike[str]
 Ragged = list[npt.NDArray[Any]] | tuple[npt.NDArray[Any], ...]
 
 BOX_CODEC = "vocos_onnx_24khz"
+DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
 
 
 def default_model() -> Path:
-    """The model in the box."""
+    """Path of the bundled codec's model."""
     return find_model(CODEC)
+
+
+def demo_tokens() -> Tokens:
+    """Tokens of a bundled recording of speech, 8 s long: int16 codes (16 codebooks, 631 frames) of the bundled codec.
+
+    Example:
+        >>> audio = VocosONNX().decode(demo_tokens())
+    """
+    return read_token_file(default_model().with_name(DEMO_TOKENS))
 
 
 class VocosONNX:
@@ -204,8 +214,7 @@ class VocosONNX:
         ``chunk`` frames are computed at once. Raises as ``features``, and ValueError for blocks of another shape.
         """
         mel = self._mel()
-        if chunk < 1:
-            raise ValueError(f"chunk is {chunk}, expected 1 or more frames")
+        chunk = read_chunk(chunk)
         tape = Tape(read_blocks(blocks, sample_rate, self.sample_rate))
         return (features[0] for features in log_mel_blocks(tape, self.sample_rate, mel, chunk))
 
@@ -228,7 +237,7 @@ class VocosONNX:
 
         Args:
             tokens_or_features: tokens (K, T) or (K, B, T); features (C, T) or (B, C, T). Or what ``load_tokens`` read,
-                whose codec is checked then.
+                whose codec is checked then; or what encodec's ``encode`` returns of one recording, [(codes, None)].
             bandwidth_id: index into ``bandwidths`` that the network is conditioned on. Tokens imply it where K is the
                 codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do.
             layout: order of the axes of 3-D tokens. "kbt" is (codebooks, batch, frames), as in upstream Vocos; "bkt"
@@ -322,7 +331,7 @@ class VocosONNX:
     def _array(self, given: npt.ArrayLike | Tokens) -> npt.NDArray[Any]:
         """What was given, as an array; of a token file, made sure that it is of this model's codec."""
         if not isinstance(given, Tokens):
-            return np.asarray(given)
+            return np.asarray(unwrapped(given))
         check_codec(given, self.config, self._fingerprints)
         return given.codes
 
@@ -341,7 +350,9 @@ class VocosONNX:
         codes = self._read_tokens(given, layout)
         if bandwidth_id is None:
             bandwidth_id = self._imply_bandwidth_id(len(codes), given.shape, layout)
-        return lambda a, b: self._lookup(codes[:, :, a:b]), codes.shape[1:], self._read_bandwidth_id(bandwidth_id)
+        index = self._read_bandwidth_id(bandwidth_id)
+        self._check_order(codes.shape, given.ndim, index, layout)
+        return lambda a, b: self._lookup(codes[:, :, a:b]), codes.shape[1:], index
 
     def _decode_each(self, given: list[npt.NDArray[Any]], bandwidth_id: Any) -> list[Float]:
         """Sequences of different lengths, each (K, T) or (C, T), to their audio; each as if it were alone."""
@@ -523,10 +534,25 @@ class VocosONNX:
         hint = ""
         if len(shape) == 3 and shape[layout == "kbt"] in counts:
             hint = f", or layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
+        elif len(shape) == 3 and shape[0] == 1 and shape[2] in counts:
+            hint = "; they look like (batch, frames, codebooks): pass tokens[0].T"
+        elif len(shape) == 2 and shape[1] in counts:
+            hint = "; where they are (frames, codebooks) pass tokens.T"
         raise ValueError(
             f"tokens of shape {shape} have {num_codebooks} codebooks in the layout {layout!r}, and no bandwidth has: "
             f"they have {', '.join(map(str, counts))}; pass bandwidth_id 0 to {ids - 1}{hint}"
         )
+
+    def _check_order(self, shape: tuple[int, ...], axes: int, index: int | None, layout: str) -> None:
+        """Raises ValueError for 3-D tokens (K, B, T) of which B is what the bandwidth says of K, and K is of none."""
+        assert self.config.encodec is not None
+        counts = self.config.encodec.codebooks_per_bandwidth
+        expected = counts[index] if index is not None and index < len(counts) else None
+        if axes == 3 and shape[0] not in counts and shape[1] == expected:
+            raise ValueError(
+                f"tokens have {shape[0]} codebooks in the layout {layout!r}, and bandwidth_id {index} has {expected}; "
+                f"pass layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
+            )
 
     def _read_bandwidth_id(self, bandwidth_id: Any) -> int | None:
         ids = self.config.num_bandwidth_ids

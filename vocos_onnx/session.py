@@ -243,7 +243,9 @@ def _reserve_for_products() -> None:
     try:
         mmap.mmap(-1, 64 << 20).close()
     except OSError as error:
-        raise MemoryError("numpy's matrix products need 64 MiB of address space; raise the limit (ulimit -v)") from error
+        raise MemoryError(
+            "numpy's matrix products need 64 MiB of address space; raise the limit (ulimit -v)"
+        ) from error
     np.ones((8, 8), np.float32) @ np.ones((8, 8), np.float32)
 
 

@@ -86,6 +86,14 @@ def log_mel_blocks(audio: Tape, sample_rate: int, mel: MelFeatures, chunk: int =
         start = stop
 
 
+def mel_fault(features: npt.NDArray[np.floating[Any]], mel: MelFeatures) -> str | None:
+    """Why features (C, T) cannot be log-mels of these settings, with the remedy; None where they can be."""
+    loudest = float(features.max())
+    if loudest > 20 or float(features.min()) < math.log(mel.clip) - 20:
+        return "they look like decibels: divide them by 20 / ln(10), which is 8.686"
+    return None
+
+
 def _pad(mel: MelFeatures) -> int:
     return mel.n_fft // 2 if mel.padding == "center" else (mel.n_fft - mel.hop_length) // 2
 

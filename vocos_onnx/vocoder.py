@@ -16,13 +16,14 @@ from .arrays import as_array, check_recording, convert, is_float, is_integer
 from .audio import Float, Tape, read_blocks, read_waveform
 from .backbone import Backbone
 from .codebooks import fingerprints, lookup, read_tokens
-from .config import MelFeatures, ModelConfig
+from .config import METADATA_KEY, MelFeatures, ModelConfig
 from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
 from .hub import fetch
 from .istft import check_finite, imdct, istft, trim_of
 from .judge import MelJudge
 from .mel import CHUNK as MEL_CHUNK
 from .mel import log_mel, log_mel_blocks
+from .origin import Origin, reopened
 from .session import CODEC, MEL, Provider, find_model
 from .streaming import BLOCK, Decoder, Stream, decode_in_blocks
 from .tokens import Tokens, check_codec
@@ -45,7 +46,7 @@ BOX_CODEC = "vocos_onnx_24khz"
 
 
 def default_model() -> Path:
-    """The model in the box."""
+    """The bundled codec."""
     return find_model(CODEC)
 
 
@@ -53,21 +54,34 @@ class VocosONNX:
     """A Vocos model on onnxruntime. One object may be used from many threads at once.
 
     Args:
-        model: path of a file that ``vocos-onnx export`` wrote, or the name of one in the box: "vocos-codec-24khz" (the
-            default) or "vocos-mel-24khz-small".
+        model: path of a file that ``vocos-onnx export`` wrote, or the name of a bundled one: "vocos-codec-24khz" (the
+            default) or "vocos-mel-24khz-small". A checkpoint, or its id on the Hugging Face hub, is converted first:
+            ``vocos-onnx export charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx``.
         providers: execution providers: "cuda", "cpu", names or (name, options) pairs as onnxruntime takes them. What is
             asked for is used, or there is an error. By default CUDA where it works, else the CPU, which the logger
             "vocos_onnx" says at INFO; ``providers`` of the object says it too.
         threads: threads of one call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
         encoder: what makes tokens of audio when the object is called: an EncodecONNX, or the path of a file that
-            ``vocos-onnx export-encodec`` wrote. The codec in the box has its own, which is loaded when it is needed.
+            ``vocos-onnx export-encodec`` wrote. The bundled codec has its own, which is loaded when it is needed.
+
+    A pickle, and so a copy or what multiprocessing sends, names the model's file by its absolute path (a bundled one by
+    its name) and its sha256, and opens it again with the same options: it must be there, and be the same.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a vocos-onnx model, or its metadata is incomplete or contradictory; a provider that
-            this onnxruntime does not have; threads below 1; an encoder with other codebooks than the model's.
+        FileNotFoundError: there is no such file; unpickled, there is none at the path that the pickle names.
+        ValueError: ``model`` is not a path; the file is not a vocos-onnx model (a checkpoint, another exporter's), or
+            its metadata is incomplete or contradictory; a provider that this onnxruntime does not have; threads below
+            1; an encoder with other codebooks than the model's; a file that has changed since it was pickled, or since
+            the object that is to be pickled opened it.
         RuntimeError: a provider that was asked for did not start. There is no silent fall-back.
         ImportError: neither onnxruntime nor onnxruntime-gpu is installed.
+
+    Example:
+        >>> vocos = VocosONNX()
+        >>> vocos
+        <VocosONNX vocos-codec-24khz: vocos_onnx_24khz, 24000 Hz, float32, CPUExecutionProvider>
+        >>> audio = vocos.decode(load_tokens("speech.npz"))
+        >>> save_audio("speech.wav", audio, vocos.sample_rate)
     """
 
     def __init__(
@@ -80,8 +94,9 @@ class VocosONNX:
     ):
         self._backbone = Backbone(CODEC if model is None else model, providers, threads)
         self._codebooks = self._backbone.codebooks() if self.config.encodec else None
+        self._origin = Origin.of(CODEC if model is None else model, METADATA_KEY)
         self._options: dict[str, Any] = {"providers": providers, "threads": threads}
-        self._encoder = None if encoder is None else self._open_encoder(encoder)
+        self._encoder = self._given_encoder = None if encoder is None else self._open_encoder(encoder)
 
     @classmethod
     def from_pretrained(
@@ -107,13 +122,27 @@ class VocosONNX:
             options: as the class itself takes them.
 
         Raises:
-            FileNotFoundError: no such folder, repository, revision or file; or it is not in the cache, and there is no
-                network.
+            FileNotFoundError: no such folder, repository, revision or file, also where there is a checkpoint that
+                must be converted first; or it is not in the cache, and there is no network.
             ValueError: another sha256 than was asked for; a revision of a local folder; as the class itself does.
             ImportError: huggingface-hub is not installed.
         """
-        path = fetch(repo_or_folder, filename, revision, sha256, local_files_only, cache_dir)
+        path = fetch(repo_or_folder, filename, revision, sha256, local_files_only, cache_dir, METADATA_KEY)
         return cls(path, **options)
+
+    def __repr__(self) -> str:
+        kind = "mels" if self.config.encodec is None else self.config.encodec.codec
+        return (
+            f"<VocosONNX {self._origin.name}: {kind}, {self.sample_rate} Hz, {self.config.precision}, "
+            f"{', '.join(self.providers)}>"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self._origin.pinned(), "options": self._options, "encoder": self._given_encoder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        model = reopened(state["model"], "VocosONNX")
+        VocosONNX.__init__(self, model, encoder=state["encoder"], **state["options"])
 
     def __call__(
         self,
@@ -245,7 +274,10 @@ class VocosONNX:
         CUDA those of up to 1,500 frames are one batch for each bandwidth. Memory beyond the input and the audio does
         not grow with the length.
 
-        Integers are tokens, floats are features. Anything that numpy can read is accepted, a torch CPU tensor too.
+        Integers are tokens, floats are features. Anything that numpy can read is accepted, and torch tensors of any
+        device. bfloat16 and floats of 8 bits, of torch or ml_dtypes, become float32.
+
+        Mels that cannot be the model's (in decibels, of another logarithm or scale) give one warning in a process.
 
         Args:
             tokens_or_features: tokens (K, T) or (K, B, T); features (C, T) or (B, C, T). Or what ``load_tokens`` read,
@@ -263,9 +295,9 @@ class VocosONNX:
 
         Raises:
             ValueError: tokens that are not integers of 0 ... 1023 in one of these shapes, or given to a mel model;
-                features of another channel count or with NaN or infinity; an id out of range, missing where the
-                network needs one, or given where it takes none; ``Tokens`` of another codec. The message names the
-                value and the allowed range.
+                features of another channel count or with NaN or infinity; an array of another type, masked values, or
+                what is no array, as a path; an id out of range, missing where the network needs one, or given where it
+                takes none; ``Tokens`` of another codec. The message names the value, the allowed range and the remedy.
             FloatingPointError: the audio would not be finite; the message says which stage made it so.
             RuntimeError: onnxruntime failed, as of a damaged model file that it loads none the less.
             MemoryError: there is not enough.
@@ -340,7 +372,10 @@ class VocosONNX:
     def decode_stream(
         self, chunks: Iterable[npt.ArrayLike], bandwidth_id: Any = None, *, lookahead: int | None = None
     ) -> Iterator[Float]:
-        """The audio of chunks, as it becomes complete; see ``stream``. Raises as that and ``Stream.push``."""
+        """The audio of chunks, as it becomes complete; see ``stream``. Raises as that and ``Stream.push``.
+
+        With an error the iterator is at its end: nothing of what follows the chunk is emitted.
+        """
         if isinstance(chunks, np.ndarray) and chunks.ndim < 3:
             raise ValueError(
                 f"chunks is one array of shape {chunks.shape}, expected an iterable of chunks (K, t) or (C, t): pass "

@@ -94,7 +94,7 @@ def check_recording(audio: Any, sample_rate: Any, to: int, *, in_blocks: bool = 
         )
     if isinstance(audio, int | float | np.number) and not isinstance(sample_rate, int | float | np.number):
         raise ValueError(
-            f"audio is {shown(audio)}, and sample_rate is of the type {type(sample_rate).__name__}: they are swapped; "
+            f"audio is {audio}, and sample_rate is of the type {type(sample_rate).__name__}: they are swapped; "
             "audio comes first, its sample rate second"
         )
     if in_blocks and isinstance(audio, np.ndarray) and audio.ndim < 2:

@@ -178,7 +178,8 @@ def convert(checkpoint: str, kind: str, files: set[str] | None = None) -> str:
     if not is_encoder and kind == ENCODER_KEY:
         return (
             f"a vocoder (to audio), as this is one, is converted with: {line} and opened with VocosONNX; the "
-            "encoder of EnCodec's tokens is made with: vocos-onnx export-encodec facebook/encodec_24khz -o encodec_24khz.onnx"
+            "encoder of EnCodec's tokens is made with: vocos-onnx export-encodec facebook/encodec_24khz -o "
+            "encodec_24khz.onnx"
         )
     return f"convert it with: {line}"
 

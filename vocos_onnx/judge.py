@@ -12,7 +12,7 @@ from .config import MelFeatures
 from .istft import Float
 from .mel import mel_fault
 
-FEWEST, MOST = 50, 400  # frames that are looked at: before 50 nothing is said, after 400 all has been
+FEWEST, MOST = 50, 800  # frames: before so many nothing is said, and after so many no more is looked at
 _STRETCH = 1024
 _lock = threading.Lock()
 _warned = False
@@ -45,7 +45,7 @@ class MelJudge:
             self._judge()
 
     def _judge(self) -> None:
-        self._next = 2 * self._count
+        self._next = 4 * self._count
         fault = mel_fault(np.concatenate(self._kept, axis=1), self._mel)
         if self._count >= MOST:
             self._kept.clear()

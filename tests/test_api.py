@@ -282,9 +282,9 @@ def test_a_vocos_of_another_exporter(tmp_path, opset, outputs):
         (
             "bundled_mel",
             np.zeros((100, 20), complex),
-            r"dtype complex128, expected floats .*log-mels, not a complex spectrum",
+            r"dtype complex128, expected floats; log-mels are real, and a complex spectrum",
         ),
-        ("bundled_mel", np.zeros((100, 20), object), r"dtype object, expected floats .*\.astype\(numpy\.float32\)"),
+        ("bundled_mel", np.zeros((100, 20), object), r"dtype object, expected floats; .*\.astype\(numpy\.float32\)"),
         ("codec", np.full((100, 20), 0.5), "100 channels are those of the mels of " + re.escape(MEL_MODEL)),
         ("codec", np.full((20, 100), 0.5), "100 channels are those of the mels of " + re.escape(MEL_MODEL)),
         ("codec", np.full((20, 64), 0.5), r"look like \(T, C\): pass features\.T$"),
@@ -294,15 +294,16 @@ def test_a_vocos_of_another_exporter(tmp_path, opset, outputs):
             r"tokens must be integers, not float64: if they are tokens, .*astype\(numpy\.int64\)",
         ),
         ("codec", np.full(5000, 0.5), r"if it is audio, copy-synthesis is vocos\(audio, sample_rate\)"),
+        ("bundled_mel", np.zeros((100, 20), "m8[ns]"), r"dtype timedelta64\[ns\], expected floats"),
+        ("bundled_mel", np.zeros((100, 20), "M8[s]"), r"dtype datetime64\[s\], expected floats"),
+        ("bundled_mel", np.zeros((100, 20), [("a", int)]), r"dtype \[\('a', '<i8'\)\], expected floats"),
         (
-            "codec",
-            np.zeros((8, 20), "m8[ns]"),
-            r"dtype timedelta64\[ns\], expected integers of 0 to 1023 \(tokens\) or floats",
+            "bundled_mel",
+            np.zeros((100, 20), "V2"),
+            r"dtype \|V2, .*\.view\(ml_dtypes\.bfloat16\)\.astype\(numpy\.float32\)",
         ),
-        ("codec", np.zeros((8, 20), "M8[s]"), r"dtype datetime64\[s\], expected integers"),
-        ("codec", np.zeros((8, 20), [("a", int)]), r"dtype \[\('a', '<i8'\)\], expected integers"),
-        ("codec", np.zeros((8, 20), "V8"), r"dtype \|V8, expected integers"),
-        ("codec", np.zeros((8, 20), "S3"), r"dtype \|S3, expected integers .*load_tokens\(PATH\)"),
+        ("bundled_mel", np.zeros((100, 20), "S3"), r"dtype \|S3, expected floats$"),
+        ("bundled_mel", np.zeros((100, 20), bool), r"dtype bool, expected floats"),
         ("codec", "tokens.npz", r"the path 'tokens\.npz' is given, .*pass load_tokens\('tokens\.npz'\)"),
         ("codec", Path("tokens.npz"), r"pass load_tokens\('tokens\.npz'\)"),
         ("codec", b"\x93NUMPY....", r"bytes are given \(10 of them\), .*load_tokens\(io\.BytesIO\(DATA\)\)"),
@@ -310,7 +311,7 @@ def test_a_vocos_of_another_exporter(tmp_path, opset, outputs):
         (
             "codec",
             np.ma.array(np.zeros((8, 20), int), mask=[[True] + [False] * 19] * 8),
-            r"masked values; cut them off, or fill",
+            r"masked values",
         ),
     ],
 )
@@ -350,29 +351,15 @@ def test_kbps_given_as_the_id(codec, given):
             way()
 
 
-def test_audio_that_is_none(codec, bundled_mel):
+def test_audio_and_rate_swapped(codec, bundled_mel):
     audio = np.zeros(24_000, np.float32)
-    for vocos in (codec, bundled_mel):
-        called = [vocos, vocos.resynth_stream] + (
-            [vocos.features, vocos.features_stream] if vocos is bundled_mel else []
-        )
-        for call in called:
-            load = "load_blocks" if "stream" in getattr(call, "__name__", "") else "load_audio"
-            for given in ("a.wav", Path("a.wav")):
-                with pytest.raises(
-                    ValueError, match=rf"audio is the path 'a\.wav', .*pass {load}\('a\.wav', 24000\), and 24000 as"
-                ):
-                    call(given, 24_000)
+    ways = [codec, bundled_mel, codec.resynth_stream, bundled_mel.resynth_stream]
+    for call in [*ways, bundled_mel.features, bundled_mel.features_stream]:
+        for rate, given in ((24_000, audio), (44_100.0, audio.tolist()), (np.int64(8000), "a.wav")):
             with pytest.raises(
-                ValueError, match=rf"audio is 9 bytes, expected an array.*{load}\(io\.BytesIO\(DATA\), 24000\)"
+                ValueError, match=rf"audio is {rate}, .*they are swapped; .* and {rate} as its sample rate"
             ):
-                call(bytes(9), 24_000)
-            for rate, swapped in ((24_000, audio), (44_100.0, audio.tolist()), (np.int64(8000), "a.wav")):
-                with pytest.raises(ValueError, match=rf"audio is {rate}.*they are swapped; audio comes first"):
-                    call(rate, swapped)
-            if load == "load_blocks":
-                with pytest.raises(ValueError, match=r"blocks is one array of shape \(24000,\), .*pass \[audio\], or"):
-                    call(audio, 24_000)
+                call(rate, given)
 
 
 # dtypes

@@ -287,7 +287,6 @@ def test_a_stream_refuses_what_follows_an_error():
         (features, r"bandwidth_id is missing"),
         (features[:, :0], r"features are empty"),
         (tokens.astype(bool), r"dtype bool, expected integers"),
-        (tokens.astype("m8[s]"), r"dtype timedelta64\[s\], expected integers"),
         ("tokens.npz", r"the path 'tokens.npz' is given"),
         (None, r"dtype object|0 dimensions|shape \(\)"),
     ):

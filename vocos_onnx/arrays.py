@@ -50,22 +50,19 @@ def is_integer(array: npt.NDArray[Any]) -> bool:
     return array.dtype.kind in "iu"  # numpy's own hierarchy has timedelta64 among the integers
 
 
-def convert(dtype: np.dtype[Any]) -> str:
-    """How an array of neither integers nor floats becomes one of them, without losing what is in it."""
+def to_floats(dtype: np.dtype[Any]) -> str:
+    """What to do with features that are no floats, so that nothing of them is lost; empty where that is not known."""
     match dtype.kind:
         case "O":
-            return (
-                "if it holds nothing but numbers, convert it, features with .astype(numpy.float32), tokens with "
-                ".astype(numpy.int64)"
-            )
+            return "; if they are all numbers, pass features.astype(numpy.float32)"
         case "c":
-            return "features are real: pass log-mels, not a complex spectrum"
-        case "U" | "S" | "T":
-            return "text is none of them: read a token file with load_tokens(PATH)"
-        case "b":
-            return "a mask is none of them"
-        case _:
-            return "convert it to one of them"
+            return "; log-mels are real, and a complex spectrum is not what the model decodes"
+        case "V" if dtype.itemsize == 2 and dtype.names is None:
+            return (
+                "; if these are the bytes of bfloat16, as numpy saves it, pass "
+                "features.view(ml_dtypes.bfloat16).astype(numpy.float32)"
+            )
+    return ""
 
 
 def _no_array(given: Any) -> str:
@@ -79,26 +76,10 @@ def _no_array(given: Any) -> str:
     )
 
 
-def check_recording(audio: Any, sample_rate: Any, to: int, *, in_blocks: bool = False) -> None:
-    """Raises ValueError where audio, or an iterable of its blocks, and its rate are something else, or swapped."""
-    load = f"load_{'blocks' if in_blocks else 'audio'}"
-    if isinstance(audio, str | os.PathLike):
-        path = shown(os.fspath(audio))
-        raise ValueError(
-            f"audio is the path {path}, expected an array: pass {load}({path}, {to}), and {to} as its sample rate"
-        )
-    if isinstance(audio, bytes | bytearray):
-        raise ValueError(
-            f"audio is {len(audio)} bytes, expected an array: of raw samples make one with numpy.frombuffer(DATA, "
-            f"numpy.int16), of a file in memory with {load}(io.BytesIO(DATA), {to})"
-        )
+def check_order(audio: Any, sample_rate: Any) -> None:
+    """Raises ValueError where audio and its sample rate are swapped."""
     if isinstance(audio, int | float | np.number) and not isinstance(sample_rate, int | float | np.number):
         raise ValueError(
-            f"audio is {audio}, and sample_rate is of the type {type(sample_rate).__name__}: they are swapped; "
-            "audio comes first, its sample rate second"
-        )
-    if in_blocks and isinstance(audio, np.ndarray) and audio.ndim < 2:
-        raise ValueError(
-            f"blocks is one array of shape {audio.shape}, expected an iterable of blocks (n,): pass [audio], or "
-            f"load_blocks(PATH, {to})"
+            f"audio is {audio}, and sample_rate is of the type {type(sample_rate).__name__}: they are swapped; the "
+            f"audio comes first, and {audio} as its sample rate second"
         )

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeGuard, overload
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import as_array, check_recording, convert, is_float, is_integer
+from .arrays import as_array, check_order, is_float, is_integer, to_floats
 from .audio import Float, Tape, read_blocks, read_waveform
 from .backbone import Backbone
 from .codebooks import fingerprints, lookup, read_tokens
@@ -176,7 +176,7 @@ class VocosONNX:
                 encoder does not have, both bandwidth and bandwidth_id, or either for a model without; an encoder that
                 is missing, or whose codebooks are not those of the model.
         """
-        check_recording(audio, sample_rate, self.sample_rate)
+        check_order(audio, sample_rate)
         if self.config.encodec is None:
             self._no_tokens(bandwidth, encoder)
             return self._decode(self.features(audio, sample_rate), bandwidth_id, "kbt", None)
@@ -211,7 +211,7 @@ class VocosONNX:
         Raises:
             ValueError: as when the object is called; as ``stream`` and ``encode_stream``.
         """
-        check_recording(blocks, sample_rate, self.sample_rate, in_blocks=True)
+        check_order(blocks, sample_rate)
         frames: Iterator[npt.NDArray[Any]]
         at_once = {} if chunk is None else {"chunk": chunk}
         if self.config.encodec is None:
@@ -239,7 +239,7 @@ class VocosONNX:
                 reflection (half of n_fft).
         """
         mel = self._mel()
-        check_recording(audio, sample_rate, self.sample_rate)
+        check_order(audio, sample_rate)
         features = log_mel(read_waveform(audio, sample_rate, self.sample_rate), self.sample_rate, mel)
         return features[0] if np.ndim(audio) == 1 else features
 
@@ -251,7 +251,7 @@ class VocosONNX:
         ``chunk`` frames are computed at once. Raises as ``features``, and ValueError for blocks of another shape.
         """
         mel = self._mel()
-        check_recording(blocks, sample_rate, self.sample_rate, in_blocks=True)
+        check_order(blocks, sample_rate)
         if chunk < 1:
             raise ValueError(f"chunk is {chunk}, expected 1 or more frames")
         tape = Tape(read_blocks(blocks, sample_rate, self.sample_rate))
@@ -427,17 +427,12 @@ class VocosONNX:
             if judge is not None:
                 judge.see(features)
             return lambda a, b: features[:, :, a:b], shape, bandwidth_id
-        if not is_integer(given):
-            raise ValueError(f"the input has dtype {given.dtype}, expected {self._expected()}: {convert(given.dtype)}")
+        if self.config.encodec is None and not is_integer(given):
+            raise ValueError(f"features have dtype {given.dtype}, expected floats{to_floats(given.dtype)}")
         codes = self._read_tokens(given, layout)
         if bandwidth_id is None:
             bandwidth_id = self._imply_bandwidth_id(len(codes), given.shape, layout)
         return lambda a, b: self._lookup(codes[:, :, a:b]), codes.shape[1:], self._read_bandwidth_id(bandwidth_id)
-
-    def _expected(self) -> str:
-        features = f"floats (features of {self.config.feature_channels} channels)"
-        encodec = self.config.encodec
-        return f"integers of 0 to {encodec.codebook_size - 1} (tokens) or {features}" if encodec else features
 
     def _decode_each(
         self, given: list[npt.NDArray[Any]], bandwidth_id: Any, judge: MelJudge | None = None

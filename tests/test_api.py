@@ -351,6 +351,17 @@ def test_kbps_given_as_the_id(codec, given):
             way()
 
 
+def test_the_id_given_as_kbps(codec):
+    for call in (
+        lambda: codec(np.zeros(5000), 24_000, bandwidth=2),
+        lambda: codec.resynth_stream([], 24_000, bandwidth=2),
+    ):
+        with pytest.raises(
+            ValueError, match=r"bandwidth is 2, expected one of .*if it is an index, pass bandwidth_id=2$"
+        ):
+            call()
+
+
 def test_audio_and_rate_swapped(codec, bundled_mel):
     audio = np.zeros(24_000, np.float32)
     ways = [codec, bundled_mel, codec.resynth_stream, bundled_mel.resynth_stream]

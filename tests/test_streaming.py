@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import DATA
 
-from vocos_onnx import EncodecONNX, VocosONNX, streaming
+from vocos_onnx import EncodecONNX, Tokens, VocosONNX, streaming
 from vocos_onnx.session import available_cpus, run
 from vocos_onnx.streaming import OverlapAdd
 
@@ -397,9 +397,11 @@ def test_generators_end_with_an_error(encodec, mel):
 
 
 def test_one_array_for_an_iterable_of_chunks(encodec):
-    for chunks in (random_input(encodec, 20), np.zeros(20, np.float32)):
+    for chunks in (random_input(encodec, 20), np.zeros(20, np.float32), Tokens(random_input(encodec, 20))):
         with pytest.raises(ValueError, match=r"chunks is one array of shape .*pass \[array\], or use decode"):
             encodec.decode_stream(chunks)
+    with pytest.raises(ValueError, match=r"the path 't\.npz' is given, .*load_tokens\('t\.npz'\)"):
+        encodec.decode_stream("t.npz")
 
 
 def test_a_stream_is_not_pickled(encodec):

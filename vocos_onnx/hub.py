@@ -54,7 +54,6 @@ def fetch(
 def _download(repo: str | os.PathLike[str], filename: str, *, required: bool, kind: str, **options: Any) -> Path | None:
     try:
         from huggingface_hub import hf_hub_download, list_repo_files
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError as error:
         raise ImportError(
             f"no folder {repo}, and downloads from the hub need huggingface-hub: pip install 'vocos-onnx[hub]'"
@@ -65,7 +64,8 @@ def _download(repo: str | os.PathLike[str], filename: str, *, required: bool, ki
         if not required:
             return None
         at = f" at revision {options['revision']}" if options["revision"] else ""
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        kinds = {cls.__name__ for cls in type(error).__mro__}  # where the client keeps them depends on its version
+        if "EntryNotFoundError" in kinds and "LocalEntryNotFoundError" not in kinds:
             files: set[str] = set()
             with suppress(Exception):  # it is for the message alone
                 files = set(list_repo_files(str(repo), revision=options["revision"]))

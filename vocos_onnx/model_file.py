@@ -29,7 +29,7 @@ from .operators import DOMAINS, INT64, Constant, FormError, Node, looked_up, out
 from .shapes import MAX_FIXED, MAX_RANK, Known, Size, branch_shapes, elements, output_shapes
 
 MAX_SIZE = 1 << 30  # bytes; the largest model that is known has 54 MB, and ONNX itself ends at 2 GB
-MAX_NODES = 10_000  # the networks in the box have 160
+MAX_NODES = 10_000  # the bundled networks have 160
 _MAX_FIELDS = 1_000_000
 _MAX_DEPTH = 8
 _FEW = 1024  # integers that are looked at

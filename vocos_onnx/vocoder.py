@@ -378,10 +378,12 @@ class VocosONNX:
 
         With an error the iterator is at its end: nothing of what follows the chunk is emitted.
         """
-        if isinstance(chunks, np.ndarray) and chunks.ndim < 3:
+        if isinstance(chunks, str | bytes | os.PathLike):
+            as_array(chunks, "chunks")
+        if isinstance(chunks, Tokens) or getattr(chunks, "ndim", 3) < 3:
             raise ValueError(
-                f"chunks is one array of shape {chunks.shape}, expected an iterable of chunks (K, t) or (C, t): pass "
-                "[array], or use decode"
+                f"chunks is one array of shape {np.asarray(chunks).shape}, expected an iterable of chunks (K, t) or (C, t): "
+                "pass [array], or use decode"
             )
         return self._decode_stream(chunks, self.stream(bandwidth_id, lookahead=lookahead))
 
@@ -552,7 +554,12 @@ class VocosONNX:
                 raise ValueError(f"bandwidth ({bandwidth!r}) and bandwidth_id ({bandwidth_id!r}) are given; pass one")
             return _read_index(bandwidth_id, len(self.bandwidths), self._names())
         bandwidth = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
-        return bandwidth_index(bandwidth, self.bandwidths)
+        try:
+            return bandwidth_index(bandwidth, self.bandwidths)
+        except ValueError as error:
+            if isinstance(bandwidth, int) and 0 <= bandwidth < len(self.bandwidths):
+                raise ValueError(f"{error}; if it is an index, pass bandwidth_id={bandwidth}") from None
+            raise
 
     def _own_encoder(self) -> EncodecONNX:
         if self._encoder is None:

@@ -382,8 +382,8 @@ class VocosONNX:
             as_array(chunks, "chunks")
         if isinstance(chunks, Tokens) or getattr(chunks, "ndim", 3) < 3:
             raise ValueError(
-                f"chunks is one array of shape {np.asarray(chunks).shape}, expected an iterable of chunks (K, t) or (C, t): "
-                "pass [array], or use decode"
+                f"chunks is one array of shape {np.asarray(chunks).shape}, expected an iterable of chunks (K, t) or "
+                "(C, t): pass [array], or use decode"
             )
         return self._decode_stream(chunks, self.stream(bandwidth_id, lookahead=lookahead))
 

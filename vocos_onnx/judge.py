@@ -36,7 +36,8 @@ class MelJudge:
         for item in features:
             for start in range(0, item.shape[1], _STRETCH):
                 stretch = item[:, start : start + _STRETCH]
-                telling = stretch[:, np.ptp(stretch, axis=0) > 1e-6][:, : MOST - self._count]
+                differ = stretch.max(axis=0) > stretch.min(axis=0) + 1e-6  # without a difference, which may overflow
+                telling = stretch[:, differ][:, : MOST - self._count]
                 self._kept.append(telling.copy())
                 self._count += telling.shape[1]
                 if self._count >= MOST:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from vocos_onnx import audio as audio_module
 from vocos_onnx import containers, load_audio, load_blocks, save_audio
 from vocos_onnx.audio import expected_samples
 
@@ -174,9 +176,31 @@ def test_voc_of_several_blocks(tmp_path):
     """As ffmpeg writes it; libsndfile takes the headers in between for audio."""
     data = written(("VOC", "PCM_16"))
     assert (data[26], data[-1]) == (9, 0)
+    whole = read(tmp_path, data)
     block = b"\2" + (2000).to_bytes(3, "little") + data[-2001:-1]
-    with pytest.raises(ValueError, match="its audio is in several blocks"):
-        read(tmp_path, data[:-1] + block + b"\0")
+    text, silence = b"\5\3\0\0ab\0", b"\3\3\0\0\xff\0\x64"
+    for between in (b"", text, text + b"\4\2\0\0\1\0"):
+        got = read(tmp_path, between.join([data[:-1], block, block + b"\0"]))
+        np.testing.assert_array_equal(got, np.concatenate([whole, whole[-1000:], whole[-1000:]]))
+        with pytest.raises(ValueError, match="truncated"):
+            read(tmp_path, (between.join([data[:-1], block]))[:-9])
+    np.testing.assert_array_equal(read(tmp_path, data[:-1] + data[26:]), np.concatenate([whole, whole]))
+    with pytest.raises(ValueError, match="blocks of silence or repetition"):
+        read(tmp_path, data[:-1] + silence + block + b"\0")
+    with pytest.raises(ValueError, match="goes on with one that is not there"):
+        read(tmp_path, data[:26] + block + b"\0")
+    short = int.from_bytes(data[27:30], "little") - 8  # as sox counts it
+    np.testing.assert_array_equal(read(tmp_path, data[:27] + short.to_bytes(3, "little") + data[30:]), whole)
+
+
+def test_voc_of_more_than_a_block_can_say(tmp_path):
+    """In blocks of one format, of which libsndfile is given some at a time."""
+    data = written(("VOC", "PCM_16"))
+    block = np.random.default_rng(0).integers(0, 256, (1 << 24) - 200, np.uint8).tobytes()
+    first = data[:27] + (12 + len(block)).to_bytes(3, "little") + data[30:42] + block
+    got = read(tmp_path, first + b"\2" + len(block).to_bytes(3, "little") + block + b"\0")
+    assert len(got) == len(block)
+    np.testing.assert_array_equal(got[:1000], got[len(block) // 2 :][:1000])
 
 
 def test_xi_that_is_cut(tmp_path):
@@ -466,9 +490,10 @@ def test_given_up_halfway_it_is_closed(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
-def test_a_fifo_is_refused_at_once(tmp_path):
+def test_a_fifo_that_no_one_writes_to_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio_module, "_PATIENCE", 0.1)
     os.mkfifo(tmp_path / "a.wav")
-    with pytest.raises(ValueError, match=r"a\.wav is not a file; expected audio"):
+    with pytest.raises(ValueError, match=r"a\.wav is not a file; expected audio .* nothing has come out of this one"):
         load_audio(tmp_path / "a.wav", RATE)
 
 
@@ -594,3 +619,128 @@ print(stopped)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 50
+
+
+PAIRS = [
+    (kind, subtype)
+    for kind in soundfile.available_formats()
+    for subtype in soundfile.available_subtypes(kind)
+    if kind not in ("RAW", "SD2")  # no header, or one in another file
+]
+
+
+@pytest.mark.parametrize(("kind", "subtype"), PAIRS)
+def test_every_kind_that_soundfile_writes_is_read(kind, subtype, tmp_path):
+    """All that libsndfile reads, sample by sample; the padding of GSM 6.10 in WAV to an even size is no audio."""
+    rate = {"WVE": 8000, "XI": 44_100}.get(kind, RATE)
+    read_some = False
+    for channels in (1, 2):
+        for samples in (160, 505, 2000, 9999):
+            path = tmp_path / "a.bin"
+            try:
+                soundfile.write(path, np.stack([NOISE[:samples]] * channels, 1), rate, subtype, format=kind)
+            except soundfile.LibsndfileError:
+                continue  # not of so many channels
+            if not path.stat().st_size:
+                continue
+            rate = soundfile.info(path).samplerate  # some kinds round it
+            ours = load_audio(path, rate)
+            if subtype.startswith("DWVW"):  # which soundfile reads no more than a part of
+                assert len(ours) == samples
+                np.testing.assert_allclose(ours, NOISE[:samples], rtol=0, atol=2**-15)
+                read_some = True
+                continue
+            theirs = soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)
+            if (kind, subtype) == ("WAV", "GSM610"):
+                assert samples <= len(ours) <= samples + 320
+                theirs = theirs[: len(ours)]
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-7)
+            with path.open("rb") as file:
+                np.testing.assert_array_equal(load_audio(file, rate), ours)
+            read_some = True
+    assert read_some or subtype in ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "DWVW_12"), "nothing was tried"
+
+
+def test_voc_as_sox_counts_it(tmp_path):
+    """The header of the block of sound is left out of its size."""
+    data = written(("VOC", "PCM_16"))
+    short = int.from_bytes(data[27:30], "little") - 8
+    assert len(read(tmp_path, data[:27] + short.to_bytes(3, "little") + data[30:])) == len(NOISE)
+
+
+FOREIGN = [
+    (b"\0\0\0\x1cftypM4A \0\0\2\0", r"MPEG-4 \(\.m4a"),
+    (b"\0\0\0\x14ftypisom", "MPEG-4"),
+    (b"\0\0\0\x08wide\0\0\1\0mdat", "QuickTime"),
+    (b"\x1aE\xdf\xa3\x9fB\x86\x81", r"Matroska or WebM"),
+    (b"0&\xb2u\x8ef\xcf\x11\xa6\xd9", r"Windows Media \(\.wma"),
+    (b"\xff\xf1l@H?\xfc\xde", r"AAC \(\.aac\)"),
+    (b"\xff\xf9l@H?\xfc\xde", r"AAC \(\.aac\)"),
+    (ID3V2 + b"\xff\xf1l@H?\xfc\xde", r"AAC \(\.aac\)"),
+    (b"ADIF" + bytes(8), "AAC"),
+    (b"#!AMR\n\x3c", "AMR"),
+    (b"#!AMR-WB\n\x3c", "AMR"),
+    (b"MAC \x96\x0f", "Monkey's Audio"),
+    (b"wvpk\xca\xd9", "WavPack"),
+    (b"TTA1\1\0\1\0", "True Audio"),
+    (b"DSD \x1c\0\0\0", "DSD"),
+    (b"\x0bw\x83\xd2", "AC-3"),
+    (b"\x7f\xfe\x80\x01", "DTS"),
+    (b".RMF\0\0\0\x12", "RealAudio"),
+    (b"RIFF\xc4*\0\0AVI LIST", r"video \(\.avi\)"),
+    (b"FLV\1\4\0", "video"),
+    (b"\0\0\1\xba!\0\1\0", "MPEG video"),
+]
+
+
+@pytest.mark.parametrize(("start", "name"), FOREIGN)
+@pytest.mark.parametrize("behind", [b"", b"".join(FRAMES)], ids=["noise", "mp3"])
+def test_what_libsndfile_does_not_read_is_named_and_converted(start, name, behind, tmp_path):
+    """By what it holds, whatever its ending; also where there is mp3 in it."""
+    if behind and name in ("AC-3", "DTS", r"AAC \(\.aac\)", "AAC"):
+        return
+    data = start + np.random.default_rng(0).integers(0, 128, 3000, np.uint8).tobytes() + behind
+    for path in (tmp_path / "a b.m4a", tmp_path / "a.wav"):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=rf"cannot read .* as audio: it (is|looks like) .*{name}") as error:
+            load_audio(path, RATE)
+        command = str(error.value).split(": ")[-1]
+        assert shlex.split(command) == ["ffmpeg", "-i", str(path), "whole.wav"]
+        with pytest.raises(ValueError, match=rf"cannot read .*{name}"), path.open("rb") as file:
+            load_audio(file, RATE)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "the file is empty"),
+        (bytes(5000), "nothing but zeros"),
+        (b"hello " * 100, "it holds text"),
+        ("Ärger über Öl\n".encode() * 400, "it holds text"),
+        (b"<!DOCTYPE html><html>", "a web page: no audio"),
+        (b"\n<HTML>", "a web page: no audio"),
+        (b"PK\3\4" + bytes(100), "a zip archive"),
+        (b"\x93NUMPY\1\0" + bytes(100), "a numpy array .* np.load reads it"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\x1f\x8b\x08\0" + bytes(100), "compressed: unpack it"),
+        (b"%PDF-1.4\n" + bytes(100), "a document or picture"),
+        (b"MThd\0\0\0\6", "MIDI: notes"),
+    ],
+)
+def test_what_is_no_audio_is_named(data, what, tmp_path):
+    with pytest.raises(ValueError, match=rf"cannot read .*a\.bin as audio: .*{what}"):
+        read(tmp_path, data)
+
+
+def test_the_command_for_a_file_works_for_every_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a'b.m4a", "-x.m4a", "a:b.m4a", "$HOME `x`.m4a", "whole.wav", "é\u3042.m4a"):
+        Path(name).write_bytes(FOREIGN[0][0])
+        with pytest.raises(ValueError, match="convert it: ffmpeg") as error:
+            load_audio(name, RATE)
+        program, option, given, target = shlex.split(str(error.value).split("convert it: ")[1])
+        assert (program, option) == ("ffmpeg", "-i")
+        assert Path(given).samefile(name)
+        assert not given.startswith("-")
+        assert ":" not in given or given.startswith(("./", "/"))
+        assert not os.path.lexists(target)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from vocos_onnx import VocosONNX, load_tokens
 from vocos_onnx.audio import Tape
 from vocos_onnx.config import MelFeatures
-from vocos_onnx.mel import HIFIGAN, filterbank, log_mel, log_mel_blocks
+from vocos_onnx.mel import HIFIGAN, filterbank, log_mel, log_mel_blocks, mel_fault
+from vocos_onnx.vocoder import default_model
 
 CENTER = MelFeatures(1024, 256, 100, "center", 0.0, 12000.0)
 SAME = replace(CENTER, padding="same")
@@ -116,3 +120,78 @@ def test_too_short_to_be_reflected(mel, shortest):
 def test_bad_settings(change, message):
     with pytest.raises(ValueError, match=message):
         replace(CENTER, **change)
+
+
+@pytest.fixture(scope="module")
+def speech() -> dict[str, np.ndarray]:
+    """Recordings (1, N) of three languages, 24 kHz, from their tokens."""
+    vocos, folder = VocosONNX(), default_model().parent
+    return {path.stem: vocos.decode(load_tokens(path))[None] for path in folder.glob("speech_*.npz")}
+
+
+KINDS = pytest.mark.parametrize(("mel", "rate"), [(CENTER, 24_000), (HIFIGAN, 22_050)], ids=["vocos", "hifigan"])
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return (x - x.min()) / (x.max() - x.min())
+
+
+@KINDS
+def test_mels_of_recordings_are_not_at_fault(mel, rate, speech):
+    seconds = np.arange(48_000) / 24_000
+    rng = np.random.default_rng(0)
+    sounds = {
+        **speech,
+        "noise": rng.normal(0, 0.2, (1, 48_000)),
+        "tone": 0.5 * np.sin(2 * np.pi * 440 * seconds)[None],
+        "sawtooth": 0.5 * (110 * seconds % 1)[None],
+        "clicks": (np.arange(48_000) % 6000 == 0)[None].astype(float),
+        "silence": np.zeros((1, 48_000)),
+    }
+    for name, audio in sounds.items():
+        for gain in (1, 1e-3, 4, 1e-5):
+            features = log_mel((gain * audio).astype(np.float32), rate, mel)
+            for some in (features, features[0], features[0, :, :60], np.maximum(features, np.log(1e-5))):
+                assert mel_fault(some, mel) is None, (name, gain)
+    longest = np.zeros((2, mel.n_mels, 300), np.float32)  # a batch that is filled up
+    features = log_mel(speech["speech_en_m_joe_48k_stereo"][:, :40_000], rate, mel)
+    longest[0, :, : features.shape[2]] = features[0]
+    assert mel_fault(longest, mel) is None
+    flat = np.full((mel.n_mels, 100), np.log(mel.clip)) + rng.normal(0, 0.05, (mel.n_mels, 100))
+    for silence in (flat, flat + 1, flat.astype(np.float16), flat[:, :0]):  # as networks make it
+        assert mel_fault(silence, mel) is None
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("wrong", "cause"),
+    [
+        (lambda x: 20 / np.log(10) * x, r"look like decibels: pass features \* \(np\.log\(10\) / 20\)"),
+        (lambda x: 10 / np.log(10) * x, "look like decibels"),
+        (lambda x: np.maximum(8.686 * (x - x.max()), -80), "look like decibels"),
+        (lambda x: x / np.log(10), r"look like log10: pass features \* np\.log\(10\)"),
+        (lambda x: 0.1 * x, r"look scaled down: pass features / 0\.1 if they are of ZipVoice"),
+        (_unit, "look scaled down"),
+        (lambda x: 2 * _unit(x) - 1, "look scaled down"),
+        (lambda x: (x - x.mean()) / x.std(), r"normalised to mean 0 and deviation 1|undo the normalisation"),
+        (np.exp, r"look like magnitudes or powers: pass np\.log\(np\.maximum\(magnitudes, 1e-0[57]\)\)"),
+        (lambda x: np.exp(2 * x), "look like magnitudes or powers"),
+        (lambda x: x + np.log(32768), "audio in the range of int16"),
+    ],
+    ids=["dB", "10log10", "top_db", "log10", "0.1", "0..1", "-1..1", "z", "magnitude", "power", "int16"],
+)
+def test_mels_of_another_scale(mel, rate, wrong: Callable, cause, speech):
+    for audio in speech.values():
+        features = log_mel(audio, rate, mel)
+        for given in (wrong(features), wrong(features[0]), np.concatenate([wrong(features)] * 2)):
+            assert re.search(cause, mel_fault(given.astype(np.float32), mel) or "nothing")
+        assert mel_fault(wrong(features)[:, :, :49], mel) is None
+
+
+@KINDS
+def test_the_remedies_make_mels_of_them(mel, rate, speech):
+    features = log_mel(speech["speech_it_f_paola_48k"], rate, mel)
+    for given in (20 / np.log(10) * features, features / np.log(10), np.exp(features), 0.1 * features):
+        remedy = re.search(r"pass (.*?)(, or| if|$)", mel_fault(given, mel))[1]
+        names = {"features": given, "magnitudes": given, "np": np}
+        np.testing.assert_allclose(eval(remedy, names), features, rtol=0, atol=1e-4)

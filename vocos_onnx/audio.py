@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import math
+import operator
 import os
+import select
 import shlex
+import stat
+import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from .containers import Incomplete, Part, Sink, View, parts
+from .containers import Incomplete, Part, Sink, View, foreign, parts, unreadable
 from .files import check_target, whole_file
+from .messages import shown
 from .resample import Float as Float
 from .resample import Tape as Tape
 from .resample import resample as resample
@@ -24,98 +30,299 @@ from .resample import resample_blocks as resample_blocks
 MIN_RATE, MAX_RATE = 1000, 384_000
 _BLOCK, _VALUES = 1 << 18, 1 << 20  # read at once: samples, and numbers in all their channels
 _SLICE = 4096  # samples written at once: libvorbis takes as much room on the stack
+_KINDS = {  # endings that are written: libsndfile's format and subtype of each, which tests read back
+    "wav": ("WAV", "PCM_16"),
+    "wave": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"),
+    "oga": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+    "aiff": ("AIFF", "PCM_16"),
+    "aif": ("AIFF", "PCM_16"),
+    "au": ("AU", "PCM_16"),
+    "snd": ("AU", "PCM_16"),
+    "caf": ("CAF", "PCM_16"),
+    "w64": ("W64", "PCM_16"),
+    "rf64": ("RF64", "PCM_16"),
+    "wavex": ("WAVEX", "PCM_16"),
+    "avr": ("AVR", "PCM_16"),
+    "ircam": ("IRCAM", "PCM_16"),
+    "mat4": ("MAT4", "DOUBLE"),
+    "mat5": ("MAT5", "DOUBLE"),
+    "mpc2k": ("MPC2K", "PCM_16"),
+    "nist": ("NIST", "PCM_16"),
+    "paf": ("PAF", "PCM_16"),
+    "pvf": ("PVF", "PCM_16"),
+    "svx": ("SVX", "PCM_16"),
+    "voc": ("VOC", "PCM_16"),
+}
+_USUAL = ".wav, .flac, .ogg, .opus, .mp3, .aiff, .au, .caf, .w64 or .rf64"
 _RATES: dict[str, Sequence[int]] = {  # where they are fewer than those that are read
-    "MP3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
-    "OGG": range(MIN_RATE, 200_001),  # libvorbis crashes beyond
+    "MPEG_LAYER_III": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+    "VORBIS": range(MIN_RATE, 200_001),  # libvorbis crashes beyond
+    "OPUS": (8000, 12000, 16000, 24000, 48000),
     "SVX": range(MIN_RATE, 1 << 16),
     "MPC2K": range(MIN_RATE, 1 << 16),
-    "WVE": (8000,),
-    "XI": (44100,),
 }
-_PERIODS = {"HTK": 10**7, "SDS": 10**9}  # a second in the units in which they say how long a sample takes
 _MOST = {  # bytes of which a kind can say how many they are; a margin for what is not audio
-    **dict.fromkeys(("AIFF", "AU", "AVR", "HTK", "MAT4", "MAT5", "MPC2K", "SVX", "WVE", "XI"), (1 << 31) - (1 << 16)),
+    **dict.fromkeys(("AIFF", "AU", "AVR", "MAT4", "MAT5", "MPC2K", "SVX"), (1 << 31) - (1 << 16)),
     **dict.fromkeys(("WAV", "WAVEX"), (1 << 32) - (1 << 16)),
     "VOC": (1 << 24) - 1,
-    "SDS": (1 << 21) // 40 * 127,  # samples, of which a packet holds 40
 }
 _WALKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3")  # by ``parts``
 _FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31}
+# Mixes of floats reach some times full scale (20 dB are 10), and nothing in use goes 36 dB beyond. In the range of
+# int16 this is 54 dB below full scale: quieter than speech in a recording that is worth anything.
+_LOUDEST = 64
+_PATIENCE = 5.0  # seconds in which something is to come out of a FIFO
+
+AudioFile = str | os.PathLike[str] | IO[bytes]
 
 
-def load_audio(path: str | os.PathLike[str], sample_rate: int) -> Float:
+def load_audio(file: AudioFile, sample_rate: int) -> Float:
     """Read a file as mono audio of one sample rate.
 
-    Everything that libsndfile reads: wav, flac, ogg, mp3, aiff, ...; any sample type, rate and number of channels.
-    The channels are mixed by their mean, then the result is resampled (see ``resample``) where its rate is another.
+    Everything that libsndfile reads: wav, flac, ogg, opus, mp3, aiff, ...; any sample type, rate and number of
+    channels. The channels are mixed by their mean, then the result is resampled (see ``resample``) where its rate is
+    another.
 
     What comes is all that the file holds, or an error. Several recordings of one rate in a file (chained Ogg, joined
     mp3, FLAC or WAV) come one after another; a header that was never completed, as of a stream or of a recorder that
     stopped, is no hindrance; tags and padding are passed over. A file that holds less than it promises is refused.
     PAF, PVF, IRCAM and XI promise nothing: what is cut off there, or joined to them, is not noticed.
 
+    Args:
+        file: a path, or a binary file object, which is read from where it stands to its end, and stays open. Pipes and
+            other objects that cannot seek are first copied to a temporary file.
+        sample_rate: of the result, in Hz, from 1000 to 384,000.
+
     Returns:
         (samples,) float32, full scale is ±1: ceil(N · sample_rate / rate) samples from a file with N of them.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not audio, damaged, cut off, of several sample rates, empty, or holds NaN or infinity; or
-            ``sample_rate`` is none.
+        ValueError: it is not audio, damaged, cut off, of several sample rates, empty, or holds NaN, infinity or values
+            of more than 64 times full scale; or ``file`` or ``sample_rate`` is none.
         OSError: it cannot be read.
+
+    Example:
+        >>> audio = load_audio("speech.flac", 24_000)
+        >>> audio = load_audio(io.BytesIO(data), 24_000)
     """
-    audio: Float = np.concatenate(list(load_blocks(path, sample_rate)))
+    _path_or_object(file, sample_rate, "load_audio")
+    audio: Float = np.concatenate(list(load_blocks(file, sample_rate)))
     return audio
 
 
-def load_blocks(path: str | os.PathLike[str], sample_rate: int) -> Iterator[Float]:
+def load_blocks(file: AudioFile, sample_rate: int) -> Iterator[Float]:
     """What ``load_audio`` gives, some seconds at a time (samples,), so that memory does not grow.
 
     Raises as that does, which may be after some blocks: that a file is cut off may show only at its end.
     """
     import soundfile  # not needed to decode, and slow to load
 
-    _check_rate(sample_rate)
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no audio file {path}")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file; expected audio such as .wav, .flac, .ogg or .mp3")
+    path = _path_or_object(file, sample_rate, "load_blocks")
+    name = path if path is not None else _name(file)
+    sample_rate = read_rate(sample_rate)
     done = 0
-    try:
-        with open(path, "rb", opener=_above_standard) as file:
-            streams: Sequence[Part | Path] = parts(file) or [path]
-            with _open_stream(file, streams[0]) as first:
+    with ExitStack() as stack:
+        source = stack.enter_context(_opened(path) if path is not None else _spooled(file))
+        try:
+            if kind := foreign(source):
+                raise _Foreign(kind)
+            streams = _streams(source, path)
+            with _open_stream(source, streams[0]) as first:
                 rate = first.samplerate
-            with closing(_mixed(file, streams, rate)) as mixed:
+            with closing(_mixed(source, streams, rate)) as mixed:
                 for block in read_blocks(mixed, rate, sample_rate):
                     done += block.shape[1]
                     yield block[0]
-    except soundfile.LibsndfileError as error:
-        raise ValueError(
-            f"cannot read {path} as audio: {error.error_string} It may be damaged or of another kind"
-        ) from None
-    except Incomplete as error:
-        raise ValueError(
-            f"{path}: {error}. If what is there will do, rewrite it: ffmpeg -i {shlex.quote(str(path))} whole.wav"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        except soundfile.LibsndfileError as error:
+            why = unreadable(source) or error.error_string.rstrip(".")
+            raise ValueError(
+                f"cannot read {name} as audio: {why}. It is damaged or of another kind; where ffmpeg knows that: "
+                f"{_ffmpeg(path)}"
+            ) from None
+        except _Foreign as error:
+            convert = "" if ":" in str(error) else f", which libsndfile does not read; convert it: {_ffmpeg(path)}"
+            raise ValueError(f"cannot read {name} as audio: it is {error}{convert}") from None
+        except Incomplete as error:
+            raise ValueError(f"{name}: {error}. If what is there will do, rewrite it: {_ffmpeg(path)}") from None
+        except TooLoud as error:
+            scale = f"-af volume=1/{error.full_scale} -c:a pcm_s16le "
+            remedy = f"; where that is of integers: {_ffmpeg(path, scale)}" if error.full_scale else ""
+            raise ValueError(f"{name}: {error.what}{remedy}") from None
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     if not done:
-        raise ValueError(f"{path}: audio is empty; expected at least one sample")
+        raise ValueError(f"{name}: audio is empty; expected at least one sample")
 
 
-def expected_samples(path: str | os.PathLike[str], sample_rate: int) -> int:
-    """About how many samples ``load_blocks`` gives, from the headers alone; 0 where they do not say. Never raises."""
+def expected_samples(file: AudioFile, sample_rate: int) -> int:
+    """About how many samples ``load_blocks`` gives, from the headers alone; 0 where they do not say. Never raises.
+
+    A file object is left where it stands; of one that cannot seek nothing is known.
+    """
     import soundfile
 
     total = 0.0
-    with suppress(OSError, ValueError, soundfile.LibsndfileError), Path(path).open("rb") as file:
-        streams: Sequence[Part | Path] = parts(file) or [Path(path)]
-        for stream in streams:
-            with _open_stream(file, stream) as audio:
+    with suppress(OSError, ValueError, soundfile.LibsndfileError), ExitStack() as stack:
+        path = _path_or_object(file, sample_rate, "load_audio")
+        sample_rate = read_rate(sample_rate)
+        if path is not None:
+            if not path.is_file():
+                return 0
+            source: Any = stack.enter_context(path.open("rb"))
+        else:
+            if not _can_seek(file):
+                return 0
+            stack.callback(file.seek, file.tell())  # type: ignore[union-attr]
+            source = stack.enter_context(_spooled(file))
+        for stream in _streams(source, path):
+            with _open_stream(source, stream) as audio:
                 frames = stream.samples or audio.frames * stream.counted if isinstance(stream, Part) else audio.frames
                 total += frames * sample_rate / audio.samplerate
     return math.ceil(total)
+
+
+class _Foreign(ValueError):
+    """A file that libsndfile does not read, by what it is."""
+
+
+def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "") -> Path | None:
+    """The path that an argument is, or None for a file object. Raises ValueError for all else, saying what to pass."""
+    reads, mode = ("read", "rb") if function.startswith("load") else ("write", "wb")
+    path = os.fsdecode(sample_rate) if isinstance(sample_rate, str | os.PathLike) else "a.wav"
+    call = f"{function}({_quoted(path)}, {example}24000)"
+    if isinstance(file, os.PathLike):
+        file = os.fspath(file)
+        file = os.fsdecode(file) if isinstance(file, bytes) else file
+    if isinstance(file, str):
+        return Path(file)
+    if isinstance(file, io.TextIOBase):
+        raise ValueError(f'{_name(file)} is open as text; open it as binary, as in open(path, "{mode}")')
+    if hasattr(file, reads):
+        return None
+    if isinstance(file, bytes | bytearray | memoryview):
+        remedy = "io.BytesIO(data) for what a file holds"
+        if reads == "write":
+            remedy = f'io.BytesIO() to have what a file would hold, {function}(buffer, {example}24000, format="wav")'
+        raise ValueError(
+            f"file is {type(file).__name__} of {len(file)}, expected a path or a binary file object: pass {remedy}, or "
+            "os.fsdecode(path) for a path"
+        )
+    if isinstance(sample_rate, str | os.PathLike) or isinstance(file, np.ndarray | np.generic | int | float):
+        what = f"an array of shape {file.shape}" if isinstance(file, np.ndarray) else shown(file)
+        raise ValueError(f"file is {what}, expected a path or a binary file object first: {call}")
+    several = isinstance(file, Sequence) and all(isinstance(each, str | os.PathLike) for each in file)
+    if several or isinstance(file, Iterator):
+        raise ValueError(
+            f"file is {shown(file)}, expected one path or binary file object; call {function} once for each file"
+        )
+    raise ValueError(f"file is {shown(file)}, expected a path or a binary file object: {call}")
+
+
+def _quoted(path: str) -> str:
+    """A path as Python takes it."""
+    return f'"{path}"' if path.isprintable() and not set(path) & set('"\\') else shown(path)
+
+
+def _name(file: Any) -> str:
+    """A file object in messages."""
+    name = getattr(file, "name", None)
+    return name if isinstance(name, str) else f"the {type(file).__name__} object"
+
+
+def _ffmpeg(path: Path | None, options: str = "") -> str:
+    """The command that makes a .wav of a file, and replaces nothing."""
+    if path is None:
+        return f"ffmpeg -i IN {options}OUT.wav"
+    given = str(path)
+    if not path.is_absolute() and (given.startswith("-") or ":" in given):  # which ffmpeg takes for something else
+        given = f"./{given}"
+    number, target = 0, "whole.wav"
+    while os.path.lexists(target):
+        number, target = number + 1, f"whole{number + 1}.wav"
+    return f"ffmpeg -i {shlex.quote(given)} {options}{target}"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file by its path, or a copy of what comes out of a pipe. Raises FileNotFoundError, ValueError."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise FileNotFoundError(f"no audio file {path}") from None
+    if stat.S_ISFIFO(found.st_mode):
+        with _open_fifo(path) as pipe, _spooled(pipe) as copy:
+            yield copy
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path} is not a file; expected audio such as .wav, .flac, .ogg or .mp3")
+    with open(path, "rb", opener=_above_standard) as file:
+        yield file
+
+
+def _open_fifo(path: Path) -> BinaryIO:
+    """A pipe by its name. One that no one writes to is refused, since opening it would take forever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    pipe = os.fdopen(descriptor, "rb")
+    named = not str(path).startswith(("/dev/", "/proc/"))  # standard input or <(...) of a shell: somebody has it open
+    if named and not select.select([pipe], [], [], _PATIENCE)[0]:
+        pipe.close()
+        raise ValueError(
+            f"{path} is not a file; expected audio such as .wav, or a pipe that is written to: nothing has come out of "
+            f"this one for {_PATIENCE:g} seconds"
+        )
+    os.set_blocking(descriptor, True)
+    return pipe
+
+
+@contextmanager
+def _spooled(file: Any) -> Iterator[BinaryIO]:
+    """What is left in a file object, as a file that begins with it: a view, or a copy of what cannot seek."""
+    readable = getattr(file, "readable", None)
+    if readable is not None and not (_can_seek(file), readable())[1]:
+        raise ValueError(f'{_name(file)} cannot be read; open it as in open(path, "rb")')
+    if _can_seek(file):
+        _bytes(file.read(0), file)
+        at = file.tell()
+        file.seek(0, os.SEEK_END)
+        yield View(file, ((at, file.tell()),))  # type: ignore[misc]  # all of a BinaryIO that is asked for
+        file.seek(0, os.SEEK_END)
+        return
+    with tempfile.TemporaryFile() as copy:
+        while block := _bytes(file.read(1 << 20), file):
+            copy.write(block)
+        copy.seek(0)
+        yield copy
+
+
+def _can_seek(file: Any) -> bool:
+    seekable = getattr(file, "seekable", None)
+    if isinstance(file, io.IOBase) and file.closed:
+        raise ValueError(f"{_name(file)} is closed; open it again")
+    return bool(seekable()) if seekable is not None else hasattr(file, "seek") and hasattr(file, "tell")
+
+
+def _bytes(block: Any, file: Any) -> Any:
+    """What a file object has read. Raises ValueError for text, and where there is nothing yet."""
+    if isinstance(block, bytes | bytearray | memoryview):
+        return block
+    if block is None:
+        raise ValueError(f"{_name(file)} does not block, and has nothing to read yet; set it to block")
+    raise ValueError(f"{_name(file)} gives {type(block).__name__}, expected bytes: open it as binary")
+
+
+def _streams(file: BinaryIO, path: Path | None) -> Sequence[Part | Path]:
+    """The streams of a file. One that ``parts`` does not know goes to libsndfile with its name, if it has one."""
+    found: Sequence[Part | Path] | None = parts(file)
+    if found:
+        return found
+    if path is not None and path.is_file():
+        return [path]
+    return [Part(((0, file.seek(0, os.SEEK_END)),), walked=False)]
 
 
 def _above_standard(path: str, flags: int) -> int:
@@ -211,7 +418,9 @@ def _open(source: View | Sink | Path, *args: Any, **options: Any) -> Any:
 
 def _open_stream(file: BinaryIO, stream: Part | Path) -> Any:
     audio = _open(stream if isinstance(stream, Path) else View(file, stream.spans))
-    if isinstance(stream, Path) and audio.format in _WALKED:  # by its ending, or behind what else is in front
+    if (
+        isinstance(stream, Path) or not stream.walked
+    ) and audio.format in _WALKED:  # by its ending, or behind what else is in front
         audio.close()
         raise Incomplete(f"it is damaged: it does not begin as {audio.format} does, so that its length is unknown")
     return audio
@@ -266,25 +475,89 @@ def _blocks(audio: Any, stream: Part | Path) -> Iterator[Float]:
         done += count
 
 
+def read_rate(sample_rate: Any) -> int:
+    """A sample rate in Hz as Python's integer, which no product makes overflow. Raises ValueError."""
+    if isinstance(sample_rate, np.ndarray | list | tuple) and np.ndim(sample_rate):
+        raise ValueError(
+            f"sample_rate is {type(sample_rate).__name__} of length {len(sample_rate)}, expected an integer in Hz, "
+            "which comes behind the audio"
+        )
+    try:
+        if isinstance(sample_rate, bool):
+            raise TypeError
+        rate = operator.index(sample_rate)
+    except TypeError:
+        hint = ""
+        with suppress(TypeError, ValueError, OverflowError):
+            if np.asarray(sample_rate).dtype != np.bool_ and int(sample_rate) == float(sample_rate):
+                hint = f": {int(sample_rate)}"
+        raise ValueError(f"sample_rate is {shown(sample_rate)}, expected an integer in Hz{hint}") from None
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise ValueError(f"sample_rate is {shown(rate)}, expected {MIN_RATE} to {MAX_RATE} Hz")
+    return rate
+
+
 def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:
     """Audio (N,) or (B, N) as float32 (B, ceil(N · to / sample_rate)) of the rate ``to``. Raises ValueError."""
-    _check_rate(sample_rate)
-    return resample(_check(np.asarray(audio)), sample_rate, to)
+    rate = read_rate(sample_rate)
+    return resample(_check(_as_array(audio, rate)), rate, read_rate(to))
 
 
 def read_blocks(blocks: Iterable[npt.ArrayLike], sample_rate: int, to: int) -> Iterator[Float]:
     """What ``read_waveform`` makes of the blocks (n,) of one recording in one piece, (1, m) each. Raises ValueError."""
-    _check_rate(sample_rate)
-    return resample_blocks(_check_blocks(blocks), sample_rate, to)
+    rate = read_rate(sample_rate)
+    return resample_blocks(_check_blocks(_as_blocks(blocks, rate), rate), rate, read_rate(to))
 
 
-def _check_blocks(blocks: Iterable[npt.ArrayLike]) -> Iterator[Float]:
+def _as_array(audio: Any, rate: int) -> npt.NDArray[Any]:
+    """Audio as an array of whatever type. Raises ValueError for what is another thing than samples."""
+    _refuse_files(audio, rate, "audio", "load_audio")
+    try:
+        return np.asarray(audio)
+    except (ValueError, TypeError, RuntimeError) as error:
+        hint = "; pass the audio without its sample rate" if isinstance(audio, tuple) else ""
+        raise ValueError(
+            f"audio is a {type(audio).__name__} that makes no array ({error}), expected (samples,) or (batch, samples)"
+            f"{hint}"
+        ) from None
+
+
+def _as_blocks(blocks: Any, rate: int) -> Iterable[npt.ArrayLike]:
+    """Blocks of audio, not yet looked at. Raises ValueError for what is another thing."""
+    _refuse_files(blocks, rate, "blocks", "load_blocks")
+    if getattr(blocks, "ndim", None) in (0, 1) or not isinstance(blocks, Iterable):
+        what = f"an array of shape {np.shape(blocks)}" if isinstance(blocks, np.ndarray) else shown(blocks)
+        raise ValueError(f"blocks is {what}, expected an iterable of arrays (samples,): pass [audio] for one array")
+    return blocks
+
+
+def _refuse_files(audio: Any, rate: int, name: str, function: str) -> None:
+    if isinstance(audio, str | os.PathLike):
+        path = os.fsdecode(os.fspath(audio))
+        raise ValueError(
+            f"{name} is the path {shown(path)}, expected samples: pass {function}({_quoted(path)}, {rate})"
+        )
+    if isinstance(audio, bytes | bytearray | memoryview) and not getattr(audio, "ndim", 0) > 1:
+        if isinstance(audio, memoryview) and audio.format not in ("b", "B", "c"):
+            return
+        one = "[np.frombuffer(data, np.int16)]" if name == "blocks" else "np.frombuffer(data, np.int16)"
+        raise ValueError(
+            f"{name} is {type(audio).__name__}, expected samples: pass {one} for 16-bit samples, or "
+            f"{function}(io.BytesIO(data), {rate}) for what an audio file holds"
+        )
+    if hasattr(audio, "read") and not hasattr(audio, "__array__"):
+        raise ValueError(f"{name} is {_name(audio)}, expected samples: pass {function}(file, {rate})")
+
+
+def _check_blocks(blocks: Iterable[npt.ArrayLike], rate: int) -> Iterator[Float]:
     """Blocks (n,) of one recording as float32 (1, n); empty ones are left out. Raises ValueError."""
     first = 0
     for block in blocks:
-        given = np.array(block)  # a copy: it is kept for a while, and the caller may fill the same memory again
+        given = np.array(
+            _as_array(block, rate)
+        )  # a copy: it is kept for a while, and the caller may fill the same memory again
         if given.ndim != 1:
-            raise ValueError(f"a block of audio has shape {given.shape}, expected (samples,)")
+            raise ValueError(f"a block of audio has shape {given.shape}, expected (samples,){_one_channel(given)}")
         if given.size:
             yield _check(given, first)
             first += given.size
@@ -292,150 +565,304 @@ def _check_blocks(blocks: Iterable[npt.ArrayLike]) -> Iterator[Float]:
 
 def _check(given: npt.NDArray[Any], first: int = 0) -> Float:
     if given.ndim not in (1, 2):
-        raise ValueError(f"audio has shape {given.shape}, expected (samples,), or (batch, samples)")
+        raise ValueError(
+            f"audio has shape {given.shape}, expected (samples,), or (batch, samples){_one_channel(given)}"
+        )
     if given.size == 0:
         raise ValueError(f"audio is empty, shape {given.shape}; expected at least one sample")
     if given.ndim == 2 and given.shape[1] <= 8 < given.shape[0]:
+        one = "pass audio[:, 0]" if given.shape[1] == 1 else f"mix it down with {_mean(given, 1)}"
         raise ValueError(
             f"audio has shape {given.shape}, expected (batch, samples); it looks like (samples, channels): "
-            "mix it down with audio.mean(axis=1), or pass audio.T for each channel on its own"
+            f"{one}, or pass audio.T for each channel on its own"
         )
-    if (native := given.dtype.newbyteorder("=")) in _FULL_SCALE:
-        given = given / np.float32(_FULL_SCALE[native])
-    elif not np.issubdtype(given.dtype, np.floating):
-        raise ValueError(
-            f"audio has dtype {given.dtype}, expected floats with full scale ±1, int16 or int32; convert it"
-        )
+    if full_scale := _full_scale(given.dtype):
+        given = given / np.float32(full_scale)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
         waveform = np.ascontiguousarray(given.reshape(-1, given.shape[-1]), np.float32)
-    if not np.isfinite(waveform).all():
-        bad = first + np.argmin(np.isfinite(waveform).all(axis=0))
-        raise ValueError(f"audio holds NaN or infinity, first at sample {bad}; expected finite values")
+    _check_values(waveform, first)
     return waveform
 
 
-def _check_rate(sample_rate: int) -> None:
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int | np.integer):
-        raise ValueError(f"sample_rate is {sample_rate!r}, expected an integer in Hz")
-    if not MIN_RATE <= sample_rate <= MAX_RATE:
-        raise ValueError(f"sample_rate is {sample_rate}, expected {MIN_RATE} to {MAX_RATE} Hz")
+def _full_scale(dtype: np.dtype[Any]) -> int | None:
+    """What the full scale of an integer type is, None for floats. Raises ValueError for types that are no audio's."""
+    native = dtype.newbyteorder("=")
+    if native in _FULL_SCALE:
+        return _FULL_SCALE[native]
+    if dtype.kind == "f":
+        return None
+    bits = 8 * dtype.itemsize
+    if dtype.kind == "i" and bits == 8:
+        remedy = "pass audio / np.float32(128)"
+    elif dtype.kind == "i":
+        remedy = (
+            "pass audio.astype(np.int16) for samples of 16 bits, audio / 2**23 for 24, audio.astype(np.int32) for 32"
+        )
+    elif dtype.kind == "u":
+        half = f"2.0**{bits - 1}"
+        remedy = f"pass (audio - {half}) / {half} where silence is at {half}"
+        if bits == 64:
+            remedy = "pass audio.astype(np.int16) for samples of 16 bits, audio.astype(np.int32) for 32"
+    elif dtype.kind == "c":
+        remedy = "pass audio.real if that is the waveform"
+    elif dtype.kind == "V" and "float" in dtype.name:  # bfloat16 and the like
+        remedy = "pass audio.astype(np.float32)"
+    elif dtype.kind == "O":
+        remedy = "pass np.asarray(audio, np.float32); all of it has to be numbers"
+    else:
+        remedy = "these are no samples"
+    raise ValueError(f"audio has dtype {dtype}, expected floats with full scale ±1, int16 or int32; {remedy}")
 
 
-def audio_format(path: str | os.PathLike[str]) -> str:
-    """The libsndfile format that a file's ending names, after checking that a file of that name can be written.
+class TooLoud(ValueError):
+    """Floats in another range than audio is, of integers for instance."""
+
+    def __init__(self, peak: float, at: int):
+        self.what = f"audio reaches {peak:.6g} at sample {at}, expected floats with full scale ±1 ({_LOUDEST} at most)"
+        self.full_scale = 1 << 15 if peak <= 1.5 * (1 << 15) else 1 << 31  # a resampler may overshoot
+        remedy = "pass audio / 32768 if it is in the range of int16"
+        if self.full_scale > 1 << 15:
+            remedy = "pass audio / 2**23 if it is in the range of 24 bits, audio / 2**31 in that of int32"
+        if peak > 1.5 * (1 << 31):
+            self.full_scale, remedy = 0, "no audio is in such a range"
+        super().__init__(f"{self.what}; {remedy}")
+
+
+def _check_values(audio: npt.NDArray[Any], first: int) -> None:
+    """Raises ValueError for floats (..., n) of which some are not finite, or in another range than audio is."""
+    peaks = np.array([audio.max(), -audio.min()]) if audio.size else np.zeros(1)  # NaN comes through, too
+    if np.isfinite(peaks).all():
+        if peaks.max() > _LOUDEST:
+            columns = np.abs(audio.reshape(-1, audio.shape[-1])).max(axis=0)
+            raise TooLoud(float(peaks.max()), first + int(columns.argmax()))
+        return
+    finite = np.isfinite(audio.reshape(-1, audio.shape[-1])).all(axis=0)
+    raise ValueError(
+        f"audio holds NaN or infinity, first at sample {first + int(finite.argmin())}; expected finite values"
+    )
+
+
+def _mean(audio: npt.NDArray[Any], axis: int) -> str:
+    """How to mix channels, so that what comes out is audio."""
+    scale = _FULL_SCALE.get(audio.dtype.newbyteorder("="))
+    return f"(audio / {scale}).mean(axis={axis})" if scale else f"audio.mean(axis={axis})"
+
+
+def _one_channel(audio: npt.NDArray[Any]) -> str:
+    """How to make one channel of an array that has more axes, or less."""
+    if audio.ndim < 1 or audio.size == 0:
+        return ""
+    if sum(size > 1 for size in audio.shape) <= 1:
+        longest = max(range(audio.ndim), key=lambda axis: audio.shape[axis])
+        index = ", ".join(":" if axis == longest else "0" for axis in range(audio.ndim))
+        index = index.removesuffix(", :") if longest == audio.ndim - 1 else index
+        return f"; pass audio[{index}]" if audio.ndim > 1 else ""
+    if audio.ndim == 2:
+        return f"; mix the channels: {_mean(audio, int(audio.shape[0] > audio.shape[1]))}"
+    return "; pass one channel of it"
+
+
+def audio_format(file: AudioFile, format: str | None = None) -> str:
+    """The libsndfile format of a file that is to be written, after checking that it can be.
+
+    It is that of ``format`` where it is given ("wav", "flac", "opus", ...), else of the ending of the file's name.
 
     Raises:
-        ValueError: an ending that libsndfile does not know, or cannot write whole to one file.
+        ValueError: an ending or format that is not known, or that cannot be written so that it reads back the same; a
+            file object without either.
         OSError: as ``check_target`` does.
     """
-    import soundfile
-
-    path = Path(path)
-    kind = path.suffix[1:].upper()
-    if kind not in soundfile.available_formats() or kind in ("RAW", "SD2"):  # without a header, or with one elsewhere
-        raise ValueError(f"{path.name!r} does not end in a known kind of audio file; try .wav or .flac")
-    check_target(path)
+    path = _path_or_object(file, 0, "save_audio", "audio, ")
+    kind = _KINDS[_ending(file, path, format)][0]
+    if path is not None:
+        check_target(path)
     return kind
 
 
-def save_audio(path: str | os.PathLike[str], audio: npt.ArrayLike, sample_rate: int, *, overwrite: bool = True) -> None:
-    """Write audio (samples,) to a file of the kind that its ending names: .wav (16-bit), .flac, .ogg, .mp3, ...
+def _ending(file: Any, path: Path | None, format: Any) -> str:
+    """The key of _KINDS for a file. Raises ValueError."""
+    if format is not None:
+        ending = format.lower().removeprefix(".") if isinstance(format, str) else ""
+        if ending not in _KINDS:
+            raise ValueError(f"format is {shown(format)}, expected one of {_USUAL}")
+        return ending
+    name = str(path) if path is not None else getattr(file, "name", None)
+    ending = Path(name).suffix[1:].lower() if isinstance(name, str) else ""
+    if ending in _KINDS:
+        return ending
+    if path is None:
+        raise ValueError(f'format is missing, and {_name(file)} has no name that tells it; pass format="wav"')
+    if ending in ("m4a", "mp4", "aac", "wma", "webm", "mka", "mkv", "amr", "wv", "ape", "mp2", "ac3"):
+        converted = shlex.quote(str(path if path.is_absolute() else os.curdir / path))
+        raise ValueError(
+            f"{path.name!r} does not end in a known kind of audio file that is written; write out.wav, then: "
+            f"ffmpeg -i out.wav {converted}"
+        )
+    raise ValueError(
+        f"{path.name!r} does not end in a known kind of audio file that reads back as it was written; "
+        f"use {_USUAL}, or give the format"
+    )
+
+
+def save_audio(
+    file: AudioFile, audio: npt.ArrayLike, sample_rate: int, *, format: str | None = None, overwrite: bool = True
+) -> None:
+    """Write audio (samples,) to a file of the kind that its ending names: .wav (16-bit), .flac, .ogg, .opus, .mp3, ...
 
     Floats have full scale ±1, and values beyond are clipped; int16 and int32 are written as they are. The file appears
     whole or not at all.
 
+    Args:
+        file: a path, or a binary file object, into which the finished file is written where it stands; it stays open
+            and need not seek.
+        audio: floats, int16 or int32.
+        sample_rate: of the audio, in Hz.
+        format: such as "wav" or "flac", in place of the ending; needed for a file object without a name.
+        overwrite: whether a file that exists is replaced.
+
     Raises:
-        ValueError: an ending that is not known, a rate that its kind does not have, more than its kind can hold (4 GB
-            in .wav), NaN or infinity, another shape or dtype. Nothing is written then.
+        ValueError: an ending or format that is not known, a rate that its kind does not have, more than its kind can
+            hold (.wav becomes RF64 beyond 4 GiB), NaN, infinity or more than 64 times full scale, another shape or
+            dtype. Nothing is written then.
         FileExistsError: the file exists, and ``overwrite`` is false.
         OSError: as ``audio_format`` does; the file cannot be written, or the disk is full.
+
+    Example:
+        >>> save_audio("speech.flac", audio, 24_000)
+        >>> save_audio(buffer, audio, 24_000, format="wav")  # buffer = io.BytesIO()
     """
-    save_blocks(path, [_writable(audio)], sample_rate, overwrite=overwrite)
+    path = _path_or_object(file, sample_rate, "save_audio", "audio, ")
+    _ending(file, path, format)
+    rate = read_rate(sample_rate)
+    writable = _writable(_as_array(audio, rate))
+    save_blocks(file, [writable], rate, format=format, overwrite=overwrite, length=len(writable))
 
 
 def save_blocks(
-    path: str | os.PathLike[str],
+    file: AudioFile,
     blocks: Iterable[npt.ArrayLike],
     sample_rate: int,
     *,
+    format: str | None = None,
     overwrite: bool = True,
     comment: str = "",
+    length: int | None = None,
 ) -> int:
     """As ``save_audio``, of blocks (n,) that are written as they come. Returns the samples in all.
 
-    The ``comment`` goes into the file where its format has room for one.
+    The ``comment`` goes into the file where its format has room for one. The ``length`` in samples, where it is known
+    before, makes a .wav of more than 4 GiB an RF64; else that is an error when so much has come.
     """
-    import soundfile
-
-    path, samples = Path(path), 0
-    kind = audio_format(path)
-    _check_rate(sample_rate)
-    rates = _RATES.get(kind)
-    if rates and sample_rate not in rates:
-        known = f"{rates[0]} to {rates[-1]}" if isinstance(rates, range) else ", ".join(map(str, rates))
-        raise ValueError(f"{path.name}: sample_rate is {sample_rate}, and {path.suffix} has {known} Hz; try .wav")
-    if (second := _PERIODS.get(kind)) and second // (second // sample_rate) != sample_rate:
-        raise ValueError(f"{path.name}: sample_rate is {sample_rate}, and {path.suffix} cannot say that; try .wav")
-    with (
-        whole_file(path, overwrite=overwrite) as partial_file,
-        open(partial_file, "wb", buffering=0, opener=_above_standard) as raw,
-    ):
-        sink = Sink(raw, _MOST.get(kind))
-
-        def attempt(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-            try:
-                result = call(*args, **options)
-            except soundfile.LibsndfileError as error:
-                if sink.error:
-                    raise sink.error from None
-                raise ValueError(f"cannot write {path} at {sample_rate} Hz: {error.error_string} Try .wav") from None
-            except AssertionError:  # of soundfile, if less was written than given
-                if sink.error:
-                    raise sink.error from None
-                raise ValueError(
-                    f"cannot write {path} at {sample_rate} Hz: not all of it was taken. Try .wav"
-                ) from None
-            if sink.error:
-                raise sink.error
-            return result
-
-        file = attempt(_open, sink, "w", samplerate=int(sample_rate), channels=1, format=kind)
-        try:
-            if comment:
-                with suppress(soundfile.LibsndfileError):  # a format without
-                    file.comment = comment
-            for block in blocks:
-                audio = _writable(block, samples)
-                if file.subtype in ("FLOAT", "DOUBLE") and audio.dtype in _FULL_SCALE:  # which soundfile does not scale
-                    audio = audio / np.float64(_FULL_SCALE[audio.dtype])
-                for start in range(0, len(audio), _SLICE):
-                    attempt(file.write, audio[start : start + _SLICE])
-                samples += len(audio)
-        except BaseException:
-            with suppress(BaseException):  # that one is raised already
-                file.close()
-            raise
-        attempt(file.close)
+    path = _path_or_object(file, sample_rate, "save_blocks", "blocks, ")
+    ending = _ending(file, path, format)
+    kind, subtype = _KINDS[ending]
+    rate = read_rate(sample_rate)
+    name = path.name if path is not None else _name(file)
+    _check_kind_has(rate, ending, name)
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 0):
+        raise ValueError(f"length is {shown(length)}, expected the number of samples, or None")
+    if kind == "WAV" and length is not None and 2 * int(length) > _MOST[kind]:
+        kind = "RF64"
+    blocks = _as_blocks(blocks, rate)
+    with _written(file, path, overwrite) as raw:
+        samples = _write(raw, blocks, str(path) if path is not None else name, rate, kind, subtype, comment)
         if not samples and not raw.tell():
-            raise ValueError(f"audio is empty, and {path.suffix} cannot hold that; expected at least one sample")
+            raise ValueError(f"audio is empty, and .{ending} cannot hold that; expected at least one sample")
     return samples
 
 
-def _writable(block: npt.ArrayLike, first: int = 0) -> npt.NDArray[Any]:
+def _check_kind_has(rate: int, ending: str, name: str) -> None:
+    kind, subtype = _KINDS[ending]
+    rates = _RATES.get(subtype) or _RATES.get(kind)
+    if rates and rate not in rates:
+        known = f"{rates[0]} to {rates[-1]}" if isinstance(rates, range) else ", ".join(map(str, rates))
+        raise ValueError(f"{name}: sample_rate is {rate}, and .{ending} has {known} Hz; try .wav")
+
+
+@contextmanager
+def _written(file: Any, path: Path | None, overwrite: bool) -> Iterator[io.RawIOBase]:
+    """An unbuffered file, whose bytes get to where they belong at the end, unless there was an exception."""
+    if path is not None:
+        with (
+            whole_file(path, overwrite=overwrite) as partial_file,
+            open(partial_file, "wb", buffering=0, opener=_above_standard) as raw,
+        ):
+            yield raw
+        return
+    writable = getattr(file, "writable", None)
+    if writable is not None and not (_can_seek(file), writable())[1]:
+        raise ValueError(f'{_name(file)} cannot be written; open it as in open(path, "wb")')
+    with tempfile.TemporaryFile(buffering=0) as raw:
+        yield raw
+        raw.seek(0)
+        while block := raw.read(1 << 20):
+            _write_all(file, block)
+        if flush := getattr(file, "flush", None):
+            flush()
+
+
+def _write_all(file: Any, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            count = file.write(view)
+        except TypeError as error:
+            raise ValueError(f"{_name(file)} does not take bytes ({error}); open it as binary") from None
+        if count is None and isinstance(file, io.RawIOBase):
+            raise BlockingIOError(f"{_name(file)} does not block, and cannot take all of it now; set it to block")
+        view = view[len(view) if count is None else count :]  # others that return nothing have taken all
+
+
+def _write(
+    raw: io.RawIOBase, blocks: Iterable[npt.ArrayLike], name: str, rate: int, kind: str, subtype: str, comment: str
+) -> int:
+    """Write a whole file. Returns the samples."""
+    import soundfile
+
+    sink, samples = Sink(raw, _MOST.get(kind)), 0
+
+    def attempt(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        try:
+            result = call(*args, **options)
+        except soundfile.LibsndfileError as error:
+            if sink.error:
+                raise sink.error from None
+            raise ValueError(f"cannot write {name} at {rate} Hz: {error.error_string} Try .wav") from None
+        except AssertionError:  # of soundfile, if less was written than given
+            if sink.error:
+                raise sink.error from None
+            raise ValueError(f"cannot write {name} at {rate} Hz: not all of it was taken. Try .wav") from None
+        if sink.error:
+            raise sink.error
+        return result
+
+    audio_file = attempt(_open, sink, "w", samplerate=rate, channels=1, format=kind, subtype=subtype)
+    try:
+        if comment:
+            with suppress(soundfile.LibsndfileError):  # a format without
+                audio_file.comment = comment
+        for block in blocks:
+            audio = _writable(_as_array(block, rate), samples)
+            if subtype == "DOUBLE" and audio.dtype in _FULL_SCALE:  # which soundfile does not scale
+                audio = audio / np.float64(_FULL_SCALE[audio.dtype])
+            for start in range(0, len(audio), _SLICE):
+                attempt(audio_file.write, audio[start : start + _SLICE])
+            samples += len(audio)
+    except BaseException:
+        with suppress(BaseException):  # that one is raised already
+            audio_file.close()
+        raise
+    attempt(audio_file.close)
+    return samples
+
+
+def _writable(audio: npt.NDArray[Any], first: int = 0) -> npt.NDArray[Any]:
     """Audio (n,) as soundfile takes it: contiguous, in native byte order, floats within ±1. Raises ValueError."""
-    audio = np.asarray(block)
     if audio.ndim != 1:
-        raise ValueError(
-            f"audio has shape {audio.shape}, expected (samples,); write each channel to a file of its own, or mix them"
-        )
-    if audio.dtype.newbyteorder("=") in _FULL_SCALE:
+        several = "; write each channel to a file of its own" if min(audio.shape, default=0) > 1 else ""
+        raise ValueError(f"audio has shape {audio.shape}, expected (samples,){several}{_one_channel(audio)}")
+    if _full_scale(audio.dtype):
         return np.ascontiguousarray(audio, audio.dtype.newbyteorder("="))
-    if not np.issubdtype(audio.dtype, np.floating):
-        raise ValueError(
-            f"audio has dtype {audio.dtype}, expected floats with full scale ±1, int16 or int32; convert it"
-        )
-    if not np.isfinite(audio).all():
-        bad = first + int(np.argmin(np.isfinite(audio)))
-        raise ValueError(f"audio holds NaN or infinity, first at sample {bad}; expected finite values")
+    _check_values(audio, first)
     clipped: npt.NDArray[Any] = np.clip(audio, -1, 1).astype(np.float64 if audio.dtype == np.float64 else np.float32)
     return clipped

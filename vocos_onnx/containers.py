@@ -42,6 +42,7 @@ class Part:
     counted: bool = True  # it promises a number of samples at all
     most: int | None = None  # samples, where libsndfile takes padding for audio
     end: int = 0  # byte of the spans at which the audio ends, as far as is known
+    walked: bool = True  # by its headers, and not left to libsndfile
 
     def left(self, at: int) -> int:
         """Bytes of audio behind where libsndfile stopped, if so many that it must have left some out."""
@@ -127,6 +128,71 @@ def parts(file: BinaryIO) -> list[Part] | None:
     return streams or None
 
 
+# How files begin that libsndfile does not read, and what they are. Some hold mp3, which must not be looked for there.
+_FOREIGN = [
+    (re.compile(start, re.DOTALL | re.IGNORECASE if start.startswith(rb"\s") else re.DOTALL), what)
+    for start, what in (
+        (rb"....ftyp", "MPEG-4 (.m4a, .mp4, .mov, .3gp), mostly with AAC or ALAC"),
+        (rb"....(moov|mdat|wide|free|skip)....", "QuickTime (.mov, .mp4)"),
+        (rb"\x1aE\xdf\xa3", "Matroska or WebM (.mka, .mkv, .webm)"),
+        (rb"0&\xb2u\x8ef\xcf\x11", "Windows Media (.wma, .wmv, .asf)"),
+        (rb"ADIF", "AAC (.aac)"),
+        (rb"#!AMR|#!EVRC|#!SILK|\x02#!SILK", "AMR or another codec of telephones (.amr)"),
+        (rb"MAC ", "Monkey's Audio (.ape)"),
+        (rb"wvpk", "WavPack (.wv)"),
+        (rb"TTA[12]", "True Audio (.tta)"),
+        (rb"DSD |FRM8....", "DSD (.dsf, .dff)"),
+        (rb"MPCK|MP\+", "Musepack (.mpc)"),
+        (rb"OFR |ajkg|LA0[234]|tBaK", "a lossless codec that few programs know (OptimFROG, Shorten, LA, TAK)"),
+        (rb"\.RMF|\.ra\xfd", "RealAudio or RealMedia (.ra, .rm)"),
+        (rb"RIFF....AVI ", "video (.avi)"),
+        (rb"FLV\x01", "video (.flv)"),
+        (rb"\0\0\x01[\xba\xb3]", "MPEG video (.mpg, .vob)"),
+        (rb"G.{187}G.{187}G", "an MPEG transport stream (.ts)"),
+        (rb"MThd", "MIDI: notes, and no audio"),
+        (rb"PK\x03\x04", "a zip archive (.zip, .npz, .pt): no audio"),
+        (rb"\x93NUMPY", "a numpy array (.npy): no audio file, but np.load reads it"),
+        (rb"\x1f\x8b|BZh\d1AY|\xfd7zXZ\0|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd", "compressed: unpack it first"),
+        (rb"%PDF-|\x89PNG|\xff\xd8\xff|GIF8[79]a", "a document or picture: no audio"),
+        (rb"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with git lfs pull"),
+        (rb"\s*<(!doctype|html|\?xml|head|body)", "a web page: no audio, as of a download that has failed"),
+    )
+]
+
+
+def foreign(file: BinaryIO) -> str | None:
+    """What a file is that libsndfile does not read, by how it begins; None for all that it may read.
+
+    A colon within is where something else than converting it is the remedy.
+    """
+    head = _read(file, 0, 600)
+    for start, what in _FOREIGN:
+        if start.match(head) and not _container(head):
+            return what
+    return None
+
+
+def unreadable(file: BinaryIO) -> str | None:
+    """What a file probably is that libsndfile has refused, where that is more than it says itself."""
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return "the file is empty"
+    head = _read(file, _behind_tags(file, 0, size), 4096)
+    if re.match(rb"\xff[\xf0\xf1\xf8\xf9]|V[\xe0-\xff]", head):
+        return "it looks like AAC (.aac)"
+    if head[:2] == b"\x0bw":
+        return "it looks like AC-3 (.ac3)"
+    if head[:4] in (b"\x7f\xfe\x80\x01", b"\xfe\x7f\x01\x80"):
+        return "it looks like DTS (.dts)"
+    if not head.strip(b"\0"):
+        return "it holds nothing but zeros" if _zeros(file, 0, size) else "it begins with zeros"
+    if not re.search(rb"[^\t-\r\x20-\x7e\x80-\xff]", head):
+        with suppress(UnicodeDecodeError):
+            head[: len(head) - 4].decode()
+            return "it holds text"
+    return None
+
+
 def _streams(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
     """Every one of the files that were joined to the first one, if any were."""
     walk = _walk(file, start, size)
@@ -163,6 +229,8 @@ def _walk(file: BinaryIO, start: int, size: int) -> _Walk | None:
         return _once(one)
     if _frame(head) and _sync(file, start, size) == start:
         return _mpeg_only
+    if head[:19] == b"Creative Voice File":
+        return _voc
     if _old(file, start, size):
         return _once(_old)
     return None
@@ -410,17 +478,6 @@ def _promised(file: BinaryIO, start: int) -> tuple[int, int] | None:
         packets = -(-frames * max(2, -(-head[6] // 7)) // 120)
         _check_packets(_read(file, start + 21, 127 * packets))
         header, length = 21, 127 * packets
-    elif head[:19] == b"Creative Voice File":  # VOC: blocks, of which 0 is the last
-        at, sounds = int.from_bytes(head[20:22], "little"), 0
-        for _ in range(_CHUNKS):
-            block = _read(file, start + at, 4)
-            if not 1 <= int.from_bytes(block[:1], "little") <= 9:
-                break
-            sounds += block[0] in (1, 2, 9)
-            if sounds > 1:
-                raise Incomplete("its audio is in several blocks, whose headers would come out as audio")
-            at += 4 + int.from_bytes(block[1:], "little")
-        return at + (block[:1] == b"\0"), at
     elif head[:10] == b"MATLAB 5.0":
         order, at = "<>"[head[126:128] == b"MI"], 128
         for _ in range(_CHUNKS):
@@ -436,6 +493,49 @@ def _promised(file: BinaryIO, start: int) -> tuple[int, int] | None:
         kind, rows, columns, name = struct.unpack(order + "3I4xI", head[39:59])
         header, length = 59 + name, rows * columns * (8, 4, 4, 2, 2, 1, 0, 0, 0, 0)[kind // 10 % 10]
     return (header + length, header + length) if header and length > 0 else None
+
+
+def _voc(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
+    """The blocks of sound, of which those of one format become one: libsndfile would take the headers for audio."""
+    first = at = start + int.from_bytes(_read(file, start + 20, 2), "little")
+    extended = b""  # the block that makes stereo of a block of type 1
+    form = (b"", b"")  # that of the sound, and how its first block begins
+    sounds: list[tuple[int, int]] = []
+
+    def part() -> Part:
+        length = len(form[1]) - 4 + sum(stop - begin for begin, stop in sounds)
+        block = form[1][:1] + length.to_bytes(3, "little") + form[1][4:]
+        return Part(((start, first), form[0] + block, *sounds, b"\0"))
+
+    while True:
+        head = _read(file, at, 16)
+        kind, stop = (head[0], at + 4 + int.from_bytes(head[1:4], "little")) if len(head) >= 4 else (0, at)
+        if not 1 <= kind <= 9:
+            break
+        if kind == 9 and size - stop in (8, 9) and _read(file, stop + 8, 1) in (b"", b"\0"):
+            stop += 8  # as sox counts it
+        if stop > size:
+            raise _truncated(stop - at - 4, size - at - 4)
+        if kind == 8:
+            extended = _read(file, at, min(8, stop - at))
+        elif kind in (1, 2, 9):
+            own = {1: 6, 2: 4, 9: 16}[kind]
+            now = form if kind == 2 else (extended, head[:1] + bytes(3) + head[4:own])
+            if not now[1]:
+                raise Incomplete("it is damaged: its first block of audio goes on with one that is not there")
+            if sounds and (now != form or sum(b - a for a, b in sounds) + stop - at > _MOST_OF_A_BLOCK):
+                yield part()
+                sounds = []
+            form, extended = now, b""
+            sounds.append((at + own, max(stop, at + own)))
+        elif kind not in (4, 5):  # markers and text
+            raise Incomplete("it has blocks of silence or repetition, which libsndfile leaves out")
+        at = stop
+    yield part() if sounds else Part(((start, at),))
+    return min(size, at + 1)
+
+
+_MOST_OF_A_BLOCK = (1 << 24) - 64
 
 
 def _check_packets(data: bytes) -> None:

@@ -57,6 +57,7 @@ def resample(audio: Float, rate: int, to: int) -> Float:
     of the position (see ``_coefficients``). Time and memory are in proportion to the audio at any two rates. Equal
     rates return the audio as it is.
     """
+    rate, to = int(rate), int(to)  # numpy's small ones would overflow
     if rate == to:
         return audio
     up, down = _ratio(rate, to)
@@ -72,6 +73,7 @@ def resample(audio: Float, rate: int, to: int) -> Float:
 
 def resample_blocks(blocks: Iterable[Float], rate: int, to: int) -> Iterator[Float]:
     """What ``resample`` makes of the blocks (B, n) in one piece, block by block."""
+    rate, to = int(rate), int(to)
     if rate == to:
         yield from blocks
         return
@@ -98,7 +100,7 @@ def resample_blocks(blocks: Iterable[Float], rate: int, to: int) -> Iterator[Flo
 
 def _ratio(rate: int, to: int) -> tuple[int, int]:
     factor = math.gcd(rate, to)
-    return int(to) // factor, int(rate) // factor
+    return to // factor, rate // factor
 
 
 @lru_cache(maxsize=8)

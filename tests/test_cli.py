@@ -77,8 +77,14 @@ def test_decode_features_to_flac(files):
         (["nothing.npy", "o.wav"], "no token file nothing.npy"),
         (["text.npy", "o.wav"], "cannot read text.npy as .npy or .npz"),
         (["short.npz", "o.wav"], "cannot read short.npz as .npy or .npz"),
-        (["pickle.npy", "o.wav"], "cannot read pickle.npy as .npy or .npz: Object arrays cannot be loaded"),
-        (["many.npz", "o.wav"], "it holds arrays named a, b; name one of them tokens"),
+        (
+            ["pickle.npy", "o.wav"],
+            "cannot read pickle.npy as .npy or .npz: its array holds Python objects, which are never loaded",
+        ),
+        (
+            ["many.npz", "o.wav"],
+            "the arrays a (2, 30) int64, b (2, 30) int64; name one of them tokens, or choose one with --key NAME",
+        ),
         (["folder.npy", "o.wav"], "cannot read folder.npy"),
         (["float.npy", "o.wav"], "tokens must be integers, not float64"),
         (["batch.npy", "o.wav"], "batch.npy holds a batch of 3, and o.wav can hold one clip"),

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
 import io
+import json
+import os
+import pathlib
+import pickle
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -16,6 +23,8 @@ from conftest import DATA
 
 from vocos_onnx import EncodecONNX, Tokens, VocosONNX, load_tokens, save_tokens
 from vocos_onnx.cli import main
+from vocos_onnx.encodec import quantize
+from vocos_onnx.tokens import read_token_file
 
 MODEL, ENCODER = str(DATA / "encodec.onnx"), str(DATA / "encoder.onnx")
 CODES = np.random.default_rng(0).integers(1024, size=(2, 30))
@@ -245,7 +254,7 @@ def test_entries_are_not_unpacked_where_they_are_large(tmp_path, name):
 def test_members_that_are_no_arrays(tmp_path):
     with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
         archive.writestr("tokens", b"x")
-    with pytest.raises(ValueError, match="'tokens' in it is no array"):
+    with pytest.raises(ValueError, match="its 'tokens' is no array"):
         load_tokens(tmp_path / "t.npz")
 
 
@@ -285,3 +294,504 @@ def test_archives_that_unpack_to_much(tmp_path, compression, megabytes, right):
     else:
         with pytest.raises(ValueError, match=r"its 'tokens' unpacks to .* bytes, from .*, expected at most"):
             load_tokens(tmp_path / "t.npz")
+
+
+# token files of others
+
+LONG = np.random.default_rng(2).integers(1024, size=(2, 300))
+AXES = {"(K, T)": CODES, "(1, K, T)": CODES[None], "(K, 1, T)": CODES[:, None], "(1, 1, K, T)": CODES[None, None]}
+
+
+def near(audio: np.ndarray, expected: np.ndarray) -> bool:
+    """But for rounding, which is another one in streams."""
+    return audio.shape == expected.shape and bool(np.abs(audio - expected).max() <= 1e-5 * np.abs(expected).max())
+
+
+def save(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    """A file of the kind that its ending names; .npy and the list of JSON hold the last array alone."""
+    match path.suffix:
+        case ".npy":
+            np.save(path, list(arrays.values())[-1])
+        case ".npz":
+            np.savez(path, **arrays)
+        case ".json":
+            path.write_text(json.dumps({name: array.tolist() for name, array in arrays.items()}))
+        case ".list":
+            path = path.with_suffix(".json")
+            path.write_text(json.dumps(list(arrays.values())[-1].tolist()))
+        case ".safetensors":
+            path.write_bytes(safetensors(arrays))
+    return path
+
+
+def safetensors(arrays: dict[str, np.ndarray], **changes: object) -> bytes:
+    header, data = {"__metadata__": {"format": "np"}}, b""
+    for name, array in arrays.items():
+        first, data = len(data), data + array.tobytes()
+        dtype = f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}"
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [first, len(data)], **changes}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+@pytest.mark.parametrize("kind", [".npy", ".npz", ".json", ".list", ".safetensors"])
+@pytest.mark.parametrize("axes", AXES)
+def test_axes_of_one_are_left_out(folder, encodec, kind, axes):
+    path = save(folder / f"t{kind}", {"tokens": AXES[axes]})
+    assert np.array_equal(read_token_file(path).codes, CODES)
+    assert run("decode", path, "out.wav", "--model", MODEL) == 0
+    np.save("plain.npy", CODES)
+    assert run("decode", "plain.npy", "plain.wav", "--model", MODEL) == 0
+    assert Path("out.wav").read_bytes() == Path("plain.wav").read_bytes()
+
+
+@pytest.mark.parametrize("kind", [".npz", ".json", ".safetensors"])
+@pytest.mark.parametrize("name", ["tokens", "codes", "fine_prompt", "audio_tokens", "audio_codes"])
+def test_names_of_others(tmp_path, kind, name):
+    others = {"semantic_prompt": np.arange(9), "coarse_prompt": CODES[:1]}
+    path = save(tmp_path / f"t{kind}", {**others, name: CODES})
+    assert np.array_equal(read_token_file(path).codes, CODES)
+    assert np.array_equal(read_token_file(path, "coarse_prompt").codes, CODES[:1])
+    with path.open("rb") as file:
+        assert np.array_equal(read_token_file(file, name).codes, CODES)
+
+
+@pytest.mark.parametrize("kind", [".npz", ".json", ".safetensors"])
+def test_several_arrays_are_listed(tmp_path, kind):
+    path = save(tmp_path / f"t{kind}", {"semantic_prompt": np.arange(9), "coarse_prompt": CODES})
+    for key in (None, "missing", "tokens"):
+        with pytest.raises(
+            ValueError, match=r'semantic_prompt \(9,\) .*, coarse_prompt \(2, 30\) .*--key NAME .*key="NAME"'
+        ):
+            load_tokens(path, key=key)
+    for lonely in (".npy", ".list"):
+        with pytest.raises(ValueError, match="holds one array, without a name: leave out the key 'codes'"):
+            read_token_file(save(tmp_path / f"one{lonely}", {"codes": CODES}), "codes")
+
+
+def test_metadata_does_not_hide_the_only_array(tmp_path):
+    np.savez(tmp_path / "t.npz", mine=CODES, samples=9000, codec="encodec_24khz")
+    tokens = load_tokens(tmp_path / "t.npz")
+    assert (tokens.samples, tokens.codec) == (9000, "encodec_24khz")
+    (tmp_path / "t.json").write_text(json.dumps({"codes": CODES.tolist(), "samples": 9000, "codec": "encodec_24khz"}))
+    tokens = load_tokens(tmp_path / "t.json")
+    assert (tokens.samples, tokens.codec) == (9000, "encodec_24khz")
+
+
+def test_features_of_others(tmp_path, mel):
+    features = np.random.default_rng(3).standard_normal((8, 20)).astype(np.float32)
+    for kind in (".npy", ".npz", ".safetensors"):
+        path = save(tmp_path / f"t{kind}", {"mel": features[None]})
+        assert np.array_equal(mel.decode(load_tokens(path)), mel.decode(features))
+    half = (features.view(np.uint32) >> 16).astype(np.uint16)  # cut to bfloat16
+    (tmp_path / "b.safetensors").write_bytes(safetensors({"mel": half}, dtype="BF16"))
+    expected = (half.astype(np.uint32) << 16).view(np.float32)
+    assert np.array_equal(load_tokens(tmp_path / "b.safetensors").codes, expected)
+
+
+@pytest.mark.parametrize("kind", [".npy", ".npz", ".json", ".list"])
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (LONG.T, "looks like frames before codebooks"),
+        (LONG.T[None], "looks like frames before codebooks"),
+        (LONG.T[None, None], "looks like frames before codebooks"),
+        (np.stack([LONG, LONG])[None], "transformers returns tokens (chunks, batch, codebooks, frames)"),
+        (np.stack([LONG[None], LONG[None]]), "transformers returns tokens (chunks, batch, codebooks, frames)"),
+    ],
+)
+def test_the_line_that_a_message_shows_works(folder, kind, array, message):
+    path = save(Path(f"t{kind}"), {"codes": array})
+    with pytest.raises(ValueError) as caught:
+        load_tokens(path)
+    said = str(caught.value)
+    assert message in said
+    line = said[said.index("numpy.save(") :].rsplit(" saves ", 1)[0]
+    exec(line, {"numpy": np, "json": json, "pathlib": pathlib})
+    saved = next(name for name in ("tokens.npy", "one.npy") if Path(name).exists())
+    assert np.array_equal(read_token_file(saved).codes, LONG)
+
+
+def test_a_table_of_text_is_named_with_what_reads_it(folder):
+    for name, text in (("t.txt", "1 2 3\n4 5 6\n"), ("t.csv", "1,2,3\n4,5,6")):
+        Path(name).write_text(text)
+        with pytest.raises(ValueError, match="it is text: ") as caught:
+            load_tokens(name)
+        said = str(caught.value)
+        exec(said[said.index("numpy.save(") :].rsplit(" makes ", 1)[0], {"numpy": np})
+        assert read_token_file("t.npy").codes.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def torch_zip() -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("tokens/data.pkl", pickle.dumps(1))
+    return data.getvalue()
+
+
+def npy(array: object) -> bytes:
+    data = io.BytesIO()
+    np.save(data, np.array(array, dtype=object), allow_pickle=True)
+    return data.getvalue()
+
+
+RECORDING = io.BytesIO()
+soundfile.write(RECORDING, np.zeros(2000), 24_000, format="WAV")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.ecdc", b"ECDC" + bytes(200), "ECDC"),
+        ("a.bin", b"ECDC" + bytes(200), "encodec a.ecdc a.wav"),
+        ("t.pt", torch_zip(), 'torch.load("t.pt", map_location="cpu", weights_only=True)'),
+        ("t.npz", torch_zip(), "weights_only=True"),
+        ("t.bin", torch_zip(), "weights_only=True"),
+        ("t.pth", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "weights_only=True"),
+        ("t.pkl", pickle.dumps([1, 2]), "it is a pickle, and holds Python objects, which are never loaded"),
+        ("t.npy", pickle.dumps({"codes": 1}), "it is a pickle"),
+        ("t.npy", npy({"codes": 1}), "its array holds Python objects, which are never loaded"),
+        ("t.npy", npy([[1, 2], [3]]), 'numpy.save("tokens.npy", numpy.array(tokens, dtype=numpy.int64))'),
+        ("a.wav", RECORDING.getvalue(), "it is audio, not tokens: vocos-onnx encode a.wav a.npz"),
+        ("a.npy", RECORDING.getvalue(), "it is audio"),
+        ("a.mp3", b"\xff\xfb\x90\x00" + bytes(100), "it is audio"),
+        ("a.m4a", b"\0\0\0\x1cftypM4A " + bytes(100), "it is audio"),
+        ("a.flac", b"fLaC" + bytes(100), "it is audio"),
+        ("a.opus", b"OggS" + bytes(100), "it is audio"),
+        ("m.onnx", Path(MODEL).read_bytes()[:1000], "it is a model (ONNX), not a token file"),
+        ("t.npz", Path(MODEL).read_bytes(), "it is a model (ONNX), not a token file"),
+        ("t.npz", b"<!DOCTYPE html><html>", "it is a page (HTML or XML), not a token file"),
+        ("t.npz", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("t.npy.gz", gzip.compress(b"x"), "compressed by gzip"),
+        ("t.txt", b"hello", "it is text, not a token file"),
+        ("t.npy", b"", "it is empty"),
+        ("t.json", b"", "it is empty"),
+        ("t.dat", bytes(range(1, 256)) * 3, "it is not a token file"),
+        ("t.npz", bytes(range(1, 256)) * 3, "it is damaged, or not .npz in spite of its name"),
+    ],
+)
+def test_files_of_other_kinds_are_named(folder, capsys, name, data, message):
+    Path(name).write_bytes(data)
+    with pytest.raises(ValueError) as caught:
+        load_tokens(name)
+    assert message in str(caught.value)
+    assert run("decode", name, "out.flac", "--model", MODEL) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert "allow_pickle" not in error
+    with pytest.raises(ValueError, match="cannot read the file: "):
+        load_tokens(io.BytesIO(data))
+
+
+def test_pickles_in_any_place_are_not_loaded(tmp_path):
+    """Neither as the tokens nor as what describes them; a pickle that is loaded would make a file."""
+
+    class Bad:
+        def __reduce__(self):
+            return (Path(tmp_path / "loaded").touch, ())
+
+    objects = np.array([Bad()], dtype=object)
+    for name in ("tokens", "only", "codec", "samples"):
+        np.savez(tmp_path / "t.npz", **{"codes": CODES, name: objects} if name != "only" else {"only": objects})
+        with pytest.raises(ValueError, match="Python objects, which are never loaded") as caught:
+            load_tokens(tmp_path / "t.npz")
+        assert "allow_pickle" not in str(caught.value)
+    np.save(tmp_path / "t.npy", objects)
+    for file in (tmp_path / "t.npy", io.BytesIO((tmp_path / "t.npy").read_bytes())):
+        with pytest.raises(ValueError, match="Python objects, which are never loaded"):
+            load_tokens(file)
+    assert not (tmp_path / "loaded").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[1, 2], [3]]", "is ragged: its first list has 2 items and list 2 has 1"),
+        ("[[1, 2], 3]", r"holds \[1, 2\], expected integers"),
+        ("[[1, NaN]]", "it holds NaN, expected integers"),
+        ("[[1, -Infinity]]", "it holds -Infinity"),
+        ("[[1.0, 2.0]]", r"holds 1\.0, expected integers: write them without a point"),
+        ("[[1.5]]", r"holds 1\.5, expected integers$"),
+        ("[[true, 1]]", "holds True, expected integers"),
+        ("[[null, 1]]", "holds None, expected integers"),
+        ('[["1", "2"]]', "holds '1', expected integers"),
+        ("[" * 100_000, "nested more than 4 deep"),
+        ("[[[[[1]]]]]", "nested more than 4 deep"),
+        ('{"codes": [[1]], "codes": [[2]]}', "it has the name 'codes' more than once"),
+        (f"[[{'9' * 5000}]]", "an integer of 5000 digits"),
+        (f"[[{1 << 64}]]", "holds 18446744073709551616, expected integers of tokens"),
+        ("[[1, 2], [3, 4]", "it is no valid JSON"),
+        ('{"a": 1, "b": {}}', r"holds the arrays a \(\) int64, b \(no array\); .*--key NAME"),
+        ("{}", "holds nothing, expected tokens"),
+        ('{"codes": [[1]], "samples": "x"}', "samples is 'x', expected how many samples"),
+        ('{"codes": [[1]], "samples": true}', "samples is .*True.*, expected how many samples"),
+        ("\n".join(["[[1]]"] * 2), "it is no valid JSON"),
+        (" " * 9000 + "x", "not a token file|it is text"),
+    ],
+)
+def test_json_that_holds_no_tokens(tmp_path, text, message):
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_tokens(tmp_path / "t.json")
+    assert len(str(caught.value)) < 500
+
+
+def test_json_of_other_programs(tmp_path):
+    """With a byte order mark, and in UTF-16 as PowerShell writes it; too long is refused before it is parsed."""
+    for encoding in ("utf-8-sig", "utf-16", "utf-16-le"):
+        (tmp_path / "t.json").write_text(json.dumps(CODES.tolist(), indent=2), encoding)
+        assert np.array_equal(read_token_file(tmp_path / "t.json").codes, CODES)
+    (tmp_path / "t.json").write_bytes(b"[" + b" " * (33 << 20))
+    with pytest.raises(ValueError, match="JSON of more than 32 MiB"):
+        load_tokens(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_offsets": [0, 470]}, "lies from 0 to 470 of 480 bytes"),
+        ({"data_offsets": [-8, 472]}, "lies from -8 to 472"),
+        ({"data_offsets": [8, 488]}, "lies from 8 to 488"),
+        ({"data_offsets": [0]}, "is described as"),
+        ({"shape": [2, 1 << 62]}, "of shape"),
+        ({"shape": [2, -30]}, "is described as"),
+        ({"shape": [2, True]}, "is described as"),
+        ({"shape": None}, "is described as"),
+        ({"dtype": "BOOL"}, "has dtype 'BOOL', expected one of I8, I16"),
+        ({"dtype": "F8_E4M3"}, "has dtype 'F8_E4M3'"),
+        ({"dtype": 3}, "is described as"),
+    ],
+)
+def test_damaged_safetensors(tmp_path, changes, message):
+    (tmp_path / "t.safetensors").write_bytes(safetensors({"codes": CODES}, **changes))
+    with pytest.raises(ValueError, match=message):
+        load_tokens(tmp_path / "t.safetensors")
+
+
+def test_safetensors_with_a_header_that_is_not_there(tmp_path):
+    data = safetensors({"codes": CODES})
+    for length in (1 << 31, len(data), 5):
+        (tmp_path / "t.safetensors").write_bytes(length.to_bytes(8, "little") + data[8:])
+        with pytest.raises(ValueError, match=r"its header promises|it is no valid JSON"):
+            load_tokens(tmp_path / "t.safetensors")
+
+
+@pytest.mark.parametrize("kind", [".npy", ".npz", ".json", ".safetensors"])
+def test_files_that_cannot_seek(tmp_path, kind):
+    data = save(tmp_path / f"t{kind}", {"codes": CODES}).read_bytes()
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as file:
+        file.write(data)
+    with os.fdopen(reader, "rb", buffering=0) as file:
+        assert np.array_equal(read_token_file(file).codes, CODES)
+    later = io.BytesIO(b"something before" + data)
+    later.seek(16)
+    assert np.array_equal(read_token_file(later).codes, CODES)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    thread = threading.Thread(target=fifo.write_bytes, args=(data,))
+    thread.start()
+    assert np.array_equal(read_token_file(fifo).codes, CODES)
+    thread.join()
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs Unix")
+def test_devices_end(tmp_path):
+    for device in ("/dev/zero", "/dev/null"):
+        with pytest.raises(ValueError, match=r"not a token file|it is empty"):
+            load_tokens(device)
+    with pytest.raises(ValueError, match="it is a folder; expected a token file"):
+        load_tokens(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no token file"):
+        load_tokens(tmp_path / "missing.npz")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (b"tokens.npz", r"given bytes: pass io\.BytesIO\(data\)"),
+        (CODES, "arrays need no loading: decode takes them"),
+        (None, "expected the path of a token file"),
+        (io.StringIO("[[1]]"), r'opened as text: open it with open\(path, "rb"\)'),
+    ],
+)
+def test_what_is_no_file(given, message):
+    with pytest.raises(ValueError, match=message):
+        load_tokens(given)
+
+
+def test_truncated_arrays(tmp_path):
+    data = save(tmp_path / "t.npy", {"codes": LONG}).read_bytes()
+    (tmp_path / "t.npy").write_bytes(data[:-100])
+    with pytest.raises(ValueError, match="promises 4800 bytes and has 4700: it is truncated"):
+        load_tokens(tmp_path / "t.npy")
+    data = save(tmp_path / "t.npz", {"codes": LONG}).read_bytes()
+    (tmp_path / "t.npz").write_bytes(data[:-100])
+    with pytest.raises(ValueError, match="it is truncated or damaged"):
+        load_tokens(tmp_path / "t.npz")
+
+
+# what is given in place of an array
+
+
+def test_what_encodec_and_transformers_return(encodec):
+    expected = encodec.decode(CODES)
+    for given in ([(CODES[None], None)], [[CODES[None], None]], (CODES[None], None), CODES[None, None], CODES.tolist()):
+        assert np.array_equal(encodec.decode(given), expected)
+        assert np.array_equal(encodec.decode(Tokens(given)), expected)
+        assert near(np.concatenate(list(encodec.decode_stream([given]))), expected)
+    assert np.array_equal(encodec.decode(Tokens(CODES[None]), layout="bkt")[0], expected)
+    assert np.array_equal(encodec.decode(Tokens(CODES[:, None]))[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([(CODES[None], None)] * 2, r"concatenate\(\[codes for codes, _ in given\], axis=-1\) with layout=\"bkt\""),
+        ([(CODES[None], np.ones((1, 1)))], "with scales, as its 48 kHz model makes them"),
+        ([(np.stack([CODES, CODES]), None)], r'a batch of 2: pass given\[0\]\[0\] with layout="bkt"'),
+        ({"fine_prompt": CODES, "coarse_prompt": CODES}, r"a dict was given, .*given\['fine_prompt'\]"),
+        ({}, "a dict was given, with the entries none"),
+        (iter([CODES]), "was given, expected an array; decode_stream takes chunks in turn"),
+        (np.ma.masked_greater(CODES, 500), r"values are masked, .* numpy\.ma\.compress_cols\(given\)"),
+        (np.stack([CODES, CODES])[None], r'4 dimensions, .* pass tokens\[0\] with layout="bkt"'),
+        (CODES[0], r"1 dimensions, .*pass tokens\[None\]"),
+        (LONG.T, r"300 codebooks, expected 1 to 2 .*pass tokens\.T"),
+    ],
+)
+def test_what_holds_no_single_array(encodec, given, message):
+    with pytest.raises(ValueError, match=message):
+        encodec.decode(given)
+
+
+def test_an_archive_of_numpy_is_no_array(tmp_path, encodec):
+    np.savez(tmp_path / "t.npz", codes=CODES)
+    with (
+        np.load(tmp_path / "t.npz") as archive,
+        pytest.raises(ValueError, match=r"a NpzFile was given, with the entries codes: .*given\['codes'\]"),
+    ):
+        encodec.decode(archive)
+
+
+def test_frames_before_codebooks(encodec):
+    with pytest.raises(ValueError, match=r"30 codebooks, .*like \(batch, frames, codebooks\): pass tokens\[0\]\.T"):
+        encodec.decode(CODES.T[None], layout="bkt")
+    assert np.array_equal(encodec.decode(CODES.T[None][0].T), encodec.decode(CODES))
+
+
+def test_a_bandwidth_id_shows_that_the_axes_are_swapped():
+    """The bundled codec has bandwidths of 2, 4, 8, and 16 codebooks: (1, 8, T) is no batch of eight with one."""
+    vocos, codes = VocosONNX(threads=1), np.random.default_rng(4).integers(1024, size=(8, 10))
+    for given in ((codes[None], 2), (codes[None],)):
+        with pytest.raises(ValueError, match="layout='bkt' for the other order of the first two axes"):
+            vocos.decode(*given)
+    assert np.array_equal(vocos.decode(codes[None], 2, layout="bkt")[0], vocos.decode(codes, 2))
+    with pytest.raises(ValueError, match=r"pass tokens\[0\]\.T"):
+        vocos.decode(np.tile(codes, 3).T[None])
+
+
+# types
+
+DTYPES = [*np.typecodes["All"], ">i2", ">u8", "<i8", ">f4", "U4", "S4", "M8[s]", "m8[ms]", "V2", [("a", "i4")]]
+
+
+def as_type(kind: object) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        try:
+            return (CODES % 100).astype(kind)
+        except (TypeError, ValueError):
+            return np.zeros(CODES.shape, kind)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", DTYPES, ids=str)
+def test_every_type_as_tokens(tmp_path, encodec, kind):
+    given = as_type(kind)
+    integers = given.dtype.kind in "iu"
+
+    def entries():
+        yield lambda: encodec.decode(given)
+        yield lambda: encodec.decode([given])[0]
+        yield lambda: encodec.decode(Tokens(given))
+        yield lambda: np.concatenate(list(encodec.decode_stream([given])))
+        yield lambda: (save_tokens(tmp_path / "a.npz", given), encodec.decode(read_token_file(tmp_path / "a.npz")))[1]
+        yield lambda: (np.savez(tmp_path / "b.npz", given), encodec.decode(read_token_file(tmp_path / "b.npz")))[1]
+
+    for one in entries():
+        if integers:
+            assert near(one(), encodec.decode(CODES % 100))
+        else:
+            with pytest.raises(ValueError, match=r"expected|Python objects"):
+                one()
+    with contextlib.nullcontext() if integers else pytest.raises(ValueError, match="expected"):
+        encodec.codes_to_features(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (CODES.astype(np.float32), r"like tokens stored as floats: pass tokens\.astype\(np\.int64\)"),
+        (CODES.astype(object), r"whole numbers in another type: pass tokens\.astype\(np\.int64\)"),
+        (CODES.astype("U"), r"whole numbers in another type: pass tokens\.astype\(np\.int64\)"),
+        (CODES.astype("S"), r"whole numbers in another type: pass tokens\.astype\(np\.int64\)"),
+        (CODES + 0.5, "floats are features, which decode takes as they are"),
+        (CODES.astype("m8[s]"), r"dtype timedelta64\[s\], expected integers of 0 to 1023$"),
+        (CODES > 3, "dtype bool, expected integers of 0 to 1023$"),
+        (np.zeros((2, 3), [("a", "i4"), ("b", "i4")]), r"has the fields a, b: pass tokens\['a'\]"),
+        (np.zeros((2, 3), "V2"), r"pass features\.view\(ml_dtypes\.bfloat16\)\.astype\(np\.float32\)"),
+    ],
+)
+def test_what_to_do_with_another_type(encodec, given, message):
+    with pytest.raises(ValueError, match=message):
+        encodec.codes_to_features(given)
+
+
+def test_bfloat16_is_not_called_tokens(encodec):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2):
+        with pytest.raises(ValueError, match="features, which") as caught:
+            encodec.codes_to_features(((CODES % 8 + 0.5) / 8).astype(kind))
+        assert "int64" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"pass tokens\.astype\(np\.int64\)"):
+        encodec.codes_to_features((CODES % 8).astype(ml_dtypes.int4))
+
+
+@pytest.mark.parametrize("size", [32_769, 40_000, 65_536])
+def test_codes_of_large_codebooks_do_not_wrap(tmp_path, size):
+    """From the quantiser through the file: the last entry is the nearest one."""
+    codebooks = np.zeros((1, size, 2), np.float32)
+    codebooks[0, -1] = 1
+    codes = quantize(np.array([[[1, 1], [0, 0]]], np.float32), codebooks)[:, 0]
+    assert codes.tolist() == [[size - 1, 0]]
+    save_tokens(tmp_path / "t.npz", codes)
+    assert read_token_file(tmp_path / "t.npz").codes.tolist() == [[size - 1, 0]]
+
+
+@pytest.mark.parametrize("samples", [np.timedelta64(9000), True, np.bool_(True), 9000.0, np.float32(9000)])
+def test_samples_of_other_types(tmp_path, samples):
+    with pytest.raises(ValueError, match="expected how many samples the recording has"):
+        save_tokens(tmp_path / "t.npz", CODES, samples=samples)
+    np.savez(tmp_path / "t.npz", tokens=CODES, samples=samples)
+    with pytest.raises(ValueError, match="expected how many samples the recording has"):
+        load_tokens(tmp_path / "t.npz")
+
+
+@pytest.mark.parametrize("changes", [{"sample_rate": "x"}, {"sample_rate": True}, {"codec": 3}, {"codec": "a\nb"}])
+def test_no_file_is_written_that_cannot_be_read(tmp_path, changes):
+    with pytest.raises(ValueError, match="expected"):
+        save_tokens(tmp_path / "t.npz", Tokens(CODES, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16])
+def test_chunk_of_a_small_integer_type(encoder, kind):
+    """Sums of it would wrap, and frames be lost."""
+    audio = np.random.default_rng(5).normal(0, 0.1, 320 * 300).astype(np.float32)
+    blocks = np.split(audio, 3)
+    expected = np.concatenate(list(encoder.encode_stream(blocks, 24_000, 1.5, chunk=100)), axis=1)
+    given = np.concatenate(list(encoder.encode_stream(blocks, 24_000, 1.5, chunk=kind(100))), axis=1)
+    assert np.array_equal(given, expected)
+    for chunk in (1.5, True, "8", None, np.timedelta64(8), kind(0)):
+        with pytest.raises(ValueError, match="expected 1 or more frames, an integer"):
+            encoder.encode_stream(blocks, 24_000, 1.5, chunk=chunk)

@@ -217,7 +217,7 @@ class TokenCache:
     def __init__(self, folder: Path, encoder: EncodecONNX, num_codebooks: int, report: Callable[[str], None]):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.encoder, self.num_codebooks, self.report = folder, encoder, num_codebooks, report
-        self.codes: list[npt.NDArray[np.int16]] = []
+        self.codes: list[npt.NDArray[np.integer[Any]]] = []
 
     def fill(self, clips: Clips) -> None:
         """Encode what is not in the cache."""
@@ -229,7 +229,8 @@ class TokenCache:
             codes = self._read(path)
             if codes is None:
                 level = np.float32(10 ** (VALID_GAIN_DB / 20) / clips.peaks[i] / 32768)
-                codes = encode(self.encoder, clip[None] * level, self.num_codebooks)[:, 0].astype(np.int16)
+                codes = encode(self.encoder, clip[None] * level, self.num_codebooks)[:, 0]
+                codes = codes.astype(np.int16 if self.encoder.config.codebook_size <= 1 << 15 else np.int32)
                 with whole_file(path) as partial:
                     np.savez_compressed(partial, tokens=codes)
                 new += 1
@@ -249,10 +250,10 @@ class TokenCache:
         return np.array(starts), torch.from_numpy(np.stack(codes, axis=1)).long()
 
     @staticmethod
-    def _read(path: Path) -> npt.NDArray[np.int16] | None:
+    def _read(path: Path) -> npt.NDArray[np.integer[Any]] | None:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                tokens: npt.NDArray[np.int16] = archive["tokens"]
+                tokens: npt.NDArray[np.integer[Any]] = archive["tokens"]
                 return tokens
         except Exception:  # whatever numpy's parsers raise of damaged files
             return None  # none, or a damaged one: it is made anew

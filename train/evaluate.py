@@ -53,7 +53,8 @@ def write_tokens(clip: Path, row: dict[str, str], folder: Path, system: System) 
     """Encode a clip at the highest bandwidth of the system's model, and say in the file where it is from."""
     encoder, rate = system.encoder, system.vocos.sample_rate
     assert encoder is not None
-    tokens = encoder.encode(load_audio(clip, rate), rate, system.vocos.bandwidths[-1]).astype(np.int16)
+    tokens = encoder.encode(load_audio(clip, rate), rate, system.vocos.bandwidths[-1])
+    tokens = tokens.astype(np.int16 if encoder.config.codebook_size <= 1 << 15 else np.int32)
     np.savez_compressed(
         folder / f"{clip.stem}.npz",
         tokens=tokens,

@@ -17,7 +17,7 @@ def as_array(given: Any, what: str) -> npt.NDArray[Any]:
     bfloat16 and the types of 8 bits and fewer (of torch and ml_dtypes), which numpy's functions do not know, become
     float32, which holds all of their values.
 
-    Raises ValueError where it is no array: a path, bytes, lists of different lengths, masked values.
+    Raises ValueError where it is no array: a path, bytes, lists of different lengths.
     """
     if isinstance(given, str | bytes | bytearray | os.PathLike):
         raise ValueError(f"{what}: {_no_array(given)}")
@@ -26,8 +26,6 @@ def as_array(given: Any, what: str) -> npt.NDArray[Any]:
             given = given.detach().cpu()
             if str(given.dtype).startswith(("torch.bfloat", "torch.float8")):
                 given = given.float()
-        if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
-            raise ValueError("it is a masked array with masked values; cut them off, or fill them with .filled(VALUE)")
         array = np.asarray(given)
     except (ValueError, TypeError, RuntimeError) as error:
         reason = first_line(error)

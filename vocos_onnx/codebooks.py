@@ -3,12 +3,71 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .messages import listed, shown
+
 LAYOUTS = ("kbt", "bkt")
+# what arrays of tokens are called here, and by Bark, VALL-E and transformers
+KNOWN_NAMES = ("tokens", "codes", "fine_prompt", "audio_tokens", "audio_codes")
+
+
+def unwrapped(given: Any) -> Any:
+    """The array in what others return in its place, else what was given.
+
+    That is encodec's (codes, scale) without scale, or a list of one, and transformers' (chunks, batch, codebooks,
+    frames) of one chunk and one recording. Raises ValueError for more of them, for archives and iterators, and for
+    masked values, which numpy would take for others; the message says what to pass.
+    """
+    if isinstance(given, Mapping):  # transformers' outputs and numpy's archives too
+        names = [name for name in KNOWN_NAMES if name in given] or list(given)[:1]
+        remedy = f": pass one of them, such as given[{shown(names[0])}]" if names else ""
+        raise ValueError(f"a {type(given).__name__} was given, with the entries {listed(given) or 'none'}{remedy}")
+    if isinstance(given, Iterator):
+        raise ValueError(f"a {type(given).__name__} was given, expected an array; decode_stream takes chunks in turn")
+    if isinstance(given, tuple) and len(given) == 2 and given[1] is None:
+        given = [given]  # one of encodec's frames, without the list around it
+    if _is_frames(given):
+        return _of_frames(given)
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+        raise ValueError(
+            f"{np.ma.getmaskarray(given).sum()} of the values are masked, and masked values cannot be decoded: cut "
+            "them off first, of a 2-D array with numpy.ma.compress_cols(given)"
+        )
+    if getattr(given, "ndim", 0) == 4 and tuple(given.shape[:2]) == (1, 1) and "int" in str(given.dtype):
+        return given[0, 0]
+    return given
+
+
+def _is_frames(given: Any) -> bool:
+    """Whether it is what encodec's ``model.encode`` returns: a list of (codes, scale), one of each segment."""
+    return isinstance(given, list | tuple) and all(
+        isinstance(item, list | tuple) and len(item) == 2 and getattr(item[0], "ndim", 0) == 3
+        for item in given or [None]
+    )
+
+
+def _of_frames(frames: Any) -> Any:
+    if any(scale is not None for _, scale in frames):
+        raise ValueError(
+            "these are encodec's (codes, scale) with scales, as its 48 kHz model makes them, which scale the audio "
+            "after decoding: use its 24 kHz model, encodec.EncodecModel.encodec_model_24khz()"
+        )
+    if len(frames) > 1:
+        raise ValueError(
+            f"these are {len(frames)} segments of encodec, (codes, scale) each: pass "
+            'numpy.concatenate([codes for codes, _ in given], axis=-1) with layout="bkt"'
+        )
+    codes = frames[0][0]
+    if len(codes) != 1:
+        raise ValueError(
+            f'these are encodec\'s (codes, scale) of a batch of {len(codes)}: pass given[0][0] with layout="bkt"'
+        )
+    return codes[0]
 
 
 def read_tokens(
@@ -22,15 +81,19 @@ def read_tokens(
     if layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}, expected 'kbt' (codebooks, batch, frames) or 'bkt'")
     codes = np.asarray(tokens)
-    if not np.issubdtype(codes.dtype, np.integer):
-        raise ValueError(
-            f"tokens have dtype {codes.dtype}, expected integers of 0 to {codebook_size - 1}; "
-            "convert them with .astype(numpy.int64) if they are whole numbers"
-        )
+    if codes.dtype.kind not in "iu":
+        raise ValueError(_other_type(codes, codebook_size))
     if codes.ndim not in (2, 3):
+        hint = ""
+        if codes.ndim == 1 and codes.size:
+            hint = "; of a single codebook pass tokens[None]"
+        elif codes.ndim == 4:
+            hint = (
+                '; of (chunks, batch, codebooks, frames) as transformers returns them pass tokens[0] with layout="bkt"'
+            )
         raise ValueError(
             f"tokens have {codes.ndim} dimensions, shape {codes.shape}; expected (codebooks, frames) or "
-            "(codebooks, batch, frames)"
+            f"(codebooks, batch, frames){hint}"
         )
     shape = codes.shape
     if codes.size == 0:
@@ -40,13 +103,9 @@ def read_tokens(
     elif layout == "bkt":
         codes = codes.transpose(1, 0, 2)
     if len(codes) > num_codebooks:
-        hint = ""
-        if len(shape) == 2 and shape[1] <= num_codebooks:
-            hint = "; they look like (frames, codebooks): pass tokens.T"
-        elif len(shape) == 3 and codes.shape[1] <= num_codebooks:
-            hint = f"; for the other order of the first two axes pass layout={'kbt' if layout == 'bkt' else 'bkt'!r}"
         raise ValueError(
-            f"tokens of shape {shape} have {len(codes)} codebooks, expected 1 to {num_codebooks} of them{hint}"
+            f"tokens of shape {shape} have {len(codes)} codebooks, expected 1 to {num_codebooks} of them"
+            f"{_other_order(shape, layout, num_codebooks)}"
         )
     low, high = int(codes.min()), int(codes.max())
     if low < 0 or high >= codebook_size:
@@ -55,6 +114,61 @@ def read_tokens(
             "special tokens (padding, end of sequence) must be cut off before decoding"
         )
     return codes
+
+
+def whole_numbers(array: npt.NDArray[Any], codebook_size: int) -> bool:
+    """Whether an array of another type holds what may be tokens."""
+    try:
+        with np.errstate(invalid="ignore"):
+            codes = array.astype(np.int64)
+        same = array.dtype.kind in "UST" or bool((codes == array).all())
+        return same and codes.size > 0 and int(codes.min()) >= 0 and int(codes.max()) < codebook_size
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _other_type(codes: npt.NDArray[Any], codebook_size: int) -> str:
+    """The message for tokens that are not integers."""
+    dtype = codes.dtype
+    name = listed([dtype])  # of structured types it is long
+    of_others = dtype.isbuiltin == 2 and not name.startswith(("int", "uint"))  # bfloat16 and the like
+    if of_others or (dtype.kind == "V" and dtype.names is None and dtype.itemsize == 2):
+        as_float = "" if of_others else ".view(ml_dtypes.bfloat16)"
+        what = (
+            "bytes of no type, as which numpy saves bfloat16" if as_float else "a float of another package than numpy"
+        )
+        return (
+            f"the array has dtype {name}, {what}; expected tokens, integers of 0 to {codebook_size - 1}, or features, "
+            f"which are floats: pass features{as_float}.astype(np.float32)"
+        )
+    return f"tokens have dtype {name}, expected integers of 0 to {codebook_size - 1}{type_hint(codes, codebook_size)}"
+
+
+def type_hint(codes: npt.NDArray[Any], codebook_size: int) -> str:
+    """What to pass in place of tokens that are not integers, where that is known."""
+    dtype, hint = codes.dtype, ""
+    if dtype.names:
+        hint = f"; it has the fields {listed(dtype.names)}: pass tokens[{shown(dtype.names[0])}]"
+    elif dtype.kind == "f" and whole_numbers(codes, codebook_size):
+        hint = "; these look like tokens stored as floats: pass tokens.astype(np.int64)"
+    elif dtype.kind == "f":
+        hint = "; floats are features, which decode takes as they are"
+    elif dtype.kind in "OUSTV" and codes.ndim and whole_numbers(codes, codebook_size):
+        hint = "; these are whole numbers in another type: pass tokens.astype(np.int64)"
+    return hint
+
+
+def _other_order(shape: tuple[int, ...], layout: str, most: int) -> str:
+    """What to pass for axes that are in another order, where that fits."""
+    if len(shape) == 2 and shape[1] <= most:
+        return '; they look like (frames, codebooks): pass tokens.T, of a file numpy.save("tokens.npy", tokens.T)'
+    if len(shape) == 3 and shape[0] == 1 and shape[2] <= most < shape[1]:
+        return "; they look like (batch, frames, codebooks): pass tokens[0].T"
+    if len(shape) == 3 and shape[layout == "kbt"] <= most:
+        return f"; for the other order of the first two axes pass layout={'kbt' if layout == 'bkt' else 'bkt'!r}"
+    if len(shape) == 3 and shape[2] <= most:  # (B, T, K) is much more frequent than (T, B, K)
+        return "; they look like (batch, frames, codebooks): pass tokens.transpose(0, 2, 1) with layout='bkt'"
+    return ""
 
 
 def lookup(codes: npt.NDArray[np.integer[Any]], codebooks: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from .codebooks import check_codebooks
 from .config import ENCODER_KEY, MAX_CHANNELS, MAX_LAYERS, EncoderConfig, read_size
 from .hub import fetch
 from .istft import stft
+from .messages import shown
 from .origin import Origin, reopened
 from .session import CODEC_ENCODER, Provider, available_cpus, check_graph, open_session, read_config, run, shape_of
 
@@ -150,8 +152,7 @@ class EncodecONNX:
             ValueError: as ``encode``; blocks of another shape; chunk below 1.
         """
         count = self._codebook_count(bandwidth)
-        if chunk < 1:
-            raise ValueError(f"chunk is {chunk}, expected 1 or more frames")
+        chunk = read_chunk(chunk)
         tape = Tape(read_blocks(blocks, sample_rate, self.sample_rate))
         return (quantize(e, self.codebooks[:count])[:, 0] for e in self._embeddings(tape, chunk))
 
@@ -307,6 +308,17 @@ class EncodecONNX:
                 inputs[name] = outputs[f"next_{name}"] = shape
         check_graph(self._session, inputs, outputs)
         return config
+
+
+def read_chunk(chunk: Any) -> int:
+    """Frames at once, as an integer of Python's: sums of numpy's small ones would wrap. Raises ValueError."""
+    try:
+        frames = 0 if isinstance(chunk, bool) else operator.index(chunk)
+    except TypeError:
+        frames = 0
+    if frames < 1:
+        raise ValueError(f"chunk is {shown(chunk)}, expected 1 or more frames, an integer")
+    return frames
 
 
 def bandwidth_index(bandwidth: float, bandwidths: tuple[float, ...]) -> int:

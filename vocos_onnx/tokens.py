@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import operator
 import os
+import tempfile
 import warnings
-import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -13,13 +16,16 @@ from typing import IO, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .config import EncodecFeatures, EncoderConfig, ModelConfig
+from .array_files import HEAD, Entry, check_kind, entries, names_and_shapes, quoted
+from .codebooks import KNOWN_NAMES, type_hint, unwrapped
+from .config import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, EncodecFeatures, EncoderConfig, ModelConfig
 from .files import check_target, whole_file
 from .messages import listed, shown
 
+_ENTRIES = ("samples", "sample_rate", "codec", "codebooks_sha256")
 _LONGEST = 200  # characters of a name in a file that are looked at
 _SMALL = 4096  # bytes of an entry of one value
-_FREE, _RATIO = 64 << 20, 200  # bytes that an array may unpack to, and beyond that how many times its size in the file
+_SPOOLED, _MOST = 16 << 20, 1 << 30  # bytes of a file that cannot seek: in memory, and in all
 _warned = False
 
 
@@ -49,7 +55,7 @@ class Tokens:
     codebooks_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "codes", np.asarray(self.codes))
+        object.__setattr__(self, "codes", np.asarray(unwrapped(self.codes)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.codes, dtype, copy=copy)
@@ -60,32 +66,41 @@ class Tokens:
         return self.codec is None and self.codebooks_sha256 is None and self.codes.dtype.kind in "iu"
 
 
-def load_tokens(path: str | os.PathLike[str] | IO[bytes]) -> Tokens:
-    """Read a .npy file, or of a .npz file the array named tokens or codes, or its only one. Pickles are never loaded.
+def load_tokens(path_or_file: str | os.PathLike[str] | IO[bytes], *, key: str | None = None) -> Tokens:
+    """Read a .npy, .npz, .json or .safetensors file of tokens or features. Pickles are never loaded.
+
+    Of several arrays in a file it is the one that ``key`` names, else the first of tokens, codes, fine_prompt (Bark),
+    audio_tokens (VALL-E) and audio_codes (transformers) that is there, else the only one. A file holds one recording:
+    of tokens (1, K, T), (K, 1, T) and (1, 1, K, T) and of features (1, C, T) the axes of one are left out. A batch of
+    more stays as it is, and ``decode`` takes it with its ``layout``.
 
     A .npz file of ``save_tokens`` or ``vocos-onnx encode`` names its codec, too. The tokens of a file that does not are
     taken for those of the model that decodes them, of which there is one warning in a process.
 
     Args:
-        path: of the file, or a binary file object that can seek.
+        path_or_file: path, or a binary file object, which is read from where it is and need not seek.
+        key: name of the array in a .npz, .safetensors or .json file.
 
     Returns:
         ``Tokens``, for ``VocosONNX.decode``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is of another kind, damaged, or holds Python objects.
+        OSError: it cannot be opened.
+        ValueError: it is of another kind, damaged, or holds Python objects; it has no array of the name ``key``, or
+            several and none of the names above; tokens (T, K), or transformers' of several chunks. The message says
+            what to do.
 
     Example:
         >>> vocos.decode(load_tokens("speech.npz"))  # ValueError where they are of another codec than the model's
     """
     global _warned
-    tokens = read_token_file(path)
+    tokens = read_token_file(path_or_file, key)
     if tokens.anonymous and not _warned:
         _warned = True
         warnings.warn(
-            f"{_name(path)} names no codec: its tokens are taken for those of the model that decodes them; those of "
-            "another codec (Bark, VALL-E and the like have EnCodec's) come out as noise. save_tokens names the codec",
+            f"{_name(path_or_file)} names no codec: its tokens are taken for those of the model that decodes them; "
+            "those of another codec (Bark, VALL-E and the like have EnCodec's) come out as noise. save_tokens names it",
             stacklevel=2,
         )
     return tokens
@@ -122,29 +137,57 @@ def save_tokens(
     if path.suffix.lower() != ".npz":
         raise ValueError(f"{path.name!r} does not end in .npz, the kind of file that tokens are written to")
     check_target(path, overwrite=overwrite)
-    given = tokens if isinstance(tokens, Tokens) else Tokens(np.asarray(tokens))
+    given = tokens if isinstance(tokens, Tokens) else Tokens(tokens)  # type: ignore[arg-type]
     codes = given.codes
     if codes.dtype.kind not in "iu" or codes.ndim != 2 or not codes.size:
+        hint = type_hint(codes, MAX_CODEBOOK_SIZE) if codes.dtype.kind not in "iu" else ""
+        if not hint and codes.ndim == 3 and 1 in codes.shape[:2]:
+            hint = f"; pass tokens[{'0' if codes.shape[0] == 1 else ':, 0'}]"
         raise ValueError(
-            f"tokens have dtype {codes.dtype} and shape {codes.shape}, expected integers (codebooks, frames)"
+            f"tokens have dtype {listed([codes.dtype])} and shape {codes.shape}, expected integers (codebooks, frames)"
+            f"{hint}"
         )
     if codec is not None:
         given = _named(codes, codec.config, given.samples)
     samples = given.samples if samples is None else samples
-    if samples is not None and (not isinstance(samples, int | np.integer) or not 0 <= samples < 1 << 62):
-        raise ValueError(f"samples is {shown(samples)}, expected how many samples the recording has")
+    described = _check_entries(samples, given.sample_rate, given.codec, given.codebooks_sha256)
     if int(codes.max()) >= 1 << 63:
         raise ValueError(f"tokens hold the value {codes.max()}, expected less than 2**63")
-    entries: dict[str, Any] = {
-        "samples": samples,
-        "sample_rate": given.sample_rate,
-        "codec": given.codec,
-        "codebooks_sha256": given.codebooks_sha256,
-    }
     largest = max(int(codes.max()), -int(codes.min()) - 1)
     small = codes.astype(np.int16 if largest < 1 << 15 else np.int32 if largest < 1 << 31 else np.int64)
     with whole_file(path, overwrite=overwrite) as partial:
-        np.savez_compressed(partial, tokens=small, **{k: v for k, v in entries.items() if v is not None})
+        np.savez_compressed(
+            partial,
+            tokens=small,
+            **{name: value for name, value in zip(_ENTRIES, described, strict=True) if value is not None},  # type: ignore[arg-type]
+        )
+
+
+def _check_entries(
+    samples: Any, sample_rate: Any, codec: Any, digest: Any
+) -> tuple[int | None, int | None, str | None, str | None]:
+    """What a file says of its tokens, with integers as Python's."""
+    for name, text in (("codec", codec), ("codebooks_sha256", digest)):
+        if text is not None and not (isinstance(text, str) and text.isprintable() and 0 < len(text) <= _LONGEST):
+            raise ValueError(f"{name} is {shown(text)}, expected a name of up to {_LONGEST} printable characters")
+    return (
+        _count("samples", samples, 0, "how many samples the recording has"),
+        _count("sample_rate", sample_rate, 1, "a number of Hz"),
+        codec,
+        digest,
+    )
+
+
+def _count(name: str, given: Any, least: int, meaning: str) -> int | None:
+    if given is None:
+        return None
+    try:
+        value = -1 if isinstance(given, bool) else operator.index(given)
+    except TypeError:  # numpy's timedelta64 too, an integer by its class
+        value = -1
+    if not least <= value < 1 << 62:
+        raise ValueError(f"{name} is {shown(given)}, expected {meaning}")
+    return value
 
 
 def _named(codes: npt.NDArray[Any], config: EncoderConfig | ModelConfig, samples: int | None) -> Tokens:
@@ -178,7 +221,7 @@ def check_codec(tokens: Tokens, config: ModelConfig, known: tuple[str, ...]) -> 
         raise ValueError(f"these are tokens of {name}, and this is a mel model, which decodes features")
     own = config.encodec
     if tokens.codebooks_sha256 is not None:
-        count = tokens.codes.shape[0] if tokens.codes.ndim else 0
+        count = min(tokens.codes.shape[:-1], default=0)  # of (K, T), (K, B, T) or (B, K, T)
         same = tokens.codebooks_sha256 in known[max(0, count - 1) :]
     else:
         same = tokens.codec == own.codec
@@ -195,59 +238,162 @@ def check_codec(tokens: Tokens, config: ModelConfig, known: tuple[str, ...]) -> 
         )
 
 
-def read_token_file(path: str | os.PathLike[str] | IO[bytes]) -> Tokens:
+def read_token_file(path_or_file: str | os.PathLike[str] | IO[bytes], key: str | None = None) -> Tokens:
     """As ``load_tokens``, without its warning."""
-    if isinstance(path, str | os.PathLike):
-        path = Path(path)
-        if not path.exists():
-            raise FileNotFoundError(f"no token file {path}")
+    with _opened(path_or_file) as (file, name):
+        try:
+            return _read(file, name, key)
+        except MemoryError:
+            raise
+        except Exception as error:  # of damaged archives zipfile raises whatever its parsers do: zlib.error, ...
+            kind = " as .npy or .npz" if name.lower().endswith((".npy", ".npz")) else ""
+            raise ValueError(f"cannot read {_name(path_or_file)}{kind}: {error}") from None
+
+
+@contextmanager
+def _opened(given: str | os.PathLike[str] | IO[bytes]) -> Iterator[tuple[IO[bytes], str]]:
+    """The file at its start, able to seek, and its name. What cannot seek is copied if it looks like a token file."""
+    with ExitStack() as stack:
+        if isinstance(given, str | os.PathLike):
+            path = Path(given)
+            if path.is_dir():
+                raise ValueError(
+                    f"cannot read {path}: it is a folder; expected a token file, such as one that is in it"
+                )
+            if not path.exists():
+                raise FileNotFoundError(f"no token file {path}")
+            file: IO[bytes] = stack.enter_context(path.open("rb"))
+            name = path.name
+        elif isinstance(given, io.TextIOBase):
+            raise ValueError('the token file was opened as text: open it with open(path, "rb")')
+        elif hasattr(given, "read"):
+            file, name = given, ""
+        elif isinstance(given, bytes | bytearray | memoryview):
+            raise ValueError("load_tokens was given bytes: pass io.BytesIO(data) of a file's content, or a path as str")
+        else:
+            raise ValueError(
+                f"load_tokens was given {shown(given)}, expected the path of a token file, or a binary file object; "
+                "arrays need no loading: decode takes them"
+            )
+        if not file.seekable() or file.tell():
+            file = stack.enter_context(_copied(file, name))
+        yield file, name
+
+
+def _copied(file: IO[bytes], name: str) -> IO[bytes]:
+    """What follows in a file, in a temporary one."""
+    copy: Any = tempfile.SpooledTemporaryFile(_SPOOLED)  # noqa: SIM115 the caller closes it
     try:
-        if isinstance(path, Path):
-            with path.open("rb") as file:
-                return _read(file)
-        return _read(path)
-    except Exception as error:  # of damaged files numpy raises whatever its parsers do: SyntaxError, zlib.error, ...
-        raise ValueError(f"cannot read {_name(path)} as .npy or .npz: {error}") from None
+        head = block = _block(file, HEAD)
+        check_kind(head, name)
+        while block:
+            copy.write(block)
+            if copy.tell() > _MOST:
+                raise ValueError(f"it has more than {_MOST >> 20} MiB: save it to a file that can seek first")
+            block = _block(file, 1 << 20)
+    except ValueError as error:
+        copy.close()
+        raise ValueError(f"cannot read {name or 'the file'}: {error}") from None
+    copy.seek(0)
+    result: IO[bytes] = copy
+    return result
 
 
-def _read(file: IO[bytes]) -> Tokens:
-    loaded = np.load(file, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return Tokens(loaded)
-    names = [n for n in ("tokens", "codes") if n in loaded.files] or loaded.files
+def _block(file: IO[bytes], size: int) -> bytes:
+    """So many bytes, but at the end of the file: one read may give less, as of a socket."""
+    data = b""
+    while len(data) < size:
+        more = file.read(size - len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _read(file: IO[bytes], name: str, key: str | None) -> Tokens:
+    found = entries(file, name)
+    if isinstance(found, Entry):
+        if key is not None:
+            raise ValueError(f"it holds one array, without a name: leave out the key {shown(key)}")
+        return Tokens(_unwrapped(_array(found, "array"), _code(name, None)))
+    chosen = _choose(found, key)
+    described = []
+    for entry in _ENTRIES:
+        value = None
+        if entry in found and entry != chosen:
+            if found[entry].bytes > _SMALL:  # before it is unpacked
+                raise ValueError(f"its {entry} takes more than {_SMALL} bytes, expected one value")
+            array = _array(found[entry], entry)
+            if array.size != 1:
+                raise ValueError(f"its {entry} has shape {array.shape}, expected one value")
+            value = array.reshape(())[()] if array.dtype.kind in "mM" else array.item()  # which makes them integers
+        described.append(value)
+    samples, rate, codec, digest = _check_entries(*described)
+    array = _array(found[chosen], shown(chosen))
+    return Tokens(_unwrapped(array, _code(name, chosen)), samples, rate, codec, digest)
+
+
+def _array(entry: Entry, name: str) -> npt.NDArray[Any]:
+    try:
+        return entry.read()
+    except ValueError as error:
+        raise ValueError(f"its {name} {error}") from None
+
+
+def _choose(found: dict[str, Entry], key: str | None) -> str:
+    """The name of the array to read."""
+    choice = 'name one of them tokens, or choose one with --key NAME (in Python key="NAME")'
+    if key is not None:
+        if key not in found:
+            raise ValueError(f"it has no array {shown(key)}; it holds the arrays {names_and_shapes(found)}; {choice}")
+        return key
+    names = [name for name in KNOWN_NAMES if name in found][:1] or [name for name in found if name not in _ENTRIES]
     if len(names) != 1:
-        there = listed(name if name.isprintable() else ascii(name) for name in loaded.files) or "nothing"
-        raise ValueError(f"it holds arrays named {there}; name one of them tokens")
+        arrays = f"the arrays {names_and_shapes(found)}" if found else "nothing"
+        raise ValueError(f"it holds {arrays}" + (f"; {choice}" if names else ", expected tokens"))
+    return names[0]
 
-    def entry(name: str) -> Any:
-        if name not in loaded.files or name == names[0]:
-            return None
-        if loaded.zip.getinfo(f"{name}.npy").file_size > _SMALL:  # before it is unpacked
-            raise ValueError(f"its {name} takes more than {_SMALL} bytes, expected one value")
-        return loaded[name].item()
 
-    samples, rate, codec, digest = map(entry, ("samples", "sample_rate", "codec", "codebooks_sha256"))
-    for name, text in (("codec", codec), ("codebooks_sha256", digest)):
-        if text is not None and not (isinstance(text, str) and text.isprintable() and 0 < len(text) <= _LONGEST):
-            raise ValueError(f"its {name} is {shown(text)}, expected a name of up to {_LONGEST} printable characters")
-    member = loaded.zip.getinfo(names[0] if names[0] in loaded.zip.namelist() else f"{names[0]}.npy")
-    most = max(_FREE, _RATIO * member.compress_size)
-    if member.file_size > most or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+def _unwrapped(array: npt.NDArray[Any], code: str) -> npt.NDArray[Any]:
+    """The array of one recording without the axes of one that others write around it.
+
+    (1, K, T) is what encodec gives, (1, 1, K, T) transformers (chunks, batch, codebooks, frames), (K, 1, T) upstream
+    Vocos and this package, (1, C, T) a batch of features. ``code`` gives the array in Python.
+    """
+    shape = array.shape
+    if array.dtype.kind == "f":
+        return array[0] if len(shape) == 3 and shape[0] == 1 else array
+    if array.dtype.kind not in "iu":
+        return array
+    index = ""
+    if len(shape) == 4:
+        if shape[:2] != (1, 1):
+            raise ValueError(
+                f"it has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames), and one "
+                f'chunk of one recording is expected: numpy.save("one.npy", {code}[0, 0]) saves the first'
+            )
+        array, index = array[0, 0], "[0, 0]"
+    elif len(shape) == 3 and 1 in shape[:2]:
+        array, index = (array[0], "[0]") if shape[0] == 1 else (array[:, 0], "[:, 0]")
+    if array.ndim == 2 and len(array) > MAX_CODEBOOKS >= array.shape[1] > 0 and int(array.min()) >= 0:
         raise ValueError(
-            f"its {shown(names[0])} unpacks to {member.file_size} bytes, from {member.compress_size}, expected at most "
-            f"{most}, stored or deflated as numpy does it"
+            f"it has shape {shape}, which looks like frames before codebooks, and (codebooks, frames) is expected: "
+            f'numpy.save("tokens.npy", {code}{index}.T) saves it so'
         )
-    codes = loaded[names[0]]
-    if not isinstance(codes, np.ndarray):  # what numpy makes of a member that is no array
-        raise ValueError(f"{shown(names[0])} in it is no array")
-    return Tokens(
-        codes,
-        None if samples is None else operator.index(samples),
-        None if rate is None else operator.index(rate),
-        codec,
-        digest,
-    )
+    return array
+
+
+def _code(name: str, key: str | None) -> str:
+    """Python that gives an array of a file, for messages."""
+    index = "" if key is None else f"[{key!r}]" if key.isprintable() and len(key) < 100 else "[KEY]"
+    file = quoted(name or "FILE")
+    match name.rpartition(".")[2].lower():
+        case "json":
+            return f"numpy.array(json.loads(pathlib.Path({file}).read_text()){index})"
+        case "safetensors":
+            return f"safetensors.numpy.load_file({file}){index}"
+    return f"numpy.load({file}){index}"
 
 
 def _name(path: object) -> str:
-    return str(path) if isinstance(path, Path | str) else "the file"
+    return str(path) if isinstance(path, str | os.PathLike) else "the file"

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from .arrays import as_array, check_order, is_float, is_integer, to_floats
 from .audio import Float, Tape, read_blocks, read_waveform
 from .backbone import Backbone
-from .codebooks import fingerprints, lookup, read_tokens
+from .codebooks import fingerprints, lookup, read_tokens, unwrapped
 from .config import METADATA_KEY, MelFeatures, ModelConfig
-from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
+from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index, read_chunk
 from .hub import fetch
 from .istft import check_finite, imdct, istft, trim_of
 from .judge import MelJudge
@@ -252,8 +252,7 @@ class VocosONNX:
         """
         mel = self._mel()
         check_order(blocks, sample_rate)
-        if chunk < 1:
-            raise ValueError(f"chunk is {chunk}, expected 1 or more frames")
+        chunk = read_chunk(chunk)
         tape = Tape(read_blocks(blocks, sample_rate, self.sample_rate))
         return (features[0] for features in log_mel_blocks(tape, self.sample_rate, mel, chunk))
 
@@ -412,7 +411,7 @@ class VocosONNX:
     def _array(self, given: Any) -> npt.NDArray[Any]:
         """What was given, as an array; of a token file, made sure that it is of this model's codec."""
         if not isinstance(given, Tokens):
-            return as_array(given, "tokens or features")
+            return as_array(unwrapped(given), "tokens or features")
         check_codec(given, self.config, self._fingerprints)
         return as_array(given.codes, "tokens")
 
@@ -434,7 +433,9 @@ class VocosONNX:
         codes = self._read_tokens(given, layout)
         if bandwidth_id is None:
             bandwidth_id = self._imply_bandwidth_id(len(codes), given.shape, layout)
-        return lambda a, b: self._lookup(codes[:, :, a:b]), codes.shape[1:], self._read_bandwidth_id(bandwidth_id)
+        index = self._read_bandwidth_id(bandwidth_id)
+        self._check_order(codes.shape, given.ndim, index, layout)
+        return lambda a, b: self._lookup(codes[:, :, a:b]), codes.shape[1:], index
 
     def _decode_each(
         self, given: list[npt.NDArray[Any]], bandwidth_id: Any, judge: MelJudge | None = None
@@ -650,10 +651,25 @@ class VocosONNX:
         hint = ""
         if len(shape) == 3 and shape[layout == "kbt"] in counts:
             hint = f", or layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
+        elif len(shape) == 3 and shape[0] == 1 and shape[2] in counts:
+            hint = "; they look like (batch, frames, codebooks): pass tokens[0].T"
+        elif len(shape) == 2 and shape[1] in counts:
+            hint = "; where they are (frames, codebooks) pass tokens.T"
         raise ValueError(
             f"tokens of shape {shape} have {num_codebooks} codebooks in the layout {layout!r}, and no bandwidth has: "
             f"they have {', '.join(map(str, counts))}; pass bandwidth_id 0 to {ids - 1}{hint}"
         )
+
+    def _check_order(self, shape: tuple[int, ...], axes: int, index: int | None, layout: str) -> None:
+        """Raises ValueError for 3-D tokens (K, B, T) of which B is what the bandwidth says of K, and K is of none."""
+        assert self.config.encodec is not None
+        counts = self.config.encodec.codebooks_per_bandwidth
+        expected = counts[index] if index is not None and index < len(counts) else None
+        if axes == 3 and shape[0] not in counts and shape[1] == expected:
+            raise ValueError(
+                f"tokens have {shape[0]} codebooks in the layout {layout!r}, and bandwidth_id {index} has {expected}; "
+                f"pass layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
+            )
 
     def _read_bandwidth_id(self, bandwidth_id: Any) -> int | None:
         ids = self.config.num_bandwidth_ids

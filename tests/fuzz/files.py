@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+import pickle
 import sys
 from pathlib import Path
 
@@ -28,6 +30,114 @@ def npz(rng: Rng, folder: Path) -> None:
     path = folder / "t.npz"
     path.write_bytes(damaged(rng, buffer.getvalue()))
     finite(model("encodec").decode(load_tokens(path)))
+
+
+def layouts(rng: Rng, folder: Path) -> None:
+    """Token files as others save them are right or refused, damaged ones too; no message advises to load pickles."""
+    from vocos_onnx import load_tokens
+
+    codes = rng.integers(1024, size=(2, int(rng.integers(3, 40))))
+    batch = rng.integers(2, 4)
+    many, long = np.stack([codes] * batch), np.repeat(codes, 80, axis=1)
+    right = [codes, codes[None], codes[:, None], codes[None, None]]
+    wrong = [many, many.transpose(1, 0, 2), many[None], long.T, long.T[None], codes[0]]
+    kind = rng.integers(10)
+    ambiguous = bool(kind >= len(right))
+    axes = [*right, *wrong][kind]
+    integers = ["i2", "u2", "i4", ">i4", "u4", "i8", ">i8", "u8"]
+    array = np.asarray(axes, integers[rng.integers(8)], order="CF"[rng.integers(2)])
+    names = ["tokens", "codes", "fine_prompt", "audio_tokens", "audio_codes", "anything"]
+    name = names[rng.integers(6)]
+    key = None
+    others: dict[str, np.ndarray] = {}
+    if rng.random() < 0.5:
+        others = {"semantic_prompt": rng.integers(10_000, size=20), "coarse_prompt": codes[:1]}
+        key = name if name == "anything" or rng.random() < 0.3 else None
+    ending = ["npy", "npz", "json", "safetensors"][rng.integers(4)]
+    match ending:
+        case "npy":
+            key, buffer = None, io.BytesIO()
+            np.save(buffer, array)
+            data = buffer.getvalue()
+        case "npz":
+            buffer = io.BytesIO()
+            [np.savez, np.savez_compressed][rng.integers(2)](buffer, **others, **{name: array})
+            data = buffer.getvalue()
+        case "json":
+            nested = {**{other: value.tolist() for other, value in others.items()}, name: array.tolist()}
+            if not others and rng.random() < 0.5:
+                nested, key = array.tolist(), None
+            data = json.dumps(nested, indent=[None, 1][rng.integers(2)]).encode(["utf-8", "utf-16"][rng.integers(2)])
+        case "safetensors":
+            data = safetensors({**others, name: array})
+    path = folder / f"t.{ending if rng.random() < 0.9 else 'dat'}"
+    whole = rng.random() < 0.6
+    path.write_bytes(data if whole else damaged(rng, data))
+    opened = contextlib.nullcontext(path) if rng.random() < 0.7 else path.open("rb")
+    try:
+        with opened as given:
+            tokens = load_tokens(given, key=key if rng.random() < 0.95 else "missing")
+        assert isinstance(tokens.codes, np.ndarray)
+        audio = model("encodec").decode(tokens)
+    except DOCUMENTED as error:
+        assert "allow_pickle" not in str(error), error
+        assert str(error).isprintable(), error
+        assert len(str(error)) < 2000, error
+        assert not whole or ambiguous or "missing" in str(error), error
+        raise
+    finite(audio)
+    if whole and not ambiguous:
+        assert np.array_equal(audio, model("encodec").decode(codes))
+
+
+def safetensors(arrays: dict[str, np.ndarray]) -> bytes:
+    header, data = {"__metadata__": {"format": "np"}}, b""
+    for name, array in arrays.items():
+        little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
+        first, data = len(data), data + little.tobytes()
+        dtype = f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}"
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [first, len(data)]}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def foreign(rng: Rng, folder: Path) -> None:
+    """Files of every other kind, under every name, are named and never loaded."""
+    from vocos_onnx import load_tokens
+
+    heads = [
+        b"", b"ECDC\0", b"RIFF\0\0\0\0WAVE", b"fLaC", b"OggS", b"ID3\4", b"\xff\xfb\x90\0", b"\0\0\0 ftypM4A ",
+        b"PK\3\4", b"PK\5\6", b"\x80\4\x95", b"\x80\2\x8a\nl\xfc\x9cF\xf9", b"\x93NUMPY\1\0", b"\x93NUMPY\3\0",
+        b"\x1f\x8b", b"<html>", b"[[", b"{", b"[[1,2],[3", b'{"codes":', b"\xff\xfe[\0", b"\x08\x0a\x12", b"1 2 3\n4 5",
+        b"version https://git-lfs", b"hello", b"\x89HDF\r\n", b"\x10\0\0\0\0\0\0\0{", b"\xff\xff\xff\xff\0\0\0\0{",
+        bytes(30),
+    ]  # fmt: skip
+    endings = [
+        "npy", "npz", "json", "safetensors", "pt", "pth", "bin", "pkl", "ecdc", "txt", "csv", "wav", "mp3", "onnx",
+        "ckpt", "html",
+    ]  # fmt: skip
+    body = [b"", rng.bytes(int(rng.integers(1, 400))), b"[" * 5000, b" " * 9000, b"1," * 500, b"{}" * 9]
+    path = folder / f"t.{endings[rng.integers(len(endings))]}"
+    path.write_bytes(heads[rng.integers(len(heads))] + body[rng.integers(len(body))])
+    kind = rng.integers(4)
+    if kind == 0:  # pickles in numpy's files
+        objects = np.array([{"codes": 1}, [1, 2]], dtype=object)
+        with path.open("wb") as file:
+            if rng.random() < 0.5:
+                np.save(file, objects)
+            else:
+                np.savez(file, **{["tokens", "a", "codec"][rng.integers(3)]: objects, "codes": np.zeros((2, 3), int)})
+    elif kind == 1:
+        path.write_bytes(pickle.dumps([1, 2, np.zeros(3)], protocol=int(rng.integers(0, 6))))
+    try:
+        tokens = load_tokens(path, key=[None, "a"][rng.integers(2)])
+    except DOCUMENTED as error:
+        said = str(error)
+        assert "pickle=" not in said, said
+        assert said.isprintable(), said
+        assert len(said) < 2000, said
+        raise
+    assert tokens.codes.dtype.kind != "O"
 
 
 def command_line(rng: Rng, folder: Path) -> None:
@@ -126,6 +236,8 @@ def outputs(rng: Rng, folder: Path) -> None:
 
 TARGETS = {
     "damaged .npy and .npz files": Target(npz, 1, DOCUMENTED),
+    "token files of others": Target(layouts, 1, DOCUMENTED),
+    "files that hold no tokens": Target(foreign, 1, DOCUMENTED),
     "command lines": Target(command_line, 0.5),
     "outputs": Target(outputs, 0.3),
 }

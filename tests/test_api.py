@@ -169,6 +169,7 @@ AS_VOCODER = r"a vocoder \(to audio\), as this is one, is converted with: {} and
             "encoder is given as 5",
         ),
         ("", "a model is given as '', expected the path", "an encoder is given as ''"),
+        ("x" * 5000, "no model file 'xxx.*: that is too long for a path", "too long for a path"),
         ("a\0b", "a model is given as 'a.x00b', expected the path", "an encoder is given as"),
         ({"a": 1}, "a model is given as {'a': 1}, expected the path", "an encoder is given as"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -35,6 +36,11 @@ _STARTS = {
 def checked_path(given: object, kind: str) -> str | os.PathLike[str]:
     """A path or a name of a bundled model, as it is. Raises ValueError for anything else."""
     if isinstance(given, os.PathLike) or (isinstance(given, str) and given and "\0" not in given):
+        try:
+            Path(given).stat()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise FileNotFoundError(f"no model file {shown(str(given))}: that is too long for a path") from None
         return given
     what = "an encoder" if kind == ENCODER_KEY else "a model"
     if isinstance(given, bytes | bytearray | memoryview):

@@ -705,8 +705,8 @@ class VocosONNX:
 # what features of so many channels are for, where they are not this model's
 _CHANNELS = {
     64: f"64 channels are those of the features of the bundled codec: VocosONNX({CODEC!r})",
-    80: "80 bands are usual at 22,050 Hz (HiFi-GAN, Matcha-TTS): export a vocoder of such mels with "
-    "vocos-onnx export CHECKPOINT -o MODEL.onnx, where CHECKPOINT may be BSC-LT/vocos-mel-22khz",
+    80: "80 bands are usual at 22,050 Hz (HiFi-GAN, Matcha-TTS): export a Vocos that was trained with such mels: "
+    "vocos-onnx export CHECKPOINT -o MODEL.onnx",
     100: f"100 channels are those of the mels of VocosONNX({MEL!r})",
     128: "128 channels are those of the features of EnCodec, whose codec model is made with: vocos-onnx export "
     "charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx",

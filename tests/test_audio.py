@@ -766,7 +766,7 @@ def test_every_ending_reads_back_as_it_was_written(ending, tmp_path):
     "name", ["a.wve", "a.htk", "a.sd2", "a.xi", "a.raw", "a.sds", "a.pcm", "a.txt", "a", "a.", ".wav"]
 )
 def test_endings_that_are_not_written(name, tmp_path):
-    message = r"does not end in a known kind .*use \.wav, \.flac, \.ogg, \.opus"
+    message = r"does not end in a known kind .*try \.wav or \.flac, or \.ogg, \.opus"
     for call in (
         lambda: save_audio(tmp_path / name, NOISE, 8000),
         lambda: save_blocks(tmp_path / name, [NOISE], 8000),
@@ -775,7 +775,7 @@ def test_endings_that_are_not_written(name, tmp_path):
         with pytest.raises(ValueError, match=message):
             call()
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match=r"'a\.m4a' .* write out\.wav, then: ffmpeg -i out\.wav .*a\.m4a"):
+    with pytest.raises(ValueError, match=r"'a\.m4a' .* try \.wav or \.flac, then: ffmpeg -i out\.wav .*a\.m4a"):
         audio_format(tmp_path / "a.m4a")
 
 
@@ -785,7 +785,7 @@ def test_a_format_in_place_of_the_ending(tmp_path):
         assert (tmp_path / "noending").read_bytes()[:4] == b"fLaC"
         assert audio_format(tmp_path / "a.wav", format) == "FLAC"
     for format in ("raw", "xi", "", "wav ", 5, b"wav", "mpeg"):
-        with pytest.raises(ValueError, match=r"format is .*, expected one of \.wav, \.flac"):
+        with pytest.raises(ValueError, match=r"format is .*, expected \.wav or \.flac"):
             save_audio(tmp_path / "a.wav", NOISE, 24_000, format=format)
     assert [path.name for path in tmp_path.iterdir()] == ["noending"]
 
@@ -948,7 +948,7 @@ def test_file_objects_of_another_kind(wav, tmp_path):
             (lambda: save_audio(io.BufferedReader(io.BytesIO()), NOISE, 24_000, format="wav"), "cannot be written"),
             (lambda: save_audio(io.BytesIO(), NOISE, 24_000), r'pass format="wav"'),
             (lambda: audio_format(io.BytesIO()), r'pass format="wav"'),
-            (lambda: save_audio(io.BytesIO(), NOISE, 24_000, format="raw"), "format is 'raw', expected one of"),
+            (lambda: save_audio(io.BytesIO(), NOISE, 24_000, format="raw"), "format is 'raw', expected "),
         ):
             with pytest.raises(ValueError, match=message):
                 call()

@@ -169,6 +169,7 @@ def test_mels_of_recordings_are_not_at_fault(mel, rate, speech):
         (lambda x: 20 / np.log(10) * x, r"look like decibels: pass features \* \(np\.log\(10\) / 20\)"),
         (lambda x: 10 / np.log(10) * x, "look like decibels"),
         (lambda x: np.maximum(8.686 * (x - x.max()), -80), "look like decibels"),
+        (lambda x: 2 * x, r"look like (decibels or )?logarithms of power: pass .*features / 2"),
         (lambda x: x / np.log(10), r"look like log10: pass features \* np\.log\(10\)"),
         (lambda x: 0.1 * x, r"look scaled down: pass features / 0\.1 if they are of ZipVoice"),
         (_unit, "look scaled down"),
@@ -178,7 +179,7 @@ def test_mels_of_recordings_are_not_at_fault(mel, rate, speech):
         (lambda x: np.exp(2 * x), "look like magnitudes or powers"),
         (lambda x: x + np.log(32768), "audio in the range of int16"),
     ],
-    ids=["dB", "10log10", "top_db", "log10", "0.1", "0..1", "-1..1", "z", "magnitude", "power", "int16"],
+    ids=["dB", "10log10", "top_db", "ln power", "log10", "0.1", "0..1", "-1..1", "z", "magnitude", "power", "int16"],
 )
 def test_mels_of_another_scale(mel, rate, wrong: Callable, cause, speech):
     for audio in speech.values():
@@ -191,7 +192,7 @@ def test_mels_of_another_scale(mel, rate, wrong: Callable, cause, speech):
 @KINDS
 def test_the_remedies_make_mels_of_them(mel, rate, speech):
     features = log_mel(speech["speech_it_f_paola_48k"], rate, mel)
-    for given in (20 / np.log(10) * features, features / np.log(10), np.exp(features), 0.1 * features):
+    for given in (20 / np.log(10) * features, 2 * features, features / np.log(10), np.exp(features), 0.1 * features):
         remedy = re.search(r"pass (.*?)(, or| if|$)", mel_fault(given, mel))[1]
         names = {"features": given, "magnitudes": given, "np": np}
         np.testing.assert_allclose(eval(remedy, names), features, rtol=0, atol=1e-4)

@@ -60,14 +60,15 @@ def test_features_of_any_size(name, scale):
 def test_audio_of_any_size():
     encoder = EncodecONNX(DATA / "encoder.onnx")
     noise = np.random.default_rng(0).uniform(-1, 1, 3000)
-    for scale in (0.0, 1e-45, 1e-38, 1.0, 1e10, 1e20, 1e30, 3e38):
+    for scale in (0.0, 1e-45, 1e-38, 1.0, 60.0, 100.0, 1e10, 3e38):
         for one in (encoder, EncodecONNX()):
             try:
                 codes = one.encode((noise * scale).astype(np.float32), 24_000, one.bandwidths[0])
-            except FloatingPointError as error:
-                assert scale >= 1e10
-                assert "the encoder gave NaN or infinity in frames 0 to 10" in str(error)
+            except ValueError as error:
+                assert scale >= 100
+                assert "expected floats with full scale ±1" in str(error)
             else:
+                assert scale < 100
                 assert 0 <= codes.min() <= codes.max() <= 1023
 
 

@@ -57,7 +57,7 @@ _KINDS = {  # endings that are written: libsndfile's format and subtype of each,
     "svx": ("SVX", "PCM_16"),
     "voc": ("VOC", "PCM_16"),
 }
-_USUAL = ".wav, .flac, .ogg, .opus, .mp3, .aiff, .au, .caf, .w64 or .rf64"
+_USUAL = ".wav or .flac, or .ogg, .opus, .mp3, .aiff, .au, .caf, .w64 or .rf64"
 _RATES: dict[str, Sequence[int]] = {  # where they are fewer than those that are read
     "MPEG_LAYER_III": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
     "VORBIS": range(MIN_RATE, 200_001),  # libvorbis crashes beyond
@@ -266,7 +266,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _open_fifo(path: Path) -> BinaryIO:
     """A pipe by its name. One that no one writes to is refused, since opening it would take forever."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = _above_standard(str(path), os.O_RDONLY | os.O_NONBLOCK)
     pipe = os.fdopen(descriptor, "rb")
     named = not str(path).startswith(("/dev/", "/proc/"))  # standard input or <(...) of a shell: somebody has it open
     if named and not select.select([pipe], [], [], _PATIENCE)[0]:
@@ -292,11 +292,22 @@ def _spooled(file: Any) -> Iterator[BinaryIO]:
         yield View(file, ((at, file.tell()),))  # type: ignore[misc]  # all of a BinaryIO that is asked for
         file.seek(0, os.SEEK_END)
         return
-    with tempfile.TemporaryFile() as copy:
+    with _temporary() as copy:
         while block := _bytes(file.read(1 << 20), file):
-            copy.write(block)
+            _write_all(copy, block)
         copy.seek(0)
         yield copy
+
+
+@contextmanager
+def _temporary() -> Iterator[Any]:
+    """An unbuffered temporary file, but never as a standard stream that was closed."""
+    with ExitStack() as stack:
+        while True:
+            file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+            if file.fileno() > 2:
+                yield file
+                return
 
 
 def _can_seek(file: Any) -> bool:
@@ -684,7 +695,7 @@ def _ending(file: Any, path: Path | None, format: Any) -> str:
     if format is not None:
         ending = format.lower().removeprefix(".") if isinstance(format, str) else ""
         if ending not in _KINDS:
-            raise ValueError(f"format is {shown(format)}, expected one of {_USUAL}")
+            raise ValueError(f"format is {shown(format)}, expected {_USUAL}")
         return ending
     name = str(path) if path is not None else getattr(file, "name", None)
     ending = Path(name).suffix[1:].lower() if isinstance(name, str) else ""
@@ -695,13 +706,10 @@ def _ending(file: Any, path: Path | None, format: Any) -> str:
     if ending in ("m4a", "mp4", "aac", "wma", "webm", "mka", "mkv", "amr", "wv", "ape", "mp2", "ac3"):
         converted = shlex.quote(str(path if path.is_absolute() else os.curdir / path))
         raise ValueError(
-            f"{path.name!r} does not end in a known kind of audio file that is written; write out.wav, then: "
+            f"{path.name!r} does not end in a known kind of audio file; try .wav or .flac, then: "
             f"ffmpeg -i out.wav {converted}"
         )
-    raise ValueError(
-        f"{path.name!r} does not end in a known kind of audio file that reads back as it was written; "
-        f"use {_USUAL}, or give the format"
-    )
+    raise ValueError(f"{path.name!r} does not end in a known kind of audio file; try {_USUAL}")
 
 
 def save_audio(
@@ -792,7 +800,7 @@ def _written(file: Any, path: Path | None, overwrite: bool) -> Iterator[io.RawIO
     writable = getattr(file, "writable", None)
     if writable is not None and not (_can_seek(file), writable())[1]:
         raise ValueError(f'{_name(file)} cannot be written; open it as in open(path, "wb")')
-    with tempfile.TemporaryFile(buffering=0) as raw:
+    with _temporary() as raw:
         yield raw
         raw.seek(0)
         while block := raw.read(1 << 20):

@@ -157,7 +157,7 @@ def written(rng: Rng, folder: Path) -> None:
     """Every kind, in a thread with a small stack: a file that holds what was written, or an error and no file."""
     from vocos_onnx import load_audio, save_audio
 
-    kinds = ["wav", "flac", "ogg", "mp3", "aiff", "caf", "au", "w64", "rf64", "mat5", "svx", "nist"]
+    kinds = ["wav", "flac", "ogg", "mp3", "aiff", "caf", "au", "w64", "rf64", "mat5", "svx", "nist", "opus", "aif"]
     path = folder / f"a.{kinds[rng.integers(len(kinds))]}"
     usual = [8000, 16_000, 22_050, 24_000, 44_100, 48_000]
     rate = usual[rng.integers(6)] if rng.random() < 0.8 else [0, -1, 999, 7350, 96_000, 383_999, 384_000, 2**40][
@@ -188,15 +188,129 @@ def written(rng: Rng, folder: Path) -> None:
         assert not list(folder.iterdir())
         raise errors[0]
     assert not bad
+    assert not length or audio.dtype == np.int16 or abs(audio).max() <= 64
     if length:
         got = load_audio(path, rate)
         assert len(got) == length
-        assert abs(got).max() <= 1 or path.suffix in (".ogg", ".mp3")
+        assert abs(got).max() <= 1 or path.suffix in (".ogg", ".mp3", ".opus")
+
+
+class Dribble(io.RawIOBase):
+    """A file object that gives and takes as much as it likes, and cannot seek."""
+
+    def __init__(self, rng: Rng, data: bytes = b""):
+        self.rng, self.data, self.at = rng, bytearray(data), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        some = self.data[self.at : self.at + min(len(buffer), int(self.rng.integers(1, 5000)))]
+        buffer[: len(some)] = some
+        self.at += len(some)
+        return len(some)
+
+    def write(self, data) -> int:
+        count = min(len(data), int(self.rng.integers(1, 5000)))
+        self.data += bytes(data[:count])
+        return count
+
+
+def outcome(call) -> tuple[str, object]:
+    try:
+        return "done", call()
+    except DOCUMENTED as error:
+        return "refused", type(error)
+
+
+def objects(rng: Rng, folder: Path) -> None:
+    """What comes from a file object, whole or damaged, is what comes from the file; and so is what goes to one."""
+    from vocos_onnx import load_audio, load_blocks, save_audio
+    from vocos_onnx.audio import expected_samples
+
+    kind = int(rng.integers(len(KINDS)))
+    data = recording(kind)
+    if rng.random() < 0.5:
+        data = damaged(rng, data)
+    path, front = folder / "a.bin", rng.bytes(int(rng.integers(100)))
+    path.write_bytes(data)
+    expected = outcome(lambda: load_audio(path, 16_000))
+    for file in (io.BytesIO(front + data), Dribble(rng, data)):
+        if file.seekable():
+            file.seek(len(front))
+            assert expected_samples(file, 16_000) == expected_samples(path, 16_000)
+            assert file.tell() == len(front)
+        got = outcome(lambda file=file: np.concatenate(list(load_blocks(file, 16_000))))
+        assert got[0] == expected[0], (got, expected)
+        if got[0] == "done":
+            np.testing.assert_array_equal(got[1], expected[1])
+            assert not file.closed
+    ending = ["wav", "flac", "ogg", "opus", "mp3", "aiff", "caf", "au", "w64", "rf64", "voc"][rng.integers(11)]
+    audio = rng.uniform(-1, 1, int(rng.integers(1, 5000))).astype(np.float32)
+    save_audio(folder / f"b.{ending}", audio, 16_000)
+    for file in (io.BytesIO(), Dribble(rng)):
+        save_audio(file, audio, 16_000, format=rng.choice([ending, f".{ending}", ending.upper()]).item())
+        written = bytes(file.data) if isinstance(file, Dribble) else file.getvalue()
+        np.testing.assert_array_equal(
+            load_audio(io.BytesIO(written), 16_000), load_audio(folder / f"b.{ending}", 16_000)
+        )
+
+
+DTYPES = ["?", *"bhilqBHILQefdgFDG", "O", "S4", "U4", "M8[s]", "m8[s]", "V4", ">i2", ">i4", ">f4", ">f8", "i4,f4"]
+
+
+def levels(rng: Rng, folder: Path) -> None:
+    """Every type and level, and rates of every type: samples that are kept, or an error; the same by every way in."""
+    import soundfile
+
+    from vocos_onnx import load_audio, save_audio, save_blocks
+    from vocos_onnx.audio import read_blocks, read_waveform
+
+    dtype = np.dtype(DTYPES[rng.integers(len(DTYPES))] if rng.random() < 0.5 else "f4")
+    peak = float(np.exp(rng.uniform(np.log(1e-3), np.log(1e10))))
+    wave = rng.uniform(-1, 1, 2000)
+    wave[rng.integers(2000)] = rng.choice([-1, 1])
+    with np.errstate(all="ignore"):
+        if dtype.kind in "fc":
+            audio = (peak * wave).astype(dtype)
+        elif dtype.kind in "iu":
+            audio = (wave.clip(0 if dtype.kind == "u" else -1, 1) * min(peak, np.iinfo(dtype).max)).astype(dtype)
+        else:
+            audio = np.zeros(2000, dtype)
+    native = dtype.newbyteorder("=")
+    taken = native in (np.int16, np.int32) or (dtype.kind == "f" and abs(audio.astype(np.float64)).max() <= 64)
+    rate = rng.choice([16_000, 24_000]).item()
+    of = [int, np.int16, np.uint16, np.int32, np.int64, np.uint64, np.array][rng.integers(7)](rate)
+    cut = int(rng.integers(1, 2000))
+    ways = [
+        lambda: read_waveform(audio, of, 24_000)[0],
+        lambda: np.concatenate(list(read_blocks([audio[:cut], audio[cut:]], of, 24_000)), axis=1)[0],
+        lambda: save_audio(folder / "a.wav", audio, of),
+        lambda: save_blocks(folder / "b.wav", [audio[:cut], audio[cut:]], of),
+    ]
+    if dtype.kind == "f" and dtype.itemsize in (4, 8):
+        subtype = "FLOAT" if dtype.itemsize == 4 else "DOUBLE"
+        soundfile.write(folder / "c.wav", audio.astype(native), rate, subtype=subtype)
+        ways.append(lambda: load_audio(folder / "c.wav", np.int16(24_000)))
+    results = [outcome(way) for way in ways]
+    assert {result for result, _ in results} == {"done" if taken else "refused"}, results
+    if taken:
+        expected = results[0][1]
+        assert len(expected) == -(-2000 * 24_000 // rate)
+        for _, got in (results[1], *results[4:]):
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
+        assert soundfile.info(folder / "a.wav").samplerate == soundfile.info(folder / "b.wav").samplerate == rate
+        assert results[3][1] == soundfile.info(folder / "b.wav").frames == 2000
 
 
 TARGETS = {
     "damaged audio files": Target(audio_files, 1, DOCUMENTED, seconds=5, memory=1 << 30),
     "cut, joined and lying audio files": Target(whole_or_error, 2, DOCUMENTED, seconds=5, memory=1 << 30),
     "rates": Target(rates, 1, DOCUMENTED, seconds=3, memory=3 << 29),
+    "audio in file objects": Target(objects, 1, DOCUMENTED, seconds=5, memory=1 << 30),
+    "levels and types of audio": Target(levels, 1, DOCUMENTED, seconds=5, memory=1 << 30),
     "audio files written": Target(written, 0.5, DOCUMENTED, seconds=10, memory=1 << 30),
 }

@@ -288,6 +288,9 @@ def test_a_vocos_of_another_exporter(tmp_path, opset, outputs):
         ("bundled_mel", np.zeros((100, 20), object), r"dtype object, expected floats; .*\.astype\(numpy\.float32\)"),
         ("codec", np.full((100, 20), 0.5), "100 channels are those of the mels of " + re.escape(MEL_MODEL)),
         ("codec", np.full((20, 100), 0.5), "100 channels are those of the mels of " + re.escape(MEL_MODEL)),
+        ("codec", np.zeros((100, 20)), "100 channels are those of the mels of " + re.escape(MEL_MODEL)),
+        ("codec", np.zeros((3, 20, 100)), "100 channels are those of the mels of " + re.escape(MEL_MODEL)),
+        ("codec", np.zeros((20, 64)), r"look like \(T, C\): pass features\.T$"),
         ("codec", np.full((20, 64), 0.5), r"look like \(T, C\): pass features\.T$"),
         (
             "codec",

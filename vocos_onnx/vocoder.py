@@ -624,7 +624,8 @@ class VocosONNX:
     def _hint(self, given: npt.NDArray[Any]) -> str:
         """What floats of another shape than features may be, and what to do with them."""
         channels, shape, last = self.config.feature_channels, given.shape, given.shape[-2:]
-        if self.config.encodec and given.size and np.array_equal(given, np.rint(given)):
+        few = len(shape) in (2, 3) and min(shape[:-1]) <= self.num_codebooks
+        if few and given.any() and np.array_equal(given, np.rint(given)):
             return (
                 f"; tokens must be integers, not {given.dtype}: if they are tokens, pass them as .astype(numpy.int64)"
             )
@@ -638,7 +639,9 @@ class VocosONNX:
         if len(shape) == 1 or (len(shape) == 2 and max(shape) > 1000 > 8 >= min(shape)):
             return "; if it is audio, copy-synthesis is vocos(audio, sample_rate), of samples (N,) or a batch (B, N)"
         known = next((text for size, text in _CHANNELS.items() if size in last), None)
-        return f"; {known}" if len(shape) in (2, 3) and known is not None else ""
+        if len(shape) in (2, 3) and known is not None:
+            return f"; {known}"
+        return f"; tokens must be integers, not {given.dtype}" if self.config.encodec else ""
 
     def _imply_bandwidth_id(self, num_codebooks: int, shape: tuple[int, ...], layout: str) -> int | None:
         encodec, ids = self.config.encodec, self.config.num_bandwidth_ids

@@ -291,6 +291,11 @@ def test_a_vocos_of_another_exporter(tmp_path, opset, outputs):
         ("codec", np.zeros((100, 20)), "100 channels are those of the mels of " + re.escape(MEL_MODEL)),
         ("codec", np.zeros((3, 20, 100)), "100 channels are those of the mels of " + re.escape(MEL_MODEL)),
         ("codec", np.zeros((20, 64)), r"look like \(T, C\): pass features\.T$"),
+        (
+            "codec",
+            np.full((64, 20), 0.5, object),
+            r"features have dtype object, expected floats; .*astype\(numpy\.float32\)",
+        ),
         ("codec", np.full((20, 64), 0.5), r"look like \(T, C\): pass features\.T$"),
         (
             "codec",

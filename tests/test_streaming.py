@@ -400,6 +400,9 @@ def test_one_array_for_an_iterable_of_chunks(encodec):
     for chunks in (random_input(encodec, 20), np.zeros(20, np.float32), Tokens(random_input(encodec, 20))):
         with pytest.raises(ValueError, match=r"chunks is one array of shape .*pass \[array\], or use decode"):
             encodec.decode_stream(chunks)
+    for chunks in (None, 5):
+        with pytest.raises(ValueError, match=r"chunks is .*, expected an iterable of chunks"):
+            encodec.decode_stream(chunks)
     with pytest.raises(ValueError, match=r"the path 't\.npz' is given, .*load_tokens\('t\.npz'\)"):
         encodec.decode_stream("t.npz")
 

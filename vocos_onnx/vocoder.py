@@ -24,6 +24,7 @@ from .istft import check_finite, imdct, istft, trim_of
 from .judge import MelJudge
 from .mel import CHUNK as MEL_CHUNK
 from .mel import log_mel, log_mel_blocks
+from .messages import shown
 from .origin import Origin, reopened
 from .session import CODEC, MEL, Provider, find_model
 from .streaming import BLOCK, Decoder, Stream, decode_in_blocks
@@ -379,6 +380,8 @@ class VocosONNX:
         """
         if isinstance(chunks, str | bytes | os.PathLike):
             as_array(chunks, "chunks")
+        if not isinstance(chunks, Tokens | np.ndarray | Iterable):
+            raise ValueError(f"chunks is {shown(chunks)}, expected an iterable of chunks (K, t) or (C, t)")
         if isinstance(chunks, Tokens) or getattr(chunks, "ndim", 3) < 3:
             raise ValueError(
                 f"chunks is one array of shape {np.asarray(chunks).shape}, expected an iterable of chunks (K, t) or "
@@ -428,7 +431,8 @@ class VocosONNX:
             if judge is not None:
                 judge.see(features)
             return lambda a, b: features[:, :, a:b], shape, bandwidth_id
-        if self.config.encodec is None and not is_integer(given):
+        like_features = given.dtype.kind == "O" and given.shape[-2:-1] == (self.config.feature_channels,)
+        if (self.config.encodec is None or like_features) and not is_integer(given):
             raise ValueError(f"features have dtype {given.dtype}, expected floats{to_floats(given.dtype)}")
         codes = self._read_tokens(given, layout)
         if bandwidth_id is None:

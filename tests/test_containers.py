@@ -661,6 +661,50 @@ def test_every_kind_that_soundfile_writes_is_read(kind, subtype, tmp_path):
     assert read_some or subtype in ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "DWVW_12"), "nothing was tried"
 
 
+@pytest.mark.parametrize(("kind", "subtype"), PAIRS)
+def test_every_kind_cut_is_refused_or_what_is_there(kind, subtype, tmp_path):
+    rate = {"WVE": 8000, "XI": 44_100}.get(kind, RATE)
+    try:
+        data = written((kind, subtype), rate=rate)
+    except (soundfile.LibsndfileError, AssertionError):
+        return  # what cannot be written; the test above knows which
+    if not data:
+        return
+    rate = soundfile.info(io.BytesIO(data)).samplerate
+    whole = read(tmp_path, data, rate)
+    for kept in (0.3, 0.95):
+        try:
+            got = read(tmp_path, data[: int(kept * len(data))], rate)
+        except ValueError as error:
+            assert "a.bin" in str(error)
+        else:
+            assert kind in ("PAF", "PVF", "IRCAM", "XI")
+            assert len(got) < len(whole)
+            np.testing.assert_array_equal(got[:-600], whole[: len(got) - 600])
+
+
+@pytest.mark.parametrize("name", ["a.raw", "a.RAW", "a.pcm"])
+def test_samples_without_a_header(name, tmp_path):
+    (tmp_path / name).write_bytes((NOISE * 2**15).astype(np.int16).tobytes())
+    with pytest.raises(
+        ValueError, match=r"samples without a header .*: ffmpeg -f s16le -ar 24000 -ac 1 -i .*whole\.wav"
+    ):
+        load_audio(tmp_path / name, RATE)
+    assert expected_samples(tmp_path / name, RATE) == 0
+    (tmp_path / name).write_bytes(written(("WAV", "PCM_16")))  # whose name is wrong
+    assert len(load_audio(tmp_path / name, RATE)) == len(NOISE)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.au", "a.snd", "a.sd2", "a.xi", "a.htk", "a.svx", "a"])
+def test_noise_of_any_name(name, tmp_path, capfd):
+    for data in (np.random.default_rng(0).bytes(30_000), b"\1" * 1000):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=r"cannot read .* as audio: .*not recognised.* ffmpeg -i"):
+            load_audio(tmp_path / name, RATE)
+        assert expected_samples(tmp_path / name, RATE) == 0
+    assert capfd.readouterr() == ("", "")
+
+
 def test_voc_as_sox_counts_it(tmp_path):
     """The header of the block of sound is left out of its size."""
     data = written(("VOC", "PCM_16"))

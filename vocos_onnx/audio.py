@@ -71,6 +71,7 @@ _MOST = {  # bytes of which a kind can say how many they are; a margin for what 
     "VOC": (1 << 24) - 1,
 }
 _WALKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3")  # by ``parts``
+_BY_NAME = (".gsm", ".sd2", ".vox", ".vox6", ".vox8")  # without a header, or with one in another file
 _FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31}
 # Mixes of floats reach some times full scale (20 dB are 10), and nothing in use goes 36 dB beyond. In the range of
 # int16 this is 54 dB below full scale: quieter than speech in a recording that is worth anything.
@@ -139,6 +140,12 @@ def load_blocks(file: AudioFile, sample_rate: int) -> Iterator[Float]:
                     done += block.shape[1]
                     yield block[0]
         except soundfile.LibsndfileError as error:
+            if path is not None and path.suffix.lower() in (".raw", ".pcm"):
+                raw = f"-f s16le -ar {sample_rate} -ac 1 "
+                raise ValueError(
+                    f"cannot read {name} as audio: samples without a header do not say their rate, type and channels. "
+                    f"If they are 16-bit, mono and of {sample_rate} Hz: {_ffmpeg(path, before=raw)}"
+                ) from None
             why = unreadable(source) or error.error_string.rstrip(".")
             raise ValueError(
                 f"cannot read {name} as audio: {why}. It is damaged or of another kind; where ffmpeg knows that: "
@@ -234,17 +241,17 @@ def _name(file: Any) -> str:
     return name if isinstance(name, str) else f"the {type(file).__name__} object"
 
 
-def _ffmpeg(path: Path | None, options: str = "") -> str:
+def _ffmpeg(path: Path | None, options: str = "", before: str = "") -> str:
     """The command that makes a .wav of a file, and replaces nothing."""
     if path is None:
-        return f"ffmpeg -i IN {options}OUT.wav"
+        return f"ffmpeg {before}-i IN {options}OUT.wav"
     given = str(path)
     if not path.is_absolute() and (given.startswith("-") or ":" in given):  # which ffmpeg takes for something else
         given = f"./{given}"
     number, target = 0, "whole.wav"
     while os.path.lexists(target):
         number, target = number + 1, f"whole{number + 1}.wav"
-    return f"ffmpeg -i {shlex.quote(given)} {options}{target}"
+    return f"ffmpeg {before}-i {shlex.quote(given)} {options}{target}"
 
 
 @contextmanager
@@ -327,11 +334,11 @@ def _bytes(block: Any, file: Any) -> Any:
 
 
 def _streams(file: BinaryIO, path: Path | None) -> Sequence[Part | Path]:
-    """The streams of a file. One that ``parts`` does not know goes to libsndfile with its name, if it has one."""
+    """The streams of a file. Where the name says more than what is in it, libsndfile opens it by that."""
     found: Sequence[Part | Path] | None = parts(file)
     if found:
         return found
-    if path is not None and path.is_file():
+    if path is not None and path.suffix.lower() in _BY_NAME and path.is_file():
         return [path]
     return [Part(((0, file.seek(0, os.SEEK_END)),), walked=False)]
 

@@ -465,7 +465,7 @@ def _promised(file: BinaryIO, start: int) -> tuple[int, int] | None:
     elif head[:2] == b"\1\4" and head[20] < 128 and head[21] < 2:  # MPC 2000
         header, length = 42, struct.unpack("<I", head[30:34])[0] * 2 * (1 + head[21])
     elif head[:7] == b"NIST_1A":
-        said = dict(re.findall(rb"(\w+) -i (\d{1,12})\n", head))
+        said = dict(re.findall(rb"(\w+) -(?:i|s\d+) (\d{1,12})\n", head))
         frames, channels, width = (
             int(said.get(key, b"0")) for key in (b"sample_count", b"channel_count", b"sample_n_bytes")
         )

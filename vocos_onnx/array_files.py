@@ -17,7 +17,7 @@ from .messages import first_line, listed, shown
 
 HEAD = 1 << 12  # bytes that tell what a file is
 _FREE, _RATIO = 64 << 20, 200  # bytes that an array may unpack to, and beyond that how many times its size in the file
-_MAX_JSON = 32 << 20  # bytes of text: three hours of tokens, which take Python 30 times that at the worst
+_MAX_JSON = 16 << 20  # bytes of text: an hour and a half of tokens; Python takes 30 times that at the worst
 _MAX_AXES = 4
 _ARRAYS = "a token file is .npy, .npz, .json or .safetensors"
 _NO_OBJECTS = (
@@ -112,11 +112,11 @@ def quoted(name: str) -> str:
 
 
 def _refuse_torch(name: str) -> NoReturn:
-    stem = _quoted(name, "tokens.pt")
+    name = name or "tokens.pt"
     raise ValueError(
-        "it is a file of torch, which is read with torch alone: numpy.save("
-        f'"{stem}.npy", torch.load({quoted(name or "tokens.pt")}, map_location="cpu", weights_only=True).numpy()) '
-        "makes a .npy file of its tensor; of several, choose the one of the codes first"
+        f"it is a file of torch, which is read with torch alone: numpy.save({quoted(f'{name}.npy')}, "
+        f'torch.load({quoted(name)}, map_location="cpu", weights_only=True).numpy()) makes a .npy file of its tensor; '
+        "where it holds a list or a dict, take the tensor of the codes out of that first"
     )
 
 
@@ -126,9 +126,10 @@ def _refuse_text(head: bytes, name: str) -> NoReturn:
     if not words or not all(word.lstrip("+-").isdigit() for word in words):
         raise ValueError(f"it is text, not a token file; {_ARRAYS}")
     comma = ', delimiter=","' if "," in lines[0] else ""
+    name = name or "tokens.txt"
     raise ValueError(
-        f'it is text: numpy.save("{_quoted(name, "tokens.txt")}.npy", numpy.loadtxt({quoted(name or "tokens.txt")}, '
-        f"dtype=int, ndmin=2{comma})) makes a token file of numbers with one line for each codebook"
+        f"it is text: numpy.save({quoted(f'{name}.npy')}, numpy.loadtxt({quoted(name)}, dtype=int, ndmin=2{comma})) "
+        "makes a token file of numbers with one line for each codebook"
     )
 
 

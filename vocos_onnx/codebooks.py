@@ -161,7 +161,7 @@ def type_hint(codes: npt.NDArray[Any], codebook_size: int) -> str:
 def _other_order(shape: tuple[int, ...], layout: str, most: int) -> str:
     """What to pass for axes that are in another order, where that fits."""
     if len(shape) == 2 and shape[1] <= most:
-        return '; they look like (frames, codebooks): pass tokens.T, of a file numpy.save("tokens.npy", tokens.T)'
+        return '; they look like (frames, codebooks): pass tokens.T, of a file numpy.save("transposed.npy", tokens.T)'
     if len(shape) == 3 and shape[0] == 1 and shape[2] <= most < shape[1]:
         return "; they look like (batch, frames, codebooks): pass tokens[0].T"
     if len(shape) == 3 and shape[layout == "kbt"] <= most:

@@ -40,7 +40,8 @@ class Tokenizer(Protocol):
 class Tokens:
     """What a token file holds. ``VocosONNX.decode`` takes it as it is, and checks that the codec is its own.
 
-    codes: the array of the file; of ``vocos-onnx encode`` integers (K, T): K codebooks, T frames.
+    codes: the array of the file, without axes of one that others put around a recording; of ``vocos-onnx encode``
+        integers (K, T): K codebooks, T frames.
     samples: of the recording that they were made from, at ``sample_rate`` in Hz; None where the file does not say it.
     codec: name of the codec whose tokens they are, and codebooks_sha256 the fingerprint of its codebooks: the sha256 of
         the first K of them (K, codebook_size, channels), little-endian float32. None where the file does not say it.
@@ -315,7 +316,7 @@ def _read(file: IO[bytes], name: str, key: str | None) -> Tokens:
     if isinstance(found, Entry):
         if key is not None:
             raise ValueError(f"it holds one array, without a name: leave out the key {shown(key)}")
-        return Tokens(_unwrapped(_array(found, "array"), _code(name, None)))
+        return Tokens(_unwrapped(_array(found, "array"), name, None))
     chosen = _choose(found, key)
     described = []
     for entry in _ENTRIES:
@@ -330,7 +331,7 @@ def _read(file: IO[bytes], name: str, key: str | None) -> Tokens:
         described.append(value)
     samples, rate, codec, digest = _check_entries(*described)
     array = _array(found[chosen], shown(chosen))
-    return Tokens(_unwrapped(array, _code(name, chosen)), samples, rate, codec, digest)
+    return Tokens(_unwrapped(array, name, chosen), samples, rate, codec, digest)
 
 
 def _array(entry: Entry, name: str) -> npt.NDArray[Any]:
@@ -354,13 +355,13 @@ def _choose(found: dict[str, Entry], key: str | None) -> str:
     return names[0]
 
 
-def _unwrapped(array: npt.NDArray[Any], code: str) -> npt.NDArray[Any]:
+def _unwrapped(array: npt.NDArray[Any], name: str, key: str | None) -> npt.NDArray[Any]:
     """The array of one recording without the axes of one that others write around it.
 
     (1, K, T) is what encodec gives, (1, 1, K, T) transformers (chunks, batch, codebooks, frames), (K, 1, T) upstream
-    Vocos and this package, (1, C, T) a batch of features. ``code`` gives the array in Python.
+    Vocos and this package, (1, C, T) a batch of features.
     """
-    shape = array.shape
+    shape, code, stem = array.shape, _code(name, key), name.rpartition(".")[0] or "tokens"
     if array.dtype.kind == "f":
         return array[0] if len(shape) == 3 and shape[0] == 1 else array
     if array.dtype.kind not in "iu":
@@ -369,8 +370,8 @@ def _unwrapped(array: npt.NDArray[Any], code: str) -> npt.NDArray[Any]:
     if len(shape) == 4:
         if shape[:2] != (1, 1):
             raise ValueError(
-                f"it has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames), and one "
-                f'chunk of one recording is expected: numpy.save("one.npy", {code}[0, 0]) saves the first'
+                f"it has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames); one chunk "
+                f"of one recording is expected: numpy.save({quoted(f'{stem}_first.npy')}, {code}[0, 0]) saves the first"
             )
         array, index = array[0, 0], "[0, 0]"
     elif len(shape) == 3 and 1 in shape[:2]:
@@ -378,7 +379,7 @@ def _unwrapped(array: npt.NDArray[Any], code: str) -> npt.NDArray[Any]:
     if array.ndim == 2 and len(array) > MAX_CODEBOOKS >= array.shape[1] > 0 and int(array.min()) >= 0:
         raise ValueError(
             f"it has shape {shape}, which looks like frames before codebooks, and (codebooks, frames) is expected: "
-            f'numpy.save("tokens.npy", {code}{index}.T) saves it so'
+            f"numpy.save({quoted(f'{stem}_transposed.npy')}, {code}{index}.T) saves it so"
         )
     return array
 

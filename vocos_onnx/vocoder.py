@@ -283,7 +283,7 @@ class VocosONNX:
 
         Args:
             tokens_or_features: tokens (K, T) or (K, B, T); features (C, T) or (B, C, T). Or what ``load_tokens`` read,
-                whose codec is checked then.
+                whose codec is checked then; or what encodec's ``encode`` returns of one recording, [(codes, None)].
             bandwidth_id: index into ``bandwidths`` that the network is conditioned on. Tokens imply it where K is the
                 codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do.
             layout: order of the axes of 3-D tokens. "kbt" is (codebooks, batch, frames), as in upstream Vocos; "bkt"

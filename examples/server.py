@@ -1,6 +1,6 @@
 """A small HTTP service: tokens or audio in, WAV out. python examples/server.py [--host 127.0.0.1] [--port 8000]
 
-    pip install "vocos-onnx[cpu,serve]"
+    pip install ".[cpu,serve]"    # in a checkout
 
     POST /decode      tokens as .npz or .npy (K, T), or JSON {"tokens": [[...], ...]}; ?bandwidth_id=  -> audio/wav
     POST /resynth     audio of any kind (wav, flac, ogg, mp3)           ?bandwidth=6           -> audio/wav

@@ -55,7 +55,7 @@ HEADS = {
 CODECS = {
     "encodec_24khz": (24_000, 75),
     "encodec_48khz": (48_000, 150),
-    BOX_CODEC: (24_000, 75),  # the codec in the box, train/codec.py
+    BOX_CODEC: (24_000, 75),  # the bundled codec, train/codec.py
 }
 CODEBOOK_SIZE = 1024
 WEIGHTS = ("pytorch_model.bin", "model.safetensors")

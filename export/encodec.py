@@ -1,4 +1,4 @@
-"""EnCodec encoders to .onnx: Meta's state dict, the layout of facebook/encodec_24khz, and the codec in the box.
+"""EnCodec encoders to .onnx: Meta's state dict, the layout of facebook/encodec_24khz, and the bundled codec.
 
 Défossez et al., "High Fidelity Neural Audio Compression" (arXiv 2210.13438), as encodec 0.1.1 and transformers define
 the encoder (SEANet). Its padding depends on the length of what comes in, at every layer. A trace would freeze that, so

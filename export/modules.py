@@ -257,7 +257,7 @@ class Vocos(nn.Module):
 
 
 class STFTEncoder(nn.Module):
-    """The encoder of the codec in the box: audio (B, N) -> latents (B, CODE_DIM, ceil(N / HOP)).
+    """The encoder of the bundled codec: audio (B, N) -> latents (B, CODE_DIM, ceil(N / HOP)).
 
     Log-magnitude and unit phase of the STFT into ConvNeXt blocks. Frame t sees the samples of
     [t·HOP - (N_FFT - HOP)/2, ... + N_FFT): "same" padding, with zeros outside; the last frame is completed with zeros.

@@ -49,11 +49,11 @@ def quantize(
     """Write a float32 model in another precision, and compare the two.
 
     Args:
-        model: path of a file that ``export`` wrote, or the name of one in the box.
+        model: path of a file that ``export`` wrote, or the name of a bundled one.
         output: path to write. Nothing is there, or what was there stays, unless the comparison passes.
         precision: "int8" or "float16".
         calibration: tokens (K, T) or features (C, T) of real audio, as ``VocosONNX.decode`` takes them: the ranges of
-            int8 are measured on them, and the quality. By default, speech in the box: its mels, its tokens of the codec
+            int8 are measured on them, and the quality. By default, bundled speech: its mels, its tokens of the codec
             there, or tokens of EnCodec 24 kHz.
         overwrite: whether a file that exists is replaced.
         report: called with each line of the report.
@@ -126,7 +126,7 @@ def _from_the_box(original: VocosONNX) -> list[npt.NDArray[Any]]:
         return speech
     if config.encodec.codec == "encodec_24khz":
         return list(_load(folder / "encodec_24khz_tokens.npz").values())
-    raise ValueError(f"there are no tokens of {config.encodec.codec} in the box; give some as calibration")
+    raise ValueError(f"no tokens of {config.encodec.codec} are bundled; pass some with --calibrate, or calibration=")
 
 
 def _load(path: Path) -> dict[str, npt.NDArray[Any]]:

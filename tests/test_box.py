@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vocos_onnx import VocosONNX
+from vocos_onnx import VocosONNX, demo_tokens, load_tokens, save_tokens
 from vocos_onnx.cli import DEMO_TOKENS, main
 from vocos_onnx.session import BOX as BOX_MODELS
 from vocos_onnx.session import MEL
@@ -128,6 +128,19 @@ def test_noise_is_not_taken_for_the_recording():
     given = band_levels(audio)
     n = min(expected.shape[1], given.shape[1])
     assert np.corrcoef(expected[:, :n].ravel(), given[:, :n].ravel())[0, 1] < 0.7
+
+
+def test_demo_tokens_know_their_codec(tmp_path, recwarn):
+    tokens = demo_tokens()
+    assert (tokens.codes.shape, tokens.sample_rate, tokens.codec) == ((16, 631), 24_000, "vocos_onnx_24khz")
+    assert not tokens.anonymous
+    audio = VocosONNX().decode(tokens)
+    assert np.array_equal(audio, VocosONNX().decode(tokens.codes))
+    with pytest.raises(ValueError, match=r"these are tokens of vocos_onnx_24khz"):
+        VocosONNX(MEL).decode(tokens)
+    save_tokens(tmp_path / "t.npz", tokens)
+    assert load_tokens(tmp_path / "t.npz").codebooks_sha256 == tokens.codebooks_sha256
+    assert not recwarn.list
 
 
 def test_demo(tmp_path, monkeypatch, capsys):

@@ -1,19 +1,44 @@
-"""The README's Python runs as it stands."""
+"""The README's commands and Python run as they stand, in an empty folder."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import vocos_onnx
-from vocos_onnx.cli import main
-from vocos_onnx.vocoder import default_model
+from vocos_onnx.cli import _parser
 
 README = Path(__file__).parent.parent / "README.md"
-SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+TEXT = README.read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+LINES = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
+# what is downloaded, or takes torch or the figures of [report]: their options are checked, and no more
+NOT_RUN = ("pip ", *(f"vocos-onnx {name} " for name in ("export", "export-encodec", "quantize", "train", "report")))
+
+# the program's name, also where the package is on the path and not installed
+PRELUDE = 'command -v vocos-onnx >/dev/null || vocos-onnx() { python -m vocos_onnx "$@"; }\n'
+# Runs the snippets one after the other, as one program; what they name so is audio, and there is something to hear.
+PROGRAM = """
+import json, sys
+import numpy as np
+names = {}
+for snippet in json.load(sys.stdin):
+    exec(snippet, names)
+    for name in {"audio", "rough", "streamed", "recording"} & names.keys():
+        audio = names[name]
+        assert audio.dtype == np.float32 and audio.ndim == 1, (name, audio.dtype, audio.shape)
+        assert np.isfinite(audio).all() and audio.std() > 0.01, (name, snippet)
+    if "rough" in names:
+        assert abs(len(names["audio"]) - len(names["rough"])) < 512  # whole frames
+assert np.abs(names["streamed"] - names["vocos"].decode(names["demo_tokens"]())).max() < 1e-5
+"""
 
 
 @pytest.mark.parametrize("page", ["SECURITY.md", "docs/reliability.md"])
@@ -26,23 +51,80 @@ def test_each_promise_has_its_test(page):
         assert f"def {name}(" in (README.parent / file).read_text(encoding="utf-8"), (file, name)
 
 
-def test_there_is_an_example():
-    assert len(SNIPPETS) == 5
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder that is empty but for what the README's first command has made."""
+    path = tmp_path_factory.mktemp("empty")
+    run("vocos-onnx demo demo.wav", path)
+    return path
 
 
-def test_snippets(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("models").symlink_to(default_model().parent)
-    main(["demo", "demo.wav"])
-    names: dict[str, object] = {}
-    for snippet in SNIPPETS:  # a later one may use what an earlier one has made
-        exec(snippet, names)
-        audio, rough = names["audio"], names["rough"]
-        assert isinstance(audio, np.ndarray)
-        assert isinstance(rough, np.ndarray)
-        assert abs(len(audio) - len(rough)) < 512  # whole frames
-        assert audio.dtype == np.float32
-        assert audio.std() > 0.01
+def run(command: str, folder: Path) -> str:
+    """What a shell prints where the package's environment is active, and nothing of the checkout is on the path."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    if entries := environment.pop("PYTHONPATH", None):  # as it was meant where it was set
+        environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in entries.split(os.pathsep))
+    done = subprocess.run(
+        ["bash", "-c", PRELUDE + command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    assert "warning" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def test_snippets(folder):
+    assert len(SNIPPETS) == 6
+    (folder / "snippets.json").write_text(json.dumps(SNIPPETS))
+    (folder / "program.py").write_text(PROGRAM)
+    run("python -W error program.py < snippets.json", folder)
+    for name in ("demo.wav", "copy.wav", "long.wav"):
+        assert (folder / name).stat().st_size > 100_000
+
+
+def test_commands(folder):
+    """Those that need neither torch nor a network are run, in order; of the others the options are checked."""
+    assert len(LINES) > 12
+    ran = 0
+    for line in LINES:
+        if line.startswith(NOT_RUN):
+            words = shlex.split(line, comments=True)
+            assert words[0] == "pip" or _parser().parse_args(words[1:])
+        else:
+            run(line, folder)
+            ran += 1
+    assert ran >= 8
+    for name in ("out.wav", "resynth.wav", "copies/speech.wav", "copies/out.wav", "audio.raw"):
+        assert (folder / name).stat().st_size > 100_000
+    assert (folder / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_first_block_is_what_ci_runs():
+    """Two commands; the first makes what the snippets read."""
+    block = re.search(r"```bash\n(.*?)```", TEXT, re.S)
+    assert block is not None
+    first, second = block.group(1).splitlines()
+    assert first.endswith("vocos-onnx demo demo.wav")
+    assert second.endswith("pytest")
+
+
+def test_links_lead_somewhere():
+    for page in ("README.md", *(f"docs/{path.name}" for path in (README.parent / "docs").glob("*.md"))):
+        text = (README.parent / page).read_text(encoding="utf-8")
+        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+            target, _, anchor = link.partition("#")
+            assert not target or (README.parent / page).parent.joinpath(target).exists(), (page, link)
+            headings = {
+                re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.M)
+            }
+            assert target or anchor in headings, (page, link)
+
+
+def test_no_release_is_promised_that_there_is_not():
+    """Until it is on PyPI, only where the package is installed does its name mean anything to pip."""
+    for page in ("README.md", "docs/deploy.md", "CONTRIBUTING.md", "examples/server.py"):
+        text = (README.parent / page).read_text(encoding="utf-8")
+        for found in re.finditer(r"pip install [\"']?vocos-onnx", text):
+            assert "Where it is installed, " in text[found.start() - 30 : found.start()], (page, found.group())
 
 
 def test_it_names_what_is_public():
@@ -51,4 +133,5 @@ def test_it_names_what_is_public():
         assert name in text or name.endswith("Config"), name
     for extra in ("cpu", "gpu", "export", "train", "plot", "report", "test"):
         assert f"[{extra}]" in text or f",{extra}]" in text, extra
+    assert f"vocos_onnx-{vocos_onnx.__version__}-py3" in text
     assert vocos_onnx.__version__ in (README.parent / "pyproject.toml").read_text(encoding="utf-8")

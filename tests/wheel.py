@@ -12,12 +12,15 @@ names = zipfile.ZipFile(sys.argv[1]).namelist()
 top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
 assert top == {"vocos_onnx", "vocos_onnx_export", "vocos_onnx_train"}, top
 box = ("vocos-codec-24khz.onnx", "vocos-codec-24khz-encoder.onnx", "vocos-mel-24khz-small.onnx", "README.md")
-for name in ("vocos_onnx/py.typed", *(f"vocos_onnx/models/{file}" for file in box)):
+configs = ("vocos_onnx_train/configs/vocos-mel-24khz.yaml", "vocos_onnx_train/configs/vocos-encodec-24khz.yaml")
+for name in ("vocos_onnx/py.typed", *configs, *(f"vocos_onnx/models/{file}" for file in box)):
     assert name in names, name
 
 for module in ("torch", "onnx", "onnxscript", "torchaudio", "vocos", "encodec", "export", "train", "yaml"):
     assert importlib.util.find_spec(module) is None, f"{module} can be imported"
 import vocos_onnx  # noqa: E402
+
+assert not [name for name in names if name.endswith(".sh")], names
 
 assert Path(sys.prefix) in Path(vocos_onnx.__file__).parents, vocos_onnx.__file__
 
@@ -29,6 +32,9 @@ for extra, arguments in (
     done = subprocess.run([command, *arguments], capture_output=True, text=True)
     assert done.returncode == 2, done
     assert f"pip install 'vocos-onnx[{extra}]'" in done.stderr, done.stderr
+    # which works before there is a release: pip takes the package that is installed, and asks no index for it
+    advice = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps", f"vocos-onnx[{extra}]"]
+    subprocess.run(advice, check=True)
 done = subprocess.run([command, "demo"], capture_output=True, text=True, check=True)
 assert done.stdout.startswith("wrote demo.wav: "), done.stdout
 for arguments in (

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains the models in the box again and makes the figures of models/README.md: train/box.sh DATA CLIPS OUT [ARGUMENTS]
+# Trains the bundled models again and makes the figures of models/README.md: train/box.sh DATA CLIPS OUT [ARGUMENTS]
 # DATA has an index.csv (file, split, speaker) and 24 kHz audio, CLIPS an index.csv and recordings of any rate. ARGUMENTS
 # are of every vocos-onnx train, such as --steps 2 to try it.
 set -euo pipefail

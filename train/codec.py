@@ -1,4 +1,4 @@
-"""The quantiser of the codec in the box, whose encoder is ``vocos_onnx_export.modules.STFTEncoder``.
+"""The quantiser of the bundled codec, whose encoder is ``vocos_onnx_export.modules.STFTEncoder``.
 
 Geometry of vocos-encodec-24khz: 24 kHz, hop 320 (75 frames/s), up to 16 codebooks of 1024.
 """

@@ -15,6 +15,7 @@ from typing import Any
 from vocos_onnx.messages import listed, shown
 from vocos_onnx_export.checkpoint import CheckpointError, YamlLoader, check_args, load_yaml, section
 
+CONFIGS = Path(__file__).parent / "configs"
 DATA = "vocos.dataset.VocosDataModule"
 UNCONDITIONAL, CONDITIONAL = "vocos.experiment.VocosExp", "vocos.experiment.VocosEncodecExp"
 LOGGERS = ("pytorch_lightning.loggers.TensorBoardLogger",)
@@ -140,15 +141,33 @@ class TrainConfig:
         return None if self.run.precision is None else PRECISIONS[str(self.run.precision)]
 
 
+def find_config(path: Path) -> Path:
+    """The path of a config, which may be the name of a bundled one, with or without .yaml.
+
+    Raises FileNotFoundError, with the names of those.
+    """
+    if path.is_file():
+        return path
+    bundled = {config.stem: config for config in sorted(CONFIGS.glob("*.yaml"))}
+    name = str(path).removesuffix(".yaml")
+    if name not in bundled:
+        raise FileNotFoundError(
+            f"no config {path}; pass the path of a file, or the name of one of {', '.join(bundled)}"
+        )
+    return bundled[name]
+
+
 def load_config(path: Path, **changes: Any) -> TrainConfig:
     """Read a config; of the changes, ``train`` and ``valid`` are filelist paths, and ``steps`` half of max_steps.
+
+    ``path`` may be the name of a bundled config, such as "vocos-mel-24khz". Where ``train`` or ``valid`` is not a .csv,
+    the config's ``split`` does not count.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no YAML mapping; a key, class or value is unknown, missing, of another type or out of range.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no config {path}")
+    path = find_config(path)
     tree = load_yaml(path, _Loader)
     try:
         return read_config(tree, **changes)
@@ -237,9 +256,11 @@ def _files(name: str, args: Any, path: str | None) -> Files:
     where = f"data.init_args.{name}"
     if isinstance(args, dict) and path is not None:
         args = {**args, "filelist_path": path}
+        if Path(path).suffix.lower() != ".csv":  # the config's split is one of its index, and this is none
+            args.pop("split", None)
     if isinstance(args, dict) and args.get("filelist_path") == "???":
         flag = "--train" if name == "train_params" else "--valid"
-        raise ValueError(f"{where}: filelist_path is not filled in; write it there or pass {flag}")
+        raise ValueError(f"{where}: filelist_path is not filled in; fill it in, in a file of your own, or pass {flag}")
     return _read(where, Files, args)
 
 

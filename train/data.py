@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,23 @@ GAIN_DB = (-6.0, -1.0)  # upstream's levels of the peak, in training and in vali
 VALID_GAIN_DB = -3.0
 EQ_BANDS, EQ_OCTAVES = 8, 0.9  # of the random equaliser, and from one to the next: 152 Hz to 12 kHz
 _MARGIN = 1024  # samples beside a crop whose speed is changed: the transform is periodic, its ends are thrown away
+
+
+class Heartbeat:
+    """Lines of progress, one in half a minute at most, so that nothing goes on for long without a word."""
+
+    SECONDS = 30.0
+
+    def __init__(self, report: Callable[[str], None]):
+        self.report, self.last = report, time.perf_counter()
+
+    def due(self) -> bool:
+        return time.perf_counter() - self.last >= self.SECONDS
+
+    def __call__(self, line: str) -> None:
+        if self.due():
+            self.report(line)
+            self.last = time.perf_counter()
 
 
 class Clips:
@@ -49,8 +67,13 @@ class Clips:
         self.files, self.cache = files, cache
         rows = list_files(files)
         read = reader(files)
+        report(f"{files.filelist_path}: reading {len(rows)} files")
+        beat = Heartbeat(report)
+        found = []
         with ThreadPoolExecutor(max(1, files.num_workers)) as pool:
-            found = list(pool.map(read, [row["file"] for row in rows]))
+            for clip in pool.map(read, [row["file"] for row in rows]):
+                found.append(clip)
+                beat(f"{files.filelist_path}: read {len(found)} of {len(rows)} files")
         for error in [clip for clip in found if isinstance(clip, str)]:
             report(f"skipped {error}")
         kept = [(clip, row) for clip, row in zip(found, rows, strict=True) if not isinstance(clip, str)]
@@ -222,7 +245,9 @@ class TokenCache:
     def fill(self, clips: Clips) -> None:
         """Encode what is not in the cache."""
         new = 0
+        beat = Heartbeat(self.report)
         for i, clip in enumerate(clips.clips):
+            beat(f"tokens: {i} of {len(clips.clips)} files")
             digest = hashlib.sha256(self.encoder.config.codebooks_sha256[self.num_codebooks - 1].encode())
             digest.update(clip.tobytes())
             path = self.folder / f"{digest.hexdigest()[:32]}.npz"

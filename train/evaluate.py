@@ -1,4 +1,4 @@
-"""The figures of the models in the box: python -m vocos_onnx_train.evaluate --models models --clips DIR
+"""The figures of the bundled models: python -m vocos_onnx_train.evaluate --models models --clips DIR
 
 Copies every speech clip with the exported models as their users do, the codec at each bandwidth, and prints two tables
 in Markdown: PESQ-WB of each clip, and the means of all metrics. ``--tokens OUT`` also writes the tokens of the clips

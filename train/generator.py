@@ -69,7 +69,7 @@ def embed(codes: Tensor, codebooks: Tensor, num_codebooks: Tensor) -> Tensor:
 
 
 class OwnCodec(nn.Module):
-    """The encoder and the quantiser of the codec in the box, trained along."""
+    """The encoder and the quantiser of the bundled codec, trained along."""
 
     def __init__(self, num_codebooks: int):
         super().__init__()

@@ -102,8 +102,8 @@ def report(
     Args:
         output: file to write, with the ending .html.
         inputs: audio files of any kind, rate and number of channels.
-        models: .onnx files, or names of models in the box; by default all of the box.
-        encoder: of the encodec models with its codebooks; the codec in the box needs none.
+        models: .onnx files, or names of bundled models; by default all of these.
+        encoder: of the encodec models with its codebooks; the bundled codec needs none.
         bandwidths: kbps, of the encodec models; by default all that a model has.
         progress: called with the input's index, the number of its copies that are done, and of those in all.
         on_error: called with the error of an input that cannot be done, which is then left out; by default it is

@@ -6,10 +6,13 @@ import contextlib
 import csv
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,7 @@ from vocos_onnx_export import export, export_encodec
 from . import metrics
 from .checkpoint import ENCODER_WEIGHTS, init_from, save, write_checkpoint
 from .config import TrainConfig, load_config
-from .data import Clips, TokenCache, encode
+from .data import Clips, Heartbeat, TokenCache, encode
 from .discriminators import MultiPeriodDiscriminator, MultiResolutionDiscriminator
 from .generator import Codes, Generator
 from .losses import (
@@ -52,7 +55,7 @@ class Trainer:
         encoder: .onnx of the tokens' encoder, where the features are those of EnCodec.
         token_cache: folder of tokens of whole files; by default crops are encoded as they are drawn.
         checkpoint: to begin with its weights; see ``init_from``.
-        device: "cpu" or "cuda"; by default what the config says.
+        device: "cpu", "cuda" or "auto"; by default what the config says, or the CPU where that is a missing GPU.
         compile: whether torch.compile is used; by default on CUDA.
         report: called with each line of progress.
 
@@ -73,7 +76,7 @@ class Trainer:
         report: Callable[[str], None] = print,
     ):
         self.config, self.out, self.report = config, out, report
-        self.device = choose_device(device or config.run.accelerator)
+        self.device = choose_device(device, config.run.accelerator, report)
         on_cuda = self.device.type == "cuda"
         self.encoder = EncodecONNX(encoder) if encoder else None
         torch.manual_seed(config.seed)
@@ -96,6 +99,7 @@ class Trainer:
         )
         out.mkdir(parents=True, exist_ok=True)
         self.step, self.seconds, self.best = 0, 0.0, -math.inf
+        self.validates = False  # whether the validation of this step is still to be done
         resumes = (out / LAST).exists()
         if checkpoint and not resumes:
             judges = init_from(self.generator, self.discriminators, checkpoint, revision)
@@ -149,10 +153,13 @@ class Trainer:
         return self.encoder
 
     def train(self) -> None:
-        """Train to the last step. On Ctrl-C the state is saved first.
+        """Train to the last step.
 
-        Raises FloatingPointError where a loss is not finite, OSError where the state cannot be saved; the last saved
-        state is whole.
+        SIGINT (Ctrl-C), SIGTERM and SIGHUP end it after the step that is being computed, with the state saved, from
+        which the same run goes on to the same weights. The second such signal ends it at once.
+
+        Raises KeyboardInterrupt after SIGINT and SystemExit (143, 129) after the others; FloatingPointError where a
+        loss is not finite; OSError where the state cannot be saved. The last saved state is whole.
         """
         run, steps = self.config.run, self.config.steps
         generator, judges = (sum(p.numel() for p in m.parameters()) / 1e6 for _, m in self._modules())
@@ -160,35 +167,49 @@ class Trainer:
             f"{generator:.1f}M parameters, discriminators {judges:.1f}M; "
             f"{self.device}, {'bfloat16' if self.autocast else 'float32'}; steps {self.step} to {steps}"
         )
-        with self._board() as board:
+        with self._board() as board, Stop(self.report) as stop:
             # on the device, so that no step waits for a number
             sums: dict[str, Tensor] = {}
             bad = torch.full((), -1, device=self.device)
             began, since = time.perf_counter(), self.step
-            saved = self.step
+            saved, whole = self.step, True
+            first = self.step + 1
+            beat = Heartbeat(self.report)
             try:
+                if self.validates:
+                    self._validate(board, stop)
                 while self.step < steps:
+                    whole = False
                     losses = self.train_step()
                     finite = torch.isfinite(torch.stack(list(losses.values()))).all()
                     bad = torch.where((bad < 0) & ~finite, self.step, bad)
                     for name, value in losses.items():
                         sums[name] = sums.get(name, 0) + value
                     self.step += 1
-                    validates = self.step % run.val_check_interval == 0 or self.step == steps
-                    if self.step % run.log_every_n_steps == 0 or validates:
+                    self.validates = self.step % run.val_check_interval == 0 or self.step == steps
+                    whole = True
+                    # the first step says that it works, and how long it will take
+                    due = self.step % run.log_every_n_steps == 0 or self.step == first or beat.due()
+                    if due or self.validates:
                         self._check(int(bad))
                         count, took = self.step - since, time.perf_counter() - began
                         self._log(board, {k: v.item() / count for k, v in sums.items()}, count / took)
                         self.seconds += took
                         sums, since = {}, self.step
-                        if validates:
-                            self._validate(board)
-                            saved = self.step
                         began = time.perf_counter()
-            except KeyboardInterrupt:
-                if self.step > saved and int(bad) < 0:
+                        if self.validates and not stop.number:
+                            self._validate(board, stop)
+                            saved = self.step
+                            began = time.perf_counter()
+                        beat = Heartbeat(self.report)
+                    stop.check()
+            except (KeyboardInterrupt, SystemExit, OSError):  # the last where nobody reads the lines any more
+                if whole and (self.step > saved or self.validates) and int(bad) < 0:
+                    self.seconds += time.perf_counter() - began
                     self.save(self.out / LAST)
-                self.report(f"stopped at step {self.step}; the same command goes on from there")
+                    saved = self.step
+                with contextlib.suppress(OSError):
+                    self.report(f"stopped at step {saved}; the same command goes on from there")
                 raise
         if (self.out / BEST).exists():
             self.generator.load_state_dict(self._read(BEST)["generator"])
@@ -298,14 +319,16 @@ class Trainer:
 
     def _log(self, board: Any, losses: dict[str, float], rate: float) -> None:
         text = " ".join(f"{name} {value:.4g}" for name, value in losses.items() if name != "commitment" or value)
-        self.report(f"step {self.step}/{self.config.steps} {text} {rate:.2f} steps/s")
+        left = _duration((self.config.steps - self.step) / rate)
+        self.report(f"step {self.step}/{self.config.steps} {text} {rate:.2f} steps/s, {left} left")
         for name, value in losses.items():
             board.add_scalar(f"train/{name}", value, self.step)
         board.add_scalar("train/learning_rate", self.learning_rate(self.step - 1), self.step)
         board.add_scalar("train/steps_per_second", rate, self.step)
 
-    def _validate(self, board: Any) -> None:
-        figures = self.validate(board)
+    def _validate(self, board: Any, stop: Stop) -> None:
+        figures = self.validate(board, stop)
+        self.validates = False
         score = float(np.mean(figures["pesq"])) if "pesq" in figures else -float(np.mean(figures["mel_distance"]))
         better = score > self.best
         self.best = max(self.best, score)
@@ -330,8 +353,15 @@ class Trainer:
         bandwidths = getattr(self.generator.features, "bandwidths", ())
         return [f"_{kbps:g}kbps" for kbps in bandwidths] or [""]
 
-    def validate(self, board: Any = None) -> dict[str, list[float]]:
+    def validate(self, board: Any = None, stop: Stop | None = None) -> dict[str, list[float]]:
         """Means over the validation files of PESQ-WB, STOI and mel distance, each a list: one for each bandwidth."""
+        self.generator.eval()
+        try:
+            return self._measure(board, stop)
+        finally:
+            self.generator.train()
+
+    def _measure(self, board: Any, stop: Stop | None) -> dict[str, list[float]]:
         limit = self.config.run.limit_val_batches
         count = (
             len(self.valid.clips) if limit is None else min(len(self.valid.clips), limit * self.config.valid.batch_size)
@@ -341,8 +371,11 @@ class Trainer:
         if not self.config.experiment.evaluate_pesq:
             del names["pesq"]
         table = []
-        self.generator.eval()
+        beat = Heartbeat(self.report)
         for i in range(count):
+            if stop is not None:
+                stop.check()
+            beat(f"validated {i} of {count} files")
             audio = self.valid.whole(i)
             rows = self.reconstruct(audio)
             table.append([[measure(audio, row, rate) for row in rows] for measure in names.values()])
@@ -350,7 +383,6 @@ class Trainer:
                 board.add_audio(f"{i}/original", audio[None], self.step, rate)
                 for suffix, row in zip(self._bandwidths(), rows, strict=True):
                     board.add_audio(f"{i}/copy{suffix}", row[None].clip(-1, 1), self.step, rate)
-        self.generator.train()
         means = np.nanmean(np.array(table), axis=0)
         return {name: [float(v) for v in row] for name, row in zip(names, means, strict=True)}
 
@@ -378,6 +410,7 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         state: dict[str, Any] = {"step": self.step, "seconds": self.seconds, "best": self.best}
+        state["validates"] = self.validates
         state |= {name: module.state_dict() for name, module in self._modules()}
         state["optimizers"] = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         save(state, path)
@@ -402,6 +435,7 @@ class Trainer:
                 "Choose another --out"
             ) from None
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.validates = state.get("validates", False)
         self.report(f"going on from step {self.step}")
 
     @contextlib.contextmanager
@@ -426,17 +460,69 @@ def _split(judged: Any, size: int) -> tuple[Any, Any]:
     return real, fake
 
 
-def choose_device(name: str) -> torch.device:
-    """Raises ValueError where a GPU is asked for and there is none."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name in ("gpu", "cuda"):
-        if not torch.cuda.is_available():
-            raise ValueError("the accelerator is gpu, and torch finds no CUDA device; pass --device cpu to do without")
-        return torch.device("cuda")
+class Stop:
+    """While it is entered, SIGINT, SIGTERM and SIGHUP are noted, to be acted upon where the state is whole.
+
+    After the first signal the handlers are what they were before, so that a second one has its usual effect.
+    """
+
+    def __init__(self, report: Callable[[str], None]):
+        self.report, self.number = report, 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")):
+                # what is ignored stays so: nohup, and shells in the background
+                if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self._restore()
+        with contextlib.suppress(RuntimeError, OSError):  # a line that is being printed, or nobody who reads
+            self.report(f"{signal.Signals(number).name}: stopping after this step; once more stops at once")
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt or SystemExit, by the signal, if there was one."""
+        if self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.number:
+            raise SystemExit(128 + self.number)
+
+
+def _duration(seconds: float) -> str:
+    for name, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def choose_device(given: str | None, accelerator: str, report: Callable[[str], None]) -> torch.device:
+    """The device that is given, or else the config's accelerator, for which the CPU stands in where there is no GPU.
+
+    Raises ValueError where a GPU is given and there is none.
+    """
+    name = given or accelerator
+    if name not in ("auto", "cpu", "gpu", "cuda"):
+        raise ValueError(f"device is {name!r}, expected auto, cpu or cuda")
     if name == "cpu":
         return torch.device("cpu")
-    raise ValueError(f"device is {name!r}, expected auto, cpu or cuda")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if given in ("gpu", "cuda"):
+        raise ValueError(f"device is {given!r}, and torch finds no CUDA device; pass --device cpu, or leave it out")
+    if name != "auto":
+        report(f"the config's accelerator is {accelerator}, and torch finds no CUDA device: training on the CPU")
+    return torch.device("cpu")
 
 
 def train(
@@ -455,7 +541,8 @@ def train(
     model: str | os.PathLike[str] | None = None,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Train as a config says, see ``Trainer``; ``train``, ``valid`` and ``steps`` as ``load_config`` takes them.
+    """Train as a config says, the path of one or the name of a bundled one, see ``Trainer``; ``train``, ``valid`` and
+    ``steps`` as ``load_config`` takes them.
 
     ``model``: path of the .onnx to export at the end; that of our own codec's encoder is written beside it, with
     "-encoder" in its name.

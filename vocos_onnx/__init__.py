@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .encodec import EncodecONNX
     from .streaming import Stream
     from .tokens import Tokens, load_tokens, save_tokens
-    from .vocoder import VocosONNX
+    from .vocoder import VocosONNX, demo_tokens
 
 __all__ = [
     "EncodecONNX",
@@ -20,6 +20,7 @@ __all__ = [
     "Stream",
     "Tokens",
     "VocosONNX",
+    "demo_tokens",
     "load_audio",
     "load_blocks",
     "load_tokens",
@@ -36,7 +37,7 @@ _MODULES = {
     "encodec": ("EncodecONNX",),
     "streaming": ("Stream",),
     "tokens": ("Tokens", "load_tokens", "save_tokens"),
-    "vocoder": ("VocosONNX",),
+    "vocoder": ("VocosONNX", "demo_tokens"),
 }
 
 

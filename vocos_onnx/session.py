@@ -245,10 +245,8 @@ def _reserve_for_products() -> None:
     try:
         mmap.mmap(-1, 64 << 20).close()
     except OSError as error:
-        raise MemoryError(
-            "numpy's matrix products need 64 MiB of address space; raise the limit (ulimit -v)"
-        ) from error
-    np.ones((8, 8), np.float32) @ np.ones((8, 8), np.float32)
+        raise MemoryError("matrix products need 64 MiB of address space; raise the limit (ulimit -v)") from error
+    np.matmul(np.ones((8, 8), np.float32), np.ones((8, 8), np.float32))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -28,7 +28,7 @@ from .messages import shown
 from .origin import Origin, reopened
 from .session import CODEC, MEL, Provider, find_model
 from .streaming import BLOCK, Decoder, Stream, decode_in_blocks
-from .tokens import Tokens, check_codec
+from .tokens import Tokens, check_codec, read_token_file
 
 Encoder = EncodecONNX | str | os.PathLike[str]
 Layout = Literal["kbt", "bkt"]
@@ -45,11 +45,21 @@ Nested = Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
 Read = tuple[Callable[[int, int], Float], tuple[int, int], int | None]
 
 BOX_CODEC = "vocos_onnx_24khz"
+DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
 
 
 def default_model() -> Path:
-    """The bundled codec."""
+    """Path of the bundled codec's model."""
     return find_model(CODEC)
+
+
+def demo_tokens() -> Tokens:
+    """Tokens of a bundled recording of speech, 8 s long: int16 codes (16 codebooks, 631 frames) of the bundled codec.
+
+    Example:
+        >>> audio = VocosONNX().decode(demo_tokens())
+    """
+    return read_token_file(default_model().with_name(DEMO_TOKENS))
 
 
 class VocosONNX:

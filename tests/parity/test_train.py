@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import copy
 import csv
+import os
 import resource
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +28,7 @@ from vocos_onnx.vocoder import default_model
 from vocos_onnx_export import export
 from vocos_onnx_train.codec import nearest
 from vocos_onnx_train.config import load_config, read_config
-from vocos_onnx_train.data import EQ_BANDS, EQ_OCTAVES, Clips, change_speed, equalize
+from vocos_onnx_train.data import EQ_BANDS, EQ_OCTAVES, Clips, Heartbeat, change_speed, equalize
 from vocos_onnx_train.losses import LoudnessLoss, STFTLoss
 from vocos_onnx_train.metrics import pesq_wb
 from vocos_onnx_train.trainer import BEST, LAST, Trainer
@@ -38,7 +43,7 @@ TASKS = ("mel", "tokens", "codec")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Speech, as the model in the box decodes it: two clips to train on, one to validate with."""
+    """Speech, as the bundled model decodes it: two clips to train on, one to validate with."""
     folder = tmp_path_factory.mktemp("data")
     vocos = VocosONNX()
     rows = []
@@ -325,6 +330,143 @@ def test_interrupted_by_the_user_exit_code_130(data, tmp_path, monkeypatch, caps
     assert "Traceback" not in capsys.readouterr().err
 
 
+def same_weights(*runs: Path) -> bool:
+    one, other = (torch.load(run / LAST, weights_only=True) for run in runs)
+    return one["step"] == other["step"] and all(
+        torch.allclose(value, other[part][key], rtol=0, atol=1e-6)
+        for part in ("generator", "discriminators")
+        for key, value in one[part].items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGINT, "in a step"),
+        (signal.SIGTERM, "in a step"),
+        (signal.SIGHUP, "in a step"),
+        (signal.SIGTERM, "in a validation"),
+    ],
+)
+def test_a_signal_saves_and_the_run_goes_on_exactly(number, moment, data, tmp_path):
+    config = tree("mel", data)
+    config["trainer"] |= {"max_steps": 12, "val_check_interval": 3}
+    config["data"]["init_args"]["val_params"] |= {"filelist_path": str(data), "split": None, "num_samples": 24320}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    trainer("mel", data, whole, config=config).train()
+    lines: list[str] = []
+    stopped = trainer("mel", data, parts, lines.append, config)
+    before = signal.getsignal(number)
+    clips, name, calls = (stopped.clips, "batch", 5) if moment == "in a step" else (stopped.valid, "whole", 1)
+    reads, handlers = getattr(clips, name), []
+
+    def read(argument: Any) -> Any:
+        handlers.append(signal.getsignal(number))
+        if len(handlers) == calls:
+            os.kill(os.getpid(), number)
+            handlers.append(signal.getsignal(number))
+        return reads(argument)
+
+    setattr(clips, name, read)
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as ended:
+        stopped.train()
+    assert number == signal.SIGINT or ended.value.code == 128 + number
+    assert handlers[0] != before
+    assert handlers[-1] == before  # the second one does what it did before
+    assert signal.getsignal(number) == before
+    step = 5 if moment == "in a step" else 3  # the one that was being computed is done
+    assert f"{signal.Signals(number).name}: stopping after this step; once more stops at once" in lines
+    assert lines[-1] == f"stopped at step {step}; the same command goes on from there"
+    trainer("mel", data, parts, lines.append, config).train()
+    assert f"going on from step {step}" in lines
+    assert same_weights(whole, parts)
+    tables = [list(csv.DictReader((run / "log.csv").read_text().splitlines())) for run in (whole, parts)]
+    assert [[row["step"] for row in table] for table in tables] == [["3", "6"]] * 2
+    assert tables[0][0]["pesq"] == tables[1][0]["pesq"]
+
+
+def test_what_is_ignored_stays_ignored(data, tmp_path):
+    """As by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        config = tree("mel", data)
+        config["trainer"]["max_steps"] = 4
+        run = trainer("mel", data, tmp_path, lambda line: os.kill(os.getpid(), signal.SIGHUP), config)
+        run.train()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert run.step == 2
+
+
+def test_in_a_thread_no_handlers_are_set(data, tmp_path):
+    """Only the main thread may."""
+    config = tree("mel", data)
+    config["trainer"]["max_steps"] = 4
+    run = trainer("mel", data, tmp_path, config=config)
+    thread = threading.Thread(target=run.train)
+    thread.start()
+    thread.join(120)
+    assert run.step == 2
+    assert (tmp_path / "checkpoint").is_dir()
+
+
+def test_the_program_saves_when_it_is_told_to_end(data, tmp_path):
+    """By SIGTERM, by Ctrl-C, and where who read its lines has gone away."""
+    config = tree("mel", data)
+    config["trainer"] |= {"max_steps": 20_000, "val_check_interval": 100_000}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "vocos_onnx", "train", "config.yaml", "--out", "run"]
+    step = 0
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (None, 1)):
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=absolute(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as run:
+            try:
+                lines = []
+                for line in run.stdout:
+                    lines.append(line)
+                    if line.startswith(f"step {step + 3}/"):
+                        break
+                if number is None:
+                    run.stdout.close()
+                else:
+                    run.send_signal(number)
+                    lines += run.stdout
+                error = run.stderr.read()
+                assert run.wait(60) == code, error
+            finally:
+                run.kill()
+        assert "Traceback" not in error
+        assert step == 0 or f"going on from step {step}\n" in lines
+        saved = torch.load(tmp_path / "run" / LAST, weights_only=True)["step"]
+        assert saved >= step + 3
+        assert number is None or lines[-1].startswith(f"stopped at step {saved};")
+        step = saved
+
+
+def absolute() -> dict[str, str]:
+    """The environment, for another working directory."""
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, **({"PYTHONPATH": os.path.abspath(path)} if path else {})}  # noqa: PTH100
+
+
+def test_progress_is_said_before_the_first_step_and_after_it(data, tmp_path, monkeypatch):
+    lines: list[str] = []
+    config = tree("mel", data)
+    config["trainer"] |= {"max_steps": 6, "log_every_n_steps": 100, "val_check_interval": 100}
+    trainer("mel", data, tmp_path / "run", lines.append, config).train()
+    index = data / "index.csv"
+    assert lines[:2] == [f"{index}: reading 2 files", f"{index}: 2 files, 0.00 h"]
+    assert [line.split()[1] for line in lines if line.startswith("step ") and "steps/s" in line] == ["1/3", "3/3"]
+    assert next(line for line in lines if line.startswith("step 1/3 ")).endswith(" left")
+    monkeypatch.setattr(Heartbeat, "SECONDS", 0.0)  # as if each file and each step took long
+    lines.clear()
+    trainer("mel", data, tmp_path / "slow", lines.append, config).train()
+    assert f"{index}: read 1 of 2 files" in lines
+    assert "validated 0 of 1 files" in lines
+    assert [line.split()[1] for line in lines if "steps/s" in line] == ["1/3", "2/3", "3/3"]
+
+
 def test_bad_files_are_skipped_and_said(data, tmp_path):
     lines: list[str] = []
     good = load_audio(data / "speech_ja_css10_22k.wav", 24000)
@@ -503,6 +645,45 @@ def test_the_configs_of_the_project_load(data):
         assert config.valid.filelist_path == index
         with pytest.raises(ValueError, match=r"train_params: filelist_path is not filled in; .* pass --train"):
             load_config(path)
+
+
+def test_bundled_configs_by_name(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # an empty folder
+    index = str(data / "index.csv")
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        for name in (path.stem, path.name):
+            assert load_config(Path(name), train=index, valid=index) == load_config(path, train=index, valid=index)
+    Path("vocos-mel-24khz").mkdir()  # as a checkpoint's folder may be called
+    arguments = ["--train", "nowhere", "--valid", "nowhere", "--out", "run", "--device", "cpu"]
+    assert main(["train", "vocos-mel-24khz", *arguments]) == 2
+    assert "no filelist or folder nowhere" in capsys.readouterr().err
+    # the split of a config's index does not count for a folder
+    of_folder = load_config(Path("box-codec-1"), train=str(data), valid=index)
+    assert (of_folder.train.split, of_folder.valid.split) == (None, "valid")
+    Path("box-mel.yaml").write_text("data: {}\n")  # a file that is there is meant
+    for name, message in (
+        ("vocos-mel", r"no config vocos-mel; .* one of box-codec-1, .*, vocos-mel-24khz"),
+        ("train/configs/box-mel.yaml", r"no config train/configs/box-mel.yaml; .* one of box-codec-1"),
+        ("box-mel.yaml", r"box-mel.yaml: the config lacks model, trainer"),
+    ):
+        with pytest.raises((FileNotFoundError, ValueError), match=message):
+            load_config(Path(name))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_the_cpu_stands_in_for_a_gpu_of_the_config(accelerator, data, tmp_path):
+    config = tree("mel", data)
+    config["trainer"] |= {"accelerator": accelerator, "max_steps": 2}
+    lines: list[str] = []
+    run = trainer("mel", data, tmp_path, lines.append, config)
+    run.train()
+    assert run.device.type == "cpu"
+    said = f"the config's accelerator is {accelerator}, and torch finds no CUDA device: training on the CPU"
+    assert lines.count(said) == 1
+    for device in ("gpu", "cuda"):
+        with pytest.raises(ValueError, match=rf"device is '{device}', and torch finds no CUDA device"):
+            trainer("mel", data, tmp_path, lines.append, config, device=device)
 
 
 def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:

@@ -29,6 +29,7 @@ import arrays
 import audio
 import checkpoints
 import files
+import mistakes
 import server
 from common import Target
 
@@ -41,6 +42,7 @@ TARGETS: dict[str, Target] = {
     **audio.TARGETS,
     **files.TARGETS,
     **checkpoints.TARGETS,
+    **mistakes.TARGETS,
     **server.TARGETS,
 }
 

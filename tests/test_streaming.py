@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import DATA
 
-from vocos_onnx import EncodecONNX, VocosONNX, streaming
+from vocos_onnx import EncodecONNX, Tokens, VocosONNX, streaming
 from vocos_onnx.session import available_cpus, run
 from vocos_onnx.streaming import OverlapAdd
 
@@ -269,28 +271,90 @@ def test_a_residual_network_is_not_streamed():
     assert np.array_equal(alone, vocos.decode(given))
 
 
-def test_chunks_of_another_kind():
+def test_a_stream_refuses_what_follows_an_error():
+    """A chunk that is missing moves all that follows: until reset() nothing goes on, whatever the error was."""
     vocos = VocosONNX(DATA / "encodec.onnx")
     tokens = random_input(vocos, 20)
     features = vocos.codes_to_features(tokens)[0]
+    expected = streamed(vocos, tokens, [9, 20])
     stream = vocos.stream()
-    before = stream.push(tokens[:, :9])
     for chunk, message in (
         (tokens[:1], r"this chunk is tokens of 1 codebooks, and those before it were tokens of 2 codebooks"),
-        (tokens[:, None], r"a chunk has shape \(2, 1, 20\), expected tokens \(K, t\)"),
+        (tokens[:, None], r"a chunk has shape \(2, 1, 20\), expected tokens \(K, t\) or features \(C, t\)$"),
+        (tokens[None], r"a chunk has shape \(1, 2, 20\), expected .*; pass chunk\[0\]"),
         (tokens + 1024, r"expected 0 to 1023"),
         (tokens[:, :0], r"tokens are empty"),
         (features, r"bandwidth_id is missing"),
+        (features[:, :0], r"features are empty"),
+        (tokens.astype(bool), r"dtype bool, expected integers"),
+        ("tokens.npz", r"the path 'tokens.npz' is given"),
+        (None, r"dtype object|0 dimensions|shape \(\)"),
     ):
+        stream.push(tokens[:, :9])
         with pytest.raises(ValueError, match=message):
             stream.push(chunk)
-    # what was refused has left no trace
-    audio = np.concatenate([before, stream.push(tokens[:, 9:]), stream.flush()])
-    check(audio, vocos.decode(tokens), vocos)
+        for call in (lambda: stream.push(tokens), lambda: list(stream.push_blocks(tokens)), stream.flush):
+            with pytest.raises(ValueError, match=r"stopped at an earlier error \(ValueError: .*call reset\(\)"):
+                call()
+        stream.reset()
+        audio = [stream.push(tokens[:, :9]), stream.push(tokens[:, 9:]), stream.flush()]
+        assert np.array_equal(np.concatenate(audio), expected)
+        stream.reset()
     stream = vocos.stream(1)
     stream.push(tokens)
     with pytest.raises(ValueError, match=r"this chunk is features, and those before it were tokens of 2 codebooks"):
         stream.push(features)
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, RuntimeError])
+def test_errors_within_the_network(error, vocos, monkeypatch):
+    given = random_input(vocos, 60)
+    options = {"lookahead": 1}
+    expected = streamed(vocos, given, [20, 40, 60], **options)
+    stream, step = vocos.stream(**options), vocos._backbone.step
+
+    def failing(*args):
+        raise error("no more")
+
+    for last in (lambda: stream.push(given[:, 20:40]), stream.flush):
+        stream.push(given[:, :20])
+        monkeypatch.setattr(vocos._backbone, "step", failing)
+        with pytest.raises(error):
+            last()
+        monkeypatch.setattr(vocos._backbone, "step", step)
+        with pytest.raises(ValueError, match=rf"earlier error \({error.__name__}: no more\).* call reset\(\)"):
+            last()
+        stream.reset()
+        ends = [stream.push(given[:, i : i + 20]) for i in (0, 20, 40)]
+        assert np.array_equal(np.concatenate([*ends, stream.flush()]), expected)
+        stream.reset()
+
+
+def test_reset_is_a_new_stream(vocos):
+    """After the flush, in the middle, before anything, twice: with the same settings, to the last bit."""
+    given, other = random_input(vocos, 50), random_input(vocos, 70, seed=1)
+    for options in ({}, {"lookahead": 2}):
+        expected = streamed(vocos, given, [7, 50], **options)
+        stream = vocos.stream(**options)
+        stream.reset()
+        for _ in range(2):
+            audio = [stream.push(given[:, :7]), stream.push(given[:, 7:]), stream.flush()]
+            assert np.array_equal(np.concatenate(audio), expected)
+            stream.reset()
+            stream.push(other)
+            stream.reset()
+            stream.reset()
+
+
+def test_another_kind_after_the_reset(encodec):
+    tokens = random_input(encodec, 20)
+    features = encodec.codes_to_features(tokens)[0]
+    stream = encodec.stream(1)
+    first = np.concatenate([stream.push(tokens), stream.flush()])
+    stream.reset()
+    assert np.array_equal(np.concatenate([stream.push(features), stream.flush()]), first)
+    stream.reset()
+    assert stream.push(tokens[:1]).size
 
 
 def test_after_the_flush():
@@ -298,8 +362,56 @@ def test_after_the_flush():
     stream = vocos.stream()
     stream.flush()
     for use in (lambda: stream.push([[1], [2]]), stream.flush):
-        with pytest.raises(ValueError, match=r"the stream has ended with flush; make another one"):
+        with pytest.raises(ValueError, match=r"the stream has ended with flush: call reset\(\) for another sequence"):
             use()
+
+
+def test_generators_end_with_an_error(encodec, mel):
+    """What comes after the error is never given: not from the chunk after the bad one, not from the rest of a tape."""
+    tokens = random_input(encodec, 40)
+    bad = tokens + 1024
+    given = encodec.decode_stream([tokens, bad, tokens])
+    next(given)
+    with pytest.raises(ValueError, match="expected 0 to 1023"):
+        list(given)
+    assert list(given) == []
+
+    audio = np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32)
+
+    def blocks():
+        yield from np.split(audio, 4)
+        yield np.full(100, np.nan, np.float32)
+        yield from np.split(audio, 4)
+
+    encoder = EncodecONNX(DATA / "encoder.onnx")
+    streams = {
+        "encode": encoder.encode_stream(blocks(), 24_000, 1.5, chunk=10),
+        "features": mel.features_stream(blocks(), 8000, chunk=10),
+        "mels": mel.resynth_stream(blocks(), 8000, chunk=10),
+    }
+    for generator in streams.values():
+        assert next(generator).size
+        with pytest.raises(ValueError, match="NaN"):
+            list(generator)
+        assert list(generator) == []
+
+
+def test_one_array_for_an_iterable_of_chunks(encodec):
+    for chunks in (random_input(encodec, 20), np.zeros(20, np.float32), Tokens(random_input(encodec, 20))):
+        with pytest.raises(ValueError, match=r"chunks is one array of shape .*pass \[array\], or use decode"):
+            encodec.decode_stream(chunks)
+    for chunks in (None, 5):
+        with pytest.raises(ValueError, match=r"chunks is .*, expected an iterable of chunks"):
+            encodec.decode_stream(chunks)
+    with pytest.raises(ValueError, match=r"the path 't\.npz' is given, .*load_tokens\('t\.npz'\)"):
+        encodec.decode_stream("t.npz")
+
+
+def test_a_stream_is_not_pickled(encodec):
+    stream = encodec.stream()
+    for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"a Stream cannot be pickled or copied: .*VocosONNX\.stream"):
+            attempt(stream)
 
 
 def test_two_threads_on_one_stream(monkeypatch):
@@ -318,8 +430,9 @@ def test_two_threads_on_one_stream(monkeypatch):
     thread = threading.Thread(target=stream.push, args=([[1], [2]],))
     thread.start()
     inside.wait(10)
-    with pytest.raises(RuntimeError, match=r"two threads use one stream"):
-        stream.push([[1], [2]])
+    for call in (lambda: stream.push([[1], [2]]), stream.flush, stream.reset):
+        with pytest.raises(RuntimeError, match=r"two threads use one stream"):
+            call()
     go_on.set()
     thread.join()
     stream.push([[1], [2]])
@@ -379,12 +492,24 @@ def test_threads_are_the_cpus_that_the_process_may_use(group, files, quota, tmp_
 def test_a_chunk_that_is_given_up_ends_the_stream(encodec):
     """What followed would come at another time."""
     stream, tokens = encodec.stream(), np.zeros((2, 4000), int)
+    expected = stream.push(tokens)
+    stream.reset()
     blocks = stream.push_blocks(tokens)
     next(blocks)
     blocks.close()
     for call in (lambda: stream.push(tokens), stream.flush):
-        with pytest.raises(ValueError, match="a chunk was not decoded to its end"):
+        with pytest.raises(
+            ValueError, match=r"a chunk was not decoded to its end: push_blocks was given up.*reset\(\)"
+        ):
             call()
+    stream.reset()
+    blocks = stream.push_blocks(tokens)
+    next(blocks)
+    with pytest.raises(RuntimeError, match="two threads use one stream"):  # it is not at its end
+        stream.push(tokens)
+    stream.reset()
+    assert list(blocks) == []
+    assert np.array_equal(stream.push(tokens), expected)
 
 
 def test_blocks_in_memory_that_is_used_again(encodec, mel):

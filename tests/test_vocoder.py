@@ -19,7 +19,7 @@ def tokens_of(*shape: int) -> np.ndarray:
 
 def test_public_names():
     assert sorted(vocos_onnx.__all__) == [
-        "EncodecONNX", "EncoderConfig", "ModelConfig", "Tokens", "VocosONNX", "demo_tokens", "load_audio",
+        "EncodecONNX", "EncoderConfig", "ModelConfig", "Stream", "Tokens", "VocosONNX", "demo_tokens", "load_audio",
         "load_blocks", "load_tokens", "save_audio", "save_blocks", "save_tokens",
     ]  # fmt: skip
     public = {n for n in dir(VocosONNX) if not n.startswith("_")}

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .audio import load_audio, load_blocks, save_audio, save_blocks
     from .config import EncoderConfig, ModelConfig
     from .encodec import EncodecONNX
+    from .streaming import Stream
     from .tokens import Tokens, load_tokens, save_tokens
     from .vocoder import VocosONNX, demo_tokens
 
@@ -16,6 +17,7 @@ __all__ = [
     "EncodecONNX",
     "EncoderConfig",
     "ModelConfig",
+    "Stream",
     "Tokens",
     "VocosONNX",
     "demo_tokens",
@@ -33,6 +35,7 @@ _MODULES = {
     "audio": ("load_audio", "load_blocks", "save_audio", "save_blocks"),
     "config": ("EncoderConfig", "ModelConfig"),
     "encodec": ("EncodecONNX",),
+    "streaming": ("Stream",),
     "tokens": ("Tokens", "load_tokens", "save_tokens"),
     "vocoder": ("VocosONNX", "demo_tokens"),
 }

@@ -31,7 +31,7 @@ MAX_CHANNELS, MAX_LAYERS, MAX_BANDWIDTH_IDS = 1 << 14, 256, 1 << 12
 MAX_CONTEXT = 1 << 12  # frames
 MAX_OVERLAP = 64  # frames that lie over each other: n_fft over hop_length; networks have 4, sometimes 8 or 16
 _MAX_FILTERS = 1 << 22  # values of a mel filterbank; 100 bands of an n_fft of 1024 take 51,300
-_MAX_REACH = 1 << 22  # samples of the frames around a stretch; the encoder in the box has 38,400
+_MAX_REACH = 1 << 22  # samples of the frames around a stretch; the bundled encoder has 38,400
 MAX_KBPS = 1e6
 _MAX_JSON, _MAX_STRING = 1 << 20, 1024
 

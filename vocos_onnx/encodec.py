@@ -17,6 +17,7 @@ from .config import ENCODER_KEY, MAX_CHANNELS, MAX_LAYERS, EncoderConfig, read_s
 from .hub import fetch
 from .istft import stft
 from .messages import shown
+from .origin import Origin, reopened
 from .session import CODEC_ENCODER, Provider, available_cpus, check_graph, open_session, read_config, run, shape_of
 
 DEFAULT_BANDWIDTH = 6.0  # kbps
@@ -29,11 +30,15 @@ class EncodecONNX:
     """An EnCodec encoder on onnxruntime: audio to tokens. One object may be used from many threads at once.
 
     Args:
-        model: path of a file that ``vocos-onnx export-encodec`` wrote; by default the encoder of the codec in the box.
+        model: path of a file that ``vocos-onnx export-encodec`` wrote; by default that of the bundled codec.
         providers: execution providers, as ``VocosONNX`` takes them.
         threads: threads of one call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
 
-    Raises as ``VocosONNX`` does.
+    A pickle names the file, as that of a ``VocosONNX`` does, which see. Raises as that does.
+
+    Example:
+        >>> encoder = EncodecONNX()
+        >>> tokens = encoder.encode(load_audio("speech.wav", encoder.sample_rate), encoder.sample_rate)
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class EncodecONNX:
     ):
         path = CODEC_ENCODER if model is None else model
         self._session = open_session(path, providers, threads, ENCODER_KEY)
+        self._origin = Origin.of(path, ENCODER_KEY)
+        self._options: dict[str, Any] = {"providers": providers, "threads": threads}
         self.config = read_config(self._session, path, ENCODER_KEY, self._parse)
         """The description that the model file carries."""
         self._threads = threads or available_cpus()
@@ -64,7 +71,20 @@ class EncodecONNX:
         **options: Any,
     ) -> EncodecONNX:
         """An exported encoder of a folder or of the hub, as ``VocosONNX.from_pretrained`` gets a model, which see."""
-        return cls(fetch(repo_or_folder, filename, revision, sha256, local_files_only, cache_dir), **options)
+        path = fetch(repo_or_folder, filename, revision, sha256, local_files_only, cache_dir, ENCODER_KEY)
+        return cls(path, **options)
+
+    def __repr__(self) -> str:
+        return (
+            f"<EncodecONNX {self._origin.name}: {self.config.codec}, {self.sample_rate} Hz, float32, "
+            f"{', '.join(self.providers)}>"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self._origin.pinned(), "options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        EncodecONNX.__init__(self, reopened(state["model"], "EncodecONNX"), **state["options"])
 
     def encode(
         self,

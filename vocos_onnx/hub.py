@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .config import METADATA_KEY
 from .messages import first_line, shown
+from .mistaken import BOX, checked_path, not_in_folder, not_in_repository
 from .model_file import PinnedFile
 
 
@@ -18,23 +21,27 @@ def fetch(
     sha256: str | None,
     local_files_only: bool,
     cache_dir: str | os.PathLike[str] | None,
+    kind: str = METADATA_KEY,
 ) -> Path | PinnedFile:
-    """An exported model, downloaded where it has to be, with its sha256 if one is given.
+    """An exported model, downloaded where it has to be, with its sha256 if one is given; ``kind`` is its metadata key.
 
     See ``VocosONNX.from_pretrained``. Whoever reads the file checks that the bytes that they take have the sha256.
     """
     if sha256 is not None and (len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef")):
         raise ValueError(f"sha256 is {shown(sha256)}, expected 64 hexadecimal digits")
-    folder = Path(repo_or_folder)
+    folder = Path(checked_path(repo_or_folder, kind))
+    if repo_or_folder in BOX and not folder.exists():
+        raise FileNotFoundError(f"{repo_or_folder} is bundled, not on the hub: pass the name to the class itself")
+    if folder.is_file():
+        raise FileNotFoundError(f"{folder} is a file, not a folder or a repository: pass its path to the class itself")
     if folder.is_dir():
         if revision is not None:
             raise ValueError(f"revision is {revision!r}, but {folder} is a local folder, which has none: leave it out")
         path = folder / filename
         if not path.is_file():
-            there = ", ".join(sorted(file.name for file in folder.glob("*.onnx"))) or "none"
-            raise FileNotFoundError(f"no {filename} in the folder {folder}; .onnx files there: {there}")
+            raise FileNotFoundError(not_in_folder(folder, filename, kind))
         return path if sha256 is None else PinnedFile(path, sha256, "copy it again")
-    where = {"revision": revision, "cache_dir": cache_dir}
+    where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "kind": kind}
     if sha256 is not None:  # with it what is in the cache is as good as what is on the hub
         cached = _download(repo_or_folder, filename, local_files_only=True, required=False, **where)
         if cached is not None and _digest(cached) == sha256.lower():
@@ -44,9 +51,9 @@ def fetch(
     return found if sha256 is None else PinnedFile(found, sha256, "pass the revision that it belongs to")
 
 
-def _download(repo: str | os.PathLike[str], filename: str, *, required: bool, **options: Any) -> Path | None:
+def _download(repo: str | os.PathLike[str], filename: str, *, required: bool, kind: str, **options: Any) -> Path | None:
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, list_repo_files
     except ImportError as error:
         raise ImportError(
             f"no folder {repo}, and downloads from the hub need huggingface-hub: pip install 'vocos-onnx[hub]'"
@@ -57,6 +64,15 @@ def _download(repo: str | os.PathLike[str], filename: str, *, required: bool, **
         if not required:
             return None
         at = f" at revision {options['revision']}" if options["revision"] else ""
+        kinds = {cls.__name__ for cls in type(error).__mro__}  # where the client keeps them depends on its version
+        if "EntryNotFoundError" in kinds and "LocalEntryNotFoundError" not in kinds:
+            files: set[str] = set()
+            with suppress(Exception):  # it is for the message alone
+                files = set(list_repo_files(str(repo), revision=options["revision"]))
+            raise FileNotFoundError(
+                f"cannot get {filename} of {repo}{at} from the hub: the repository has no such file; "
+                + not_in_repository(str(repo), files, kind)
+            ) from error
         raise FileNotFoundError(
             f"cannot get {filename} of {repo}{at} from the hub ({type(error).__name__}: {first_line(error)}). If you "
             "meant a local folder, there is none of that name; without a network, pass a folder, or what was "

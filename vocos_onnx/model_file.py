@@ -22,28 +22,19 @@ from typing import Any
 
 import numpy as np
 
+from .config import METADATA_KEY
 from .messages import shown
+from .mistaken import foreign_vocos, other_file
 from .operators import DOMAINS, INT64, Constant, FormError, Node, looked_up, output_kind
 from .shapes import MAX_FIXED, MAX_RANK, Known, Size, branch_shapes, elements, output_shapes
 
 MAX_SIZE = 1 << 30  # bytes; the largest model that is known has 54 MB, and ONNX itself ends at 2 GB
-MAX_NODES = 10_000  # the networks in the box have 160
+MAX_NODES = 10_000  # the bundled networks have 160
 _MAX_FIELDS = 1_000_000
 _MAX_DEPTH = 8
 _FEW = 1024  # integers that are looked at
 _MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
 _OPSETS = range(18, 27)  # the exports have 20
-_OTHER_FILES = {
-    b"PK\x03\x04": "a zip archive, as torch.save writes it",
-    b"\x80\x02": "a Python pickle",
-    b"\x80\x03": "a Python pickle",
-    b"\x80\x04": "a Python pickle",
-    b"\x80\x05": "a Python pickle",
-    b"\x1f\x8b": "compressed with gzip",
-    b"version https://git-lfs": "a pointer of git-lfs, without what it points to",
-    b"<": "a web page or XML",
-    b"{": "JSON",
-}
 _EXPORT = "export the checkpoint with: vocos-onnx export"
 
 _BRANCHES = {"then_branch", "else_branch"}
@@ -109,8 +100,10 @@ class PinnedFile(os.PathLike[str]):
         return str(self.path)
 
 
-def read_model(path: Path, sha256: str | None = None, remedy: str = "copy it again") -> bytes:
-    """The bytes of a model file, checked.
+def read_model(
+    path: Path, kind: str = METADATA_KEY, *, sha256: str | None = None, remedy: str = "copy it again"
+) -> bytes:
+    """The bytes of a model file, checked; ``kind`` is the metadata key of what it should be.
 
     Raises:
         ValueError: it is no file, empty, too large, damaged, of another kind, has another sha256, changes while it is
@@ -122,22 +115,20 @@ def read_model(path: Path, sha256: str | None = None, remedy: str = "copy it aga
         raise ValueError(f"{path} is empty; copy or export it again")
     if sha256 is not None and (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
         raise ValueError(f"{path} has the sha256 {digest}, expected {sha256.lower()}: it is not loaded; {remedy}")
-    for start, what in _OTHER_FILES.items():
-        if data.startswith(start):
-            raise ValueError(
-                f"{path} is {what}, not an ONNX model, whatever its name says; nothing in it was run. Export a "
-                "checkpoint with: vocos-onnx export"
-            )
+    if (other := other_file(path, data, kind)) is not None:
+        raise ValueError(other)
     if data[4:8] == b"ORTM":  # wherever those bytes stand there, onnxruntime reads the whole as that
         raise ValueError(f"{path} is a model in the format of onnxruntime (.ort), not an ONNX model; {_EXPORT}")
     try:
-        _Check(data).model()
+        check = _Check(data)
+        check.model()
     except _DamagedError as error:
         raise ValueError(
             f"{path} ({len(data)} bytes) is truncated, damaged or not an ONNX model ({error}); copy or export it again"
         ) from None
     except _RefusedError as error:
-        raise ValueError(f"{path} {error}") from None
+        # where weights are in other files, the names have not been read yet: that they are is said first
+        raise ValueError(f"{path} {foreign_vocos(*check.names) or error}") from None
     return data
 
 
@@ -215,6 +206,7 @@ class _Check:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.fields_left, self._nodes_left, self._fixed_left = _MAX_FIELDS, MAX_NODES, MAX_FIXED
+        self.names: tuple[list[str], list[str]] = ([], [])  # of inputs that are no weights, and of outputs
         self._problem: _RefusedError | None = None  # the first; data from other files are worse than all others
 
     def model(self) -> None:
@@ -273,14 +265,19 @@ class _Check:
             name, constant = self._tensor(tensor)
             scope.constants[name] = constant
             scope.add(name, constant.kind, Known.of(constant))
+        weights = set(scope.constants)
         for value in graph.spans(11):
             name, kind, shape = self._value(value)
+            if not depth and name not in weights:
+                self.names[0].append(name)
             if shape is None:
                 self.note(f"the input {shown(name)} of unknown shape")
             scope.add(name, kind, Known(shape or ()))
         for node in graph.spans(1):
             self._node(node, depth, scope)
         outputs = [self._value(value) for value in graph.spans(12)]
+        if not depth:
+            self.names[1].extend(name for name, _, _ in outputs)
         for name, _, shape in (*outputs, *[self._value(value) for value in graph.spans(13)]):
             self._declared(name, shape, scope)
         if depth and (graph.spans(11) or len(outputs) != 1):

@@ -21,6 +21,11 @@ import numpy as np
 
 from .config import ENCODER_KEY, METADATA_KEY
 from .messages import first_line, listed, shown
+from .mistaken import BOX as BOX
+from .mistaken import CODEC as CODEC
+from .mistaken import CODEC_ENCODER as CODEC_ENCODER
+from .mistaken import MEL as MEL
+from .mistaken import checked_path, foreign_vocos, in_a_folder, missing
 from .model_file import PinnedFile, read_model
 
 Provider = str | tuple[str, dict[str, Any]]
@@ -43,11 +48,8 @@ _INTEGERS = ("bandwidth_id", "step", "context")
 _HOW_TO_MAKE = {METADATA_KEY: "vocos-onnx export", ENCODER_KEY: "vocos-onnx export-encodec"}
 
 
-CODEC, CODEC_ENCODER, MEL = BOX = ("vocos-codec-24khz", "vocos-codec-24khz-encoder", "vocos-mel-24khz-small")
-
-
 def find_model(model: str | os.PathLike[str]) -> Path:
-    """The path of a model, which may be the name of one in the box: in the installed package, or in a checkout.
+    """The path of a model, which may be the name of a bundled one: in the installed package, or in a checkout.
 
     A file or folder of that name in the working directory is not looked at; "./NAME" or a Path is that.
     """
@@ -156,16 +158,16 @@ def open_session(
             "that this process may use"
         )
     pinned = path if isinstance(path, PinnedFile) else None
-    path = find_model(path)
+    given, path = path, find_model(checked_path(path, kind))
     if not path.exists():
-        raise FileNotFoundError(
-            f"no model file {path}; make one with: {_HOW_TO_MAKE[kind]} CHECKPOINT -o {path}, or name one in the box: "
-            + ", ".join(BOX)
-        )
+        raise FileNotFoundError(missing(given, kind))
+    if path.is_dir():
+        raise ValueError(in_a_folder(path, kind))
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected the .onnx file that {_HOW_TO_MAKE[kind]} wrote")
     _reserve_for_products()
-    data = read_model(path) if pinned is None else read_model(path, pinned.sha256, pinned.remedy)
+    expected = {} if pinned is None else {"sha256": pinned.sha256, "remedy": pinned.remedy}
+    data = read_model(path, kind, **expected)
     wanted = _choose_providers(providers, ort)
     if any(name == CUDA for name, _ in wanted) and hasattr(ort, "preload_dlls"):
         with redirect_stdout(StringIO()) as said:  # stdout may be where the audio goes
@@ -361,7 +363,12 @@ def read_config(session: Any, path: str | os.PathLike[str], kind: str, parse: Ca
         if kind == METADATA_KEY and ENCODER_KEY in metadata:
             raise ValueError(f"{path} is an encoder, audio to tokens: open it with EncodecONNX, or pass it as encoder=")
         if kind == ENCODER_KEY and METADATA_KEY in metadata:
-            raise ValueError(f"{path} is a vocoder, not an encoder: open it with VocosONNX")
+            raise ValueError(
+                f"{path} is a vocoder, not an encoder: open it with VocosONNX, and pass no encoder= or another"
+            )
+        names = [[node.name for node in nodes] for nodes in (session.get_inputs(), session.get_outputs())]
+        if foreign := foreign_vocos(*names):
+            raise ValueError(f"{path} {foreign}")
         raise ValueError(
             f"{path} is an ONNX model but not one of vocos-onnx: its metadata has no entry {kind!r}; "
             f"export the checkpoint with: {_HOW_TO_MAKE[kind]}"

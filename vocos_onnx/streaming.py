@@ -7,9 +7,10 @@ for the official models); the overlap-add carries the samples that later frames 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,16 @@ import numpy.typing as npt
 from .backbone import Backbone, State
 from .config import ModelConfig
 from .istft import Float, check_finite, imdct_frames, istft_frames, overlap_add, trim_of
+from .messages import first_line
 
 BLOCK = 1500  # frames that go through the network at once, 20 s at 75 frames/s: memory does not grow beyond
+
+# a chunk -> what gives its features from one frame to another, its frames, the bandwidth id, what it is in words
+Read = Callable[[npt.ArrayLike], tuple[Callable[[int, int], Float], int, int | None, str]]
+_TWO_THREADS = (
+    "two threads use one stream at the same time, or an iterator of push_blocks is not at its end: give each thread a "
+    "stream of its own, and iterate to the end"
+)
 
 
 class OverlapAdd:
@@ -127,19 +136,30 @@ class Stream:
     """Audio while its tokens or features come in. Made by ``VocosONNX.stream``; for one thread at a time.
 
     What all ``push`` and the ``flush`` at the end return, one after the other, is what ``decode`` gives for all chunks
-    in one piece, within rounding, however they are cut.
+    in one piece, within rounding, however they are cut. After ``flush``, and after any error, ``reset`` makes the
+    stream a new one. A stream cannot be pickled or copied.
+
+    Example:
+        >>> stream = vocos.stream()
+        >>> for chunk in chunks:
+        ...     play(stream.push(chunk))
+        >>> play(stream.flush())
+        >>> stream.reset()  # and the next sequence
     """
 
-    def __init__(
-        self,
-        read: Callable[[npt.ArrayLike], tuple[Callable[[int, int], Float], int, int | None, str]],
-        decoder: Callable[[int | None], Decoder],
-    ):
-        self._read, self._make = read, decoder
-        self._decoder: Decoder | None = None
-        self._kind = ""
-        self._ended = self._unfinished = False
+    def __init__(self, read: Callable[[], Read], decoder: Callable[[int | None], Decoder]):
+        self._start_reading, self._make = read, decoder
         self._lock = threading.Lock()
+        self._unfinished: weakref.ref[Generator[Float, None, None]] | None = (
+            None  # what push_blocks gave, while it runs
+        )
+        self._start()
+
+    def _start(self) -> None:
+        self._read = self._start_reading()
+        self._decoder: Decoder | None = None
+        self._kind = self._failure = ""
+        self._ended = False
 
     def push(self, tokens_or_features: npt.ArrayLike) -> Float:
         """The next chunk.
@@ -153,46 +173,93 @@ class Stream:
             as far ahead as it looks.
 
         Raises:
-            ValueError: as ``decode``; a chunk of another kind than those before it, or after ``flush``, or after one
-                that was not decoded to its end.
+            ValueError: as ``decode``; a chunk of another kind than those before it; after ``flush``; and, until
+                ``reset``, after an error of any kind, since what follows a chunk that is missing is not at its time.
             RuntimeError: another thread is pushing.
         """
-        return np.concatenate(list(self.push_blocks(tokens_or_features)))
+        return np.concatenate(list(self._push_blocks(tokens_or_features, [None])))
 
     def push_blocks(self, tokens_or_features: npt.ArrayLike) -> Iterator[Float]:
-        """As ``push``, but the audio of a long chunk comes some seconds at a time."""
+        """As ``push``, but the audio of a long chunk comes some seconds at a time.
+
+        Raises as ``push``; where the iterator is given up before its end, the stream refuses what follows, too.
+        """
+        own: list[weakref.ref[Generator[Float, None, None]] | None] = []
+        blocks = self._push_blocks(tokens_or_features, own)
+        own.append(weakref.ref(blocks))
+        return blocks
+
+    def _push_blocks(
+        self, chunk: npt.ArrayLike, own: list[weakref.ref[Generator[Float, None, None]] | None]
+    ) -> Generator[Float, None, None]:
         with self._alone():
-            features_of, frames, bandwidth_id, kind = self._read(tokens_or_features)
+            self._unfinished = own[0]
+            features_of, frames, bandwidth_id, kind = self._read(chunk)
             if self._decoder is None:
                 self._decoder, self._kind = self._make(bandwidth_id), kind
             elif kind != self._kind:
-                raise ValueError(f"this chunk is {kind}, and those before it were {self._kind}; make another stream")
-            self._unfinished = True  # and stays so where the loop is left, by an error or by the caller
+                raise ValueError(
+                    f"this chunk is {kind}, and those before it were {self._kind}: decode them in two streams"
+                )
             for audio in push_in_blocks(self._decoder, features_of, frames):
                 yield audio[0]
-            self._unfinished = False
 
     def flush(self) -> Float:
-        """The end of the sequence: the rest of the audio (samples,). Nothing can be pushed then. Raises as ``push``."""
+        """The end of the sequence: the rest of the audio (samples,). Raises as ``push``. Only ``reset`` may follow."""
         with self._alone():
+            audio = np.zeros(0, np.float32) if self._decoder is None else self._decoder.finish()[0]
             self._ended = True
-            return np.zeros(0, np.float32) if self._decoder is None else self._decoder.finish()[0]
+            return audio
+
+    def reset(self) -> None:
+        """Begin anew, with the same settings, as a new stream would: after ``flush``, after an error, or at any time.
+
+        What was pushed and has not been emitted is dropped. An iterator of ``push_blocks`` that was not exhausted ends.
+
+        Raises RuntimeError where another thread is pushing.
+        """
+        unfinished = None if self._unfinished is None else self._unfinished()
+        if unfinished is not None:
+            try:
+                unfinished.close()
+            except ValueError:  # of a generator that is running
+                raise RuntimeError(_TWO_THREADS) from None
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError(_TWO_THREADS)
+        try:
+            self._start()
+        finally:
+            self._lock.release()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         if not self._lock.acquire(blocking=False):
-            raise RuntimeError("two threads use one stream at the same time; give each its own")
+            raise RuntimeError(_TWO_THREADS)
         try:
             if self._ended:
-                raise ValueError("the stream has ended with flush; make another one")
-            if self._unfinished:
+                raise ValueError("the stream has ended with flush: call reset() for another sequence")
+            if self._failure:
                 raise ValueError(
-                    "a chunk was not decoded to its end (there was an error, or push_blocks was given up), and what "
-                    "follows would come at another time; make another stream"
+                    f"the stream has stopped at an earlier error ({self._failure}), and what follows would come at "
+                    "another time: call reset(), and begin the sequence anew"
                 )
-            yield
+            try:
+                yield
+            except GeneratorExit:
+                self._failure = "a chunk was not decoded to its end: push_blocks was given up"
+                raise
+            except BaseException as error:
+                self._failure = f"{type(error).__name__}: {first_line(error)}"
+                raise
         finally:
+            self._unfinished = None
             self._lock.release()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Stream cannot be pickled or copied: it is in the middle of a sequence; make one with VocosONNX.stream "
+            "where it is needed, the VocosONNX itself can be pickled"
+        )
 
 
 def push_in_blocks(decoder: Decoder, features_of: Callable[[int, int], Float], frames: int) -> Iterator[Float]:

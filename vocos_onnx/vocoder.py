@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard, overload
+from typing import Any, Literal, Protocol, TypeGuard, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import as_array, check_order, is_float, is_integer, to_floats
 from .audio import Float, Tape, read_blocks, read_waveform
 from .backbone import Backbone
 from .codebooks import fingerprints, lookup, read_tokens, unwrapped
-from .config import MelFeatures, ModelConfig
+from .config import METADATA_KEY, MelFeatures, ModelConfig
 from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index, read_chunk
 from .hub import fetch
 from .istft import check_finite, imdct, istft, trim_of
+from .judge import MelJudge
 from .mel import CHUNK as MEL_CHUNK
 from .mel import log_mel, log_mel_blocks
-from .session import CODEC, Provider, find_model
+from .messages import shown
+from .origin import Origin, reopened
+from .session import CODEC, MEL, Provider, find_model
 from .streaming import BLOCK, Decoder, Stream, decode_in_blocks
 from .tokens import Tokens, check_codec, read_token_file
 
 Encoder = EncodecONNX | str | os.PathLike[str]
-Ragged = list[npt.NDArray[Any]] | tuple[npt.NDArray[Any], ...]
+Layout = Literal["kbt", "bkt"]
+
+
+class Array(Protocol):
+    """A numpy array, ``Tokens``, a torch tensor: whatever gives numpy an array."""
+
+    def __array__(self) -> npt.NDArray[Any]: ...
+
+
+Ragged = Sequence[Array]
+Nested = Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
+Read = tuple[Callable[[int, int], Float], tuple[int, int], int | None]
 
 BOX_CODEC = "vocos_onnx_24khz"
 DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
@@ -50,21 +66,34 @@ class VocosONNX:
     """A Vocos model on onnxruntime. One object may be used from many threads at once.
 
     Args:
-        model: path of a file that ``vocos-onnx export`` wrote, or the name of one in the box: "vocos-codec-24khz" (the
-            default) or "vocos-mel-24khz-small".
+        model: path of a file that ``vocos-onnx export`` wrote, or the name of a bundled one: "vocos-codec-24khz" (the
+            default) or "vocos-mel-24khz-small". A checkpoint, or its id on the Hugging Face hub, is converted first:
+            ``vocos-onnx export charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx``.
         providers: execution providers: "cuda", "cpu", names or (name, options) pairs as onnxruntime takes them. What is
             asked for is used, or there is an error. By default CUDA where it works, else the CPU, which the logger
             "vocos_onnx" says at INFO; ``providers`` of the object says it too.
         threads: threads of one call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
         encoder: what makes tokens of audio when the object is called: an EncodecONNX, or the path of a file that
-            ``vocos-onnx export-encodec`` wrote. The codec in the box has its own, which is loaded when it is needed.
+            ``vocos-onnx export-encodec`` wrote. The bundled codec has its own, which is loaded when it is needed.
+
+    A pickle, and so a copy or what multiprocessing sends, names the model's file by its absolute path (a bundled one by
+    its name) and its sha256, and opens it again with the same options: it must be there, and be the same.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a vocos-onnx model, or its metadata is incomplete or contradictory; a provider that
-            this onnxruntime does not have; threads below 1; an encoder with other codebooks than the model's.
+        FileNotFoundError: there is no such file; unpickled, there is none at the path that the pickle names.
+        ValueError: ``model`` is not a path; the file is not a vocos-onnx model (a checkpoint, another exporter's), or
+            its metadata is incomplete or contradictory; a provider that this onnxruntime does not have; threads below
+            1; an encoder with other codebooks than the model's; a file that has changed since it was pickled, or since
+            the object that is to be pickled opened it.
         RuntimeError: a provider that was asked for did not start. There is no silent fall-back.
         ImportError: neither onnxruntime nor onnxruntime-gpu is installed.
+
+    Example:
+        >>> vocos = VocosONNX()
+        >>> vocos
+        <VocosONNX vocos-codec-24khz: vocos_onnx_24khz, 24000 Hz, float32, CPUExecutionProvider>
+        >>> audio = vocos.decode(load_tokens("speech.npz"))
+        >>> save_audio("speech.wav", audio, vocos.sample_rate)
     """
 
     def __init__(
@@ -77,8 +106,10 @@ class VocosONNX:
     ):
         self._backbone = Backbone(CODEC if model is None else model, providers, threads)
         self._codebooks = self._backbone.codebooks() if self.config.encodec else None
+        self._calls = itertools.count(1)  # of decode and stream
+        self._origin = Origin.of(CODEC if model is None else model, METADATA_KEY)
         self._options: dict[str, Any] = {"providers": providers, "threads": threads}
-        self._encoder = None if encoder is None else self._open_encoder(encoder)
+        self._encoder = self._given_encoder = None if encoder is None else self._open_encoder(encoder)
 
     @classmethod
     def from_pretrained(
@@ -104,13 +135,27 @@ class VocosONNX:
             options: as the class itself takes them.
 
         Raises:
-            FileNotFoundError: no such folder, repository, revision or file; or it is not in the cache, and there is no
-                network.
+            FileNotFoundError: no such folder, repository, revision or file, also where there is a checkpoint that
+                must be converted first; or it is not in the cache, and there is no network.
             ValueError: another sha256 than was asked for; a revision of a local folder; as the class itself does.
             ImportError: huggingface-hub is not installed.
         """
-        path = fetch(repo_or_folder, filename, revision, sha256, local_files_only, cache_dir)
+        path = fetch(repo_or_folder, filename, revision, sha256, local_files_only, cache_dir, METADATA_KEY)
         return cls(path, **options)
+
+    def __repr__(self) -> str:
+        kind = "mels" if self.config.encodec is None else self.config.encodec.codec
+        return (
+            f"<VocosONNX {self._origin.name}: {kind}, {self.sample_rate} Hz, {self.config.precision}, "
+            f"{', '.join(self.providers)}>"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self._origin.pinned(), "options": self._options, "encoder": self._given_encoder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        model = reopened(state["model"], "VocosONNX")
+        VocosONNX.__init__(self, model, encoder=state["encoder"], **state["options"])
 
     def __call__(
         self,
@@ -142,9 +187,10 @@ class VocosONNX:
                 encoder does not have, both bandwidth and bandwidth_id, or either for a model without; an encoder that
                 is missing, or whose codebooks are not those of the model.
         """
+        check_order(audio, sample_rate)
         if self.config.encodec is None:
             self._no_tokens(bandwidth, encoder)
-            return self.decode(self.features(audio, sample_rate), bandwidth_id)
+            return self._decode(self.features(audio, sample_rate), bandwidth_id, "kbt", None)
         index = self._bandwidth_index(bandwidth, bandwidth_id)
         tokenizer = self._open_encoder(encoder) if encoder is not None else self._own_encoder()
         tokens = tokenizer.encode(audio, sample_rate, self.bandwidths[index], progress=progress)
@@ -176,6 +222,7 @@ class VocosONNX:
         Raises:
             ValueError: as when the object is called; as ``stream`` and ``encode_stream``.
         """
+        check_order(blocks, sample_rate)
         frames: Iterator[npt.NDArray[Any]]
         at_once = {} if chunk is None else {"chunk": chunk}
         if self.config.encodec is None:
@@ -188,8 +235,8 @@ class VocosONNX:
             frames = tokenizer.encode_stream(blocks, sample_rate, self.bandwidths[index], **at_once)
             index = index if self.config.num_bandwidth_ids else None
         if self._backbone.delay:
-            return self.decode_stream(frames, index, lookahead=lookahead)
-        return iter([self.decode(np.concatenate(list(frames), axis=1), index)])
+            return self._decode_stream(frames, self._stream(index, lookahead, None))
+        return iter([self._decode(np.concatenate(list(frames), axis=1), index, "kbt", None)])
 
     def features(self, audio: npt.ArrayLike, sample_rate: int) -> Float:
         """Audio (N,) or (B, N) to the log-mel features (C, T) or (B, C, T) that this mel model decodes.
@@ -203,6 +250,7 @@ class VocosONNX:
                 reflection (half of n_fft).
         """
         mel = self._mel()
+        check_order(audio, sample_rate)
         features = log_mel(read_waveform(audio, sample_rate, self.sample_rate), self.sample_rate, mel)
         return features[0] if np.ndim(audio) == 1 else features
 
@@ -214,18 +262,23 @@ class VocosONNX:
         ``chunk`` frames are computed at once. Raises as ``features``, and ValueError for blocks of another shape.
         """
         mel = self._mel()
+        check_order(blocks, sample_rate)
         chunk = read_chunk(chunk)
         tape = Tape(read_blocks(blocks, sample_rate, self.sample_rate))
         return (features[0] for features in log_mel_blocks(tape, self.sample_rate, mel, chunk))
 
     @overload
-    def decode(self, tokens_or_features: Ragged, bandwidth_id: Any = None, *, layout: str = "kbt") -> list[Float]: ...
+    def decode(
+        self, tokens_or_features: Array | Nested, bandwidth_id: Any = None, *, layout: Layout = "kbt"
+    ) -> Float: ...
 
     @overload
-    def decode(self, tokens_or_features: npt.ArrayLike, bandwidth_id: Any = None, *, layout: str = "kbt") -> Float: ...
+    def decode(
+        self, tokens_or_features: Ragged, bandwidth_id: Any = None, *, layout: Layout = "kbt"
+    ) -> list[Float]: ...
 
     def decode(
-        self, tokens_or_features: npt.ArrayLike | Ragged, bandwidth_id: Any = None, *, layout: str = "kbt"
+        self, tokens_or_features: Array | Nested | Ragged, bandwidth_id: Any = None, *, layout: Layout = "kbt"
     ) -> Float | list[Float]:
         """Tokens or features to audio.
 
@@ -233,7 +286,10 @@ class VocosONNX:
         CUDA those of up to 1,500 frames are one batch for each bandwidth. Memory beyond the input and the audio does
         not grow with the length.
 
-        Integers are tokens, floats are features. Anything that numpy can read is accepted, a torch CPU tensor too.
+        Integers are tokens, floats are features. Anything that numpy can read is accepted, and torch tensors of any
+        device. bfloat16 and floats of 8 bits, of torch or ml_dtypes, become float32.
+
+        Mels that cannot be the model's (in decibels, of another logarithm or scale) give one warning in a process.
 
         Args:
             tokens_or_features: tokens (K, T) or (K, B, T); features (C, T) or (B, C, T). Or what ``load_tokens`` read,
@@ -251,17 +307,20 @@ class VocosONNX:
 
         Raises:
             ValueError: tokens that are not integers of 0 ... 1023 in one of these shapes, or given to a mel model;
-                features of another channel count or with NaN or infinity; an id out of range, missing where the
-                network needs one, or given where it takes none; ``Tokens`` of another codec. The message names the
-                value and the allowed range.
+                features of another channel count or with NaN or infinity; an array of another type, masked values, or
+                what is no array, as a path; an id out of range, missing where the network needs one, or given where it
+                takes none; ``Tokens`` of another codec. The message names the value, the allowed range and the remedy.
             FloatingPointError: the audio would not be finite; the message says which stage made it so.
             RuntimeError: onnxruntime failed, as of a damaged model file that it loads none the less.
             MemoryError: there is not enough.
         """
+        judge = self._judge()
         if _is_ragged(tokens_or_features):
-            return self._decode_each([self._array(item) for item in tokens_or_features], bandwidth_id)
-        given = self._array(tokens_or_features)
-        features_of, shape, bandwidth_id = self._read(given, bandwidth_id, layout)
+            return self._decode_each([self._array(item) for item in tokens_or_features], bandwidth_id, judge)
+        return self._decode(self._array(tokens_or_features), bandwidth_id, layout, judge)
+
+    def _decode(self, given: npt.NDArray[Any], bandwidth_id: Any, layout: str, judge: MelJudge | None = None) -> Float:
+        features_of, shape, bandwidth_id = self._read(given, bandwidth_id, layout, judge)
         batch, frames = shape
         if frames <= BLOCK or not self._backbone.delay:
             features = features_of(0, frames)
@@ -294,6 +353,9 @@ class VocosONNX:
             ValueError: lookahead outside 0 ... ``delay``; a bandwidth_id as ``decode`` refuses it; a model whose
                 backbone cannot be streamed (VocosResNetBackbone).
         """
+        return self._stream(bandwidth_id, lookahead, self._judge)
+
+    def _stream(self, bandwidth_id: Any, lookahead: int | None, judge: Callable[[], MelJudge | None] | None) -> Stream:
         delay = self._backbone.delay
         if not delay:
             raise ValueError("this model has a VocosResNetBackbone, which cannot be streamed: use decode")
@@ -302,21 +364,43 @@ class VocosONNX:
         if bandwidth_id is not None:
             bandwidth_id = self._read_bandwidth_id(bandwidth_id)
 
-        def read(chunk: npt.ArrayLike) -> tuple[Callable[[int, int], Float], int, int | None, str]:
-            given = self._array(chunk)
-            if given.ndim != 2:
-                raise ValueError(f"a chunk has shape {given.shape}, expected tokens (K, t) or features (C, t)")
-            features_of, (_, frames), implied = self._read(given, bandwidth_id, "kbt")
-            is_tokens = not np.issubdtype(given.dtype, np.floating)
-            return features_of, frames, implied, f"tokens of {len(given)} codebooks" if is_tokens else "features"
+        def reader() -> Callable[[npt.ArrayLike], tuple[Callable[[int, int], Float], int, int | None, str]]:
+            judge_of_this = None if judge is None else judge()
 
-        return Stream(read, lambda implied: Decoder(self._backbone, implied, 1, lookahead))
+            def read(chunk: npt.ArrayLike) -> tuple[Callable[[int, int], Float], int, int | None, str]:
+                given = self._array(chunk)
+                if given.ndim != 2:
+                    hint = "; pass chunk[0]" if given.ndim == 3 and len(given) == 1 else ""
+                    raise ValueError(
+                        f"a chunk has shape {given.shape}, expected tokens (K, t) or features (C, t){hint}"
+                    )
+                features_of, (_, frames), implied = self._read(given, bandwidth_id, "kbt", judge_of_this)
+                return features_of, frames, implied, _kind(given)
+
+            return read
+
+        return Stream(reader, lambda implied: Decoder(self._backbone, implied, 1, lookahead))
 
     def decode_stream(
         self, chunks: Iterable[npt.ArrayLike], bandwidth_id: Any = None, *, lookahead: int | None = None
     ) -> Iterator[Float]:
-        """The audio of chunks, as it becomes complete; see ``stream``. Raises as that and ``Stream.push``."""
-        stream = self.stream(bandwidth_id, lookahead=lookahead)
+        """The audio of chunks, as it becomes complete; see ``stream``. Raises as that and ``Stream.push``.
+
+        With an error the iterator is at its end: nothing of what follows the chunk is emitted.
+        """
+        if isinstance(chunks, str | bytes | os.PathLike):
+            as_array(chunks, "chunks")
+        if not isinstance(chunks, Tokens | np.ndarray | Iterable):
+            raise ValueError(f"chunks is {shown(chunks)}, expected an iterable of chunks (K, t) or (C, t)")
+        if isinstance(chunks, Tokens) or getattr(chunks, "ndim", 3) < 3:
+            raise ValueError(
+                f"chunks is one array of shape {np.asarray(chunks).shape}, expected an iterable of chunks (K, t) or "
+                "(C, t): pass [array], or use decode"
+            )
+        return self._decode_stream(chunks, self.stream(bandwidth_id, lookahead=lookahead))
+
+    @staticmethod
+    def _decode_stream(chunks: Iterable[npt.ArrayLike], stream: Stream) -> Iterator[Float]:
         for chunk in chunks:
             for audio in stream.push_blocks(chunk):
                 if audio.size:
@@ -328,25 +412,38 @@ class VocosONNX:
         """Frames that the network sees ahead, and a stream is late by; 0 where it cannot be streamed."""
         return self._backbone.delay
 
-    def _array(self, given: npt.ArrayLike | Tokens) -> npt.NDArray[Any]:
+    def _judge(self) -> MelJudge | None:
+        """What looks at the features of one call or stream; tokens and a codec's features are not looked at.
+
+        It takes up to a tenth of the time of a short call: all of the first 64 are looked at, then fewer and fewer.
+        """
+        number = next(self._calls)
+        rarely = number > 64 and number & (number - 1)
+        return None if self.config.mel is None or rarely else MelJudge(self.config.mel)
+
+    def _array(self, given: Any) -> npt.NDArray[Any]:
         """What was given, as an array; of a token file, made sure that it is of this model's codec."""
         if not isinstance(given, Tokens):
-            return np.asarray(unwrapped(given))
+            return as_array(unwrapped(given), "tokens or features")
         check_codec(given, self.config, self._fingerprints)
-        return given.codes
+        return as_array(given.codes, "tokens")
 
     @cached_property
     def _fingerprints(self) -> tuple[str, ...]:
         return () if self._codebooks is None else fingerprints(self._codebooks)
 
-    def _read(
-        self, given: npt.NDArray[Any], bandwidth_id: Any, layout: str
-    ) -> tuple[Callable[[int, int], Float], tuple[int, int], int | None]:
+    def _read(self, given: npt.NDArray[Any], bandwidth_id: Any, layout: str, judge: MelJudge | None = None) -> Read:
         """Tokens or features -> what gives the features (B, C, t) from one frame to another, (B, T), bandwidth id."""
-        if np.issubdtype(given.dtype, np.floating):
+        if is_float(given):
             features = self._read_features(given)
             shape = features.shape[0], features.shape[2]
-            return lambda a, b: features[:, :, a:b], shape, self._read_bandwidth_id(bandwidth_id)
+            bandwidth_id = self._read_bandwidth_id(bandwidth_id)
+            if judge is not None:
+                judge.see(features)
+            return lambda a, b: features[:, :, a:b], shape, bandwidth_id
+        like_features = given.dtype.kind == "O" and given.shape[-2:-1] == (self.config.feature_channels,)
+        if (self.config.encodec is None or like_features) and not is_integer(given):
+            raise ValueError(f"features have dtype {given.dtype}, expected floats{to_floats(given.dtype)}")
         codes = self._read_tokens(given, layout)
         if bandwidth_id is None:
             bandwidth_id = self._imply_bandwidth_id(len(codes), given.shape, layout)
@@ -354,23 +451,31 @@ class VocosONNX:
         self._check_order(codes.shape, given.ndim, index, layout)
         return lambda a, b: self._lookup(codes[:, :, a:b]), codes.shape[1:], index
 
-    def _decode_each(self, given: list[npt.NDArray[Any]], bandwidth_id: Any) -> list[Float]:
+    def _decode_each(
+        self, given: list[npt.NDArray[Any]], bandwidth_id: Any, judge: MelJudge | None = None
+    ) -> list[Float]:
         """Sequences of different lengths, each (K, T) or (C, T), to their audio; each as if it were alone."""
-        kinds = {"features" if np.issubdtype(item.dtype, np.floating) else "tokens" for item in given}
+        kinds = {"features" if is_float(item) else "tokens" for item in given}
         if len(kinds) > 1:
             raise ValueError("the list holds tokens (integers) and features (floats); decode them in two calls")
         wrong = next((i for i, item in enumerate(given) if item.ndim != 2), None)
         if wrong is not None:
-            raise ValueError(f"item {wrong} of the list has shape {given[wrong].shape}, expected (K, T) or (C, T)")
+            shape = given[wrong].shape
+            hint = f"; pass item[0] of those of shape (1, {shape[1]}, T)" if len(shape) == 3 and shape[0] == 1 else ""
+            raise ValueError(f"item {wrong} of the list has shape {shape}, expected (K, T) or (C, T){hint}")
         # on the CPU the network is as fast for one after the other, and nothing is padded
         together = "CUDAExecutionProvider" in self.providers and self._backbone.delay
         short = [i for i, item in enumerate(given) if together and item.shape[1] <= BLOCK]
-        audio = dict(zip(short, self._decode_together([given[i] for i in short], bandwidth_id), strict=True))
-        return [audio[i] if i in audio else self.decode(item, bandwidth_id) for i, item in enumerate(given)]
+        audio = dict(zip(short, self._decode_together([given[i] for i in short], bandwidth_id, judge), strict=True))
+        return [
+            audio[i] if i in audio else self._decode(item, bandwidth_id, "kbt", judge) for i, item in enumerate(given)
+        ]
 
-    def _decode_together(self, given: list[npt.NDArray[Any]], bandwidth_id: Any) -> list[Float]:
+    def _decode_together(
+        self, given: list[npt.NDArray[Any]], bandwidth_id: Any, judge: MelJudge | None = None
+    ) -> list[Float]:
         """As one batch for each bandwidth id, zero-padded at the end, which the network is told of."""
-        read = [self._read(item, bandwidth_id, "kbt") for item in given]
+        read = [self._read(item, bandwidth_id, "kbt", judge) for item in given]
         audio: list[Float] = [np.zeros(0, np.float32)] * len(read)
         for group in {implied for _, _, implied in read}:
             members = [i for i, (_, _, implied) in enumerate(read) if implied == group]
@@ -407,7 +512,7 @@ class VocosONNX:
         trim = trim_of(config.n_fft, config.hop_length, config.padding)
         return (frames - 1) * config.hop_length + config.n_fft - 2 * trim
 
-    def codes_to_features(self, tokens: npt.ArrayLike, *, layout: str = "kbt") -> Float:
+    def codes_to_features(self, tokens: Array | Nested, *, layout: Layout = "kbt") -> Float:
         """Tokens (K, T) or (K, B, T) -> features (B, C, T) in float32: the sum of one entry from each codebook.
 
         The first K codebooks are used. B is 1 for 2-D tokens. Raises ValueError as ``decode`` does.
@@ -464,7 +569,12 @@ class VocosONNX:
                 raise ValueError(f"bandwidth ({bandwidth!r}) and bandwidth_id ({bandwidth_id!r}) are given; pass one")
             return _read_index(bandwidth_id, len(self.bandwidths), self._names())
         bandwidth = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
-        return bandwidth_index(bandwidth, self.bandwidths)
+        try:
+            return bandwidth_index(bandwidth, self.bandwidths)
+        except ValueError as error:
+            if isinstance(bandwidth, int) and 0 <= bandwidth < len(self.bandwidths):
+                raise ValueError(f"{error}; if it is an index, pass bandwidth_id={bandwidth}") from None
+            raise
 
     def _own_encoder(self) -> EncodecONNX:
         if self._encoder is None:
@@ -499,8 +609,9 @@ class VocosONNX:
         encodec = self.config.encodec
         if encodec is None:
             raise ValueError(
-                f"this is a mel model: it decodes float features (B, {self.config.feature_channels}, T), "
-                f"not tokens of dtype {tokens.dtype}; tokens need an encodec model"
+                f"this is a mel model: it decodes float features (B, {self.config.feature_channels}, T), not tokens "
+                f"of dtype {tokens.dtype}; tokens need the model of their codec, those of the bundled codec "
+                f"VocosONNX({CODEC!r}); features that are integers may be passed as .astype(numpy.float32)"
             )
         return read_tokens(tokens, layout, encodec.num_codebooks, encodec.codebook_size)
 
@@ -512,8 +623,9 @@ class VocosONNX:
         channels = self.config.feature_channels
         shape = features.shape
         if features.ndim not in (2, 3) or shape[-2] != channels:
-            hint = f"; tokens must be integers, not {features.dtype}" if self.config.encodec else ""
-            raise ValueError(f"features have shape {shape}, expected ({channels}, T) or (B, {channels}, T){hint}")
+            raise ValueError(
+                f"features have shape {shape}, expected ({channels}, T) or (B, {channels}, T)" + self._hint(features)
+            )
         if features.size == 0:
             raise ValueError(f"features are empty, shape {shape}; expected at least one item and one frame")
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
@@ -522,6 +634,28 @@ class VocosONNX:
             bad = features[~np.isfinite(features)]
             raise ValueError(f"features hold {bad.size} values that are NaN or infinite in float32; expected finite")
         return features
+
+    def _hint(self, given: npt.NDArray[Any]) -> str:
+        """What floats of another shape than features may be, and what to do with them."""
+        channels, shape, last = self.config.feature_channels, given.shape, given.shape[-2:]
+        few = len(shape) in (2, 3) and min(shape[:-1]) <= self.num_codebooks
+        if few and given.any() and np.array_equal(given, np.rint(given)):
+            return (
+                f"; tokens must be integers, not {given.dtype}: if they are tokens, pass them as .astype(numpy.int64)"
+            )
+        if len(shape) in (2, 3) and last[1] == channels:
+            axes, transposed = ("(T, C)", ".T") if len(shape) == 2 else ("(B, T, C)", ".transpose(0, 2, 1)")
+            return f"; they look like {axes}: pass features{transposed}"
+        if len(shape) == 4 and 1 in shape[:2] and channels in last:
+            return f"; pass features[{'0' if shape[0] == 1 else ':, 0'}]"
+        if shape == (channels,):
+            return "; pass one frame as features[:, None]"
+        if len(shape) == 1 or (len(shape) == 2 and max(shape) > 1000 > 8 >= min(shape)):
+            return "; if it is audio, copy-synthesis is vocos(audio, sample_rate), of samples (N,) or a batch (B, N)"
+        known = next((text for size, text in _CHANNELS.items() if size in last), None)
+        if len(shape) in (2, 3) and known is not None:
+            return f"; {known}"
+        return f"; tokens must be integers, not {given.dtype}" if self.config.encodec else ""
 
     def _imply_bandwidth_id(self, num_codebooks: int, shape: tuple[int, ...], layout: str) -> int | None:
         encodec, ids = self.config.encodec, self.config.num_bandwidth_ids
@@ -565,7 +699,13 @@ class VocosONNX:
         names = self._names()
         if bandwidth_id is None:
             raise ValueError(f"bandwidth_id is missing, and features do not imply one; pass one of {names}")
-        return _read_index(bandwidth_id, ids, names)
+        try:
+            return _read_index(bandwidth_id, ids, names)
+        except ValueError as error:
+            if isinstance(bandwidth_id, int | float | np.number) and bandwidth_id in self.bandwidths:
+                index = self.bandwidths.index(float(bandwidth_id))
+                raise ValueError(f"{error}; {bandwidth_id:g} kbps is bandwidth_id {index}") from None
+            raise
 
     def _names(self) -> str:
         kbps = ", ".join(f"{i} ({kbps:g} kbps)" for i, kbps in enumerate(self.bandwidths))
@@ -577,6 +717,21 @@ class VocosONNX:
             return check_finite(istft(spectrum, config.n_fft, config.hop_length, config.padding), spectrum)
         audio = check_finite(imdct(spectrum, config.padding), spectrum)
         return audio.clip(-1, 1) if config.clip_audio else audio
+
+
+# what features of so many channels are for, where they are not this model's
+_CHANNELS = {
+    64: f"64 channels are those of the features of the bundled codec: VocosONNX({CODEC!r})",
+    80: "80 bands are usual at 22,050 Hz (HiFi-GAN, Matcha-TTS): export a Vocos that was trained with such mels: "
+    "vocos-onnx export CHECKPOINT -o MODEL.onnx",
+    100: f"100 channels are those of the mels of VocosONNX({MEL!r})",
+    128: "128 channels are those of the features of EnCodec, whose codec model is made with: vocos-onnx export "
+    "charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx",
+}
+
+
+def _kind(given: npt.NDArray[Any]) -> str:
+    return "features" if is_float(given) else f"tokens of {len(given)} codebooks"
 
 
 def _is_ragged(given: Any) -> TypeGuard[Ragged]:

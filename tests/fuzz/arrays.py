@@ -97,7 +97,7 @@ def types(rng: Rng, folder: Path) -> None:
                 return
             case "audio":
                 encoder = EncodecONNX(DATA / "encoder.onnx", threads=1)
-                right = floating or dtype in (np.int16, np.int32)
+                right = (floating and np.abs(good[0]).max() <= 64) or dtype in (np.int16, np.int32)  # louder is refused
                 encoder.encode(given[0] if given.ndim else given, 24_000, encoder.bandwidths[0])
                 return
     except ValueError as error:

@@ -29,6 +29,7 @@ import arrays
 import audio
 import checkpoints
 import files
+import mistakes
 import server
 import streams
 from common import Target
@@ -42,6 +43,7 @@ TARGETS: dict[str, Target] = {
     **audio.TARGETS,
     **files.TARGETS,
     **checkpoints.TARGETS,
+    **mistakes.TARGETS,
     **server.TARGETS,
     **streams.TARGETS,
 }

@@ -40,16 +40,21 @@ class Hub:
             thread.join()
 
     def find(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body for /{owner}/{name}/resolve/{revision}/{file}."""
+        """Status, headers and body for /{owner}/{name}/resolve/{revision}/{file}, and for the list of files."""
+        listing = path.startswith("/api/models/")
+        path = path.removeprefix("/api/models")
         owner, name, verb, revision, *rest = [*unquote(path).strip("/").split("/"), "", "", "", ""]
         repository, file = f"{owner}/{name}", "/".join(rest).strip("/")
-        if verb != "resolve" or repository not in self.repositories:
+        if verb != ("tree" if listing else "resolve") or repository not in self.repositories:
             return 404, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, b""
         commits = self.repositories[repository]
         commit = self.refs[repository].get(revision, revision)
         if commit not in commits:
             return 404, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": f"Invalid rev id: {revision}"}, b""
         headers = {"X-Repo-Commit": commit}
+        if listing:
+            files = [{"type": "file", "path": f.name, "oid": "0" * 40, "size": 1} for f in commits[commit].iterdir()]
+            return 200, {"Content-Type": "application/json"}, json.dumps(files).encode()
         if not (commits[commit] / file).is_file():
             return 404, {**headers, "X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}, b""
         body = (commits[commit] / file).read_bytes()

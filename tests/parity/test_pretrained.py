@@ -68,6 +68,38 @@ def test_downloads_then_the_cache(hub: Hub, tmp_path: Path) -> None:
     assert not list(home.rglob("*.incomplete"))
 
 
+def test_a_repository_without_the_file(hub: Hub, tmp_path: Path) -> None:
+    """Of a checkpoint, which must be converted first; with models of other names; with neither."""
+    for repo, names in (
+        ("charactr/vocos-encodec-24khz", ("config.yaml", "pytorch_model.bin")),
+        ("acme/encodec", ("config.json", "model.safetensors")),
+        ("acme/two", ("a.onnx", "b.onnx", "config.yaml", "pytorch_model.bin")),
+        ("acme/text", ("README.md",)),
+    ):
+        files = tmp_path / repo
+        files.mkdir(parents=True)
+        for name in names:
+            (files / name).write_text("x")
+        hub.repositories[repo], hub.refs[repo] = {COMMIT_1: files}, {"main": COMMIT_1}
+    with hub.serve() as url:
+        errors = pretrained([{"repo_or_folder": repo} for repo in hub.repositories], tmp_path / "home", HF_ENDPOINT=url)
+    assert [kind for kind, _ in errors] == ["ok", *["FileNotFoundError"] * 4]
+    for (_, message), expected in zip(
+        errors[1:],
+        (
+            "it holds a checkpoint, and no exported model: convert it with: vocos-onnx export "
+            "charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx",
+            "vocos-onnx export-encodec acme/encodec -o encodec.onnx and passed as encoder=",
+            "it holds a.onnx, b.onnx: pass one of them as filename=",
+            "it holds no .onnx file, and no checkpoint",
+        ),
+        strict=True,
+    ):
+        assert "cannot get model.onnx of " in message
+        assert "from the hub: the repository has no such file; " in message
+        assert expected in message
+
+
 FAULTS = ("cut", "redirects without end", "another scheme", "a place that is none", "not compressed", "no HTTP")
 
 

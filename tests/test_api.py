@@ -1,0 +1,547 @@
+"""The Python interface: what is given by mistake is named with its remedy; any dtype; warnings, repr and pickles."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx_bytes as ob
+import pytest
+from conftest import DATA
+
+from vocos_onnx import EncodecONNX, VocosONNX, load_audio, load_tokens, save_audio, save_tokens
+
+MEL_MODEL = "VocosONNX('vocos-mel-24khz-small')"
+CODEC_MODEL = "VocosONNX('vocos-codec-24khz')"
+TO_VOCODER = "vocos-onnx export charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx"
+TO_ENCODER = "vocos-onnx export-encodec facebook/encodec_24khz -o encodec_24khz.onnx"
+
+
+@pytest.fixture(scope="module")
+def bundled_mel() -> VocosONNX:
+    return VocosONNX("vocos-mel-24khz-small", threads=1)
+
+
+@pytest.fixture(scope="module")
+def codec() -> VocosONNX:
+    return VocosONNX(threads=1)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> EncodecONNX:
+    return EncodecONNX(threads=1)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The working directory: checkpoints of all kinds, by their files' names and first bytes."""
+    monkeypatch.chdir(tmp_path)
+    torch_zip, safetensors = b"PK\x03\x04" + bytes(60), (2).to_bytes(8, "little") + b"{}" + bytes(8)
+    for name, data in {
+        "official/config.yaml": b"feature_extractor: {}\n",
+        "official/pytorch_model.bin": torch_zip,
+        "ours/config.yaml": b"feature_extractor: {}\n",
+        "ours/pytorch_model.bin": torch_zip,
+        "ours/encoder.safetensors": safetensors,
+        "meta/config.json": b'{"model_type": "encodec"}',
+        "meta/model.safetensors": safetensors,
+        "alone/my run.ckpt": torch_zip,
+        "pickled.bin": pickle.dumps({"state_dict": {}}),
+        "encodec_24khz-d7cc33bc.th": torch_zip,
+        "empty/notes.txt": b"nothing",
+    }.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(data)
+    return tmp_path
+
+
+# where a model belongs
+
+HUB = "no model file {}\\. If that is an id on the Hugging Face hub: "
+AS_ENCODER = (
+    r"an encoder \(audio to tokens\), as this is one, is converted with: {} and passed as encoder=; .*" + TO_VOCODER
+)
+AS_VOCODER = r"a vocoder \(to audio\), as this is one, is converted with: {} and opened with VocosONNX; .*" + TO_ENCODER
+
+
+@pytest.mark.parametrize(
+    ("given", "as_model", "as_encoder"),
+    [
+        (
+            "charactr/vocos-encodec-24khz",
+            HUB.format("charactr/vocos-encodec-24khz") + "convert it with: " + TO_VOCODER,
+            HUB.format("charactr/vocos-encodec-24khz") + AS_VOCODER.format(TO_VOCODER),
+        ),
+        (
+            "https://huggingface.co/charactr/vocos-encodec-24khz/tree/main",
+            HUB.format("charactr/vocos-encodec-24khz") + "convert it with: " + TO_VOCODER,
+            HUB.format("charactr/vocos-encodec-24khz") + AS_VOCODER.format(TO_VOCODER),
+        ),
+        (
+            "facebook/encodec_24khz",
+            HUB.format("facebook/encodec_24khz") + AS_ENCODER.format(TO_ENCODER),
+            HUB.format("facebook/encodec_24khz") + "convert it with: " + TO_ENCODER,
+        ),
+        (
+            "acme/speech",
+            HUB.format("acme/speech") + r".*export acme/speech -o speech\.onnx\. .*VocosONNX\.from_pretrained\(",
+            HUB.format("acme/speech") + r".*export-encodec acme/speech -o speech\.onnx\. .*EncodecONNX\.from_pre",
+        ),
+        (
+            "official",
+            r"folder with a checkpoint, not a file: convert it with: vocos-onnx export official -o official\.onnx$",
+            r"folder with a checkpoint, .*" + AS_VOCODER.format(r"vocos-onnx export official -o official\.onnx"),
+        ),
+        (
+            "ours",
+            r"convert it with: vocos-onnx export ours -o ours\.onnx$",
+            r"convert it with: vocos-onnx export-encodec ours -o ours\.onnx$",
+        ),
+        (
+            "meta",
+            r"folder with a checkpoint, .*" + AS_ENCODER.format(r"vocos-onnx export-encodec meta -o meta\.onnx"),
+            r"convert it with: vocos-onnx export-encodec meta -o meta\.onnx$",
+        ),
+        (
+            "empty",
+            r"empty is not a file; expected .* export wrote",
+            r"empty is not a file; expected .*export-encodec wrote",
+        ),
+        (
+            "official/pytorch_model.bin",
+            r"a zip archive, as torch\.save writes it.*nothing in it was run\. If it is a checkpoint, convert it with: "
+            r"vocos-onnx export official/pytorch_model\.bin -o official\.onnx$",
+            r"vocos-onnx export official/pytorch_model\.bin -o official\.onnx and opened with VocosONNX",
+        ),
+        (
+            "official/config.yaml",
+            r"is the config of a checkpoint, not a model: convert it with: vocos-onnx export official -o offici",
+            r"is the config of a checkpoint, .*vocos-onnx export official -o official\.onnx and opened",
+        ),
+        (
+            "meta/model.safetensors",
+            r"format of safetensors.*vocos-onnx export-encodec meta/model\.safetensors -o meta\.onnx and passed",
+            r"convert it with: vocos-onnx export-encodec meta/model\.safetensors -o meta\.onnx$",
+        ),
+        (
+            "alone/my run.ckpt",
+            r"convert it with: vocos-onnx export 'alone/my run\.ckpt' --config CONFIG\.yaml -o my-run\.onnx$",
+            r"vocos-onnx export-encodec 'alone/my run\.ckpt' -o my-run\.onnx$",
+        ),
+        (
+            "encodec_24khz-d7cc33bc.th",
+            r"export-encodec encodec_24khz-d7cc33bc\.th -o encodec_24khz-d7cc33bc\.onnx and passed as encoder=",
+            r"convert it .* export-encodec encodec_24khz-d7cc33bc\.th -o encodec_24khz-d7cc33bc\.onnx$",
+        ),
+        ("pickled.bin", r"a Python pickle.*nothing in it was run\..* export pickled\.bin", r"a Python pickle"),
+        (
+            "absent.safetensors",
+            r"no file absent\.safetensors, and a checkpoint is not opened as it is: .* export absent",
+            "no file",
+        ),
+        (
+            "absent.onnx",
+            r"make one with: vocos-onnx export CHECKPOINT -o absent\.onnx, or .* 'vocos-codec-24khz' or",
+            "export-encodec",
+        ),
+        (
+            "absent.npz",
+            r"make one with: vocos-onnx export CHECKPOINT -o MODEL\.onnx",
+            r"export-encodec CHECKPOINT -o MODEL\.onnx",
+        ),
+        (
+            b"official.onnx",
+            r"a model is given as the bytes b'official\.onnx', expected a path: pass 'official\.onnx'",
+            "an encoder is",
+        ),
+        (bytes(5000), r"given as 5000 bytes, expected a path: .*write_bytes", r"given as 5000 bytes, expected a path"),
+        (
+            5,
+            r"a model is given as 5, expected the path of an \.onnx file or 'vocos-codec-24khz'",
+            "encoder is given as 5",
+        ),
+        ("", "a model is given as '', expected the path", "an encoder is given as ''"),
+        ("x" * 5000, "no model file 'xxx.*: that is too long for a path", "too long for a path"),
+        ("a\0b", "a model is given as 'a.x00b', expected the path", "an encoder is given as"),
+        ({"a": 1}, "a model is given as {'a': 1}, expected the path", "an encoder is given as"),
+        (
+            "vocos-codec-24khz-encoder",
+            r"is an encoder, audio to tokens: open it with EncodecONNX, or pass it as encoder=",
+            None,
+        ),
+        ("vocos-codec-24khz", None, r"is a vocoder, not an encoder: open it with VocosONNX"),
+    ],
+)
+def test_where_a_model_belongs(folder, codec, given, as_model, as_encoder):
+    ways = [(as_model, lambda: VocosONNX(given))]
+    ways += [(as_encoder, lambda: EncodecONNX(given)), (as_encoder, lambda: VocosONNX(encoder=given))]
+    if isinstance(given, str) and given and "\0" not in given:
+        ways.append((as_model, lambda: VocosONNX(Path(given) if "://" not in given else given)))
+    if as_encoder is not None and not isinstance(given, Path):
+        ways.append((as_encoder, lambda: codec(np.zeros(1000), 24_000, encoder=given)))
+    for expected, way in ways:
+        if expected is not None and not (
+            isinstance(given, str) and given.startswith("vocos-codec") and way is ways[-1][1]
+        ):
+            with pytest.raises((ValueError, FileNotFoundError), match=expected):
+                way()
+
+
+def test_objects_where_paths_belong(codec, encoder):
+    for given in (codec, encoder):
+        with pytest.raises(ValueError, match=r"a model is given as an object of .*, expected a path; .*as encoder="):
+            VocosONNX(given)
+    with pytest.raises(ValueError, match=r"VocosONNX is given as an encoder, expected an EncodecONNX or the path"):
+        VocosONNX(encoder=codec)
+
+
+def test_from_pretrained(folder):
+    for given, message in (
+        (
+            "official",
+            r"no model\.onnx in the folder official; .*A checkpoint is there: .*export official -o official\.onnx",
+        ),
+        ("vocos-codec-24khz", "vocos-codec-24khz is bundled, not on the hub: pass the name to the class itself"),
+        ("pickled.bin", "pickled.bin is a file, not a folder or a repository: pass its path to the class itself"),
+        ("empty", r"no model\.onnx in the folder empty; \.onnx files there: none$"),
+        (DATA, r"no model\.onnx in the folder .*pass one of them as filename="),
+    ):
+        with pytest.raises(FileNotFoundError, match=message):
+            VocosONNX.from_pretrained(given)
+    with pytest.raises(FileNotFoundError, match=r"no encoder\.onnx in the folder meta; .*export-encodec meta -o meta"):
+        EncodecONNX.from_pretrained("meta")
+    with pytest.raises(ValueError, match="a model is given as 300 bytes"):
+        VocosONNX.from_pretrained(bytes(300))
+
+
+def test_other_files_where_a_model_belongs(folder):
+    save_audio("a.wav", np.zeros(100), 24_000)
+    save_audio("a.flac", np.zeros(100), 24_000)
+    np.save("t.npy", np.zeros((2, 5), int))
+    save_tokens("t.npz", np.zeros((2, 5), int))
+    for name, message in (
+        ("a.wav", r"a.wav is audio \(WAV\), .*VocosONNX\(\)\(load_audio\('a.wav', 24000\), 24000\)"),
+        ("a.flac", r"a.flac is audio \(FLAC\)"),
+        ("t.npy", r"t.npy is a \.npy file of numpy, .*VocosONNX\(\)\.decode\(load_tokens\('t.npy'\)\)"),
+        ("t.npz", r"t.npz is a zip archive.*VocosONNX\(\)\.decode\(load_tokens\('t.npz'\)\)"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            VocosONNX(name)
+        if name.startswith("a."):
+            code = re.search(r"VocosONNX\(\).*\)$", str(caught.value))[0]
+            assert eval(code, {"VocosONNX": VocosONNX, "load_audio": load_audio}).dtype == np.float32
+
+
+@pytest.mark.parametrize("opset", [11, 20])
+@pytest.mark.parametrize("outputs", [("mag", "x", "y"), ("1", "2", "3"), ("waveform",)])
+def test_a_vocos_of_another_exporter(tmp_path, opset, outputs):
+    """With operators that are too old for the check, and with those that pass it."""
+    sizes = ["batch", 100, "frames"]
+    nodes = [ob.node("Identity", ["mels"], [name]) for name in outputs]
+    graph = ob.graph(nodes, [], [ob.value("mels", sizes)], [ob.value(name, sizes) for name in outputs])
+    path = tmp_path / "mel_spec_22khz_univ.onnx"
+    path.write_bytes(ob.model(graph, "vocos", opsets=[("", opset)], key="model_type"))
+    for make in (VocosONNX, EncodecONNX):
+        with pytest.raises(
+            ValueError, match=r"is a Vocos model of another exporter \(mels in, .* out\).*vocos-onnx export"
+        ):
+            make(path)
+
+
+# what decode is given
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        (
+            "bundled_mel",
+            np.zeros((20, 100)),
+            r"shape \(20, 100\), expected \(100, T\) .*look like \(T, C\): pass features\.T$",
+        ),
+        ("bundled_mel", np.zeros((3, 20, 100)), r"look like \(B, T, C\): pass features\.transpose\(0, 2, 1\)$"),
+        ("bundled_mel", np.zeros((1, 1, 100, 20)), r"; pass features\[0\]$"),
+        ("bundled_mel", np.zeros(100), r"; pass one frame as features\[:, None\]$"),
+        ("bundled_mel", np.zeros((128, 20)), "128 channels are those of the features of EnCodec, .* " + TO_VOCODER),
+        ("bundled_mel", np.zeros((64, 20)), "64 channels are .* the bundled codec: " + re.escape(CODEC_MODEL)),
+        (
+            "bundled_mel",
+            np.zeros((2, 80, 20)),
+            r"80 bands are usual at 22,050 Hz .*vocos-onnx export CHECKPOINT -o MODEL\.onnx",
+        ),
+        ("bundled_mel", np.zeros(24_000), r"if it is audio, copy-synthesis is vocos\(audio, sample_rate\)"),
+        ("bundled_mel", np.zeros((2, 24_000)), r"if it is audio, copy-synthesis is vocos\(audio, sample_rate\)"),
+        ("bundled_mel", np.zeros((20, 100), int).T, rf"mel model.*tokens need .*{re.escape(CODEC_MODEL)}"),
+        (
+            "bundled_mel",
+            np.zeros((100, 20), complex),
+            r"dtype complex128, expected floats; log-mels are real, and a complex spectrum",
+        ),
+        ("bundled_mel", np.zeros((100, 20), object), r"dtype object, expected floats; .*\.astype\(numpy\.float32\)"),
+        ("codec", np.full((100, 20), 0.5), "100 channels are those of the mels of " + re.escape(MEL_MODEL)),
+        ("codec", np.full((20, 100), 0.5), "100 channels are those of the mels of " + re.escape(MEL_MODEL)),
+        ("codec", np.zeros((100, 20)), "100 channels are those of the mels of " + re.escape(MEL_MODEL)),
+        ("codec", np.zeros((3, 20, 100)), "100 channels are those of the mels of " + re.escape(MEL_MODEL)),
+        ("codec", np.zeros((20, 64)), r"look like \(T, C\): pass features\.T$"),
+        (
+            "codec",
+            np.full((64, 20), 0.5, object),
+            r"features have dtype object, expected floats; .*astype\(numpy\.float32\)",
+        ),
+        ("codec", np.full((20, 64), 0.5), r"look like \(T, C\): pass features\.T$"),
+        (
+            "codec",
+            np.full((8, 2000), 7.0),
+            r"tokens must be integers, not float64: if they are tokens, .*astype\(numpy\.int64\)",
+        ),
+        ("codec", np.full(5000, 0.5), r"if it is audio, copy-synthesis is vocos\(audio, sample_rate\)"),
+        ("bundled_mel", np.zeros((100, 20), "m8[ns]"), r"dtype timedelta64\[ns\], expected floats"),
+        ("bundled_mel", np.zeros((100, 20), "M8[s]"), r"dtype datetime64\[s\], expected floats"),
+        ("bundled_mel", np.zeros((100, 20), [("a", int)]), r"dtype \[\('a', '<i8'\)\], expected floats"),
+        (
+            "bundled_mel",
+            np.zeros((100, 20), "V2"),
+            r"dtype \|V2, .*\.view\(ml_dtypes\.bfloat16\)\.astype\(numpy\.float32\)",
+        ),
+        ("bundled_mel", np.zeros((100, 20), "S3"), r"dtype \|S3, expected floats$"),
+        ("bundled_mel", np.zeros((100, 20), bool), r"dtype bool, expected floats"),
+        ("codec", "tokens.npz", r"the path 'tokens\.npz' is given, .*pass load_tokens\('tokens\.npz'\)"),
+        ("codec", Path("tokens.npz"), r"pass load_tokens\('tokens\.npz'\)"),
+        ("codec", b"\x93NUMPY....", r"bytes are given \(10 of them\), .*load_tokens\(io\.BytesIO\(DATA\)\)"),
+        ("codec", [[1, 2], [3]], r"cannot be read as one array: its items have different shapes or lengths"),
+        (
+            "codec",
+            np.ma.array(np.zeros((8, 20), int), mask=[[True] + [False] * 19] * 8),
+            r"masked values",
+        ),
+    ],
+)
+def test_what_decode_is_given(request, name, given, message):
+    vocos = request.getfixturevalue(name)
+    with pytest.raises(ValueError, match=message):
+        vocos.decode(given)
+    if getattr(given, "ndim", 0) == 2:
+        ways = [lambda: vocos.decode([given, given]), lambda: vocos.stream().push(given)]
+        for way in [*ways, lambda: list(vocos.decode_stream([given]))]:
+            with pytest.raises(ValueError, match=message):
+                way()
+
+
+def test_the_hints_work(bundled_mel):
+    features = np.random.default_rng(0).uniform(-8, 1, (2, 100, 20)).astype(np.float32)
+    expected = bundled_mel.decode(features)
+    for given in (features.transpose(0, 2, 1), features.transpose(0, 2, 1)[0], features[None]):
+        with pytest.raises(ValueError) as caught:
+            bundled_mel.decode(given)
+        meant = eval(str(caught.value).rpartition("pass ")[2], {"features": given})
+        assert np.array_equal(
+            bundled_mel.decode(meant), expected if meant.ndim == 3 else bundled_mel.decode(features[0])
+        )
+
+
+@pytest.mark.parametrize("given", [6.0, 6, 1.5, np.float32(12), np.int64(6)])
+def test_kbps_given_as_the_id(codec, given):
+    tokens = np.zeros((8, 20), int)
+    index = codec.bandwidths.index(float(given))
+    for way in (
+        lambda: codec.decode(tokens, given),
+        lambda: codec.stream(given),
+        lambda: codec.decode([tokens], given),
+    ):
+        with pytest.raises(ValueError, match=rf"bandwidth_id is .*; {given:g} kbps is bandwidth_id {index}$"):
+            way()
+
+
+def test_the_id_given_as_kbps(codec):
+    for call in (
+        lambda: codec(np.zeros(5000), 24_000, bandwidth=2),
+        lambda: codec.resynth_stream([], 24_000, bandwidth=2),
+    ):
+        with pytest.raises(
+            ValueError, match=r"bandwidth is 2, expected one of .*if it is an index, pass bandwidth_id=2$"
+        ):
+            call()
+
+
+def test_audio_and_rate_swapped(codec, bundled_mel):
+    audio = np.zeros(24_000, np.float32)
+    ways = [codec, bundled_mel, codec.resynth_stream, bundled_mel.resynth_stream]
+    for call in [*ways, bundled_mel.features, bundled_mel.features_stream]:
+        for rate, given in ((24_000, audio), (44_100.0, audio.tolist()), (np.int64(8000), "a.wav")):
+            with pytest.raises(
+                ValueError, match=rf"audio is {rate}, .*they are swapped; .* and {rate} as its sample rate"
+            ):
+                call(rate, given)
+
+
+# dtypes
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", ">f2", ">f4", ">f8"])
+def test_every_float_type_is_features(mel, dtype):
+    features = np.random.default_rng(0).uniform(-8, 2, (8, 60)).astype(np.float16)
+    expected = mel.decode(features.astype(np.float32))
+    assert np.array_equal(mel.decode(features.astype(dtype)), expected)
+    assert np.array_equal(mel.decode(np.asfortranarray(features.astype(dtype))[:, ::1]), expected)
+    stream = mel.stream()
+    audio = [stream.push(features[:, :30].astype(dtype)), stream.push(features[:, 30:]), stream.flush()]
+    np.testing.assert_allclose(np.concatenate(audio), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_masked_arrays_and_subclasses(mel, encodec):
+    features = np.random.default_rng(0).uniform(-8, 2, (8, 20)).astype(np.float32)
+    assert np.array_equal(mel.decode(np.ma.array(features)), mel.decode(features))  # with nothing masked
+    assert np.array_equal(mel.decode(features.view(np.recarray)), mel.decode(features))
+    assert np.array_equal(encodec.decode(np.ma.array([[1, 2], [3, 4]])), encodec.decode([[1, 2], [3, 4]]))
+
+
+# mels that cannot be the model's
+
+WARNS = """
+import sys, warnings, numpy as np
+from vocos_onnx import VocosONNX
+vocos = VocosONNX("vocos-mel-24khz-small", threads=1)
+audio = np.random.default_rng(0).normal(0, 0.1, 24_000) * (1 + np.sin(np.arange(24_000) / 2000))
+good = vocos.features(audio, 24_000)
+bad = good * 8.686
+silence = np.full((100, 200), np.log(1e-7), np.float32)
+def pieces(x, n):
+    return [x[:, i:i + n] for i in range(0, x.shape[1], n)]
+def push(chunks):
+    stream = vocos.stream()
+    return [stream.push(chunk) for chunk in chunks] + [stream.flush()]
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    vocos.decode(good); vocos.decode(silence); vocos.decode(bad[:, :40]); push([good, silence])
+    vocos(audio, 24_000); list(vocos.resynth_stream([audio], 24_000)); vocos.decode([good[:, :60], silence])
+    push(pieces(bad[:, :40], 8))
+    assert not seen, seen[0].message
+    WAY
+    assert len(seen) == 1, seen
+    vocos.decode(bad); push([bad]); vocos.decode([bad])
+    assert len(seen) == 1, seen
+assert seen[0].category is UserWarning
+assert seen[0].filename == "<string>" and seen[0].lineno == 20, (seen[0].filename, seen[0].lineno)
+assert "cannot be the mels that this model decodes: " in str(seen[0].message), seen[0].message
+"""
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "vocos.decode(bad)",
+        "vocos.decode(np.stack([silence[:, :90], bad[:, :90]]))",
+        "vocos.decode([bad[:, :30], bad[:, 30:60]])",
+        "vocos.decode(np.concatenate([silence] * 20 + [bad], axis=1))",
+        "push([silence]); s = vocos.stream(); [s.push(c) for c in pieces(bad, 1)]",
+        "list(vocos.decode_stream(pieces(bad, 7)))",
+        "list(vocos.decode_stream([silence] + pieces(bad, 7)))",
+        "s = vocos.stream(); s.push(bad[:, :40]); s.reset(); s.push(good); s.reset(); s.push(bad)",
+    ],
+)
+def test_one_warning_of_mels(way):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *sys.path]))}
+    code = WARNS.replace("WAY", way)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+# repr and pickles
+
+
+def test_repr(codec, bundled_mel, encoder, tmp_path):
+    assert repr(codec) == "<VocosONNX vocos-codec-24khz: vocos_onnx_24khz, 24000 Hz, float32, CPUExecutionProvider>"
+    assert repr(bundled_mel) == "<VocosONNX vocos-mel-24khz-small: mels, 24000 Hz, float32, CPUExecutionProvider>"
+    assert repr(encoder) == (
+        "<EncodecONNX vocos-codec-24khz-encoder: vocos_onnx_24khz, 24000 Hz, float32, CPUExecutionProvider>"
+    )
+    int8 = VocosONNX(DATA / "encodec-int8.onnx", threads=1)
+    assert repr(int8) == "<VocosONNX encodec-int8.onnx: encodec_24khz, 24000 Hz, int8, CPUExecutionProvider>"
+    name = "mo\ndel\x1b[31m.onnx" if os.name == "posix" else "model.onnx"
+    shutil.copy(DATA / "mel.onnx", tmp_path / name)
+    assert repr(VocosONNX(tmp_path / name)).isprintable()
+
+
+def _decode(vocos: VocosONNX, tokens: np.ndarray) -> tuple[np.ndarray, str]:
+    return vocos.decode(tokens), repr(vocos)
+
+
+def test_pickles(tmp_path, monkeypatch, encodec):
+    tokens = np.random.default_rng(0).integers(1024, size=(2, 30))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(DATA / "encodec.onnx", "model.onnx")
+    shutil.copy(DATA / "encoder.onnx", "encoder.onnx")
+    options = {"providers": [("cpu", {})], "threads": 1}
+    encoder = EncodecONNX("encoder.onnx", threads=2)
+    vocos = VocosONNX("model.onnx", encoder=encoder, **options)
+    data = pickle.dumps(vocos)
+    assert str(tmp_path / "model.onnx").encode() in data  # the path, and not the model
+    assert len(data) < 2000
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for again in (
+        pickle.loads(data),
+        copy.deepcopy(vocos),
+        copy.copy(vocos),
+        pickle.loads(pickle.dumps(pickle.loads(data))),
+    ):
+        assert np.array_equal(again.decode(tokens), encodec.decode(tokens))
+        assert again._options == options
+        assert repr(again) == repr(vocos)
+        audio = np.random.default_rng(0).normal(0, 0.1, 3000)
+        assert np.array_equal(again(audio, 24_000, bandwidth_id=1), vocos(audio, 24_000, bandwidth_id=1))
+        assert again._encoder._options == {"providers": None, "threads": 2}
+    codes = encoder.encode(audio, 24_000, 1.5)
+    assert np.array_equal(pickle.loads(pickle.dumps(encoder)).encode(audio, 24_000, 1.5), codes)
+
+
+def test_pickles_of_bundled_models(codec, encoder):
+    """By name: where they lie differs from one installation to the next."""
+    for given in (codec, encoder, pickle.loads(pickle.dumps(codec))):
+        data = pickle.dumps(given)
+        assert b"vocos-codec-24khz" in data
+        assert os.fsencode(Path(__file__).parents[1]) not in data
+        assert repr(pickle.loads(data)) == repr(given)
+
+
+def test_a_pickle_of_what_has_changed(tmp_path):
+    path = tmp_path / "model.onnx"
+    shutil.copy(DATA / "encodec.onnx", path)
+    vocos = VocosONNX(path, threads=1)
+    data = pickle.dumps(vocos)
+    shutil.copy(DATA / "mel.onnx", path)
+    with pytest.raises(
+        ValueError, match=r"model\.onnx has the sha256 .* not loaded; it has changed since the VocosONNX was p"
+    ):
+        pickle.loads(data)
+    with pytest.raises(ValueError, match=r"model\.onnx has changed since it was opened, .*open the file anew"):
+        pickle.dumps(vocos)
+    path.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"VocosONNX was pickled with the path of its model, .*model\.onnx, and there"
+    ):
+        pickle.loads(data)
+    with pytest.raises(FileNotFoundError, match=r"model\.onnx is gone since it was opened"):
+        copy.deepcopy(vocos)
+
+
+def test_another_process(encodec):
+    tokens = np.random.default_rng(0).integers(1024, size=(2, 30))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        audio, name = pool.apply(_decode, (encodec, tokens))
+    assert name == repr(encodec)
+    assert np.array_equal(audio, encodec.decode(tokens))
+
+
+def test_tokens_of_a_file_are_decoded_as_before(tmp_path, codec):
+    tokens = np.random.default_rng(0).integers(1024, size=(8, 30))
+    save_tokens(tmp_path / "t.npz", tokens, codec)
+    assert np.array_equal(codec.decode(load_tokens(tmp_path / "t.npz")), codec.decode(tokens))

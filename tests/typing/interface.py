@@ -1,0 +1,59 @@
+"""What type checkers make of the interface; checked by mypy, never run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, assert_type
+
+import numpy as np
+import numpy.typing as npt
+
+from vocos_onnx import EncodecONNX, ModelConfig, Stream, Tokens, VocosONNX, load_audio, load_tokens, save_audio
+
+Audio = npt.NDArray[np.float32]
+
+
+def decode(
+    vocos: VocosONNX,
+    anything: Any,
+    untyped: np.ndarray[Any, Any],
+    tokens: npt.NDArray[np.int64],
+    features: npt.NDArray[np.float32],
+) -> None:
+    assert_type(vocos.decode(untyped), Audio)
+    assert_type(vocos.decode(tokens, layout="bkt"), Audio)
+    assert_type(vocos.decode(features, 2), Audio)
+    assert_type(vocos.decode([[1, 2], [3, 4]]), Audio)
+    assert_type(vocos.decode([[[1, 2]], [[3, 4]]]), Audio)
+    assert_type(vocos.decode(load_tokens("a.npz")), Audio)
+    assert_type(vocos.decode([untyped, untyped]), list[Audio])
+    assert_type(vocos.decode([tokens for _ in range(3)]), list[Audio])
+    assert_type(vocos.decode((features, features)), list[Audio])
+    assert_type(vocos.decode([load_tokens("a.npz")]), list[Audio])
+    audio: Audio = vocos.decode(anything)  # of which it is either
+    audio = vocos.decode(np.load("a.npy"))
+    save_audio("a.wav", audio, vocos.sample_rate)
+
+
+def refused(vocos: VocosONNX, tokens: npt.NDArray[np.int64], layout: str) -> None:
+    vocos.decode("a.npz")  # type: ignore[arg-type]
+    vocos.decode(5)  # type: ignore[call-overload]
+    vocos.decode(tokens, layout=layout)  # type: ignore[call-overload]
+    vocos.decode(tokens, layout="btk")  # type: ignore[call-overload]
+    vocos.codes_to_features(tokens, layout="btk")  # type: ignore[arg-type]
+
+
+def others(vocos: VocosONNX, encoder: EncodecONNX, tokens: npt.NDArray[np.int64]) -> None:
+    stream = vocos.stream(lookahead=3)
+    assert_type(stream, Stream)
+    assert_type(stream.push(tokens), Audio)
+    assert_type(stream.push_blocks(tokens), Iterator[Audio])
+    assert_type(stream.flush(), Audio)
+    stream.reset()
+    assert_type(vocos.decode_stream([tokens]), Iterator[Audio])
+    assert_type(vocos(load_audio("a.wav", 24_000), 24_000, encoder=encoder), Audio)
+    assert_type(vocos.config, ModelConfig)
+    assert_type(VocosONNX.from_pretrained(Path("a")), VocosONNX)
+    assert_type(encoder.encode(load_audio("a.wav", 24_000), 24_000), npt.NDArray[np.int64])
+    assert_type(Tokens(tokens).codes, npt.NDArray[Any])

@@ -1,0 +1,226 @@
+"""What is given where a model belongs, and is none: what it is, and the command or the code that is meant."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+from pathlib import Path
+
+from .config import ENCODER_KEY, METADATA_KEY
+from .messages import listed, shown
+
+CODEC, CODEC_ENCODER, MEL = BOX = ("vocos-codec-24khz", "vocos-codec-24khz-encoder", "vocos-mel-24khz-small")
+_VOCODERS = (CODEC, MEL)
+_WEIGHTS = ("pytorch_model.bin", "model.safetensors")  # beside config.yaml or config.json
+_CHECKPOINTS = (".ckpt", ".bin", ".pt", ".pth", ".th", ".safetensors")
+_STARTS = {
+    b"PK\x03\x04": "a zip archive, as torch.save writes it",
+    b"\x80\x02": "a Python pickle",
+    b"\x80\x03": "a Python pickle",
+    b"\x80\x04": "a Python pickle",
+    b"\x80\x05": "a Python pickle",
+    b"\x1f\x8b": "compressed with gzip",
+    b"version https://git-lfs": "a pointer of git-lfs, without what it points to",
+    b"<": "a web page or XML",
+    b"{": "JSON",
+    b"\x93NUMPY": "a .npy file of numpy",
+    b"RIFF": "audio (WAV)",
+    b"fLaC": "audio (FLAC)",
+    b"OggS": "audio (Ogg)",
+    b"ID3": "audio (mp3)",
+}
+
+
+def checked_path(given: object, kind: str) -> str | os.PathLike[str]:
+    """A path or a name of a bundled model, as it is. Raises ValueError for anything else."""
+    if isinstance(given, os.PathLike) or (isinstance(given, str) and given and "\0" not in given):
+        try:
+            Path(given).stat()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise FileNotFoundError(f"no model file {shown(str(given))}: that is too long for a path") from None
+        return given
+    what = "an encoder" if kind == ENCODER_KEY else "a model"
+    if isinstance(given, bytes | bytearray | memoryview):
+        data = bytes(given[:80])
+        if b"\0" not in data and len(given) < 1000:
+            raise ValueError(f"{what} is given as the bytes {shown(data)}, expected a path: pass {os.fsdecode(data)!r}")
+        raise ValueError(
+            f"{what} is given as {len(given)} bytes, expected a path: write them to a file, with "
+            "pathlib.Path('model.onnx').write_bytes(DATA), and pass its path"
+        )
+    if type(given).__name__ in ("EncodecONNX", "VocosONNX"):
+        if kind == ENCODER_KEY:
+            raise ValueError(
+                f"{type(given).__name__} is given as an encoder, expected an EncodecONNX or the path of one"
+            )
+        raise ValueError(
+            f"{what} is given as an object of {type(given).__name__}, expected a path; an EncodecONNX is passed to "
+            "VocosONNX as encoder="
+        )
+    raise ValueError(f"{what} is given as {shown(given)}, expected the path of an .onnx file or {_names(kind)}")
+
+
+def missing(given: str | os.PathLike[str], kind: str) -> str:
+    """Why there is no such file, and what to do."""
+    text = given if isinstance(given, str) else Path(given).as_posix()
+    text = re.sub(r"^(https?://)?(huggingface\.co|hf\.co)/(\w[\w.-]*/\w[\w.-]*).*", r"\3", text)
+    if is_hub_id(text):
+        return (
+            f"no model file {text}. If that is an id on the Hugging Face hub: {convert(text, kind)}. A file that was "
+            f"exported, in a repository of that name, is opened with {_class(kind)}.from_pretrained({text!r})"
+        )
+    suffix = Path(text).suffix.lower()
+    if suffix in _CHECKPOINTS:
+        return f"no file {text}, and a checkpoint is not opened as it is: {convert(text, kind)}"
+    output = shlex.quote(text) if suffix == ".onnx" else "MODEL.onnx"
+    return (
+        f"no model file {text}; make one with: {_command(kind)} CHECKPOINT -o {output}, or name one that is "
+        f"bundled: {_names(kind)}"
+    )
+
+
+def in_a_folder(path: Path, kind: str) -> str:
+    """What to do with a folder that is given for a file."""
+    files = _files(path)
+    if onnx := sorted(name for name in files if name.endswith(".onnx")):
+        return f"{path} is a folder; pass the path of a file in it: {listed(shown(str(path / name)) for name in onnx)}"
+    if holds_checkpoint(files):
+        return f"{path} is a folder with a checkpoint, not a file: {convert(str(path), kind, files)}"
+    return f"{path} is not a file; expected the .onnx file that {_command(kind)} wrote"
+
+
+def not_in_folder(path: Path, filename: str, kind: str) -> str:
+    """Why a folder has no such model, and what to do."""
+    files = _files(path)
+    onnx = sorted(name for name in files if name.endswith(".onnx"))
+    message = f"no {filename} in the folder {path}; .onnx files there: {listed(onnx) or 'none'}"
+    if not onnx and holds_checkpoint(files):
+        return f"{message}. A checkpoint is there: {convert(str(path), kind, files)}"
+    return f"{message}; pass one of them as filename=" if onnx else message
+
+
+def not_in_repository(repo: str, files: set[str], kind: str) -> str:
+    """What to do with a repository of the hub that has no such model; no ``files`` are known where there are none."""
+    onnx = sorted(name for name in files if name.endswith(".onnx"))
+    if onnx:
+        return f"it holds {listed(onnx)}: pass one of them as filename="
+    if files and not holds_checkpoint(files):
+        return "it holds no .onnx file, and no checkpoint"
+    return (
+        f"{'it' if files else 'if it'} holds a checkpoint, and no exported model: {convert(repo, kind, files or None)}"
+    )
+
+
+def holds_checkpoint(files: set[str]) -> bool:
+    return bool(files & {"config.yaml", *_WEIGHTS}) or any(Path(name).suffix in _CHECKPOINTS for name in files)
+
+
+def _files(path: Path) -> set[str]:
+    try:
+        return {file.name for file in path.iterdir()}
+    except OSError:
+        return set()
+
+
+def other_file(path: Path, data: bytes, kind: str) -> str | None:
+    """Of the bytes of a file that is known and is not ONNX, what it is and what to do; else None."""
+    if path.name in ("config.yaml", "config.json"):
+        return (
+            f"{path} is the config of a checkpoint, not a model: {convert(str(path.parent), kind, _files(path.parent))}"
+        )
+    what = next((what for start, what in _STARTS.items() if data.startswith(start)), None)
+    if what is None and data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
+        what = "weights in the format of safetensors"
+    if what is None:
+        return None
+    refused = f"{path} is {what}, not an ONNX model, whatever its name says; nothing in it was run"
+    name = shown(str(path))
+    if what.startswith("audio"):
+        return f"{refused}. Audio is for the object: VocosONNX()(load_audio({name}, 24000), 24000)"
+    if what.endswith("of numpy") or path.suffix == ".npz":
+        return f"{refused}. Tokens are for the object: VocosONNX().decode(load_tokens({name}))"
+    if "git-lfs" in what:
+        return f"{refused}. Get what it points to with: git lfs pull"
+    if what.startswith(("a zip", "a Python", "weights")):
+        return f"{refused}. If it is a checkpoint, {convert(str(path), kind)}"
+    return f"{refused}. Export a checkpoint with: {_command(kind)} CHECKPOINT -o MODEL.onnx"
+
+
+def foreign_vocos(inputs: list[str], outputs: list[str]) -> str | None:
+    """Of the names of a graph, whether it is a Vocos that another exporter wrote, and what to do; else None."""
+    if not {"mag", "x", "y"} <= set(outputs) and not (
+        len(inputs) == 1 and inputs[0] in ("mels", "mel", "mel_spec") and len(outputs) in (1, 3)
+    ):
+        return None
+    return (
+        f"is a Vocos model of another exporter ({listed(inputs)} in, {listed(outputs)} out), which this version does "
+        "not read. Export the checkpoint that it was made of, such as: vocos-onnx export charactr/vocos-mel-24khz -o "
+        "vocos-mel-24khz.onnx"
+    )
+
+
+def convert(checkpoint: str, kind: str, files: set[str] | None = None) -> str:
+    """The command that makes a model of a checkpoint, and what to do with that where it is not of the kind wanted."""
+    path = Path(checkpoint)
+    is_encoder = _is_encoder(checkpoint, kind, files)
+    stem = path.stem if path.suffix.lower() in _CHECKPOINTS else path.name
+    if stem in ("pytorch_model", "model", "config", "last", "best"):
+        stem = path.absolute().parent.name
+    output = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model"
+    config = ""
+    if path.is_file() and not is_encoder and not (path.parent / "config.yaml").is_file():
+        config = " --config CONFIG.yaml"
+    command = _command(ENCODER_KEY if is_encoder else METADATA_KEY)
+    line = f"{command} {shlex.quote(checkpoint)}{config} -o {output}.onnx"
+    if is_encoder and kind != ENCODER_KEY:
+        return (
+            f"an encoder (audio to tokens), as this is one, is converted with: {line} and passed as encoder=; the "
+            "vocoder of EnCodec's tokens is made with: vocos-onnx export charactr/vocos-encodec-24khz -o "
+            "vocos-encodec-24khz.onnx"
+        )
+    if not is_encoder and kind == ENCODER_KEY:
+        return (
+            f"a vocoder (to audio), as this is one, is converted with: {line} and opened with VocosONNX; the "
+            "encoder of EnCodec's tokens is made with: vocos-onnx export-encodec facebook/encodec_24khz -o "
+            "encodec_24khz.onnx"
+        )
+    return f"convert it with: {line}"
+
+
+def is_hub_id(text: str) -> bool:
+    """owner/name, which is there as no file, and does not look like one's name."""
+    path = Path(text)
+    known = (*_CHECKPOINTS, ".onnx", ".yaml", ".json", ".npz", ".npy", ".wav")
+    named = path.suffix.lower() in known or (path.parent.exists() and path.parent != Path())
+    return not named and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is not None
+
+
+def _is_encoder(checkpoint: str, kind: str, files: set[str] | None) -> bool:
+    """Whether it is the checkpoint of an encoder, by its files or its name; what is wanted, where they do not say."""
+    path = Path(checkpoint)
+    if files is None and path.is_file():
+        files = {path.name, *(name for name in ("config.yaml", "config.json") if (path.parent / name).is_file())}
+    if files is not None and "config.yaml" in files:
+        # training writes the encoder of our own codec beside its decoder, and one folder is the checkpoint of both
+        return kind == ENCODER_KEY and "encoder.safetensors" in files
+    name = path.name.lower()
+    if path.suffix == ".th" or (files is not None and "config.json" in files):
+        return "vocos" not in name
+    if "vocos" in name or "wavenext" in name:
+        return False
+    return "encodec" in name or kind == ENCODER_KEY
+
+
+def _command(kind: str) -> str:
+    return "vocos-onnx export-encodec" if kind == ENCODER_KEY else "vocos-onnx export"
+
+
+def _class(kind: str) -> str:
+    return "EncodecONNX" if kind == ENCODER_KEY else "VocosONNX"
+
+
+def _names(kind: str) -> str:
+    return repr(CODEC_ENCODER) if kind == ENCODER_KEY else " or ".join(map(repr, _VOCODERS))

@@ -1,15 +1,24 @@
-"""The command line, run in this process but for one real start of it."""
+"""The command line, run in this process and as a process of its own."""
 
 from __future__ import annotations
 
+import argparse
+import gzip
+import io
+import json
+import logging
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +26,9 @@ import soundfile
 from conftest import DATA
 
 import vocos_onnx.encodec as encodec_module
-from vocos_onnx import EncodecONNX, VocosONNX, load_audio
+from vocos_onnx import EncodecONNX, VocosONNX, cli, load_audio
 from vocos_onnx.cli import main
+from vocos_onnx.kinds import kind_of
 
 MODEL = str(DATA / "encodec.onnx")
 TOKENS = np.random.default_rng(0).integers(1024, size=(2, 30))
@@ -85,10 +95,10 @@ def test_decode_features_to_flac(files):
             ["many.npz", "o.wav"],
             "the arrays a (2, 30) int64, b (2, 30) int64; name one of them tokens, or choose one with --key NAME",
         ),
-        (["folder.npy", "o.wav"], "cannot read folder.npy"),
+        (["folder.npy", "o.wav"], "the folder folder.npy holds no token files"),
         (["float.npy", "o.wav"], "tokens must be integers, not float64"),
         (["batch.npy", "o.wav"], "batch.npy holds a batch of 3, and o.wav can hold one clip"),
-        (["tokens.npy", "o.xyz"], "'o.xyz' does not end in a known kind of audio file; try .wav or .flac"),
+        (["tokens.npy", "o.xyz"], "'o.xyz' does not end in a known kind of audio file"),
         (["tokens.npy", "nowhere/o.wav"], "no folder nowhere to write o.wav to; create it first"),
         (["tokens.npy", "folder.wav"], "folder.wav is a folder; expected the name of a file"),
         (["tokens.npy", "o.wav", "--bandwidth-id", "5"], "bandwidth_id is 5, expected 0 to 1"),
@@ -123,10 +133,10 @@ def test_decode_bad_input(files, capsys, args, message):
         (["decode", "tokens.npy", "o.wav", "--model", "no.onnx"], "no model file no.onnx; make one with"),
         (
             ["decode", "tokens.npy", "o.wav", "--model", "tokens.npy"],
-            "tokens.npy (608 bytes) is truncated, damaged or not an ONNX model",
+            "tokens.npy is a file of tokens or features (int64, 2 x 30), not a model: decode it with: vocos-onnx",
         ),
         (["info", "no.onnx"], "no model file no.onnx"),
-        (["info", "tokens.npy"], "tokens.npy (608 bytes) is truncated, damaged or not an ONNX model"),
+        (["info", "tokens.npy"], "tokens.npy is a file of tokens or features (int64, 2 x 30), not a model"),
         (["demo", "o.xyz"], "'o.xyz' does not end in a known kind of audio file"),
     ],
 )
@@ -135,9 +145,7 @@ def test_bad_model(files, capsys, args, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "args", [[], ["decode"], ["decode", "a.npy"], ["sing"], ["decode", "a", "b", "--threads", "x"]]
-)
+@pytest.mark.parametrize("args", [["decode"], ["decode", "a.npy"], ["sing"], ["decode", "a", "b", "--threads", "x"]])
 def test_usage(capsys, args):
     with pytest.raises(SystemExit) as exit_:
         run(*args)
@@ -268,6 +276,13 @@ def test_plot(recording, name):
     assert picture.startswith(b"\x89PNG" if name == "p.png" else b"<?xml")
 
 
+def test_plot_of_names_that_are_no_formulas(recording):
+    for name in ("a$\\foo$.wav", os.fsdecode(b"\xff.wav")):
+        shutil.copy("speech.wav", name)
+        assert run("resynth", name, "copy.wav", "--plot", "p.png", "-y", *PAIR) == 0
+        assert Path("p.png").stat().st_size > 10_000
+
+
 def test_plot_without_matplotlib(recording, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -285,8 +300,8 @@ def test_plot_without_matplotlib(recording, monkeypatch, capsys):
         (["resynth", "speech.wav", "o.xyz", *PAIR], "'o.xyz' does not end in a known kind of audio file"),
         (["resynth", "speech.wav", "nowhere/o.wav", *PAIR], "no folder nowhere to write o.wav to; create it first"),
         (
-            ["resynth", "speech.wav", "speech.wav", "nowhere", *PAIR],
-            "2 files need a folder to go to, and nowhere is none",
+            ["resynth", "speech.wav", "sub/speech.wav", "nowhere.wav", *PAIR],
+            "2 files need a folder to go to, and nowhere.wav is named like a file",
         ),
         (["resynth", "speech.wav", "sub/speech.wav", "folder", *PAIR], "speech.wav and sub/speech.wav would both be"),
         (["resynth", "speech.wav", "o.wav", *PAIR, "--bandwidth", "6"], "bandwidth is 6.0, expected one of 0.75, 1.5"),
@@ -294,7 +309,7 @@ def test_plot_without_matplotlib(recording, monkeypatch, capsys):
         (["resynth", "speech.wav", "o.wav", "--encoder", ENCODER], "has other codebooks than this model"),
         (
             ["resynth", "speech.wav", "o.wav", "--model", ENCODER],
-            "is an encoder, audio to tokens: open it with Encodec",
+            "is an encoder, audio to tokens, and --model takes a model that decodes them: pass it as --encoder",
         ),
         (["resynth", "speech.wav", "o.wav", *PAIR, "--plot", "p.xyz"], "does not end in a kind of picture"),
         (["resynth", "speech.wav", "o.wav", *PAIR, "--plot", "nowhere/p.png"], "no folder nowhere to write p.png to"),
@@ -310,9 +325,9 @@ def test_plot_without_matplotlib(recording, monkeypatch, capsys):
             ["encode", "speech.wav", "o.npz", "--bandwidth", "5"],
             "bandwidth is 5.0, expected one of 1.5, 3, 6, 12 (kbps)",
         ),
-        (["encode", "speech.wav", "o.npz", "--encoder", MODEL], "is a vocoder, not an encoder: open it with VocosONNX"),
+        (["encode", "speech.wav", "o.npz", "--encoder", MODEL], "is a vocoder, not an encoder: pass it as --model"),
         (["encode", "speech.wav", "o.npz", "--threads", "0"], "threads is 0, expected an integer of 1 or more"),
-        (["encode", "folder", "o.npz"], "folder is not a file; expected audio such as .wav"),
+        (["encode", "folder", "o.npz"], "the folder folder holds no audio files"),
         (["encode", "tokens.npy", "o.npz"], "cannot read tokens.npy as audio"),
         (
             ["decode", "more.npz", "o.wav", "--model", MODEL],
@@ -505,3 +520,510 @@ def test_ctrl_c_in_the_middle(tmp_path):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, b"", b"")
     assert [p.name for p in tmp_path.iterdir()] == ["long.wav"]
+
+
+# -- real processes: what comes in, goes out and is printed --
+
+PROGRAM = [sys.executable, "-m", "vocos_onnx"]
+NOISE = np.random.default_rng(2).normal(0, 0.1, 12_000).astype(np.float32)
+
+
+def program(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    options = {"stdin": subprocess.DEVNULL, "timeout": 60} | options
+    if "input" in options:
+        del options["stdin"]
+    return subprocess.run([*PROGRAM, *map(str, args)], capture_output=True, **options)
+
+
+def refused(done: subprocess.CompletedProcess[bytes]) -> str:
+    """What it says, having written nothing."""
+    assert (done.returncode, done.stdout) == (2, b""), done
+    assert b"Traceback" not in done.stderr
+    return done.stderr.decode()
+
+
+@pytest.fixture
+def folder(files: Path) -> Path:
+    """A folder rec with two recordings and what is none, a folder tok with the tokens of two clips."""
+    for name in ("rec", "rec/deeper", "tok"):
+        Path(name).mkdir()
+    for name in ("rec/b.wav", "rec/a.flac", "in.wav"):
+        soundfile.write(name, NOISE, 24_000)
+    Path("rec/notes.txt").write_text("no audio")
+    Path("rec/._a.wav").write_text("what macOS keeps beside a file")
+    os.mkfifo("rec/waits.wav")
+    np.save("tok/one.npy", TOKENS)
+    np.savez("tok/two.npz", tokens=TOKENS[:, :10])
+    return files
+
+
+def test_alone_it_prints_help():
+    done = program()
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == program("--help").stdout
+    assert b"examples:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "decode",
+        "encode",
+        "resynth",
+        "stream",
+        "info",
+        "demo",
+        "report",
+        "export",
+        "quantize",
+        "export-encodec",
+        "train",
+    ],
+)
+def test_no_command_takes_abbreviations(capsys, command):
+    parser = cli._parser().commands[command]
+    options = [text for text in parser._option_string_actions if text.startswith("--") and text != "--help"]
+    assert options
+    for option in options:
+        for shorter in (option[:-1], f"{option[:-1]}=1"):
+            if option[:-1] in parser._option_string_actions:
+                continue
+            rest = {"stream": ["tokens"], "report": ["a", "--inputs", "b"], "train": ["a", "--out", "b"]}
+            rest |= {name: ["a", "-o", "b"] for name in ("export", "quantize", "export-encodec")}
+            known, extra = parser.parse_known_args([*rest.get(command, ["a", "b"]), shorter])
+            assert shorter in extra, (option, known)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["decode", "a", "b", "--band", "3"], "unknown option --band; did you mean --bandwidth or --bandwidth-id?"),
+        (["decode", "a", "b", "--bandwith=3"], "unknown option --bandwith; did you mean --bandwidth"),
+        (["decode", "a", "b", "--plot", "p.png"], "unknown option --plot, which is one of resynth"),
+        (["decod", "a", "b"], "did you mean decode?"),
+        (
+            ["encode", "a", "--bandwidth", "3", "b", "c"],
+            "unexpected c; this command takes IN OUT: name all files in one",
+        ),
+        (["encode", "a", "b", "--threads", "abc"], "argument --threads: 'abc' is no whole number"),
+        (["encode", "a", "b", "--threads", "9" * 30], "is no whole number of up to 18 digits"),
+        (["encode", "a", "b", "--bandwidth", "nan"], "'nan' is no bandwidth in kbps, such as 1.5 or 6"),
+        (["encode", "a", "b", "--bandwidth", "-1"], "'-1' is no bandwidth in kbps"),
+        (["resynth", "a", "b", "--bandwidth", "1e999"], "'1e999' is no bandwidth in kbps"),
+        (
+            ["stream", "audio", "--format", "s16"],
+            "argument --format: 's16' is none of s16le, f32le; did you mean s16le?",
+        ),
+        (["decode", "a", "b", "--format", "exe"], "argument --format: 'exe' is no kind of audio to write"),
+        (["decode", "a", "b", "--format", "raw"], "argument --format: 'raw' is no kind of audio to write"),
+        (["decode", "a\x1b[31m\x9b\u202e", "b", "--x\x1b\n"], "unknown option --x\\x1b\\n"),
+        (["\x1b[2J"], "'\\x1b[2J' is none of decode"),
+    ],
+)
+def test_options_that_are_refused(capsys, args, message):
+    with pytest.raises(SystemExit) as exit_:
+        run(*args)
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert not set(error) & set("\x1b\x9b\u202e")
+
+
+def test_a_bandwidth_decodes_the_first_codebooks(files, capsys):
+    for args, tokens in (
+        (["--bandwidth", "1.5"], TOKENS),
+        (["--bandwidth", "0.75"], TOKENS[:1]),
+        ([], TOKENS),
+    ):
+        assert run("decode", "tokens.npy", "o.wav", "-y", "--model", MODEL, *args) == 0
+        audio, _ = soundfile.read("o.wav")
+        np.testing.assert_allclose(audio, VocosONNX(MODEL).decode(tokens).clip(-1, 1), rtol=0, atol=1 / 32768)
+    capsys.readouterr()
+    np.save("one.npy", TOKENS[:1])
+    np.save("three.npy", np.tile(TOKENS[:1], (3, 1)))
+    np.save("mel.npy", np.zeros((8, 20), np.float32))
+    for args, message in (
+        (["one.npy", "--bandwidth", "1.5", "--model", MODEL], "one.npy has 1 codebooks, and 1.5 kbps are 2"),
+        (["one.npy", "--bandwidth", "5", "--model", MODEL], "bandwidth is 5.0, expected one of 0.75, 1.5"),
+        (["one.npy", "--bandwidth", "1.5", "--bandwidth-id", "1", "--model", MODEL], "mean the same; give one"),
+        (
+            ["mel.npy", "--bandwidth", "6", "--model", DATA / "mel.onnx"],
+            "--bandwidth is given, but this is a mel model",
+        ),
+        (["three.npy"], "three.npy has 3 codebooks, and no bandwidth has as many (1.5 kbps 2, 3 kbps 4"),
+    ):
+        assert run("decode", args[0], "never.wav", *args[1:]) == 2
+        assert message in capsys.readouterr().err
+    assert not Path("never.wav").exists()
+
+
+def test_a_key_chooses_the_array(files, capsys):
+    np.savez("two.npz", a=TOKENS, b=TOKENS[:, :10])
+    assert run("decode", "two.npz", "o.wav", "--key", "b", "--model", MODEL) == 0
+    assert soundfile.info("o.wav").frames == 10 * 320
+    for args in ([], ["--key", "c"]):
+        assert run("decode", "two.npz", "p.wav", "--model", MODEL, *args) == 2
+        assert "--key NAME" in capsys.readouterr().err
+
+
+def test_folders_as_inputs_and_new_ones_as_outputs(folder, capsys):
+    assert run("encode", "rec", "new/tokens", "--encoder", ENCODER, "--bandwidth", "1.5") == 0
+    captured = capsys.readouterr()
+    assert [line.split(":")[0] for line in captured.out.splitlines()] == [
+        "wrote new/tokens/a.npz", "wrote new/tokens/b.npz"
+    ]  # fmt: skip
+    assert captured.err == (
+        "vocos-onnx: warning: left out of the folder rec, as they are no audio files: deeper/, notes.txt, waits.wav\n"
+    )
+    assert run("decode", "new/tokens", "audio", "--model", MODEL, "--format", "flac") == 0
+    assert run("decode", "tok/one.npy", "single/", "--model", MODEL) == 0
+    assert run("resynth", "rec", "tok/../copies/", *PAIR) == 0
+    made = ["audio/a.flac", "audio/b.flac", "copies/a.wav", "copies/b.wav", "single/one.wav"]
+    assert [str(p) for name in ("audio", "copies", "single") for p in sorted(Path(name).iterdir())] == made
+    assert soundfile.info("audio/a.flac").frames == len(NOISE)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["decode", "tok", "text", "o.wav"], "4 files need a folder to go to, and o.wav is named like a file"),
+        (
+            ["decode", "rec", "o/"],
+            "the folder rec holds no token files (files that end in .npz, .npy); it holds a.flac",
+        ),
+        (["encode", "rec/deeper", "o/"], "the folder rec/deeper holds no audio files"),
+        (
+            ["decode", "tok/one.npy", "o"],
+            "'o' has no ending that says what to write: name a file such as o.wav, a folder",
+        ),
+        (["decode", "tok/one.npy", "o.wav", "--format", "flac"], "'o.wav' ends in .wav, and --format is flac"),
+        (["decode", "tok/one.npy", "o.raw"], "'o.raw' does not end in a known kind of audio file"),
+        (["resynth", "in.wav", "o.raw"], "'o.raw' does not end in a known kind of audio file"),
+        (["decode", "tok", "in.wav"], "2 files need a folder to go to, and in.wav is none"),
+        (["decode", "tok", "-"], "standard output (-) can hold one output, and 2 are to come"),
+        (["decode", "-", "-", "o/"], "standard input (-) is given twice"),
+        (["resynth", "missing.wav", "text", "o/p/q"], "2 of 2 files failed"),
+        (
+            ["encode", "in.wav", "o"],
+            "'o' does not end in .npz, the kind of file that tokens are written to; a folder is",
+        ),
+        (
+            ["resynth", "in.wav", "-", "--plot", "p.png"],
+            "--plot reads the copy again, and standard output is not a file",
+        ),
+    ],
+)
+def test_no_folder_is_left_where_nothing_is_written(folder, capsys, args, message):
+    Path("text").write_text("hello")
+    if args[0] == "decode" and "text" in args:
+        args = [*args[:2], "text", "text", *args[3:]]
+    before = sorted(folder.rglob("*"))
+    assert run(*args, *(["--encoder", ENCODER] if args[0] == "encode" else [])) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_pipes(folder):
+    assert run("encode", "in.wav", "t.npz", "--encoder", ENCODER, "--bandwidth", "1.5") == 0
+    assert run("decode", "t.npz", "d.wav", "--model", MODEL) == 0
+    tokens = program("encode", "-", "-", "--encoder", ENCODER, "--bandwidth", "1.5", input=Path("in.wav").read_bytes())
+    assert tokens.returncode == 0
+    with np.load(io.BytesIO(tokens.stdout)) as piped, np.load("t.npz") as plain:
+        assert all(np.array_equal(piped[name], plain[name]) for name in plain.files)
+    wav = program("decode", "-", "-", "--model", MODEL, input=tokens.stdout)
+    assert wav.stdout == Path("d.wav").read_bytes()
+    assert wav.stderr == b"wrote standard output: 0.50 s at 24000 Hz\n"
+    flac = program("resynth", "-", "-", "--format", "flac", *PAIR, input=Path("in.wav").read_bytes())
+    assert soundfile.info(io.BytesIO(flac.stdout)).format == "FLAC"
+    found, expected = soundfile.read(io.BytesIO(flac.stdout))[0], soundfile.read("d.wav")[0]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1.5 / 32768)  # each rounds in its own way
+    assert sorted(p.name for p in folder.iterdir()) == ["d.wav", "in.wav", "rec", "t.npz", "tok", "tokens.npy"]
+
+
+def test_fifos_and_names_without_an_ending(folder):
+    os.mkfifo("in.fifo")
+    os.mkfifo("out.fifo")
+    assert run("decode", "tok/one.npy", "plain.wav", "--model", MODEL) == 0
+    script = 'cat tok/one.npy > in.fifo & cat out.fifo > got & exec "$@"'
+    command = [
+        "bash",
+        "-c",
+        script,
+        "bash",
+        *PROGRAM,
+        "decode",
+        "in.fifo",
+        "out.fifo",
+        "--format",
+        "wav",
+        "--model",
+        MODEL,
+    ]
+    assert subprocess.run(command, timeout=60, stdout=subprocess.DEVNULL).returncode == 0
+    while Path("got").stat().st_size < Path("plain.wav").stat().st_size:
+        time.sleep(0.01)
+    assert Path("got").read_bytes() == Path("plain.wav").read_bytes()
+    assert run("decode", "tok/one.npy", "noending", "--format", ".WAV", "--model", MODEL) == 0
+    assert Path("noending").read_bytes() == Path("plain.wav").read_bytes()
+    assert "'out.fifo' does not end" in refused(program("decode", "tok/one.npy", "out.fifo", "--model", MODEL))
+
+
+def test_what_is_on_standard_input_is_named_in_messages(files):
+    assert "cannot read standard input as audio" in refused(program("resynth", "-", "o.wav", input=b"hello" * 100))
+    assert "cannot read standard input" in refused(program("decode", "-", "o.wav", input=b"\x93NUMPY" * 100))
+    assert "standard input is empty or closed" in refused(program("decode", "-", "o.wav"))
+    assert [p.name for p in files.iterdir()] == ["tokens.npy"]
+
+
+@pytest.mark.parametrize("command", [["decode", "tokens.npy", "-"], ["stream", "tokens"], ["resynth", "-", "o.wav"]])
+def test_numbers_neither_come_from_a_terminal_nor_go_to_one(files, command):
+    ours, theirs = pty.openpty()
+    done = subprocess.run([*PROGRAM, *command], stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 2
+    assert b"is a terminal" in done.stderr
+
+
+def test_decode_has_a_bar(files):
+    ours, theirs = pty.openpty()
+    np.save("long.npy", np.random.default_rng(0).integers(1024, size=(2, 5000)))
+    done = subprocess.run([*PROGRAM, "decode", "long.npy", "o.wav", "--model", MODEL], stdout=subprocess.PIPE,
+                          stderr=theirs, timeout=60)  # fmt: skip
+    said = os.read(ours, 1 << 16)
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0
+    assert b"100% 1/1 long.npy" in said
+    assert len(re.findall(rb"\r\[#+\.*\]", said)) >= 3
+
+
+def _file(kind: str) -> bytes:
+    """The beginning of a file of a kind, as other programs write it."""
+    frame = {"mp3": b"\xff\xfb\x90\x44" + bytes(413), "adts": b"\xff\xf1\x50\x80\x17\x7f\xfc" + bytes(180)}
+    sounds = {"wav": "WAV", "rf64": "RF64", "aiff": "AIFF", "flac": "FLAC", "ogg": "OGG", "caf": "CAF", "au": "AU",
+              "w64": "W64", "voc": "VOC", "mp3 of libsndfile": "MP3", "nist": "NIST"}  # fmt: skip
+    if kind in frame:
+        return frame[kind] * 8
+    if kind in sounds:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, NOISE, 24_000, format=sounds[kind])
+        return buffer.getvalue()
+    return {
+        "mp4": b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0\0\0\0\0moov",
+        "webm": b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08B\x82\x84webm",
+        "wma": b"0&\xb2u\x8ef\xcf\x11\xa6\xd9\0\xaa\0b\xcel" + bytes(100),
+        "id3": b"ID3\x04\0\0\0\0\x02\x01" + bytes(300),
+        "rifx": b"RIFX\0\0\x10\0WAVEfmt " + bytes(100),
+        "wavpack": b"wvpk\x10\x10\0\0\x10\x04" + bytes(100),
+        "midi": b"MThd\0\0\0\6\0\0\0\1\1\xe0MTrk" + bytes(100),
+        "zip": b"PK\3\4\x14\0\0\0\0\0" + bytes(100),
+        "gzip": gzip.compress(NOISE.tobytes()[:1000]),
+        "npy": b"\x93NUMPY\1\0v\0{'descr': '<i8'" + bytes(100),
+        "json": b"[[123, 45, 6, 789, 1011], [12, 345, 67, 8, 901], [23, 4, 567, 89, 10]]\n",
+        "text": b"12 345 678 901 234 56 789\n" * 20,
+    }[kind]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["wav", "rf64", "aiff", "flac", "ogg", "caf", "au", "w64", "voc", "nist", "mp3 of libsndfile", "mp3", "adts", "mp4",
+     "webm", "wma", "id3", "rifx", "wavpack", "midi", "zip", "gzip", "npy", "json", "text"],
+)  # fmt: skip
+def test_files_are_not_taken_for_raw_numbers(pipe, capsys, kind):
+    data = _file(kind)
+    for what, model in (("audio", "mel"), ("features", "mel"), ("tokens", "encodec")):
+        args = (what, "--model", DATA / f"{model}.onnx", *(("--bandwidth", "1.5") if what == "tokens" else ()))
+        for sizes in ((1 << 16,), (3,)):
+            code, written = pipe(data, *args, sizes=sizes)
+            assert (code, written) == (2, [])
+            error = capsys.readouterr().err
+            assert f"and stream {what} takes raw " in error
+            assert error.count("\n") == 1
+            assert "vocos-onnx " in error.split(": error: ")[1]  # the remedy
+
+
+def test_audio_is_not_taken_for_a_file():
+    rng = np.random.default_rng(0)
+    slow = np.sin(np.arange(4096) / 700)
+    for _ in range(300):
+        for samples in (
+            rng.integers(-32768, 32768, 4096),
+            rng.normal(0, 10 ** rng.uniform(0, 4), 4096).clip(-32768, 32767),
+            slow * rng.uniform(0, 32767) * rng.choice([1, -1]),
+            np.full(4096, rng.integers(-32768, 32768)),
+            rng.choice(rng.integers(-32768, 32768, 2), 4096),
+            np.zeros(4096),
+        ):
+            assert kind_of(samples.astype("<i2").tobytes(), False) == (None, False)
+        floats = [rng.normal(0, 0.1, 4096), slow * rng.uniform(0, 1), rng.normal(-5, 3, 4096)]
+        assert all(kind_of(each.astype("<f4").tobytes(), False) == (None, False) for each in floats)
+    for level in range(-32768, 32768):  # constant ones
+        assert kind_of(np.full(40, level, "<i2").tobytes(), False) == (None, False)
+
+
+def test_the_first_samples_are_not_waited_for(files):
+    """A stream answers to the first chunk, before more comes in."""
+    command = [*PROGRAM, "stream", "audio", "--model", str(DATA / "mel.onnx")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(np.zeros(4000, "<i2").tobytes())
+        process.stdin.flush()
+        assert len(process.stdout.read(2000)) == 2000
+        process.stdin.close()
+        process.stdout.read()
+    assert process.returncode == 0
+
+
+def test_numbers_that_are_none_on_a_stream(pipe, capsys):
+    mel = DATA / "mel.onnx"
+    nan = np.full((100, 8), np.nan, "<f4").tobytes()
+    assert pipe(nan, "features", "--model", mel)[0] == 2
+    assert "NaN or infinite" in capsys.readouterr().err
+    assert pipe(nan, "audio", "--model", mel, "--format", "f32le")[0] == 2
+    assert "audio holds NaN or infinity, first at sample 0" in capsys.readouterr().err
+    assert pipe(b"", "audio", "--chunk", str(10**12))[0] == 2
+    assert "--chunk is 1000000000000, expected 1 to 100000 frames" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [["info", MODEL, "--json"], ["decode", "--help"]])
+def test_standard_output_that_cannot_be_written_is_an_error(given):
+    for redirection, code in ((">/dev/full", 2), ("<&- >&- 2>&-", 2)):
+        command = ["bash", "-c", f'exec "$@" {redirection}', "bash", *PROGRAM, *given]
+        done = subprocess.run(command, capture_output=True, timeout=60)
+        assert (done.returncode, done.stdout) == (code, b"")
+        assert done.stderr.count(b"\n") == ("2>&-" not in redirection)
+        assert b"error: standard output cannot be written" in done.stderr or "2>&-" in redirection
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run([*PROGRAM, *given], stdout=theirs, stderr=subprocess.PIPE, timeout=60)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full >/dev/full", "<&- >&- 2>&-"])
+def test_work_is_done_whatever_the_standard_streams_are(folder, redirection):
+    encode = ["encode", "rec", "t", "--encoder", ENCODER, "--bandwidth", "1.5"]
+    for args, made in (
+        (["resynth", "rec", "out", *PAIR], ["out/a.wav", "out/b.wav"]),
+        (encode, ["t/a.npz", "t/b.npz"]),
+        (["decode", "tok", "d", "--model", MODEL], ["d/one.wav", "d/two.wav"]),
+    ):
+        command = ["bash", "-c", f'exec "$@" {redirection}', "bash", *PROGRAM, *args]
+        done = subprocess.run(command, capture_output=True, timeout=60)
+        assert done.returncode == 0, done
+        assert [str(p) for p in sorted(Path(args[2]).iterdir())] == made
+        assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
+
+
+def test_the_reader_of_messages_may_go(folder):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run([*PROGRAM, "resynth", "rec", "out", *PAIR], stdout=theirs, stderr=subprocess.PIPE, timeout=60)
+    os.close(theirs)
+    assert done.returncode == 0
+    assert len(list(Path("out").iterdir())) == 2
+
+
+ODD = os.fsdecode(b"b\xff\x1b[31m\xc2\x9b\xe2\x80\xae.wav")
+SHOWN = "b\\xff\\x1b[31m\\x9b\\u202e.wav"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "cp1252:strict"])
+def test_names_that_would_control_the_terminal(folder, encoding):
+    shutil.copy("in.wav", Path("rec") / ODD)
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    for name in ("\u65e5\u672c \u3000.wav", "a\nb.wav"):
+        shutil.copy("in.wav", Path("rec") / name)
+    done = program("resynth", "rec", "out", *PAIR, env=env)
+    assert done.returncode == 0, done
+    assert done.stdout.count(b"\n") == 5
+    assert f"wrote out/{SHOWN}: ".encode() in done.stdout
+    assert b"wrote out/a\\nb.wav: " in done.stdout
+    if encoding == "utf-8:strict":
+        assert "wrote out/\u65e5\u672c \u3000.wav: ".encode() in done.stdout
+    bad = program("resynth", "rec", "out", *PAIR, env=env)  # they exist now
+    for text in (done.stdout, done.stderr, bad.stderr):
+        assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80\xae", text)
+    for args in (["info", ODD], ["decode", "tokens.npy", f"{ODD}/o.wav"]):
+        assert "b\\xff" in refused(program(*args, env=env)), args
+
+
+def test_the_bar_and_warnings_are_printable(folder):
+    ours, theirs = pty.openpty()
+    for name in (ODD, "x" + ODD):
+        shutil.copy("in.wav", name)
+    command = [*PROGRAM, "resynth", ODD, "x" + ODD, "out", *PAIR]
+    assert subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, timeout=60).returncode == 0
+    said = os.read(ours, 1 << 16)
+    os.close(ours)
+    os.close(theirs)
+    assert SHOWN.encode() in said
+    assert not re.search(rb"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80\xae", said)
+
+
+def test_a_warning_is_one_line(files, capsys, recwarn):
+    warnings.simplefilter("always")
+
+    def warns(args: object) -> None:
+        warnings.warn("it sounds\nlike \x1b[31mnoise", stacklevel=1)
+        logging.getLogger("vocos_onnx").warning("%s is written in place", "\x1b.wav")
+
+    args = argparse.Namespace(run=warns)
+    with cli._logged(), warnings.catch_warnings():
+        warnings.showwarning = cli._show_warning
+        args.run(args)
+    assert capsys.readouterr().err == (
+        "vocos-onnx: warning: it sounds like \\x1b[31mnoise\nvocos-onnx: warning: \\x1b.wav is written in place\n"
+    )
+
+
+def test_info_as_json(capsys):
+    for model, kind in ((MODEL, "model"), (ENCODER, "encoder"), (str(DATA / "mel.onnx"), "model")):
+        assert run("info", model, "--json") == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert run("info", model) == 0
+        text = capsys.readouterr().out
+        assert (facts["kind"], facts["path"], facts["bytes"]) == (kind, model, Path(model).stat().st_size)
+        for line in text.splitlines()[1:]:
+            name, _, value = line.partition(": ")
+            if not line.startswith(" ") and value:
+                found = facts[name]
+                assert value == (", ".join(map(str, found)) if isinstance(found, list) else str(found))
+    assert run("info", MODEL, "--json", "--provider", "cpu") == 0
+    assert json.loads(capsys.readouterr().out)["placement"]["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["info", "in.wav"],
+            "in.wav is a RIFF file, such as .wav, not a model: make tokens of it with: vocos-onnx encode",
+        ),
+        (["info", "tok/two.npz"], "tok/two.npz is a file of tokens or features (int64, 2 x 10), not a model"),
+        (["info", "vocos-codec-24k"], "no bundled model of that name; did you mean vocos-codec-24khz?"),
+        (["decode", "tokens.npy", "o.wav", "--model", ENCODER], "encoder.onnx is an encoder, audio to tokens"),
+        (["encode", "in.wav", "o.npz", "--encoder", MODEL], "encodec.onnx is a vocoder, not an encoder: pass it as"),
+        (["encode", "in.wav", "o.npz", "--encoder", "in.wav"], "in.wav is a RIFF file, such as .wav, not an encoder"),
+        (["resynth", "in.wav", "o.wav", "--model", MODEL], "needs its encoder: make it with vocos-onnx export-encodec"),
+        (
+            ["resynth", "in.wav", "o.wav", "--model", DATA / "mel.onnx", "--encoder", ENCODER],
+            "encoder is given, but this is a mel model",
+        ),
+    ],
+)
+def test_what_is_given_in_place_of_a_model(folder, capsys, args, message):
+    assert run(*args) == 2
+    assert message in capsys.readouterr().err
+    assert not list(folder.glob("o.*"))
+
+
+def test_a_new_folder_goes_with_a_signal(folder):
+    soundfile.write("long.wav", np.tile(NOISE, 100), 24_000)
+    process = subprocess.Popen([*PROGRAM, "resynth", "long.wav", "in.wav", "new/one"], stdout=subprocess.PIPE)
+    while process.poll() is None and not list(Path("new/one").glob(".vocos-*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert not Path("new").exists()

@@ -30,12 +30,14 @@ def main() -> int:
 
 
 def _open_standard_streams() -> None:
-    """What was closed leads nowhere: else the next file that is opened takes its place, and gets what is printed."""
+    """What was closed leads nowhere: else the next file that is opened takes its place, and gets what is printed.
+
+    Standard output only seems to be there: it cannot be written, so that who writes audio to it is told.
+    """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:
-            # standard output only seems to be there: whoever writes audio to it must be told that it is closed
             os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115

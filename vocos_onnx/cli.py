@@ -1,18 +1,33 @@
-"""The command line. Bad input ends with exit code 2 and one line for each bad file, never with a traceback."""
+"""The command line.
+
+Exit codes: 0 where all was done; 2 where something was not, with one line on stderr for each reason and no traceback; 1
+where who reads standard output has gone away; 128 + N where signal N ended it. Without arguments it prints its help.
+
+Standard streams may be closed, full, or of any encoding: work whose result is a file is done all the same.
+"""
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import json
+import logging
+import math
 import os
+import re
+import shlex
 import shutil
+import stat
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, replace
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, NoReturn, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,158 +36,453 @@ from . import __version__
 from .audio import Float, audio_format, expected_samples, load_audio, load_blocks, save_blocks
 from .backbone import placement
 from .codebooks import LAYOUTS
-from .config import ENCODER_KEY, METADATA_KEY
-from .encodec import DEFAULT_BANDWIDTH, EncodecONNX
-from .files import check_target, is_stdout
-from .session import CODEC, find_model, open_session
+from .config import ENCODER_KEY, METADATA_KEY, ModelConfig
+from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
+from .files import check_target, is_stdout, new_folder, temporary, whole_file
+from .kinds import kind_of
+from .messages import listed, printable, shown
+from .session import BOX, CODEC, find_model, open_session
 from .tokens import Tokens, read_token_file, save_tokens
-from .vocoder import VocosONNX, default_model
+from .vocoder import BOX_CODEC, VocosONNX, default_model
 
 DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
 PCM = {"s16le": "<i2", "f32le": "<f4"}
 ENCODEC = "encodec_24khz"
 MADE_BY = "vocos-onnx"  # a comment in the audio files that are made here: they may be replaced, recordings may not
 BAD_INPUT = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
+MAX_CHUNK = 100_000  # frames, for which a stream waits: 22 minutes of the bundled codec
+STDIN, STDOUT = "standard input", "standard output"
+# What of a folder is taken; what has another ending can be named on its own.
+AUDIO = (
+    ".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
+    ".rf64", ".voc", ".sph", ".wv", ".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka",
+)  # fmt: skip
+TOKENS = (".npz", ".npy")
+CHECKPOINTS = (".bin", ".ckpt", ".pt", ".pth", ".th", ".safetensors")
+Progress = Callable[[int, int], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    args = _parser().parse_args(argv)
+    with warnings.catch_warnings(), _logged():
+        warnings.showwarning = _show_warning
+        try:
+            args = _parse(sys.argv[1:] if argv is None else argv)
+            if args is not None:
+                args.run(args)
+        except _ReaderGoneError:  # nobody is there to be told
+            _give_up(sys.stdout)
+            return 1
+        except BAD_INPUT as error:
+            _complain(error)
+            return 2
+        except MemoryError as error:
+            _complain(MemoryError(f"not enough memory: {error}; nothing was written"))
+            return 2
+        except KeyboardInterrupt:
+            return 130  # 128 + SIGINT, as a shell says it
+        return 0
+
+
+# What is printed
+
+
+class _ReaderGoneError(Exception):
+    """Of standard output."""
+
+
+def _print(stream: TextIO | None, text: str) -> None:
+    """One line, in which nothing controls a terminal, and which the stream's encoding can hold. Raises OSError."""
+    if stream is None or stream.closed:
+        raise OSError("it is closed")
+    line = printable(text) + "\n"
     try:
-        args.run(args)
-    except BrokenPipeError:  # who read stdout has gone away: nobody is there to be told
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not flushed into it again
-        return 1
-    except BAD_INPUT as error:
-        _complain(error)
-        return 2
-    except MemoryError as error:
-        _complain(MemoryError(f"not enough memory: {error}; nothing was written"))
-        return 2
-    except KeyboardInterrupt:
-        return 130  # 128 + SIGINT, as a shell says it
-    return 0
-
-
-def _complain(error: Exception) -> None:
-    _tell(f"error: {' '.join(str(error).split())}")
+        stream.write(line)
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
 
 
 def _tell(text: str) -> None:
     """One line on stderr, if there is one: a terminal may be gone, and print(file=None) would be standard output."""
-    if sys.stderr is not None:
-        with suppress(OSError):
-            print(f"vocos-onnx: {text}", file=sys.stderr, flush=True)
+    with suppress(OSError):
+        _print(sys.stderr, f"vocos-onnx: {text}")
+
+
+def _complain(error: Exception) -> None:
+    text = re.sub(r"\s*[\r\n]\s*", " ", str(error).strip())
+    text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout)=(?=(['\w]?))", _option, text)
+    text = re.sub(r"\bVocosONNX\('([\w.-]+)'\)", r"--model \1", text)
+    _tell(f"error: {text}")
+
+
+def _option(argument: re.Match[str]) -> str:
+    """What Python takes as encoder='e.onnx' is --encoder 'e.onnx' here."""
+    return f"--{argument[1].replace('_', '-')}{' ' if argument[2] else ''}"
+
+
+def _say(output: Path | None, text: str) -> None:
+    """One line of what was done, but not into the output itself. The work is done, whether it can be printed or not."""
+    stream = sys.stderr if output is None or is_stdout(output) else sys.stdout
+    try:
+        _print(stream, text)
+    except OSError:
+        _give_up(stream)
+
+
+@contextmanager
+def _stdout() -> Iterator[None]:
+    """In it standard output is written, where that is what the command is for. Raises OSError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise _ReaderGoneError from None
+    except OSError as error:
+        _give_up(sys.stdout)
+        raise OSError(f"{STDOUT} cannot be written: {error.strerror or error}") from None
+
+
+def _give_up(stream: TextIO | None) -> None:
+    """What is left in its buffer leads nowhere, else Python complains when it flushes it at the end."""
+    with suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())  # type: ignore[union-attr]
+        os.close(null)
+
+
+def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
+    _tell(f"warning: {' '.join(str(message).split())}")
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _tell(f"warning: {record.getMessage()}")
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Warnings of the logger are printed as everything is."""
+    handler, log = _Handler(logging.WARNING), logging.getLogger("vocos_onnx")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+# Options
+
+
+class _Parser(argparse.ArgumentParser):
+    """No abbreviations, since what is not known must not pass for something else; and the names that may be meant."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options)
+
+    commands: Mapping[str, _Parser]
+
+    def unexpected(self, extra: list[str], commands: Mapping[str, _Parser]) -> NoReturn:
+        """Ends the process, because of arguments that are left over."""
+        option = next((text for text in extra if text.startswith("-") and text != "-"), None)
+        if option is None:
+            self.error(
+                f"unexpected {' '.join(extra)}; this command takes {self._positionals_named()}: name all files in one "
+                "row, the options before or behind them"
+            )
+        name = option.partition("=")[0]
+        known = [text for text in self._option_string_actions if text.startswith("--")]
+        others = [command for command, parser in commands.items() if name in parser._option_string_actions]
+        meant = [text for text in known if name.startswith("--") and len(name) > 2 and text.startswith(name)]
+        if not others:
+            meant = meant or difflib.get_close_matches(name, known, 2, 0.7)
+        hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
+        if others:
+            hint = f", which is one of {', '.join(others)}{hint}"
+        self.error(f"unknown option {name}{hint} ({self.prog} --help lists the options)")
+
+    def _positionals_named(self) -> str:
+        return " ".join(str(action.metavar or action.dest) for action in self._get_positional_actions()) or "none"
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            close = difflib.get_close_matches(str(value), known, 1, 0.5)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise argparse.ArgumentError(action, f"{shown(value)} is none of {', '.join(known)}{hint}")
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{self.prog}: error: {printable(message)}\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout and file is not None:
+            with _stdout():
+                for line in message.splitlines():
+                    _print(file, line)
+        else:
+            for line in message.splitlines():
+                with suppress(OSError):
+                    _print(sys.stderr, line)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
+    parser = _parser()
+    if not argv:
+        parser.print_help(sys.stdout)
+        return None
+    args, extra = parser.parse_known_args(argv)
+    if extra:
+        args.parser.unexpected(extra, parser.commands)
+    return args
 
 
 def _path(text: str) -> Path:
     if not text:  # which Path takes for the working directory
         raise argparse.ArgumentTypeError("an empty name, expected that of a file or folder")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{shown(text)} holds a null character, which no name can")
     return Path(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vocos-onnx", description="Vocos without torch: tokens to 24 kHz audio, and audio to tokens."
+def _name(text: str) -> str:
+    _path(text)
+    return text
+
+
+def _integer(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no whole number of up to 18 digits")
+    return int(text)
+
+
+def _kbps(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no bandwidth in kbps, such as 1.5 or 6")
+    return value
+
+
+def _format(text: str) -> str:
+    ending = text.lower().lstrip(".")
+    try:
+        audio_format(Path(tempfile.gettempdir()) / f"audio.{ending}")
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is no kind of audio to write, such as wav, flac or ogg"
+        ) from None
+    return ending
+
+
+EXAMPLES = """
+examples:
+  vocos-onnx demo demo.wav                          decode real speech, to hear that it works
+  vocos-onnx encode speech.wav tokens.npz           audio to tokens
+  vocos-onnx decode tokens.npz out.wav              tokens to audio
+  vocos-onnx resynth recordings/ copies/            every recording of a folder, through the codec and back
+  vocos-onnx info                                   what the bundled codec is; info MODEL.onnx: a model
+  vocos-onnx export charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx
+                                                    the official model, for tokens of EnCodec and Bark
+
+vocos-onnx COMMAND --help explains a command; without one this help is printed. Exit codes: 0 done, 2 not
+(stderr says why), 1 if the reader of standard output has gone away, 128 + N if signal N ended it.
+"""
+MODEL = ".onnx model, or the name of a bundled one (default: the bundled codec)"
+ENCODER = "encoder .onnx (default: that of the bundled codec)"
+INPUTS = "- is standard input, and a folder all of its {} files (but not those of its own folders)"
+OUTPUTS = "for several inputs a folder, which is made where it does not exist; - is standard output"
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="vocos-onnx",
+        description="Vocos without torch: tokens to 24 kHz audio, and audio to tokens.",
+        epilog=EXAMPLES.strip(),
     )
     parser.add_argument("--version", action="version", version=f"vocos-onnx {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.commands = commands.choices
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], *examples: str, **options: Any) -> _Parser:
+        lines = "\n".join(f"  vocos-onnx {line}" for line in examples)
+        help_ = options["help"]
+        made: _Parser = commands.add_parser(
+            name,
+            description=f"{help_[0].upper()}{help_[1:]}.",
+            epilog=f"examples:\n{lines}" if examples else None,
+            **options,
+        )
+        made.set_defaults(run=run, parser=made)
+        return made
 
     session = argparse.ArgumentParser(add_help=False)
     session.add_argument("--provider", metavar="P", help="cpu, cuda, or another execution provider of onnxruntime")
     session.add_argument(
-        "--threads", type=int, metavar="N", help="threads on the CPU (default: the CPUs that it may use)"
+        "--threads", type=_integer, metavar="N", help="threads on the CPU (default: the CPUs that it may use)"
     )
 
     writes = argparse.ArgumentParser(add_help=False)
     writes.add_argument("-y", "--force", action="store_true", help="replace an output that exists")
 
-    decode = commands.add_parser("decode", parents=[session, writes], help="decode tokens or features to an audio file")
-    decode.add_argument("tokens", type=Path, metavar="TOKENS", help=".npy, or .npz with an array named tokens or codes")
-    decode.add_argument("output", type=_path, metavar="OUT", help="audio file to write, e.g. out.wav")
-    decode.add_argument("--model", metavar="M", help=".onnx model, or the name of one in the box (default: its codec)")
-    decode.add_argument("--bandwidth-id", type=int, metavar="N", help="default: from the number of codebooks")
+    audio_out = argparse.ArgumentParser(add_help=False)
+    audio_out.add_argument(
+        "--format",
+        type=_format,
+        metavar="F",
+        help="wav, flac, ogg, ...: where the name of the output does not say it (default: wav)",
+    )
+
+    decode = command(
+        "decode",
+        _decode,
+        "decode tokens.npz out.wav",
+        "decode tokens/ audio/                  # every .npz and .npy of a folder",
+        "decode - - --format flac < t.npz > a.flac",
+        "decode bark.npz out.wav --model vocos-encodec-24khz.onnx --key fine_prompt",
+        parents=[session, audio_out, writes],
+        help="decode tokens or features to audio files",
+    )
+    decode.add_argument(
+        "inputs", type=_name, nargs="+", metavar="TOKENS", help=f"token files; {INPUTS.format('.npz and .npy')}"
+    )
+    decode.add_argument("output", type=_name, metavar="OUT", help=f"audio file to write, e.g. out.wav; {OUTPUTS}")
+    decode.add_argument("--model", metavar="M", help=MODEL)
+    decode.add_argument(
+        "--bandwidth",
+        type=_kbps,
+        metavar="KBPS",
+        help="of the tokens, as encode takes it; where they have more codebooks than it, the first ones are decoded "
+        "(default: that of all codebooks)",
+    )
+    decode.add_argument(
+        "--bandwidth-id", type=_integer, metavar="N", help="the same as the number that upstream Vocos takes, 0 to 3"
+    )
     decode.add_argument("--layout", default="kbt", help="axes of 3-D tokens: kbt (codebooks, batch, frames) or bkt")
-    decode.set_defaults(run=_decode)
+    decode.add_argument("--key", metavar="NAME", help="of the array in a file that holds several")
 
     files = argparse.ArgumentParser(add_help=False)
-    files.add_argument("inputs", type=Path, nargs="+", metavar="IN", help="audio files of any kind, rate and channels")
-    files.add_argument("--bandwidth", type=float, metavar="KBPS", help=f"default: {DEFAULT_BANDWIDTH:g}")
-    files.add_argument("--encoder", metavar="E", help="encoder .onnx (default: that of the codec in the box)")
-
-    encode = commands.add_parser("encode", parents=[session, files, writes], help="encode audio files to tokens")
-    encode.add_argument("output", type=_path, metavar="OUT", help=".npz file to write, or a folder that exists")
-    encode.set_defaults(run=_encode)
-
-    resynth = commands.add_parser(
-        "resynth", parents=[session, files, writes], help="copy-synthesis: audio files through tokens or mels, and back"
+    files.add_argument(
+        "inputs",
+        type=_name,
+        nargs="+",
+        metavar="IN",
+        help=f"audio files of any kind, rate and channels; {INPUTS.format('audio')}",
     )
-    resynth.add_argument("output", type=_path, metavar="OUT", help="audio file to write, or a folder that exists")
-    resynth.add_argument("--model", metavar="M", help=".onnx model, or the name of one in the box (default: its codec)")
-    resynth.add_argument("--plot", type=Path, metavar="P.png", help="draw the two spectrograms, of one file")
-    resynth.set_defaults(run=_resynth)
+    files.add_argument("--bandwidth", type=_kbps, metavar="KBPS", help=f"default: {DEFAULT_BANDWIDTH:g}")
+    files.add_argument("--encoder", metavar="E", help=ENCODER)
 
-    stream = commands.add_parser(
-        "stream", parents=[session], help="raw tokens, features or audio on stdin to raw audio on stdout, as it comes"
+    encode = command(
+        "encode",
+        _encode,
+        "encode speech.wav tokens.npz --bandwidth 3",
+        "encode recordings/ tokens/             # every audio file of a folder",
+        "encode - - < speech.mp3 > tokens.npz",
+        parents=[session, files, writes],
+        help="encode audio files to tokens",
+    )
+    encode.add_argument("output", type=_name, metavar="OUT", help=f".npz file to write; {OUTPUTS}")
+    encode.add_argument("--format", choices=["npz"], help="where the name of the output does not say it")
+
+    resynth = command(
+        "resynth",
+        _resynth,
+        "resynth speech.flac copy.wav",
+        "resynth *.wav copies/                  # several files, each under its own name",
+        "resynth - - --format flac < speech.mp3 | ffplay -",
+        parents=[session, files, audio_out, writes],
+        help="copy-synthesis: audio files through tokens or mels, and back",
+    )
+    resynth.add_argument("output", type=_name, metavar="OUT", help=f"audio file to write; {OUTPUTS}")
+    resynth.add_argument("--model", metavar="M", help=MODEL)
+    resynth.add_argument("--plot", type=_path, metavar="P.png", help="draw the two spectrograms, of one file")
+
+    stream = command(
+        "stream",
+        _stream,
+        "stream tokens --bandwidth 6 < tokens.raw > audio.raw",
+        "stream audio < audio.raw > copy.raw    # 16 bits, mono, 24000 Hz; ffmpeg makes it: -f s16le -ac 1 -ar 24000 -",
+        parents=[session],
+        help="raw tokens, features or audio on stdin to raw audio on stdout, as it comes",
     )
     stream.add_argument(
         "kind",
         choices=("tokens", "features", "audio"),
         help="frame after frame: tokens as 16-bit integers, features as 32-bit floats, little-endian; or mono audio",
     )
-    stream.add_argument("--model", metavar="M", help=".onnx model, or the name of one in the box (default: its codec)")
-    stream.add_argument("--encoder", metavar="E", help="encoder .onnx (default: that of the codec in the box)")
-    stream.add_argument("--bandwidth", type=float, metavar="KBPS", help=f"default: {DEFAULT_BANDWIDTH:g}")
-    stream.add_argument("--rate", type=int, metavar="HZ", help="of the audio on stdin (default: the model's)")
+    stream.add_argument("--model", metavar="M", help=MODEL)
+    stream.add_argument("--encoder", metavar="E", help=ENCODER)
+    stream.add_argument("--bandwidth", type=_kbps, metavar="KBPS", help=f"default: {DEFAULT_BANDWIDTH:g}")
+    stream.add_argument("--rate", type=_integer, metavar="HZ", help="of the audio on stdin (default: the model's)")
     stream.add_argument("--format", choices=list(PCM), default="s16le", help="of the audio, in and out")
-    stream.add_argument("--lookahead", type=int, metavar="N", help="frames to wait for; fewer are sooner, not exact")
     stream.add_argument(
-        "--chunk", type=int, metavar="N", default=8, help="frames of audio encoded at once (default: 8)"
+        "--lookahead", type=_integer, metavar="N", help="frames to wait for; fewer are sooner, not exact"
     )
-    stream.set_defaults(run=_stream)
-
-    info = commands.add_parser("info", help="say what a model file is")
-    info.add_argument("model", nargs="?", metavar="MODEL", help="default: the codec in the box")
-    info.add_argument("--provider", metavar="P", help="run it there, and say which operators are left on the CPU")
-    info.set_defaults(run=_info)
-
-    demo = commands.add_parser(
-        "demo", parents=[session, writes], help="decode the tokens in the box, real recorded speech"
+    stream.add_argument(
+        "--chunk", type=_integer, metavar="N", default=8, help="frames of audio encoded at once (default: 8)"
     )
-    demo.add_argument("output", type=_path, nargs="?", default=Path("demo.wav"), metavar="OUT")
-    demo.set_defaults(run=_demo)
 
-    report = commands.add_parser(
+    info = command(
+        "info", _info, "info", "info model.onnx --json", "info model.onnx --provider cuda", help="print what a model is"
+    )
+    info.add_argument("model", nargs="?", metavar="MODEL", help="model or encoder (default: the bundled codec)")
+    info.add_argument("--provider", metavar="P", help="run it there, and list which operators are left on the CPU")
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+
+    demo = command(
+        "demo",
+        _demo,
+        "demo demo.wav",
+        parents=[session, audio_out, writes],
+        help="decode the bundled tokens, real recorded speech",
+    )
+    demo.add_argument("output", type=_name, nargs="?", default="demo.wav", metavar="OUT")
+
+    report = command(
         "report",
+        _report,
+        "report page.html --inputs recordings/",
         parents=[session, writes],
         help="one HTML page to compare models by ear and figures (needs [report])",
     )
     report.add_argument("output", type=_path, metavar="OUT.html", help="page to write; it needs no other file")
-    report.add_argument("--inputs", type=Path, nargs="+", required=True, metavar="IN", help="audio files of any kind")
+    report.add_argument(
+        "--inputs", type=_name, nargs="+", required=True, metavar="IN", help="audio files of any kind, or folders"
+    )
     report.add_argument(
         "--model",
         nargs="+",
         action="extend",
         metavar="M",
-        help=".onnx models, or names of those in the box (default: all of it)",
+        help=".onnx models, or names of bundled ones (default: all of those)",
     )
     report.add_argument("--encoder", metavar="E", help="encoder .onnx of the models with its codebooks")
-    report.add_argument("--bandwidths", type=float, nargs="+", metavar="KBPS", help="default: all of each model")
-    report.set_defaults(run=_report)
+    report.add_argument("--bandwidths", type=_kbps, nargs="+", metavar="KBPS", help="default: all of each model")
 
     variant = argparse.ArgumentParser(add_help=False)
     precision = variant.add_mutually_exclusive_group()
     precision.add_argument("--int8", action="store_true", help="matrix products in int8, for CPUs")
     precision.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
     variant.add_argument(
-        "--calibrate", type=Path, nargs="+", metavar="F", help=".npy or .npz of tokens or features (default: speech)"
+        "--calibrate", type=_path, nargs="+", metavar="F", help=".npy or .npz of tokens or features (default: speech)"
     )
-    export = commands.add_parser(
-        "export", parents=[variant, writes], help="convert a Vocos checkpoint to .onnx (needs the extra [export])"
+    export = command(
+        "export",
+        _export,
+        "export charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx",
+        "export charactr/vocos-mel-24khz -o vocos-mel-24khz.onnx",
+        parents=[variant, writes],
+        help="convert a Vocos checkpoint to .onnx (needs the extra [export])",
     )
-    export.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, .ckpt file, or hub id (owner/name)")
-    export.add_argument("-o", "--output", required=True, metavar="MODEL.onnx")
-    export.add_argument("--config", help="config.yaml, where it is not beside the weights")
+    export.add_argument(
+        "checkpoint", type=_name, metavar="CHECKPOINT", help="folder, .ckpt file, or hub id (owner/name)"
+    )
+    export.add_argument("-o", "--output", type=_name, required=True, metavar="MODEL.onnx")
+    export.add_argument("--config", type=_name, help="config.yaml, where it is not beside the weights")
     export.add_argument("--revision", help="branch, tag or commit of a hub id")
     export.add_argument(
         "--istft",
@@ -180,37 +490,45 @@ def _parser() -> argparse.ArgumentParser:
         default="numpy",
         help="graph: the inverse STFT on the device too, for GPUs",
     )
-    export.set_defaults(run=_export)
 
-    quantize = commands.add_parser(
+    quantize = command(
         "quantize",
+        _quantize,
+        "quantize model.onnx -o model-int8.onnx --int8",
         parents=[variant, writes],
         help="a float32 .onnx to int8 or half precision (needs [export])",
     )
-    quantize.add_argument("model", metavar="MODEL", help=".onnx model, or the name of one in the box")
-    quantize.add_argument("-o", "--output", required=True, metavar="OUT.onnx")
-    quantize.set_defaults(run=_quantize)
+    quantize.add_argument("model", type=_name, metavar="MODEL", help=".onnx model, or the name of a bundled one")
+    quantize.add_argument("-o", "--output", type=_name, required=True, metavar="OUT.onnx")
 
-    encoder = commands.add_parser(
+    encoder = command(
         "export-encodec",
+        _export_encodec,
+        "export-encodec facebook/encodec_24khz -o encodec_24khz.onnx",
         parents=[writes],
         help="convert an EnCodec checkpoint's encoder to .onnx (needs [export])",
     )
-    encoder.add_argument("checkpoint", metavar="CHECKPOINT", help="Meta's .th file, folder, or facebook/encodec_24khz")
-    encoder.add_argument("-o", "--output", required=True, metavar="ENCODER.onnx")
-    encoder.add_argument("--revision", help="branch, tag or commit of a hub id")
-    encoder.set_defaults(run=_export_encodec)
-
-    train = commands.add_parser(
-        "train", parents=[writes], help="train a Vocos as a config of upstream's layout says (needs the extra [train])"
+    encoder.add_argument(
+        "checkpoint", type=_name, metavar="CHECKPOINT", help="Meta's .th file, folder, or facebook/encodec_24khz"
     )
-    train.add_argument("config", type=Path, metavar="CONFIG.yaml")
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run; one that was stopped goes on")
+    encoder.add_argument("-o", "--output", type=_name, required=True, metavar="ENCODER.onnx")
+    encoder.add_argument("--revision", help="branch, tag or commit of a hub id")
+
+    train = command(
+        "train",
+        _train,
+        parents=[writes],
+        help="train a Vocos as a config of upstream's layout says (needs the extra [train])",
+    )
+    train.add_argument("config", type=_path, metavar="CONFIG.yaml")
+    train.add_argument("--out", type=_path, required=True, metavar="DIR", help="the run; one that was stopped goes on")
     train.add_argument("--train", metavar="PATH", help="folder, filelist or index.csv, instead of the config's")
     train.add_argument("--valid", metavar="PATH", help="the same, of files to validate with")
-    train.add_argument("--steps", type=int, metavar="N", help="steps of the generator, half the config's max_steps")
+    train.add_argument(
+        "--steps", type=_integer, metavar="N", help="steps of the generator, half the config's max_steps"
+    )
     train.add_argument("--encoder", metavar="E.onnx", help="of the tokens, for a model of EnCodec's")
-    train.add_argument("--token-cache", type=Path, metavar="DIR", help="encode whole files, once, and crop the tokens")
+    train.add_argument("--token-cache", type=_path, metavar="DIR", help="encode whole files, once, and crop the tokens")
     train.add_argument("--init-from", metavar="CHECKPOINT", help="begin with its weights: folder, .ckpt or hub id")
     train.add_argument("--revision", help="branch, tag or commit of a hub id")
     train.add_argument("--device", help="auto, cpu or cuda, instead of the config's accelerator")
@@ -218,59 +536,321 @@ def _parser() -> argparse.ArgumentParser:
         "--compile", action=argparse.BooleanOptionalAction, default=None, help="torch.compile (default: on CUDA)"
     )
     train.add_argument("--export", metavar="MODEL.onnx", help="export the best weights at the end")
-    train.set_defaults(run=_train)
     return parser
 
 
-def _decode(args: argparse.Namespace) -> None:
-    audio_format(args.output)  # an output that cannot be written should fail before the work, not after
-    _check_output(args.output, [args.tokens, args.model], args.force)
-    read = read_token_file(args.tokens)
-    tokens, samples = read.codes, read.samples
-    vocos = _open(args, args.model)
-    if tokens.ndim == 3:
-        batch = 1 if args.layout == "kbt" and not np.issubdtype(tokens.dtype, np.floating) else 0
-        if tokens.shape[batch] > 1:
-            raise ValueError(
-                f"{args.tokens} holds a batch of {tokens.shape[batch]}, and {args.output} can hold one clip: "
-                "save each item's tokens (codebooks, frames) to a file of its own"
-            )
-        if tokens.shape[batch]:
-            tokens = tokens.squeeze(batch)
-    given = replace(read, codes=tokens)  # with its codec, which is checked then
-    if vocos.delay and tokens.ndim == 2 and args.layout in LAYOUTS:
-        blocks = vocos.decode_stream([given], args.bandwidth_id)
+# Inputs and outputs of decode, encode and resynth: None is standard input, or standard output
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An input and the output that is made of it; ``format`` is the output's where its name does not end in that."""
+
+    source: Path | None
+    target: Path | None
+    format: str | None
+
+    @property
+    def source_name(self) -> str:
+        return STDIN if self.source is None else str(self.source)
+
+    @property
+    def target_name(self) -> str:
+        return STDOUT if self.target is None else str(self.target)
+
+    def open(self) -> AbstractContextManager[Path]:
+        """The input as a file, copied to a temporary one where it is a pipe."""
+        if self.source is None:
+            return _copied(None, STDIN)
+        with suppress(OSError):
+            mode = self.source.stat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                return _copied(self.source, str(self.source))
+        return nullcontext(self.source)
+
+    def write(self, write: Callable[[Path, bool], int], overwrite: bool) -> int:
+        """Call ``write`` with a path of the right ending, and whether to replace it, and let that be the output."""
+        if self.target is not None and self.format is None:
+            return write(self.target, overwrite)
+        if self.target is not None:
+            with whole_file(self.target, overwrite=overwrite) as partial:
+                staged = partial.with_name(f"audio.{self.format}")
+                written = write(staged, True)
+                staged.replace(partial)
+            return written
+        with temporary(f"audio.{self.format}") as staged:
+            written = write(staged, True)
+            with staged.open("rb") as file, _stdout():
+                shutil.copyfileobj(file, _binary(sys.stdout), 1 << 20)
+                sys.stdout.flush()
+        return written
+
+
+@contextmanager
+def _copied(source: Path | None, name: str) -> Iterator[Path]:
+    with temporary("stdin" if source is None else source.name) as file:
+        try:
+            with file.open("wb") as sink:
+                if source is None:
+                    for data in _read_stdin():
+                        sink.write(data)
+                else:
+                    with source.open("rb") as pipe:
+                        shutil.copyfileobj(pipe, sink, 1 << 20)
+                if not sink.tell():
+                    raise ValueError(f"{name} is empty or closed; expected a file of audio, tokens or features")
+            yield file
+        except ValueError as error:  # which names the file that was read
+            if type(error) is not ValueError or str(file) not in str(error):
+                raise
+            text = str(error)
+            if source is None:  # ffmpeg and the commands here know it as -
+                text = re.sub(rf"(?:(?<= -i )|(?<=code ))(?:{re.escape(str(file))}|stdin)(?= )", "-", text)
+            raise ValueError(text.replace(str(file), name)) from None
+
+
+def _binary(stream: TextIO | None) -> IO[bytes]:
+    binary: IO[bytes] | None = getattr(stream, "buffer", None)
+    if binary is None or getattr(stream, "closed", False):
+        raise OSError("it is closed")
+    return binary
+
+
+def _read_stdin() -> Iterator[bytes]:
+    """What comes in on standard input, as it comes. Raises OSError."""
+    while True:
+        try:
+            data: bytes = _binary(sys.stdin).read1(1 << 16)  # type: ignore[attr-defined]
+        except OSError as error:
+            raise OSError(f"{STDIN} cannot be read: {error.strerror or error}") from None
+        if not data:
+            return
+        yield data
+
+
+def _check_terminal(stream: TextIO | None, what: str) -> None:
+    is_terminal = False
+    with suppress(AttributeError, OSError, ValueError):
+        is_terminal = stream is not None and os.isatty(stream.fileno())
+    if is_terminal:
+        name, sign = (STDIN, "<") if stream is sys.stdin else (STDOUT, ">")
+        raise ValueError(f"{name} is a terminal, and {what}: use a pipe, or {sign} FILE")
+
+
+def _expand(inputs: list[str], endings: tuple[str, ...], what: str) -> list[Path | None]:
+    """The files of these names; of folders the files with these endings, and a line on what is not taken."""
+    found: list[Path | None] = []
+    for text in inputs:
+        path = Path(text)
+        if text == "-":
+            if None in found:
+                raise ValueError(f"{STDIN} (-) is given twice, and can be read once")
+            _check_terminal(sys.stdin, f"{what} are to come from it")
+            found.append(None)
+        elif path.is_dir():
+            there = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+            taken = [file for file in there if file.suffix.lower() in endings and file.is_file()]
+            if not taken:
+                raise ValueError(
+                    f"the folder {path} holds no {what} (files that end in {', '.join(endings)}); it holds "
+                    f"{listed(map(_entry, there)) or 'nothing'}"
+                )
+            if left := sorted(set(there) - set(taken)):
+                _tell(f"warning: left out of the folder {path}, as they are no {what}: {listed(map(_entry, left))}")
+            found += taken
+        else:
+            found.append(path)
+    return found
+
+
+def _entry(path: Path) -> str:
+    return f"{path.name}/" if path.is_dir() else path.name
+
+
+def _jobs(
+    args: argparse.Namespace,
+    inputs: list[Path | None],
+    suffix: str,
+    models: list[str | None],
+    check: Callable[[Path | None, str | None], str | None],
+) -> tuple[list[_Job], Path | None]:
+    """Each input with the output that it goes to, and the folder of those where that is yet to be made.
+
+    ``check`` raises where an output cannot be written, and says its format where the name does not.
+    """
+    output = Path(args.output)
+    several = len(inputs) > 1 or any(Path(text).is_dir() for text in args.inputs if text != "-")
+    is_folder = args.output != "-" and (output.is_dir() or args.output.endswith(("/", os.sep)))
+    if args.output == "-":
+        if several:
+            raise ValueError(f"{STDOUT} (-) can hold one output, and {len(inputs)} are to come; name a folder")
+        _check_terminal(sys.stdout, "the output is not text")
+        return [_Job(inputs[0], None, check(None, args.format))], None
+    if not several and not is_folder:
+        format_ = check(output, args.format)
+        _check_output(output, [*inputs, *models], args.force)
+        return [_Job(inputs[0], output, format_)], None
+    new = None
+    named_like_a_file = not args.output.endswith(("/", os.sep)) and output.suffix.lower() in (*AUDIO, *TOKENS)
+    if output.is_dir():
+        if named_like_a_file:
+            raise IsADirectoryError(f"{output} is a folder; expected the name of a file, or {output}/ for that folder")
     else:
-        blocks = iter([vocos.decode(given, args.bandwidth_id, layout=args.layout)])
-    hop = vocos.hop_length
-
-    def end(decoded: int) -> int:
-        if samples is None:
-            return decoded
-        if not decoded - hop < samples <= decoded:
+        if output.exists():
+            many = f"{len(inputs)} files need" if len(inputs) > 1 else "the output needs"
+            raise NotADirectoryError(f"{many} a folder to go to, and {output} is none")
+        if named_like_a_file:
             raise ValueError(
-                f"{args.tokens} says that it is of {samples} samples, but {tokens.shape[-1]} frames are "
-                f"{decoded - hop + 1} to {decoded} of them: it is not whole"
+                f"{len(inputs)} files need a folder to go to, and {output} is named like a file: was the output "
+                f"forgotten? A folder of that name is {output}/"
             )
-        return samples
+        new = output
+    jobs = [_Job(source, output / (Path(source or "stdin").stem + suffix), None) for source in inputs]
+    sources: dict[str, str] = {}
+    for job in jobs:
+        assert job.target is not None
+        if new is None:
+            _check_output(job.target, [*inputs, *models], args.force)
+        real = os.path.realpath(job.target)
+        if real in sources:
+            raise ValueError(
+                f"{sources[real]} and {job.source_name} would both be written to {job.target}; rename one of them"
+            )
+        sources[real] = job.source_name
+    if new is not None:
+        above = next(folder for folder in Path(os.path.abspath(new)).parents if folder.exists())  # noqa: PTH100
+        check_target(above / Path(os.path.abspath(new)).relative_to(above).parts[0])  # noqa: PTH100
+    return jobs, new
 
-    written = save_blocks(args.output, _cut(blocks, hop, end), vocos.sample_rate, overwrite=args.force, comment=MADE_BY)
-    _warn_of_no_codec(read, vocos)
-    _say(args.output, f"wrote {args.output}: {written / vocos.sample_rate:.2f} s at {vocos.sample_rate} Hz")
 
-
-def _say(output: Path, line: str) -> None:
-    """Print what was done, but not into the output itself, and only where somebody can read it."""
-    stream = sys.stderr if is_stdout(output) else sys.stdout
-    if stream is None:
-        return
+def _check_audio(target: Path | None, format_: str | None) -> str | None:
+    """Raises where the audio cannot be written there; the format that its name does not say."""
+    if target is None:
+        return format_ or "wav"
+    if format_ is None:
+        if not target.suffix:
+            others = "" if target.exists() else f"name a file such as {target}.wav, a folder as {target}/, or "
+            raise ValueError(
+                f"the name {target.name!r} has no ending that says what to write: {others}add --format wav"
+            )
+        audio_format(target)
+        return None
     try:
-        print(line, file=stream, flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError:  # closed, or of a terminal that is gone: the work is done all the same
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is left is not flushed into it again
+        kind = audio_format(target)
+    except ValueError:  # its ending says nothing
+        check_target(target)
+        return format_
+    if kind != audio_format(Path(tempfile.gettempdir()) / f"audio.{format_}"):
+        raise ValueError(f"{target.name!r} ends in {target.suffix}, and --format is {format_}: give one of the two")
+    return None
+
+
+def _check_tokens(target: Path | None, format_: str | None) -> str | None:
+    if target is None or (target.exists() and not target.is_file() and not target.is_dir()):
+        return "npz"
+    if target.suffix == ".npz":
+        return None
+    if format_ is not None and not target.suffix:
+        return format_
+    folder = "" if target.suffix else f"; a folder is {target}/"
+    raise ValueError(f"{target.name!r} does not end in .npz, the kind of file that tokens are written to{folder}")
+
+
+def _decode(args: argparse.Namespace) -> None:
+    if args.bandwidth is not None and args.bandwidth_id is not None:
+        raise ValueError(
+            f"--bandwidth ({args.bandwidth:g} kbps) and --bandwidth-id ({args.bandwidth_id}) mean the same; give one"
+        )
+    inputs = _expand(args.inputs, TOKENS, "token files")
+    suffix = f".{args.format or 'wav'}"
+    jobs, folder = _jobs(args, inputs, suffix, [args.model], _check_audio)
+    vocos = _open(args, args.model)
+    chosen = _bandwidth(args, vocos.config)
+    warned = False
+
+    def one(job: _Job, path: Path, progress: Progress) -> str:
+        nonlocal warned
+        read = read_token_file(path, args.key)
+        given = _one_clip(job, read, args, vocos.config, None if chosen is None else chosen[1])
+        index = args.bandwidth_id if chosen is None or not vocos.config.num_bandwidth_ids else chosen[0]
+        frames, hop = given.codes.shape[-1] if given.codes.ndim else 0, vocos.hop_length
+        if vocos.delay and given.codes.ndim == 2 and args.layout in LAYOUTS:
+            blocks = vocos.decode_stream([given], index)
+        else:
+            blocks = iter([vocos.decode(given, index, layout=args.layout)])
+
+        def end(decoded: int) -> int:
+            if read.samples is None:
+                return decoded
+            if not decoded - hop < read.samples <= decoded:
+                raise ValueError(
+                    f"{job.source_name} says that it is of {read.samples} samples, but {frames} frames are "
+                    f"{decoded - hop + 1} to {decoded} of them: it is not whole"
+                )
+            return read.samples
+
+        def counted() -> Iterator[Float]:
+            done = 0
+            for block in blocks:
+                yield block
+                done += len(block)
+                progress(min(done, frames * hop), frames * hop)
+
+        rate = vocos.sample_rate
+        written = job.write(lambda file, force: _save(file, _cut(counted(), hop, end), rate, force), args.force)
+        if not warned and read.anonymous and vocos.config.encodec is not None:
+            warned = True
+            _warn_of_no_codec(vocos)
+        return f"wrote {job.target_name}: {written / rate:.2f} s at {rate} Hz"
+
+    _each(jobs, folder, one)
+
+
+def _bandwidth(args: argparse.Namespace, config: ModelConfig) -> tuple[int, int] | None:
+    """Bandwidth id and number of codebooks of the bandwidth that was asked for."""
+    if args.bandwidth is None:
+        return None
+    if config.encodec is None:
+        raise ValueError("--bandwidth is given, but this is a mel model, without tokens: leave it out")
+    index = bandwidth_index(args.bandwidth, config.encodec.bandwidths)
+    return index, config.encodec.codebooks_per_bandwidth[index]
+
+
+def _one_clip(job: _Job, read: Tokens, args: argparse.Namespace, config: ModelConfig, most: int | None) -> Tokens:
+    """Tokens (K, T), of the first ``most`` codebooks, or features (C, T), with the codec, which is checked then."""
+    codes, is_tokens = read.codes, not np.issubdtype(read.codes.dtype, np.floating)
+    if codes.ndim == 3:
+        batch = 1 if args.layout == "kbt" and is_tokens else 0
+        if codes.shape[batch] > 1:
+            hint = ", or pass --layout bkt if its axes are (batch, codebooks, frames)" if len(codes) == 1 else ""
+            raise ValueError(
+                f"{job.source_name} holds a batch of {codes.shape[batch]}, and {job.target_name} can hold one clip: "
+                f"save each item's tokens (codebooks, frames) to a file of its own{hint}"
+            )
+        if codes.shape[batch]:
+            codes = codes.squeeze(batch)
+    encodec = config.encodec
+    if is_tokens and codes.ndim == 2 and encodec is not None:
+        counts, found = encodec.codebooks_per_bandwidth, len(codes)
+        if most is not None:
+            if found < most:
+                raise ValueError(
+                    f"{job.source_name} has {found} codebooks, and {args.bandwidth:g} kbps are {most}: leave "
+                    "--bandwidth out, or give a smaller one"
+                )
+            return replace(read, codes=codes[:most])
+        possible = 0 < found <= encodec.num_codebooks <= codes.shape[1]  # else the axes may be swapped
+        if possible and args.bandwidth_id is None and config.num_bandwidth_ids and found not in counts:
+            known = ", ".join(f"{k:g} kbps {n}" for k, n in zip(encodec.bandwidths, counts, strict=True))
+            raise ValueError(
+                f"{job.source_name} has {found} codebooks, and no bandwidth has as many ({known}): pass --bandwidth "
+                "KBPS to decode the first ones of them, or --bandwidth-id N to decode all of them as those of it"
+            )
+    return replace(read, codes=codes)
+
+
+def _save(file: Path, blocks: Iterable[Float], rate: int, overwrite: bool) -> int:
+    return save_blocks(file, blocks, rate, overwrite=overwrite, comment=MADE_BY)
 
 
 def _cut(blocks: Iterable[Float], most: int, end: Callable[[int], int]) -> Iterator[Float]:
@@ -285,64 +865,67 @@ def _cut(blocks: Iterable[Float], most: int, end: Callable[[int], int]) -> Itera
 
 
 def _encode(args: argparse.Namespace) -> None:
-    targets = _targets(args.inputs, args.output, ".npz", [args.encoder], args.force)
-    if any(target.suffix != ".npz" for _, target in targets):
-        raise ValueError(f"{args.output.name!r} does not end in .npz, the kind of file that tokens are written to")
-    encoder = EncodecONNX(args.encoder, **_options(args))
+    inputs = _expand(args.inputs, AUDIO, "audio files")
+    jobs, folder = _jobs(args, inputs, ".npz", [args.encoder], _check_tokens)
+    with _explained(("--encoder", args.encoder)):
+        encoder = EncodecONNX(args.encoder, **_options(args))
     bandwidth = DEFAULT_BANDWIDTH if args.bandwidth is None else args.bandwidth
-    if len(targets) > 1:  # a bad bandwidth is said once, not for each file
-        encoder.encode(np.zeros(1), encoder.sample_rate, bandwidth)
+    bandwidth_index(bandwidth, encoder.bandwidths)  # said once, not for each file
 
-    def one(source: Path, target: Path, progress: Callable[[int, int], None]) -> str:
+    def one(job: _Job, path: Path, progress: Progress) -> str:
         rate = encoder.sample_rate
-        audio = _Counted(source, rate, progress)
+        audio = _Counted(path, rate, progress)
         smallest = np.min_scalar_type(encoder.config.codebook_size - 1)
         codes = [block.astype(smallest) for block in encoder.encode_stream(audio, rate, bandwidth)]
         tokens = np.concatenate(codes, axis=1)
-        save_tokens(target, tokens, encoder, samples=audio.samples, overwrite=args.force)
-        shape = " x ".join(map(str, tokens.shape))
-        return f"wrote {target}: {shape} tokens, {audio.samples / rate:.2f} s at {bandwidth:g} kbps"
 
-    _each(targets, one)
+        def save(file: Path, force: bool) -> int:
+            save_tokens(file, tokens, encoder, samples=audio.samples, overwrite=force)
+            return audio.samples
+
+        written = job.write(save, args.force)
+        shape = " x ".join(map(str, tokens.shape))
+        return f"wrote {job.target_name}: {shape} tokens, {written / rate:.2f} s at {bandwidth:g} kbps"
+
+    _each(jobs, folder, one)
 
 
 def _resynth(args: argparse.Namespace) -> None:
-    targets = _targets(args.inputs, args.output, ".wav", [args.model, args.encoder], args.force)
-    for _, target in targets:
-        audio_format(target)
-    if not args.output.is_dir():
-        _check_forgotten_output(args.output)
+    inputs = _expand(args.inputs, AUDIO, "audio files")
+    jobs, folder = _jobs(args, inputs, f".{args.format or 'wav'}", [args.model, args.encoder], _check_audio)
+    if len(jobs) == 1 and jobs[0].target is not None and not Path(args.output).is_dir():
+        _check_forgotten_output(jobs[0].target)
     if args.plot:
         from .plot import check_plot, save_plot
 
-        if len(targets) > 1:
-            raise ValueError(f"--plot draws one recording, and {len(targets)} are given; leave it out")
+        if len(jobs) > 1:
+            raise ValueError(f"--plot draws one recording, and {len(jobs)} are given; leave it out")
         check_plot(args.plot)
-        _check_output(args.plot, [*args.inputs, args.model, args.encoder, targets[0][1]], args.force)
-        if targets[0][1].exists() and not targets[0][1].is_file():
-            raise ValueError(f"--plot reads the copy again, and {targets[0][1]} is not a file; leave it out")
-    vocos = VocosONNX(args.model, encoder=args.encoder, **_options(args))
-    if len(targets) > 1:  # what fails here fails each file
+        target = jobs[0].target
+        _check_output(args.plot, [*inputs, args.model, args.encoder, target], args.force)
+        if target is None or jobs[0].format or (target.exists() and not target.is_file()):
+            raise ValueError(f"--plot reads the copy again, and {jobs[0].target_name} is not a file; leave it out")
+    vocos = _open(args, args.model, args.encoder)
+    _check_encoder(args, vocos)
+    if len(jobs) > 1:  # what fails here fails each file
         vocos(np.zeros(vocos.sample_rate), vocos.sample_rate, bandwidth=args.bandwidth)
 
-    def one(source: Path, target: Path, progress: Callable[[int, int], None]) -> str:
+    def one(job: _Job, path: Path, progress: Progress) -> str:
         rate = vocos.sample_rate
-        audio = _Counted(source, rate, progress)
+        audio = _Counted(path, rate, progress)
         blocks = vocos.resynth_stream(audio, rate, bandwidth=args.bandwidth)
         # whole frames are decoded: what is longer than the recording is cut off
-        written = save_blocks(
-            target,
-            _cut(blocks, vocos.hop_length, lambda n: min(n, audio.samples)),
-            rate,
-            overwrite=args.force,
-            comment=MADE_BY,
-        )
+        cut = _cut(blocks, vocos.hop_length, lambda n: min(n, audio.samples))
+        written = job.write(lambda file, force: _save(file, cut, rate, force), args.force)
         if args.plot:
-            audio_of = {str(path): load_audio(path, rate) for path in (source, target)}
+            assert job.target is not None
+            titled = {job.source_name: path, job.target_name: job.target}
+            # a $ would begin a formula
+            audio_of = {printable(title).replace("$", r"\$"): load_audio(file, rate) for title, file in titled.items()}
             save_plot(args.plot, audio_of, rate, overwrite=args.force)
-        return f"wrote {target}: {written / rate:.2f} s at {rate} Hz"
+        return f"wrote {job.target_name}: {written / rate:.2f} s at {rate} Hz"
 
-    _each(targets, one)
+    _each(jobs, folder, one)
 
 
 def _check_output(output: Path, inputs: Iterable[str | os.PathLike[str] | None], overwrite: bool) -> None:
@@ -373,44 +956,32 @@ def _check_forgotten_output(output: Path) -> None:
         )
 
 
-def _targets(
-    inputs: list[Path], output: Path, suffix: str, models: list[str | None], overwrite: bool
-) -> list[tuple[Path, Path]]:
-    """Each input with the file it goes to: the output, or one of its own name in that folder."""
-    if len(inputs) == 1 and not output.is_dir():
-        targets = [(inputs[0], output)]
-    elif output.is_dir():
-        targets = [(source, output / (source.stem + suffix)) for source in inputs]
-    else:
-        raise FileNotFoundError(f"{len(inputs)} files need a folder to go to, and {output} is none; create it first")
-    sources: dict[str, Path] = {}
-    for source, target in targets:
-        _check_output(target, [*inputs, *models], overwrite)
-        real = os.path.realpath(target)
-        if real in sources:
-            raise ValueError(f"{sources[real]} and {source} would both be written to {target}; rename one of them")
-        sources[real] = source
-    return targets
+def _each(jobs: list[_Job], folder: Path | None, one: Callable[[_Job, Path, Progress], str]) -> None:
+    """Do one after another. A bad file is reported and does not keep the others from being done.
 
-
-def _each(targets: list[tuple[Path, Path]], one: Callable[[Path, Path, Callable[[int, int], None]], str]) -> None:
-    """Do one after another. A bad file is reported and does not keep the others from being done."""
+    The folder is made for them, and removed again where nothing was written to it.
+    """
     failed = 0
-    for i, (source, target) in enumerate(targets):
-        bar = _Bar(sys.stderr, str(source), i, len(targets))
-        try:
-            done = one(source, target, bar)
-        except BAD_INPUT as error:
-            bar.clear()
-            if len(targets) == 1:
+    with nullcontext() if folder is None else new_folder(folder):
+        for i, job in enumerate(jobs):
+            bar = _Bar(sys.stderr, job.source_name, i, len(jobs))
+            try:
+                with job.open() as path:
+                    done = one(job, path, bar)
+            except BAD_INPUT as error:
+                bar.clear()
+                if len(jobs) == 1:
+                    raise
+                _complain(error)
+                failed += 1
+            except BaseException:
+                bar.clear()
                 raise
-            _complain(error)
-            failed += 1
-        else:
-            bar.clear()
-            _say(target, done)
+            else:
+                bar.clear()
+                _say(job.target, done)
     if failed:
-        raise ValueError(f"{failed} of {len(targets)} files failed")
+        raise ValueError(f"{failed} of {len(jobs)} files failed")
 
 
 class _Counted:
@@ -447,7 +1018,8 @@ class _Bar:
             return
         share = (self.index + done / frames) / self.count
         full = round(share * self.WIDTH)
-        line = f"[{'#' * full}{'.' * (self.WIDTH - full)}] {share:4.0%} {self.index + 1}/{self.count} {self.name}"
+        bar = "#" * full + "." * (self.WIDTH - full)
+        line = f"[{bar}] {share:4.0%} {self.index + 1}/{self.count} {printable(self.name)}"
         line = line[: shutil.get_terminal_size().columns - 1]
         self._write("\r" + line.ljust(self.length))
         self.length = len(line)
@@ -459,20 +1031,27 @@ class _Bar:
     def _write(self, text: str) -> None:
         assert self.stream is not None
         try:
-            self.stream.write(text)
+            with suppress(UnicodeEncodeError):
+                self.stream.write(text)
             self.stream.flush()
         except OSError:  # the terminal is gone
             self.quiet = True
 
 
 def _stream(args: argparse.Namespace) -> None:
-    vocos = VocosONNX(args.model, encoder=args.encoder, **_options(args))
+    _check_terminal(sys.stdin, "raw numbers are to come from it")
+    _check_terminal(sys.stdout, "the output is raw audio")
+    vocos = _open(args, args.model, args.encoder)
     config = vocos.config
+    if args.chunk > MAX_CHUNK:
+        raise ValueError(f"--chunk is {args.chunk}, expected 1 to {MAX_CHUNK} frames")
     audio: Iterator[Float]
     if args.kind == "audio":
+        _check_encoder(args, vocos)
+        rate = vocos.sample_rate if args.rate is None else args.rate
         audio = vocos.resynth_stream(
-            (block[:, 0] for block in _raw(PCM[args.format], 1)),
-            vocos.sample_rate if args.rate is None else args.rate,
+            (block[:, 0] for block in _raw(args, PCM[args.format], 1, rate)),
+            rate,
             bandwidth=args.bandwidth,
             lookahead=args.lookahead,
             chunk=args.chunk,
@@ -480,59 +1059,116 @@ def _stream(args: argparse.Namespace) -> None:
     else:
         index = None
         if config.encodec is not None:
-            index = vocos._bandwidth_index(args.bandwidth, None)
+            index = bandwidth_index(DEFAULT_BANDWIDTH if args.bandwidth is None else args.bandwidth, vocos.bandwidths)
         elif args.bandwidth is not None:
             raise ValueError("--bandwidth is given, but this is a mel model, without tokens: leave it out")
         if args.kind == "features":
-            frames = _raw("<f4", config.feature_channels)
+            frames = _raw(args, "<f4", config.feature_channels, vocos.sample_rate)
         elif config.encodec is None or index is None:
             raise ValueError("this is a mel model: it decodes features, not tokens")
         else:
-            frames = _raw("<i2", config.encodec.codebooks_per_bandwidth[index])
+            frames = _raw(args, "<i2", config.encodec.codebooks_per_bandwidth[index], vocos.sample_rate)
         audio = vocos.decode_stream(
             (block.T for block in frames), index if config.num_bandwidth_ids else None, lookahead=args.lookahead
         )
-    out = sys.stdout.buffer
     for block in audio:
         if args.format == "s16le":
             block = np.round(block * 32768).clip(-32768, 32767)
-        out.write(block.astype(PCM[args.format]).tobytes())
-        out.flush()
+        with _stdout():
+            out = _binary(sys.stdout)
+            out.write(block.astype(PCM[args.format]).tobytes())
+            out.flush()
 
 
-def _raw(kind: str, width: int) -> Iterator[npt.NDArray[Any]]:
-    """What has come in on stdin, as rows (n, width) of a dtype."""
+def _raw(args: argparse.Namespace, kind: str, width: int, rate: int) -> Iterator[npt.NDArray[Any]]:
+    """What has come in on stdin, as rows (n, width) of a dtype. Raises ValueError where it is a file of some kind."""
     held, size = b"", np.dtype(kind).itemsize * width
-    while data := sys.stdin.buffer.read1(1 << 16):  # type: ignore[union-attr]
+    undecided = True
+    for data in _read_stdin():
         held += data
-        whole = len(held) // size * size
+        if undecided:
+            undecided = _check_raw(args, held, rate, False)
+        whole = 0 if undecided else len(held) // size * size
         if whole:
+            yield np.frombuffer(held[:whole], kind).reshape(-1, width)
+            held = held[whole:]
+    if undecided:
+        _check_raw(args, held, rate, True)
+        if whole := len(held) // size * size:
             yield np.frombuffer(held[:whole], kind).reshape(-1, width)
             held = held[whole:]
     if held:
         raise ValueError(f"stdin ended with {len(held)} bytes of a frame of {size}; expected whole frames")
 
 
+def _check_raw(args: argparse.Namespace, head: bytes, rate: int, ended: bool) -> bool:
+    """Raises ValueError where stdin begins like a file of some kind; whether more of it must come to decide that."""
+    kind, more = kind_of(head, ended)
+    if kind is None:
+        return more
+    what = f"stdin is {kind.name}, and stream {args.kind} takes "
+    pcm = f"ffmpeg -v error -i in.wav -f {args.format} -ac 1 -ar {rate} - | vocos-onnx stream audio"
+    pcm += "" if args.format == "s16le" else f" --format {args.format}"
+    pcm += "" if args.rate is None else f" --rate {args.rate}"
+    if args.kind == "audio":
+        what += f"raw samples ({args.format}, mono, {rate} Hz)"
+        if kind.group == "array":
+            raise ValueError(
+                f'{what}: write the array (samples,) with full scale 1 as raw numbers: python -c "import numpy, sys; '
+                "sys.stdout.buffer.write(numpy.load('audio.npy').astype('<f4').tobytes())\" | vocos-onnx stream audio "
+                "--format f32le"
+            )
+        if kind.group == "audio":
+            raise ValueError(
+                f"{what}: convert it with: {pcm}; or copy a whole file with: vocos-onnx resynth in.wav out.wav"
+            )
+        raise ValueError(f"{what}, as this makes of audio: {pcm}")
+    numbers, form = ("16-bit integers", "<i2") if args.kind == "tokens" else ("32-bit floats", "<f4")
+    what += f"raw little-endian {numbers}, frame after frame"
+    if kind.group == "audio":
+        raise ValueError(f"{what}; raw audio goes through the codec with: {pcm}")
+    numbers = f"numpy.load('FILE.npy').T.astype('{form}').tobytes()"
+    raise ValueError(
+        f"{what}: decode a file with: vocos-onnx decode FILE out.wav; or send its array (rows, frames) as raw "
+        f'numbers: python -c "import numpy, sys; sys.stdout.buffer.write({numbers})" | vocos-onnx stream {args.kind}'
+    )
+
+
 def _info(args: argparse.Namespace) -> None:
-    path = find_model(args.model or CODEC)
-    session = open_session(path, ["CPUExecutionProvider"], None, METADATA_KEY)
-    is_encoder = ENCODER_KEY in session.get_modelmeta().custom_metadata_map
-    found = (EncodecONNX if is_encoder else VocosONNX)(path, providers=["CPUExecutionProvider"])
-    print(f"{'encoder' if is_encoder else 'model'}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    for name, value in asdict(found.config).items():
-        if isinstance(value, dict):
-            print(f"{name}:")
-            for inner, inner_value in value.items():
-                print(f"  {inner}: {_text(inner_value)}")
-        elif value is not None:
-            print(f"{name}: {_text(value)}")
-    if isinstance(found, VocosONNX) and found._backbone.has_istft:
-        print("inverse STFT: in the graph")
-    if args.provider:
-        if is_encoder:
-            raise ValueError("--provider is for models, and this is an encoder; leave it out")
-        for provider, operators in placement(path, [args.provider]).items():
-            print(f"{provider}: {len(operators)} nodes ({', '.join(sorted(set(operators)))})")
+    given = args.model or CODEC
+    with _explained(("info", args.model)):
+        path = find_model(given)
+        session = open_session(path, ["CPUExecutionProvider"], None, METADATA_KEY)
+        is_encoder = ENCODER_KEY in session.get_modelmeta().custom_metadata_map
+        found = (EncodecONNX if is_encoder else VocosONNX)(path, providers=["CPUExecutionProvider"])
+    if is_encoder and args.provider:
+        raise ValueError("--provider is for models, and this is an encoder; leave it out")
+    values = asdict(found.config)
+    in_graph = isinstance(found, VocosONNX) and found._backbone.has_istft
+    placed = placement(path, [args.provider]) if args.provider else {}
+    size, kind = path.stat().st_size, "encoder" if is_encoder else "model"
+    if args.json:
+        facts = {"kind": kind, "path": str(path), "bytes": size, **values}
+        if not is_encoder:
+            facts["istft_in_graph"] = in_graph
+        if args.provider:
+            facts["placement"] = placed
+        lines = [json.dumps(facts)]
+    else:
+        lines = [f"{kind}: {path} ({size / 1e6:.1f} MB)"]
+        for name, value in values.items():
+            if isinstance(value, dict):
+                lines.append(f"{name}:")
+                lines += [f"  {inner}: {_text(inner_value)}" for inner, inner_value in value.items()]
+            elif value is not None:
+                lines.append(f"{name}: {_text(value)}")
+        if in_graph:
+            lines.append("inverse STFT: in the graph")
+        for provider, operators in placed.items():
+            lines.append(f"{provider}: {len(operators)} nodes ({', '.join(sorted(set(operators)))})")
+    with _stdout():
+        for line in lines:
+            _print(sys.stdout, line)
 
 
 def _text(value: Any) -> str:
@@ -540,8 +1176,12 @@ def _text(value: Any) -> str:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    audio_format(args.output)
-    check_target(args.output, overwrite=args.force)
+    output = None if args.output == "-" else Path(args.output)
+    if output is None:
+        _check_terminal(sys.stdout, "the output is not text")
+    job = _Job(None, output, _check_audio(output, args.format))
+    if output is not None:
+        check_target(output, overwrite=args.force)
     with np.load(default_model().with_name(DEMO_TOKENS)) as archive:
         tokens, source = archive["tokens"], str(archive["source"])
     began = time.perf_counter()
@@ -549,12 +1189,15 @@ def _demo(args: argparse.Namespace) -> None:
     loaded = time.perf_counter()
     audio = vocos.decode(tokens)
     took = time.perf_counter() - loaded
-    save_blocks(args.output, [audio], vocos.sample_rate, overwrite=args.force, comment=MADE_BY)
+    job.write(lambda file, force: _save(file, [audio], vocos.sample_rate, force), args.force)
     seconds = len(audio) / vocos.sample_rate
     _say(
-        args.output,
-        f"wrote {args.output}: {seconds:.2f} s of speech at {vocos.sample_rate} Hz, decoded from {len(tokens)} x "
-        f"{tokens.shape[1]} tokens of a real recording ({source})\n"
+        output,
+        f"wrote {job.target_name}: {seconds:.2f} s of speech at {vocos.sample_rate} Hz, decoded from {len(tokens)} x "
+        f"{tokens.shape[1]} tokens of a real recording ({source})",
+    )
+    _say(
+        output,
         f"loaded the model in {loaded - began:.2f} s and decoded in {took:.3f} s, {seconds / took:.0f} times faster "
         f"than real time, on {vocos.providers[0]}",
     )
@@ -563,13 +1206,15 @@ def _demo(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     from vocos_onnx_train.report import report  # it says itself what the extra [report] lacks
 
-    _check_output(args.output, [*args.inputs, *(args.model or []), args.encoder], True)
-    several = len(args.inputs) > 1
-    bar = _Bar(sys.stderr, str(args.inputs[0]), 0, len(args.inputs))
+    if "-" in args.inputs:
+        raise ValueError(f"report reads its inputs more than once: name files, not {STDIN} (-)")
+    inputs = [path for path in _expand(args.inputs, AUDIO, "audio files") if path is not None]
+    _check_output(args.output, [*inputs, *(args.model or []), args.encoder], True)
+    bar = _Bar(sys.stderr, str(inputs[0]), 0, len(inputs))
     errors: list[Exception] = []
 
     def progress(index: int, done: int, copies: int) -> None:
-        bar.index, bar.name = index, str(args.inputs[index])
+        bar.index, bar.name = index, str(inputs[index])
         bar(done, copies)
 
     def on_error(error: Exception) -> None:
@@ -578,20 +1223,21 @@ def _report(args: argparse.Namespace) -> None:
         errors.append(error)
 
     try:
-        report(
-            args.output,
-            args.inputs,
-            args.model,
-            args.encoder,
-            args.bandwidths,
-            progress,
-            on_error if several else None,
-            overwrite=args.force,
-            **_options(args),
-        )
+        with _explained(*(("--model", model) for model in args.model or []), ("--encoder", args.encoder)):
+            report(
+                args.output,
+                inputs,
+                args.model,
+                args.encoder,
+                args.bandwidths,
+                progress,
+                on_error if len(inputs) > 1 else None,
+                overwrite=args.force,
+                **_options(args),
+            )
     finally:
         bar.clear()
-    count = len(args.inputs)
+    count = len(inputs)
     size = f", {args.output.stat().st_size / 1e6:.1f} MB" if args.output.is_file() else ""
     _say(args.output, f"wrote {args.output}: {count - len(errors)} of {count} files{size}")
     if errors:
@@ -626,8 +1272,10 @@ def _quantize(args: argparse.Namespace) -> None:
     _check_model_target(args, args.output, args.model, *(args.calibrate or []))
     precision = "float16" if args.fp16 else "int8"
     calibration = _calibration(args)
-    _load_export().quantize(args.model, output, precision=precision, calibration=calibration, overwrite=args.force)
-    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    export = _load_export()
+    with _explained(("--model", args.model)):
+        export.quantize(args.model, output, precision=precision, calibration=calibration, overwrite=args.force)
+    _say(output, f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 
 def _calibration(args: argparse.Namespace) -> list[npt.NDArray[Any]] | None:
@@ -667,27 +1315,100 @@ def _train(args: argparse.Namespace) -> None:
         device=args.device,
         compile=args.compile,
         model=args.export,
-        report=lambda line: print(line, flush=True),
+        report=lambda line: _say(Path(args.out), line),
     )
 
 
-def _open(args: argparse.Namespace, model: str | None) -> VocosONNX:
-    return VocosONNX(model, **_options(args))
+# What is given in place of a model
+
+
+def _open(args: argparse.Namespace, model: str | None, encoder: str | None = None) -> VocosONNX:
+    with _explained(("--model", model), ("--encoder", encoder)):
+        return VocosONNX(model, encoder=encoder, **_options(args))
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     return {"providers": [args.provider] if args.provider else None, "threads": args.threads}
 
 
-def _warn_of_no_codec(tokens: Tokens, vocos: VocosONNX) -> None:
+def _check_encoder(args: argparse.Namespace, vocos: VocosONNX) -> None:
+    """Raises ValueError where the model decodes tokens of a codec whose encoder must be given, and is not."""
+    encodec = vocos.config.encodec
+    if encodec is not None and args.encoder is None and encodec.codec != BOX_CODEC:
+        checkpoint = "facebook/encodec_24khz" if encodec.codec == ENCODEC else "CHECKPOINT"
+        raise ValueError(
+            f"audio to tokens of {encodec.codec} needs its encoder: make it with vocos-onnx export-encodec "
+            f"{checkpoint} -o {encodec.codec}.onnx, and pass --encoder {encodec.codec}.onnx"
+        )
+
+
+@contextmanager
+def _explained(*given: tuple[str, str | None]) -> Iterator[None]:
+    """Where a model cannot be opened: say what was given instead, by option (or command) and name, if that shows."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        for option, name in given:
+            if name is not None and (better := _mistaken(option, name)):
+                raise ValueError(better) from error
+        raise
+
+
+def _mistaken(option: str, name: str) -> str | None:
+    """What a name given as a model or an encoder is, where the command line has another remedy than Python has."""
+    path, wanted = find_model(name), "an encoder" if option == "--encoder" else "a model"
+    if not os.path.lexists(path):
+        close = difflib.get_close_matches(name, BOX, 1, 0.7) if "/" not in name else []
+        return f"no model file {name}, and no bundled model of that name; did you mean {close[0]}?" if close else None
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        kind, _ = kind_of(file.read(_HEAD), True)
+    quoted = shlex.quote(str(path))
+    if kind is not None and kind.group == "audio":
+        return f"{path} is {kind.name}, not {wanted}: make tokens of it with: vocos-onnx encode {quoted} tokens.npz"
+    if path.suffix.lower() in TOKENS:
+        shape = ""
+        with suppress(ValueError, OSError):
+            codes = read_token_file(path).codes
+            shape = f" ({codes.dtype}, {' x '.join(map(str, codes.shape))})"
+        return (
+            f"{path} is a file of tokens or features{shape}, not {wanted}: decode it with: vocos-onnx decode "
+            f"{quoted} out.wav"
+        )
+    return None if kind is not None or option == "info" else _other_role(path, option)
+
+
+_HEAD = 1 << 13
+
+
+def _other_role(path: Path, option: str) -> str | None:
+    """Of a model given as an encoder, or an encoder given as a model."""
+    try:
+        metadata = open_session(path, ["CPUExecutionProvider"], 1, METADATA_KEY).get_modelmeta().custom_metadata_map
+    except Exception:  # the error that there was explains it
+        return None
+    if option == "--model" and ENCODER_KEY in metadata and METADATA_KEY not in metadata:
+        return (
+            f"{path} is an encoder, audio to tokens, and --model takes a model that decodes them: pass it as --encoder"
+        )
+    if option == "--encoder" and METADATA_KEY in metadata and ENCODER_KEY not in metadata:
+        return (
+            f"{path} is a vocoder, not an encoder: pass it as --model; encoders are made with: vocos-onnx "
+            "export-encodec facebook/encodec_24khz -o encodec_24khz.onnx"
+        )
+    return None
+
+
+def _warn_of_no_codec(vocos: VocosONNX) -> None:
     """One line on stderr where nothing says whose tokens have been decoded."""
     encodec = vocos.config.encodec
-    if tokens.anonymous and encodec is not None:
-        others = "" if encodec.codec == ENCODEC else " (Bark, VALL-E and the like have EnCodec's)"
-        _tell(
-            f"warning: the file names no codec: its tokens are taken for those of {encodec.codec}, which this model "
-            f"decodes; those of another codec{others} come out as noise"
-        )
+    assert encodec is not None
+    others = "" if encodec.codec == ENCODEC else " (Bark, VALL-E and the like have EnCodec's)"
+    _tell(
+        f"warning: the file names no codec: its tokens are taken for those of {encodec.codec}, which this model "
+        f"decodes; those of another codec{others} come out as noise"
+    )
 
 
 if __name__ == "__main__":

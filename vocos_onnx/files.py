@@ -16,6 +16,7 @@ from pathlib import Path
 
 _log = logging.getLogger("vocos_onnx")
 _staging: dict[Path, int] = {}  # folders of files that are not whole yet, and the processes that write them
+_made: list[tuple[Path, int]] = []  # folders that were made for files to come, and the processes that made them
 # renaming is refused for a file that is mounted, or whose folder cannot be written though the file itself can
 _CANNOT_RENAME = {errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -41,7 +42,9 @@ def check_target(path: Path, *, overwrite: bool = True) -> None:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file")
     if stat.S_ISREG(found.st_mode) and not overwrite:
-        raise FileExistsError(f"{path} exists, and is only replaced if you ask for that (--force, or overwrite=True)")
+        raise FileExistsError(
+            f"{path} exists, and is only replaced if you ask for that (--force or -y, or overwrite=True)"
+        )
     if not os.access(path, os.W_OK):
         raise PermissionError(f"{path} cannot be written: it is read-only; choose another output")
 
@@ -80,11 +83,33 @@ def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
             _overwrite(partial, target)
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Inside it the folder exists, made where it was not, as its parents; what was made and stays empty is removed."""
+    absent = [path for path in (folder, *folder.parents) if not path.exists()]
+    _made.extend((path, os.getpid()) for path in absent)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        _remove_empty(absent)
+        for path in absent:
+            _made.remove((path, os.getpid()))
+
+
+@contextmanager
+def temporary(name: str) -> Iterator[Path]:
+    """A file of that name among the temporary files, which is removed at the end, also when the process is ended."""
+    with _staged(name, None) as path:
+        yield path
+
+
 def remove_unfinished() -> None:
-    """Delete what ``whole_file`` has staged and not finished. For a process that is about to end, and only for it."""
+    """Delete what was staged and not finished. For a process that is about to end, and only for it."""
     for folder, process in list(_staging.items()):
         if process == os.getpid():
             _remove(folder)
+    _remove_empty([path for path, process in list(_made) if process == os.getpid()])
 
 
 def is_stdout(path: Path) -> bool:
@@ -122,6 +147,13 @@ def _staged(name: str, folder: Path | None) -> Iterator[Path]:
         if process == os.getpid():  # and not a child that was forked meanwhile
             _remove(staging)
         _staging.pop(staging, None)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """The innermost comes first."""
+    for folder in folders:
+        with suppress(OSError):  # it is not empty, or was never made
+            folder.rmdir()
 
 
 def _remove(staging: Path) -> None:

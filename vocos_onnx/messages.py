@@ -1,12 +1,14 @@
-"""Values from outside in messages of errors: readable, and never longer than a line or two."""
+"""Text from outside in what is printed: readable, short, and nothing in it that controls the terminal."""
 
 from __future__ import annotations
 
 import reprlib
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
 _LONGEST = 200
+_JOINERS = "\u200c\u200d"  # of letters and of emoji: they are part of names
 
 
 class _Short(reprlib.Repr):
@@ -42,6 +44,23 @@ def first_line(error: BaseException) -> str:
     """The first line of what an error says, else its kind."""
     lines = str(error).strip()[:10_000].splitlines()
     return _cut(lines[0], 2 * _LONGEST) if lines else type(error).__name__
+
+
+def printable(text: str) -> str:
+    """The text as it may go to a terminal: escaped is what would control it, end the line, or reorder what is shown.
+
+    A byte of a file name that is not UTF-8 becomes ``\\xff``.
+    """
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs":
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # as Python decodes such a byte
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def _cut(text: str, longest: int = _LONGEST) -> str:

@@ -152,7 +152,8 @@ def command_line(rng: Rng, folder: Path) -> None:
         "decode", "encode", "resynth", "info", "stream", "demo", "tokens", "audio", "a.wav", "t.npy", "text", "folder",
         "out.wav", "out.npz", "out.xyz", "no/out.wav", "missing", "", "-", "--model", "--encoder", "--bandwidth",
         "--bandwidth-id", "--layout", "--threads", "--provider", "--lookahead", "1", "0", "-1", "1.5", "6", "nan",
-        "cpu", "cuda", "--help", "--plot", *(str(DATA / f"{name}.onnx") for name in ("encodec", "mel", "encoder")),
+        "cpu", "cuda", "--help", "--plot", "--format", "flac",
+        "--json", "new/", "folder/", *(str(DATA / f"{name}.onnx") for name in ("encodec", "mel", "encoder")),
     ]  # fmt: skip
     args = [words[rng.integers(6)], *(words[i] for i in rng.integers(0, len(words), rng.integers(0, 8)))]
     if rng.random() < 0.5:  # one that may be right

@@ -31,6 +31,7 @@ import checkpoints
 import files
 import mistakes
 import server
+import streams
 from common import Target
 
 import models
@@ -44,6 +45,7 @@ TARGETS: dict[str, Target] = {
     **checkpoints.TARGETS,
     **mistakes.TARGETS,
     **server.TARGETS,
+    **streams.TARGETS,
 }
 
 

@@ -98,7 +98,7 @@ def _items(original: VocosONNX, calibration: Sequence[npt.ArrayLike] | None) -> 
     """What the ranges and the quality are measured on, with every bandwidth id."""
     config = original.config
     if calibration is None:
-        given: list[npt.NDArray[Any]] = _from_the_box(original)
+        given: list[npt.NDArray[Any]] = _bundled_speech(original)
     elif not len(calibration):
         raise ValueError("calibration is empty, expected one or more arrays of tokens or features")
     else:
@@ -116,7 +116,7 @@ def _items(original: VocosONNX, calibration: Sequence[npt.ArrayLike] | None) -> 
     return items
 
 
-def _from_the_box(original: VocosONNX) -> list[npt.NDArray[Any]]:
+def _bundled_speech(original: VocosONNX) -> list[npt.NDArray[Any]]:
     config, folder = original.config, default_model().parent
     speech = [_load(path)["tokens"] for path in sorted(folder.glob("speech_*.npz"))]
     if config.encodec is None:

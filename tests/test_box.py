@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from vocos_onnx import VocosONNX, demo_tokens, load_tokens, save_tokens
-from vocos_onnx.cli import DEMO_TOKENS, main
+from vocos_onnx.cli import main
+from vocos_onnx.vocoder import DEMO_TOKENS
 from vocos_onnx.session import BOX as BOX_MODELS
 from vocos_onnx.session import MEL
 from vocos_onnx.vocoder import default_model

@@ -9,7 +9,7 @@ import pytest
 from conftest import DATA, altered
 
 from vocos_onnx import EncodecONNX, VocosONNX
-from vocos_onnx.cli import DEMO_TOKENS
+from vocos_onnx.vocoder import DEMO_TOKENS
 from vocos_onnx.vocoder import default_model
 
 ENCODER, MODEL = DATA / "encoder.onnx", DATA / "encodec.onnx"

@@ -43,9 +43,8 @@ from .kinds import kind_of
 from .messages import listed, printable, shown
 from .session import BOX, CODEC, find_model, open_session
 from .tokens import Tokens, read_token_file, save_tokens
-from .vocoder import BOX_CODEC, VocosONNX, default_model
+from .vocoder import BOX_CODEC, DEMO_TOKENS, VocosONNX, default_model, demo_tokens
 
-DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
 PCM = {"s16le": "<i2", "f32le": "<f4"}
 ENCODEC = "encodec_24khz"
 MADE_BY = "vocos-onnx"  # a comment in the audio files that are made here: they may be replaced, recordings may not
@@ -1182,8 +1181,7 @@ def _demo(args: argparse.Namespace) -> None:
     job = _Job(None, output, _check_audio(output, args.format))
     if output is not None:
         check_target(output, overwrite=args.force)
-    with np.load(default_model().with_name(DEMO_TOKENS)) as archive:
-        tokens, source = archive["tokens"], str(archive["source"])
+    tokens = demo_tokens()
     began = time.perf_counter()
     vocos = _open(args, None)
     loaded = time.perf_counter()
@@ -1193,8 +1191,8 @@ def _demo(args: argparse.Namespace) -> None:
     seconds = len(audio) / vocos.sample_rate
     _say(
         output,
-        f"wrote {job.target_name}: {seconds:.2f} s of speech at {vocos.sample_rate} Hz, decoded from {len(tokens)} x "
-        f"{tokens.shape[1]} tokens of a real recording ({source})",
+        f"wrote {job.target_name}: {seconds:.2f} s of speech at {vocos.sample_rate} Hz, decoded from "
+        f"{tokens.codes.shape[0]} x {tokens.codes.shape[1]} tokens of a real recording ({Path(DEMO_TOKENS).stem})",
     )
     _say(
         output,

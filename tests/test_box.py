@@ -15,10 +15,9 @@ import pytest
 
 from vocos_onnx import VocosONNX, demo_tokens, load_tokens, save_tokens
 from vocos_onnx.cli import main
-from vocos_onnx.vocoder import DEMO_TOKENS
 from vocos_onnx.session import BOX as BOX_MODELS
 from vocos_onnx.session import MEL
-from vocos_onnx.vocoder import default_model
+from vocos_onnx.vocoder import DEMO_TOKENS, default_model
 
 BOX = default_model().parent
 RECORDINGS = Path(__file__).parent / "data" / "recordings.npz"

@@ -43,7 +43,7 @@ from .kinds import kind_of
 from .messages import listed, printable, shown
 from .session import BOX, CODEC, find_model, open_session
 from .tokens import Tokens, read_token_file, save_tokens
-from .vocoder import BOX_CODEC, DEMO_TOKENS, VocosONNX, default_model, demo_tokens
+from .vocoder import BOX_CODEC, DEMO_TOKENS, VocosONNX, demo_tokens
 
 PCM = {"s16le": "<i2", "f32le": "<f4"}
 ENCODEC = "encodec_24khz"

@@ -657,7 +657,8 @@ def _find(file: BinaryIO, what: re.Pattern[bytes], at: int, size: int) -> int | 
     return None
 
 
-# FLAC: the number of samples is in the header, and 0 if it was not known. libFLAC gives zeros for a frame that is damaged.
+# FLAC: the number of samples is in the header, and 0 if it was not known. libFLAC gives zeros for a damaged frame, and
+# invents one that is missing.
 
 _FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]")
@@ -673,7 +674,7 @@ def _flac(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
         audio += 4 + int.from_bytes(head[1:], "big")
     block, frame, format = struct.unpack(">2xH3x3s8s", _read(file, start + 8, 18).ljust(18, b"\0"))
     channels, bits = format[2] >> 1 & 7, (format[2] & 1) << 4 | format[3] >> 4
-    longest = int.from_bytes(frame, "big") or 1024 + block * (channels + 1) * (bits + 2) // 8
+    longest = max(int.from_bytes(frame, "big"), 1024 + block * (channels + 1) * (bits + 2) // 8)
     info = int.from_bytes(_read(file, start + 18, 8).ljust(8, b"\0"), "big")
     samples, unknown = info & ((1 << 36) - 1), ((1 << 36) - 1)
     end = _flac_end(file, audio, _find(file, _FLAC, audio, size) or size, longest, info >> 44, samples > 0)
@@ -688,7 +689,8 @@ def _flac_end(file: BinaryIO, audio: int, stop: int, longest: int, rate: int, co
     Raises Incomplete if the checksum of one is wrong, or one is missing.
     """
     first: bytes | None = None  # the head of the first frame
-    expected, begin, lost, at = 0, audio, False, audio
+    expected, begin, at = 0, audio, audio
+    other = 0  # where behind ``begin`` a frame of another number seems to begin
     checked = _FlacFrames()
     while at < stop:
         block = _read(file, at, min(1 << 20, stop - at) + 16)
@@ -700,19 +702,28 @@ def _flac_end(file: BinaryIO, audio: int, stop: int, longest: int, rate: int, co
             here = at + match.start()
             if first is None:
                 _check_flac_head(head, rate, here - audio, audio)
-                first, expected = head, frame[0]
+                if frame[0]:  # for which libFLAC would invent audio
+                    raise Incomplete(
+                        f"it is damaged or cut: its FLAC frames begin with number {frame[0]}, and not with 0"
+                    )
+                first = head
             elif (head[1], head[2] & 15, head[3] & 14) != (first[1], first[2] & 15, first[3] & 14):
                 continue  # by chance: within a stream these stay
             if frame[0] != expected:
-                lost = lost or frame[0] > expected  # or by chance, if the one that is expected comes yet
+                other = other or here
                 continue
             if here > begin:
-                checked.add(_between(file, begin, here, block, at), begin)
-            begin, expected, lost = here, frame[1], False
+                data = _between(file, begin, here, block, at)
+                if other and not _crc_16([data[: other - begin]]).any():  # else there was none
+                    raise _out_of_order(other, expected)
+                checked.add(data, begin)
+            begin, expected, other = here, frame[1], 0
         at += 1 << 20
     if first is None:
         return stop
     checked.check()
+    if other:
+        raise _out_of_order(other, expected)
     # the size of the last one is nowhere: it ends where its checksum is right, which it is at some other places by
     # chance
     ends, checksum = [], 0
@@ -726,15 +737,21 @@ def _flac_end(file: BinaryIO, audio: int, stop: int, longest: int, rate: int, co
             "checksum is wrong"
         )
     for end in ends:
+        if end < stop - 2 and _zeros(file, end, stop):  # over which the checksum stays right
+            return end
         with suppress(Incomplete):  # of what only looks like a header
             if end == stop or _walk(file, _behind_tags(file, end, stop), stop):
                 return end
     near = [end for end in ends if stop - end <= _JUNK]
     end = (near or ends)[0]
     rest = _behind_tags(file, end, stop)
-    if lost or (not counted and 0 < stop - rest <= _JUNK and not _zeros(file, rest, stop)):
-        raise Incomplete(f"it is damaged: what begins at byte {rest} is not the FLAC frame that follows there")
+    if not counted and 0 < stop - rest <= _JUNK and not _zeros(file, rest, stop):
+        raise Incomplete(f"it is damaged: what begins at byte {rest} is neither a FLAC frame nor a tag")
     return end
+
+
+def _out_of_order(place: int, expected: int) -> Incomplete:
+    return Incomplete(f"it is damaged: at byte {place} its FLAC frame of number {expected} is missing or damaged")
 
 
 def _between(file: BinaryIO, begin: int, end: int, block: bytes, at: int) -> bytes:
@@ -759,19 +776,23 @@ class _FlacFrames:
         self._longest = longest
 
     def check(self) -> None:
-        """Raises Incomplete if the checksum of one is wrong: a CRC-16, which is 0 over all of it, zeros in front too."""
-        if not self._frames:
-            return
-        table = _crc_16_of_words()
-        aligned = b"".join(frame.rjust(self._longest, b"\0") for frame in self._frames)
-        words = np.frombuffer(aligned, ">u2").reshape(len(self._frames), -1).T.astype(np.uint16, order="C")
-        checksums = np.zeros(len(self._frames), np.uint16)
-        for row in words:
-            checksums = table[checksums ^ row]
-        if checksums.any():
-            place = self._places[int((checksums != 0).argmax())]
+        """Raises Incomplete if the checksum of one is wrong."""
+        wrong = _crc_16(self._frames)
+        if wrong.any():
+            place = self._places[int((wrong != 0).argmax())]
             raise Incomplete(f"it is damaged: the checksum of its FLAC frame at byte {place} is wrong")
         self._frames, self._places, self._longest = [], [], 0
+
+
+def _crc_16(frames: list[bytes]) -> npt.NDArray[np.uint16]:
+    """The CRC-16 of each frame as a whole: 0 if its checksum, at its end, is right. Zeros in front change nothing."""
+    longest = max(map(len, frames), default=0)
+    aligned = b"".join(frame.rjust(longest + longest % 2, b"\0") for frame in frames)
+    words = np.frombuffer(aligned, ">u2").reshape(len(frames), -1 if aligned else 0).T.astype(np.uint16, order="C")
+    table, checksums = _crc_16_of_words(), np.zeros(len(frames), np.uint16)
+    for row in words:
+        checksums = table[checksums ^ row]
+    return checksums
 
 
 _FLAC_RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
@@ -816,12 +837,12 @@ def _crc_8(data: bytes) -> int:
 
 
 @cache
-def _crc_16_of_words() -> npt.NDArray[np.uint16]:
+def _crc_16_of_words() -> npt.NDArray[Any]:
     """What the CRC-16 of FLAC becomes by two bytes more, for each of what they and it may be together."""
-    table = np.arange(1 << 16, dtype=np.uint16)
+    table: npt.NDArray[Any] = np.arange(1 << 16, dtype=np.uint32)
     for _ in range(16):
-        table = (table << 1) ^ np.where(table & 0x8000, 0x8005, 0).astype(np.uint16)
-    return table
+        table = table << 1 ^ (table >> 15) * np.uint32(0x18005)
+    return table.astype(np.uint16)
 
 
 def _crc_table() -> list[int]:

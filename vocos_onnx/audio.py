@@ -211,10 +211,12 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
     if isinstance(file, str):
         if not file:
             raise ValueError(f"file is '', an empty path; expected that of an audio file: {call}")
-        if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", file) and not os.path.lexists(file):
-            get = f"{function}(urllib.request.urlopen({_quoted(file)}), {_rate_or(sample_rate)})"
-            remedy = f"; pass {get}" if reads == "read" and file.startswith(("http", "ftp")) else ""
-            raise ValueError(f"file is the URL {shown(file)}, expected the path of a local file{remedy}")
+        if (scheme := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+", file)) and not os.path.lexists(f"{scheme[1]}:"):
+            url = f"{scheme[1]}://{file[scheme.end() :]}"  # of which a Path takes a slash
+            rate = sample_rate if type(sample_rate) is int else 24_000
+            remedy = f"; download it first, or pass {function}(urllib.request.urlopen({_quoted(url)}), {rate})"
+            remedy = remedy if url.startswith("http") and reads == "read" else ""
+            raise FileNotFoundError(f"no audio file {url}: it is a URL, expected the path of a local file{remedy}")
         return Path(file)
     if isinstance(file, io.TextIOBase):
         raise ValueError(f'{_name(file)} is open as text; open it as binary, as in open(path, "{mode}")')
@@ -237,11 +239,6 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
             f"file is {shown(file)}, expected one path or binary file object; call {function} once for each file"
         )
     raise ValueError(f"file is {shown(file)}, expected a path or a binary file object: {call}")
-
-
-def _rate_or(sample_rate: Any) -> int:
-    """What stands for the sample rate in an example of a call."""
-    return sample_rate if type(sample_rate) is int else 24_000
 
 
 def _quoted(path: str) -> str:
@@ -279,6 +276,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with _open_fifo(path) as pipe, _spooled(pipe) as copy:
             yield copy
         return
+    if stat.S_ISDIR(found.st_mode):
+        raise ValueError(f"{path} is not a file, but a folder; expected audio such as .wav, .flac, .ogg or .mp3")
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{path} is not a file; expected audio such as .wav, .flac, .ogg or .mp3")
     with open(path, "rb", opener=_above_standard) as file:
@@ -762,10 +761,10 @@ def _ending(file: Any, path: Path | None, format: Any) -> str:
         return ending
     name = str(path) if path is not None else getattr(file, "name", None)
     ending = Path(name).suffix[1:].lower() if isinstance(name, str) else ""
-    if path is not None and path.is_dir():
-        raise ValueError(f"{str(path)!r} is a folder, expected a file in it, such as {str(path / 'out.wav')!r}")
     if ending in _KINDS:
         return ending
+    if path is not None and path.is_dir():
+        raise ValueError(f"{str(path)!r} is a folder, expected a file in it, such as {str(path / 'out.wav')!r}")
     if path is None:
         raise ValueError(f'format is missing, and {_name(file)} has no name that tells it; pass format="wav"')
     if ending in ("m4a", "mp4", "aac", "wma", "webm", "mka", "mkv", "amr", "wv", "ape", "mp2", "ac3"):

@@ -276,8 +276,6 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with _open_fifo(path) as pipe, _spooled(pipe) as copy:
             yield copy
         return
-    if stat.S_ISDIR(found.st_mode):
-        raise ValueError(f"{path} is not a file, but a folder; expected audio such as .wav, .flac, .ogg or .mp3")
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{path} is not a file; expected audio such as .wav, .flac, .ogg or .mp3")
     with open(path, "rb", opener=_above_standard) as file:

@@ -811,7 +811,8 @@ BROKEN = r"damaged|truncated|promises|more follow"
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 1), ("PCM_24", 1), ("PCM_24", 2), ("PCM_S8", 6)])
 def test_a_damaged_frame_of_flac_is_never_read_as_silence(subtype, channels, streamed, tmp_path):
-    data = written(("FLAC", subtype), np.stack([np.roll(TONES, 9 * n) for n in range(channels)], axis=1))
+    quiet = 0.05 * TONES  # of loud audio, whose frames are longer, libFLAC comes to see the damage
+    data = written(("FLAC", subtype), np.stack([np.roll(quiet, 9 * n) for n in range(channels)], axis=1))
     data = _streamed(data) if streamed else data
     assert len(read(tmp_path, data)) == len(TONES)
     rng = np.random.default_rng(channels)

@@ -425,7 +425,7 @@ def test_ogg_with_a_damaged_page(subtype, tmp_path):
         for at in (page + 8, page + 22, page + 60):
             damaged = bytearray(data)
             damaged[at] ^= 1
-            with pytest.raises(ValueError, match=f"damaged: the checksum of its page at byte {page} is another"):
+            with pytest.raises(ValueError, match=f"damaged: the checksum of its page at byte {page} is wrong"):
                 read(tmp_path, bytes(damaged))
 
 
@@ -788,3 +788,98 @@ def test_the_command_for_a_file_works_for_every_name(tmp_path, monkeypatch):
         assert not given.startswith("-")
         assert ":" not in given or given.startswith(("./", "/"))
         assert not os.path.lexists(target)
+
+
+def _streamed(data: bytes) -> bytes:
+    """FLAC as it is written into a pipe: neither the number of samples nor their MD5 is known."""
+    info = int.from_bytes(data[18:26], "big") >> 36 << 36
+    return data[:18] + info.to_bytes(8, "big") + bytes(16) + data[42:]
+
+
+def _flac_frames(data: bytes) -> list[bytes]:
+    """What stands in front of the frames of mono FLAC of 24 kHz as libFLAC writes it, and each of them."""
+    places = [found.start() for found in re.finditer(rb"\xff\xf8[\x17\xc7\x77\x67][\x08\x0c]", data)]
+    return [data[start:stop] for start, stop in zip([0, *places], [*places, len(data)], strict=True)]
+
+
+TONES = (0.3 * np.sin(0.05 * np.arange(20_000)) * np.sin(0.001 * np.arange(20_000)) + 0.02 * NOISE).astype(np.float32)
+
+
+BROKEN = r"damaged|truncated|promises|more follow"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 1), ("PCM_24", 1), ("PCM_24", 2), ("PCM_S8", 6)])
+def test_a_damaged_frame_of_flac_is_never_read_as_silence(subtype, channels, streamed, tmp_path):
+    quiet = 0.05 * TONES  # of loud audio, whose frames are longer, libFLAC comes to see the damage
+    data = written(("FLAC", subtype), np.stack([np.roll(quiet, 9 * n) for n in range(channels)], axis=1))
+    data = _streamed(data) if streamed else data
+    assert len(read(tmp_path, data)) == len(TONES)
+    rng = np.random.default_rng(channels)
+    audio = data.index(b"\xff\xf8")
+    for place in [*rng.integers(audio, len(data) - 50, 20), *range(len(data) - 700, len(data) - 4, 60), len(data) - 2]:
+        size = int(rng.choice([1, 2, 50]))
+        damage = bytes(
+            byte ^ int(change) for byte, change in zip(data[place:][:size], rng.integers(1, 256, size), strict=False)
+        )
+        with pytest.raises(ValueError, match=BROKEN):
+            read(tmp_path, data[:place] + damage + data[place + len(damage) :])
+        with pytest.raises(ValueError, match=r"a\.bin"):
+            list(load_blocks(tmp_path / "a.bin", RATE))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_frame_of_flac_that_is_missing(streamed, tmp_path):
+    head, *frames = _flac_frames(written(("FLAC", "PCM_16"), TONES))
+    assert len(frames) == 5
+    head = _streamed(head) if streamed else head
+    for missing in range(4):
+        with pytest.raises(ValueError, match=BROKEN):
+            read(tmp_path, b"".join([head, *frames[:missing], *frames[missing + 1 :]]))
+        with pytest.raises(ValueError, match=BROKEN):  # its header does not begin one
+            read(tmp_path, b"".join([head, *frames[:missing], b"\0" + frames[missing][1:], *frames[missing + 1 :]]))
+    with pytest.raises(ValueError, match=BROKEN):
+        read(tmp_path, b"".join([head, *frames[:4], b"\0" + frames[4][1:]]))
+    for twice in range(5):
+        with pytest.raises(ValueError, match=BROKEN):
+            read(tmp_path, b"".join([head, *frames[: twice + 1], *frames[twice:]]))
+    for behind in (b"", bytes(3000), ID3V1, APE):
+        assert len(read(tmp_path, b"".join([head, *frames, behind]))) == len(TONES)
+
+
+def test_flac_whose_header_names_another_rate(tmp_path):
+    data = written(("FLAC", "PCM_16"))
+    info = int.from_bytes(data[18:26], "big") & (1 << 44) - 1 | 48_000 << 44
+    with pytest.raises(ValueError, match=r"its header says 48000 Hz, and its FLAC frames are of 24000 Hz"):
+        read(tmp_path, data[:18] + info.to_bytes(8, "big") + data[26:])
+
+
+def _ogg_page(packet: bytes, number: int, flags: int) -> bytes:
+    lengths = bytes([255] * (len(packet) // 255) + [len(packet) % 255])
+    page = struct.pack("<4sBBqIIIB", b"OggS", 0, flags, number, 7, number, 0, len(lengths)) + lengths + packet
+    checksum = 0
+    for byte in page:
+        checksum ^= byte << 24
+        for _ in range(8):
+            checksum = (checksum << 1 ^ (0x104C11DB7 if checksum >> 31 else 0)) & 0xFFFFFFFF
+    return page[:22] + struct.pack("<I", checksum) + page[26:]
+
+
+def test_a_damaged_frame_of_flac_in_ogg(tmp_path):
+    """Its pages have checksums, but the frame may be damaged before; not every libsndfile reads these at all."""
+    head, *frames = _flac_frames(written(("FLAC", "PCM_16"), TONES))
+
+    def ogg(frames: list[bytes]) -> io.BytesIO:
+        packets = [b"\x7fFLAC\1\0\0\1" + head[:42], b"\x84\0\0\0", *frames]
+        flags = [2, *[0] * (len(packets) - 2), 4]
+        return io.BytesIO(b"".join(map(_ogg_page, packets, range(len(packets)), flags)))
+
+    assert containers.parts(ogg(frames))
+    for which in range(len(frames)):
+        damaged = [*frames]
+        damaged[which] = frames[which][:-50] + b"\x55" * 30 + frames[which][-20:]
+        with pytest.raises(ValueError, match="the checksum of its FLAC frame at byte"):
+            containers.parts(ogg(damaged))
+        damaged[which] = b"\xff\0" + frames[which][2:]
+        with pytest.raises(ValueError, match="no FLAC frame"):
+            containers.parts(ogg(damaged))

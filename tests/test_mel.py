@@ -176,7 +176,10 @@ def test_mels_of_recordings_are_not_at_fault(mel, rate, speech):
         (lambda x: 2 * _unit(x) - 1, "look scaled down"),
         (lambda x: (x - x.mean()) / x.std(), r"normalised to mean 0 and deviation 1|undo the normalisation"),
         (np.exp, r"look like magnitudes or powers: pass np\.log\(np\.maximum\(magnitudes, 1e-0[57]\)\)"),
-        (lambda x: np.exp(2 * x), "look like magnitudes or powers"),
+        (
+            lambda x: np.exp(2 * x),
+            r"look like (magnitudes or )?powers: pass .*np\.log\(np\.maximum\(powers, 1e-1[04]\)\) / 2",
+        ),
         (lambda x: x + np.log(32768), "audio in the range of int16"),
     ],
     ids=["dB", "10log10", "top_db", "ln power", "log10", "0.1", "0..1", "-1..1", "z", "magnitude", "power", "int16"],
@@ -196,3 +199,8 @@ def test_the_remedies_make_mels_of_them(mel, rate, speech):
         remedy = re.search(r"pass (.*?)(, or| if|$)", mel_fault(given, mel))[1]
         names = {"features": given, "magnitudes": given, "np": np}
         np.testing.assert_allclose(eval(remedy, names), features, rtol=0, atol=1e-4)
+    for gain in (1, 100):  # powers, of which the loud ones are beyond all magnitudes
+        fault = mel_fault(gain * np.exp(2 * features), mel)
+        remedy = re.search(r"np\.log\(np\.maximum\(powers, \S+\)\) / 2", fault)[0]
+        halved = eval(remedy, {"powers": gain * np.exp(2 * features), "np": np})
+        np.testing.assert_allclose(halved, features + np.log(gain) / 2, rtol=0, atol=1e-4)

@@ -6,11 +6,12 @@ import io
 import math
 import operator
 import os
+import re
 import select
 import shlex
 import stat
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import as_array
 from .containers import Incomplete, Part, Sink, View, foreign, parts, unreadable
 from .files import check_target, whole_file
 from .messages import shown
@@ -91,7 +93,8 @@ def load_audio(file: AudioFile, sample_rate: int) -> Float:
     What comes is all that the file holds, or an error. Several recordings of one rate in a file (chained Ogg, joined
     mp3, FLAC or WAV) come one after another; a header that was never completed, as of a stream or of a recorder that
     stopped, is no hindrance; tags and padding are passed over. A file that holds less than it promises is refused.
-    PAF, PVF, IRCAM and XI promise nothing: what is cut off there, or joined to them, is not noticed.
+    PAF, PVF, IRCAM and XI promise nothing: what is cut off there, or joined to them, is not noticed. Samples that are
+    damaged are noticed where the format has checksums: in FLAC and Ogg (Vorbis, Opus); WAV, mp3, ALAC have none.
 
     Args:
         file: a path, or a binary file object, which is read from where it stands to its end, and stays open. Pipes and
@@ -147,10 +150,9 @@ def load_blocks(file: AudioFile, sample_rate: int) -> Iterator[Float]:
                     f"If they are 16-bit, mono and of {sample_rate} Hz: {_ffmpeg(path, before=raw)}"
                 ) from None
             why = unreadable(source) or error.error_string.rstrip(".")
-            raise ValueError(
-                f"cannot read {name} as audio: {why}. It is damaged or of another kind; where ffmpeg knows that: "
-                f"{_ffmpeg(path)}"
-            ) from None
+            if source.seek(0, os.SEEK_END):
+                why += f". It is damaged or of another kind; if ffmpeg can read it, convert it: {_ffmpeg(path)}"
+            raise ValueError(f"cannot read {name} as audio: {why}") from None
         except _Foreign as error:
             convert = "" if ":" in str(error) else f", which libsndfile does not read; convert it: {_ffmpeg(path)}"
             raise ValueError(f"cannot read {name} as audio: it is {error}{convert}") from None
@@ -207,6 +209,14 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
         file = os.fspath(file)
         file = os.fsdecode(file) if isinstance(file, bytes) else file
     if isinstance(file, str):
+        if not file:
+            raise ValueError(f"file is '', an empty path; expected that of an audio file: {call}")
+        if (scheme := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+", file)) and not os.path.lexists(f"{scheme[1]}:"):
+            url = f"{scheme[1]}://{file[scheme.end() :]}"  # of which a Path takes a slash
+            rate = sample_rate if type(sample_rate) is int else 24_000
+            remedy = f"; download it first, or pass {function}(urllib.request.urlopen({_quoted(url)}), {rate})"
+            remedy = remedy if url.startswith("http") and reads == "read" else ""
+            raise FileNotFoundError(f"no audio file {url}: it is a URL, expected the path of a local file{remedy}")
         return Path(file)
     if isinstance(file, io.TextIOBase):
         raise ValueError(f'{_name(file)} is open as text; open it as binary, as in open(path, "{mode}")')
@@ -297,6 +307,11 @@ def _spooled(file: Any) -> Iterator[BinaryIO]:
         _bytes(file.read(0), file)
         at = file.tell()
         file.seek(0, os.SEEK_END)
+        if 0 < file.tell() <= at:
+            file.seek(at)
+            raise ValueError(
+                f"{_name(file)} stands at its end (byte {at}), and nothing is left to read; rewind it with file.seek(0)"
+            )
         yield View(file, ((at, file.tell()),))  # type: ignore[misc]  # all of a BinaryIO that is asked for
         file.seek(0, os.SEEK_END)
         return
@@ -498,8 +513,7 @@ def read_rate(sample_rate: Any) -> int:
     """A sample rate in Hz as Python's integer, which no product makes overflow. Raises ValueError."""
     if isinstance(sample_rate, np.ndarray | list | tuple) and np.ndim(sample_rate):
         raise ValueError(
-            f"sample_rate is {type(sample_rate).__name__} of length {len(sample_rate)}, expected an integer in Hz, "
-            "which comes behind the audio"
+            f"sample_rate is {type(sample_rate).__name__} of length {len(sample_rate)}, expected an integer in Hz"
         )
     try:
         if isinstance(sample_rate, bool):
@@ -509,36 +523,78 @@ def read_rate(sample_rate: Any) -> int:
         hint = ""
         with suppress(TypeError, ValueError, OverflowError):
             if np.asarray(sample_rate).dtype != np.bool_ and int(sample_rate) == float(sample_rate):
-                hint = f": {int(sample_rate)}"
+                hint = f": {int(sample_rate)}, that is int(sample_rate)"
         raise ValueError(f"sample_rate is {shown(sample_rate)}, expected an integer in Hz{hint}") from None
     if not MIN_RATE <= rate <= MAX_RATE:
         raise ValueError(f"sample_rate is {shown(rate)}, expected {MIN_RATE} to {MAX_RATE} Hz")
     return rate
 
 
+def _check_order(audio: Any, sample_rate: Any, name: str = "audio") -> None:
+    """Raises ValueError where audio and its sample rate are swapped."""
+    if isinstance(audio, int | float | np.number) and not isinstance(sample_rate, int | float | np.number | str | None):
+        raise ValueError(
+            f"{name} is {audio}, and sample_rate is of the type {type(sample_rate).__name__}: they are swapped; "
+            f"{name} comes first, and its sample rate {audio} follows"
+        )
+
+
 def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:
     """Audio (N,) or (B, N) as float32 (B, ceil(N · to / sample_rate)) of the rate ``to``. Raises ValueError."""
+    _check_order(audio, sample_rate)
     rate = read_rate(sample_rate)
     return resample(_check(_as_array(audio, rate)), rate, read_rate(to))
 
 
 def read_blocks(blocks: Iterable[npt.ArrayLike], sample_rate: int, to: int) -> Iterator[Float]:
     """What ``read_waveform`` makes of the blocks (n,) of one recording in one piece, (1, m) each. Raises ValueError."""
+    _check_order(blocks, sample_rate, "blocks")
     rate = read_rate(sample_rate)
     return resample_blocks(_check_blocks(_as_blocks(blocks, rate), rate), rate, read_rate(to))
 
 
-def _as_array(audio: Any, rate: int) -> npt.NDArray[Any]:
-    """Audio as an array of whatever type. Raises ValueError for what is another thing than samples."""
+def _as_array(audio: Any, rate: int, blockwise: str = "resynth_stream or encode_stream") -> npt.NDArray[Any]:
+    """Audio as an array of a type that is audio's. Raises ValueError for what is another thing than samples."""
     _refuse_files(audio, rate, "audio", "load_audio")
-    try:
-        return np.asarray(audio)
-    except (ValueError, TypeError, RuntimeError) as error:
-        hint = "; pass the audio without its sample rate" if isinstance(audio, tuple) else ""
+    expected = "expected an array of samples"
+    if isinstance(audio, Iterator):
         raise ValueError(
-            f"audio is a {type(audio).__name__} that makes no array ({error}), expected (samples,) or (batch, samples)"
-            f"{hint}"
-        ) from None
+            f"audio is {_kind(audio)}, {expected}: pass its blocks to {blockwise}, or np.concatenate(list(audio))"
+        )
+    if isinstance(audio, Mapping | Set) or audio is None:
+        raise ValueError(f"audio is {_kind(audio)}, {expected}")
+    for each in audio if isinstance(audio, list | tuple) else [audio]:
+        if isinstance(each, np.ma.MaskedArray) and np.ma.is_masked(each):
+            masked = np.count_nonzero(np.ma.getmaskarray(each))
+            raise ValueError(
+                f"audio has {masked} masked samples, which have no value; pass audio.filled(0) to "
+                "have silence in their place"
+            )
+    try:
+        array = as_array(audio, "audio")
+    except ValueError as error:
+        hint = "; expected (samples,): pass one recording at a time, or np.concatenate(audio) for blocks of one"
+        if isinstance(audio, tuple) and any(isinstance(each, int) for each in audio):
+            hint = "; pass the audio without its sample rate"
+        raise ValueError(f"{error}{hint}") from None
+    if array.dtype.kind == "O":
+        raise ValueError(f"audio has dtype object, expected floats with full scale ±1, int16 or int32{_objects(array)}")
+    return array
+
+
+def _kind(given: Any) -> str:
+    return "None" if given is None else f"a {type(given).__name__}"
+
+
+def _objects(array: npt.NDArray[Any]) -> str:
+    """What to pass in place of an array of objects, such as a column of arrays as parquet has them."""
+    shapes = {np.shape(each) for each in array.flat} if array.size else set()
+    if shapes == {()}:
+        numbers = all(isinstance(each, int | float | np.number) for each in array.flat)
+        return "; pass audio.astype(np.float32)" if numbers else "; all of it has to be numbers"
+    if len(shapes) == 1:
+        return "; pass audio.flat[0]" if array.size == 1 else "; pass np.stack(audio.tolist())"
+    return "; its items have different lengths: pass one recording at a time, as in audio[0]"
 
 
 def _as_blocks(blocks: Any, rate: int) -> Iterable[npt.ArrayLike]:
@@ -624,10 +680,6 @@ def _full_scale(dtype: np.dtype[Any]) -> int | None:
             remedy = "pass audio.astype(np.int16) for samples of 16 bits, audio.astype(np.int32) for 32"
     elif dtype.kind == "c":
         remedy = "pass audio.real if that is the waveform"
-    elif dtype.kind == "V" and "float" in dtype.name:  # bfloat16 and the like
-        remedy = "pass audio.astype(np.float32)"
-    elif dtype.kind == "O":
-        remedy = "pass np.asarray(audio, np.float32); all of it has to be numbers"
     else:
         remedy = "these are no samples"
     raise ValueError(f"audio has dtype {dtype}, expected floats with full scale ±1, int16 or int32; {remedy}")
@@ -709,6 +761,8 @@ def _ending(file: Any, path: Path | None, format: Any) -> str:
     ending = Path(name).suffix[1:].lower() if isinstance(name, str) else ""
     if ending in _KINDS:
         return ending
+    if path is not None and path.is_dir():
+        raise ValueError(f"{str(path)!r} is a folder, expected a file in it, such as {str(path / 'out.wav')!r}")
     if path is None:
         raise ValueError(f'format is missing, and {_name(file)} has no name that tells it; pass format="wav"')
     if ending in ("m4a", "mp4", "aac", "wma", "webm", "mka", "mkv", "amr", "wv", "ape", "mp2", "ac3"):
@@ -717,7 +771,7 @@ def _ending(file: Any, path: Path | None, format: Any) -> str:
             f"{path.name!r} does not end in a known kind of audio file; try .wav or .flac, then: "
             f"ffmpeg -i out.wav {converted}"
         )
-    raise ValueError(f"{path.name!r} does not end in a known kind of audio file; try {_USUAL}")
+    raise ValueError(f"{path.name or str(path)!r} does not end in a known kind of audio file; try {_USUAL}")
 
 
 def save_audio(
@@ -749,8 +803,9 @@ def save_audio(
     """
     path = _path_or_object(file, sample_rate, "save_audio", "audio, ")
     _ending(file, path, format)
+    _check_order(audio, sample_rate)
     rate = read_rate(sample_rate)
-    writable = _writable(_as_array(audio, rate))
+    writable = _writable(_as_array(audio, rate, "save_blocks"))
     save_blocks(file, [writable], rate, format=format, overwrite=overwrite, length=len(writable))
 
 
@@ -772,11 +827,14 @@ def save_blocks(
     path = _path_or_object(file, sample_rate, "save_blocks", "blocks, ")
     ending = _ending(file, path, format)
     kind, subtype = _KINDS[ending]
+    _check_order(blocks, sample_rate, "blocks")
     rate = read_rate(sample_rate)
     name = path.name if path is not None else _name(file)
     _check_kind_has(rate, ending, name)
     if length is not None and (isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 0):
         raise ValueError(f"length is {shown(length)}, expected the number of samples, or None")
+    if not isinstance(comment, str):
+        raise ValueError(f"comment is {shown(comment)}, expected text: pass str(comment)")
     if kind == "WAV" and length is not None and 2 * int(length) > _MOST[kind]:
         kind = "RF64"
     blocks = _as_blocks(blocks, rate)
@@ -875,7 +933,9 @@ def _write(
 def _writable(audio: npt.NDArray[Any], first: int = 0) -> npt.NDArray[Any]:
     """Audio (n,) as soundfile takes it: contiguous, in native byte order, floats within ±1. Raises ValueError."""
     if audio.ndim != 1:
-        several = "; write each channel to a file of its own" if min(audio.shape, default=0) > 1 else ""
+        several = ""
+        if min(audio.shape, default=0) > 1:
+            several = "; write each channel to a file of its own, or np.concatenate(audio) for blocks of one recording"
         raise ValueError(f"audio has shape {audio.shape}, expected (samples,){several}{_one_channel(audio)}")
     if _full_scale(audio.dtype):
         return np.ascontiguousarray(audio, audio.dtype.newbyteorder("="))

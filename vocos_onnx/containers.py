@@ -17,9 +17,11 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 Span = tuple[int, int] | bytes
 _CHUNKS, _STREAMS = 10_000, 1000  # that are looked at
@@ -554,6 +556,7 @@ def _ogg(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
     at, begin, opening = start, start, True
     audio: int | None = None  # the serial number of the stream of audio in the link
     ended, expected = False, 0
+    flac: _OggFlac | None = None
 
     def link(end: int) -> Part:
         if audio is not None and not ended:
@@ -579,25 +582,57 @@ def _ogg(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
         stop = body + sum(head[27 : 27 + count])
         if stop > size or len(head) < 27 + count:
             raise Incomplete(f"it is truncated: its page at byte {at} is cut off")
-        if not _page_is_whole(_read(file, at, stop - at)):
-            raise Incomplete(f"it is damaged: the checksum of its page at byte {at} is another")
+        page = _read(file, at, stop - at)
+        if not _page_is_whole(page):
+            raise Incomplete(f"it is damaged: the checksum of its page at byte {at} is wrong")
         if flags & 2:
             if not opening:
+                if flac:
+                    flac.check()
                 yield link(at)
-                begin, audio, ended, opening = at, None, False, True
+                begin, audio, ended, opening, flac = at, None, False, True, None
             if re.match(rb"\x01vorbis|OpusHead|\x7fFLAC|Speex", _read(file, body, 8)):
                 if audio is not None:
                     raise Incomplete("it holds several tracks of audio at a time, of which only one could be read")
                 audio, expected = serial, number
+                flac = _OggFlac() if page[body - at :][:5] == b"\x7fFLAC" else None
         else:
             opening = False
         if serial == audio:
             if number != expected:
                 raise Incomplete(f"it is damaged: pages are missing before byte {at} (page {expected}, then {number})")
             expected, ended = (number + 1) % (1 << 32), bool(flags & 4)
+            if flac:
+                flac.add_page(page, at)
         at = end = stop
+    if flac:
+        flac.check()
     yield link(end)
     return end
+
+
+class _OggFlac:
+    """The frames of FLAC in the pages of a stream, each of them a packet."""
+
+    def __init__(self) -> None:
+        self._checked = _FlacFrames()
+        self._packet, self._place = b"", 0
+
+    def add_page(self, page: bytes, place: int) -> None:
+        at = 27 + page[26]
+        for length in page[27:at]:
+            self._place = self._place if self._packet else place + at
+            self._packet += page[at : at + length]
+            at += length
+            if length < 255:
+                if _FLAC_SYNC.match(self._packet):  # or a header, none of which begins so
+                    self._checked.add(self._packet, self._place)
+                elif self._packet[:1] == b"\xff":
+                    raise Incomplete(f"it is damaged: what begins at byte {self._place} is no FLAC frame")
+                self._packet = b""
+
+    def check(self) -> None:
+        self._checked.check()
 
 
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -622,9 +657,12 @@ def _find(file: BinaryIO, what: re.Pattern[bytes], at: int, size: int) -> int | 
     return None
 
 
-# FLAC: the number of samples is in the header, and 0 if it was not known.
+# FLAC: the number of samples is in the header, and 0 if it was not known. libFLAC gives zeros for a damaged frame, and
+# invents one that is missing.
 
 _FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+_FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]")
+_FLAC_FRAMES = 1 << 23  # bytes of frames whose checksums are computed at once
 
 
 def _flac(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
@@ -636,42 +674,137 @@ def _flac(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
         audio += 4 + int.from_bytes(head[1:], "big")
     block, frame, format = struct.unpack(">2xH3x3s8s", _read(file, start + 8, 18).ljust(18, b"\0"))
     channels, bits = format[2] >> 1 & 7, (format[2] & 1) << 4 | format[3] >> 4
-    longest = int.from_bytes(frame, "big") or 1024 + block * (channels + 1) * (bits + 2) // 8
-    end = _flac_end(file, audio, _find(file, _FLAC, audio, size) or size, longest)
+    longest = max(int.from_bytes(frame, "big"), 1024 + block * (channels + 1) * (bits + 2) // 8)
     info = int.from_bytes(_read(file, start + 18, 8).ljust(8, b"\0"), "big")
     samples, unknown = info & ((1 << 36) - 1), ((1 << 36) - 1)
+    end = _flac_end(file, audio, _find(file, _FLAC, audio, size) or size, longest, info >> 44, samples > 0)
     patch = (info | unknown).to_bytes(8, "big")
     yield Part(((start, start + 18), patch, (start + 26, end)), samples or None, bool(samples))
     return end
 
 
-def _flac_end(file: BinaryIO, audio: int, stop: int, longest: int) -> int:
-    """Where the frames of FLAC end that begin at some place: behind the last whose number follows on the one before."""
-    expected, begin, at = None, None, audio
+def _flac_end(file: BinaryIO, audio: int, stop: int, longest: int, rate: int, counted: bool) -> int:
+    """Where the frames of FLAC end that begin at some place: behind the last whose number follows on the one before.
+
+    Raises Incomplete if the checksum of one is wrong, or one is missing.
+    """
+    first: bytes | None = None  # the head of the first frame
+    expected, begin, at = 0, audio, audio
+    other = 0  # where behind ``begin`` a frame of another number seems to begin
+    checked = _FlacFrames()
     while at < stop:
         block = _read(file, at, min(1 << 20, stop - at) + 16)
         for match in _FLAC_SYNC.finditer(block):
-            frame = _flac_frame(block[match.start() : match.start() + 16])
-            if frame and match.start() < 1 << 20 and expected in (None, frame[0]):
-                begin, expected = at + match.start(), frame[1]
+            head = block[match.start() : match.start() + 16]
+            frame = _flac_frame(head) if match.start() < 1 << 20 else None
+            if frame is None:
+                continue
+            here = at + match.start()
+            if first is None:
+                _check_flac_head(head, rate, here - audio, audio)
+                if frame[0]:  # for which libFLAC would invent audio
+                    raise Incomplete(
+                        f"it is damaged or cut: its FLAC frames begin with number {frame[0]}, and not with 0"
+                    )
+                first = head
+            elif (head[1], head[2] & 15, head[3] & 14) != (first[1], first[2] & 15, first[3] & 14):
+                continue  # by chance: within a stream these stay
+            if frame[0] != expected:
+                other = other or here
+                continue
+            if here > begin:
+                data = _between(file, begin, here, block, at)
+                if other and not _crc_16([data[: other - begin]]).any():  # else there was none
+                    raise _out_of_order(other, expected)
+                checked.add(data, begin)
+            begin, expected, other = here, frame[1], 0
         at += 1 << 20
-    if begin is None:
+    if first is None:
         return stop
-    # its size is nowhere: it ends where its checksum is right, which it is at some other places by chance
+    checked.check()
+    if other:
+        raise _out_of_order(other, expected)
+    # the size of the last one is nowhere: it ends where its checksum is right, which it is at some other places by
+    # chance
     ends, checksum = [], 0
     for offset, byte in enumerate(_read(file, begin, min(stop - begin, longest)), 1):
         checksum = (checksum << 8 & 0xFFFF) ^ _CRC_16[checksum >> 8 ^ byte]
         if not checksum and offset > 8:
             ends.append(begin + offset)
+    if not ends:
+        raise Incomplete(
+            f"it is truncated or damaged: its last FLAC frame, which begins at byte {begin}, is cut off, or its "
+            "checksum is wrong"
+        )
     for end in ends:
+        if end < stop - 2 and _zeros(file, end, stop):  # over which the checksum stays right
+            return end
         with suppress(Incomplete):  # of what only looks like a header
             if end == stop or _walk(file, _behind_tags(file, end, stop), stop):
                 return end
     near = [end for end in ends if stop - end <= _JUNK]
-    return (near or ends or [stop])[0]
+    end = (near or ends)[0]
+    rest = _behind_tags(file, end, stop)
+    if not counted and 0 < stop - rest <= _JUNK and not _zeros(file, rest, stop):
+        raise Incomplete(f"it is damaged: what begins at byte {rest} is neither a FLAC frame nor a tag")
+    return end
 
 
-_FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]")
+def _out_of_order(place: int, expected: int) -> Incomplete:
+    return Incomplete(f"it is damaged: at byte {place} its FLAC frame of number {expected} is missing or damaged")
+
+
+def _between(file: BinaryIO, begin: int, end: int, block: bytes, at: int) -> bytes:
+    return block[begin - at : end - at] if begin >= at else _read(file, begin, end - begin)
+
+
+class _FlacFrames:
+    """Frames of FLAC whose checksums are looked at, many at a time."""
+
+    def __init__(self) -> None:
+        self._frames: list[bytes] = []
+        self._places: list[int] = []
+        self._longest = 0
+
+    def add(self, frame: bytes, place: int) -> None:
+        longest = max(self._longest, len(frame) + len(frame) % 2)
+        if self._frames and longest * (len(self._frames) + 1) > _FLAC_FRAMES:
+            self.check()
+            longest = len(frame) + len(frame) % 2
+        self._frames.append(frame)
+        self._places.append(place)
+        self._longest = longest
+
+    def check(self) -> None:
+        """Raises Incomplete if the checksum of one is wrong."""
+        wrong = _crc_16(self._frames)
+        if wrong.any():
+            place = self._places[int((wrong != 0).argmax())]
+            raise Incomplete(f"it is damaged: the checksum of its FLAC frame at byte {place} is wrong")
+        self._frames, self._places, self._longest = [], [], 0
+
+
+def _crc_16(frames: list[bytes]) -> npt.NDArray[np.uint16]:
+    """The CRC-16 of each frame as a whole: 0 if its checksum, at its end, is right. Zeros in front change nothing."""
+    longest = max(map(len, frames), default=0)
+    aligned = b"".join(frame.rjust(longest + longest % 2, b"\0") for frame in frames)
+    words = np.frombuffer(aligned, ">u2").reshape(len(frames), -1 if aligned else 0).T.astype(np.uint16, order="C")
+    table, checksums = _crc_16_of_words(), np.zeros(len(frames), np.uint16)
+    for row in words:
+        checksums = table[checksums ^ row]
+    return checksums
+
+
+_FLAC_RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
+
+
+def _check_flac_head(head: bytes, rate: int, before: int, audio: int) -> None:
+    """Raises Incomplete if the first frame does not fit what stands in front of it."""
+    if before:
+        raise Incomplete(f"it is damaged: the {before} bytes from byte {audio} on are no FLAC frame, and more follow")
+    said = dict(enumerate(_FLAC_RATES)).get(head[2] & 15)
+    if said and said != rate:
+        raise Incomplete(f"it is damaged: its header says {rate} Hz, and its FLAC frames are of {said} Hz")
 
 
 def _flac_frame(head: bytes) -> tuple[int, int] | None:
@@ -701,6 +834,15 @@ def _crc_8(data: bytes) -> int:
         for _ in range(8):
             checksum = (checksum << 1 ^ (0x107 if checksum & 128 else 0)) & 0xFF
     return checksum
+
+
+@cache
+def _crc_16_of_words() -> npt.NDArray[Any]:
+    """What the CRC-16 of FLAC becomes by two bytes more, for each of what they and it may be together."""
+    table: npt.NDArray[Any] = np.arange(1 << 16, dtype=np.uint32)
+    for _ in range(16):
+        table = table << 1 ^ (table >> 15) * np.uint32(0x18005)
+    return table.astype(np.uint16)
 
 
 def _crc_table() -> list[int]:

@@ -132,12 +132,14 @@ def mel_fault(features: npt.NDArray[np.floating[Any]], mel: MelFeatures) -> str 
     low, middle, high = (float(value) for value in np.percentile(x, (0.1, 50, 99.9)))
     found = f"mels from {low:.3g} to {high:.3g}, {scale}"
     if low >= 0 and middle < 0.1 * high:
-        return f"{found}; these look like magnitudes or powers: pass np.log(np.maximum(magnitudes, {mel.clip:g}))"
+        logs = f"np.log(np.maximum(magnitudes, {mel.clip:g}))"
+        halved = f"np.log(np.maximum(powers, {mel.clip**2:g})) / 2"
+        if high > math.exp(_highest(mel)):  # which no magnitudes are
+            return f"{found}; these look like powers: pass {halved}"
+        return f"{found}; these look like magnitudes or powers: pass {logs} if they are magnitudes, {halved} if powers"
     if low < min(math.log(mel.clip), _LOWEST) - 2.5:
         return f"{found}; {_expanded(float(x.std()))}"
-    # a full-scale sine in every band at once, and 12 dB more
-    highest = math.log(mel.n_fft / 2 * _sums(mel)) + math.log(4)
-    if high > highest:
+    if high > _highest(mel):
         return f"{found}; these look like mels of audio in the range of int16: divide that by 32768"
     x = x[:, ((x > math.log(mel.clip) + 0.1) & (x != x.min())).mean(axis=0) > 0.9]  # at the floor nothing varies
     if x.shape[1] < _FEWEST:
@@ -180,6 +182,11 @@ def _expanded(spread: float) -> str:
     if spread < 8:
         return f"these look like decibels or logarithms of power: pass {decibels}, or {power}"
     return f"these look like decibels: pass {decibels}"
+
+
+def _highest(mel: MelFeatures) -> float:
+    """What no band reaches: a full-scale sine in every band at once, and 12 dB more."""
+    return math.log(mel.n_fft / 2 * _sums(mel)) + math.log(4)
 
 
 @lru_cache(maxsize=8)

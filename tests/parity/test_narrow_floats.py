@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vocos_onnx import VocosONNX
+from vocos_onnx import VocosONNX, load_audio, save_audio
 
 DATA = Path(__file__).parents[1] / "data"
 NARROW = ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"]
@@ -74,3 +74,12 @@ def test_tensors(mel: VocosONNX, encodec: VocosONNX, features: torch.Tensor) -> 
     ):
         with pytest.raises(ValueError, match=message):
             mel.decode(given)
+
+
+def test_tensors_are_audio(mel: VocosONNX, tmp_path: Path) -> None:
+    tensor = torch.from_numpy(np.random.default_rng(0).uniform(-0.5, 0.5, 4800).astype(np.float32))
+    for given in (tensor.clone().requires_grad_(), tensor.bfloat16(), tensor.half()):
+        expected = given.detach().float().numpy()
+        assert np.array_equal(mel.features(given, mel.sample_rate), mel.features(expected, mel.sample_rate))
+        save_audio(tmp_path / "a.wav", given, mel.sample_rate)
+        assert np.allclose(load_audio(tmp_path / "a.wav", mel.sample_rate), expected, rtol=0, atol=2**-15)

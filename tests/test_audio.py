@@ -406,7 +406,7 @@ def test_no_samples_are_a_file_or_an_error(suffix, tmp_path):
         ("ogg", 384_000, r"\.ogg has 1000 to 200000 Hz"),  # which crashed
         ("ogg", 0, r"sample_rate is 0, expected 1000 to 384000 Hz"),  # as did this
         ("opus", 44_100, r"a\.opus: sample_rate is 44100, and \.opus has 8000, 12000, 16000, 24000, 48000 Hz; try"),
-        ("flac", 383_999, r"cannot write .*a\.flac at 383999 Hz"),
+        ("flac", 383_999, r"multiples of 10 Hz above 65535 Hz"),
         ("wav", -1, r"sample_rate is -1, expected"),
         ("wav", 2**40, r"sample_rate is 1099511627776, expected"),
         ("wav", 24_000.0, r"sample_rate is 24000\.0, expected an integer in Hz"),
@@ -1035,3 +1035,42 @@ def test_file_objects_of_another_kind(wav, tmp_path):
                 call()
         assert expected_samples(closed, 24_000) == expected_samples(text, 24_000) == 0
     assert (tmp_path / "a.wav").read_bytes() == wav
+
+
+@pytest.mark.parametrize("ending", ["wav", "aiff", "au", "caf", "w64", "flac", "nist", "voc"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_samples_of_16_bits_are_rounded(ending, dtype, tmp_path):
+    audio = (np.random.default_rng(0).standard_normal(20_000) * 0.1).astype(dtype)
+    save_audio(tmp_path / f"a.{ending}", audio, 24_000)
+    error = soundfile.read(tmp_path / f"a.{ending}")[0] * 32768 - audio.astype(float) * 32768
+    assert np.abs(error).max() <= 0.5 + 1e-3
+    assert abs(error.mean()) < 0.02
+
+
+@pytest.mark.parametrize("shape", [(24_000, 2), (2, 24_000), (24_000, 16), (1, 24_000)])
+def test_one_array_is_no_blocks(shape, tmp_path):
+    audio = np.full(shape, 0.1, np.float32)
+    encoder = EncodecONNX()
+    for use in (
+        lambda: list(encoder.encode_stream(audio, 24_000)),
+        lambda: list(read_blocks(audio, 24_000, 24_000)),
+        lambda: save_blocks(tmp_path / "a.wav", audio, 24_000),
+    ):
+        with pytest.raises(ValueError, match=r"one array of shape .*list\(blocks\).*blocks\.mean\(axis=1\)"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("channels", [2, 8, 9, 16, 64])
+def test_channels_are_not_samples(channels):
+    with pytest.raises(ValueError, match=r"looks like \(samples, channels\).*mean"):
+        EncodecONNX().encode(np.full((24_000, channels), 0.1, np.float32), 24_000)
+
+
+def test_rates_that_flac_has(tmp_path):
+    for rate in (1000, 65_535, 96_000, 192_010):
+        save_audio(tmp_path / "a.flac", np.zeros(100), rate)
+        assert soundfile.info(tmp_path / "a.flac").samplerate == rate
+    for rate in (65_536, 100_003, 262_143):
+        with pytest.raises(ValueError, match=f"sample_rate is {rate}, and .flac has multiples of 10 Hz"):
+            save_audio(tmp_path / "a.flac", np.zeros(100), rate)

@@ -74,6 +74,7 @@ _MOST = {  # bytes of which a kind can say how many they are; a margin for what 
 }
 _WALKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3")  # by ``parts``
 _BY_NAME = (".gsm", ".sd2", ".vox", ".vox6", ".vox8")  # without a header, or with one in another file
+_CHANNELS = 64  # at most, of a recording whose channels are taken for samples
 _FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31}
 # Mixes of floats reach some times full scale (20 dB are 10), and nothing in use goes 36 dB beyond. In the range of
 # int16 this is 54 dB below full scale: quieter than speech in a recording that is worth anything.
@@ -600,9 +601,12 @@ def _objects(array: npt.NDArray[Any]) -> str:
 def _as_blocks(blocks: Any, rate: int) -> Iterable[npt.ArrayLike]:
     """Blocks of audio, not yet looked at. Raises ValueError for what is another thing."""
     _refuse_files(blocks, rate, "blocks", "load_blocks")
-    if getattr(blocks, "ndim", None) in (0, 1) or not isinstance(blocks, Iterable):
-        what = f"an array of shape {np.shape(blocks)}" if isinstance(blocks, np.ndarray) else shown(blocks)
-        raise ValueError(f"blocks is {what}, expected an iterable of arrays (samples,): pass [audio] for one array")
+    if getattr(blocks, "ndim", 3) < 3 or not isinstance(blocks, Iterable):
+        what = f"one array of shape {np.shape(blocks)}" if hasattr(blocks, "ndim") else shown(blocks)
+        remedy = "pass [audio] for one array"
+        if getattr(blocks, "ndim", 0) > 1:  # of which the rows could be blocks, or channels, or samples of all channels
+            remedy = "pass list(blocks) if each row is a block, [blocks.mean(axis=1)] for (samples, channels)"
+        raise ValueError(f"blocks is {what}, expected an iterable of arrays (samples,): {remedy}")
     return blocks
 
 
@@ -645,7 +649,7 @@ def _check(given: npt.NDArray[Any], first: int = 0) -> Float:
         )
     if given.size == 0:
         raise ValueError(f"audio is empty, shape {given.shape}; expected at least one sample")
-    if given.ndim == 2 and given.shape[1] <= 8 < given.shape[0]:
+    if given.ndim == 2 and given.shape[1] <= _CHANNELS and given.shape[1] < given.shape[0] > 8:
         one = "pass audio[:, 0]" if given.shape[1] == 1 else f"mix it down with {_mean(given, 1)}"
         raise ValueError(
             f"audio has shape {given.shape}, expected (batch, samples); it looks like (samples, channels): "
@@ -851,6 +855,8 @@ def _check_kind_has(rate: int, ending: str, name: str) -> None:
     if rates and rate not in rates:
         known = f"{rates[0]} to {rates[-1]}" if isinstance(rates, range) else ", ".join(map(str, rates))
         raise ValueError(f"{name}: sample_rate is {rate}, and .{ending} has {known} Hz; try .wav")
+    if kind == "FLAC" and rate >= 1 << 16 and rate % 10:
+        raise ValueError(f"{name}: sample_rate is {rate}, and .flac has multiples of 10 Hz above 65535 Hz; try .wav")
 
 
 @contextmanager
@@ -917,6 +923,8 @@ def _write(
                 audio_file.comment = comment
         for block in blocks:
             audio = _writable(_as_array(block, rate), samples)
+            if subtype == "PCM_16" and audio.dtype not in _FULL_SCALE:  # libsndfile rounds down, but for FLAC
+                audio = np.round(audio * (1 << 15)).clip(-(1 << 15), (1 << 15) - 1).astype(np.int16)
             if subtype == "DOUBLE" and audio.dtype in _FULL_SCALE:  # which soundfile does not scale
                 audio = audio / np.float64(_FULL_SCALE[audio.dtype])
             for start in range(0, len(audio), _SLICE):

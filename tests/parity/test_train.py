@@ -411,13 +411,13 @@ def test_in_a_thread_no_handlers_are_set(data, tmp_path):
 
 
 def test_the_program_saves_when_it_is_told_to_end(data, tmp_path):
-    """By SIGTERM, by Ctrl-C, and where who read its lines has gone away."""
+    """By SIGTERM, by Ctrl-C, and by SIGTERM where who read its lines has gone away, without whom it goes on."""
     config = tree("mel", data)
     config["trainer"] |= {"max_steps": 20_000, "val_check_interval": 100_000}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "vocos_onnx", "train", "config.yaml", "--out", "run"]
     step = 0
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (None, 1)):
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (None, 143)):
         with subprocess.Popen(
             command, cwd=tmp_path, env=absolute(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as run:
@@ -429,6 +429,9 @@ def test_the_program_saves_when_it_is_told_to_end(data, tmp_path):
                         break
                 if number is None:
                     run.stdout.close()
+                    with pytest.raises(subprocess.TimeoutExpired):
+                        run.wait(3)
+                    run.send_signal(signal.SIGTERM)
                 else:
                     run.send_signal(number)
                     lines += run.stdout

@@ -165,8 +165,8 @@ class Stream:
         """The next chunk.
 
         Args:
-            tokens_or_features: tokens (K, t) or features (C, t), t >= 1, as ``decode`` takes them; of the same kind
-                and, of tokens, with the same number of codebooks in every chunk.
+            tokens_or_features: tokens (K, t) or features (C, t), as ``decode`` takes them; of the same kind and, of
+                tokens, with the same number of codebooks in every chunk. An empty one, t = 0, gives no audio.
 
         Returns:
             The audio (samples,) in float32 that is complete with it; nothing at first, while the network has not seen
@@ -174,19 +174,22 @@ class Stream:
 
         Raises:
             ValueError: as ``decode``; a chunk of another kind than those before it; after ``flush``; and, until
-                ``reset``, after an error of any kind, since what follows a chunk that is missing is not at its time.
-            RuntimeError: another thread is pushing.
+                ``reset``, after an error of any kind, since audio after a missing chunk would be shifted in time.
+            RuntimeError: another thread is pushing, or an iterator of ``push_blocks`` is not at its end.
         """
         return np.concatenate(list(self._push_blocks(tokens_or_features, [None])))
 
     def push_blocks(self, tokens_or_features: npt.ArrayLike) -> Iterator[Float]:
-        """As ``push``, but the audio of a long chunk comes some seconds at a time.
+        """As ``push``, but the audio of a long chunk is emitted some seconds at a time.
 
-        Raises as ``push``; where the iterator is given up before its end, the stream refuses what follows, too.
+        Raises as ``push``, at once for a chunk that is refused. The iterator is to be exhausted before anything else is
+        done with the stream: until then that raises RuntimeError. If it is dropped before its end, never begun too, the
+        stream refuses what follows.
         """
         own: list[weakref.ref[Generator[Float, None, None]] | None] = []
         blocks = self._push_blocks(tokens_or_features, own)
         own.append(weakref.ref(blocks))
+        next(blocks)  # so that the chunk has its place before those that are pushed later
         return blocks
 
     def _push_blocks(
@@ -195,12 +198,16 @@ class Stream:
         with self._alone():
             self._unfinished = own[0]
             features_of, frames, bandwidth_id, kind = self._read(chunk)
+            if not frames:
+                yield np.zeros(0, np.float32)
+                return
             if self._decoder is None:
                 self._decoder, self._kind = self._make(bandwidth_id), kind
             elif kind != self._kind:
                 raise ValueError(
                     f"this chunk is {kind}, and those before it were {self._kind}: decode them in two streams"
                 )
+            yield np.zeros(0, np.float32)  # the chunk is taken, and nothing else may come before it
             for audio in push_in_blocks(self._decoder, features_of, frames):
                 yield audio[0]
 
@@ -240,8 +247,8 @@ class Stream:
                 raise ValueError("the stream has ended with flush: call reset() for another sequence")
             if self._failure:
                 raise ValueError(
-                    f"the stream has stopped at an earlier error ({self._failure}), and what follows would come at "
-                    "another time: call reset(), and begin the sequence anew"
+                    f"the stream has stopped at an earlier error ({self._failure}), and audio after it would be "
+                    "shifted in time: call reset(), and begin the sequence anew"
                 )
             try:
                 yield

@@ -53,7 +53,9 @@ class Backbone:
 
     @staticmethod
     def _asks_for_cuda(providers: Sequence[Provider] | None) -> bool:
-        names = [given[0] if isinstance(given, tuple) and given else given for given in providers or []]
+        if not isinstance(providers, Sequence):
+            return False
+        names = [given[0] if isinstance(given, tuple) and given else given for given in providers]
         return "cuda" in names or CUDA in names
 
     def _is_int8(self, path: str | os.PathLike[str], threads: int | None) -> bool:

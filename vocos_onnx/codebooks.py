@@ -196,7 +196,7 @@ def _other_order(shape: tuple[int, ...], layout: str, most: int) -> str:
         return '; they look like (frames, codebooks): pass tokens.T, of a file numpy.save("transposed.npy", tokens.T)'
     if len(shape) == 3 and shape[0] == 1 and shape[2] <= most < shape[1]:
         return "; they look like (batch, frames, codebooks): pass tokens[0].T"
-    if len(shape) == 3 and shape[layout == "kbt"] <= most:
+    if len(shape) == 3 and 1 < shape[layout == "kbt"] <= most:  # of one item the order is hardly mistaken
         return f"; for the other order of the first two axes pass layout={'kbt' if layout == 'bkt' else 'bkt'!r}"
     if len(shape) == 3 and shape[2] <= most:  # (B, T, K) is much more frequent than (T, B, K)
         return "; they look like (batch, frames, codebooks): pass tokens.transpose(0, 2, 1) with layout='bkt'"

@@ -1,4 +1,4 @@
-"""One warning in a process where the mels that a caller gives cannot be those that the model was trained with."""
+"""Warnings that are given once in a process, as of mels that cannot be those that the model was trained with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .mel import mel_fault
 FEWEST, MOST = 50, 800  # frames: before so many nothing is said, and after so many no more is looked at
 _STRETCH = 1024
 _lock = threading.Lock()
-_warned = False
+_warned: set[str] = set()
 
 
 class MelJudge:
@@ -34,16 +34,17 @@ class MelJudge:
     def see(self, features: Float) -> None:
         """Features (B, C, t), the next ones."""
         for item in features:
-            if _warned:
+            if "mels" in _warned:
                 return
             if self._one_sequence and self._count >= MOST:
                 return
             stretches = self._telling(item, MOST - (self._count if self._one_sequence else 0))
             count = sum(stretch.shape[1] for stretch in stretches)
             if not count and item.size and item.min() > _HIGHEST:
-                _warn(
+                warn_once(
+                    "mels",
                     f"{_CANNOT}all values of {item.shape[1]} frames are {item.min():.3g} and more, expected natural "
-                    "logarithms of magnitudes"
+                    "logarithms of magnitudes",
                 )
             elif not self._one_sequence and count >= FEWEST:
                 self._judge(stretches)
@@ -72,20 +73,19 @@ class MelJudge:
     def _judge(self, stretches: list[Float]) -> None:
         fault = mel_fault(np.concatenate(stretches, axis=1), self._mel)
         if fault is not None:
-            _warn(_CANNOT + fault)
+            warn_once("mels", _CANNOT + fault)
 
 
 _CANNOT = "these features cannot be the mels that this model decodes: "
 _HIGHEST = 20.0  # of no audio the logarithm of any magnitude is as high, and 0 is what batches are filled up with
 
 
-def _warn(text: str) -> None:
-    """One warning in a process, at the line outside of the package that has called it."""
-    global _warned
+def warn_once(kind: str, text: str) -> None:
+    """One warning of a kind in a process, at the line outside of the package that has called it."""
     with _lock:
-        if _warned:
+        if kind in _warned:
             return
-        _warned = True
+        _warned.add(kind)
     level, frame = 1, sys._getframe()
     package = __name__.partition(".")[0]
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:

@@ -168,9 +168,10 @@ def save_tokens(
         )
     if codec is not None:
         given = _named(given, codec)
+    remedy = "leave it out" if samples is not None else "pass dataclasses.replace(tokens, samples=None)"
     samples = given.samples if samples is None else samples
     described = _check_entries(samples, given.sample_rate, given.codec, given.codebooks_sha256)
-    _check_length(described[0], codes.shape[1], None if codec is None else codec.config.hop_length)
+    _check_length(described[0], codes.shape[1], None if codec is None else codec.config.hop_length, remedy)
     if int(codes.max()) >= 1 << 63:
         raise ValueError(f"tokens hold the value {codes.max()}, expected less than 2**63")
     largest = max(int(codes.max()), -int(codes.min()) - 1)
@@ -218,15 +219,14 @@ def _write(file: IO[bytes], data: bytes) -> None:
         left = left[len(left) if taken is None else taken :]
 
 
-def _check_length(samples: int | None, frames: int, hop: int | None) -> None:
+def _check_length(samples: int | None, frames: int, hop: int | None, remedy: str) -> None:
     """Raises ValueError for a number of samples that so many frames cannot be of."""
     if samples is None or (-(-samples // hop) == frames if hop else samples >= frames):
         return
     expected = f"{(frames - 1) * hop + 1} to {frames * hop}" if hop else f"{frames} or more"
     raise ValueError(
         f"samples is {samples}, but {frames} frames are of {expected} samples: pass the number of samples that the "
-        "recording has at the codec's sample rate, or leave it out, of Tokens with dataclasses.replace(tokens, "
-        "samples=None)"
+        f"recording has at the codec's sample rate, or {remedy}"
     )
 
 
@@ -279,26 +279,21 @@ def _named(given: Tokens, codec: Any) -> Tokens:
     known = features.codebooks_sha256
     if isinstance(config, ModelConfig):
         codec.codes_to_features(replace(given, codes=codes[:, :1]))  # which raises if they are of another codec
-    else:
-        _check_same(given, config)
-    digest = given.codebooks_sha256 or (known if isinstance(known, str) else known[count - 1])
-    return Tokens(codes, given.samples, config.sample_rate, features.codec, digest)
-
-
-def _check_same(given: Tokens, config: EncoderConfig) -> None:
-    """Raises ValueError if the tokens name another codec than an encoder's; the fingerprint decides."""
-    if given.codebooks_sha256 is not None:
-        same = given.codebooks_sha256 in config.codebooks_sha256[len(given.codes) - 1 :]
+        same = True
+    elif given.codebooks_sha256 is not None:  # that decides
+        same = given.codebooks_sha256 in config.codebooks_sha256[count - 1 :]
     else:
         same = given.codec in (None, config.codec)
     if not same or given.sample_rate not in (None, config.sample_rate):
-        other = " with other codebooks" if given.codec == config.codec and not same else ""
+        other = " with other codebooks" if given.codec == features.codec and not same else ""
         name = "another codec" if given.codec is None else given.codec
         rate = f" at {given.sample_rate} Hz" if given.sample_rate is not None else ""
         raise ValueError(
-            f"these are tokens of {name}{other}{rate}, and the codec that is given is {config.codec} at "
+            f"these are tokens of {name}{other}{rate}, and the codec that is given is {features.codec} at "
             f"{config.sample_rate} Hz: leave the codec out, for the tokens know theirs, or pass that which made them"
         )
+    digest = given.codebooks_sha256 or (known if isinstance(known, str) else known[count - 1])
+    return Tokens(codes, given.samples, config.sample_rate, features.codec, digest)
 
 
 def check_codec(tokens: Tokens, config: ModelConfig, known: tuple[str, ...]) -> None:
@@ -480,7 +475,7 @@ def _unwrapped(array: npt.NDArray[Any], name: str, key: str | None) -> npt.NDArr
             what, new, remedy = "one chunk of one recording is expected", "first", f"{code}[0, 0]) saves the first"
             if shape[1] == 1:
                 what, new = "one chunk is expected", "joined"
-                remedy = f"numpy.concatenate({code}[:, 0], axis=-1)) joins them in time"
+                remedy = f"numpy.concatenate({code}[:, 0], axis=-1)) saves them joined in time"
             raise ValueError(
                 f"it has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames); {what}: "
                 f"numpy.save({quoted(f'{stem}_{new}.npy')}, {remedy}"

@@ -21,7 +21,7 @@ from .config import METADATA_KEY, MelFeatures, ModelConfig
 from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index, check_audio, checked_blocks, read_chunk
 from .hub import fetch
 from .istft import check_finite, imdct, istft, trim_of
-from .judge import MelJudge
+from .judge import MelJudge, warn_once
 from .mel import CHUNK as MEL_CHUNK
 from .mel import log_mel, log_mel_blocks
 from .messages import shown
@@ -326,7 +326,8 @@ class VocosONNX:
             tokens_or_features: tokens (K, T) or (K, B, T); features (C, T) or (B, C, T). Or what ``load_tokens`` read,
                 whose codec is checked then; or what encodec's ``encode`` returns of one recording, [(codes, None)].
             bandwidth_id: index into ``bandwidths`` that the network is conditioned on. Tokens imply it where K is the
-                codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do.
+                codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do. An id of
+                another bandwidth than K is of is used, as upstream, with one warning in a process.
             bandwidth: the same in kbps, one of ``bandwidths``.
             layout: order of the axes of 3-D tokens. "kbt" is (codebooks, batch, frames), as in upstream Vocos; "bkt"
                 is (batch, codebooks, frames), as encodec and transformers return them. A shape that fits both, such
@@ -340,9 +341,8 @@ class VocosONNX:
         Raises:
             ValueError: tokens that are not integers of 0 ... 1023 in one of these shapes, or given to a mel model;
                 features of another channel count or with NaN or infinity; an array of another type, masked values, or
-                what is no array, as a path; an id out of range, of another number of codebooks than the tokens have,
-                missing where the network needs one, or given where it takes none; ``Tokens`` of another codec. The
-                message names the value, the allowed range and the remedy.
+                what is no array, as a path; an id out of range, missing where the network needs one, or given where it
+                takes none; ``Tokens`` of another codec. The message names the value, the allowed range and the remedy.
             FloatingPointError: the audio would not be finite; the message says which stage made it so.
             RuntimeError: onnxruntime failed, as of a damaged model file that it loads none the less.
             MemoryError: there is not enough.
@@ -738,26 +738,26 @@ class VocosONNX:
         )
 
     def _check_count(self, shape: tuple[int, ...], axes: int, index: int | None, layout: str) -> None:
-        """Raises ValueError for tokens (K, B, T) of which K is of another bandwidth than the id's, or B of that.
+        """Tokens (K, B, T) of which K is not what the bandwidth says.
 
-        A K that no bandwidth has is decoded as the id says.
+        Raises ValueError if B is that, and K is of no bandwidth. Warns if K is of another bandwidth: that sounds worse.
         """
         assert self.config.encodec is not None
         counts = self.config.encodec.codebooks_per_bandwidth
         expected = counts[index] if index is not None and index < len(counts) else shape[0]
-        if shape[0] == expected or (shape[0] not in counts and not (axes == 3 and shape[1] == expected)):
+        differ = f"tokens have {counted(shape[0])} in the layout {layout!r}, and bandwidth_id {index} has {expected}"
+        if axes == 3 and shape[0] not in counts and shape[1] == expected:
+            raise ValueError(
+                f"{differ}; pass layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two "
+                "axes"
+            )
+        if shape[0] == expected or shape[0] not in counts:
             return
-        if axes == 3 and shape[1] == expected:
-            hint = f"pass layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
-        else:
-            hint = f"leave the bandwidth out, which {counted(shape[0])} imply ({counts.index(shape[0])})"
-            if shape[0] > expected:
-                given = (shape[1], shape[0], shape[2]) if layout == "bkt" else shape
-                hint += f", or pass {first_codebooks(expected, given[:axes], layout)}"
-            hint += "; codes_to_features(tokens) can be decoded with any bandwidth_id"
-        raise ValueError(
-            f"tokens have {counted(shape[0])} in the layout {layout!r}, and bandwidth_id {index} has {expected}; {hint}"
-        )
+        remedy = f"leave it out, or pass bandwidth_id={counts.index(shape[0])}"
+        if shape[0] > expected:
+            given = (shape[1], shape[0], shape[2]) if layout == "bkt" else shape
+            remedy += f", or {first_codebooks(expected, given[:axes], layout)}"
+        warn_once("bandwidth", f"{differ}, so that the audio sounds worse than it could: {remedy}")
 
     def _read_bandwidth_id(self, bandwidth_id: Any) -> int | None:
         ids = self.config.num_bandwidth_ids

@@ -302,7 +302,7 @@ def test_another_codec_is_not_written_over(tmp_path, encoder, encodec, changes):
             save_tokens(tmp_path / "t.npz", Tokens(CODES, **changes), codec)
     assert not list(tmp_path.iterdir())
     save_tokens(tmp_path / "t.npz", Tokens(CODES, **changes))
-    assert load_tokens(tmp_path / "t.npz") == Tokens(CODES, **changes)
+    assert read_token_file(tmp_path / "t.npz") == Tokens(CODES, **changes)
 
 
 def test_the_same_codec_may_be_named_again(tmp_path, encoder, encodec):

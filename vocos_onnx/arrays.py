@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .messages import first_line, shown
+
+
+class Array(Protocol):
+    """A numpy array, ``Tokens``, a torch tensor: whatever gives numpy an array."""
+
+    def __array__(self) -> npt.NDArray[Any]: ...
+
+
+# what encodec's encode returns
+Frames = Sequence[tuple[Array, Array | None]]
 
 
 def as_array(given: Any, what: str) -> npt.NDArray[Any]:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Frames
 from .backbone import Backbone, State
 from .config import ModelConfig
 from .istft import Float, check_finite, imdct_frames, istft_frames, overlap_add, trim_of
@@ -23,7 +24,7 @@ from .messages import first_line
 BLOCK = 1500  # frames that go through the network at once, 20 s at 75 frames/s: memory does not grow beyond
 
 # a chunk -> what gives its features from one frame to another, its frames, the bandwidth id, what it is in words
-Read = Callable[[npt.ArrayLike], tuple[Callable[[int, int], Float], int, int | None, str]]
+Read = Callable[[npt.ArrayLike | Frames], tuple[Callable[[int, int], Float], int, int | None, str]]
 _TWO_THREADS = (
     "two threads use one stream at the same time, or an iterator of push_blocks is not at its end: give each thread a "
     "stream of its own, and iterate to the end"
@@ -161,7 +162,7 @@ class Stream:
         self._kind = self._failure = ""
         self._ended = False
 
-    def push(self, tokens_or_features: npt.ArrayLike) -> Float:
+    def push(self, tokens_or_features: npt.ArrayLike | Frames) -> Float:
         """The next chunk.
 
         Args:
@@ -179,7 +180,7 @@ class Stream:
         """
         return np.concatenate(list(self._push_blocks(tokens_or_features, [None])))
 
-    def push_blocks(self, tokens_or_features: npt.ArrayLike) -> Iterator[Float]:
+    def push_blocks(self, tokens_or_features: npt.ArrayLike | Frames) -> Iterator[Float]:
         """As ``push``, but the audio of a long chunk is emitted some seconds at a time.
 
         Raises as ``push``, at once for a chunk that is refused. The iterator is to be exhausted before anything else is
@@ -193,7 +194,7 @@ class Stream:
         return blocks
 
     def _push_blocks(
-        self, chunk: npt.ArrayLike, own: list[weakref.ref[Generator[Float, None, None]] | None]
+        self, chunk: npt.ArrayLike | Frames, own: list[weakref.ref[Generator[Float, None, None]] | None]
     ) -> Generator[Float, None, None]:
         with self._alone():
             self._unfinished = own[0]

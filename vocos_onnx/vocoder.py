@@ -8,12 +8,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeGuard, overload
+from typing import Any, Literal, TypeGuard, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import as_array, is_float, is_integer, to_floats
+from .arrays import Array, Frames, as_array, is_float, is_integer, to_floats
 from .audio import Float, Tape, read_blocks, read_waveform
 from .backbone import Backbone
 from .codebooks import counted, fingerprints, first_codebooks, lookup, read_tokens, stack_hint, unwrapped
@@ -34,14 +34,7 @@ Encoder = EncodecONNX | str | os.PathLike[str]
 Layout = Literal["kbt", "bkt"]
 
 
-class Array(Protocol):
-    """A numpy array, ``Tokens``, a torch tensor: whatever gives numpy an array."""
-
-    def __array__(self) -> npt.NDArray[Any]: ...
-
-
 Ragged = Sequence[Array]
-Frames = Sequence[tuple[Array, None]]  # as encodec's encode returns them
 Nested = Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
 Read = tuple[Callable[[int, int], Float], tuple[int, int], int | None]
 
@@ -400,10 +393,10 @@ class VocosONNX:
         if bandwidth_id is not None:
             bandwidth_id = self._read_bandwidth_id(bandwidth_id)
 
-        def reader() -> Callable[[npt.ArrayLike], tuple[Callable[[int, int], Float], int, int | None, str]]:
+        def reader() -> Callable[[npt.ArrayLike | Frames], tuple[Callable[[int, int], Float], int, int | None, str]]:
             judge_of_this = None if judge is None else judge()
 
-            def read(chunk: npt.ArrayLike) -> tuple[Callable[[int, int], Float], int, int | None, str]:
+            def read(chunk: npt.ArrayLike | Frames) -> tuple[Callable[[int, int], Float], int, int | None, str]:
                 given = self._array(chunk)
                 if given.ndim != 2:
                     raise ValueError(
@@ -421,7 +414,7 @@ class VocosONNX:
 
     def decode_stream(
         self,
-        chunks: Iterable[npt.ArrayLike],
+        chunks: Iterable[npt.ArrayLike | Frames],
         bandwidth_id: Any = None,
         *,
         bandwidth: float | None = None,
@@ -443,7 +436,7 @@ class VocosONNX:
         return self._decode_stream(chunks, self.stream(bandwidth_id, bandwidth=bandwidth, lookahead=lookahead))
 
     @staticmethod
-    def _decode_stream(chunks: Iterable[npt.ArrayLike], stream: Stream) -> Iterator[Float]:
+    def _decode_stream(chunks: Iterable[npt.ArrayLike | Frames], stream: Stream) -> Iterator[Float]:
         for chunk in chunks:
             for audio in stream.push_blocks(chunk):
                 if audio.size:

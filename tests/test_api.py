@@ -17,7 +17,7 @@ import onnx_bytes as ob
 import pytest
 from conftest import DATA
 
-from vocos_onnx import EncodecONNX, VocosONNX, load_audio, load_tokens, save_audio, save_tokens
+from vocos_onnx import EncodecONNX, Tokens, VocosONNX, judge, load_audio, load_tokens, save_audio, save_tokens
 
 MEL_MODEL = "VocosONNX('vocos-mel-24khz-small')"
 CODEC_MODEL = "VocosONNX('vocos-codec-24khz')"
@@ -371,9 +371,111 @@ def test_the_id_given_as_kbps(codec):
             call()
 
 
-def test_audio_and_rate_swapped(codec, bundled_mel):
+def test_the_bandwidth_in_kbps(codec):
+    tokens = np.random.default_rng(0).integers(1024, size=(8, 20))
+    features, expected = codec.codes_to_features(tokens)[0], codec.decode(tokens)
+    assert np.array_equal(codec.decode(features, bandwidth=6), expected)
+    assert np.array_equal(codec.decode([tokens], bandwidth=6.0)[0], expected)
+    for audio in (
+        list(codec.decode_stream([features], bandwidth=6)),
+        [(s := codec.stream(bandwidth=6)).push(features), s.flush()],
+    ):
+        np.testing.assert_allclose(np.concatenate(audio), expected, rtol=0, atol=1e-5)
+    for way in (codec.decode, codec.decode_stream):
+        with pytest.raises(ValueError, match=r"bandwidth is 7, expected one of 1\.5, 3, 6, 12 \(kbps\)"):
+            way([tokens], bandwidth=7)
+        with pytest.raises(ValueError, match=r"bandwidth \(6\) and bandwidth_id \(2\) are given; pass one"):
+            way([tokens], 2, bandwidth=6)
+
+
+def test_an_id_of_another_number_of_codebooks_is_one_warning(codec, monkeypatch):
+    """As upstream it is decoded: an id is not refused, and not passed over without a word."""
+    tokens = np.random.default_rng(0).integers(1024, size=(16, 20))
+    for way in (
+        lambda: codec.decode(tokens, 0),
+        lambda: codec.decode([tokens[:4], tokens], 1),
+        lambda: codec.decode(tokens[None], 0, layout="bkt"),
+        lambda: list(codec.decode_stream([tokens[:2]], 3)),
+        lambda: codec.stream(0).push(tokens),
+    ):
+        monkeypatch.setattr(judge, "_warned", set())
+        with pytest.warns(
+            UserWarning, match=r"tokens have \d+ codebooks .*, and bandwidth_id \d has \d+, .*: leave"
+        ) as seen:
+            way()
+            way()
+        assert len(seen) == 1
+        assert seen[0].filename == __file__
+    monkeypatch.setattr(judge, "_warned", set())
+    codec.decode(tokens[:12], 3)  # the next bandwidth has the most in common, and no other is meant
+    codec.decode(codec.codes_to_features(tokens), 0)
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (1, r"have 1 codebook .*: they have 2, 4, 8, 16; pass bandwidth_id 0, or another of 0 to 3$"),
+        (3, r"pass tokens\[:2\] to decode the first ones of them, or bandwidth_id 1, or another of 0 to 3$"),
+        (9, r"pass tokens\[:8\] to decode the first ones of them, or bandwidth_id 3, or another"),
+        (12, r"pass tokens\[:8\] to decode the first ones of them, or bandwidth_id 3, or another"),
+        (32, r"32 codebooks, expected 1 to 16 of them; .*: pass tokens\[:16\]$"),
+    ],
+)
+def test_codebooks_of_no_bandwidth(codec, count, message):
+    tokens = np.zeros((count, 50), int)
+    for way in (lambda: codec.decode(tokens), lambda: codec.decode([tokens]), lambda: codec.stream().push(tokens)):
+        with pytest.raises(ValueError, match=message):
+            way()
+    if count > 2:
+        with pytest.raises(ValueError, match=r"pass tokens\[:, :\d+\]"):
+            codec.decode(tokens[None], layout="bkt")
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64, np.uint8, np.float32, "list", "Tokens"])
+def test_tokens_given_as_audio(codec, bundled_mel, encoder, kind):
+    codes = np.random.default_rng(0).integers(250 if kind is np.uint8 else 1024, size=(8, 300))
+    given = codes.tolist() if kind == "list" else Tokens(codes) if kind == "Tokens" else codes.astype(kind)
+    for call in (codec, bundled_mel, bundled_mel.features, encoder.encode, encoder.embed):
+        with pytest.raises(
+            ValueError, match=r"audio (is Tokens|has shape \(8, 300\) and whole numbers) .*vocos\.decode"
+        ):
+            call(given, 24_000)
+    for stream in (
+        codec.resynth_stream,
+        bundled_mel.resynth_stream,
+        bundled_mel.features_stream,
+        encoder.encode_stream,
+    ):
+        with pytest.raises(ValueError, match=r"vocos\.decode\(tokens\)"):
+            list(stream(iter([given]), 24_000))
+    with pytest.raises(ValueError, match=r"vocos\.decode\(tokens\)"):
+        list(encoder.encode_stream(Tokens(codes), 24_000))
+
+
+def test_mels_given_as_audio(codec, bundled_mel, encoder):
+    mels = np.random.default_rng(0).uniform(-11, 2, (100, 700)).astype(np.float32)
+    for call in (codec, bundled_mel, bundled_mel.features, encoder.encode):
+        with pytest.raises(ValueError, match=r"audio has shape \(100, 700\) .* look like mels .*vocos\.decode\(mels\)"):
+            call(mels, 24_000)
+
+
+def test_audio_that_looks_a_little_like_tokens_or_mels(encoder):
+    rng = np.random.default_rng(0)
+    for audio in (
+        np.zeros((8, 600), np.int16),
+        np.full((2, 600), 3, np.int16),
+        rng.normal(0, 300, (2, 600)).astype(np.int16),
+        rng.integers(0, 1024, 600).astype(np.int16),
+        rng.normal(0, 0.3, (100, 400)).astype(np.float32),
+        rng.uniform(0, 1, (8, 600)),
+    ):
+        assert encoder.encode(audio, 24_000).shape[-1] == 2
+
+
+def test_audio_and_rate_swapped(codec, bundled_mel, encoder):
     audio = np.zeros(24_000, np.float32)
     ways = [codec, bundled_mel, codec.resynth_stream, bundled_mel.resynth_stream]
+    ways += [encoder.encode, encoder.embed, encoder.encode_stream]
     for call in [*ways, bundled_mel.features, bundled_mel.features_stream]:
         for rate, given in ((24_000, audio), (44_100.0, audio.tolist()), (np.int64(8000), "a.wav")):
             with pytest.raises(
@@ -445,6 +547,9 @@ assert "cannot be the mels that this model decodes: " in str(seen[0].message), s
         "list(vocos.decode_stream(pieces(bad, 7)))",
         "list(vocos.decode_stream([silence] + pieces(bad, 7)))",
         "s = vocos.stream(); s.push(bad[:, :40]); s.reset(); s.push(good); s.reset(); s.push(bad)",
+        "vocos.decode([good, good, bad])",
+        "vocos.decode(np.stack([good] * 8 + [bad]))",
+        "vocos.decode(np.full((100, 50), 1e10))",
     ],
 )
 def test_one_warning_of_mels(way):

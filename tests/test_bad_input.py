@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import DATA, altered
 
-from vocos_onnx import ModelConfig, VocosONNX
+from vocos_onnx import EncodecONNX, ModelConfig, VocosONNX
 
 MODEL = DATA / "encodec.onnx"
 
@@ -132,6 +132,13 @@ def test_metadata_is_no_object():
         ([("TpuExecutionProvider", {})], r"provider 'TpuExecutionProvider' is not in this onnxruntime"),
         ([], r"providers is \[\], expected a list of one or more of .*CPUExecutionProvider"),
         ("CPUExecutionProvider", r"providers is 'CPUExecutionProvider', expected a list"),
+        ("cuda", r"providers is 'cuda', expected a list .*: pass providers=\['cuda'\]$"),
+        ("GPU", r"providers is 'GPU', expected a list .*: pass providers=\['cuda'\]$"),
+        (5, r"providers is 5, expected a list"),
+        (["CPU"], r"provider 'CPU' is not in this onnxruntime, .*: pass 'cpu'$"),
+        (["gpu"], r"provider 'gpu' is not in this onnxruntime, .*: pass 'cuda'$"),
+        ([("cpuexecutionprovider", {})], r": pass 'CPUExecutionProvider'$"),
+        ([([], {})], r"providers holds .*, expected a name"),
         ([1], r"providers holds 1, expected a name or a \(name, options\) pair"),
     ],
 )
@@ -144,6 +151,12 @@ def test_provider(providers, message):
 def test_threads(threads):
     with pytest.raises(ValueError, match=rf"threads is {threads!r}, expected an integer of 1 or more"):
         VocosONNX(MODEL, threads=threads)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_threads_as_an_integer_of_numpy(kind):
+    assert VocosONNX(MODEL, threads=kind(1)).decode(np.zeros((2, 5), int)).size
+    assert EncodecONNX(DATA / "encoder.onnx", threads=kind(1)).encode(np.zeros(5000), 24_000, 1.5).size
 
 
 @pytest.fixture
@@ -246,6 +259,18 @@ def test_int8_is_for_the_cpu(says_cuda):
     assert VocosONNX(MODEL).providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
+@pytest.mark.parametrize("providers", [["cuda"], ["CUDAExecutionProvider", "cpu"], [("cuda", {}), "cpu"]])
+def test_int8_needs_no_other_installation(providers):
+    """Where CUDA is missing too, and of another model still what is missing."""
+    import onnxruntime
+
+    with pytest.raises(ValueError, match=r"encodec-int8.onnx is in int8, for the CPU, and providers is .*cuda|CUDA"):
+        VocosONNX(DATA / "encodec-int8.onnx", providers=providers)
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(ValueError, match="remedy: pip"):
+            VocosONNX(MODEL, providers=providers)
+
+
 def test_options_of_cuda(says_cuda):
     """No search for algorithms at each length, no memory by powers of two, no TF32; unless they are asked for."""
     options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
@@ -326,10 +351,16 @@ def test_no_onnxruntime(monkeypatch):
         (np.zeros((2, 0), int), r"tokens are empty, shape \(2, 0\)"),
         (np.zeros((0, 5), int), r"tokens are empty, shape \(0, 5\)"),
         (np.zeros((2, 0, 5), int), r"tokens are empty, shape \(2, 0, 5\)"),
-        (np.zeros(5, int), r"1 dimensions, shape \(5,\); expected \(codebooks, frames\)"),
+        (np.zeros(5, int), r"1 dimension, shape \(5,\); expected \(codebooks, frames\)"),
         (np.int64(5), r"0 dimensions, shape \(\)"),
         (np.zeros((1, 2, 5, 1), int), r"4 dimensions, shape \(1, 2, 5, 1\)"),
-        (np.zeros((3, 5), int), r"tokens of shape \(3, 5\) have 3 codebooks, expected 1 to 2 of them$"),
+        (
+            np.zeros((3, 5), int),
+            r"tokens of shape \(3, 5\) have 3 codebooks, expected 1 to 2 of them; .*: pass tokens\[:2\]$",
+        ),
+        (np.zeros((3, 1, 5), int), r"3 codebooks, expected 1 to 2 of them; .*: pass tokens\[:2\]$"),
+        (np.arange(2000).reshape(2, -1), r"the value 1999, expected 0 to 1023; 976 different values are outside: "),
+        (-np.arange(20).reshape(2, -1), r"the value -19, expected 0 to 1023; 19 different values are outside: "),
         (np.zeros((100, 2), int), r"100 codebooks, expected 1 to 2 .*like \(frames, codebooks\): pass tokens\.T"),
         (np.zeros((4, 2, 5), int), r"4 codebooks, expected 1 to 2 .*pass layout='bkt'"),
     ],
@@ -360,13 +391,13 @@ def test_codebooks_that_are_no_bandwidth(tmp_path):
     tokens = np.zeros((1, 5), int)
     with pytest.raises(
         ValueError,
-        match=r"shape \(1, 5\) have 1 codebooks in the layout 'kbt', and no bandwidth has: they have 2, 2; "
-        r"pass bandwidth_id 0 to 1$",
+        match=r"shape \(1, 5\) have 1 codebook in the layout 'kbt', and no bandwidth has as many: they have 2, 2; "
+        r"pass bandwidth_id 0, or another of 0 to 1$",
     ):
         model.decode(tokens)
-    with pytest.raises(ValueError, match=r"pass bandwidth_id 0 to 1, or layout='bkt' for the other order"):
+    with pytest.raises(ValueError, match=r"2, 2; pass layout='bkt' for the other order"):
         model.decode(np.zeros((1, 2, 5), int))
-    with pytest.raises(ValueError, match=r"pass bandwidth_id 0 to 1, or layout='kbt' for the other order"):
+    with pytest.raises(ValueError, match=r"2, 2; pass layout='kbt' for the other order"):
         model.decode(np.zeros((2, 1, 5), int), layout="bkt")
     assert model.decode(tokens, 0).shape == (5 * 320,)
 

@@ -104,7 +104,11 @@ def test_an_encoder_with_too_few_codebooks_is_refused():
 
 
 def test_a_model_that_needs_an_encoder_says_so():
-    with pytest.raises(ValueError, match=r"tokens of encodec_24khz needs its encoder: make one with vocos-onnx exp"):
+    with pytest.raises(
+        ValueError,
+        match=r"tokens of encodec_24khz needs its encoder: make one with vocos-onnx export-encodec "
+        r"facebook/encodec_24khz -o encodec_24khz\.onnx, and pass .* encoder='encodec_24khz\.onnx'$",
+    ):
         VocosONNX(MODEL)(NOISE, 24000, bandwidth=1.5)
 
 
@@ -122,6 +126,15 @@ def test_a_model_that_needs_an_encoder_says_so():
 def test_bandwidths(paired, options, message):
     with pytest.raises(ValueError, match=message):
         paired(NOISE, 24000, **options)
+
+
+def test_progress_of_a_mel_model(mel):
+    audio, said = np.random.default_rng(0).normal(0, 0.1, 40_000).astype(np.float32), []
+    assert np.array_equal(mel(audio, 8000, progress=lambda *done: said.append(done)), mel(audio, 8000))
+    frames = mel.features(audio, 8000).shape[1]
+    assert said[-1] == (frames, frames)
+    assert len(said) > 1
+    assert [done for done, _ in said] == sorted({done for done, _ in said})
 
 
 def test_a_mel_model_takes_neither_bandwidth_nor_encoder(mel):

@@ -103,6 +103,7 @@ def test_nothing_is_computed_twice(monkeypatch):
     assert sum(frames) == 100 + vocos.delay
 
 
+@pytest.mark.filterwarnings("ignore:tokens have .* and bandwidth_id .* has")
 def test_bandwidth_ids():
     vocos = VocosONNX(DATA / "encodec.onnx")
     tokens = random_input(vocos, 40)
@@ -279,13 +280,16 @@ def test_a_stream_refuses_what_follows_an_error():
     expected = streamed(vocos, tokens, [9, 20])
     stream = vocos.stream()
     for chunk, message in (
-        (tokens[:1], r"this chunk is tokens of 1 codebooks, and those before it were tokens of 2 codebooks"),
-        (tokens[:, None], r"a chunk has shape \(2, 1, 20\), expected tokens \(K, t\) or features \(C, t\)$"),
+        (tokens[:1], r"this chunk is tokens of 1 codebook, and those before it were tokens of 2 codebooks"),
+        (
+            tokens[:, None],
+            r"a chunk has shape \(2, 1, 20\), expected tokens \(K, t\) or features \(C, t\); pass chunk\[:, 0\]$",
+        ),
+        (tokens[:, 0], r"a chunk has shape \(2,\), expected .*; of one frame pass chunk\[:, None\]"),
         (tokens[None], r"a chunk has shape \(1, 2, 20\), expected .*; pass chunk\[0\]"),
         (tokens + 1024, r"expected 0 to 1023"),
-        (tokens[:, :0], r"tokens are empty"),
+        (tokens[:0], r"tokens are empty"),
         (features, r"bandwidth_id is missing"),
-        (features[:, :0], r"features are empty"),
         (tokens.astype(bool), r"dtype bool, expected integers"),
         ("tokens.npz", r"the path 'tokens.npz' is given"),
         (None, r"dtype object|0 dimensions|shape \(\)"),
@@ -330,6 +334,22 @@ def test_errors_within_the_network(error, vocos, monkeypatch):
         stream.reset()
 
 
+def test_empty_chunks_give_nothing(vocos):
+    """At the start, in the middle, at the end; of any type, as a queue that has run dry returns them."""
+    given = random_input(vocos, 30)
+    stream = vocos.stream()
+    audio = [
+        stream.push(chunk) for chunk in (given[:, :0], given[:, :9], np.empty((2, 0)), given[:, 9:], given[:, 30:])
+    ]
+    assert [audio[i].shape for i in (0, 2, 4)] == [(0,)] * 3
+    assert np.array_equal(np.concatenate([*audio, stream.flush()]), streamed(vocos, given, [9, 30]))
+    chunks = [given[:, :0], given, given[:, :0]]
+    check(np.concatenate(list(vocos.decode_stream(chunks))), vocos.decode(given), vocos)
+    stream.reset()
+    assert list(stream.push_blocks(given[:, :0]))[0:] == []
+    assert stream.flush().shape == (0,)
+
+
 def test_reset_is_a_new_stream(vocos):
     """After the flush, in the middle, before anything, twice: with the same settings, to the last bit."""
     given, other = random_input(vocos, 50), random_input(vocos, 70, seed=1)
@@ -346,6 +366,7 @@ def test_reset_is_a_new_stream(vocos):
             stream.reset()
 
 
+@pytest.mark.filterwarnings("ignore:tokens have .* and bandwidth_id .* has")
 def test_another_kind_after_the_reset(encodec):
     tokens = random_input(encodec, 20)
     features = encodec.codes_to_features(tokens)[0]
@@ -510,6 +531,26 @@ def test_a_chunk_that_is_given_up_ends_the_stream(encodec):
     stream.reset()
     assert list(blocks) == []
     assert np.array_equal(stream.push(tokens), expected)
+
+
+def test_blocks_that_were_never_begun_are_missed(encodec):
+    """An iterator of push_blocks has the place in the sequence at which it was made."""
+    tokens = random_input(encodec, 60)
+    expected = streamed(encodec, tokens, [30, 60])
+    stream = encodec.stream()
+    for use in (lambda: stream.push(tokens), stream.flush, lambda: stream.push_blocks(tokens)):
+        blocks = stream.push_blocks(tokens[:, :30])
+        with pytest.raises(RuntimeError, match=r"an iterator of push_blocks is not at its end"):
+            use()
+        audio = [*blocks, *stream.push_blocks(tokens[:, 30:]), stream.flush()]
+        assert np.array_equal(np.concatenate(audio), expected)
+        stream.reset()
+        stream.push_blocks(tokens)  # and dropped
+        with pytest.raises(ValueError, match=r"push_blocks was given up"):
+            use()
+        stream.reset()
+    with pytest.raises(ValueError, match="expected 0 to 1023"):
+        stream.push_blocks(tokens + 1024)  # at once
 
 
 def test_blocks_in_memory_that_is_used_again(encodec, mel):

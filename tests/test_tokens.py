@@ -236,6 +236,112 @@ def test_damaged_entries(tmp_path, entries):
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize("name", ["t.npz", "t.NPZ", "t.Npz"])
+def test_any_case_of_the_ending(folder, encoder, name):
+    for tokens in (CODES, Tokens(CODES)):
+        save_tokens(name, tokens, encoder)
+        assert [path.name for path in Path().glob("*.[nN]*")] == [name]
+        assert np.array_equal(load_tokens(name).codes, CODES)
+    assert run("encode", "speech.wav", name, "--encoder", ENCODER, "--bandwidth", "1.5", "--force") == 0
+    assert load_tokens(name).shape == (2, 38)
+    assert run("decode", name, "out.wav", "--model", MODEL) == 0
+
+
+def test_file_objects_are_written(tmp_path, encoder):
+    save_tokens(tmp_path / "t.npz", CODES, encoder)
+    memory = io.BytesIO()
+    save_tokens(memory, CODES, encoder)
+    assert memory.getvalue() == (tmp_path / "t.npz").read_bytes()
+    for read in (load_tokens, read_token_file):
+        with pytest.raises(ValueError, match=r"at its end, after \d+ bytes; .* call file\.seek\(0\) first"):
+            read(memory)
+    memory.seek(0)
+    assert load_tokens(memory) == load_tokens(tmp_path / "t.npz")
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb", buffering=0) as file:
+        save_tokens(file, CODES, encoder)
+    with os.fdopen(reader, "rb") as file:
+        assert file.read() == memory.getvalue()
+    with pytest.raises(ValueError, match=r'opened as text: open it with open\(path, "wb"\)'):
+        save_tokens(io.StringIO(), CODES, encoder)
+
+
+def test_what_is_passed_in_another_place(tmp_path, encoder):
+    for codec, message in (
+        ("encodec_24khz", "codec is 'encodec_24khz', expected the EncodecONNX that made the tokens"),
+        (EncodecONNX, r"codec is <class .*: pass an object, such as EncodecONNX\(\)$"),
+        (encoder.config, "codec is EncoderConfig"),
+        (24_000, "codec is 24000, expected"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            save_tokens(tmp_path / "t.npz", CODES, codec)
+    with pytest.raises(ValueError, match=r"path is a ndarray, expected a path .* are swapped: pass the path first"):
+        save_tokens(CODES, tmp_path / "t.npz", encoder)
+    with pytest.raises(ValueError, match=r"'\.' does not end in \.npz"):
+        save_tokens(".", CODES, encoder)
+    with pytest.raises(ValueError, match="was given '', expected the path"):
+        load_tokens("")
+    with pytest.raises(FileNotFoundError, match=r"no token file https://x\.org/a\.npz: a URL is not opened"):
+        load_tokens("https://x.org/a.npz")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        OTHER,
+        {"codec": "some_codec"},
+        {**OTHER, "codec": "encodec_24khz"},
+        {"codebooks_sha256": "ab" * 32},
+        {"sample_rate": 16_000},
+    ],
+)
+def test_another_codec_is_not_written_over(tmp_path, encoder, encodec, changes):
+    for codec in (encoder, encodec):
+        with pytest.raises(ValueError, match=r"these are tokens of "):
+            save_tokens(tmp_path / "t.npz", Tokens(CODES, **changes), codec)
+    assert not list(tmp_path.iterdir())
+    save_tokens(tmp_path / "t.npz", Tokens(CODES, **changes))
+    assert read_token_file(tmp_path / "t.npz") == Tokens(CODES, **changes)
+
+
+def test_the_same_codec_may_be_named_again(tmp_path, encoder, encodec):
+    path = tmp_path / "t.npz"
+    for first in (encoder, encodec):
+        save_tokens(path, CODES, first)
+        tokens = load_tokens(path)
+        for codec in (encoder, encodec, None):
+            save_tokens(path, tokens, codec)
+            assert load_tokens(path) == tokens
+            save_tokens(path, Tokens(CODES[:1], codebooks_sha256=tokens.codebooks_sha256), codec)
+
+
+@pytest.mark.parametrize("samples", [0, 10, 9280, 9601, 480_000])
+def test_samples_that_the_frames_are_not_of(tmp_path, encoder, encodec, samples):
+    for codec in (encoder, encodec):
+        with pytest.raises(
+            ValueError, match=rf"samples is {samples}, but 30 frames are of 9281 to 9600 .*leave it out"
+        ):
+            save_tokens(tmp_path / "t.npz", CODES, codec, samples=samples)
+        with pytest.raises(ValueError, match=rf"samples is {samples}, .*dataclasses\.replace"):
+            save_tokens(tmp_path / "t.npz", Tokens(CODES, samples=samples), codec)
+    with pytest.raises(ValueError, match="samples is 10, but 30 frames are of 30 or more"):
+        save_tokens(tmp_path / "t.npz", CODES, samples=10)
+    assert not list(tmp_path.iterdir())
+    for right in (9281, 9600):
+        save_tokens(tmp_path / "t.npz", CODES, encoder, samples=right)
+
+
+def test_tokens_are_compared_and_measured():
+    tokens = Tokens(CODES, 9600, 24_000, "a", "b")
+    assert tokens == Tokens(CODES.copy(), 9600, 24_000, "a", "b")
+    assert tokens != Tokens(CODES, 9600, 24_000, "a")
+    assert tokens != Tokens(CODES[:, :5], 9600, 24_000, "a", "b")
+    assert tokens != CODES.tolist()
+    assert (len(tokens), tokens.shape) == (2, (2, 30))
+    assert tokens in [Tokens(CODES), tokens]
+
+
 @pytest.mark.parametrize("samples", ["abc", 2.5, 10**30, -1, [1], object()])
 def test_samples_that_are_no_number(tmp_path, samples):
     with pytest.raises(ValueError, match="expected how many samples the recording has"):
@@ -397,7 +503,7 @@ def test_features_of_others(tmp_path, mel):
         (LONG.T[None], "looks like frames before codebooks"),
         (LONG.T[None, None], "looks like frames before codebooks"),
         (np.stack([LONG, LONG])[None], "transformers returns tokens (chunks, batch, codebooks, frames)"),
-        (np.stack([LONG[None], LONG[None]]), "transformers returns tokens (chunks, batch, codebooks, frames)"),
+        (np.stack([LONG[None, :, :150], LONG[None, :, 150:]]), "transformers returns tokens (chunks, batch, codebooks"),
     ],
 )
 def test_the_line_that_a_message_shows_works(folder, kind, array, message):
@@ -645,6 +751,31 @@ def test_what_encodec_and_transformers_return(encodec):
     assert np.array_equal(encodec.decode(Tokens(CODES[:, None]))[0], expected)
 
 
+def rows(given: object) -> np.ndarray:
+    """As a cell of pandas or parquet has them."""
+    array = np.empty(len(given), object)
+    array[:] = [np.asarray(row) for row in given]
+    return array
+
+
+def test_rows_of_objects(tmp_path, encodec, mel):
+    assert np.array_equal(encodec.decode(np.stack(rows(CODES))), encodec.decode(CODES))
+    with pytest.raises(ValueError, match=r"features have dtype object, .*: pass np\.stack\(features\)$"):
+        mel.decode(rows(np.zeros((8, 20))))
+    with pytest.raises(ValueError, match=r": pass np\.stack\(tokens\)$"):
+        save_tokens(tmp_path / "t.npz", rows(CODES))
+
+
+def test_chunks_of_transformers_are_joined_in_time(encodec):
+    chunks = np.stack([CODES[None, :, :15], CODES[None, :, 15:]])
+    with pytest.raises(ValueError, match="4 dimensions") as caught:
+        encodec.decode(chunks)
+    call = str(caught.value).rpartition("pass ")[2].replace(" with ", ", ")
+    assert np.array_equal(
+        eval(f"decode({call})", {"numpy": np, "tokens": chunks, "decode": encodec.decode})[0], encodec.decode(CODES)
+    )
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -656,7 +787,11 @@ def test_what_encodec_and_transformers_return(encodec):
         (iter([CODES]), "was given, expected an array; decode_stream takes chunks in turn"),
         (np.ma.masked_greater(CODES, 500), r"values are masked, .* numpy\.ma\.compress_cols\(given\)"),
         (np.stack([CODES, CODES])[None], r'4 dimensions, .* pass tokens\[0\] with layout="bkt"'),
-        (CODES[0], r"1 dimensions, .*pass tokens\[None\]"),
+        ([CODES, "a"], "item 1 of it is 'a', expected numbers"),
+        ([CODES.tolist(), None], "item 1 of it is None, expected numbers"),
+        (rows(CODES), r"dtype object, .*: pass np\.stack\(tokens\)$"),
+        (rows([[1, 2, 3], [4]]), "rows of different lengths"),
+        (CODES[0], r"1 dimension, .*pass tokens\[None\], of a single frame tokens\[:, None\]"),
         (LONG.T, r"300 codebooks, expected 1 to 2 .*pass tokens\.T"),
     ],
 )

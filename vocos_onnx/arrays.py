@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .messages import first_line, shown
+
+
+class Array(Protocol):
+    """A numpy array, ``Tokens``, a torch tensor: whatever gives numpy an array."""
+
+    def __array__(self) -> npt.NDArray[Any]: ...
+
+
+# what encodec's encode returns
+Frames = Sequence[tuple[Array, Array | None]]
 
 
 def as_array(given: Any, what: str) -> npt.NDArray[Any]:
@@ -30,9 +41,17 @@ def as_array(given: Any, what: str) -> npt.NDArray[Any]:
     except (ValueError, TypeError, RuntimeError) as error:
         reason = first_line(error)
         if isinstance(given, list | tuple) and "inhomogeneous" in reason:
-            reason = "its items have different shapes or lengths"
+            reason = _differ(given)
         raise ValueError(f"{what} cannot be read as one array: {reason}") from None
     return array.astype(np.float32) if _is_narrow_float(array.dtype) else array
+
+
+def _differ(given: list[Any] | tuple[Any, ...]) -> str:
+    """How the items of a list differ that makes no array."""
+    for i, item in enumerate(given):
+        if item is None or isinstance(item, str | bytes | os.PathLike | Mapping):
+            return f"item {i} of it is {shown(item)}, expected numbers as the other items are"
+    return "its items have different shapes or lengths"
 
 
 def _is_narrow_float(dtype: np.dtype[Any]) -> bool:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from .codebooks import check_codebooks
 from .config import MAX_CHANNELS, MAX_LAYERS, METADATA_KEY, ModelConfig, read_size
 from .istft import trim_of
-from .session import CPU, Provider, check_graph, device_of, open_session, read_config, run, shape_of
+from .messages import shown
+from .session import CPU, CUDA, Provider, check_graph, device_of, open_session, read_config, run, shape_of
 
 Float = npt.NDArray[np.float32]
 State = dict[str, Any]  # arrays, or what stays on a GPU
@@ -33,16 +34,36 @@ class Backbone:
         threads: int | None,
         profile: Path | None = None,
     ):
-        self._open(path, providers, threads, profile)
+        int8 = ValueError(
+            f"{path} is in int8, for the CPU, and providers is {shown(providers)}; leave it out, or take the model in "
+            "float16 or float32"
+        )
+        try:
+            self._open(path, providers, threads, profile)
+        except (ValueError, RuntimeError):
+            if self._asks_for_cuda(providers) and self._is_int8(path, threads):
+                raise int8 from None  # and no other installation would change that
+            raise
         if self.config.precision == "int8" and self._session.get_providers() != [CPU]:  # nothing else has its operators
             if providers is not None:
-                raise ValueError(
-                    f"{path} is in int8, for the CPU, and providers is {list(providers)!r}; leave it out, or take the "
-                    "model in float16 or float32"
-                )
+                raise int8
             self._open(path, [CPU], threads, None)
         self.providers: list[str] = self._session.get_providers()
         self._device = device_of(self._session)
+
+    @staticmethod
+    def _asks_for_cuda(providers: Sequence[Provider] | None) -> bool:
+        if not isinstance(providers, Sequence):
+            return False
+        names = [given[0] if isinstance(given, tuple) and given else given for given in providers]
+        return "cuda" in names or CUDA in names
+
+    def _is_int8(self, path: str | os.PathLike[str], threads: int | None) -> bool:
+        try:
+            self._open(path, [CPU], threads, None)
+        except (ValueError, RuntimeError):
+            return False
+        return self.config.precision == "int8"
 
     def _open(
         self,

@@ -747,7 +747,7 @@ def _check_audio(target: Path | None, format_: str | None) -> str | None:
 def _check_tokens(target: Path | None, format_: str | None) -> str | None:
     if target is None or (target.exists() and not target.is_file() and not target.is_dir()):
         return "npz"
-    if target.suffix == ".npz":
+    if target.suffix.lower() == ".npz":
         return None
     if format_ is not None and not target.suffix:
         return format_

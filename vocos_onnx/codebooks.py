@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .config import MAX_CODEBOOKS
 from .messages import listed, shown
 
 LAYOUTS = ("kbt", "bkt")
+_SPECIAL = 4  # different values beyond a codebook that special tokens make at most
 # what arrays of tokens are called here, and by Bark, VALL-E and transformers
 KNOWN_NAMES = ("tokens", "codes", "fine_prompt", "audio_tokens", "audio_codes")
 
@@ -86,14 +88,13 @@ def read_tokens(
     if codes.ndim not in (2, 3):
         hint = ""
         if codes.ndim == 1 and codes.size:
-            hint = "; of a single codebook pass tokens[None]"
+            hint = "; of a single codebook pass tokens[None], of a single frame tokens[:, None]"
         elif codes.ndim == 4:
-            hint = (
-                '; of (chunks, batch, codebooks, frames) as transformers returns them pass tokens[0] with layout="bkt"'
-            )
+            meant = "tokens[0]" if len(codes) == 1 else "numpy.concatenate(tokens, axis=-1)"
+            hint = f'; of (chunks, batch, codebooks, frames), as of transformers, pass {meant} with layout="bkt"'
+        axes = "1 dimension" if codes.ndim == 1 else f"{codes.ndim} dimensions"
         raise ValueError(
-            f"tokens have {codes.ndim} dimensions, shape {codes.shape}; expected (codebooks, frames) or "
-            f"(codebooks, batch, frames){hint}"
+            f"tokens have {axes}, shape {codes.shape}; expected (codebooks, frames) or (codebooks, batch, frames){hint}"
         )
     shape = codes.shape
     if codes.size == 0:
@@ -103,17 +104,35 @@ def read_tokens(
     elif layout == "bkt":
         codes = codes.transpose(1, 0, 2)
     if len(codes) > num_codebooks:
+        hint = _other_order(shape, layout, num_codebooks)
+        if not hint and len(codes) <= MAX_CODEBOOKS:
+            first = first_codebooks(num_codebooks, shape, layout)
+            hint = f"; if they are residual, their first {num_codebooks} can be decoded alone: pass {first}"
         raise ValueError(
-            f"tokens of shape {shape} have {len(codes)} codebooks, expected 1 to {num_codebooks} of them"
-            f"{_other_order(shape, layout, num_codebooks)}"
+            f"tokens of shape {shape} have {counted(len(codes))}, expected 1 to {num_codebooks} of them{hint}"
         )
     low, high = int(codes.min()), int(codes.max())
     if low < 0 or high >= codebook_size:
+        wrong = np.unique(codes[(codes < 0) | (codes >= codebook_size)])
         raise ValueError(
             f"tokens hold the value {low if low < 0 else high}, expected 0 to {codebook_size - 1}; "
-            "special tokens (padding, end of sequence) must be cut off before decoding"
+            + (
+                "special tokens (padding, end of sequence) must be cut off before decoding"
+                if len(wrong) <= _SPECIAL
+                else f"{len(wrong)} different values are outside: these are no tokens of this model's codec, or an "
+                f"offset was added to them; pass them as their codec has them, to a model of that codec"
+            )
         )
     return codes
+
+
+def counted(codebooks: int) -> str:
+    return "1 codebook" if codebooks == 1 else f"{codebooks} codebooks"
+
+
+def first_codebooks(count: int, shape: tuple[int, ...], layout: str) -> str:
+    """Python for the first codebooks of tokens of that shape."""
+    return f"tokens[:, :{count}]" if len(shape) == 3 and layout == "bkt" else f"tokens[:{count}]"
 
 
 def whole_numbers(array: npt.NDArray[Any], codebook_size: int) -> bool:
@@ -149,6 +168,8 @@ def type_hint(codes: npt.NDArray[Any], codebook_size: int) -> str:
     dtype, hint = codes.dtype, ""
     if dtype.names:
         hint = f"; it has the fields {listed(dtype.names)}: pass tokens[{shown(dtype.names[0])}]"
+    elif dtype.kind == "O" and (stacked := stack_hint(codes, "tokens")):
+        hint = stacked
     elif dtype.kind == "f" and whole_numbers(codes, codebook_size):
         hint = "; these look like tokens stored as floats: pass tokens.astype(np.int64)"
     elif dtype.kind == "f":
@@ -158,13 +179,24 @@ def type_hint(codes: npt.NDArray[Any], codebook_size: int) -> str:
     return hint
 
 
+def stack_hint(array: npt.NDArray[Any], name: str) -> str:
+    """What to do with an array of arrays, as pandas and parquet have them; empty if it is none."""
+    if array.dtype.kind != "O" or array.ndim != 1 or not array.size:
+        return ""
+    if not all(isinstance(row, np.ndarray | list | tuple) and getattr(row, "ndim", 1) for row in array):
+        return ""
+    if len({len(row) for row in array}) > 1:
+        return "; it holds rows of different lengths, which are no array: cut them to one length"
+    return f"; it is an array of rows: pass np.stack({name})"
+
+
 def _other_order(shape: tuple[int, ...], layout: str, most: int) -> str:
     """What to pass for axes that are in another order, where that fits."""
     if len(shape) == 2 and shape[1] <= most:
         return '; they look like (frames, codebooks): pass tokens.T, of a file numpy.save("transposed.npy", tokens.T)'
     if len(shape) == 3 and shape[0] == 1 and shape[2] <= most < shape[1]:
         return "; they look like (batch, frames, codebooks): pass tokens[0].T"
-    if len(shape) == 3 and shape[layout == "kbt"] <= most:
+    if len(shape) == 3 and 1 < shape[layout == "kbt"] <= most:  # of one item the order is hardly mistaken
         return f"; for the other order of the first two axes pass layout={'kbt' if layout == 'bkt' else 'bkt'!r}"
     if len(shape) == 3 and shape[2] <= most:  # (B, T, K) is much more frequent than (T, B, K)
         return "; they look like (batch, frames, codebooks): pass tokens.transpose(0, 2, 1) with layout='bkt'"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import check_order
 from .audio import Float, Tape, read_blocks, read_waveform
 from .codebooks import check_codebooks
 from .config import ENCODER_KEY, MAX_CHANNELS, MAX_LAYERS, EncoderConfig, read_size
@@ -19,6 +20,7 @@ from .istft import stft
 from .messages import shown
 from .origin import Origin, reopened
 from .session import CODEC_ENCODER, Provider, available_cpus, check_graph, open_session, read_config, run, shape_of
+from .tokens import Tokens
 
 DEFAULT_BANDWIDTH = 6.0  # kbps
 CHUNK = 300  # frames encoded at once, 4 s at 75 frames/s: beyond the audio and its codes, memory does not grow
@@ -34,7 +36,7 @@ class EncodecONNX:
         providers: execution providers, as ``VocosONNX`` takes them.
         threads: threads of one call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
 
-    A pickle names the file, as that of a ``VocosONNX`` does, which see. Raises as that does.
+    A pickle names the file, as that of a ``VocosONNX`` does. Raises as that does.
 
     Example:
         >>> encoder = EncodecONNX()
@@ -54,7 +56,7 @@ class EncodecONNX:
         self._options: dict[str, Any] = {"providers": providers, "threads": threads}
         self.config = read_config(self._session, path, ENCODER_KEY, self._parse)
         """The description that the model file carries."""
-        self._threads = threads or available_cpus()
+        self._threads = int(threads or available_cpus())
         self.codebooks = self._read_codebooks()
         """The codebooks (num_codebooks, codebook_size, C) of the residual quantiser, float32."""
 
@@ -70,7 +72,7 @@ class EncodecONNX:
         cache_dir: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> EncodecONNX:
-        """An exported encoder of a folder or of the hub, as ``VocosONNX.from_pretrained`` gets a model, which see."""
+        """An exported encoder of a folder or of the hub, as ``VocosONNX.from_pretrained`` gets a model."""
         path = fetch(repo_or_folder, filename, revision, sha256, local_files_only, cache_dir, ENCODER_KEY)
         return cls(path, **options)
 
@@ -110,10 +112,11 @@ class EncodecONNX:
             at the model's rate: the last frame is completed as EnCodec does it. Silence has tokens too.
 
         Raises:
-            ValueError: audio that is empty, of another shape or type, or holds NaN or infinity; a sample rate outside
-                1 to 384 kHz; a bandwidth that the model does not have.
+            ValueError: audio that is empty, of another shape or type, or holds NaN or infinity; tokens or mels in its
+                place; a sample rate outside 1 to 384 kHz; a bandwidth that the model does not have.
             FloatingPointError: the network gave NaN or infinity.
         """
+        check_audio(audio, sample_rate)
         count = self._codebook_count(bandwidth)
         waveform = read_waveform(audio, sample_rate, self.sample_rate)
         frames = -(-waveform.shape[1] // self.hop_length)
@@ -153,11 +156,12 @@ class EncodecONNX:
         """
         count = self._codebook_count(bandwidth)
         chunk = read_chunk(chunk)
-        tape = Tape(read_blocks(blocks, sample_rate, self.sample_rate))
+        tape = Tape(read_blocks(checked_blocks(blocks, sample_rate), sample_rate, self.sample_rate))
         return (quantize(e, self.codebooks[:count])[:, 0] for e in self._embeddings(tape, chunk))
 
     def embed(self, audio: npt.ArrayLike, sample_rate: int) -> Float:
-        """Audio (N,) or (B, N) -> embeddings (B, C, T) before quantisation, T as in ``encode``, which see."""
+        """Audio (N,) or (B, N) -> embeddings (B, C, T) before quantisation; T and what is raised as in ``encode``."""
+        check_audio(audio, sample_rate)
         waveform = read_waveform(audio, sample_rate, self.sample_rate)
         return np.concatenate(list(self._embeddings(Tape([waveform]))), axis=1).transpose(0, 2, 1)
 
@@ -308,6 +312,67 @@ class EncodecONNX:
                 inputs[name] = outputs[f"next_{name}"] = shape
         check_graph(self._session, inputs, outputs)
         return config
+
+
+def check_audio(audio: Any, sample_rate: Any) -> None:
+    """Raises ValueError for what is no audio, but tokens or log-mels, and where audio and its sample rate are swapped.
+
+    By its values, where the type does not say it: whole numbers of 0 ... 1023 in up to 32 rows shorter than a second
+    are tokens, and so are not the zeros of silence; rows of log-mels are as many as their bands, and lie beyond ±1.
+    """
+    check_order(audio, sample_rate)
+    if isinstance(audio, Tokens) or (isinstance(audio, list | tuple) and any(isinstance(x, Tokens) for x in audio)):
+        shape = f" of shape {audio.shape}" if isinstance(audio, Tokens) else ""
+        raise ValueError(f"audio is Tokens{shape}, expected samples (N,) or (batch, N): {_TO_DECODE}")
+    if isinstance(audio, list | tuple) and len(audio) > _BANDS[-1]:  # of samples
+        return
+    try:
+        array = np.asarray(audio)
+    except Exception:  # the reader of audio says why
+        return
+    if array.ndim != 2 or not array.size or array.dtype.kind not in "iuf" or not _is_short(array, sample_rate):
+        return
+    if len(array) <= 32 and float(array.min()) >= 0 and _TELLING <= float(array.max()) <= 1023:
+        if array.dtype.kind != "f" or bool((array == np.rint(array)).all()):
+            raise ValueError(
+                f"audio has shape {array.shape} and whole numbers of {array.min():g} to {array.max():g}, which look "
+                f"like tokens (codebooks, frames), expected samples (batch, N): {_TO_DECODE}"
+            )
+    elif len(array) in _BANDS and array.dtype.kind == "f" and np.abs(array).mean(dtype=np.float64) > 1:
+        raise ValueError(
+            f"audio has shape {array.shape} and values of {array.min():.3g} to {array.max():.3g}, which look like mels "
+            "(bands, frames), expected samples (batch, N) within ±1: mels are decoded with vocos.decode(mels)"
+        )
+
+
+def checked_blocks(blocks: Any, sample_rate: Any) -> Any:
+    """Blocks of audio that are checked as they come; as they are, where they are no iterable."""
+    check_order(blocks, sample_rate)
+    if isinstance(blocks, Tokens) or getattr(blocks, "ndim", 0) == 2:
+        check_audio(blocks, sample_rate)
+    if isinstance(blocks, str | bytes | bytearray | memoryview | os.PathLike) or not isinstance(blocks, Iterable):
+        return blocks  # the reader says what is wrong
+    if hasattr(blocks, "ndim") or hasattr(blocks, "read"):
+        return blocks
+    return _checked(blocks, sample_rate)
+
+
+def _checked(blocks: Iterable[Any], sample_rate: Any) -> Iterator[Any]:
+    for block in blocks:
+        check_audio(block, sample_rate)
+        yield block
+
+
+def _is_short(array: npt.NDArray[Any], sample_rate: Any) -> bool:
+    try:
+        return bool(array.shape[1] < sample_rate)
+    except (TypeError, ValueError):
+        return True
+
+
+_BANDS = (64, 80, 100, 128)  # of mels, or the channels of a codec's features
+_TELLING = 128  # quieter than that, what is not negative may be silence with an offset
+_TO_DECODE = "tokens are decoded with vocos.decode(tokens), vocos = VocosONNX() or the model of their codec"
 
 
 def read_chunk(chunk: Any) -> int:

@@ -6,6 +6,7 @@ import atexit
 import logging
 import math
 import mmap
+import operator
 import os
 import sys
 import threading
@@ -138,6 +139,19 @@ class _Calls:
 _calls = _Calls()
 
 
+def _read_threads(given: Any) -> int:
+    try:
+        threads = 0 if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        threads = 0
+    if not 1 <= threads <= MAX_THREADS:
+        raise ValueError(
+            f"threads is {shown(given)}, expected an integer of 1 or more, {MAX_THREADS} at most, or None for all "
+            "that this process may use"
+        )
+    return threads
+
+
 def open_session(
     path: str | os.PathLike[str],
     providers: Sequence[Provider] | None,
@@ -150,13 +164,7 @@ def open_session(
     ``profile``: how the name of a file begins that ``end_profiling`` of the session writes.
     """
     ort = _onnxruntime()
-    if threads is not None and (
-        not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= MAX_THREADS
-    ):
-        raise ValueError(
-            f"threads is {shown(threads)}, expected an integer of 1 or more, {MAX_THREADS} at most, or None for all "
-            "that this process may use"
-        )
+    threads = None if threads is None else _read_threads(threads)
     pinned = path if isinstance(path, PinnedFile) else None
     given, path = path, find_model(checked_path(path, kind))
     if not path.exists():
@@ -251,6 +259,12 @@ def _reserve_for_products() -> None:
 
 def _is_out_of_memory(error: Exception) -> bool:
     return any(words in str(error) for words in ("bad_alloc", "Failed to allocate", "Cannot allocate memory"))
+
+
+def _likely(given: str) -> str:
+    """The name of the provider that is probably meant, else what was given."""
+    known = {name.lower(): name for name in (*_SHORT, *_SHORT.values())}
+    return known.get(given.lower(), "cuda" if given.lower() in ("gpu", "nvidia") else given)
 
 
 def _why_no_cuda(ort: Any) -> str:
@@ -371,7 +385,7 @@ def read_config(session: Any, path: str | os.PathLike[str], kind: str, parse: Ca
             raise ValueError(f"{path} {foreign}")
         raise ValueError(
             f"{path} is an ONNX model but not one of vocos-onnx: its metadata has no entry {kind!r}; "
-            f"export the checkpoint with: {_HOW_TO_MAKE[kind]}"
+            f"export the checkpoint with: {_HOW_TO_MAKE[kind]} CHECKPOINT -o MODEL.onnx"
         )
     try:
         return parse(metadata[kind])
@@ -430,19 +444,24 @@ def _choose_providers(providers: Sequence[Provider] | None, ort: Any) -> list[tu
     available = ort.get_available_providers()
     if providers is None:
         providers = [p for p in (CUDA, CPU) if p in available]
-    if isinstance(providers, str) or not providers:
+    if isinstance(providers, str) or not isinstance(providers, Sequence) or not providers:
+        hint = f": pass providers=[{_likely(providers)!r}]" if isinstance(providers, str) and providers else ""
         raise ValueError(
             f"providers is {shown(providers)}, expected a list of one or more of {', '.join([*_SHORT, *available])}"
+            f"{hint}"
         )
     chosen = []
     for provider in providers:
         pair = (provider, {}) if isinstance(provider, str) else provider
-        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], dict)):
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], dict)):
             raise ValueError(f"providers holds {shown(provider)}, expected a name or a (name, options) pair")
         given, options = pair
         name = _SHORT.get(given, given)
         if name not in available:
             has = f"provider {shown(given)} is not in this onnxruntime, which has {', '.join(available)}"
-            raise ValueError(f"{has}: {_why_no_cuda(ort)}" if name == CUDA else has)
+            likely = _likely(given)
+            raise ValueError(
+                f"{has}: {_why_no_cuda(ort)}" if name == CUDA else has if likely == given else f"{has}: pass {likely!r}"
+            )
         chosen.append((name, {**_DEFAULT_OPTIONS.get(name, {}), **options}))
     return chosen

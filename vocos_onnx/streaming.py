@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import Frames
 from .backbone import Backbone, State
 from .config import ModelConfig
 from .istft import Float, check_finite, imdct_frames, istft_frames, overlap_add, trim_of
@@ -23,7 +24,7 @@ from .messages import first_line
 BLOCK = 1500  # frames that go through the network at once, 20 s at 75 frames/s: memory does not grow beyond
 
 # a chunk -> what gives its features from one frame to another, its frames, the bandwidth id, what it is in words
-Read = Callable[[npt.ArrayLike], tuple[Callable[[int, int], Float], int, int | None, str]]
+Read = Callable[[npt.ArrayLike | Frames], tuple[Callable[[int, int], Float], int, int | None, str]]
 _TWO_THREADS = (
     "two threads use one stream at the same time, or an iterator of push_blocks is not at its end: give each thread a "
     "stream of its own, and iterate to the end"
@@ -161,12 +162,12 @@ class Stream:
         self._kind = self._failure = ""
         self._ended = False
 
-    def push(self, tokens_or_features: npt.ArrayLike) -> Float:
+    def push(self, tokens_or_features: npt.ArrayLike | Frames) -> Float:
         """The next chunk.
 
         Args:
-            tokens_or_features: tokens (K, t) or features (C, t), t >= 1, as ``decode`` takes them; of the same kind
-                and, of tokens, with the same number of codebooks in every chunk.
+            tokens_or_features: tokens (K, t) or features (C, t), as ``decode`` takes them; of the same kind and, of
+                tokens, with the same number of codebooks in every chunk. An empty one, t = 0, gives no audio.
 
         Returns:
             The audio (samples,) in float32 that is complete with it; nothing at first, while the network has not seen
@@ -174,33 +175,40 @@ class Stream:
 
         Raises:
             ValueError: as ``decode``; a chunk of another kind than those before it; after ``flush``; and, until
-                ``reset``, after an error of any kind, since what follows a chunk that is missing is not at its time.
-            RuntimeError: another thread is pushing.
+                ``reset``, after an error of any kind, since audio after a missing chunk would be shifted in time.
+            RuntimeError: another thread is pushing, or an iterator of ``push_blocks`` is not at its end.
         """
         return np.concatenate(list(self._push_blocks(tokens_or_features, [None])))
 
-    def push_blocks(self, tokens_or_features: npt.ArrayLike) -> Iterator[Float]:
-        """As ``push``, but the audio of a long chunk comes some seconds at a time.
+    def push_blocks(self, tokens_or_features: npt.ArrayLike | Frames) -> Iterator[Float]:
+        """As ``push``, but the audio of a long chunk is emitted some seconds at a time.
 
-        Raises as ``push``; where the iterator is given up before its end, the stream refuses what follows, too.
+        Raises as ``push``, at once for a chunk that is refused. The iterator is to be exhausted before anything else is
+        done with the stream: until then that raises RuntimeError. If it is dropped before its end, never begun too, the
+        stream refuses what follows.
         """
         own: list[weakref.ref[Generator[Float, None, None]] | None] = []
         blocks = self._push_blocks(tokens_or_features, own)
         own.append(weakref.ref(blocks))
+        next(blocks)  # so that the chunk has its place before those that are pushed later
         return blocks
 
     def _push_blocks(
-        self, chunk: npt.ArrayLike, own: list[weakref.ref[Generator[Float, None, None]] | None]
+        self, chunk: npt.ArrayLike | Frames, own: list[weakref.ref[Generator[Float, None, None]] | None]
     ) -> Generator[Float, None, None]:
         with self._alone():
             self._unfinished = own[0]
             features_of, frames, bandwidth_id, kind = self._read(chunk)
+            if not frames:
+                yield np.zeros(0, np.float32)
+                return
             if self._decoder is None:
                 self._decoder, self._kind = self._make(bandwidth_id), kind
             elif kind != self._kind:
                 raise ValueError(
                     f"this chunk is {kind}, and those before it were {self._kind}: decode them in two streams"
                 )
+            yield np.zeros(0, np.float32)  # the chunk is taken, and nothing else may come before it
             for audio in push_in_blocks(self._decoder, features_of, frames):
                 yield audio[0]
 
@@ -240,8 +248,8 @@ class Stream:
                 raise ValueError("the stream has ended with flush: call reset() for another sequence")
             if self._failure:
                 raise ValueError(
-                    f"the stream has stopped at an earlier error ({self._failure}), and what follows would come at "
-                    "another time: call reset(), and begin the sequence anew"
+                    f"the stream has stopped at an earlier error ({self._failure}), and audio after it would be "
+                    "shifted in time: call reset(), and begin the sequence anew"
                 )
             try:
                 yield

@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .array_files import HEAD, Entry, check_kind, entries, names_and_shapes, quoted
+from .arrays import as_array
 from .codebooks import KNOWN_NAMES, type_hint, unwrapped
 from .config import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, EncodecFeatures, EncoderConfig, ModelConfig
 from .files import check_target, whole_file
@@ -36,7 +37,7 @@ class Tokenizer(Protocol):
     def config(self) -> EncoderConfig | ModelConfig: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tokens:
     """What a token file holds. ``VocosONNX.decode`` takes it as it is, and checks that the codec is its own.
 
@@ -46,7 +47,8 @@ class Tokens:
     codec: name of the codec whose tokens they are, and codebooks_sha256 the fingerprint of its codebooks: the sha256 of
         the first K of them (K, codebook_size, channels), little-endian float32. None where the file does not say it.
 
-    ``numpy.asarray(tokens)`` is the codes alone.
+    ``numpy.asarray(tokens)`` is the codes alone, ``tokens.shape`` their shape, and ``len(tokens)`` the codebooks. Two
+    are equal if all of that is.
     """
 
     codes: npt.NDArray[Any]
@@ -56,10 +58,28 @@ class Tokens:
     codebooks_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "codes", np.asarray(unwrapped(self.codes)))
+        object.__setattr__(self, "codes", as_array(unwrapped(self.codes), "tokens"))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tokens):
+            return NotImplemented
+        return self._described() == other._described() and np.array_equal(self.codes, other.codes)
+
+    __hash__ = None  # type: ignore[assignment]  # as that of the array in it
+
+    def __len__(self) -> int:
+        return len(self.codes)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.codes, dtype, copy=copy)
+
+    def _described(self) -> tuple[int | str | None, ...]:
+        return self.samples, self.sample_rate, self.codec, self.codebooks_sha256
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the codes."""
+        return self.codes.shape
 
     @property
     def anonymous(self) -> bool:
@@ -108,17 +128,17 @@ def load_tokens(path_or_file: str | os.PathLike[str] | IO[bytes], *, key: str | 
 
 
 def save_tokens(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | IO[bytes],
     tokens: npt.ArrayLike | Tokens,
     codec: Tokenizer | None = None,
     *,
     samples: int | None = None,
     overwrite: bool = True,
 ) -> None:
-    """Write tokens to an .npz file, with the codec whose they are. The file appears whole or not at all.
+    """Write tokens to an .npz file, with the codec that made them. The file appears whole or not at all.
 
     Args:
-        path: ends in .npz.
+        path: ends in .npz; or a binary file object, which is written to from where it is, and need not seek.
         tokens: integers (K, T), or ``Tokens``, which know their codec.
         codec: the ``EncodecONNX`` that made them, or a ``VocosONNX`` that decodes them. Without it, and of a plain
             array, the file names no codec.
@@ -126,18 +146,16 @@ def save_tokens(
         overwrite: whether a file that exists is replaced.
 
     Raises:
-        ValueError: another ending; tokens that are not integers (K, T), or that the codec cannot have made; a mel
-            model, which has no tokens; ``samples`` that are no number of them.
+        ValueError: another ending; tokens that are not integers (K, T), or that the codec cannot have made, or that
+            name another codec; a mel model, which has no tokens; what is no codec; ``samples`` that are no number of
+            them, or not as many as the frames are of.
         FileExistsError: the file exists, and ``overwrite`` is false.
         OSError: the file cannot be written.
 
     Example:
         >>> save_tokens("speech.npz", encoder.encode(audio, rate), encoder)
     """
-    path = Path(path)
-    if path.suffix.lower() != ".npz":
-        raise ValueError(f"{path.name!r} does not end in .npz, the kind of file that tokens are written to")
-    check_target(path, overwrite=overwrite)
+    file = _target(path, tokens, overwrite)
     given = tokens if isinstance(tokens, Tokens) else Tokens(tokens)  # type: ignore[arg-type]
     codes = given.codes
     if codes.dtype.kind not in "iu" or codes.ndim != 2 or not codes.size:
@@ -149,19 +167,67 @@ def save_tokens(
             f"{hint}"
         )
     if codec is not None:
-        given = _named(codes, codec.config, given.samples)
+        given = _named(given, codec)
+    remedy = "leave it out" if samples is not None else "pass dataclasses.replace(tokens, samples=None)"
     samples = given.samples if samples is None else samples
     described = _check_entries(samples, given.sample_rate, given.codec, given.codebooks_sha256)
+    _check_length(described[0], codes.shape[1], None if codec is None else codec.config.hop_length, remedy)
     if int(codes.max()) >= 1 << 63:
         raise ValueError(f"tokens hold the value {codes.max()}, expected less than 2**63")
     largest = max(int(codes.max()), -int(codes.min()) - 1)
     small = codes.astype(np.int16 if largest < 1 << 15 else np.int32 if largest < 1 << 31 else np.int64)
-    with whole_file(path, overwrite=overwrite) as partial:
-        np.savez_compressed(
-            partial,
-            tokens=small,
-            **{name: value for name, value in zip(_ENTRIES, described, strict=True) if value is not None},  # type: ignore[arg-type]
+    content = io.BytesIO()  # numpy would add .npz to a name that ends in .NPZ
+    np.savez_compressed(
+        content,
+        tokens=small,
+        **{name: value for name, value in zip(_ENTRIES, described, strict=True) if value is not None},  # type: ignore[arg-type]
+    )
+    if not isinstance(file, Path):
+        _write(file, content.getvalue())
+        return
+    with whole_file(file, overwrite=overwrite) as partial:
+        partial.write_bytes(content.getvalue())
+
+
+def _target(given: Any, tokens: Any, overwrite: bool) -> Path | IO[bytes]:
+    """Where tokens are to be written, after checking that they can be."""
+    if isinstance(given, io.TextIOBase):
+        raise ValueError('the file was opened as text: open it with open(path, "wb")')
+    if hasattr(given, "write"):
+        file: IO[bytes] = given
+        return file
+    if not isinstance(given, str | os.PathLike):
+        swapped = isinstance(tokens, str | os.PathLike)
+        what = f"a {type(given).__name__}" if hasattr(given, "__array__") else shown(given)
+        raise ValueError(
+            f"path is {what}, expected a path that ends in .npz, or a binary file object"
+            + ("; path and tokens are swapped: pass the path first" if swapped else "")
         )
+    path = Path(given)
+    if path.suffix.lower() != ".npz":
+        name = path.name or os.fspath(given)
+        raise ValueError(f"{name!r} does not end in .npz, the kind of file that tokens are written to")
+    check_target(path, overwrite=overwrite)
+    return path
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    """All of it: a raw file may take less at once."""
+    left = memoryview(data)
+    while left:
+        taken = file.write(left)
+        left = left[len(left) if taken is None else taken :]
+
+
+def _check_length(samples: int | None, frames: int, hop: int | None, remedy: str) -> None:
+    """Raises ValueError for a number of samples that so many frames cannot be of."""
+    if samples is None or (-(-samples // hop) == frames if hop else samples >= frames):
+        return
+    expected = f"{(frames - 1) * hop + 1} to {frames * hop}" if hop else f"{frames} or more"
+    raise ValueError(
+        f"samples is {samples}, but {frames} frames are of {expected} samples: pass the number of samples that the "
+        f"recording has at the codec's sample rate, or {remedy}"
+    )
 
 
 def _check_entries(
@@ -191,8 +257,14 @@ def _count(name: str, given: Any, least: int, meaning: str) -> int | None:
     return value
 
 
-def _named(codes: npt.NDArray[Any], config: EncoderConfig | ModelConfig, samples: int | None) -> Tokens:
-    count = len(codes)
+def _named(given: Tokens, codec: Any) -> Tokens:
+    """The tokens with what there is to say of their codec. Raises ValueError if they cannot be of it."""
+    config, codes, count = getattr(codec, "config", None), given.codes, len(given.codes)
+    if isinstance(codec, type) or not isinstance(config, EncoderConfig | ModelConfig):
+        raise ValueError(
+            f"codec is {shown(codec)}, expected the EncodecONNX that made the tokens or a VocosONNX that decodes them"
+            + (f": pass an object, such as {codec.__name__}()" if isinstance(codec, type) else "")
+        )
     if isinstance(config, EncoderConfig):
         features: EncoderConfig | EncodecFeatures = config
     elif config.encodec is None:
@@ -205,8 +277,23 @@ def _named(codes: npt.NDArray[Any], config: EncoderConfig | ModelConfig, samples
             f"{features.codec}, which has {features.num_codebooks} codebooks of 0 to {features.codebook_size - 1}"
         )
     known = features.codebooks_sha256
-    digest = known if isinstance(known, str) else known[count - 1]
-    return Tokens(codes, samples, config.sample_rate, features.codec, digest)
+    if isinstance(config, ModelConfig):
+        codec.codes_to_features(replace(given, codes=codes[:, :1]))  # which raises if they are of another codec
+        same = True
+    elif given.codebooks_sha256 is not None:  # that decides
+        same = given.codebooks_sha256 in config.codebooks_sha256[count - 1 :]
+    else:
+        same = given.codec in (None, config.codec)
+    if not same or given.sample_rate not in (None, config.sample_rate):
+        other = " with other codebooks" if given.codec == features.codec and not same else ""
+        name = "another codec" if given.codec is None else given.codec
+        rate = f" at {given.sample_rate} Hz" if given.sample_rate is not None else ""
+        raise ValueError(
+            f"these are tokens of {name}{other}{rate}, and the codec that is given is {features.codec} at "
+            f"{config.sample_rate} Hz: leave the codec out, for the tokens know theirs, or pass that which made them"
+        )
+    digest = given.codebooks_sha256 or (known if isinstance(known, str) else known[count - 1])
+    return Tokens(codes, given.samples, config.sample_rate, features.codec, digest)
 
 
 def check_codec(tokens: Tokens, config: ModelConfig, known: tuple[str, ...]) -> None:
@@ -256,12 +343,16 @@ def _opened(given: str | os.PathLike[str] | IO[bytes]) -> Iterator[tuple[IO[byte
     """The file at its start, able to seek, and its name. What cannot seek is copied if it looks like a token file."""
     with ExitStack() as stack:
         if isinstance(given, str | os.PathLike):
+            if given == "":
+                raise ValueError("load_tokens was given '', expected the path of a token file")
             path = Path(given)
             if path.is_dir():
                 raise ValueError(
                     f"cannot read {path}: it is a folder; expected a token file, such as one that is in it"
                 )
             if not path.exists():
+                if "://" in os.fspath(given):
+                    raise FileNotFoundError(f"no token file {given}: a URL is not opened; download the file first")
                 raise FileNotFoundError(f"no token file {path}")
             file: IO[bytes] = stack.enter_context(path.open("rb"))
             name = path.name
@@ -277,8 +368,20 @@ def _opened(given: str | os.PathLike[str] | IO[bytes]) -> Iterator[tuple[IO[byte
                 "arrays need no loading: decode takes them"
             )
         if not file.seekable() or file.tell():
+            if file.seekable() and _at_end(file):
+                raise ValueError(
+                    f"cannot read the file object: it is at its end, after {file.tell()} bytes; to read it from its "
+                    "start, call file.seek(0) first"
+                )
             file = stack.enter_context(_copied(file, name))
         yield file, name
+
+
+def _at_end(file: IO[bytes]) -> bool:
+    here = file.tell()
+    end = file.seek(0, 2)
+    file.seek(here)
+    return here >= end
 
 
 def _copied(file: IO[bytes], name: str) -> IO[bytes]:
@@ -369,9 +472,13 @@ def _unwrapped(array: npt.NDArray[Any], name: str, key: str | None) -> npt.NDArr
     index = ""
     if len(shape) == 4:
         if shape[:2] != (1, 1):
+            what, new, remedy = "one chunk of one recording is expected", "first", f"{code}[0, 0]) saves the first"
+            if shape[1] == 1:
+                what, new = "one chunk is expected", "joined"
+                remedy = f"numpy.concatenate({code}[:, 0], axis=-1)) saves them joined in time"
             raise ValueError(
-                f"it has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames); one chunk "
-                f"of one recording is expected: numpy.save({quoted(f'{stem}_first.npy')}, {code}[0, 0]) saves the first"
+                f"it has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames); {what}: "
+                f"numpy.save({quoted(f'{stem}_{new}.npy')}, {remedy}"
             )
         array, index = array[0, 0], "[0, 0]"
     elif len(shape) == 3 and 1 in shape[:2]:

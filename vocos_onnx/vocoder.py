@@ -8,20 +8,20 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeGuard, overload
+from typing import Any, Literal, TypeGuard, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import as_array, check_order, is_float, is_integer, to_floats
+from .arrays import Array, Frames, as_array, is_float, is_integer, to_floats
 from .audio import Float, Tape, read_blocks, read_waveform
 from .backbone import Backbone
-from .codebooks import fingerprints, lookup, read_tokens, unwrapped
+from .codebooks import counted, fingerprints, first_codebooks, lookup, read_tokens, stack_hint, unwrapped
 from .config import METADATA_KEY, MelFeatures, ModelConfig
-from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index, read_chunk
+from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index, check_audio, checked_blocks, read_chunk
 from .hub import fetch
 from .istft import check_finite, imdct, istft, trim_of
-from .judge import MelJudge
+from .judge import MelJudge, warn_once
 from .mel import CHUNK as MEL_CHUNK
 from .mel import log_mel, log_mel_blocks
 from .messages import shown
@@ -32,12 +32,6 @@ from .tokens import Tokens, check_codec, read_token_file
 
 Encoder = EncodecONNX | str | os.PathLike[str]
 Layout = Literal["kbt", "bkt"]
-
-
-class Array(Protocol):
-    """A numpy array, ``Tokens``, a torch tensor: whatever gives numpy an array."""
-
-    def __array__(self) -> npt.NDArray[Any]: ...
 
 
 Ragged = Sequence[Array]
@@ -170,12 +164,13 @@ class VocosONNX:
         """Copy-synthesis: audio through tokens (encodec models) or mels (mel models), and back.
 
         Args:
-            audio: (N,), or (B, N) for a batch, as ``EncodecONNX.encode`` takes it, which see.
+            audio: (N,), or (B, N) for a batch, as ``EncodecONNX.encode`` takes it.
             sample_rate: of the audio, in Hz. Where it is not the model's, the audio is resampled.
             bandwidth: kbps, one of ``bandwidths``; for encodec models, by default 6.
             bandwidth_id: the same by its index in ``bandwidths``, as upstream Vocos takes it.
             encoder: in place of the object's, for this call.
-            progress: called with the frames encoded and the frames in all, every few seconds of audio.
+            progress: called with the frames encoded (of a mel model, those whose mels are computed) and the frames in
+                all, every few seconds of audio.
 
         Returns:
             Audio in float32 at ``sample_rate`` of the model, (samples,) or (B, samples). As upstream's, it is a whole
@@ -187,10 +182,10 @@ class VocosONNX:
                 encoder does not have, both bandwidth and bandwidth_id, or either for a model without; an encoder that
                 is missing, or whose codebooks are not those of the model.
         """
-        check_order(audio, sample_rate)
+        check_audio(audio, sample_rate)
         if self.config.encodec is None:
             self._no_tokens(bandwidth, encoder)
-            return self._decode(self.features(audio, sample_rate), bandwidth_id, "kbt", None)
+            return self._decode(self._features(audio, sample_rate, progress), bandwidth_id, "kbt", None)
         index = self._bandwidth_index(bandwidth, bandwidth_id)
         tokenizer = self._open_encoder(encoder) if encoder is not None else self._own_encoder()
         tokens = tokenizer.encode(audio, sample_rate, self.bandwidths[index], progress=progress)
@@ -222,7 +217,7 @@ class VocosONNX:
         Raises:
             ValueError: as when the object is called; as ``stream`` and ``encode_stream``.
         """
-        check_order(blocks, sample_rate)
+        blocks = checked_blocks(blocks, sample_rate)
         frames: Iterator[npt.NDArray[Any]]
         at_once = {} if chunk is None else {"chunk": chunk}
         if self.config.encodec is None:
@@ -249,9 +244,23 @@ class VocosONNX:
             ValueError: an encodec model; audio as ``EncodecONNX.encode`` refuses it, or too short to be padded by
                 reflection (half of n_fft).
         """
+        return self._features(audio, sample_rate, None)
+
+    def _features(self, audio: npt.ArrayLike, sample_rate: int, progress: Callable[[int, int], None] | None) -> Float:
         mel = self._mel()
-        check_order(audio, sample_rate)
-        features = log_mel(read_waveform(audio, sample_rate, self.sample_rate), self.sample_rate, mel)
+        check_audio(audio, sample_rate)
+        waveform = read_waveform(audio, sample_rate, self.sample_rate)
+        if progress is None:
+            features = log_mel(waveform, self.sample_rate, mel)
+        else:
+            pad = mel.n_fft // 2 if mel.padding == "center" else (mel.n_fft - mel.hop_length) // 2
+            frames, done = 1 + (waveform.shape[1] + 2 * pad - mel.n_fft) // mel.hop_length, 0
+            blocks = []
+            for block in log_mel_blocks(Tape([waveform]), self.sample_rate, mel):
+                blocks.append(block)
+                done += block.shape[2]
+                progress(done, frames)
+            features = np.concatenate(blocks, axis=2)
         return features[0] if np.ndim(audio) == 1 else features
 
     def features_stream(
@@ -262,23 +271,38 @@ class VocosONNX:
         ``chunk`` frames are computed at once. Raises as ``features``, and ValueError for blocks of another shape.
         """
         mel = self._mel()
-        check_order(blocks, sample_rate)
         chunk = read_chunk(chunk)
+        blocks = checked_blocks(blocks, sample_rate)
         tape = Tape(read_blocks(blocks, sample_rate, self.sample_rate))
         return (features[0] for features in log_mel_blocks(tape, self.sample_rate, mel, chunk))
 
     @overload
     def decode(
-        self, tokens_or_features: Array | Nested, bandwidth_id: Any = None, *, layout: Layout = "kbt"
+        self,
+        tokens_or_features: Array | Nested | Frames,
+        bandwidth_id: Any = None,
+        *,
+        bandwidth: float | None = None,
+        layout: Layout = "kbt",
     ) -> Float: ...
 
     @overload
     def decode(
-        self, tokens_or_features: Ragged, bandwidth_id: Any = None, *, layout: Layout = "kbt"
+        self,
+        tokens_or_features: Ragged,
+        bandwidth_id: Any = None,
+        *,
+        bandwidth: float | None = None,
+        layout: Layout = "kbt",
     ) -> list[Float]: ...
 
     def decode(
-        self, tokens_or_features: Array | Nested | Ragged, bandwidth_id: Any = None, *, layout: Layout = "kbt"
+        self,
+        tokens_or_features: Array | Nested | Frames | Ragged,
+        bandwidth_id: Any = None,
+        *,
+        bandwidth: float | None = None,
+        layout: Layout = "kbt",
     ) -> Float | list[Float]:
         """Tokens or features to audio.
 
@@ -295,7 +319,9 @@ class VocosONNX:
             tokens_or_features: tokens (K, T) or (K, B, T); features (C, T) or (B, C, T). Or what ``load_tokens`` read,
                 whose codec is checked then; or what encodec's ``encode`` returns of one recording, [(codes, None)].
             bandwidth_id: index into ``bandwidths`` that the network is conditioned on. Tokens imply it where K is the
-                codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do.
+                codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do. An id of
+                another bandwidth than K is of is used, as upstream, with one warning in a process.
+            bandwidth: the same in kbps, one of ``bandwidths``.
             layout: order of the axes of 3-D tokens. "kbt" is (codebooks, batch, frames), as in upstream Vocos; "bkt"
                 is (batch, codebooks, frames), as encodec and transformers return them. A shape that fits both, such
                 as (2, 2, T), is taken as the layout says: nothing is guessed. 2-D tokens are (K, T) in both.
@@ -314,7 +340,7 @@ class VocosONNX:
             RuntimeError: onnxruntime failed, as of a damaged model file that it loads none the less.
             MemoryError: there is not enough.
         """
-        judge = self._judge()
+        bandwidth_id, judge = self._chosen(bandwidth, bandwidth_id), self._judge()
         if _is_ragged(tokens_or_features):
             return self._decode_each([self._array(item) for item in tokens_or_features], bandwidth_id, judge)
         return self._decode(self._array(tokens_or_features), bandwidth_id, layout, judge)
@@ -337,11 +363,14 @@ class VocosONNX:
             assert done == audio.shape[1]
         return audio[0] if given.ndim == 2 else audio
 
-    def stream(self, bandwidth_id: Any = None, *, lookahead: int | None = None) -> Stream:
+    def stream(
+        self, bandwidth_id: Any = None, *, bandwidth: float | None = None, lookahead: int | None = None
+    ) -> Stream:
         """Decode while tokens or features come in: ``push`` chunks of any length, and ``flush`` at the end.
 
         Args:
             bandwidth_id: as ``decode`` takes it; tokens may imply it, features never do.
+            bandwidth: the same in kbps.
             lookahead: frames that must have come after one for it to come out. By default, and at most, as many as the
                 network sees ahead (``delay``, 27 frames or 360 ms for the official models), so that the audio is that
                 of ``decode``. With fewer it comes earlier, is not exactly that, and costs more: README has by how much.
@@ -353,7 +382,7 @@ class VocosONNX:
             ValueError: lookahead outside 0 ... ``delay``; a bandwidth_id as ``decode`` refuses it; a model whose
                 backbone cannot be streamed (VocosResNetBackbone).
         """
-        return self._stream(bandwidth_id, lookahead, self._judge)
+        return self._stream(self._chosen(bandwidth, bandwidth_id), lookahead, lambda: self._judge(one_sequence=True))
 
     def _stream(self, bandwidth_id: Any, lookahead: int | None, judge: Callable[[], MelJudge | None] | None) -> Stream:
         delay = self._backbone.delay
@@ -364,16 +393,18 @@ class VocosONNX:
         if bandwidth_id is not None:
             bandwidth_id = self._read_bandwidth_id(bandwidth_id)
 
-        def reader() -> Callable[[npt.ArrayLike], tuple[Callable[[int, int], Float], int, int | None, str]]:
+        def reader() -> Callable[[npt.ArrayLike | Frames], tuple[Callable[[int, int], Float], int, int | None, str]]:
             judge_of_this = None if judge is None else judge()
 
-            def read(chunk: npt.ArrayLike) -> tuple[Callable[[int, int], Float], int, int | None, str]:
+            def read(chunk: npt.ArrayLike | Frames) -> tuple[Callable[[int, int], Float], int, int | None, str]:
                 given = self._array(chunk)
                 if given.ndim != 2:
-                    hint = "; pass chunk[0]" if given.ndim == 3 and len(given) == 1 else ""
                     raise ValueError(
-                        f"a chunk has shape {given.shape}, expected tokens (K, t) or features (C, t){hint}"
+                        f"a chunk has shape {given.shape}, expected tokens (K, t) or features (C, t)"
+                        f"{_chunk_hint(given)}"
                     )
+                if len(given) and not given.size:
+                    return lambda a, b: np.zeros((1, self.config.feature_channels, 0), np.float32), 0, None, ""
                 features_of, (_, frames), implied = self._read(given, bandwidth_id, "kbt", judge_of_this)
                 return features_of, frames, implied, _kind(given)
 
@@ -382,7 +413,12 @@ class VocosONNX:
         return Stream(reader, lambda implied: Decoder(self._backbone, implied, 1, lookahead))
 
     def decode_stream(
-        self, chunks: Iterable[npt.ArrayLike], bandwidth_id: Any = None, *, lookahead: int | None = None
+        self,
+        chunks: Iterable[npt.ArrayLike | Frames],
+        bandwidth_id: Any = None,
+        *,
+        bandwidth: float | None = None,
+        lookahead: int | None = None,
     ) -> Iterator[Float]:
         """The audio of chunks, as it becomes complete; see ``stream``. Raises as that and ``Stream.push``.
 
@@ -397,10 +433,10 @@ class VocosONNX:
                 f"chunks is one array of shape {np.asarray(chunks).shape}, expected an iterable of chunks (K, t) or "
                 "(C, t): pass [array], or use decode"
             )
-        return self._decode_stream(chunks, self.stream(bandwidth_id, lookahead=lookahead))
+        return self._decode_stream(chunks, self.stream(bandwidth_id, bandwidth=bandwidth, lookahead=lookahead))
 
     @staticmethod
-    def _decode_stream(chunks: Iterable[npt.ArrayLike], stream: Stream) -> Iterator[Float]:
+    def _decode_stream(chunks: Iterable[npt.ArrayLike | Frames], stream: Stream) -> Iterator[Float]:
         for chunk in chunks:
             for audio in stream.push_blocks(chunk):
                 if audio.size:
@@ -412,14 +448,14 @@ class VocosONNX:
         """Frames that the network sees ahead, and a stream is late by; 0 where it cannot be streamed."""
         return self._backbone.delay
 
-    def _judge(self) -> MelJudge | None:
+    def _judge(self, one_sequence: bool = False) -> MelJudge | None:
         """What looks at the features of one call or stream; tokens and a codec's features are not looked at.
 
         It takes up to a tenth of the time of a short call: all of the first 64 are looked at, then fewer and fewer.
         """
         number = next(self._calls)
         rarely = number > 64 and number & (number - 1)
-        return None if self.config.mel is None or rarely else MelJudge(self.config.mel)
+        return None if self.config.mel is None or rarely else MelJudge(self.config.mel, one_sequence)
 
     def _array(self, given: Any) -> npt.NDArray[Any]:
         """What was given, as an array; of a token file, made sure that it is of this model's codec."""
@@ -443,12 +479,13 @@ class VocosONNX:
             return lambda a, b: features[:, :, a:b], shape, bandwidth_id
         like_features = given.dtype.kind == "O" and given.shape[-2:-1] == (self.config.feature_channels,)
         if (self.config.encodec is None or like_features) and not is_integer(given):
-            raise ValueError(f"features have dtype {given.dtype}, expected floats{to_floats(given.dtype)}")
+            hint = stack_hint(given, "features") or to_floats(given.dtype)
+            raise ValueError(f"features have dtype {given.dtype}, expected floats{hint}")
         codes = self._read_tokens(given, layout)
         if bandwidth_id is None:
             bandwidth_id = self._imply_bandwidth_id(len(codes), given.shape, layout)
         index = self._read_bandwidth_id(bandwidth_id)
-        self._check_order(codes.shape, given.ndim, index, layout)
+        self._check_count(codes.shape, given.ndim, index, layout)
         return lambda a, b: self._lookup(codes[:, :, a:b]), codes.shape[1:], index
 
     def _decode_each(
@@ -563,6 +600,15 @@ class VocosONNX:
             name = "bandwidth" if bandwidth is not None else "encoder"
             raise ValueError(f"{name} is given, but this is a mel model, without tokens: leave it out")
 
+    def _chosen(self, bandwidth: float | None, bandwidth_id: Any) -> Any:
+        """The bandwidth id that is given in one way or the other, or in none."""
+        if bandwidth is None:
+            return bandwidth_id
+        if self.config.encodec is None:
+            self._no_tokens(bandwidth, None)
+        index = self._bandwidth_index(bandwidth, bandwidth_id)
+        return index if self.config.num_bandwidth_ids else None
+
     def _bandwidth_index(self, bandwidth: float | None, bandwidth_id: Any) -> int:
         if bandwidth_id is not None:
             if bandwidth is not None:
@@ -581,9 +627,11 @@ class VocosONNX:
             encodec = self.config.encodec
             assert encodec is not None
             if encodec.codec != BOX_CODEC:
+                checkpoint = "facebook/encodec_24khz" if encodec.codec == "encodec_24khz" else "CHECKPOINT"
+                output = f"{encodec.codec}.onnx"
                 raise ValueError(
-                    f"audio to tokens of {encodec.codec} needs its encoder: make one with vocos-onnx export-encodec, "
-                    "and pass its path as encoder="
+                    f"audio to tokens of {encodec.codec} needs its encoder: make one with vocos-onnx export-encodec "
+                    f"{checkpoint} -o {output}, and pass its path as encoder={output!r}"
                 )
             self._encoder = self._open_encoder(EncodecONNX(**self._options))
         return self._encoder
@@ -665,28 +713,44 @@ class VocosONNX:
         counts = encodec.codebooks_per_bandwidth
         if num_codebooks in counts:
             return counts.index(num_codebooks)
-        hint = ""
         if len(shape) == 3 and shape[layout == "kbt"] in counts:
-            hint = f", or layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
+            hint = f"layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
         elif len(shape) == 3 and shape[0] == 1 and shape[2] in counts:
-            hint = "; they look like (batch, frames, codebooks): pass tokens[0].T"
-        elif len(shape) == 2 and shape[1] in counts:
-            hint = "; where they are (frames, codebooks) pass tokens.T"
+            hint = "tokens[0].T, for they look like (batch, frames, codebooks)"
+        else:
+            above = [(count, i) for i, count in enumerate(counts) if count > num_codebooks]
+            nearest = min(above)[1] if above else ids - 1  # of K codebooks the next bandwidth has the most in common
+            hint = f"bandwidth_id {nearest}, or another of 0 to {ids - 1}"
+            if fewer := [count for count in counts if count < num_codebooks]:
+                hint = f"{first_codebooks(max(fewer), shape, layout)} to decode the first ones of them, or {hint}"
+            if len(shape) == 2 and shape[1] in counts:
+                hint += "; where they are (frames, codebooks) pass tokens.T"
         raise ValueError(
-            f"tokens of shape {shape} have {num_codebooks} codebooks in the layout {layout!r}, and no bandwidth has: "
-            f"they have {', '.join(map(str, counts))}; pass bandwidth_id 0 to {ids - 1}{hint}"
+            f"tokens of shape {shape} have {counted(num_codebooks)} in the layout {layout!r}, and no bandwidth has "
+            f"as many: they have {', '.join(map(str, counts))}; pass {hint}"
         )
 
-    def _check_order(self, shape: tuple[int, ...], axes: int, index: int | None, layout: str) -> None:
-        """Raises ValueError for 3-D tokens (K, B, T) of which B is what the bandwidth says of K, and K is of none."""
+    def _check_count(self, shape: tuple[int, ...], axes: int, index: int | None, layout: str) -> None:
+        """Tokens (K, B, T) of which K is not what the bandwidth says.
+
+        Raises ValueError if B is that, and K is of no bandwidth. Warns if K is of another bandwidth: that sounds worse.
+        """
         assert self.config.encodec is not None
         counts = self.config.encodec.codebooks_per_bandwidth
-        expected = counts[index] if index is not None and index < len(counts) else None
+        expected = counts[index] if index is not None and index < len(counts) else shape[0]
+        differ = f"tokens have {counted(shape[0])} in the layout {layout!r}, and bandwidth_id {index} has {expected}"
         if axes == 3 and shape[0] not in counts and shape[1] == expected:
             raise ValueError(
-                f"tokens have {shape[0]} codebooks in the layout {layout!r}, and bandwidth_id {index} has {expected}; "
-                f"pass layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
+                f"{differ}; pass layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two "
+                "axes"
             )
+        if shape[0] == expected or shape[0] not in counts:
+            return
+        remedy = f"leave it out, or pass bandwidth_id={counts.index(shape[0])}"
+        if shape[0] > expected:
+            given = (shape[1], shape[0], shape[2]) if layout == "bkt" else shape
+            remedy += f", or {first_codebooks(expected, given[:axes], layout)}"
+        warn_once("bandwidth", f"{differ}, so that the audio sounds worse than it could: {remedy}")
 
     def _read_bandwidth_id(self, bandwidth_id: Any) -> int | None:
         ids = self.config.num_bandwidth_ids
@@ -731,7 +795,15 @@ _CHANNELS = {
 
 
 def _kind(given: npt.NDArray[Any]) -> str:
-    return "features" if is_float(given) else f"tokens of {len(given)} codebooks"
+    return "features" if is_float(given) else f"tokens of {counted(len(given))}"
+
+
+def _chunk_hint(given: npt.NDArray[Any]) -> str:
+    if given.ndim == 1 and given.size:
+        return "; of one frame pass chunk[:, None], of a single codebook chunk[None]"
+    if given.ndim == 3 and 1 in given.shape[:2]:
+        return "; pass chunk[0]" if len(given) == 1 else "; pass chunk[:, 0]"
+    return ""
 
 
 def _is_ragged(given: Any) -> TypeGuard[Ragged]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ HEAD = 1 << 12  # bytes that tell what a file is
 _FREE, _RATIO = 64 << 20, 200  # bytes that an array may unpack to, and beyond that how many times its size in the file
 _MAX_JSON = 16 << 20  # bytes of text: an hour and a half of tokens; Python takes 30 times that at the worst
 _MAX_AXES = 4
+_END = 22  # bytes of the end of a zip archive's directory, without a comment
 _ARRAYS = "a token file is .npy, .npz, .json or .safetensors"
 _NO_OBJECTS = (
     "holds Python objects, which are never loaded since that can run programs; in the program that wrote it, save the "
@@ -155,6 +157,14 @@ def _is_text(head: bytes) -> bool:
     return len(text.encode()) > len(head) - 4 and all(c.isprintable() or c in "\t\r\n\f" for c in text)
 
 
+def _check_end(extra: int, where: str = "after its end") -> None:
+    """Raises ValueError where there is more in a file than it says: what is joined to it would be lost."""
+    if extra > 0:
+        raise ValueError(
+            f"it has {extra} bytes {where}: were several files joined together? Give each of them as a file of its own"
+        )
+
+
 def _at(file: IO[bytes], place: int) -> IO[bytes]:
     file.seek(place)
     return file
@@ -190,6 +200,7 @@ def _numpy(opened: Callable[[], IO[bytes]], size: int) -> Entry:
         promised, there = math.prod(shape) * dtype.itemsize, size - start
         if promised > there:
             raise ValueError(f"promises {promised} bytes and has {there}: it is truncated, copy or make it again")
+        _check_end(there - promised)
         array: npt.NDArray[Any] = np.lib.format.read_array(opened(), allow_pickle=False)
         return array
 
@@ -202,6 +213,11 @@ def _archive(file: IO[bytes], name: str) -> dict[str, Entry]:
     except zipfile.BadZipFile:
         raise ValueError("its directory is missing: it is truncated or damaged, copy or make it again") from None
     members = archive.infolist()
+    file.seek(0, 2)
+    tail = _at(file, max(0, file.tell() - _END - (1 << 16))).read()
+    end = tail.rfind(b"PK\5\6")  # of the directory; what follows is a comment
+    _check_end(len(tail) - end - _END - int.from_bytes(tail[end + 20 : end + _END], "little"))
+    _check_end(min((member.header_offset for member in members), default=0), "before its start")
     if any(member.filename.rpartition("/")[2] == "data.pkl" for member in members):
         _refuse_torch(name)
 
@@ -259,7 +275,13 @@ def _safetensors(file: IO[bytes], size: int) -> dict[str, Entry]:
 
         return Entry(size, header, read)
 
-    return {name: entry(name, given) for name, given in described.items() if name != "__metadata__"}
+    tensors = {name: given for name, given in described.items() if name != "__metadata__"}
+    try:
+        last = max((operator.index(given["data_offsets"][1]) for given in tensors.values()), default=0)
+    except (TypeError, LookupError):  # damaged descriptions are named where they are read
+        last = size
+    _check_end(size - start - last)
+    return {name: entry(name, given) for name, given in tensors.items()}
 
 
 def _json(text: bytes) -> Entry | dict[str, Entry]:

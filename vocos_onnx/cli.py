@@ -672,10 +672,12 @@ def _jobs(
     suffix: str,
     models: list[str | None],
     check: Callable[[Path | None, str | None], str | None],
+    is_input: Callable[[Path], bool],
 ) -> tuple[list[_Job], Path | None]:
     """Each input with the output that it goes to, and the folder of those where that is yet to be made.
 
-    ``check`` raises where an output cannot be written, and says its format where the name does not.
+    ``check`` raises where an output cannot be written, and says its format where the name does not. ``is_input`` says
+    of a file whether it is one that the command reads, and does not write.
     """
     output = Path(args.output)
     several = len(inputs) > 1 or any(Path(text).is_dir() for text in args.inputs if text != "-")
@@ -687,13 +689,21 @@ def _jobs(
         return [_Job(inputs[0], None, check(None, args.format))], None
     if not several and not is_folder:
         format_ = check(output, args.format)
-        _check_output(output, [*inputs, *models], args.force)
+        _check_output(output, [*inputs, *models], args.force, is_input)
         return [_Job(inputs[0], output, format_)], None
     new = None
     named_like_a_file = not args.output.endswith(("/", os.sep)) and output.suffix.lower() in (*AUDIO, *TOKENS)
     if output.is_dir():
         if named_like_a_file:
             raise IsADirectoryError(f"{output} is a folder; expected the name of a file, or {output}/ for that folder")
+        folders = [path for path in map(Path, args.inputs) if path.is_dir()]
+        if folders and not any(output.samefile(path) for path in folders):
+            held = next((path for path in sorted(output.iterdir()) if path.is_file() and is_input(path)), None)
+            if held is not None:
+                raise ValueError(
+                    f"the folder {output} holds {held.name}: it looks like one more input, with the output forgotten. "
+                    "Name a new folder as the output, or an empty one"
+                )
     else:
         if output.exists():
             many = f"{len(inputs)} files need" if len(inputs) > 1 else "the output needs"
@@ -709,7 +719,7 @@ def _jobs(
     for job in jobs:
         assert job.target is not None
         if new is None:
-            _check_output(job.target, [*inputs, *models], args.force)
+            _check_output(job.target, [*inputs, *models], args.force, is_input)
         real = os.path.realpath(job.target)
         if real in sources:
             raise ValueError(
@@ -762,7 +772,7 @@ def _decode(args: argparse.Namespace) -> None:
         )
     inputs = _expand(args.inputs, TOKENS, "token files")
     suffix = f".{args.format or 'wav'}"
-    jobs, folder = _jobs(args, inputs, suffix, [args.model], _check_audio)
+    jobs, folder = _jobs(args, inputs, suffix, [args.model], _check_audio, _ends_in(TOKENS))
     vocos = _open(args, args.model)
     chosen = _bandwidth(args, vocos.config)
     warned = False
@@ -865,7 +875,7 @@ def _cut(blocks: Iterable[Float], most: int, end: Callable[[int], int]) -> Itera
 
 def _encode(args: argparse.Namespace) -> None:
     inputs = _expand(args.inputs, AUDIO, "audio files")
-    jobs, folder = _jobs(args, inputs, ".npz", [args.encoder], _check_tokens)
+    jobs, folder = _jobs(args, inputs, ".npz", [args.encoder], _check_tokens, _ends_in(AUDIO))
     with _explained(("--encoder", args.encoder)):
         encoder = EncodecONNX(args.encoder, **_options(args))
     bandwidth = DEFAULT_BANDWIDTH if args.bandwidth is None else args.bandwidth
@@ -891,9 +901,15 @@ def _encode(args: argparse.Namespace) -> None:
 
 def _resynth(args: argparse.Namespace) -> None:
     inputs = _expand(args.inputs, AUDIO, "audio files")
-    jobs, folder = _jobs(args, inputs, f".{args.format or 'wav'}", [args.model, args.encoder], _check_audio)
-    if len(jobs) == 1 and jobs[0].target is not None and not Path(args.output).is_dir():
-        _check_forgotten_output(jobs[0].target)
+    vocos = _open(args, args.model, args.encoder)
+    jobs, folder = _jobs(
+        args,
+        inputs,
+        f".{args.format or 'wav'}",
+        [args.model, args.encoder],
+        _check_audio,
+        lambda path: _is_recording(path, vocos.sample_rate),
+    )
     if args.plot:
         from .plot import check_plot, save_plot
 
@@ -904,7 +920,6 @@ def _resynth(args: argparse.Namespace) -> None:
         _check_output(args.plot, [*inputs, args.model, args.encoder, target], args.force)
         if target is None or jobs[0].format or (target.exists() and not target.is_file()):
             raise ValueError(f"--plot reads the copy again, and {jobs[0].target_name} is not a file; leave it out")
-    vocos = _open(args, args.model, args.encoder)
     _check_encoder(args, vocos)
     if len(jobs) > 1:  # what fails here fails each file
         vocos(np.zeros(vocos.sample_rate), vocos.sample_rate, bandwidth=args.bandwidth)
@@ -927,32 +942,55 @@ def _resynth(args: argparse.Namespace) -> None:
     _each(jobs, folder, one)
 
 
-def _check_output(output: Path, inputs: Iterable[str | os.PathLike[str] | None], overwrite: bool) -> None:
-    """As ``check_target``; and raises ValueError where the output is an input, or a file of a checkpoint's folder."""
+def _check_output(
+    output: Path,
+    inputs: Iterable[str | os.PathLike[str] | None],
+    overwrite: bool,
+    is_input: Callable[[Path], bool] = lambda path: False,
+) -> None:
+    """As ``check_target``; and raises ValueError where the output is an input, or a file of a checkpoint's folder.
+
+    So it does where the output looks like one more input, as in ``resynth *.wav``.
+    """
     if output.is_file():
         for path in (find_model(given) for given in inputs if given is not None):
             files = [file for file in path.iterdir() if file.suffix != ".onnx"] if path.is_dir() else [path]
             if any(file.exists() and output.samefile(file) for file in files):
                 raise ValueError(f"{output} would be written over itself; choose another output")
+        if is_input(output):
+            raise ValueError(
+                f"{output} is a recording that was not made by vocos-onnx: it looks like one more input, with the "
+                "output forgotten. Name another output, or a new folder for several inputs"
+            )
     check_target(output, overwrite=overwrite)
 
 
-def _check_forgotten_output(output: Path) -> None:
-    """Raises ValueError where a recording would be replaced, as by ``resynth *.wav``; copies made here may be."""
+def _ends_in(endings: tuple[str, ...]) -> Callable[[Path], bool]:
+    return lambda path: path.suffix.lower() in endings and not path.name.startswith(".")
+
+
+def _is_recording(path: Path, rate: int) -> bool:
+    """Whether it is audio that was not made here, at that rate; of copies the comment says that they were."""
     import soundfile
 
-    if not output.is_file():
-        return
+    if not path.is_file():
+        return False
     try:
-        with soundfile.SoundFile(output) as file:
-            made_here = file.comment.startswith(MADE_BY)
-    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError):  # not audio
-        return
-    if not made_here:
-        raise ValueError(
-            f"{output} is a recording that was not made by vocos-onnx: it looks like one more input, with the output "
-            "forgotten. Name another output, or a folder for several inputs"
-        )
+        with soundfile.SoundFile(path) as file:
+            comment, kind, subtype = file.comment, file.format, file.subtype
+            if comment or (file.channels, file.samplerate) != (1, rate):
+                return not comment.startswith(MADE_BY)
+    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError):
+        with suppress(OSError), path.open("rb") as data:
+            found, _ = kind_of(data.read(_HEAD), True)
+            return found is not None and found.group == "audio"
+        return False
+    with tempfile.TemporaryFile() as empty, soundfile.SoundFile(empty, "w", rate, 1, subtype, None, kind) as file:
+        try:
+            file.comment = MADE_BY
+        except soundfile.LibsndfileError:  # formats such as .au have no room for it
+            return False
+    return True
 
 
 def _each(jobs: list[_Job], folder: Path | None, one: Callable[[_Job, Path, Progress], str]) -> None:

@@ -572,7 +572,7 @@ def test_damaged_safetensors(tmp_path, changes, message):
 @pytest.mark.parametrize("more", ["itself", "a byte", "70 kB", "zeros"])
 @pytest.mark.parametrize("kind", [".npy", ".npz", ".json", ".safetensors"])
 def test_joined_files_are_refused(tmp_path, kind, more):
-    path = save(tmp_path / f"t{kind}", {"tokens": TOKENS})
+    path = save(tmp_path / f"t{kind}", {"tokens": CODES})
     data = path.read_bytes()
     extra = {"itself": data, "a byte": b"x", "70 kB": b"\x81" * 70_000, "zeros": b"\0" * 100}[more]
     for joined in (data + extra, *([extra + data] if more == "itself" or kind == ".npz" else [])):
@@ -588,14 +588,14 @@ def test_joined_files_are_refused(tmp_path, kind, more):
 def test_archives_that_end_as_they_may(tmp_path):
     """With a comment, several arrays, none compressed, nothing but a directory, written to what cannot seek."""
     path = tmp_path / "t.npz"
-    np.savez(path, tokens=TOKENS, samples=600)
+    np.savez(path, tokens=CODES, samples=600)
     with zipfile.ZipFile(path, "a") as archive:
         archive.comment = b"PK\x05\x06" * 1000
     with pytest.raises(ValueError, match="cannot read"):  # which nothing but this test writes
         load_tokens(path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.comment = b"made by hand " * 1000
-    assert np.array_equal(load_tokens(path).codes, TOKENS)
+    assert np.array_equal(load_tokens(path).codes, CODES)
 
     class Pipe(io.RawIOBase):
         written = b""
@@ -609,8 +609,8 @@ def test_archives_that_end_as_they_may(tmp_path):
 
     for write in (np.savez, np.savez_compressed):
         pipe = Pipe()
-        write(pipe, tokens=TOKENS, other=TOKENS[:, :0])
-        assert np.array_equal(load_tokens(io.BytesIO(pipe.written)).codes, TOKENS)
+        write(pipe, tokens=CODES, other=CODES[:, :0])
+        assert np.array_equal(load_tokens(io.BytesIO(pipe.written)).codes, CODES)
 
 
 def test_safetensors_with_a_header_that_is_not_there(tmp_path):

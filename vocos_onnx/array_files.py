@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import IO, Any, NoReturn
@@ -248,6 +248,7 @@ def _safetensors(file: IO[bytes], size: int) -> dict[str, Entry]:
     if not isinstance(described, dict):
         raise ValueError("its header is no JSON object")
     start = 8 + length
+    tensors = {name: given for name, given in described.items() if name != "__metadata__"}
 
     def entry(name: str, given: Any) -> Entry:
         def header() -> tuple[tuple[int, ...], str]:
@@ -268,6 +269,8 @@ def _safetensors(file: IO[bytes], size: int) -> dict[str, Entry]:
                     f"of shape {shown(shape)} and dtype {name_of} lies from {shown(first)} to {shown(last)} of "
                     f"{size - start} bytes: the file is damaged, copy or make it again"
                 )
+            with suppress(TypeError, LookupError):  # tensors that are damaged are named where they are read
+                _check_end(size - start - max(given["data_offsets"][1] for given in tensors.values()))
             array = np.frombuffer(_at(file, start + first).read(last - first), kind)
             if name_of == "BF16":  # the upper half of a float32
                 array = (array.astype("<u4") << 16).view("<f4")
@@ -275,12 +278,6 @@ def _safetensors(file: IO[bytes], size: int) -> dict[str, Entry]:
 
         return Entry(size, header, read)
 
-    tensors = {name: given for name, given in described.items() if name != "__metadata__"}
-    try:
-        last = max((operator.index(given["data_offsets"][1]) for given in tensors.values()), default=0)
-    except (TypeError, LookupError):  # damaged descriptions are named where they are read
-        last = size
-    _check_end(size - start - last)
     return {name: entry(name, given) for name, given in tensors.items()}
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -435,8 +436,67 @@ def test_stream_of_features_and_of_audio(pipe):
     assert sum(map(len, written)) == 2 * 8 * 320
 
 
-def test_nothing_to_stream(pipe):
-    assert pipe(b"", "tokens") == (0, [b""])
+@pytest.mark.parametrize("kind", ["tokens", "features", "audio"])
+def test_nothing_to_stream(pipe, capsys, kind):
+    code, written = pipe(b"", kind)
+    assert (code, b"".join(written)) == (2, b"")
+    assert f"standard input is empty or closed; expected raw {kind}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", [b"\1", b"\0\4\0\4" * 5])
+def test_a_stream_plays_what_is_good_before_it_says_what_is_not(pipe, capsys, end):
+    data = np.random.default_rng(0).integers(1024, size=(100, 2)).astype("<i2").tobytes()
+    options = ("--model", MODEL, "--bandwidth", "1.5")
+    code, expected = pipe(data, "tokens", *options)
+    assert code == 0
+    code, written = pipe(data + end, "tokens", *options, sizes=(1 << 20,))
+    assert (code, b"".join(written)) == (2, b"".join(expected))
+    error = capsys.readouterr().err
+    assert ("1 bytes of a frame" if len(end) == 1 else "frame 100 holds the token 1024, expected 0 to 1023") in error
+
+
+@pytest.mark.parametrize("end", [b"\1", np.full(9, np.inf, "<f4").tobytes()])
+def test_so_does_a_stream_of_audio_or_features(pipe, capsys, end):
+    for kind, count in (("audio", 4000), ("features", 800)):
+        data = np.random.default_rng(0).normal(-1, 1, count).astype("<f4").tobytes()
+        options = (kind, "--model", DATA / "mel.onnx", "--format", "f32le")
+        code, expected = pipe(data, *options)
+        assert code == 0
+        code, written = pipe(data + end, *options, sizes=(1 << 20,))
+        assert code == 2
+        found, whole = (np.frombuffer(b"".join(blocks), "<f4") for blocks in (written, expected))
+        np.testing.assert_allclose(found, whole, rtol=0, atol=1e-4)
+        assert capsys.readouterr().err.count("error") == 1
+
+
+@pytest.mark.parametrize("option", [["--rate", "8000"], ["--chunk", "9"], ["--encoder", ENCODER]])
+@pytest.mark.parametrize("kind", ["tokens", "features"])
+def test_options_of_stream_audio_alone(pipe, capsys, kind, option):
+    assert pipe(bytes(100), kind, *option)[0] == 2
+    assert f"{option[0]} is for stream audio" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wide", ["<i4", "<i8"])
+def test_wide_integers_are_no_tokens(pipe, capsys, wide):
+    tokens = np.random.default_rng(0).integers(1024, size=(100, 2))
+    code, written = pipe(tokens.astype(wide).tobytes(), "tokens", "--model", MODEL, "--bandwidth", "1.5")
+    assert (code, b"".join(written)) == (2, b"")
+    assert "tokens.T.astype(numpy.int16).tobytes()" in capsys.readouterr().err
+    for right in (tokens, tokens * 0):
+        assert pipe(right.astype("<i2").tobytes(), "tokens", "--model", MODEL, "--bandwidth", "1.5")[0] == 0
+
+
+def test_audio_above_full_scale_is_one_line(recording, pipe, capsys):
+    loud = (100 * recording / np.abs(recording).max() / 10).astype(np.float32)
+    soundfile.write("loud.wav", loud, 24000, subtype="FLOAT")
+    line = "peaks at 10.0, 20 dB above full scale: the copy will not have that level; lower it, e.g. ffmpeg -i in.wav"
+    assert run("resynth", "speech.wav", "p.wav", *PAIR) == 0
+    assert capsys.readouterr().err == ""
+    for args in (["encode", "loud.wav", "o.npz"], ["resynth", "loud.wav", "o.wav", *PAIR]):
+        assert run(*args) == 0
+        assert capsys.readouterr().err.startswith(f"vocos-onnx: warning: loud.wav {line}")
+    assert pipe(loud.tobytes(), "audio", "--model", DATA / "mel.onnx", "--format", "f32le")[0] == 0
+    assert capsys.readouterr().err.startswith("vocos-onnx: warning: standard input peaks at ")
 
 
 @pytest.mark.parametrize(
@@ -878,7 +938,7 @@ def test_numbers_that_are_none_on_a_stream(pipe, capsys):
     mel = DATA / "mel.onnx"
     nan = np.full((100, 8), np.nan, "<f4").tobytes()
     assert pipe(nan, "features", "--model", mel)[0] == 2
-    assert "NaN or infinite" in capsys.readouterr().err
+    assert "frame 0 holds NaN or infinite values" in capsys.readouterr().err
     assert pipe(nan, "audio", "--model", mel, "--format", "f32le")[0] == 2
     assert "audio holds NaN or infinity, first at sample 0" in capsys.readouterr().err
     assert pipe(b"", "audio", "--chunk", str(10**12))[0] == 2
@@ -1027,3 +1087,86 @@ def test_a_new_folder_goes_with_a_signal(folder):
     process.communicate(timeout=60)
     assert process.returncode == 143
     assert not Path("new").exists()
+
+
+def test_advice_names_the_whole_file(files, capsys):
+    Path("a b").mkdir()
+    soundfile.write("a b/w.wav", NOISE, 24_000)
+    shutil.copy("a b/w.wav", "wav_as.npz")
+    shutil.copy("a b/w.wav", "a b/-w.npy")
+    for name, output in (("a b/w.wav", "a b/w.npz"), ("wav_as.npz", "wav_as_tokens.npz"), ("a b/-w.npy", "a b/-w.npz")):
+        assert run("decode", name, "o.wav") == 2
+        line = re.search("vocos-onnx (encode .*) makes tokens", capsys.readouterr().err)[1]
+        assert run(*shlex.split(line)) == 0
+        assert Path(output).is_file()
+        Path(output).unlink()
+    np.save("a b/frames.npy", np.tile(TOKENS, 10).T)
+    assert run("decode", "a b/frames.npy", "o.wav") == 2
+    exec(re.search(r"numpy.save.*T\)", capsys.readouterr().err)[0], {"numpy": np})
+    assert run("decode", "a b/frames_transposed.npy", "o.wav", "--model", MODEL) == 0
+
+
+def test_advice_for_standard_input(files):
+    raw = np.random.default_rng(0).integers(-3000, 3000, 24_000).astype("<i2").tobytes()
+    said = refused(program("resynth", "-", "o.wav", input=raw))
+    assert "ffmpeg -f s16le -ar 24000 -ac 1 -i - -f wav - | vocos-onnx resynth - o.wav" in said
+    said = refused(program("encode", "-", "-", input=raw))
+    assert "ffmpeg -f s16le -ar 24000 -ac 1 -i - -f wav - | vocos-onnx encode - -" in said
+    assert "numpy.loadtxt(sys.stdin, " in refused(program("decode", "-", "o.wav", input=b"1 2 3\n" * 40))
+
+
+def test_the_line_that_streams_a_file_works(files):
+    np.savez("a b.npz", tokens=TOKENS)
+    np.save("a b.npy", TOKENS)
+    options = ["--model", MODEL, "--bandwidth", "1.5"]
+    line = shlex.join([*PROGRAM, "stream", "tokens", *options])
+    expected = program("stream", "tokens", *options, input=TOKENS.T.astype("<i2").tobytes()).stdout
+    for name in ("a b.npz", "a b.npy"):
+        done = subprocess.run(["bash", "-c", f"{line} < '{name}'"], capture_output=True, text=True)
+        shown = re.search("python (-c .*) [|] vocos-onnx (.*)", done.stderr)
+        command = f"{sys.executable} {shown[1]} | {shlex.join(PROGRAM)} {shown[2]}"
+        assert subprocess.run(["bash", "-c", command], capture_output=True).stdout == expected
+
+
+@pytest.mark.parametrize("layout", ["kbt", "bkt"])
+def test_the_line_that_takes_a_batch_apart_works(files, capsys, layout):
+    np.save("b.npy", np.stack([TOKENS, TOKENS[::-1]], 1 if layout == "kbt" else 0))
+    assert run("decode", "b.npy", "o.wav", "--model", MODEL, "--layout", layout) == 2
+    error = capsys.readouterr().err
+    assert ("pass --layout bkt" in error) == (layout == "kbt")
+    line = re.search("python (-c .*)", error)[1]
+    assert subprocess.run(["bash", "-c", f"{sys.executable} {line}"]).returncode == 0
+    assert np.array_equal(np.load("item1.npy"), TOKENS[::-1])
+    assert run("decode", "item0.npy", "o.wav", "--model", MODEL) == 0
+
+
+def test_a_vocoder_for_encode(recording, capsys):
+    assert run("encode", "speech.wav", "o.npz", "--encoder", "vocos-codec-24khz") == 2
+    error = capsys.readouterr().err
+    assert "is a vocoder, not an encoder: leave --encoder out for the bundled one" in error
+    assert "--model" not in error
+
+
+def test_demo_into_a_folder(files, capsys):
+    assert run("demo", "made/") == 0
+    assert run("demo", "made", "--format", "flac") == 0
+    assert sorted(path.name for path in Path("made").iterdir()) == ["demo.flac", "demo.wav"]
+    assert run("demo", "made") == 2
+    assert "made/demo.wav exists" in capsys.readouterr().err
+
+
+def test_every_kind_of_token_file_of_a_folder(files, capsys):
+    Path("mixed").mkdir()
+    Path("mixed/a.json").write_text(json.dumps(TOKENS.tolist()))
+    Path("mixed/config.json").write_text(json.dumps({"name": "value"}))
+    np.save("mixed/b.npy", TOKENS)
+    assert run("decode", "mixed", "out", "--model", MODEL) == 2
+    captured = capsys.readouterr()
+    assert captured.out.count("wrote ") == 2
+    assert "mixed/config.json" in captured.err
+    assert Path("out/a.wav").read_bytes() == Path("out/b.wav").read_bytes()
+
+
+def test_an_ending_in_capitals(recording):
+    assert run("encode", "speech.wav", "O.NPZ") == 0
+    assert run("decode", "O.NPZ", "o.WAV") == 0

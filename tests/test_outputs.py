@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import signal
 import stat
@@ -347,6 +348,16 @@ def test_a_mounted_file_is_written_in_place(folder, write, caplog):
     finally:
         subprocess.run(["umount", name], check=True)
     assert not [p for p in folder.iterdir() if p.name.startswith(".vocos")]
+
+
+@pytest.mark.parametrize("output", ["x.wav", "x.npz", "x.flac"])
+def test_a_file_without_room_is_named(folder, output):
+    command = ["resynth", "take1.wav", output, *PAIR] if output[2:] != "npz" else ["encode", "take2.wav", output]
+    line = shlex.join([*PROGRAM, *command])
+    done = subprocess.run(["bash", "-c", f"ulimit -f 1; {line}"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"vocos-onnx: error: {output}: File too large\n"
+    assert names(folder) == ["take1.wav", "take2.wav", "tokens.npy"]
 
 
 def test_a_full_disk_leaves_what_is_there(folder):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import PurePath
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -69,7 +71,7 @@ def entries(file: IO[bytes], name: str) -> Entry | dict[str, Entry]:
 
 def check_kind(head: bytes, name: str) -> None:
     """Raises ValueError unless a file that begins so may hold arrays; the message says what it is instead."""
-    ending = name.rpartition(".")[2].lower()
+    ending = PurePath(name).suffix[1:].lower()
     start = head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1]  # behind a byte order mark, of UTF-16 too
     if not head:
         raise ValueError("it is empty")
@@ -78,15 +80,16 @@ def check_kind(head: bytes, name: str) -> None:
     if start in (b"[", b"{"):
         return
     if head.startswith(b"ECDC") or ending == "ecdc":
-        name = _quoted(name, "speech.ecdc")
+        wav = _quoted(name or "speech.ecdc", ".wav")
         raise ValueError(
-            "it is a recording that the encodec program compressed (ECDC), which that alone unpacks: "
-            f"encodec {name}.ecdc {name}.wav, and then vocos-onnx encode {name}.wav {name}.npz makes tokens of it"
+            "it is a recording that the encodec program compressed (ECDC), which that alone unpacks: encodec "
+            f"{_quoted(name or 'speech.ecdc')} {wav}, and then vocos-onnx encode {wav} "
+            f"{_quoted(name or 'speech.ecdc', '.npz')} makes tokens of it"
         )
     if head.startswith(_AUDIO_HEADS) or head[4:8] == b"ftyp" or _is_mpeg(head) or ending in _AUDIO.split():
-        name = _quoted(name, "speech.wav", whole=True)
-        stem = name.rpartition(".")[0] or name
-        raise ValueError(f"it is audio, not tokens: vocos-onnx encode {name} {stem}.npz makes tokens of it")
+        name = name or "speech.wav"
+        output = _quoted(name, "_tokens.npz" if ending == "npz" else ".npz")
+        raise ValueError(f"it is audio, not tokens: vocos-onnx encode {_quoted(name)} {output} makes tokens of it")
     if head[:1] == b"\x80" and head[1:2] <= b"\x05" and ending not in _TORCH and b"\xfc\x9cF\xf9" not in head[:16]:
         raise ValueError(f"it is a pickle, and {_NO_OBJECTS}")
     if head[:1] == b"\x80" or ending in _TORCH:
@@ -110,7 +113,7 @@ def check_kind(head: bytes, name: str) -> None:
 
 def quoted(name: str) -> str:
     """A file's name in a line of Python that a message shows."""
-    return json.dumps(name) if name.isprintable() and len(name) < 100 else '"FILE"'
+    return json.dumps(name) if name.isprintable() and len(name) < 400 else '"FILE"'
 
 
 def _refuse_torch(name: str) -> NoReturn:
@@ -135,11 +138,13 @@ def _refuse_text(head: bytes, name: str) -> NoReturn:
     )
 
 
-def _quoted(name: str, otherwise: str, whole: bool = False) -> str:
-    """The name without its ending, where it can stand in a command as it is."""
-    if not name or not all(c.isalnum() or c in "._-" for c in name) or len(name) > 100 or name.startswith("-"):
-        name = otherwise
-    return name if whole else name.rpartition(".")[0] or name
+def _quoted(name: str, ending: str | None = None) -> str:
+    """The file's name, with another ending where that is given, as it can stand in a command."""
+    if not name.isprintable() or len(name) > 400:
+        name = "FILE"
+    if ending is not None:
+        name = f"{PurePath(name).with_suffix('')}{ending}"
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 def _is_safetensors(head: bytes) -> bool:

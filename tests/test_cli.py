@@ -326,7 +326,7 @@ def test_plot_without_matplotlib(recording, monkeypatch, capsys):
             ["encode", "speech.wav", "o.npz", "--bandwidth", "5"],
             "bandwidth is 5.0, expected one of 1.5, 3, 6, 12 (kbps)",
         ),
-        (["encode", "speech.wav", "o.npz", "--encoder", MODEL], "is a vocoder, not an encoder: pass it as --model"),
+        (["encode", "speech.wav", "o.npz", "--encoder", MODEL], "is a vocoder, not an encoder: leave --encoder out"),
         (["encode", "speech.wav", "o.npz", "--threads", "0"], "threads is 0, expected an integer of 1 or more"),
         (["encode", "folder", "o.npz"], "the folder folder holds no audio files"),
         (["encode", "tokens.npy", "o.npz"], "cannot read tokens.npy as audio"),
@@ -665,19 +665,26 @@ def test_no_command_takes_abbreviations(capsys, command):
             ["encode", "a", "--bandwidth", "3", "b", "c"],
             "unexpected c; this command takes IN OUT: name all files in one",
         ),
-        (["encode", "a", "b", "--threads", "abc"], "argument --threads: 'abc' is no whole number"),
-        (["encode", "a", "b", "--threads", "9" * 30], "is no whole number of up to 18 digits"),
-        (["encode", "a", "b", "--bandwidth", "nan"], "'nan' is no bandwidth in kbps, such as 1.5 or 6"),
-        (["encode", "a", "b", "--bandwidth", "-1"], "'-1' is no bandwidth in kbps"),
-        (["resynth", "a", "b", "--bandwidth", "1e999"], "'1e999' is no bandwidth in kbps"),
+        (["encode", "a", "b", "--threads", "abc"], "argument --threads: 'abc' is not a whole number"),
+        (["encode", "a", "b", "--threads", "9" * 30], "is not a whole number of up to 18 digits"),
+        (["encode", "a", "b", "--bandwidth", "nan"], "'nan' is not a bandwidth in kbps, such as 1.5 or 6"),
+        (["encode", "a", "b", "--bandwidth", "-1"], "'-1' is not a bandwidth in kbps"),
+        (["resynth", "a", "b", "--bandwidth", "1e999"], "'1e999' is not a bandwidth in kbps"),
         (
             ["stream", "audio", "--format", "s16"],
-            "argument --format: 's16' is none of s16le, f32le; did you mean s16le?",
+            "argument --format: 's16' is not one of s16le, f32le; did you mean s16le?",
         ),
-        (["decode", "a", "b", "--format", "exe"], "argument --format: 'exe' is no kind of audio to write"),
-        (["decode", "a", "b", "--format", "raw"], "argument --format: 'raw' is no kind of audio to write"),
+        (["--force", "decode", "a", "b"], "options come after the command: vocos-onnx decode --force"),
+        (["-v"], "unknown option -v before the command; did you mean --version?"),
+        (["stream", "audio", "a.raw", "b.raw"], "stream reads standard input: pass it as < a.raw"),
+        (["encode", "-dash.wav", "o.npz"], "'-dash.wav' begins as an option does: a file of that name is ./-dash.wav"),
+        (["report", "--inputs", "a.wav", "page.html"], "name it before --inputs, which takes all names that follow it"),
+        (["decode", "a", "b", "--provider", "GPU"], "did you mean cuda?"),
+        (["info", "--provider", ""], "an empty name, expected cpu, cuda"),
+        (["decode", "a", "b", "--format", "exe"], "argument --format: 'exe' is not a kind of audio to write"),
+        (["decode", "a", "b", "--format", "raw"], "argument --format: 'raw' is not a kind of audio to write"),
         (["decode", "a\x1b[31m\x9b\u202e", "b", "--x\x1b\n"], "unknown option --x\\x1b\\n"),
-        (["\x1b[2J"], "'\\x1b[2J' is none of decode"),
+        (["\x1b[2J"], "'\\x1b[2J' is not one of decode"),
     ],
 )
 def test_options_that_are_refused(capsys, args, message):
@@ -705,7 +712,7 @@ def test_a_bandwidth_decodes_the_first_codebooks(files, capsys):
     for args, message in (
         (["one.npy", "--bandwidth", "1.5", "--model", MODEL], "one.npy has 1 codebooks, and 1.5 kbps are 2"),
         (["one.npy", "--bandwidth", "5", "--model", MODEL], "bandwidth is 5.0, expected one of 0.75, 1.5"),
-        (["one.npy", "--bandwidth", "1.5", "--bandwidth-id", "1", "--model", MODEL], "mean the same; give one"),
+        (["one.npy", "--bandwidth", "1.5", "--bandwidth-id", "1", "--model", MODEL], "give one of the two"),
         (
             ["mel.npy", "--bandwidth", "6", "--model", DATA / "mel.onnx"],
             "--bandwidth is given, but this is a mel model",
@@ -749,7 +756,7 @@ def test_folders_as_inputs_and_new_ones_as_outputs(folder, capsys):
         (["decode", "tok", "text", "o.wav"], "4 files need a folder to go to, and o.wav is named like a file"),
         (
             ["decode", "rec", "o/"],
-            "the folder rec holds no token files (files that end in .npz, .npy); it holds a.flac",
+            "the folder rec holds no token files (files that end in .npz, .npy, .json, .safetensors); it holds a.flac",
         ),
         (["encode", "rec/deeper", "o/"], "the folder rec/deeper holds no audio files"),
         (
@@ -759,7 +766,7 @@ def test_folders_as_inputs_and_new_ones_as_outputs(folder, capsys):
         (["decode", "tok/one.npy", "o.wav", "--format", "flac"], "'o.wav' ends in .wav, and --format is flac"),
         (["decode", "tok/one.npy", "o.raw"], "'o.raw' does not end in a known kind of audio file"),
         (["resynth", "in.wav", "o.raw"], "'o.raw' does not end in a known kind of audio file"),
-        (["decode", "tok", "in.wav"], "2 files need a folder to go to, and in.wav is none"),
+        (["decode", "tok", "in.wav"], "2 files need a folder to go to, and in.wav is not a folder"),
         (["decode", "tok", "-"], "standard output (-) can hold one output, and 2 are to come"),
         (["decode", "-", "-", "o/"], "standard input (-) is given twice"),
         (["resynth", "missing.wav", "text", "o/p/q"], "2 of 2 files failed"),
@@ -1170,3 +1177,27 @@ def test_every_kind_of_token_file_of_a_folder(files, capsys):
 def test_an_ending_in_capitals(recording):
     assert run("encode", "speech.wav", "O.NPZ") == 0
     assert run("decode", "O.NPZ", "o.WAV") == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--bandwidth", "6"]])
+def test_the_remedy_for_another_number_of_codebooks_works(files, capsys, options):
+    for count in (1, 2, 5, 15):
+        np.save("k.npy", np.tile(TOKENS, (8, 1))[:count])
+        command = ["decode", "k.npy", "o.wav", "-y"]
+        if run(*command, *options) == 0:
+            continue
+        error = capsys.readouterr().err
+        shown = re.search(r"pass (--bandwidth(?:-id)?) ([0-9.]+) to decode", error)
+        assert shown or "leave --bandwidth out" in error
+        assert run(*command, *(shown.groups() if shown else ())) == 0
+
+
+def test_errors_speak_of_options(files, capsys):
+    Path("o.wav").touch()
+    for options in ([], ["--threads", "0", "-y"], ["--bandwidth", "1.5", "--bandwidth-id", "1"]):
+        assert run("decode", "tokens.npy", "o.wav", "--model", MODEL, *options) == 2
+    error = capsys.readouterr().err
+    assert "True" not in error
+    assert "None" not in error
+    assert "--bandwidth 1.5 decodes the first codebooks, those of 1.5 kbps, and --bandwidth-id 1 decodes all" in error
+    assert run("decode", "tokens.npy", "o.wav", "--model", MODEL, "-y", "--provider", "CPU") == 0

@@ -134,7 +134,8 @@ def test_audio_of_another_rate_or_of_two_channels_was_not_made_here(folder, caps
 
 
 @pytest.mark.parametrize(
-    "name", [f"copy.{e}" for e in ("wav", "flac", "ogg", "mp3", "aiff", "opus", "caf", "au", "snd", "w64", "voc", "nist")]
+    "name",
+    [f"copy.{e}" for e in ("wav", "flac", "ogg", "mp3", "aiff", "opus", "caf", "au", "snd", "w64", "voc", "nist")],
 )
 def test_a_copy_is_replaced_when_asked_for(folder, capsys, name):
     assert run("resynth", "take1.wav", name, *PAIR) == 0
@@ -511,7 +512,8 @@ def test_a_stream_to_nowhere_is_an_error(folder):
     assert b"Traceback" not in done.stderr
     assert b"Bad file descriptor" in done.stderr
     done = subprocess.run(stream, preexec_fn=closed(0), capture_output=True)
-    assert (done.returncode, done.stdout) == (0, b"")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"standard input is empty or closed" in done.stderr
 
 
 def test_a_name_that_the_terminal_cannot_show_stops_nothing(folder):

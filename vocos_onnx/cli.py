@@ -120,6 +120,7 @@ def _message(error: Exception) -> str:
 def _complain(error: Exception) -> None:
     text = re.sub(r"\s*[\r\n]\s*", " ", _message(error).strip())
     text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout)=(?=(['\w]?))", _option, text)
+    text = re.sub(r", or overwrite=True|, or None for all that this process may use", "", text)
     text = re.sub(r"\bVocosONNX\('([\w.-]+)'\)", r"--model \1", text)
     _tell(f"error: {text}")
 
@@ -194,6 +195,8 @@ class _Parser(argparse.ArgumentParser):
     def unexpected(self, extra: list[str], commands: Mapping[str, _Parser]) -> NoReturn:
         """Ends the process, because of arguments that are left over."""
         option = next((text for text in extra if text.startswith("-") and text != "-"), None)
+        if option is None and self.prog.endswith(" stream"):
+            self.error(f"unexpected {' '.join(extra)}; stream reads {STDIN}: pass it as < {shlex.quote(extra[0])}")
         if option is None:
             self.error(
                 f"unexpected {' '.join(extra)}; this command takes {self._positionals_named()}: name all files in one "
@@ -218,9 +221,11 @@ class _Parser(argparse.ArgumentParser):
             known = [str(choice) for choice in action.choices]
             close = difflib.get_close_matches(str(value), known, 1, 0.5)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise argparse.ArgumentError(action, f"{shown(value)} is none of {', '.join(known)}{hint}")
+            raise argparse.ArgumentError(action, f"{shown(value)} is not one of {', '.join(known)}{hint}")
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("OUT.html"):
+            message += ": name it before --inputs, which takes all names that follow it"
         self.print_usage(sys.stderr)
         self.exit(2, f"{self.prog}: error: {printable(message)}\n")
 
@@ -240,6 +245,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
     if not argv:
         parser.print_help(sys.stdout)
         return None
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    for text in options:
+        if text[:1] == "-" and "=" not in text and Path(text).suffix.lower() in (*AUDIO, *TOKENS):
+            parser.error(f"{shown(text)} begins as an option does: a file of that name is ./{text}")
+    first, command = argv[0], next((text for text in argv if text in parser.commands), None)
+    if first[:1] == "-" and first not in parser._option_string_actions:
+        hint = (
+            "did you mean --version?"
+            if first.lower() in ("-v", "-version")
+            else "vocos-onnx --help lists what there is"
+        )
+        if command is not None:
+            hint = f"options come after the command: vocos-onnx {command} {first}"
+        parser.error(f"unknown option {first} before the command; {hint}")
     args, extra = parser.parse_known_args(argv)
     if extra:
         args.parser.unexpected(extra, parser.commands)
@@ -261,8 +280,16 @@ def _name(text: str) -> str:
 
 def _integer(text: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no whole number of up to 18 digits")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number of up to 18 digits")
     return int(text)
+
+
+def _provider(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name, expected cpu, cuda, or another execution provider")
+    if text.lower() == "gpu":
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not an execution provider; did you mean cuda?")
+    return text.lower() if text.lower() in ("cpu", "cuda") else text
 
 
 def _kbps(text: str) -> float:
@@ -271,7 +298,7 @@ def _kbps(text: str) -> float:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no bandwidth in kbps, such as 1.5 or 6")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a bandwidth in kbps, such as 1.5 or 6")
     return value
 
 
@@ -281,7 +308,7 @@ def _format(text: str) -> str:
         audio_format(Path(tempfile.gettempdir()) / f"audio.{ending}")
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{shown(text)} is no kind of audio to write, such as wav, flac or ogg"
+            f"{shown(text)} is not a kind of audio to write, such as wav, flac or ogg"
         ) from None
     return ending
 
@@ -328,7 +355,9 @@ def _parser() -> _Parser:
         return made
 
     session = argparse.ArgumentParser(add_help=False)
-    session.add_argument("--provider", metavar="P", help="cpu, cuda, or another execution provider of onnxruntime")
+    session.add_argument(
+        "--provider", type=_provider, metavar="P", help="cpu, cuda, or another execution provider of onnxruntime"
+    )
     session.add_argument(
         "--threads", type=_integer, metavar="N", help="threads on the CPU (default: the CPUs that it may use)"
     )
@@ -367,7 +396,11 @@ def _parser() -> _Parser:
         "(default: that of all codebooks)",
     )
     decode.add_argument(
-        "--bandwidth-id", type=_integer, metavar="N", help="the same as the number that upstream Vocos takes, 0 to 3"
+        "--bandwidth-id",
+        type=_integer,
+        metavar="N",
+        help="decode all codebooks that there are, as tokens of bandwidth N of the model's list, from 0: the "
+        "bandwidth_id of upstream Vocos",
     )
     decode.add_argument("--layout", default="kbt", help="axes of 3-D tokens: kbt (codebooks, batch, frames) or bkt")
     decode.add_argument("--key", metavar="NAME", help="of the array in a file that holds several")
@@ -438,7 +471,9 @@ def _parser() -> _Parser:
         "info", _info, "info", "info model.onnx --json", "info model.onnx --provider cuda", help="print what a model is"
     )
     info.add_argument("model", nargs="?", metavar="MODEL", help="model or encoder (default: the bundled codec)")
-    info.add_argument("--provider", metavar="P", help="run it there, and list which operators are left on the CPU")
+    info.add_argument(
+        "--provider", type=_provider, metavar="P", help="run it there, and list which operators are left on the CPU"
+    )
     info.add_argument("--json", action="store_true", help="print one JSON object")
 
     demo = command(
@@ -722,12 +757,12 @@ def _jobs(
                     "Name a new folder as the output, or an empty one"
                 )
     else:
+        many = f"{len(inputs)} files need" if len(inputs) > 1 else "the output needs"
         if output.exists():
-            many = f"{len(inputs)} files need" if len(inputs) > 1 else "the output needs"
-            raise NotADirectoryError(f"{many} a folder to go to, and {output} is none")
+            raise NotADirectoryError(f"{many} a folder to go to, and {output} is not a folder")
         if named_like_a_file:
             raise ValueError(
-                f"{len(inputs)} files need a folder to go to, and {output} is named like a file: was the output "
+                f"{many} a folder to go to, and {output} is named like a file: was the output "
                 f"forgotten? A folder of that name is {output}/"
             )
         new = output
@@ -785,7 +820,8 @@ def _check_tokens(target: Path | None, format_: str | None) -> str | None:
 def _decode(args: argparse.Namespace) -> None:
     if args.bandwidth is not None and args.bandwidth_id is not None:
         raise ValueError(
-            f"--bandwidth ({args.bandwidth:g} kbps) and --bandwidth-id ({args.bandwidth_id}) mean the same; give one"
+            f"--bandwidth {args.bandwidth:g} decodes the first codebooks, those of {args.bandwidth:g} kbps, and "
+            f"--bandwidth-id {args.bandwidth_id} decodes all, as tokens of that bandwidth: give one of the two"
         )
     inputs = _expand(args.inputs, TOKENS, "token files")
     suffix = f".{args.format or 'wav'}"
@@ -851,30 +887,35 @@ def _one_clip(job: _Job, read: Tokens, args: argparse.Namespace, config: ModelCo
             items = f"vocos_onnx.load_tokens({json.dumps(str(job.source or 'FILE'))}"
             items += f", key={json.dumps(args.key)}).codes" if args.key else ").codes"
             items += ".swapaxes(0, 1)" if batch else ""
-            code = f"import numpy, vocos_onnx; [numpy.save(f\"item{{i}}.npy\", item) for i, item in enumerate({items})]"
+            code = f'import numpy, vocos_onnx; [numpy.save(f"item{{i}}.npy", item) for i, item in enumerate({items})]'
             hint = "; if its axes are (batch, codebooks, frames), pass --layout bkt" if batch else ""
             raise ValueError(
-                f"{job.source_name} holds a batch of {codes.shape[batch]}, and {job.target_name} can hold one clip{hint}; "
-                f"each item is saved to a file of its own with: python -c {shlex.quote(code)}"
+                f"{job.source_name} holds a batch of {codes.shape[batch]}, and {job.target_name} can hold one "
+                f"clip{hint}; each item is saved to a file of its own with: python -c {shlex.quote(code)}"
             )
         if codes.shape[batch]:
             codes = codes.squeeze(batch)
     encodec = config.encodec
     if is_tokens and codes.ndim == 2 and encodec is not None:
         counts, found = encodec.codebooks_per_bandwidth, len(codes)
+        fitting = [(kbps, n) for kbps, n in zip(encodec.bandwidths, counts, strict=True) if n <= found]
+        remedy = "leave --bandwidth out"
+        if fitting:
+            kbps, n = fitting[-1]
+            remedy = f"pass --bandwidth {kbps:g} to decode {'all' if n == found else f'the first {n}'} of them"
+        elif config.num_bandwidth_ids:
+            remedy = f"pass --bandwidth-id 0 to decode them as those of {encodec.bandwidths[0]:g} kbps"
         if most is not None:
             if found < most:
                 raise ValueError(
-                    f"{job.source_name} has {found} codebooks, and {args.bandwidth:g} kbps are {most}: leave "
-                    "--bandwidth out, or give a smaller one"
+                    f"{job.source_name} has {found} codebooks, and {args.bandwidth:g} kbps are {most}: {remedy}"
                 )
             return replace(read, codes=codes[:most])
         possible = 0 < found <= encodec.num_codebooks <= codes.shape[1]  # else the axes may be swapped
         if possible and args.bandwidth_id is None and config.num_bandwidth_ids and found not in counts:
             known = ", ".join(f"{k:g} kbps {n}" for k, n in zip(encodec.bandwidths, counts, strict=True))
             raise ValueError(
-                f"{job.source_name} has {found} codebooks, and no bandwidth has as many ({known}): pass --bandwidth "
-                "KBPS to decode the first ones of them, or --bandwidth-id N to decode all of them as those of it"
+                f"{job.source_name} has {found} codebooks, and no bandwidth has as many ({known}): {remedy}"
             )
     return replace(read, codes=codes)
 
@@ -1067,8 +1108,8 @@ class _Counted:
 def _warn_of_level(name: str, peak: float) -> None:
     decibels = math.ceil(20 * math.log10(peak))
     _tell(
-        f"warning: {name} peaks at {peak:.1f}, {decibels} dB above full scale: the copy will not have that level; lower "
-        f"it, e.g. ffmpeg -i in.wav -af volume=-{decibels}dB out.wav"
+        f"warning: {name} peaks at {peak:.1f}, {decibels} dB above full scale: the copy will not have that level; "
+        f"lower it, e.g. ffmpeg -i in.wav -af volume=-{decibels}dB out.wav"
     )
 
 
@@ -1159,8 +1200,8 @@ def _stream(args: argparse.Namespace) -> None:
                 out.flush()
     except BAD_INPUT as error:
         errors.append(error)
-    for error in errors:  # the first one made the end
-        raise error
+    if errors:  # the first one made the end
+        raise errors[0]
 
 
 def _before_errors(
@@ -1248,7 +1289,7 @@ def _check_raw(args: argparse.Namespace, head: bytes, rate: int, ended: bool) ->
         raise ValueError(f"{what}; raw audio goes through the codec with: {pcm}")
     ending, array = ("npz", f'["{args.kind}"]') if kind.name.startswith("a zip") else ("npy", "")
     file = _stdin_file() or f"FILE.{ending}"
-    code = f"sys.stdout.buffer.write(numpy.load({json.dumps(file)}){array}.T.astype(\"{form}\").tobytes())"
+    code = f'sys.stdout.buffer.write(numpy.load({json.dumps(file)}){array}.T.astype("{form}").tobytes())'
     again = f"vocos-onnx stream {args.kind}"
     again += "" if args.model is None else f" --model {shlex.quote(args.model)}"
     again += "" if args.bandwidth is None else f" --bandwidth {args.bandwidth:g}"

@@ -1155,6 +1155,8 @@ def test_a_vocoder_for_encode(recording, capsys):
 
 
 def test_demo_into_a_folder(files, capsys):
+    assert run("demo", "made/", "--threads", "0") == 2
+    assert not Path("made").exists()
     assert run("demo", "made/") == 0
     assert run("demo", "made", "--format", "flac") == 0
     assert sorted(path.name for path in Path("made").iterdir()) == ["demo.flac", "demo.wav"]

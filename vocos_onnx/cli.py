@@ -825,7 +825,7 @@ def _decode(args: argparse.Namespace) -> None:
         )
     inputs = _expand(args.inputs, TOKENS, "token files")
     suffix = f".{args.format or 'wav'}"
-    jobs, folder = _jobs(args, inputs, suffix, [args.model], _check_audio, _ends_in(TOKENS))
+    jobs, folder = _jobs(args, inputs, suffix, [args.model], _check_audio, _ends_in(ARRAYS))
     vocos = _open(args, args.model)
     chosen = _bandwidth(args, vocos.config)
     warned = False
@@ -1363,12 +1363,15 @@ def _text(value: Any) -> str:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    output = None if args.output == "-" else Path(args.output)
-    if output is not None and (output.is_dir() or args.output.endswith(("/", os.sep))):
-        if not output.is_dir():
-            check_target(output)
-            output.mkdir()
-        output /= f"demo.{args.format or 'wav'}"
+    output = Path(args.output)
+    if args.output != "-" and (output.is_dir() or args.output.endswith(("/", os.sep))):
+        with new_folder(output):
+            _write_demo(args, output / f"demo.{args.format or 'wav'}")
+    else:
+        _write_demo(args, None if args.output == "-" else output)
+
+
+def _write_demo(args: argparse.Namespace, output: Path | None) -> None:
     if output is None:
         _check_terminal(sys.stdout, "the output is not text")
     job = _Job(None, output, _check_audio(output, args.format))

@@ -1070,7 +1070,10 @@ def test_info_as_json(capsys):
         (["info", "tok/two.npz"], "tok/two.npz is a file of tokens or features (int64, 2 x 10), not a model"),
         (["info", "vocos-codec-24k"], "no bundled model of that name; did you mean vocos-codec-24khz?"),
         (["decode", "tokens.npy", "o.wav", "--model", ENCODER], "encoder.onnx is an encoder, audio to tokens"),
-        (["encode", "in.wav", "o.npz", "--encoder", MODEL], "encodec.onnx is a vocoder, not an encoder: pass it as"),
+        (
+            ["encode", "in.wav", "o.npz", "--encoder", MODEL],
+            "encodec.onnx is a vocoder, not an encoder: leave --encoder out",
+        ),
         (["encode", "in.wav", "o.npz", "--encoder", "in.wav"], "in.wav is a RIFF file, such as .wav, not an encoder"),
         (["resynth", "in.wav", "o.wav", "--model", MODEL], "needs its encoder: make it with vocos-onnx export-encodec"),
         (

@@ -83,7 +83,7 @@ def check_kind(head: bytes, name: str) -> None:
         wav = _quoted(name or "speech.ecdc", ".wav")
         raise ValueError(
             "it is a recording that the encodec program compressed (ECDC), which that alone unpacks: encodec "
-            f"{_quoted(name or 'speech.ecdc')} {wav}, and then vocos-onnx encode {wav} "
+            f"{_quoted(name or 'speech.ecdc', '.ecdc')} {wav}, and then vocos-onnx encode {wav} "
             f"{_quoted(name or 'speech.ecdc', '.npz')} makes tokens of it"
         )
     if head.startswith(_AUDIO_HEADS) or head[4:8] == b"ftyp" or _is_mpeg(head) or ending in _AUDIO.split():

@@ -1038,7 +1038,7 @@ def _is_recording(path: Path, rate: int) -> bool:
     if not path.is_file():
         return False
     try:
-        with soundfile.SoundFile(path) as file:
+        with path.open("rb") as data, soundfile.SoundFile(data) as file:  # soundfile opens no name that is not UTF-8
             comment, kind, subtype = file.comment, file.format, file.subtype
             if comment or (file.channels, file.samplerate) != (1, rate):
                 return not comment.startswith(MADE_BY)

@@ -10,6 +10,7 @@ import logging
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -326,7 +327,7 @@ def test_plot_without_matplotlib(recording, monkeypatch, capsys):
             ["encode", "speech.wav", "o.npz", "--bandwidth", "5"],
             "bandwidth is 5.0, expected one of 1.5, 3, 6, 12 (kbps)",
         ),
-        (["encode", "speech.wav", "o.npz", "--encoder", MODEL], "is a vocoder, not an encoder: pass it as --model"),
+        (["encode", "speech.wav", "o.npz", "--encoder", MODEL], "is a vocoder, not an encoder: leave --encoder out"),
         (["encode", "speech.wav", "o.npz", "--threads", "0"], "threads is 0, expected an integer of 1 or more"),
         (["encode", "folder", "o.npz"], "the folder folder holds no audio files"),
         (["encode", "tokens.npy", "o.npz"], "cannot read tokens.npy as audio"),
@@ -436,8 +437,67 @@ def test_stream_of_features_and_of_audio(pipe):
     assert sum(map(len, written)) == 2 * 8 * 320
 
 
-def test_nothing_to_stream(pipe):
-    assert pipe(b"", "tokens") == (0, [b""])
+@pytest.mark.parametrize("kind", ["tokens", "features", "audio"])
+def test_nothing_to_stream(pipe, capsys, kind):
+    code, written = pipe(b"", kind)
+    assert (code, b"".join(written)) == (2, b"")
+    assert f"standard input is empty or closed; expected raw {kind}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", [b"\1", b"\0\4\0\4" * 5])
+def test_a_stream_plays_what_is_good_before_it_says_what_is_not(pipe, capsys, end):
+    data = np.random.default_rng(0).integers(1024, size=(100, 2)).astype("<i2").tobytes()
+    options = ("--model", MODEL, "--bandwidth", "1.5")
+    code, expected = pipe(data, "tokens", *options)
+    assert code == 0
+    code, written = pipe(data + end, "tokens", *options, sizes=(1 << 20,))
+    assert (code, b"".join(written)) == (2, b"".join(expected))
+    error = capsys.readouterr().err
+    assert ("1 bytes of a frame" if len(end) == 1 else "frame 100 holds the token 1024, expected 0 to 1023") in error
+
+
+@pytest.mark.parametrize("end", [b"\1", np.full(9, np.inf, "<f4").tobytes()])
+def test_so_does_a_stream_of_audio_or_features(pipe, capsys, end):
+    for kind, count in (("audio", 4000), ("features", 800)):
+        data = np.random.default_rng(0).normal(-1, 1, count).astype("<f4").tobytes()
+        options = (kind, "--model", DATA / "mel.onnx", "--format", "f32le")
+        code, expected = pipe(data, *options)
+        assert code == 0
+        code, written = pipe(data + end, *options, sizes=(1 << 20,))
+        assert code == 2
+        found, whole = (np.frombuffer(b"".join(blocks), "<f4") for blocks in (written, expected))
+        np.testing.assert_allclose(found, whole, rtol=0, atol=1e-4)
+        assert capsys.readouterr().err.count("error") == 1
+
+
+@pytest.mark.parametrize("option", [["--rate", "8000"], ["--chunk", "9"], ["--encoder", ENCODER]])
+@pytest.mark.parametrize("kind", ["tokens", "features"])
+def test_options_of_stream_audio_alone(pipe, capsys, kind, option):
+    assert pipe(bytes(100), kind, *option)[0] == 2
+    assert f"{option[0]} is for stream audio" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wide", ["<i4", "<i8"])
+def test_wide_integers_are_no_tokens(pipe, capsys, wide):
+    tokens = np.random.default_rng(0).integers(1024, size=(100, 2))
+    code, written = pipe(tokens.astype(wide).tobytes(), "tokens", "--model", MODEL, "--bandwidth", "1.5")
+    assert (code, b"".join(written)) == (2, b"")
+    assert "tokens.T.astype(numpy.int16).tobytes()" in capsys.readouterr().err
+    for right in (tokens, tokens * 0):
+        assert pipe(right.astype("<i2").tobytes(), "tokens", "--model", MODEL, "--bandwidth", "1.5")[0] == 0
+
+
+def test_audio_above_full_scale_is_one_line(recording, pipe, capsys):
+    loud = (100 * recording / np.abs(recording).max() / 10).astype(np.float32)
+    soundfile.write("loud.wav", loud, 24000, subtype="FLOAT")
+    line = "peaks at 10.0, 20 dB above full scale: the copy will not have that level; lower it, e.g. ffmpeg -i in.wav"
+    assert run("resynth", "speech.wav", "p.wav", *PAIR) == 0
+    assert capsys.readouterr().err == ""
+    for args in (["encode", "loud.wav", "o.npz"], ["resynth", "loud.wav", "o.wav", *PAIR]):
+        assert run(*args) == 0
+        assert capsys.readouterr().err.startswith(f"vocos-onnx: warning: loud.wav {line}")
+    assert pipe(loud.tobytes(), "audio", "--model", DATA / "mel.onnx", "--format", "f32le")[0] == 0
+    assert capsys.readouterr().err.startswith("vocos-onnx: warning: standard input peaks at ")
 
 
 @pytest.mark.parametrize(
@@ -606,19 +666,26 @@ def test_no_command_takes_abbreviations(capsys, command):
             ["encode", "a", "--bandwidth", "3", "b", "c"],
             "unexpected c; this command takes IN OUT: name all files in one",
         ),
-        (["encode", "a", "b", "--threads", "abc"], "argument --threads: 'abc' is no whole number"),
-        (["encode", "a", "b", "--threads", "9" * 30], "is no whole number of up to 18 digits"),
-        (["encode", "a", "b", "--bandwidth", "nan"], "'nan' is no bandwidth in kbps, such as 1.5 or 6"),
-        (["encode", "a", "b", "--bandwidth", "-1"], "'-1' is no bandwidth in kbps"),
-        (["resynth", "a", "b", "--bandwidth", "1e999"], "'1e999' is no bandwidth in kbps"),
+        (["encode", "a", "b", "--threads", "abc"], "argument --threads: 'abc' is not a whole number"),
+        (["encode", "a", "b", "--threads", "9" * 30], "is not a whole number of up to 18 digits"),
+        (["encode", "a", "b", "--bandwidth", "nan"], "'nan' is not a bandwidth in kbps, such as 1.5 or 6"),
+        (["encode", "a", "b", "--bandwidth", "-1"], "'-1' is not a bandwidth in kbps"),
+        (["resynth", "a", "b", "--bandwidth", "1e999"], "'1e999' is not a bandwidth in kbps"),
         (
             ["stream", "audio", "--format", "s16"],
-            "argument --format: 's16' is none of s16le, f32le; did you mean s16le?",
+            "argument --format: 's16' is not one of s16le, f32le; did you mean s16le?",
         ),
-        (["decode", "a", "b", "--format", "exe"], "argument --format: 'exe' is no kind of audio to write"),
-        (["decode", "a", "b", "--format", "raw"], "argument --format: 'raw' is no kind of audio to write"),
+        (["--force", "decode", "a", "b"], "options come after the command: vocos-onnx decode --force"),
+        (["-v"], "unknown option -v before the command; did you mean --version?"),
+        (["stream", "audio", "a.raw", "b.raw"], "stream reads standard input: pass it as < a.raw"),
+        (["encode", "-dash.wav", "o.npz"], "'-dash.wav' begins as an option does: a file of that name is ./-dash.wav"),
+        (["report", "--inputs", "a.wav", "page.html"], "name it before --inputs, which takes all names that follow it"),
+        (["decode", "a", "b", "--provider", "GPU"], "did you mean cuda?"),
+        (["info", "--provider", ""], "an empty name, expected cpu, cuda"),
+        (["decode", "a", "b", "--format", "exe"], "argument --format: 'exe' is not a kind of audio to write"),
+        (["decode", "a", "b", "--format", "raw"], "argument --format: 'raw' is not a kind of audio to write"),
         (["decode", "a\x1b[31m\x9b\u202e", "b", "--x\x1b\n"], "unknown option --x\\x1b\\n"),
-        (["\x1b[2J"], "'\\x1b[2J' is none of decode"),
+        (["\x1b[2J"], "'\\x1b[2J' is not one of decode"),
     ],
 )
 def test_options_that_are_refused(capsys, args, message):
@@ -646,7 +713,7 @@ def test_a_bandwidth_decodes_the_first_codebooks(files, capsys):
     for args, message in (
         (["one.npy", "--bandwidth", "1.5", "--model", MODEL], "one.npy has 1 codebooks, and 1.5 kbps are 2"),
         (["one.npy", "--bandwidth", "5", "--model", MODEL], "bandwidth is 5.0, expected one of 0.75, 1.5"),
-        (["one.npy", "--bandwidth", "1.5", "--bandwidth-id", "1", "--model", MODEL], "mean the same; give one"),
+        (["one.npy", "--bandwidth", "1.5", "--bandwidth-id", "1", "--model", MODEL], "give one of the two"),
         (
             ["mel.npy", "--bandwidth", "6", "--model", DATA / "mel.onnx"],
             "--bandwidth is given, but this is a mel model",
@@ -690,7 +757,7 @@ def test_folders_as_inputs_and_new_ones_as_outputs(folder, capsys):
         (["decode", "tok", "text", "o.wav"], "4 files need a folder to go to, and o.wav is named like a file"),
         (
             ["decode", "rec", "o/"],
-            "the folder rec holds no token files (files that end in .npz, .npy); it holds a.flac",
+            "the folder rec holds no token files (files that end in .npz, .npy, .json, .safetensors); it holds a.flac",
         ),
         (["encode", "rec/deeper", "o/"], "the folder rec/deeper holds no audio files"),
         (
@@ -700,7 +767,7 @@ def test_folders_as_inputs_and_new_ones_as_outputs(folder, capsys):
         (["decode", "tok/one.npy", "o.wav", "--format", "flac"], "'o.wav' ends in .wav, and --format is flac"),
         (["decode", "tok/one.npy", "o.raw"], "'o.raw' does not end in a known kind of audio file"),
         (["resynth", "in.wav", "o.raw"], "'o.raw' does not end in a known kind of audio file"),
-        (["decode", "tok", "in.wav"], "2 files need a folder to go to, and in.wav is none"),
+        (["decode", "tok", "in.wav"], "2 files need a folder to go to, and in.wav is not a folder"),
         (["decode", "tok", "-"], "standard output (-) can hold one output, and 2 are to come"),
         (["decode", "-", "-", "o/"], "standard input (-) is given twice"),
         (["resynth", "missing.wav", "text", "o/p/q"], "2 of 2 files failed"),
@@ -879,7 +946,7 @@ def test_numbers_that_are_none_on_a_stream(pipe, capsys):
     mel = DATA / "mel.onnx"
     nan = np.full((100, 8), np.nan, "<f4").tobytes()
     assert pipe(nan, "features", "--model", mel)[0] == 2
-    assert "NaN or infinite" in capsys.readouterr().err
+    assert "frame 0 holds NaN or infinite values" in capsys.readouterr().err
     assert pipe(nan, "audio", "--model", mel, "--format", "f32le")[0] == 2
     assert "audio holds NaN or infinity, first at sample 0" in capsys.readouterr().err
     assert pipe(b"", "audio", "--chunk", str(10**12))[0] == 2
@@ -1004,7 +1071,10 @@ def test_info_as_json(capsys):
         (["info", "tok/two.npz"], "tok/two.npz is a file of tokens or features (int64, 2 x 10), not a model"),
         (["info", "vocos-codec-24k"], "no bundled model of that name; did you mean vocos-codec-24khz?"),
         (["decode", "tokens.npy", "o.wav", "--model", ENCODER], "encoder.onnx is an encoder, audio to tokens"),
-        (["encode", "in.wav", "o.npz", "--encoder", MODEL], "encodec.onnx is a vocoder, not an encoder: pass it as"),
+        (
+            ["encode", "in.wav", "o.npz", "--encoder", MODEL],
+            "encodec.onnx is a vocoder, not an encoder: leave --encoder out",
+        ),
         (["encode", "in.wav", "o.npz", "--encoder", "in.wav"], "in.wav is a RIFF file, such as .wav, not an encoder"),
         (["resynth", "in.wav", "o.wav", "--model", MODEL], "needs its encoder: make it with vocos-onnx export-encodec"),
         (
@@ -1028,3 +1098,112 @@ def test_a_new_folder_goes_with_a_signal(folder):
     process.communicate(timeout=60)
     assert process.returncode == 143
     assert not Path("new").exists()
+
+
+def test_advice_names_the_whole_file(files, capsys):
+    Path("a b").mkdir()
+    soundfile.write("a b/w.wav", NOISE, 24_000)
+    shutil.copy("a b/w.wav", "wav_as.npz")
+    shutil.copy("a b/w.wav", "a b/-w.npy")
+    for name, output in (("a b/w.wav", "a b/w.npz"), ("wav_as.npz", "wav_as_tokens.npz"), ("a b/-w.npy", "a b/-w.npz")):
+        assert run("decode", name, "o.wav") == 2
+        line = re.search("vocos-onnx (encode .*) makes tokens", capsys.readouterr().err)[1]
+        assert run(*shlex.split(line)) == 0
+        assert Path(output).is_file()
+        Path(output).unlink()
+    np.save("a b/frames.npy", np.tile(TOKENS, 10).T)
+    assert run("decode", "a b/frames.npy", "o.wav") == 2
+    exec(re.search(r"numpy.save.*T\)", capsys.readouterr().err)[0], {"numpy": np})
+    assert run("decode", "a b/frames_transposed.npy", "o.wav", "--model", MODEL) == 0
+
+
+def test_advice_for_standard_input(files):
+    raw = np.random.default_rng(0).integers(-3000, 3000, 24_000).astype("<i2").tobytes()
+    said = refused(program("resynth", "-", "o.wav", input=raw))
+    assert "ffmpeg -f s16le -ar 24000 -ac 1 -i - -f wav - | vocos-onnx resynth - o.wav" in said
+    said = refused(program("encode", "-", "-", input=raw))
+    assert "ffmpeg -f s16le -ar 24000 -ac 1 -i - -f wav - | vocos-onnx encode - -" in said
+    assert "numpy.loadtxt(sys.stdin, " in refused(program("decode", "-", "o.wav", input=b"1 2 3\n" * 40))
+
+
+def test_the_line_that_streams_a_file_works(files):
+    np.savez("a b.npz", tokens=TOKENS)
+    np.save("a b.npy", TOKENS)
+    options = ["--model", MODEL, "--bandwidth", "1.5"]
+    line = shlex.join([*PROGRAM, "stream", "tokens", *options])
+    expected = program("stream", "tokens", *options, input=TOKENS.T.astype("<i2").tobytes()).stdout
+    for name in ("a b.npz", "a b.npy"):
+        done = subprocess.run(["bash", "-c", f"{line} < '{name}'"], capture_output=True, text=True)
+        shown = re.search("python (-c .*) [|] vocos-onnx (.*)", done.stderr)
+        command = f"{sys.executable} {shown[1]} | {shlex.join(PROGRAM)} {shown[2]}"
+        assert subprocess.run(["bash", "-c", command], capture_output=True).stdout == expected
+
+
+@pytest.mark.parametrize("layout", ["kbt", "bkt"])
+def test_the_line_that_takes_a_batch_apart_works(files, capsys, layout):
+    np.save("b.npy", np.stack([TOKENS, TOKENS[::-1]], 1 if layout == "kbt" else 0))
+    assert run("decode", "b.npy", "o.wav", "--model", MODEL, "--layout", layout) == 2
+    error = capsys.readouterr().err
+    assert ("pass --layout bkt" in error) == (layout == "kbt")
+    line = re.search("python (-c .*)", error)[1]
+    assert subprocess.run(["bash", "-c", f"{sys.executable} {line}"]).returncode == 0
+    assert np.array_equal(np.load("item1.npy"), TOKENS[::-1])
+    assert run("decode", "item0.npy", "o.wav", "--model", MODEL) == 0
+
+
+def test_a_vocoder_for_encode(recording, capsys):
+    assert run("encode", "speech.wav", "o.npz", "--encoder", "vocos-codec-24khz") == 2
+    error = capsys.readouterr().err
+    assert "is a vocoder, not an encoder: leave --encoder out for the bundled one" in error
+    assert "--model" not in error
+
+
+def test_demo_into_a_folder(files, capsys):
+    assert run("demo", "made/", "--threads", "0") == 2
+    assert not Path("made").exists()
+    assert run("demo", "made/") == 0
+    assert run("demo", "made", "--format", "flac") == 0
+    assert sorted(path.name for path in Path("made").iterdir()) == ["demo.flac", "demo.wav"]
+    assert run("demo", "made") == 2
+    assert "made/demo.wav exists" in capsys.readouterr().err
+
+
+def test_every_kind_of_token_file_of_a_folder(files, capsys):
+    Path("mixed").mkdir()
+    Path("mixed/a.json").write_text(json.dumps(TOKENS.tolist()))
+    Path("mixed/config.json").write_text(json.dumps({"name": "value"}))
+    np.save("mixed/b.npy", TOKENS)
+    assert run("decode", "mixed", "out", "--model", MODEL) == 2
+    captured = capsys.readouterr()
+    assert captured.out.count("wrote ") == 2
+    assert "mixed/config.json" in captured.err
+    assert Path("out/a.wav").read_bytes() == Path("out/b.wav").read_bytes()
+
+
+def test_an_ending_in_capitals(recording):
+    assert run("encode", "speech.wav", "O.NPZ") == 0
+    assert run("decode", "O.NPZ", "o.WAV") == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--bandwidth", "6"]])
+def test_the_remedy_for_another_number_of_codebooks_works(files, capsys, options):
+    for count in (1, 2, 5, 15):
+        np.save("k.npy", np.tile(TOKENS, (8, 1))[:count])
+        command = ["decode", "k.npy", "o.wav", "-y"]
+        if run(*command, *options) == 0:
+            continue
+        error = capsys.readouterr().err
+        shown = re.search(r"pass (--bandwidth(?:-id)?) ([0-9.]+) to decode", error)
+        assert shown or "leave --bandwidth out" in error
+        assert run(*command, *(shown.groups() if shown else ())) == 0
+
+
+def test_errors_speak_of_options(files, capsys):
+    Path("o.wav").touch()
+    for options in ([], ["--threads", "0", "-y"], ["--bandwidth", "1.5", "--bandwidth-id", "1"]):
+        assert run("decode", "tokens.npy", "o.wav", "--model", MODEL, *options) == 2
+    error = capsys.readouterr().err
+    assert "True" not in error
+    assert "None" not in error
+    assert "--bandwidth 1.5 decodes the first codebooks, those of 1.5 kbps, and --bandwidth-id 1 decodes all" in error
+    assert run("decode", "tokens.npy", "o.wav", "--model", MODEL, "-y", "--provider", "CPU") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import signal
 import stat
@@ -80,16 +81,67 @@ def test_a_forgotten_output_is_not_taken_for_one(folder, capsys, force):
     before = digest("take2.wav")
     assert run("resynth", "take1.wav", "take2.wav", *PAIR, *force) == 2
     error = capsys.readouterr().err
-    assert ("with the output forgotten" if force else "take2.wav exists, and is only replaced if") in error
+    assert "take2.wav is a recording that was not made by vocos-onnx" in error
+    assert "force" not in error
     assert digest("take2.wav") == before
     assert sorted(p.name for p in folder.iterdir()) == ["take1.wav", "take2.wav", "tokens.npy"]
 
 
-@pytest.mark.parametrize("name", ["copy.wav", "copy.flac", "copy.ogg", "copy.mp3", "copy.aiff"])
-def test_a_copy_is_replaced_when_asked_for(folder, name):
+@pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.parametrize(
+    ("args", "output"),
+    [
+        (["resynth", "day1", "day2", *PAIR], "day2"),
+        (["resynth", "day1", "day3", "day2", *PAIR], "day2"),
+        (["resynth", "day1/001.wav", "day1/002.wav", "day2", *PAIR], "day2/001.wav"),
+        (["encode", "day1", "day2", "--encoder", ENCODER, "--bandwidth", "1.5"], "day2"),
+        (["decode", "tokens1", "tokens2", "--model", MODEL], "tokens2"),
+    ],
+)
+def test_a_folder_is_not_taken_for_an_output_either(folder, capsys, args, output, force):
+    for day in ("day1", "day2", "day3"):
+        Path(day).mkdir()
+        shutil.copy("take1.wav", f"{day}/001.wav")
+    shutil.move("take1.wav", "day1/002.wav")
+    for name in ("tokens1", "tokens2"):
+        Path(name).mkdir()
+        shutil.copy("tokens.npy", name)
+    before = {path: digest(path) for path in folder.rglob("*.*")}
+    assert run(*args, *force) == 2
+    error = capsys.readouterr().err
+    assert output in error
+    assert "it looks like one more input, with the output forgotten" in error
+    assert "force" not in error
+    assert {path: digest(path) for path in folder.rglob("*.*")} == before
+
+
+def test_folders_that_were_made_here_or_are_the_input_are_outputs(folder):
+    Path("day1").mkdir()
+    shutil.move("take1.wav", "day1/001.wav")
+    for _ in range(2):
+        assert run("encode", "day1", "day1", "--encoder", ENCODER, "--bandwidth", "1.5", "-y") == 0
+        assert run("resynth", "day1", "copies", *PAIR, "-y") == 0
+        assert run("decode", "day1", "decoded", "--model", MODEL, "-y") == 0
+    assert names("day1") == ["001.npz", "001.wav"]
+
+
+@pytest.mark.parametrize("name", ["x.wav", "x.w64", "x.au"])
+def test_audio_of_another_rate_or_of_two_channels_was_not_made_here(folder, capsys, name):
+    for shape, rate in (((6_000,), 16_000), ((6_000, 2), 24_000)):
+        soundfile.write(name, np.zeros(shape), rate)
+        assert run("resynth", "take1.wav", name, *PAIR, "--force") == 2
+        assert "was not made by vocos-onnx" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"copy.{e}" for e in ("wav", "flac", "ogg", "mp3", "aiff", "opus", "caf", "au", "snd", "w64", "voc", "nist")],
+)
+def test_a_copy_is_replaced_when_asked_for(folder, capsys, name):
     assert run("resynth", "take1.wav", name, *PAIR) == 0
     before = digest(name)
     assert run("resynth", "take2.wav", name, *PAIR) == 2
+    assert "exists, and is only replaced if" in capsys.readouterr().err
     assert digest(name) == before
     assert run("resynth", "take2.wav", name, *PAIR, "-y") == 0
     assert digest(name) != before
@@ -299,6 +351,16 @@ def test_a_mounted_file_is_written_in_place(folder, write, caplog):
     assert not [p for p in folder.iterdir() if p.name.startswith(".vocos")]
 
 
+@pytest.mark.parametrize("output", ["x.wav", "x.npz", "x.flac"])
+def test_a_file_without_room_is_named(folder, output):
+    command = ["resynth", "take1.wav", output, *PAIR] if output[2:] != "npz" else ["encode", "take2.wav", output]
+    line = shlex.join([*PROGRAM, *command])
+    done = subprocess.run(["bash", "-c", f"ulimit -f 1; {line}"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"vocos-onnx: error: {output}: File too large\n"
+    assert names(folder) == ["take1.wav", "take2.wav", "tokens.npy"]
+
+
 def test_a_full_disk_leaves_what_is_there(folder):
     """Renamed or written in place: the old file stays, and nothing else."""
     Path("disk").mkdir()
@@ -450,7 +512,8 @@ def test_a_stream_to_nowhere_is_an_error(folder):
     assert b"Traceback" not in done.stderr
     assert b"Bad file descriptor" in done.stderr
     done = subprocess.run(stream, preexec_fn=closed(0), capture_output=True)
-    assert (done.returncode, done.stdout) == (0, b"")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"standard input is empty or closed" in done.stderr
 
 
 def test_a_name_that_the_terminal_cannot_show_stops_nothing(folder):

@@ -675,6 +675,46 @@ def test_damaged_safetensors(tmp_path, changes, message):
         load_tokens(tmp_path / "t.safetensors")
 
 
+@pytest.mark.parametrize("more", ["itself", "a byte", "70 kB", "zeros"])
+@pytest.mark.parametrize("kind", [".npy", ".npz", ".json", ".safetensors"])
+def test_joined_files_are_refused(tmp_path, kind, more):
+    path = save(tmp_path / f"t{kind}", {"tokens": CODES})
+    data = path.read_bytes()
+    extra = {"itself": data, "a byte": b"x", "70 kB": b"\x81" * 70_000, "zeros": b"\0" * 100}[more]
+    for joined in (data + extra, *([extra + data] if more == "itself" or kind == ".npz" else [])):
+        path.write_bytes(joined)
+        for given in (path, io.BytesIO(joined)):
+            with pytest.raises(ValueError, match="cannot read") as error:
+                load_tokens(given)
+            if kind != ".json" and more == "itself":
+                assert f"it has {len(data)} bytes " in str(error.value)
+                assert "joined together" in str(error.value)
+
+
+def test_archives_that_end_as_they_may(tmp_path):
+    """With a comment, several arrays, none compressed, nothing but a directory, written to what cannot seek."""
+    path = tmp_path / "t.npz"
+    np.savez(path, tokens=CODES, samples=600)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"made by hand " * 1000
+    assert np.array_equal(read_token_file(path).codes, CODES)
+
+    class Pipe(io.RawIOBase):
+        written = b""
+
+        def writable(self):
+            return True
+
+        def write(self, data):
+            self.written += bytes(data)
+            return len(data)
+
+    for write in (np.savez, np.savez_compressed):
+        pipe = Pipe()
+        write(pipe, tokens=CODES, other=CODES[:, :0])
+        assert np.array_equal(read_token_file(io.BytesIO(pipe.written)).codes, CODES)
+
+
 def test_safetensors_with_a_header_that_is_not_there(tmp_path):
     data = safetensors({"codes": CODES})
     for length in (1 << 31, len(data), 5):

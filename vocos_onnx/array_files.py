@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import PurePath
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -19,6 +22,7 @@ HEAD = 1 << 12  # bytes that tell what a file is
 _FREE, _RATIO = 64 << 20, 200  # bytes that an array may unpack to, and beyond that how many times its size in the file
 _MAX_JSON = 16 << 20  # bytes of text: an hour and a half of tokens; Python takes 30 times that at the worst
 _MAX_AXES = 4
+_END = 22  # bytes of the end of a zip archive's directory, without a comment
 _ARRAYS = "a token file is .npy, .npz, .json or .safetensors"
 _NO_OBJECTS = (
     "holds Python objects, which are never loaded since that can run programs; in the program that wrote it, save the "
@@ -67,7 +71,7 @@ def entries(file: IO[bytes], name: str) -> Entry | dict[str, Entry]:
 
 def check_kind(head: bytes, name: str) -> None:
     """Raises ValueError unless a file that begins so may hold arrays; the message says what it is instead."""
-    ending = name.rpartition(".")[2].lower()
+    ending = PurePath(name).suffix[1:].lower()
     start = head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1]  # behind a byte order mark, of UTF-16 too
     if not head:
         raise ValueError("it is empty")
@@ -76,15 +80,16 @@ def check_kind(head: bytes, name: str) -> None:
     if start in (b"[", b"{"):
         return
     if head.startswith(b"ECDC") or ending == "ecdc":
-        name = _quoted(name, "speech.ecdc")
+        wav = _quoted(name or "speech.ecdc", ".wav")
         raise ValueError(
-            "it is a recording that the encodec program compressed (ECDC), which that alone unpacks: "
-            f"encodec {name}.ecdc {name}.wav, and then vocos-onnx encode {name}.wav {name}.npz makes tokens of it"
+            "it is a recording that the encodec program compressed (ECDC), which that alone unpacks: encodec "
+            f"{_quoted(name or 'speech.ecdc', '.ecdc')} {wav}, and then vocos-onnx encode {wav} "
+            f"{_quoted(name or 'speech.ecdc', '.npz')} makes tokens of it"
         )
     if head.startswith(_AUDIO_HEADS) or head[4:8] == b"ftyp" or _is_mpeg(head) or ending in _AUDIO.split():
-        name = _quoted(name, "speech.wav", whole=True)
-        stem = name.rpartition(".")[0] or name
-        raise ValueError(f"it is audio, not tokens: vocos-onnx encode {name} {stem}.npz makes tokens of it")
+        name = name or "speech.wav"
+        output = _quoted(name, "_tokens.npz" if ending == "npz" else ".npz")
+        raise ValueError(f"it is audio, not tokens: vocos-onnx encode {_quoted(name)} {output} makes tokens of it")
     if head[:1] == b"\x80" and head[1:2] <= b"\x05" and ending not in _TORCH and b"\xfc\x9cF\xf9" not in head[:16]:
         raise ValueError(f"it is a pickle, and {_NO_OBJECTS}")
     if head[:1] == b"\x80" or ending in _TORCH:
@@ -108,7 +113,7 @@ def check_kind(head: bytes, name: str) -> None:
 
 def quoted(name: str) -> str:
     """A file's name in a line of Python that a message shows."""
-    return json.dumps(name) if name.isprintable() and len(name) < 100 else '"FILE"'
+    return json.dumps(name) if name.isprintable() and len(name) < 400 else '"FILE"'
 
 
 def _refuse_torch(name: str) -> NoReturn:
@@ -133,11 +138,13 @@ def _refuse_text(head: bytes, name: str) -> NoReturn:
     )
 
 
-def _quoted(name: str, otherwise: str, whole: bool = False) -> str:
-    """The name without its ending, where it can stand in a command as it is."""
-    if not name or not all(c.isalnum() or c in "._-" for c in name) or len(name) > 100 or name.startswith("-"):
-        name = otherwise
-    return name if whole else name.rpartition(".")[0] or name
+def _quoted(name: str, ending: str | None = None) -> str:
+    """The file's name, with another ending where that is given, as it can stand in a command."""
+    if not name.isprintable() or len(name) > 400:
+        name = "FILE"
+    if ending is not None:
+        name = f"{PurePath(name).with_suffix('')}{ending}"
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 def _is_safetensors(head: bytes) -> bool:
@@ -153,6 +160,14 @@ def _is_mpeg(head: bytes) -> bool:
 def _is_text(head: bytes) -> bool:
     text = head.decode(errors="ignore")
     return len(text.encode()) > len(head) - 4 and all(c.isprintable() or c in "\t\r\n\f" for c in text)
+
+
+def _check_end(extra: int, where: str = "after its end") -> None:
+    """Raises ValueError where there is more in a file than it says: what is joined to it would be lost."""
+    if extra > 0:
+        raise ValueError(
+            f"it has {extra} bytes {where}: were several files joined together? Give each of them as a file of its own"
+        )
 
 
 def _at(file: IO[bytes], place: int) -> IO[bytes]:
@@ -190,6 +205,7 @@ def _numpy(opened: Callable[[], IO[bytes]], size: int) -> Entry:
         promised, there = math.prod(shape) * dtype.itemsize, size - start
         if promised > there:
             raise ValueError(f"promises {promised} bytes and has {there}: it is truncated, copy or make it again")
+        _check_end(there - promised)
         array: npt.NDArray[Any] = np.lib.format.read_array(opened(), allow_pickle=False)
         return array
 
@@ -202,6 +218,11 @@ def _archive(file: IO[bytes], name: str) -> dict[str, Entry]:
     except zipfile.BadZipFile:
         raise ValueError("its directory is missing: it is truncated or damaged, copy or make it again") from None
     members = archive.infolist()
+    file.seek(0, 2)
+    tail = _at(file, max(0, file.tell() - _END - (1 << 16))).read()
+    end = tail.rfind(b"PK\5\6")  # of the directory; what follows is a comment
+    _check_end(len(tail) - end - _END - int.from_bytes(tail[end + 20 : end + _END], "little"))
+    _check_end(min((member.header_offset for member in members), default=0), "before its start")
     if any(member.filename.rpartition("/")[2] == "data.pkl" for member in members):
         _refuse_torch(name)
 
@@ -232,6 +253,7 @@ def _safetensors(file: IO[bytes], size: int) -> dict[str, Entry]:
     if not isinstance(described, dict):
         raise ValueError("its header is no JSON object")
     start = 8 + length
+    tensors = {name: given for name, given in described.items() if name != "__metadata__"}
 
     def entry(name: str, given: Any) -> Entry:
         def header() -> tuple[tuple[int, ...], str]:
@@ -252,6 +274,8 @@ def _safetensors(file: IO[bytes], size: int) -> dict[str, Entry]:
                     f"of shape {shown(shape)} and dtype {name_of} lies from {shown(first)} to {shown(last)} of "
                     f"{size - start} bytes: the file is damaged, copy or make it again"
                 )
+            with suppress(TypeError, LookupError):  # tensors that are damaged are named where they are read
+                _check_end(size - start - max(given["data_offsets"][1] for given in tensors.values()))
             array = np.frombuffer(_at(file, start + first).read(last - first), kind)
             if name_of == "BF16":  # the upper half of a float32
                 array = (array.astype("<u4") << 16).view("<f4")
@@ -259,7 +283,7 @@ def _safetensors(file: IO[bytes], size: int) -> dict[str, Entry]:
 
         return Entry(size, header, read)
 
-    return {name: entry(name, given) for name, given in described.items() if name != "__metadata__"}
+    return {name: entry(name, given) for name, given in tensors.items()}
 
 
 def _json(text: bytes) -> Entry | dict[str, Entry]:

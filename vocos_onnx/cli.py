@@ -49,6 +49,7 @@ PCM = {"s16le": "<i2", "f32le": "<f4"}
 ENCODEC = "encodec_24khz"
 MADE_BY = "vocos-onnx"  # a comment in the audio files that are made here: they may be replaced, recordings may not
 BAD_INPUT = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)
+LOUD = 2.0  # peak, of full scale 1, from which on the codec does not keep the level
 MAX_CHUNK = 100_000  # frames, for which a stream waits: 22 minutes of the bundled codec
 STDIN, STDOUT = "standard input", "standard output"
 # What of a folder is taken; what has another ending can be named on its own.
@@ -56,7 +57,8 @@ AUDIO = (
     ".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
     ".rf64", ".voc", ".sph", ".wv", ".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka",
 )  # fmt: skip
-TOKENS = (".npz", ".npy")
+ARRAYS = (".npz", ".npy")
+TOKENS = (*ARRAYS, ".json", ".safetensors")
 CHECKPOINTS = (".bin", ".ckpt", ".pt", ".pth", ".th", ".safetensors")
 Progress = Callable[[int, int], None]
 
@@ -109,9 +111,16 @@ def _tell(text: str) -> None:
         _print(sys.stderr, f"vocos-onnx: {text}")
 
 
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:  # without Python's [Errno 28]
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def _complain(error: Exception) -> None:
-    text = re.sub(r"\s*[\r\n]\s*", " ", str(error).strip())
+    text = re.sub(r"\s*[\r\n]\s*", " ", _message(error).strip())
     text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout)=(?=(['\w]?))", _option, text)
+    text = re.sub(r", or overwrite=True|, or None for all that this process may use", "", text)
     text = re.sub(r"\bVocosONNX\('([\w.-]+)'\)", r"--model \1", text)
     _tell(f"error: {text}")
 
@@ -186,6 +195,8 @@ class _Parser(argparse.ArgumentParser):
     def unexpected(self, extra: list[str], commands: Mapping[str, _Parser]) -> NoReturn:
         """Ends the process, because of arguments that are left over."""
         option = next((text for text in extra if text.startswith("-") and text != "-"), None)
+        if option is None and self.prog.endswith(" stream"):
+            self.error(f"unexpected {' '.join(extra)}; stream reads {STDIN}: pass it as < {shlex.quote(extra[0])}")
         if option is None:
             self.error(
                 f"unexpected {' '.join(extra)}; this command takes {self._positionals_named()}: name all files in one "
@@ -210,9 +221,11 @@ class _Parser(argparse.ArgumentParser):
             known = [str(choice) for choice in action.choices]
             close = difflib.get_close_matches(str(value), known, 1, 0.5)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise argparse.ArgumentError(action, f"{shown(value)} is none of {', '.join(known)}{hint}")
+            raise argparse.ArgumentError(action, f"{shown(value)} is not one of {', '.join(known)}{hint}")
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("OUT.html"):
+            message += ": name it before --inputs, which takes all names that follow it"
         self.print_usage(sys.stderr)
         self.exit(2, f"{self.prog}: error: {printable(message)}\n")
 
@@ -232,6 +245,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
     if not argv:
         parser.print_help(sys.stdout)
         return None
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    for text in options:
+        if text[:1] == "-" and "=" not in text and Path(text).suffix.lower() in (*AUDIO, *TOKENS):
+            parser.error(f"{shown(text)} begins as an option does: a file of that name is ./{text}")
+    first, command = argv[0], next((text for text in argv if text in parser.commands), None)
+    if first[:1] == "-" and first not in parser._option_string_actions:
+        hint = (
+            "did you mean --version?"
+            if first.lower() in ("-v", "-version")
+            else "vocos-onnx --help lists what there is"
+        )
+        if command is not None:
+            hint = f"options come after the command: vocos-onnx {command} {first}"
+        parser.error(f"unknown option {first} before the command; {hint}")
     args, extra = parser.parse_known_args(argv)
     if extra:
         args.parser.unexpected(extra, parser.commands)
@@ -253,8 +280,16 @@ def _name(text: str) -> str:
 
 def _integer(text: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no whole number of up to 18 digits")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number of up to 18 digits")
     return int(text)
+
+
+def _provider(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name, expected cpu, cuda, or another execution provider")
+    if text.lower() == "gpu":
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not an execution provider; did you mean cuda?")
+    return text.lower() if text.lower() in ("cpu", "cuda") else text
 
 
 def _kbps(text: str) -> float:
@@ -263,7 +298,7 @@ def _kbps(text: str) -> float:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no bandwidth in kbps, such as 1.5 or 6")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a bandwidth in kbps, such as 1.5 or 6")
     return value
 
 
@@ -273,7 +308,7 @@ def _format(text: str) -> str:
         audio_format(Path(tempfile.gettempdir()) / f"audio.{ending}")
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{shown(text)} is no kind of audio to write, such as wav, flac or ogg"
+            f"{shown(text)} is not a kind of audio to write, such as wav, flac or ogg"
         ) from None
     return ending
 
@@ -320,7 +355,9 @@ def _parser() -> _Parser:
         return made
 
     session = argparse.ArgumentParser(add_help=False)
-    session.add_argument("--provider", metavar="P", help="cpu, cuda, or another execution provider of onnxruntime")
+    session.add_argument(
+        "--provider", type=_provider, metavar="P", help="cpu, cuda, or another execution provider of onnxruntime"
+    )
     session.add_argument(
         "--threads", type=_integer, metavar="N", help="threads on the CPU (default: the CPUs that it may use)"
     )
@@ -340,14 +377,14 @@ def _parser() -> _Parser:
         "decode",
         _decode,
         "decode tokens.npz out.wav",
-        "decode tokens/ audio/                  # every .npz and .npy of a folder",
+        "decode tokens/ audio/                  # every token file of a folder",
         "decode - - --format flac < t.npz > a.flac",
         "decode bark.npz out.wav --model vocos-encodec-24khz.onnx --key fine_prompt",
         parents=[session, audio_out, writes],
         help="decode tokens or features to audio files",
     )
     decode.add_argument(
-        "inputs", type=_name, nargs="+", metavar="TOKENS", help=f"token files; {INPUTS.format('.npz and .npy')}"
+        "inputs", type=_name, nargs="+", metavar="TOKENS", help=f"token files; {INPUTS.format(', '.join(TOKENS))}"
     )
     decode.add_argument("output", type=_name, metavar="OUT", help=f"audio file to write, e.g. out.wav; {OUTPUTS}")
     decode.add_argument("--model", metavar="M", help=MODEL)
@@ -359,7 +396,11 @@ def _parser() -> _Parser:
         "(default: that of all codebooks)",
     )
     decode.add_argument(
-        "--bandwidth-id", type=_integer, metavar="N", help="the same as the number that upstream Vocos takes, 0 to 3"
+        "--bandwidth-id",
+        type=_integer,
+        metavar="N",
+        help="decode all codebooks that there are, as tokens of bandwidth N of the model's list, from 0: the "
+        "bandwidth_id of upstream Vocos",
     )
     decode.add_argument("--layout", default="kbt", help="axes of 3-D tokens: kbt (codebooks, batch, frames) or bkt")
     decode.add_argument("--key", metavar="NAME", help="of the array in a file that holds several")
@@ -411,7 +452,8 @@ def _parser() -> _Parser:
     stream.add_argument(
         "kind",
         choices=("tokens", "features", "audio"),
-        help="frame after frame: tokens as 16-bit integers, features as 32-bit floats, little-endian; or mono audio",
+        help="tokens as 16-bit integers, frame after frame, in each those of all codebooks of the --bandwidth "
+        "(numpy: tokens.T.astype('<i2').tobytes()); features in the same way as 32-bit floats; or mono audio",
     )
     stream.add_argument("--model", metavar="M", help=MODEL)
     stream.add_argument("--encoder", metavar="E", help=ENCODER)
@@ -429,7 +471,9 @@ def _parser() -> _Parser:
         "info", _info, "info", "info model.onnx --json", "info model.onnx --provider cuda", help="print what a model is"
     )
     info.add_argument("model", nargs="?", metavar="MODEL", help="model or encoder (default: the bundled codec)")
-    info.add_argument("--provider", metavar="P", help="run it there, and list which operators are left on the CPU")
+    info.add_argument(
+        "--provider", type=_provider, metavar="P", help="run it there, and list which operators are left on the CPU"
+    )
     info.add_argument("--json", action="store_true", help="print one JSON object")
 
     demo = command(
@@ -560,7 +604,9 @@ class _Job:
     def open(self) -> AbstractContextManager[Path]:
         """The input as a file, copied to a temporary one where it is a pipe."""
         if self.source is None:
-            return _copied(None, STDIN)
+            target = "-" if self.target is None else shlex.quote(str(self.target))
+            command = "encode" if "npz" in (self.format, target[-3:].lower()) else "resynth"
+            return _copied(None, STDIN, f"vocos-onnx {command} - {target}")
         with suppress(OSError):
             mode = self.source.stat().st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -586,7 +632,8 @@ class _Job:
 
 
 @contextmanager
-def _copied(source: Path | None, name: str) -> Iterator[Path]:
+def _copied(source: Path | None, name: str, again: str = "") -> Iterator[Path]:
+    """What comes in as a file; messages on it have its ``name``, and ``again`` is the command that takes it."""
     with temporary("stdin" if source is None else source.name) as file:
         try:
             with file.open("wb") as sink:
@@ -602,9 +649,14 @@ def _copied(source: Path | None, name: str) -> Iterator[Path]:
         except ValueError as error:  # which names the file that was read
             if type(error) is not ValueError or str(file) not in str(error):
                 raise
-            text = str(error)
+            text, path = str(error), re.escape(str(file))
             if source is None:  # ffmpeg and the commands here know it as -
-                text = re.sub(rf"(?:(?<= -i )|(?<=code ))(?:{re.escape(str(file))}|stdin)(?= )", "-", text)
+                wav = f"-i - -f wav - | {again}"
+                raw = f"ffmpeg {wav} (raw samples: ffmpeg -f s16le -ar 24000 -ac 1 {wav})"
+                text = re.sub(rf"ffmpeg -i {path} \S+", lambda _: raw, text)
+                text = re.sub(rf"(?<=code ){path}(?= )", "-", text)
+                text = re.sub(rf"{path}(?=[._]\w)", "tokens", text)
+                text = text.replace(f'loadtxt("{file}"', "loadtxt(sys.stdin").replace(f'"{file}"', '"FILE"')
             raise ValueError(text.replace(str(file), name)) from None
 
 
@@ -672,10 +724,12 @@ def _jobs(
     suffix: str,
     models: list[str | None],
     check: Callable[[Path | None, str | None], str | None],
+    is_input: Callable[[Path], bool],
 ) -> tuple[list[_Job], Path | None]:
     """Each input with the output that it goes to, and the folder of those where that is yet to be made.
 
-    ``check`` raises where an output cannot be written, and says its format where the name does not.
+    ``check`` raises where an output cannot be written, and says its format where the name does not. ``is_input`` says
+    of a file whether it is one that the command reads, and does not write.
     """
     output = Path(args.output)
     several = len(inputs) > 1 or any(Path(text).is_dir() for text in args.inputs if text != "-")
@@ -687,20 +741,28 @@ def _jobs(
         return [_Job(inputs[0], None, check(None, args.format))], None
     if not several and not is_folder:
         format_ = check(output, args.format)
-        _check_output(output, [*inputs, *models], args.force)
+        _check_output(output, [*inputs, *models], args.force, is_input)
         return [_Job(inputs[0], output, format_)], None
     new = None
     named_like_a_file = not args.output.endswith(("/", os.sep)) and output.suffix.lower() in (*AUDIO, *TOKENS)
     if output.is_dir():
         if named_like_a_file:
             raise IsADirectoryError(f"{output} is a folder; expected the name of a file, or {output}/ for that folder")
+        folders = [path for path in map(Path, args.inputs) if path.is_dir()]
+        if folders and not any(output.samefile(path) for path in folders):
+            held = next((path for path in sorted(output.iterdir()) if path.is_file() and is_input(path)), None)
+            if held is not None:
+                raise ValueError(
+                    f"the folder {output} holds {held.name}: it looks like one more input, with the output forgotten. "
+                    "Name a new folder as the output, or an empty one"
+                )
     else:
+        many = f"{len(inputs)} files need" if len(inputs) > 1 else "the output needs"
         if output.exists():
-            many = f"{len(inputs)} files need" if len(inputs) > 1 else "the output needs"
-            raise NotADirectoryError(f"{many} a folder to go to, and {output} is none")
+            raise NotADirectoryError(f"{many} a folder to go to, and {output} is not a folder")
         if named_like_a_file:
             raise ValueError(
-                f"{len(inputs)} files need a folder to go to, and {output} is named like a file: was the output "
+                f"{many} a folder to go to, and {output} is named like a file: was the output "
                 f"forgotten? A folder of that name is {output}/"
             )
         new = output
@@ -709,7 +771,7 @@ def _jobs(
     for job in jobs:
         assert job.target is not None
         if new is None:
-            _check_output(job.target, [*inputs, *models], args.force)
+            _check_output(job.target, [*inputs, *models], args.force, is_input)
         real = os.path.realpath(job.target)
         if real in sources:
             raise ValueError(
@@ -758,11 +820,12 @@ def _check_tokens(target: Path | None, format_: str | None) -> str | None:
 def _decode(args: argparse.Namespace) -> None:
     if args.bandwidth is not None and args.bandwidth_id is not None:
         raise ValueError(
-            f"--bandwidth ({args.bandwidth:g} kbps) and --bandwidth-id ({args.bandwidth_id}) mean the same; give one"
+            f"--bandwidth {args.bandwidth:g} decodes the first codebooks, those of {args.bandwidth:g} kbps, and "
+            f"--bandwidth-id {args.bandwidth_id} decodes all, as tokens of that bandwidth: give one of the two"
         )
     inputs = _expand(args.inputs, TOKENS, "token files")
     suffix = f".{args.format or 'wav'}"
-    jobs, folder = _jobs(args, inputs, suffix, [args.model], _check_audio)
+    jobs, folder = _jobs(args, inputs, suffix, [args.model], _check_audio, _ends_in(ARRAYS))
     vocos = _open(args, args.model)
     chosen = _bandwidth(args, vocos.config)
     warned = False
@@ -821,29 +884,38 @@ def _one_clip(job: _Job, read: Tokens, args: argparse.Namespace, config: ModelCo
     if codes.ndim == 3:
         batch = 1 if args.layout == "kbt" and is_tokens else 0
         if codes.shape[batch] > 1:
-            hint = ", or pass --layout bkt if its axes are (batch, codebooks, frames)" if len(codes) == 1 else ""
+            items = f"vocos_onnx.load_tokens({json.dumps(str(job.source or 'FILE'))}"
+            items += f", key={json.dumps(args.key)}).codes" if args.key else ").codes"
+            items += ".swapaxes(0, 1)" if batch else ""
+            code = f'import numpy, vocos_onnx; [numpy.save(f"item{{i}}.npy", item) for i, item in enumerate({items})]'
+            hint = "; if its axes are (batch, codebooks, frames), pass --layout bkt" if batch else ""
             raise ValueError(
-                f"{job.source_name} holds a batch of {codes.shape[batch]}, and {job.target_name} can hold one clip: "
-                f"save each item's tokens (codebooks, frames) to a file of its own{hint}"
+                f"{job.source_name} holds a batch of {codes.shape[batch]}, and {job.target_name} can hold one "
+                f"clip{hint}; each item is saved to a file of its own with: python -c {shlex.quote(code)}"
             )
         if codes.shape[batch]:
             codes = codes.squeeze(batch)
     encodec = config.encodec
     if is_tokens and codes.ndim == 2 and encodec is not None:
         counts, found = encodec.codebooks_per_bandwidth, len(codes)
+        fitting = [(kbps, n) for kbps, n in zip(encodec.bandwidths, counts, strict=True) if n <= found]
+        remedy = "leave --bandwidth out"
+        if fitting:
+            kbps, n = fitting[-1]
+            remedy = f"pass --bandwidth {kbps:g} to decode {'all' if n == found else f'the first {n}'} of them"
+        elif config.num_bandwidth_ids:
+            remedy = f"pass --bandwidth-id 0 to decode them as those of {encodec.bandwidths[0]:g} kbps"
         if most is not None:
             if found < most:
                 raise ValueError(
-                    f"{job.source_name} has {found} codebooks, and {args.bandwidth:g} kbps are {most}: leave "
-                    "--bandwidth out, or give a smaller one"
+                    f"{job.source_name} has {found} codebooks, and {args.bandwidth:g} kbps are {most}: {remedy}"
                 )
             return replace(read, codes=codes[:most])
         possible = 0 < found <= encodec.num_codebooks <= codes.shape[1]  # else the axes may be swapped
         if possible and args.bandwidth_id is None and config.num_bandwidth_ids and found not in counts:
             known = ", ".join(f"{k:g} kbps {n}" for k, n in zip(encodec.bandwidths, counts, strict=True))
             raise ValueError(
-                f"{job.source_name} has {found} codebooks, and no bandwidth has as many ({known}): pass --bandwidth "
-                "KBPS to decode the first ones of them, or --bandwidth-id N to decode all of them as those of it"
+                f"{job.source_name} has {found} codebooks, and no bandwidth has as many ({known}): {remedy}"
             )
     return replace(read, codes=codes)
 
@@ -865,15 +937,15 @@ def _cut(blocks: Iterable[Float], most: int, end: Callable[[int], int]) -> Itera
 
 def _encode(args: argparse.Namespace) -> None:
     inputs = _expand(args.inputs, AUDIO, "audio files")
-    jobs, folder = _jobs(args, inputs, ".npz", [args.encoder], _check_tokens)
-    with _explained(("--encoder", args.encoder)):
+    jobs, folder = _jobs(args, inputs, ".npz", [args.encoder], _check_tokens, _ends_in(AUDIO))
+    with _explained(("encode", args.encoder)):
         encoder = EncodecONNX(args.encoder, **_options(args))
     bandwidth = DEFAULT_BANDWIDTH if args.bandwidth is None else args.bandwidth
     bandwidth_index(bandwidth, encoder.bandwidths)  # said once, not for each file
 
     def one(job: _Job, path: Path, progress: Progress) -> str:
         rate = encoder.sample_rate
-        audio = _Counted(path, rate, progress)
+        audio = _Counted(path, job.source_name, rate, progress)
         smallest = np.min_scalar_type(encoder.config.codebook_size - 1)
         codes = [block.astype(smallest) for block in encoder.encode_stream(audio, rate, bandwidth)]
         tokens = np.concatenate(codes, axis=1)
@@ -891,9 +963,15 @@ def _encode(args: argparse.Namespace) -> None:
 
 def _resynth(args: argparse.Namespace) -> None:
     inputs = _expand(args.inputs, AUDIO, "audio files")
-    jobs, folder = _jobs(args, inputs, f".{args.format or 'wav'}", [args.model, args.encoder], _check_audio)
-    if len(jobs) == 1 and jobs[0].target is not None and not Path(args.output).is_dir():
-        _check_forgotten_output(jobs[0].target)
+    vocos = _open(args, args.model, args.encoder)
+    jobs, folder = _jobs(
+        args,
+        inputs,
+        f".{args.format or 'wav'}",
+        [args.model, args.encoder],
+        _check_audio,
+        lambda path: _is_recording(path, vocos.sample_rate),
+    )
     if args.plot:
         from .plot import check_plot, save_plot
 
@@ -904,14 +982,13 @@ def _resynth(args: argparse.Namespace) -> None:
         _check_output(args.plot, [*inputs, args.model, args.encoder, target], args.force)
         if target is None or jobs[0].format or (target.exists() and not target.is_file()):
             raise ValueError(f"--plot reads the copy again, and {jobs[0].target_name} is not a file; leave it out")
-    vocos = _open(args, args.model, args.encoder)
     _check_encoder(args, vocos)
     if len(jobs) > 1:  # what fails here fails each file
         vocos(np.zeros(vocos.sample_rate), vocos.sample_rate, bandwidth=args.bandwidth)
 
     def one(job: _Job, path: Path, progress: Progress) -> str:
         rate = vocos.sample_rate
-        audio = _Counted(path, rate, progress)
+        audio = _Counted(path, job.source_name, rate, progress)
         blocks = vocos.resynth_stream(audio, rate, bandwidth=args.bandwidth)
         # whole frames are decoded: what is longer than the recording is cut off
         cut = _cut(blocks, vocos.hop_length, lambda n: min(n, audio.samples))
@@ -927,32 +1004,55 @@ def _resynth(args: argparse.Namespace) -> None:
     _each(jobs, folder, one)
 
 
-def _check_output(output: Path, inputs: Iterable[str | os.PathLike[str] | None], overwrite: bool) -> None:
-    """As ``check_target``; and raises ValueError where the output is an input, or a file of a checkpoint's folder."""
+def _check_output(
+    output: Path,
+    inputs: Iterable[str | os.PathLike[str] | None],
+    overwrite: bool,
+    is_input: Callable[[Path], bool] = lambda path: False,
+) -> None:
+    """As ``check_target``; and raises ValueError where the output is an input, or a file of a checkpoint's folder.
+
+    So it does where the output looks like one more input, as in ``resynth *.wav``.
+    """
     if output.is_file():
         for path in (find_model(given) for given in inputs if given is not None):
             files = [file for file in path.iterdir() if file.suffix != ".onnx"] if path.is_dir() else [path]
             if any(file.exists() and output.samefile(file) for file in files):
                 raise ValueError(f"{output} would be written over itself; choose another output")
+        if is_input(output):
+            raise ValueError(
+                f"{output} is a recording that was not made by vocos-onnx: it looks like one more input, with the "
+                "output forgotten. Name another output, or a new folder for several inputs"
+            )
     check_target(output, overwrite=overwrite)
 
 
-def _check_forgotten_output(output: Path) -> None:
-    """Raises ValueError where a recording would be replaced, as by ``resynth *.wav``; copies made here may be."""
+def _ends_in(endings: tuple[str, ...]) -> Callable[[Path], bool]:
+    return lambda path: path.suffix.lower() in endings and not path.name.startswith(".")
+
+
+def _is_recording(path: Path, rate: int) -> bool:
+    """Whether it is audio that was not made here, at that rate; of copies the comment says that they were."""
     import soundfile
 
-    if not output.is_file():
-        return
+    if not path.is_file():
+        return False
     try:
-        with soundfile.SoundFile(output) as file:
-            made_here = file.comment.startswith(MADE_BY)
-    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError):  # not audio
-        return
-    if not made_here:
-        raise ValueError(
-            f"{output} is a recording that was not made by vocos-onnx: it looks like one more input, with the output "
-            "forgotten. Name another output, or a folder for several inputs"
-        )
+        with path.open("rb") as data, soundfile.SoundFile(data) as file:  # soundfile opens no name that is not UTF-8
+            comment, kind, subtype = file.comment, file.format, file.subtype
+            if comment or (file.channels, file.samplerate) != (1, rate):
+                return not comment.startswith(MADE_BY)
+    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError):
+        with suppress(OSError), path.open("rb") as data:
+            found, _ = kind_of(data.read(_HEAD), True)
+            return found is not None and found.group == "audio"
+        return False
+    with tempfile.TemporaryFile() as empty, soundfile.SoundFile(empty, "w", rate, 1, subtype, None, kind) as file:
+        try:
+            file.comment = MADE_BY
+        except soundfile.LibsndfileError:  # formats such as .au have no room for it
+            return False
+    return True
 
 
 def _each(jobs: list[_Job], folder: Path | None, one: Callable[[_Job, Path, Progress], str]) -> None:
@@ -971,7 +1071,8 @@ def _each(jobs: list[_Job], folder: Path | None, one: Callable[[_Job, Path, Prog
                 bar.clear()
                 if len(jobs) == 1:
                     raise
-                _complain(error)
+                named = any(name in _message(error) for name in (job.source_name, job.target_name))
+                _complain(error if named else ValueError(f"{job.source_name}: {_message(error)}"))
                 failed += 1
             except BaseException:
                 bar.clear()
@@ -986,18 +1087,30 @@ def _each(jobs: list[_Job], folder: Path | None, one: Callable[[_Job, Path, Prog
 class _Counted:
     """The blocks of a file, counted as they are read: ``samples`` of ``rate`` so far."""
 
-    def __init__(self, path: Path, rate: int, progress: Callable[[int, int], None]):
-        self.path, self.rate, self.progress, self.samples = path, rate, progress, 0
+    def __init__(self, path: Path, name: str, rate: int, progress: Callable[[int, int], None]):
+        self.path, self.name, self.rate, self.progress, self.samples = path, name, rate, progress, 0
 
     def __iter__(self) -> Iterator[Float]:
+        peak = 0.0
         for block in load_blocks(self.path, self.rate):
             yield block
+            peak = max(peak, float(np.abs(block).max(initial=0)))
             self.samples += len(block)
             self.progress(self.samples, max(self.samples, self._expected))
+        if peak > LOUD:
+            _warn_of_level(self.name, peak)
 
     @cached_property
     def _expected(self) -> int:
         return expected_samples(self.path, self.rate)
+
+
+def _warn_of_level(name: str, peak: float) -> None:
+    decibels = math.ceil(20 * math.log10(peak))
+    _tell(
+        f"warning: {name} peaks at {peak:.1f}, {decibels} dB above full scale: the copy will not have that level; "
+        f"lower it, e.g. ffmpeg -i in.wav -af volume=-{decibels}dB out.wav"
+    )
 
 
 class _Bar:
@@ -1040,16 +1153,21 @@ class _Bar:
 def _stream(args: argparse.Namespace) -> None:
     _check_terminal(sys.stdin, "raw numbers are to come from it")
     _check_terminal(sys.stdout, "the output is raw audio")
+    if args.kind != "audio":
+        given = {"--rate": args.rate, "--encoder": args.encoder, "--chunk": None if args.chunk == 8 else args.chunk}
+        for option in (name for name, value in given.items() if value is not None):
+            raise ValueError(f"{option} is for stream audio, and nothing that stream {args.kind} uses: leave it out")
     vocos = _open(args, args.model, args.encoder)
     config = vocos.config
     if args.chunk > MAX_CHUNK:
         raise ValueError(f"--chunk is {args.chunk}, expected 1 to {MAX_CHUNK} frames")
     audio: Iterator[Float]
+    errors: list[Exception] = []
     if args.kind == "audio":
         _check_encoder(args, vocos)
         rate = vocos.sample_rate if args.rate is None else args.rate
         audio = vocos.resynth_stream(
-            (block[:, 0] for block in _raw(args, PCM[args.format], 1, rate)),
+            (block[:, 0] for block in _before_errors(_raw(args, PCM[args.format], 1, rate), None, errors)),
             rate,
             bandwidth=args.bandwidth,
             lookahead=args.lookahead,
@@ -1068,23 +1186,64 @@ def _stream(args: argparse.Namespace) -> None:
         else:
             frames = _raw(args, "<i2", config.encodec.codebooks_per_bandwidth[index], vocos.sample_rate)
         audio = vocos.decode_stream(
-            (block.T for block in frames), index if config.num_bandwidth_ids else None, lookahead=args.lookahead
+            (block.T for block in _before_errors(frames, config, errors)),
+            index if config.num_bandwidth_ids else None,
+            lookahead=args.lookahead,
         )
-    for block in audio:
-        if args.format == "s16le":
-            block = np.round(block * 32768).clip(-32768, 32767)
-        with _stdout():
-            out = _binary(sys.stdout)
-            out.write(block.astype(PCM[args.format]).tobytes())
-            out.flush()
+    try:
+        for block in audio:
+            if args.format == "s16le":
+                block = np.round(block * 32768).clip(-32768, 32767)
+            with _stdout():
+                out = _binary(sys.stdout)
+                out.write(block.astype(PCM[args.format]).tobytes())
+                out.flush()
+    except BAD_INPUT as error:
+        errors.append(error)
+    if errors:  # the first one made the end
+        raise errors[0]
+
+
+def _before_errors(
+    rows: Iterator[npt.NDArray[Any]], config: ModelConfig | None, errors: list[Exception]
+) -> Iterator[npt.NDArray[Any]]:
+    """The rows up to one that is wrong, of audio or for a model: what is good comes out before that is said."""
+    done, loud = 0, False
+    try:
+        for block in rows:
+            numbers, size = block.dtype.kind == "f", 0
+            if numbers or config is None or config.encodec is None:
+                bad = ~np.isfinite(block).all(1)
+            else:
+                size = config.encodec.codebook_size
+                bad = ((block < 0) | (block >= size)).any(1)
+            good = int(bad.argmax()) if bad.any() else len(block)
+            if config is None and numbers and not loud and (peak := float(np.abs(block[:good]).max(initial=0))) > LOUD:
+                loud = True
+                _warn_of_level(STDIN, peak)
+            if good:
+                yield block[:good]
+            done += good
+            if good < len(block):
+                if config is None:
+                    raise ValueError(f"audio holds NaN or infinity, first at sample {done}")
+                what = "NaN or infinite values"
+                if not numbers:
+                    wrong = block[good]
+                    what = f"the token {wrong[(wrong < 0) | (wrong >= size)][0]}, expected 0 to {size - 1}"
+                raise ValueError(f"frame {done} holds {what}")
+    except BAD_INPUT as error:
+        if not done:
+            raise
+        errors.append(error)
 
 
 def _raw(args: argparse.Namespace, kind: str, width: int, rate: int) -> Iterator[npt.NDArray[Any]]:
     """What has come in on stdin, as rows (n, width) of a dtype. Raises ValueError where it is a file of some kind."""
     held, size = b"", np.dtype(kind).itemsize * width
-    undecided = True
+    undecided = empty = True
     for data in _read_stdin():
-        held += data
+        held, empty = held + data, False
         if undecided:
             undecided = _check_raw(args, held, rate, False)
         whole = 0 if undecided else len(held) // size * size
@@ -1096,6 +1255,8 @@ def _raw(args: argparse.Namespace, kind: str, width: int, rate: int) -> Iterator
         if whole := len(held) // size * size:
             yield np.frombuffer(held[:whole], kind).reshape(-1, width)
             held = held[whole:]
+    if empty:
+        raise ValueError(f"{STDIN} is empty or closed; expected raw {args.kind}")
     if held:
         raise ValueError(f"stdin ended with {len(held)} bytes of a frame of {size}; expected whole frames")
 
@@ -1104,7 +1265,7 @@ def _check_raw(args: argparse.Namespace, head: bytes, rate: int, ended: bool) ->
     """Raises ValueError where stdin begins like a file of some kind; whether more of it must come to decide that."""
     kind, more = kind_of(head, ended)
     if kind is None:
-        return more
+        return more or (args.kind == "tokens" and _check_width(head, ended))
     what = f"stdin is {kind.name}, and stream {args.kind} takes "
     pcm = f"ffmpeg -v error -i in.wav -f {args.format} -ac 1 -ar {rate} - | vocos-onnx stream audio"
     pcm += "" if args.format == "s16le" else f" --format {args.format}"
@@ -1126,10 +1287,37 @@ def _check_raw(args: argparse.Namespace, head: bytes, rate: int, ended: bool) ->
     what += f"raw little-endian {numbers}, frame after frame"
     if kind.group == "audio":
         raise ValueError(f"{what}; raw audio goes through the codec with: {pcm}")
-    numbers = f"numpy.load('FILE.npy').T.astype('{form}').tobytes()"
+    ending, array = ("npz", f'["{args.kind}"]') if kind.name.startswith("a zip") else ("npy", "")
+    file = _stdin_file() or f"FILE.{ending}"
+    code = f'sys.stdout.buffer.write(numpy.load({json.dumps(file)}){array}.T.astype("{form}").tobytes())'
+    again = f"vocos-onnx stream {args.kind}"
+    again += "" if args.model is None else f" --model {shlex.quote(args.model)}"
+    again += "" if args.bandwidth is None else f" --bandwidth {args.bandwidth:g}"
     raise ValueError(
-        f"{what}: decode a file with: vocos-onnx decode FILE out.wav; or send its array (rows, frames) as raw "
-        f'numbers: python -c "import numpy, sys; sys.stdout.buffer.write({numbers})" | vocos-onnx stream {args.kind}'
+        f"{what}: decode a file with: vocos-onnx decode {shlex.quote(file)} out.wav; or send its array (rows, frames) "
+        f"as raw numbers: python -c {shlex.quote(f'import numpy, sys; {code}')} | {again}"
+    )
+
+
+def _stdin_file() -> str | None:
+    """The name of the file on standard input, where that is one."""
+    with suppress(OSError, AttributeError, ValueError):
+        path = os.path.realpath("/dev/stdin")
+        if os.path.samestat(os.stat(path), os.fstat(sys.stdin.fileno())) and Path(path).is_file():  # noqa: PTH116
+            return path
+    return None
+
+
+def _check_width(head: bytes, ended: bool) -> bool:
+    """Raises ValueError where tokens look like wider integers, such as numpy's; whether more must come to decide."""
+    values = np.frombuffer(head[: len(head) // 2 * 2], "<i2")
+    if values[1::2].any() or not values[::2].any():
+        return False
+    if len(values) < 64:
+        return not ended
+    raise ValueError(
+        "every second one of the 16-bit integers on stdin is 0, as of integers of 32 or 64 bits, and stream tokens "
+        "takes 16 bits: write tokens (codebooks, frames) with tokens.T.astype(numpy.int16).tobytes()"
     )
 
 
@@ -1175,7 +1363,15 @@ def _text(value: Any) -> str:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    output = None if args.output == "-" else Path(args.output)
+    output = Path(args.output)
+    if args.output != "-" and (output.is_dir() or args.output.endswith(("/", os.sep))):
+        with new_folder(output):
+            _write_demo(args, output / f"demo.{args.format or 'wav'}")
+    else:
+        _write_demo(args, None if args.output == "-" else output)
+
+
+def _write_demo(args: argparse.Namespace, output: Path | None) -> None:
     if output is None:
         _check_terminal(sys.stdout, "the output is not text")
     job = _Job(None, output, _check_audio(output, args.format))
@@ -1354,7 +1550,7 @@ def _explained(*given: tuple[str, str | None]) -> Iterator[None]:
 
 def _mistaken(option: str, name: str) -> str | None:
     """What a name given as a model or an encoder is, where the command line has another remedy than Python has."""
-    path, wanted = find_model(name), "an encoder" if option == "--encoder" else "a model"
+    path, wanted = find_model(name), "an encoder" if option in ("--encoder", "encode") else "a model"
     if not os.path.lexists(path):
         close = difflib.get_close_matches(name, BOX, 1, 0.7) if "/" not in name else []
         return f"no model file {name}, and no bundled model of that name; did you mean {close[0]}?" if close else None
@@ -1365,7 +1561,7 @@ def _mistaken(option: str, name: str) -> str | None:
     quoted = shlex.quote(str(path))
     if kind is not None and kind.group == "audio":
         return f"{path} is {kind.name}, not {wanted}: make tokens of it with: vocos-onnx encode {quoted} tokens.npz"
-    if path.suffix.lower() in TOKENS:
+    if path.suffix.lower() in ARRAYS:
         shape = ""
         with suppress(ValueError, OSError):
             codes = read_token_file(path).codes
@@ -1390,9 +1586,10 @@ def _other_role(path: Path, option: str) -> str | None:
         return (
             f"{path} is an encoder, audio to tokens, and --model takes a model that decodes them: pass it as --encoder"
         )
-    if option == "--encoder" and METADATA_KEY in metadata and ENCODER_KEY not in metadata:
+    if METADATA_KEY in metadata and ENCODER_KEY not in metadata and option != "--model":
+        remedy = "pass it as --model" if option == "--encoder" else "leave --encoder out for the bundled one"
         return (
-            f"{path} is a vocoder, not an encoder: pass it as --model; encoders are made with: vocos-onnx "
+            f"{path} is a vocoder, not an encoder: {remedy}; encoders of EnCodec's tokens are made with: vocos-onnx "
             "export-encodec facebook/encodec_24khz -o encodec_24khz.onnx"
         )
     return None

@@ -18,6 +18,7 @@ _log = logging.getLogger("vocos_onnx")
 _staging: dict[Path, int] = {}  # folders of files that are not whole yet, and the processes that write them
 _made: list[tuple[Path, int]] = []  # folders that were made for files to come, and the processes that made them
 # renaming is refused for a file that is mounted, or whose folder cannot be written though the file itself can
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CANNOT_RENAME = {errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -68,7 +69,8 @@ def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         return
     target = _target(path)
     with _staged(path.name, target.parent) as partial:
-        yield partial
+        with _naming(path):
+            yield partial
         if found is not None:
             _copy_mode(found, partial)
         try:
@@ -100,8 +102,19 @@ def new_folder(folder: Path) -> Iterator[None]:
 @contextmanager
 def temporary(name: str) -> Iterator[Path]:
     """A file of that name among the temporary files, which is removed at the end, also when the process is ended."""
-    with _staged(name, None) as path:
+    with _staged(name, None) as path, _naming(path):
         yield path
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """In it the path is written to: an error of that which names no file names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
 def remove_unfinished() -> None:

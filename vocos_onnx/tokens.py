@@ -355,7 +355,7 @@ def _opened(given: str | os.PathLike[str] | IO[bytes]) -> Iterator[tuple[IO[byte
                     raise FileNotFoundError(f"no token file {given}: a URL is not opened; download the file first")
                 raise FileNotFoundError(f"no token file {path}")
             file: IO[bytes] = stack.enter_context(path.open("rb"))
-            name = path.name
+            name = str(path)
         elif isinstance(given, io.TextIOBase):
             raise ValueError('the token file was opened as text: open it with open(path, "rb")')
         elif hasattr(given, "read"):
@@ -464,7 +464,7 @@ def _unwrapped(array: npt.NDArray[Any], name: str, key: str | None) -> npt.NDArr
     (1, K, T) is what encodec gives, (1, 1, K, T) transformers (chunks, batch, codebooks, frames), (K, 1, T) upstream
     Vocos and this package, (1, C, T) a batch of features.
     """
-    shape, code, stem = array.shape, _code(name, key), name.rpartition(".")[0] or "tokens"
+    shape, code, stem = array.shape, _code(name, key), os.path.splitext(name)[0] or "tokens"  # noqa: PTH122
     if array.dtype.kind == "f":
         return array[0] if len(shape) == 3 and shape[0] == 1 else array
     if array.dtype.kind not in "iu":
@@ -495,7 +495,7 @@ def _code(name: str, key: str | None) -> str:
     """Python that gives an array of a file, for messages."""
     index = "" if key is None else f"[{key!r}]" if key.isprintable() and len(key) < 100 else "[KEY]"
     file = quoted(name or "FILE")
-    match name.rpartition(".")[2].lower():
+    match os.path.splitext(name)[1][1:].lower():  # noqa: PTH122
         case "json":
             return f"numpy.array(json.loads(pathlib.Path({file}).read_text()){index})"
         case "safetensors":

@@ -479,7 +479,7 @@ def test_audio_and_rate_swapped(codec, bundled_mel, encoder):
     for call in [*ways, bundled_mel.features, bundled_mel.features_stream]:
         for rate, given in ((24_000, audio), (44_100.0, audio.tolist()), (np.int64(8000), "a.wav")):
             with pytest.raises(
-                ValueError, match=rf"audio is {rate}, .*they are swapped; .* and {rate} as its sample rate"
+                ValueError, match=rf"(audio|blocks) is {rate}, .*they are swapped; .* and {rate} as its sample rate"
             ):
                 call(rate, given)
 

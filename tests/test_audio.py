@@ -741,7 +741,7 @@ def test_rates_that_are_none(rate, message, tmp_path):
         (lambda: next(load_blocks(24_000, "x.wav")), r'load_blocks\("x\.wav", 24000\)'),
         (lambda: save_audio(NOISE, "x.wav", 24_000), r'an array of shape .*: save_audio\("a\.wav", audio, 24000\)'),
         (lambda: save_blocks([NOISE], "x.wav", 24_000), r'save_blocks\("a\.wav", blocks, 24000\)'),
-        (lambda: save_audio("x.wav", 24_000, NOISE), "swapped; audio comes first, and its sample rate 24000"),
+        (lambda: save_audio("x.wav", 24_000, NOISE), "swapped; audio comes first, and 24000 as its sample rate"),
         (lambda: ENCODER.encode("x.wav", 24_000), r"the path 'x\.wav', .* pass load_audio\(\"x\.wav\", 24000\)"),
         (lambda: ENCODER.encode(Path("x.wav"), 24_000), r'pass load_audio\("x\.wav", 24000\)'),
         (lambda: ENCODER.encode_stream("x.wav", 24_000), r'pass load_blocks\("x\.wav", 24000\)'),

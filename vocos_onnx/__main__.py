@@ -24,8 +24,11 @@ def main() -> int:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it, and shells in the background
             signal.signal(number, _stop)
-    from .cli import main as run
-
+    try:
+        from .cli import main as run
+    except (ImportError, MemoryError) as error:  # numpy is not there, or there is no memory for its libraries
+        os.write(2, f"vocos-onnx: error: cannot start: {str(error) or 'not enough memory'}\n".encode(errors="replace"))
+        return 2
     return run()
 
 

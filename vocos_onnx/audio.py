@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import as_array
+from .arrays import as_array, check_order
 from .containers import Incomplete, Part, Sink, View, foreign, parts, unreadable
 from .files import check_target, whole_file
 from .messages import shown
@@ -531,25 +531,16 @@ def read_rate(sample_rate: Any) -> int:
     return rate
 
 
-def _check_order(audio: Any, sample_rate: Any, name: str = "audio") -> None:
-    """Raises ValueError where audio and its sample rate are swapped."""
-    if isinstance(audio, int | float | np.number) and not isinstance(sample_rate, int | float | np.number | str | None):
-        raise ValueError(
-            f"{name} is {audio}, and sample_rate is of the type {type(sample_rate).__name__}: they are swapped; "
-            f"{name} comes first, and its sample rate {audio} follows"
-        )
-
-
 def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:
     """Audio (N,) or (B, N) as float32 (B, ceil(N · to / sample_rate)) of the rate ``to``. Raises ValueError."""
-    _check_order(audio, sample_rate)
+    check_order(audio, sample_rate)
     rate = read_rate(sample_rate)
     return resample(_check(_as_array(audio, rate)), rate, read_rate(to))
 
 
 def read_blocks(blocks: Iterable[npt.ArrayLike], sample_rate: int, to: int) -> Iterator[Float]:
     """What ``read_waveform`` makes of the blocks (n,) of one recording in one piece, (1, m) each. Raises ValueError."""
-    _check_order(blocks, sample_rate, "blocks")
+    check_order(blocks, sample_rate, "blocks")
     rate = read_rate(sample_rate)
     return resample_blocks(_check_blocks(_as_blocks(blocks, rate), rate), rate, read_rate(to))
 
@@ -807,7 +798,7 @@ def save_audio(
     """
     path = _path_or_object(file, sample_rate, "save_audio", "audio, ")
     _ending(file, path, format)
-    _check_order(audio, sample_rate)
+    check_order(audio, sample_rate)
     rate = read_rate(sample_rate)
     writable = _writable(_as_array(audio, rate, "save_blocks"))
     save_blocks(file, [writable], rate, format=format, overwrite=overwrite, length=len(writable))
@@ -831,7 +822,7 @@ def save_blocks(
     path = _path_or_object(file, sample_rate, "save_blocks", "blocks, ")
     ending = _ending(file, path, format)
     kind, subtype = _KINDS[ending]
-    _check_order(blocks, sample_rate, "blocks")
+    check_order(blocks, sample_rate, "blocks")
     rate = read_rate(sample_rate)
     name = path.name if path is not None else _name(file)
     _check_kind_has(rate, ending, name)

@@ -347,7 +347,7 @@ def check_audio(audio: Any, sample_rate: Any) -> None:
 
 def checked_blocks(blocks: Any, sample_rate: Any) -> Any:
     """Blocks of audio that are checked as they come; as they are, where they are no iterable."""
-    check_order(blocks, sample_rate)
+    check_order(blocks, sample_rate, "blocks")
     if isinstance(blocks, Tokens) or getattr(blocks, "ndim", 0) == 2:
         check_audio(blocks, sample_rate)
     if isinstance(blocks, str | bytes | bytearray | memoryview | os.PathLike) or not isinstance(blocks, Iterable):

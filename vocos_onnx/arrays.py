@@ -95,7 +95,7 @@ def _no_array(given: Any) -> str:
 
 def check_order(audio: Any, sample_rate: Any, name: str = "audio") -> None:
     """Raises ValueError where audio and its sample rate are swapped."""
-    if isinstance(audio, int | float | np.number) and not isinstance(sample_rate, int | float | np.number | str | None):
+    if isinstance(audio, int | float | np.number) and not isinstance(sample_rate, int | float | np.number | None):
         raise ValueError(
             f"{name} is {audio}, and sample_rate is of the type {type(sample_rate).__name__}: they are swapped; "
             f"{name} comes first, and {audio} as its sample rate second"

@@ -74,3 +74,18 @@ def test_version():
 
 def test_typed():
     assert (PACKAGE / "py.typed").exists()
+
+
+def test_modules_that_take_time_and_are_not_needed():
+    """numpy.ma, scipy.signal and the like are looked for where they have been imported, and not imported for that."""
+    code = """
+import io, sys
+from vocos_onnx import VocosONNX, demo_tokens, load_audio, save_audio
+file = io.BytesIO()
+save_audio(file, VocosONNX().decode(demo_tokens().codes[:2, :10]), 24_000, format="wav")
+file.seek(0)
+load_audio(file, 24_000)
+print(sorted({"numpy.ma", "numpy.random", "scipy", "argparse", "multiprocessing"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

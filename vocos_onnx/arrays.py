@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -91,6 +92,13 @@ def _no_array(given: Any) -> str:
     return (
         f"the path {shown(os.fspath(given))} is given, expected an array: pass load_tokens({shown(os.fspath(given))})"
     )
+
+
+def masked(given: Any) -> int:
+    """How many of its values are masked; numpy.ma takes time to import, and is there where there is a masked array."""
+    if "numpy.ma" not in sys.modules or not isinstance(given, np.ma.MaskedArray):
+        return 0
+    return int(np.count_nonzero(np.ma.getmaskarray(given)))
 
 
 def check_order(audio: Any, sample_rate: Any, name: str = "audio") -> None:

@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import as_array, check_order
+from .arrays import as_array, check_order, masked
 from .containers import Incomplete, Part, Sink, View, foreign, parts, unreadable
 from .files import check_target, whole_file
 from .messages import shown
@@ -556,10 +556,9 @@ def _as_array(audio: Any, rate: int, blockwise: str = "resynth_stream or encode_
     if isinstance(audio, Mapping | Set) or audio is None:
         raise ValueError(f"audio is {_kind(audio)}, {expected}")
     for each in audio if isinstance(audio, list | tuple) else [audio]:
-        if isinstance(each, np.ma.MaskedArray) and np.ma.is_masked(each):
-            masked = np.count_nonzero(np.ma.getmaskarray(each))
+        if count := masked(each):
             raise ValueError(
-                f"audio has {masked} masked samples, which have no value; pass audio.filled(0) to "
+                f"audio has {count} masked samples, which have no value; pass audio.filled(0) to "
                 "have silence in their place"
             )
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import masked
 from .config import MAX_CODEBOOKS
 from .messages import listed, shown
 
@@ -35,9 +36,9 @@ def unwrapped(given: Any) -> Any:
         given = [given]  # one of encodec's frames, without the list around it
     if _is_frames(given):
         return _of_frames(given)
-    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+    if count := masked(given):
         raise ValueError(
-            f"{np.ma.getmaskarray(given).sum()} of the values are masked, and masked values cannot be decoded: cut "
+            f"{count} of the values are masked, and masked values cannot be decoded: cut "
             "them off first, of a 2-D array with numpy.ma.compress_cols(given)"
         )
     if getattr(given, "ndim", 0) == 4 and tuple(given.shape[:2]) == (1, 1) and "int" in str(given.dtype):

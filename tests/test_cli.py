@@ -61,7 +61,6 @@ def test_decode(files, capsys, name):
     assert np.abs(audio).max() > 0.1
 
 
-@pytest.mark.filterwarnings("ignore:tokens have .* and bandwidth_id .* has")
 def test_decode_options(files):
     assert run("decode", "tokens.npy", "one.wav", "--model", MODEL, "--bandwidth-id", "0", "--threads", "1",
                "--provider", "CPUExecutionProvider") == 0  # fmt: skip

@@ -103,7 +103,6 @@ def test_nothing_is_computed_twice(monkeypatch):
     assert sum(frames) == 100 + vocos.delay
 
 
-@pytest.mark.filterwarnings("ignore:tokens have .* and bandwidth_id .* has")
 def test_bandwidth_ids():
     vocos = VocosONNX(DATA / "encodec.onnx")
     tokens = random_input(vocos, 40)
@@ -366,7 +365,6 @@ def test_reset_is_a_new_stream(vocos):
             stream.reset()
 
 
-@pytest.mark.filterwarnings("ignore:tokens have .* and bandwidth_id .* has")
 def test_another_kind_after_the_reset(encodec):
     tokens = random_input(encodec, 20)
     features = encodec.codes_to_features(tokens)[0]

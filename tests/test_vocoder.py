@@ -100,7 +100,6 @@ def test_features_and_tokens_agree(encodec):
     assert np.array_equal(encodec.decode(tokens), encodec.decode(encodec.codes_to_features(tokens), bandwidth_id=1))
 
 
-@pytest.mark.filterwarnings("ignore:tokens have .* and bandwidth_id .* has")
 def test_bandwidth_follows_from_the_codebooks(encodec):
     tokens = tokens_of(2, 20)
     assert np.array_equal(encodec.decode(tokens), encodec.decode(tokens, bandwidth_id=1))

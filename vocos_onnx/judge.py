@@ -82,12 +82,18 @@ _HIGHEST = 20.0  # of no audio the logarithm of any magnitude is as high, and 0 
 
 def warn_once(kind: str, text: str) -> None:
     """One warning of a kind in a process, at the line outside of the package that has called it."""
-    with _lock:
-        if kind in _warned:
-            return
-        _warned.add(kind)
+    if not first(kind):
+        return
     level, frame = 1, sys._getframe()
     package = __name__.partition(".")[0]
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
         level, frame = level + 1, frame.f_back
     warnings.warn(text, stacklevel=level)
+
+
+def first(kind: str) -> bool:
+    """Whether it is the first time in this process that this is asked for the kind."""
+    with _lock:
+        new = kind not in _warned
+        _warned.add(kind)
+    return new

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from .config import METADATA_KEY, MelFeatures, ModelConfig
 from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index, check_audio, checked_blocks, read_chunk
 from .hub import fetch
 from .istft import check_finite, imdct, istft, trim_of
-from .judge import MelJudge, warn_once
+from .judge import MelJudge, first
 from .mel import CHUNK as MEL_CHUNK
 from .mel import log_mel, log_mel_blocks
 from .messages import shown
@@ -34,6 +35,7 @@ Encoder = EncodecONNX | str | os.PathLike[str]
 Layout = Literal["kbt", "bkt"]
 
 
+_log = logging.getLogger("vocos_onnx")
 Ragged = Sequence[Array]
 Nested = Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
 Read = tuple[Callable[[int, int], Float], tuple[int, int], int | None]
@@ -320,7 +322,7 @@ class VocosONNX:
                 whose codec is checked then; or what encodec's ``encode`` returns of one recording, [(codes, None)].
             bandwidth_id: index into ``bandwidths`` that the network is conditioned on. Tokens imply it where K is the
                 codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do. An id of
-                another bandwidth than K is of is used, as upstream, with one warning in a process.
+                another bandwidth than K is of is used, as upstream, with one line in a process in the log "vocos_onnx".
             bandwidth: the same in kbps, one of ``bandwidths``.
             layout: order of the axes of 3-D tokens. "kbt" is (codebooks, batch, frames), as in upstream Vocos; "bkt"
                 is (batch, codebooks, frames), as encodec and transformers return them. A shape that fits both, such
@@ -733,24 +735,27 @@ class VocosONNX:
     def _check_count(self, shape: tuple[int, ...], axes: int, index: int | None, layout: str) -> None:
         """Tokens (K, B, T) of which K is not what the bandwidth says.
 
-        Raises ValueError if B is that, and K is of no bandwidth. Warns if K is of another bandwidth: that sounds worse.
+        Raises ValueError if B is that, and K is of no bandwidth. Logged if K is of another: that sounds worse.
         """
         assert self.config.encodec is not None
         counts = self.config.encodec.codebooks_per_bandwidth
         expected = counts[index] if index is not None and index < len(counts) else shape[0]
+        if shape[0] == expected:
+            return
         differ = f"tokens have {counted(shape[0])} in the layout {layout!r}, and bandwidth_id {index} has {expected}"
         if axes == 3 and shape[0] not in counts and shape[1] == expected:
             raise ValueError(
                 f"{differ}; pass layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two "
                 "axes"
             )
-        if shape[0] == expected or shape[0] not in counts:
+        if shape[0] not in counts:
             return
         remedy = f"leave it out, or pass bandwidth_id={counts.index(shape[0])}"
         if shape[0] > expected:
             given = (shape[1], shape[0], shape[2]) if layout == "bkt" else shape
             remedy += f", or {first_codebooks(expected, given[:axes], layout)}"
-        warn_once("bandwidth", f"{differ}, so that the audio sounds worse than it could: {remedy}")
+        if first("bandwidth"):  # in the log: it is a way to listen to what the condition does
+            _log.warning("%s, so that the audio sounds worse than it could: %s", differ, remedy)
 
     def _read_bandwidth_id(self, bandwidth_id: Any) -> int | None:
         ids = self.config.num_bandwidth_ids

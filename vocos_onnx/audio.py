@@ -517,7 +517,7 @@ def read_rate(sample_rate: Any) -> int:
             f"sample_rate is {type(sample_rate).__name__} of length {len(sample_rate)}, expected an integer in Hz"
         )
     try:
-        if isinstance(sample_rate, bool):
+        if isinstance(sample_rate, bool | np.bool_):
             raise TypeError
         rate = operator.index(sample_rate)
     except TypeError:

@@ -378,7 +378,7 @@ _TO_DECODE = "tokens are decoded with vocos.decode(tokens), vocos = VocosONNX() 
 def read_chunk(chunk: Any) -> int:
     """Frames at once, as an integer of Python's: sums of numpy's small ones would wrap. Raises ValueError."""
     try:
-        frames = 0 if isinstance(chunk, bool) else operator.index(chunk)
+        frames = 0 if isinstance(chunk, bool | np.bool_) else operator.index(chunk)
     except TypeError:
         frames = 0
     if frames < 1:

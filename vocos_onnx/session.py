@@ -141,7 +141,7 @@ _calls = _Calls()
 
 def _read_threads(given: Any) -> int:
     try:
-        threads = 0 if isinstance(given, bool) else operator.index(given)
+        threads = 0 if isinstance(given, bool | np.bool_) else operator.index(given)
     except TypeError:
         threads = 0
     if not 1 <= threads <= MAX_THREADS:

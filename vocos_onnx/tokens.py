@@ -249,7 +249,7 @@ def _count(name: str, given: Any, least: int, meaning: str) -> int | None:
     if given is None:
         return None
     try:
-        value = -1 if isinstance(given, bool) else operator.index(given)
+        value = -1 if isinstance(given, bool | np.bool_) else operator.index(given)
     except TypeError:  # numpy's timedelta64 too, an integer by its class
         value = -1
     if not least <= value < 1 << 62:

@@ -831,7 +831,7 @@ def _read_integer(name: str, given: Any, low: int, high: int, meaning: str) -> i
             raise TypeError
         value = operator.index(array.item() if array.size == 1 else given)  # upstream passes tensor([2])
     except TypeError:
-        raise ValueError(f"{name} is {given!r}, expected an integer: {meaning}") from None
+        raise ValueError(f"{name} is {shown(given)}, expected an integer: {meaning}") from None
     if not low <= value <= high:
-        raise ValueError(f"{name} is {value}, expected {low} to {high}: {meaning}")
+        raise ValueError(f"{name} is {shown(value)}, expected {low} to {high}: {meaning}")
     return value

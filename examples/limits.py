@@ -25,7 +25,8 @@ Of the connections themselves an ASGI application sees nothing. Where the server
 - at most ``connections`` at once, of which a quarter is for ``free`` paths: other requests beyond that are 503. A new
   one takes the place of the oldest that says nothing, for ``patience`` or as many others do, then of the one whose
   client has kept the service waiting longest, and longer than that; where there is none, the new one is closed;
-- a short queue of connections that are not accepted yet (``backlog``), since uvicorn opens all of them at once;
+- a queue of at most 256 connections that are not accepted yet (``backlog``), fewer where there are few files, since
+  uvicorn opens all of them at once;
 - a few lines a minute in the log about what clients cause;
 - small buffers in the kernel, 256 kB in each direction, since what a client does not read waits there;
 - a fifth of the time for what is expensive to parse (bodies in chunks of one byte, thousands of headers);
@@ -292,7 +293,10 @@ class Limits:
         self.places, self.max_body, self.memory = places, max_body, memory
         self.long_places = places if long_places is None else long_places
         # a quarter of the files for those that are accepted and not here yet, or closed and not gone
-        self.connections = max(8, min(connections, (_files() - 64) * 3 // 4))
+        files = _files() - 64
+        self.connections = max(8, min(connections, files * 3 // 4))
+        # many enough for a burst of them: who finds no room in the queue tries again after a second
+        self.backlog = max(16, min(256, (files - self.connections) // 4))
         self.reserve = max(4, self.connections // 4)
         self.header_seconds, self.body_seconds = header_seconds, body_seconds
         self.body_rate, self.body_window = body_rate, body_window
@@ -491,7 +495,7 @@ class Limits:
 
         assert config is not None
         config.http_protocol_class = _bounded(protocol if issubclass(protocol, H11Protocol) else H11Protocol, self)
-        config.backlog = min(config.backlog, max(16, self.reserve // 4))  # it listens, again or first, after this
+        config.backlog = min(config.backlog, self.backlog)  # it listens, again or first, after this
         for name in ("asyncio", "uvicorn.error", __name__):
             known = logging.getLogger(name)
             if not any(isinstance(f, _Sparing) for f in known.filters):

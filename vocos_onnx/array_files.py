@@ -16,6 +16,7 @@ from typing import IO, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from .kinds import kind_of
 from .messages import first_line, listed, shown
 
 HEAD = 1 << 12  # bytes that tell what a file is
@@ -34,10 +35,6 @@ _SAFETENSORS = {
 }
 
 _AUDIO = "aac aif aifc aiff amr ape au caf flac m4a mka mp3 mp4 oga ogg opus rf64 snd voc w64 wav wave weba webm wma wv"
-_AUDIO_HEADS = (
-    b"RIFF", b"RIFX", b"RF64", b"riff\x2e\x91\xcf\x11", b"FORM", b"fLaC", b"OggS", b"ID3", b".snd", b"caff", b"wvpk",
-    b"MAC ", b"#!AMR", b"Creative Voice File", b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
-)  # fmt: skip
 _TORCH = ("pt", "pth", "ckpt")
 _PICKLES = ("pkl", "pickle", "p", "joblib")
 
@@ -86,7 +83,8 @@ def check_kind(head: bytes, name: str) -> None:
             f"{_quoted(name or 'speech.ecdc', '.ecdc')} {wav}, and then vocos-onnx encode {wav} "
             f"{_quoted(name or 'speech.ecdc', '.npz')} makes tokens of it"
         )
-    if head.startswith(_AUDIO_HEADS) or head[4:8] == b"ftyp" or _is_mpeg(head) or ending in _AUDIO.split():
+    found, _ = kind_of(head, ended=True)
+    if (found is not None and found.group == "audio") or ending in _AUDIO.split():
         name = name or "speech.wav"
         output = _quoted(name, "_tokens.npz" if ending == "npz" else ".npz")
         raise ValueError(f"it is audio, not tokens: vocos-onnx encode {_quoted(name)} {output} makes tokens of it")
@@ -149,12 +147,6 @@ def _quoted(name: str, ending: str | None = None) -> str:
 
 def _is_safetensors(head: bytes) -> bool:
     return len(head) > 9 and int.from_bytes(head[:8], "little") < 1 << 32 and head[8:9] == b"{"
-
-
-def _is_mpeg(head: bytes) -> bool:
-    """Whether a frame of MPEG audio (MP3, AAC in ADTS) begins it."""
-    mark = len(head) > 3 and head[0] == 0xFF and head[1] >= 0xE2 and head[1] & 0x18 != 0x08 and head[2] < 0xF0
-    return mark and head[1] != 0xFE  # which is text in UTF-16
 
 
 def _is_text(head: bytes) -> bool:

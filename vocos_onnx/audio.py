@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from .arrays import as_array, check_order, masked
 from .containers import Incomplete, Part, Sink, View, foreign, parts, unreadable
-from .files import check_target, whole_file
+from .files import check_target, name_of, whole_file, write_all
 from .messages import shown
 from .resample import Float as Float
 from .resample import Tape as Tape
@@ -128,7 +128,7 @@ def load_blocks(file: AudioFile, sample_rate: int) -> Iterator[Float]:
     import soundfile  # not needed to decode, and slow to load
 
     path = _path_or_object(file, sample_rate, "load_blocks")
-    name = path if path is not None else _name(file)
+    name = path if path is not None else name_of(file)
     sample_rate = read_rate(sample_rate)
     done = 0
     with ExitStack() as stack:
@@ -220,7 +220,7 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
             raise FileNotFoundError(f"no audio file {url}: it is a URL, expected the path of a local file{remedy}")
         return Path(file)
     if isinstance(file, io.TextIOBase):
-        raise ValueError(f'{_name(file)} is open as text; open it as binary, as in open(path, "{mode}")')
+        raise ValueError(f'{name_of(file)} is open as text; open it as binary, as in open(path, "{mode}")')
     if hasattr(file, reads):
         return None
     if isinstance(file, bytes | bytearray | memoryview):
@@ -245,12 +245,6 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
 def _quoted(path: str) -> str:
     """A path as Python takes it."""
     return f'"{path}"' if path.isprintable() and not set(path) & set('"\\') else shown(path)
-
-
-def _name(file: Any) -> str:
-    """A file object in messages."""
-    name = getattr(file, "name", None)
-    return name if isinstance(name, str) else f"the {type(file).__name__} object"
 
 
 def _ffmpeg(path: Path | None, options: str = "", before: str = "") -> str:
@@ -303,7 +297,7 @@ def _spooled(file: Any) -> Iterator[BinaryIO]:
     """What is left in a file object, as a file that begins with it: a view, or a copy of what cannot seek."""
     readable = getattr(file, "readable", None)
     if readable is not None and not (_can_seek(file), readable())[1]:
-        raise ValueError(f'{_name(file)} cannot be read; open it as in open(path, "rb")')
+        raise ValueError(f'{name_of(file)} cannot be read; open it as in open(path, "rb")')
     if _can_seek(file):
         _bytes(file.read(0), file)
         at = file.tell()
@@ -311,14 +305,15 @@ def _spooled(file: Any) -> Iterator[BinaryIO]:
         if 0 < file.tell() <= at:
             file.seek(at)
             raise ValueError(
-                f"{_name(file)} stands at its end (byte {at}), and nothing is left to read; rewind it with file.seek(0)"
+                f"{name_of(file)} stands at its end (byte {at}), and nothing is left to read; rewind it with "
+                "file.seek(0)"
             )
         yield View(file, ((at, file.tell()),))  # type: ignore[misc]  # all of a BinaryIO that is asked for
         file.seek(0, os.SEEK_END)
         return
     with _temporary() as copy:
         while block := _bytes(file.read(1 << 20), file):
-            _write_all(copy, block)
+            write_all(copy, block)
         copy.seek(0)
         yield copy
 
@@ -337,7 +332,7 @@ def _temporary() -> Iterator[Any]:
 def _can_seek(file: Any) -> bool:
     seekable = getattr(file, "seekable", None)
     if isinstance(file, io.IOBase) and file.closed:
-        raise ValueError(f"{_name(file)} is closed; open it again")
+        raise ValueError(f"{name_of(file)} is closed; open it again")
     return bool(seekable()) if seekable is not None else hasattr(file, "seek") and hasattr(file, "tell")
 
 
@@ -346,8 +341,8 @@ def _bytes(block: Any, file: Any) -> Any:
     if isinstance(block, bytes | bytearray | memoryview):
         return block
     if block is None:
-        raise ValueError(f"{_name(file)} does not block, and has nothing to read yet; set it to block")
-    raise ValueError(f"{_name(file)} gives {type(block).__name__}, expected bytes: open it as binary")
+        raise ValueError(f"{name_of(file)} does not block, and has nothing to read yet; set it to block")
+    raise ValueError(f"{name_of(file)} gives {type(block).__name__}, expected bytes: open it as binary")
 
 
 def _streams(file: BinaryIO, path: Path | None) -> Sequence[Part | Path]:
@@ -615,7 +610,7 @@ def _refuse_files(audio: Any, rate: int, name: str, function: str) -> None:
             f"{function}(io.BytesIO(data), {rate}) for what an audio file holds"
         )
     if hasattr(audio, "read") and not hasattr(audio, "__array__"):
-        raise ValueError(f"{name} is {_name(audio)}, expected samples: pass {function}(file, {rate})")
+        raise ValueError(f"{name} is {name_of(audio)}, expected samples: pass {function}(file, {rate})")
 
 
 def _check_blocks(blocks: Iterable[npt.ArrayLike], rate: int) -> Iterator[Float]:
@@ -758,7 +753,7 @@ def _ending(file: Any, path: Path | None, format: Any) -> str:
     if path is not None and path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder, expected a file in it, such as {str(path / 'out.wav')!r}")
     if path is None:
-        raise ValueError(f'format is missing, and {_name(file)} has no name that tells it; pass format="wav"')
+        raise ValueError(f'format is missing, and {name_of(file)} has no name that tells it; pass format="wav"')
     if ending in ("m4a", "mp4", "aac", "wma", "webm", "mka", "mkv", "amr", "wv", "ape", "mp2", "ac3"):
         converted = shlex.quote(str(path if path.is_absolute() else os.curdir / path))
         raise ValueError(
@@ -823,7 +818,7 @@ def save_blocks(
     kind, subtype = _KINDS[ending]
     check_order(blocks, sample_rate, "blocks")
     rate = read_rate(sample_rate)
-    name = path.name if path is not None else _name(file)
+    name = path.name if path is not None else name_of(file)
     _check_kind_has(rate, ending, name)
     if length is not None and (isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 0):
         raise ValueError(f"length is {shown(length)}, expected the number of samples, or None")
@@ -861,26 +856,14 @@ def _written(file: Any, path: Path | None, overwrite: bool) -> Iterator[io.RawIO
         return
     writable = getattr(file, "writable", None)
     if writable is not None and not (_can_seek(file), writable())[1]:
-        raise ValueError(f'{_name(file)} cannot be written; open it as in open(path, "wb")')
+        raise ValueError(f'{name_of(file)} cannot be written; open it as in open(path, "wb")')
     with _temporary() as raw:
         yield raw
         raw.seek(0)
         while block := raw.read(1 << 20):
-            _write_all(file, block)
+            write_all(file, block)
         if flush := getattr(file, "flush", None):
             flush()
-
-
-def _write_all(file: Any, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            count = file.write(view)
-        except TypeError as error:
-            raise ValueError(f"{_name(file)} does not take bytes ({error}); open it as binary") from None
-        if count is None and isinstance(file, io.RawIOBase):
-            raise BlockingIOError(f"{_name(file)} does not block, and cannot take all of it now; set it to block")
-        view = view[len(view) if count is None else count :]  # others that return nothing have taken all
 
 
 def _write(

@@ -9,7 +9,6 @@ Standard streams may be closed, full, or of any encoding: work whose result is a
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import logging
 import math
@@ -40,7 +39,7 @@ from .config import ENCODER_KEY, METADATA_KEY, ModelConfig
 from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
 from .files import check_target, is_stdout, new_folder, temporary, whole_file
 from .kinds import kind_of
-from .messages import listed, printable, shown
+from .messages import close_to, listed, printable, shown
 from .session import BOX, CODEC, find_model, open_session
 from .tokens import Tokens, read_token_file, save_tokens
 from .vocoder import BOX_CODEC, DEMO_TOKENS, VocosONNX, demo_tokens
@@ -207,7 +206,7 @@ class _Parser(argparse.ArgumentParser):
         others = [command for command, parser in commands.items() if name in parser._option_string_actions]
         meant = [text for text in known if name.startswith("--") and len(name) > 2 and text.startswith(name)]
         if not others:
-            meant = meant or difflib.get_close_matches(name, known, 2, 0.7)
+            meant = meant or close_to(name, known, 2, 0.7)
         hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
         if others:
             hint = f", which is one of {', '.join(others)}{hint}"
@@ -219,7 +218,7 @@ class _Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
-            close = difflib.get_close_matches(str(value), known, 1, 0.5)
+            close = close_to(str(value), known, 1, 0.5)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise argparse.ArgumentError(action, f"{shown(value)} is not one of {', '.join(known)}{hint}")
 
@@ -1552,7 +1551,7 @@ def _mistaken(option: str, name: str) -> str | None:
     """What a name given as a model or an encoder is, where the command line has another remedy than Python has."""
     path, wanted = find_model(name), "an encoder" if option in ("--encoder", "encode") else "a model"
     if not os.path.lexists(path):
-        close = difflib.get_close_matches(name, BOX, 1, 0.7) if "/" not in name else []
+        close = close_to(name, BOX, 1, 0.7) if "/" not in name else []
         return f"no model file {name}, and no bundled model of that name; did you mean {close[0]}?" if close else None
     if not path.is_file():
         return None

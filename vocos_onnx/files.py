@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 _log = logging.getLogger("vocos_onnx")
 _staging: dict[Path, int] = {}  # folders of files that are not whole yet, and the processes that write them
@@ -20,6 +22,25 @@ _made: list[tuple[Path, int]] = []  # folders that were made for files to come, 
 # renaming is refused for a file that is mounted, or whose folder cannot be written though the file itself can
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CANNOT_RENAME = {errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def name_of(file: Any) -> str:
+    """A file object in messages."""
+    name = getattr(file, "name", None)
+    return name if isinstance(name, str) else f"the {type(file).__name__} object"
+
+
+def write_all(file: Any, data: bytes) -> None:
+    """Write all of it to a binary file object: a raw one may take less at once. Raises ValueError for others."""
+    view = memoryview(data)
+    while view:
+        try:
+            count = file.write(view)
+        except TypeError as error:
+            raise ValueError(f"{name_of(file)} does not take bytes ({error}); open it as binary") from None
+        if count is None and isinstance(file, io.RawIOBase):
+            raise BlockingIOError(f"{name_of(file)} does not block, and cannot take all of it now; set it to block")
+        view = view[len(view) if count is None else count :]  # others that return nothing have taken all
 
 
 def check_target(path: Path, *, overwrite: bool = True) -> None:

@@ -65,3 +65,10 @@ def _escaped(character: str) -> str:
 
 def _cut(text: str, longest: int = _LONGEST) -> str:
     return text if len(text) <= longest else f"{text[: longest // 2]}...{text[-longest // 4 :]}"
+
+
+def close_to(name: str, known: Iterable[str], count: int, least: float) -> list[str]:
+    """What may have been meant, of the known names."""
+    import difflib  # of use in errors alone
+
+    return difflib.get_close_matches(name, list(known), count, least)

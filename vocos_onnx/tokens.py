@@ -6,7 +6,6 @@ import io
 import operator
 import os
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -20,14 +19,14 @@ from .array_files import HEAD, Entry, check_kind, entries, names_and_shapes, quo
 from .arrays import as_array
 from .codebooks import KNOWN_NAMES, type_hint, unwrapped
 from .config import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, EncodecFeatures, EncoderConfig, ModelConfig
-from .files import check_target, whole_file
+from .files import check_target, whole_file, write_all
+from .judge import warn_once
 from .messages import listed, shown
 
 _ENTRIES = ("samples", "sample_rate", "codec", "codebooks_sha256")
 _LONGEST = 200  # characters of a name in a file that are looked at
 _SMALL = 4096  # bytes of an entry of one value
 _SPOOLED, _MOST = 16 << 20, 1 << 30  # bytes of a file that cannot seek: in memory, and in all
-_warned = False
 
 
 class Tokenizer(Protocol):
@@ -115,14 +114,12 @@ def load_tokens(path_or_file: str | os.PathLike[str] | IO[bytes], *, key: str | 
     Example:
         >>> vocos.decode(load_tokens("speech.npz"))  # ValueError where they are of another codec than the model's
     """
-    global _warned
     tokens = read_token_file(path_or_file, key)
-    if tokens.anonymous and not _warned:
-        _warned = True
-        warnings.warn(
+    if tokens.anonymous:
+        warn_once(
+            "codec",
             f"{_name(path_or_file)} names no codec: its tokens are taken for those of the model that decodes them; "
             "those of another codec (Bark, VALL-E and the like have EnCodec's) come out as noise. save_tokens names it",
-            stacklevel=2,
         )
     return tokens
 
@@ -183,7 +180,7 @@ def save_tokens(
         **{name: value for name, value in zip(_ENTRIES, described, strict=True) if value is not None},  # type: ignore[arg-type]
     )
     if not isinstance(file, Path):
-        _write(file, content.getvalue())
+        write_all(file, content.getvalue())
         return
     with whole_file(file, overwrite=overwrite) as partial:
         partial.write_bytes(content.getvalue())
@@ -209,14 +206,6 @@ def _target(given: Any, tokens: Any, overwrite: bool) -> Path | IO[bytes]:
         raise ValueError(f"{name!r} does not end in .npz, the kind of file that tokens are written to")
     check_target(path, overwrite=overwrite)
     return path
-
-
-def _write(file: IO[bytes], data: bytes) -> None:
-    """All of it: a raw file may take less at once."""
-    left = memoryview(data)
-    while left:
-        taken = file.write(left)
-        left = left[len(left) if taken is None else taken :]
 
 
 def _check_length(samples: int | None, frames: int, hop: int | None, remedy: str) -> None:

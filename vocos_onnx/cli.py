@@ -58,7 +58,6 @@ AUDIO = (
 )  # fmt: skip
 ARRAYS = (".npz", ".npy")
 TOKENS = (*ARRAYS, ".json", ".safetensors")
-CHECKPOINTS = (".bin", ".ckpt", ".pt", ".pth", ".th", ".safetensors")
 Progress = Callable[[int, int], None]
 
 
@@ -800,7 +799,7 @@ def _check_audio(target: Path | None, format_: str | None) -> str | None:
     except ValueError:  # its ending says nothing
         check_target(target)
         return format_
-    if kind != audio_format(Path(tempfile.gettempdir()) / f"audio.{format_}"):
+    if kind != audio_format(target, format_):
         raise ValueError(f"{target.name!r} ends in {target.suffix}, and --format is {format_}: give one of the two")
     return None
 

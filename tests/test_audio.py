@@ -1074,3 +1074,25 @@ def test_rates_that_flac_has(tmp_path):
     for rate in (65_536, 100_003, 262_143):
         with pytest.raises(ValueError, match=f"sample_rate is {rate}, and .flac has multiples of 10 Hz"):
             save_audio(tmp_path / "a.flac", np.zeros(100), rate)
+
+
+def test_channels_that_cancel_one_another_are_one_warning(tmp_path, recwarn):
+    one = (np.random.default_rng(0).standard_normal(20_000) * 0.1).astype(np.float32)
+    other = (np.random.default_rng(1).standard_normal(20_000) * 0.1).astype(np.float32)
+    for name, channels in {
+        "both": (one, one),
+        "apart": (one, other),
+        "left": (one, 0 * one),
+        "none": (0 * one,) * 2,
+    }.items():
+        soundfile.write(tmp_path / f"{name}.wav", np.stack(channels, 1), 24_000)
+        load_audio(tmp_path / f"{name}.wav", 24_000)
+    assert not recwarn.list
+    soundfile.write(tmp_path / "anti.wav", np.stack([one, -one], 1), 24_000)
+    with pytest.warns(
+        UserWarning, match=r"anti\.wav: the channels cancel .* (dB below them|silence): one of them is inv"
+    ):
+        load_audio(tmp_path / "anti.wav", 16_000)
+    command = [sys.executable, "-m", "vocos_onnx", "resynth", "anti.wav", "out.wav"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "anti.wav: the channels cancel" in done.stderr, done

@@ -11,6 +11,7 @@ import select
 import shlex
 import stat
 import tempfile
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache, partial
@@ -74,6 +75,7 @@ _MOST = {  # bytes of which a kind can say how many they are; a margin for what 
 }
 _WALKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3")  # by ``parts``
 _BY_NAME = (".gsm", ".sd2", ".vox", ".vox6", ".vox8")  # without a header, or with one in another file
+_CANCELLED = 1e-3  # of the channels' energy: uncorrelated ones leave a tenth and more, of up to ten of them
 _CHANNELS = 64  # at most, of a recording whose channels are taken for samples
 _FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31}
 # Mixes of floats reach some times full scale (20 dB are 10), and nothing in use goes 36 dB beyond. In the range of
@@ -139,7 +141,7 @@ def load_blocks(file: AudioFile, sample_rate: int) -> Iterator[Float]:
             streams = _streams(source, path)
             with _open_stream(source, streams[0]) as first:
                 rate = first.samplerate
-            with closing(_mixed(source, streams, rate)) as mixed:
+            with closing(_mixed(source, streams, rate, str(name))) as mixed:
                 for block in read_blocks(mixed, rate, sample_rate):
                     done += block.shape[1]
                     yield block[0]
@@ -456,8 +458,9 @@ def _open_stream(file: BinaryIO, stream: Part | Path) -> Any:
     return audio
 
 
-def _mixed(file: BinaryIO, streams: Sequence[Part | Path], rate: int) -> Generator[Float, None, None]:
+def _mixed(file: BinaryIO, streams: Sequence[Part | Path], rate: int, name: str) -> Generator[Float, None, None]:
     """The mean of the channels (n,), taken while reading, so that those of a long file never are in memory together."""
+    before = after = 0.0  # the energy of the channels, on average, and of their mean
     for stream in streams:
         with _open_stream(file, stream) as audio:
             if audio.samplerate != rate:
@@ -465,7 +468,11 @@ def _mixed(file: BinaryIO, streams: Sequence[Part | Path], rate: int) -> Generat
             frames = 0
             for block in _blocks(audio, stream):
                 frames += len(block)
-                yield block.mean(axis=1)
+                mean = block.mean(axis=1)
+                if audio.channels > 1:
+                    before += float(np.vdot(block, block)) / audio.channels
+                    after += float(np.vdot(mean, mean))
+                yield mean
             promised = audio.frames
             if isinstance(stream, Part):
                 promised = stream.most or stream.samples or (promised if stream.counted else 0)
@@ -473,6 +480,13 @@ def _mixed(file: BinaryIO, streams: Sequence[Part | Path], rate: int) -> Generat
                 raise Incomplete(f"it is truncated: its header promises {promised} samples, and it holds {frames}")
             if isinstance(stream, Part) and (left := stream.left(audio.name.tell())):
                 raise Incomplete(f"its header promises {promised} samples, and {left} bytes of audio are behind them")
+    if after < _CANCELLED * before:
+        below = f"{10 * math.log10(before / after):.0f} dB below them" if after else "silence"
+        warnings.warn(
+            f"{name}: the channels cancel one another, so that their mean is {below}: one of them is inverted. Of the "
+            "first alone ffmpeg makes a file with -af pan=mono|c0=c0",
+            stacklevel=2,
+        )
 
 
 def _blocks(audio: Any, stream: Part | Path) -> Iterator[Float]:

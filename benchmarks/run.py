@@ -127,7 +127,7 @@ def load_openvino(name: str, geometry: str, folder: Path, threads: int) -> tuple
     import torch
 
     from vocos_onnx import VocosONNX
-    from vocos_onnx.istft import istft
+    from vocos_onnx.dsp.stft import istft
     from vocos_onnx_export.checkpoint import build, load
 
     ours = VocosONNX(folder / "model.onnx", threads=1, providers=["CPUExecutionProvider"])
@@ -495,9 +495,9 @@ def stream_section(args: argparse.Namespace, folder: Path, found: dict[str, Any]
 def quality_section(args: argparse.Namespace, folder: Path) -> list[str]:
     """What int8 and float16 cost on the models in the box: against float32, and against recordings."""
     from vocos_onnx import EncodecONNX, VocosONNX, load_audio
-    from vocos_onnx.session import CODEC, MEL
+    from vocos_onnx.evaluate.metrics import pesq_wb
+    from vocos_onnx.model.bundled import CODEC, MEL
     from vocos_onnx_export import quantize
-    from vocos_onnx_train.metrics import pesq_wb
 
     files = sorted(args.clips.glob("speech_*")) if args.clips else []
     encoder = EncodecONNX(threads=args.threads)

@@ -25,7 +25,7 @@ import numpy as np
 import soundfile
 
 from vocos_onnx import EncodecONNX, VocosONNX
-from vocos_onnx.session import available_cpus
+from vocos_onnx.model.cpus import available_cpus
 
 LONGEST = 400  # frames of what the threads decode
 LIMITED = """
@@ -41,7 +41,7 @@ import os, sys
 from pathlib import Path
 Path(sys.argv[1]).write_text(str(os.getpid()))
 from vocos_onnx.cli import main
-from vocos_onnx.session import available_cpus
+from vocos_onnx.model.cpus import available_cpus
 print(available_cpus())
 sys.exit(main(sys.argv[2:]) if sys.argv[2:] else 0)
 """

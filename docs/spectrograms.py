@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vocos_onnx import VocosONNX, load_audio
-from vocos_onnx.plot import draw_spectrogram, spectrogram
+from vocos_onnx.io.plot import draw_spectrogram, spectrogram
 
 SECONDS, HOP, KBPS = 4, 120, 6.0
 OUTPUT = Path(__file__).with_suffix(".png")

@@ -48,8 +48,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from vocos_onnx import Tokens, VocosONNX, load_tokens
-from vocos_onnx.audio import load_blocks
-from vocos_onnx.session import available_cpus
+from vocos_onnx.io.audio import load_blocks
+from vocos_onnx.model.cpus import available_cpus
 
 Result = TypeVar("Result")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy.typing as npt
 
 from vocos_onnx import ModelConfig, VocosONNX, __version__
-from vocos_onnx.config import Source
-from vocos_onnx.files import check_target, whole_file
+from vocos_onnx.io.files import check_target, whole_file
+from vocos_onnx.model.config import Source
 
 from .checkpoint import CheckpointError, build, describe, load
 from .encodec import export_encodec

@@ -23,22 +23,13 @@ import yaml
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from vocos_onnx.codebooks import fingerprints
-from vocos_onnx.config import (
-    MAX_BANDWIDTH_IDS,
-    MAX_CHANNELS,
-    MAX_CODEBOOKS,
-    MAX_KBPS,
-    MAX_LAYERS,
-    MAX_RATE,
-    EncodecFeatures,
-    MelFeatures,
-    ModelConfig,
-    Source,
-)
+from vocos_onnx.dsp.mel import MelFeatures
+from vocos_onnx.dsp.quantizer import fingerprints
+from vocos_onnx.limits import MAX_BANDWIDTH_IDS, MAX_CHANNELS, MAX_CODEBOOKS, MAX_KBPS, MAX_LAYERS
 from vocos_onnx.messages import first_line, listed, shown
-from vocos_onnx.model_file import MAX_SIZE, read_file
-from vocos_onnx.vocoder import BOX_CODEC
+from vocos_onnx.model.bundled import BUNDLED_CODEC
+from vocos_onnx.model.config import MAX_RATE, EncodecFeatures, ModelConfig, Source
+from vocos_onnx.model.onnx_file import MAX_SIZE, read_file
 
 from .modules import IMDCTCosHead, IMDCTSymExpHead, ISTFTHead, Vocos, VocosBackbone, VocosResNetBackbone
 
@@ -55,7 +46,7 @@ HEADS = {
 CODECS = {
     "encodec_24khz": (24_000, 75),
     "encodec_48khz": (48_000, 150),
-    BOX_CODEC: (24_000, 75),  # the bundled codec, train/codec.py
+    BUNDLED_CODEC: (24_000, 75),  # the bundled codec, train/codec.py
 }
 CODEBOOK_SIZE = 1024
 WEIGHTS = ("pytorch_model.bin", "model.safetensors")

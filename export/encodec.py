@@ -23,14 +23,15 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from vocos_onnx import EncodecONNX, __version__
-from vocos_onnx.audio import MAX_RATE, MIN_RATE
-from vocos_onnx.codebooks import fingerprints
-from vocos_onnx.config import MAX_CONTEXT, MAX_N_FFT, EncoderConfig, Source, parse_json
-from vocos_onnx.encodec import CHUNK
-from vocos_onnx.files import check_target, whole_file
+from vocos_onnx.dsp.quantizer import fingerprints
+from vocos_onnx.encoder import CHUNK
+from vocos_onnx.io.audio import MAX_RATE, MIN_RATE
+from vocos_onnx.io.files import check_target, whole_file
+from vocos_onnx.limits import MAX_CONTEXT, MAX_N_FFT
 from vocos_onnx.messages import first_line, shown
-from vocos_onnx.model_file import read_file
-from vocos_onnx.vocoder import BOX_CODEC
+from vocos_onnx.model.bundled import BUNDLED_CODEC
+from vocos_onnx.model.config import EncoderConfig, Source, parse_json
+from vocos_onnx.model.onnx_file import read_file
 
 from .checkpoint import (
     CODEBOOKS,
@@ -560,8 +561,8 @@ def _load_trained(folder: Path) -> tuple[nn.Module, Tensor, EncoderConfig]:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has an {ENCODER_WEIGHTS} but no {name}, which the training writes too")
     features = read_encodec_features(read_yaml(folder / "config.yaml"))
-    if features.codec != BOX_CODEC:
-        raise CheckpointError(f"{folder}: the codec is {shown(features.codec)}, expected {BOX_CODEC!r}")
+    if features.codec != BUNDLED_CODEC:
+        raise CheckpointError(f"{folder}: the codec is {shown(features.codec)}, expected {BUNDLED_CODEC!r}")
     weights = folder / ENCODER_WEIGHTS
     encoder = STFTEncoder().eval()
     window = encoder.window

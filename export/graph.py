@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from vocos_onnx.config import ENCODER_KEY, METADATA_KEY, EncoderConfig, ModelConfig
+from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY, EncoderConfig, ModelConfig
 
 from .modules import ConvNeXtBlock, STFTEncoder, Vocos, VocosBackbone
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from vocos_onnx.config import ModelConfig
-from vocos_onnx.istft import imdct_frames, istft_frames, trim_of
+from vocos_onnx.dsp.stft import imdct_frames, istft_frames, trim_of
+from vocos_onnx.model.config import ModelConfig
 
 
 def add_istft(proto: onnx.ModelProto, config: ModelConfig) -> None:
@@ -37,7 +37,7 @@ def add_istft(proto: onnx.ModelProto, config: ModelConfig) -> None:
 def _inverse(body: _Body, config: ModelConfig, masked: bool) -> str:
     """Spectrum -> audio.
 
-    The transform of a frame is one matrix product, which every device is good at. As in ``vocos_onnx.istft`` the frames
+    The transform of a frame is one matrix product, which every device is good at. As in ``dsp.stft`` the frames
     are added a hop at a time, and divided by their squared windows; frames of an item that the mask leaves out do not
     count in either.
     """

@@ -2,7 +2,7 @@
 
 Architecture: Siuzdak, "Vocos" (arXiv 2306.00814), as the reference implementation vocos 0.1.0 defines it. A backbone
 maps features ``(B, C, T)`` to hidden states ``(B, T, dim)``; a head maps those to the *spectrum*, the output of the
-exported graph. What follows (inverse transform, overlap-add) has no weights: it is numpy in ``vocos_onnx.istft``, and
+exported graph. What follows (inverse transform, overlap-add) has no weights: it is numpy in ``dsp.stft``, and
 ``to_waveform`` here is its torch counterpart, for training and for the verification of an export.
 
 Weight normalisation does not exist here: checkpoint.py folds it into plain weights while loading.

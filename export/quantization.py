@@ -21,10 +21,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from vocos_onnx import ModelConfig, VocosONNX
-from vocos_onnx.config import METADATA_KEY, Quality
-from vocos_onnx.files import check_target, whole_file
-from vocos_onnx.session import find_model
-from vocos_onnx.vocoder import BOX_CODEC, default_model
+from vocos_onnx.io.files import check_target, whole_file
+from vocos_onnx.model.bundled import BUNDLED_CODEC, default_model, find_model
+from vocos_onnx.model.config import METADATA_KEY, Quality
 
 from .checkpoint import CheckpointError
 
@@ -122,7 +121,7 @@ def _bundled_speech(original: VocosONNX) -> list[npt.NDArray[Any]]:
     if config.encodec is None:
         codec = VocosONNX(providers=["CPUExecutionProvider"])
         return [original.features(codec.decode(tokens), codec.sample_rate) for tokens in speech]
-    if config.encodec.codec == BOX_CODEC:
+    if config.encodec.codec == BUNDLED_CODEC:
         return speech
     if config.encodec.codec == "encodec_24khz":
         return list(_load(folder / "encodec_24khz_tokens.npz").values())
@@ -267,7 +266,7 @@ def _compare(variant: VocosONNX, items: list[Item]) -> Quality:
 
 
 def _pesq(reference: npt.NDArray[Any], copy: npt.NDArray[Any], sample_rate: int) -> float | None:
-    from vocos_onnx_train.metrics import pesq_wb
+    from vocos_onnx.evaluate.metrics import pesq_wb
 
     try:
         return pesq_wb(reference, copy, sample_rate)

@@ -17,7 +17,7 @@ import onnx_bytes as ob
 import pytest
 from conftest import DATA
 
-from vocos_onnx import EncodecONNX, Tokens, VocosONNX, judge, load_audio, load_tokens, save_audio, save_tokens
+from vocos_onnx import EncodecONNX, Tokens, VocosONNX, load_audio, load_tokens, once, save_audio, save_tokens
 
 MEL_MODEL = "VocosONNX('vocos-mel-24khz-small')"
 CODEC_MODEL = "VocosONNX('vocos-codec-24khz')"
@@ -398,13 +398,13 @@ def test_an_id_of_another_number_of_codebooks_is_one_line_in_the_log(codec, monk
         lambda: list(codec.decode_stream([tokens[:2]], 3)),
         lambda: codec.stream(0).push(tokens),
     ):
-        monkeypatch.setattr(judge, "_warned", set())
+        monkeypatch.setattr(once, "_warned", set())
         caplog.clear()
         way()
         way()
         (line,) = caplog.messages
         assert re.search(r"tokens have \d+ codebooks .*, and bandwidth_id \d has \d+, .*: leave", line)
-    monkeypatch.setattr(judge, "_warned", set())
+    monkeypatch.setattr(once, "_warned", set())
     caplog.clear()
     codec.decode(tokens[:12], 3)  # the next bandwidth has the most in common, and no other is meant
     codec.decode(codec.codes_to_features(tokens), 0)

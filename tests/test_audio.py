@@ -16,18 +16,10 @@ import numpy as np
 import pytest
 import soundfile
 
-import vocos_onnx.audio
+import vocos_onnx.io.audio
 from vocos_onnx import EncodecONNX, load_audio, load_blocks, save_audio, save_blocks
-from vocos_onnx.audio import (
-    MAX_RATE,
-    MIN_RATE,
-    audio_format,
-    expected_samples,
-    read_blocks,
-    read_waveform,
-    resample,
-    resample_blocks,
-)
+from vocos_onnx.dsp.resample import resample, resample_blocks
+from vocos_onnx.io.audio import MAX_RATE, MIN_RATE, audio_format, expected_samples, read_blocks, read_waveform
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.uniform(-0.5, 0.5, 4800).astype(np.float32)
@@ -159,7 +151,7 @@ def test_polynomials_and_the_polyphase_filter_agree(monkeypatch):
         given = RNG.uniform(-1, 1, (2, 5000)).astype(np.float32)
         expected = resample(given, rate, to)
         with monkeypatch.context() as patch:
-            patch.setattr("vocos_onnx.resample._POLYPHASE", 0)
+            patch.setattr("vocos_onnx.dsp.resample._POLYPHASE", 0)
             np.testing.assert_allclose(resample(given, rate, to), expected, rtol=0, atol=3e-6)
 
 
@@ -192,7 +184,7 @@ def test_any_two_rates_take_little_time_and_memory():
     program = """
 import resource
 import numpy as np
-from vocos_onnx.audio import resample, resample_blocks
+from vocos_onnx.dsp.resample import resample, resample_blocks
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 for rate in range(383_900, 384_000, 3):
     for to in (1009, 24_000, 44_100, 383_999):
@@ -480,7 +472,7 @@ def test_the_rate_that_is_written_comes_back(rate, tmp_path):
 @pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "voc", "svx", "avr", "mat5"])
 def test_more_than_a_header_can_say(suffix, tmp_path, monkeypatch):
     most = 9000 if suffix != "mat5" else 50_000
-    monkeypatch.setitem(vocos_onnx.audio._MOST, suffix.upper(), most)
+    monkeypatch.setitem(vocos_onnx.io.audio._MOST, suffix.upper(), most)
     save_blocks(tmp_path / f"a.{suffix}", [NOISE[:4000]], 16_000)
     with pytest.raises(ValueError, match=rf"holds {most} bytes; write \.w64 or \.flac"):
         save_blocks(tmp_path / f"b.{suffix}", (NOISE[:500] for _ in range(100)), 16_000)
@@ -815,10 +807,10 @@ def lag(audio: np.ndarray, reference: np.ndarray) -> int:
     return int(np.correlate(audio, reference, "full").argmax()) - len(reference) + 1
 
 
-@pytest.mark.parametrize("ending", sorted(vocos_onnx.audio._KINDS))
+@pytest.mark.parametrize("ending", sorted(vocos_onnx.io.audio._KINDS))
 def test_every_ending_reads_back_as_it_was_written(ending, tmp_path):
     lossless = ending not in ("ogg", "oga", "opus", "mp3")
-    rates = vocos_onnx.audio._RATES.get(vocos_onnx.audio._KINDS[ending][1])
+    rates = vocos_onnx.io.audio._RATES.get(vocos_onnx.io.audio._KINDS[ending][1])
     for rate in (8000, 16_000, 22_050, 24_000, 44_100, 48_000):
         if rates and rate not in rates:
             continue
@@ -873,7 +865,7 @@ def test_a_format_in_place_of_the_ending(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.wav", "a.wave"])
 def test_wav_of_more_than_its_header_can_say_becomes_rf64(name, tmp_path, monkeypatch):
-    monkeypatch.setitem(vocos_onnx.audio._MOST, "WAV", 9000)
+    monkeypatch.setitem(vocos_onnx.io.audio._MOST, "WAV", 9000)
     save_audio(tmp_path / name, NOISE[:4000], 24_000)
     assert (tmp_path / name).read_bytes()[:4] == b"RIFF"
     save_audio(tmp_path / name, NOISE, 24_000)

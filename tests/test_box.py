@@ -15,14 +15,13 @@ import pytest
 
 from vocos_onnx import VocosONNX, demo_tokens, load_tokens, save_tokens
 from vocos_onnx.cli import main
-from vocos_onnx.session import BOX as BOX_MODELS
-from vocos_onnx.session import MEL
-from vocos_onnx.vocoder import DEMO_TOKENS, default_model
+from vocos_onnx.model.bundled import BUNDLED as BOX_MODELS
+from vocos_onnx.model.bundled import DEMO_TOKENS, MEL, default_model
 
-BOX = default_model().parent
+BUNDLED = default_model().parent
 RECORDINGS = Path(__file__).parent / "data" / "recordings.npz"
 EDGES = np.array([100, 300, 500, 800, 1200, 1800, 2600, 3800, 5600])  # Hz
-TOKENS = sorted(BOX.glob("speech_*.npz"))
+TOKENS = sorted(BUNDLED.glob("speech_*.npz"))
 
 
 def band_levels(audio: np.ndarray, sample_rate: int = 24_000) -> np.ndarray:
@@ -37,8 +36,8 @@ def band_levels(audio: np.ndarray, sample_rate: int = 24_000) -> np.ndarray:
 
 @pytest.mark.parametrize("name", BOX_MODELS)
 def test_sha256_is_the_one_in_the_card(name):
-    digest = hashlib.sha256((BOX / f"{name}.onnx").read_bytes()).hexdigest()
-    assert digest in (BOX / "README.md").read_text(encoding="utf-8")
+    digest = hashlib.sha256((BUNDLED / f"{name}.onnx").read_bytes()).hexdigest()
+    assert digest in (BUNDLED / "README.md").read_text(encoding="utf-8")
 
 
 def test_geometry_is_that_of_vocos_encodec_24khz():
@@ -90,12 +89,12 @@ def test_what_lies_in_the_working_directory_is_not_the_box(tmp_path, monkeypatch
 
 
 def test_the_box_is_small():
-    assert sum(path.stat().st_size for path in BOX.iterdir()) <= 60e6
+    assert sum(path.stat().st_size for path in BUNDLED.iterdir()) <= 60e6
 
 
 def test_there_are_tokens_of_a_few_recordings():
     assert len(TOKENS) >= 3
-    assert BOX / DEMO_TOKENS in TOKENS
+    assert BUNDLED / DEMO_TOKENS in TOKENS
     for path in TOKENS:
         assert path.stat().st_size < 20_000
         with np.load(path) as archive:

@@ -26,10 +26,10 @@ import pytest
 import soundfile
 from conftest import DATA
 
-import vocos_onnx.encodec as encodec_module
+import vocos_onnx.encoder as encodec_module
 from vocos_onnx import EncodecONNX, VocosONNX, cli, load_audio
 from vocos_onnx.cli import main
-from vocos_onnx.kinds import kind_of
+from vocos_onnx.io.kinds import kind_of
 
 MODEL = str(DATA / "encodec.onnx")
 TOKENS = np.random.default_rng(0).integers(1024, size=(2, 30))

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from vocos_onnx import audio as audio_module
-from vocos_onnx import containers, load_audio, load_blocks, save_audio
-from vocos_onnx.audio import expected_samples
+from vocos_onnx import load_audio, load_blocks, save_audio
+from vocos_onnx.io import audio as audio_module
+from vocos_onnx.io import containers
+from vocos_onnx.io.audio import expected_samples
 
 RATE = 24_000
 NOISE = np.random.default_rng(0).uniform(-0.4, 0.4, 20_000).astype(np.float32)

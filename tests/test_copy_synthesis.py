@@ -9,7 +9,7 @@ import pytest
 from conftest import DATA, altered
 
 from vocos_onnx import EncodecONNX, VocosONNX
-from vocos_onnx.vocoder import DEMO_TOKENS, default_model
+from vocos_onnx.model.bundled import DEMO_TOKENS, default_model
 
 ENCODER, MODEL = DATA / "encoder.onnx", DATA / "encodec.onnx"
 NOISE = np.random.default_rng(0).normal(0, 0.3, 5000).astype(np.float32)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import DATA, altered
 
-import vocos_onnx.encodec as encodec_module
+import vocos_onnx.encoder as encodec_module
 from vocos_onnx import EncodecONNX, VocosONNX
-from vocos_onnx.audio import resample
-from vocos_onnx.encodec import quantize
+from vocos_onnx.dsp.quantizer import quantize
+from vocos_onnx.dsp.resample import resample
 
 SAMPLES = (1, 319, 320, 321, 2500, 13000)
 NOISE = np.random.default_rng(0).normal(0, 0.3, 40_000).astype(np.float32)
@@ -54,7 +54,7 @@ def test_golden(encoder, golden, samples):
 @pytest.mark.parametrize("size", [1024, 64, 63, 96, 1])
 @pytest.mark.parametrize("product", [500_000, 10_000, 1])
 def test_quantize_takes_the_nearest(monkeypatch, size, product):
-    monkeypatch.setattr(encodec_module, "_PRODUCT", product)
+    monkeypatch.setattr("vocos_onnx.dsp.quantizer._PRODUCT", product)
     rng = np.random.default_rng(0)
     codebooks = (rng.standard_normal((5, size, 8)) * 0.6 ** np.arange(5)[:, None, None]).astype(np.float32)
     embeddings = rng.standard_normal((2, 31, 8)).astype(np.float32)

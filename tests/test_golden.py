@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vocos_onnx.istft import imdct, istft
+from vocos_onnx.dsp.stft import imdct, istft
 
 # measured differences are a tenth of these or less, relative to the peak
 TOLERANCE = 1e-5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vocos_onnx.istft import hann_window, imdct, istft, overlap_add
+from vocos_onnx.dsp.stft import hann_window, imdct, istft, overlap_add
 
 GEOMETRIES = [(1280, 320), (1024, 256), (64, 48), (1000, 300), (16, 14), (64, 17)]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from vocos_onnx import VocosONNX, load_tokens
-from vocos_onnx.audio import Tape
-from vocos_onnx.config import MelFeatures
-from vocos_onnx.mel import HIFIGAN, filterbank, log_mel, log_mel_blocks, mel_fault
-from vocos_onnx.vocoder import default_model
+from vocos_onnx.dsp.audio_window import AudioWindow
+from vocos_onnx.dsp.mel import HIFIGAN, MelFeatures, filterbank, log_mel, log_mel_blocks
+from vocos_onnx.mels import mel_fault
+from vocos_onnx.model.bundled import default_model
 
 CENTER = MelFeatures(1024, 256, 100, "center", 0.0, 12000.0)
 SAME = replace(CENTER, padding="same")
@@ -46,7 +46,7 @@ def test_blocks_do_not_show(mel, chunk, block):
     for samples in (1024, 1025, 5000, 20000):
         audio = NOISE[None, :samples]
         blocks = np.split(audio, range(block, samples, block), axis=1)
-        parts = list(log_mel_blocks(Tape(blocks), 24000, mel, chunk))
+        parts = list(log_mel_blocks(AudioWindow(blocks), 24000, mel, chunk))
         assert np.array_equal(np.concatenate(parts, axis=2), log_mel(audio, 24000, mel))
 
 

@@ -17,9 +17,9 @@ from conftest import DATA
 from onnx_bytes import field, node, tensor, tiny, value, varint
 
 from vocos_onnx import EncodecONNX, EncoderConfig, ModelConfig, VocosONNX
-from vocos_onnx.codebooks import fingerprints
+from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.messages import first_line, listed, shown
-from vocos_onnx.model_file import MAX_NODES, MAX_SIZE, read_model
+from vocos_onnx.model.onnx_file import MAX_NODES, MAX_SIZE, read_model
 
 FEATURES = np.ones((8, 5), np.float32)
 ELSEWHERE = field(13, field(1, "location"), field(2, "../../secret"))
@@ -400,7 +400,7 @@ def test_size_of_the_file(tmp_path):
 
 def test_sha256_is_that_of_what_is_loaded(tmp_path):
     """Not of what was there when somebody looked: the file is replaced in between."""
-    from vocos_onnx.hub import fetch
+    from vocos_onnx.model.hub import fetch
 
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny())

@@ -7,7 +7,7 @@ import pytest
 from conftest import DATA
 
 from vocos_onnx import EncodecONNX, VocosONNX
-from vocos_onnx.istft import check_finite
+from vocos_onnx.dsp.stft import check_finite
 
 
 @pytest.mark.parametrize("name", ["encodec", "encodec-int8"])

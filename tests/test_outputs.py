@@ -22,7 +22,7 @@ from conftest import DATA
 
 from vocos_onnx import EncodecONNX, load_audio, save_audio, save_blocks, save_tokens
 from vocos_onnx.cli import main
-from vocos_onnx.files import check_target, whole_file
+from vocos_onnx.io.files import check_target, whole_file
 
 MODEL, ENCODER = str(DATA / "encodec.onnx"), str(DATA / "encoder.onnx")
 PAIR = ("--model", MODEL, "--encoder", ENCODER, "--bandwidth", "1.5")

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocos_onnx import EncodecONNX, VocosONNX
-from vocos_onnx.audio import resample, resample_blocks
-from vocos_onnx.encodec import quantize
-from vocos_onnx.istft import istft, stft
-from vocos_onnx.mel import log_mel
+from vocos_onnx.dsp.mel import log_mel
+from vocos_onnx.dsp.quantizer import quantize
+from vocos_onnx.dsp.resample import resample, resample_blocks
+from vocos_onnx.dsp.stft import istft, stft
 
 ENCODEC = VocosONNX(DATA / "encodec.onnx", threads=1)
 ENCODER = EncodecONNX(DATA / "encoder.onnx", threads=1)
@@ -91,7 +91,7 @@ def test_resampling_in_blocks(seed, rate, cuts):
 @given(seed=SEEDS, gain=st.floats(0.01, 10), samples=st.integers(1024, 4000))
 def test_louder_audio_has_higher_mels(seed, gain, samples):
     """ln(mel) of gain · x is ln(mel) of x, plus ln(gain)."""
-    from vocos_onnx.config import MelFeatures
+    from vocos_onnx.dsp.mel import MelFeatures
 
     mel = MelFeatures(1024, 256, 100, "center", 0.0, 12_000.0, clip=1e-30)
     audio = np.random.default_rng(seed).normal(0, 0.1, (1, samples)).astype(np.float32)

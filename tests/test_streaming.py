@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from conftest import DATA
 
-from vocos_onnx import EncodecONNX, Tokens, VocosONNX, streaming
-from vocos_onnx.session import available_cpus, run
-from vocos_onnx.streaming import OverlapAdd
+from vocos_onnx import EncodecONNX, Tokens, VocosONNX, streams
+from vocos_onnx.inverse import OverlapAdd
+from vocos_onnx.model.cpus import available_cpus
+from vocos_onnx.model.session import run
 
 NASTY = (1, 2, 3, 8, 9, 10, 17, 18, 19, 26, 27, 28, 53, 54, 55, 1000)
 STREAMED = ("encodec", "mel", "imdct-symexp", "encodec-int8", "mel-int8", "mel-istft")
@@ -140,7 +141,7 @@ def test_long_input_goes_in_blocks(vocos, batch, monkeypatch):
     given = given.transpose(1, 0, 2) if vocos.config.encodec else given
     expected = vocos.decode(given)
     for block in (1, 64, 499):
-        monkeypatch.setattr(streaming, "BLOCK", block)
+        monkeypatch.setattr(streams, "BLOCK", block)
         monkeypatch.setattr("vocos_onnx.vocoder.BLOCK", block)
         check(vocos.decode(given), expected, vocos)
 
@@ -238,7 +239,7 @@ def test_no_memory_on_a_device(text):
 @pytest.mark.parametrize("padding", ["same", "center"])
 def test_overlap_add_in_stretches(head, n_fft, hop, padding):
     """Also hops that do not divide the frame, or of more than half of it: there the end cuts off earlier frames too."""
-    from vocos_onnx.istft import imdct, istft
+    from vocos_onnx.dsp.stft import imdct, istft
 
     config = type("", (), {"head": head, "n_fft": n_fft, "hop_length": hop, "padding": padding, "clip_audio": False})()
     rng = np.random.default_rng(0)

@@ -23,8 +23,8 @@ from conftest import DATA
 
 from vocos_onnx import EncodecONNX, Tokens, VocosONNX, load_tokens, save_tokens
 from vocos_onnx.cli import main
-from vocos_onnx.encodec import quantize
-from vocos_onnx.tokens import read_token_file
+from vocos_onnx.dsp.quantizer import quantize
+from vocos_onnx.io.tokens import read_token_file
 
 MODEL, ENCODER = str(DATA / "encodec.onnx"), str(DATA / "encoder.onnx")
 CODES = np.random.default_rng(0).integers(1024, size=(2, 30))

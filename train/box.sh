@@ -17,5 +17,5 @@ stage codec-2 box-codec-2.yaml --init-from "$out/codec-1/checkpoint"
 stage codec-3 box-codec-3.yaml --init-from "$out/codec-2/checkpoint"
 stage codec box-codec-4.yaml --init-from "$out/codec-3/checkpoint" --export "$out/models/vocos-codec-24khz.onnx"
 stage mel box-mel.yaml --export "$out/models/vocos-mel-24khz-small.onnx"
-python -m vocos_onnx_train.evaluate --models "$out/models" --clips "$clips" --tokens "$out/models" \
+python -m vocos_onnx.evaluate.card --models "$out/models" --clips "$clips" --tokens "$out/models" \
   --clip speech_en_m_joe_48k_stereo.flac --clip speech_it_f_paola_48k.flac --clip speech_ja_css10_22k.flac

@@ -10,8 +10,8 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vocos_onnx.config import EncodecFeatures
-from vocos_onnx.files import whole_file
+from vocos_onnx.io.files import whole_file
+from vocos_onnx.model.config import EncodecFeatures
 from vocos_onnx_export.checkpoint import (
     CODEBOOKS,
     CheckpointError,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vocos_onnx import EncodecONNX, load_audio
-from vocos_onnx.files import whole_file
+from vocos_onnx.io.files import whole_file
 
 from .config import Files
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from vocos_onnx import EncodecONNX
-from vocos_onnx.config import EncodecFeatures, MelFeatures, Source
-from vocos_onnx.mel import filterbank
-from vocos_onnx.vocoder import BOX_CODEC
+from vocos_onnx.dsp.mel import MelFeatures, filterbank
+from vocos_onnx.model.bundled import BUNDLED_CODEC
+from vocos_onnx.model.config import EncodecFeatures, Source
 from vocos_onnx_export.checkpoint import CODEBOOKS, build_modules, describe
 from vocos_onnx_export.modules import STFTEncoder, VocosResNetBackbone
 
@@ -21,7 +21,7 @@ from .config import TrainConfig
 
 
 class MelSpectrogram(nn.Module):
-    """Log-mels of upstream's MelSpectrogramFeatures, see ``vocos_onnx.mel.log_mel``."""
+    """Log-mels of upstream's MelSpectrogramFeatures, see ``vocos_onnx.dsp.mel.log_mel``."""
 
     window: Tensor
     bank: Tensor
@@ -103,7 +103,7 @@ class Generator(nn.Module):
         describe(vocos, features, sample_rate, Source("", "", "", ""))
         self.backbone, self.head, self.features = vocos.backbone, vocos.head, features
         hop = self.hop_length = vocos.head.hop_length
-        own = isinstance(features, EncodecFeatures) and features.codec == BOX_CODEC
+        own = isinstance(features, EncodecFeatures) and features.codec == BUNDLED_CODEC
         expected = config.experiment.sample_rate
         if sample_rate != expected:
             raise ValueError(f"feature_extractor: sample_rate is {sample_rate}, expected the model's, {expected}")
@@ -143,12 +143,12 @@ class Generator(nn.Module):
 
     def _check_own(self, encoder: EncodecONNX | None) -> None:
         if encoder is not None:
-            raise ValueError(f"an encoder is given, and that of {BOX_CODEC} is trained along; leave it out")
+            raise ValueError(f"an encoder is given, and that of {BUNDLED_CODEC} is trained along; leave it out")
         expected = (STFTEncoder.code_dim, STFTEncoder.hop_length)
         if (self.backbone.input_channels, self.hop_length) != expected:
             raise ValueError(
-                f"{BOX_CODEC} has {expected[0]} channels and a hop of {expected[1]}, but the backbone's input_channels "
-                f"are {self.backbone.input_channels} and the head's hop_length is {self.hop_length}"
+                f"{BUNDLED_CODEC} has {expected[0]} channels and a hop of {expected[1]}, but the backbone's "
+                f"input_channels are {self.backbone.input_channels} and the head's hop_length is {self.hop_length}"
             )
 
     def _read_codebooks(self, encoder: EncodecONNX | None, features: EncodecFeatures, sample_rate: int) -> Tensor:

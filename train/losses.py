@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vocos_onnx.config import MelFeatures
-from vocos_onnx.mel import filterbank
+from vocos_onnx.dsp.mel import MelFeatures, filterbank
 
 from .discriminators import Judgement
 

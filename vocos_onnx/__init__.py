@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .audio import load_audio, load_blocks, save_audio, save_blocks
-    from .config import EncoderConfig, ModelConfig
-    from .encodec import EncodecONNX
-    from .streaming import Stream
-    from .tokens import Tokens, load_tokens, save_tokens
-    from .vocoder import VocosONNX, demo_tokens
+    from .encoder import EncodecONNX
+    from .io.audio import load_audio, load_blocks, save_audio, save_blocks
+    from .io.tokens import Tokens, demo_tokens, load_tokens, save_tokens
+    from .model.config import EncoderConfig, ModelConfig
+    from .streams import Stream
+    from .vocoder import VocosONNX
 
 __all__ = [
     "EncodecONNX",
@@ -32,12 +32,12 @@ __version__ = "0.4.0"
 
 # Each name is imported when it is first asked for: the command line must be ready for Ctrl-C before numpy is loaded.
 _MODULES = {
-    "audio": ("load_audio", "load_blocks", "save_audio", "save_blocks"),
-    "config": ("EncoderConfig", "ModelConfig"),
-    "encodec": ("EncodecONNX",),
-    "streaming": ("Stream",),
-    "tokens": ("Tokens", "load_tokens", "save_tokens"),
-    "vocoder": ("VocosONNX", "demo_tokens"),
+    "io.audio": ("load_audio", "load_blocks", "save_audio", "save_blocks"),
+    "model.config": ("EncoderConfig", "ModelConfig"),
+    "encoder": ("EncodecONNX",),
+    "streams": ("Stream",),
+    "io.tokens": ("Tokens", "demo_tokens", "load_tokens", "save_tokens"),
+    "vocoder": ("VocosONNX",),
 }
 
 
@@ -46,8 +46,6 @@ def __getattr__(name: str) -> Any:
         if name in names:
             value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
             return value
-        if name == module:  # as they were there when all of it was imported at once
-            return import_module(f".{module}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -51,7 +51,7 @@ def _open_standard_streams() -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     """End the process here and now. An exception would be lost wherever somebody catches it: imports of numpy do."""
-    remove = getattr(sys.modules.get("vocos_onnx.files"), "remove_unfinished", None)
+    remove = getattr(sys.modules.get("vocos_onnx.io.files"), "remove_unfinished", None)
     if remove is not None:  # it may not be imported yet, or only in part
         remove()
     if sys.stderr is not None and sys.stderr.isatty():

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .messages import first_line, shown
+from .messages import first_line, listed, shown
+
+Float = npt.NDArray[np.float32]
 
 
 class Array(Protocol):
@@ -108,3 +110,116 @@ def check_order(audio: Any, sample_rate: Any, name: str = "audio") -> None:
             f"{name} is {audio}, and sample_rate is of the type {type(sample_rate).__name__}: they are swapped; "
             f"{name} comes first, and {audio} as its sample rate second"
         )
+
+
+# what arrays of tokens are called here, and by Bark, VALL-E and transformers
+KNOWN_NAMES = ("tokens", "codes", "fine_prompt", "audio_tokens", "audio_codes")
+
+
+def unwrapped(given: Any) -> Any:
+    """The array in what others return in its place, else what was given.
+
+    That is encodec's (codes, scale) without scale, or a list of one, and transformers' (chunks, batch, codebooks,
+    frames) of one chunk and one recording. Raises ValueError for more of them, for archives and iterators, and for
+    masked values, which numpy would take for others; the message says what to pass.
+    """
+    if isinstance(given, Mapping):  # transformers' outputs and numpy's archives too
+        names = [name for name in KNOWN_NAMES if name in given] or list(given)[:1]
+        remedy = f": pass one of them, such as given[{shown(names[0])}]" if names else ""
+        raise ValueError(f"a {type(given).__name__} was given, with the entries {listed(given) or 'none'}{remedy}")
+    if isinstance(given, Iterator):
+        raise ValueError(f"a {type(given).__name__} was given, expected an array; decode_stream takes chunks in turn")
+    if isinstance(given, tuple) and len(given) == 2 and given[1] is None:
+        given = [given]  # one of encodec's frames, without the list around it
+    if _is_frames(given):
+        return _of_frames(given)
+    if count := masked(given):
+        raise ValueError(
+            f"{count} of the values are masked, and masked values cannot be decoded: cut "
+            "them off first, of a 2-D array with numpy.ma.compress_cols(given)"
+        )
+    if getattr(given, "ndim", 0) == 4 and tuple(given.shape[:2]) == (1, 1) and "int" in str(given.dtype):
+        return given[0, 0]
+    return given
+
+
+def _is_frames(given: Any) -> bool:
+    """Whether it is what encodec's ``model.encode`` returns: a list of (codes, scale), one of each segment."""
+    return isinstance(given, list | tuple) and all(
+        isinstance(item, list | tuple) and len(item) == 2 and getattr(item[0], "ndim", 0) == 3
+        for item in given or [None]
+    )
+
+
+def _of_frames(frames: Any) -> Any:
+    if any(scale is not None for _, scale in frames):
+        raise ValueError(
+            "these are encodec's (codes, scale) with scales, as its 48 kHz model makes them, which scale the audio "
+            "after decoding: use its 24 kHz model, encodec.EncodecModel.encodec_model_24khz()"
+        )
+    if len(frames) > 1:
+        raise ValueError(
+            f"these are {len(frames)} segments of encodec, (codes, scale) each: pass "
+            'numpy.concatenate([codes for codes, _ in given], axis=-1) with layout="bkt"'
+        )
+    codes = frames[0][0]
+    if len(codes) != 1:
+        raise ValueError(
+            f'these are encodec\'s (codes, scale) of a batch of {len(codes)}: pass given[0][0] with layout="bkt"'
+        )
+    return codes[0]
+
+
+def whole_numbers(array: npt.NDArray[Any], codebook_size: int) -> bool:
+    """Whether an array of another type holds what may be tokens."""
+    try:
+        with np.errstate(invalid="ignore"):
+            codes = array.astype(np.int64)
+        same = array.dtype.kind in "UST" or bool((codes == array).all())
+        return same and codes.size > 0 and int(codes.min()) >= 0 and int(codes.max()) < codebook_size
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _other_type(codes: npt.NDArray[Any], codebook_size: int) -> str:
+    """The message for tokens that are not integers."""
+    dtype = codes.dtype
+    name = listed([dtype])  # of structured types it is long
+    of_others = dtype.isbuiltin == 2 and not name.startswith(("int", "uint"))  # bfloat16 and the like
+    if of_others or (dtype.kind == "V" and dtype.names is None and dtype.itemsize == 2):
+        as_float = "" if of_others else ".view(ml_dtypes.bfloat16)"
+        what = (
+            "bytes of no type, as which numpy saves bfloat16" if as_float else "a float of another package than numpy"
+        )
+        return (
+            f"the array has dtype {name}, {what}; expected tokens, integers of 0 to {codebook_size - 1}, or features, "
+            f"which are floats: pass features{as_float}.astype(np.float32)"
+        )
+    return f"tokens have dtype {name}, expected integers of 0 to {codebook_size - 1}{type_hint(codes, codebook_size)}"
+
+
+def type_hint(codes: npt.NDArray[Any], codebook_size: int) -> str:
+    """What to pass in place of tokens that are not integers, where that is known."""
+    dtype, hint = codes.dtype, ""
+    if dtype.names:
+        hint = f"; it has the fields {listed(dtype.names)}: pass tokens[{shown(dtype.names[0])}]"
+    elif dtype.kind == "O" and (stacked := stack_hint(codes, "tokens")):
+        hint = stacked
+    elif dtype.kind == "f" and whole_numbers(codes, codebook_size):
+        hint = "; these look like tokens stored as floats: pass tokens.astype(np.int64)"
+    elif dtype.kind == "f":
+        hint = "; floats are features, which decode takes as they are"
+    elif dtype.kind in "OUSTV" and codes.ndim and whole_numbers(codes, codebook_size):
+        hint = "; these are whole numbers in another type: pass tokens.astype(np.int64)"
+    return hint
+
+
+def stack_hint(array: npt.NDArray[Any], name: str) -> str:
+    """What to do with an array of arrays, as pandas and parquet have them; empty if it is none."""
+    if array.dtype.kind != "O" or array.ndim != 1 or not array.size:
+        return ""
+    if not all(isinstance(row, np.ndarray | list | tuple) and getattr(row, "ndim", 1) for row in array):
+        return ""
+    if len({len(row) for row in array}) > 1:
+        return "; it holds rows of different lengths, which are no array: cut them to one length"
+    return f"; it is an array of rows: pass np.stack({name})"

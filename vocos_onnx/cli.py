@@ -32,17 +32,20 @@ import numpy as np
 import numpy.typing as npt
 
 from . import __version__
-from .audio import Float, audio_format, expected_samples, load_audio, load_blocks, save_blocks
-from .backbone import placement
-from .codebooks import LAYOUTS
-from .config import ENCODER_KEY, METADATA_KEY, ModelConfig
-from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index
-from .files import check_target, is_stdout, new_folder, temporary, whole_file
-from .kinds import kind_of
+from .analysis import bandwidth_index
+from .arrays import Float
+from .encoder import DEFAULT_BANDWIDTH, EncodecONNX
+from .frames import LAYOUTS
+from .io.audio import audio_format, expected_samples, load_audio, load_blocks, save_blocks
+from .io.files import check_target, is_stdout, new_folder, temporary, whole_file
+from .io.kinds import kind_of
+from .io.tokens import Tokens, demo_tokens, read_token_file, save_tokens
 from .messages import close_to, listed, printable, shown
-from .session import BOX, CODEC, find_model, open_session
-from .tokens import Tokens, read_token_file, save_tokens
-from .vocoder import BOX_CODEC, DEMO_TOKENS, VocosONNX, demo_tokens
+from .model.bundled import BUNDLED, BUNDLED_CODEC, CODEC, DEMO_TOKENS, find_model
+from .model.config import ENCODER_KEY, METADATA_KEY, ModelConfig
+from .model.session import open_session
+from .network import placement
+from .vocoder import VocosONNX
 
 PCM = {"s16le": "<i2", "f32le": "<f4"}
 ENCODEC = "encodec_24khz"
@@ -971,7 +974,7 @@ def _resynth(args: argparse.Namespace) -> None:
         lambda path: _is_recording(path, vocos.sample_rate),
     )
     if args.plot:
-        from .plot import check_plot, save_plot
+        from .io.plot import check_plot, save_plot
 
         if len(jobs) > 1:
             raise ValueError(f"--plot draws one recording, and {len(jobs)} are given; leave it out")
@@ -1396,7 +1399,7 @@ def _write_demo(args: argparse.Namespace, output: Path | None) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from vocos_onnx_train.report import report  # it says itself what the extra [report] lacks
+    from vocos_onnx.evaluate.report import report  # it says itself what the extra [report] lacks
 
     if "-" in args.inputs:
         raise ValueError(f"report reads its inputs more than once: name files, not {STDIN} (-)")
@@ -1526,7 +1529,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 def _check_encoder(args: argparse.Namespace, vocos: VocosONNX) -> None:
     """Raises ValueError where the model decodes tokens of a codec whose encoder must be given, and is not."""
     encodec = vocos.config.encodec
-    if encodec is not None and args.encoder is None and encodec.codec != BOX_CODEC:
+    if encodec is not None and args.encoder is None and encodec.codec != BUNDLED_CODEC:
         checkpoint = "facebook/encodec_24khz" if encodec.codec == ENCODEC else "CHECKPOINT"
         raise ValueError(
             f"audio to tokens of {encodec.codec} needs its encoder: make it with vocos-onnx export-encodec "
@@ -1550,7 +1553,7 @@ def _mistaken(option: str, name: str) -> str | None:
     """What a name given as a model or an encoder is, where the command line has another remedy than Python has."""
     path, wanted = find_model(name), "an encoder" if option in ("--encoder", "encode") else "a model"
     if not os.path.lexists(path):
-        close = close_to(name, BOX, 1, 0.7) if "/" not in name else []
+        close = close_to(name, BUNDLED, 1, 0.7) if "/" not in name else []
         return f"no model file {name}, and no bundled model of that name; did you mean {close[0]}?" if close else None
     if not path.is_file():
         return None

@@ -8,28 +8,32 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, TypeGuard, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Array, Frames, as_array, is_float, is_integer, to_floats
-from .audio import Float, Tape, read_blocks, read_waveform
-from .backbone import Backbone
-from .codebooks import counted, fingerprints, first_codebooks, lookup, read_tokens, stack_hint, unwrapped
-from .config import METADATA_KEY, MelFeatures, ModelConfig
-from .encodec import DEFAULT_BANDWIDTH, EncodecONNX, bandwidth_index, check_audio, checked_blocks, read_chunk
-from .hub import fetch
-from .istft import check_finite, imdct, istft, trim_of
-from .judge import MelJudge, first
-from .mel import CHUNK as MEL_CHUNK
-from .mel import log_mel, log_mel_blocks
+from .analysis import bandwidth_index, check_audio, checked_blocks, read_chunk
+from .arrays import Array, Float, Frames, as_array, is_float, is_integer, stack_hint, to_floats, unwrapped
+from .dsp.audio_window import AudioWindow
+from .dsp.mel import CHUNK as MEL_CHUNK
+from .dsp.mel import MelFeatures, log_mel, log_mel_blocks
+from .dsp.quantizer import fingerprints, lookup
+from .dsp.stft import check_finite, imdct, istft, trim_of
+from .encoder import DEFAULT_BANDWIDTH, EncodecONNX
+from .frames import counted, first_codebooks, read_tokens
+from .io.audio import read_blocks, read_waveform
+from .io.tokens import Tokens, check_codec
+from .mels import MelJudge
 from .messages import shown
-from .origin import Origin, reopened
-from .session import CODEC, MEL, Provider, find_model
-from .streaming import BLOCK, Decoder, Stream, decode_in_blocks
-from .tokens import Tokens, check_codec, read_token_file
+from .model.bundled import BUNDLED_CODEC, CODEC, MEL
+from .model.config import METADATA_KEY, ModelConfig
+from .model.hub import fetch
+from .model.origin import Origin, reopened
+from .model.session import Provider
+from .network import Backbone
+from .once import first
+from .streams import BLOCK, Decoder, Stream, decode_in_blocks
 
 Encoder = EncodecONNX | str | os.PathLike[str]
 Layout = Literal["kbt", "bkt"]
@@ -39,23 +43,6 @@ _log = logging.getLogger("vocos_onnx")
 Ragged = Sequence[Array]
 Nested = Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
 Read = tuple[Callable[[int, int], Float], tuple[int, int], int | None]
-
-BOX_CODEC = "vocos_onnx_24khz"
-DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
-
-
-def default_model() -> Path:
-    """Path of the bundled codec's model."""
-    return find_model(CODEC)
-
-
-def demo_tokens() -> Tokens:
-    """Tokens of a bundled recording of speech, 8 s long: int16 codes (16 codebooks, 631 frames) of the bundled codec.
-
-    Example:
-        >>> audio = VocosONNX().decode(demo_tokens())
-    """
-    return read_token_file(default_model().with_name(DEMO_TOKENS))
 
 
 class VocosONNX:
@@ -258,7 +245,7 @@ class VocosONNX:
             pad = mel.n_fft // 2 if mel.padding == "center" else (mel.n_fft - mel.hop_length) // 2
             frames, done = 1 + (waveform.shape[1] + 2 * pad - mel.n_fft) // mel.hop_length, 0
             blocks = []
-            for block in log_mel_blocks(Tape([waveform]), self.sample_rate, mel):
+            for block in log_mel_blocks(AudioWindow([waveform]), self.sample_rate, mel):
                 blocks.append(block)
                 done += block.shape[2]
                 progress(done, frames)
@@ -275,7 +262,7 @@ class VocosONNX:
         mel = self._mel()
         chunk = read_chunk(chunk)
         blocks = checked_blocks(blocks, sample_rate)
-        tape = Tape(read_blocks(blocks, sample_rate, self.sample_rate))
+        tape = AudioWindow(read_blocks(blocks, sample_rate, self.sample_rate))
         return (features[0] for features in log_mel_blocks(tape, self.sample_rate, mel, chunk))
 
     @overload
@@ -628,7 +615,7 @@ class VocosONNX:
         if self._encoder is None:
             encodec = self.config.encodec
             assert encodec is not None
-            if encodec.codec != BOX_CODEC:
+            if encodec.codec != BUNDLED_CODEC:
                 checkpoint = "facebook/encodec_24khz" if encodec.codec == "encodec_24khz" else "CHECKPOINT"
                 output = f"{encodec.codec}.onnx"
                 raise ValueError(

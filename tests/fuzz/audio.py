@@ -133,7 +133,7 @@ def whole_or_error(rng: Rng, folder: Path) -> None:
 
 
 def rates(rng: Rng, folder: Path) -> None:
-    from vocos_onnx.audio import read_blocks, read_waveform
+    from vocos_onnx.io.audio import read_blocks, read_waveform
 
     rate, to = (int(np.exp(rng.uniform(np.log(1000), np.log(384_000)))) for _ in range(2))
     if rng.random() < 0.3:
@@ -229,7 +229,7 @@ def outcome(call) -> tuple[str, object]:
 def objects(rng: Rng, folder: Path) -> None:
     """What comes from a file object, whole or damaged, is what comes from the file; and so is what goes to one."""
     from vocos_onnx import load_audio, load_blocks, save_audio
-    from vocos_onnx.audio import expected_samples
+    from vocos_onnx.io.audio import expected_samples
 
     kind = int(rng.integers(len(KINDS)))
     data = recording(kind)
@@ -267,7 +267,7 @@ def levels(rng: Rng, folder: Path) -> None:
     import soundfile
 
     from vocos_onnx import load_audio, save_audio, save_blocks
-    from vocos_onnx.audio import read_blocks, read_waveform
+    from vocos_onnx.io.audio import read_blocks, read_waveform
 
     dtype = np.dtype(DTYPES[rng.integers(len(DTYPES))] if rng.random() < 0.5 else "f4")
     peak = float(np.exp(rng.uniform(np.log(1e-3), np.log(1e10))))

@@ -288,7 +288,7 @@ def _constant_of(tensor: bytes) -> bytes:
 def races(rng: Rng, folder: Path) -> None:
     """The file is cut, overwritten or replaced while it is read: one of its contents whole, or an error."""
     from vocos_onnx import VocosONNX
-    from vocos_onnx.model_file import PinnedFile
+    from vocos_onnx.model.onnx_file import PinnedFile
 
     path, good = folder / "m.onnx", ob.tiny()
     other = (DATA / "mel.onnx").read_bytes()

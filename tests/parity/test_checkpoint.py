@@ -26,7 +26,7 @@ from torch import Tensor
 
 import vocos_onnx_export
 from vocos_onnx import ModelConfig, VocosONNX
-from vocos_onnx.codebooks import fingerprints
+from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx_export import CheckpointError, export
 from vocos_onnx_export.checkpoint import build, load, read_tree, read_weights
 

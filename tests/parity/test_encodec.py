@@ -30,12 +30,12 @@ with warnings.catch_warnings():
     import encodec
     from transformers import EncodecConfig, EncodecModel
 
-import vocos_onnx.encodec as runtime
+import vocos_onnx.encoder as runtime
 import vocos_onnx_export.encodec as export_module
 import vocos_onnx_train
 from vocos_onnx import EncodecONNX, EncoderConfig, VocosONNX, load_audio
-from vocos_onnx.codebooks import fingerprints
-from vocos_onnx.vocoder import default_model
+from vocos_onnx.dsp.quantizer import fingerprints
+from vocos_onnx.model.bundled import default_model
 from vocos_onnx_export import CheckpointError, export, export_encodec
 from vocos_onnx_train.checkpoint import write_checkpoint
 from vocos_onnx_train.config import load_config

@@ -1,4 +1,4 @@
-"""Mel features: the real vocos with torchaudio, librosa and the formula of HiFi-GAN, against vocos_onnx.mel."""
+"""Mel features: the real vocos with torchaudio, librosa and the formula of HiFi-GAN, against vocos_onnx.dsp.mel."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ import torchaudio
 from torch import Tensor, nn
 
 from vocos_onnx import ModelConfig, VocosONNX
-from vocos_onnx.audio import resample
-from vocos_onnx.config import MelFeatures
-from vocos_onnx.mel import HIFIGAN, filterbank, log_mel
+from vocos_onnx.dsp.mel import HIFIGAN, MelFeatures, filterbank, log_mel
+from vocos_onnx.dsp.resample import resample
 from vocos_onnx_export import export
 
 from . import upstream

@@ -11,10 +11,9 @@ from onnx import numpy_helper
 
 from vocos_onnx import VocosONNX
 from vocos_onnx.cli import main
-from vocos_onnx.session import CODEC, MEL
-from vocos_onnx.vocoder import default_model
+from vocos_onnx.evaluate.metrics import pesq_wb
+from vocos_onnx.model.bundled import CODEC, MEL, default_model
 from vocos_onnx_export import CheckpointError, export, quantization, quantize
-from vocos_onnx_train.metrics import pesq_wb
 
 from .upstream import CONFIGS, build, save
 

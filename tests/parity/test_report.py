@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import soundfile
 
-import vocos_onnx_train.metrics as metrics
-import vocos_onnx_train.report as reporting
+import vocos_onnx.evaluate.metrics as metrics
+import vocos_onnx.evaluate.report as reporting
 from vocos_onnx import VocosONNX, load_audio
 from vocos_onnx.cli import main
-from vocos_onnx.vocoder import default_model
-from vocos_onnx_train.report import report
+from vocos_onnx.evaluate.report import report
+from vocos_onnx.model.bundled import default_model
 
 RATE = 24_000
 DATA = Path(__file__).parent.parent / "data"
@@ -120,7 +120,7 @@ def test_without_a_package(speech, monkeypatch, metric, package, missing):
 
 
 def test_no_torch():
-    code = "import sys, vocos_onnx_train.report, vocos_onnx_train.evaluate; print('torch' in sys.modules)"
+    code = "import sys, vocos_onnx.evaluate.report, vocos_onnx.evaluate.card; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

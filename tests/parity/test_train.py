@@ -24,13 +24,13 @@ import yaml
 import vocos_onnx_train
 from vocos_onnx import EncodecONNX, VocosONNX, load_audio
 from vocos_onnx.cli import main
-from vocos_onnx.vocoder import default_model
+from vocos_onnx.evaluate.metrics import pesq_wb
+from vocos_onnx.model.bundled import default_model
 from vocos_onnx_export import export
 from vocos_onnx_train.codec import nearest
 from vocos_onnx_train.config import load_config, read_config
 from vocos_onnx_train.data import EQ_BANDS, EQ_OCTAVES, Clips, Heartbeat, change_speed, equalize
 from vocos_onnx_train.losses import LoudnessLoss, STFTLoss
-from vocos_onnx_train.metrics import pesq_wb
 from vocos_onnx_train.trainer import BEST, LAST, Trainer
 
 from .upstream import build, save

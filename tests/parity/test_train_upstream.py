@@ -14,7 +14,7 @@ from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.loss import DiscriminatorLoss, FeatureMatchingLoss, GeneratorLoss, MelSpecReconstructionLoss
 
 from vocos_onnx import EncodecONNX
-from vocos_onnx.config import MelFeatures
+from vocos_onnx.dsp.mel import MelFeatures
 from vocos_onnx_export import checkpoint
 from vocos_onnx_train import discriminators, losses
 from vocos_onnx_train.config import _Loader, read_config

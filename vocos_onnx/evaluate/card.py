@@ -1,4 +1,4 @@
-"""The figures of the bundled models: python -m vocos_onnx_train.evaluate --models models --clips DIR
+"""The figures of the bundled models: python -m vocos_onnx.evaluate.card --models models --clips DIR
 
 Copies every speech clip with the exported models as their users do, the codec at each bandwidth, and prints two tables
 in Markdown: PESQ-WB of each clip, and the means of all metrics. ``--tokens OUT`` also writes the tokens of the clips
@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from vocos_onnx import load_audio
-from vocos_onnx.session import BOX
+from vocos_onnx.model.bundled import BUNDLED
 
 from .metrics import compare, dnsmos
 from .report import System, open_systems
 
-CODEC, ENCODER, MEL = (f"{name}.onnx" for name in BOX)
+CODEC, ENCODER, MEL = (f"{name}.onnx" for name in BUNDLED)
 MEANS = {
     "pesq_wb": ("PESQ-WB", ".2f"),
     "stoi": ("STOI", ".3f"),
@@ -31,7 +31,7 @@ MEANS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m vocos_onnx_train.evaluate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m vocos_onnx.evaluate.card", description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=Path, required=True, help=f"folder with {CODEC}, {ENCODER}, perhaps {MEL}")
     parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and recordings of any rate")
     parser.add_argument("--tokens", type=Path, help="folder to write NAME.npz to, for each --clip")

@@ -7,10 +7,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from .messages import shown
+from vocos_onnx.messages import shown
+
+from .bundled import BUNDLED, find_model
 from .mistaken import checked_path
-from .model_file import PinnedFile
-from .session import BOX, find_model
+from .onnx_file import PinnedFile
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,13 @@ class Origin:
         """To be made once the file has been opened."""
         path = find_model(checked_path(given, kind))
         status = path.stat()
-        bundled = next((name for name in BOX if path == find_model(name)), None)
+        bundled = next((name for name in BUNDLED if path == find_model(name)), None)
         return cls(bundled or str(path.absolute()), status.st_size, status.st_mtime_ns)
 
     @property
     def name(self) -> str:
         """In a line of text."""
-        return self.model if self.model in BOX else shown(Path(self.model).name)[1:-1]
+        return self.model if self.model in BUNDLED else shown(Path(self.model).name)[1:-1]
 
     def pinned(self) -> tuple[str, str]:
         """The model and its sha256, for a pickle.

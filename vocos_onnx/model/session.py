@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import mmap
 import operator
 import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from functools import cache
 from io import StringIO
@@ -20,14 +19,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from vocos_onnx.messages import first_line, listed, shown
+
+from .bundled import find_model
 from .config import ENCODER_KEY, METADATA_KEY
-from .messages import first_line, listed, shown
-from .mistaken import BOX as BOX
-from .mistaken import CODEC as CODEC
-from .mistaken import CODEC_ENCODER as CODEC_ENCODER
-from .mistaken import MEL as MEL
+from .cpus import available_cpus
 from .mistaken import checked_path, foreign_vocos, in_a_folder, missing
-from .model_file import PinnedFile, read_model
+from .onnx_file import PinnedFile, read_model
 
 Provider = str | tuple[str, dict[str, Any]]
 Config = TypeVar("Config")
@@ -47,62 +45,6 @@ _log = logging.getLogger("vocos_onnx")
 _FLOAT32, _INT64 = "tensor(float)", "tensor(int64)"
 _INTEGERS = ("bandwidth_id", "step", "context")
 _HOW_TO_MAKE = {METADATA_KEY: "vocos-onnx export", ENCODER_KEY: "vocos-onnx export-encodec"}
-
-
-def find_model(model: str | os.PathLike[str]) -> Path:
-    """The path of a model, which may be the name of a bundled one: in the installed package, or in a checkout.
-
-    A file or folder of that name in the working directory is not looked at; "./NAME" or a Path is that.
-    """
-    if not (isinstance(model, str) and model in BOX):
-        return Path(model)
-    package = Path(__file__).resolve().parent
-    places = [folder / "models" / f"{model}.onnx" for folder in (package, package.parent)]
-    return next((path for path in places if path.exists()), places[0])
-
-
-def available_cpus(root: Path = Path("/")) -> int:
-    """CPUs that this process may use: those of its affinity, and no more than its control group's quota, rounded up.
-
-    The quota is that of Linux's cgroups, v2 (cpu.max) or v1 (cpu.cfs_quota_us), of the group or any above it.
-    """
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
-    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
-    quotas = [quota for quota in _quotas(root) if quota > 0]
-    return max(1, min([cpus, *(math.ceil(quota) for quota in quotas)]))
-
-
-def _quotas(root: Path) -> Iterator[float]:
-    """CPUs that each control group of this process allows."""
-    try:
-        groups = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # not Linux
-        return
-    for line in groups:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            mount, read = root / "sys/fs/cgroup", _quota_v2
-        elif "cpu" in controllers.split(","):
-            mount, read = root / "sys/fs/cgroup/cpu", _quota_v1
-        else:
-            continue
-        # in a container the path may be that of the host, where nothing is, and the own group is the mount itself
-        group = mount / path.lstrip("/")
-        for folder in (group, *group.parents):
-            with suppress(OSError, ValueError):
-                yield read(folder)
-            if folder == mount:
-                break
-
-
-def _quota_v2(folder: Path) -> float:
-    quota, period = (folder / "cpu.max").read_text().split()
-    return int(quota) / int(period)  # "max" is a ValueError: no quota
-
-
-def _quota_v1(folder: Path) -> float:
-    quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
-    return quota / period  # -1: no quota
 
 
 class _Calls:

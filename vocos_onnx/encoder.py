@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -11,21 +9,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import check_order
-from .audio import Float, Tape, read_blocks, read_waveform
-from .codebooks import check_codebooks
-from .config import ENCODER_KEY, MAX_CHANNELS, MAX_LAYERS, EncoderConfig, read_size
-from .hub import fetch
-from .istft import stft
-from .messages import shown
-from .origin import Origin, reopened
-from .session import CODEC_ENCODER, Provider, available_cpus, check_graph, open_session, read_config, run, shape_of
-from .tokens import Tokens
+from .analysis import bandwidth_index, check_audio, checked_blocks, read_chunk
+from .arrays import Float
+from .dsp.audio_window import AudioWindow
+from .dsp.quantizer import check_codebooks, quantize
+from .dsp.stft import stft
+from .io.audio import read_blocks, read_waveform
+from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
+from .model.bundled import CODEC_ENCODER
+from .model.config import ENCODER_KEY, EncoderConfig
+from .model.cpus import available_cpus
+from .model.hub import fetch
+from .model.origin import Origin, reopened
+from .model.session import Provider, check_graph, open_session, read_config, run, shape_of
 
 DEFAULT_BANDWIDTH = 6.0  # kbps
 CHUNK = 300  # frames encoded at once, 4 s at 75 frames/s: beyond the audio and its codes, memory does not grow
 _FIRST = 8  # frames that are encoded first at least: EnCodec's last convolution pads its start with a reflection of 6
-_PRODUCT = 500_000  # multiplications in a block of a matrix product: from 2**19 on OpenBLAS takes a second thread
 
 
 class EncodecONNX:
@@ -122,7 +122,7 @@ class EncodecONNX:
         frames = -(-waveform.shape[1] // self.hop_length)
         codes = np.empty((count, len(waveform), frames), np.int64)
         done = 0
-        for embeddings in self._embeddings(Tape([waveform]), max(32, CHUNK // len(waveform))):
+        for embeddings in self._embeddings(AudioWindow([waveform]), max(32, CHUNK // len(waveform))):
             stop = done + embeddings.shape[1]
             codes[:, :, done:stop] = quantize(embeddings, self.codebooks[:count])
             done = stop
@@ -156,14 +156,14 @@ class EncodecONNX:
         """
         count = self._codebook_count(bandwidth)
         chunk = read_chunk(chunk)
-        tape = Tape(read_blocks(checked_blocks(blocks, sample_rate), sample_rate, self.sample_rate))
+        tape = AudioWindow(read_blocks(checked_blocks(blocks, sample_rate), sample_rate, self.sample_rate))
         return (quantize(e, self.codebooks[:count])[:, 0] for e in self._embeddings(tape, chunk))
 
     def embed(self, audio: npt.ArrayLike, sample_rate: int) -> Float:
         """Audio (N,) or (B, N) -> embeddings (B, C, T) before quantisation; T and what is raised as in ``encode``."""
         check_audio(audio, sample_rate)
         waveform = read_waveform(audio, sample_rate, self.sample_rate)
-        return np.concatenate(list(self._embeddings(Tape([waveform]))), axis=1).transpose(0, 2, 1)
+        return np.concatenate(list(self._embeddings(AudioWindow([waveform]))), axis=1).transpose(0, 2, 1)
 
     @property
     def sample_rate(self) -> int:
@@ -191,7 +191,7 @@ class EncodecONNX:
         providers: list[str] = self._session.get_providers()
         return providers
 
-    def _embeddings(self, waveform: Tape, chunk: int = CHUNK) -> Iterator[Float]:
+    def _embeddings(self, waveform: AudioWindow, chunk: int = CHUNK) -> Iterator[Float]:
         """Waveform (B, N) -> embeddings (B, t, C), a stretch of frames at a time.
 
         Each stretch sees as many frames before and after it as its convolutions reach, so that nothing shows where they
@@ -230,7 +230,7 @@ class EncodecONNX:
             yield embeddings
             start = stop
 
-    def _spectrum(self, waveform: Tape, start: int, stop: int) -> Float:
+    def _spectrum(self, waveform: AudioWindow, start: int, stop: int) -> Float:
         """The spectrum (B, stop - start, n_fft/2 + 1, 2) of some frames, with zeros around the audio ("same")."""
         n_fft, hop = self.config.n_fft, self.hop_length
         first = start * hop - (n_fft - hop) // 2
@@ -288,7 +288,7 @@ class EncodecONNX:
         if self.config.input == "audio":
             inputs = {**self._split(nothing), "context": np.array(0, np.int64), **self._start_state(1)}
         else:
-            audio = Tape([nothing])
+            audio = AudioWindow([nothing])
             audio.reach(self.hop_length)
             inputs = {"spectrum": self._spectrum(audio, 0, 1)}
         codebooks: Float
@@ -312,114 +312,3 @@ class EncodecONNX:
                 inputs[name] = outputs[f"next_{name}"] = shape
         check_graph(self._session, inputs, outputs)
         return config
-
-
-def check_audio(audio: Any, sample_rate: Any) -> None:
-    """Raises ValueError for what is no audio, but tokens or log-mels, and where audio and its sample rate are swapped.
-
-    By its values, where the type does not say it: whole numbers of 0 ... 1023 in up to 32 rows shorter than a second
-    are tokens, and so are not the zeros of silence; rows of log-mels are as many as their bands, and lie beyond ±1.
-    """
-    check_order(audio, sample_rate)
-    if isinstance(audio, Tokens) or (isinstance(audio, list | tuple) and any(isinstance(x, Tokens) for x in audio)):
-        shape = f" of shape {audio.shape}" if isinstance(audio, Tokens) else ""
-        raise ValueError(f"audio is Tokens{shape}, expected samples (N,) or (batch, N): {_TO_DECODE}")
-    if isinstance(audio, list | tuple) and len(audio) > _BANDS[-1]:  # of samples
-        return
-    try:
-        array = np.asarray(audio)
-    except Exception:  # the reader of audio says why
-        return
-    if array.ndim != 2 or not array.size or array.dtype.kind not in "iuf" or not _is_short(array, sample_rate):
-        return
-    if len(array) <= 32 and float(array.min()) >= 0 and _TELLING <= float(array.max()) <= 1023:
-        if array.dtype.kind != "f" or bool((array == np.rint(array)).all()):
-            raise ValueError(
-                f"audio has shape {array.shape} and whole numbers of {array.min():g} to {array.max():g}, which look "
-                f"like tokens (codebooks, frames), expected samples (batch, N): {_TO_DECODE}"
-            )
-    elif len(array) in _BANDS and array.dtype.kind == "f" and np.abs(array).mean(dtype=np.float64) > 1:
-        raise ValueError(
-            f"audio has shape {array.shape} and values of {array.min():.3g} to {array.max():.3g}, which look like mels "
-            "(bands, frames), expected samples (batch, N) within ±1: mels are decoded with vocos.decode(mels)"
-        )
-
-
-def checked_blocks(blocks: Any, sample_rate: Any) -> Any:
-    """Blocks of audio that are checked as they come; as they are, where they are no iterable."""
-    check_order(blocks, sample_rate, "blocks")
-    if isinstance(blocks, Tokens) or getattr(blocks, "ndim", 0) == 2:
-        check_audio(blocks, sample_rate)
-    if isinstance(blocks, str | bytes | bytearray | memoryview | os.PathLike) or not isinstance(blocks, Iterable):
-        return blocks  # the reader says what is wrong
-    if hasattr(blocks, "ndim") or hasattr(blocks, "read"):
-        return blocks
-    return _checked(blocks, sample_rate)
-
-
-def _checked(blocks: Iterable[Any], sample_rate: Any) -> Iterator[Any]:
-    for block in blocks:
-        check_audio(block, sample_rate)
-        yield block
-
-
-def _is_short(array: npt.NDArray[Any], sample_rate: Any) -> bool:
-    try:
-        return bool(array.shape[1] < sample_rate)
-    except (TypeError, ValueError):
-        return True
-
-
-_BANDS = (64, 80, 100, 128)  # of mels, or the channels of a codec's features
-_TELLING = 128  # quieter than that, what is not negative may be silence with an offset
-_TO_DECODE = "tokens are decoded with vocos.decode(tokens), vocos = VocosONNX() or the model of their codec"
-
-
-def read_chunk(chunk: Any) -> int:
-    """Frames at once, as an integer of Python's: sums of numpy's small ones would wrap. Raises ValueError."""
-    try:
-        frames = 0 if isinstance(chunk, bool | np.bool_) else operator.index(chunk)
-    except TypeError:
-        frames = 0
-    if frames < 1:
-        raise ValueError(f"chunk is {shown(chunk)}, expected 1 or more frames, an integer")
-    return frames
-
-
-def bandwidth_index(bandwidth: float, bandwidths: tuple[float, ...]) -> int:
-    """Where in the bandwidths it is. Raises ValueError, which names them all."""
-    try:
-        return bandwidths.index(bandwidth)
-    except ValueError:
-        known = ", ".join(f"{kbps:g}" for kbps in bandwidths)
-        raise ValueError(f"bandwidth is {bandwidth!r}, expected one of {known} (kbps)") from None
-
-
-def quantize(embeddings: Float, codebooks: Float) -> npt.NDArray[np.int64]:
-    """Residual vector quantisation: embeddings (B, T, C) and codebooks (K, size, C) -> codes (K, B, T).
-
-    Each code is the entry nearest to what the codebooks before it left over. |x - c|² = |x|² - 2 x·c + |c|², so that
-    the nearest is where x·c - |c|²/2 is largest: one matrix product for each codebook. Of equally near ones, the first.
-
-    The product is made in blocks that are small enough for OpenBLAS to stay on one thread. That is as fast here, and
-    threads of its own would go on spinning for a while, on the cores that the network needs next: on two cores
-    that made a second of audio take twice as long.
-    """
-    batch, frames, channels = embeddings.shape
-    count, size = batch * frames, codebooks.shape[1]
-    entries = math.gcd(size, 64)
-    blocks = -(-count * entries * channels // _PRODUCT)
-    rows = -(-count // blocks)
-    residual = np.zeros((blocks, 1, rows, channels), np.float32)
-    flat = residual.reshape(-1, channels)
-    flat[:count] = embeddings.reshape(-1, channels)
-    scores = np.empty((blocks, rows, size // entries, entries), np.float32)
-    codes = np.empty((len(codebooks), count), np.int64)
-    for row, codebook in zip(codes, codebooks, strict=True):
-        parts = codebook.reshape(-1, entries, channels)
-        np.matmul(residual, np.ascontiguousarray(parts.transpose(0, 2, 1)), out=scores.transpose(0, 2, 1, 3))
-        scores -= (parts * parts).sum(axis=2) / 2
-        code = scores.reshape(-1, size).argmax(axis=1)
-        row[:] = code[:count]
-        flat -= codebook[code]
-    return codes.reshape(len(codebooks), batch, frames)

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .audio import Float
+from vocos_onnx.arrays import Float
+from vocos_onnx.dsp.stft import stft
+
 from .files import check_target, whole_file
-from .istft import stft
 
 N_FFT, COLUMNS, RANGE_DB = 1024, 2000, 90
 

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .codebooks import check_codebooks
-from .config import MAX_CHANNELS, MAX_LAYERS, METADATA_KEY, ModelConfig, read_size
-from .istft import trim_of
-from .messages import shown
-from .session import CPU, CUDA, Provider, check_graph, device_of, open_session, read_config, run, shape_of
+from vocos_onnx.arrays import Float
 
-Float = npt.NDArray[np.float32]
+from .dsp.quantizer import check_codebooks
+from .dsp.stft import trim_of
+from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
+from .messages import shown
+from .model.config import METADATA_KEY, ModelConfig
+from .model.session import CPU, CUDA, Provider, check_graph, device_of, open_session, read_config, run, shape_of
+
 State = dict[str, Any]  # arrays, or what stays on a GPU
 
 REACH = 3  # frames to either side, of a convolution of 7 taps

@@ -21,16 +21,15 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import as_array, check_order, masked
+from vocos_onnx.arrays import Float, as_array, check_order, masked
+from vocos_onnx.dsp.resample import resample, resample_blocks
+from vocos_onnx.limits import MAX_RATE
+from vocos_onnx.messages import shown
+
 from .containers import Incomplete, Part, Sink, View, foreign, parts, unreadable
 from .files import check_target, name_of, whole_file, write_all
-from .messages import shown
-from .resample import Float as Float
-from .resample import Tape as Tape
-from .resample import resample as resample
-from .resample import resample_blocks as resample_blocks
 
-MIN_RATE, MAX_RATE = 1000, 384_000
+MIN_RATE = 1000
 _BLOCK, _VALUES = 1 << 18, 1 << 20  # read at once: samples, and numbers in all their channels
 _SLICE = 4096  # samples written at once: libvorbis takes as much room on the stack
 _KINDS = {  # endings that are written: libsndfile's format and subtype of each, which tests read back

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Float = npt.NDArray[np.float32]
+from vocos_onnx.arrays import Float
+
+from .audio_window import AudioWindow
 
 _REACH = 64  # zero crossings of the low-pass on each side
 _CUTOFF = 0.95  # of the lower rate's Nyquist frequency
@@ -18,33 +20,6 @@ _BETA = 0.1102 * (100 - 8.7)  # of the Kaiser window, for 100 dB
 _POLYPHASE = 2048  # the largest factor that gets a filter of its own, of 128 taps each
 _DEGREE = 10
 _BLOCK = 1 << 16  # samples of the higher rate, about, that are worked on at once
-
-
-class Tape:
-    """Audio (B, N) that comes in blocks (B, n): stretches of it, each beginning where the one before did or later."""
-
-    def __init__(self, blocks: Iterable[Float]):
-        self._blocks = iter(blocks)
-        self._held = np.zeros((1, 0), np.float32)
-        self._first = 0  # of the samples that are held
-
-    def reach(self, samples: int) -> int:
-        """Read until there are so many samples, or the end. Returns how many there are: fewer only at the end."""
-        parts = [self._held] if self._held.size else []
-        there = self._first + self._held.shape[1]
-        while there < samples and (block := next(self._blocks, None)) is not None:
-            parts.append(block)
-            there += block.shape[1]
-        if len(parts) > 1 or (parts and not self._held.size):
-            self._held = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        return there
-
-    def cut(self, start: int, stop: int) -> Float:
-        """The samples (B, stop - start) from one to another, as far as they are there, and let go those before."""
-        assert start >= self._first
-        self._held = self._held[:, start - self._first :]
-        self._first = start
-        return self._held[:, : stop - start]
 
 
 def resample(audio: Float, rate: int, to: int) -> Float:
@@ -84,7 +59,7 @@ def resample_blocks(blocks: Iterable[Float], rate: int, to: int) -> Iterator[Flo
     # the filter reaches 64 · max(up, down) of the samples between which it interpolates; whole periods of it
     context = -(-_REACH * max(up, down) // (up * down)) * down
     most = max(1, 4 * _BLOCK // max(up, down)) * down  # at once: blocks may be long, and become much longer
-    tape, start = Tape(blocks), 0
+    tape, start = AudioWindow(blocks), 0
     while True:
         there = tape.reach(start + down + context)
         stop = start + min((there - start - context) // down * down, most)
@@ -156,7 +131,7 @@ def _between(blocks: Iterable[Float], up: int, down: int) -> Iterator[Float]:
     reach = -(-_REACH * down // up) + 1 if lowered else _REACH  # samples of the input
     step = max(256, min(4096, _BLOCK * up // down)) if lowered else min(_BLOCK, 4096 * up // down)
     work = _lowered if lowered else _raised
-    tape, m = Tape(blocks), 0
+    tape, m = AudioWindow(blocks), 0
     while True:
         first, last = max(0, m * down // up - reach), (m + step) * down // up + reach + 1
         there = tape.reach(last)

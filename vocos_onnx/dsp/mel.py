@@ -4,15 +4,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .audio import Tape
-from .config import MelFeatures
-from .istft import Float, stft
+from vocos_onnx.arrays import Float
+from vocos_onnx.limits import MAX_CHANNELS, MAX_N_FFT, check_overlap, read_size, require
+from vocos_onnx.messages import shown
+
+from .audio_window import AudioWindow
+from .stft import PADDINGS, stft
+
+MEL_SCALES = ("htk", "slaney")
+
+MEL_NORMS = ("none", "slaney")
+
+_MAX_FILTERS = 1 << 22  # values of a mel filterbank; 100 bands of an n_fft of 1024 take 51,300
+
+
+@dataclass(frozen=True)
+class MelFeatures:
+    """Log-mel spectrogram of magnitudes, ln(max(mel, clip)); see ``vocos_onnx.dsp.mel.log_mel``.
+
+    A bin's magnitude is sqrt(re² + im² + power_offset). The mel scale is "htk" or "slaney"; the norm "none" (triangles
+    of height 1) or "slaney" (of area 1, with frequencies in Hz).
+    """
+
+    n_fft: int
+    hop_length: int
+    n_mels: int
+    padding: str
+    f_min: float
+    f_max: float
+    mel_scale: str = "htk"
+    norm: str = "none"
+    clip: float = 1e-7
+    power_offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where values are out of range."""
+        for name, most in (("n_fft", MAX_N_FFT), ("hop_length", MAX_N_FFT), ("n_mels", MAX_CHANNELS)):
+            read_size(f"mel {name}", getattr(self, name), most)
+        for name in ("f_min", "f_max", "clip", "power_offset"):
+            require(math.isfinite(getattr(self, name)), f"mel {name} is {getattr(self, name)}, expected a finite one")
+        require(self.padding in PADDINGS, f"mel padding is {shown(self.padding)}, expected one of {PADDINGS}")
+        require(self.mel_scale in MEL_SCALES, f"mel_scale is {shown(self.mel_scale)}, expected one of {MEL_SCALES}")
+        require(self.norm in MEL_NORMS, f"mel norm is {shown(self.norm)}, expected one of {MEL_NORMS}")
+        require(
+            0 <= self.f_min < self.f_max,
+            f"mel f_min is {self.f_min:g} and f_max {self.f_max:g}, expected 0 <= f_min < f_max",
+        )
+        require(self.clip > 0, f"mel clip is {self.clip:g}, expected more than 0")
+        require(self.power_offset >= 0, f"mel power_offset is {self.power_offset:g}, expected 0 or more")
+        require(self.n_fft >= self.hop_length, f"mel n_fft is {self.n_fft}, expected at least {self.hop_length}")
+        check_overlap("mel n_fft", self.n_fft, self.hop_length)
+        require(
+            self.n_mels * (self.n_fft // 2 + 1) <= _MAX_FILTERS,
+            f"mel n_mels is {self.n_mels} and n_fft {self.n_fft}, expected filters of at most {_MAX_FILTERS} values",
+        )
+
 
 # The front-end of HiFi-GAN and Matcha-TTS at 22,050 Hz: jik876/hifi-gan, meldataset.py; matcha/utils/audio.py.
 HIFIGAN = MelFeatures(
@@ -45,13 +98,13 @@ def log_mel(audio: npt.NDArray[np.floating[Any]], sample_rate: int, mel: MelFeat
     frames = max(0, 1 + (audio.shape[-1] + 2 * _pad(mel) - mel.n_fft) // mel.hop_length)
     features = np.empty((len(audio), mel.n_mels, frames), np.float32)
     done = 0
-    for block in log_mel_blocks(Tape([audio]), sample_rate, mel):
+    for block in log_mel_blocks(AudioWindow([audio]), sample_rate, mel):
         features[:, :, done : done + block.shape[2]] = block
         done += block.shape[2]
     return features
 
 
-def log_mel_blocks(audio: Tape, sample_rate: int, mel: MelFeatures, chunk: int = CHUNK) -> Iterator[Float]:
+def log_mel_blocks(audio: AudioWindow, sample_rate: int, mel: MelFeatures, chunk: int = CHUNK) -> Iterator[Float]:
     """The same, some frames at a time (B, n_mels, t). Raises as ``log_mel``."""
     hop, pad = mel.hop_length, _pad(mel)
     bank = filterbank(sample_rate, mel)
@@ -108,92 +161,6 @@ def filterbank(sample_rate: int, mel: MelFeatures) -> npt.NDArray[np.float64]:
         bank *= 2 / (points[2:] - points[:-2])
     bank.flags.writeable = False  # it is cached
     return bank
-
-
-def mel_fault(features: npt.NDArray[np.floating[Any]], mel: MelFeatures) -> str | None:
-    """Why features (C, T) or (B, C, T) are probably not those of a model, with the remedy; None where they may be.
-
-    Natural logarithms of magnitudes are told from other scales by their range, and by how much they vary: from one
-    frame to the next, over time in a band, and in all. Silence, frames of one value (as fill up a batch), and fewer
-    than 50 others are never at fault. Measured on 300 recordings of speech, singing, music, rain, single sounds,
-    noise and tones, as mels of 100 bands and of HiFi-GAN: of 4,001 pieces of 60 frames or more none is at fault, also
-    60 dB quieter, 12 dB louder or with a clip of 1e-5; of the recordings in another scale 98 % are found.
-    Not told apart: log2, and log10 of power.
-    """
-    x = np.asarray(np.asarray(features)[..., :_JUDGED], np.float64)
-    if x.ndim == 3:
-        x = x[:8].transpose(1, 0, 2).reshape(x.shape[1], -1)
-    if 0 in x.shape:
-        return None
-    x = x[:, np.ptp(x, axis=0) > 1e-6][:, :_JUDGED]
-    if x.shape[1] < _FEWEST:
-        return None
-    scale = "expected natural logarithms of magnitudes, as features() gives"
-    low, middle, high = (float(value) for value in np.percentile(x, (0.1, 50, 99.9)))
-    found = f"mels from {low:.3g} to {high:.3g}, {scale}"
-    if low >= 0 and middle < 0.1 * high:
-        logs = f"np.log(np.maximum(magnitudes, {mel.clip:g}))"
-        halved = f"np.log(np.maximum(powers, {mel.clip**2:g})) / 2"
-        if high > math.exp(_highest(mel)):  # which no magnitudes are
-            return f"{found}; these look like powers: pass {halved}"
-        return f"{found}; these look like magnitudes or powers: pass {logs} if they are magnitudes, {halved} if powers"
-    if low < min(math.log(mel.clip), _LOWEST) - 2.5:
-        return f"{found}; {_expanded(float(x.std()))}"
-    if high > _highest(mel):
-        return f"{found}; these look like mels of audio in the range of int16: divide that by 32768"
-    x = x[:, ((x > math.log(mel.clip) + 0.1) & (x != x.min())).mean(axis=0) > 0.9]  # at the floor nothing varies
-    if x.shape[1] < _FEWEST:
-        return None
-    mean, spread, over_time = float(x.mean()), float(x.std()), float(np.median(x.std(axis=1)))
-    step = float(np.median(np.abs(np.diff(x, axis=1))))
-    if spread > 2.5 and 0.5 < step < 0.5 * spread:
-        return f"{found}; {_expanded(spread)}"
-    if abs(mean) < 1.2 and spread < 0.5 and 0.003 < step < 0.12 and over_time > 0.4 * spread:
-        return (
-            f"{found}; these look scaled down: pass features / 0.1 if they are of ZipVoice, and undo the normalisation "
-            "if they are of another system"
-        )
-    if abs(mean) < 0.05 and abs(spread - 1) < 0.05 and step < 0.25 and over_time > 0.3:
-        return f"{found}; these look normalised to mean 0 and deviation 1: pass features * std + mean of that system"
-    short = x.shape[1] < 3 * _FEWEST
-    log10 = any(
-        spread < most and least_time < over_time < most_time and 0.03 < step < most_step
-        for most, least_time, most_time, most_step in _LOG10[short]
-    )
-    if log10 and -5 < mean < 2:
-        return f"{found}; these look like log10: pass features * np.log(10), or undo the normalisation if there is one"
-    return None
-
-
-# How much mels in log10 vary at most, and over time from and to, and from frame to frame at most: speech more over time
-# than noise of such a spread, and from frame to frame less than single sounds do in natural logarithms.
-_LOG10 = {
-    False: ((1.1, 0.6, 1.15, 0.2), (1.3, 0.35, 1.2, 0.163), (1.5, 0.85, 1.4, 0.145)),
-    True: ((1.1, 0.65, 1.15, 0.18), (1.1, 0.35, 1.15, 0.14)),
-}
-_FEWEST, _JUDGED = 50, 4000  # frames
-_LOWEST = math.log(1e-7)  # of the clips in use
-
-
-def _expanded(spread: float) -> str:
-    decibels, power = "features * (np.log(10) / 20)", "features / 2"
-    if spread < 5:
-        return f"these look like logarithms of power: pass {power}"
-    if spread < 8:
-        return f"these look like decibels or logarithms of power: pass {decibels}, or {power}"
-    return f"these look like decibels: pass {decibels}"
-
-
-def _highest(mel: MelFeatures) -> float:
-    """What no band reaches: a full-scale sine in every band at once, and 12 dB more."""
-    return math.log(mel.n_fft / 2 * _sums(mel)) + math.log(4)
-
-
-@lru_cache(maxsize=8)
-def _sums(mel: MelFeatures) -> float:
-    """The largest sum of a band's weights at any sample rate in use; lower rates have more bins in a band."""
-    rate = 2 * round(max(mel.f_max, 4000))
-    return float(filterbank(rate, mel).sum(axis=0).max())
 
 
 # Slaney's Auditory Toolbox: linear below 1 kHz (15 mels), above it 27 mels for each factor of 6.4.

@@ -16,8 +16,9 @@ from typing import IO, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from vocos_onnx.messages import first_line, listed, shown
+
 from .kinds import kind_of
-from .messages import first_line, listed, shown
 
 HEAD = 1 << 12  # bytes that tell what a file is
 _FREE, _RATIO = 64 << 20, 200  # bytes that an array may unpack to, and beyond that how many times its size in the file

@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from vocos_onnx.messages import shown
+
 from .config import METADATA_KEY
-from .messages import shown
 from .mistaken import foreign_vocos, other_file
 from .operators import DOMAINS, INT64, Constant, FormError, Node, looked_up, output_kind
 from .shapes import MAX_FIXED, MAX_RANK, Known, Size, branch_shapes, elements, output_shapes

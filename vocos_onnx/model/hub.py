@@ -8,10 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vocos_onnx.messages import first_line, shown
+
+from .bundled import BUNDLED
 from .config import METADATA_KEY
-from .messages import first_line, shown
-from .mistaken import BOX, checked_path, not_in_folder, not_in_repository
-from .model_file import PinnedFile
+from .mistaken import checked_path, not_in_folder, not_in_repository
+from .onnx_file import PinnedFile
 
 
 def fetch(
@@ -30,7 +32,7 @@ def fetch(
     if sha256 is not None and (len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef")):
         raise ValueError(f"sha256 is {shown(sha256)}, expected 64 hexadecimal digits")
     folder = Path(checked_path(repo_or_folder, kind))
-    if repo_or_folder in BOX and not folder.exists():
+    if repo_or_folder in BUNDLED and not folder.exists():
         raise FileNotFoundError(f"{repo_or_folder} is bundled, not on the hub: pass the name to the class itself")
     if folder.is_file():
         raise FileNotFoundError(f"{folder} is a file, not a folder or a repository: pass its path to the class itself")

@@ -15,13 +15,15 @@ from typing import IO, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from vocos_onnx.arrays import KNOWN_NAMES, as_array, type_hint, unwrapped
+from vocos_onnx.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
+from vocos_onnx.messages import listed, shown
+from vocos_onnx.model.bundled import DEMO_TOKENS, default_model
+from vocos_onnx.model.config import EncodecFeatures, EncoderConfig, ModelConfig
+from vocos_onnx.once import warn_once
+
 from .array_files import HEAD, Entry, check_kind, entries, names_and_shapes, quoted
-from .arrays import as_array
-from .codebooks import KNOWN_NAMES, type_hint, unwrapped
-from .config import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS, EncodecFeatures, EncoderConfig, ModelConfig
 from .files import check_target, whole_file, write_all
-from .judge import warn_once
-from .messages import listed, shown
 
 _ENTRIES = ("samples", "sample_rate", "codec", "codebooks_sha256")
 _LONGEST = 200  # characters of a name in a file that are looked at
@@ -494,3 +496,12 @@ def _code(name: str, key: str | None) -> str:
 
 def _name(path: object) -> str:
     return str(path) if isinstance(path, str | os.PathLike) else "the file"
+
+
+def demo_tokens() -> Tokens:
+    """Tokens of a bundled recording of speech, 8 s long: int16 codes (16 codebooks, 631 frames) of the bundled codec.
+
+    Example:
+        >>> audio = VocosONNX().decode(demo_tokens())
+    """
+    return read_token_file(default_model().with_name(DEMO_TOKENS))

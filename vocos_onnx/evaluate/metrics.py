@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vocos_onnx.audio import Float, resample
-from vocos_onnx.config import MelFeatures
-from vocos_onnx.mel import log_mel
+from vocos_onnx.arrays import Float
+from vocos_onnx.dsp.mel import MelFeatures, log_mel
+from vocos_onnx.dsp.resample import resample
 
 Audio = npt.NDArray[np.floating[Any]]
 

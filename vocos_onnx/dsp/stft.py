@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Float = npt.NDArray[np.float32]
+from vocos_onnx.arrays import Float
+
+PADDINGS = ("same", "center")
 
 
 def istft(spectrum: npt.NDArray[np.complex64], n_fft: int, hop_length: int, padding: str) -> Float:

@@ -8,10 +8,11 @@ import re
 import shlex
 from pathlib import Path
 
-from .config import ENCODER_KEY, METADATA_KEY
-from .messages import listed, shown
+from vocos_onnx.messages import listed, shown
 
-CODEC, CODEC_ENCODER, MEL = BOX = ("vocos-codec-24khz", "vocos-codec-24khz-encoder", "vocos-mel-24khz-small")
+from .bundled import CODEC, CODEC_ENCODER, MEL
+from .config import ENCODER_KEY, METADATA_KEY
+
 _VOCODERS = (CODEC, MEL)
 _WEIGHTS = ("pytorch_model.bin", "model.safetensors")  # beside config.yaml or config.json
 _CHECKPOINTS = (".ckpt", ".bin", ".pt", ".pth", ".th", ".safetensors")

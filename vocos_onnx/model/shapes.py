@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .messages import shown
+from vocos_onnx.messages import shown
+
 from .operators import Constant, FormError, Node
 
 Size = int | str | None  # of a dimension: a number, one of the free sizes of the graph's inputs by name, or unknown

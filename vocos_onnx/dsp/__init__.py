@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: transforms, mels, the quantiser, resampling. No session, and no files."""

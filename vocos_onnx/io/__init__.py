@@ -1,0 +1,1 @@
+"""Files: audio, tokens, pictures, and how they are written."""

@@ -1,0 +1,35 @@
+"""Sizes that no model comes near: what claims more is damaged, or made to fill the memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .messages import shown
+
+MAX_RATE = 384_000  # Hz, as audio is read and written
+MAX_CODEBOOKS, MAX_CODEBOOK_SIZE, MAX_N_FFT = 128, 1 << 16, 1 << 16
+MAX_CHANNELS, MAX_LAYERS, MAX_BANDWIDTH_IDS = 1 << 14, 256, 1 << 12
+MAX_CONTEXT = 1 << 12  # frames
+MAX_OVERLAP = 64  # frames that lie over each other: n_fft over hop_length; networks have 4, sometimes 8 or 16
+MAX_KBPS = 1e6
+
+
+def read_size(name: str, value: Any, most: int) -> int:
+    """A size from outside. Raises ValueError unless it is an integer from 1 to ``most``."""
+    require(type(value) is int and value > 0, f"{name} is {shown(value)}, expected a positive integer")
+    require(value <= most, f"{name} is {shown(value)}, expected at most {most}")
+    return int(value)
+
+
+def check_overlap(name: str, n_fft: int, hop_length: int) -> None:
+    """Raises ValueError where more frames overlap than those of any model."""
+    require(
+        n_fft <= MAX_OVERLAP * hop_length,
+        f"{name} is {n_fft}, expected at most {MAX_OVERLAP} times the hop_length, {hop_length}",
+    )
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ValueError with that message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)

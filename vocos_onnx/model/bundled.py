@@ -1,0 +1,27 @@
+"""The models and tokens that are in the wheel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CODEC, CODEC_ENCODER, MEL = BUNDLED = ("vocos-codec-24khz", "vocos-codec-24khz-encoder", "vocos-mel-24khz-small")
+BUNDLED_CODEC = "vocos_onnx_24khz"  # whose tokens the bundled models make and decode
+DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
+
+
+def find_model(model: str | os.PathLike[str]) -> Path:
+    """The path of a model, which may be the name of a bundled one: in the installed package, or in a checkout.
+
+    A file or folder of that name in the working directory is not looked at; "./NAME" or a Path is that.
+    """
+    if not (isinstance(model, str) and model in BUNDLED):
+        return Path(model)
+    package = Path(__file__).resolve().parents[1]
+    places = [folder / "models" / f"{model}.onnx" for folder in (package, package.parent)]
+    return next((path for path in places if path.exists()), places[0])
+
+
+def default_model() -> Path:
+    """Path of the bundled codec's model."""
+    return find_model(CODEC)

@@ -1,0 +1,53 @@
+"""How many CPUs this process may use."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+
+def available_cpus(root: Path = Path("/")) -> int:
+    """CPUs that this process may use: those of its affinity, and no more than its control group's quota, rounded up.
+
+    The quota is that of Linux's cgroups, v2 (cpu.max) or v1 (cpu.cfs_quota_us), of the group or any above it.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quotas = [quota for quota in _quotas(root) if quota > 0]
+    return max(1, min([cpus, *(math.ceil(quota) for quota in quotas)]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """CPUs that each control group of this process allows."""
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, read = root / "sys/fs/cgroup", _quota_v2
+        elif "cpu" in controllers.split(","):
+            mount, read = root / "sys/fs/cgroup/cpu", _quota_v1
+        else:
+            continue
+        # in a container the path may be that of the host, where nothing is, and the own group is the mount itself
+        group = mount / path.lstrip("/")
+        for folder in (group, *group.parents):
+            with suppress(OSError, ValueError):
+                yield read(folder)
+            if folder == mount:
+                break
+
+
+def _quota_v2(folder: Path) -> float:
+    quota, period = (folder / "cpu.max").read_text().split()
+    return int(quota) / int(period)  # "max" is a ValueError: no quota
+
+
+def _quota_v1(folder: Path) -> float:
+    quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+    return quota / period  # -1: no quota

@@ -314,7 +314,7 @@ def start_section(args: argparse.Namespace, folder: Path) -> list[str]:
     ours, upstream = (sum(size.values()) / 1e6 for size in (installed("vocos-onnx"), installed(*UPSTREAM_NEEDS)))
     lines += [
         "",
-        f"Installed, with all that it needs: vocos-onnx[cpu] {ours:.0f} MB, models in the box included; upstream with "
+        f"Installed, with all that it needs: vocos-onnx[cpu] {ours:.0f} MB, bundled models included; upstream with "
         f"the CPU build of torch {upstream:.0f} MB (torchaudio without its libraries, of which there is no CPU build).",
         "",
     ]
@@ -359,7 +359,7 @@ def long_section(args: argparse.Namespace, folder: Path) -> list[str]:
         decode = [*command, "decode", f"{minutes}.npy", f"{minutes}.wav", "--model", "model.onnx", *options]
         resynth = [*command, "resynth", f"{minutes}.wav", "copy.wav", *options]
         mels = [*resynth, "--model", "vocos-mel-24khz-small"]
-        rows = {"decode, official geometry": decode, "resynth, codec in the box": resynth, "resynth, mels": mels}
+        rows = {"decode, official geometry": decode, "resynth, bundled codec": resynth, "resynth, mels": mels}
         measured = {name: run_and_watch(row, folder) for name, row in rows.items()}
         if minutes == 1:
             short = measured
@@ -377,7 +377,7 @@ def long_section(args: argparse.Namespace, folder: Path) -> list[str]:
     )
     lines += ["", f"{args.decodes} decodes of random lengths of 1 to 2,000 frames through one object, peak memory:", ""]
     for name, file in (
-        ("codec in the box", "vocos-codec-24khz"),
+        ("bundled codec", "vocos-codec-24khz"),
         ("official geometry, int8", str(folder / "int8.onnx")),
     ):
         begun = time.perf_counter()
@@ -493,7 +493,7 @@ def stream_section(args: argparse.Namespace, folder: Path, found: dict[str, Any]
 
 
 def quality_section(args: argparse.Namespace, folder: Path) -> list[str]:
-    """What int8 and float16 cost on the models in the box: against float32, and against recordings."""
+    """What int8 and float16 cost on the bundled models: against float32, and against recordings."""
     from vocos_onnx import EncodecONNX, VocosONNX, load_audio
     from vocos_onnx.evaluate.metrics import pesq_wb
     from vocos_onnx.model.bundled import CODEC, MEL
@@ -504,17 +504,17 @@ def quality_section(args: argparse.Namespace, folder: Path) -> list[str]:
     lines = [
         "## int8 and half precision",
         "",
-        "The models in the box. SNR and PESQ-WB against float32 as the file carries them, on the speech in the box; "
+        "The bundled models. SNR and PESQ-WB against float32 as the file carries them, on the bundled speech; "
         f"the loss of PESQ-WB against {len(files)} recordings, three of which are that speech:",
         "",
         "| | MB | SNR | PESQ-WB to float32 | float32's PESQ-WB | loss, mean | loss, worst clip |",
         "|---|---|---|---|---|---|---|",
     ]
-    for box in (CODEC, MEL):
-        original = VocosONNX(box)
+    for name in (CODEC, MEL):
+        original = VocosONNX(name)
         for precision in ("int8", "float16"):
-            path = folder / f"{box}-{precision}.onnx"
-            quality = quantize(box, path, precision=precision, report=lambda line: None).quality
+            path = folder / f"{name}-{precision}.onnx"
+            quality = quantize(name, path, precision=precision, report=lambda line: None).quality
             variant = VocosONNX(path)
             before, after = [], []
             for file in files:
@@ -527,7 +527,7 @@ def quality_section(args: argparse.Namespace, folder: Path) -> list[str]:
             figures = f"{np.mean(before):.3f} | {loss.mean():+.4f} | {loss.max():+.3f}" if files else "- | - | -"
             size = path.stat().st_size / 1e6
             own = f"{quality.snr_db:.1f} dB | {quality.pesq_wb:.2f}"
-            lines.append(f"| {box}, {precision} | {size:.1f} | {own} | {figures} |")
+            lines.append(f"| {name}, {precision} | {size:.1f} | {own} | {figures} |")
     return [*lines, ""]
 
 

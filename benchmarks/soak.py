@@ -199,14 +199,14 @@ def in_control_groups(folder: Path, frames: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", help="by default the codec in the box")
+    parser.add_argument("--model", help="by default the bundled codec")
     parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--decodes", type=int, default=10_000)
     args = parser.parse_args()
     vocos = VocosONNX(args.model)
     tokens = EncodecONNX().encode(np.zeros(24_000), 24_000)
     assert np.isfinite(vocos.decode(tokens)).all()
-    print(f"python {platform.python_version()}, {args.threads} threads, {args.model or 'the codec in the box'}")
+    print(f"python {platform.python_version()}, {args.threads} threads, {args.model or 'the bundled codec'}")
     threads(vocos, args.threads, args.decodes // 10)
     streams(vocos, args.threads)
     processes(vocos, args.model)

@@ -181,7 +181,7 @@ def test_info_of_a_model_in_int8(capsys):
     assert "  pesq_wb: 4." in out
 
 
-def test_info_of_the_model_in_the_box(capsys):
+def test_info_of_the_bundled_model(capsys):
     assert run("info") == 0
     assert "  bandwidths: 1.5, 3.0, 6.0, 12.0\n" in capsys.readouterr().out
 
@@ -219,8 +219,8 @@ def test_encode_then_decode_is_resynth(recording, capsys):
 
 
 def test_resynth_with_the_box_and_with_mels(recording):
-    assert run("resynth", "speech.wav", "box.flac") == 0
-    assert soundfile.info("box.flac").frames == 12_001
+    assert run("resynth", "speech.wav", "bundled.flac") == 0
+    assert soundfile.info("bundled.flac").frames == 12_001
     assert run("resynth", "speech.wav", "mel.wav", "--model", DATA / "mel.onnx") == 0
     info = soundfile.info("mel.wav")
     assert (info.samplerate, info.frames) == (8000, 4000)

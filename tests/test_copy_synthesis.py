@@ -60,8 +60,8 @@ def test_mel(mel):
 
 
 def test_the_box_gives_back_what_it_is_given():
-    """Speech through the encoder and the model in the box keeps its levels, band by band."""
-    from test_box import band_levels
+    """Speech through the encoder and the bundled model keeps its levels, band by band."""
+    from test_bundled import band_levels
 
     vocos = VocosONNX()
     with np.load(default_model().with_name(DEMO_TOKENS)) as archive:

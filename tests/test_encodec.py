@@ -26,7 +26,7 @@ def encoder() -> EncodecONNX:
 
 
 @pytest.fixture(scope="session")
-def box() -> EncodecONNX:
+def bundled() -> EncodecONNX:
     return EncodecONNX(providers=["CPUExecutionProvider"], threads=1)
 
 
@@ -73,7 +73,7 @@ def test_of_equally_near_entries_the_first_is_taken():
     assert np.array_equal(quantize(np.ones((1, 3, 2), np.float32), codebook), np.zeros((1, 1, 3)))
 
 
-@pytest.mark.parametrize("name", ["encoder", "box"])
+@pytest.mark.parametrize("name", ["encoder", "bundled"])
 @pytest.mark.parametrize("samples", [1, 2, 319, 320, 321, 640, 12_345, 40_000])
 def test_shapes(name, samples, request):
     codec = request.getfixturevalue(name)
@@ -86,7 +86,7 @@ def test_shapes(name, samples, request):
     assert codec.encode(NOISE[None, :samples], 24000, bandwidth).shape == (count, 1, frames)
 
 
-@pytest.mark.parametrize("name", ["encoder", "box"])
+@pytest.mark.parametrize("name", ["encoder", "bundled"])
 @pytest.mark.parametrize("chunk", [32, 33, 41])
 def test_stretches_do_not_show(name, chunk, request, monkeypatch):
     """The last of 125 frames is not whole, and with 41 it is a stretch of its own."""
@@ -131,7 +131,7 @@ def test_parts_cover_the_stretch(encoder, monkeypatch, reach):
             assert len(parts) <= threads
 
 
-@pytest.mark.parametrize("name", ["encoder", "box"])
+@pytest.mark.parametrize("name", ["encoder", "bundled"])
 def test_items_of_a_batch_do_not_touch(name, request):
     codec = request.getfixturevalue(name)
     batch = NOISE[:36_000].reshape(3, -1)
@@ -141,7 +141,7 @@ def test_items_of_a_batch_do_not_touch(name, request):
         np.testing.assert_allclose(given, alone, rtol=0, atol=5e-6 * np.abs(alone).max())
 
 
-@pytest.mark.parametrize("name", ["encoder", "box"])
+@pytest.mark.parametrize("name", ["encoder", "bundled"])
 def test_fewer_codebooks_are_the_first_ones(name, request):
     codec = request.getfixturevalue(name)
     full = codec.encode(NOISE, 24000, codec.bandwidths[-1])
@@ -163,7 +163,7 @@ def test_integers_are_the_same_audio(encoder):
     assert np.array_equal(encoder.encode(integers, 24000, 3.0), expected)
 
 
-@pytest.mark.parametrize("name", ["encoder", "box"])
+@pytest.mark.parametrize("name", ["encoder", "bundled"])
 @pytest.mark.parametrize("audio", [np.zeros(5000), np.full(5000, 1.0), np.full(5000, -3.0), 1e-30 * NOISE[:5000]])
 def test_silence_and_clipped_audio_have_tokens(name, audio, request):
     tokens = request.getfixturevalue(name).encode(audio, 24000, 1.5)
@@ -197,13 +197,13 @@ def test_threads(encoder):
     assert all(np.array_equal(tokens, expected) for tokens in results)
 
 
-def test_properties(encoder, box):
+def test_properties(encoder, bundled):
     assert (encoder.sample_rate, encoder.hop_length, encoder.num_codebooks) == (24000, 320, 4)
     assert encoder.bandwidths == (0.75, 1.5, 3.0)
     assert encoder.providers == ["CPUExecutionProvider"]
     assert (encoder.config.codec, encoder.config.input) == ("encodec_24khz", "audio")
-    assert (box.config.codec, box.config.input) == ("vocos_onnx_24khz", "spectrum")
-    assert box.bandwidths == VocosONNX().bandwidths
+    assert (bundled.config.codec, bundled.config.input) == ("vocos_onnx_24khz", "spectrum")
+    assert bundled.bandwidths == VocosONNX().bandwidths
 
 
 @pytest.mark.parametrize("bandwidth", [6, 2.0, 0, -1.5, "1.5", None, [1.5], np.array([1.5, 3.0])])

@@ -11,9 +11,9 @@ from pathlib import Path
 names = zipfile.ZipFile(sys.argv[1]).namelist()
 top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
 assert top == {"vocos_onnx", "vocos_onnx_export", "vocos_onnx_train"}, top
-box = ("vocos-codec-24khz.onnx", "vocos-codec-24khz-encoder.onnx", "vocos-mel-24khz-small.onnx", "README.md")
+bundled = ("vocos-codec-24khz.onnx", "vocos-codec-24khz-encoder.onnx", "vocos-mel-24khz-small.onnx", "README.md")
 configs = ("vocos_onnx_train/configs/vocos-mel-24khz.yaml", "vocos_onnx_train/configs/vocos-encodec-24khz.yaml")
-for name in ("vocos_onnx/py.typed", *configs, *(f"vocos_onnx/models/{file}" for file in box)):
+for name in ("vocos_onnx/py.typed", *configs, *(f"vocos_onnx/models/{file}" for file in bundled)):
     assert name in names, name
 
 for module in ("torch", "onnx", "onnxscript", "torchaudio", "vocos", "encodec", "export", "train", "yaml"):

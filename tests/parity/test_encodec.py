@@ -106,7 +106,7 @@ GEOMETRIES: dict[str, Config] = {
 
 
 def recordings() -> list[str]:
-    """Names of the clips in the folder that VOCOS_CLIPS names; without it, of the tokens in the box."""
+    """Names of the clips in the folder that VOCOS_CLIPS names; without it, of the bundled tokens."""
     if CLIPS not in os.environ:
         return sorted(path.name for path in default_model().parent.glob("speech_*.npz"))
     kinds = {f".{kind.lower()}" for kind in soundfile.available_formats()}
@@ -117,7 +117,7 @@ def recordings() -> list[str]:
 
 @cache
 def recording(name: str) -> np.ndarray:
-    """A clip as mono audio at 24 kHz; for tokens of the box, what its codec decodes them to."""
+    """A clip as mono audio at 24 kHz; for bundled tokens, what its codec decodes them to."""
     if CLIPS in os.environ:
         return load_audio(Path(os.environ[CLIPS]) / name, RATE)
     with np.load(default_model().parent / name) as archive:
@@ -606,7 +606,7 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     root = tmp_path_factory.mktemp("trained")
     torch.manual_seed(0)
-    path = Path(vocos_onnx_train.__file__).parent / "configs" / "box-codec-1.yaml"
+    path = Path(vocos_onnx_train.__file__).parent / "configs" / "bundled-codec-1.yaml"
     config = load_config(path, train="none", valid="none")
     config.model["backbone"]["init_args"] |= {"dim": 16, "intermediate_dim": 48, "num_layers": 1}
     config.model["head"]["init_args"]["dim"] = 16

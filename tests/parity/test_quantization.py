@@ -31,7 +31,7 @@ def variant(request, tmp_path_factory) -> tuple[str, Path]:
     return request.param, path
 
 
-def test_speech_of_the_codec_in_the_box(variant):
+def test_speech_of_the_bundled_codec(variant):
     """Against float32 and, which is what counts, against the recording."""
     precision, path = variant
     original, vocos = VocosONNX(), VocosONNX(path)

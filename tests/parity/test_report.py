@@ -28,7 +28,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def speech() -> list[np.ndarray]:
-    """Two seconds of each recording in the box, as the model decodes it."""
+    """Two seconds of each bundled recording, as the model decodes it."""
     clips = []
     for path in sorted(default_model().parent.glob("speech_*.npz")):
         with np.load(path) as archive:

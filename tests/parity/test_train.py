@@ -661,13 +661,16 @@ def test_bundled_configs_by_name(data, tmp_path, monkeypatch, capsys):
     assert main(["train", "vocos-mel-24khz", *arguments]) == 2
     assert "no filelist or folder nowhere" in capsys.readouterr().err
     # the split of a config's index does not count for a folder
-    of_folder = load_config(Path("box-codec-1"), train=str(data), valid=index)
+    of_folder = load_config(Path("bundled-codec-1"), train=str(data), valid=index)
     assert (of_folder.train.split, of_folder.valid.split) == (None, "valid")
-    Path("box-mel.yaml").write_text("data: {}\n")  # a file that is there is meant
+    Path("bundled-mel.yaml").write_text("data: {}\n")  # a file that is there is meant
     for name, message in (
-        ("vocos-mel", r"no config vocos-mel; .* one of box-codec-1, .*, vocos-mel-24khz"),
-        ("train/configs/box-mel.yaml", r"no config train/configs/box-mel.yaml; .* one of box-codec-1"),
-        ("box-mel.yaml", r"box-mel.yaml: the config lacks model, trainer"),
+        ("vocos-mel", r"no config vocos-mel; .* one of bundled-codec-1, .*, vocos-mel-24khz"),
+        (
+            "train/vocos_onnx_train/configs/bundled-mel.yaml",
+            r"no config train/vocos_onnx_train/configs/bundled-mel.yaml; .* one of bundled-codec-1",
+        ),
+        ("bundled-mel.yaml", r"bundled-mel.yaml: the config lacks model, trainer"),
     ):
         with pytest.raises((FileNotFoundError, ValueError), match=message):
             load_config(Path(name))

@@ -1,6 +1,6 @@
-"""The model and the tokens in the box are whole, and decode to the recordings that they were made from.
+"""The bundled model and tokens are whole, and decode to the recordings that they were made from.
 
-``python tests/test_box.py FOLDER`` writes tests/data/recordings.npz from the recordings in the folder.
+``python tests/test_bundled.py FOLDER`` writes tests/data/recordings.npz from the recordings in the folder.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def test_the_mel_model_gives_back_what_it_was_given():
     assert other < 0.7
 
 
-def test_what_lies_in_the_working_directory_is_not_the_box(tmp_path, monkeypatch):
+def test_what_lies_in_the_working_directory_is_not_bundled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in BOX_MODELS[:2]:
         Path(name).write_text("not a model")

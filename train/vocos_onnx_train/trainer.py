@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from vocos_onnx import EncodecONNX
+from vocos_onnx.evaluate import metrics
 from vocos_onnx_export import export, export_encodec
 
-from . import metrics
 from .checkpoint import ENCODER_WEIGHTS, init_from, save, write_checkpoint
 from .config import TrainConfig, load_config
 from .data import Clips, Heartbeat, TokenCache, encode

@@ -60,7 +60,7 @@ def serve(load: Callable[[], tuple[Decode, Callable[[], str]]], make_input: Call
 class Contender:
     """The parent's end of a worker, which the command starts. Raises RuntimeError where the worker fails."""
 
-    def __init__(self, name: str, *command: object):
+    def __init__(self, name: str, *command: object) -> None:
         self.name, self.note, self.cpu = name, "", 0.0
         self._process = subprocess.Popen(
             [sys.executable, *map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

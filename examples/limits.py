@@ -75,7 +75,7 @@ class Refused(Exception):
     ``slow``: because of its client's slowness, which is not waited for to send the rest.
     """
 
-    def __init__(self, status: int, reason: str, retry_after: int | None = None, *, slow: bool = False):
+    def __init__(self, status: int, reason: str, retry_after: int | None = None, *, slow: bool = False) -> None:
         super().__init__(reason)
         self.status, self.reason, self.retry_after, self.slow = status, reason, retry_after, slow
 
@@ -87,7 +87,7 @@ class Gone(Exception):
 class Account:
     """What one request holds. The application finds it as ``scope["limits"]``."""
 
-    def __init__(self, limits: Limits, connection: _Connection | None):
+    def __init__(self, limits: Limits, connection: _Connection | None) -> None:
         self.held = 0  # bytes
         self._limits, self._connection = limits, connection
         self._stage = "body"  # then "work", which may send; or "refused"
@@ -200,7 +200,7 @@ class Account:
 class _Connection:
     """A connection of uvicorn: whether, and since when, it has no request."""
 
-    def __init__(self, transport: asyncio.Transport, now: float):
+    def __init__(self, transport: asyncio.Transport, now: float) -> None:
         self.transport = transport
         self.accounts: set[Account] = set()
         self.since = now  # of the last change
@@ -288,7 +288,7 @@ class Limits:
         patience: float = 2,
         end_seconds: float = 8,
         free: Collection[str] = ("/health",),
-    ):
+    ) -> None:
         self.app = app
         self.places, self.max_body, self.memory = places, max_body, memory
         self.long_places = places if long_places is None else long_places
@@ -508,7 +508,7 @@ class Limits:
 class _Body:
     """The body of a request, as it comes."""
 
-    def __init__(self, scope: Scope, receive: Receive):
+    def __init__(self, scope: Scope, receive: Receive) -> None:
         self.receive = receive
         self.complete = self._begun = False
         self._headers = [(name.lower(), value) for name, value in scope["headers"]]
@@ -561,7 +561,7 @@ class _Body:
 class _Answer:
     """``send`` for the application: in pieces, while the client takes them, unless the request has been refused."""
 
-    def __init__(self, account: Account, send: Send, transport: asyncio.Transport | None):
+    def __init__(self, account: Account, send: Send, transport: asyncio.Transport | None) -> None:
         self.begun = self.complete = False
         self._transport = transport
         self._account, self._send = account, send

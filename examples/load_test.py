@@ -156,7 +156,7 @@ ATTACKS: list[tuple[str, list[tuple[int, Client]]]] = [
 class Attack:
     """So many clients of some kinds, for as long as the ``with`` lasts: who is cut off comes back."""
 
-    def __init__(self, port: int, kinds: list[tuple[int, Client]]):
+    def __init__(self, port: int, kinds: list[tuple[int, Client]]) -> None:
         self._stop, self._port = threading.Event(), port
         self._threads = [
             threading.Thread(target=self._run, args=(kind,), daemon=True) for n, kind in kinds for _ in range(n)

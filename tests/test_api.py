@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_bytes as ob
@@ -41,7 +42,7 @@ def encoder() -> EncodecONNX:
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory: checkpoints of all kinds, by their files' names and first bytes."""
     monkeypatch.chdir(tmp_path)
     torch_zip, safetensors = b"PK\x03\x04" + bytes(60), (2).to_bytes(8, "little") + b"{}" + bytes(8)
@@ -180,7 +181,7 @@ AS_VOCODER = r"a vocoder \(to audio\), as this is one, is converted with: {} and
         ("vocos-codec-24khz", None, r"is a vocoder, not an encoder: open it with VocosONNX"),
     ],
 )
-def test_where_a_model_belongs(folder, codec, given, as_model, as_encoder):
+def test_where_a_model_belongs(folder: Path, codec: VocosONNX, given: Any, as_model: Any, as_encoder: Any) -> None:
     ways = [(as_model, lambda: VocosONNX(given))]
     ways += [(as_encoder, lambda: EncodecONNX(given)), (as_encoder, lambda: VocosONNX(encoder=given))]
     if isinstance(given, str) and given and "\0" not in given:
@@ -195,7 +196,7 @@ def test_where_a_model_belongs(folder, codec, given, as_model, as_encoder):
                 way()
 
 
-def test_objects_where_paths_belong(codec, encoder):
+def test_objects_where_paths_belong(codec: VocosONNX, encoder: EncodecONNX) -> None:
     for given in (codec, encoder):
         with pytest.raises(ValueError, match=r"a model is given as an object of .*, expected a path; .*as encoder="):
             VocosONNX(given)
@@ -203,7 +204,7 @@ def test_objects_where_paths_belong(codec, encoder):
         VocosONNX(encoder=codec)
 
 
-def test_from_pretrained(folder):
+def test_from_pretrained(folder: Path) -> None:
     for given, message in (
         (
             "official",
@@ -222,7 +223,7 @@ def test_from_pretrained(folder):
         VocosONNX.from_pretrained(bytes(300))
 
 
-def test_other_files_where_a_model_belongs(folder):
+def test_other_files_where_a_model_belongs(folder: Path) -> None:
     save_audio("a.wav", np.zeros(100), 24_000)
     save_audio("a.flac", np.zeros(100), 24_000)
     np.save("t.npy", np.zeros((2, 5), int))
@@ -242,7 +243,7 @@ def test_other_files_where_a_model_belongs(folder):
 
 @pytest.mark.parametrize("opset", [11, 20])
 @pytest.mark.parametrize("outputs", [("mag", "x", "y"), ("1", "2", "3"), ("waveform",)])
-def test_a_vocos_of_another_exporter(tmp_path, opset, outputs):
+def test_a_vocos_of_another_exporter(tmp_path: Path, opset: int, outputs: Any) -> None:
     """With operators that are too old for the check, and with those that pass it."""
     sizes = ["batch", 100, "frames"]
     nodes = [ob.node("Identity", ["mels"], [name]) for name in outputs]
@@ -324,7 +325,7 @@ def test_a_vocos_of_another_exporter(tmp_path, opset, outputs):
         ),
     ],
 )
-def test_what_decode_is_given(request, name, given, message):
+def test_what_decode_is_given(request: pytest.FixtureRequest, name: str, given: Any, message: Any) -> None:
     vocos = request.getfixturevalue(name)
     with pytest.raises(ValueError, match=message):
         vocos.decode(given)
@@ -335,7 +336,7 @@ def test_what_decode_is_given(request, name, given, message):
                 way()
 
 
-def test_the_hints_work(bundled_mel):
+def test_the_hints_work(bundled_mel: VocosONNX) -> None:
     features = np.random.default_rng(0).uniform(-8, 1, (2, 100, 20)).astype(np.float32)
     expected = bundled_mel.decode(features)
     for given in (features.transpose(0, 2, 1), features.transpose(0, 2, 1)[0], features[None]):
@@ -348,7 +349,7 @@ def test_the_hints_work(bundled_mel):
 
 
 @pytest.mark.parametrize("given", [6.0, 6, 1.5, np.float32(12), np.int64(6)])
-def test_kbps_given_as_the_id(codec, given):
+def test_kbps_given_as_the_id(codec: VocosONNX, given: Any) -> None:
     tokens = np.zeros((8, 20), int)
     index = codec.bandwidths.index(float(given))
     for way in (
@@ -360,7 +361,7 @@ def test_kbps_given_as_the_id(codec, given):
             way()
 
 
-def test_the_id_given_as_kbps(codec):
+def test_the_id_given_as_kbps(codec: VocosONNX) -> None:
     for call in (
         lambda: codec(np.zeros(5000), 24_000, bandwidth=2),
         lambda: codec.resynth_stream([], 24_000, bandwidth=2),
@@ -371,7 +372,7 @@ def test_the_id_given_as_kbps(codec):
             call()
 
 
-def test_the_bandwidth_in_kbps(codec):
+def test_the_bandwidth_in_kbps(codec: VocosONNX) -> None:
     tokens = np.random.default_rng(0).integers(1024, size=(8, 20))
     features, expected = codec.codes_to_features(tokens)[0], codec.decode(tokens)
     assert np.array_equal(codec.decode(features, bandwidth=6), expected)
@@ -388,7 +389,9 @@ def test_the_bandwidth_in_kbps(codec):
             way([tokens], 2, bandwidth=6)
 
 
-def test_an_id_of_another_number_of_codebooks_is_one_line_in_the_log(codec, monkeypatch, caplog):
+def test_an_id_of_another_number_of_codebooks_is_one_line_in_the_log(
+    codec: VocosONNX, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """As upstream it is decoded: an id is not refused, and not passed over without a word."""
     tokens = np.random.default_rng(0).integers(1024, size=(16, 20))
     for way in (
@@ -421,7 +424,7 @@ def test_an_id_of_another_number_of_codebooks_is_one_line_in_the_log(codec, monk
         (32, r"32 codebooks, expected 1 to 16 of them; .*: pass tokens\[:16\]$"),
     ],
 )
-def test_codebooks_of_no_bandwidth(codec, count, message):
+def test_codebooks_of_no_bandwidth(codec: VocosONNX, count: int, message: str) -> None:
     tokens = np.zeros((count, 50), int)
     for way in (lambda: codec.decode(tokens), lambda: codec.decode([tokens]), lambda: codec.stream().push(tokens)):
         with pytest.raises(ValueError, match=message):
@@ -432,7 +435,7 @@ def test_codebooks_of_no_bandwidth(codec, count, message):
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64, np.uint8, np.float32, "list", "Tokens"])
-def test_tokens_given_as_audio(codec, bundled_mel, encoder, kind):
+def test_tokens_given_as_audio(codec: VocosONNX, bundled_mel: VocosONNX, encoder: EncodecONNX, kind: Any) -> None:
     codes = np.random.default_rng(0).integers(250 if kind is np.uint8 else 1024, size=(8, 300))
     given = codes.tolist() if kind == "list" else Tokens(codes) if kind == "Tokens" else codes.astype(kind)
     for call in (codec, bundled_mel, bundled_mel.features, encoder.encode, encoder.embed):
@@ -452,14 +455,14 @@ def test_tokens_given_as_audio(codec, bundled_mel, encoder, kind):
         list(encoder.encode_stream(Tokens(codes), 24_000))
 
 
-def test_mels_given_as_audio(codec, bundled_mel, encoder):
+def test_mels_given_as_audio(codec: VocosONNX, bundled_mel: VocosONNX, encoder: EncodecONNX) -> None:
     mels = np.random.default_rng(0).uniform(-11, 2, (100, 700)).astype(np.float32)
     for call in (codec, bundled_mel, bundled_mel.features, encoder.encode):
         with pytest.raises(ValueError, match=r"audio has shape \(100, 700\) .* look like mels .*vocos\.decode\(mels\)"):
             call(mels, 24_000)
 
 
-def test_audio_that_looks_a_little_like_tokens_or_mels(encoder):
+def test_audio_that_looks_a_little_like_tokens_or_mels(encoder: EncodecONNX) -> None:
     rng = np.random.default_rng(0)
     for audio in (
         np.zeros((8, 600), np.int16),
@@ -472,7 +475,7 @@ def test_audio_that_looks_a_little_like_tokens_or_mels(encoder):
         assert encoder.encode(audio, 24_000).shape[-1] == 2
 
 
-def test_audio_and_rate_swapped(codec, bundled_mel, encoder):
+def test_audio_and_rate_swapped(codec: VocosONNX, bundled_mel: VocosONNX, encoder: EncodecONNX) -> None:
     audio = np.zeros(24_000, np.float32)
     ways = [codec, bundled_mel, codec.resynth_stream, bundled_mel.resynth_stream]
     ways += [encoder.encode, encoder.embed, encoder.encode_stream]
@@ -488,7 +491,7 @@ def test_audio_and_rate_swapped(codec, bundled_mel, encoder):
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "g", ">f2", ">f4", ">f8"])
-def test_every_float_type_is_features(mel, dtype):
+def test_every_float_type_is_features(mel: VocosONNX, dtype: str) -> None:
     features = np.random.default_rng(0).uniform(-8, 2, (8, 60)).astype(np.float16)
     expected = mel.decode(features.astype(np.float32))
     assert np.array_equal(mel.decode(features.astype(dtype)), expected)
@@ -498,7 +501,7 @@ def test_every_float_type_is_features(mel, dtype):
     np.testing.assert_allclose(np.concatenate(audio), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-def test_masked_arrays_and_subclasses(mel, encodec):
+def test_masked_arrays_and_subclasses(mel: VocosONNX, encodec: VocosONNX) -> None:
     features = np.random.default_rng(0).uniform(-8, 2, (8, 20)).astype(np.float32)
     assert np.array_equal(mel.decode(np.ma.array(features)), mel.decode(features))  # with nothing masked
     assert np.array_equal(mel.decode(features.view(np.recarray)), mel.decode(features))
@@ -552,7 +555,7 @@ assert "cannot be the mels that this model decodes: " in str(seen[0].message), s
         "vocos.decode(np.full((100, 50), 1e10))",
     ],
 )
-def test_one_warning_of_mels(way):
+def test_one_warning_of_mels(way: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *sys.path]))}
     code = WARNS.replace("WAY", way)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
@@ -562,7 +565,7 @@ def test_one_warning_of_mels(way):
 # repr and pickles
 
 
-def test_repr(codec, bundled_mel, encoder, tmp_path):
+def test_repr(codec: VocosONNX, bundled_mel: VocosONNX, encoder: EncodecONNX, tmp_path: Path) -> None:
     assert repr(codec) == "<VocosONNX vocos-codec-24khz: vocos_onnx_24khz, 24000 Hz, float32, CPUExecutionProvider>"
     assert repr(bundled_mel) == "<VocosONNX vocos-mel-24khz-small: mels, 24000 Hz, float32, CPUExecutionProvider>"
     assert repr(encoder) == (
@@ -579,7 +582,7 @@ def _decode(vocos: VocosONNX, tokens: np.ndarray) -> tuple[np.ndarray, str]:
     return vocos.decode(tokens), repr(vocos)
 
 
-def test_pickles(tmp_path, monkeypatch, encodec):
+def test_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encodec: VocosONNX) -> None:
     tokens = np.random.default_rng(0).integers(1024, size=(2, 30))
     monkeypatch.chdir(tmp_path)
     shutil.copy(DATA / "encodec.onnx", "model.onnx")
@@ -608,7 +611,7 @@ def test_pickles(tmp_path, monkeypatch, encodec):
     assert np.array_equal(pickle.loads(pickle.dumps(encoder)).encode(audio, 24_000, 1.5), codes)
 
 
-def test_pickles_of_bundled_models(codec, encoder):
+def test_pickles_of_bundled_models(codec: VocosONNX, encoder: EncodecONNX) -> None:
     """By name: where they lie differs from one installation to the next."""
     for given in (codec, encoder, pickle.loads(pickle.dumps(codec))):
         data = pickle.dumps(given)
@@ -617,7 +620,7 @@ def test_pickles_of_bundled_models(codec, encoder):
         assert repr(pickle.loads(data)) == repr(given)
 
 
-def test_a_pickle_of_what_has_changed(tmp_path):
+def test_a_pickle_of_what_has_changed(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     shutil.copy(DATA / "encodec.onnx", path)
     vocos = VocosONNX(path, threads=1)
@@ -638,7 +641,7 @@ def test_a_pickle_of_what_has_changed(tmp_path):
         copy.deepcopy(vocos)
 
 
-def test_another_process(encodec):
+def test_another_process(encodec: VocosONNX) -> None:
     tokens = np.random.default_rng(0).integers(1024, size=(2, 30))
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         audio, name = pool.apply(_decode, (encodec, tokens))
@@ -646,7 +649,7 @@ def test_another_process(encodec):
     assert np.array_equal(audio, encodec.decode(tokens))
 
 
-def test_tokens_of_a_file_are_decoded_as_before(tmp_path, codec):
+def test_tokens_of_a_file_are_decoded_as_before(tmp_path: Path, codec: VocosONNX) -> None:
     tokens = np.random.default_rng(0).integers(1024, size=(8, 30))
     save_tokens(tmp_path / "t.npz", tokens, codec)
     assert np.array_equal(codec.decode(load_tokens(tmp_path / "t.npz")), codec.decode(tokens))

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def level(audio: np.ndarray) -> float:
         ("a.aiff", "PCM_16", 2**-15),
     ],
 )
-def test_every_sample_type(tmp_path, name, subtype, tolerance):
+def test_every_sample_type(tmp_path: Path, name: str, subtype: str, tolerance: Any) -> None:
     soundfile.write(tmp_path / name, NOISE, 24000, subtype=subtype)
     audio = load_audio(tmp_path / name, 24000)
     assert audio.dtype == np.float32
@@ -56,7 +57,7 @@ def test_every_sample_type(tmp_path, name, subtype, tolerance):
 
 
 @pytest.mark.parametrize("name", ["a.ogg", "a.mp3"])
-def test_lossy_files(tmp_path, name):
+def test_lossy_files(tmp_path: Path, name: str) -> None:
     soundfile.write(tmp_path / name, 0.5 * tone(440, 24000), 24000)
     audio = load_audio(tmp_path / name, 24000)
     assert abs(len(audio) - 12000) <= 2000  # an encoder may add a frame
@@ -64,13 +65,13 @@ def test_lossy_files(tmp_path, name):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 7])
-def test_channels_are_mixed_by_their_mean(tmp_path, channels):
+def test_channels_are_mixed_by_their_mean(tmp_path: Path, channels: int) -> None:
     audio = RNG.uniform(-1, 1, (1000, channels)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", audio, 24000, subtype="FLOAT")
     np.testing.assert_allclose(load_audio(tmp_path / "a.wav", 24000), audio.mean(axis=1), rtol=0, atol=1e-6)
 
 
-def test_a_long_file_is_read_in_blocks(tmp_path):
+def test_a_long_file_is_read_in_blocks(tmp_path: Path) -> None:
     audio = RNG.uniform(-1, 1, (1 << 18) + 7).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", np.stack([audio, audio], axis=1), 24000, subtype="FLOAT")
     np.testing.assert_array_equal(load_audio(tmp_path / "a.wav", 24000), audio)
@@ -78,7 +79,7 @@ def test_a_long_file_is_read_in_blocks(tmp_path):
 
 @pytest.mark.parametrize(("rate", "to"), RATES)
 @pytest.mark.parametrize("block", [1, 100, 7777])
-def test_resampling_block_by_block(rate, to, block):
+def test_resampling_block_by_block(rate: Any, to: Any, block: int) -> None:
     for samples in (1, 2, 441, 5000):
         audio = NOISE[None, :samples]
         parts = list(resample_blocks(np.split(audio, range(block, samples, block), axis=1), rate, to))
@@ -89,12 +90,12 @@ def test_resampling_block_by_block(rate, to, block):
 
 @pytest.mark.parametrize(("rate", "to"), RATES)
 @pytest.mark.parametrize("samples", [1, 2, 147, 1000])
-def test_length_is_rounded_up(rate, to, samples):
+def test_length_is_rounded_up(rate: Any, to: Any, samples: int) -> None:
     assert resample(np.zeros((2, samples), np.float32), rate, to).shape == (2, -(-samples * to // rate))
 
 
 @pytest.mark.parametrize(("rate", "to"), RATES)
-def test_pass_band_is_flat(rate, to):
+def test_pass_band_is_flat(rate: Any, to: Any) -> None:
     lower = min(rate, to)
     for share in (0.05, 0.2, 0.4, 0.45):
         given, taken = tone(share * lower, rate), resample(tone(share * lower, rate), rate, to)
@@ -105,14 +106,14 @@ def test_pass_band_is_flat(rate, to):
 
 
 @pytest.mark.parametrize(("rate", "to"), [(48000, 24000), (44100, 24000), (192000, 24000), (24000, 22050)])
-def test_stop_band_folds_nothing_back(rate, to):
+def test_stop_band_folds_nothing_back(rate: int, to: int) -> None:
     for share in (0.5, 0.505, 0.52, 0.6, 0.9, 1.3):
         if share * to < rate / 2:
             assert level(resample(tone(share * to + 1, rate), rate, to)) < (-97 if share == 0.5 else -100), share
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050])
-def test_images_are_removed(rate):
+def test_images_are_removed(rate: int) -> None:
     """Raising the rate adds nothing above the old band."""
     audio = resample(RNG.standard_normal(rate).astype(np.float32), rate, 24000)
     middle = audio[6000:18000] * np.hanning(12000)
@@ -137,7 +138,7 @@ def direct(audio: np.ndarray, rate: int, to: int, outputs: np.ndarray) -> np.nda
 
 @pytest.mark.parametrize(("rate", "to"), [*ODD, *RATES])
 @pytest.mark.parametrize("samples", [1, 10, 3001])
-def test_any_two_rates_give_the_sum_that_the_filter_is(rate, to, samples):
+def test_any_two_rates_give_the_sum_that_the_filter_is(rate: Any, to: Any, samples: int) -> None:
     audio = RNG.uniform(-1, 1, samples).astype(np.float32)
     resampled = resample(audio, rate, to)
     assert resampled.shape == (-(-samples * to // rate),)
@@ -146,7 +147,7 @@ def test_any_two_rates_give_the_sum_that_the_filter_is(rate, to, samples):
     np.testing.assert_allclose(resampled[some], direct(audio, rate, to, some), rtol=0, atol=2e-5)
 
 
-def test_polynomials_and_the_polyphase_filter_agree(monkeypatch):
+def test_polynomials_and_the_polyphase_filter_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     for rate, to in RATES:
         given = RNG.uniform(-1, 1, (2, 5000)).astype(np.float32)
         expected = resample(given, rate, to)
@@ -157,14 +158,14 @@ def test_polynomials_and_the_polyphase_filter_agree(monkeypatch):
 
 @pytest.mark.parametrize(("rate", "to"), ODD)
 @pytest.mark.parametrize("block", [1, 999, 20_011])
-def test_any_two_rates_block_by_block(rate, to, block):
+def test_any_two_rates_block_by_block(rate: Any, to: Any, block: int) -> None:
     audio = RNG.uniform(-1, 1, (2, 500 if block == 1 else min(50_000, 2_000_000 * rate // to))).astype(np.float32)
     parts = list(resample_blocks(np.split(audio, range(block, audio.shape[1], block), axis=1), rate, to))
     np.testing.assert_allclose(np.concatenate(parts, axis=1), resample(audio, rate, to), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("rate", "to"), ODD)
-def test_any_two_rates_pass_and_stop(rate, to):
+def test_any_two_rates_pass_and_stop(rate: Any, to: Any) -> None:
     lower = min(rate, to)
     for share in (0.05, 0.45):
         taken = resample(tone(share * lower, rate, 0.6), rate, to)
@@ -179,7 +180,7 @@ def test_any_two_rates_pass_and_stop(rate, to):
         assert 10 * np.log10(power[edge + 10 :].mean() / power[: edge // 2].mean()) < -95
 
 
-def test_any_two_rates_take_little_time_and_memory():
+def test_any_two_rates_take_little_time_and_memory() -> None:
     """A process may take 1 GB of addresses and 20 s; filters with a phase for each position took 32 s and 2.4 GB."""
     program = """
 import resource
@@ -196,23 +197,23 @@ assert sum(block.shape[1] for block in resample_blocks((second for _ in range(60
     subprocess.run([sys.executable, "-c", program], check=True, timeout=20, env=environment)
 
 
-def test_equal_rates_are_left_alone():
+def test_equal_rates_are_left_alone() -> None:
     assert resample(NOISE, 24000, 24000) is NOISE
 
 
-def test_load_resamples(tmp_path):
+def test_load_resamples(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(1000, 44100), 44100, subtype="FLOAT")
     audio = load_audio(tmp_path / "a.wav", 24000)
     assert len(audio) == 12000
     np.testing.assert_allclose(audio[3000:9000], tone(1000, 24000)[3000:9000], rtol=0, atol=1e-4)
 
 
-def test_save_and_load(tmp_path):
+def test_save_and_load(tmp_path: Path) -> None:
     save_audio(tmp_path / "a.flac", NOISE, 24000)
     np.testing.assert_allclose(load_audio(tmp_path / "a.flac", 24000), NOISE, rtol=0, atol=2**-15)
 
 
-def test_bad_files(tmp_path):
+def test_bad_files(tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("hello " * 100)
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "folder.wav").mkdir()
@@ -239,19 +240,19 @@ def test_bad_files(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [MIN_RATE - 1, MAX_RATE + 1, 0, -24000])
-def test_rates_out_of_range(rate):
+def test_rates_out_of_range(rate: Any) -> None:
     with pytest.raises(ValueError, match=rf"sample_rate is {rate}, expected 1000 to 384000 Hz"):
         read_waveform(NOISE, rate, 24000)
 
 
 @pytest.mark.parametrize("rate", [24000.0, "24000", None, True])
-def test_rates_that_are_no_integers(rate):
+def test_rates_that_are_no_integers(rate: Any) -> None:
     with pytest.raises(ValueError, match=r"sample_rate is .*, expected an integer in Hz"):
         read_waveform(NOISE, rate, 24000)
 
 
 @pytest.mark.parametrize("rate", [MIN_RATE, MAX_RATE, np.int64(48000)])
-def test_rates_at_the_edges(rate):
+def test_rates_at_the_edges(rate: Any) -> None:
     assert read_waveform(NOISE, rate, 24000).shape == (1, -(-4800 * 24000 // int(rate)))
 
 
@@ -274,24 +275,24 @@ def test_rates_at_the_edges(rate):
         (["a"], r"dtype <U1, expected floats"),
     ],
 )
-def test_bad_arrays(audio, message):
+def test_bad_arrays(audio: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_waveform(audio, 24000, 24000)
 
 
-def test_integers_are_scaled_to_full_scale():
+def test_integers_are_scaled_to_full_scale() -> None:
     for dtype, full in ((np.int16, 2**15), (np.int32, 2**31), (np.dtype(">i2"), 2**15)):
         waveform = read_waveform(np.array([-full, 0, full // 2], dtype), 24000, 24000)
         assert waveform.dtype == np.float32
         np.testing.assert_array_equal(waveform, [[-1, 0, 0.5]])
 
 
-def test_floats_of_any_width_and_a_list():
+def test_floats_of_any_width_and_a_list() -> None:
     for audio in (NOISE.astype(np.float64), NOISE.astype(np.float16), list(map(float, NOISE))):
         np.testing.assert_allclose(read_waveform(audio, 24000, 24000)[0], NOISE, rtol=0, atol=3e-4)
 
 
-def test_values_beyond_full_scale_are_kept():
+def test_values_beyond_full_scale_are_kept() -> None:
     np.testing.assert_array_equal(read_waveform([-3.0, 2.5], 24000, 24000), [[-3, 2.5]])
 
 
@@ -300,7 +301,7 @@ WRITTEN = ["wav", "flac", "ogg", "mp3", "aiff", "caf", "au", "w64", "rf64", "mat
 
 @pytest.mark.parametrize("suffix", WRITTEN)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_not_written(suffix, bad, tmp_path):
+def test_what_is_not_finite_is_not_written(suffix: Any, bad: Any, tmp_path: Path) -> None:
     for dtype in (np.float16, np.float32, np.float64):
         audio = np.zeros(5000, dtype)
         audio[4321] = bad
@@ -312,7 +313,7 @@ def test_what_is_not_finite_is_not_written(suffix, bad, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", WRITTEN)
-def test_what_is_beyond_full_scale_is_clipped(suffix, tmp_path):
+def test_what_is_beyond_full_scale_is_clipped(suffix: Any, tmp_path: Path) -> None:
     loud = 3 * tone(440, 24000)
     save_audio(tmp_path / f"a.{suffix}", loud, 24000)
     save_audio(tmp_path / f"b.{suffix}", loud.clip(-1, 1), 24000)
@@ -323,7 +324,7 @@ def test_what_is_beyond_full_scale_is_clipped(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["ogg", "mp3", "flac", "wav"])
-def test_long_writes_in_a_small_thread(suffix, tmp_path):
+def test_long_writes_in_a_small_thread(suffix: str, tmp_path: Path) -> None:
     """In a process of their own: libvorbis takes room on the stack for all that it is given at once."""
     program = """
 import sys, threading
@@ -354,14 +355,14 @@ save_audio(sys.argv[1], noise, 24000)
         (["a"], r"dtype <U1, expected floats"),
     ],
 )
-def test_arrays_that_are_not_written(audio, message, tmp_path):
+def test_arrays_that_are_not_written(audio: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         save_audio(tmp_path / "a.wav", audio, 24000)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("suffix", WRITTEN)
-def test_arrays_of_every_type_are_written(suffix, tmp_path):
+def test_arrays_of_every_type_are_written(suffix: Any, tmp_path: Path) -> None:
     path, halves = tmp_path / f"a.{suffix}", 0.5 * tone(300, 24000)
     floats = [halves.astype(dtype) for dtype in ("f2", "f4", ">f4", "f8", ">f8")]
     integers = [(halves * 2**15).astype("i2"), (halves * 2**15).astype(">i2"), (halves * 2**31).astype("i4")]
@@ -372,14 +373,14 @@ def test_arrays_of_every_type_are_written(suffix, tmp_path):
         )
 
 
-def test_integers_are_written_as_they_are(tmp_path):
+def test_integers_are_written_as_they_are(tmp_path: Path) -> None:
     audio = np.array([-(2**15), -1, 0, 1, 2**15 - 1], np.int16)
     save_audio(tmp_path / "a.wav", audio, 24000)
     np.testing.assert_array_equal(soundfile.read(tmp_path / "a.wav", dtype="int16")[0], audio)
 
 
 @pytest.mark.parametrize("suffix", WRITTEN)
-def test_no_samples_are_a_file_or_an_error(suffix, tmp_path):
+def test_no_samples_are_a_file_or_an_error(suffix: Any, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
     if suffix in ("flac", "mp3"):
         with pytest.raises(ValueError, match=rf"audio is empty, and \.{suffix} cannot hold that"):
@@ -407,14 +408,14 @@ def test_no_samples_are_a_file_or_an_error(suffix, tmp_path):
         ("sd2", 24_000, r"'a\.sd2' does not end in a known kind"),  # has it in another file
     ],
 )
-def test_rates_and_kinds_that_are_not_written(suffix, rate, message, tmp_path):
+def test_rates_and_kinds_that_are_not_written(suffix: str, rate: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         save_audio(tmp_path / f"a.{suffix}", NOISE, rate)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("rate", [8000, 22_050, 48_000, np.int64(16_000), np.int32(44_100)])
-def test_usual_rates_are_written_in_every_kind(rate, tmp_path):
+def test_usual_rates_are_written_in_every_kind(rate: Any, tmp_path: Path) -> None:
     for suffix in ("wav", "flac", "ogg", "mp3"):
         save_audio(tmp_path / f"a.{suffix}", NOISE, rate)
         assert soundfile.info(tmp_path / f"a.{suffix}").samplerate == rate
@@ -422,7 +423,7 @@ def test_usual_rates_are_written_in_every_kind(rate, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit")
 @pytest.mark.parametrize("suffix", WRITTEN)
-def test_a_full_disk(suffix, tmp_path):
+def test_a_full_disk(suffix: Any, tmp_path: Path) -> None:
     """Also where only the end does not fit, that libsndfile writes as it closes the file."""
     program = """
 import resource, sys
@@ -452,14 +453,14 @@ for limit in (10, size - 1, size):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(PermissionError, match=r"the folder .* cannot be written, and a\.wav is to go there"):
         save_audio(tmp_path / "a.wav", NOISE, 24000)
 
 
 @pytest.mark.parametrize("rate", [8000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000])
-def test_the_rate_that_is_written_comes_back(rate, tmp_path):
+def test_the_rate_that_is_written_comes_back(rate: int, tmp_path: Path) -> None:
     for kind in soundfile.available_formats():
         path = tmp_path / f"a.{kind.lower()}"
         try:
@@ -470,7 +471,7 @@ def test_the_rate_that_is_written_comes_back(rate, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "voc", "svx", "avr", "mat5"])
-def test_more_than_a_header_can_say(suffix, tmp_path, monkeypatch):
+def test_more_than_a_header_can_say(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     most = 9000 if suffix != "mat5" else 50_000
     monkeypatch.setitem(vocos_onnx.io.audio._MOST, suffix.upper(), most)
     save_blocks(tmp_path / f"a.{suffix}", [NOISE[:4000]], 16_000)
@@ -480,7 +481,7 @@ def test_more_than_a_header_can_say(suffix, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("suffix", "samples"), [("voc", 1 << 23)])
-def test_short_kinds_are_not_written_beyond_what_they_can_say(suffix, samples, tmp_path):
+def test_short_kinds_are_not_written_beyond_what_they_can_say(suffix: str, samples: Any, tmp_path: Path) -> None:
     block = np.zeros(1 << 16, np.int16)
     least = samples // len(block) - 1
     save_blocks(tmp_path / f"a.{suffix}", [block] * least, 24_000)
@@ -490,7 +491,7 @@ def test_short_kinds_are_not_written_beyond_what_they_can_say(suffix, samples, t
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors of POSIX")
-def test_no_file_becomes_a_standard_stream(tmp_path):
+def test_no_file_becomes_a_standard_stream(tmp_path: Path) -> None:
     """C libraries print to them by their numbers, also when they are closed."""
     program = r"""
 import os
@@ -516,7 +517,7 @@ save_blocks("b.wav", blocks(), 24000)
     np.testing.assert_array_equal(load_audio(tmp_path / "b.wav", 24_000), np.zeros(2000))
 
 
-def test_long_blocks_are_resampled_in_pieces():
+def test_long_blocks_are_resampled_in_pieces() -> None:
     """1 kHz to 384 kHz: each second becomes 1.5 MB, of which few are there at a time."""
     seconds = RNG.uniform(-1, 1, (1, 8000)).astype(np.float32)
     blocks = list(resample_blocks([seconds], 1000, 384_000))
@@ -530,7 +531,7 @@ LOUD = (3000 * np.random.default_rng(1).standard_normal(24_000)).astype(np.float
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", ">f4", "f8"])
 @pytest.mark.parametrize("peak", [100, 3000, 32_767])
-def test_floats_in_the_range_of_int16_are_refused_by_all(peak, dtype, tmp_path):
+def test_floats_in_the_range_of_int16_are_refused_by_all(peak: int, dtype: str, tmp_path: Path) -> None:
     loud = (peak * tone(440, 24_000)).astype(dtype)
     quiet = np.zeros(5000, dtype)
     message = r"audio reaches [\d.]+ at sample \d+, expected floats with full scale ±1 .*pass audio / 32768"
@@ -549,7 +550,7 @@ def test_floats_in_the_range_of_int16_are_refused_by_all(peak, dtype, tmp_path):
     read_waveform(loud / 32_768, 24_000, 24_000)
 
 
-def test_where_it_is_too_loud():
+def test_where_it_is_too_loud() -> None:
     audio = np.zeros(1000, np.float32)
     audio[700] = -400
     with pytest.raises(ValueError, match="reaches 400 at sample 700"):
@@ -565,7 +566,7 @@ def test_where_it_is_too_loud():
 
 
 @pytest.mark.parametrize("peak", [1.5, 10, 60])
-def test_mixes_beyond_full_scale_are_audio(peak, tmp_path):
+def test_mixes_beyond_full_scale_are_audio(peak: float, tmp_path: Path) -> None:
     audio = peak * tone(440, 24_000)
     soundfile.write(tmp_path / "a.wav", audio, 24_000, subtype="FLOAT")
     np.testing.assert_array_equal(load_audio(tmp_path / "a.wav", 24_000), audio)
@@ -575,7 +576,9 @@ def test_mixes_beyond_full_scale_are_audio(peak, tmp_path):
 
 @pytest.mark.parametrize(("name", "subtype"), [("a.wav", "FLOAT"), ("a.caf", "DOUBLE"), ("a.au", "FLOAT")])
 @pytest.mark.parametrize(("scale", "divisor"), [(3000, 32_768), (2**23, 2**31)])
-def test_files_of_floats_in_the_range_of_integers(name, subtype, scale, divisor, tmp_path):
+def test_files_of_floats_in_the_range_of_integers(
+    name: str, subtype: str, scale: Any, divisor: Any, tmp_path: Path
+) -> None:
     soundfile.write(tmp_path / name, scale * NOISE, 24_000, subtype=subtype)
     with pytest.raises(ValueError, match=rf"a\.\w+: audio reaches .*volume=1/{divisor} -c:a pcm_s16le whole\.wav"):
         load_audio(tmp_path / name, 24_000)
@@ -594,7 +597,7 @@ def test_files_of_floats_in_the_range_of_integers(name, subtype, scale, divisor,
         ("O", "pass audio.astype(np.float32)"),
     ],
 )
-def test_other_types_and_what_to_pass(dtype, remedy, tmp_path):
+def test_other_types_and_what_to_pass(dtype: str, remedy: str, tmp_path: Path) -> None:
     half = {"u": 2 ** (8 * np.dtype(dtype).itemsize - 1)}.get(dtype[0], 0) if dtype != "u8" else 0
     audio = (np.array([0, 50, -50]) + half).astype(dtype)
     for call in (
@@ -611,7 +614,7 @@ def test_other_types_and_what_to_pass(dtype, remedy, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_addresses_are_no_paths(kind, tmp_path, monkeypatch):
+def test_addresses_are_no_paths(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     get = 'download it first, or pass load_audio(urllib.request.urlopen("https://x.org/a.wav"), 16000)'
     with pytest.raises(FileNotFoundError, match=r"no audio file https://x\.org/a\.wav: .*" + re.escape(get)):
         load_audio(kind("https://x.org/a.wav"), 16_000)
@@ -623,7 +626,7 @@ def test_addresses_are_no_paths(kind, tmp_path, monkeypatch):
     assert len(load_audio(kind("take:/a.wav"), 24_000)) == len(NOISE)
 
 
-def test_columns_of_arrays(tmp_path):
+def test_columns_of_arrays(tmp_path: Path) -> None:
     """As parquet and pandas give them; the remedy works as it stands."""
     several, one, ragged = np.empty(2, object), np.empty(1, object), np.empty(2, object)
     several[:], one[0], ragged[:] = [list(NOISE), NOISE], NOISE, [NOISE, NOISE[1:]]
@@ -636,7 +639,7 @@ def test_columns_of_arrays(tmp_path):
         save_audio(tmp_path / "a.wav", ragged, 24_000)
 
 
-def test_masked_samples_are_refused_by_all(tmp_path):
+def test_masked_samples_are_refused_by_all(tmp_path: Path) -> None:
     audio = np.ma.array(NOISE, mask=NOISE > 0.49)
     for call in (
         lambda: ENCODER.encode(audio, 24_000),
@@ -652,7 +655,7 @@ def test_masked_samples_are_refused_by_all(tmp_path):
     np.testing.assert_array_equal(read_waveform(whole, 24_000, 24_000)[0], NOISE)
 
 
-def test_narrow_floats_are_audio(tmp_path):
+def test_narrow_floats_are_audio(tmp_path: Path) -> None:
     narrow = NOISE.astype(pytest.importorskip("ml_dtypes").bfloat16)
     expected = narrow.astype(np.float32)
     np.testing.assert_array_equal(read_waveform(narrow, 24_000, 24_000)[0], expected)
@@ -661,7 +664,7 @@ def test_narrow_floats_are_audio(tmp_path):
     np.testing.assert_allclose(load_audio(tmp_path / "a.wav", 24_000), expected, rtol=0, atol=2**-15)
 
 
-def test_a_file_object_at_its_end():
+def test_a_file_object_at_its_end() -> None:
     buffer = io.BytesIO()
     save_audio(buffer, NOISE, 24_000, format="wav")
     for call in (lambda: load_audio(buffer, 24_000), lambda: next(load_blocks(buffer, 24_000))):
@@ -674,7 +677,7 @@ def test_a_file_object_at_its_end():
 
 
 @pytest.mark.parametrize("dtype", ["?", "U3", "S3", "m8[s]", "M8[s]", "V4", "i4,i4"])
-def test_types_that_are_no_samples(dtype, tmp_path):
+def test_types_that_are_no_samples(dtype: str, tmp_path: Path) -> None:
     audio = np.zeros(1000, dtype)
     for call in (lambda: read_waveform(audio, 24_000, 24_000), lambda: save_audio(tmp_path / "a.wav", audio, 24_000)):
         with pytest.raises(ValueError, match=r"audio has dtype .*; these are no samples"):
@@ -682,7 +685,7 @@ def test_types_that_are_no_samples(dtype, tmp_path):
 
 
 @pytest.mark.parametrize("rate", [np.int16(16_000), np.uint16(16_000), np.array(16_000), np.array(16_000, np.int16)])
-def test_small_integers_are_rates(rate, tmp_path):
+def test_small_integers_are_rates(rate: Any, tmp_path: Path) -> None:
     audio = np.tile(NOISE, 20)
     expected = read_waveform(audio, 16_000, 24_000)
     np.testing.assert_array_equal(read_waveform(audio, rate, 24_000), expected)
@@ -713,7 +716,7 @@ def test_small_integers_are_rates(rate, tmp_path):
         pytest.param(1 << 16_609, "sample_rate is an integer of 16610 bits, expected 1000 to", id="huge"),
     ],
 )
-def test_rates_that_are_none(rate, message, tmp_path):
+def test_rates_that_are_none(rate: Any, message: str, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "b.wav", NOISE, 24_000)
     for call in (
         lambda: read_waveform(NOISE, rate, 24_000),
@@ -771,7 +774,7 @@ def test_rates_that_are_none(rate, message, tmp_path):
         (lambda: save_blocks("x.wav", [NOISE], 24_000, length=-1), "length is -1, expected the number of samples"),
     ],
 )
-def test_arguments_of_another_kind(call, message, tmp_path, monkeypatch):
+def test_arguments_of_another_kind(call: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         call()
@@ -790,7 +793,7 @@ def test_arguments_of_another_kind(call, message, tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.int16])
-def test_shapes_and_what_to_pass(shape, remedy, dtype, tmp_path):
+def test_shapes_and_what_to_pass(shape: Any, remedy: str, dtype: Any, tmp_path: Path) -> None:
     audio = np.full(shape, 0.5 if dtype == np.float32 else 1 << 14, dtype)
     if dtype == np.int16:
         remedy = remedy.replace("audio.mean", "(audio / 32768).mean")
@@ -808,7 +811,7 @@ def lag(audio: np.ndarray, reference: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("ending", sorted(vocos_onnx.io.audio._KINDS))
-def test_every_ending_reads_back_as_it_was_written(ending, tmp_path):
+def test_every_ending_reads_back_as_it_was_written(ending: Any, tmp_path: Path) -> None:
     lossless = ending not in ("ogg", "oga", "opus", "mp3")
     rates = vocos_onnx.io.audio._RATES.get(vocos_onnx.io.audio._KINDS[ending][1])
     for rate in (8000, 16_000, 22_050, 24_000, 44_100, 48_000):
@@ -838,7 +841,7 @@ def test_every_ending_reads_back_as_it_was_written(ending, tmp_path):
 @pytest.mark.parametrize(
     "name", ["a.wve", "a.htk", "a.sd2", "a.xi", "a.raw", "a.sds", "a.pcm", "a.txt", "a", "a.", ".wav"]
 )
-def test_endings_that_are_not_written(name, tmp_path):
+def test_endings_that_are_not_written(name: str, tmp_path: Path) -> None:
     message = r"does not end in a known kind .*try \.wav or \.flac, or \.ogg, \.opus"
     for call in (
         lambda: save_audio(tmp_path / name, NOISE, 8000),
@@ -852,7 +855,7 @@ def test_endings_that_are_not_written(name, tmp_path):
         audio_format(tmp_path / "a.m4a")
 
 
-def test_a_format_in_place_of_the_ending(tmp_path):
+def test_a_format_in_place_of_the_ending(tmp_path: Path) -> None:
     for format in ("flac", ".flac", "FLAC", ".Flac"):
         save_audio(tmp_path / "noending", NOISE, 24_000, format=format)
         assert (tmp_path / "noending").read_bytes()[:4] == b"fLaC"
@@ -864,7 +867,9 @@ def test_a_format_in_place_of_the_ending(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.wave"])
-def test_wav_of_more_than_its_header_can_say_becomes_rf64(name, tmp_path, monkeypatch):
+def test_wav_of_more_than_its_header_can_say_becomes_rf64(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(vocos_onnx.io.audio._MOST, "WAV", 9000)
     save_audio(tmp_path / name, NOISE[:4000], 24_000)
     assert (tmp_path / name).read_bytes()[:4] == b"RIFF"
@@ -888,7 +893,7 @@ def wav() -> bytes:
     return buffer.getvalue()
 
 
-def test_file_objects_are_read_from_where_they_stand(wav, tmp_path):
+def test_file_objects_are_read_from_where_they_stand(wav: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"junk" + wav)
     spooled = tempfile.SpooledTemporaryFile()  # noqa: SIM115
     spooled.write(b"junk" + wav)
@@ -911,7 +916,7 @@ def test_file_objects_are_read_from_where_they_stand(wav, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes of POSIX")
-def test_pipes_sockets_and_fifos_are_read(wav, tmp_path):
+def test_pipes_sockets_and_fifos_are_read(wav: bytes, tmp_path: Path) -> None:
     def send(file: io.IOBase) -> None:
         with file:
             file.write(wav)
@@ -939,7 +944,7 @@ def test_pipes_sockets_and_fifos_are_read(wav, tmp_path):
 @pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="needs /dev/stdin")
 @pytest.mark.parametrize("file", ["'/dev/stdin'", "sys.stdin.buffer"])
 @pytest.mark.parametrize("piped", [True, False])
-def test_standard_input_is_read(file, piped, wav, tmp_path):
+def test_standard_input_is_read(file: str, piped: bool, wav: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(wav)
     program = f"import sys; from vocos_onnx import load_audio; print(load_audio({file}, 24000).shape)"
     command = [sys.executable, "-c", program]
@@ -962,19 +967,19 @@ class Dribble(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         some = self.data[self.at : self.at + min(len(buffer), 1000)]
         buffer[: len(some)] = some
         self.at += len(some)
         return len(some)
 
-    def write(self, data) -> int:
+    def write(self, data: Any) -> int:
         self.data += bytes(data[:1000])
         return min(len(data), 1000)
 
 
 @pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "opus", "mp3", "aiff", "w64", "caf"])
-def test_file_objects_are_written_where_they_stand(ending, tmp_path):
+def test_file_objects_are_written_where_they_stand(ending: str, tmp_path: Path) -> None:
     save_blocks(tmp_path / f"a.{ending}", np.split(NOISE, 3), 24_000)
     expected = load_audio(tmp_path / f"a.{ending}", 24_000)
     for file in (io.BytesIO(), (tmp_path / "b").open("w+b"), (tmp_path / "b").open("w+b", buffering=0), Dribble()):
@@ -994,7 +999,7 @@ def test_file_objects_are_written_where_they_stand(ending, tmp_path):
     np.testing.assert_array_equal(load_audio(tmp_path / f"c.{ending}", 24_000), expected)
 
 
-def test_nothing_is_written_to_a_file_object_after_an_error(tmp_path):
+def test_nothing_is_written_to_a_file_object_after_an_error(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     bad = np.where(np.arange(4800) == 4000, np.nan, NOISE)
     for blocks in ([NOISE, bad], [NOISE, LOUD], [NOISE, None], [NOISE, "a.wav"]):
@@ -1003,7 +1008,7 @@ def test_nothing_is_written_to_a_file_object_after_an_error(tmp_path):
     assert buffer.getvalue() == b""
 
 
-def test_file_objects_of_another_kind(wav, tmp_path):
+def test_file_objects_of_another_kind(wav: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(wav)
     (tmp_path / "closed.wav").write_bytes(wav)
     closed = (tmp_path / "closed.wav").open("rb")
@@ -1031,7 +1036,7 @@ def test_file_objects_of_another_kind(wav, tmp_path):
 
 @pytest.mark.parametrize("ending", ["wav", "aiff", "au", "caf", "w64", "flac", "nist", "voc"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_samples_of_16_bits_are_rounded(ending, dtype, tmp_path):
+def test_samples_of_16_bits_are_rounded(ending: str, dtype: Any, tmp_path: Path) -> None:
     audio = (np.random.default_rng(0).standard_normal(20_000) * 0.1).astype(dtype)
     save_audio(tmp_path / f"a.{ending}", audio, 24_000)
     error = soundfile.read(tmp_path / f"a.{ending}")[0] * 32768 - audio.astype(float) * 32768
@@ -1040,7 +1045,7 @@ def test_samples_of_16_bits_are_rounded(ending, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(24_000, 2), (2, 24_000), (24_000, 16), (1, 24_000)])
-def test_one_array_is_no_blocks(shape, tmp_path):
+def test_one_array_is_no_blocks(shape: Any, tmp_path: Path) -> None:
     audio = np.full(shape, 0.1, np.float32)
     encoder = EncodecONNX()
     for use in (
@@ -1054,12 +1059,12 @@ def test_one_array_is_no_blocks(shape, tmp_path):
 
 
 @pytest.mark.parametrize("channels", [2, 8, 9, 16, 64])
-def test_channels_are_not_samples(channels):
+def test_channels_are_not_samples(channels: int) -> None:
     with pytest.raises(ValueError, match=r"looks like \(samples, channels\).*mean"):
         EncodecONNX().encode(np.full((24_000, channels), 0.1, np.float32), 24_000)
 
 
-def test_rates_that_flac_has(tmp_path):
+def test_rates_that_flac_has(tmp_path: Path) -> None:
     for rate in (1000, 65_535, 96_000, 192_010):
         save_audio(tmp_path / "a.flac", np.zeros(100), rate)
         assert soundfile.info(tmp_path / "a.flac").samplerate == rate
@@ -1068,7 +1073,7 @@ def test_rates_that_flac_has(tmp_path):
             save_audio(tmp_path / "a.flac", np.zeros(100), rate)
 
 
-def test_channels_that_cancel_one_another_are_one_warning(tmp_path, recwarn):
+def test_channels_that_cancel_one_another_are_one_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     one = (np.random.default_rng(0).standard_normal(20_000) * 0.1).astype(np.float32)
     other = (np.random.default_rng(1).standard_normal(20_000) * 0.1).astype(np.float32)
     for name, channels in {

@@ -7,7 +7,9 @@ import gzip
 import importlib.metadata
 import json
 import pickle
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,18 +23,18 @@ MODEL = DATA / "encodec.onnx"
 # model files
 
 
-def test_model_missing(tmp_path):
+def test_model_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no model file .*nothing\.onnx; make one with: vocos-onnx export"):
         VocosONNX(tmp_path / "nothing.onnx")
 
 
-def test_model_is_a_folder(tmp_path):
+def test_model_is_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is not a file; expected the \.onnx file"):
         VocosONNX(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99, 0.999])
-def test_model_truncated(tmp_path, kept):
+def test_model_truncated(tmp_path: Path, kept: float) -> None:
     data = MODEL.read_bytes()
     path = tmp_path / "short.onnx"
     path.write_bytes(data[: int(len(data) * kept)])
@@ -40,14 +42,14 @@ def test_model_truncated(tmp_path, kept):
         VocosONNX(path)
 
 
-def test_model_is_not_onnx(tmp_path):
+def test_model_is_not_onnx(tmp_path: Path) -> None:
     path = tmp_path / "text.onnx"
     path.write_text("hello " * 100)
     with pytest.raises(ValueError, match=r"text\.onnx \(600 bytes\) is truncated, damaged or not an ONNX model"):
         VocosONNX(path)
 
 
-def test_model_is_not_vocos(tmp_path):
+def test_model_is_not_vocos(tmp_path: Path) -> None:
     path = altered(tmp_path, b"\x0avocos_onnx", b"\x0aother_onnx")
     with pytest.raises(ValueError, match=r"not one of vocos-onnx: its metadata has no entry 'vocos_onnx'; export"):
         VocosONNX(path)
@@ -73,7 +75,7 @@ def test_model_is_not_vocos(tmp_path):
         (b'"hop_length": 320', b'"hop_length": 0  ', r"hop_length is 0, expected a positive integer"),
     ],
 )
-def test_model_metadata(tmp_path, old, new, message):
+def test_model_metadata(tmp_path: Path, old: bytes, new: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=r"altered\.onnx: .*" + message + ".*export the checkpoint again"):
         VocosONNX(altered(tmp_path, old, new))
 
@@ -111,13 +113,13 @@ COS = json.loads(VocosONNX(DATA / "imdct-cos.onnx", providers=["CPUExecutionProv
         (COS, {"hop_length": 8}, "hop_length is 8, expected half the MDCT frame of 32"),
     ],
 )
-def test_metadata(base, change, message):
+def test_metadata(base: Any, change: Any, message: str) -> None:
     assert ModelConfig.from_json(json.dumps(base)).to_json() == json.dumps(base)
     with pytest.raises(ValueError, match=message):
         ModelConfig.from_json(json.dumps({**base, **change}))
 
 
-def test_metadata_is_no_object():
+def test_metadata_is_no_object() -> None:
     with pytest.raises(ValueError, match="is not a JSON object"):
         ModelConfig.from_json("[1]")
 
@@ -142,25 +144,25 @@ def test_metadata_is_no_object():
         ([1], r"providers holds 1, expected a name or a \(name, options\) pair"),
     ],
 )
-def test_provider(providers, message):
+def test_provider(providers: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VocosONNX(MODEL, providers=providers)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1025, 10**9, 1.5, True, "2"])
-def test_threads(threads):
+def test_threads(threads: Any) -> None:
     with pytest.raises(ValueError, match=rf"threads is {threads!r}, expected an integer of 1 or more"):
         VocosONNX(MODEL, threads=threads)
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8])
-def test_threads_as_an_integer_of_numpy(kind):
+def test_threads_as_an_integer_of_numpy(kind: Any) -> None:
     assert VocosONNX(MODEL, threads=kind(1)).decode(np.zeros((2, 5), int)).size
     assert EncodecONNX(DATA / "encoder.onnx", threads=kind(1)).encode(np.zeros(5000), 24_000, 1.5).size
 
 
 @pytest.fixture
-def fake_cuda(monkeypatch) -> ModuleType:
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """An onnxruntime that says it has CUDA, and falls back to the CPU in silence, as it does where that is broken."""
     import onnxruntime
 
@@ -175,7 +177,13 @@ def fake_cuda(monkeypatch) -> ModuleType:
 
 
 @pytest.mark.parametrize("name", ["cuda", "CUDAExecutionProvider"])
-def test_cuda_that_does_not_start(fake_cuda, caplog, capsys, monkeypatch, name):
+def test_cuda_that_does_not_start(
+    fake_cuda: ModuleType,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
     """onnxruntime falls back to the CPU in silence; we do not."""
     monkeypatch.setattr(fake_cuda, "preload_dlls", lambda: print("Failed to load libcudart.so"), raising=False)
     message = r"could not start CUDAExecutionProvider and would run on CPUExecutionProvider: .*; remedy: pip "
@@ -190,7 +198,7 @@ def test_cuda_that_does_not_start(fake_cuda, caplog, capsys, monkeypatch, name):
     assert capsys.readouterr().out == ""  # where raw audio may go
 
 
-def test_cuda_that_is_not_there(monkeypatch, tmp_path):
+def test_cuda_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is installed, what is missing, what to do: for each way in which CUDA can be missing."""
     import onnxruntime
 
@@ -223,14 +231,14 @@ def test_cuda_that_is_not_there(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def says_cuda(monkeypatch) -> list[object]:
+def says_cuda(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """An onnxruntime whose sessions run on the CPU, and say that they do on a GPU; and what they are made with."""
     import onnxruntime
 
     original, made = onnxruntime.InferenceSession, []
 
     class OnCuda:
-        def __init__(self, path, options, providers):
+        def __init__(self, path: Any, options: Any, providers: Any) -> None:
             made.append(providers)
             self._session, self._providers = original(path, options, providers=["CPUExecutionProvider"]), providers
 
@@ -240,7 +248,7 @@ def says_cuda(monkeypatch) -> list[object]:
         def get_provider_options(self):
             return {name: {"device_id": "0", **options} for name, options in self._providers}
 
-        def __getattr__(self, name):
+        def __getattr__(self, name: Any):
             return getattr(self._session, name)
 
     monkeypatch.setattr(
@@ -251,7 +259,7 @@ def says_cuda(monkeypatch) -> list[object]:
     return made
 
 
-def test_int8_is_for_the_cpu(says_cuda):
+def test_int8_is_for_the_cpu(says_cuda: list[object]) -> None:
     assert VocosONNX(DATA / "encodec-int8.onnx", providers=["cpu"]).providers == ["CPUExecutionProvider"]
     with pytest.raises(ValueError, match=r"encodec-int8.onnx is in int8, for the CPU, and providers is \['cuda'\]"):
         VocosONNX(DATA / "encodec-int8.onnx", providers=["cuda"])
@@ -260,7 +268,7 @@ def test_int8_is_for_the_cpu(says_cuda):
 
 
 @pytest.mark.parametrize("providers", [["cuda"], ["CUDAExecutionProvider", "cpu"], [("cuda", {}), "cpu"]])
-def test_int8_needs_no_other_installation(providers):
+def test_int8_needs_no_other_installation(providers: Any) -> None:
     """Where CUDA is missing too, and of another model still what is missing."""
     import onnxruntime
 
@@ -271,7 +279,7 @@ def test_int8_needs_no_other_installation(providers):
             VocosONNX(MODEL, providers=providers)
 
 
-def test_options_of_cuda(says_cuda):
+def test_options_of_cuda(says_cuda: list[object]) -> None:
     """No search for algorithms at each length, no memory by powers of two, no TF32; unless they are asked for."""
     options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
     assert VocosONNX(MODEL, providers=["cuda"])._backbone._device == ("cuda", 0)
@@ -295,7 +303,7 @@ def test_options_of_cuda(says_cuda):
         (b'{"error": "not found"}', "JSON"),
     ],
 )
-def test_other_files_called_onnx(tmp_path, data, what):
+def test_other_files_called_onnx(tmp_path: Path, data: Any, what: str) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=rf"model.onnx is {what}.* not an ONNX model"):
@@ -310,7 +318,7 @@ def _sized(data: bytes) -> bytes:
     return bytes([*length, size]) + data
 
 
-def test_graphs_without_end(tmp_path):
+def test_graphs_without_end(tmp_path: Path) -> None:
     data = b""
     for _ in range(40):  # a node's attribute is a graph with a node whose attribute ...
         data = b"\x0a" + _sized(b"\x2a" + _sized(b"\x32" + _sized(data)))
@@ -322,10 +330,10 @@ def test_graphs_without_end(tmp_path):
         VocosONNX(path)
 
 
-def test_no_onnxruntime(monkeypatch):
+def test_no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     original = builtins.__import__
 
-    def without(name, *args, **kwargs):
+    def without(name: Any, *args: Any, **kwargs: Any):
         if name == "onnxruntime":
             raise ModuleNotFoundError(name)
         return original(name, *args, **kwargs)
@@ -365,27 +373,27 @@ def test_no_onnxruntime(monkeypatch):
         (np.zeros((4, 2, 5), int), r"4 codebooks, expected 1 to 2 .*pass layout='bkt'"),
     ],
 )
-def test_tokens(encodec, tokens, message):
+def test_tokens(encodec: VocosONNX, tokens: Any, message: str) -> None:
     for method in (encodec.decode, encodec.codes_to_features):
         with pytest.raises(ValueError, match=message):
             method(tokens)
 
 
-def test_float_tokens(encodec):
+def test_float_tokens(encodec: VocosONNX) -> None:
     with pytest.raises(ValueError, match=r"dtype float64, expected integers of 0 to 1023; .*astype"):
         encodec.codes_to_features(np.zeros((2, 5)))
     with pytest.raises(ValueError, match=r"shape \(2, 5\), expected \(8, T\) .*tokens must be integers, not float64"):
         encodec.decode(np.zeros((2, 5)))
 
 
-def test_layout(encodec):
+def test_layout(encodec: VocosONNX) -> None:
     with pytest.raises(ValueError, match=r"layout is 'btk', expected 'kbt' .* or 'bkt'"):
         encodec.decode(np.zeros((2, 5), int), layout="btk")
     with pytest.raises(ValueError, match=r"have 4 codebooks, .*pass layout='kbt'"):
         encodec.decode(np.zeros((2, 4, 5), int), layout="bkt")
 
 
-def test_codebooks_that_are_no_bandwidth(tmp_path):
+def test_codebooks_that_are_no_bandwidth(tmp_path: Path) -> None:
     """K = 1 is no bandwidth of this model, so an id must be given."""
     model = VocosONNX(altered(tmp_path, b'bandwidth": [1, 2]', b'bandwidth": [2, 2]'))
     tokens = np.zeros((1, 5), int)
@@ -403,7 +411,7 @@ def test_codebooks_that_are_no_bandwidth(tmp_path):
 
 
 @pytest.mark.parametrize("bandwidth_id", [-1, 2, 100, np.int64(2)])
-def test_bandwidth_id_out_of_range(encodec, bandwidth_id):
+def test_bandwidth_id_out_of_range(encodec: VocosONNX, bandwidth_id: Any) -> None:
     with pytest.raises(
         ValueError, match=rf"bandwidth_id is {bandwidth_id}, expected 0 to 1: 0 \(0\.75 kbps\), 1 \(1\.5 kbps\)"
     ):
@@ -411,17 +419,17 @@ def test_bandwidth_id_out_of_range(encodec, bandwidth_id):
 
 
 @pytest.mark.parametrize("bandwidth_id", ["1", 1.0, True, [0, 1], object()])
-def test_bandwidth_id_is_no_integer(encodec, bandwidth_id):
+def test_bandwidth_id_is_no_integer(encodec: VocosONNX, bandwidth_id: Any) -> None:
     with pytest.raises(ValueError, match=r"bandwidth_id is .*, expected an integer: 0 \(0\.75 kbps\)"):
         encodec.decode(np.zeros((2, 5), int), bandwidth_id)
 
 
-def test_bandwidth_id_for_a_model_without(mel):
+def test_bandwidth_id_for_a_model_without(mel: VocosONNX) -> None:
     with pytest.raises(ValueError, match=r"bandwidth_id is 1, but this model is not conditioned .*leave it out"):
         mel.decode(np.zeros((8, 5), np.float32), 1)
 
 
-def test_bandwidth_id_missing(encodec):
+def test_bandwidth_id_missing(encodec: VocosONNX) -> None:
     with pytest.raises(ValueError, match=r"bandwidth_id is missing, and features do not imply one; pass one of 0 \("):
         encodec.decode(np.zeros((8, 5), np.float32))
 
@@ -441,20 +449,20 @@ def test_bandwidth_id_missing(encodec):
         ((0, 8, 5), r"features are empty, shape \(0, 8, 5\)"),
     ],
 )
-def test_features_of_wrong_shape(mel, shape, message):
+def test_features_of_wrong_shape(mel: VocosONNX, shape: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mel.decode(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
-def test_features_not_finite(mel, value):
+def test_features_not_finite(mel: VocosONNX, value: Any) -> None:
     features = np.zeros((8, 5))
     features[3, 2] = value
     with pytest.raises(ValueError, match=r"features hold 1 values that are NaN or infinite in float32"):
         mel.decode(features)
 
 
-def test_tokens_for_a_mel_model(mel):
+def test_tokens_for_a_mel_model(mel: VocosONNX) -> None:
     for method in (mel.decode, mel.codes_to_features):
         with pytest.raises(ValueError, match=r"mel model: it decodes float features \(B, 8, T\), not tokens of .*int"):
             method(np.zeros((2, 5), int))

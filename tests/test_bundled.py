@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,12 +36,12 @@ def band_levels(audio: np.ndarray, sample_rate: int = 24_000) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", BOX_MODELS)
-def test_sha256_is_the_one_in_the_card(name):
+def test_sha256_is_the_one_in_the_card(name: Any) -> None:
     digest = hashlib.sha256((BUNDLED / f"{name}.onnx").read_bytes()).hexdigest()
     assert digest in (BUNDLED / "README.md").read_text(encoding="utf-8")
 
 
-def test_geometry_is_that_of_vocos_encodec_24khz():
+def test_geometry_is_that_of_vocos_encodec_24khz() -> None:
     vocos = VocosONNX()
     assert (vocos.sample_rate, vocos.hop_length, vocos.num_codebooks) == (24_000, 320, 16)
     assert vocos.bandwidths == (1.5, 3.0, 6.0, 12.0)
@@ -50,7 +51,7 @@ def test_geometry_is_that_of_vocos_encodec_24khz():
     assert vocos.config.source.sha256
 
 
-def test_the_mel_model_takes_the_mels_of_vocos_mel_24khz():
+def test_the_mel_model_takes_the_mels_of_vocos_mel_24khz() -> None:
     vocos = VocosONNX(MEL)
     assert (vocos.sample_rate, vocos.hop_length, vocos.config.n_fft, vocos.config.padding) == (
         24_000,
@@ -64,7 +65,7 @@ def test_the_mel_model_takes_the_mels_of_vocos_mel_24khz():
     assert (mel.f_min, mel.f_max, mel.mel_scale, mel.norm, mel.clip) == (0, 12_000, "htk", "none", 1e-7)
 
 
-def test_the_mel_model_gives_back_what_it_was_given():
+def test_the_mel_model_gives_back_what_it_was_given() -> None:
     """Mels of decoded speech, through the model: the same words, and another recording's are not."""
     vocos = VocosONNX(MEL)
     speech = [VocosONNX().decode(np.load(path)["tokens"]) for path in TOKENS[:2]]
@@ -76,7 +77,7 @@ def test_the_mel_model_gives_back_what_it_was_given():
     assert other < 0.7
 
 
-def test_what_lies_in_the_working_directory_is_not_bundled(tmp_path, monkeypatch):
+def test_what_lies_in_the_working_directory_is_not_bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in BOX_MODELS[:2]:
         Path(name).write_text("not a model")
@@ -88,11 +89,11 @@ def test_what_lies_in_the_working_directory_is_not_bundled(tmp_path, monkeypatch
             VocosONNX(path)
 
 
-def test_the_box_is_small():
+def test_the_box_is_small() -> None:
     assert sum(path.stat().st_size for path in BUNDLED.iterdir()) <= 60e6
 
 
-def test_there_are_tokens_of_a_few_recordings():
+def test_there_are_tokens_of_a_few_recordings() -> None:
     assert len(TOKENS) >= 3
     assert BUNDLED / DEMO_TOKENS in TOKENS
     for path in TOKENS:
@@ -103,7 +104,7 @@ def test_there_are_tokens_of_a_few_recordings():
 
 
 @pytest.mark.parametrize("path", TOKENS, ids=lambda p: p.stem)
-def test_tokens_decode_to_their_recording(path):
+def test_tokens_decode_to_their_recording(path: Any) -> None:
     with np.load(path) as archive, np.load(RECORDINGS) as recordings:
         tokens, expected = archive["tokens"], recordings[path.stem].astype(float)
         others = [recordings[name].astype(float) for name in recordings.files if name != path.stem]
@@ -119,7 +120,7 @@ def test_tokens_decode_to_their_recording(path):
         assert max(map(correlation, others)) < 0.7  # it is this recording, not just any speech
 
 
-def test_noise_is_not_taken_for_the_recording():
+def test_noise_is_not_taken_for_the_recording() -> None:
     """Random tokens decode to something, but not to the recording."""
     with np.load(RECORDINGS) as recordings:
         expected = recordings[Path(DEMO_TOKENS).stem].astype(float)
@@ -129,7 +130,7 @@ def test_noise_is_not_taken_for_the_recording():
     assert np.corrcoef(expected[:, :n].ravel(), given[:, :n].ravel())[0, 1] < 0.7
 
 
-def test_demo_tokens_know_their_codec(tmp_path, recwarn):
+def test_demo_tokens_know_their_codec(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     tokens = demo_tokens()
     assert (tokens.codes.shape, tokens.sample_rate, tokens.codec) == ((16, 631), 24_000, "vocos_onnx_24khz")
     assert not tokens.anonymous
@@ -142,7 +143,7 @@ def test_demo_tokens_know_their_codec(tmp_path, recwarn):
     assert not recwarn.list
 
 
-def test_demo(tmp_path, monkeypatch, capsys):
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import soundfile
 
     monkeypatch.chdir(tmp_path)

@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ TOKENS = np.random.default_rng(0).integers(1024, size=(2, 30))
 
 
 @pytest.fixture
-def files(tmp_path: Path, monkeypatch) -> Path:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder with tokens.npy, the tiny model's tokens."""
     monkeypatch.chdir(tmp_path)
     np.save("tokens.npy", TOKENS)
@@ -48,7 +48,7 @@ def run(*args: str) -> int:
 
 
 @pytest.mark.parametrize("name", ["tokens.npy", "only.npz", "named.npz", "codes.npz"])
-def test_decode(files, capsys, name):
+def test_decode(files: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     np.savez("only.npz", whatever=TOKENS)
     np.savez("named.npz", tokens=TOKENS, source="somewhere")
     np.savez("codes.npz", codes=TOKENS, source="somewhere")
@@ -61,7 +61,7 @@ def test_decode(files, capsys, name):
     assert np.abs(audio).max() > 0.1
 
 
-def test_decode_options(files):
+def test_decode_options(files: Path) -> None:
     assert run("decode", "tokens.npy", "one.wav", "--model", MODEL, "--bandwidth-id", "0", "--threads", "1",
                "--provider", "CPUExecutionProvider") == 0  # fmt: skip
     audio, _ = soundfile.read("one.wav")
@@ -69,14 +69,14 @@ def test_decode_options(files):
     np.testing.assert_allclose(audio, expected, rtol=0, atol=1 / 32768)
 
 
-def test_decode_layout(files):
+def test_decode_layout(files: Path) -> None:
     np.save("bkt.npy", TOKENS[None])
     assert run("decode", "bkt.npy", "a.wav", "--model", MODEL, "--layout", "bkt") == 0
     assert run("decode", "tokens.npy", "b.wav", "--model", MODEL) == 0
     assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
 
 
-def test_decode_features_to_flac(files):
+def test_decode_features_to_flac(files: Path) -> None:
     np.save("mel.npy", np.random.default_rng(0).standard_normal((8, 20)).astype(np.float32))
     assert run("decode", "mel.npy", "out.flac", "--model", DATA / "mel.onnx") == 0
     assert soundfile.info("out.flac").frames == 19 * 16
@@ -108,7 +108,7 @@ def test_decode_features_to_flac(files):
         (["tokens.npy", "o.wav", "--layout", "tkb"], "layout is 'tkb', expected 'kbt'"),
     ],
 )
-def test_decode_bad_input(files, capsys, args, message):
+def test_decode_bad_input(files: Path, capsys: pytest.CaptureFixture[str], args: Any, message: str) -> None:
     Path("text.npy").write_text("hello")
     np.savez("whole.npz", tokens=TOKENS)
     Path("short.npz").write_bytes(Path("whole.npz").read_bytes()[:100])
@@ -141,23 +141,25 @@ def test_decode_bad_input(files, capsys, args, message):
         (["demo", "o.xyz"], "'o.xyz' does not end in a known kind of audio file"),
     ],
 )
-def test_bad_model(files, capsys, args, message):
+def test_bad_model(files: Path, capsys: pytest.CaptureFixture[str], args: Any, message: str) -> None:
     assert run(*args) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("args", [["decode"], ["decode", "a.npy"], ["sing"], ["decode", "a", "b", "--threads", "x"]])
-def test_usage(capsys, args):
+def test_usage(capsys: pytest.CaptureFixture[str], args: Any) -> None:
     with pytest.raises(SystemExit) as exit_:
         run(*args)
     assert exit_.value.code == 2
     assert "usage: vocos-onnx" in capsys.readouterr().err
 
 
-def test_a_failed_write_leaves_the_old_file(files, monkeypatch, capsys):
+def test_a_failed_write_leaves_the_old_file(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("out.wav").write_bytes(b"old")
 
-    def full_disk(*args, **kwargs):
+    def full_disk(*args: Any, **kwargs: Any) -> Never:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(soundfile.SoundFile, "write", full_disk)
@@ -167,21 +169,21 @@ def test_a_failed_write_leaves_the_old_file(files, monkeypatch, capsys):
     assert sorted(p.name for p in files.iterdir()) == ["out.wav", "tokens.npy"]
 
 
-def test_info(capsys):
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("info", MODEL) == 0
     out = capsys.readouterr().out
     for line in ("sample_rate: 24000", "hop_length: 320", "  bandwidths: 0.75, 1.5", "  name: tiny-encodec"):
         assert line + "\n" in out
 
 
-def test_info_of_a_model_in_int8(capsys):
+def test_info_of_a_model_in_int8(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("info", DATA / "encodec-int8.onnx") == 0
     out = capsys.readouterr().out
     assert "precision: int8\nquality:\n  snr_db: " in out
     assert "  pesq_wb: 4." in out
 
 
-def test_info_of_the_bundled_model(capsys):
+def test_info_of_the_bundled_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("info") == 0
     assert "  bandwidths: 1.5, 3.0, 6.0, 12.0\n" in capsys.readouterr().out
 
@@ -198,7 +200,7 @@ ENCODER = str(DATA / "encoder.onnx")
 PAIR = ("--model", MODEL, "--encoder", ENCODER, "--bandwidth", "1.5")
 
 
-def test_encode(recording, capsys):
+def test_encode(recording: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("encode", "speech.wav", "out.npz", "--encoder", ENCODER, "--bandwidth", "3") == 0
     assert capsys.readouterr().out == "wrote out.npz: 4 x 38 tokens, 0.50 s at 3 kbps\n"
     with np.load("out.npz") as archive:
@@ -206,7 +208,7 @@ def test_encode(recording, capsys):
         assert np.array_equal(archive["tokens"], EncodecONNX(ENCODER).encode(recording, 24000, 3.0))
 
 
-def test_encode_then_decode_is_resynth(recording, capsys):
+def test_encode_then_decode_is_resynth(recording: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("encode", "speech.wav", "tokens.npz", "--encoder", ENCODER, "--bandwidth", "1.5") == 0
     assert run("decode", "tokens.npz", "decoded.wav", "--model", MODEL) == 0
     assert run("resynth", "speech.wav", "copy.wav", *PAIR) == 0
@@ -218,7 +220,7 @@ def test_encode_then_decode_is_resynth(recording, capsys):
     np.testing.assert_allclose(audio, expected, rtol=0, atol=1 / 32768)
 
 
-def test_resynth_with_the_box_and_with_mels(recording):
+def test_resynth_with_the_box_and_with_mels(recording: np.ndarray) -> None:
     assert run("resynth", "speech.wav", "bundled.flac") == 0
     assert soundfile.info("bundled.flac").frames == 12_001
     assert run("resynth", "speech.wav", "mel.wav", "--model", DATA / "mel.onnx") == 0
@@ -226,7 +228,7 @@ def test_resynth_with_the_box_and_with_mels(recording):
     assert (info.samplerate, info.frames) == (8000, 4000)
 
 
-def test_several_files_into_a_folder(recording, capsys):
+def test_several_files_into_a_folder(recording: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
     Path("a").mkdir()
     shutil.copy("speech.wav", "b.speech.wav")
     assert run("resynth", "speech.wav", "b.speech.wav", "a", *PAIR) == 0
@@ -239,7 +241,7 @@ def test_several_files_into_a_folder(recording, capsys):
     assert run("resynth", "speech.wav", "a", *PAIR, "-y") == 0  # one file into a folder
 
 
-def test_a_bad_file_does_not_keep_the_others(recording, capsys):
+def test_a_bad_file_does_not_keep_the_others(recording: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
     Path("out").mkdir()
     Path("bad.wav").write_text("hello")
     assert run("resynth", "bad.wav", "missing.wav", "speech.wav", "out", *PAIR) == 2
@@ -254,7 +256,9 @@ def test_a_bad_file_does_not_keep_the_others(recording, capsys):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_bar_on_a_terminal(recording, monkeypatch, capsys, count):
+def test_bar_on_a_terminal(
+    recording: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], count: int
+) -> None:
     monkeypatch.setattr(encodec_module, "CHUNK", 32)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     Path("out").mkdir()
@@ -270,21 +274,23 @@ def test_bar_on_a_terminal(recording, monkeypatch, capsys, count):
 
 
 @pytest.mark.parametrize("name", ["p.png", "p.svg"])
-def test_plot(recording, name):
+def test_plot(recording: np.ndarray, name: str) -> None:
     assert run("resynth", "speech.wav", "copy.wav", "--plot", name, *PAIR) == 0
     picture = Path(name).read_bytes()
     assert len(picture) > 10_000
     assert picture.startswith(b"\x89PNG" if name == "p.png" else b"<?xml")
 
 
-def test_plot_of_names_that_are_no_formulas(recording):
+def test_plot_of_names_that_are_no_formulas(recording: np.ndarray) -> None:
     for name in ("a$\\foo$.wav", os.fsdecode(b"\xff.wav")):
         shutil.copy("speech.wav", name)
         assert run("resynth", name, "copy.wav", "--plot", "p.png", "-y", *PAIR) == 0
         assert Path("p.png").stat().st_size > 10_000
 
 
-def test_plot_without_matplotlib(recording, monkeypatch, capsys):
+def test_plot_without_matplotlib(
+    recording: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert run("resynth", "speech.wav", "copy.wav", "--plot", "p.png", *PAIR) == 2
@@ -337,7 +343,9 @@ def test_plot_without_matplotlib(recording, monkeypatch, capsys):
         (["decode", "text.npz", "o.wav", "--model", MODEL], "cannot read text.npz as .npy or .npz"),
     ],
 )
-def test_bad_recordings(recording, files, capsys, args, message):
+def test_bad_recordings(
+    recording: np.ndarray, files: Path, capsys: pytest.CaptureFixture[str], args: Any, message: str
+) -> None:
     Path("folder").mkdir()
     Path("sub").mkdir()
     shutil.copy("speech.wav", "sub/speech.wav")
@@ -354,14 +362,18 @@ def test_bad_recordings(recording, files, capsys, args, message):
 
 
 @pytest.mark.parametrize("args", [["encode", "--encoder", ENCODER], ["resynth", *PAIR]])
-def test_what_is_wrong_with_every_file_is_said_once(recording, capsys, args):
+def test_what_is_wrong_with_every_file_is_said_once(
+    recording: np.ndarray, capsys: pytest.CaptureFixture[str], args: Any
+) -> None:
     Path("out").mkdir()
     shutil.copy("speech.wav", "other.wav")
     assert run(args[0], "speech.wav", "other.wav", "out", *args[1:], "--bandwidth", "24") == 2
     assert capsys.readouterr().err.count("bandwidth is 24.0, expected one of") == 1
 
 
-def test_a_folder_that_cannot_be_written(recording, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_written(
+    recording: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("locked").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked")
     assert run("resynth", "speech.wav", "locked", *PAIR) == 2
@@ -370,7 +382,7 @@ def test_a_folder_that_cannot_be_written(recording, monkeypatch, capsys):
     assert "the folder locked cannot be written, and o.npz is to go there" in capsys.readouterr().err
 
 
-def test_info_of_an_encoder(capsys):
+def test_info_of_an_encoder(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("info", ENCODER) == 0
     out = capsys.readouterr().out
     for line in ("codec: encodec_24khz", "input: audio", "bandwidths: 0.75, 1.5, 3.0", "  name: tiny-encoder"):
@@ -381,7 +393,7 @@ def test_info_of_an_encoder(capsys):
 class Pipe:
     """In place of stdin or stdout: bytes, a few at a time."""
 
-    def __init__(self, data: bytes = b"", sizes: tuple[int, ...] = (1 << 20,)):
+    def __init__(self, data: bytes = b"", sizes: tuple[int, ...] = (1 << 20,)) -> None:
         self.data, self.sizes, self.written, self.buffer = data, list(sizes), [], self
 
     def read1(self, size: int) -> bytes:
@@ -397,7 +409,7 @@ class Pipe:
 
 
 @pytest.fixture
-def pipe(monkeypatch) -> Callable[..., tuple[int, list[bytes]]]:
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[bytes]]]:
     def through(data: bytes, *args: object, sizes: tuple[int, ...] = (1, 7, 100)) -> tuple[int, list[bytes]]:
         out = Pipe()
         monkeypatch.setattr(sys, "stdin", Pipe(data, sizes))
@@ -407,7 +419,7 @@ def pipe(monkeypatch) -> Callable[..., tuple[int, list[bytes]]]:
     return through
 
 
-def test_stream_of_tokens(pipe):
+def test_stream_of_tokens(pipe: Callable[..., tuple[int, list[bytes]]]) -> None:
     tokens = np.random.default_rng(0).integers(1024, size=(2, 100))
     data = tokens.T.astype("<i2").tobytes()
     expected = VocosONNX(MODEL).decode(tokens)
@@ -420,7 +432,7 @@ def test_stream_of_tokens(pipe):
     np.testing.assert_allclose(pcm / 32768, expected.clip(-1, 1), rtol=0, atol=1.1 / 32768)
 
 
-def test_stream_of_features_and_of_audio(pipe):
+def test_stream_of_features_and_of_audio(pipe: Callable[..., tuple[int, list[bytes]]]) -> None:
     vocos = VocosONNX(DATA / "mel.onnx")
     audio = np.random.default_rng(0).normal(0, 0.1, 4000).astype(np.float32)
     features = vocos.features(audio, 8000)
@@ -437,14 +449,18 @@ def test_stream_of_features_and_of_audio(pipe):
 
 
 @pytest.mark.parametrize("kind", ["tokens", "features", "audio"])
-def test_nothing_to_stream(pipe, capsys, kind):
+def test_nothing_to_stream(
+    pipe: Callable[..., tuple[int, list[bytes]]], capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
     code, written = pipe(b"", kind)
     assert (code, b"".join(written)) == (2, b"")
     assert f"standard input is empty or closed; expected raw {kind}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("end", [b"\1", b"\0\4\0\4" * 5])
-def test_a_stream_plays_what_is_good_before_it_says_what_is_not(pipe, capsys, end):
+def test_a_stream_plays_what_is_good_before_it_says_what_is_not(
+    pipe: Callable[..., tuple[int, list[bytes]]], capsys: pytest.CaptureFixture[str], end: Any
+) -> None:
     data = np.random.default_rng(0).integers(1024, size=(100, 2)).astype("<i2").tobytes()
     options = ("--model", MODEL, "--bandwidth", "1.5")
     code, expected = pipe(data, "tokens", *options)
@@ -458,7 +474,9 @@ def test_a_stream_plays_what_is_good_before_it_says_what_is_not(pipe, capsys, en
 
 
 @pytest.mark.parametrize("end", [b"\1", np.full(9, np.inf, "<f4").tobytes()])
-def test_so_does_a_stream_of_audio_or_features(pipe, capsys, end):
+def test_so_does_a_stream_of_audio_or_features(
+    pipe: Callable[..., tuple[int, list[bytes]]], capsys: pytest.CaptureFixture[str], end: Any
+) -> None:
     for kind, count in (("audio", 4000), ("features", 800)):
         data = np.random.default_rng(0).normal(-1, 1, count).astype("<f4").tobytes()
         options = (kind, "--model", DATA / "mel.onnx", "--format", "f32le")
@@ -473,13 +491,17 @@ def test_so_does_a_stream_of_audio_or_features(pipe, capsys, end):
 
 @pytest.mark.parametrize("option", [["--rate", "8000"], ["--chunk", "9"], ["--encoder", ENCODER]])
 @pytest.mark.parametrize("kind", ["tokens", "features"])
-def test_options_of_stream_audio_alone(pipe, capsys, kind, option):
+def test_options_of_stream_audio_alone(
+    pipe: Callable[..., tuple[int, list[bytes]]], capsys: pytest.CaptureFixture[str], kind: str, option: Any
+) -> None:
     assert pipe(bytes(100), kind, *option)[0] == 2
     assert f"{option[0]} is for stream audio" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wide", ["<i4", "<i8"])
-def test_wide_integers_are_no_tokens(pipe, capsys, wide):
+def test_wide_integers_are_no_tokens(
+    pipe: Callable[..., tuple[int, list[bytes]]], capsys: pytest.CaptureFixture[str], wide: str
+) -> None:
     tokens = np.random.default_rng(0).integers(1024, size=(100, 2))
     code, written = pipe(tokens.astype(wide).tobytes(), "tokens", "--model", MODEL, "--bandwidth", "1.5")
     assert (code, b"".join(written)) == (2, b"")
@@ -488,7 +510,9 @@ def test_wide_integers_are_no_tokens(pipe, capsys, wide):
         assert pipe(right.astype("<i2").tobytes(), "tokens", "--model", MODEL, "--bandwidth", "1.5")[0] == 0
 
 
-def test_audio_above_full_scale_is_one_line(recording, pipe, capsys):
+def test_audio_above_full_scale_is_one_line(
+    recording: np.ndarray, pipe: Callable[..., tuple[int, list[bytes]]], capsys: pytest.CaptureFixture[str]
+) -> None:
     loud = (100 * recording / np.abs(recording).max() / 10).astype(np.float32)
     soundfile.write("loud.wav", loud, 24000, subtype="FLOAT")
     line = "peaks at 10.0, 20 dB above full scale: the copy will not have that level; lower it, e.g. ffmpeg -i in.wav"
@@ -515,13 +539,15 @@ def test_audio_above_full_scale_is_one_line(recording, pipe, capsys):
         (b"\0", ["audio"], "stdin ended with 1 bytes of a frame of 2"),
     ],
 )
-def test_bad_streams(pipe, capsys, data, args, message):
+def test_bad_streams(
+    pipe: Callable[..., tuple[int, list[bytes]]], capsys: pytest.CaptureFixture[str], data: Any, args: Any, message: str
+) -> None:
     code, _ = pipe(data, *args)
     assert code == 2
     assert message in capsys.readouterr().err
 
 
-def test_stream_for_real():
+def test_stream_for_real() -> None:
     tokens = np.random.default_rng(0).integers(1024, size=(2, 50)).T.astype("<i2").tobytes()
     command = [sys.executable, "-m", "vocos_onnx.cli", "stream", "tokens", "--model", MODEL, "--bandwidth", "1.5"]
     done = subprocess.run(command, input=tokens, capture_output=True)
@@ -535,7 +561,9 @@ def test_stream_for_real():
 
 
 @pytest.mark.parametrize("command", ["export", "export-encodec", "quantize"])
-def test_export_without_torch(files, capsys, monkeypatch, command):
+def test_export_without_torch(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     for name in [n for n in sys.modules if n.startswith("vocos_onnx_export")]:
         monkeypatch.delitem(sys.modules, name)
@@ -543,7 +571,7 @@ def test_export_without_torch(files, capsys, monkeypatch, command):
     assert "export needs torch: pip install 'vocos-onnx[export]'" in capsys.readouterr().err
 
 
-def test_started_for_real(files):
+def test_started_for_real(files: Path) -> None:
     command = shutil.which("vocos-onnx", path=str(Path(sys.executable).parent))
     assert command, "vocos-onnx is not installed beside this Python"
     good = subprocess.run(
@@ -557,8 +585,8 @@ def test_started_for_real(files):
     assert "Traceback" not in bad.stderr
 
 
-def test_no_memory(files, monkeypatch, capsys):
-    def decode_stream(*args, **kwargs):
+def test_no_memory(files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def decode_stream(*args: Any, **kwargs: Any) -> Never:
         raise MemoryError("Unable to allocate 7.22 MiB")
 
     monkeypatch.setattr(VocosONNX, "decode_stream", decode_stream)
@@ -567,7 +595,7 @@ def test_no_memory(files, monkeypatch, capsys):
     assert error == "vocos-onnx: error: not enough memory: Unable to allocate 7.22 MiB; nothing was written\n"
 
 
-def test_ctrl_c_in_the_middle(tmp_path):
+def test_ctrl_c_in_the_middle(tmp_path: Path) -> None:
     """Exit code 130, no traceback, nothing left behind."""
     noise = np.random.default_rng(0).normal(0, 0.1, 24_000 * 60).astype(np.float32)
     soundfile.write(tmp_path / "long.wav", noise, 24000)
@@ -619,7 +647,7 @@ def folder(files: Path) -> Path:
     return files
 
 
-def test_alone_it_prints_help():
+def test_alone_it_prints_help() -> None:
     done = program()
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == program("--help").stdout
@@ -642,7 +670,7 @@ def test_alone_it_prints_help():
         "train",
     ],
 )
-def test_no_command_takes_abbreviations(capsys, command):
+def test_no_command_takes_abbreviations(capsys: pytest.CaptureFixture[str], command: str) -> None:
     parser = cli._parser().commands[command]
     options = [text for text in parser._option_string_actions if text.startswith("--") and text != "--help"]
     assert options
@@ -689,7 +717,7 @@ def test_no_command_takes_abbreviations(capsys, command):
         (["\x1b[2J"], "'\\x1b[2J' is not one of decode"),
     ],
 )
-def test_options_that_are_refused(capsys, args, message):
+def test_options_that_are_refused(capsys: pytest.CaptureFixture[str], args: Any, message: str) -> None:
     with pytest.raises(SystemExit) as exit_:
         run(*args)
     assert exit_.value.code == 2
@@ -698,7 +726,7 @@ def test_options_that_are_refused(capsys, args, message):
     assert not set(error) & set("\x1b\x9b\u202e")
 
 
-def test_a_bandwidth_decodes_the_first_codebooks(files, capsys):
+def test_a_bandwidth_decodes_the_first_codebooks(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for args, tokens in (
         (["--bandwidth", "1.5"], TOKENS),
         (["--bandwidth", "0.75"], TOKENS[:1]),
@@ -726,7 +754,7 @@ def test_a_bandwidth_decodes_the_first_codebooks(files, capsys):
     assert not Path("never.wav").exists()
 
 
-def test_a_key_chooses_the_array(files, capsys):
+def test_a_key_chooses_the_array(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez("two.npz", a=TOKENS, b=TOKENS[:, :10])
     assert run("decode", "two.npz", "o.wav", "--key", "b", "--model", MODEL) == 0
     assert soundfile.info("o.wav").frames == 10 * 320
@@ -735,7 +763,7 @@ def test_a_key_chooses_the_array(files, capsys):
         assert "--key NAME" in capsys.readouterr().err
 
 
-def test_folders_as_inputs_and_new_ones_as_outputs(folder, capsys):
+def test_folders_as_inputs_and_new_ones_as_outputs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("encode", "rec", "new/tokens", "--encoder", ENCODER, "--bandwidth", "1.5") == 0
     captured = capsys.readouterr()
     assert [line.split(":")[0] for line in captured.out.splitlines()] == [
@@ -782,7 +810,9 @@ def test_folders_as_inputs_and_new_ones_as_outputs(folder, capsys):
         ),
     ],
 )
-def test_no_folder_is_left_where_nothing_is_written(folder, capsys, args, message):
+def test_no_folder_is_left_where_nothing_is_written(
+    folder: Path, capsys: pytest.CaptureFixture[str], args: Any, message: str
+) -> None:
     Path("text").write_text("hello")
     if args[0] == "decode" and "text" in args:
         args = [*args[:2], "text", "text", *args[3:]]
@@ -792,7 +822,7 @@ def test_no_folder_is_left_where_nothing_is_written(folder, capsys, args, messag
     assert sorted(folder.rglob("*")) == before
 
 
-def test_pipes(folder):
+def test_pipes(folder: Path) -> None:
     assert run("encode", "in.wav", "t.npz", "--encoder", ENCODER, "--bandwidth", "1.5") == 0
     assert run("decode", "t.npz", "d.wav", "--model", MODEL) == 0
     tokens = program("encode", "-", "-", "--encoder", ENCODER, "--bandwidth", "1.5", input=Path("in.wav").read_bytes())
@@ -809,7 +839,7 @@ def test_pipes(folder):
     assert sorted(p.name for p in folder.iterdir()) == ["d.wav", "in.wav", "rec", "t.npz", "tok", "tokens.npy"]
 
 
-def test_fifos_and_names_without_an_ending(folder):
+def test_fifos_and_names_without_an_ending(folder: Path) -> None:
     os.mkfifo("in.fifo")
     os.mkfifo("out.fifo")
     assert run("decode", "tok/one.npy", "plain.wav", "--model", MODEL) == 0
@@ -837,7 +867,7 @@ def test_fifos_and_names_without_an_ending(folder):
     assert "'out.fifo' does not end" in refused(program("decode", "tok/one.npy", "out.fifo", "--model", MODEL))
 
 
-def test_what_is_on_standard_input_is_named_in_messages(files):
+def test_what_is_on_standard_input_is_named_in_messages(files: Path) -> None:
     assert "cannot read standard input as audio" in refused(program("resynth", "-", "o.wav", input=b"hello" * 100))
     assert "cannot read standard input" in refused(program("decode", "-", "o.wav", input=b"\x93NUMPY" * 100))
     assert "standard input is empty or closed" in refused(program("decode", "-", "o.wav"))
@@ -845,7 +875,7 @@ def test_what_is_on_standard_input_is_named_in_messages(files):
 
 
 @pytest.mark.parametrize("command", [["decode", "tokens.npy", "-"], ["stream", "tokens"], ["resynth", "-", "o.wav"]])
-def test_numbers_neither_come_from_a_terminal_nor_go_to_one(files, command):
+def test_numbers_neither_come_from_a_terminal_nor_go_to_one(files: Path, command: Any) -> None:
     ours, theirs = pty.openpty()
     done = subprocess.run([*PROGRAM, *command], stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, timeout=60)
     os.close(ours)
@@ -854,7 +884,7 @@ def test_numbers_neither_come_from_a_terminal_nor_go_to_one(files, command):
     assert b"is a terminal" in done.stderr
 
 
-def test_decode_has_a_bar(files):
+def test_decode_has_a_bar(files: Path) -> None:
     ours, theirs = pty.openpty()
     np.save("long.npy", np.random.default_rng(0).integers(1024, size=(2, 5000)))
     done = subprocess.run([*PROGRAM, "decode", "long.npy", "o.wav", "--model", MODEL], stdout=subprocess.PIPE,
@@ -899,7 +929,9 @@ def _file(kind: str) -> bytes:
     ["wav", "rf64", "aiff", "flac", "ogg", "caf", "au", "w64", "voc", "nist", "mp3 of libsndfile", "mp3", "adts", "mp4",
      "webm", "wma", "id3", "rifx", "wavpack", "midi", "zip", "gzip", "npy", "json", "text"],
 )  # fmt: skip
-def test_files_are_not_taken_for_raw_numbers(pipe, capsys, kind):
+def test_files_are_not_taken_for_raw_numbers(
+    pipe: Callable[..., tuple[int, list[bytes]]], capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
     data = _file(kind)
     for what, model in (("audio", "mel"), ("features", "mel"), ("tokens", "encodec")):
         args = (what, "--model", DATA / f"{model}.onnx", *(("--bandwidth", "1.5") if what == "tokens" else ()))
@@ -912,7 +944,7 @@ def test_files_are_not_taken_for_raw_numbers(pipe, capsys, kind):
             assert "vocos-onnx " in error.split(": error: ")[1]  # the remedy
 
 
-def test_audio_is_not_taken_for_a_file():
+def test_audio_is_not_taken_for_a_file() -> None:
     rng = np.random.default_rng(0)
     slow = np.sin(np.arange(4096) / 700)
     for _ in range(300):
@@ -931,7 +963,7 @@ def test_audio_is_not_taken_for_a_file():
         assert kind_of(np.full(40, level, "<i2").tobytes(), False) == (None, False)
 
 
-def test_the_first_samples_are_not_waited_for(files):
+def test_the_first_samples_are_not_waited_for(files: Path) -> None:
     """A stream answers to the first chunk, before more comes in."""
     command = [*PROGRAM, "stream", "audio", "--model", str(DATA / "mel.onnx")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -943,7 +975,9 @@ def test_the_first_samples_are_not_waited_for(files):
     assert process.returncode == 0
 
 
-def test_numbers_that_are_none_on_a_stream(pipe, capsys):
+def test_numbers_that_are_none_on_a_stream(
+    pipe: Callable[..., tuple[int, list[bytes]]], capsys: pytest.CaptureFixture[str]
+) -> None:
     mel = DATA / "mel.onnx"
     nan = np.full((100, 8), np.nan, "<f4").tobytes()
     assert pipe(nan, "features", "--model", mel)[0] == 2
@@ -955,7 +989,7 @@ def test_numbers_that_are_none_on_a_stream(pipe, capsys):
 
 
 @pytest.mark.parametrize("given", [["info", MODEL, "--json"], ["decode", "--help"]])
-def test_standard_output_that_cannot_be_written_is_an_error(given):
+def test_standard_output_that_cannot_be_written_is_an_error(given: Any) -> None:
     for redirection, code in ((">/dev/full", 2), ("<&- >&- 2>&-", 2)):
         command = ["bash", "-c", f'exec "$@" {redirection}', "bash", *PROGRAM, *given]
         done = subprocess.run(command, capture_output=True, timeout=60)
@@ -970,7 +1004,7 @@ def test_standard_output_that_cannot_be_written_is_an_error(given):
 
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full >/dev/full", "<&- >&- 2>&-"])
-def test_work_is_done_whatever_the_standard_streams_are(folder, redirection):
+def test_work_is_done_whatever_the_standard_streams_are(folder: Path, redirection: str) -> None:
     encode = ["encode", "rec", "t", "--encoder", ENCODER, "--bandwidth", "1.5"]
     for args, made in (
         (["resynth", "rec", "out", *PAIR], ["out/a.wav", "out/b.wav"]),
@@ -984,7 +1018,7 @@ def test_work_is_done_whatever_the_standard_streams_are(folder, redirection):
         assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
 
 
-def test_the_reader_of_messages_may_go(folder):
+def test_the_reader_of_messages_may_go(folder: Path) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
     done = subprocess.run([*PROGRAM, "resynth", "rec", "out", *PAIR], stdout=theirs, stderr=subprocess.PIPE, timeout=60)
@@ -998,7 +1032,7 @@ SHOWN = "b\\xff\\x1b[31m\\x9b\\u202e.wav"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "cp1252:strict"])
-def test_names_that_would_control_the_terminal(folder, encoding):
+def test_names_that_would_control_the_terminal(folder: Path, encoding: str) -> None:
     shutil.copy("in.wav", Path("rec") / ODD)
     env = {**os.environ, "PYTHONIOENCODING": encoding}
     for name in ("\u65e5\u672c \u3000.wav", "a\nb.wav"):
@@ -1017,7 +1051,7 @@ def test_names_that_would_control_the_terminal(folder, encoding):
         assert "b\\xff" in refused(program(*args, env=env)), args
 
 
-def test_the_bar_and_warnings_are_printable(folder):
+def test_the_bar_and_warnings_are_printable(folder: Path) -> None:
     ours, theirs = pty.openpty()
     for name in (ODD, "x" + ODD):
         shutil.copy("in.wav", name)
@@ -1030,7 +1064,9 @@ def test_the_bar_and_warnings_are_printable(folder):
     assert not re.search(rb"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80\xae", said)
 
 
-def test_a_warning_is_one_line(files, capsys, recwarn):
+def test_a_warning_is_one_line(
+    files: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     warnings.simplefilter("always")
 
     def warns(args: object) -> None:
@@ -1046,7 +1082,7 @@ def test_a_warning_is_one_line(files, capsys, recwarn):
     )
 
 
-def test_info_as_json(capsys):
+def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     for model, kind in ((MODEL, "model"), (ENCODER, "encoder"), (str(DATA / "mel.onnx"), "model")):
         assert run("info", model, "--json") == 0
         facts = json.loads(capsys.readouterr().out)
@@ -1084,13 +1120,15 @@ def test_info_as_json(capsys):
         ),
     ],
 )
-def test_what_is_given_in_place_of_a_model(folder, capsys, args, message):
+def test_what_is_given_in_place_of_a_model(
+    folder: Path, capsys: pytest.CaptureFixture[str], args: Any, message: str
+) -> None:
     assert run(*args) == 2
     assert message in capsys.readouterr().err
     assert not list(folder.glob("o.*"))
 
 
-def test_a_new_folder_goes_with_a_signal(folder):
+def test_a_new_folder_goes_with_a_signal(folder: Path) -> None:
     soundfile.write("long.wav", np.tile(NOISE, 100), 24_000)
     process = subprocess.Popen([*PROGRAM, "resynth", "long.wav", "in.wav", "new/one"], stdout=subprocess.PIPE)
     while process.poll() is None and not list(Path("new/one").glob(".vocos-*")):
@@ -1101,7 +1139,7 @@ def test_a_new_folder_goes_with_a_signal(folder):
     assert not Path("new").exists()
 
 
-def test_advice_names_the_whole_file(files, capsys):
+def test_advice_names_the_whole_file(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("a b").mkdir()
     soundfile.write("a b/w.wav", NOISE, 24_000)
     shutil.copy("a b/w.wav", "wav_as.npz")
@@ -1118,7 +1156,7 @@ def test_advice_names_the_whole_file(files, capsys):
     assert run("decode", "a b/frames_transposed.npy", "o.wav", "--model", MODEL) == 0
 
 
-def test_advice_for_standard_input(files):
+def test_advice_for_standard_input(files: Path) -> None:
     raw = np.random.default_rng(0).integers(-3000, 3000, 24_000).astype("<i2").tobytes()
     said = refused(program("resynth", "-", "o.wav", input=raw))
     assert "ffmpeg -f s16le -ar 24000 -ac 1 -i - -f wav - | vocos-onnx resynth - o.wav" in said
@@ -1127,7 +1165,7 @@ def test_advice_for_standard_input(files):
     assert "numpy.loadtxt(sys.stdin, " in refused(program("decode", "-", "o.wav", input=b"1 2 3\n" * 40))
 
 
-def test_the_line_that_streams_a_file_works(files):
+def test_the_line_that_streams_a_file_works(files: Path) -> None:
     np.savez("a b.npz", tokens=TOKENS)
     np.save("a b.npy", TOKENS)
     options = ["--model", MODEL, "--bandwidth", "1.5"]
@@ -1141,7 +1179,7 @@ def test_the_line_that_streams_a_file_works(files):
 
 
 @pytest.mark.parametrize("layout", ["kbt", "bkt"])
-def test_the_line_that_takes_a_batch_apart_works(files, capsys, layout):
+def test_the_line_that_takes_a_batch_apart_works(files: Path, capsys: pytest.CaptureFixture[str], layout: str) -> None:
     np.save("b.npy", np.stack([TOKENS, TOKENS[::-1]], 1 if layout == "kbt" else 0))
     assert run("decode", "b.npy", "o.wav", "--model", MODEL, "--layout", layout) == 2
     error = capsys.readouterr().err
@@ -1152,14 +1190,14 @@ def test_the_line_that_takes_a_batch_apart_works(files, capsys, layout):
     assert run("decode", "item0.npy", "o.wav", "--model", MODEL) == 0
 
 
-def test_a_vocoder_for_encode(recording, capsys):
+def test_a_vocoder_for_encode(recording: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("encode", "speech.wav", "o.npz", "--encoder", "vocos-codec-24khz") == 2
     error = capsys.readouterr().err
     assert "is a vocoder, not an encoder: leave --encoder out for the bundled one" in error
     assert "--model" not in error
 
 
-def test_demo_into_a_folder(files, capsys):
+def test_demo_into_a_folder(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("demo", "made/", "--threads", "0") == 2
     assert not Path("made").exists()
     assert run("demo", "made/") == 0
@@ -1169,7 +1207,7 @@ def test_demo_into_a_folder(files, capsys):
     assert "made/demo.wav exists" in capsys.readouterr().err
 
 
-def test_every_kind_of_token_file_of_a_folder(files, capsys):
+def test_every_kind_of_token_file_of_a_folder(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mixed").mkdir()
     Path("mixed/a.json").write_text(json.dumps(TOKENS.tolist()))
     Path("mixed/config.json").write_text(json.dumps({"name": "value"}))
@@ -1181,13 +1219,15 @@ def test_every_kind_of_token_file_of_a_folder(files, capsys):
     assert Path("out/a.wav").read_bytes() == Path("out/b.wav").read_bytes()
 
 
-def test_an_ending_in_capitals(recording):
+def test_an_ending_in_capitals(recording: np.ndarray) -> None:
     assert run("encode", "speech.wav", "O.NPZ") == 0
     assert run("decode", "O.NPZ", "o.WAV") == 0
 
 
 @pytest.mark.parametrize("options", [[], ["--bandwidth", "6"]])
-def test_the_remedy_for_another_number_of_codebooks_works(files, capsys, options):
+def test_the_remedy_for_another_number_of_codebooks_works(
+    files: Path, capsys: pytest.CaptureFixture[str], options: Any
+) -> None:
     for count in (1, 2, 5, 15):
         np.save("k.npy", np.tile(TOKENS, (8, 1))[:count])
         command = ["decode", "k.npy", "o.wav", "-y"]
@@ -1199,7 +1239,7 @@ def test_the_remedy_for_another_number_of_codebooks_works(files, capsys, options
         assert run(*command, *(shown.groups() if shown else ())) == 0
 
 
-def test_errors_speak_of_options(files, capsys):
+def test_errors_speak_of_options(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("o.wav").touch()
     for options in ([], ["--threads", "0", "-y"], ["--bandwidth", "1.5", "--bandwidth-id", "1"]):
         assert run("decode", "tokens.npy", "o.wav", "--model", MODEL, *options) == 2

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,14 +73,14 @@ FRAMES = mp3_frames(written(MP3))  # the first is the one that counts them
 
 @IN_ONE
 @pytest.mark.parametrize("kept", [0.999, 0.6, 0.2])
-def test_cut(kind, kept, tmp_path):
+def test_cut(kind: Any, kept: float, tmp_path: Path) -> None:
     data = written(kind)
     with pytest.raises(ValueError, match=r"a\.bin"):
         read(tmp_path, data[: int(kept * len(data))])
 
 
 @pytest.mark.parametrize("kind", OLD, ids="-".join)
-def test_cut_files_of_old_kinds(kind, tmp_path):
+def test_cut_files_of_old_kinds(kind: Any, tmp_path: Path) -> None:
     data = written(kind)
     assert len(read(tmp_path, data))
     for kept in (0.99, 0.5):
@@ -87,7 +88,7 @@ def test_cut_files_of_old_kinds(kind, tmp_path):
             read(tmp_path, data[: int(kept * len(data))])
 
 
-def test_a_cut_file_is_refused_with_a_remedy(tmp_path):
+def test_a_cut_file_is_refused_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"truncated: its header promises 40000 bytes of audio, and it holds 29956\. If what is there "
         r"will do, rewrite it: ffmpeg -i .*a\.bin whole\.wav"
@@ -96,7 +97,7 @@ def test_a_cut_file_is_refused_with_a_remedy(tmp_path):
 
 
 @IN_ONE
-def test_tags_and_padding_do_no_harm(kind, tmp_path):
+def test_tags_and_padding_do_no_harm(kind: Any, tmp_path: Path) -> None:
     data = written(kind)
     whole = read(tmp_path, data)
     assert len(whole) >= len(NOISE)
@@ -112,7 +113,7 @@ def test_tags_and_padding_do_no_harm(kind, tmp_path):
 
 
 @IN_ONE
-def test_joined(kind, tmp_path):
+def test_joined(kind: Any, tmp_path: Path) -> None:
     """Files one behind the other, as by cat, with another length in the second."""
     one, other = written(kind), written(kind, NOISE[:7000])
     both = np.concatenate([read(tmp_path, one), read(tmp_path, other)])
@@ -130,7 +131,7 @@ def test_joined(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), MP3])
-def test_joined_of_other_rates_and_channels(kind, tmp_path):
+def test_joined_of_other_rates_and_channels(kind: Any, tmp_path: Path) -> None:
     one = written(kind)
     with pytest.raises(ValueError, match=r"24000 .*48000 Hz"):
         read(tmp_path, one + written(kind, NOISE, 48_000))
@@ -143,7 +144,7 @@ def test_joined_of_other_rates_and_channels(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *OLD[:-2]], ids="-".join)
-def test_joined_to_another_kind(kind, tmp_path):
+def test_joined_to_another_kind(kind: Any, tmp_path: Path) -> None:
     """All of both, or an error; never one of them without a word."""
     first = written(kind)
     samples = len(read(tmp_path, first))
@@ -161,7 +162,7 @@ def test_joined_to_another_kind(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", OLD, ids="-".join)
-def test_old_kinds_joined(kind, tmp_path):
+def test_old_kinds_joined(kind: Any, tmp_path: Path) -> None:
     rate = {"WVE": 8000}.get(kind[0], RATE)
     one, other = written(kind, rate=rate), written(kind, NOISE[:9000], rate)
     both = np.concatenate([read(tmp_path, one, rate), read(tmp_path, other, rate)])
@@ -173,7 +174,7 @@ def test_old_kinds_joined(kind, tmp_path):
         np.testing.assert_array_equal(got, both)
 
 
-def test_voc_of_several_blocks(tmp_path):
+def test_voc_of_several_blocks(tmp_path: Path) -> None:
     """As ffmpeg writes it; libsndfile takes the headers in between for audio."""
     data = written(("VOC", "PCM_16"))
     assert (data[26], data[-1]) == (9, 0)
@@ -194,7 +195,7 @@ def test_voc_of_several_blocks(tmp_path):
     np.testing.assert_array_equal(read(tmp_path, data[:27] + short.to_bytes(3, "little") + data[30:]), whole)
 
 
-def test_voc_of_more_than_a_block_can_say(tmp_path):
+def test_voc_of_more_than_a_block_can_say(tmp_path: Path) -> None:
     """In blocks of one format, of which libsndfile is given some at a time."""
     data = written(("VOC", "PCM_16"))
     block = np.random.default_rng(0).integers(0, 256, (1 << 24) - 200, np.uint8).tobytes()
@@ -204,7 +205,7 @@ def test_voc_of_more_than_a_block_can_say(tmp_path):
     np.testing.assert_array_equal(got[:1000], got[len(block) // 2 :][:1000])
 
 
-def test_xi_that_is_cut(tmp_path):
+def test_xi_that_is_cut(tmp_path: Path) -> None:
     data = bytearray(written(("XI", "DPCM_16"), NOISE, 44_100))
     data[298:302] = struct.pack("<I", len(data) - 338)  # which libsndfile leaves 0
     assert len(read(tmp_path, bytes(data), 44_100)) == 20_000
@@ -212,14 +213,14 @@ def test_xi_that_is_cut(tmp_path):
         read(tmp_path, bytes(data[:30_000]), 44_100)
 
 
-def test_zeros_without_end_are_not_looked_at(tmp_path):
+def test_zeros_without_end_are_not_looked_at(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(written(("WAV", "PCM_16")))
     os.truncate(tmp_path / "a.wav", 1 << 36)  # a sparse file
     with pytest.raises(ValueError, match=r"audio ends at byte 40044, and \d+ more follow"):
         load_audio(tmp_path / "a.wav", RATE)
 
 
-def test_damaged_sds(tmp_path):
+def test_damaged_sds(tmp_path: Path) -> None:
     """Which libsndfile comments on, on standard output."""
     program = "import sys; from vocos_onnx import load_audio; load_audio(sys.argv[1], 24000)"
     data = bytearray(written(("SDS", "PCM_16")))
@@ -236,7 +237,7 @@ def test_damaged_sds(tmp_path):
         assert done.stdout == ""
 
 
-def test_something_else_behind_the_audio(tmp_path):
+def test_something_else_behind_the_audio(tmp_path: Path) -> None:
     behind = np.random.default_rng(1).bytes(20_000)
     for kind in (("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("W64", "PCM_16"), ("CAF", "PCM_16"), MP3):
         with pytest.raises(
@@ -245,7 +246,7 @@ def test_something_else_behind_the_audio(tmp_path):
             read(tmp_path, written(kind) + behind)
 
 
-def test_chunks_behind_the_audio(tmp_path):
+def test_chunks_behind_the_audio(tmp_path: Path) -> None:
     data = bytearray(written(("WAV", "PCM_U8"), NOISE[:9999]))
     whole = read(tmp_path, bytes(data))
     listed = b"LIST" + struct.pack("<I", 9000) + b"INFO" + bytes(range(1, 251)) * 36
@@ -254,7 +255,7 @@ def test_chunks_behind_the_audio(tmp_path):
 
 
 @pytest.mark.parametrize("value", [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\xf0\xff\x7f", b"\xff\xff\xff\x7f"])
-def test_wav_of_a_pipe_or_a_recorder_that_stopped(value, tmp_path):
+def test_wav_of_a_pipe_or_a_recorder_that_stopped(value: bytes, tmp_path: Path) -> None:
     data = written(("WAV", "PCM_16"))
     for riff in (value, data[4:8]):
         np.testing.assert_array_equal(
@@ -276,14 +277,14 @@ def test_wav_of_a_pipe_or_a_recorder_that_stopped(value, tmp_path):
         ("CAF", b"data", b"\xff" * 8),
     ],
 )
-def test_lengths_that_were_never_filled_in(kind, at, value, tmp_path):
+def test_lengths_that_were_never_filled_in(kind: str, at: Any, value: Any, tmp_path: Path) -> None:
     data = written((kind, "PCM_16"))
     start = at if isinstance(at, int) else data.index(at) + (16 if kind == "W64" else 4)
     streamed = data[:start] + value + data[start + len(value) :]
     np.testing.assert_array_equal(read(tmp_path, streamed)[: len(NOISE)], read(tmp_path, data))
 
 
-def test_wav_whose_length_is_too_low(tmp_path):
+def test_wav_whose_length_is_too_low(tmp_path: Path) -> None:
     """As of a recorder that writes its header now and then."""
     data = written(("WAV", "PCM_16"))
     with pytest.raises(ValueError, match=r"says that its audio ends at byte 10044, and 30000 more follow"):
@@ -291,7 +292,7 @@ def test_wav_whose_length_is_too_low(tmp_path):
 
 
 @pytest.mark.parametrize("subtype", ["GSM610", "DWVW_24"])
-def test_aiff_that_counts_too_few(subtype, tmp_path):
+def test_aiff_that_counts_too_few(subtype: str, tmp_path: Path) -> None:
     data = written(("AIFF", subtype), np.tile(NOISE, 3))
     at = data.index(b"COMM") + 10
     assert data[at : at + 4] == struct.pack(">I", 60_000)
@@ -300,7 +301,7 @@ def test_aiff_that_counts_too_few(subtype, tmp_path):
 
 
 @pytest.mark.parametrize("samples", [0, 1, 100, 19_999, 20_001, 2**36 - 1])
-def test_flac_that_lies_about_its_length(samples, tmp_path):
+def test_flac_that_lies_about_its_length(samples: Any, tmp_path: Path) -> None:
     data = written(("FLAC", "PCM_16"))
     info = int.from_bytes(data[18:26], "big") >> 36 << 36 | samples
     lying = data[:18] + info.to_bytes(8, "big") + data[26:]
@@ -311,7 +312,7 @@ def test_flac_that_lies_about_its_length(samples, tmp_path):
         np.testing.assert_array_equal(read(tmp_path, lying), read(tmp_path, data))
 
 
-def test_mp3_without_a_count(tmp_path):
+def test_mp3_without_a_count(tmp_path: Path) -> None:
     """A constant and a variable bitrate, of which the first frames let libsndfile expect too much or too little."""
     for frames in (
         FRAMES[1:],
@@ -326,7 +327,7 @@ def test_mp3_without_a_count(tmp_path):
 
 @pytest.mark.parametrize("first", [1, 30, 99])
 @pytest.mark.parametrize("name", ["a.mp3", "a.bin"])
-def test_mp3_that_begins_anywhere(first, name, tmp_path):
+def test_mp3_that_begins_anywhere(first: int, name: str, tmp_path: Path) -> None:
     """In a frame, or behind something: bitrates that change, of which the first lets libsndfile expect too little."""
     frames = sorted(FRAMES[1:], key=len)[::-1] + [frame for frame in FRAMES[1:] if len(frame) < 200] * 5
     whole = b"".join(frames[1:])
@@ -342,7 +343,7 @@ def test_mp3_that_begins_anywhere(first, name, tmp_path):
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5])
-def test_mp3_with_a_tag_behind_its_first_frames(frames, tmp_path):
+def test_mp3_with_a_tag_behind_its_first_frames(frames: int, tmp_path: Path) -> None:
     whole = read(tmp_path, b"".join(FRAMES[1:]))
     for tag in (ID3V1, ID3V2, APE):
         got = read(tmp_path, b"".join(FRAMES[1 : 1 + frames]) + tag + b"".join(FRAMES[1 + frames :]))
@@ -351,7 +352,7 @@ def test_mp3_with_a_tag_behind_its_first_frames(frames, tmp_path):
 
 @pytest.mark.parametrize("name", [b"Xing", b"Info"])
 @pytest.mark.parametrize("change", [-30, -1, 0, 1, 2, 1000])
-def test_mp3_that_lies_about_its_length(name, change, tmp_path):
+def test_mp3_that_lies_about_its_length(name: bytes, change: int, tmp_path: Path) -> None:
     first, rest = FRAMES[0], b"".join(FRAMES[1:])
     assert first[13:17] == b"Xing"
     count = struct.pack(">I", len(FRAMES) - 1 + change)
@@ -366,7 +367,7 @@ def test_mp3_that_lies_about_its_length(name, change, tmp_path):
         np.testing.assert_array_equal(read(tmp_path, lying)[: len(whole)], whole)
 
 
-def test_mp3_that_is_cut_where_a_frame_ends(tmp_path):
+def test_mp3_that_is_cut_where_a_frame_ends(tmp_path: Path) -> None:
     """Some count the first frame, which has no audio, too: but then its number of bytes is right."""
     whole = written(MP3)
     ends = [match.start() for match in re.finditer(re.escape(whole[:2]), whole)]
@@ -376,14 +377,14 @@ def test_mp3_that_is_cut_where_a_frame_ends(tmp_path):
             read(tmp_path, whole[:end])
 
 
-def test_mp3_with_vbri(tmp_path):
+def test_mp3_with_vbri(tmp_path: Path) -> None:
     head = b"\xff\xf3\x84\xc4".ljust(36, b"\0")
     for count in (len(FRAMES) - 1, 3):
         vbri = (head + b"VBRI" + struct.pack(">HHHII", 1, 0, 0, 0, count)).ljust(192, b"\0")
         assert len(read(tmp_path, vbri + b"".join(FRAMES[1:]))) == 576 * (len(FRAMES) - 1)
 
 
-def test_mp3_in_wav(tmp_path):
+def test_mp3_in_wav(tmp_path: Path) -> None:
     body = b"".join(FRAMES[1:])
     form = struct.pack("<HHIIHHHHIHHH", 0x55, 1, RATE, 4000, 1, 0, 12, 1, 2, 96, 1, 1393)
     fact = b"fact" + struct.pack("<II", 4, 123)
@@ -392,7 +393,7 @@ def test_mp3_in_wav(tmp_path):
     np.testing.assert_array_equal(read(tmp_path, data), read(tmp_path, body))
 
 
-def test_mp3_with_a_hole(tmp_path):
+def test_mp3_with_a_hole(tmp_path: Path) -> None:
     broken = (
         FRAMES[0]
         + b"".join(FRAMES[1:10])
@@ -405,7 +406,7 @@ def test_mp3_with_a_hole(tmp_path):
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
-def test_ogg_without_a_page(subtype, tmp_path):
+def test_ogg_without_a_page(subtype: str, tmp_path: Path) -> None:
     audio = np.random.default_rng(2).uniform(-0.4, 0.4, 400_000)
     pages = [b"OggS" + page for page in written(("OGG", subtype), audio).split(b"OggS")[1:]]
     assert len(pages) > 5
@@ -419,7 +420,7 @@ def test_ogg_without_a_page(subtype, tmp_path):
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
-def test_ogg_with_a_damaged_page(subtype, tmp_path):
+def test_ogg_with_a_damaged_page(subtype: str, tmp_path: Path) -> None:
     data = written(("OGG", subtype), np.tile(NOISE, 10))
     pages = [match.start() for match in re.finditer(b"OggS", data)]
     for page in (pages[2], pages[-2], pages[-1]):
@@ -430,7 +431,7 @@ def test_ogg_with_a_damaged_page(subtype, tmp_path):
                 read(tmp_path, bytes(damaged))
 
 
-def test_ogg_of_two_tracks(tmp_path):
+def test_ogg_of_two_tracks(tmp_path: Path) -> None:
     """The pages of both one after another, as of a file of several languages."""
     one, other = (
         [b"OggS" + page for page in written(("OGG", subtype)).split(b"OggS")[1:]] for subtype in ("VORBIS", "OPUS")
@@ -439,7 +440,7 @@ def test_ogg_of_two_tracks(tmp_path):
         read(tmp_path, b"".join([one[0], other[0], *one[1:], *other[1:]]))
 
 
-def test_nothing_that_was_in_memory_comes_out(tmp_path):
+def test_nothing_that_was_in_memory_comes_out(tmp_path: Path) -> None:
     """Neither what was freed nor what was read before, of files cut anywhere."""
     silence = np.zeros(60_000)
     for kind in (
@@ -465,7 +466,7 @@ def test_nothing_that_was_in_memory_comes_out(tmp_path):
                 assert "a.bin" in str(error)
 
 
-def test_a_file_that_shrinks_while_it_is_read(tmp_path):
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.tile(NOISE, 60), RATE)
     blocks = load_blocks(path, RATE)
@@ -476,7 +477,7 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
-def test_given_up_halfway_it_is_closed(tmp_path):
+def test_given_up_halfway_it_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.tile(NOISE, 60), RATE)
 
@@ -491,7 +492,7 @@ def test_given_up_halfway_it_is_closed(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
-def test_a_fifo_that_no_one_writes_to_is_refused(tmp_path, monkeypatch):
+def test_a_fifo_that_no_one_writes_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio_module, "_PATIENCE", 0.1)
     os.mkfifo(tmp_path / "a.wav")
     with pytest.raises(ValueError, match=r"a\.wav is not a file; expected audio .* nothing has come out of this one"):
@@ -499,7 +500,7 @@ def test_a_fifo_that_no_one_writes_to_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-def test_many_channels_and_hours_in_little_memory(tmp_path):
+def test_many_channels_and_hours_in_little_memory(tmp_path: Path) -> None:
     """300 MB of samples: 1024 channels, and an hour of one."""
     program = r"""
 import re, sys
@@ -521,7 +522,7 @@ print(int(re.search(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())[1]) // 
     assert megabytes < 200
 
 
-def test_expected_samples(tmp_path):
+def test_expected_samples(tmp_path: Path) -> None:
     assert expected_samples(tmp_path / "missing.wav", RATE) == 0
     for kind in KINDS:
         (tmp_path / "a.bin").write_bytes(written(kind))
@@ -530,7 +531,7 @@ def test_expected_samples(tmp_path):
     assert expected_samples(tmp_path / "text", RATE) == 0
 
 
-def test_silence_of_one_sample(tmp_path):
+def test_silence_of_one_sample(tmp_path: Path) -> None:
     for suffix in ("wav", "flac", "ogg", "mp3", "aiff", "caf", "au", "w64"):
         save_audio(tmp_path / f"a.{suffix}", np.zeros(1), RATE)
         assert len(load_audio(tmp_path / f"a.{suffix}", RATE)) == 1
@@ -542,10 +543,12 @@ class Stopped(BaseException):
 
 @pytest.mark.parametrize("raised", [Stopped, KeyboardInterrupt, MemoryError, OSError])
 @pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), MP3], ids="-".join)
-def test_what_is_raised_while_a_file_is_read_comes_out(kind, raised, tmp_path, monkeypatch):
+def test_what_is_raised_while_a_file_is_read_comes_out(
+    kind: Any, raised: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, reads, last = written(kind, np.tile(NOISE, 20)), 0, 1 << 60
 
-    def failing(*args):
+    def failing(*args: Any):
         nonlocal reads
         reads += 1
         if reads == last:
@@ -565,10 +568,12 @@ def test_what_is_raised_while_a_file_is_read_comes_out(kind, raised, tmp_path, m
 
 @pytest.mark.parametrize("raised", [Stopped, KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff"])
-def test_what_is_raised_while_a_file_is_written_comes_out(suffix, raised, tmp_path, monkeypatch):
+def test_what_is_raised_while_a_file_is_written_comes_out(
+    suffix: str, raised: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls, last = 0, 1 << 60
 
-    def failing(*args):
+    def failing(*args: Any):
         nonlocal calls
         calls += 1
         if calls == last:
@@ -588,7 +593,7 @@ def test_what_is_raised_while_a_file_is_written_comes_out(suffix, raised, tmp_pa
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signals of POSIX")
-def test_signal_handlers_that_raise_at_any_moment(tmp_path):
+def test_signal_handlers_that_raise_at_any_moment(tmp_path: Path) -> None:
     """All of the audio, or what the handler raised; and the interpreter lives."""
     program = r"""
 import random, signal, sys
@@ -631,7 +636,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("kind", "subtype"), PAIRS)
-def test_every_kind_that_soundfile_writes_is_read(kind, subtype, tmp_path):
+def test_every_kind_that_soundfile_writes_is_read(kind: Any, subtype: Any, tmp_path: Path) -> None:
     """All that libsndfile reads, sample by sample; the padding of GSM 6.10 in WAV to an even size is no audio."""
     rate = {"WVE": 8000, "XI": 44_100}.get(kind, RATE)
     read_some = False
@@ -663,7 +668,7 @@ def test_every_kind_that_soundfile_writes_is_read(kind, subtype, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "subtype"), PAIRS)
-def test_every_kind_cut_is_refused_or_what_is_there(kind, subtype, tmp_path):
+def test_every_kind_cut_is_refused_or_what_is_there(kind: Any, subtype: Any, tmp_path: Path) -> None:
     rate = {"WVE": 8000, "XI": 44_100}.get(kind, RATE)
     try:
         data = written((kind, subtype), rate=rate)
@@ -685,7 +690,7 @@ def test_every_kind_cut_is_refused_or_what_is_there(kind, subtype, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.raw", "a.RAW", "a.pcm"])
-def test_samples_without_a_header(name, tmp_path):
+def test_samples_without_a_header(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes((NOISE * 2**15).astype(np.int16).tobytes())
     with pytest.raises(
         ValueError, match=r"samples without a header .*: ffmpeg -f s16le -ar 24000 -ac 1 -i .*whole\.wav"
@@ -697,7 +702,7 @@ def test_samples_without_a_header(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.au", "a.snd", "a.sd2", "a.xi", "a.htk", "a.svx", "a"])
-def test_noise_of_any_name(name, tmp_path, capfd):
+def test_noise_of_any_name(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for data in (np.random.default_rng(0).bytes(30_000), b"\1" * 1000):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ValueError, match=r"cannot read .* as audio: .*not recognised.* ffmpeg -i"):
@@ -706,7 +711,7 @@ def test_noise_of_any_name(name, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_voc_as_sox_counts_it(tmp_path):
+def test_voc_as_sox_counts_it(tmp_path: Path) -> None:
     """The header of the block of sound is left out of its size."""
     data = written(("VOC", "PCM_16"))
     short = int.from_bytes(data[27:30], "little") - 8
@@ -740,7 +745,9 @@ FOREIGN = [
 
 @pytest.mark.parametrize(("start", "name"), FOREIGN)
 @pytest.mark.parametrize("behind", [b"", b"".join(FRAMES)], ids=["noise", "mp3"])
-def test_what_libsndfile_does_not_read_is_named_and_converted(start, name, behind, tmp_path):
+def test_what_libsndfile_does_not_read_is_named_and_converted(
+    start: Any, name: Any, behind: Any, tmp_path: Path
+) -> None:
     """By what it holds, whatever its ending; also where there is mp3 in it."""
     if behind and name in ("AC-3", "DTS", r"AAC \(\.aac\)", "AAC"):
         return
@@ -772,12 +779,12 @@ def test_what_libsndfile_does_not_read_is_named_and_converted(start, name, behin
         (b"MThd\0\0\0\6", "MIDI: notes"),
     ],
 )
-def test_what_is_no_audio_is_named(data, what, tmp_path):
+def test_what_is_no_audio_is_named(data: Any, what: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"cannot read .*a\.bin as audio: .*{what}"):
         read(tmp_path, data)
 
 
-def test_the_command_for_a_file_works_for_every_name(tmp_path, monkeypatch):
+def test_the_command_for_a_file_works_for_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a'b.m4a", "-x.m4a", "a:b.m4a", "$HOME `x`.m4a", "whole.wav", "é\u3042.m4a"):
         Path(name).write_bytes(FOREIGN[0][0])
@@ -811,7 +818,9 @@ BROKEN = r"damaged|truncated|promises|more follow"
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 1), ("PCM_24", 1), ("PCM_24", 2), ("PCM_S8", 6)])
-def test_a_damaged_frame_of_flac_is_never_read_as_silence(subtype, channels, streamed, tmp_path):
+def test_a_damaged_frame_of_flac_is_never_read_as_silence(
+    subtype: str, channels: int, streamed: bool, tmp_path: Path
+) -> None:
     quiet = 0.05 * TONES  # of loud audio, whose frames are longer, libFLAC comes to see the damage
     data = written(("FLAC", subtype), np.stack([np.roll(quiet, 9 * n) for n in range(channels)], axis=1))
     data = _streamed(data) if streamed else data
@@ -830,7 +839,7 @@ def test_a_damaged_frame_of_flac_is_never_read_as_silence(subtype, channels, str
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_frame_of_flac_that_is_missing(streamed, tmp_path):
+def test_a_frame_of_flac_that_is_missing(streamed: bool, tmp_path: Path) -> None:
     head, *frames = _flac_frames(written(("FLAC", "PCM_16"), TONES))
     assert len(frames) == 5
     head = _streamed(head) if streamed else head
@@ -848,7 +857,7 @@ def test_a_frame_of_flac_that_is_missing(streamed, tmp_path):
         assert len(read(tmp_path, b"".join([head, *frames, behind]))) == len(TONES)
 
 
-def test_flac_whose_header_names_another_rate(tmp_path):
+def test_flac_whose_header_names_another_rate(tmp_path: Path) -> None:
     data = written(("FLAC", "PCM_16"))
     info = int.from_bytes(data[18:26], "big") & (1 << 44) - 1 | 48_000 << 44
     with pytest.raises(ValueError, match=r"its header says 48000 Hz, and its FLAC frames are of 24000 Hz"):
@@ -866,7 +875,7 @@ def _ogg_page(packet: bytes, number: int, flags: int) -> bytes:
     return page[:22] + struct.pack("<I", checksum) + page[26:]
 
 
-def test_a_damaged_frame_of_flac_in_ogg(tmp_path):
+def test_a_damaged_frame_of_flac_in_ogg(tmp_path: Path) -> None:
     """Its pages have checksums, but the frame may be damaged before; not every libsndfile reads these at all."""
     head, *frames = _flac_frames(written(("FLAC", "PCM_16"), TONES))
 

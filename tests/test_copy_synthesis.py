@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def paired() -> VocosONNX:
 
 
 @pytest.mark.parametrize("samples", [1, 320, 5000])
-def test_it_is_encode_and_decode(paired, samples):
+def test_it_is_encode_and_decode(paired: VocosONNX, samples: int) -> None:
     encoder = EncodecONNX(ENCODER, threads=1)
     for index, bandwidth in enumerate(paired.bandwidths):
         expected = paired.decode(encoder.encode(NOISE[:samples], 24000, bandwidth))
@@ -33,14 +34,14 @@ def test_it_is_encode_and_decode(paired, samples):
 
 
 @pytest.mark.parametrize("encoder", [ENCODER, str(ENCODER), EncodecONNX(ENCODER, threads=1)])
-def test_the_encoder_may_come_with_the_call(paired, encoder):
+def test_the_encoder_may_come_with_the_call(paired: VocosONNX, encoder: Any) -> None:
     alone = VocosONNX(MODEL, threads=1)
     expected = paired(NOISE, 24000, bandwidth=1.5)
     assert np.array_equal(alone(NOISE, 24000, bandwidth=1.5, encoder=encoder), expected)
     assert np.array_equal(VocosONNX(MODEL, threads=1, encoder=encoder)(NOISE, 24000, bandwidth=1.5), expected)
 
 
-def test_batches_and_other_rates(paired):
+def test_batches_and_other_rates(paired: VocosONNX) -> None:
     batch = NOISE[:4800].reshape(2, -1)
     audio = paired(batch, 16000, bandwidth=1.5)
     assert audio.shape == (2, 12 * 320)
@@ -49,7 +50,7 @@ def test_batches_and_other_rates(paired):
         np.testing.assert_allclose(alone, expected, rtol=0, atol=2e-5 * np.abs(alone).max())
 
 
-def test_mel(mel):
+def test_mel(mel: VocosONNX) -> None:
     features = mel.features(NOISE, 8000)
     assert features.shape == (8, 1 + 5000 // 16)
     assert np.array_equal(mel(NOISE, 8000), mel.decode(features))
@@ -59,7 +60,7 @@ def test_mel(mel):
     assert mel(batch, 24000).shape == (2, -(-2500 // 3) // 16 * 16)
 
 
-def test_the_box_gives_back_what_it_is_given():
+def test_the_box_gives_back_what_it_is_given() -> None:
     """Speech through the encoder and the bundled model keeps its levels, band by band."""
     from test_bundled import band_levels
 
@@ -75,7 +76,7 @@ def test_the_box_gives_back_what_it_is_given():
     assert np.array_equal(vocos(speech, 24000), vocos.decode(EncodecONNX().encode(speech, 24000, 6.0)))
 
 
-def test_no_click_at_the_ends_of_silence_around_speech():
+def test_no_click_at_the_ends_of_silence_around_speech() -> None:
     vocos = VocosONNX()
     with np.load(default_model().with_name(DEMO_TOKENS)) as archive:
         speech = vocos.decode(archive["tokens"])[:48_000]
@@ -84,7 +85,7 @@ def test_no_click_at_the_ends_of_silence_around_speech():
         assert np.abs(end).max() < 0.01 * np.abs(audio).max()
 
 
-def test_a_mismatched_encoder_is_refused(tmp_path):
+def test_a_mismatched_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"encoder \(encodec_24khz\) has other codebooks than this model \(vocos_onnx"):
         VocosONNX(encoder=ENCODER)
     with pytest.raises(ValueError, match=r"other codebooks than .*the fingerprint of 2 codebooks is \w{12} there"):
@@ -98,12 +99,12 @@ def test_a_mismatched_encoder_is_refused(tmp_path):
         VocosONNX(MODEL, encoder=other)
 
 
-def test_an_encoder_with_too_few_codebooks_is_refused():
+def test_an_encoder_with_too_few_codebooks_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the fingerprint of 16 codebooks is only 4 codebooks there"):
         VocosONNX(encoder=ENCODER)
 
 
-def test_a_model_that_needs_an_encoder_says_so():
+def test_a_model_that_needs_an_encoder_says_so() -> None:
     with pytest.raises(
         ValueError,
         match=r"tokens of encodec_24khz needs its encoder: make one with vocos-onnx export-encodec "
@@ -123,12 +124,12 @@ def test_a_model_that_needs_an_encoder_says_so():
         ({"bandwidth": 1.5, "bandwidth_id": 1}, r"bandwidth \(1\.5\) and bandwidth_id \(1\) are given; pass one"),
     ],
 )
-def test_bandwidths(paired, options, message):
+def test_bandwidths(paired: VocosONNX, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         paired(NOISE, 24000, **options)
 
 
-def test_progress_of_a_mel_model(mel):
+def test_progress_of_a_mel_model(mel: VocosONNX) -> None:
     audio, said = np.random.default_rng(0).normal(0, 0.1, 40_000).astype(np.float32), []
     assert np.array_equal(mel(audio, 8000, progress=lambda *done: said.append(done)), mel(audio, 8000))
     frames = mel.features(audio, 8000).shape[1]
@@ -137,7 +138,7 @@ def test_progress_of_a_mel_model(mel):
     assert [done for done, _ in said] == sorted({done for done, _ in said})
 
 
-def test_a_mel_model_takes_neither_bandwidth_nor_encoder(mel):
+def test_a_mel_model_takes_neither_bandwidth_nor_encoder(mel: VocosONNX) -> None:
     with pytest.raises(ValueError, match=r"bandwidth is given, but this is a mel model, without tokens: leave it out"):
         mel(NOISE, 8000, bandwidth=6.0)
     with pytest.raises(ValueError, match=r"bandwidth_id is 1, but this model is not conditioned"):
@@ -148,7 +149,7 @@ def test_a_mel_model_takes_neither_bandwidth_nor_encoder(mel):
         VocosONNX(DATA / "mel.onnx", encoder=ENCODER)
 
 
-def test_features_are_for_mel_models(paired):
+def test_features_are_for_mel_models(paired: VocosONNX) -> None:
     with pytest.raises(ValueError, match=r"this is an encodec model, whose features come from tokens: encode"):
         paired.features(NOISE, 24000)
 
@@ -161,19 +162,19 @@ def test_features_are_for_mel_models(paired):
         (np.full(100, np.nan), "audio holds NaN or infinity"),
     ],
 )
-def test_bad_audio_for_mels(mel, audio, message):
+def test_bad_audio_for_mels(mel: VocosONNX, audio: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mel(audio, 8000)
 
 
-def test_the_box_is_whole():
+def test_the_box_is_whole() -> None:
     assert isinstance(default_model(), Path)
     assert default_model().with_name("vocos-codec-24khz-encoder.onnx").exists()
 
 
 @pytest.mark.parametrize("name", ["encodec", "mel", "imdct-cos"])
 @pytest.mark.parametrize("chunk", [None, 8])
-def test_block_by_block(name, chunk):
+def test_block_by_block(name: str, chunk: int | None) -> None:
     vocos = VocosONNX(DATA / f"{name}.onnx", encoder=DATA / "encoder.onnx" if name == "encodec" else None)
     options = {"bandwidth": 1.5} if name == "encodec" else {}
     audio = np.random.default_rng(0).normal(0, 0.1, 30_000).astype(np.float32)
@@ -187,14 +188,14 @@ def test_block_by_block(name, chunk):
         assert len(parts) > 5
 
 
-def test_features_block_by_block(mel):
+def test_features_block_by_block(mel: VocosONNX) -> None:
     audio = np.random.default_rng(0).normal(0, 0.1, 30_000).astype(np.float32)
     parts = list(mel.features_stream(np.split(audio, 6), 24_000, chunk=100))
     assert all(part.shape[1] <= 100 for part in parts)
     np.testing.assert_allclose(np.concatenate(parts, axis=1), mel.features(audio, 24_000), rtol=0, atol=1e-4)
 
 
-def test_bad_blocks(mel, encodec):
+def test_bad_blocks(mel: VocosONNX, encodec: VocosONNX) -> None:
     for call, message in (
         (lambda: mel.features_stream([[0.0]], 24_000), r"audio has 1 samples .* expected at least 33"),
         (lambda: mel.features_stream([[0.0]], 24_000, chunk=0), r"chunk is 0"),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +44,7 @@ def naive(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("samples", SAMPLES)
-def test_golden(encoder, golden, samples):
+def test_golden(encoder: EncodecONNX, golden: Callable[[str], dict[str, np.ndarray]], samples: Any) -> None:
     tensors = golden("encoder")
     audio, expected = tensors[f"audio_{samples}"], tensors[f"embeddings_{samples}"]
     given = encoder.embed(audio, 24000)
@@ -53,7 +56,7 @@ def test_golden(encoder, golden, samples):
 
 @pytest.mark.parametrize("size", [1024, 64, 63, 96, 1])
 @pytest.mark.parametrize("product", [500_000, 10_000, 1])
-def test_quantize_takes_the_nearest(monkeypatch, size, product):
+def test_quantize_takes_the_nearest(monkeypatch: pytest.MonkeyPatch, size: int, product: int) -> None:
     monkeypatch.setattr("vocos_onnx.dsp.quantizer._PRODUCT", product)
     rng = np.random.default_rng(0)
     codebooks = (rng.standard_normal((5, size, 8)) * 0.6 ** np.arange(5)[:, None, None]).astype(np.float32)
@@ -68,14 +71,14 @@ def test_quantize_takes_the_nearest(monkeypatch, size, product):
     assert len(np.unique(codes)) > 0.6 * min(size, 300)
 
 
-def test_of_equally_near_entries_the_first_is_taken():
+def test_of_equally_near_entries_the_first_is_taken() -> None:
     codebook = np.ones((1, 4, 2), np.float32)
     assert np.array_equal(quantize(np.ones((1, 3, 2), np.float32), codebook), np.zeros((1, 1, 3)))
 
 
 @pytest.mark.parametrize("name", ["encoder", "bundled"])
 @pytest.mark.parametrize("samples", [1, 2, 319, 320, 321, 640, 12_345, 40_000])
-def test_shapes(name, samples, request):
+def test_shapes(name: str, samples: int, request: pytest.FixtureRequest) -> None:
     codec = request.getfixturevalue(name)
     frames = -(-samples // 320)
     for bandwidth, count in zip(codec.bandwidths, codec.config.codebooks_per_bandwidth, strict=True):
@@ -88,7 +91,9 @@ def test_shapes(name, samples, request):
 
 @pytest.mark.parametrize("name", ["encoder", "bundled"])
 @pytest.mark.parametrize("chunk", [32, 33, 41])
-def test_stretches_do_not_show(name, chunk, request, monkeypatch):
+def test_stretches_do_not_show(
+    name: str, chunk: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The last of 125 frames is not whole, and with 41 it is a stretch of its own."""
     codec = request.getfixturevalue(name)
     audio = NOISE[: 123 * 320 + 17]
@@ -104,7 +109,7 @@ def test_stretches_do_not_show(name, chunk, request, monkeypatch):
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
 @pytest.mark.parametrize("samples", [1, 320, 10_240, 10_241, 15_000, 16_001, 40_000])
-def test_parts_do_not_show(encoder, monkeypatch, threads, samples):
+def test_parts_do_not_show(encoder: EncodecONNX, monkeypatch: pytest.MonkeyPatch, threads: int, samples: int) -> None:
     """For several threads a stretch goes through the convolutions in as many parts."""
     for batch in (NOISE[:samples], np.stack([NOISE[:samples], NOISE[-samples:]])):
         monkeypatch.setattr(encoder, "_threads", 1)
@@ -115,7 +120,7 @@ def test_parts_do_not_show(encoder, monkeypatch, threads, samples):
 
 
 @pytest.mark.parametrize("reach", [0, 2, 14, 60])
-def test_parts_cover_the_stretch(encoder, monkeypatch, reach):
+def test_parts_cover_the_stretch(encoder: EncodecONNX, monkeypatch: pytest.MonkeyPatch, reach: int) -> None:
     monkeypatch.setattr(encoder, "config", replace(encoder.config, left_context=reach))
     for threads in (1, 2, 3, 64):
         monkeypatch.setattr(encoder, "_threads", threads)
@@ -132,7 +137,7 @@ def test_parts_cover_the_stretch(encoder, monkeypatch, reach):
 
 
 @pytest.mark.parametrize("name", ["encoder", "bundled"])
-def test_items_of_a_batch_do_not_touch(name, request):
+def test_items_of_a_batch_do_not_touch(name: str, request: pytest.FixtureRequest) -> None:
     codec = request.getfixturevalue(name)
     batch = NOISE[:36_000].reshape(3, -1)
     together = codec.embed(batch, 24000)
@@ -142,7 +147,7 @@ def test_items_of_a_batch_do_not_touch(name, request):
 
 
 @pytest.mark.parametrize("name", ["encoder", "bundled"])
-def test_fewer_codebooks_are_the_first_ones(name, request):
+def test_fewer_codebooks_are_the_first_ones(name: str, request: pytest.FixtureRequest) -> None:
     codec = request.getfixturevalue(name)
     full = codec.encode(NOISE, 24000, codec.bandwidths[-1])
     for bandwidth in codec.bandwidths:
@@ -150,14 +155,14 @@ def test_fewer_codebooks_are_the_first_ones(name, request):
         assert np.array_equal(tokens, full[: len(tokens)])
 
 
-def test_audio_of_another_rate_is_resampled(encoder):
+def test_audio_of_another_rate_is_resampled(encoder: EncodecONNX) -> None:
     audio = NOISE[:16_000]
     assert np.array_equal(encoder.encode(audio, 16000, 3.0), encoder.encode(resample(audio, 16000, 24000), 24000, 3.0))
     assert encoder.encode(NOISE[:8000], 8000, 3.0).shape == (4, 75)
     assert encoder.encode(NOISE, 192_000, 3.0).shape == (4, 16)
 
 
-def test_integers_are_the_same_audio(encoder):
+def test_integers_are_the_same_audio(encoder: EncodecONNX) -> None:
     integers = (NOISE.clip(-1, 1) * 32767).astype(np.int16)
     expected = encoder.encode(integers / 32768, 24000, 3.0)
     assert np.array_equal(encoder.encode(integers, 24000, 3.0), expected)
@@ -165,27 +170,27 @@ def test_integers_are_the_same_audio(encoder):
 
 @pytest.mark.parametrize("name", ["encoder", "bundled"])
 @pytest.mark.parametrize("audio", [np.zeros(5000), np.full(5000, 1.0), np.full(5000, -3.0), 1e-30 * NOISE[:5000]])
-def test_silence_and_clipped_audio_have_tokens(name, audio, request):
+def test_silence_and_clipped_audio_have_tokens(name: str, audio: Any, request: pytest.FixtureRequest) -> None:
     tokens = request.getfixturevalue(name).encode(audio, 24000, 1.5)
     assert tokens.shape[1] == 16
     assert 0 <= tokens.min() <= tokens.max() < 1024
 
 
-def test_channels_as_a_batch(encoder):
+def test_channels_as_a_batch(encoder: EncodecONNX) -> None:
     seven = NOISE[:35_000].reshape(7, 5000)
     tokens = encoder.encode(seven, 24000, 3.0)
     assert tokens.shape == (4, 7, 16)
     assert np.array_equal(tokens[:, 4], encoder.encode(seven[4], 24000, 3.0))
 
 
-def test_progress(encoder, monkeypatch):
+def test_progress(encoder: EncodecONNX, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encodec_module, "CHUNK", 50)
     seen = []
     encoder.encode(NOISE, 24000, 1.5, progress=lambda done, frames: seen.append((done, frames)))
     assert seen == [(50, 125), (100, 125), (125, 125)]
 
 
-def test_threads(encoder):
+def test_threads(encoder: EncodecONNX) -> None:
     expected = encoder.encode(NOISE, 24000, 3.0)
     results: list[np.ndarray] = []
     threads = [threading.Thread(target=lambda: results.append(encoder.encode(NOISE, 24000, 3.0))) for _ in range(4)]
@@ -197,7 +202,7 @@ def test_threads(encoder):
     assert all(np.array_equal(tokens, expected) for tokens in results)
 
 
-def test_properties(encoder, bundled):
+def test_properties(encoder: EncodecONNX, bundled: EncodecONNX) -> None:
     assert (encoder.sample_rate, encoder.hop_length, encoder.num_codebooks) == (24000, 320, 4)
     assert encoder.bandwidths == (0.75, 1.5, 3.0)
     assert encoder.providers == ["CPUExecutionProvider"]
@@ -207,7 +212,7 @@ def test_properties(encoder, bundled):
 
 
 @pytest.mark.parametrize("bandwidth", [6, 2.0, 0, -1.5, "1.5", None, [1.5], np.array([1.5, 3.0])])
-def test_bandwidths_that_it_has_not(encoder, bandwidth):
+def test_bandwidths_that_it_has_not(encoder: EncodecONNX, bandwidth: Any) -> None:
     with pytest.raises(ValueError, match=r"bandwidth is .*, expected one of 0\.75, 1\.5, 3 \(kbps\)"):
         encoder.encode(NOISE, 24000, bandwidth)
 
@@ -223,21 +228,21 @@ def test_bandwidths_that_it_has_not(encoder, bandwidth):
         (NOISE, 500, r"sample_rate is 500, expected 1000 to 384000 Hz"),
     ],
 )
-def test_bad_audio(encoder, audio, rate, message):
+def test_bad_audio(encoder: EncodecONNX, audio: Any, rate: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encoder.encode(audio, rate, 3.0)
     with pytest.raises(ValueError, match=message):
         encoder.embed(audio, rate)
 
 
-def test_a_vocoder_is_no_encoder():
+def test_a_vocoder_is_no_encoder() -> None:
     with pytest.raises(ValueError, match=r"encodec\.onnx is a vocoder, not an encoder: open it with VocosONNX"):
         EncodecONNX(DATA / "encodec.onnx")
     with pytest.raises(ValueError, match=r"encoder\.onnx is an encoder, audio to tokens: open it with EncodecONNX"):
         VocosONNX(DATA / "encoder.onnx")
 
 
-def test_files_that_are_no_encoder(tmp_path):
+def test_files_that_are_no_encoder(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.onnx \(5 bytes\) is truncated, damaged or not an ONNX model"):
         EncodecONNX(tmp_path / "text.onnx")
@@ -265,7 +270,7 @@ def test_files_that_are_no_encoder(tmp_path):
         (b'"n_fft"', b'"m_fft"', "the metadata lacks n_fft"),
     ],
 )
-def test_metadata(tmp_path, old, new, message):
+def test_metadata(tmp_path: Path, old: bytes, new: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EncodecONNX(altered(tmp_path, old, new, "encoder"))
 
@@ -275,7 +280,7 @@ def test_metadata(tmp_path, old, new, message):
 
 @pytest.mark.parametrize("model", [DATA / "encoder.onnx", None])
 @pytest.mark.parametrize("chunk", [1, 8, 300])
-def test_blocks_of_audio_give_the_same_tokens(model, chunk):
+def test_blocks_of_audio_give_the_same_tokens(model: Any, chunk: int) -> None:
     encoder = EncodecONNX(model)
     rng = np.random.default_rng(chunk)
     for samples in (1, 319, 320, 321, 9000) if chunk == 1 else (1, 50_000):
@@ -288,7 +293,7 @@ def test_blocks_of_audio_give_the_same_tokens(model, chunk):
             assert np.mean(np.concatenate(codes, axis=1) != expected) < 0.01
 
 
-def test_bad_streams():
+def test_bad_streams() -> None:
     encoder = EncodecONNX(DATA / "encoder.onnx")
     for arguments, options, message in (
         ((np.zeros((2, 2, 5)), 24_000), {}, r"a block of audio has shape \(2, 5\), expected \(samples,\)"),

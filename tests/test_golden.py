@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
+from vocos_onnx import VocosONNX
 from vocos_onnx.dsp.stft import imdct, istft
 
 # measured differences are a tenth of these or less, relative to the peak
@@ -19,20 +23,22 @@ def assert_close(given: np.ndarray, expected: np.ndarray, tolerance: float = TOL
     assert np.abs(given - expected).max() <= tolerance * np.abs(expected).max()
 
 
-def test_features(encodec, golden):
+def test_features(encodec: VocosONNX, golden: Callable[[str], dict[str, np.ndarray]]) -> None:
     tensors = golden("encodec")
     assert_close(encodec.codes_to_features(tensors["tokens"]), tensors["features"], 1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_spectrum(tiny, golden, name):
+def test_spectrum(tiny: Callable[[str], VocosONNX], golden: Callable[[str], dict[str, np.ndarray]], name: Any) -> None:
     tensors = golden(name)
     bandwidth_id = 1 if name == "encodec" else None
     assert_close(tiny(name)._backbone.spectrum(tensors["features"], bandwidth_id), tensors["spectrum"])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_inverse_transform(tiny, golden, name):
+def test_inverse_transform(
+    tiny: Callable[[str], VocosONNX], golden: Callable[[str], dict[str, np.ndarray]], name: Any
+) -> None:
     tensors, config = golden(name), tiny(name).config
     if config.head == "istft":
         audio = istft(tensors["spectrum"], config.n_fft, config.hop_length, config.padding)
@@ -44,7 +50,7 @@ def test_inverse_transform(tiny, golden, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_waveform(tiny, golden, name):
+def test_waveform(tiny: Callable[[str], VocosONNX], golden: Callable[[str], dict[str, np.ndarray]], name: Any) -> None:
     tensors = golden(name)
     bandwidth_id = 1 if name == "encodec" else None
     audio = tiny(name).decode(tensors["features"], bandwidth_id)
@@ -52,13 +58,18 @@ def test_waveform(tiny, golden, name):
 
 
 @pytest.mark.parametrize("name", ["mel", "imdct-cos"])
-def test_inverse_transform_in_the_graph(tiny, golden, name, monkeypatch):
+def test_inverse_transform_in_the_graph(
+    tiny: Callable[[str], VocosONNX],
+    golden: Callable[[str], dict[str, np.ndarray]],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tensors, vocos = golden(name), tiny(f"{name}-istft")
     monkeypatch.setattr("vocos_onnx.vocoder.istft", None)
     monkeypatch.setattr("vocos_onnx.vocoder.imdct", None)
     assert_close(vocos.decode(tensors["features"]), tensors["waveform"])
 
 
-def test_tokens_to_waveform(encodec, golden):
+def test_tokens_to_waveform(encodec: VocosONNX, golden: Callable[[str], dict[str, np.ndarray]]) -> None:
     tensors = golden("encodec")
     assert_close(encodec.decode(tensors["tokens"]), tensors["waveform"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import DATA
@@ -15,13 +17,13 @@ SHA256 = hashlib.sha256((DATA / "encodec.onnx").read_bytes()).hexdigest()
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path):
     shutil.copy(DATA / "encodec.onnx", tmp_path / "model.onnx")
     shutil.copy(DATA / "encoder.onnx", tmp_path / "encoder.onnx")
     return tmp_path
 
 
-def test_a_folder(folder):
+def test_a_folder(folder: Any) -> None:
     vocos = VocosONNX.from_pretrained(folder, sha256=SHA256.upper(), threads=1, encoder=folder / "encoder.onnx")
     assert vocos.bandwidths == (0.75, 1.5)
     assert EncodecONNX.from_pretrained(str(folder), threads=1).num_codebooks == 4
@@ -43,12 +45,12 @@ def test_a_folder(folder):
         ({"threads": 0}, ValueError, "threads is 0"),
     ],
 )
-def test_refused(folder, arguments, error, message):
+def test_refused(folder: Any, arguments: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         VocosONNX.from_pretrained(folder, **arguments)
 
 
-def test_without_the_extra(monkeypatch):
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"no folder acme/vocos, .* pip install 'vocos-onnx\[hub\]'"):
         VocosONNX.from_pretrained("acme/vocos")

@@ -22,7 +22,7 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_import_is_light():
+def test_import_is_light() -> None:
     """numpy waits for the first name that is used: the command line is ready for signals before it is loaded."""
     modules = loaded_by("import vocos_onnx")
     assert "vocos_onnx" in modules
@@ -32,7 +32,7 @@ def test_import_is_light():
     assert not modules & {*HEAVY, "onnxruntime"}  # onnxruntime waits for the first model
 
 
-def test_public_names_are_there():
+def test_public_names_are_there() -> None:
     code = "import vocos_onnx; [getattr(vocos_onnx, n) for n in vocos_onnx.__all__]"
     loaded_by(code)
     assert set(vocos_onnx.__all__) <= set(dir(vocos_onnx))
@@ -40,14 +40,14 @@ def test_public_names_are_there():
         vocos_onnx.nonsense  # noqa: B018
 
 
-def test_decoding_needs_neither_torch_nor_scipy():
+def test_decoding_needs_neither_torch_nor_scipy() -> None:
     model = Path(__file__).parent / "data" / "encodec.onnx"
     modules = loaded_by(f"import vocos_onnx; vocos_onnx.VocosONNX({str(model)!r}).decode([[1, 2], [3, 4]])")
     assert "onnxruntime" in modules
     assert not modules & set(HEAVY)
 
 
-def test_no_module_of_the_runtime_imports_torch_or_the_export():
+def test_no_module_of_the_runtime_imports_torch_or_the_export() -> None:
     """Also where it is not executed; cli.py hands export and train over when they are asked for, nothing else does."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -63,20 +63,20 @@ def test_no_module_of_the_runtime_imports_torch_or_the_export():
                 assert not handed_over or path.name == "cli.py", f"{path.name} imports {name}"
 
 
-def test_requirements():
+def test_requirements() -> None:
     required = [r for r in metadata.requires("vocos-onnx") or [] if "extra ==" not in r]
     assert sorted(r.split(">=")[0] for r in required) == ["numpy", "scipy", "soundfile"]
 
 
-def test_version():
+def test_version() -> None:
     assert metadata.version("vocos-onnx") == vocos_onnx.__version__
 
 
-def test_typed():
+def test_typed() -> None:
     assert (PACKAGE / "py.typed").exists()
 
 
-def test_modules_that_take_time_and_are_not_needed():
+def test_modules_that_take_time_and_are_not_needed() -> None:
     """numpy.ma, scipy.signal and the like are looked for where they have been imported, and not imported for that."""
     code = """
 import io, sys

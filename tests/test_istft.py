@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ def stft(audio: np.ndarray, n_fft: int, hop: int, trim: int) -> np.ndarray:
 @pytest.mark.parametrize(("n_fft", "hop"), GEOMETRIES)
 @pytest.mark.parametrize("padding", ["same", "center"])
 @pytest.mark.parametrize("frames", [1, 2, 3, 27])
-def test_naive_loop(n_fft, hop, padding, frames):
+def test_naive_loop(n_fft: Any, hop: Any, padding: str, frames: int) -> None:
     rng = np.random.default_rng(0)
     spectrum = rng.standard_normal((3, frames, n_fft // 2 + 1)) + 1j * rng.standard_normal((3, frames, n_fft // 2 + 1))
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
@@ -42,7 +44,7 @@ def test_naive_loop(n_fft, hop, padding, frames):
 
 @pytest.mark.parametrize(("n_fft", "hop"), [(1280, 320), (1024, 256), (64, 48)])
 @pytest.mark.parametrize("padding", ["same", "center"])
-def test_round_trip_of_noise(n_fft, hop, padding):
+def test_round_trip_of_noise(n_fft: int, hop: int, padding: str) -> None:
     audio = np.random.default_rng(1).standard_normal(hop * 40)
     trim = n_fft // 2 if padding == "center" else (n_fft - hop) // 2
     spectrum = stft(audio, n_fft, hop, trim)[None].astype(np.complex64)
@@ -51,7 +53,7 @@ def test_round_trip_of_noise(n_fft, hop, padding):
     assert len(given) == len(audio)
 
 
-def test_pure_tone():
+def test_pure_tone() -> None:
     """One bin with the phase that the hop turns it by gives a cosine of constant amplitude."""
     n_fft, hop, k, frames = 1280, 320, 40, 30
     spectrum = np.zeros((1, frames, n_fft // 2 + 1), np.complex64)
@@ -66,7 +68,7 @@ def test_pure_tone():
 
 @pytest.mark.parametrize("bins", [2, 6, 16, 320])
 @pytest.mark.parametrize("padding", ["same", "center"])
-def test_imdct_is_its_definition(bins, padding):
+def test_imdct_is_its_definition(bins: int, padding: str) -> None:
     spectrum = np.random.default_rng(2).standard_normal((2, 5, bins))
     n, k = np.arange(2 * bins), np.arange(bins)
     basis = np.cos(np.pi / bins * (n[None] + (bins + 1) / 2) * (k[:, None] + 0.5)) * np.sqrt(2 / bins)
@@ -80,7 +82,7 @@ def test_imdct_is_its_definition(bins, padding):
     np.testing.assert_allclose(given, expected[:, trim : 6 * bins - trim], rtol=0, atol=2e-5)
 
 
-def test_imdct_inverts_mdct():
+def test_imdct_inverts_mdct() -> None:
     """Time-domain aliasing cancels: MDCT, then the inverse, is the identity."""
     bins, count = 16, 12
     audio = np.random.default_rng(3).standard_normal((count - 1) * bins)
@@ -93,11 +95,11 @@ def test_imdct_inverts_mdct():
     np.testing.assert_allclose(given, audio, rtol=0, atol=5e-6)
 
 
-def test_overlap_add_of_ones_counts_frames():
+def test_overlap_add_of_ones_counts_frames() -> None:
     assert overlap_add(np.ones((1, 4, 5)), 2, 0).tolist() == [[1, 1, 2, 2, 3, 2, 3, 2, 2, 1, 1]]
 
 
-def test_hann_window_is_periodic():
+def test_hann_window_is_periodic() -> None:
     window = hann_window(8)
     assert window.dtype == np.float32
     assert window[0] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ NOISE = np.random.default_rng(0).normal(0, 0.1, 30_000).astype(np.float32)
 @pytest.mark.parametrize(
     ("name", "mel", "rate"), [("center", CENTER, 24000), ("same", SAME, 24000), ("hifigan", HIFIGAN, 22050)]
 )
-def test_golden(golden, name, mel, rate):
+def test_golden(golden: Callable[[str], dict[str, np.ndarray]], name: str, mel: Any, rate: int) -> None:
     tensors = golden("log-mel")
     given = log_mel(tensors["audio"][None], rate, mel)
     assert given.dtype == np.float32
@@ -32,7 +33,7 @@ def test_golden(golden, name, mel, rate):
 
 
 @pytest.mark.parametrize("samples", [513, 1024, 1279, 1280, 1281, 5000])
-def test_lengths(samples):
+def test_lengths(samples: int) -> None:
     audio = NOISE[None, :samples]
     assert log_mel(audio, 24000, CENTER).shape == (1, 100, 1 + samples // 256)
     if samples >= 1024:
@@ -42,7 +43,7 @@ def test_lengths(samples):
 @pytest.mark.parametrize("mel", [CENTER, SAME])
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 @pytest.mark.parametrize("block", [100, 5000])
-def test_blocks_do_not_show(mel, chunk, block):
+def test_blocks_do_not_show(mel: Any, chunk: int, block: int) -> None:
     for samples in (1024, 1025, 5000, 20000):
         audio = NOISE[None, :samples]
         blocks = np.split(audio, range(block, samples, block), axis=1)
@@ -50,7 +51,7 @@ def test_blocks_do_not_show(mel, chunk, block):
         assert np.array_equal(np.concatenate(parts, axis=2), log_mel(audio, 24000, mel))
 
 
-def test_items_of_a_batch_do_not_touch():
+def test_items_of_a_batch_do_not_touch() -> None:
     batch = NOISE.reshape(3, -1)
     together = log_mel(batch, 24000, CENTER)
     for item, expected in zip(batch, together, strict=True):
@@ -59,24 +60,24 @@ def test_items_of_a_batch_do_not_touch():
 
 @pytest.mark.parametrize("mel", [CENTER, SAME])
 @pytest.mark.parametrize("frequency", [200.0, 1000.0, 5000.0, 11000.0])
-def test_a_tone_is_in_its_band(mel, frequency):
+def test_a_tone_is_in_its_band(mel: Any, frequency: float) -> None:
     audio = np.sin(2 * np.pi * frequency * np.arange(12000) / 24000)
     frame = log_mel(audio[None], 24000, mel)[0, :, 20]
     points = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 12000 / 700), 102) / 2595) - 1)
     assert abs(frame.argmax() - np.abs(points[1:-1] - frequency).argmin()) <= 1
 
 
-def test_silence_is_the_clip():
+def test_silence_is_the_clip() -> None:
     assert np.all(log_mel(np.zeros((1, 5000)), 24000, CENTER) == np.float32(np.log(1e-7)))
     assert np.all(log_mel(np.zeros((1, 5000)), 22050, HIFIGAN) == np.float32(np.log(1e-5)))
 
 
-def test_ten_times_the_amplitude_adds_ln_10():
+def test_ten_times_the_amplitude_adds_ln_10() -> None:
     loud, quiet = (log_mel(scale * NOISE[None].astype(np.float64), 24000, CENTER) for scale in (10, 1))
     np.testing.assert_allclose(loud - quiet, np.log(10), rtol=0, atol=1e-5)
 
 
-def test_filters_are_triangles_that_add_up_to_one():
+def test_filters_are_triangles_that_add_up_to_one() -> None:
     """Between the first and the last centre, where each falls as the next one rises."""
     bank = filterbank(24000, MelFeatures(4096, 256, 20, "center", 0.0, 12000.0))
     total = bank.sum(axis=1)
@@ -85,7 +86,7 @@ def test_filters_are_triangles_that_add_up_to_one():
     assert total[0] == 0
 
 
-def test_slaney_filters_have_area_one():
+def test_slaney_filters_have_area_one() -> None:
     mel = replace(HIFIGAN, n_fft=1 << 15, hop_length=512)
     area = filterbank(22050, mel).sum(axis=0) * 22050 / mel.n_fft
     np.testing.assert_allclose(area, 1, rtol=0, atol=1e-3)
@@ -94,7 +95,7 @@ def test_slaney_filters_have_area_one():
 @pytest.mark.parametrize(
     ("mel", "shortest"), [(CENTER, 513), (SAME, 385), (replace(SAME, n_fft=1024, hop_length=1000), 1000)]
 )
-def test_too_short_to_be_reflected(mel, shortest):
+def test_too_short_to_be_reflected(mel: Any, shortest: int) -> None:
     with pytest.raises(
         ValueError, match=rf"audio has {shortest - 1} samples at 24000 Hz, expected at least {shortest}: "
     ):
@@ -117,7 +118,7 @@ def test_too_short_to_be_reflected(mel, shortest):
         ({"hop_length": 2048}, "mel n_fft is 1024, expected at least 2048"),
     ],
 )
-def test_bad_settings(change, message):
+def test_bad_settings(change: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(CENTER, **change)
 
@@ -137,7 +138,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 @KINDS
-def test_mels_of_recordings_are_not_at_fault(mel, rate, speech):
+def test_mels_of_recordings_are_not_at_fault(mel: VocosONNX, rate: Any, speech: dict[str, np.ndarray]) -> None:
     seconds = np.arange(48_000) / 24_000
     rng = np.random.default_rng(0)
     sounds = {
@@ -184,7 +185,9 @@ def test_mels_of_recordings_are_not_at_fault(mel, rate, speech):
     ],
     ids=["dB", "10log10", "top_db", "ln power", "log10", "0.1", "0..1", "-1..1", "z", "magnitude", "power", "int16"],
 )
-def test_mels_of_another_scale(mel, rate, wrong: Callable, cause, speech):
+def test_mels_of_another_scale(
+    mel: VocosONNX, rate: Any, wrong: Callable, cause: str, speech: dict[str, np.ndarray]
+) -> None:
     for audio in speech.values():
         features = log_mel(audio, rate, mel)
         for given in (wrong(features), wrong(features[0]), np.concatenate([wrong(features)] * 2)):
@@ -193,7 +196,7 @@ def test_mels_of_another_scale(mel, rate, wrong: Callable, cause, speech):
 
 
 @KINDS
-def test_the_remedies_make_mels_of_them(mel, rate, speech):
+def test_the_remedies_make_mels_of_them(mel: VocosONNX, rate: Any, speech: dict[str, np.ndarray]) -> None:
     features = log_mel(speech["speech_it_f_paola_48k"], rate, mel)
     for given in (20 / np.log(10) * features, 2 * features, features / np.log(10), np.exp(features), 0.1 * features):
         remedy = re.search(r"pass (.*?)(, or| if|$)", mel_fault(given, mel))[1]

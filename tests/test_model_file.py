@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_bytes as ob
@@ -31,7 +32,7 @@ TAIL = field(14, field(1, "vocos_onnx"), field(2, json.dumps(ob.CONFIG)))
 
 
 @pytest.fixture
-def write(tmp_path):
+def write(tmp_path: Path):
     def write(data: bytes) -> Path:
         path = tmp_path / "model.onnx"
         path.write_bytes(data)
@@ -44,7 +45,7 @@ def sized(data: bytes) -> bytes:
     return varint(len(data)) + data
 
 
-def test_the_tiny_model_is_one(write):
+def test_the_tiny_model_is_one(write: Any) -> None:
     """What the tests below spoil decodes before they do."""
     assert VocosONNX(write(tiny())).decode(FEATURES).shape == (64,)
     assert VocosONNX(write(HEAD + field(7, INSIDE) + TAIL)).decode(FEATURES).shape == (64,)
@@ -81,7 +82,7 @@ def test_the_tiny_model_is_one(write):
         field(7, INSIDE + field(2, "\udcff".encode("utf-8", "surrogatepass"))),
     ],
 )
-def test_bytes_that_no_writer_makes(write, spoiled):
+def test_bytes_that_no_writer_makes(write: Any, spoiled: Any) -> None:
     with pytest.raises(ValueError, match=rf"model\.onnx .*{DAMAGED} \(.+\); copy or export it again"):
         VocosONNX(write(HEAD + spoiled + TAIL))
 
@@ -107,13 +108,13 @@ INITIALIZER = tensor("w", W)
         field(1, 1) + field(2, 7) + field(7, b"\x01\x82") + field(8, "w"),
     ],
 )
-def test_tensors_that_are_none(write, of):
+def test_tensors_that_are_none(write: Any, of: Any) -> None:
     with pytest.raises(ValueError, match=rf"{DAMAGED} \(.+\)"):
         VocosONNX(write(tiny([], [of])))
 
 
 @pytest.mark.parametrize("kind", [0, 4, 8, 14, 16, 17, 20, 21, 22, 23, 99, 1 << 32 | 1])
-def test_types_of_tensors(write, kind):
+def test_types_of_tensors(write: Any, kind: Any) -> None:
     """Strings, complex numbers, bfloat16, float8, int4 ..."""
     with pytest.raises(ValueError, match=rf"has the tensor 'w' of type {kind}, which {FOREIGN}"):
         VocosONNX(write(tiny([], [tensor("w", W, kind=kind)])))
@@ -139,7 +140,7 @@ def test_types_of_tensors(write, kind):
         field(1, field(5, field(11, field(5, ELSEWHERE)))),
     ],
 )
-def test_weights_in_other_files(write, inside):
+def test_weights_in_other_files(write: Any, inside: Any) -> None:
     message = r"model\.onnx takes its weights from other files, which .* must not"
     with pytest.raises(ValueError, match=message):
         VocosONNX(write(HEAD + field(7, INSIDE + inside) + TAIL))
@@ -157,17 +158,17 @@ def test_weights_in_other_files(write, inside):
         (field(8, field(1, "ai.onnx.ml"), field(2, 1)), "operators of the domain 'ai.onnx.ml'"),
     ],
 )
-def test_parts_of_a_model_that_ours_lack(write, extra, what):
+def test_parts_of_a_model_that_ours_lack(write: Any, extra: Any, what: str) -> None:
     with pytest.raises(ValueError, match=f"has {what}.*, which {FOREIGN}"):
         VocosONNX(write(tiny() + extra))
 
 
-def test_sparse_tensors(write):
+def test_sparse_tensors(write: Any) -> None:
     with pytest.raises(ValueError, match=f"has field 15 in a graph, which {FOREIGN}"):
         VocosONNX(write(HEAD + field(7, INSIDE + field(15, b"")) + TAIL))
 
 
-def test_the_format_of_onnxruntime(write):
+def test_the_format_of_onnxruntime(write: Any) -> None:
     """onnxruntime takes bytes for a model of its own by those at 4 ... 7, whatever is around them."""
     data = field(2, "abORTM") + tiny()
     assert data[4:8] == b"ORTM"
@@ -186,7 +187,7 @@ def test_the_format_of_onnxruntime(write):
         ("mine", "Add"), ("com.microsoft.nchwc", "Conv"),
     ],
 )  # fmt: skip
-def test_unknown_operators(write, operator):
+def test_unknown_operators(write: Any, operator: Any) -> None:
     domain, name = operator if isinstance(operator, tuple) else ("", operator)
     with pytest.raises(ValueError, match=f"has the operator '.*', which {FOREIGN}") as caught:
         VocosONNX(write(tiny([node(name, ["features"], ["x"], domain)])))
@@ -242,7 +243,7 @@ LSTM = ["features", "f", "f", "f", "", "f", "f"]
         ([node("Identity", ["features"], [f"x{i}"]) for i in range(MAX_NODES)], f"more than {MAX_NODES} operators"),
     ],
 )  # fmt: skip
-def test_operators_in_forms_that_crash(write, nodes, what):
+def test_operators_in_forms_that_crash(write: Any, nodes: Any, what: str) -> None:
     tensors = [
         I0, F0, N, tensor("b", np.array(True)), tensor("s0", np.array(0)), tensor("e", np.zeros(0, np.float32)),
         tensor("v", np.ones(5, np.float32)), tensor("k", np.ones((4, 8, 3), np.float32)),
@@ -309,7 +310,7 @@ HIDDEN = [
         ),
     ],
 )  # fmt: skip
-def test_shapes_that_come_out_too_late(write, nodes, what):
+def test_shapes_that_come_out_too_late(write: Any, nodes: Any, what: str) -> None:
     """Kernels trust what is checked at load, where ranks are known; and large products of weights take long there."""
     tensors = [
         tensor("f", np.array(1.0, np.float32)), tensor("k4", np.ones((16, 1, 2, 2), np.float32)),
@@ -327,7 +328,7 @@ def test_shapes_that_come_out_too_late(write, nodes, what):
 
 
 @pytest.mark.parametrize("shape", [["batch", 8, 10**9], [8, 5], [1, 9, "frames"]])
-def test_shapes_that_a_file_only_says(write, shape):
+def test_shapes_that_a_file_only_says(write: Any, shape: Any) -> None:
     """onnxruntime believes them, and would make values of that size."""
     inside = field(13, value("x", shape))
     network = ob.graph([node("Abs", ["features"], ["x"]), *ob.NETWORK], [ob.WEIGHT], [ob.FEATURES], [ob.SPECTRUM])
@@ -338,12 +339,12 @@ def test_shapes_that_a_file_only_says(write, shape):
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\0row of\0x", "\n", "\x7f"])
-def test_names_with_control_characters(write, name):
+def test_names_with_control_characters(write: Any, name: str) -> None:
     with pytest.raises(ValueError, match=f"{DAMAGED}.*control characters"):
         VocosONNX(write(tiny([node("Abs", ["features"], [name])])))
 
 
-def test_if(write):
+def test_if(write: Any) -> None:
     """At the top of the graph, with both branches checked."""
     condition = tensor("c", np.array(True))
     inner = node("If", ["c"], ["z"], then_branch=branch(name="p"), else_branch=branch(name="q"))
@@ -361,18 +362,18 @@ def test_if(write):
                 VocosONNX(write(data))
 
 
-def test_values_made_twice(write):
+def test_values_made_twice(write: Any) -> None:
     with pytest.raises(ValueError, match=f"{DAMAGED}.*'turned' is made twice"):
         VocosONNX(write(tiny([node("Abs", ["features"], ["turned"])])))
 
 
 @pytest.mark.parametrize("version", [0, 1, 17, 27, 1 << 62])
-def test_versions_of_operators(write, version):
+def test_versions_of_operators(write: Any, version: Any) -> None:
     with pytest.raises(ValueError, match=f"has operators of version {version} "):
         VocosONNX(write(tiny(opsets=[("", version)])))
 
 
-def test_many_fields_end_soon(write):
+def test_many_fields_end_soon(write: Any) -> None:
     with pytest.raises(ValueError, match=f"{DAMAGED}.*more than 1000000 fields"):
         VocosONNX(write(HEAD + field(7, INSIDE + field(13, b"") * 1_100_000) + TAIL))
 
@@ -380,7 +381,7 @@ def test_many_fields_end_soon(write):
 # Files
 
 
-def test_no_regular_files(tmp_path):
+def test_no_regular_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", Path("/dev/zero"), Path("/dev/null"), tmp_path):
         with pytest.raises(ValueError, match="is not a file; expected"):
@@ -390,7 +391,7 @@ def test_no_regular_files(tmp_path):
             read_model(path)
 
 
-def test_size_of_the_file(tmp_path):
+def test_size_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "large.onnx"
     path.write_bytes(tiny())
     os.truncate(path, MAX_SIZE + 1)
@@ -398,7 +399,7 @@ def test_size_of_the_file(tmp_path):
         VocosONNX(path)
 
 
-def test_sha256_is_that_of_what_is_loaded(tmp_path):
+def test_sha256_is_that_of_what_is_loaded(tmp_path: Path) -> None:
     """Not of what was there when somebody looked: the file is replaced in between."""
     from vocos_onnx.model.hub import fetch
 
@@ -412,7 +413,7 @@ def test_sha256_is_that_of_what_is_loaded(tmp_path):
         VocosONNX(pinned)
 
 
-def test_files_that_change_while_they_are_read(tmp_path):
+def test_files_that_change_while_they_are_read(tmp_path: Path) -> None:
     """Each load is of the whole file as it was at some time, or an error; the process lives."""
     path, good = tmp_path / "model.onnx", tiny([], [tensor("padding", np.zeros(1 << 16, np.float32))])
     path.write_bytes(good)
@@ -437,7 +438,7 @@ def test_files_that_change_while_they_are_read(tmp_path):
         thread.join()
 
 
-def test_bytes_are_released(tmp_path):
+def test_bytes_are_released(tmp_path: Path) -> None:
     """After loading, a model takes no more than if onnxruntime had read the file itself."""
     script = """
 import os, sys
@@ -480,7 +481,7 @@ print(resident() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 
 # What the graph takes and makes
 
 
-def test_types_of_outputs(write):
+def test_types_of_outputs(write: Any) -> None:
     """A float64 spectrum has the right shape, and decodes to anything."""
     product = [ob.NETWORK[0], node("MatMul", ["turned", "weight"], ["p"])]
     for kind in (6, 7, 10):
@@ -496,7 +497,7 @@ def test_types_of_outputs(write):
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_shapes_while_it_runs(write, axis):
+def test_shapes_while_it_runs(write: Any, axis: int) -> None:
     """onnxruntime lets pass that a graph makes another shape than it says."""
     last = [
         *ob.NETWORK[:1],
@@ -519,7 +520,7 @@ def test_shapes_while_it_runs(write, axis):
         ([1, "batch", "past", 1 << 30], "dim is 1073741824, expected at most 16384"),
     ],
 )
-def test_state_of_hostile_sizes(write, shape, message):
+def test_state_of_hostile_sizes(write: Any, shape: Any, message: str) -> None:
     data = ob.model(ob.graph(ob.NETWORK, [ob.WEIGHT], [ob.FEATURES, value("past", shape)], [ob.SPECTRUM]))
     with pytest.raises(ValueError, match=message):
         VocosONNX(write(data))
@@ -552,18 +553,18 @@ def encoder(lstm: list[int | str], history: list[int | str]) -> bytes:
         ([4, "batch"], ["batch", 8, 6], "the input lstm of the graph has the shape .* expected 3 dimensions"),
     ],
 )
-def test_encoders_of_hostile_sizes(write, lstm, history, message):
+def test_encoders_of_hostile_sizes(write: Any, lstm: Any, history: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EncodecONNX(write(encoder(lstm, history)))
 
 
-def test_shapes_of_an_encoder_while_it_runs(write):
+def test_shapes_of_an_encoder_while_it_runs(write: Any) -> None:
     with pytest.raises(RuntimeError, match=r"the graph made embeddings of shape .*, expected \(1, 4, 8\): the file"):
         EncodecONNX(write(encoder([4, "batch", 8], ["batch", 8, 6]))).encode(np.ones(1000, np.float32), 24_000, 0.75)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("encodec", VocosONNX), ("encoder", EncodecONNX)])
-def test_codebooks_are_those_that_the_metadata_says(write, name, kind):
+def test_codebooks_are_those_that_the_metadata_says(write: Any, name: str, kind: Any) -> None:
     """By what it says models and encoders are matched, and tokens named."""
     data = (DATA / f"{name}.onnx").read_bytes()
     codebooks = EncodecONNX(DATA / "encoder.onnx", threads=1).codebooks
@@ -597,7 +598,7 @@ def test_codebooks_are_those_that_the_metadata_says(write, name, kind):
         "",
     ],
 )
-def test_json_that_is_none(write, text):
+def test_json_that_is_none(write: Any, text: Any) -> None:
     for read in (ModelConfig.from_json, EncoderConfig.from_json, lambda text: VocosONNX(write(tiny(metadata=text)))):
         with pytest.raises(ValueError, match=f"the metadata is not JSON: .+|{DAMAGED}") as caught:
             read(text)
@@ -633,7 +634,7 @@ WIDE = {**ob.CONFIG, "mel": {**ob.CONFIG["mel"], "n_mels": 16_384, "n_fft": 1024
         *((ENCODER, name) for name in ("sample_rate", "hop_length", "channels", "codebook_size")),
     ],
 )
-def test_sizes_have_bounds(tree, path, new):
+def test_sizes_have_bounds(tree: Any, path: Any, new: Any) -> None:
     kind = EncoderConfig if tree is ENCODER else ModelConfig
     kind.from_json(json.dumps(tree))
     with pytest.raises(ValueError, match=r".+ (is|has|of) .*expected|at least one"):
@@ -670,7 +671,7 @@ def test_sizes_have_bounds(tree, path, new):
         (ENCODER, "codebooks_sha256", ["x"]),
     ],
 )  # fmt: skip
-def test_other_values_have_bounds(tree, path, new):
+def test_other_values_have_bounds(tree: Any, path: Any, new: Any) -> None:
     with pytest.raises(ValueError, match=r"expected|unknown") as caught:
         (EncoderConfig if "input" in tree else ModelConfig).from_json(changed(tree, path, new))
     assert type(caught.value) is ValueError
@@ -681,7 +682,7 @@ def test_other_values_have_bounds(tree, path, new):
 # Messages
 
 
-def test_values_in_messages_are_short():
+def test_values_in_messages_are_short() -> None:
     circle: list = []
     circle.append(circle)
     values = [

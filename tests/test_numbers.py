@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import DATA
@@ -11,7 +13,7 @@ from vocos_onnx.dsp.stft import check_finite
 
 
 @pytest.mark.parametrize("name", ["encodec", "encodec-int8"])
-def test_nan_in_the_codebooks(name, tmp_path):
+def test_nan_in_the_codebooks(name: str, tmp_path: Path) -> None:
     entry = VocosONNX(DATA / "encodec.onnx")._codebooks[0, 0]
     data = (DATA / f"{name}.onnx").read_bytes()
     assert data.count(entry.tobytes()) == 1
@@ -22,7 +24,7 @@ def test_nan_in_the_codebooks(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["encodec", "mel-istft"])
-def test_nan_in_the_weights(name, tmp_path):
+def test_nan_in_the_weights(name: str, tmp_path: Path) -> None:
     data = (DATA / f"{name}.onnx").read_bytes()
     bias = data.index(b"vocos.backbone.embed.bias\x4a\x20") + len(b"vocos.backbone.embed.bias\x4a\x20")  # 8 floats
     path = tmp_path / "nan.onnx"
@@ -41,7 +43,7 @@ def test_nan_in_the_weights(name, tmp_path):
     "name", ["encodec", "mel", "imdct-symexp", "imdct-cos", "encodec-int8", "mel-int8", "mel-istft"]
 )
 @pytest.mark.parametrize("scale", [0.0, 1e-45, 1e-38, 1.0, 1e4, 1e10, 1e20, 1e30, 3e38])
-def test_features_of_any_size(name, scale):
+def test_features_of_any_size(name: str, scale: float) -> None:
     """Denormals, magnitudes whose exp overflows, and values whose squares do."""
     vocos = VocosONNX(DATA / f"{name}.onnx")
     rng = np.random.default_rng(0)
@@ -57,7 +59,7 @@ def test_features_of_any_size(name, scale):
         assert np.abs(audio).max() < 1e4
 
 
-def test_audio_of_any_size():
+def test_audio_of_any_size() -> None:
     encoder = EncodecONNX(DATA / "encoder.onnx")
     noise = np.random.default_rng(0).uniform(-1, 1, 3000)
     for scale in (0.0, 1e-45, 1e-38, 1.0, 60.0, 100.0, 1e10, 3e38):
@@ -72,7 +74,7 @@ def test_audio_of_any_size():
                 assert 0 <= codes.min() <= codes.max() <= 1023
 
 
-def test_each_stage_is_named():
+def test_each_stage_is_named() -> None:
     audio = np.array([[0.0, np.inf]], np.float32)
     with pytest.raises(FloatingPointError, match=r"the inverse transform overflowed: the spectrum reaches 2"):
         check_finite(audio, np.full((1, 2, 3), 2.0))

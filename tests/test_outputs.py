@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def digest(path: str | Path) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with two recordings and tokens.npy."""
     monkeypatch.chdir(tmp_path)
     for n in (1, 2):
@@ -53,7 +54,7 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
 
 
 @pytest.fixture(params=["save_audio", "save_blocks", "save_tokens", "whole_file"])
-def write(request):
+def write(request: pytest.FixtureRequest):
     """Each of the ways in which files are written, as write(path); what it writes is not empty."""
     encoder = EncodecONNX(ENCODER)
 
@@ -69,7 +70,7 @@ def write(request):
     }[request.param]
 
 
-def name_for(write, stem: str) -> str:
+def name_for(write: Any, stem: str) -> str:
     return stem + (".npz" if "save_tokens" in repr(write.__code__.co_names) else ".wav")
 
 
@@ -77,7 +78,7 @@ def name_for(write, stem: str) -> str:
 
 
 @pytest.mark.parametrize("force", [[], ["--force"], ["-y"]])
-def test_a_forgotten_output_is_not_taken_for_one(folder, capsys, force):
+def test_a_forgotten_output_is_not_taken_for_one(folder: Path, capsys: pytest.CaptureFixture[str], force: Any) -> None:
     before = digest("take2.wav")
     assert run("resynth", "take1.wav", "take2.wav", *PAIR, *force) == 2
     error = capsys.readouterr().err
@@ -98,7 +99,9 @@ def test_a_forgotten_output_is_not_taken_for_one(folder, capsys, force):
         (["decode", "tokens1", "tokens2", "--model", MODEL], "tokens2"),
     ],
 )
-def test_a_folder_is_not_taken_for_an_output_either(folder, capsys, args, output, force):
+def test_a_folder_is_not_taken_for_an_output_either(
+    folder: Path, capsys: pytest.CaptureFixture[str], args: Any, output: str, force: Any
+) -> None:
     for day in ("day1", "day2", "day3"):
         Path(day).mkdir()
         shutil.copy("take1.wav", f"{day}/001.wav")
@@ -115,7 +118,7 @@ def test_a_folder_is_not_taken_for_an_output_either(folder, capsys, args, output
     assert {path: digest(path) for path in folder.rglob("*.*")} == before
 
 
-def test_folders_that_were_made_here_or_are_the_input_are_outputs(folder):
+def test_folders_that_were_made_here_or_are_the_input_are_outputs(folder: Path) -> None:
     Path("day1").mkdir()
     shutil.move("take1.wav", "day1/001.wav")
     for _ in range(2):
@@ -126,7 +129,9 @@ def test_folders_that_were_made_here_or_are_the_input_are_outputs(folder):
 
 
 @pytest.mark.parametrize("name", ["x.wav", "x.w64", "x.au"])
-def test_audio_of_another_rate_or_of_two_channels_was_not_made_here(folder, capsys, name):
+def test_audio_of_another_rate_or_of_two_channels_was_not_made_here(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     for shape, rate in (((6_000,), 16_000), ((6_000, 2), 24_000)):
         soundfile.write(name, np.zeros(shape), rate)
         assert run("resynth", "take1.wav", name, *PAIR, "--force") == 2
@@ -137,7 +142,7 @@ def test_audio_of_another_rate_or_of_two_channels_was_not_made_here(folder, caps
     "name",
     [f"copy.{e}" for e in ("wav", "flac", "ogg", "mp3", "aiff", "opus", "caf", "au", "snd", "w64", "voc", "nist")],
 )
-def test_a_copy_is_replaced_when_asked_for(folder, capsys, name):
+def test_a_copy_is_replaced_when_asked_for(folder: Path, capsys: pytest.CaptureFixture[str], name: Any) -> None:
     assert run("resynth", "take1.wav", name, *PAIR) == 0
     before = digest(name)
     assert run("resynth", "take2.wav", name, *PAIR) == 2
@@ -160,7 +165,9 @@ def test_a_copy_is_replaced_when_asked_for(folder, capsys, name):
         (["demo"], "demo.wav"),
     ],
 )
-def test_what_exists_is_replaced_only_when_asked_for(folder, capsys, args, output):
+def test_what_exists_is_replaced_only_when_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str], args: Any, output: str
+) -> None:
     Path("made").mkdir()
     Path(output).write_bytes(b"something of somebody's")
     before = sorted(str(p) for p in folder.rglob("*"))
@@ -199,7 +206,7 @@ def test_what_exists_is_replaced_only_when_asked_for(folder, capsys, args, outpu
         (["quantize", MODEL, "-o", "tokens.onnx", "--calibrate", "tokens.npy"], "tokens.npy"),
     ],
 )
-def test_inputs_are_never_outputs(folder, args, victim, force):
+def test_inputs_are_never_outputs(folder: Path, args: Any, victim: str, force: Any) -> None:
     shutil.copy(MODEL, "model.onnx")
     Path("link.onnx").symlink_to("model.onnx")
     Path("hard.wav").hardlink_to("take1.wav")
@@ -222,14 +229,14 @@ def test_inputs_are_never_outputs(folder, args, victim, force):
     assert digest(victim) == before
 
 
-def test_two_outputs_that_are_one_file(folder, capsys):
+def test_two_outputs_that_are_one_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("made").mkdir()
     Path("made/take2.wav").symlink_to("take1.wav")
     assert run("resynth", "take1.wav", "take2.wav", "made", *PAIR, "-y") == 2
     assert "take1.wav and take2.wav would both be written to" in capsys.readouterr().err
 
 
-def test_a_file_that_appears_in_the_meantime_is_not_replaced(tmp_path):
+def test_a_file_that_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
 
     def blocks():
@@ -245,7 +252,7 @@ def test_a_file_that_appears_in_the_meantime_is_not_replaced(tmp_path):
 # -- links, FIFOs, devices, mounts, modes --
 
 
-def test_a_link_stays_and_its_target_is_written(folder, write):
+def test_a_link_stays_and_its_target_is_written(folder: Path, write: Any) -> None:
     link, target = name_for(write, "link"), Path("deeper") / name_for(write, "target")
     target.parent.mkdir()
     target.write_bytes(b"old")
@@ -258,7 +265,7 @@ def test_a_link_stays_and_its_target_is_written(folder, write):
     assert names(target.parent) == [target.name]
 
 
-def test_a_link_to_what_is_not_there_yet(folder, write):
+def test_a_link_to_what_is_not_there_yet(folder: Path, write: Any) -> None:
     link, target = name_for(write, "link"), name_for(write, "target")
     Path(link).symlink_to(target)
     write(link)
@@ -273,7 +280,7 @@ def test_a_link_to_what_is_not_there_yet(folder, write):
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o755])
-def test_the_mode_stays(folder, write, mode):
+def test_the_mode_stays(folder: Path, write: Any, mode: int) -> None:
     path = Path(name_for(write, "out"))
     path.touch()
     path.chmod(mode)
@@ -282,7 +289,7 @@ def test_the_mode_stays(folder, write, mode):
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
-def test_a_new_file_has_the_mode_of_the_umask(folder, write, umask):
+def test_a_new_file_has_the_mode_of_the_umask(folder: Path, write: Any, umask: int) -> None:
     before = os.umask(umask)
     try:
         write(name_for(write, "new"))
@@ -291,7 +298,7 @@ def test_a_new_file_has_the_mode_of_the_umask(folder, write, umask):
     assert stat.S_IMODE(Path(name_for(write, "new")).stat().st_mode) == 0o666 & ~umask
 
 
-def test_a_fifo_gets_the_finished_bytes(folder, write):
+def test_a_fifo_gets_the_finished_bytes(folder: Path, write: Any) -> None:
     fifo, plain = name_for(write, "fifo"), name_for(write, "plain")
     os.mkfifo(fifo)
     write(plain)
@@ -305,7 +312,7 @@ def test_a_fifo_gets_the_finished_bytes(folder, write):
     assert not [name for name in names(folder) if name.startswith(".vocos")]
 
 
-def test_devices_stay_devices(folder, capsys):
+def test_devices_stay_devices(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("null.wav").symlink_to("/dev/null")
     assert run("decode", "tokens.npy", "null.wav", "--model", MODEL) == 0
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
@@ -315,7 +322,7 @@ def test_devices_stay_devices(folder, capsys):
 
 
 @pytest.mark.parametrize("appending", [False, True])
-def test_standard_output_as_a_file(folder, appending):
+def test_standard_output_as_a_file(folder: Path, appending: bool) -> None:
     """`decode t.npy out.wav > file`, out.wav being /dev/stdout: the audio, and no line in the middle of it."""
     Path("out.wav").symlink_to("/dev/stdout")
     command = [*PROGRAM, "decode", "tokens.npy", "out.wav", "--model", MODEL]
@@ -336,7 +343,7 @@ def mounted(folder: Path, *args: str) -> None:
         pytest.skip(f"mount: {done.stderr.strip()}")
 
 
-def test_a_mounted_file_is_written_in_place(folder, write, caplog):
+def test_a_mounted_file_is_written_in_place(folder: Path, write: Any, caplog: pytest.LogCaptureFixture) -> None:
     name = name_for(write, "out")
     Path("outside").write_bytes(b"old" * 100_000)
     Path(name).touch()
@@ -352,7 +359,7 @@ def test_a_mounted_file_is_written_in_place(folder, write, caplog):
 
 
 @pytest.mark.parametrize("output", ["x.wav", "x.npz", "x.flac"])
-def test_a_file_without_room_is_named(folder, output):
+def test_a_file_without_room_is_named(folder: Path, output: str) -> None:
     command = ["resynth", "take1.wav", output, *PAIR] if output[2:] != "npz" else ["encode", "take2.wav", output]
     line = shlex.join([*PROGRAM, *command])
     done = subprocess.run(["bash", "-c", f"ulimit -f 1; {line}"], capture_output=True, text=True)
@@ -361,7 +368,7 @@ def test_a_file_without_room_is_named(folder, output):
     assert names(folder) == ["take1.wav", "take2.wav", "tokens.npy"]
 
 
-def test_a_full_disk_leaves_what_is_there(folder):
+def test_a_full_disk_leaves_what_is_there(folder: Path) -> None:
     """Renamed or written in place: the old file stays, and nothing else."""
     Path("disk").mkdir()
     mounted(folder, "-t", "tmpfs", "-o", "size=256k", "tmpfs", "disk")
@@ -406,7 +413,7 @@ for path, message in (("locked/new.wav", "cannot be written"), ("open/read-only.
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can become somebody else")
-def test_what_may_not_be_written(tmp_path):
+def test_what_may_not_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents:
         if parent.owner() == "root" and parent != Path("/tmp") and "pytest" in parent.name:
@@ -424,7 +431,7 @@ def test_what_may_not_be_written(tmp_path):
     assert (names(tmp_path / "open")) == ["read-only.wav"]
 
 
-def test_nothing_stays_after_an_error(tmp_path, write):
+def test_nothing_stays_after_an_error(tmp_path: Path, write: Any) -> None:
     with pytest.raises(FileNotFoundError):
         check_target(tmp_path / "no" / "folder.wav")
     with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "x.wav") as partial:
@@ -433,7 +440,7 @@ def test_nothing_stays_after_an_error(tmp_path, write):
     assert names(tmp_path) == []
 
 
-def test_a_child_that_is_forked_while_a_file_is_written(tmp_path):
+def test_a_child_that_is_forked_while_a_file_is_written(tmp_path: Path) -> None:
     """It ends without the file that its parent is writing."""
 
     def blocks():
@@ -453,7 +460,7 @@ def test_a_child_that_is_forked_while_a_file_is_written(tmp_path):
     assert load_audio(tmp_path / "out.wav", 24_000).shape == (4800,)
 
 
-def test_without_a_folder_for_temporary_files(folder, monkeypatch):
+def test_without_a_folder_for_temporary_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One is only needed for what is not a file."""
     import tempfile
 
@@ -476,7 +483,7 @@ def closed(*descriptors: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("descriptors", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
-def test_closed_standard_streams(folder, descriptors):
+def test_closed_standard_streams(folder: Path, descriptors: Any) -> None:
     """The work is done, and no message gets into a file that took the place of one of them."""
     for args, output in (
         (["decode", "tokens.npy", "out.wav", "--model", MODEL], "out.wav"),
@@ -492,7 +499,7 @@ def test_closed_standard_streams(folder, descriptors):
     assert Path("out.wav").read_bytes() == Path("plain.wav").read_bytes()
 
 
-def test_messages_never_get_into_the_audio_on_standard_output(folder):
+def test_messages_never_get_into_the_audio_on_standard_output(folder: Path) -> None:
     Path("so.wav").symlink_to("/dev/stdout")
     command = [*PROGRAM, "decode", "tokens.npy", "so.wav", "--model", MODEL]
     done = subprocess.run(command, preexec_fn=closed(2), stdout=subprocess.PIPE)
@@ -504,7 +511,7 @@ def test_messages_never_get_into_the_audio_on_standard_output(folder):
     assert (done.returncode, done.stdout) == (2, b"")
 
 
-def test_a_stream_to_nowhere_is_an_error(folder):
+def test_a_stream_to_nowhere_is_an_error(folder: Path) -> None:
     tokens = np.load("tokens.npy").T.astype("<i2").tobytes()
     stream = [*PROGRAM, "stream", "tokens", "--model", MODEL, "--bandwidth", "1.5"]
     done = subprocess.run(stream, input=tokens, preexec_fn=closed(1), stderr=subprocess.PIPE)
@@ -516,7 +523,7 @@ def test_a_stream_to_nowhere_is_an_error(folder):
     assert b"standard input is empty or closed" in done.stderr
 
 
-def test_a_name_that_the_terminal_cannot_show_stops_nothing(folder):
+def test_a_name_that_the_terminal_cannot_show_stops_nothing(folder: Path) -> None:
     name = os.fsdecode(b"b\xff.wav")
     shutil.copy("take1.wav", name)
     Path("made").mkdir()
@@ -531,7 +538,7 @@ def test_a_name_that_the_terminal_cannot_show_stops_nothing(folder):
 
 
 @pytest.fixture(scope="module")
-def long_recording(tmp_path_factory) -> Path:
+def long_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("long") / "long.wav"
     soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 24_000 * 240).astype(np.float32), 24_000)
     return path
@@ -548,7 +555,7 @@ def in_the_middle(command: list[str], folder: Path, **options: object) -> subpro
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("times", [1, 3])
-def test_signals_leave_nothing(tmp_path, long_recording, number, times):
+def test_signals_leave_nothing(tmp_path: Path, long_recording: Path, number: Any, times: int) -> None:
     process = in_the_middle([*PROGRAM, "resynth", str(long_recording), "copy.wav"], tmp_path)
     for _ in range(times):
         process.send_signal(number)
@@ -557,7 +564,7 @@ def test_signals_leave_nothing(tmp_path, long_recording, number, times):
     assert names(tmp_path) == []
 
 
-def test_an_ignored_signal_stays_ignored(tmp_path, long_recording):
+def test_an_ignored_signal_stays_ignored(tmp_path: Path, long_recording: Path) -> None:
     """As under nohup."""
 
     def nohup() -> None:
@@ -573,7 +580,7 @@ def test_an_ignored_signal_stays_ignored(tmp_path, long_recording):
     assert names(tmp_path) == []
 
 
-def test_ctrl_c_at_any_time(tmp_path, long_recording):
+def test_ctrl_c_at_any_time(tmp_path: Path, long_recording: Path) -> None:
     """During the imports too: no traceback, once Python itself has started."""
     codes = []
     for milliseconds in range(40, 400, 30):
@@ -594,7 +601,7 @@ def test_ctrl_c_at_any_time(tmp_path, long_recording):
     assert codes[-1] == (130, b"")
 
 
-def test_importing_and_using_the_package_leaves_signals_alone():
+def test_importing_and_using_the_package_leaves_signals_alone() -> None:
     code = """
 import signal
 before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
@@ -605,7 +612,7 @@ assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGH
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_a_file_is_written_while_it_is_read_by_nobody_else(folder):
+def test_a_file_is_written_while_it_is_read_by_nobody_else(folder: Path) -> None:
     """What was there is read until the new one is whole."""
     save_audio("out.wav", AUDIO, 24_000)
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,21 +43,21 @@ def found(home: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("use", list(USES))
-def test_nothing_is_written_into_the_home(tmp_path, use):
+def test_nothing_is_written_into_the_home(tmp_path: Path, use: Any) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(2400), 24_000)
     done = start(USES[use] + "\nimport time; time.sleep(0.5)", tmp_path)
     assert done.returncode == 0, done.stderr
     assert found(tmp_path / "home") == []
 
 
-def test_what_the_user_chose_about_telemetry_stays(tmp_path):
+def test_what_the_user_chose_about_telemetry_stays(tmp_path: Path) -> None:
     code = USES["decode"] + "\nimport os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     assert start(code, tmp_path, ORT_DISABLE_TELEMETRY="0").stdout == "0\n"
     assert start(code, tmp_path).stdout == "1\n"
     assert start("import onnxruntime\n" + code, tmp_path).stdout == "1\n"
 
 
-def test_importing_the_package_changes_no_environment(tmp_path):
+def test_importing_the_package_changes_no_environment(tmp_path: Path) -> None:
     code = "import os; before = dict(os.environ); import vocos_onnx, vocos_onnx.cli; assert before == dict(os.environ)"
     done = start(code, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -104,7 +105,7 @@ assert np.array_equal(vocos.decode(tokens), before)  # the parent's goes on
         ("other = VocosONNX(threads=2); del other", ""),
     ],
 )
-def test_a_forked_child_ends(tmp_path, threads, parent, child):
+def test_a_forked_child_ends(tmp_path: Path, threads: int, parent: str, child: str) -> None:
     """With its exit code, and once its atexit functions have run and its buffers are written."""
     code = FORK.format(model=MODEL, encoder=ENCODER, threads=threads, parent=parent, child=child)
     done = start(code, tmp_path)
@@ -113,7 +114,7 @@ def test_a_forked_child_ends(tmp_path, threads, parent, child):
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_multiprocessing(tmp_path, method):
+def test_multiprocessing(tmp_path: Path, method: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(f"""
 import multiprocessing
@@ -138,7 +139,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05, 0.2])
 @pytest.mark.parametrize("use", ["vocos.decode(tokens)", f"VocosONNX({MODEL!r})", "encoder.encode(audio, 24000)"])
-def test_a_daemon_thread_at_work_does_not_crash_the_end(tmp_path, use, seconds):
+def test_a_daemon_thread_at_work_does_not_crash_the_end(tmp_path: Path, use: str, seconds: float) -> None:
     code = f"""
 import threading, time
 import numpy as np
@@ -157,7 +158,7 @@ time.sleep({seconds})
 
 
 @pytest.mark.parametrize("kib", range(200_000, 400_000, 25_000))
-def test_too_little_memory_ends_the_command_with_nothing_half_written(tmp_path, kib):
+def test_too_little_memory_ends_the_command_with_nothing_half_written(tmp_path: Path, kib: Any) -> None:
     """Where OpenBLAS finds no memory, it ends the process or waits for ever, by its version."""
     soundfile.write(tmp_path / "a.wav", np.zeros(24_000), 24_000)
     command = f"ulimit -v {kib}; exec {sys.executable} -m vocos_onnx resynth a.wav out.wav"
@@ -169,7 +170,7 @@ def test_too_little_memory_ends_the_command_with_nothing_half_written(tmp_path, 
     assert (tmp_path / "out.wav").exists() == (done.returncode == 0)
 
 
-def test_products_without_memory(tmp_path):
+def test_products_without_memory(tmp_path: Path) -> None:
     code = f"""
 import re, resource
 from pathlib import Path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from conftest import DATA
 from hypothesis import given, settings
@@ -21,7 +23,7 @@ search = settings(max_examples=50, deadline=None, database=None, derandomize=Tru
 
 @search
 @given(seed=SEEDS, lengths=st.lists(st.integers(1, 12), min_size=1), lookahead=st.none() | st.integers(0, 9))
-def test_a_stream_gives_every_sample_once(seed, lengths, lookahead):
+def test_a_stream_gives_every_sample_once(seed: Any, lengths: Any, lookahead: Any) -> None:
     tokens = np.random.default_rng(seed).integers(1024, size=(2, sum(lengths)))
     stream = ENCODEC.stream(lookahead=lookahead)
     chunks = np.split(tokens, np.cumsum(lengths)[:-1], axis=1)
@@ -34,7 +36,7 @@ def test_a_stream_gives_every_sample_once(seed, lengths, lookahead):
 
 @search
 @given(seed=SEEDS, frames=st.lists(st.integers(1, 30), min_size=1, max_size=4))
-def test_items_do_not_see_one_another(seed, frames):
+def test_items_do_not_see_one_another(seed: Any, frames: Any) -> None:
     rng = np.random.default_rng(seed)
     items = [rng.integers(1024, size=(2, t)) for t in frames]
     for audio, item in zip(ENCODEC.decode(items), items, strict=True):
@@ -47,7 +49,7 @@ def test_items_do_not_see_one_another(seed, frames):
 
 @search
 @given(seed=SEEDS, count=st.integers(1, 4), frames=st.integers(1, 20))
-def test_each_code_is_the_nearest(seed, count, frames):
+def test_each_code_is_the_nearest(seed: Any, count: Any, frames: Any) -> None:
     rng = np.random.default_rng(seed)
     codebooks = rng.normal(size=(count, 64, 8)).astype(np.float32)
     embeddings = rng.normal(size=(1, frames, 8)).astype(np.float32)
@@ -61,7 +63,7 @@ def test_each_code_is_the_nearest(seed, count, frames):
 
 @search
 @given(seed=SEEDS, frames=st.integers(1, 20), quarter=st.integers(2, 40), pieces=st.sampled_from([2, 3, 4, 8]))
-def test_the_inverse_undoes_the_transform(seed, frames, quarter, pieces):
+def test_the_inverse_undoes_the_transform(seed: Any, frames: Any, quarter: Any, pieces: Any) -> None:
     """STFT, then inverse: the samples that no edge is missing for."""
     hop = 2 * quarter
     n_fft = hop * pieces
@@ -80,7 +82,7 @@ def test_the_inverse_undoes_the_transform(seed, frames, quarter, pieces):
     rate=st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000]),
     cuts=st.lists(st.integers(0, 3000), max_size=6),
 )
-def test_resampling_in_blocks(seed, rate, cuts):
+def test_resampling_in_blocks(seed: Any, rate: Any, cuts: Any) -> None:
     audio = np.random.default_rng(seed).normal(0, 0.1, (1, 3000)).astype(np.float32)
     blocks = np.split(audio, sorted(cuts), axis=1)
     given = np.concatenate(list(resample_blocks(blocks, rate, 24_000)), axis=1)
@@ -89,7 +91,7 @@ def test_resampling_in_blocks(seed, rate, cuts):
 
 @search
 @given(seed=SEEDS, gain=st.floats(0.01, 10), samples=st.integers(1024, 4000))
-def test_louder_audio_has_higher_mels(seed, gain, samples):
+def test_louder_audio_has_higher_mels(seed: Any, gain: Any, samples: Any) -> None:
     """ln(mel) of gain · x is ln(mel) of x, plus ln(gain)."""
     from vocos_onnx.dsp.mel import MelFeatures
 
@@ -101,7 +103,7 @@ def test_louder_audio_has_higher_mels(seed, gain, samples):
 
 @search
 @given(seed=SEEDS, samples=st.integers(1, 5000), chunk=st.integers(1, 40))
-def test_encoding_in_blocks(seed, samples, chunk):
+def test_encoding_in_blocks(seed: Any, samples: Any, chunk: Any) -> None:
     audio = np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
     expected = ENCODER.encode(audio, 24_000, 0.75)
     codes = np.concatenate(list(ENCODER.encode_stream([audio], 24_000, 0.75, chunk=chunk)), axis=1)

@@ -42,7 +42,7 @@ assert np.abs(names["streamed"] - names["vocos"].decode(names["demo_tokens"]()))
 
 
 @pytest.mark.parametrize("page", ["SECURITY.md", "docs/reliability.md"])
-def test_each_promise_has_its_test(page):
+def test_each_promise_has_its_test(page: str) -> None:
     """The tests that a page names are there, but for those of the checkout where it is not at hand."""
     text = (README.parent / page).read_text(encoding="utf-8")
     named = re.findall(r"`(tests/[\w/.]+?)::(\w+)`", text)
@@ -52,7 +52,7 @@ def test_each_promise_has_its_test(page):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that is empty but for what the README's first command has made."""
     path = tmp_path_factory.mktemp("empty")
     run("vocos-onnx demo demo.wav", path)
@@ -72,7 +72,7 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_snippets(folder):
+def test_snippets(folder: Path) -> None:
     assert len(SNIPPETS) == 6
     (folder / "snippets.json").write_text(json.dumps(SNIPPETS))
     (folder / "program.py").write_text(PROGRAM)
@@ -81,7 +81,7 @@ def test_snippets(folder):
         assert (folder / name).stat().st_size > 100_000
 
 
-def test_commands(folder):
+def test_commands(folder: Path) -> None:
     """Those that need neither torch nor a network are run, in order; of the others the options are checked."""
     assert len(LINES) > 12
     ran = 0
@@ -98,7 +98,7 @@ def test_commands(folder):
     assert (folder / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_first_block_is_what_ci_runs():
+def test_the_first_block_is_what_ci_runs() -> None:
     """Two commands; the first makes what the snippets read."""
     block = re.search(r"```bash\n(.*?)```", TEXT, re.S)
     assert block is not None
@@ -107,7 +107,7 @@ def test_the_first_block_is_what_ci_runs():
     assert second.endswith("pytest")
 
 
-def test_links_lead_somewhere():
+def test_links_lead_somewhere() -> None:
     for page in ("README.md", *(f"docs/{path.name}" for path in (README.parent / "docs").glob("*.md"))):
         text = (README.parent / page).read_text(encoding="utf-8")
         for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
@@ -119,7 +119,7 @@ def test_links_lead_somewhere():
             assert target or anchor in headings, (page, link)
 
 
-def test_no_release_is_promised_that_there_is_not():
+def test_no_release_is_promised_that_there_is_not() -> None:
     """Until it is on PyPI, only where the package is installed does its name mean anything to pip."""
     for page in ("README.md", "docs/deploy.md", "CONTRIBUTING.md", "examples/server.py"):
         text = (README.parent / page).read_text(encoding="utf-8")
@@ -127,7 +127,7 @@ def test_no_release_is_promised_that_there_is_not():
             assert "Where it is installed, " in text[found.start() - 30 : found.start()], (page, found.group())
 
 
-def test_it_names_what_is_public():
+def test_it_names_what_is_public() -> None:
     text = README.read_text(encoding="utf-8")
     for name in vocos_onnx.__all__:
         assert name in text or name.endswith("Config"), name

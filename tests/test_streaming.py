@@ -7,6 +7,7 @@ import pickle
 import threading
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Never
 
 import numpy as np
 import pytest
@@ -49,12 +50,12 @@ def check(given: np.ndarray, expected: np.ndarray, vocos: VocosONNX) -> None:
 
 
 @pytest.fixture(scope="module", params=STREAMED)
-def vocos(request) -> VocosONNX:
+def vocos(request: pytest.FixtureRequest) -> VocosONNX:
     return VocosONNX(DATA / f"{request.param}.onnx")
 
 
 @pytest.mark.parametrize("frames", NASTY)
-def test_any_chunking_gives_what_decode_gives(vocos, frames):
+def test_any_chunking_gives_what_decode_gives(vocos: VocosONNX, frames: Any) -> None:
     given = random_input(vocos, frames)
     expected = vocos.decode(given)
     rng = np.random.default_rng(frames)
@@ -65,12 +66,12 @@ def test_any_chunking_gives_what_decode_gives(vocos, frames):
         check(streamed(vocos, given, ends), expected, vocos)
 
 
-def test_no_frame_at_all(vocos):
+def test_no_frame_at_all(vocos: VocosONNX) -> None:
     assert vocos.stream().flush().shape == (0,)
     assert [audio.shape for audio in vocos.decode_stream([])] == [(0,)]
 
 
-def test_the_generator(vocos):
+def test_the_generator(vocos: VocosONNX) -> None:
     given = random_input(vocos, 100)
     audio = list(vocos.decode_stream(given[:, i : i + 7] for i in range(0, 100, 7)))
     assert len(audio) > 10
@@ -78,7 +79,7 @@ def test_the_generator(vocos):
     check(np.concatenate(audio), vocos.decode(given), vocos)
 
 
-def test_audio_comes_as_early_as_it_can():
+def test_audio_comes_as_early_as_it_can() -> None:
     """As late as the network sees ahead, and the samples that the frames after that overlap."""
     vocos = VocosONNX(DATA / "encodec.onnx")
     assert vocos.delay == 9  # three convolutions
@@ -90,12 +91,12 @@ def test_audio_comes_as_early_as_it_can():
         assert got == max(0, (i + 1) * vocos.hop_length - late)
 
 
-def test_nothing_is_computed_twice(monkeypatch):
+def test_nothing_is_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     vocos = VocosONNX(DATA / "encodec.onnx")
     frames, run = [], vocos._backbone._session.run
 
     class Counting:
-        def run(self, names, inputs):
+        def run(self, names: Any, inputs: Any):
             frames.append(inputs["features"].shape[2])
             return run(names, inputs)
 
@@ -104,7 +105,7 @@ def test_nothing_is_computed_twice(monkeypatch):
     assert sum(frames) == 100 + vocos.delay
 
 
-def test_bandwidth_ids():
+def test_bandwidth_ids() -> None:
     vocos = VocosONNX(DATA / "encodec.onnx")
     tokens = random_input(vocos, 40)
     features = vocos.codes_to_features(tokens)[0]
@@ -115,7 +116,7 @@ def test_bandwidth_ids():
     check(streamed(vocos, tokens, [10, 40]), vocos.decode(tokens), vocos)
 
 
-def test_less_lookahead_is_earlier_and_less_exact():
+def test_less_lookahead_is_earlier_and_less_exact() -> None:
     vocos = VocosONNX(DATA / "encodec.onnx")
     tokens = random_input(vocos, 200)
     expected = vocos.decode(tokens)
@@ -136,7 +137,7 @@ def test_less_lookahead_is_earlier_and_less_exact():
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_long_input_goes_in_blocks(vocos, batch, monkeypatch):
+def test_long_input_goes_in_blocks(vocos: VocosONNX, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     given = np.stack([random_input(vocos, 500, seed) for seed in range(batch)])
     given = given.transpose(1, 0, 2) if vocos.config.encodec else given
     expected = vocos.decode(given)
@@ -146,7 +147,7 @@ def test_long_input_goes_in_blocks(vocos, batch, monkeypatch):
         check(vocos.decode(given), expected, vocos)
 
 
-def test_a_list_is_decoded_as_each_alone(vocos):
+def test_a_list_is_decoded_as_each_alone(vocos: VocosONNX) -> None:
     items = [random_input(vocos, frames, frames) for frames in (5, 100, 1, 30)]
     expected = [vocos.decode(item) for item in items]
     for decoded in (vocos.decode(items), vocos.decode(tuple(items)), vocos._decode_together(items, None)):
@@ -156,7 +157,7 @@ def test_a_list_is_decoded_as_each_alone(vocos):
             assert not alone.size or np.abs(given - alone).max() <= 1e-6 * max(1, np.abs(alone).max())
 
 
-def test_items_of_a_list_may_have_different_bandwidths():
+def test_items_of_a_list_may_have_different_bandwidths() -> None:
     vocos = VocosONNX(DATA / "encodec.onnx")
     items = [random_input(vocos, 20)[:1], random_input(vocos, 30), random_input(vocos, 10)[:1]]
     for decoded in (vocos.decode(items), vocos._decode_together(items, None)):
@@ -164,7 +165,7 @@ def test_items_of_a_list_may_have_different_bandwidths():
             assert np.abs(given - vocos.decode(item)).max() <= 1e-6
 
 
-def test_a_list_in_the_graph_of_a_device(monkeypatch):
+def test_a_list_in_the_graph_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU is given: one batch, and no item sees what the others are padded with."""
     vocos, plain = VocosONNX(DATA / "mel-istft.onnx"), VocosONNX(DATA / "mel.onnx")
     items = [random_input(vocos, frames, frames) for frames in NASTY]
@@ -184,7 +185,7 @@ def test_a_list_in_the_graph_of_a_device(monkeypatch):
     assert calls[1:] == [(len(NASTY) - 1, 8, 55)]
 
 
-def test_the_state_of_a_stream_stays_on_the_device(monkeypatch):
+def test_the_state_of_a_stream_stays_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bound to the CPU in place of a GPU: what stays there goes in again, and the audio is the same."""
     for name in ("encodec", "mel"):
         vocos = VocosONNX(DATA / f"{name}.onnx")
@@ -198,7 +199,7 @@ def test_the_state_of_a_stream_stays_on_the_device(monkeypatch):
         kinds = set()
         step = vocos._backbone.step
 
-        def watched(*args, step=step, kinds=kinds):
+        def watched(*args: Any, step: Any = step, kinds: Any = kinds):
             spectrum, state = step(*args)
             kinds.update(type(value).__name__ for value in state.values())
             return spectrum, state
@@ -211,7 +212,7 @@ def test_the_state_of_a_stream_stays_on_the_device(monkeypatch):
 
 
 @pytest.mark.parametrize("device", [None, ("cpu", 0)])
-def test_what_fails_in_the_network_says_so(device, monkeypatch):
+def test_what_fails_in_the_network_says_so(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on a device, where onnxruntime's exceptions are others."""
     vocos = VocosONNX(DATA / "encodec.onnx")
     monkeypatch.setattr(vocos._backbone, "_device", device)
@@ -224,9 +225,9 @@ def test_what_fails_in_the_network_says_so(device, monkeypatch):
 @pytest.mark.parametrize(
     "text", ["std::bad_alloc", "Error in execution:\nFailed to allocate memory for requested buffer"]
 )
-def test_no_memory_on_a_device(text):
+def test_no_memory_on_a_device(text: str) -> None:
     class Full:
-        def io_binding(self):
+        def io_binding(self) -> Never:
             raise RuntimeError(text)
 
     with pytest.raises(MemoryError, match=r"onnxruntime: "):
@@ -237,7 +238,7 @@ def test_no_memory_on_a_device(text):
     ("head", "n_fft", "hop"), [("istft", 64, 16), ("istft", 1000, 300), ("istft", 512, 400), ("imdct_cos", 32, 16)]
 )
 @pytest.mark.parametrize("padding", ["same", "center"])
-def test_overlap_add_in_stretches(head, n_fft, hop, padding):
+def test_overlap_add_in_stretches(head: str, n_fft: int, hop: int, padding: str) -> None:
     """Also hops that do not divide the frame, or of more than half of it: there the end cuts off earlier frames too."""
     from vocos_onnx.dsp.stft import imdct, istft
 
@@ -262,7 +263,7 @@ def test_overlap_add_in_stretches(head, n_fft, hop, padding):
 # bad input
 
 
-def test_a_residual_network_is_not_streamed():
+def test_a_residual_network_is_not_streamed() -> None:
     vocos = VocosONNX(DATA / "imdct-cos.onnx")
     assert vocos.delay == 0
     with pytest.raises(ValueError, match=r"VocosResNetBackbone, which cannot be streamed: use decode"):
@@ -272,7 +273,7 @@ def test_a_residual_network_is_not_streamed():
     assert np.array_equal(alone, vocos.decode(given))
 
 
-def test_a_stream_refuses_what_follows_an_error():
+def test_a_stream_refuses_what_follows_an_error() -> None:
     """A chunk that is missing moves all that follows: until reset() nothing goes on, whatever the error was."""
     vocos = VocosONNX(DATA / "encodec.onnx")
     tokens = random_input(vocos, 20)
@@ -311,13 +312,13 @@ def test_a_stream_refuses_what_follows_an_error():
 
 
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, RuntimeError])
-def test_errors_within_the_network(error, vocos, monkeypatch):
+def test_errors_within_the_network(error: Any, vocos: VocosONNX, monkeypatch: pytest.MonkeyPatch) -> None:
     given = random_input(vocos, 60)
     options = {"lookahead": 1}
     expected = streamed(vocos, given, [20, 40, 60], **options)
     stream, step = vocos.stream(**options), vocos._backbone.step
 
-    def failing(*args):
+    def failing(*args: Any) -> Never:
         raise error("no more")
 
     for last in (lambda: stream.push(given[:, 20:40]), stream.flush):
@@ -334,7 +335,7 @@ def test_errors_within_the_network(error, vocos, monkeypatch):
         stream.reset()
 
 
-def test_empty_chunks_give_nothing(vocos):
+def test_empty_chunks_give_nothing(vocos: VocosONNX) -> None:
     """At the start, in the middle, at the end; of any type, as a queue that has run dry returns them."""
     given = random_input(vocos, 30)
     stream = vocos.stream()
@@ -350,7 +351,7 @@ def test_empty_chunks_give_nothing(vocos):
     assert stream.flush().shape == (0,)
 
 
-def test_reset_is_a_new_stream(vocos):
+def test_reset_is_a_new_stream(vocos: VocosONNX) -> None:
     """After the flush, in the middle, before anything, twice: with the same settings, to the last bit."""
     given, other = random_input(vocos, 50), random_input(vocos, 70, seed=1)
     for options in ({}, {"lookahead": 2}):
@@ -366,7 +367,7 @@ def test_reset_is_a_new_stream(vocos):
             stream.reset()
 
 
-def test_another_kind_after_the_reset(encodec):
+def test_another_kind_after_the_reset(encodec: VocosONNX) -> None:
     tokens = random_input(encodec, 20)
     features = encodec.codes_to_features(tokens)[0]
     stream = encodec.stream(1)
@@ -377,7 +378,7 @@ def test_another_kind_after_the_reset(encodec):
     assert stream.push(tokens[:1]).size
 
 
-def test_after_the_flush():
+def test_after_the_flush() -> None:
     vocos = VocosONNX(DATA / "encodec.onnx")
     stream = vocos.stream()
     stream.flush()
@@ -386,7 +387,7 @@ def test_after_the_flush():
             use()
 
 
-def test_generators_end_with_an_error(encodec, mel):
+def test_generators_end_with_an_error(encodec: VocosONNX, mel: VocosONNX) -> None:
     """What comes after the error is never given: not from the chunk after the bad one, not from the rest of a tape."""
     tokens = random_input(encodec, 40)
     bad = tokens + 1024
@@ -416,7 +417,7 @@ def test_generators_end_with_an_error(encodec, mel):
         assert list(generator) == []
 
 
-def test_one_array_for_an_iterable_of_chunks(encodec):
+def test_one_array_for_an_iterable_of_chunks(encodec: VocosONNX) -> None:
     for chunks in (random_input(encodec, 20), np.zeros(20, np.float32), Tokens(random_input(encodec, 20))):
         with pytest.raises(ValueError, match=r"chunks is one array of shape .*pass \[array\], or use decode"):
             encodec.decode_stream(chunks)
@@ -427,21 +428,21 @@ def test_one_array_for_an_iterable_of_chunks(encodec):
         encodec.decode_stream("t.npz")
 
 
-def test_a_stream_is_not_pickled(encodec):
+def test_a_stream_is_not_pickled(encodec: VocosONNX) -> None:
     stream = encodec.stream()
     for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match=r"a Stream cannot be pickled or copied: .*VocosONNX\.stream"):
             attempt(stream)
 
 
-def test_two_threads_on_one_stream(monkeypatch):
+def test_two_threads_on_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     vocos = VocosONNX(DATA / "encodec.onnx")
     stream = vocos.stream()
     stream.push([[1], [2]])
     inside, go_on = threading.Event(), threading.Event()
     push = stream._decoder.push
 
-    def slow(features):
+    def slow(features: Any):
         inside.set()
         go_on.wait(10)
         return push(features)
@@ -459,17 +460,17 @@ def test_two_threads_on_one_stream(monkeypatch):
 
 
 @pytest.mark.parametrize("lookahead", [-1, 10, 1.5, True, "3"])
-def test_bad_lookahead(lookahead):
+def test_bad_lookahead(lookahead: Any) -> None:
     with pytest.raises(ValueError, match=r"lookahead is .*(expected 0 to 9|expected an integer): frames"):
         VocosONNX(DATA / "encodec.onnx").stream(lookahead=lookahead)
 
 
-def test_bad_bandwidth_id():
+def test_bad_bandwidth_id() -> None:
     with pytest.raises(ValueError, match=r"bandwidth_id is 2, expected 0 to 1"):
         VocosONNX(DATA / "encodec.onnx").stream(2)
 
 
-def test_bad_lists():
+def test_bad_lists() -> None:
     vocos = VocosONNX(DATA / "encodec.onnx")
     tokens = random_input(vocos, 5)
     for items, message in (
@@ -499,7 +500,9 @@ V1 = "sys/fs/cgroup/cpu"
         ("3:memory:/", {}, None),
     ],
 )  # fmt: skip
-def test_threads_are_the_cpus_that_the_process_may_use(group, files, quota, tmp_path, monkeypatch):
+def test_threads_are_the_cpus_that_the_process_may_use(
+    group: str, files: Any, quota: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(4)), raising=False)
     for name, text in {"proc/self/cgroup": group + "\n", **files}.items():
         path = tmp_path / name
@@ -509,7 +512,7 @@ def test_threads_are_the_cpus_that_the_process_may_use(group, files, quota, tmp_
     assert available_cpus(Path(tmp_path / "nothing")) == 4
 
 
-def test_a_chunk_that_is_given_up_ends_the_stream(encodec):
+def test_a_chunk_that_is_given_up_ends_the_stream(encodec: VocosONNX) -> None:
     """What followed would come at another time."""
     stream, tokens = encodec.stream(), np.zeros((2, 4000), int)
     expected = stream.push(tokens)
@@ -532,7 +535,7 @@ def test_a_chunk_that_is_given_up_ends_the_stream(encodec):
     assert np.array_equal(stream.push(tokens), expected)
 
 
-def test_blocks_that_were_never_begun_are_missed(encodec):
+def test_blocks_that_were_never_begun_are_missed(encodec: VocosONNX) -> None:
     """An iterator of push_blocks has the place in the sequence at which it was made."""
     tokens = random_input(encodec, 60)
     expected = streamed(encodec, tokens, [30, 60])
@@ -552,11 +555,11 @@ def test_blocks_that_were_never_begun_are_missed(encodec):
         stream.push_blocks(tokens + 1024)  # at once
 
 
-def test_blocks_in_memory_that_is_used_again(encodec, mel):
+def test_blocks_in_memory_that_is_used_again(encodec: VocosONNX, mel: VocosONNX) -> None:
     """A generator may fill one array again and again, as soundfile's blocks(out=...) does."""
     audio = np.random.default_rng(0).normal(0, 0.1, 20_000).astype(np.float32)
 
-    def blocks(size=1000):
+    def blocks(size: Any = 1000):
         memory = np.empty(size, np.float32)
         for start in range(0, len(audio), size):
             memory[:] = audio[start : start + size]

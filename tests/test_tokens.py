@@ -15,6 +15,7 @@ import sys
 import threading
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def encoder() -> EncodecONNX:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     soundfile.write("speech.wav", np.random.default_rng(1).normal(0, 0.1, 12_000), 24_000)
     return tmp_path
@@ -48,7 +49,7 @@ def run(*args: object) -> int:
 
 
 @pytest.mark.parametrize(("bandwidth", "count"), [("0.75", 1), ("1.5", 2), ("3", 4)])
-def test_encode_names_the_codec(folder, encoder, bandwidth, count):
+def test_encode_names_the_codec(folder: Path, encoder: EncodecONNX, bandwidth: str, count: int) -> None:
     assert run("encode", "speech.wav", "out.npz", "--encoder", ENCODER, "--bandwidth", bandwidth) == 0
     with np.load("out.npz") as archive:
         assert set(archive.files) == {"tokens", "samples", "sample_rate", "codec", "codebooks_sha256"}
@@ -59,7 +60,9 @@ def test_encode_names_the_codec(folder, encoder, bandwidth, count):
         assert archive["codebooks_sha256"] == hashlib.sha256(table).hexdigest()
 
 
-def test_what_encode_wrote_is_decoded_without_a_word(folder, capsys, recwarn):
+def test_what_encode_wrote_is_decoded_without_a_word(
+    folder: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     assert run("encode", "speech.wav", "out.npz", "--encoder", ENCODER, "--bandwidth", "1.5") == 0
     assert run("decode", "out.npz", "out.wav", "--model", MODEL) == 0
     assert capsys.readouterr().err == ""
@@ -70,7 +73,7 @@ def test_what_encode_wrote_is_decoded_without_a_word(folder, capsys, recwarn):
     assert not recwarn.list
 
 
-def test_the_bundled_codec(folder, capsys):
+def test_the_bundled_codec(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("encode", "speech.wav", "own.npz", "--bandwidth", "3") == 0
     assert run("decode", "own.npz", "own.wav") == 0
     assert capsys.readouterr().err == ""
@@ -95,7 +98,7 @@ def test_the_bundled_codec(folder, capsys):
         ({"codec": "encodec_24khz", "sample_rate": 48_000}, "these are tokens of audio at 48000 Hz"),
     ],
 )
-def test_tokens_of_another_codec_are_refused(encodec, how, changes, message):
+def test_tokens_of_another_codec_are_refused(encodec: VocosONNX, how: str, changes: Any, message: str) -> None:
     tokens = Tokens(CODES, **changes)
     with pytest.raises(ValueError) as caught:
         match how:
@@ -112,12 +115,14 @@ def test_tokens_of_another_codec_are_refused(encodec, how, changes, message):
     assert message in str(caught.value)
 
 
-def test_tokens_for_a_mel_model(mel):
+def test_tokens_for_a_mel_model(mel: VocosONNX) -> None:
     with pytest.raises(ValueError, match="these are tokens of some_codec, and this is a mel model"):
         mel.decode(Tokens(CODES, **OTHER))
 
 
-def test_a_file_of_another_codec_is_refused_on_the_command_line(folder, capsys):
+def test_a_file_of_another_codec_is_refused_on_the_command_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     np.savez("other.npz", tokens=CODES, **OTHER)
     assert run("decode", "other.npz", "out.wav", "--model", MODEL) == 2
     error = capsys.readouterr().err
@@ -127,7 +132,7 @@ def test_a_file_of_another_codec_is_refused_on_the_command_line(folder, capsys):
 
 
 @pytest.mark.parametrize("name", ["plain.npy", "plain.npz", "codes.npz", "samples.npz"])
-def test_a_file_without_a_codec_is_one_line(folder, capsys, name):
+def test_a_file_without_a_codec_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     np.save("plain.npy", CODES)
     np.savez("plain.npz", CODES)
     np.savez("codes.npz", codes=CODES, source="somewhere")
@@ -138,7 +143,9 @@ def test_a_file_without_a_codec_is_one_line(folder, capsys, name):
     assert "names no codec: its tokens are taken for those of encodec_24khz, which this model decodes" in error
 
 
-def test_features_need_no_codec(folder, capsys, recwarn):
+def test_features_need_no_codec(
+    folder: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     np.save("mel.npy", np.zeros((8, 20), np.float32))
     assert run("decode", "mel.npy", "out.wav", "--model", DATA / "mel.onnx") == 0
     assert capsys.readouterr().err == ""
@@ -146,7 +153,7 @@ def test_features_need_no_codec(folder, capsys, recwarn):
     assert not recwarn.list
 
 
-def test_one_warning_in_a_process(folder):
+def test_one_warning_in_a_process(folder: Path) -> None:
     """From load_tokens alone: arrays never warn."""
     code = f"""
 import warnings, numpy as np
@@ -164,7 +171,9 @@ with warnings.catch_warnings(record=True) as seen:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_save_and_load(tmp_path, encoder, encodec, recwarn):
+def test_save_and_load(
+    tmp_path: Path, encoder: EncodecONNX, encodec: VocosONNX, recwarn: pytest.WarningsRecorder
+) -> None:
     path = tmp_path / "t.npz"
     for codec in (encoder, encodec):
         save_tokens(path, CODES, codec, samples=9500)
@@ -186,7 +195,7 @@ def test_save_and_load(tmp_path, encoder, encodec, recwarn):
 @pytest.mark.parametrize(
     ("largest", "dtype"), [(32_767, np.int16), (32_768, np.int32), (65_535, np.int32), (2**31, np.int64)]
 )
-def test_no_value_wraps(tmp_path, largest, dtype):
+def test_no_value_wraps(tmp_path: Path, largest: Any, dtype: Any) -> None:
     codes = np.array([[0, largest]], np.uint32)
     save_tokens(tmp_path / "t.npz", codes)
     with np.load(tmp_path / "t.npz") as archive:
@@ -207,7 +216,9 @@ def test_no_value_wraps(tmp_path, largest, dtype):
         ("t.npz", CODES, True, "the codec is a mel model, which has no tokens"),
     ],
 )
-def test_what_cannot_be_saved(tmp_path, encoder, mel, name, codes, with_mel, message):
+def test_what_cannot_be_saved(
+    tmp_path: Path, encoder: EncodecONNX, mel: VocosONNX, name: str, codes: Any, with_mel: bool | None, message: str
+) -> None:
     with pytest.raises(ValueError) as caught:
         save_tokens(tmp_path / name, codes, None if with_mel is None else mel if with_mel else encoder)
     assert message in str(caught.value)
@@ -228,7 +239,7 @@ def test_what_cannot_be_saved(tmp_path, encoder, mel, name, codes, with_mel, mes
         {"sample_rate": "24000"},
     ],
 )
-def test_damaged_entries(tmp_path, entries):
+def test_damaged_entries(tmp_path: Path, entries: Any) -> None:
     np.savez(tmp_path / "t.npz", tokens=CODES, **{"codec": "encodec_24khz", **entries})
     with pytest.raises(ValueError, match=r"cannot read .*t\.npz as \.npy or \.npz: ") as caught:
         load_tokens(tmp_path / "t.npz")
@@ -237,7 +248,7 @@ def test_damaged_entries(tmp_path, entries):
 
 
 @pytest.mark.parametrize("name", ["t.npz", "t.NPZ", "t.Npz"])
-def test_any_case_of_the_ending(folder, encoder, name):
+def test_any_case_of_the_ending(folder: Path, encoder: EncodecONNX, name: str) -> None:
     for tokens in (CODES, Tokens(CODES)):
         save_tokens(name, tokens, encoder)
         assert [path.name for path in Path().glob("*.[nN]*")] == [name]
@@ -247,7 +258,7 @@ def test_any_case_of_the_ending(folder, encoder, name):
     assert run("decode", name, "out.wav", "--model", MODEL) == 0
 
 
-def test_file_objects_are_written(tmp_path, encoder):
+def test_file_objects_are_written(tmp_path: Path, encoder: EncodecONNX) -> None:
     save_tokens(tmp_path / "t.npz", CODES, encoder)
     memory = io.BytesIO()
     save_tokens(memory, CODES, encoder)
@@ -266,7 +277,7 @@ def test_file_objects_are_written(tmp_path, encoder):
         save_tokens(io.StringIO(), CODES, encoder)
 
 
-def test_what_is_passed_in_another_place(tmp_path, encoder):
+def test_what_is_passed_in_another_place(tmp_path: Path, encoder: EncodecONNX) -> None:
     for codec, message in (
         ("encodec_24khz", "codec is 'encodec_24khz', expected the EncodecONNX that made the tokens"),
         (EncodecONNX, r"codec is <class .*: pass an object, such as EncodecONNX\(\)$"),
@@ -296,7 +307,9 @@ def test_what_is_passed_in_another_place(tmp_path, encoder):
         {"sample_rate": 16_000},
     ],
 )
-def test_another_codec_is_not_written_over(tmp_path, encoder, encodec, changes):
+def test_another_codec_is_not_written_over(
+    tmp_path: Path, encoder: EncodecONNX, encodec: VocosONNX, changes: Any
+) -> None:
     for codec in (encoder, encodec):
         with pytest.raises(ValueError, match=r"these are tokens of "):
             save_tokens(tmp_path / "t.npz", Tokens(CODES, **changes), codec)
@@ -305,7 +318,7 @@ def test_another_codec_is_not_written_over(tmp_path, encoder, encodec, changes):
     assert read_token_file(tmp_path / "t.npz") == Tokens(CODES, **changes)
 
 
-def test_the_same_codec_may_be_named_again(tmp_path, encoder, encodec):
+def test_the_same_codec_may_be_named_again(tmp_path: Path, encoder: EncodecONNX, encodec: VocosONNX) -> None:
     path = tmp_path / "t.npz"
     for first in (encoder, encodec):
         save_tokens(path, CODES, first)
@@ -317,7 +330,9 @@ def test_the_same_codec_may_be_named_again(tmp_path, encoder, encodec):
 
 
 @pytest.mark.parametrize("samples", [0, 10, 9280, 9601, 480_000])
-def test_samples_that_the_frames_are_not_of(tmp_path, encoder, encodec, samples):
+def test_samples_that_the_frames_are_not_of(
+    tmp_path: Path, encoder: EncodecONNX, encodec: VocosONNX, samples: int
+) -> None:
     for codec in (encoder, encodec):
         with pytest.raises(
             ValueError, match=rf"samples is {samples}, but 30 frames are of 9281 to 9600 .*leave it out"
@@ -332,7 +347,7 @@ def test_samples_that_the_frames_are_not_of(tmp_path, encoder, encodec, samples)
         save_tokens(tmp_path / "t.npz", CODES, encoder, samples=right)
 
 
-def test_tokens_are_compared_and_measured():
+def test_tokens_are_compared_and_measured() -> None:
     tokens = Tokens(CODES, 9600, 24_000, "a", "b")
     assert tokens == Tokens(CODES.copy(), 9600, 24_000, "a", "b")
     assert tokens != Tokens(CODES, 9600, 24_000, "a")
@@ -343,28 +358,28 @@ def test_tokens_are_compared_and_measured():
 
 
 @pytest.mark.parametrize("samples", ["abc", 2.5, 10**30, -1, [1], object()])
-def test_samples_that_are_no_number(tmp_path, samples):
+def test_samples_that_are_no_number(tmp_path: Path, samples: Any) -> None:
     with pytest.raises(ValueError, match="expected how many samples the recording has"):
         save_tokens(tmp_path / "t.npz", CODES, samples=samples)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["samples", "sample_rate", "codec", "codebooks_sha256"])
-def test_entries_are_not_unpacked_where_they_are_large(tmp_path, name):
+def test_entries_are_not_unpacked_where_they_are_large(tmp_path: Path, name: str) -> None:
     value = np.zeros(1 << 17, "<U1") if name.startswith("cod") else np.zeros(1 << 16)
     np.savez_compressed(tmp_path / "t.npz", tokens=CODES, **{name: value})
     with pytest.raises(ValueError, match=f"its {name} takes more than 4096 bytes, expected one value"):
         load_tokens(tmp_path / "t.npz")
 
 
-def test_members_that_are_no_arrays(tmp_path):
+def test_members_that_are_no_arrays(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
         archive.writestr("tokens", b"x")
     with pytest.raises(ValueError, match="its 'tokens' is no array"):
         load_tokens(tmp_path / "t.npz")
 
 
-def test_names_of_arrays_are_shortened(tmp_path):
+def test_names_of_arrays_are_shortened(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", **{f"{i}\x1b[31m" + "x" * 500: CODES for i in range(100)})
     with pytest.raises(ValueError, match="and 90 more; name one of them tokens") as caught:
         load_tokens(tmp_path / "t.npz")
@@ -372,7 +387,7 @@ def test_names_of_arrays_are_shortened(tmp_path):
     assert len(str(caught.value)) < 1500
 
 
-def test_a_list_of_codes_is_an_array(encodec):
+def test_a_list_of_codes_is_an_array(encodec: VocosONNX) -> None:
     tokens = Tokens(CODES.tolist())
     assert tokens.anonymous
     assert np.array_equal(encodec.decode(tokens), encodec.decode(CODES))
@@ -389,7 +404,7 @@ def test_a_list_of_codes_is_an_array(encodec):
         (zipfile.ZIP_LZMA, 1, False),
     ],
 )
-def test_archives_that_unpack_to_much(tmp_path, compression, megabytes, right):
+def test_archives_that_unpack_to_much(tmp_path: Path, compression: Any, megabytes: int, right: bool) -> None:
     with zipfile.ZipFile(tmp_path / "t.npz", "w", compression) as archive, archive.open("tokens.npy", "w") as file:
         header = {"descr": "|i1", "fortran_order": False, "shape": (4, megabytes << 18)}
         np.lib.format.write_array_header_1_0(file, header)
@@ -442,7 +457,7 @@ def safetensors(arrays: dict[str, np.ndarray], **changes: object) -> bytes:
 
 @pytest.mark.parametrize("kind", [".npy", ".npz", ".json", ".list", ".safetensors"])
 @pytest.mark.parametrize("axes", AXES)
-def test_axes_of_one_are_left_out(folder, encodec, kind, axes):
+def test_axes_of_one_are_left_out(folder: Path, encodec: VocosONNX, kind: str, axes: Any) -> None:
     path = save(folder / f"t{kind}", {"tokens": AXES[axes]})
     assert np.array_equal(read_token_file(path).codes, CODES)
     assert run("decode", path, "out.wav", "--model", MODEL) == 0
@@ -453,7 +468,7 @@ def test_axes_of_one_are_left_out(folder, encodec, kind, axes):
 
 @pytest.mark.parametrize("kind", [".npz", ".json", ".safetensors"])
 @pytest.mark.parametrize("name", ["tokens", "codes", "fine_prompt", "audio_tokens", "audio_codes"])
-def test_names_of_others(tmp_path, kind, name):
+def test_names_of_others(tmp_path: Path, kind: str, name: str) -> None:
     others = {"semantic_prompt": np.arange(9), "coarse_prompt": CODES[:1]}
     path = save(tmp_path / f"t{kind}", {**others, name: CODES})
     assert np.array_equal(read_token_file(path).codes, CODES)
@@ -463,7 +478,7 @@ def test_names_of_others(tmp_path, kind, name):
 
 
 @pytest.mark.parametrize("kind", [".npz", ".json", ".safetensors"])
-def test_several_arrays_are_listed(tmp_path, kind):
+def test_several_arrays_are_listed(tmp_path: Path, kind: str) -> None:
     path = save(tmp_path / f"t{kind}", {"semantic_prompt": np.arange(9), "coarse_prompt": CODES})
     for key in (None, "missing", "tokens"):
         with pytest.raises(
@@ -475,7 +490,7 @@ def test_several_arrays_are_listed(tmp_path, kind):
             read_token_file(save(tmp_path / f"one{lonely}", {"codes": CODES}), "codes")
 
 
-def test_metadata_does_not_hide_the_only_array(tmp_path):
+def test_metadata_does_not_hide_the_only_array(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", mine=CODES, samples=9000, codec="encodec_24khz")
     tokens = load_tokens(tmp_path / "t.npz")
     assert (tokens.samples, tokens.codec) == (9000, "encodec_24khz")
@@ -484,7 +499,7 @@ def test_metadata_does_not_hide_the_only_array(tmp_path):
     assert (tokens.samples, tokens.codec) == (9000, "encodec_24khz")
 
 
-def test_features_of_others(tmp_path, mel):
+def test_features_of_others(tmp_path: Path, mel: VocosONNX) -> None:
     features = np.random.default_rng(3).standard_normal((8, 20)).astype(np.float32)
     for kind in (".npy", ".npz", ".safetensors"):
         path = save(tmp_path / f"t{kind}", {"mel": features[None]})
@@ -506,7 +521,7 @@ def test_features_of_others(tmp_path, mel):
         (np.stack([LONG[None, :, :150], LONG[None, :, 150:]]), "transformers returns tokens (chunks, batch, codebooks"),
     ],
 )
-def test_the_line_that_a_message_shows_works(folder, kind, array, message):
+def test_the_line_that_a_message_shows_works(folder: Path, kind: str, array: Any, message: str) -> None:
     path = save(Path(f"t{kind}"), {"codes": array})
     with pytest.raises(ValueError) as caught:
         load_tokens(path)
@@ -518,7 +533,7 @@ def test_the_line_that_a_message_shows_works(folder, kind, array, message):
     assert np.array_equal(read_token_file(saved).codes, LONG)
 
 
-def test_a_table_of_text_is_named_with_what_reads_it(folder):
+def test_a_table_of_text_is_named_with_what_reads_it(folder: Path) -> None:
     for name, text in (("t.txt", "1 2 3\n4 5 6\n"), ("t.csv", "1,2,3\n4,5,6")):
         Path(name).write_text(text)
         with pytest.raises(ValueError, match="it is text: ") as caught:
@@ -576,7 +591,9 @@ soundfile.write(RECORDING, np.zeros(2000), 24_000, format="WAV")
         ("t.npz", bytes(range(1, 256)) * 3, "it is damaged, or not .npz in spite of its name"),
     ],
 )
-def test_files_of_other_kinds_are_named(folder, capsys, name, data, message):
+def test_files_of_other_kinds_are_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str, data: Any, message: str
+) -> None:
     Path(name).write_bytes(data)
     with pytest.raises(ValueError) as caught:
         load_tokens(name)
@@ -590,7 +607,7 @@ def test_files_of_other_kinds_are_named(folder, capsys, name, data, message):
         load_tokens(io.BytesIO(data))
 
 
-def test_pickles_in_any_place_are_not_loaded(tmp_path):
+def test_pickles_in_any_place_are_not_loaded(tmp_path: Path) -> None:
     """Neither as the tokens nor as what describes them; a pickle that is loaded would make a file."""
 
     class Bad:
@@ -636,14 +653,14 @@ def test_pickles_in_any_place_are_not_loaded(tmp_path):
         (" " * 9000 + "x", "not a token file|it is text"),
     ],
 )
-def test_json_that_holds_no_tokens(tmp_path, text, message):
+def test_json_that_holds_no_tokens(tmp_path: Path, text: Any, message: str) -> None:
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(ValueError, match=message) as caught:
         load_tokens(tmp_path / "t.json")
     assert len(str(caught.value)) < 500
 
 
-def test_json_of_other_programs(tmp_path):
+def test_json_of_other_programs(tmp_path: Path) -> None:
     """With a byte order mark, and in UTF-16 as PowerShell writes it; too long is refused before it is parsed."""
     for encoding in ("utf-8-sig", "utf-16", "utf-16-le"):
         (tmp_path / "t.json").write_text(json.dumps(CODES.tolist(), indent=2), encoding)
@@ -669,7 +686,7 @@ def test_json_of_other_programs(tmp_path):
         ({"dtype": 3}, "is described as"),
     ],
 )
-def test_damaged_safetensors(tmp_path, changes, message):
+def test_damaged_safetensors(tmp_path: Path, changes: Any, message: str) -> None:
     (tmp_path / "t.safetensors").write_bytes(safetensors({"codes": CODES}, **changes))
     with pytest.raises(ValueError, match=message):
         load_tokens(tmp_path / "t.safetensors")
@@ -677,7 +694,7 @@ def test_damaged_safetensors(tmp_path, changes, message):
 
 @pytest.mark.parametrize("more", ["itself", "a byte", "70 kB", "zeros"])
 @pytest.mark.parametrize("kind", [".npy", ".npz", ".json", ".safetensors"])
-def test_joined_files_are_refused(tmp_path, kind, more):
+def test_joined_files_are_refused(tmp_path: Path, kind: str, more: str) -> None:
     path = save(tmp_path / f"t{kind}", {"tokens": CODES})
     data = path.read_bytes()
     extra = {"itself": data, "a byte": b"x", "70 kB": b"\x81" * 70_000, "zeros": b"\0" * 100}[more]
@@ -691,7 +708,7 @@ def test_joined_files_are_refused(tmp_path, kind, more):
                 assert "joined together" in str(error.value)
 
 
-def test_archives_that_end_as_they_may(tmp_path):
+def test_archives_that_end_as_they_may(tmp_path: Path) -> None:
     """With a comment, several arrays, none compressed, nothing but a directory, written to what cannot seek."""
     path = tmp_path / "t.npz"
     np.savez(path, tokens=CODES, samples=600)
@@ -702,10 +719,10 @@ def test_archives_that_end_as_they_may(tmp_path):
     class Pipe(io.RawIOBase):
         written = b""
 
-        def writable(self):
+        def writable(self) -> bool:
             return True
 
-        def write(self, data):
+        def write(self, data: Any):
             self.written += bytes(data)
             return len(data)
 
@@ -715,7 +732,7 @@ def test_archives_that_end_as_they_may(tmp_path):
         assert np.array_equal(read_token_file(io.BytesIO(pipe.written)).codes, CODES)
 
 
-def test_safetensors_with_a_header_that_is_not_there(tmp_path):
+def test_safetensors_with_a_header_that_is_not_there(tmp_path: Path) -> None:
     data = safetensors({"codes": CODES})
     for length in (1 << 31, len(data), 5):
         (tmp_path / "t.safetensors").write_bytes(length.to_bytes(8, "little") + data[8:])
@@ -724,7 +741,7 @@ def test_safetensors_with_a_header_that_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [".npy", ".npz", ".json", ".safetensors"])
-def test_files_that_cannot_seek(tmp_path, kind):
+def test_files_that_cannot_seek(tmp_path: Path, kind: str) -> None:
     data = save(tmp_path / f"t{kind}", {"codes": CODES}).read_bytes()
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb") as file:
@@ -743,7 +760,7 @@ def test_files_that_cannot_seek(tmp_path, kind):
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs Unix")
-def test_devices_end(tmp_path):
+def test_devices_end(tmp_path: Path) -> None:
     for device in ("/dev/zero", "/dev/null"):
         with pytest.raises(ValueError, match=r"not a token file|it is empty"):
             load_tokens(device)
@@ -762,12 +779,12 @@ def test_devices_end(tmp_path):
         (io.StringIO("[[1]]"), r'opened as text: open it with open\(path, "rb"\)'),
     ],
 )
-def test_what_is_no_file(given, message):
+def test_what_is_no_file(given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_tokens(given)
 
 
-def test_truncated_arrays(tmp_path):
+def test_truncated_arrays(tmp_path: Path) -> None:
     data = save(tmp_path / "t.npy", {"codes": LONG}).read_bytes()
     (tmp_path / "t.npy").write_bytes(data[:-100])
     with pytest.raises(ValueError, match="promises 4800 bytes and has 4700: it is truncated"):
@@ -781,7 +798,7 @@ def test_truncated_arrays(tmp_path):
 # what is given in place of an array
 
 
-def test_what_encodec_and_transformers_return(encodec):
+def test_what_encodec_and_transformers_return(encodec: VocosONNX) -> None:
     expected = encodec.decode(CODES)
     for given in ([(CODES[None], None)], [[CODES[None], None]], (CODES[None], None), CODES[None, None], CODES.tolist()):
         assert np.array_equal(encodec.decode(given), expected)
@@ -798,7 +815,7 @@ def rows(given: object) -> np.ndarray:
     return array
 
 
-def test_rows_of_objects(tmp_path, encodec, mel):
+def test_rows_of_objects(tmp_path: Path, encodec: VocosONNX, mel: VocosONNX) -> None:
     assert np.array_equal(encodec.decode(np.stack(rows(CODES))), encodec.decode(CODES))
     with pytest.raises(ValueError, match=r"features have dtype object, .*: pass np\.stack\(features\)$"):
         mel.decode(rows(np.zeros((8, 20))))
@@ -806,7 +823,7 @@ def test_rows_of_objects(tmp_path, encodec, mel):
         save_tokens(tmp_path / "t.npz", rows(CODES))
 
 
-def test_chunks_of_transformers_are_joined_in_time(encodec):
+def test_chunks_of_transformers_are_joined_in_time(encodec: VocosONNX) -> None:
     chunks = np.stack([CODES[None, :, :15], CODES[None, :, 15:]])
     with pytest.raises(ValueError, match="4 dimensions") as caught:
         encodec.decode(chunks)
@@ -835,12 +852,12 @@ def test_chunks_of_transformers_are_joined_in_time(encodec):
         (LONG.T, r"300 codebooks, expected 1 to 2 .*pass tokens\.T"),
     ],
 )
-def test_what_holds_no_single_array(encodec, given, message):
+def test_what_holds_no_single_array(encodec: VocosONNX, given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encodec.decode(given)
 
 
-def test_an_archive_of_numpy_is_no_array(tmp_path, encodec):
+def test_an_archive_of_numpy_is_no_array(tmp_path: Path, encodec: VocosONNX) -> None:
     np.savez(tmp_path / "t.npz", codes=CODES)
     with (
         np.load(tmp_path / "t.npz") as archive,
@@ -849,13 +866,13 @@ def test_an_archive_of_numpy_is_no_array(tmp_path, encodec):
         encodec.decode(archive)
 
 
-def test_frames_before_codebooks(encodec):
+def test_frames_before_codebooks(encodec: VocosONNX) -> None:
     with pytest.raises(ValueError, match=r"30 codebooks, .*like \(batch, frames, codebooks\): pass tokens\[0\]\.T"):
         encodec.decode(CODES.T[None], layout="bkt")
     assert np.array_equal(encodec.decode(CODES.T[None][0].T), encodec.decode(CODES))
 
 
-def test_a_bandwidth_id_shows_that_the_axes_are_swapped():
+def test_a_bandwidth_id_shows_that_the_axes_are_swapped() -> None:
     """The bundled codec has bandwidths of 2, 4, 8, and 16 codebooks: (1, 8, T) is no batch of eight with one."""
     vocos, codes = VocosONNX(threads=1), np.random.default_rng(4).integers(1024, size=(8, 10))
     for given in ((codes[None], 2), (codes[None],)):
@@ -881,7 +898,7 @@ def as_type(kind: object) -> np.ndarray:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", DTYPES, ids=str)
-def test_every_type_as_tokens(tmp_path, encodec, kind):
+def test_every_type_as_tokens(tmp_path: Path, encodec: VocosONNX, kind: Any) -> None:
     given = as_type(kind)
     integers = given.dtype.kind in "iu"
 
@@ -917,12 +934,12 @@ def test_every_type_as_tokens(tmp_path, encodec, kind):
         (np.zeros((2, 3), "V2"), r"pass features\.view\(ml_dtypes\.bfloat16\)\.astype\(np\.float32\)"),
     ],
 )
-def test_what_to_do_with_another_type(encodec, given, message):
+def test_what_to_do_with_another_type(encodec: VocosONNX, given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encodec.codes_to_features(given)
 
 
-def test_bfloat16_is_not_called_tokens(encodec):
+def test_bfloat16_is_not_called_tokens(encodec: VocosONNX) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2):
         with pytest.raises(ValueError, match="features, which") as caught:
@@ -933,7 +950,7 @@ def test_bfloat16_is_not_called_tokens(encodec):
 
 
 @pytest.mark.parametrize("size", [32_769, 40_000, 65_536])
-def test_codes_of_large_codebooks_do_not_wrap(tmp_path, size):
+def test_codes_of_large_codebooks_do_not_wrap(tmp_path: Path, size: int) -> None:
     """From the quantiser through the file: the last entry is the nearest one."""
     codebooks = np.zeros((1, size, 2), np.float32)
     codebooks[0, -1] = 1
@@ -944,7 +961,7 @@ def test_codes_of_large_codebooks_do_not_wrap(tmp_path, size):
 
 
 @pytest.mark.parametrize("samples", [np.timedelta64(9000), True, np.bool_(True), 9000.0, np.float32(9000)])
-def test_samples_of_other_types(tmp_path, samples):
+def test_samples_of_other_types(tmp_path: Path, samples: Any) -> None:
     with pytest.raises(ValueError, match="expected how many samples the recording has"):
         save_tokens(tmp_path / "t.npz", CODES, samples=samples)
     np.savez(tmp_path / "t.npz", tokens=CODES, samples=samples)
@@ -953,14 +970,14 @@ def test_samples_of_other_types(tmp_path, samples):
 
 
 @pytest.mark.parametrize("changes", [{"sample_rate": "x"}, {"sample_rate": True}, {"codec": 3}, {"codec": "a\nb"}])
-def test_no_file_is_written_that_cannot_be_read(tmp_path, changes):
+def test_no_file_is_written_that_cannot_be_read(tmp_path: Path, changes: Any) -> None:
     with pytest.raises(ValueError, match="expected"):
         save_tokens(tmp_path / "t.npz", Tokens(CODES, **changes))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16])
-def test_chunk_of_a_small_integer_type(encoder, kind):
+def test_chunk_of_a_small_integer_type(encoder: EncodecONNX, kind: Any) -> None:
     """Sums of it would wrap, and frames be lost."""
     audio = np.random.default_rng(5).normal(0, 0.1, 320 * 300).astype(np.float32)
     blocks = np.split(audio, 3)

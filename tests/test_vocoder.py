@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ def tokens_of(*shape: int) -> np.ndarray:
     return np.random.default_rng(shape).integers(1024, size=shape)
 
 
-def test_public_names():
+def test_public_names() -> None:
     assert sorted(vocos_onnx.__all__) == [
         "EncodecONNX", "EncoderConfig", "ModelConfig", "Stream", "Tokens", "VocosONNX", "demo_tokens", "load_audio",
         "load_blocks", "load_tokens", "save_audio", "save_blocks", "save_tokens",
@@ -35,7 +36,7 @@ def test_public_names():
     }  # fmt: skip
 
 
-def test_properties(encodec, mel):
+def test_properties(encodec: VocosONNX, mel: VocosONNX) -> None:
     assert (encodec.sample_rate, encodec.hop_length, encodec.num_codebooks) == (24000, 320, 2)
     assert encodec.bandwidths == (0.75, 1.5)
     assert encodec.providers == ["CPUExecutionProvider"]
@@ -43,7 +44,7 @@ def test_properties(encodec, mel):
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 27, 28, 200])
-def test_shapes_of_tokens(encodec, frames):
+def test_shapes_of_tokens(encodec: VocosONNX, frames: int) -> None:
     tokens = tokens_of(2, frames)
     audio = encodec.decode(tokens)
     assert audio.dtype == np.float32
@@ -55,13 +56,13 @@ def test_shapes_of_tokens(encodec, frames):
 
 
 @pytest.mark.parametrize("frames", [1, 2, 28])
-def test_shapes_of_features_center(mel, frames):
+def test_shapes_of_features_center(mel: VocosONNX, frames: int) -> None:
     features = RNG.standard_normal((3, 8, frames)).astype(np.float32)
     assert mel.decode(features).shape == (3, (frames - 1) * 16)
     assert mel.decode(features[0]).shape == ((frames - 1) * 16,)
 
 
-def test_items_of_a_batch_do_not_touch(encodec):
+def test_items_of_a_batch_do_not_touch(encodec: VocosONNX) -> None:
     tokens = tokens_of(2, 3, 40)
     batch = encodec.decode(tokens)
     for i in range(3):
@@ -69,7 +70,7 @@ def test_items_of_a_batch_do_not_touch(encodec):
         np.testing.assert_allclose(batch[i], alone, rtol=0, atol=2e-5 * np.abs(alone).max())
 
 
-def test_layout_bkt(encodec):
+def test_layout_bkt(encodec: VocosONNX) -> None:
     tokens = tokens_of(2, 3, 20)
     bkt = tokens.transpose(1, 0, 2)
     assert np.array_equal(encodec.decode(bkt, layout="bkt"), encodec.decode(tokens))
@@ -77,7 +78,7 @@ def test_layout_bkt(encodec):
     assert np.array_equal(encodec.decode(tokens[:, 0], layout="bkt"), encodec.decode(tokens[:, 0]))
 
 
-def test_ambiguous_shape_is_taken_as_the_layout_says(encodec):
+def test_ambiguous_shape_is_taken_as_the_layout_says(encodec: VocosONNX) -> None:
     tokens = tokens_of(2, 2, 20)
     kbt, bkt = encodec.codes_to_features(tokens), encodec.codes_to_features(tokens, layout="bkt")
     assert np.array_equal(kbt[0], encodec.codes_to_features(tokens[:, 0])[0])
@@ -85,7 +86,7 @@ def test_ambiguous_shape_is_taken_as_the_layout_says(encodec):
     assert not np.array_equal(kbt, bkt)
 
 
-def test_codes_to_features_is_a_sum_of_entries(encodec):
+def test_codes_to_features_is_a_sum_of_entries(encodec: VocosONNX) -> None:
     tokens = tokens_of(2, 3, 7)
     features = encodec.codes_to_features(tokens)
     table = encodec._codebooks
@@ -95,12 +96,12 @@ def test_codes_to_features_is_a_sum_of_entries(encodec):
     assert features.dtype == np.float32
 
 
-def test_features_and_tokens_agree(encodec):
+def test_features_and_tokens_agree(encodec: VocosONNX) -> None:
     tokens = tokens_of(2, 3, 20)
     assert np.array_equal(encodec.decode(tokens), encodec.decode(encodec.codes_to_features(tokens), bandwidth_id=1))
 
 
-def test_bandwidth_follows_from_the_codebooks(encodec):
+def test_bandwidth_follows_from_the_codebooks(encodec: VocosONNX) -> None:
     tokens = tokens_of(2, 20)
     assert np.array_equal(encodec.decode(tokens), encodec.decode(tokens, bandwidth_id=1))
     assert np.array_equal(encodec.decode(tokens[:1]), encodec.decode(tokens[:1], bandwidth_id=0))
@@ -109,29 +110,29 @@ def test_bandwidth_follows_from_the_codebooks(encodec):
 
 
 @pytest.mark.parametrize("one", [1, np.int64(1), np.array(1), np.array([1]), [1]])
-def test_bandwidth_id_may_be_what_upstream_takes(encodec, one):
+def test_bandwidth_id_may_be_what_upstream_takes(encodec: VocosONNX, one: Any) -> None:
     tokens = tokens_of(2, 20)
     assert np.array_equal(encodec.decode(tokens, one), encodec.decode(tokens))
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.int64, np.uint64])
-def test_integer_types(encodec, dtype):
+def test_integer_types(encodec: VocosONNX, dtype: Any) -> None:
     tokens = tokens_of(2, 20) % 100
     assert np.array_equal(encodec.decode(tokens.astype(dtype)), encodec.decode(tokens))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_float_types(mel, dtype):
+def test_float_types(mel: VocosONNX, dtype: Any) -> None:
     features = RNG.standard_normal((8, 20)).astype(np.float16)
     assert np.array_equal(mel.decode(features.astype(dtype)), mel.decode(features.astype(np.float32)))
 
 
-def test_whatever_has_array(encodec):
+def test_whatever_has_array(encodec: VocosONNX) -> None:
     class Tensor:
-        def __init__(self, array):
+        def __init__(self, array: Any) -> None:
             self.array = array
 
-        def __array__(self, dtype=None, copy=None):
+        def __array__(self, dtype: Any = None, copy: Any = None):
             return self.array
 
     tokens = tokens_of(2, 20)
@@ -140,7 +141,7 @@ def test_whatever_has_array(encodec):
     assert np.array_equal(encodec.decode(np.asfortranarray(tokens)), encodec.decode(tokens))
 
 
-def test_input_is_not_changed(encodec, mel):
+def test_input_is_not_changed(encodec: VocosONNX, mel: VocosONNX) -> None:
     tokens = tokens_of(2, 20)
     features = RNG.standard_normal((8, 20)).astype(np.float32)
     before = tokens.copy(), features.copy()
@@ -150,7 +151,7 @@ def test_input_is_not_changed(encodec, mel):
     assert np.array_equal(features, before[1])
 
 
-def test_many_threads_at_once(encodec):
+def test_many_threads_at_once(encodec: VocosONNX) -> None:
     lengths = [1, 2, 3, 27, 28, 90, 150, 200]
     inputs = [tokens_of(2, n) for n in lengths]
     expected = [encodec.decode(t) for t in inputs]
@@ -170,7 +171,7 @@ def test_many_threads_at_once(encodec):
     assert failures == []
 
 
-def test_providers_by_name_and_with_options():
+def test_providers_by_name_and_with_options() -> None:
     from conftest import DATA
 
     path = DATA / "encodec.onnx"

@@ -115,7 +115,7 @@ _MOST_CODEBOOKS = 128
 class CausalConv(nn.Module):
     """Convolution that is padded by reflection: on the left by what it reaches back, on the right to whole strides."""
 
-    def __init__(self, inputs: int, outputs: int, kernel_size: int, stride: int = 1, dilation: int = 1):
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv1d(inputs, outputs, kernel_size, stride, dilation=dilation)
         self.left = (kernel_size - 1) * dilation + 1 - stride
@@ -129,7 +129,7 @@ class CausalConv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    def __init__(self, dim: int, hidden: int, kernel_size: int, dilation: int, conv_shortcut: bool):
+    def __init__(self, dim: int, hidden: int, kernel_size: int, dilation: int, conv_shortcut: bool) -> None:
         super().__init__()
         # the names of the checkpoint: activations have places in the list too
         self.block = nn.ModuleDict(
@@ -144,7 +144,7 @@ class ResidualBlock(nn.Module):
 class SEANetEncoder(nn.Module):
     """Audio (B, N) -> embeddings (B, C, T), T = ceil(N / hop_length)."""
 
-    def __init__(self, geometry: Geometry):
+    def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         g, dim = geometry, geometry.num_filters
         layers: list[nn.Module | None] = [CausalConv(1, dim, g.kernel_size)]

@@ -64,7 +64,7 @@ class Carrying(torch.nn.Module):
     onnxruntime has faster convolutions in two dimensions than in one. Takes the Vocos over, and changes its kernels.
     """
 
-    def __init__(self, vocos: Vocos):
+    def __init__(self, vocos: Vocos) -> None:
         super().__init__()
         self.vocos = vocos
         for conv in (vocos.backbone.embed, *(block.dwconv for block in vocos.backbone.convnext)):
@@ -112,7 +112,7 @@ def trace_encoder(encoder: STFTEncoder, config: EncoderConfig, codebooks: Tensor
 
 
 class _FromSpectrum(torch.nn.Module):
-    def __init__(self, encoder: STFTEncoder):
+    def __init__(self, encoder: STFTEncoder) -> None:
         super().__init__()
         self.encoder = encoder
 

@@ -23,7 +23,7 @@ MAX_MAGNITUDE = 1e2  # upstream's clip of exp(m), and of symexp on both sides
 class AdaLayerNorm(nn.Module):
     """Layer norm whose scale and shift are looked up by bandwidth id: a scalar, or one id for each item (B,)."""
 
-    def __init__(self, num_embeddings: int, dim: int, eps: float = 1e-6):
+    def __init__(self, num_embeddings: int, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.shape, self.eps = (dim,), eps
         self.scale = nn.Embedding(num_embeddings, dim)
@@ -50,7 +50,7 @@ def _norm(dim: int, num_embeddings: int | None) -> nn.Module:
 
 
 class ConvNeXtBlock(nn.Module):
-    def __init__(self, dim: int, intermediate_dim: int, layer_scale: float, num_embeddings: int | None):
+    def __init__(self, dim: int, intermediate_dim: int, layer_scale: float, num_embeddings: int | None) -> None:
         super().__init__()
         self.dwconv = nn.Conv1d(dim, dim, kernel_size=7, padding=3, groups=dim)
         self.norm = _norm(dim, num_embeddings)
@@ -78,7 +78,7 @@ class VocosBackbone(nn.Module):
         num_layers: int,
         layer_scale_init_value: float | None = None,
         adanorm_num_embeddings: int | None = None,
-    ):
+    ) -> None:
         super().__init__()
         self.input_channels, self.dim = input_channels, dim
         self.num_bandwidths = adanorm_num_embeddings or 0
@@ -108,7 +108,7 @@ def _init_weights(module: nn.Module) -> None:
 class ResBlock1(nn.Module):
     """HiFi-GAN V1's residual block of kernel 3 and dilations 1, 3, 5, with layer scale."""
 
-    def __init__(self, dim: int, layer_scale: float):
+    def __init__(self, dim: int, layer_scale: float) -> None:
         super().__init__()
         self.convs1 = nn.ModuleList(nn.Conv1d(dim, dim, 3, dilation=d, padding=d) for d in (1, 3, 5))
         self.convs2 = nn.ModuleList(nn.Conv1d(dim, dim, 3, padding=1) for _ in range(3))
@@ -124,7 +124,9 @@ class ResBlock1(nn.Module):
 class VocosResNetBackbone(nn.Module):
     """HiFi-GAN-like residual backbone without upsampling."""
 
-    def __init__(self, input_channels: int, dim: int, num_blocks: int, layer_scale_init_value: float | None = None):
+    def __init__(
+        self, input_channels: int, dim: int, num_blocks: int, layer_scale_init_value: float | None = None
+    ) -> None:
         super().__init__()
         self.input_channels, self.dim, self.num_bandwidths = input_channels, dim, 0
         self.embed = nn.Conv1d(input_channels, dim, kernel_size=3, padding=1)
@@ -140,7 +142,7 @@ class ISTFTHead(nn.Module):
 
     kind = "istft"
 
-    def __init__(self, dim: int, n_fft: int, hop_length: int, padding: str = "same"):
+    def __init__(self, dim: int, n_fft: int, hop_length: int, padding: str = "same") -> None:
         super().__init__()
         self.n_fft, self.hop_length, self.padding, self.clip_audio = n_fft, hop_length, padding, False
         self.out = nn.Linear(dim, n_fft + 2)
@@ -166,7 +168,7 @@ class ISTFTHead(nn.Module):
 class _IMDCTHead(nn.Module):
     """What both MDCT heads share. The MDCT's hop is half its frame; its window is the cosine (sine) window."""
 
-    def __init__(self, dim: int, out_dim: int, mdct_frame_len: int, padding: str, clip_audio: bool):
+    def __init__(self, dim: int, out_dim: int, mdct_frame_len: int, padding: str, clip_audio: bool) -> None:
         super().__init__()
         self.n_fft, self.hop_length, self.padding = mdct_frame_len, mdct_frame_len // 2, padding
         self.clip_audio = clip_audio
@@ -207,7 +209,7 @@ class IMDCTSymExpHead(_IMDCTHead):
         padding: str = "same",
         sample_rate: int | None = None,
         clip_audio: bool = False,
-    ):
+    ) -> None:
         super().__init__(dim, mdct_frame_len // 2, mdct_frame_len, padding, clip_audio)
         if sample_rate is not None:  # how a fresh layer begins: the smaller, the higher the frequency on the mel scale
             top = 2595 * math.log10(1 + sample_rate // 2 / 700)
@@ -226,7 +228,7 @@ class IMDCTCosHead(_IMDCTHead):
 
     kind = "imdct_cos"
 
-    def __init__(self, dim: int, mdct_frame_len: int, padding: str = "same", clip_audio: bool = False):
+    def __init__(self, dim: int, mdct_frame_len: int, padding: str = "same", clip_audio: bool = False) -> None:
         super().__init__(dim, mdct_frame_len, mdct_frame_len, padding, clip_audio)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -244,7 +246,7 @@ def overlap_add(frames: Tensor, hop_length: int, trim: int) -> Tensor:
 class Vocos(nn.Module):
     """Backbone and head, as one graph: features (B, C, T) and a scalar bandwidth id -> spectrum."""
 
-    def __init__(self, backbone: Any, head: Any):
+    def __init__(self, backbone: Any, head: Any) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -265,7 +267,7 @@ class STFTEncoder(nn.Module):
 
     n_fft, hop_length, code_dim = 1280, 320, 64
 
-    def __init__(self, dim: int = 192, num_layers: int = 4):
+    def __init__(self, dim: int = 192, num_layers: int = 4) -> None:
         super().__init__()
         self.backbone = VocosBackbone(3 * (self.n_fft // 2 + 1), dim, 3 * dim, num_layers)
         self.out = nn.Linear(dim, self.code_dim)

@@ -7,6 +7,7 @@ import struct
 import threading
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from common import DOCUMENTED, Rng, Target, damaged, finite
@@ -198,7 +199,7 @@ def written(rng: Rng, folder: Path) -> None:
 class Dribble(io.RawIOBase):
     """A file object that gives and takes as much as it likes, and cannot seek."""
 
-    def __init__(self, rng: Rng, data: bytes = b""):
+    def __init__(self, rng: Rng, data: bytes = b"") -> None:
         self.rng, self.data, self.at = rng, bytearray(data), 0
 
     def readable(self) -> bool:
@@ -207,19 +208,19 @@ class Dribble(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         some = self.data[self.at : self.at + min(len(buffer), int(self.rng.integers(1, 5000)))]
         buffer[: len(some)] = some
         self.at += len(some)
         return len(some)
 
-    def write(self, data) -> int:
+    def write(self, data: Any) -> int:
         count = min(len(data), int(self.rng.integers(1, 5000)))
         self.data += bytes(data[:count])
         return count
 
 
-def outcome(call) -> tuple[str, object]:
+def outcome(call: Any) -> tuple[str, object]:
     try:
         return "done", call()
     except DOCUMENTED as error:

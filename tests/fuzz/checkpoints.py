@@ -265,7 +265,7 @@ def weights(rng: Rng, folder: Path) -> None:
 
 
 class _Call:
-    def __init__(self, *parts: Any):
+    def __init__(self, *parts: Any) -> None:
         self.parts = parts
 
     def __reduce__(self) -> Any:

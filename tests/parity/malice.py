@@ -18,7 +18,7 @@ import torch
 class Payload:
     """Unpickling it runs a command."""
 
-    def __init__(self, command: str):
+    def __init__(self, command: str) -> None:
         self.command = command
 
     def __reduce__(self) -> Any:
@@ -28,7 +28,7 @@ class Payload:
 class Call:
     """Unpickling it calls a function, and sets attributes of what that gives."""
 
-    def __init__(self, *parts: Any):
+    def __init__(self, *parts: Any) -> None:
         self.parts = parts
 
     def __reduce__(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,7 +29,7 @@ def silent(line: str) -> None:
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def case(request, tmp_path_factory):
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """The real vocos, and its export: as if it had no inverse transform in it, and with."""
     config = {**CONFIGS, **SMALL}[request.param]
     model = build(config)
@@ -50,7 +51,7 @@ def features_of(vocos: VocosONNX, batch: int, frames: int) -> np.ndarray:
     return rng.uniform(-8, 2, (batch, vocos.config.feature_channels, frames)).astype(np.float32)
 
 
-def test_equals_numpy_and_upstream(case, monkeypatch):
+def test_equals_numpy_and_upstream(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, plain, graph = case
     bandwidth_id = 1 if plain.config.num_bandwidth_ids else None
     for batch in (1, 3):
@@ -72,7 +73,7 @@ def test_equals_numpy_and_upstream(case, monkeypatch):
                 assert np.abs(given - upstream.numpy()).max() <= 1e-4 * peak
 
 
-def test_items_of_a_batch_end_where_they_end(case):
+def test_items_of_a_batch_end_where_they_end(case: Any) -> None:
     _, plain, graph = case
     if not plain.delay:
         pytest.skip("a network without a mask decodes one by one")
@@ -85,7 +86,7 @@ def test_items_of_a_batch_end_where_they_end(case):
         assert np.abs(given - expected).max(initial=0) <= 1e-5 * peak
 
 
-def test_the_steps_of_a_stream_compute_no_audio(case):
+def test_the_steps_of_a_stream_compute_no_audio(case: Any) -> None:
     _, plain, graph = case
     if not plain.delay:
         pytest.skip("not streamed")
@@ -102,7 +103,7 @@ def test_the_steps_of_a_stream_compute_no_audio(case):
     assert np.abs(np.concatenate([*parts, stream.flush()]) - expected).max() <= 1e-5 * peak
 
 
-def test_only_operators_that_cuda_has(case):
+def test_only_operators_that_cuda_has(case: Any) -> None:
     """Of opset 20, by onnxruntime's docs/OperatorKernels.md: what it lacks would go to the CPU and back."""
     _, _, graph = case
     proto = onnx.load(graph.path)
@@ -113,7 +114,7 @@ def test_only_operators_that_cuda_has(case):
 
 
 @pytest.mark.parametrize("precision", ["int8", "float16"])
-def test_other_precisions(precision, tmp_path):
+def test_other_precisions(precision: str, tmp_path: Path) -> None:
     """Quantised with it and without: the inverse transform stays in float32."""
     name = "hop-300-of-1000"
     checkpoint = str(save(build(SMALL[name]), SMALL[name], tmp_path / name))
@@ -135,7 +136,7 @@ def test_other_precisions(precision, tmp_path):
     assert not [t for t in tensors if t.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)]
 
 
-def test_a_wrong_basis_is_seen(tmp_path, monkeypatch):
+def test_a_wrong_basis_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verification is of what the graph makes: with a window of its own there is no file."""
     basis = module._basis
     monkeypatch.setattr(module, "_basis", lambda config: (basis(config)[0] * np.float32(1.001), basis(config)[1]))
@@ -145,7 +146,7 @@ def test_a_wrong_basis_is_seen(tmp_path, monkeypatch):
     assert not (tmp_path / "m.onnx").exists()
 
 
-def test_command_line(tmp_path, capsys):
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = save(build(SMALL["tiny"]), SMALL["tiny"], tmp_path / "tiny")
     output = tmp_path / "m.onnx"
     assert main(["export", str(checkpoint), "-o", str(output), "--istft", "graph"]) == 0

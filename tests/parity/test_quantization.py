@@ -25,13 +25,13 @@ def snr(expected: np.ndarray, given: np.ndarray) -> float:
 
 
 @pytest.fixture(scope="module", params=["int8", "float16"])
-def variant(request, tmp_path_factory) -> tuple[str, Path]:
+def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     path = tmp_path_factory.mktemp("variant") / "model.onnx"
     quantize(CODEC, path, precision=request.param, report=lambda line: None)
     return request.param, path
 
 
-def test_speech_of_the_bundled_codec(variant):
+def test_speech_of_the_bundled_codec(variant: tuple[str, Path]) -> None:
     """Against float32 and, which is what counts, against the recording."""
     precision, path = variant
     original, vocos = VocosONNX(), VocosONNX(path)
@@ -53,7 +53,7 @@ def test_speech_of_the_bundled_codec(variant):
     assert path.stat().st_size < 0.7 * default_model().stat().st_size
 
 
-def test_a_product_of_two_pairs_never_saturates(variant):
+def test_a_product_of_two_pairs_never_saturates(variant: tuple[str, Path]) -> None:
     """What CPUs without VNNI add in 16 bits: two products of an input of 0 ... 255 and a weight."""
     precision, path = variant
     weights = [
@@ -70,7 +70,7 @@ def test_a_product_of_two_pairs_never_saturates(variant):
 
 @pytest.mark.parametrize("name", ["mel-center", "imdct-symexp", "resnet"])
 @pytest.mark.parametrize("precision", ["int8", "float16"])
-def test_export_of_other_networks(name, precision, tmp_path):
+def test_export_of_other_networks(name: str, precision: str, tmp_path: Path) -> None:
     folder = save(build(CONFIGS[name]), CONFIGS[name], tmp_path / name)
     output = tmp_path / "m.onnx"
     if (name, precision) == ("resnet", "int8"):
@@ -85,7 +85,7 @@ def test_export_of_other_networks(name, precision, tmp_path):
     assert config.quality.snr_db > (15 if precision == "int8" else 40)
 
 
-def test_streams_and_lists_in_int8(tmp_path):
+def test_streams_and_lists_in_int8(tmp_path: Path) -> None:
     quantize(MEL, tmp_path / "m.onnx", report=lambda line: None)
     vocos, original = VocosONNX(tmp_path / "m.onnx"), VocosONNX(MEL)
     audio = VocosONNX().decode(np.load(next(default_model().parent.glob("speech_*.npz")))["tokens"])
@@ -99,7 +99,7 @@ def test_streams_and_lists_in_int8(tmp_path):
     assert snr(original.decode(mels), expected) > 15
 
 
-def test_own_calibration(tmp_path):
+def test_own_calibration(tmp_path: Path) -> None:
     features = np.random.default_rng(0).uniform(-8, 2, (8, 50)).astype(np.float32)
     config = quantize(DATA / "mel.onnx", tmp_path / "m.onnx", calibration=[features], report=lambda line: None)
     assert config.quality is not None
@@ -107,7 +107,7 @@ def test_own_calibration(tmp_path):
     assert config.quality.snr_db > 20
 
 
-def test_a_range_that_does_not_fit_is_seen(tmp_path, monkeypatch):
+def test_a_range_that_does_not_fit_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison is there to catch mistakes: with a hundredth of the range, nothing of the audio is left."""
     ranges = quantization._ranges
     monkeypatch.setattr(
@@ -120,7 +120,7 @@ def test_a_range_that_does_not_fit_is_seen(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_bad_input(tmp_path):
+def test_bad_input(tmp_path: Path) -> None:
     tokens = np.zeros((2, 5), int)
     output = tmp_path / "m.onnx"
     for arguments, options, error, message in (
@@ -139,7 +139,7 @@ def test_bad_input(tmp_path):
     assert not output.exists()
 
 
-def test_command_line(tmp_path, capsys):
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "m.onnx"
     assert main(["quantize", str(DATA / "encodec.onnx"), "-o", str(output), "--int8"]) == 0
     out = capsys.readouterr().out

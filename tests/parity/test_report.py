@@ -9,6 +9,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any, Never
 
 import numpy as np
 import pytest
@@ -36,14 +37,14 @@ def speech() -> list[np.ndarray]:
     return clips
 
 
-def test_metrics_of_the_same(speech):
+def test_metrics_of_the_same(speech: list[np.ndarray]) -> None:
     for clip in speech:
         assert metrics.pesq_wb(clip, clip, RATE) == pytest.approx(4.644, abs=1e-3)
         assert metrics.stoi(clip, clip, RATE) == pytest.approx(1, abs=1e-6)
         assert metrics.mel_distance(clip, clip, RATE) == 0
 
 
-def test_noise_makes_every_metric_worse(speech):
+def test_noise_makes_every_metric_worse(speech: list[np.ndarray]) -> None:
     noise = RNG.standard_normal(speech[0].shape).astype(np.float32)
     scores = [metrics.compare(speech[0], speech[0] + gain * noise, RATE) for gain in (0, 0.003, 0.03)]
     for name in ("pesq_wb", "stoi", "ovrl", "bak", "p808"):
@@ -54,14 +55,14 @@ def test_noise_makes_every_metric_worse(speech):
     assert all(1 <= score[name] <= 5 for score in scores for name in ("ovrl", "sig", "bak", "p808"))
 
 
-def test_mel_distance_of_a_gain_is_its_logarithm():
+def test_mel_distance_of_a_gain_is_its_logarithm() -> None:
     """Of white noise no band is under the floor: each log-mel moves by ln(gain)."""
     noise = 0.1 * RNG.standard_normal(RATE)
     assert metrics.mel_distance(noise, 0.5 * noise, RATE) == pytest.approx(np.log(2), abs=1e-5)
 
 
 @pytest.mark.parametrize("rate", [8000, 16_000, 44_100])
-def test_metrics_at_other_rates(speech, rate):
+def test_metrics_at_other_rates(speech: list[np.ndarray], rate: int) -> None:
     clip = metrics.resample(speech[0], RATE, rate)
     assert metrics.pesq_wb(clip, clip, rate) > 4.6
     assert metrics.stoi(clip, clip, rate) == pytest.approx(1, abs=1e-6)
@@ -69,12 +70,12 @@ def test_metrics_at_other_rates(speech, rate):
 
 
 @pytest.mark.parametrize("samples", [0, 1, 100, 512])
-def test_too_short_for_any_metric(samples):
+def test_too_short_for_any_metric(samples: int) -> None:
     clip = RNG.standard_normal(samples)
     assert all(np.isnan(score) for score in metrics.compare(clip, clip, RATE).values())
 
 
-def test_silence(speech):
+def test_silence(speech: list[np.ndarray]) -> None:
     silence = np.zeros_like(speech[0])
     assert all(np.isnan(score) for score in metrics.compare(silence, silence, RATE).values())
     assert all(np.isnan(metric(silence, speech[0], RATE)) for metric in (metrics.pesq_wb, metrics.stoi))
@@ -83,7 +84,7 @@ def test_silence(speech):
     assert metrics.mel_distance(speech[0], silence, RATE) > 5
 
 
-def test_pesq_of_many_utterances():
+def test_pesq_of_many_utterances() -> None:
     """The package pesq itself crashes on this."""
     seconds = np.arange(40 * 16_000) / 16_000
     bursts = 0.1 * RNG.standard_normal(seconds.shape) * (seconds % 0.5 < 0.25)
@@ -93,14 +94,14 @@ def test_pesq_of_many_utterances():
     assert metrics.pesq_wb(bursts, noisy, 16_000) == pytest.approx(np.mean(halves))
 
 
-def test_dnsmos_clips_what_is_beyond_full_scale(speech):
+def test_dnsmos_clips_what_is_beyond_full_scale(speech: list[np.ndarray]) -> None:
     loud = 3 * speech[0] / np.abs(speech[0]).max()
     at_16k = metrics.resample(loud, RATE, 16_000)
     assert metrics.dnsmos(loud, RATE) == metrics.dnsmos(at_16k.clip(-1, 1), 16_000)
 
 
 @pytest.mark.parametrize("shape", [(100,), (2, RATE)])
-def test_shapes_that_do_not_fit(shape):
+def test_shapes_that_do_not_fit(shape: Any) -> None:
     with pytest.raises(ValueError, match=r"have shapes .* expected \(N,\) each"):
         metrics.stoi(np.ones(shape), np.ones(RATE), RATE)
 
@@ -113,13 +114,15 @@ def test_shapes_that_do_not_fit(shape):
         ("compare", "speechmos.dnsmos", "speechmos.dnsmos"),
     ],
 )
-def test_without_a_package(speech, monkeypatch, metric, package, missing):
+def test_without_a_package(
+    speech: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, metric: str, package: str, missing: str
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"need {missing}: pip install 'vocos-onnx\[report\]'"):
         getattr(metrics, metric)(speech[0], speech[0], RATE)
 
 
-def test_no_torch():
+def test_no_torch() -> None:
     code = "import sys, vocos_onnx.evaluate.report, vocos_onnx.evaluate.card; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
@@ -128,7 +131,7 @@ def test_no_torch():
 class Page(HTMLParser):
     """Every start tag with its attributes, and the cells of every table."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.tables: list[list[list[str]]] = []
@@ -136,7 +139,7 @@ class Page(HTMLParser):
         self._cell = False
         self.feed(self.text)
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: Any, attrs: Any) -> None:
         self.tags.append((tag, dict(attrs)))
         if tag == "table":
             self.tables.append([])
@@ -146,11 +149,11 @@ class Page(HTMLParser):
             self.tables[-1][-1].append("")
             self._cell = True
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: Any) -> None:
         if tag in ("th", "td"):
             self._cell = False
 
-    def handle_data(self, data):
+    def handle_data(self, data: Any) -> None:
         if self._cell:
             self.tables[-1][-1][-1] += data
 
@@ -170,7 +173,7 @@ STRANGE = '<b>&"x.wav'
 
 
 @pytest.fixture(scope="module")
-def folder(speech, tmp_path_factory) -> Path:
+def folder(speech: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """one.wav, 24 kHz, 16 bits; a/one.wav, stereo at 48 kHz, with a strange name too; bad.wav; silence.wav."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "a").mkdir()
@@ -184,14 +187,14 @@ def folder(speech, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(folder) -> Page:
+def page(folder: Path) -> Page:
     """Of one.wav and the file with the strange name, at two bandwidths and by a mel model of 8 kHz."""
     models = [default_model(), DATA / "mel.onnx"]
     report(folder / "page.html", [folder / "one.wav", folder / STRANGE], models, bandwidths=[6, 1.5])
     return Page(folder / "page.html")
 
 
-def test_the_page_is_self_contained(page):
+def test_the_page_is_self_contained(page: Page) -> None:
     for tag, attributes in page.tags:
         assert tag not in ("link", "iframe", "object", "embed", "base", "source")
         for name, value in attributes.items():
@@ -205,7 +208,7 @@ def test_the_page_is_self_contained(page):
     assert "https://" not in page.text
 
 
-def test_the_page_for_people_and_readers(page):
+def test_the_page_for_people_and_readers(page: Page) -> None:
     assert page.all("html") == [{"lang": "en"}]
     assert "<title>Copy-synthesis of 2 recordings – vocos-onnx</title>" in page.text
     labels = ["Original", f"{default_model().stem}, 6 kbps", f"{default_model().stem}, 1.5 kbps", "mel, mels"]
@@ -218,13 +221,13 @@ def test_the_page_for_people_and_readers(page):
     assert anchors <= {attributes.get("id") for _, attributes in page.tags}
 
 
-def test_names_are_escaped(page):
+def test_names_are_escaped(page: Page) -> None:
     assert not page.all("b")
     assert "&lt;b&gt;&amp;&quot;x.wav" in page.text
     assert STRANGE not in page.text
 
 
-def test_the_pictures_are_pictures(page):
+def test_the_pictures_are_pictures(page: Page) -> None:
     from PIL import Image
 
     for image in page.all("img"):
@@ -233,7 +236,7 @@ def test_the_pictures_are_pictures(page):
         assert Image.open(io.BytesIO(data)).size == (int(image["width"]), int(image["height"]))
 
 
-def test_the_audio_is_the_recording_and_its_copies(page, folder):
+def test_the_audio_is_the_recording_and_its_copies(page: Page, folder: Path) -> None:
     vocos, mel = VocosONNX(), VocosONNX(DATA / "mel.onnx")
     sounds = page.audio()
     assert len(sounds) == 8
@@ -250,7 +253,7 @@ def test_the_audio_is_the_recording_and_its_copies(page, folder):
     assert np.array_equal(sounds[0][0], exact)
 
 
-def test_the_figures_are_those_of_the_metrics(page, folder):
+def test_the_figures_are_those_of_the_metrics(page: Page, folder: Path) -> None:
     vocos = VocosONNX()
     mean, one, strange = page.tables
     assert [row[0] for row in one] == ["", "Original", default_model().stem, "6 kbps", "1.5 kbps", "mel", "mels"]
@@ -266,7 +269,7 @@ def test_the_figures_are_those_of_the_metrics(page, folder):
 
 
 @pytest.fixture
-def quick(monkeypatch, folder):
+def quick(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """In the folder, without the networks of DNSMOS, which are slow."""
     monkeypatch.chdir(folder)
     for module in (metrics, reporting):
@@ -280,7 +283,7 @@ def run(*args: object) -> int:
     return main(["report", *map(str, args), "--bandwidths", "6"])
 
 
-def test_a_bad_file_does_not_keep_the_others(quick, capsys):
+def test_a_bad_file_does_not_keep_the_others(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("out.html", "--inputs", "bad.wav", "one.wav", "no.wav", "a/one.wav") == 2
     captured = capsys.readouterr()
     assert re.fullmatch(r"wrote out.html: 2 of 4 files, \d\.\d MB\n", captured.out)
@@ -292,7 +295,7 @@ def test_a_bad_file_does_not_keep_the_others(quick, capsys):
     assert titles == [*["one.wav"] * 3, *["a/one.wav"] * 3]  # all of the path, where the names are the same
 
 
-def test_no_good_file_and_no_page(quick, capsys):
+def test_no_good_file_and_no_page(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("out.html", "--inputs", "bad.wav") == 2
     assert run("out.html", "--inputs", "bad.wav", "no.wav") == 2
     captured = capsys.readouterr()
@@ -302,7 +305,7 @@ def test_no_good_file_and_no_page(quick, capsys):
     assert not Path("out.html").exists()
 
 
-def test_from_python_a_bad_file_is_an_error_unless_it_is_asked_for(quick):
+def test_from_python_a_bad_file_is_an_error_unless_it_is_asked_for(quick: None) -> None:
     with pytest.raises(ValueError, match=r"cannot read bad.wav as audio"):
         report("out.html", ["one.wav", "bad.wav"], bandwidths=[6])
     assert not Path("out.html").exists()
@@ -319,23 +322,25 @@ def test_from_python_a_bad_file_is_an_error_unless_it_is_asked_for(quick):
     assert "Copy-synthesis of 1 recording –" in Path("out.html").read_text(encoding="utf-8")
 
 
-def test_silence_has_no_figures(folder, tmp_path):
+def test_silence_has_no_figures(folder: Path, tmp_path: Path) -> None:
     report(tmp_path / "out.html", [folder / "silence.wav"], bandwidths=[6])
     (table,) = Page(tmp_path / "out.html").tables
     assert table[1] == ["Original", *"––––"]
     assert table[3][:4] == ["6 kbps", *"–––"]  # what a codec makes of silence need not be silent
 
 
-def test_many_players_open_when_they_are_started(quick, monkeypatch):
+def test_many_players_open_when_they_are_started(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "MAX_OPEN_PLAYERS", 3)
     assert run("out.html", "--inputs", "one.wav", "a/one.wav") == 0
     assert {a["preload"] for a in Page(Path("out.html")).all("audio")} == {"none"}
 
 
-def test_a_failed_write_leaves_the_old_page(quick, monkeypatch, capsys):
+def test_a_failed_write_leaves_the_old_page(
+    quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("out.html").write_text("old")
 
-    def full_disk(*args, **kwargs):
+    def full_disk(*args: Any, **kwargs: Any) -> Never:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full_disk)
@@ -368,7 +373,7 @@ def test_a_failed_write_leaves_the_old_page(quick, monkeypatch, capsys):
         ),
     ],
 )
-def test_bad_arguments(quick, capsys, args, message):
+def test_bad_arguments(quick: None, capsys: pytest.CaptureFixture[str], args: Any, message: str) -> None:
     before = sorted(Path().iterdir())
     assert main(["report", *map(str, args)]) == 2
     captured = capsys.readouterr()
@@ -378,7 +383,7 @@ def test_bad_arguments(quick, capsys, args, message):
     assert sorted(Path().iterdir()) == before
 
 
-def test_an_encoder_goes_to_the_models_with_its_codebooks(quick):
+def test_an_encoder_goes_to_the_models_with_its_codebooks(quick: None) -> None:
     models = [DATA / "encodec.onnx", default_model()]
     systems = reporting.open_systems(models, DATA / "encoder.onnx", [1.5])
     assert [(system.model, system.encoder is not None) for system in systems] == [
@@ -387,7 +392,7 @@ def test_an_encoder_goes_to_the_models_with_its_codebooks(quick):
     ]
 
 
-def test_without_matplotlib(quick, monkeypatch, capsys):
+def test_without_matplotlib(quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert run("out.html", "--inputs", "one.wav") == 2
     assert "need matplotlib.figure: pip install 'vocos-onnx[report]'" in capsys.readouterr().err

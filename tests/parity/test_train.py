@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ TASKS = ("mel", "tokens", "codec")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Speech, as the bundled model decodes it: two clips to train on, one to validate with."""
     folder = tmp_path_factory.mktemp("data")
     vocos = VocosONNX()
@@ -121,7 +121,7 @@ def mel_losses(lines: list[str]) -> list[float]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_it_learns(task, data, tmp_path):
+def test_it_learns(task: Any, data: Path, tmp_path: Path) -> None:
     config = tree(task, data)
     config["trainer"] |= {"max_steps": 80, "val_check_interval": 40}
     lines: list[str] = []
@@ -141,7 +141,7 @@ def test_it_learns(task, data, tmp_path):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_going_on_is_the_same_as_not_having_stopped(task, data, tmp_path):
+def test_going_on_is_the_same_as_not_having_stopped(task: Any, data: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     trainer(task, data, whole).train()
 
@@ -166,7 +166,9 @@ def test_going_on_is_the_same_as_not_having_stopped(task, data, tmp_path):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_exported_model_decodes_like_the_trained_one(task, data, tmp_path, capsys):
+def test_the_exported_model_decodes_like_the_trained_one(
+    task: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tree(task, data)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     out, model = tmp_path / "run", tmp_path / "model.onnx"
@@ -188,7 +190,7 @@ def test_the_exported_model_decodes_like_the_trained_one(task, data, tmp_path, c
         assert np.abs(given - row).max() <= 1e-4 * np.abs(row).max()
 
 
-def test_the_best_weights_are_written(data, tmp_path):
+def test_the_best_weights_are_written(data: Path, tmp_path: Path) -> None:
     def worsen(line: str) -> None:
         if line.startswith("step 8: "):
             with torch.no_grad():
@@ -205,7 +207,7 @@ def test_the_best_weights_are_written(data, tmp_path):
     assert best["step"] == max(scores, key=lambda step: scores[step])
 
 
-def test_a_checkpoint_is_a_beginning(data, tmp_path):
+def test_a_checkpoint_is_a_beginning(data: Path, tmp_path: Path) -> None:
     """The weights that a run has written, those of the codec's encoder among them."""
     for task in TASKS:
         first = trainer(task, data, tmp_path / task)
@@ -220,7 +222,7 @@ def test_a_checkpoint_is_a_beginning(data, tmp_path):
         trainer("codec", data, tmp_path / "x", checkpoint=str(tmp_path / "codec" / "checkpoint"))
 
 
-def test_fine_tuning_begins_with_upstream_weights(data, tmp_path):
+def test_fine_tuning_begins_with_upstream_weights(data: Path, tmp_path: Path) -> None:
     """An upstream model with random weights, a residual network among them, reconstructs the same in training."""
     for name, backbone in (
         ("plain", None),
@@ -248,7 +250,7 @@ def test_fine_tuning_begins_with_upstream_weights(data, tmp_path):
 
 
 @pytest.mark.parametrize("on_the_fly", [True, False])
-def test_tokens_are_those_of_the_audio(on_the_fly, data, tmp_path):
+def test_tokens_are_those_of_the_audio(on_the_fly: bool, data: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     cache = None if on_the_fly else tmp_path / "cache"
     first = trainer("tokens", data, tmp_path / "run", lines.append, token_cache=cache)
@@ -284,7 +286,7 @@ def test_tokens_are_those_of_the_audio(on_the_fly, data, tmp_path):
     assert lines[-1] == f"tokens: 1 files encoded, 1 from {cache}"
 
 
-def test_a_full_disk_leaves_the_last_state_whole(data, tmp_path):
+def test_a_full_disk_leaves_the_last_state_whole(data: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     config = tree("mel", data)
     config["trainer"]["max_steps"] = 8
@@ -303,7 +305,7 @@ def test_a_full_disk_leaves_the_last_state_whole(data, tmp_path):
     assert not list(tmp_path.glob(".vocos-*"))
 
 
-def test_nan_stops_it_and_the_last_good_state_stays(data, tmp_path):
+def test_nan_stops_it_and_the_last_good_state_stays(data: Path, tmp_path: Path) -> None:
     def spoil(line: str) -> None:
         if line.startswith("step 6/"):
             with torch.no_grad():
@@ -319,10 +321,12 @@ def test_nan_stops_it_and_the_last_good_state_stays(data, tmp_path):
     assert all(torch.isfinite(v).all() for v in state["generator"].values())
 
 
-def test_interrupted_by_the_user_exit_code_130(data, tmp_path, monkeypatch, capsys):
+def test_interrupted_by_the_user_exit_code_130(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree("mel", data)))
 
-    def interrupt(self):
+    def interrupt(self) -> Never:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "train_step", interrupt)
@@ -348,7 +352,7 @@ def same_weights(*runs: Path) -> bool:
         (signal.SIGTERM, "in a validation"),
     ],
 )
-def test_a_signal_saves_and_the_run_goes_on_exactly(number, moment, data, tmp_path):
+def test_a_signal_saves_and_the_run_goes_on_exactly(number: Any, moment: str, data: Path, tmp_path: Path) -> None:
     config = tree("mel", data)
     config["trainer"] |= {"max_steps": 12, "val_check_interval": 3}
     config["data"]["init_args"]["val_params"] |= {"filelist_path": str(data), "split": None, "num_samples": 24320}
@@ -385,7 +389,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(number, moment, data, tmp_pa
     assert tables[0][0]["pesq"] == tables[1][0]["pesq"]
 
 
-def test_what_is_ignored_stays_ignored(data, tmp_path):
+def test_what_is_ignored_stays_ignored(data: Path, tmp_path: Path) -> None:
     """As by nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -398,7 +402,7 @@ def test_what_is_ignored_stays_ignored(data, tmp_path):
     assert run.step == 2
 
 
-def test_in_a_thread_no_handlers_are_set(data, tmp_path):
+def test_in_a_thread_no_handlers_are_set(data: Path, tmp_path: Path) -> None:
     """Only the main thread may."""
     config = tree("mel", data)
     config["trainer"]["max_steps"] = 4
@@ -410,7 +414,7 @@ def test_in_a_thread_no_handlers_are_set(data, tmp_path):
     assert (tmp_path / "checkpoint").is_dir()
 
 
-def test_the_program_saves_when_it_is_told_to_end(data, tmp_path):
+def test_the_program_saves_when_it_is_told_to_end(data: Path, tmp_path: Path) -> None:
     """By SIGTERM, by Ctrl-C, and by SIGTERM where who read its lines has gone away, without whom it goes on."""
     config = tree("mel", data)
     config["trainer"] |= {"max_steps": 20_000, "val_check_interval": 100_000}
@@ -453,7 +457,9 @@ def absolute() -> dict[str, str]:
     return {**os.environ, **({"PYTHONPATH": os.path.abspath(path)} if path else {})}  # noqa: PTH100
 
 
-def test_progress_is_said_before_the_first_step_and_after_it(data, tmp_path, monkeypatch):
+def test_progress_is_said_before_the_first_step_and_after_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines: list[str] = []
     config = tree("mel", data)
     config["trainer"] |= {"max_steps": 6, "log_every_n_steps": 100, "val_check_interval": 100}
@@ -470,7 +476,7 @@ def test_progress_is_said_before_the_first_step_and_after_it(data, tmp_path, mon
     assert [line.split()[1] for line in lines if "steps/s" in line] == ["1/3", "2/3", "3/3"]
 
 
-def test_bad_files_are_skipped_and_said(data, tmp_path):
+def test_bad_files_are_skipped_and_said(data: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     good = load_audio(data / "speech_ja_css10_22k.wav", 24000)
     for name, audio, rate in (
@@ -508,7 +514,7 @@ def test_bad_files_are_skipped_and_said(data, tmp_path):
         Clips(replace(read_config(config).train, filelist_path=str(tmp_path)), torch.device("cpu"), lines.append)
 
 
-def test_crops(data):
+def test_crops(data: Path) -> None:
     """Where they come from, how loud they are, and that short clips are repeated."""
     config = read_config(tree("mel", data)).train
     clips = Clips(replace(config, num_samples=1_000_000 // 256 * 256), torch.device("cpu"), print)
@@ -524,14 +530,14 @@ def test_crops(data):
     assert torch.equal(audio, again)
 
 
-def test_speed_changes_pitch_and_duration_together():
+def test_speed_changes_pitch_and_duration_together() -> None:
     tone = torch.sin(2 * torch.pi * 1000 / 24000 * torch.arange(24000))[None]
     faster = change_speed(tone, 20000)
     expected = torch.sin(2 * torch.pi * 1200 / 24000 * torch.arange(20000))[None]
     assert (faster - expected)[:, 1000:-1000].abs().max() < 1e-3
 
 
-def test_the_equaliser():
+def test_the_equaliser() -> None:
     """Of two tones, each in the middle of a band, only the one whose band is turned up gets louder."""
     time = torch.arange(24_000) / 24_000
     frequencies = [12_000 / 2 ** (EQ_OCTAVES * (EQ_BANDS - 1 - band)) for band in (2, 5)]
@@ -542,7 +548,7 @@ def test_the_equaliser():
     assert (equalize(low + high, gain_db) - (low + 2 * high)).abs().max() < 1e-2
 
 
-def test_crops_through_the_equaliser(data, tmp_path):
+def test_crops_through_the_equaliser(data: Path, tmp_path: Path) -> None:
     config = tree("mel", data)
     config["data"]["init_args"]["train_params"] |= {"eq_db": 12.0, "gain_db": [-6.0, -6.0]}
     plain, equalised = (
@@ -557,7 +563,7 @@ def test_crops_through_the_equaliser(data, tmp_path):
     assert levels.abs().max() < 12 and levels.abs().min() > 0
 
 
-def test_loudness_is_what_pesq_hears():
+def test_loudness_is_what_pesq_hears() -> None:
     """Its score against the package's, over speech decoded from fewer and fewer of its tokens."""
     vocos, loss = VocosONNX(), LoudnessLoss(24_000)
     scores, expected = [], []
@@ -580,7 +586,7 @@ def test_loudness_is_what_pesq_hears():
         assert torch.isfinite(gradient).all()
 
 
-def test_phase_counts_by_bandwidth(data, tmp_path):
+def test_phase_counts_by_bandwidth(data: Path, tmp_path: Path) -> None:
     """With no weight on the phase of either bandwidth but the second, the first's items do not count."""
     loss = STFTLoss()
     x, y = torch.randn(2, 2, 7680)
@@ -610,7 +616,7 @@ def test_phase_counts_by_bandwidth(data, tmp_path):
         ),
     ],
 )
-def test_other_backbones_and_heads_train_and_export(backbone, head, data, tmp_path):
+def test_other_backbones_and_heads_train_and_export(backbone: str, head: Any, data: Path, tmp_path: Path) -> None:
     config = tree("mel", data)
     config["trainer"] |= {"max_steps": 8, "val_check_interval": 4}
     arguments = config["model"]["init_args"]
@@ -633,12 +639,12 @@ def test_other_backbones_and_heads_train_and_export(backbone, head, data, tmp_pa
     assert np.abs(vocos(audio, 24000) - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-def test_nearest_is_the_nearest():
+def test_nearest_is_the_nearest() -> None:
     vectors, codebook = torch.randn(50, 64), torch.randn(1024, 64)
     assert torch.equal(nearest(vectors, codebook), torch.cdist(vectors, codebook).argmin(1))
 
 
-def test_the_configs_of_the_project_load(data):
+def test_the_configs_of_the_project_load(data: Path) -> None:
     index = str(data / "index.csv")
     paths = sorted(CONFIGS.glob("*.yaml"))
     assert len(paths) >= 5
@@ -650,7 +656,9 @@ def test_the_configs_of_the_project_load(data):
             load_config(path)
 
 
-def test_bundled_configs_by_name(data, tmp_path, monkeypatch, capsys):
+def test_bundled_configs_by_name(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)  # an empty folder
     index = str(data / "index.csv")
     for path in sorted(CONFIGS.glob("*.yaml")):
@@ -678,7 +686,7 @@ def test_bundled_configs_by_name(data, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
-def test_the_cpu_stands_in_for_a_gpu_of_the_config(accelerator, data, tmp_path):
+def test_the_cpu_stands_in_for_a_gpu_of_the_config(accelerator: str, data: Path, tmp_path: Path) -> None:
     config = tree("mel", data)
     config["trainer"] |= {"accelerator": accelerator, "max_steps": 2}
     lines: list[str] = []
@@ -776,7 +784,7 @@ BAD_CONFIGS = {
 
 
 @pytest.mark.parametrize("name", BAD_CONFIGS)
-def test_bad_configs(name, data, tmp_path):
+def test_bad_configs(name: Any, data: Path, tmp_path: Path) -> None:
     apply, message = BAD_CONFIGS[name]
     config = copy.deepcopy(tree("mel", data))
     apply(config)
@@ -784,7 +792,7 @@ def test_bad_configs(name, data, tmp_path):
         trainer("mel", data, tmp_path / "run", config=config)
 
 
-def test_bad_combinations(data, tmp_path):
+def test_bad_combinations(data: Path, tmp_path: Path) -> None:
     def fails(message: str, task: str, error: type[Exception] = ValueError, **given: Any) -> None:
         config = given.pop("config", None) or tree(task, data)
         with pytest.raises(error, match=message):
@@ -833,7 +841,7 @@ def test_bad_combinations(data, tmp_path):
         trainer("mel", data, tmp_path / "one", config=one)
 
 
-def test_no_files(data, tmp_path):
+def test_no_files(data: Path, tmp_path: Path) -> None:
     empty = tmp_path / "index.csv"
     empty.write_text("file,split\n")
     for source, error, message in (

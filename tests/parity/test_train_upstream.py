@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,7 +108,7 @@ class OfficialEncoder(EncodecONNX):
 
 
 @pytest.mark.parametrize("name", ["mel", "encodec"])
-def test_official_configs_load_and_make_networks_of_upstream_size(name):
+def test_official_configs_load_and_make_networks_of_upstream_size(name: str) -> None:
     tree = official(name)
     with pytest.raises(ValueError, match="filelist_path is not filled in"):
         read_config(tree)
@@ -147,7 +148,7 @@ def our_discriminator(kind: str, num_embeddings: int | None, theirs: torch.nn.Mo
 
 @pytest.mark.parametrize("num_embeddings", [None, 4])
 @pytest.mark.parametrize("kind", ["period", "resolution"])
-def test_discriminators_are_upstreams(kind, num_embeddings):
+def test_discriminators_are_upstreams(kind: str, num_embeddings: int | None) -> None:
     theirs = upstream_discriminator(kind, num_embeddings)
     ours = our_discriminator(kind, num_embeddings, theirs)
     assert count(ours) == count(theirs)
@@ -170,7 +171,7 @@ def test_discriminators_are_upstreams(kind, num_embeddings):
             assert (score[1] - alone[1]).abs().max() > 1e-3
 
 
-def test_losses_are_upstreams():
+def test_losses_are_upstreams() -> None:
     real, fake = torch.randn(2, 2, 8000) * torch.tensor([0.3, 1e-4])[:, None]
     ours = losses.MelLoss(24000)(fake, real)
     assert abs(ours - MelSpecReconstructionLoss(sample_rate=24000)(fake, real)) <= 1e-5 * ours
@@ -189,7 +190,7 @@ def test_losses_are_upstreams():
 
 
 @pytest.mark.parametrize("padding", ["center", "same"])
-def test_mels_are_upstreams(padding):
+def test_mels_are_upstreams(padding: str) -> None:
     audio = torch.randn(2, 8000) * 0.1
     mel = MelFeatures(1024, 256, 100, padding, f_min=0.0, f_max=12000.0)
     given, expected = MelSpectrogram(mel, 24000)(audio), MelSpectrogramFeatures(padding=padding)(audio)
@@ -198,7 +199,7 @@ def test_mels_are_upstreams(padding):
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_a_step_is_upstreams(conditional, data, tmp_path):  # noqa: F811
+def test_a_step_is_upstreams(conditional: bool, data: Any, tmp_path: Path) -> None:  # noqa: F811
     """The losses of a step are those that upstream's training_step makes of upstream's modules on the same batch."""
     task = "tokens" if conditional else "mel"
     changes = {
@@ -238,7 +239,7 @@ def test_a_step_is_upstreams(conditional, data, tmp_path):  # noqa: F811
     assert abs(given["total"] - total) <= 1e-4 * total
 
 
-def test_the_learning_rate_is_upstreams(data, tmp_path):  # noqa: F811
+def test_the_learning_rate_is_upstreams(data: Any, tmp_path: Path) -> None:  # noqa: F811
     """transformers.get_cosine_schedule_with_warmup, which upstream uses."""
     from transformers import get_cosine_schedule_with_warmup
 
@@ -253,7 +254,7 @@ def test_the_learning_rate_is_upstreams(data, tmp_path):  # noqa: F811
         schedule.step()
 
 
-def test_a_lightning_checkpoint_brings_its_discriminators(data, tmp_path):  # noqa: F811
+def test_a_lightning_checkpoint_brings_its_discriminators(data: Any, tmp_path: Path) -> None:  # noqa: F811
     """A checkpoint of upstream's own training, of which fine-tuning goes on with everything but the optimizers."""
     config = tree("mel", data, discriminator_width=1.0)
     parts = {k: config["model"]["init_args"][k] for k in ("feature_extractor", "backbone", "head")}
@@ -280,7 +281,7 @@ def test_a_lightning_checkpoint_brings_its_discriminators(data, tmp_path):  # no
 
 
 @pytest.mark.parametrize("name", ["mel-center", "encodec", "imdct-symexp", "imdct-cos"])
-def test_fresh_networks_begin_as_upstreams_do(name):
+def test_fresh_networks_begin_as_upstreams_do(name: str) -> None:
     """With the same seed the same weights, those of the symmetric exponential head too, which depend on the rate."""
     config = upstream.CONFIGS[name]
     ours = []

@@ -56,7 +56,7 @@ class Case:
 class Pair:
     """One checkpoint with random weights, in upstream's Vocos and in VocosONNX."""
 
-    def __init__(self, name: str, folder: Path):
+    def __init__(self, name: str, folder: Path) -> None:
         self.config = ALL[name]
         self.model = upstream.build(self.config)
         upstream.strengthen(self.model)

@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 class Answer:
     """Status, headers and body of what came over a socket."""
 
-    def __init__(self, data: bytes):
+    def __init__(self, data: bytes) -> None:
         self.raw = data
         head, _, self.body = data.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
@@ -51,7 +51,7 @@ def request(path: str, body: bytes = b"", *headers: str, method: str = "POST", l
 
 
 class Server:
-    def __init__(self, *command: str, **settings: str):
+    def __init__(self, *command: str, **settings: str) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._plugs: list[socket.socket] = []  # which the tests need not close
         with socket.socket() as free:

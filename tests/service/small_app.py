@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from typing import Any
 from urllib.parse import parse_qsl
 
 from limits import Limits
@@ -10,7 +11,7 @@ from limits import Limits
 seen = {"cancelled": 0, "pieces": 0, "bodies": 0}
 
 
-async def small(scope, receive, send):
+async def small(scope: Any, receive: Any, send: Any):
     if scope["type"] == "lifespan":
         for _ in range(2):
             kind = (await receive())["type"]
@@ -42,7 +43,7 @@ async def small(scope, receive, send):
         raise
 
 
-async def answer(send, body):
+async def answer(send: Any, body: Any) -> None:
     headers = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

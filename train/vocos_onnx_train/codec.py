@@ -24,7 +24,7 @@ class ResidualQuantizer(nn.Module):
     counts: Tensor
     started: Tensor
 
-    def __init__(self, num_codebooks: int, code_dim: int, decay: float = 0.99, dead: float = 0.2):
+    def __init__(self, num_codebooks: int, code_dim: int, decay: float = 0.99, dead: float = 0.2) -> None:
         super().__init__()
         self.decay, self.dead = decay, dead
         self.register_buffer("codebooks", torch.zeros(num_codebooks, BINS, code_dim))

@@ -33,7 +33,7 @@ class Heartbeat:
 
     SECONDS = 30.0
 
-    def __init__(self, report: Callable[[str], None]):
+    def __init__(self, report: Callable[[str], None]) -> None:
         self.report, self.last = report, time.perf_counter()
 
     def due(self) -> bool:
@@ -63,7 +63,7 @@ class Clips:
         device: torch.device,
         report: Callable[[str], None],
         cache: TokenCache | None = None,
-    ):
+    ) -> None:
         self.files, self.cache = files, cache
         rows = list_files(files)
         read = reader(files)
@@ -237,7 +237,7 @@ class TokenCache:
     The file's name is the sha256 of the audio and of the encoder's codebooks. Crops start at frames.
     """
 
-    def __init__(self, folder: Path, encoder: EncodecONNX, num_codebooks: int, report: Callable[[str], None]):
+    def __init__(self, folder: Path, encoder: EncodecONNX, num_codebooks: int, report: Callable[[str], None]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.encoder, self.num_codebooks, self.report = folder, encoder, num_codebooks, report
         self.codes: list[npt.NDArray[np.integer[Any]]] = []

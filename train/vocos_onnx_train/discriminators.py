@@ -22,7 +22,7 @@ Judgement = tuple[Tensor, list[Tensor]]  # scores and feature maps
 
 
 class _Discriminator(nn.Module):
-    def __init__(self, channels: int, num_embeddings: int | None):
+    def __init__(self, channels: int, num_embeddings: int | None) -> None:
         super().__init__()
         if num_embeddings is not None:
             self.emb = nn.Embedding(num_embeddings, channels)
@@ -38,7 +38,7 @@ class _Discriminator(nn.Module):
 class DiscriminatorP(_Discriminator):
     """Sees every ``period``-th sample as a row of its own."""
 
-    def __init__(self, period: int, num_embeddings: int | None = None, width: float = 1):
+    def __init__(self, period: int, num_embeddings: int | None = None, width: float = 1) -> None:
         channels = [max(1, round(c * width)) for c in (32, 128, 512, 1024, 1024)]
         super().__init__(channels[-1], num_embeddings)
         self.period = period
@@ -63,7 +63,7 @@ class DiscriminatorP(_Discriminator):
 class DiscriminatorR(_Discriminator):
     """Sees the complex spectrogram, in five bands with convolutions of their own."""
 
-    def __init__(self, window_length: int, num_embeddings: int | None = None, width: float = 1):
+    def __init__(self, window_length: int, num_embeddings: int | None = None, width: float = 1) -> None:
         channels = max(1, round(32 * width))
         super().__init__(channels, num_embeddings)
         self.n_fft = window_length
@@ -99,7 +99,7 @@ class DiscriminatorR(_Discriminator):
 
 
 class _Several(nn.Module):
-    def __init__(self, discriminators: Sequence[nn.Module]):
+    def __init__(self, discriminators: Sequence[nn.Module]) -> None:
         super().__init__()
         self.discriminators = nn.ModuleList(discriminators)
 
@@ -109,10 +109,10 @@ class _Several(nn.Module):
 
 
 class MultiPeriodDiscriminator(_Several):
-    def __init__(self, num_embeddings: int | None = None, width: float = 1):
+    def __init__(self, num_embeddings: int | None = None, width: float = 1) -> None:
         super().__init__([DiscriminatorP(period, num_embeddings, width) for period in PERIODS])
 
 
 class MultiResolutionDiscriminator(_Several):
-    def __init__(self, num_embeddings: int | None = None, width: float = 1):
+    def __init__(self, num_embeddings: int | None = None, width: float = 1) -> None:
         super().__init__([DiscriminatorR(n_fft, num_embeddings, width) for n_fft in FFT_SIZES])

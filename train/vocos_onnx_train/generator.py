@@ -26,7 +26,7 @@ class MelSpectrogram(nn.Module):
     window: Tensor
     bank: Tensor
 
-    def __init__(self, mel: MelFeatures, sample_rate: int):
+    def __init__(self, mel: MelFeatures, sample_rate: int) -> None:
         super().__init__()
         self.mel = mel
         self.register_buffer("window", torch.hann_window(mel.n_fft), persistent=False)
@@ -51,7 +51,7 @@ class Codes(nn.Module):
 
     codebook_weights: Tensor
 
-    def __init__(self, codebooks: Tensor):
+    def __init__(self, codebooks: Tensor) -> None:
         super().__init__()
         self.size = codebooks.shape[1]
         self.register_buffer("codebook_weights", codebooks.flatten(0, 1).clone())
@@ -71,7 +71,7 @@ def embed(codes: Tensor, codebooks: Tensor, num_codebooks: Tensor) -> Tensor:
 class OwnCodec(nn.Module):
     """The encoder and the quantiser of the bundled codec, trained along."""
 
-    def __init__(self, num_codebooks: int):
+    def __init__(self, num_codebooks: int) -> None:
         super().__init__()
         self.encoder = STFTEncoder()
         self.quantizer = ResidualQuantizer(num_codebooks, STFTEncoder.code_dim)
@@ -97,7 +97,7 @@ class Generator(nn.Module):
     Raises ValueError where the sections are unknown, contradict one another, or the encoder does not fit.
     """
 
-    def __init__(self, config: TrainConfig, encoder: EncodecONNX | None = None):
+    def __init__(self, config: TrainConfig, encoder: EncodecONNX | None = None) -> None:
         super().__init__()
         vocos, features, sample_rate = build_modules(config.model)
         describe(vocos, features, sample_rate, Source("", "", "", ""))

@@ -28,7 +28,7 @@ class MelLoss(nn.Module):
         sample_rate: int,
         scales: tuple[tuple[int, int], ...] = ((1024, 100),),
         clip: float = 1e-7,
-    ):
+    ) -> None:
         super().__init__()
         self.scales, self.clip = scales, clip
         for n_fft, n_mels in scales:
@@ -139,7 +139,7 @@ class LoudnessLoss(nn.Module):
     One measure of quality is not quality: with much of it PESQ-WB rises by 0.4, and STOI, mel distance and DNSMOS fall.
     """
 
-    def __init__(self, sample_rate: int):
+    def __init__(self, sample_rate: int) -> None:
         super().__init__()
         bins = 256  # of 31.25 Hz, up to 8 kHz
         self.n_fft = sample_rate * 32 // 1000

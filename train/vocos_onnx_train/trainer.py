@@ -74,7 +74,7 @@ class Trainer:
         device: str | None = None,
         compile: bool | None = None,
         report: Callable[[str], None] = print,
-    ):
+    ) -> None:
         self.config, self.out, self.report = config, out, report
         self.device = choose_device(device, config.run.accelerator, report)
         on_cuda = self.device.type == "cuda"
@@ -466,7 +466,7 @@ class Stop:
     After the first signal the handlers are what they were before, so that a second one has its usual effect.
     """
 
-    def __init__(self, report: Callable[[str], None]):
+    def __init__(self, report: Callable[[str], None]) -> None:
         self.report, self.number = report, 0
         self._before: dict[int, Any] = {}
 

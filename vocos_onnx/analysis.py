@@ -1,98 +1,221 @@
-"""Audio to what a model decodes, mels or tokens."""
+"""Audio -> what a model decodes: mels, or the tokens of its codec's encoder."""
 
 from __future__ import annotations
 
-import operator
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import check_order
-from .io.tokens import Tokens
-from .messages import shown
+from .arrays import Float
+from .bandwidths import Bandwidths
+from .dsp.audio_window import AudioWindow
+from .dsp.mel import CHUNK, MelFeatures, frames_of, log_mel, log_mel_blocks
+from .encoder import EncodecONNX
+from .io.samples import check_audio, checked_blocks, read_blocks, read_chunk, read_waveform
+from .model.bundled import BUNDLED_CODEC
+from .model.config import EncodecFeatures, ModelConfig
+
+Encoder = EncodecONNX | str | os.PathLike[str]
+Progress = Callable[[int, int], None]
 
 
-def check_audio(audio: Any, sample_rate: Any) -> None:
-    """Raises ValueError for what is no audio, but tokens or log-mels, and where audio and its sample rate are swapped.
+class Analysis(Protocol):
+    """What makes the input of one model from audio. ``bandwidth`` and ``encoder`` are as ``VocosONNX`` takes them.
 
-    By its values, where the type does not say it: whole numbers of 0 ... 1023 in up to 32 rows shorter than a second
-    are tokens, and so are not the zeros of silence; rows of log-mels are as many as their bands, and lie beyond ±1.
+    encoder: the one that the model was opened with, if there was one.
     """
-    check_order(audio, sample_rate)
-    if isinstance(audio, Tokens) or (isinstance(audio, list | tuple) and any(isinstance(x, Tokens) for x in audio)):
-        shape = f" of shape {audio.shape}" if isinstance(audio, Tokens) else ""
-        raise ValueError(f"audio is Tokens{shape}, expected samples (N,) or (batch, N): {_TO_DECODE}")
-    if isinstance(audio, list | tuple) and len(audio) > _BANDS[-1]:  # of samples
-        return
-    try:
-        array = np.asarray(audio)
-    except Exception:  # the reader of audio says why
-        return
-    if array.ndim != 2 or not array.size or array.dtype.kind not in "iuf" or not _is_short(array, sample_rate):
-        return
-    if len(array) <= 32 and float(array.min()) >= 0 and _TELLING <= float(array.max()) <= 1023:
-        if array.dtype.kind != "f" or bool((array == np.rint(array)).all()):
+
+    @property
+    def encoder(self) -> EncodecONNX | None: ...
+
+    def analyse(
+        self,
+        audio: npt.ArrayLike,
+        sample_rate: int,
+        bandwidth: float | None,
+        bandwidth_id: Any,
+        encoder: Encoder | None,
+        progress: Progress | None,
+    ) -> tuple[npt.NDArray[Any], Any]:
+        """Audio (N,) or (B, N) -> mels or tokens, as ``VocosONNX.decode`` takes them, and the bandwidth id."""
+
+    def stream(
+        self,
+        blocks: Iterable[npt.ArrayLike],
+        sample_rate: int,
+        bandwidth: float | None,
+        bandwidth_id: Any,
+        encoder: Encoder | None,
+        chunk: int | None,
+    ) -> tuple[Iterator[npt.NDArray[Any]], Any]:
+        """Blocks (n,) of audio -> chunks of mels or tokens, as a stream takes them, and the bandwidth id."""
+
+    def features(self, audio: npt.ArrayLike, sample_rate: int, progress: Progress | None = None) -> Float:
+        """Audio (N,) or (B, N) -> mels (C, T) or (B, C, T). Raises ValueError if the model decodes tokens."""
+
+    def features_stream(self, blocks: Iterable[npt.ArrayLike], sample_rate: int, chunk: int | None) -> Iterator[Float]:
+        """Blocks (n,) of audio -> mels (C, t). Raises as ``features``."""
+
+
+class MelAnalysis:
+    """Log-mels with the settings that the model was trained with."""
+
+    encoder = None
+
+    def __init__(self, config: ModelConfig, mel: MelFeatures):
+        self._sample_rate, self._mel = config.sample_rate, mel
+        self._bandwidths = Bandwidths(config)
+
+    def analyse(
+        self,
+        audio: npt.ArrayLike,
+        sample_rate: int,
+        bandwidth: float | None,
+        bandwidth_id: Any,
+        encoder: Encoder | None,
+        progress: Progress | None,
+    ) -> tuple[npt.NDArray[Any], Any]:
+        _no_tokens(bandwidth, encoder)
+        return self.features(audio, sample_rate, progress), bandwidth_id
+
+    def stream(
+        self,
+        blocks: Iterable[npt.ArrayLike],
+        sample_rate: int,
+        bandwidth: float | None,
+        bandwidth_id: Any,
+        encoder: Encoder | None,
+        chunk: int | None,
+    ) -> tuple[Iterator[npt.NDArray[Any]], Any]:
+        _no_tokens(bandwidth, encoder)
+        return self.features_stream(blocks, sample_rate, chunk), self._bandwidths.check(bandwidth_id)
+
+    def features(self, audio: npt.ArrayLike, sample_rate: int, progress: Progress | None = None) -> Float:
+        check_audio(audio, sample_rate)
+        waveform = read_waveform(audio, sample_rate, self._sample_rate)
+        if progress is None:
+            features = log_mel(waveform, self._sample_rate, self._mel)
+        else:
+            frames, done = frames_of(waveform.shape[1], self._mel), 0
+            blocks = []
+            for block in log_mel_blocks(AudioWindow([waveform]), self._sample_rate, self._mel):
+                blocks.append(block)
+                done += block.shape[2]
+                progress(done, frames)
+            features = np.concatenate(blocks, axis=2)
+        return features[0] if np.ndim(audio) == 1 else features
+
+    def features_stream(self, blocks: Iterable[npt.ArrayLike], sample_rate: int, chunk: int | None) -> Iterator[Float]:
+        frames = CHUNK if chunk is None else read_chunk(chunk)
+        checked = checked_blocks(blocks, sample_rate)
+        window = AudioWindow(read_blocks(checked, sample_rate, self._sample_rate))
+        return (mels[0] for mels in log_mel_blocks(window, self._sample_rate, self._mel, frames))
+
+
+class TokenAnalysis:
+    """Tokens of the model's codec, made by an encoder whose codebooks are those of the model.
+
+    Args:
+        config: of the model.
+        codec: its tokens.
+        encoder: what makes them; by default that of the bundled codec, if the tokens are of it.
+        options: with which encoders are opened.
+    """
+
+    def __init__(self, config: ModelConfig, codec: EncodecFeatures, encoder: Encoder | None, options: dict[str, Any]):
+        self._codec, self._options = codec, options
+        self._bandwidths = Bandwidths(config)
+        self.encoder = None if encoder is None else self._open(encoder)
+        self._bundled: EncodecONNX | None = None
+
+    def analyse(
+        self,
+        audio: npt.ArrayLike,
+        sample_rate: int,
+        bandwidth: float | None,
+        bandwidth_id: Any,
+        encoder: Encoder | None,
+        progress: Progress | None,
+    ) -> tuple[npt.NDArray[Any], Any]:
+        index, opened = self._chosen(bandwidth, bandwidth_id, encoder)
+        tokens = opened.encode(audio, sample_rate, self._bandwidths.kbps[index], progress=progress)
+        return tokens, index if self._bandwidths.ids else None
+
+    def stream(
+        self,
+        blocks: Iterable[npt.ArrayLike],
+        sample_rate: int,
+        bandwidth: float | None,
+        bandwidth_id: Any,
+        encoder: Encoder | None,
+        chunk: int | None,
+    ) -> tuple[Iterator[npt.NDArray[Any]], Any]:
+        index, opened = self._chosen(bandwidth, bandwidth_id, encoder)
+        options = {} if chunk is None else {"chunk": chunk}
+        chunks = opened.encode_stream(blocks, sample_rate, self._bandwidths.kbps[index], **options)
+        return chunks, index if self._bandwidths.ids else None
+
+    def features(self, audio: npt.ArrayLike, sample_rate: int, progress: Progress | None = None) -> Float:
+        raise _no_mels()
+
+    def features_stream(self, blocks: Iterable[npt.ArrayLike], sample_rate: int, chunk: int | None) -> Iterator[Float]:
+        raise _no_mels()
+
+    def _chosen(self, bandwidth: float | None, bandwidth_id: Any, encoder: Encoder | None) -> tuple[int, EncodecONNX]:
+        index = self._bandwidths.index(bandwidth, bandwidth_id)
+        if encoder is not None:
+            return index, self._open(encoder)
+        return index, self.encoder or self._bundled_encoder()
+
+    def _bundled_encoder(self) -> EncodecONNX:
+        """That of the bundled codec, which is opened when it is needed. Raises ValueError for another codec."""
+        codec = self._codec.codec
+        if codec != BUNDLED_CODEC:
+            checkpoint = "facebook/encodec_24khz" if codec == "encodec_24khz" else "CHECKPOINT"
+            output = f"{codec}.onnx"
             raise ValueError(
-                f"audio has shape {array.shape} and whole numbers of {array.min():g} to {array.max():g}, which look "
-                f"like tokens (codebooks, frames), expected samples (batch, N): {_TO_DECODE}"
+                f"audio to tokens of {codec} needs its encoder: make one with vocos-onnx export-encodec "
+                f"{checkpoint} -o {output}, and pass its path as encoder={output!r}"
             )
-    elif len(array) in _BANDS and array.dtype.kind == "f" and np.abs(array).mean(dtype=np.float64) > 1:
-        raise ValueError(
-            f"audio has shape {array.shape} and values of {array.min():.3g} to {array.max():.3g}, which look like mels "
-            "(bands, frames), expected samples (batch, N) within ±1: mels are decoded with vocos.decode(mels)"
-        )
+        if self._bundled is None:
+            self._bundled = self._open(EncodecONNX(**self._options))
+        return self._bundled
+
+    def _open(self, encoder: Encoder) -> EncodecONNX:
+        """The encoder. Raises ValueError if its codebooks are not those that this model decodes."""
+        if not isinstance(encoder, EncodecONNX):
+            encoder = EncodecONNX(encoder, **self._options)
+        codec, known, needed = self._codec, encoder.config.codebooks_sha256, self._codec.num_codebooks
+        if len(known) < needed or known[needed - 1] != codec.codebooks_sha256:
+            found = known[needed - 1][:12] if len(known) >= needed else f"only {len(known)} codebooks"
+            raise ValueError(
+                f"the encoder ({encoder.config.codec}) has other codebooks than this model ({codec.codec}), which "
+                f"would decode its tokens to noise: the fingerprint of {needed} codebooks is {found} there and "
+                f"{codec.codebooks_sha256[:12]} here; export the encoder that the model was trained with"
+            )
+        return encoder
 
 
-def checked_blocks(blocks: Any, sample_rate: Any) -> Any:
-    """Blocks of audio that are checked as they come; as they are, where they are no iterable."""
-    check_order(blocks, sample_rate, "blocks")
-    if isinstance(blocks, Tokens) or getattr(blocks, "ndim", 0) == 2:
-        check_audio(blocks, sample_rate)
-    if isinstance(blocks, str | bytes | bytearray | memoryview | os.PathLike) or not isinstance(blocks, Iterable):
-        return blocks  # the reader says what is wrong
-    if hasattr(blocks, "ndim") or hasattr(blocks, "read"):
-        return blocks
-    return _checked(blocks, sample_rate)
+def analysis_of(config: ModelConfig, encoder: Encoder | None, options: dict[str, Any]) -> Analysis:
+    """The analysis of a model, by what it decodes."""
+    if config.mel is not None:
+        _no_tokens(None, encoder)
+        return MelAnalysis(config, config.mel)
+    assert config.encodec is not None
+    return TokenAnalysis(config, config.encodec, encoder, options)
 
 
-def _checked(blocks: Iterable[Any], sample_rate: Any) -> Iterator[Any]:
-    for block in blocks:
-        check_audio(block, sample_rate)
-        yield block
+def _no_tokens(bandwidth: float | None, encoder: Encoder | None) -> None:
+    if bandwidth is not None or encoder is not None:
+        name = "bandwidth" if bandwidth is not None else "encoder"
+        raise ValueError(f"{name} is given, but this is a mel model, without tokens: leave it out")
 
 
-def _is_short(array: npt.NDArray[Any], sample_rate: Any) -> bool:
-    try:
-        return bool(array.shape[1] < sample_rate)
-    except (TypeError, ValueError):
-        return True
-
-
-_BANDS = (64, 80, 100, 128)  # of mels, or the channels of a codec's features
-
-_TELLING = 128  # quieter than that, what is not negative may be silence with an offset
-
-_TO_DECODE = "tokens are decoded with vocos.decode(tokens), vocos = VocosONNX() or the model of their codec"
-
-
-def read_chunk(chunk: Any) -> int:
-    """Frames at once, as an integer of Python's: sums of numpy's small ones would wrap. Raises ValueError."""
-    try:
-        frames = 0 if isinstance(chunk, bool | np.bool_) else operator.index(chunk)
-    except TypeError:
-        frames = 0
-    if frames < 1:
-        raise ValueError(f"chunk is {shown(chunk)}, expected 1 or more frames, an integer")
-    return frames
-
-
-def bandwidth_index(bandwidth: float, bandwidths: tuple[float, ...]) -> int:
-    """Where in the bandwidths it is. Raises ValueError, which names them all."""
-    try:
-        return bandwidths.index(bandwidth)
-    except ValueError:
-        known = ", ".join(f"{kbps:g}" for kbps in bandwidths)
-        raise ValueError(f"bandwidth is {bandwidth!r}, expected one of {known} (kbps)") from None
+def _no_mels() -> ValueError:
+    return ValueError(
+        "this is an encodec model, whose features come from tokens: encode the audio with EncodecONNX, "
+        "then codes_to_features"
+    )

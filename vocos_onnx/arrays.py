@@ -22,7 +22,7 @@ class Array(Protocol):
 
 
 # what encodec's encode returns
-Frames = Sequence[tuple[Array, Array | None]]
+EncodecFrames = Sequence[tuple[Array, Array | None]]
 
 
 def as_array(given: Any, what: str) -> npt.NDArray[Any]:
@@ -181,7 +181,7 @@ def whole_numbers(array: npt.NDArray[Any], codebook_size: int) -> bool:
         return False
 
 
-def _other_type(codes: npt.NDArray[Any], codebook_size: int) -> str:
+def not_tokens(codes: npt.NDArray[Any], codebook_size: int) -> str:
     """The message for tokens that are not integers."""
     dtype = codes.dtype
     name = listed([dtype])  # of structured types it is long

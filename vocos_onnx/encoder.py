@@ -1,4 +1,4 @@
-"""Waveform -> tokens: the encoder, in an onnxruntime session, and the residual quantiser, in numpy."""
+"""Audio -> tokens: the encoder's network, and the residual quantiser."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .analysis import bandwidth_index, check_audio, checked_blocks, read_chunk
 from .arrays import Float
+from .bandwidths import DEFAULT_BANDWIDTH, bandwidth_index
 from .dsp.audio_window import AudioWindow
-from .dsp.quantizer import check_codebooks, quantize
-from .dsp.stft import stft
-from .io.audio import read_blocks, read_waveform
-from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
+from .dsp.quantizer import quantize
+from .encoder_network import AudioSpan, State, open_encoder
+from .io.samples import check_audio, checked_blocks, read_blocks, read_chunk, read_waveform
 from .model.bundled import CODEC_ENCODER
-from .model.config import ENCODER_KEY, EncoderConfig
-from .model.cpus import available_cpus
+from .model.config import ENCODER_KEY
 from .model.hub import fetch
 from .model.origin import Origin, reopened
-from .model.session import Provider, check_graph, open_session, read_config, run, shape_of
+from .model.providers import Provider
 
-DEFAULT_BANDWIDTH = 6.0  # kbps
 CHUNK = 300  # frames encoded at once, 4 s at 75 frames/s: beyond the audio and its codes, memory does not grow
 _FIRST = 8  # frames that are encoded first at least: EnCodec's last convolution pads its start with a reflection of 6
 
@@ -51,13 +48,13 @@ class EncodecONNX:
         threads: int | None = None,
     ):
         path = CODEC_ENCODER if model is None else model
-        self._session = open_session(path, providers, threads, ENCODER_KEY)
+        self._session, self._network = open_encoder(path, providers, threads)
         self._origin = Origin.of(path, ENCODER_KEY)
         self._options: dict[str, Any] = {"providers": providers, "threads": threads}
-        self.config = read_config(self._session, path, ENCODER_KEY, self._parse)
+        self.config = self._session.config
         """The description that the model file carries."""
-        self._threads = int(threads or available_cpus())
-        self.codebooks = self._read_codebooks()
+        assert self._session.codebooks is not None
+        self.codebooks = self._session.codebooks
         """The codebooks (num_codebooks, codebook_size, C) of the residual quantiser, float32."""
 
     @classmethod
@@ -156,8 +153,8 @@ class EncodecONNX:
         """
         count = self._codebook_count(bandwidth)
         chunk = read_chunk(chunk)
-        tape = AudioWindow(read_blocks(checked_blocks(blocks, sample_rate), sample_rate, self.sample_rate))
-        return (quantize(e, self.codebooks[:count])[:, 0] for e in self._embeddings(tape, chunk))
+        window = AudioWindow(read_blocks(checked_blocks(blocks, sample_rate), sample_rate, self.sample_rate))
+        return (quantize(e, self.codebooks[:count])[:, 0] for e in self._embeddings(window, chunk))
 
     def embed(self, audio: npt.ArrayLike, sample_rate: int) -> Float:
         """Audio (N,) or (B, N) -> embeddings (B, C, T) before quantisation; T and what is raised as in ``encode``."""
@@ -188,40 +185,27 @@ class EncodecONNX:
     @property
     def providers(self) -> list[str]:
         """The execution providers that the session runs on, in order of preference."""
-        providers: list[str] = self._session.get_providers()
-        return providers
+        return list(self._session.providers)
 
-    def _embeddings(self, waveform: AudioWindow, chunk: int = CHUNK) -> Iterator[Float]:
-        """Waveform (B, N) -> embeddings (B, t, C), a stretch of frames at a time.
+    def _embeddings(self, audio: AudioWindow, chunk: int = CHUNK) -> Iterator[Float]:
+        """Audio (B, N) -> embeddings (B, t, C) of some frames at a time.
 
-        Each stretch sees as many frames before and after it as its convolutions reach, so that nothing shows where they
-        meet; what lies further back (the LSTM) is carried from one to the next.
+        Each span sees as many frames before and after its own as the convolutions reach, so that nothing shows where
+        spans meet; what lies further back (of an LSTM) is the state.
         """
         config, hop = self.config, self.hop_length
-        state: dict[str, Float] = {}
+        state: State | None = None
         start = 0
         while True:
             count = chunk if start else max(chunk, _FIRST)
-            there = waveform.reach((start + count + config.right_context) * hop + config.n_fft)
-            frames = -(-there // hop)  # in all, where the end has come
+            there = audio.reach((start + count + config.right_context) * hop + config.n_fft)
+            frames = -(-there // hop)  # in all, if the end has come
             stop = min(start + count, frames)
             if stop <= start:
                 return
-            before = min(config.left_context, start)
-            after = min(config.right_context, frames - stop)
-            if config.input == "audio":
-                stretch = waveform.cut((start - before) * hop, (stop + after) * hop)
-                state = state or self._start_state(len(stretch))
-                inputs = {**self._split(stretch), "context": np.array(before, np.int64), **state}
-                shapes = {"embeddings": (len(stretch), stop - start, config.channels)}
-                shapes |= {f"next_{name}": array.shape for name, array in state.items()}
-                embeddings, *new = run(self._session, shapes, inputs)
-                state = dict(zip(state, new, strict=True))
-            else:
-                spectrum = self._spectrum(waveform, start - before, stop + after)
-                shapes = {"embeddings": (*spectrum.shape[:2], config.channels)}
-                (embeddings,) = run(self._session, shapes, {"spectrum": spectrum})
-                embeddings = embeddings[:, before : before + stop - start]
+            span = AudioSpan(start, stop, max(0, start - config.left_context), min(frames, stop + config.right_context))
+            state = self._network.start(audio.batch) if state is None else state
+            embeddings, state = self._network.run(audio, span, state)
             if not np.isfinite(embeddings).all():
                 raise FloatingPointError(
                     f"the encoder gave NaN or infinity in frames {start} to {stop}: its weights are damaged, or the "
@@ -230,85 +214,5 @@ class EncodecONNX:
             yield embeddings
             start = stop
 
-    def _spectrum(self, waveform: AudioWindow, start: int, stop: int) -> Float:
-        """The spectrum (B, stop - start, n_fft/2 + 1, 2) of some frames, with zeros around the audio ("same")."""
-        n_fft, hop = self.config.n_fft, self.hop_length
-        first = start * hop - (n_fft - hop) // 2
-        last = (stop - 1) * hop - (n_fft - hop) // 2 + n_fft
-        stretch = waveform.cut(max(first, 0), last)
-        left = max(-first, 0)
-        stretch = np.pad(stretch, ((0, 0), (left, last - first - left - stretch.shape[1])))
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found behind the network
-            spectrum = np.ascontiguousarray(stft(stretch, n_fft, hop), np.complex64)
-        return spectrum[..., None].view(np.float32)
-
-    def _split(self, stretch: Float) -> dict[str, npt.NDArray[Any]]:
-        """A stretch (B, n) in overlapping parts (parts, B, m) for as many threads, and the frames between their starts.
-
-        m is n less a whole number of frames, so that the last part ends with the stretch, wherever that is.
-        """
-        hop, reach = self.hop_length, self.config.left_context
-        frames = -(-stretch.shape[1] // hop)
-        parts = max(1, min(self._threads, (frames - reach - 1) // 16))  # of 16 frames or more, but for the overlap
-        step = (frames - reach - 1) // parts
-        size = stretch.shape[1] - (parts - 1) * step * hop
-        starts = range(0, parts * step * hop, step * hop) if parts > 1 else [0]
-        return {
-            "audio": np.stack([stretch[:, start : start + size] for start in starts]),
-            "step": np.array(step, np.int64),
-        }
-
-    def _start_state(self, batch: int) -> dict[str, Float]:
-        """What an encoder of audio carries from one stretch to the next, all zeros, by the names of its inputs."""
-        return {
-            name: np.zeros([batch if size == "batch" else size for size in shape], np.float32)
-            for name, shape in self._state_shapes().items()
-        }
-
-    def _state_shapes(self) -> dict[str, list[Any]]:
-        """They are the network's own affair, and not in the metadata."""
-        shapes = {}
-        for name, batch in (("lstm", 1), ("history", 0)):
-            shape = shape_of(self._session, name, 3)
-            if shape is None:
-                raise ValueError(f"the graph has no input {name}")
-            most = (2 * MAX_LAYERS, MAX_CHANNELS) if name == "lstm" else (MAX_CHANNELS, MAX_LAYERS)
-            sizes = [size for axis, size in enumerate(shape) if axis != batch]
-            for size, limit in zip(sizes, most, strict=True):
-                read_size(name, size, limit)
-            shapes[name] = [*shape[:batch], "batch", *shape[batch + 1 :]]
-        return shapes
-
     def _codebook_count(self, bandwidth: float) -> int:
         return self.config.codebooks_per_bandwidth[bandwidth_index(bandwidth, self.bandwidths)]
-
-    def _read_codebooks(self) -> Float:
-        """The codebooks (num_codebooks, codebook_size, C) that the model carries as a constant output."""
-        nothing = np.zeros((1, self.hop_length), np.float32)
-        if self.config.input == "audio":
-            inputs = {**self._split(nothing), "context": np.array(0, np.int64), **self._start_state(1)}
-        else:
-            audio = AudioWindow([nothing])
-            audio.reach(self.hop_length)
-            inputs = {"spectrum": self._spectrum(audio, 0, 1)}
-        codebooks: Float
-        shapes = {"codebooks": (self.num_codebooks, self.config.codebook_size, self.config.channels)}
-        (codebooks,) = run(self._session, shapes, inputs)
-        return check_codebooks(codebooks, self.config.codebooks_sha256)
-
-    def _parse(self, metadata: str) -> EncoderConfig:
-        config = EncoderConfig.from_json(metadata)
-        inputs: dict[str, list[Any]] = {}
-        outputs: dict[str, list[Any]] = {
-            "embeddings": ["batch", "frames", config.channels],
-            "codebooks": [config.num_codebooks, config.codebook_size, config.channels],
-        }
-        if config.input == "spectrum":
-            inputs["spectrum"] = ["batch", "frames", config.n_fft // 2 + 1, 2]
-        else:
-            inputs["audio"] = ["parts", "batch", "samples"]
-            inputs["step"] = inputs["context"] = []
-            for name, shape in self._state_shapes().items():
-                inputs[name] = outputs[f"next_{name}"] = shape
-        check_graph(self._session, inputs, outputs)
-        return config

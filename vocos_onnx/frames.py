@@ -1,17 +1,310 @@
-"""Tokens -> features: the sum of one entry from each codebook."""
+"""Whatever a caller may give -> Frames. This is the only place that reads shapes of tokens and features."""
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import _other_type
+from .arrays import (
+    Array,
+    Float,
+    as_array,
+    is_float,
+    is_integer,
+    not_tokens,
+    stack_hint,
+    to_floats,
+    unwrapped,
+)
+from .bandwidths import Bandwidths, counted, first_codebooks
+from .dsp.mel import MelFeatures
+from .dsp.quantizer import fingerprints, lookup
+from .io.tokens import Tokens, check_codec
 from .limits import MAX_CODEBOOKS
+from .mels import MelJudge
+from .model.bundled import CODEC, MEL
+from .model.config import EncodecFeatures, ModelConfig
 
 LAYOUTS = ("kbt", "bkt")
 _SPECIAL = 4  # different values beyond a codebook that special tokens make at most
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Sequences of one length, checked: tokens or features, the bandwidth id, and what their audio is to look like.
+
+    values: codes (K, B, T), or features (B, C, T) in float32.
+    codebooks: (K or more, codebook_size, C), of which codes are the indices; None for features.
+    is_batch: whether the audio is (B, samples), or that of the only sequence, (samples,).
+    """
+
+    values: npt.NDArray[Any]
+    codebooks: Float | None
+    bandwidth_id: int | None
+    is_batch: bool
+
+    @property
+    def kind(self) -> str:
+        """What they are, in words; a stream takes one kind."""
+        return "features" if self.codebooks is None else f"tokens of {counted(len(self.values))}"
+
+    @property
+    def batch(self) -> int:
+        """How many sequences."""
+        return int(self.values.shape[0 if self.codebooks is None else 1])
+
+    @property
+    def length(self) -> int:
+        """Frames of each sequence."""
+        return int(self.values.shape[2])
+
+    def features(self, start: int, stop: int) -> Float:
+        """The features (B, C, stop - start) of some frames."""
+        values = self.values[:, :, start:stop]
+        return values if self.codebooks is None else lookup(values, self.codebooks)
+
+    def restore(self, audio: Float) -> Float:
+        """Audio (B, samples) as the caller's shape asks for it."""
+        return audio if self.is_batch else audio[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """All that one call is given, in its order."""
+
+    items: tuple[Frames, ...]
+    is_list: bool
+
+    def restore(self, audio: Sequence[Float]) -> Float | list[Float]:
+        """The audio (B, samples) of each item as the caller's input asks for it."""
+        each = [frames.restore(one) for frames, one in zip(self.items, audio, strict=True)]
+        return each if self.is_list else each[0]
+
+
+class Reader:
+    """Reads what a model decodes. ``MelReader`` and ``TokenReader`` know what that is."""
+
+    def __init__(self, config: ModelConfig):
+        self.config = config
+        self.bandwidths = Bandwidths(config)
+
+    def read(self, given: Any, bandwidth_id: Any, layout: str, *, judged: bool = True) -> Given:
+        """What ``VocosONNX.decode`` takes: one array, or a list of arrays. Raises ValueError as that does.
+
+        ``judged``: whether features are looked at for being another system's, of which there is a warning.
+        """
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout is {layout!r}, expected 'kbt' (codebooks, batch, frames) or 'bkt'")
+        judge = self.judge() if judged else None
+        if not _is_list(given):
+            return Given((self._item(self._array(given), bandwidth_id, layout, judge),), is_list=False)
+        arrays = [self._array(item) for item in given]
+        if len({is_float(array) for array in arrays}) > 1:
+            raise ValueError("the list holds tokens (integers) and features (floats); decode them in two calls")
+        wrong = next((i for i, array in enumerate(arrays) if array.ndim != 2), None)
+        if wrong is not None:
+            shape = arrays[wrong].shape
+            hint = f"; pass item[0] of those of shape (1, {shape[1]}, T)" if len(shape) == 3 and shape[0] == 1 else ""
+            raise ValueError(f"item {wrong} of the list has shape {shape}, expected (K, T) or (C, T){hint}")
+        return Given(tuple(self._item(array, bandwidth_id, layout, judge) for array in arrays), is_list=True)
+
+    def read_chunk(self, given: Any, bandwidth_id: int | None, judge: MelJudge | None) -> Frames:
+        """A chunk of a stream: tokens (K, t) or features (C, t), t >= 0. Raises ValueError as ``Stream.push``."""
+        array = self._array(given)
+        if array.ndim != 2:
+            raise ValueError(
+                f"a chunk has shape {array.shape}, expected tokens (K, t) or features (C, t){_chunk_hint(array)}"
+            )
+        if len(array) and not array.size:
+            return Frames(np.zeros((1, self.config.feature_channels, 0), np.float32), None, None, is_batch=False)
+        return self._item(array, bandwidth_id, "kbt", judge)
+
+    def read_codes(self, given: Any, layout: str) -> Frames:
+        """Tokens (K, T) or (K, B, T) alone, without a bandwidth id. Raises ValueError as ``codes_to_features``."""
+        return self._codes(self._array(given), layout)
+
+    def judge(self, one_sequence: bool = False) -> MelJudge | None:
+        """What looks at the features of one call or stream, if there is anything to see."""
+        return None
+
+    @property
+    def decodes(self) -> str:
+        """What the model decodes, in a word or two."""
+        return "mels"
+
+    @property
+    def num_codebooks(self) -> int:
+        """The most codebooks that tokens can have; 0 if the model decodes none."""
+        return 0
+
+    def _array(self, given: Any) -> npt.NDArray[Any]:
+        """What was given, as an array. Raises ValueError if it names another codec than this model's."""
+        if not isinstance(given, Tokens):
+            return as_array(unwrapped(given), "tokens or features")
+        check_codec(given, self.config, self._fingerprints)
+        return as_array(given.codes, "tokens")
+
+    @property
+    def _fingerprints(self) -> tuple[str, ...]:
+        """Those of the model's first 1, 2, ... codebooks."""
+        return ()
+
+    def _item(self, array: npt.NDArray[Any], bandwidth_id: Any, layout: str, judge: MelJudge | None) -> Frames:
+        if is_float(array):
+            features = self._features(array)
+            bandwidth_id = self.bandwidths.check(bandwidth_id)
+            if judge is not None:
+                judge.see(features)
+            return Frames(features, None, bandwidth_id, is_batch=array.ndim == 3)
+        frames = self._codes(array, layout)
+        codes = frames.values
+        if bandwidth_id is None:
+            bandwidth_id = self.bandwidths.implied(len(codes), array.shape, layout)
+        index = self.bandwidths.check(bandwidth_id)
+        self.bandwidths.check_count(codes.shape, array.ndim, index, layout)
+        return Frames(codes, frames.codebooks, index, frames.is_batch)
+
+    def _codes(self, array: npt.NDArray[Any], layout: str) -> Frames:
+        """What is no array of floats."""
+        raise NotImplementedError
+
+    def _features(self, features: npt.NDArray[Any]) -> Float:
+        channels = self.config.feature_channels
+        shape = features.shape
+        if features.ndim not in (2, 3) or shape[-2] != channels:
+            raise ValueError(
+                f"features have shape {shape}, expected ({channels}, T) or (B, {channels}, T)" + self._hint(features)
+            )
+        if features.size == 0:
+            raise ValueError(f"features are empty, shape {shape}; expected at least one item and one frame")
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+            features = np.ascontiguousarray(features.reshape(-1, channels, shape[-1]), np.float32)
+        if not np.isfinite(features).all():
+            bad = features[~np.isfinite(features)]
+            raise ValueError(f"features hold {bad.size} values that are NaN or infinite in float32; expected finite")
+        return features
+
+    def _other_floats(self, array: npt.NDArray[Any]) -> ValueError:
+        hint = stack_hint(array, "features") or to_floats(array.dtype)
+        return ValueError(f"features have dtype {array.dtype}, expected floats{hint}")
+
+    def _hint(self, given: npt.NDArray[Any]) -> str:
+        """What floats of another shape than features may be, and what to do with them."""
+        channels, shape, last = self.config.feature_channels, given.shape, given.shape[-2:]
+        few = len(shape) in (2, 3) and min(shape[:-1]) <= self.num_codebooks
+        if few and given.any() and np.array_equal(given, np.rint(given)):
+            return (
+                f"; tokens must be integers, not {given.dtype}: if they are tokens, pass them as .astype(numpy.int64)"
+            )
+        if len(shape) in (2, 3) and last[1] == channels:
+            axes, transposed = ("(T, C)", ".T") if len(shape) == 2 else ("(B, T, C)", ".transpose(0, 2, 1)")
+            return f"; they look like {axes}: pass features{transposed}"
+        if len(shape) == 4 and 1 in shape[:2] and channels in last:
+            return f"; pass features[{'0' if shape[0] == 1 else ':, 0'}]"
+        if shape == (channels,):
+            return "; pass one frame as features[:, None]"
+        if len(shape) == 1 or (len(shape) == 2 and max(shape) > 1000 > 8 >= min(shape)):
+            return "; if it is audio, copy-synthesis is vocos(audio, sample_rate), of samples (N,) or a batch (B, N)"
+        known = next((text for size, text in _CHANNELS.items() if size in last), None)
+        if len(shape) in (2, 3) and known is not None:
+            return f"; {known}"
+        return f"; tokens must be integers, not {given.dtype}" if self.num_codebooks else ""
+
+
+class MelReader(Reader):
+    """Reads mels (n_mels, T) or (B, n_mels, T), and knows why anything else is none."""
+
+    def __init__(self, config: ModelConfig, mel: MelFeatures):
+        super().__init__(config)
+        self._mel = mel
+        self._calls = itertools.count(1)  # of decode and stream
+
+    def judge(self, one_sequence: bool = False) -> MelJudge | None:
+        """What looks at the mels of one call or stream.
+
+        It takes up to a tenth of the time of a short call: all of the first 64 are looked at, then fewer and fewer.
+        """
+        number = next(self._calls)
+        rarely = number > 64 and number & (number - 1)
+        return None if rarely else MelJudge(self._mel, one_sequence)
+
+    def _codes(self, array: npt.NDArray[Any], layout: str) -> Frames:
+        if not is_integer(array) and not is_float(array):
+            raise self._other_floats(array)
+        raise ValueError(
+            f"this is a mel model: it decodes float features (B, {self.config.feature_channels}, T), not tokens "
+            f"of dtype {array.dtype}; tokens need the model of their codec, those of the bundled codec "
+            f"VocosONNX({CODEC!r}); features that are integers may be passed as .astype(numpy.float32)"
+        )
+
+
+class TokenReader(Reader):
+    """Reads tokens of a codec, (K, T), (K, B, T) or (B, K, T), or the sums of codebook entries that they stand for."""
+
+    def __init__(self, config: ModelConfig, codec: EncodecFeatures, codebooks: Float):
+        super().__init__(config)
+        self._codec, self._codebooks = codec, codebooks
+
+    @property
+    def decodes(self) -> str:
+        return self._codec.codec
+
+    @property
+    def num_codebooks(self) -> int:
+        return self._codec.num_codebooks
+
+    @cached_property
+    def _fingerprints(self) -> tuple[str, ...]:
+        return fingerprints(self._codebooks)
+
+    def _codes(self, array: npt.NDArray[Any], layout: str) -> Frames:
+        if array.dtype.kind == "O" and array.shape[-2:-1] == (self.config.feature_channels,):
+            raise self._other_floats(array)
+        codes = read_tokens(array, layout, self._codec.num_codebooks, self._codec.codebook_size)
+        return Frames(codes, self._codebooks, None, is_batch=array.ndim == 3)
+
+
+def reader_of(config: ModelConfig, codebooks: Float | None) -> Reader:
+    """The reader of a model, by what it decodes."""
+    if config.mel is not None:
+        return MelReader(config, config.mel)
+    assert config.encodec is not None
+    assert codebooks is not None
+    return TokenReader(config, config.encodec, codebooks)
+
+
+# what features of so many channels are for, where they are not this model's
+_CHANNELS = {
+    64: f"64 channels are those of the features of the bundled codec: VocosONNX({CODEC!r})",
+    80: "80 bands are usual at 22,050 Hz (HiFi-GAN, Matcha-TTS): export a Vocos that was trained with such mels: "
+    "vocos-onnx export CHECKPOINT -o MODEL.onnx",
+    100: f"100 channels are those of the mels of VocosONNX({MEL!r})",
+    128: "128 channels are those of the features of EnCodec, whose codec model is made with: vocos-onnx export "
+    "charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx",
+}
+
+
+def _chunk_hint(given: npt.NDArray[Any]) -> str:
+    if given.ndim == 1 and given.size:
+        return "; of one frame pass chunk[:, None], of a single codebook chunk[None]"
+    if given.ndim == 3 and 1 in given.shape[:2]:
+        return "; pass chunk[0]" if len(given) == 1 else "; pass chunk[:, 0]"
+    return ""
+
+
+def _is_list(given: Any) -> TypeGuard[Sequence[Array]]:
+    """A list of arrays, each a sequence, and not one array written as a list. Raises ValueError for an empty one."""
+    if not isinstance(given, list | tuple):
+        return False
+    if not given:
+        raise ValueError("the list is empty, expected one or more arrays of tokens or features")
+    return all(isinstance(item, Tokens) or getattr(item, "ndim", 0) >= 2 for item in given)
 
 
 def read_tokens(
@@ -26,7 +319,7 @@ def read_tokens(
         raise ValueError(f"layout is {layout!r}, expected 'kbt' (codebooks, batch, frames) or 'bkt'")
     codes = np.asarray(tokens)
     if codes.dtype.kind not in "iu":
-        raise ValueError(_other_type(codes, codebook_size))
+        raise ValueError(not_tokens(codes, codebook_size))
     if codes.ndim not in (2, 3):
         hint = ""
         if codes.ndim == 1 and codes.size:
@@ -66,15 +359,6 @@ def read_tokens(
             )
         )
     return codes
-
-
-def counted(codebooks: int) -> str:
-    return "1 codebook" if codebooks == 1 else f"{codebooks} codebooks"
-
-
-def first_codebooks(count: int, shape: tuple[int, ...], layout: str) -> str:
-    """Python for the first codebooks of tokens of that shape."""
-    return f"tokens[:, :{count}]" if len(shape) == 3 and layout == "bkt" else f"tokens[:{count}]"
 
 
 def _other_order(shape: tuple[int, ...], layout: str, most: int) -> str:

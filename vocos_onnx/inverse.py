@@ -1,66 +1,160 @@
-"""Spectra to audio."""
+"""Spectra -> audio: the inverse transform of each frame, and the overlap-add of all."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .arrays import Float
-from .dsp.stft import check_finite, imdct_frames, istft_frames, overlap_add, trim_of
+from .dsp.stft import check_finite, hann_window, imdct_frames, istft_frames, overlap_add, samples_of, trim_of
 from .model.config import ModelConfig
+from .network import Spectrum
+
+
+class Transform(Protocol):
+    """The inverse transform of one kind of spectrum.
+
+    weight: (n_fft,), by whose overlap-added sum the overlap-added frames are divided; None if nothing is to be divided.
+    """
+
+    @property
+    def weight(self) -> Float | None: ...
+
+    def frames(self, spectrum: npt.NDArray[Any]) -> Float:
+        """Spectrum (B, T, F) -> windowed frames (B, T, n_fft)."""
+
+
+class ISTFT:
+    """Of complex spectra (B, T, n_fft/2 + 1), with a periodic Hann window; the weight is its square.
+
+    Dividing by the sum of squared windows makes it the least-squares inverse (Griffin & Lim 1984, eq. 6).
+    """
+
+    def __init__(self, n_fft: int):
+        self._n_fft = n_fft
+        self.weight = hann_window(n_fft) ** 2
+
+    def frames(self, spectrum: npt.NDArray[Any]) -> Float:
+        return istft_frames(spectrum, self._n_fft)
+
+
+class IMDCT:
+    """Of MDCT coefficients (B, T, n_fft/2), with a sine window, whose squares add up to one."""
+
+    weight = None
+
+    def frames(self, spectrum: npt.NDArray[Any]) -> Float:
+        return imdct_frames(spectrum)
+
+
+class Inverse:
+    """Makes audio of the spectra of one model."""
+
+    def __init__(self, config: ModelConfig):
+        self.config = config
+        self._transform: Transform = ISTFT(config.n_fft) if config.head == "istft" else IMDCT()
+
+    def run(self, spectra: Iterable[Spectrum]) -> list[Float]:
+        """The audio (B, samples) of each item; its spectra come in order, those of several items may be mixed.
+
+        Of T frames, ``same`` padding makes T·hop_length samples (one more if n_fft - hop_length is odd), and ``center``
+        padding (T - 1)·hop_length. Raises FloatingPointError if the audio is not finite.
+        """
+        config = self.config
+        audio: dict[int, Float] = {}
+        done: dict[int, int] = {}
+        overlap_adds: dict[int, OverlapAdd] = {}
+        for spectrum in spectra:
+            span = spectrum.span
+            item, frames = span.item, span.frames
+            if spectrum.is_audio:  # the graph has made it
+                audio[item] = spectrum.values.clip(-1, 1) if config.clip_audio else spectrum.values
+                continue
+            if span.start == 0:
+                samples = samples_of(frames.length, config.n_fft, config.hop_length, config.padding)
+                audio[item] = np.empty((frames.batch, samples), np.float32)
+                overlap_adds[item], done[item] = self.overlap_add(), 0
+            blocks = [overlap_adds[item].push(spectrum.values)]
+            if span.stop == frames.length:
+                blocks.append(overlap_adds.pop(item).finish())
+            for block in blocks:
+                audio[item][:, done[item] : done[item] + block.shape[1]] = block
+                done[item] += block.shape[1]
+        return [audio[item] for item in sorted(audio)]
+
+    def overlap_add(self) -> OverlapAdd:
+        """For the spectra of one item, or of one stream."""
+        config = self.config
+        return OverlapAdd(self._transform, config.n_fft, config.hop_length, config.padding, clip=config.clip_audio)
 
 
 class OverlapAdd:
-    """Spectrum -> waveform, a stretch of frames at a time: in all what ``istft`` or ``imdct`` gives."""
+    """Spectra to audio, some frames at a time, in any cut.
 
-    def __init__(self, config: ModelConfig, batch: int):
-        self._config = config
-        n_fft, hop = config.n_fft, config.hop_length
-        self._trim = trim_of(n_fft, hop, config.padding)
-        # held back: what later frames add to, and what the end of the sequence may cut off
-        self._held = max(n_fft - hop, self._trim)
-        # where in it the next frame begins; before the first frame, what is before that is not of the sequence
-        self._next = self._held - (n_fft - hop)
-        self._skip = self._trim + self._next
-        self._audio = np.zeros((batch, self._held), np.float32)
-        self._weight = np.zeros((1, self._held), np.float32)
+    Frame t is added to the samples t·hop ... t·hop + n_fft - 1 of a sum, which loses ``trim`` samples at both of its
+    ends. Once there are m frames, the sum
+      - ends at (m - 1)·hop + n_fft;
+      - changes no more before m·hop, where the next frame will begin, n_fft - hop before that end;
+      - loses its last ``trim`` samples if no frame follows.
+    So its last max(n_fft - hop, trim) samples are kept back, and all before them are emitted. If ``trim`` is the larger
+    of the two, the next frame begins within what is kept: ``_next`` samples after its start.
+
+    Args:
+        transform: of a frame.
+        n_fft, hop_length: samples of a frame, and from one to the next.
+        padding: "same" trims (n_fft - hop_length) // 2 samples, "center" n_fft / 2.
+        clip: whether the audio is clipped at ±1.
+    """
+
+    def __init__(self, transform: Transform, n_fft: int, hop_length: int, padding: str, *, clip: bool = False):
+        self._transform, self._hop, self._clip = transform, hop_length, clip
+        self._trim = trim_of(n_fft, hop_length, padding)
+        self._kept = max(n_fft - hop_length, self._trim)
+        self._next = self._kept - (n_fft - hop_length)
+        self._audio: Float | None = None  # the end of the sum (B, kept), and of the sum of the weights (1, kept)
+        self._weights: Float | None = None
+        self._to_trim = self._trim  # samples, of those that come next
+        self._frames = 0
 
     def push(self, spectrum: npt.NDArray[Any]) -> Float:
-        """Spectrum (B, T, F) of the next frames -> the samples (B, n) that are complete."""
-        frames, window = self._frames(spectrum)
-        check_finite(frames, spectrum)
-        audio = self._add(self._audio, frames)
-        done = audio.shape[1] - self._held
-        self._audio = audio[:, done:].copy()
-        weight = self._weight
-        if window is not None:
-            weight = self._add(self._weight, np.broadcast_to(window, (1, *frames.shape[1:])))
-            self._weight = weight[:, done:].copy()
-        return self._finished(audio[:, :done], weight)
+        """Spectrum (B, t, F) of the next frames, t > 0 -> the samples (B, n) that are complete with them, n >= 0.
+
+        Raises FloatingPointError if they are not finite.
+        """
+        frames = self._transform.frames(spectrum)
+        audio = self._added(self._audio, frames)
+        check_finite(audio, spectrum, self._frames)
+        self._frames += spectrum.shape[1]
+        self._audio = audio[:, -self._kept :].copy()
+        weights = None
+        if self._transform.weight is not None:
+            weight = np.broadcast_to(self._transform.weight, (1, *frames.shape[1:]))
+            weights = self._added(self._weights, weight)
+            self._weights = weights[:, -self._kept :].copy()
+        return self._finished(audio, weights, audio.shape[1] - self._kept)
 
     def finish(self) -> Float:
-        """The samples (B, n) that are left when there is no more frame."""
-        return self._finished(self._audio[:, : self._held - self._trim], self._weight)
+        """The samples (B, n) that are left when no frame follows. There must have been one."""
+        assert self._audio is not None
+        return self._finished(self._audio, self._weights, self._kept - self._trim)
 
-    def _add(self, held: Float, frames: npt.NDArray[np.float32]) -> Float:
-        added = overlap_add(frames, self._config.hop_length, 0)
-        audio = np.zeros((len(added), self._next + added.shape[1]), np.float32)
-        audio[:, self._next :] = added
-        audio[:, : self._held] += held
-        return audio
+    def _added(self, kept: Float | None, frames: npt.NDArray[np.float32]) -> Float:
+        """Frames added to the end of the sum, as it is kept."""
+        added = overlap_add(frames, self._hop)
+        if kept is None:
+            return added
+        if self._next:
+            added = np.concatenate([np.zeros((len(added), self._next), np.float32), added], axis=1)
+        added[:, : self._kept] += kept
+        return added
 
-    def _frames(self, spectrum: npt.NDArray[Any]) -> tuple[Float, Float | None]:
-        if self._config.head == "istft":
-            return istft_frames(spectrum, self._config.n_fft)
-        return imdct_frames(spectrum), None
-
-    def _finished(self, audio: Float, weight: Float) -> Float:
-        start = min(self._skip, audio.shape[1])
-        self._skip -= start
-        stop = audio.shape[1]
-        audio = audio[:, start:]
-        if self._config.head == "istft":
-            return audio / weight[:, start:stop]
-        return audio.clip(-1, 1) if self._config.clip_audio else audio
+    def _finished(self, audio: Float, weights: Float | None, stop: int) -> Float:
+        start = min(self._to_trim, stop)
+        self._to_trim -= start
+        audio = audio[:, start:stop]
+        if weights is not None:
+            audio = audio / weights[:, start:stop]
+        return audio.clip(-1, 1) if self._clip else audio

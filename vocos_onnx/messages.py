@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import reprlib
 import unicodedata
 from collections.abc import Iterable
@@ -38,6 +39,13 @@ def listed(names: Iterable[Any]) -> str:
     each = [_cut(str(name), 80) for name in names]
     more = f" and {len(each) - 10} more" if len(each) > 10 else ""
     return ", ".join(each[:10]) + more
+
+
+def quoted(path: str) -> str:
+    """A path in a line of Python that a message shows."""
+    if not path.isprintable() or len(path) >= 400:
+        return '"FILE"'
+    return json.dumps(path, ensure_ascii=False)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,92 +1,89 @@
-"""Features -> spectrum: the network, in an onnxruntime session."""
+"""Spans -> spectra: the network, as a whole or step by step."""
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vocos_onnx.arrays import Float
-
-from .dsp.quantizer import check_codebooks
-from .dsp.stft import trim_of
+from .arrays import Float
+from .dsp.stft import samples_of
 from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
-from .messages import shown
-from .model.config import METADATA_KEY, ModelConfig
-from .model.session import CPU, CUDA, Provider, check_graph, device_of, open_session, read_config, run, shape_of
+from .model.config import ModelConfig
+from .model.providers import Provider
+from .model.session import Shape, Signature, open_model, shape_of
+from .spans import Span, stacked
 
-State = dict[str, Any]  # arrays, or what stays on a GPU
+State = dict[str, Any]  # arrays, or values of onnxruntime that stay on a GPU
 
-REACH = 3  # frames to either side, of a convolution of 7 taps
+TAPS = 7  # of each convolution
+REACH = TAPS // 2  # frames that one convolution sees to either side
 
 
-class Backbone:
-    """The session of one model file. ``config`` is read from the file, ``providers`` is what the session runs on."""
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """What the network makes of a span.
+
+    values: of the frames that are wanted: complex64 (B, T, n_fft/2 + 1), from an IMDCT head float32 (B, T, n_fft/2).
+    If ``is_audio``, they are what the inverse transform in the graph makes of all of its item, float32 (B, samples).
+    """
+
+    span: Span
+    values: npt.NDArray[Any]
+    is_audio: bool = False
+
+
+class Network:
+    """The network of one model file, in an onnxruntime session.
+
+    config: read from the file. codebooks: (num_codebooks, codebook_size, C) of a codec's model, else None. providers:
+    what the session runs on. reach: frames that the network sees to either side; 0 if that is not known, so that a
+    sequence can neither be cut nor streamed.
+    """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
-        providers: Sequence[Provider] | None,
-        threads: int | None,
+        providers: Sequence[Provider] | None = None,
+        threads: int | None = None,
         profile: Path | None = None,
     ):
-        int8 = ValueError(
-            f"{path} is in int8, for the CPU, and providers is {shown(providers)}; leave it out, or take the model in "
-            "float16 or float32"
-        )
-        try:
-            self._open(path, providers, threads, profile)
-        except (ValueError, RuntimeError):
-            if self._asks_for_cuda(providers) and self._is_int8(path, threads):
-                raise int8 from None  # and no other installation would change that
-            raise
-        if self.config.precision == "int8" and self._session.get_providers() != [CPU]:  # nothing else has its operators
-            if providers is not None:
-                raise int8
-            self._open(path, [CPU], threads, None)
-        self.providers: list[str] = self._session.get_providers()
-        self._device = device_of(self._session)
+        self._session = open_model(path, ModelConfig, _graph, providers, threads, profile)
+        self.config = self._session.config
+        self.codebooks = self._session.codebooks
+        self.providers = self._session.providers
+        past = self._session.inputs.get("past")
+        self._layers, self._dim = (0, 0) if past is None else (_size(past[0]), _size(past[3]))
+        self.reach = REACH * (self._layers + 1) if self._layers else 0
+        self.has_istft = "audio" in self._session.outputs
 
-    @staticmethod
-    def _asks_for_cuda(providers: Sequence[Provider] | None) -> bool:
-        if not isinstance(providers, Sequence):
-            return False
-        names = [given[0] if isinstance(given, tuple) and given else given for given in providers]
-        return "cuda" in names or CUDA in names
+    def spectra(self, batches: Iterable[list[Span]]) -> Iterator[Spectrum]:
+        """The spectra of spans, those of a list in one call."""
+        for spans in batches:
+            yield from self._of_batch(spans)
 
-    def _is_int8(self, path: str | os.PathLike[str], threads: int | None) -> bool:
-        try:
-            self._open(path, [CPU], threads, None)
-        except (ValueError, RuntimeError):
-            return False
-        return self.config.precision == "int8"
-
-    def _open(
-        self,
-        path: str | os.PathLike[str],
-        providers: Sequence[Provider] | None,
-        threads: int | None,
-        profile: Path | None,
-    ) -> None:
-        self._session = open_session(path, providers, threads, METADATA_KEY, profile)
-        self.has_istft = any(node.name == "audio" for node in self._session.get_outputs())
-        self._layers = self._dim = 0
-        self.config = read_config(self._session, path, METADATA_KEY, self._parse)
-
-    @property
-    def delay(self) -> int:
-        """Frames that the network sees to either side, 3 for each convolution; 0 where it carries none."""
-        return REACH * (self._layers + 1) if self._layers else 0
-
-    def start(self, batch: int) -> State:
-        """The state before the first frame of sequences."""
-        return self._state(batch, 2 * REACH)
+    def _of_batch(self, spans: list[Span]) -> Iterator[Spectrum]:
+        features, lengths = stacked(spans)
+        bandwidth_id = spans[0].frames.bandwidth_id
+        audio = None
+        if self.has_istft and all(span.is_whole for span in spans):
+            audio = self.audio(features, bandwidth_id, lengths)
+            if not np.isfinite(audio).all():  # the spectrum says why
+                audio = None
+        spectrum = None if audio is not None else self.spectrum(features, bandwidth_id, lengths)
+        row = 0
+        for span in spans:
+            rows = slice(row, row := row + span.frames.batch)
+            if audio is not None:
+                yield Spectrum(span, audio[rows, : self._samples(span.frames.length)], is_audio=True)
+            else:
+                assert spectrum is not None
+                yield Spectrum(span, spectrum[rows, span.start - span.first : span.stop - span.first])
 
     def spectrum(
         self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None
@@ -96,53 +93,68 @@ class Backbone:
         ``lengths``: frames of each item; its features from there on are zeros, and its spectrum has no meaning.
         """
         shapes = {"spectrum": self._spectrum_shape(features)}
-        spectrum: npt.NDArray[Any]
-        (spectrum,) = run(self._session, shapes, self.inputs(features, bandwidth_id, lengths))
+        (spectrum,) = self._session.run(shapes, self.inputs(features, bandwidth_id, lengths))
         return self._as_complex(spectrum)
 
     def audio(self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None) -> Float:
-        """Features (B, C, T) -> audio (B, samples), where ``has_istft``.
+        """Features (B, C, T) -> audio (B, samples), if ``has_istft``; not clipped, and perhaps not finite.
 
-        ``lengths``: as ``spectrum`` takes it; the audio of an item ends with its last frame, and zeros are after it.
+        ``lengths``: as ``spectrum`` takes them; the audio of an item ends with its last frame, and zeros are after it.
         """
-        config, (batch, _, frames) = self.config, features.shape
-        trim = trim_of(config.n_fft, config.hop_length, config.padding)
-        samples = (frames - 1) * config.hop_length + config.n_fft - 2 * trim
+        batch, _, frames = features.shape
+        shapes = {"audio": (batch, self._samples(frames))}
         audio: Float
-        (audio,) = run(self._session, {"audio": (batch, samples)}, self.inputs(features, bandwidth_id, lengths))
+        (audio,) = self._session.run(shapes, self.inputs(features, bandwidth_id, lengths))
         return audio
 
     def inputs(
         self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None
     ) -> dict[str, npt.NDArray[Any]]:
-        """What the graph takes to compute the spectrum in one piece, see ``spectrum``."""
+        """The inputs of the graph that give the spectrum of whole sequences, see ``spectrum``."""
         batch, _, frames = features.shape
         mask = np.ones((self._layers, batch, frames), np.float32)
         if lengths is not None:
             mask *= np.arange(frames) < np.asarray(lengths)[:, None]
-        return self._inputs(features, bandwidth_id, self._state(batch, REACH), mask)
+        return self._inputs(features, bandwidth_id, self._zeros(batch, REACH), mask)
+
+    def start(self, batch: int) -> State:
+        """The state of sequences before their first frame."""
+        return self._zeros(batch, 2 * REACH)
 
     def step(
         self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None
     ) -> tuple[npt.NDArray[Any], State]:
-        """Go on with sequences, of which frames ``first`` ... ``first`` + T - 1 are given, those from ``end`` on zeros.
+        """Go on with sequences, given frames ``first`` ... ``first`` + T - 1 of them; those from ``end`` on are zeros.
 
-        Returns the spectrum, as ``spectrum`` does, of the T frames from ``first - delay`` on, and the new state. Those
-        before the first frame and from the end on have no meaning.
+        Returns the spectrum, as ``spectrum`` does, of the T frames from ``first - reach`` on, and the new state. The
+        spectrum of frames before the first and from the end on has no meaning.
         """
         batch, _, frames = features.shape
-        # the input of block l is REACH * (l + 1) frames late; what is outside of the sequence there is zero
+        # Each convolution is REACH frames late: when frame t goes in, the input of block l is that of frame
+        # t - REACH · (l + 1). Outside of the sequence, frames 0 ... end - 1, that input is zero.
         late = REACH * np.arange(1, self._layers + 1)[:, None]
         time = first + np.arange(frames) - late
         inside = (time >= 0) if end is None else (time >= 0) & (time < end)
         mask = np.repeat(inside[:, None].astype(np.float32), batch, axis=1)
         shapes = {"spectrum": self._spectrum_shape(features)}
         shapes |= {f"next_{name}": shape for name, shape in self._state_shapes(batch, 2 * REACH).items()}
-        inputs = self._inputs(features, bandwidth_id, state, mask)
-        spectrum, *new = run(self._session, shapes, inputs, self._device)
+        spectrum, *new = self._session.run(shapes, self._inputs(features, bandwidth_id, state, mask), keep=True)
         return self._as_complex(spectrum), dict(zip(state, new, strict=True))
 
-    def _state(self, batch: int, past: int) -> State:
+    def placement(self) -> dict[str, list[str]]:
+        """The operators that run on each provider, one entry for each node, when a few frames are computed.
+
+        The network must have been opened with a ``profile``.
+        """
+        frames = np.zeros((1, self.config.feature_channels, 32), np.float32)
+        self.spectrum(frames, 0 if self.config.num_bandwidth_ids else None)
+        return self._session.placement()
+
+    def _samples(self, frames: int) -> int:
+        config = self.config
+        return samples_of(frames, config.n_fft, config.hop_length, config.padding)
+
+    def _zeros(self, batch: int, past: int) -> State:
         return {name: np.zeros(shape, np.float32) for name, shape in self._state_shapes(batch, past).items()}
 
     def _state_shapes(self, batch: int, past: int) -> dict[str, tuple[int, ...]]:
@@ -170,55 +182,33 @@ class Backbone:
         # exp, cos and sin are in the graph, where they share the session's threads and its device.
         return spectrum.view(np.complex64)[..., 0] if self.config.head == "istft" else spectrum
 
-    def codebooks(self) -> npt.NDArray[np.float32]:
-        """The codebooks (num_codebooks, codebook_size, C) that an encodec model carries as a constant output."""
-        encodec = self.config.encodec
-        assert encodec is not None
-        nothing = np.zeros((1, self.config.feature_channels, 1), np.float32)
-        bandwidth_id = 0 if self.config.num_bandwidth_ids else None
-        codebooks: Float
-        shapes = {"codebooks": (encodec.num_codebooks, encodec.codebook_size, self.config.feature_channels)}
-        (codebooks,) = run(self._session, shapes, self.inputs(nothing, bandwidth_id))
-        return check_codebooks(codebooks, (encodec.codebooks_sha256,))
-
-    def _parse(self, metadata: str) -> ModelConfig:
-        config = ModelConfig.from_json(metadata)
-        channels = config.feature_channels
-        inputs: dict[str, list[int | str]] = {"features": ["batch", channels, "frames"]}
-        outputs: dict[str, list[int | str]] = {"spectrum": ["batch", "frames", *_bins(config)]}
-        # how many convolutions carry what, and of which size, is the network's own affair, and not in the metadata
-        past = shape_of(self._session, "past", 4)
-        if past is not None:
-            self._layers, self._dim = read_size("layers", past[0], MAX_LAYERS), read_size("dim", past[3], MAX_CHANNELS)
-            inputs["past_features"] = ["batch", channels, "past"]
-            outputs["next_past_features"] = ["batch", channels, 2 * REACH]
-            inputs["past"] = [self._layers, "batch", "past", self._dim]
-            outputs["next_past"] = [self._layers, "batch", 2 * REACH, self._dim]
-            inputs["mask"] = [self._layers, "batch", "frames"]
-        if self.has_istft:
-            outputs["audio"] = ["batch", "samples"]
-        if config.num_bandwidth_ids:
-            inputs["bandwidth_id"] = []
-        if config.encodec is not None:
-            outputs["codebooks"] = [config.encodec.num_codebooks, config.encodec.codebook_size, channels]
-        check_graph(self._session, inputs, outputs)
-        return config
-
 
 def _bins(config: ModelConfig) -> tuple[int, ...]:
-    """The last axes of a spectrum."""
+    """The last axes of a spectrum, as the graph has them."""
     return (config.n_fft // 2 + 1, 2) if config.head == "istft" else (config.n_fft // 2,)
 
 
-def placement(path: str | os.PathLike[str], providers: Sequence[Provider] | None) -> dict[str, list[str]]:
-    """The operators that ran on each provider, one entry for each node, when a few frames were computed."""
-    with tempfile.TemporaryDirectory() as folder:
-        backbone = Backbone(path, providers, None, Path(folder) / "profile")
-        frames = np.zeros((1, backbone.config.feature_channels, 32), np.float32)
-        backbone.spectrum(frames, 0 if backbone.config.num_bandwidth_ids else None)
-        events = json.loads(Path(backbone._session.end_profiling()).read_text(encoding="utf-8"))
-    nodes: dict[str, list[str]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and "provider" in event["args"]:
-            nodes.setdefault(event["args"]["provider"], []).append(event["args"]["op_name"])
-    return nodes
+def _size(size: int | str | None) -> int:
+    assert isinstance(size, int)  # ``_graph`` has seen to that
+    return size
+
+
+def _graph(config: ModelConfig, found: Mapping[str, Shape]) -> Signature:
+    """The inputs and outputs that the graph of a model must have; ``found`` are the inputs that it has.
+
+    How many convolutions have a state, and of which size, is the network's own affair, and not in the metadata.
+    """
+    channels = config.feature_channels
+    inputs: dict[str, Shape] = {"features": ["batch", channels, "frames"]}
+    outputs: dict[str, Shape] = {"spectrum": ["batch", "frames", *_bins(config)]}
+    past = shape_of(found, "past", 4)
+    if past is not None:
+        layers, dim = read_size("layers", past[0], MAX_LAYERS), read_size("dim", past[3], MAX_CHANNELS)
+        inputs["past_features"] = ["batch", channels, "past"]
+        outputs["next_past_features"] = ["batch", channels, 2 * REACH]
+        inputs["past"] = [layers, "batch", "past", dim]
+        outputs["next_past"] = [layers, "batch", 2 * REACH, dim]
+        inputs["mask"] = [layers, "batch", "frames"]
+    if config.num_bandwidth_ids:
+        inputs["bandwidth_id"] = []
+    return inputs, outputs

@@ -1,29 +1,27 @@
-"""The same result as decoding in one piece, chunk by chunk, and nothing computed twice.
+"""The audio of a sequence while its frames come in: what ``decode`` gives, chunk by chunk, and nothing computed twice.
 
-Every convolution carries the 6 frames that it still needs, so that the network is as late as it sees ahead (27 frames
-for the official models); the overlap-add carries the samples that later frames add to.
+Every convolution keeps the 6 frames that it still needs as its state, so that the network is as late as it sees ahead
+(27 frames for the official models); the overlap-add keeps the samples that later frames add to.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Float, Frames
-from .inverse import OverlapAdd
+from .arrays import EncodecFrames, Float
+from .frames import Reader
+from .inverse import Inverse
 from .messages import first_line
-from .network import Backbone, State
+from .network import Network
+from .spans import LONGEST
 
-BLOCK = 1500  # frames that go through the network at once, 20 s at 75 frames/s: memory does not grow beyond
-
-# a chunk -> what gives its features from one frame to another, its frames, the bandwidth id, what it is in words
-Read = Callable[[npt.ArrayLike | Frames], tuple[Callable[[int, int], Float], int, int | None, str]]
 _TWO_THREADS = (
     "two threads use one stream at the same time, or an iterator of push_blocks is not at its end: give each thread a "
     "stream of its own, and iterate to the end"
@@ -31,51 +29,55 @@ _TWO_THREADS = (
 
 
 class Decoder:
-    """Features -> waveform of a batch, a stretch of frames at a time: the network and the overlap-add.
+    """Frames to audio, some at a time: the network step by step, and the overlap-add.
 
-    ``lookahead``: a frame comes out when so many later ones are there. Where the network sees further ahead, the
-    sequence ends there for it.
+    ``lookahead``: how many later frames must be there for a frame to be emitted, at most the network's reach. Where the
+    network sees further ahead than that, the sequence ends there for it.
     """
 
-    def __init__(self, backbone: Backbone, bandwidth_id: int | None, batch: int, lookahead: int | None = None):
-        self._backbone, self._bandwidth_id = backbone, bandwidth_id
-        self._missing = 0 if lookahead is None else backbone.delay - lookahead
-        self._state = backbone.start(batch)
-        self._overlap = OverlapAdd(backbone.config, batch)
-        self._batch = batch
-        self._taken = self._given = 0  # frames
+    def __init__(self, network: Network, inverse: Inverse, bandwidth_id: int | None, lookahead: int):
+        self._network, self._bandwidth_id = network, bandwidth_id
+        self._late = network.reach  # frames by which a spectrum is later than its features
+        self._unseen = network.reach - lookahead  # frames of the network's look-ahead that are not waited for
+        self._state = network.start(1)
+        self._overlap_add = inverse.overlap_add()
+        self._frames_in = self._frames_out = 0
 
     def push(self, features: Float) -> Float:
-        """Features (B, C, t) -> audio (B, n), n >= 0."""
+        """Features (1, C, t) of the next frames -> the samples (n,) that are complete with them, n >= 0."""
         spectrum, self._state = self._step(features, None)
-        audio = [self._out(spectrum, self._taken - self._backbone.delay)]
-        self._taken += features.shape[2]
-        if self._missing and self._taken > self._backbone.delay - self._missing:
-            spectrum, _ = self._step(self._zeros(self._missing), self._taken)
-            audio.append(self._out(spectrum, self._taken - self._backbone.delay))
-        return np.concatenate(audio, axis=1)
+        blocks = [self._emit(spectrum, self._frames_in - self._late)]
+        self._frames_in += features.shape[2]
+        if self._unseen and self._frames_in > self._late - self._unseen:
+            # as if the sequence ended here, and without keeping the state
+            spectrum, _ = self._step(self._zeros(self._unseen), self._frames_in)
+            blocks.append(self._emit(spectrum, self._frames_in - self._late))
+        return np.concatenate(blocks)
 
     def finish(self) -> Float:
-        """The rest (B, n)."""
-        if not self._taken:
-            return np.zeros((self._batch, 0), np.float32)
-        spectrum, _ = self._step(self._zeros(self._backbone.delay), self._taken)
-        audio = self._out(spectrum, self._taken - self._backbone.delay)
-        return np.concatenate([audio, self._overlap.finish()], axis=1)
+        """The samples (n,) that are left when no frame follows."""
+        if not self._frames_in:
+            return np.zeros(0, np.float32)
+        spectrum, _ = self._step(self._zeros(self._late), self._frames_in)
+        block = self._emit(spectrum, self._frames_in - self._late)
+        return np.concatenate([block, self._overlap_add.finish()[0]])
 
-    def _step(self, features: Float, end: int | None) -> tuple[npt.NDArray[Any], State]:
-        return self._backbone.step(features, self._bandwidth_id, self._state, self._taken, end)
+    def _step(self, features: Float, end: int | None) -> tuple[npt.NDArray[np.generic], dict[str, object]]:
+        return self._network.step(features, self._bandwidth_id, self._state, self._frames_in, end)
 
-    def _out(self, spectrum: npt.NDArray[Any], first: int) -> Float:
-        """Audio of the spectrum of frames from ``first`` on, but for those that came out before."""
-        new = spectrum[:, max(0, self._given - first) :]
+    def _emit(self, spectrum: npt.NDArray[np.generic], first: int) -> Float:
+        """The audio (n,) of a spectrum (1, t, F) of frames from ``first`` on, without those that are emitted already.
+
+        ``first`` is negative at the start of the sequence, since frames before its first have no meaning.
+        """
+        new = spectrum[:, max(0, self._frames_out - first) :]
         if not new.shape[1]:
-            return np.zeros((self._batch, 0), np.float32)
-        self._given += new.shape[1]
-        return self._overlap.push(new)
+            return np.zeros(0, np.float32)
+        self._frames_out += new.shape[1]
+        return self._overlap_add.push(new)[0]
 
     def _zeros(self, frames: int) -> Float:
-        return np.zeros((self._batch, self._backbone.config.feature_channels, frames), np.float32)
+        return np.zeros((1, self._network.config.feature_channels, frames), np.float32)
 
 
 class Stream:
@@ -93,8 +95,18 @@ class Stream:
         >>> stream.reset()  # and the next sequence
     """
 
-    def __init__(self, read: Callable[[], Read], decoder: Callable[[int | None], Decoder]):
-        self._start_reading, self._make = read, decoder
+    def __init__(
+        self,
+        reader: Reader,
+        network: Network,
+        inverse: Inverse,
+        bandwidth_id: int | None,
+        lookahead: int,
+        *,
+        judged: bool = True,
+    ):
+        self._reader, self._network, self._inverse = reader, network, inverse
+        self._bandwidth_id, self._lookahead, self._judged = bandwidth_id, lookahead, judged
         self._lock = threading.Lock()
         self._unfinished: weakref.ref[Generator[Float, None, None]] | None = (
             None  # what push_blocks gave, while it runs
@@ -102,12 +114,12 @@ class Stream:
         self._start()
 
     def _start(self) -> None:
-        self._read = self._start_reading()
+        self._judge = self._reader.judge(one_sequence=True) if self._judged else None
         self._decoder: Decoder | None = None
         self._kind = self._failure = ""
         self._ended = False
 
-    def push(self, tokens_or_features: npt.ArrayLike | Frames) -> Float:
+    def push(self, tokens_or_features: npt.ArrayLike | EncodecFrames) -> Float:
         """The next chunk.
 
         Args:
@@ -125,7 +137,7 @@ class Stream:
         """
         return np.concatenate(list(self._push_blocks(tokens_or_features, [None])))
 
-    def push_blocks(self, tokens_or_features: npt.ArrayLike | Frames) -> Iterator[Float]:
+    def push_blocks(self, tokens_or_features: npt.ArrayLike | EncodecFrames) -> Iterator[Float]:
         """As ``push``, but the audio of a long chunk is emitted some seconds at a time.
 
         Raises as ``push``, at once for a chunk that is refused. The iterator is to be exhausted before anything else is
@@ -139,28 +151,29 @@ class Stream:
         return blocks
 
     def _push_blocks(
-        self, chunk: npt.ArrayLike | Frames, own: list[weakref.ref[Generator[Float, None, None]] | None]
+        self, chunk: npt.ArrayLike | EncodecFrames, own: list[weakref.ref[Generator[Float, None, None]] | None]
     ) -> Generator[Float, None, None]:
         with self._alone():
             self._unfinished = own[0]
-            features_of, frames, bandwidth_id, kind = self._read(chunk)
-            if not frames:
+            frames = self._reader.read_chunk(chunk, self._bandwidth_id, self._judge)
+            if not frames.length:
                 yield np.zeros(0, np.float32)
                 return
             if self._decoder is None:
-                self._decoder, self._kind = self._make(bandwidth_id), kind
-            elif kind != self._kind:
+                self._decoder = Decoder(self._network, self._inverse, frames.bandwidth_id, self._lookahead)
+                self._kind = frames.kind
+            elif frames.kind != self._kind:
                 raise ValueError(
-                    f"this chunk is {kind}, and those before it were {self._kind}: decode them in two streams"
+                    f"this chunk is {frames.kind}, and those before it were {self._kind}: decode them in two streams"
                 )
             yield np.zeros(0, np.float32)  # the chunk is taken, and nothing else may come before it
-            for audio in push_in_blocks(self._decoder, features_of, frames):
-                yield audio[0]
+            for start in range(0, frames.length, LONGEST):  # so that memory does not grow with the chunk
+                yield self._decoder.push(frames.features(start, min(start + LONGEST, frames.length)))
 
     def flush(self) -> Float:
         """The end of the sequence: the rest of the audio (samples,). Raises as ``push``. Only ``reset`` may follow."""
         with self._alone():
-            audio = np.zeros(0, np.float32) if self._decoder is None else self._decoder.finish()[0]
+            audio = np.zeros(0, np.float32) if self._decoder is None else self._decoder.finish()
             self._ended = True
             return audio
 
@@ -213,15 +226,3 @@ class Stream:
             "a Stream cannot be pickled or copied: it is in the middle of a sequence; make one with VocosONNX.stream "
             "where it is needed, the VocosONNX itself can be pickled"
         )
-
-
-def push_in_blocks(decoder: Decoder, features_of: Callable[[int, int], Float], frames: int) -> Iterator[Float]:
-    """Audio (B, n) as ``frames`` frames go in, a block at a time; ``features_of`` gives those from one to another."""
-    for start in range(0, frames, BLOCK):
-        yield decoder.push(features_of(start, min(start + BLOCK, frames)))
-
-
-def decode_in_blocks(decoder: Decoder, features_of: Callable[[int, int], Float], frames: int) -> Iterator[Float]:
-    """The same, and the rest at the end."""
-    yield from push_in_blocks(decoder, features_of, frames)
-    yield decoder.finish()

@@ -95,7 +95,7 @@ def log_mel(audio: npt.NDArray[np.floating[Any]], sample_rate: int, mel: MelFeat
     Raises:
         ValueError: audio too short to be reflected, or for one frame.
     """
-    frames = max(0, 1 + (audio.shape[-1] + 2 * _pad(mel) - mel.n_fft) // mel.hop_length)
+    frames = max(0, frames_of(audio.shape[-1], mel))
     features = np.empty((len(audio), mel.n_mels, frames), np.float32)
     done = 0
     for block in log_mel_blocks(AudioWindow([audio]), sample_rate, mel):
@@ -105,31 +105,37 @@ def log_mel(audio: npt.NDArray[np.floating[Any]], sample_rate: int, mel: MelFeat
 
 
 def log_mel_blocks(audio: AudioWindow, sample_rate: int, mel: MelFeatures, chunk: int = CHUNK) -> Iterator[Float]:
-    """The same, some frames at a time (B, n_mels, t). Raises as ``log_mel``."""
+    """The same, some frames at a time (B, n_mels, t). Raises as ``log_mel``.
+
+    Frame t begins ``pad`` samples before sample t·hop, so that frames start ... stop - 1 take the samples
+        first = start·hop - pad  to  last = (stop - 1)·hop - pad + n_fft  (without ``last`` itself).
+    Sample i outside of the audio, which has N samples, is a reflection:
+        i < 0 is sample -i, which is 1 to pad: at the start, samples up to -first are needed;
+    Sample i outside of the audio, which has N samples, is a reflection of one in it:
+    Until the end has come, there are ``(start + chunk)·hop + n_fft`` samples or more, and no frame reaches beyond them.
+    """
     hop, pad = mel.hop_length, _pad(mel)
     bank = filterbank(sample_rate, mel)
     start = 0
     while True:
-        there = audio.reach((start + chunk) * hop + mel.n_fft)
+        there = audio.reach((start + chunk) * hop + mel.n_fft)  # N, if the end has come
         if start == 0 and there < (shortest := max(pad + 1, mel.n_fft - 2 * pad)):
             raise ValueError(
                 f"audio has {there} samples at {sample_rate} Hz, expected at least {shortest}: these mel "
                 f"features reflect {pad} of them at both ends; pad it with zeros"
             )
-        # what comes later makes these frames complete, and at the end there are no others
-        stop = min(start + chunk, 1 + (there + 2 * pad - mel.n_fft) // hop)
+        stop = min(start + chunk, frames_of(there, mel))
         if stop <= start:
             return
         first, last = start * hop - pad, (stop - 1) * hop - pad + mel.n_fft
-        # a reflection reaches back as far as the padding
-        held = max(0, min(first, there - pad - 1))
-        stretch = audio.cut(held, max(last, 1 - first))
+        low, high = max(0, min(first, there - 1 - pad)), max(last, 1 - first)
+        samples = audio.cut(low, high)
         if first < 0 or last > there:
             index = np.abs(np.arange(first, last))
-            stretch = stretch[:, np.where(index < there, index, 2 * (there - 1) - index) - held]
+            samples = samples[:, np.where(index < there, index, 2 * (there - 1) - index) - low]
         else:
-            stretch = stretch[:, first - held : last - held]
-        spectrum = stft(stretch.astype(np.float64), mel.n_fft, hop)
+            samples = samples[:, first - low : last - low]
+        spectrum = stft(samples.astype(np.float64), mel.n_fft, hop)
         if mel.power_offset:
             magnitude = np.sqrt(spectrum.real**2 + spectrum.imag**2 + mel.power_offset)
         else:
@@ -137,6 +143,11 @@ def log_mel_blocks(audio: AudioWindow, sample_rate: int, mel: MelFeatures, chunk
         features: Float = np.log(np.maximum(magnitude @ bank, mel.clip)).transpose(0, 2, 1).astype(np.float32)
         yield features
         start = stop
+
+
+def frames_of(samples: int, mel: MelFeatures) -> int:
+    """Frames of so many samples: 1 + (samples + 2·padding - n_fft) // hop_length; less than 1 if they are too few."""
+    return 1 + (samples + 2 * _pad(mel) - mel.n_fft) // mel.hop_length
 
 
 def _pad(mel: MelFeatures) -> int:

@@ -1,4 +1,4 @@
-"""Spectrum -> waveform: inverse transform of every frame, windowed overlap-add, normalisation, trim; and the STFT.
+"""The STFT; and, for the way back, the inverse transforms of frames and their overlap-add.
 
 Vectorised over batch and frames, the way back in float32. It follows vocos 0.1.0, ``vocos/spectral_ops.py``.
 """
@@ -16,38 +16,25 @@ from vocos_onnx.arrays import Float
 PADDINGS = ("same", "center")
 
 
-def istft(spectrum: npt.NDArray[np.complex64], n_fft: int, hop_length: int, padding: str) -> Float:
-    """Inverse STFT with a periodic Hann window of n_fft samples.
+def istft_frames(spectrum: npt.NDArray[np.complex64], n_fft: int) -> Float:
+    """Spectrum (B, T, n_fft/2 + 1) complex64 -> frames (B, T, n_fft) float32, windowed with a periodic Hann window.
 
-    Args:
-        spectrum: (B, T, n_fft/2 + 1) complex64. As in every inverse real FFT, the imaginary parts of the first and
-            the last bin do not count.
-        padding: "same" trims (n_fft - hop_length) // 2 samples from both ends, so T frames give T·hop_length samples
-            (one more where n_fft - hop_length is odd); "center" trims n_fft/2, so they give (T - 1)·hop_length, and
-            one frame gives an empty waveform.
-
-    Returns:
-        (B, samples) float32: the windowed frames, overlap-added and divided by the overlap-added squared window,
-        which makes it the least-squares inverse (Griffin & Lim 1984, eq. 6).
+    As in every inverse real FFT, the imaginary parts of the first and the last bin do not count.
     """
-    frames, envelope = istft_frames(spectrum, n_fft)
-    trim = trim_of(n_fft, hop_length, padding)
-    audio = overlap_add(frames, hop_length, trim)
-    audio /= overlap_add(np.broadcast_to(envelope, (1, *frames.shape[1:])), hop_length, trim)
-    return audio
-
-
-def istft_frames(spectrum: npt.NDArray[np.complex64], n_fft: int) -> tuple[Float, Float]:
-    """Spectrum (B, T, n_fft/2 + 1) -> windowed frames (B, T, n_fft), and the squared window (n_fft,)."""
-    window = hann_window(n_fft)
     frames: Any = np.fft.irfft(spectrum, n_fft)  # float32, which numpy's annotations do not know
-    frames *= window
-    return frames, window * window
+    frames *= hann_window(n_fft)
+    windowed: Float = frames
+    return windowed
 
 
 def trim_of(n_fft: int, hop_length: int, padding: str) -> int:
-    """Samples that are cut off both ends."""
+    """Samples that are cut off both ends: n_fft/2 with "center" padding, (n_fft - hop_length) // 2 with "same"."""
     return n_fft // 2 if padding == "center" else (n_fft - hop_length) // 2
+
+
+def samples_of(frames: int, n_fft: int, hop_length: int, padding: str) -> int:
+    """Samples that so many frames make: (frames - 1)·hop_length + n_fft less what is trimmed."""
+    return (frames - 1) * hop_length + n_fft - 2 * trim_of(n_fft, hop_length, padding)
 
 
 def stft(
@@ -65,24 +52,12 @@ def stft(
     return np.fft.rfft(frames * _hann(n_fft).astype(audio.dtype))
 
 
-def imdct(spectrum: Float, padding: str) -> Float:
-    """Inverse MDCT with a sine window, hop N.
-
-    Args:
-        spectrum: (B, T, N) float32 MDCT coefficients of frames of 2N samples.
-        padding: "same" trims N/2 samples from both ends, so T frames give T·N samples; "center" trims N, so they give
-            (T - 1)·N, and one frame gives an empty waveform. N is even in every model: upstream is silent where not.
-
-    Returns:
-        (B, samples) float32. With n0 = (N + 1)/2, frame sample n of 0 ... 2N - 1 is
-        w[n] √(2/N) Σ_k X[k] cos(π/N (n + n0)(k + ½)); the squared sine window sums to one, so nothing is divided.
-    """
-    bins = spectrum.shape[-1]
-    return overlap_add(imdct_frames(spectrum), bins, trim_of(2 * bins, bins, padding))
-
-
 def imdct_frames(spectrum: Float) -> Float:
-    """MDCT coefficients (B, T, N) -> windowed frames (B, T, 2N)."""
+    """MDCT coefficients (B, T, N) float32 -> frames (B, T, 2N), windowed with a sine window.
+
+    With n0 = (N + 1)/2, frame sample n of 0 ... 2N - 1 is w[n] √(2/N) Σ_k X[k] cos(π/N (n + n0)(k + ½)). N is even in
+    every model: upstream is silent where not.
+    """
     bins = spectrum.shape[-1]
     n = np.arange(2 * bins)
     n0 = (bins + 1) / 2
@@ -109,32 +84,36 @@ def _hann(n_fft: int) -> npt.NDArray[np.float64]:
     return window
 
 
-def overlap_add(frames: npt.NDArray[Any], hop_length: int, trim: int) -> Float:
+def overlap_add(frames: npt.NDArray[Any], hop_length: int, trim: int = 0) -> Float:
     """Frames (B, T, n_fft), laid hop_length apart and summed: (B, (T - 1)·hop_length + n_fft - 2·trim) float32.
 
-    Every frame is cut into n_fft/hop_length pieces of one hop. Piece j of all frames at once is added to the output
-    seen as rows of one hop, j rows further down: a few large additions instead of one for each frame.
+    Frame t is added to the samples t·hop + i, 0 <= i < n_fft. With i = j·hop + k, 0 <= k < hop, that is the sample
+    (t + j)·hop + k: seen as rows of one hop, part j of frame t is added to row t + j. So part j of all frames is
+    added at once, j rows down: ceil(n_fft / hop) large additions in place of one for each frame.
     """
     batch, count, n_fft = frames.shape
-    pieces = -(-n_fft // hop_length)
-    rows = np.zeros((batch, count + pieces - 1, hop_length), np.float32)
-    for j in range(pieces):
-        piece = frames[:, :, j * hop_length : (j + 1) * hop_length]
-        rows[:, j : j + count, : piece.shape[2]] += piece
+    parts = -(-n_fft // hop_length)
+    rows = np.zeros((batch, count + parts - 1, hop_length), np.float32)
+    for j in range(parts):
+        part = frames[:, :, j * hop_length : (j + 1) * hop_length]
+        rows[:, j : j + count, : part.shape[2]] += part  # the last part may be shorter than a hop
     length = (count - 1) * hop_length + n_fft
     return rows.reshape(batch, -1)[:, trim : length - trim]
 
 
-def check_finite(audio: Float, spectrum: npt.NDArray[Any]) -> Float:
-    """The audio as it is. Raises FloatingPointError, which says which stage made NaN or infinity of it."""
+def check_finite(audio: Float, spectrum: npt.NDArray[Any], first: int = 0) -> None:
+    """Raises FloatingPointError if the audio is not finite; the message says which stage made it so.
+
+    ``first``: the number of the spectrum's first frame in its sequence.
+    """
     if np.isfinite(audio).all():
-        return audio
+        return
     bad = ~np.isfinite(spectrum).all(axis=-1)
     if bad.any():
-        item, frame = np.argwhere(bad)[0]
+        item, frame = (int(i) for i in np.argwhere(bad)[0])
         raise FloatingPointError(
-            f"the network gave NaN or infinity in {bad.sum()} of {bad.size} frames, first in frame {frame} of item "
-            f"{item}: its weights are damaged, or its input is far from what it was trained with"
+            f"the network gave NaN or infinity in {bad.sum()} of {bad.size} frames, first in frame {first + frame} of "
+            f"item {item}: its weights are damaged, or its input is far from what it was trained with"
         )
     raise FloatingPointError(
         f"the inverse transform overflowed: the spectrum reaches {np.abs(spectrum).max():.2g}, and audio is within 1"

@@ -16,7 +16,7 @@ from typing import IO, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from vocos_onnx.messages import first_line, listed, shown
+from vocos_onnx.messages import first_line, listed, quoted, shown
 
 from .kinds import kind_of
 
@@ -108,11 +108,6 @@ def check_kind(head: bytes, name: str) -> None:
     if _is_text(head):
         _refuse_text(head, name)
     raise ValueError(f"it is not a token file; {_ARRAYS}")
-
-
-def quoted(name: str) -> str:
-    """A file's name in a line of Python that a message shows."""
-    return json.dumps(name) if name.isprintable() and len(name) < 400 else '"FILE"'
 
 
 def _refuse_torch(name: str) -> NoReturn:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import operator
 import os
 import re
 import select
@@ -12,7 +11,7 @@ import shlex
 import stat
 import tempfile
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -21,15 +20,24 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from vocos_onnx.arrays import Float, as_array, check_order, masked
-from vocos_onnx.dsp.resample import resample, resample_blocks
-from vocos_onnx.limits import MAX_RATE
-from vocos_onnx.messages import shown
+from vocos_onnx.arrays import Float, check_order
+from vocos_onnx.messages import quoted, shown
 
 from .containers import Incomplete, Part, Sink, View, foreign, parts, unreadable
 from .files import check_target, name_of, whole_file, write_all
+from .samples import (
+    FULL_SCALE,
+    MIN_RATE,
+    TooLoud,
+    as_blocks,
+    as_samples,
+    check_values,
+    full_scale_of,
+    one_channel_hint,
+    read_blocks,
+    read_rate,
+)
 
-MIN_RATE = 1000
 _BLOCK, _VALUES = 1 << 18, 1 << 20  # read at once: samples, and numbers in all their channels
 _SLICE = 4096  # samples written at once: libvorbis takes as much room on the stack
 _KINDS = {  # endings that are written: libsndfile's format and subtype of each, which tests read back
@@ -75,11 +83,6 @@ _MOST = {  # bytes of which a kind can say how many they are; a margin for what 
 _WALKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3")  # by ``parts``
 _BY_NAME = (".gsm", ".sd2", ".vox", ".vox6", ".vox8")  # without a header, or with one in another file
 _CANCELLED = 1e-3  # of the channels' energy: uncorrelated ones leave a tenth and more, of up to ten of them
-_CHANNELS = 64  # at most, of a recording whose channels are taken for samples
-_FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31}
-# Mixes of floats reach some times full scale (20 dB are 10), and nothing in use goes 36 dB beyond. In the range of
-# int16 this is 54 dB below full scale: quieter than speech in a recording that is worth anything.
-_LOUDEST = 64
 _PATIENCE = 5.0  # seconds in which something is to come out of a FIFO
 
 AudioFile = str | os.PathLike[str] | IO[bytes]
@@ -206,7 +209,7 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
     """The path that an argument is, or None for a file object. Raises ValueError for all else, saying what to pass."""
     reads, mode = ("read", "rb") if function.startswith("load") else ("write", "wb")
     path = os.fsdecode(sample_rate) if isinstance(sample_rate, str | os.PathLike) else "a.wav"
-    call = f"{function}({_quoted(path)}, {example}24000)"
+    call = f"{function}({quoted(path)}, {example}24000)"
     if isinstance(file, os.PathLike):
         file = os.fspath(file)
         file = os.fsdecode(file) if isinstance(file, bytes) else file
@@ -216,7 +219,7 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
         if (scheme := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+", file)) and not os.path.lexists(f"{scheme[1]}:"):
             url = f"{scheme[1]}://{file[scheme.end() :]}"  # of which a Path takes a slash
             rate = sample_rate if type(sample_rate) is int else 24_000
-            remedy = f"; download it first, or pass {function}(urllib.request.urlopen({_quoted(url)}), {rate})"
+            remedy = f"; download it first, or pass {function}(urllib.request.urlopen({quoted(url)}), {rate})"
             remedy = remedy if url.startswith("http") and reads == "read" else ""
             raise FileNotFoundError(f"no audio file {url}: it is a URL, expected the path of a local file{remedy}")
         return Path(file)
@@ -241,11 +244,6 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
             f"file is {shown(file)}, expected one path or binary file object; call {function} once for each file"
         )
     raise ValueError(f"file is {shown(file)}, expected a path or a binary file object: {call}")
-
-
-def _quoted(path: str) -> str:
-    """A path as Python takes it."""
-    return f'"{path}"' if path.isprintable() and not set(path) & set('"\\') else shown(path)
 
 
 def _ffmpeg(path: Path | None, options: str = "", before: str = "") -> str:
@@ -518,223 +516,6 @@ def _blocks(audio: Any, stream: Part | Path) -> Iterator[Float]:
         done += count
 
 
-def read_rate(sample_rate: Any) -> int:
-    """A sample rate in Hz as Python's integer, which no product makes overflow. Raises ValueError."""
-    if isinstance(sample_rate, np.ndarray | list | tuple) and np.ndim(sample_rate):
-        raise ValueError(
-            f"sample_rate is {type(sample_rate).__name__} of length {len(sample_rate)}, expected an integer in Hz"
-        )
-    try:
-        if isinstance(sample_rate, bool | np.bool_):
-            raise TypeError
-        rate = operator.index(sample_rate)
-    except TypeError:
-        hint = ""
-        with suppress(TypeError, ValueError, OverflowError):
-            if np.asarray(sample_rate).dtype != np.bool_ and int(sample_rate) == float(sample_rate):
-                hint = f": {int(sample_rate)}, that is int(sample_rate)"
-        raise ValueError(f"sample_rate is {shown(sample_rate)}, expected an integer in Hz{hint}") from None
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise ValueError(f"sample_rate is {shown(rate)}, expected {MIN_RATE} to {MAX_RATE} Hz")
-    return rate
-
-
-def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:
-    """Audio (N,) or (B, N) as float32 (B, ceil(N · to / sample_rate)) of the rate ``to``. Raises ValueError."""
-    check_order(audio, sample_rate)
-    rate = read_rate(sample_rate)
-    return resample(_check(_as_array(audio, rate)), rate, read_rate(to))
-
-
-def read_blocks(blocks: Iterable[npt.ArrayLike], sample_rate: int, to: int) -> Iterator[Float]:
-    """What ``read_waveform`` makes of the blocks (n,) of one recording in one piece, (1, m) each. Raises ValueError."""
-    check_order(blocks, sample_rate, "blocks")
-    rate = read_rate(sample_rate)
-    return resample_blocks(_check_blocks(_as_blocks(blocks, rate), rate), rate, read_rate(to))
-
-
-def _as_array(audio: Any, rate: int, blockwise: str = "resynth_stream or encode_stream") -> npt.NDArray[Any]:
-    """Audio as an array of a type that is audio's. Raises ValueError for what is another thing than samples."""
-    _refuse_files(audio, rate, "audio", "load_audio")
-    expected = "expected an array of samples"
-    if isinstance(audio, Iterator):
-        raise ValueError(
-            f"audio is {_kind(audio)}, {expected}: pass its blocks to {blockwise}, or np.concatenate(list(audio))"
-        )
-    if isinstance(audio, Mapping | Set) or audio is None:
-        raise ValueError(f"audio is {_kind(audio)}, {expected}")
-    for each in audio if isinstance(audio, list | tuple) else [audio]:
-        if count := masked(each):
-            raise ValueError(
-                f"audio has {count} masked samples, which have no value; pass audio.filled(0) to "
-                "have silence in their place"
-            )
-    try:
-        array = as_array(audio, "audio")
-    except ValueError as error:
-        hint = "; expected (samples,): pass one recording at a time, or np.concatenate(audio) for blocks of one"
-        if isinstance(audio, tuple) and any(isinstance(each, int) for each in audio):
-            hint = "; pass the audio without its sample rate"
-        raise ValueError(f"{error}{hint}") from None
-    if array.dtype.kind == "O":
-        raise ValueError(f"audio has dtype object, expected floats with full scale ±1, int16 or int32{_objects(array)}")
-    return array
-
-
-def _kind(given: Any) -> str:
-    return "None" if given is None else f"a {type(given).__name__}"
-
-
-def _objects(array: npt.NDArray[Any]) -> str:
-    """What to pass in place of an array of objects, such as a column of arrays as parquet has them."""
-    shapes = {np.shape(each) for each in array.flat} if array.size else set()
-    if shapes == {()}:
-        numbers = all(isinstance(each, int | float | np.number) for each in array.flat)
-        return "; pass audio.astype(np.float32)" if numbers else "; all of it has to be numbers"
-    if len(shapes) == 1:
-        return "; pass audio.flat[0]" if array.size == 1 else "; pass np.stack(audio.tolist())"
-    return "; its items have different lengths: pass one recording at a time, as in audio[0]"
-
-
-def _as_blocks(blocks: Any, rate: int) -> Iterable[npt.ArrayLike]:
-    """Blocks of audio, not yet looked at. Raises ValueError for what is another thing."""
-    _refuse_files(blocks, rate, "blocks", "load_blocks")
-    if getattr(blocks, "ndim", 3) < 3 or not isinstance(blocks, Iterable):
-        what = f"one array of shape {np.shape(blocks)}" if hasattr(blocks, "ndim") else shown(blocks)
-        remedy = "pass [audio] for one array"
-        if getattr(blocks, "ndim", 0) > 1:  # of which the rows could be blocks, or channels, or samples of all channels
-            remedy = "pass list(blocks) if each row is a block, [blocks.mean(axis=1)] for (samples, channels)"
-        raise ValueError(f"blocks is {what}, expected an iterable of arrays (samples,): {remedy}")
-    return blocks
-
-
-def _refuse_files(audio: Any, rate: int, name: str, function: str) -> None:
-    if isinstance(audio, str | os.PathLike):
-        path = os.fsdecode(os.fspath(audio))
-        raise ValueError(
-            f"{name} is the path {shown(path)}, expected samples: pass {function}({_quoted(path)}, {rate})"
-        )
-    if isinstance(audio, bytes | bytearray | memoryview) and not getattr(audio, "ndim", 0) > 1:
-        if isinstance(audio, memoryview) and audio.format not in ("b", "B", "c"):
-            return
-        one = "[np.frombuffer(data, np.int16)]" if name == "blocks" else "np.frombuffer(data, np.int16)"
-        raise ValueError(
-            f"{name} is {type(audio).__name__}, expected samples: pass {one} for 16-bit samples, or "
-            f"{function}(io.BytesIO(data), {rate}) for what an audio file holds"
-        )
-    if hasattr(audio, "read") and not hasattr(audio, "__array__"):
-        raise ValueError(f"{name} is {name_of(audio)}, expected samples: pass {function}(file, {rate})")
-
-
-def _check_blocks(blocks: Iterable[npt.ArrayLike], rate: int) -> Iterator[Float]:
-    """Blocks (n,) of one recording as float32 (1, n); empty ones are left out. Raises ValueError."""
-    first = 0
-    for block in blocks:
-        given = np.array(
-            _as_array(block, rate)
-        )  # a copy: it is kept for a while, and the caller may fill the same memory again
-        if given.ndim != 1:
-            raise ValueError(f"a block of audio has shape {given.shape}, expected (samples,){_one_channel(given)}")
-        if given.size:
-            yield _check(given, first)
-            first += given.size
-
-
-def _check(given: npt.NDArray[Any], first: int = 0) -> Float:
-    if given.ndim not in (1, 2):
-        raise ValueError(
-            f"audio has shape {given.shape}, expected (samples,), or (batch, samples){_one_channel(given)}"
-        )
-    if given.size == 0:
-        raise ValueError(f"audio is empty, shape {given.shape}; expected at least one sample")
-    if given.ndim == 2 and given.shape[1] <= _CHANNELS and given.shape[1] < given.shape[0] > 8:
-        one = "pass audio[:, 0]" if given.shape[1] == 1 else f"mix it down with {_mean(given, 1)}"
-        raise ValueError(
-            f"audio has shape {given.shape}, expected (batch, samples); it looks like (samples, channels): "
-            f"{one}, or pass audio.T for each channel on its own"
-        )
-    if full_scale := _full_scale(given.dtype):
-        given = given / np.float32(full_scale)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
-        waveform = np.ascontiguousarray(given.reshape(-1, given.shape[-1]), np.float32)
-    _check_values(waveform, first)
-    return waveform
-
-
-def _full_scale(dtype: np.dtype[Any]) -> int | None:
-    """What the full scale of an integer type is, None for floats. Raises ValueError for types that are no audio's."""
-    native = dtype.newbyteorder("=")
-    if native in _FULL_SCALE:
-        return _FULL_SCALE[native]
-    if dtype.kind == "f":
-        return None
-    bits = 8 * dtype.itemsize
-    if dtype.kind == "i" and bits == 8:
-        remedy = "pass audio / np.float32(128)"
-    elif dtype.kind == "i":
-        remedy = (
-            "pass audio.astype(np.int16) for samples of 16 bits, audio / 2**23 for 24, audio.astype(np.int32) for 32"
-        )
-    elif dtype.kind == "u":
-        half = f"2.0**{bits - 1}"
-        remedy = f"pass (audio - {half}) / {half} where silence is at {half}"
-        if bits == 64:
-            remedy = "pass audio.astype(np.int16) for samples of 16 bits, audio.astype(np.int32) for 32"
-    elif dtype.kind == "c":
-        remedy = "pass audio.real if that is the waveform"
-    else:
-        remedy = "these are no samples"
-    raise ValueError(f"audio has dtype {dtype}, expected floats with full scale ±1, int16 or int32; {remedy}")
-
-
-class TooLoud(ValueError):
-    """Floats in another range than audio is, of integers for instance."""
-
-    def __init__(self, peak: float, at: int):
-        self.what = f"audio reaches {peak:.6g} at sample {at}, expected floats with full scale ±1 ({_LOUDEST} at most)"
-        self.full_scale = 1 << 15 if peak <= 1.5 * (1 << 15) else 1 << 31  # a resampler may overshoot
-        remedy = "pass audio / 32768 if it is in the range of int16"
-        if self.full_scale > 1 << 15:
-            remedy = "pass audio / 2**23 if it is in the range of 24 bits, audio / 2**31 in that of int32"
-        if peak > 1.5 * (1 << 31):
-            self.full_scale, remedy = 0, "no audio is in such a range"
-        super().__init__(f"{self.what}; {remedy}")
-
-
-def _check_values(audio: npt.NDArray[Any], first: int) -> None:
-    """Raises ValueError for floats (..., n) of which some are not finite, or in another range than audio is."""
-    peaks = np.array([audio.max(), -audio.min()]) if audio.size else np.zeros(1)  # NaN comes through, too
-    if np.isfinite(peaks).all():
-        if peaks.max() > _LOUDEST:
-            columns = np.abs(audio.reshape(-1, audio.shape[-1])).max(axis=0)
-            raise TooLoud(float(peaks.max()), first + int(columns.argmax()))
-        return
-    finite = np.isfinite(audio.reshape(-1, audio.shape[-1])).all(axis=0)
-    raise ValueError(
-        f"audio holds NaN or infinity, first at sample {first + int(finite.argmin())}; expected finite values"
-    )
-
-
-def _mean(audio: npt.NDArray[Any], axis: int) -> str:
-    """How to mix channels, so that what comes out is audio."""
-    scale = _FULL_SCALE.get(audio.dtype.newbyteorder("="))
-    return f"(audio / {scale}).mean(axis={axis})" if scale else f"audio.mean(axis={axis})"
-
-
-def _one_channel(audio: npt.NDArray[Any]) -> str:
-    """How to make one channel of an array that has more axes, or less."""
-    if audio.ndim < 1 or audio.size == 0:
-        return ""
-    if sum(size > 1 for size in audio.shape) <= 1:
-        longest = max(range(audio.ndim), key=lambda axis: audio.shape[axis])
-        index = ", ".join(":" if axis == longest else "0" for axis in range(audio.ndim))
-        index = index.removesuffix(", :") if longest == audio.ndim - 1 else index
-        return f"; pass audio[{index}]" if audio.ndim > 1 else ""
-    if audio.ndim == 2:
-        return f"; mix the channels: {_mean(audio, int(audio.shape[0] > audio.shape[1]))}"
-    return "; pass one channel of it"
-
-
 def audio_format(file: AudioFile, format: str | None = None) -> str:
     """The libsndfile format of a file that is to be written, after checking that it can be.
 
@@ -807,7 +588,7 @@ def save_audio(
     _ending(file, path, format)
     check_order(audio, sample_rate)
     rate = read_rate(sample_rate)
-    writable = _writable(_as_array(audio, rate, "save_blocks"))
+    writable = _writable(as_samples(audio, rate, "save_blocks"))
     save_blocks(file, [writable], rate, format=format, overwrite=overwrite, length=len(writable))
 
 
@@ -839,7 +620,7 @@ def save_blocks(
         raise ValueError(f"comment is {shown(comment)}, expected text: pass str(comment)")
     if kind == "WAV" and length is not None and 2 * int(length) > _MOST[kind]:
         kind = "RF64"
-    blocks = _as_blocks(blocks, rate)
+    blocks = as_blocks(blocks, rate)
     with _written(file, path, overwrite) as raw:
         samples = _write(raw, blocks, str(path) if path is not None else name, rate, kind, subtype, comment)
         if not samples and not raw.tell():
@@ -908,11 +689,11 @@ def _write(
             with suppress(soundfile.LibsndfileError):  # a format without
                 audio_file.comment = comment
         for block in blocks:
-            audio = _writable(_as_array(block, rate), samples)
-            if subtype == "PCM_16" and audio.dtype not in _FULL_SCALE:  # libsndfile rounds down, but for FLAC
+            audio = _writable(as_samples(block, rate), samples)
+            if subtype == "PCM_16" and audio.dtype not in FULL_SCALE:  # libsndfile rounds down, but for FLAC
                 audio = np.round(audio * (1 << 15)).clip(-(1 << 15), (1 << 15) - 1).astype(np.int16)
-            if subtype == "DOUBLE" and audio.dtype in _FULL_SCALE:  # which soundfile does not scale
-                audio = audio / np.float64(_FULL_SCALE[audio.dtype])
+            if subtype == "DOUBLE" and audio.dtype in FULL_SCALE:  # which soundfile does not scale
+                audio = audio / np.float64(FULL_SCALE[audio.dtype])
             for start in range(0, len(audio), _SLICE):
                 attempt(audio_file.write, audio[start : start + _SLICE])
             samples += len(audio)
@@ -930,9 +711,9 @@ def _writable(audio: npt.NDArray[Any], first: int = 0) -> npt.NDArray[Any]:
         several = ""
         if min(audio.shape, default=0) > 1:
             several = "; write each channel to a file of its own, or np.concatenate(audio) for blocks of one recording"
-        raise ValueError(f"audio has shape {audio.shape}, expected (samples,){several}{_one_channel(audio)}")
-    if _full_scale(audio.dtype):
+        raise ValueError(f"audio has shape {audio.shape}, expected (samples,){several}{one_channel_hint(audio)}")
+    if full_scale_of(audio.dtype):
         return np.ascontiguousarray(audio, audio.dtype.newbyteorder("="))
-    _check_values(audio, first)
+    check_values(audio, first)
     clipped: npt.NDArray[Any] = np.clip(audio, -1, 1).astype(np.float64 if audio.dtype == np.float64 else np.float32)
     return clipped

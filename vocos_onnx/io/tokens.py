@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from vocos_onnx.arrays import KNOWN_NAMES, as_array, type_hint, unwrapped
 from vocos_onnx.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
-from vocos_onnx.messages import listed, shown
+from vocos_onnx.messages import listed, quoted, shown
 from vocos_onnx.model.bundled import DEMO_TOKENS, default_model
 from vocos_onnx.model.config import EncodecFeatures, EncoderConfig, ModelConfig
 from vocos_onnx.once import warn_once
 
-from .array_files import HEAD, Entry, check_kind, entries, names_and_shapes, quoted
+from .array_files import HEAD, Entry, check_kind, entries, names_and_shapes
 from .files import check_target, whole_file, write_all
 
 _ENTRIES = ("samples", "sample_rate", "codec", "codebooks_sha256")

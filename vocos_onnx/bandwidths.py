@@ -1,0 +1,174 @@
+"""Bandwidths: which one a call means, by its kbps, by its id, or by how many codebooks the tokens have."""
+
+from __future__ import annotations
+
+import logging
+import operator
+from typing import Any
+
+import numpy as np
+
+from .messages import shown
+from .model.config import ModelConfig
+from .once import first
+
+DEFAULT_BANDWIDTH = 6.0  # kbps
+
+_log = logging.getLogger("vocos_onnx")
+
+
+class Bandwidths:
+    """What the network of one model is conditioned on.
+
+    kbps: the bandwidths by their ids, and counts: the codebooks of each; both empty for a mel model.
+    ids: how many ids the network knows; 0 if it is not conditioned.
+    """
+
+    def __init__(self, config: ModelConfig):
+        encodec = config.encodec
+        self.kbps = encodec.bandwidths if encodec else ()
+        self.counts = encodec.codebooks_per_bandwidth if encodec else ()
+        self.ids = config.num_bandwidth_ids
+
+    def index(self, bandwidth: float | None, bandwidth_id: Any) -> int:
+        """The id of the bandwidth that is given in one way or the other; by default that of 6 kbps.
+
+        Raises ValueError if both are given, or the model does not have it.
+        """
+        if not self.kbps:
+            raise ValueError("bandwidth is given, but this is a mel model, without tokens: leave it out")
+        if bandwidth_id is not None:
+            if bandwidth is not None:
+                raise ValueError(f"bandwidth ({bandwidth!r}) and bandwidth_id ({bandwidth_id!r}) are given; pass one")
+            return _read_id(bandwidth_id, len(self.kbps), self._names())
+        bandwidth = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
+        try:
+            return bandwidth_index(bandwidth, self.kbps)
+        except ValueError as error:
+            if isinstance(bandwidth, int) and 0 <= bandwidth < len(self.kbps):
+                raise ValueError(f"{error}; if it is an index, pass bandwidth_id={bandwidth}") from None
+            raise
+
+    def condition(self, bandwidth: float | None, bandwidth_id: Any) -> Any:
+        """The bandwidth id that is given in one way or the other, or in none; not yet checked. Raises as ``index``."""
+        if bandwidth is None:
+            return bandwidth_id
+        index = self.index(bandwidth, bandwidth_id)
+        return index if self.ids else None
+
+    def check(self, bandwidth_id: Any) -> int | None:
+        """The id for the network.
+
+        Raises ValueError if it is missing or out of range, or given to a network that takes none.
+        """
+        if not self.ids:
+            if bandwidth_id is not None:
+                raise ValueError(
+                    f"bandwidth_id is {bandwidth_id!r}, but this model is not conditioned on a bandwidth: leave it out"
+                )
+            return None
+        names = self._names()
+        if bandwidth_id is None:
+            raise ValueError(f"bandwidth_id is missing, and features do not imply one; pass one of {names}")
+        try:
+            return _read_id(bandwidth_id, self.ids, names)
+        except ValueError as error:
+            if isinstance(bandwidth_id, int | float | np.number) and bandwidth_id in self.kbps:
+                index = self.kbps.index(float(bandwidth_id))
+                raise ValueError(f"{error}; {bandwidth_id:g} kbps is bandwidth_id {index}") from None
+            raise
+
+    def implied(self, num_codebooks: int, shape: tuple[int, ...], layout: str) -> int | None:
+        """The id of the bandwidth that has as many codebooks as tokens of that shape and layout.
+
+        Raises ValueError if there is none; the message says what to pass.
+        """
+        if not self.ids:
+            return None
+        counts = self.counts
+        if num_codebooks in counts:
+            return counts.index(num_codebooks)
+        if len(shape) == 3 and shape[layout == "kbt"] in counts:
+            hint = f"layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
+        elif len(shape) == 3 and shape[0] == 1 and shape[2] in counts:
+            hint = "tokens[0].T, for they look like (batch, frames, codebooks)"
+        else:
+            above = [(count, i) for i, count in enumerate(counts) if count > num_codebooks]
+            nearest = (
+                min(above)[1] if above else self.ids - 1
+            )  # K codebooks have most in common with the next bandwidth
+            hint = f"bandwidth_id {nearest}, or another of 0 to {self.ids - 1}"
+            if fewer := [count for count in counts if count < num_codebooks]:
+                hint = f"{first_codebooks(max(fewer), shape, layout)} to decode the first ones of them, or {hint}"
+            if len(shape) == 2 and shape[1] in counts:
+                hint += "; where they are (frames, codebooks) pass tokens.T"
+        raise ValueError(
+            f"tokens of shape {shape} have {counted(num_codebooks)} in the layout {layout!r}, and no bandwidth has "
+            f"as many: they have {', '.join(map(str, counts))}; pass {hint}"
+        )
+
+    def check_count(self, shape: tuple[int, ...], axes: int, index: int | None, layout: str) -> None:
+        """Compare the codebooks of tokens (K, B, T), given with so many axes, with those of their bandwidth id.
+
+        Raises ValueError if K is of no bandwidth and B is that of this one. If K is that of another bandwidth, a line
+        in the log says so: it is a way to listen to what the condition does.
+        """
+        counts = self.counts
+        expected = counts[index] if index is not None and index < len(counts) else shape[0]
+        if shape[0] == expected:
+            return
+        differ = f"tokens have {counted(shape[0])} in the layout {layout!r}, and bandwidth_id {index} has {expected}"
+        if axes == 3 and shape[0] not in counts and shape[1] == expected:
+            raise ValueError(
+                f"{differ}; pass layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two "
+                "axes"
+            )
+        if shape[0] not in counts:
+            return
+        remedy = f"leave it out, or pass bandwidth_id={counts.index(shape[0])}"
+        if shape[0] > expected:
+            given = (shape[1], shape[0], shape[2]) if layout == "bkt" else shape
+            remedy += f", or {first_codebooks(expected, given[:axes], layout)}"
+        if first("bandwidth"):
+            _log.warning("%s, so that the audio sounds worse than it could: %s", differ, remedy)
+
+    def _names(self) -> str:
+        kbps = ", ".join(f"{i} ({kbps:g} kbps)" for i, kbps in enumerate(self.kbps))
+        return kbps or f"0 to {self.ids - 1}"
+
+
+def bandwidth_index(bandwidth: float, bandwidths: tuple[float, ...]) -> int:
+    """The index of a bandwidth in kbps. Raises ValueError, which names them all, if it is none of them."""
+    try:
+        return bandwidths.index(bandwidth)
+    except ValueError:
+        known = ", ".join(f"{kbps:g}" for kbps in bandwidths)
+        raise ValueError(f"bandwidth is {bandwidth!r}, expected one of {known} (kbps)") from None
+
+
+def counted(codebooks: int) -> str:
+    """A number of codebooks in words."""
+    return "1 codebook" if codebooks == 1 else f"{codebooks} codebooks"
+
+
+def first_codebooks(count: int, shape: tuple[int, ...], layout: str) -> str:
+    """Python for the first codebooks of tokens of that shape."""
+    return f"tokens[:, :{count}]" if len(shape) == 3 and layout == "bkt" else f"tokens[:{count}]"
+
+
+def _read_id(bandwidth_id: Any, count: int, names: str) -> int:
+    return read_integer("bandwidth_id", bandwidth_id, 0, count - 1, names)
+
+
+def read_integer(name: str, given: Any, low: int, high: int, meaning: str) -> int:
+    """An integer within a range, of Python, numpy or torch. Raises ValueError for anything else."""
+    try:
+        array = np.asarray(given)
+        if array.dtype == bool:
+            raise TypeError
+        value = operator.index(array.item() if array.size == 1 else given)  # upstream passes tensor([2])
+    except TypeError:
+        raise ValueError(f"{name} is {shown(given)}, expected an integer: {meaning}") from None
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {shown(value)}, expected {low} to {high}: {meaning}")
+    return value

@@ -1,0 +1,162 @@
+"""The network of an encoder: audio, or its spectrum, to embeddings, some frames at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import Float
+from .dsp.audio_window import AudioWindow
+from .dsp.stft import stft
+from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
+from .model.config import EncoderConfig
+from .model.cpus import available_cpus
+from .model.providers import Provider
+from .model.session import Session, Shape, Signature, open_model, shape_of
+
+State = dict[str, Any]
+_SHORTEST = 16  # frames of a part, but for those by which parts overlap
+
+
+@dataclass(frozen=True)
+class AudioSpan:
+    """Frames that go through the encoder in one call.
+
+    Those from ``start`` to ``stop`` are wanted, and the audio of those from ``first`` to ``last`` goes in: the wanted
+    ones with as many on both sides as the network reaches, as far as there are any.
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+class EncoderNetwork(Protocol):
+    """The graph of an encoder, by what it takes."""
+
+    def start(self, batch: int) -> State:
+        """The state of recordings before their first frame."""
+
+    def run(self, audio: AudioWindow, span: AudioSpan, state: State) -> tuple[Float, State]:
+        """The embeddings (B, stop - start, C) of a span, and the new state."""
+
+
+class AudioNetwork:
+    """A graph that takes audio: convolutions that reach back, and LSTM layers with a state (SEANet of EnCodec).
+
+    Its convolutions have few channels, and onnxruntime runs those of one item of a batch on one thread. So the audio of
+    a span is given in parts that overlap, one below the other, as many as there are threads.
+    """
+
+    def __init__(self, session: Session[EncoderConfig], threads: int):
+        self._session, self._config, self._threads = session, session.config, threads
+
+    def start(self, batch: int) -> State:
+        state = _state_shapes(self._session.inputs)
+        return {
+            name: np.zeros([batch if size == "batch" else int(size or 0) for size in shape], np.float32)
+            for name, shape in state.items()
+        }
+
+    def run(self, audio: AudioWindow, span: AudioSpan, state: State) -> tuple[Float, State]:
+        hop = self._config.hop_length
+        samples = audio.cut(span.first * hop, span.last * hop)
+        inputs = {**self._split(samples), "context": np.array(span.start - span.first, np.int64), **state}
+        shapes = {"embeddings": (len(samples), span.stop - span.start, self._config.channels)}
+        shapes |= {f"next_{name}": array.shape for name, array in state.items()}
+        embeddings, *new = self._session.run(shapes, inputs)
+        return embeddings, dict(zip(state, new, strict=True))
+
+    def _split(self, samples: Float) -> dict[str, npt.NDArray[Any]]:
+        """Samples (B, n) as parts (parts, B, m), each ``step`` frames after the one before.
+
+        With F = ceil(n / hop) frames and R the frames that a part must see before its own:
+          part j begins with frame j·step, for j = 0 ... parts - 1;
+          all have m = n - (parts - 1)·step·hop samples, so that the last one ends with sample n;
+          so each has F - (parts - 1)·step frames, of which the next part repeats all but ``step``: these must be
+          R + 1 or more, R for what the convolutions reach back and one because a part's last frame may be cut off.
+        Hence parts·step <= F - R - 1.
+        """
+        hop, reach = self._config.hop_length, self._config.left_context
+        free = -(-samples.shape[1] // hop) - reach - 1
+        parts = max(1, min(self._threads, free // _SHORTEST))
+        step = free // parts
+        size = samples.shape[1] - (parts - 1) * step * hop
+        starts = [j * step * hop for j in range(parts)]
+        return {
+            "audio": np.stack([samples[:, start : start + size] for start in starts]),
+            "step": np.array(step, np.int64),
+        }
+
+
+class SpectrumNetwork:
+    """A graph that takes the spectrum, of a Hann window and ``same`` padding; it has no state."""
+
+    def __init__(self, session: Session[EncoderConfig]):
+        self._session, self._config = session, session.config
+
+    def start(self, batch: int) -> State:
+        return {}
+
+    def run(self, audio: AudioWindow, span: AudioSpan, state: State) -> tuple[Float, State]:
+        spectrum = self._spectrum(audio, span.first, span.last)
+        shapes = {"embeddings": (*spectrum.shape[:2], self._config.channels)}
+        (embeddings,) = self._session.run(shapes, {"spectrum": spectrum})
+        return embeddings[:, span.start - span.first : span.stop - span.first], state
+
+    def _spectrum(self, audio: AudioWindow, start: int, stop: int) -> Float:
+        """The spectrum (B, stop - start, n_fft/2 + 1, 2) of some frames, with zeros around the audio."""
+        n_fft, hop = self._config.n_fft, self._config.hop_length
+        first = start * hop - (n_fft - hop) // 2
+        last = (stop - 1) * hop - (n_fft - hop) // 2 + n_fft
+        samples = audio.cut(max(first, 0), last)
+        left = max(-first, 0)
+        samples = np.pad(samples, ((0, 0), (left, last - first - left - samples.shape[1])))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found behind the network
+            spectrum = np.ascontiguousarray(stft(samples, n_fft, hop), np.complex64)
+        return spectrum[..., None].view(np.float32)
+
+
+def open_encoder(
+    path: str | os.PathLike[str], providers: Sequence[Provider] | None, threads: int | None
+) -> tuple[Session[EncoderConfig], EncoderNetwork]:
+    """The session of an encoder's file, and the network in it, by what it takes."""
+    session = open_model(path, EncoderConfig, _graph, providers, threads)
+    if session.config.input == "spectrum":
+        return session, SpectrumNetwork(session)
+    return session, AudioNetwork(session, int(threads or available_cpus()))
+
+
+def _state_shapes(found: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The shapes of the state: they are the network's own affair, and not in the metadata."""
+    shapes: dict[str, Shape] = {}
+    for name, batch in (("lstm", 1), ("history", 0)):
+        shape = shape_of(found, name, 3)
+        if shape is None:
+            raise ValueError(f"the graph has no input {name}")
+        most = (2 * MAX_LAYERS, MAX_CHANNELS) if name == "lstm" else (MAX_CHANNELS, MAX_LAYERS)
+        sizes = [size for axis, size in enumerate(shape) if axis != batch]
+        for size, limit in zip(sizes, most, strict=True):
+            read_size(name, size, limit)
+        shapes[name] = [*shape[:batch], "batch", *shape[batch + 1 :]]
+    return shapes
+
+
+def _graph(config: EncoderConfig, found: Mapping[str, Shape]) -> Signature:
+    """The inputs and outputs that the graph of an encoder must have; ``found`` are the inputs that it has."""
+    inputs: dict[str, Shape] = {}
+    outputs: dict[str, Shape] = {"embeddings": ["batch", "frames", config.channels]}
+    if config.input == "spectrum":
+        inputs["spectrum"] = ["batch", "frames", config.n_fft // 2 + 1, 2]
+    else:
+        inputs["audio"] = ["parts", "batch", "samples"]
+        inputs["step"] = inputs["context"] = []
+        for name, shape in _state_shapes(found).items():
+            inputs[name] = outputs[f"next_{name}"] = shape
+    return inputs, outputs

@@ -1,0 +1,88 @@
+"""Frames -> spans: how the work of one call is cut, and what goes through the network together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .arrays import Float
+from .frames import Frames
+
+LONGEST = 1500  # frames of a span, 20 s at 75 frames/s: memory does not grow with the length of the input
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """Frames that go through the network in one call.
+
+    The frames of an item from ``start`` to ``stop`` are wanted; those from ``first`` to ``last`` go in, so that the
+    network sees beside the wanted ones all that it would see if the whole item went in.
+    """
+
+    item: int  # its place among the items of the call
+    frames: Frames
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of its item."""
+        return self.start == 0 and self.stop == self.frames.length
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How work is cut for one network.
+
+    reach: frames that the network sees to either side; 0 if a sequence cannot be cut.
+    together: whether short items go through the network as one batch, which is what a GPU is fast at. On a CPU one
+        after the other is as fast, and nothing is padded.
+    """
+
+    reach: int
+    together: bool
+
+    def batches(self, items: Sequence[Frames]) -> Iterator[list[Span]]:
+        """The spans of all items, those of one call of the network together. The spans of an item come in order."""
+        alone = list(enumerate(items))
+        if self.together and self.reach and len(items) > 1:
+            alone = [(i, frames) for i, frames in alone if frames.length > LONGEST]
+            short = [(i, frames) for i, frames in enumerate(items) if frames.length <= LONGEST]
+            for bandwidth_id in dict.fromkeys(frames.bandwidth_id for _, frames in short):
+                yield [_whole(i, frames) for i, frames in short if frames.bandwidth_id == bandwidth_id]
+        for i, frames in alone:
+            for span in self._cut(i, frames):
+                yield [span]
+
+    def _cut(self, item: int, frames: Frames) -> Iterator[Span]:
+        """Spans of nearly equal length, the fewest of up to LONGEST frames."""
+        length = frames.length
+        count = -(-length // LONGEST) if self.reach else 1
+        for i in range(count):
+            start, stop = i * length // count, (i + 1) * length // count
+            yield Span(item, frames, start, stop, max(0, start - self.reach), min(length, stop + self.reach))
+
+
+def _whole(item: int, frames: Frames) -> Span:
+    return Span(item, frames, 0, frames.length, 0, frames.length)
+
+
+def stacked(spans: Sequence[Span]) -> tuple[Float, list[int] | None]:
+    """The features (B, C, T) that go in, of all spans one below the other; and how many frames each row has.
+
+    T is the length of the longest: the others end with zeros. The lengths are None if all are equal.
+    """
+    if len(spans) == 1:
+        return spans[0].frames.features(spans[0].first, spans[0].last), None
+    each = [span.frames.features(span.first, span.last) for span in spans]
+    lengths = [features.shape[2] for features in each for _ in features]
+    stack = np.zeros((len(lengths), each[0].shape[1], max(lengths)), np.float32)
+    row = 0
+    for features in each:
+        stack[row : row + len(features), :, : features.shape[2]] = features
+        row += len(features)
+    return stack, None if len(set(lengths)) == 1 else lengths

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +17,8 @@ from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
 from .model.config import EncoderConfig
 from .model.cpus import available_cpus
 from .model.providers import Provider
-from .model.session import Session, Shape, Signature, open_model, shape_of
+from .model.session import Session, Shapes, open_model, shape_of
+from .model.shapes import Shape
 
 State = dict[str, Any]
 _SHORTEST = 16  # frames of a part, but for those by which parts overlap
@@ -133,7 +134,7 @@ def open_encoder(
     return session, AudioNetwork(session, int(threads or available_cpus()))
 
 
-def _state_shapes(found: Mapping[str, Shape]) -> dict[str, Shape]:
+def _state_shapes(found: Shapes) -> dict[str, Shape]:
     """The shapes of the state: they are the network's own affair, and not in the metadata."""
     shapes: dict[str, Shape] = {}
     for name, batch in (("lstm", 1), ("history", 0)):
@@ -144,19 +145,19 @@ def _state_shapes(found: Mapping[str, Shape]) -> dict[str, Shape]:
         sizes = [size for axis, size in enumerate(shape) if axis != batch]
         for size, limit in zip(sizes, most, strict=True):
             read_size(name, size, limit)
-        shapes[name] = [*shape[:batch], "batch", *shape[batch + 1 :]]
+        shapes[name] = (*shape[:batch], "batch", *shape[batch + 1 :])
     return shapes
 
 
-def _graph(config: EncoderConfig, found: Mapping[str, Shape]) -> Signature:
+def _graph(config: EncoderConfig, found: Shapes) -> tuple[Shapes, Shapes]:
     """The inputs and outputs that the graph of an encoder must have; ``found`` are the inputs that it has."""
     inputs: dict[str, Shape] = {}
-    outputs: dict[str, Shape] = {"embeddings": ["batch", "frames", config.channels]}
+    outputs: dict[str, Shape] = {"embeddings": ("batch", "frames", config.channels)}
     if config.input == "spectrum":
-        inputs["spectrum"] = ["batch", "frames", config.n_fft // 2 + 1, 2]
+        inputs["spectrum"] = ("batch", "frames", config.n_fft // 2 + 1, 2)
     else:
-        inputs["audio"] = ["parts", "batch", "samples"]
-        inputs["step"] = inputs["context"] = []
+        inputs["audio"] = ("parts", "batch", "samples")
+        inputs["step"] = inputs["context"] = ()
         for name, shape in _state_shapes(found).items():
             inputs[name] = outputs[f"next_{name}"] = shape
     return inputs, outputs

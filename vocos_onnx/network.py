@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from .dsp.stft import samples_of
 from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
 from .model.config import ModelConfig
 from .model.providers import Provider
-from .model.session import Shape, Signature, open_model, shape_of
+from .model.session import Shapes, open_model, shape_of
+from .model.shapes import Shape
 from .spans import Span, stacked
 
 State = dict[str, Any]  # arrays, or values of onnxruntime that stay on a GPU
@@ -57,8 +59,7 @@ class Network:
         self.config = self._session.config
         self.codebooks = self._session.codebooks
         self.providers = self._session.providers
-        past = self._session.inputs.get("past")
-        self._layers, self._dim = (0, 0) if past is None else (_size(past[0]), _size(past[3]))
+        self._layers, self._dim = _sizes(self._session.inputs)
         self.reach = REACH * (self._layers + 1) if self._layers else 0
         self.has_istft = "audio" in self._session.outputs
 
@@ -142,12 +143,7 @@ class Network:
         return self._as_complex(spectrum), dict(zip(state, new, strict=True))
 
     def placement(self) -> dict[str, list[str]]:
-        """The operators that run on each provider, one entry for each node, when a few frames are computed.
-
-        The network must have been opened with a ``profile``.
-        """
-        frames = np.zeros((1, self.config.feature_channels, 32), np.float32)
-        self.spectrum(frames, 0 if self.config.num_bandwidth_ids else None)
+        """As ``Session.placement``, of a network that was opened with a ``profile``."""
         return self._session.placement()
 
     def _samples(self, frames: int) -> int:
@@ -188,27 +184,38 @@ def _bins(config: ModelConfig) -> tuple[int, ...]:
     return (config.n_fft // 2 + 1, 2) if config.head == "istft" else (config.n_fft // 2,)
 
 
-def _size(size: int | str | None) -> int:
-    assert isinstance(size, int)  # ``_graph`` has seen to that
-    return size
+def _sizes(found: Shapes) -> tuple[int, int]:
+    """How many convolutions have a state, and of how many channels; (0, 0) if none has."""
+    past = shape_of(found, "past", 4)
+    if past is None:
+        return 0, 0
+    return read_size("layers", past[0], MAX_LAYERS), read_size("dim", past[3], MAX_CHANNELS)
 
 
-def _graph(config: ModelConfig, found: Mapping[str, Shape]) -> Signature:
+def _graph(config: ModelConfig, found: Shapes) -> tuple[Shapes, Shapes]:
     """The inputs and outputs that the graph of a model must have; ``found`` are the inputs that it has.
 
-    How many convolutions have a state, and of which size, is the network's own affair, and not in the metadata.
+    The sizes of the state are the network's own affair, and not in the metadata.
     """
     channels = config.feature_channels
-    inputs: dict[str, Shape] = {"features": ["batch", channels, "frames"]}
-    outputs: dict[str, Shape] = {"spectrum": ["batch", "frames", *_bins(config)]}
-    past = shape_of(found, "past", 4)
-    if past is not None:
-        layers, dim = read_size("layers", past[0], MAX_LAYERS), read_size("dim", past[3], MAX_CHANNELS)
-        inputs["past_features"] = ["batch", channels, "past"]
-        outputs["next_past_features"] = ["batch", channels, 2 * REACH]
-        inputs["past"] = [layers, "batch", "past", dim]
-        outputs["next_past"] = [layers, "batch", 2 * REACH, dim]
-        inputs["mask"] = [layers, "batch", "frames"]
+    inputs: dict[str, Shape] = {"features": ("batch", channels, "frames")}
+    outputs: dict[str, Shape] = {"spectrum": ("batch", "frames", *_bins(config))}
+    layers, dim = _sizes(found)
+    if layers:
+        inputs["past_features"] = ("batch", channels, "past")
+        outputs["next_past_features"] = ("batch", channels, 2 * REACH)
+        inputs["past"] = (layers, "batch", "past", dim)
+        outputs["next_past"] = (layers, "batch", 2 * REACH, dim)
+        inputs["mask"] = (layers, "batch", "frames")
     if config.num_bandwidth_ids:
-        inputs["bandwidth_id"] = []
+        inputs["bandwidth_id"] = ()
     return inputs, outputs
+
+
+def placement(path: str | os.PathLike[str], providers: Sequence[Provider] | None) -> dict[str, list[str]]:
+    """The operators that ran on each provider, one entry for each node, when a few frames were computed."""
+    with tempfile.TemporaryDirectory() as folder:
+        network = Network(path, providers, profile=Path(folder) / "profile")
+        frames = np.zeros((1, network.config.feature_channels, 32), np.float32)
+        network.spectrum(frames, 0 if network.config.num_bandwidth_ids else None)
+        return network.placement()

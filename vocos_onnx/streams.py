@@ -60,7 +60,8 @@ class Decoder:
             return np.zeros(0, np.float32)
         spectrum, _ = self._step(self._zeros(self._late), self._frames_in)
         block = self._emit(spectrum, self._frames_in - self._late)
-        return np.concatenate([block, self._overlap_add.finish()[0]])
+        rest: Float = np.concatenate([block, self._overlap_add.finish()[0]])
+        return rest
 
     def _step(self, features: Float, end: int | None) -> tuple[npt.NDArray[np.generic], dict[str, object]]:
         return self._network.step(features, self._bandwidth_id, self._state, self._frames_in, end)
@@ -74,7 +75,8 @@ class Decoder:
         if not new.shape[1]:
             return np.zeros(0, np.float32)
         self._frames_out += new.shape[1]
-        return self._overlap_add.push(new)[0]
+        audio: Float = self._overlap_add.push(new)[0]
+        return audio
 
     def _zeros(self, frames: int) -> Float:
         return np.zeros((1, self._network.config.feature_channels, frames), np.float32)

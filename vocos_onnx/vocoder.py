@@ -74,11 +74,12 @@ class VocosONNX:
         threads: int | None = None,
         encoder: Encoder | None = None,
     ):
-        path, options = CODEC if model is None else model, {"providers": providers, "threads": threads}
-        self.network = Network(path, **options)
+        path = CODEC if model is None else model
+        options: dict[str, Any] = {"providers": providers, "threads": threads}
+        self.network = Network(path, providers, threads)
         """Features to spectra, without what is before and behind it; for those who measure or verify a model."""
         self._origin = Origin.of(path, METADATA_KEY)
-        self._options: dict[str, Any] = options
+        self._options = options
         self._reader = reader_of(self.config, self.network.codebooks)
         self._analysis = analysis_of(self.config, encoder, options)
         self._plan = Plan(self.network.reach, together=CUDA in self.providers)

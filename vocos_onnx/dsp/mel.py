@@ -111,7 +111,7 @@ def log_mel_blocks(audio: AudioWindow, sample_rate: int, mel: MelFeatures, chunk
         first = start·hop - pad  to  last = (stop - 1)·hop - pad + n_fft  (without ``last`` itself).
     Sample i outside of the audio, which has N samples, is a reflection:
         i < 0 is sample -i, which is 1 to pad: at the start, samples up to -first are needed;
-    Sample i outside of the audio, which has N samples, is a reflection of one in it:
+        i >= N is sample 2·(N - 1) - i, and i is at most N - 1 + pad: at the end, those from N - 1 - pad on are needed.
     Until the end has come, there are ``(start + chunk)·hop + n_fft`` samples or more, and no frame reaches beyond them.
     """
     hop, pad = mel.hop_length, _pad(mel)

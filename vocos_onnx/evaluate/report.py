@@ -15,12 +15,12 @@ import numpy as np
 import soundfile
 
 from vocos_onnx import EncodecONNX, VocosONNX, __version__, load_audio
-from vocos_onnx.analysis import bandwidth_index
 from vocos_onnx.arrays import Float
+from vocos_onnx.bandwidths import bandwidth_index
 from vocos_onnx.io.files import check_target, whole_file
 from vocos_onnx.io.plot import N_FFT, draw_spectrogram, spectrogram
 from vocos_onnx.model.bundled import CODEC, MEL, find_model
-from vocos_onnx.model.session import Provider
+from vocos_onnx.model.providers import Provider
 
 from .metrics import compare, dnsmos, require
 

@@ -127,7 +127,6 @@ def load_openvino(name: str, geometry: str, folder: Path, threads: int) -> tuple
     import torch
 
     from vocos_onnx import VocosONNX
-    from vocos_onnx.dsp.stft import istft
     from vocos_onnx_export.checkpoint import build, load
 
     ours = VocosONNX(folder / "model.onnx", threads=1, providers=["CPUExecutionProvider"])
@@ -151,11 +150,13 @@ def load_openvino(name: str, geometry: str, folder: Path, threads: int) -> tuple
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     compiled = ov.Core().compile_model(graph, "CPU", settings)
     request = compiled.create_infer_request()
-    config = ours.config
+    inverse = Inverse(ours.config)
 
     def decode(given: np.ndarray) -> np.ndarray:
         spectrum = request.infer(inputs(given), share_inputs=True, share_outputs=True)[0]
-        return istft(spectrum.view(np.complex64)[..., 0], config.n_fft, config.hop_length, config.padding)[0]
+        overlap_add = inverse.overlap_add()
+        blocks = [overlap_add.push(spectrum.view(np.complex64)[..., 0]), overlap_add.finish()]
+        return np.concatenate(blocks, axis=1)[0]
 
     return decode, lambda: "the plain network from torch; look-up and inverse STFT of vocos_onnx"
 

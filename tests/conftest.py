@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vocos_onnx import VocosONNX
+from vocos_onnx.inverse import IMDCT, ISTFT, OverlapAdd
 
 DATA = Path(__file__).parent / "data"
 
@@ -28,6 +29,21 @@ def altered(tmp_path: Path, old: bytes, new: bytes, name: str = "encodec") -> Pa
     path = tmp_path / "altered.onnx"
     path.write_bytes(data.replace(old, new))
     return path
+
+
+def istft(spectrum: np.ndarray, n_fft: int, hop: int, padding: str) -> np.ndarray:
+    """Spectrum (B, T, n_fft/2 + 1) -> audio (B, samples), all frames at once."""
+    return _inverse(OverlapAdd(ISTFT(n_fft), n_fft, hop, padding), spectrum)
+
+
+def imdct(spectrum: np.ndarray, padding: str) -> np.ndarray:
+    """MDCT coefficients (B, T, N) -> audio (B, samples), all frames at once."""
+    bins = spectrum.shape[-1]
+    return _inverse(OverlapAdd(IMDCT(), 2 * bins, bins, padding), spectrum)
+
+
+def _inverse(overlap_add: OverlapAdd, spectrum: np.ndarray) -> np.ndarray:
+    return np.concatenate([overlap_add.push(spectrum), overlap_add.finish()], axis=1)
 
 
 @cache

@@ -20,7 +20,9 @@ import soundfile
 import vocos_onnx.io.audio
 from vocos_onnx import EncodecONNX, load_audio, load_blocks, save_audio, save_blocks
 from vocos_onnx.dsp.resample import resample, resample_blocks
-from vocos_onnx.io.audio import MAX_RATE, MIN_RATE, audio_format, expected_samples, read_blocks, read_waveform
+from vocos_onnx.io.audio import audio_format, expected_samples
+from vocos_onnx.io.samples import MIN_RATE, read_blocks, read_waveform
+from vocos_onnx.limits import MAX_RATE
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.uniform(-0.5, 0.5, 4800).astype(np.float32)

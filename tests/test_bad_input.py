@@ -288,9 +288,9 @@ def test_int8_needs_no_other_installation(providers: Any) -> None:
 def test_options_of_cuda(says_cuda: list[object]) -> None:
     """No search for algorithms at each length, no memory by powers of two, no TF32; unless they are asked for."""
     options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
-    assert VocosONNX(MODEL, providers=["cuda"])._backbone._device == ("cuda", 0)
+    assert VocosONNX(MODEL, providers=["cuda"]).network._session._device == ("cuda", 0)
     vocos = VocosONNX(MODEL, providers=[("cuda", {"device_id": "1", "use_tf32": "1"}), "cpu"])
-    assert vocos._backbone._device == ("cuda", 1)
+    assert vocos.network._session._device == ("cuda", 1)
     given = {"device_id": "1", "use_tf32": "1"}
     assert says_cuda == [
         [("CUDAExecutionProvider", options)],

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import imdct, istft
 
 from vocos_onnx import VocosONNX
-from vocos_onnx.dsp.stft import imdct, istft
 
 # measured differences are a tenth of these or less, relative to the peak
 TOLERANCE = 1e-5
@@ -32,7 +32,7 @@ def test_features(encodec: VocosONNX, golden: Callable[[str], dict[str, np.ndarr
 def test_spectrum(tiny: Callable[[str], VocosONNX], golden: Callable[[str], dict[str, np.ndarray]], name: Any) -> None:
     tensors = golden(name)
     bandwidth_id = 1 if name == "encodec" else None
-    assert_close(tiny(name)._backbone.spectrum(tensors["features"], bandwidth_id), tensors["spectrum"])
+    assert_close(tiny(name).network.spectrum(tensors["features"], bandwidth_id), tensors["spectrum"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,8 +65,7 @@ def test_inverse_transform_in_the_graph(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tensors, vocos = golden(name), tiny(f"{name}-istft")
-    monkeypatch.setattr("vocos_onnx.vocoder.istft", None)
-    monkeypatch.setattr("vocos_onnx.vocoder.imdct", None)
+    monkeypatch.setattr("vocos_onnx.inverse.OverlapAdd", None)
     assert_close(vocos.decode(tensors["features"]), tensors["waveform"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from conftest import DATA
+from conftest import DATA, istft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +13,7 @@ from vocos_onnx import EncodecONNX, VocosONNX
 from vocos_onnx.dsp.mel import log_mel
 from vocos_onnx.dsp.quantizer import quantize
 from vocos_onnx.dsp.resample import resample, resample_blocks
-from vocos_onnx.dsp.stft import istft, stft
+from vocos_onnx.dsp.stft import stft
 
 ENCODEC = VocosONNX(DATA / "encodec.onnx", threads=1)
 ENCODER = EncodecONNX(DATA / "encoder.onnx", threads=1)

@@ -11,13 +11,14 @@ from typing import Any, Never
 
 import numpy as np
 import pytest
-from conftest import DATA
+from conftest import DATA, imdct, istft
 
-from vocos_onnx import EncodecONNX, Tokens, VocosONNX, streams
-from vocos_onnx.inverse import OverlapAdd
+from vocos_onnx import EncodecONNX, Tokens, VocosONNX
+from vocos_onnx.inverse import IMDCT, ISTFT, OverlapAdd, Transform
 from vocos_onnx.model.cpus import available_cpus
 from vocos_onnx.model.providers import CUDA
 from vocos_onnx.model.session import Session
+from vocos_onnx.spans import Plan
 
 NASTY = (1, 2, 3, 8, 9, 10, 17, 18, 19, 26, 27, 28, 53, 54, 55, 1000)
 STREAMED = ("encodec", "mel", "imdct-symexp", "encodec-int8", "mel-int8", "mel-istft")
@@ -40,6 +41,16 @@ def streamed(vocos: VocosONNX, given: np.ndarray, ends: list[int], **options: ob
     stream = vocos.stream(**options)
     starts = [0, *ends[:-1]]
     return np.concatenate([*(stream.push(given[:, a:b]) for a, b in zip(starts, ends, strict=True)), stream.flush()])
+
+
+def decode_together(vocos: VocosONNX, items: list[np.ndarray]) -> list[np.ndarray]:
+    """As on a GPU: the items that have one bandwidth as one batch."""
+    given = vocos._reader.read(items, None, "kbt")
+    batches = list(Plan(vocos.network.reach, together=True).batches(given.items))
+    assert vocos.delay == 0 or len(batches) == len({frames.bandwidth_id for frames in given.items})
+    decoded = given.restore(vocos._inverse.run(vocos.network.spectra(batches)))
+    assert isinstance(decoded, list)
+    return decoded
 
 
 def check(given: np.ndarray, expected: np.ndarray, vocos: VocosONNX) -> None:
@@ -94,13 +105,13 @@ def test_audio_comes_as_early_as_it_can() -> None:
 
 def test_nothing_is_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     vocos = VocosONNX(DATA / "encodec.onnx")
-    frames, run = [], vocos._backbone._session.run
+    frames, run = [], vocos.network._session.run
 
     def counting(shapes: Any, inputs: Any, **options: Any) -> Any:
         frames.append(inputs["features"].shape[2])
         return run(shapes, inputs, **options)
 
-    monkeypatch.setattr(vocos._backbone._session, "run", counting)
+    monkeypatch.setattr(vocos.network._session, "run", counting)
     streamed(vocos, random_input(vocos, 100), list(range(5, 101, 5)))
     assert sum(frames) == 100 + vocos.delay
 
@@ -142,15 +153,15 @@ def test_long_input_goes_in_blocks(vocos: VocosONNX, batch: int, monkeypatch: py
     given = given.transpose(1, 0, 2) if vocos.config.encodec else given
     expected = vocos.decode(given)
     for block in (1, 64, 499):
-        monkeypatch.setattr(streams, "BLOCK", block)
-        monkeypatch.setattr("vocos_onnx.vocoder.BLOCK", block)
+        monkeypatch.setattr("vocos_onnx.spans.LONGEST", block)
+        monkeypatch.setattr("vocos_onnx.streams.LONGEST", block)
         check(vocos.decode(given), expected, vocos)
 
 
 def test_a_list_is_decoded_as_each_alone(vocos: VocosONNX) -> None:
     items = [random_input(vocos, frames, frames) for frames in (5, 100, 1, 30)]
     expected = [vocos.decode(item) for item in items]
-    for decoded in (vocos.decode(items), vocos.decode(tuple(items)), vocos._decode_together(items, None)):
+    for decoded in (vocos.decode(items), vocos.decode(tuple(items)), decode_together(vocos, items)):
         assert isinstance(decoded, list)
         for given, alone in zip(decoded, expected, strict=True):
             assert given.shape == alone.shape
@@ -160,7 +171,7 @@ def test_a_list_is_decoded_as_each_alone(vocos: VocosONNX) -> None:
 def test_items_of_a_list_may_have_different_bandwidths() -> None:
     vocos = VocosONNX(DATA / "encodec.onnx")
     items = [random_input(vocos, 20)[:1], random_input(vocos, 30), random_input(vocos, 10)[:1]]
-    for decoded in (vocos.decode(items), vocos._decode_together(items, None)):
+    for decoded in (vocos.decode(items), decode_together(vocos, items)):
         for given, item in zip(decoded, items, strict=True):
             assert np.abs(given - vocos.decode(item)).max() <= 1e-6
 
@@ -170,16 +181,15 @@ def test_a_list_in_the_graph_of_a_device(monkeypatch: pytest.MonkeyPatch) -> Non
     vocos, plain = VocosONNX(DATA / "mel-istft.onnx"), VocosONNX(DATA / "mel.onnx")
     items = [random_input(vocos, frames, frames) for frames in NASTY]
     expected = plain.decode(items)
-    monkeypatch.setattr(vocos._backbone, "providers", ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    monkeypatch.setattr("vocos_onnx.vocoder.istft", None)
+    vocos._plan = Plan(vocos._plan.reach, together=True)
     calls = []
-    audio = vocos._backbone.audio
-    monkeypatch.setattr(vocos._backbone, "audio", lambda *args: calls.append(args[0].shape) or audio(*args))
+    audio = vocos.network.audio
+    monkeypatch.setattr(vocos.network, "audio", lambda *args: calls.append(args[0].shape) or audio(*args))
     for given, alone in zip(vocos.decode(items), expected, strict=True):
         check(given, alone, vocos)
     assert calls == [(len(NASTY), 8, 1000)]
     # a long one goes alone, in blocks: it would make the batch as long
-    monkeypatch.setattr("vocos_onnx.vocoder.BLOCK", 999)
+    monkeypatch.setattr("vocos_onnx.spans.LONGEST", 999)
     for given, alone in zip(vocos.decode(items), expected, strict=True):
         check(given, alone, vocos)
     assert calls[1:] == [(len(NASTY) - 1, 8, 55)]
@@ -194,17 +204,17 @@ def test_the_state_of_a_stream_stays_on_the_device(monkeypatch: pytest.MonkeyPat
         expected, early = streamed(vocos, given, ends), streamed(vocos, given, ends, lookahead=1)
         long = random_input(vocos, 4000)
         whole = vocos.decode(long)
-        assert vocos._backbone._device is None
-        monkeypatch.setattr(vocos._backbone, "_device", ("cpu", 0))
+        assert vocos.network._session._device is None
+        monkeypatch.setattr(vocos.network._session, "_device", ("cpu", 0))
         kinds = set()
-        step = vocos._backbone.step
+        step = vocos.network.step
 
         def watched(*args: Any, step: Any = step, kinds: Any = kinds):
             spectrum, state = step(*args)
             kinds.update(type(value).__name__ for value in state.values())
             return spectrum, state
 
-        monkeypatch.setattr(vocos._backbone, "step", watched)
+        monkeypatch.setattr(vocos.network, "step", watched)
         assert np.array_equal(streamed(vocos, given, ends), expected)
         assert np.array_equal(streamed(vocos, given, ends, lookahead=1), early)
         assert np.array_equal(vocos.decode(long), whole)
@@ -215,9 +225,9 @@ def test_the_state_of_a_stream_stays_on_the_device(monkeypatch: pytest.MonkeyPat
 def test_what_fails_in_the_network_says_so(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on a device, where onnxruntime's exceptions are others."""
     vocos = VocosONNX(DATA / "encodec.onnx")
-    monkeypatch.setattr(vocos._backbone._session, "_device", device)
-    inputs = vocos._backbone._inputs
-    monkeypatch.setattr(vocos._backbone, "_inputs", lambda f, i, state, mask: inputs(f, i, state, mask[:, :, 1:]))
+    monkeypatch.setattr(vocos.network._session, "_device", device)
+    inputs = vocos.network._inputs
+    monkeypatch.setattr(vocos.network, "_inputs", lambda f, i, state, mask: inputs(f, i, state, mask[:, :, 1:]))
     with pytest.raises(RuntimeError, match=r"onnxruntime failed in the network: .*The model file may be damaged"):
         vocos.stream().push(random_input(vocos, 10))
 
@@ -247,9 +257,6 @@ def test_no_memory_on_a_device(text: str) -> None:
 @pytest.mark.parametrize("padding", ["same", "center"])
 def test_overlap_add_in_stretches(head: str, n_fft: int, hop: int, padding: str) -> None:
     """Also hops that do not divide the frame, or of more than half of it: there the end cuts off earlier frames too."""
-    from vocos_onnx.dsp.stft import imdct, istft
-
-    config = type("", (), {"head": head, "n_fft": n_fft, "hop_length": hop, "padding": padding, "clip_audio": False})()
     rng = np.random.default_rng(0)
     for frames in (1, 2, 3, 20):
         if head == "istft":
@@ -260,7 +267,8 @@ def test_overlap_add_in_stretches(head: str, n_fft: int, hop: int, padding: str)
             spectrum = rng.standard_normal((2, frames, hop)).astype(np.float32)
             expected = imdct(spectrum, padding)
         for size in (1, 3, 20):
-            overlap = OverlapAdd(config, 2)
+            transform: Transform = ISTFT(n_fft) if head == "istft" else IMDCT()
+            overlap = OverlapAdd(transform, n_fft, hop, padding)
             parts = [overlap.push(spectrum[:, i : i + size]) for i in range(0, frames, size)]
             audio = np.concatenate([*parts, overlap.finish()], axis=1)
             assert audio.shape == expected.shape
@@ -323,17 +331,17 @@ def test_errors_within_the_network(error: Any, vocos: VocosONNX, monkeypatch: py
     given = random_input(vocos, 60)
     options = {"lookahead": 1}
     expected = streamed(vocos, given, [20, 40, 60], **options)
-    stream, step = vocos.stream(**options), vocos._backbone.step
+    stream, step = vocos.stream(**options), vocos.network.step
 
     def failing(*args: Any) -> Never:
         raise error("no more")
 
     for last in (lambda: stream.push(given[:, 20:40]), stream.flush):
         stream.push(given[:, :20])
-        monkeypatch.setattr(vocos._backbone, "step", failing)
+        monkeypatch.setattr(vocos.network, "step", failing)
         with pytest.raises(error):
             last()
-        monkeypatch.setattr(vocos._backbone, "step", step)
+        monkeypatch.setattr(vocos.network, "step", step)
         with pytest.raises(ValueError, match=rf"earlier error \({error.__name__}: no more\).* call reset\(\)"):
             last()
         stream.reset()

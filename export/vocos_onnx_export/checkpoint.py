@@ -25,10 +25,10 @@ from torch import Tensor
 
 from vocos_onnx.dsp.mel import MelFeatures
 from vocos_onnx.dsp.quantizer import fingerprints
-from vocos_onnx.limits import MAX_BANDWIDTH_IDS, MAX_CHANNELS, MAX_CODEBOOKS, MAX_KBPS, MAX_LAYERS
+from vocos_onnx.limits import MAX_BANDWIDTH_IDS, MAX_CHANNELS, MAX_CODEBOOKS, MAX_KBPS, MAX_LAYERS, MAX_RATE
 from vocos_onnx.messages import first_line, listed, shown
 from vocos_onnx.model.bundled import BUNDLED_CODEC
-from vocos_onnx.model.config import MAX_RATE, EncodecFeatures, ModelConfig, Source
+from vocos_onnx.model.config import EncodecFeatures, ModelConfig, Source
 from vocos_onnx.model.onnx_file import MAX_SIZE, read_file
 
 from .modules import IMDCTCosHead, IMDCTSymExpHead, ISTFTHead, Vocos, VocosBackbone, VocosResNetBackbone

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from vocos_onnx import EncodecONNX, __version__
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.encoder import CHUNK
-from vocos_onnx.io.audio import MAX_RATE, MIN_RATE
 from vocos_onnx.io.files import check_target, whole_file
-from vocos_onnx.limits import MAX_CONTEXT, MAX_N_FFT
+from vocos_onnx.io.samples import MIN_RATE
+from vocos_onnx.limits import MAX_CONTEXT, MAX_N_FFT, MAX_RATE
 from vocos_onnx.messages import first_line, shown
 from vocos_onnx.model.bundled import BUNDLED_CODEC
 from vocos_onnx.model.config import EncoderConfig, Source, parse_json

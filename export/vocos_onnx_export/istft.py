@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from vocos_onnx.dsp.stft import imdct_frames, istft_frames, trim_of
+from vocos_onnx.dsp.stft import hann_window, imdct_frames, istft_frames, trim_of
 from vocos_onnx.model.config import ModelConfig
 
 
@@ -68,8 +68,8 @@ def _basis(config: ModelConfig) -> tuple[npt.NDArray[np.float32], npt.NDArray[np
     if config.head == "istft":
         ones = np.eye(bins + 1)
         units = np.stack([ones, 1j * ones], axis=1).reshape(1, -1, bins + 1)  # real and imaginary parts in turn
-        frames, squared = istft_frames(units, config.n_fft)
-        return frames[0].astype(np.float32), squared
+        frames = istft_frames(units, config.n_fft)
+        return frames[0].astype(np.float32), hann_window(config.n_fft) ** 2
     return imdct_frames(np.eye(bins, dtype=np.float32)[None])[0], np.zeros(config.n_fft, np.float32)
 
 

@@ -134,7 +134,7 @@ def whole_or_error(rng: Rng, folder: Path) -> None:
 
 
 def rates(rng: Rng, folder: Path) -> None:
-    from vocos_onnx.io.audio import read_blocks, read_waveform
+    from vocos_onnx.io.samples import read_blocks, read_waveform
 
     rate, to = (int(np.exp(rng.uniform(np.log(1000), np.log(384_000)))) for _ in range(2))
     if rng.random() < 0.3:
@@ -268,7 +268,7 @@ def levels(rng: Rng, folder: Path) -> None:
     import soundfile
 
     from vocos_onnx import load_audio, save_audio, save_blocks
-    from vocos_onnx.io.audio import read_blocks, read_waveform
+    from vocos_onnx.io.samples import read_blocks, read_waveform
 
     dtype = np.dtype(DTYPES[rng.integers(len(DTYPES))] if rng.random() < 0.5 else "f4")
     peak = float(np.exp(rng.uniform(np.log(1e-3), np.log(1e10))))

@@ -27,6 +27,7 @@ from torch import Tensor
 import vocos_onnx_export
 from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx.dsp.quantizer import fingerprints
+from vocos_onnx.inverse import Inverse
 from vocos_onnx_export import CheckpointError, export
 from vocos_onnx_export.checkpoint import build, load, read_tree, read_weights
 
@@ -842,17 +843,13 @@ def _wrong_codebook(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _wrong_waveform(monkeypatch: pytest.MonkeyPatch) -> None:
-    import vocos_onnx.vocoder
-
-    istft = vocos_onnx.vocoder.istft
-    monkeypatch.setattr(vocos_onnx.vocoder, "istft", lambda *args: istft(*args) * np.float32(1.001))
+    run = Inverse.run
+    monkeypatch.setattr(Inverse, "run", lambda *args: [audio * np.float32(1.001) for audio in run(*args)])
 
 
 def _wrong_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    import vocos_onnx.vocoder
-
-    istft = vocos_onnx.vocoder.istft
-    monkeypatch.setattr(vocos_onnx.vocoder, "istft", lambda *args: istft(*args)[:, 1:])
+    run = Inverse.run
+    monkeypatch.setattr(Inverse, "run", lambda *args: [audio[:, 1:] for audio in run(*args)])
 
 
 def _nan_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path = folder / "graph.onnx"
     export(checkpoint, path, istft="graph", report=silent)
     plain, graph = VocosONNX(path), VocosONNX(path)
-    assert graph._backbone.has_istft
-    plain._backbone.has_istft = False
+    assert graph.network.has_istft
+    plain.network.has_istft = False
     graph.path = path
     return model, plain, graph
 
@@ -59,8 +59,7 @@ def test_equals_numpy_and_upstream(case: Any, monkeypatch: pytest.MonkeyPatch) -
             features = features_of(plain, batch, frames)
             expected = plain.decode(features, bandwidth_id)
             with monkeypatch.context() as patch:
-                patch.setattr("vocos_onnx.vocoder.istft", None)
-                patch.setattr("vocos_onnx.vocoder.imdct", None)
+                patch.setattr("vocos_onnx.inverse.OverlapAdd", None)
                 given = graph.decode(features, bandwidth_id)
             assert given.dtype == expected.dtype
             assert given.shape == expected.shape
@@ -92,7 +91,7 @@ def test_the_steps_of_a_stream_compute_no_audio(case: Any) -> None:
         pytest.skip("not streamed")
     bandwidth_id = 1 if plain.config.num_bandwidth_ids else None
     features = features_of(plain, 1, 40)
-    backbone = graph._backbone
+    backbone = graph.network
     inputs = {**backbone.inputs(features, bandwidth_id), **backbone.start(1)}
     (audio,) = backbone._session.run(["audio"], inputs)
     assert audio.shape == (1, 0)
@@ -128,7 +127,7 @@ def test_other_precisions(precision: str, tmp_path: Path) -> None:
     features = features_of(plain, 2, 100)
     expected = plain.decode(features)
     for graph in graphs:
-        assert graph._backbone.has_istft
+        assert graph.network.has_istft
         given = graph.decode(features)
         assert np.abs(given - expected).max() <= 1e-5 * np.abs(expected).max()
     (inverse,) = (node for node in onnx.load(later).graph.node if node.op_type == "If")
@@ -150,7 +149,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     checkpoint = save(build(SMALL["tiny"]), SMALL["tiny"], tmp_path / "tiny")
     output = tmp_path / "m.onnx"
     assert main(["export", str(checkpoint), "-o", str(output), "--istft", "graph"]) == 0
-    assert VocosONNX(output)._backbone.has_istft
+    assert VocosONNX(output).network.has_istft
     assert main(["info", str(output)]) == 0
     assert "inverse STFT: in the graph" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"istft is 'torch', expected one of numpy, graph"):

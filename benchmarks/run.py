@@ -127,6 +127,7 @@ def load_openvino(name: str, geometry: str, folder: Path, threads: int) -> tuple
     import torch
 
     from vocos_onnx import VocosONNX
+    from vocos_onnx.inverse import Inverse
     from vocos_onnx_export.checkpoint import build, load
 
     ours = VocosONNX(folder / "model.onnx", threads=1, providers=["CPUExecutionProvider"])

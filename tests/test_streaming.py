@@ -194,8 +194,8 @@ def test_the_state_of_a_stream_stays_on_the_device(monkeypatch: pytest.MonkeyPat
         expected, early = streamed(vocos, given, ends), streamed(vocos, given, ends, lookahead=1)
         long = random_input(vocos, 4000)
         whole = vocos.decode(long)
-        assert vocos._backbone._device is None
-        monkeypatch.setattr(vocos._backbone, "_device", ("cpu", 0))
+        assert vocos._backbone._session._device is None
+        monkeypatch.setattr(vocos._backbone._session, "_device", ("cpu", 0))
         kinds = set()
         step = vocos._backbone.step
 

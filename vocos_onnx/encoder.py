@@ -273,7 +273,7 @@ class EncodecONNX:
         return self.config.codebooks_per_bandwidth[bandwidth_index(bandwidth, self.bandwidths)]
 
 
-def _graph(config: EncoderConfig, found: Shapes) -> tuple[Shapes, Shapes]:
+def _graph(config: EncoderConfig, found: Shapes, made: Shapes) -> tuple[Shapes, Shapes]:
     """The inputs and outputs of an encoder; the shapes of its state are its own affair, and not in the metadata."""
     outputs: dict[str, Shape] = {"embeddings": ("batch", "frames", config.channels)}
     if config.input == "spectrum":

@@ -142,7 +142,7 @@ class Backbone:
         return self._session.placement()
 
 
-def _graph(config: ModelConfig, found: Shapes) -> tuple[Shapes, Shapes]:
+def _graph(config: ModelConfig, found: Shapes, made: Shapes) -> tuple[Shapes, Shapes]:
     """The inputs and outputs of a network; how many convolutions have a state is its own affair, in no metadata."""
     channels = config.feature_channels
     inputs: dict[str, Shape] = {"features": ("batch", channels, "frames")}
@@ -154,6 +154,8 @@ def _graph(config: ModelConfig, found: Shapes) -> tuple[Shapes, Shapes]:
         inputs["past"] = (layers, "batch", "past", dim)
         outputs["next_past"] = (layers, "batch", 2 * REACH, dim)
         inputs["mask"] = (layers, "batch", "frames")
+    if "audio" in made:
+        outputs["audio"] = ("batch", "samples")
     if config.num_bandwidth_ids:
         inputs["bandwidth_id"] = ()
     return inputs, outputs

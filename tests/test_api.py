@@ -606,7 +606,7 @@ def test_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encodec: Vocos
         assert repr(again) == repr(vocos)
         audio = np.random.default_rng(0).normal(0, 0.1, 3000)
         assert np.array_equal(again(audio, 24_000, bandwidth_id=1), vocos(audio, 24_000, bandwidth_id=1))
-        assert again._encoder._options == {"providers": None, "threads": 2}
+        assert again._analysis.encoder._options == {"providers": None, "threads": 2}
     codes = encoder.encode(audio, 24_000, 1.5)
     assert np.array_equal(pickle.loads(pickle.dumps(encoder)).encode(audio, 24_000, 1.5), codes)
 

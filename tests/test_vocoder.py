@@ -89,7 +89,8 @@ def test_ambiguous_shape_is_taken_as_the_layout_says(encodec: VocosONNX) -> None
 def test_codes_to_features_is_a_sum_of_entries(encodec: VocosONNX) -> None:
     tokens = tokens_of(2, 3, 7)
     features = encodec.codes_to_features(tokens)
-    table = encodec._codebooks
+    table = encodec.network.codebooks
+    assert table is not None
     for b in range(3):
         for t in range(7):
             np.testing.assert_array_equal(features[b, :, t], table[0, tokens[0, b, t]] + table[1, tokens[1, b, t]])

@@ -149,8 +149,8 @@ def _state_shapes(found: Shapes) -> dict[str, Shape]:
     return shapes
 
 
-def _graph(config: EncoderConfig, found: Shapes) -> tuple[Shapes, Shapes]:
-    """The inputs and outputs that the graph of an encoder must have; ``found`` are the inputs that it has."""
+def _graph(config: EncoderConfig, found: Shapes, made: Shapes) -> tuple[Shapes, Shapes]:
+    """The inputs and outputs that the graph of an encoder must have, which has the inputs ``found``."""
     inputs: dict[str, Shape] = {}
     outputs: dict[str, Shape] = {"embeddings": ("batch", "frames", config.channels)}
     if config.input == "spectrum":

@@ -192,10 +192,11 @@ def _sizes(found: Shapes) -> tuple[int, int]:
     return read_size("layers", past[0], MAX_LAYERS), read_size("dim", past[3], MAX_CHANNELS)
 
 
-def _graph(config: ModelConfig, found: Shapes) -> tuple[Shapes, Shapes]:
-    """The inputs and outputs that the graph of a model must have; ``found`` are the inputs that it has.
+def _graph(config: ModelConfig, found: Shapes, made: Shapes) -> tuple[Shapes, Shapes]:
+    """The inputs and outputs that the graph of a model must have, which has the inputs ``found`` and makes ``made``.
 
-    The sizes of the state are the network's own affair, and not in the metadata.
+    The sizes of the state are the network's own affair, and not in the metadata; so is whether the inverse transform is
+    in the graph.
     """
     channels = config.feature_channels
     inputs: dict[str, Shape] = {"features": ("batch", channels, "frames")}
@@ -207,6 +208,8 @@ def _graph(config: ModelConfig, found: Shapes) -> tuple[Shapes, Shapes]:
         inputs["past"] = (layers, "batch", "past", dim)
         outputs["next_past"] = (layers, "batch", 2 * REACH, dim)
         inputs["mask"] = (layers, "batch", "frames")
+    if "audio" in made:
+        outputs["audio"] = ("batch", "samples")
     if config.num_bandwidth_ids:
         inputs["bandwidth_id"] = ()
     return inputs, outputs

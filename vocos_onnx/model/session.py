@@ -27,6 +27,7 @@ from .shapes import Shape
 
 Config = TypeVar("Config", ModelConfig, EncoderConfig)
 Shapes = Mapping[str, Shape]  # of inputs or outputs, by name
+Graph = Callable[[Config, Shapes, Shapes], tuple[Shapes, Shapes]]
 _KEYS: dict[type[ModelConfig | EncoderConfig], str] = {ModelConfig: METADATA_KEY, EncoderConfig: ENCODER_KEY}
 _EXPORT_AGAIN = "export the checkpoint again with this version"
 _log = logging.getLogger("vocos_onnx")
@@ -107,7 +108,7 @@ class Session(Generic[Config]):
 def open_model(
     path: str | os.PathLike[str],
     kind: type[Config],
-    graph: Callable[[Config, Shapes], tuple[Shapes, Shapes]],
+    graph: Graph[Config],
     providers: Sequence[Provider] | None = None,
     threads: int | None = None,
     profile: Path | None = None,
@@ -117,8 +118,8 @@ def open_model(
     Args:
         path: of the file.
         kind: the class of the description that it must carry.
-        graph: the inputs and outputs that a graph of such a description has, given the inputs that it has. Scalars are
-            int64, and all else is float32. If it raises ValueError, or the graph has others, the file is refused.
+        graph: the inputs and outputs that a graph of such a description must have, given those that it has. Scalars
+            are int64, and all else is float32. If it raises ValueError, or the graph has others, the file is refused.
         providers: as VocosONNX takes them. What is in int8 runs on the CPU, for nothing else has its operators.
         threads: of one call, by default all that this process may use.
         profile: how the name of the file begins that onnxruntime writes for ``placement``.
@@ -185,13 +186,11 @@ def _read_config(file: ModelFile, kind: type[Config]) -> Config:
     )
 
 
-def _check_graph(
-    file: ModelFile, config: Config, graph: Callable[[Config, Shapes], tuple[Shapes, Shapes]]
-) -> tuple[Shapes, Shapes]:
+def _check_graph(file: ModelFile, config: Config, graph: Graph[Config]) -> tuple[Shapes, Shapes]:
     """The shapes of its inputs and outputs. Raises ValueError unless they are exactly those that are expected."""
     inputs, outputs = ({value.name: value.shape for value in values} for values in (file.inputs, file.outputs))
     try:
-        expected = graph(config, inputs)
+        expected = graph(config, inputs, outputs)
         for what, found, wanted in (("inputs", file.inputs, expected[0]), ("outputs", file.outputs, expected[1])):
             right = [Value(name, FLOAT if shape else INT64, tuple(shape)) for name, shape in wanted.items()]
             if sorted(found, key=str) != sorted(right, key=str):

@@ -583,7 +583,7 @@ soundfile.write(RECORDING, np.zeros(2000), 24_000, format="WAV")
         ("t.npz", Path(MODEL).read_bytes(), "it is a model (ONNX), not a token file"),
         ("t.npz", b"<!DOCTYPE html><html>", "it is a page (HTML or XML), not a token file"),
         ("t.npz", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        ("t.npy.gz", gzip.compress(b"x"), "compressed by gzip"),
+        ("t.npy.gz", gzip.compress(b"x", mtime=0), "compressed by gzip"),
         ("t.txt", b"hello", "it is text, not a token file"),
         ("t.npy", b"", "it is empty"),
         ("t.json", b"", "it is empty"),

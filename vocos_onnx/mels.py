@@ -1,4 +1,4 @@
-"""Warnings that are given once in a process, as of mels that cannot be those that the model was trained with."""
+"""Mels of other systems: whether features can be the mels that a model decodes, and what to do if they cannot."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .arrays import Float
 from .dsp.mel import MelFeatures, filterbank
 from .once import warn_once, was_given
 
-FEWEST, MOST = 50, 800  # frames: before so many nothing is said, and after so many no more is looked at
-_STRETCH = 1024
+_FEWEST, _MOST = 50, 800  # frames: fewer are not judged, and after so many no more is looked at
+_BLOCK = 1024  # frames looked at in one step
 
 
 class MelJudge:
@@ -28,49 +28,49 @@ class MelJudge:
     def __init__(self, mel: MelFeatures, one_sequence: bool) -> None:
         self._mel, self._one_sequence = mel, one_sequence
         self._kept: list[Float] = []
-        self._count, self._next = 0, FEWEST
+        self._count, self._next = 0, _FEWEST
 
     def see(self, features: Float) -> None:
         """Features (B, C, t), the next ones."""
         for item in features:
             if was_given("mels"):
                 return
-            if self._one_sequence and self._count >= MOST:
+            if self._one_sequence and self._count >= _MOST:
                 return
-            stretches = self._telling(item, MOST - (self._count if self._one_sequence else 0))
-            count = sum(stretch.shape[1] for stretch in stretches)
+            blocks = self._telling(item, _MOST - (self._count if self._one_sequence else 0))
+            count = sum(block.shape[1] for block in blocks)
             if not count and item.size and item.min() > _HIGHEST:
                 warn_once(
                     "mels",
                     f"{_CANNOT}all values of {item.shape[1]} frames are {item.min():.3g} and more, expected natural "
                     "logarithms of magnitudes",
                 )
-            elif not self._one_sequence and count >= FEWEST:
-                self._judge(stretches)
-            elif self._count < MOST:
-                self._kept += stretches
+            elif not self._one_sequence and count >= _FEWEST:
+                self._judge(blocks)
+            elif self._count < _MOST:
+                self._kept += blocks
                 self._count += count
-                if self._count >= min(self._next, MOST):
+                if self._count >= min(self._next, _MOST):
                     self._next = 4 * self._count
                     self._judge(self._kept)
-        if self._count >= MOST:
+        if self._count >= _MOST:
             self._kept.clear()
 
     @staticmethod
     def _telling(item: Float, most: int) -> list[Float]:
         """Up to so many frames of (C, t) whose bands are not all alike."""
         kept: list[Float] = []
-        for start in range(0, item.shape[1], _STRETCH):
-            stretch = item[:, start : start + _STRETCH]
-            differ = stretch.max(axis=0) > stretch.min(axis=0) + 1e-6  # without a difference, which may overflow
-            kept.append(stretch[:, differ][:, :most].copy())
+        for start in range(0, item.shape[1], _BLOCK):
+            block = item[:, start : start + _BLOCK]
+            differ = block.max(axis=0) > block.min(axis=0) + 1e-6  # without a difference, which may overflow
+            kept.append(block[:, differ][:, :most].copy())
             most -= kept[-1].shape[1]
             if most <= 0:
                 break
         return kept
 
-    def _judge(self, stretches: list[Float]) -> None:
-        fault = mel_fault(np.concatenate(stretches, axis=1), self._mel)
+    def _judge(self, blocks: list[Float]) -> None:
+        fault = mel_fault(np.concatenate(blocks, axis=1), self._mel)
         if fault is not None:
             warn_once("mels", _CANNOT + fault)
 
@@ -141,7 +141,7 @@ _LOG10 = {
     True: ((1.1, 0.65, 1.15, 0.18), (1.1, 0.35, 1.15, 0.14)),
 }
 
-_FEWEST, _JUDGED = 50, 4000  # frames
+_JUDGED = 4000  # frames at most
 
 _LOWEST = math.log(1e-7)  # of the clips in use
 

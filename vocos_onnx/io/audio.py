@@ -36,6 +36,7 @@ from .samples import (
     one_channel_hint,
     read_blocks,
     read_rate,
+    to_int16,
 )
 
 _BLOCK, _VALUES = 1 << 18, 1 << 20  # read at once: samples, and numbers in all their channels
@@ -691,7 +692,7 @@ def _write(
         for block in blocks:
             audio = _writable(as_samples(block, rate), samples)
             if subtype == "PCM_16" and audio.dtype not in FULL_SCALE:  # libsndfile rounds down, but for FLAC
-                audio = np.round(audio * (1 << 15)).clip(-(1 << 15), (1 << 15) - 1).astype(np.int16)
+                audio = to_int16(audio)
             if subtype == "DOUBLE" and audio.dtype in FULL_SCALE:  # which soundfile does not scale
                 audio = audio / np.float64(FULL_SCALE[audio.dtype])
             for start in range(0, len(audio), _SLICE):

@@ -317,3 +317,8 @@ def read_chunk(chunk: Any) -> int:
     if frames < 1:
         raise ValueError(f"chunk is {shown(chunk)}, expected 1 or more frames, an integer")
     return frames
+
+
+def to_int16(audio: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
+    """Samples with full scale ±1 as 16-bit PCM: rounded to the nearest value, and clipped."""
+    return np.round(audio * (1 << 15)).clip(-(1 << 15), (1 << 15) - 1).astype(np.int16)

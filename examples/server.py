@@ -40,13 +40,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import soundfile
-from limits import Account, Limits
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from limits import Account, Limits
 from vocos_onnx import Tokens, VocosONNX, load_tokens
 from vocos_onnx.io.audio import load_blocks
 from vocos_onnx.model.cpus import available_cpus

@@ -1,33 +1,21 @@
-"""Tiny models with golden tensors (tests/data, made by tests/data/make.py), loaded once."""
+"""Fixtures of all tests: tiny models with golden tensors (tests/data, made by tests/data/make.py), loaded once."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.helpers import DATA
 from vocos_onnx import VocosONNX
-
-DATA = Path(__file__).parent / "data"
 
 # Who runs the tests in the background may ignore these, and the programs that are started would, too.
 for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _default)
-
-
-def altered(tmp_path: Path, old: bytes, new: bytes, name: str = "encodec") -> Path:
-    """A tiny model with some bytes of its metadata replaced by as many others."""
-    data = (DATA / f"{name}.onnx").read_bytes()
-    assert len(old) == len(new)
-    assert old in data
-    path = tmp_path / "altered.onnx"
-    path.write_bytes(data.replace(old, new))
-    return path
 
 
 @cache

@@ -24,9 +24,9 @@ from typing import Any, Never
 import numpy as np
 import pytest
 import soundfile
-from conftest import DATA
 
 import vocos_onnx.encoder as encodec_module
+from tests.helpers import DATA
 from vocos_onnx import EncodecONNX, VocosONNX, cli, load_audio
 from vocos_onnx.cli import main
 from vocos_onnx.io.kinds import kind_of

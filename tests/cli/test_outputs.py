@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import DATA
 
+from tests.helpers import DATA
 from vocos_onnx import EncodecONNX, load_audio, save_audio, save_blocks, save_tokens
 from vocos_onnx.cli import main
 from vocos_onnx.io.files import check_target, whole_file

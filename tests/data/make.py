@@ -1,7 +1,7 @@
 """Make the tiny models of this folder and their golden tensors, with the real vocos and transformers packages.
 
 Run in an environment with the extras [export] and the packages vocos, encodec, torchaudio and transformers:
-    python tests/data/make.py
+    python -m tests.data.make
 
 Each NAME.onnx is an export of random weights, NAME-int8.onnx the same in int8, and NAME-istft.onnx the same with the
 inverse transform in the graph; NAME.npz holds what upstream computes from them: the input (tokens or features), and
@@ -13,7 +13,6 @@ several lengths, the embeddings and the tokens. log-mel.npz holds audio and upst
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -21,13 +20,11 @@ import numpy as np
 import torch
 import torchaudio
 from transformers import EncodecConfig, EncodecModel
+from vocos.feature_extractors import MelSpectrogramFeatures
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "parity"))
-from upstream import Vocos, build, head, save, strengthen  # noqa: E402
-from vocos.feature_extractors import MelSpectrogramFeatures  # noqa: E402
-
-from vocos_onnx_export import export, export_encodec, quantize  # noqa: E402
+from tests.helpers import DATA
+from tests.parity.upstream import Vocos, build, head, save, strengthen
+from vocos_onnx_export import export, export_encodec, quantize
 
 FRAMES, BATCH = 12, 2
 _MEL = {
@@ -107,14 +104,14 @@ def make_encoder(codebooks: torch.Tensor) -> None:
         (Path(folder) / "tiny-encoder").mkdir()
         for file in Path(folder).glob("*.*"):
             file.rename(Path(folder) / "tiny-encoder" / file.name)
-        export_encodec(str(Path(folder) / "tiny-encoder"), HERE / "encoder.onnx")
+        export_encodec(str(Path(folder) / "tiny-encoder"), DATA / "encoder.onnx")
         for samples in (1, 319, 320, 321, 2500, 13000):
             audio = 0.3 * torch.randn(samples)
             embeddings = model.encoder(audio[None, None])
             tensors[f"audio_{samples}"] = audio.numpy()
             tensors[f"embeddings_{samples}"] = embeddings[0].numpy()
             tensors[f"tokens_{samples}"] = model.encode(audio[None, None], bandwidth=3.0).audio_codes[0, 0].numpy()
-    np.savez_compressed(HERE / "encoder.npz", **tensors)
+    np.savez_compressed(DATA / "encoder.npz", **tensors)
 
 
 def make_log_mel() -> None:
@@ -131,7 +128,7 @@ def make_log_mel() -> None:
     spectrum = torch.stft(padded, 1024, 256, window=torch.hann_window(1024), center=False, return_complex=True)
     magnitude = (torch.view_as_real(spectrum).square().sum(-1) + 1e-9).sqrt()
     tensors["hifigan"] = hifigan.mel_scale(magnitude).clip(1e-5).log()[0].numpy()
-    np.savez_compressed(HERE / "log-mel.npz", **tensors)
+    np.savez_compressed(DATA / "log-mel.npz", **tensors)
 
 
 def main() -> None:
@@ -146,13 +143,13 @@ def main() -> None:
             make_encoder(weights.reshape(2, 1024, 8))
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = str(save(model, config, Path(folder) / f"tiny-{name}"))
-            export(checkpoint, HERE / f"{name}.onnx")
+            export(checkpoint, DATA / f"{name}.onnx")
             if name in ("mel", "imdct-cos"):
-                export(checkpoint, HERE / f"{name}-istft.onnx", istft="graph")
-        np.savez_compressed(HERE / f"{name}.npz", **golden(model, is_encodec))
+                export(checkpoint, DATA / f"{name}-istft.onnx", istft="graph")
+        np.savez_compressed(DATA / f"{name}.npz", **golden(model, is_encodec))
     make_log_mel()
     for name in ("encodec", "mel"):
-        quantize(HERE / f"{name}.onnx", HERE / f"{name}-int8.onnx")
+        quantize(DATA / f"{name}.onnx", DATA / f"{name}-int8.onnx")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from common import DATA, DOCUMENTED, Rng, Target, any_array, finite, model
+
+from tests.fuzz.common import DOCUMENTED, Rng, Target, any_array, finite, model
+from tests.helpers import DATA
 
 
 def tokens(rng: Rng, folder: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import DOCUMENTED, Rng, Target, damaged, finite
+
+from tests.fuzz.common import DOCUMENTED, Rng, Target, damaged, finite
 
 TONE = np.float32(np.pi / 4)  # what lies in memory that was freed, and is in no file
 KINDS = [

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+from tests.helpers import DATA
+
 DOCUMENTED = (ValueError, FileNotFoundError, FloatingPointError)
 Rng = np.random.Generator
 

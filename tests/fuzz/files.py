@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from audio import recordings
-from common import DATA, DOCUMENTED, Rng, Target, damaged, finite, model
+
+from tests.fuzz.audio import recordings
+from tests.fuzz.common import DOCUMENTED, Rng, Target, damaged, finite, model
+from tests.helpers import DATA
 
 
 def npz(rng: Rng, folder: Path) -> None:

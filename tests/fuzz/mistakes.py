@@ -8,7 +8,9 @@ import pickle
 from pathlib import Path
 
 import numpy as np
-from common import DATA, DOCUMENTED, Rng, Target, damaged, model
+
+from tests.fuzz.common import DOCUMENTED, Rng, Target, damaged, model
+from tests.helpers import DATA
 
 _NAMES = (
     "charactr/vocos-encodec-24khz", "facebook/encodec_24khz", "https://hf.co/a/b", "a/b/c", "a/b.ckpt", "", ".", "..",

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import DATA, DOCUMENTED, Rng, Target, damaged, finite, model
 
-sys.path.insert(0, str(DATA.parent))
-import onnx_bytes as ob
+from tests import onnx_bytes as ob
+from tests.fuzz.common import DOCUMENTED, Rng, Target, damaged, finite, model
+from tests.helpers import DATA
 
 ENDS = (*DOCUMENTED, RuntimeError, MemoryError)
 

@@ -19,10 +19,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from audio import recordings
-from common import Rng, Target, any_array, damaged
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+from tests.fuzz.audio import recordings
+from tests.fuzz.common import Rng, Target, any_array, damaged
+from tests.helpers import EXAMPLES
+
 SETTINGS = {"VOCOS_MEMORY": "64000000", "VOCOS_MAX_SECONDS": "60", "VOCOS_QUEUE": "6", "OMP_NUM_THREADS": "1"}
 OPEN = 150  # connections that stay, from one case to the next
 MEMORY = 600  # MB

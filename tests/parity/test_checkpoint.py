@@ -25,14 +25,13 @@ import yaml
 from torch import Tensor
 
 import vocos_onnx_export
+from tests.parity import upstream
+from tests.parity.hub import Hub, in_a_process
+from tests.parity.malice import BOMBS, Call, Payload, deflated, safetensors_file, two_directories, zipped
 from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx_export import CheckpointError, export
 from vocos_onnx_export.checkpoint import build, load, read_tree, read_weights
-
-from . import upstream
-from .hub import Hub, in_a_process
-from .malice import BOMBS, Call, Payload, deflated, safetensors_file, two_directories, zipped
 
 Config = dict[str, Any]
 State = dict[str, Tensor]

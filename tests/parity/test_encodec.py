@@ -33,6 +33,9 @@ with warnings.catch_warnings():
 import vocos_onnx.encoder as runtime
 import vocos_onnx_export.encodec as export_module
 import vocos_onnx_train
+from tests.parity import upstream
+from tests.parity.hub import Hub, in_a_process
+from tests.parity.malice import Payload, zipped
 from vocos_onnx import EncodecONNX, EncoderConfig, VocosONNX, load_audio
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.model.bundled import default_model
@@ -40,10 +43,6 @@ from vocos_onnx_export import CheckpointError, export, export_encodec
 from vocos_onnx_train.checkpoint import write_checkpoint
 from vocos_onnx_train.config import load_config
 from vocos_onnx_train.generator import Generator
-
-from . import upstream
-from .hub import Hub, in_a_process
-from .malice import Payload, zipped
 
 Config = dict[str, Any]
 State = dict[str, Tensor]

@@ -10,12 +10,11 @@ import onnx
 import pytest
 import torch
 
+from tests.parity.upstream import CONFIGS, SMALL, build, save
 from vocos_onnx import VocosONNX
 from vocos_onnx.cli import main
 from vocos_onnx_export import CheckpointError, export, quantize
 from vocos_onnx_export import istft as module
-
-from .upstream import CONFIGS, SMALL, build, save
 
 NAMES = (
     "encodec", "imdct-symexp-center", "imdct-cos-same", "imdct-symexp-clip", "imdct-frame-12",

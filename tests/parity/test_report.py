@@ -17,13 +17,13 @@ import soundfile
 
 import vocos_onnx.evaluate.metrics as metrics
 import vocos_onnx.evaluate.report as reporting
+from tests.helpers import DATA
 from vocos_onnx import VocosONNX, load_audio
 from vocos_onnx.cli import main
 from vocos_onnx.evaluate.report import report
 from vocos_onnx.model.bundled import default_model
 
 RATE = 24_000
-DATA = Path(__file__).parent.parent / "data"
 RNG = np.random.default_rng(0)
 
 

@@ -22,6 +22,8 @@ import torch
 import yaml
 
 import vocos_onnx_train
+from tests.helpers import DATA
+from tests.parity.upstream import build, save
 from vocos_onnx import EncodecONNX, VocosONNX, load_audio
 from vocos_onnx.cli import main
 from vocos_onnx.evaluate.metrics import pesq_wb
@@ -33,9 +35,7 @@ from vocos_onnx_train.data import EQ_BANDS, EQ_OCTAVES, Clips, Heartbeat, change
 from vocos_onnx_train.losses import LoudnessLoss, STFTLoss
 from vocos_onnx_train.trainer import BEST, LAST, Trainer
 
-from .upstream import build, save
-
-ENCODER = str(Path(__file__).parents[1] / "data" / "encoder.onnx")
+ENCODER = str(DATA / "encoder.onnx")
 CONFIGS = Path(vocos_onnx_train.__file__).parent / "configs"
 FEATURES = "vocos.feature_extractors."
 TASKS = ("mel", "tokens", "codec")

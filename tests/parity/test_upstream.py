@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.parity import upstream
 from vocos_onnx import VocosONNX
 from vocos_onnx_export import CheckpointError, export
 from vocos_onnx_export import checkpoint as checkpoint_module
 from vocos_onnx_export.modules import IMDCTCosHead
-
-from . import upstream
 
 # Largest differences allowed, of the peak. Measured on the models below as upstream initialises them, before
 # ``strengthen``: features 0, waveforms of an ISTFT head 5e-6, of an IMDCT head 2e-5. The latter is nearly all

@@ -15,8 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
 
 class Answer:
     """Status, headers and body of what came over a socket."""

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.helpers import EXAMPLES
+from tests.service.process import Answer, Server, request, rest
 from vocos_onnx import VocosONNX, load_audio, save_tokens
-
-from .process import EXAMPLES, Answer, Server, request, rest
 
 UVICORN = ["-m", "uvicorn", "--app-dir", str(EXAMPLES), "server:app", "--log-level", "warning"]
 ALONE = [str(EXAMPLES / "server.py")]

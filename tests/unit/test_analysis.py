@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DATA, altered
 
+from tests.helpers import DATA, altered
 from vocos_onnx import EncodecONNX, VocosONNX
 from vocos_onnx.model.bundled import DEMO_TOKENS, default_model
 

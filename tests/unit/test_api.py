@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_bytes as ob
 import pytest
-from conftest import DATA
 
+from tests import onnx_bytes as ob
+from tests.helpers import DATA, ROOT
 from vocos_onnx import EncodecONNX, Tokens, VocosONNX, load_audio, load_tokens, once, save_audio, save_tokens
 
 MEL_MODEL = "VocosONNX('vocos-mel-24khz-small')"
@@ -616,7 +616,7 @@ def test_pickles_of_bundled_models(codec: VocosONNX, encoder: EncodecONNX) -> No
     for given in (codec, encoder, pickle.loads(pickle.dumps(codec))):
         data = pickle.dumps(given)
         assert b"vocos-codec-24khz" in data
-        assert os.fsencode(Path(__file__).parents[1]) not in data
+        assert os.fsencode(ROOT) not in data
         assert repr(pickle.loads(data)) == repr(given)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DATA, altered
 
+from tests.helpers import DATA, altered
 from vocos_onnx import EncodecONNX, ModelConfig, VocosONNX
 
 MODEL = DATA / "encodec.onnx"

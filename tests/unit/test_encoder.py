@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DATA, altered
 
 import vocos_onnx.encoder as encodec_module
+from tests.helpers import DATA, altered
 from vocos_onnx import EncodecONNX, VocosONNX
 from vocos_onnx.dsp.quantizer import quantize
 from vocos_onnx.dsp.resample import resample

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import vocos_onnx
+from tests.helpers import DATA
 
 HEAVY = ("torch", "onnx", "onnxscript", "vocos_onnx_export", "vocos_onnx_train", "scipy", "soundfile")
 PACKAGE = Path(vocos_onnx.__file__).parent
@@ -41,7 +42,7 @@ def test_public_names_are_there() -> None:
 
 
 def test_decoding_needs_neither_torch_nor_scipy() -> None:
-    model = Path(__file__).parent / "data" / "encodec.onnx"
+    model = DATA / "encodec.onnx"
     modules = loaded_by(f"import vocos_onnx; vocos_onnx.VocosONNX({str(model)!r}).decode([[1, 2], [3, 4]])")
     assert "onnxruntime" in modules
     assert not modules & set(HEAVY)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA
 
+from tests.helpers import DATA
 from vocos_onnx import EncodecONNX, VocosONNX
 from vocos_onnx.dsp.stft import check_finite
 

@@ -11,8 +11,8 @@ from typing import Any, Never
 
 import numpy as np
 import pytest
-from conftest import DATA
 
+from tests.helpers import DATA
 from vocos_onnx import EncodecONNX, Tokens, VocosONNX, streams
 from vocos_onnx.inverse import OverlapAdd
 from vocos_onnx.model.cpus import available_cpus

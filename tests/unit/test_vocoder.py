@@ -172,7 +172,7 @@ def test_many_threads_at_once(encodec: VocosONNX) -> None:
 
 
 def test_providers_by_name_and_with_options() -> None:
-    from conftest import DATA
+    from tests.helpers import DATA
 
     path = DATA / "encodec.onnx"
     tokens = tokens_of(2, 20)

@@ -230,7 +230,6 @@ def test_damaged_sds(tmp_path: Path) -> None:
         (tmp_path / "a.sds").write_bytes(damaged)
         done = subprocess.run(
             [sys.executable, "-c", program, tmp_path / "a.sds"], capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         )  # fmt: skip
         assert done.returncode == 1
         assert "damaged: its packet" in done.stderr
@@ -515,7 +514,7 @@ print(int(re.search(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())[1]) // 
                 file.write(np.zeros((24_000, channels), np.int16))
     done = subprocess.run(
         [sys.executable, "-c", program, "many.wav", "long.wav"], cwd=tmp_path, capture_output=True, check=True,
-        text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        text=True,
     )  # fmt: skip
     many, long, megabytes = map(int, done.stdout.split())
     assert (many, long) == (72_000, 86_400_000)
@@ -621,7 +620,6 @@ print(stopped)
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 50

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import DATA
 
+from tests.helpers import DATA
 from vocos_onnx import EncodecONNX, Tokens, VocosONNX, load_tokens, save_tokens
 from vocos_onnx.cli import main
 from vocos_onnx.dsp.quantizer import quantize

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DATA
 
+from tests.helpers import DATA
 from vocos_onnx import EncodecONNX, VocosONNX
 
 SHA256 = hashlib.sha256((DATA / "encodec.onnx").read_bytes()).hexdigest()

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_bytes as ob
 import pytest
-from conftest import DATA
-from onnx_bytes import field, node, tensor, tiny, value, varint
 
+from tests import onnx_bytes as ob
+from tests.helpers import DATA
+from tests.onnx_bytes import field, node, tensor, tiny, value, varint
 from vocos_onnx import EncodecONNX, EncoderConfig, ModelConfig, VocosONNX
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.messages import first_line, listed, shown

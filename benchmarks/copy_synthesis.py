@@ -1,6 +1,6 @@
 """Seconds from a recording to EnCodec tokens, and on to audio: torch (encodec and vocos) and this package.
 
-    python benchmarks/copy_synthesis.py [--threads 2] [--seconds 1 10 60]
+    python -m benchmarks.copy_synthesis [--threads 2] [--seconds 1 10 60]
 
 Both take the same noise, have the same weights (random, of official geometry), compute in float32 on the same number of
 threads, and must give the same tokens, near-ties aside, and the same audio before anything is timed. "encode" is the
@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from harness import Contender, Decode, arguments, print_machine, serve, time_all
+
+from benchmarks.harness import Contender, Decode, arguments, print_machine, serve, time_all
 
 BANDWIDTH, RATE = 6.0, 24_000
 TORCH, OURS = "torch, encodec + vocos", "vocos-onnx"
@@ -32,7 +33,8 @@ def make_audio(seconds: float) -> np.ndarray:
 def build_upstream() -> object:
     """A vocos.Vocos with the whole EnCodec in it, whose codebooks are as large as what is left to quantise."""
     import torch
-    from upstream import CONFIGS, build
+
+    from tests.parity.upstream import CONFIGS, build
 
     model = build(CONFIGS["encodec"])
     encodec = model.feature_extractor.encodec.eval()
@@ -82,7 +84,7 @@ def load_ours(folder: Path, threads: int, task: str) -> tuple[Decode, Callable[[
 def start(folder: Path, threads: int, task: str, lengths: list[float]) -> list[Contender]:
     contenders, results = [], []
     for name in (TORCH, OURS):
-        contender = Contender(name, __file__, "--worker", name, task, folder, "--threads", threads)
+        contender = Contender(name, "benchmarks.copy_synthesis", "--worker", name, task, folder, "--threads", threads)
         results.append([])
         for seconds in lengths:
             contender(seconds, 0, folder / "result.npy")
@@ -117,8 +119,8 @@ def main() -> None:
         return serve(lambda: load(Path(folder), args.threads, task), make_audio)
 
     import torch
-    from upstream import CONFIGS, save
 
+    from tests.parity.upstream import CONFIGS, save
     from vocos_onnx_export import export, export_encodec
 
     print_machine("vocos", "encodec", "torch", "onnxruntime", "numpy", "vocos-onnx")

@@ -22,8 +22,6 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
-
 OTHERS = 0.05  # of the processor's time: the most that other programs may take during a round
 Decode = Callable[[np.ndarray], np.ndarray]
 Rounds = list[dict[str, dict[str, Any]]]
@@ -58,12 +56,15 @@ def serve(load: Callable[[], tuple[Decode, Callable[[], str]]], make_input: Call
 
 
 class Contender:
-    """The parent's end of a worker, which the command starts. Raises RuntimeError where the worker fails."""
+    """The parent's end of a worker, which is a module with arguments. Raises RuntimeError if the worker fails."""
 
-    def __init__(self, name: str, *command: object) -> None:
+    def __init__(self, name: str, module: str, *arguments: object) -> None:
         self.name, self.note, self.cpu = name, "", 0.0
         self._process = subprocess.Popen(
-            [sys.executable, *map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", module, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self._answer()
 

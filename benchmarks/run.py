@@ -1,4 +1,4 @@
-"""Everything side by side: python benchmarks/run.py --clips CLIPS writes benchmarks/RESULTS.md and RESULTS.png.
+"""Everything side by side: python -m benchmarks.run --clips CLIPS writes benchmarks/RESULTS.md and RESULTS.png.
 
 Tokens or mels to audio of the two official geometries with random weights: upstream Vocos in torch (eager, compiled,
 dynamic int8), OpenVINO (float32, and int8 of NNCF), streaming-vocos, and this package, in float32, in int8, streaming
@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Contender, Decode, difference, machine, measure, serve, timings
+
+from benchmarks.harness import Contender, Decode, difference, machine, measure, serve, timings
 
 HERE = Path(__file__).resolve().parent
 GEOMETRIES = {"encodec": 75, "mel-center": 93.75}  # frames per second
@@ -66,7 +67,8 @@ def load(name: str, geometry: str, folder: Path, threads: int) -> tuple[Decode, 
 
 def load_torch(name: str, geometry: str, folder: Path, threads: int) -> tuple[Decode, Callable[[], str]]:
     import torch
-    from upstream import CONFIGS, build
+
+    from tests.parity.upstream import CONFIGS, build
 
     torch.set_num_threads(threads)
     model: Any = build(CONFIGS[geometry])
@@ -189,7 +191,7 @@ def start(geometry: str, folder: Path, threads: int, lengths: list[float]) -> tu
     expected: dict[float, np.ndarray] = {}
     for name in CONTENDERS:
         try:
-            contender = Contender(name, __file__, "--worker", name, geometry, folder, "--threads", threads)
+            contender = Contender(name, "benchmarks.run", "--worker", name, geometry, folder, "--threads", threads)
             audio = {}
             for seconds in lengths:
                 contender(seconds, 0, folder / "audio.npy")
@@ -575,14 +577,13 @@ def main() -> None:
         name, geometry, folder = args.worker
         return serve(lambda: load(name, geometry, Path(folder), args.threads), make_input(geometry))
 
-    from upstream import CONFIGS, build, save
-
+    from tests.parity.upstream import CONFIGS, build, save
     from vocos_onnx_export import export, quantize
 
     lines = [
         "# Results",
         "",
-        "Written by `python benchmarks/run.py --clips CLIPS`; not by hand.",
+        "Written by `python -m benchmarks.run --clips CLIPS`; not by hand.",
         "",
         *(f"- {line}" for line in machine(*PACKAGES)),
         f"- {args.threads} threads for each; random weights of official geometry; ratio: seconds of torch eager / own "

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data"
 EXAMPLES = ROOT / "examples"
@@ -17,3 +20,13 @@ def altered(tmp_path: Path, old: bytes, new: bytes, name: str = "encodec") -> Pa
     path = tmp_path / "altered.onnx"
     path.write_bytes(data.replace(old, new))
     return path
+
+
+def tone(frequency: float, rate: int, seconds: float = 0.5) -> npt.NDArray[np.float32]:
+    return np.sin(2 * np.pi * frequency * np.arange(round(rate * seconds)) / rate).astype(np.float32)
+
+
+def level(audio: npt.NDArray[np.float32]) -> float:
+    """dB of the middle half, 0 for a sine of amplitude 1."""
+    middle = audio[len(audio) // 4 : -len(audio) // 4].astype(np.float64)
+    return float(10 * np.log10(2 * np.mean(middle**2) + 1e-30))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def make_audio(seconds: float) -> np.ndarray:
     return np.random.default_rng(0).normal(0, 0.1, round(seconds * RATE)).astype(np.float32)
 
 
-def build_upstream() -> object:
+def build_upstream() -> Any:
     """A vocos.Vocos with the whole EnCodec in it, whose codebooks are as large as what is left to quantise."""
     import torch
 
@@ -41,10 +42,11 @@ def build_upstream() -> object:
     with torch.inference_mode():
         residual = encodec.encoder(torch.from_numpy(make_audio(4))[None, None])[0].T.clone()
         for layer in encodec.quantizer.vq.layers:
+            codebook = layer._codebook  # noqa: SLF001  encodec has no other way to quantise by one of its tables
             picks = residual[torch.randint(len(residual), (1024,))]
-            layer._codebook.embed.copy_(picks + 0.5 * residual.std() * torch.randn_like(picks))
-            residual = residual - layer._codebook.embed[layer._codebook.quantize(residual)]
-        table = torch.cat([layer._codebook.embed for layer in encodec.quantizer.vq.layers[:16]])
+            codebook.embed.copy_(picks + 0.5 * residual.std() * torch.randn_like(picks))
+            residual = residual - codebook.embed[codebook.quantize(residual)]
+        table = torch.cat([layer.codebook for layer in encodec.quantizer.vq.layers[:16]])
         model.feature_extractor.codebook_weights.data.copy_(table)
     return model
 

@@ -75,7 +75,7 @@ def load_torch(folder: Path, threads: int, task: str) -> tuple[Decode, Callable[
 def load_ours(folder: Path, threads: int, task: str) -> tuple[Decode, Callable[[], str]]:
     from vocos_onnx import EncodecONNX, VocosONNX
 
-    options = {"threads": threads, "providers": ["CPUExecutionProvider"]}
+    options: dict[str, Any] = {"threads": threads, "providers": ["CPUExecutionProvider"]}
     encoder = EncodecONNX(folder / "encoder.onnx", **options)
     if task == "encode":
         return lambda audio: encoder.encode(audio, RATE, BANDWIDTH), lambda: f"EncodecONNX.encode, {threads} threads"
@@ -84,7 +84,8 @@ def load_ours(folder: Path, threads: int, task: str) -> tuple[Decode, Callable[[
 
 
 def start(folder: Path, threads: int, task: str, lengths: list[float]) -> list[Contender]:
-    contenders, results = [], []
+    contenders: list[Contender] = []
+    results: list[list[np.ndarray]] = []
     for name in (TORCH, OURS):
         contender = Contender(name, "benchmarks.copy_synthesis", "--worker", name, task, folder, "--threads", threads)
         results.append([])

@@ -25,6 +25,7 @@ import numpy as np
 OTHERS = 0.05  # of the processor's time: the most that other programs may take during a round
 Decode = Callable[[np.ndarray], np.ndarray]
 Rounds = list[dict[str, dict[str, Any]]]
+Timings = dict[str, tuple[list[float], float, list[float]]]  # by name: median seconds by round, cores, ratios by round
 
 
 def serve(load: Callable[[], tuple[Decode, Callable[[], str]]], make_input: Callable[[float], np.ndarray]) -> None:
@@ -81,7 +82,7 @@ class Contender:
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"error": "its process ended"}
+        answer: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
         if "error" in answer:
             self.close()
             raise RuntimeError(answer["error"])
@@ -102,7 +103,7 @@ def difference(given: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
 def measure(contenders: list[Contender], seconds: float, rounds: int, calls: int, pause: float = 0.1) -> Rounds:
     """The answers of each undisturbed round by name of the contender."""
     quiet: Rounds = []
-    disturbed = []
+    disturbed: Rounds = []
     while len(quiet) < rounds and len(disturbed) < rounds:
         answers = {}
         start, busy, own = time.perf_counter(), machine_seconds(), sum(c.cpu for c in contenders)
@@ -119,7 +120,7 @@ def measure(contenders: list[Contender], seconds: float, rounds: int, calls: int
     return kept
 
 
-def timings(rounds: Rounds, reference: str) -> dict[str, tuple[list[float], float, list[float]]]:
+def timings(rounds: Rounds, reference: str) -> Timings:
     """By name, the reference first: median seconds by round, cores, and the ratios to the reference by round."""
     times = {name: [statistics.median(answers[name]["times"]) for answers in rounds] for name in rounds[0]}
     return {

@@ -349,7 +349,7 @@ async def resynth(request: Request) -> Response:
                 return 0
             if info.channels > MAX_CHANNELS:
                 raise ValueError(f"{info.channels} channels, expected at most {MAX_CHANNELS}")
-            samples = math.ceil(info.frames * vocos.sample_rate / info.samplerate)
+            samples: int = math.ceil(info.frames * vocos.sample_rate / info.samplerate)
             check_length(samples)  # before it is decoded: a small file may hold hours
             return samples
 

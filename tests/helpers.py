@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,13 @@ def altered(tmp_path: Path, old: bytes, new: bytes, name: str = "encodec") -> Pa
     path = tmp_path / "altered.onnx"
     path.write_bytes(data.replace(old, new))
     return path
+
+
+def found(pattern: str, text: str | None) -> re.Match[str]:
+    """What the pattern finds in the text, where it has to be."""
+    match = re.search(pattern, text or "")
+    assert match is not None, (pattern, text)
+    return match
 
 
 def tone(frequency: float, rate: int, seconds: float = 0.5) -> npt.NDArray[np.float32]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,9 +64,9 @@ CONFIGS = {
 }  # fmt: skip
 
 
-def golden(model: Vocos, is_encodec: bool) -> dict[str, np.ndarray]:
+def golden(model: Vocos, is_encodec: bool) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(1)
-    tensors = {}
+    tensors: dict[str, Any] = {}
     if is_encodec:
         tensors["tokens"] = torch.randint(1024, (2, BATCH, FRAMES), generator=generator)
         features = tensors["features"] = model.codes_to_features(tensors["tokens"])
@@ -98,7 +99,7 @@ def make_encoder(codebooks: torch.Tensor) -> None:
         scale = 0.5**i
         entries = codebooks[i] if i < len(codebooks) else torch.randn(1024, 8) * scale
         layer.codebook.embed.copy_(entries)
-    tensors = {}
+    tensors: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         model.save_pretrained(folder)
         (Path(folder) / "tiny-encoder").mkdir()
@@ -118,7 +119,7 @@ def make_log_mel() -> None:
     """Log-mels of half a second as upstream computes them, and, with its fork's arguments, those of HiFi-GAN."""
     torch.manual_seed(0)
     audio = 0.1 * torch.randn(12_000) * torch.linspace(0, 1, 12_000)
-    tensors = {"audio": audio.numpy()}
+    tensors: dict[str, Any] = {"audio": audio.numpy()}
     for padding in ("center", "same"):
         tensors[padding] = MelSpectrogramFeatures(padding=padding)(audio[None])[0].numpy()
     hifigan = torchaudio.transforms.MelSpectrogram(

@@ -270,7 +270,7 @@ def hidden(rng: Rng, folder: Path) -> None:
         pieces[1:2] = [ob.field(7, *good), ob.field(7, ob.field(number, content))]
     if way == 4:
         pieces.append([ob.varint(3), ob.varint(7 << 3 | 4), ob.varint(7 << 3 | 7), b"\x00\x00"][rng.integers(4)])
-    rng.shuffle(pieces)  # type: ignore[arg-type]
+    rng.shuffle(pieces)
     path = folder / "m.onnx"
     path.write_bytes(b"".join(pieces))
     try:
@@ -340,7 +340,7 @@ def metadata(rng: Rng, folder: Path) -> None:
         tree = json.loads(model(["encodec", "mel", "mel-int8"][which]).config.to_json())
     else:
         tree = json.loads(EncodecONNX(DATA / "encoder.onnx", threads=1).config.to_json())
-    values = [None, 0, -1, 2**63, 1.5, 1e999, "", "same", [], [1], {}, {"a": 1}, True, "x" * 1000, [[[]]]]
+    values: list[Any] = [None, 0, -1, 2**63, 1.5, 1e999, "", "same", [], [1], {}, {"a": 1}, True, "x" * 1000, [[[]]]]
     values += [
         10**400,
         -(10**400),

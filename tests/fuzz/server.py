@@ -230,7 +230,7 @@ def clients(rng: Rng, folder: Path) -> None:
         if answer:
             assert answer.startswith(b"HTTP/1.1 ") and int(answer[9:12]) in STATUS | {100}, answer[:300]
         server.open.append(plug)
-    rng.shuffle(server.open)  # type: ignore[arg-type]
+    rng.shuffle(server.open)
     while len(server.open) > OPEN:
         server.open.pop().close()
 

@@ -1111,16 +1111,16 @@ def test_verification_of_a_trained_encoder_that_fails(
     name: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name == "stft":
-        stft = runtime.stft
+        stft = runtime.stft  # type: ignore[attr-defined]
         monkeypatch.setattr(runtime, "stft", lambda *args: stft(*args).conj())
     else:
-        monkeypatch.setattr(export_module.STFTEncoder, "context", property(lambda self: 3))
+        monkeypatch.setattr(export_module.STFTEncoder, "context", property(lambda self: 3))  # type: ignore[attr-defined]
     refused(trained.folder, "the exported encoder differs from torch by", tmp_path)
 
 
 def test_verification_of_the_codebooks(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others than those of the checkpoint, though the file says their fingerprint."""
-    finish = export_module.finish
+    finish = export_module.finish  # type: ignore[attr-defined]
 
     def wrong(proto: Any, config: Any, codebooks: Any) -> Any:
         digests = fingerprints(2 * codebooks.numpy())

@@ -214,7 +214,7 @@ def test_a_step_is_upstreams(conditional: bool, data: Any, tmp_path: Path) -> No
         theirs[kind] = upstream_discriminator(kind, 2 if conditional else None)
         state = {k: v for k, v in theirs[kind].state_dict().items() if ".spec_fn." not in k}
         ours.discriminators[name].load_state_dict(state)
-    made = {}
+    made: dict[str, torch.Tensor] = {}
     ours.generator.register_forward_hook(
         lambda _, args, output: made.update(audio=args[0], estimate=output[0].detach())
     )

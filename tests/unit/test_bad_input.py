@@ -242,13 +242,13 @@ def says_cuda(monkeypatch: pytest.MonkeyPatch) -> list[object]:
             made.append(providers)
             self._session, self._providers = original(path, options, providers=["CPUExecutionProvider"]), providers
 
-        def get_providers(self):
+        def get_providers(self) -> list[str]:
             return [name for name, _ in self._providers]
 
-        def get_provider_options(self):
+        def get_provider_options(self) -> dict[str, dict[str, str]]:
             return {name: {"device_id": "0", **options} for name, options in self._providers}
 
-        def __getattr__(self, name: Any):
+        def __getattr__(self, name: str) -> Any:
             return getattr(self._session, name)
 
     monkeypatch.setattr(
@@ -333,7 +333,7 @@ def test_graphs_without_end(tmp_path: Path) -> None:
 def test_no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     original = builtins.__import__
 
-    def without(name: Any, *args: Any, **kwargs: Any):
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
         if name == "onnxruntime":
             raise ModuleNotFoundError(name)
         return original(name, *args, **kwargs)
@@ -388,7 +388,7 @@ def test_float_tokens(encodec: VocosONNX) -> None:
 
 def test_layout(encodec: VocosONNX) -> None:
     with pytest.raises(ValueError, match=r"layout is 'btk', expected 'kbt' .* or 'bkt'"):
-        encodec.decode(np.zeros((2, 5), int), layout="btk")
+        encodec.decode(np.zeros((2, 5), int), layout="btk")  # type: ignore[call-overload]
     with pytest.raises(ValueError, match=r"have 4 codebooks, .*pass layout='kbt'"):
         encodec.decode(np.zeros((2, 4, 5), int), layout="bkt")
 

@@ -90,6 +90,7 @@ def test_codes_to_features_is_a_sum_of_entries(encodec: VocosONNX) -> None:
     tokens = tokens_of(2, 3, 7)
     features = encodec.codes_to_features(tokens)
     table = encodec._codebooks
+    assert table is not None
     for b in range(3):
         for t in range(7):
             np.testing.assert_array_equal(features[b, :, t], table[0, tokens[0, b, t]] + table[1, tokens[1, b, t]])
@@ -132,7 +133,7 @@ def test_whatever_has_array(encodec: VocosONNX) -> None:
         def __init__(self, array: Any) -> None:
             self.array = array
 
-        def __array__(self, dtype: Any = None, copy: Any = None):
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
             return self.array
 
     tokens = tokens_of(2, 20)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ import pytest
 import soundfile
 
 import vocos_onnx.io.audio
-from tests.helpers import level, tone
+from tests.helpers import found, level, tone
 from vocos_onnx import EncodecONNX, load_audio, load_blocks, save_audio, save_blocks
 from vocos_onnx.dsp.resample import resample, resample_blocks
-from vocos_onnx.io.audio import MAX_RATE, MIN_RATE, audio_format, expected_samples, read_blocks, read_waveform
+from vocos_onnx.io.audio import MIN_RATE, audio_format, expected_samples, read_blocks, read_waveform
+from vocos_onnx.limits import MAX_RATE
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.uniform(-0.5, 0.5, 4800).astype(np.float32)
@@ -460,7 +462,7 @@ def test_other_types_and_what_to_pass(dtype: str, remedy: str, tmp_path: Path) -
             ValueError, match="expected floats with full scale ±1, int16 or int32; " + re.escape(remedy)
         ):
             call(audio)
-    code = re.search(r"pass (.*?)( where| for| if|$)", remedy)[1]
+    code = found(r"pass (.*?)( where| for| if|$)", remedy)[1]
     assert read_waveform(eval(code, {"audio": audio, "np": np}), 24_000, 24_000)[0, 0] == 0
 
 
@@ -518,7 +520,8 @@ def test_narrow_floats_are_audio(tmp_path: Path) -> None:
 def test_a_file_object_at_its_end() -> None:
     buffer = io.BytesIO()
     save_audio(buffer, NOISE, 24_000, format="wav")
-    for call in (lambda: load_audio(buffer, 24_000), lambda: next(load_blocks(buffer, 24_000))):
+    calls: list[Callable[[], object]] = [lambda: load_audio(buffer, 24_000), lambda: next(load_blocks(buffer, 24_000))]
+    for call in calls:
         with pytest.raises(ValueError, match=r"BytesIO object stands at its end .* rewind it with file\.seek\(0\)"):
             call()
     assert expected_samples(buffer, 24_000) == 0
@@ -547,8 +550,8 @@ def test_small_integers_are_rates(rate: Any, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "b.wav", audio, 44_100)
     samples = -(-len(audio) * 16_000 // 44_100)
     assert len(load_audio(tmp_path / "b.wav", rate)) == expected_samples(tmp_path / "b.wav", rate) == samples
-    assert resample(audio, rate, np.int16(24_000)).shape == expected[0].shape
-    assert sum(block.shape[1] for block in resample_blocks([audio[None]], rate, np.int16(24_000))) == expected.shape[1]
+    assert resample(audio, rate, np.int16(24_000)).shape == expected[0].shape  # type: ignore[arg-type]
+    assert sum(block.shape[1] for block in resample_blocks([audio[None]], rate, np.int16(24_000))) == expected.shape[1]  # type: ignore[arg-type]
     assert ENCODER.encode(NOISE, rate).shape == ENCODER.encode(NOISE, 16_000).shape
 
 
@@ -583,45 +586,45 @@ def test_rates_that_are_none(rate: Any, message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: load_audio(24_000, "x.wav"), r'file is 24000, expected a path .*: load_audio\("x\.wav", 24000\)'),
-        (lambda: next(load_blocks(24_000, "x.wav")), r'load_blocks\("x\.wav", 24000\)'),
-        (lambda: save_audio(NOISE, "x.wav", 24_000), r'an array of shape .*: save_audio\("a\.wav", audio, 24000\)'),
-        (lambda: save_blocks([NOISE], "x.wav", 24_000), r'save_blocks\("a\.wav", blocks, 24000\)'),
-        (lambda: save_audio("x.wav", 24_000, NOISE), "swapped; audio comes first, and 24000 as its sample rate"),
+        (lambda: load_audio(24_000, "x.wav"), r'file is 24000, expected a path .*: load_audio\("x\.wav", 24000\)'),  # type: ignore[arg-type]
+        (lambda: next(load_blocks(24_000, "x.wav")), r'load_blocks\("x\.wav", 24000\)'),  # type: ignore[arg-type]
+        (lambda: save_audio(NOISE, "x.wav", 24_000), r'an array of shape .*: save_audio\("a\.wav", audio, 24000\)'),  # type: ignore[arg-type]
+        (lambda: save_blocks([NOISE], "x.wav", 24_000), r'save_blocks\("a\.wav", blocks, 24000\)'),  # type: ignore[arg-type]
+        (lambda: save_audio("x.wav", 24_000, NOISE), "swapped; audio comes first, and 24000 as its sample rate"),  # type: ignore[arg-type]
         (lambda: ENCODER.encode("x.wav", 24_000), r"the path 'x\.wav', .* pass load_audio\(\"x\.wav\", 24000\)"),
-        (lambda: ENCODER.encode(Path("x.wav"), 24_000), r'pass load_audio\("x\.wav", 24000\)'),
+        (lambda: ENCODER.encode(Path("x.wav"), 24_000), r'pass load_audio\("x\.wav", 24000\)'),  # type: ignore[arg-type]
         (lambda: ENCODER.encode_stream("x.wav", 24_000), r'pass load_blocks\("x\.wav", 24000\)'),
-        (lambda: ENCODER.encode(24_000, NOISE), "they are swapped; audio comes first"),
-        (lambda: ENCODER.encode_stream(24_000, [NOISE]), "they are swapped; blocks comes first"),
+        (lambda: ENCODER.encode(24_000, NOISE), "they are swapped; audio comes first"),  # type: ignore[arg-type]
+        (lambda: ENCODER.encode_stream(24_000, [NOISE]), "they are swapped; blocks comes first"),  # type: ignore[arg-type]
         (
-            lambda: save_audio("x.wav", iter([NOISE]), 24_000),
+            lambda: save_audio("x.wav", iter([NOISE]), 24_000),  # type: ignore[arg-type]
             "a list_iterator, expected .* pass its blocks to save_blocks",
         ),
-        (lambda: ENCODER.encode((x for x in [NOISE]), 24_000), "a generator, .* encode_stream, or np.concatenate"),
-        (lambda: ENCODER.encode({"audio": NOISE}, 24_000), "audio is a dict, expected an array of samples"),
-        (lambda: ENCODER.encode(None, 24_000), "audio is None, expected an array of samples"),
+        (lambda: ENCODER.encode((x for x in [NOISE]), 24_000), "a generator, .* encode_stream, or np.concatenate"),  # type: ignore[arg-type]
+        (lambda: ENCODER.encode({"audio": NOISE}, 24_000), "audio is a dict, expected an array of samples"),  # type: ignore[arg-type]
+        (lambda: ENCODER.encode(None, 24_000), "audio is None, expected an array of samples"),  # type: ignore[arg-type]
         (
             lambda: ENCODER.encode([NOISE, NOISE[1:]], 24_000),
             r"different shapes or lengths; .* one recording at a time",
         ),
         (lambda: save_audio("x.wav", [NOISE, NOISE[1:]], 24_000), r"different .* np\.concatenate\(audio\) for blocks"),
         (lambda: save_audio("x.wav", [NOISE, NOISE], 24_000), r"\(2, 4800\), expected \(samples,\); .*np\.concatenate"),
-        (lambda: save_blocks("x.wav", [NOISE], 24_000, comment=3), r"comment is 3, expected text: pass str\(comment\)"),
+        (lambda: save_blocks("x.wav", [NOISE], 24_000, comment=3), r"comment is 3, expected text: pass str\(comment\)"),  # type: ignore[arg-type]
         (lambda: save_audio(".", NOISE, 24_000), r"'\.' is a folder, expected a file in it, such as 'out\.wav'"),
         (lambda: save_audio("", NOISE, 24_000), "file is '', an empty path"),
         (lambda: load_audio("", 24_000), r'file is \'\', an empty path.*load_audio\("a\.wav", 24000\)'),
-        (lambda: ENCODER.encode((NOISE, 24_000), 24_000), "pass the audio without its sample rate"),
+        (lambda: ENCODER.encode((NOISE, 24_000), 24_000), "pass the audio without its sample rate"),  # type: ignore[arg-type]
         (lambda: ENCODER.encode(b"RIFF", 24_000), r"load_audio\(io\.BytesIO\(data\), 24000\)"),
-        (lambda: ENCODER.encode(io.BytesIO(), 24_000), r"pass load_audio\(file, 24000\)"),
+        (lambda: ENCODER.encode(io.BytesIO(), 24_000), r"pass load_audio\(file, 24000\)"),  # type: ignore[arg-type]
         (lambda: ENCODER.encode_stream(NOISE, 24_000), r"shape \(4800,\), .* pass \[audio\]"),
-        (lambda: ENCODER.encode_stream(None, 24_000), "blocks is None, expected an iterable"),
-        (lambda: load_audio(b"RIFF", 24_000), r"bytes of 4, expected .* pass io\.BytesIO\(data\)"),
-        (lambda: load_audio(["a.wav", "b.wav"], 24_000), "one path or .*call load_audio once for each file"),
-        (lambda: load_audio(NOISE, 24_000), "file is an array of shape"),
-        (lambda: load_audio(None, 24_000), "file is None, expected a path"),
+        (lambda: ENCODER.encode_stream(None, 24_000), "blocks is None, expected an iterable"),  # type: ignore[arg-type]
+        (lambda: load_audio(b"RIFF", 24_000), r"bytes of 4, expected .* pass io\.BytesIO\(data\)"),  # type: ignore[arg-type]
+        (lambda: load_audio(["a.wav", "b.wav"], 24_000), "one path or .*call load_audio once for each file"),  # type: ignore[arg-type]
+        (lambda: load_audio(NOISE, 24_000), "file is an array of shape"),  # type: ignore[arg-type]
+        (lambda: load_audio(None, 24_000), "file is None, expected a path"),  # type: ignore[arg-type]
         (lambda: save_audio("x.wav", "y.wav", 24_000), r'pass load_audio\("y\.wav", 24000\)'),
         (lambda: save_blocks("x.wav", NOISE, 24_000), r"pass \[audio\]"),
-        (lambda: save_audio(b"x.wav", NOISE, 24_000), r"os\.fsdecode\(path\)"),
+        (lambda: save_audio(b"x.wav", NOISE, 24_000), r"os\.fsdecode\(path\)"),  # type: ignore[arg-type]
         (lambda: save_blocks("x.wav", [NOISE], 24_000, length=-1), "length is -1, expected the number of samples"),
     ],
 )
@@ -711,9 +714,10 @@ def test_a_format_in_place_of_the_ending(tmp_path: Path) -> None:
         save_audio(tmp_path / "noending", NOISE, 24_000, format=format)
         assert (tmp_path / "noending").read_bytes()[:4] == b"fLaC"
         assert audio_format(tmp_path / "a.wav", format) == "FLAC"
-    for format in ("raw", "xi", "", "wav ", 5, b"wav", "mpeg"):
+    wrong: Any
+    for wrong in ("raw", "xi", "", "wav ", 5, b"wav", "mpeg"):
         with pytest.raises(ValueError, match=r"format is .*, expected \.wav or \.flac"):
-            save_audio(tmp_path / "a.wav", NOISE, 24_000, format=format)
+            save_audio(tmp_path / "a.wav", NOISE, 24_000, format=wrong)
     assert [path.name for path in tmp_path.iterdir()] == ["noending"]
 
 
@@ -728,6 +732,7 @@ def test_wav_of_more_than_its_header_can_say_becomes_rf64(
     assert (tmp_path / name).read_bytes()[:4] == b"RF64"
     np.testing.assert_allclose(load_audio(tmp_path / name, 24_000), NOISE, rtol=0, atol=2**-15)
     buffer = io.BytesIO()
+    length: Any
     for length in (len(NOISE), np.int32(len(NOISE))):
         save_blocks(buffer, np.split(NOISE, 4), 24_000, format="wav", length=length)
         assert buffer.getvalue()[:4] == b"RF64"
@@ -800,7 +805,7 @@ def test_standard_input_is_read(file: str, piped: bool, wav: bytes, tmp_path: Pa
     program = f"import sys; from vocos_onnx import load_audio; print(load_audio({file}, 24000).shape)"
     command = [sys.executable, "-c", program]
     with (tmp_path / "a.wav").open("rb") as given:
-        source = {"input": wav} if piped else {"stdin": given}
+        source: dict[str, Any] = {"input": wav} if piped else {"stdin": given}
         done = subprocess.run(command, **source, capture_output=True, check=True, timeout=60)
     assert done.stdout.strip() == b"(4800,)"
 
@@ -832,12 +837,13 @@ class Dribble(io.RawIOBase):
 def test_file_objects_are_written_where_they_stand(ending: str, tmp_path: Path) -> None:
     save_blocks(tmp_path / f"a.{ending}", np.split(NOISE, 3), 24_000)
     expected = load_audio(tmp_path / f"a.{ending}", 24_000)
+    file: Any
     for file in (io.BytesIO(), (tmp_path / "b").open("w+b"), (tmp_path / "b").open("w+b", buffering=0), Dribble()):
         file.write(b"junk")
         assert save_blocks(file, np.split(NOISE, 3), 24_000, format=ending) == len(NOISE)
         assert not file.closed
         if isinstance(file, Dribble):
-            written = Dribble(bytes(file.data)[4:])
+            written: Any = Dribble(bytes(file.data)[4:])
         else:
             file.seek(0)
             assert file.read(4) == b"junk"
@@ -852,6 +858,7 @@ def test_file_objects_are_written_where_they_stand(ending: str, tmp_path: Path) 
 def test_nothing_is_written_to_a_file_object_after_an_error(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     bad = np.where(np.arange(4800) == 4000, np.nan, NOISE)
+    blocks: Any
     for blocks in ([NOISE, bad], [NOISE, LOUD], [NOISE, None], [NOISE, "a.wav"]):
         with pytest.raises(ValueError, match="audio"):
             save_blocks(buffer, blocks, 24_000, format="wav")
@@ -865,14 +872,14 @@ def test_file_objects_of_another_kind(wav: bytes, tmp_path: Path) -> None:
     closed.close()
     with (tmp_path / "a.wav").open("r+") as text, (tmp_path / "b.wav").open("wb") as writes:
         for call, message in (
-            (lambda: load_audio(text, 24_000), r'open as text; open it as binary, as in open\(path, "rb"\)'),
-            (lambda: load_audio(io.StringIO("RIFF"), 24_000), "open as text"),
+            (lambda: load_audio(text, 24_000), r'open as text; open it as binary, as in open\(path, "rb"\)'),  # type: ignore[arg-type]
+            (lambda: load_audio(io.StringIO("RIFF"), 24_000), "open as text"),  # type: ignore[arg-type]
             (lambda: load_audio(closed, 24_000), "closed"),
             (lambda: load_audio(writes, 24_000), r'b\.wav cannot be read; open it as in open\(path, "rb"\)'),
             (lambda: load_audio(io.BytesIO(), 24_000), "cannot read the BytesIO object as audio: the file is empty"),
             (lambda: load_audio(io.BytesIO(wav[:999]), 24_000), "the BytesIO object: it is truncated"),
-            (lambda: save_audio(text, NOISE, 24_000), r'open\(path, "wb"\)'),
-            (lambda: save_audio(io.StringIO(), NOISE, 24_000, format="wav"), "open as text"),
+            (lambda: save_audio(text, NOISE, 24_000), r'open\(path, "wb"\)'),  # type: ignore[arg-type]
+            (lambda: save_audio(io.StringIO(), NOISE, 24_000, format="wav"), "open as text"),  # type: ignore[arg-type]
             (lambda: save_audio(io.BufferedReader(io.BytesIO()), NOISE, 24_000, format="wav"), "cannot be written"),
             (lambda: save_audio(io.BytesIO(), NOISE, 24_000), r'pass format="wav"'),
             (lambda: audio_format(io.BytesIO()), r'pass format="wav"'),
@@ -880,7 +887,7 @@ def test_file_objects_of_another_kind(wav: bytes, tmp_path: Path) -> None:
         ):
             with pytest.raises(ValueError, match=message):
                 call()
-        assert expected_samples(closed, 24_000) == expected_samples(text, 24_000) == 0
+        assert expected_samples(closed, 24_000) == expected_samples(text, 24_000) == 0  # type: ignore[arg-type]
     assert (tmp_path / "a.wav").read_bytes() == wav
 
 

@@ -9,6 +9,7 @@ import shlex
 import struct
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -486,6 +487,7 @@ def test_given_up_halfway_it_is_closed(tmp_path: Path) -> None:
     blocks = load_blocks(path, 16_000)
     next(blocks)
     assert is_open()
+    assert isinstance(blocks, Generator)
     blocks.close()
     assert not is_open()
 
@@ -547,7 +549,7 @@ def test_what_is_raised_while_a_file_is_read_comes_out(
 ) -> None:
     data, reads, last = written(kind, np.tile(NOISE, 20)), 0, 1 << 60
 
-    def failing(*args: Any):
+    def failing(*args: Any) -> Any:
         nonlocal reads
         reads += 1
         if reads == last:
@@ -572,7 +574,7 @@ def test_what_is_raised_while_a_file_is_written_comes_out(
 ) -> None:
     calls, last = 0, 1 << 60
 
-    def failing(*args: Any):
+    def failing(*args: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == last:

@@ -165,7 +165,7 @@ def write_recordings(folder: Path) -> None:
     import soundfile
     from scipy.signal import resample_poly
 
-    levels = {}
+    levels: dict[str, Any] = {}
     for path in TOKENS:
         audio, rate = soundfile.read(folder / f"{path.stem}.flac", always_2d=True)
         levels[path.stem] = band_levels(resample_poly(audio.mean(axis=1), 24_000, rate)).round().astype(np.int8)

@@ -17,7 +17,7 @@ SHA256 = hashlib.sha256((DATA / "encodec.onnx").read_bytes()).hexdigest()
 
 
 @pytest.fixture
-def folder(tmp_path: Path):
+def folder(tmp_path: Path) -> Path:
     shutil.copy(DATA / "encodec.onnx", tmp_path / "model.onnx")
     shutil.copy(DATA / "encoder.onnx", tmp_path / "encoder.onnx")
     return tmp_path

@@ -31,7 +31,9 @@ def follow(checkout: Path, folder: Path) -> tuple[Path, list[tuple[str, int, lis
     """Returns the root of the last stage, what each of its steps has added (step, bytes, names), and its CMD."""
     stages: dict[str, Path] = {}
     settings: dict[str, str] = {}
-    root, layers, command = folder, [], []
+    root = folder
+    layers: list[tuple[str, int, list[str]]] = []
+    command: list[str] = []
     text = (checkout / "Dockerfile").read_text(encoding="utf-8")
     versions = set(re.findall(r"(?:FROM python:|lib/python)(\d+\.\d+)", text))
     assert len(versions) == 1, versions

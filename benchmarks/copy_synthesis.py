@@ -1,6 +1,6 @@
 """Seconds from a recording to EnCodec tokens, and on to audio: torch (encodec and vocos) and this package.
 
-    python benchmarks/copy_synthesis.py [--threads 2] [--seconds 1 10 60]
+    python -m benchmarks.copy_synthesis [--threads 2] [--seconds 1 10 60]
 
 Both take the same noise, have the same weights (random, of official geometry), compute in float32 on the same number of
 threads, and must give the same tokens, near-ties aside, and the same audio before anything is timed. "encode" is the
@@ -13,9 +13,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from harness import Contender, Decode, arguments, print_machine, serve, time_all
+
+from benchmarks.harness import Contender, Decode, arguments, print_machine, serve, time_all
 
 BANDWIDTH, RATE = 6.0, 24_000
 TORCH, OURS = "torch, encodec + vocos", "vocos-onnx"
@@ -29,20 +31,22 @@ def make_audio(seconds: float) -> np.ndarray:
     return np.random.default_rng(0).normal(0, 0.1, round(seconds * RATE)).astype(np.float32)
 
 
-def build_upstream() -> object:
+def build_upstream() -> Any:
     """A vocos.Vocos with the whole EnCodec in it, whose codebooks are as large as what is left to quantise."""
     import torch
-    from upstream import CONFIGS, build
+
+    from tests.parity.upstream import CONFIGS, build
 
     model = build(CONFIGS["encodec"])
     encodec = model.feature_extractor.encodec.eval()
     with torch.inference_mode():
         residual = encodec.encoder(torch.from_numpy(make_audio(4))[None, None])[0].T.clone()
         for layer in encodec.quantizer.vq.layers:
+            codebook = layer._codebook  # noqa: SLF001  encodec has no other way to quantise by one of its tables
             picks = residual[torch.randint(len(residual), (1024,))]
-            layer._codebook.embed.copy_(picks + 0.5 * residual.std() * torch.randn_like(picks))
-            residual = residual - layer._codebook.embed[layer._codebook.quantize(residual)]
-        table = torch.cat([layer._codebook.embed for layer in encodec.quantizer.vq.layers[:16]])
+            codebook.embed.copy_(picks + 0.5 * residual.std() * torch.randn_like(picks))
+            residual = residual - codebook.embed[codebook.quantize(residual)]
+        table = torch.cat([layer.codebook for layer in encodec.quantizer.vq.layers[:16]])
         model.feature_extractor.codebook_weights.data.copy_(table)
     return model
 
@@ -71,7 +75,7 @@ def load_torch(folder: Path, threads: int, task: str) -> tuple[Decode, Callable[
 def load_ours(folder: Path, threads: int, task: str) -> tuple[Decode, Callable[[], str]]:
     from vocos_onnx import EncodecONNX, VocosONNX
 
-    options = {"threads": threads, "providers": ["CPUExecutionProvider"]}
+    options: dict[str, Any] = {"threads": threads, "providers": ["CPUExecutionProvider"]}
     encoder = EncodecONNX(folder / "encoder.onnx", **options)
     if task == "encode":
         return lambda audio: encoder.encode(audio, RATE, BANDWIDTH), lambda: f"EncodecONNX.encode, {threads} threads"
@@ -80,9 +84,10 @@ def load_ours(folder: Path, threads: int, task: str) -> tuple[Decode, Callable[[
 
 
 def start(folder: Path, threads: int, task: str, lengths: list[float]) -> list[Contender]:
-    contenders, results = [], []
+    contenders: list[Contender] = []
+    results: list[list[np.ndarray]] = []
     for name in (TORCH, OURS):
-        contender = Contender(name, __file__, "--worker", name, task, folder, "--threads", threads)
+        contender = Contender(name, "benchmarks.copy_synthesis", "--worker", name, task, folder, "--threads", threads)
         results.append([])
         for seconds in lengths:
             contender(seconds, 0, folder / "result.npy")
@@ -117,8 +122,8 @@ def main() -> None:
         return serve(lambda: load(Path(folder), args.threads, task), make_audio)
 
     import torch
-    from upstream import CONFIGS, save
 
+    from tests.parity.upstream import CONFIGS, save
     from vocos_onnx_export import export, export_encodec
 
     print_machine("vocos", "encodec", "torch", "onnxruntime", "numpy", "vocos-onnx")

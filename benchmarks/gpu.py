@@ -1,4 +1,4 @@
-"""Batches on an NVIDIA GPU, beside upstream on the same: python benchmarks/gpu.py
+"""Batches on an NVIDIA GPU, beside upstream on the same: python -m benchmarks.gpu
 
 Tokens on the host to audio on the host, the official encodec geometry with random weights, 1 x 10 s, 16 x 1 s and 64 x
 10 s: upstream Vocos in torch, eager and compiled, and this package with the inverse STFT in numpy and in the graph, in
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Contender, Decode, difference, measure, print_machine, serve, table
+
+from benchmarks.harness import Contender, Decode, difference, measure, print_machine, serve, table
 
 CODEBOOKS, BANDWIDTH_ID, RATE = 8, 2, 75
 SHAPES = ((1, 10.0), (16, 1.0), (64, 10.0))  # items, seconds
@@ -34,7 +35,8 @@ PACKAGES = ("vocos", "torch", "onnxruntime-gpu", "onnxruntime", "numpy", "vocos-
 
 def load_torch(name: str, folder: Path, device: str) -> tuple[Decode, Callable[[], str]]:
     import torch
-    from upstream import CONFIGS, build
+
+    from tests.parity.upstream import CONFIGS, build
 
     torch.backends.cudnn.allow_tf32 = False  # as of products it is by default, and of all of ours
     model: Any = build(CONFIGS["encodec"])
@@ -70,8 +72,7 @@ def file_of(name: str) -> str:
 
 
 def make_checkpoint(folder: Path) -> None:
-    from upstream import CONFIGS, build, save
-
+    from tests.parity.upstream import CONFIGS, build, save
     from vocos_onnx_export import export
 
     save(build(CONFIGS["encodec"]), CONFIGS["encodec"], folder)
@@ -87,7 +88,7 @@ def start(folder: Path, device: str, items: int, seconds: float) -> list[Contend
     expected = None
     for name in CONTENDERS:
         try:
-            contender = Contender(name, __file__, "--worker", name, folder, device, items)
+            contender = Contender(name, "benchmarks.gpu", "--worker", name, folder, device, items)
             contender(seconds, 0, folder / "audio.npy")
         except RuntimeError as error:
             if name == EAGER:

@@ -22,11 +22,10 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
-
 OTHERS = 0.05  # of the processor's time: the most that other programs may take during a round
 Decode = Callable[[np.ndarray], np.ndarray]
 Rounds = list[dict[str, dict[str, Any]]]
+Timings = dict[str, tuple[list[float], float, list[float]]]  # by name: median seconds by round, cores, ratios by round
 
 
 def serve(load: Callable[[], tuple[Decode, Callable[[], str]]], make_input: Callable[[float], np.ndarray]) -> None:
@@ -58,12 +57,15 @@ def serve(load: Callable[[], tuple[Decode, Callable[[], str]]], make_input: Call
 
 
 class Contender:
-    """The parent's end of a worker, which the command starts. Raises RuntimeError where the worker fails."""
+    """The parent's end of a worker, which is a module with arguments. Raises RuntimeError if the worker fails."""
 
-    def __init__(self, name: str, *command: object) -> None:
+    def __init__(self, name: str, module: str, *arguments: object) -> None:
         self.name, self.note, self.cpu = name, "", 0.0
         self._process = subprocess.Popen(
-            [sys.executable, *map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", module, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self._answer()
 
@@ -80,7 +82,7 @@ class Contender:
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"error": "its process ended"}
+        answer: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
         if "error" in answer:
             self.close()
             raise RuntimeError(answer["error"])
@@ -101,7 +103,7 @@ def difference(given: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
 def measure(contenders: list[Contender], seconds: float, rounds: int, calls: int, pause: float = 0.1) -> Rounds:
     """The answers of each undisturbed round by name of the contender."""
     quiet: Rounds = []
-    disturbed = []
+    disturbed: Rounds = []
     while len(quiet) < rounds and len(disturbed) < rounds:
         answers = {}
         start, busy, own = time.perf_counter(), machine_seconds(), sum(c.cpu for c in contenders)
@@ -118,7 +120,7 @@ def measure(contenders: list[Contender], seconds: float, rounds: int, calls: int
     return kept
 
 
-def timings(rounds: Rounds, reference: str) -> dict[str, tuple[list[float], float, list[float]]]:
+def timings(rounds: Rounds, reference: str) -> Timings:
     """By name, the reference first: median seconds by round, cores, and the ratios to the reference by round."""
     times = {name: [statistics.median(answers[name]["times"]) for answers in rounds] for name in rounds[0]}
     return {

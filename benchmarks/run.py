@@ -1,4 +1,4 @@
-"""Everything side by side: python benchmarks/run.py --clips CLIPS writes benchmarks/RESULTS.md and RESULTS.png.
+"""Everything side by side: python -m benchmarks.run --clips CLIPS writes benchmarks/RESULTS.md and RESULTS.png.
 
 Tokens or mels to audio of the two official geometries with random weights: upstream Vocos in torch (eager, compiled,
 dynamic int8), OpenVINO (float32, and int8 of NNCF), streaming-vocos, and this package, in float32, in int8, streaming
@@ -19,11 +19,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Contender, Decode, difference, machine, measure, serve, timings
+
+from benchmarks.harness import Contender, Decode, Timings, difference, machine, measure, serve, timings
 
 HERE = Path(__file__).resolve().parent
 GEOMETRIES = {"encodec": 75, "mel-center": 93.75}  # frames per second
@@ -43,6 +45,7 @@ APPROXIMATE = (DYNAMIC, OPENVINO_INT8, INT8, STREAM_INT8, RAGGED_INT8)
 PACKAGES = (
     "vocos", "torch", "openvino", "nncf", "streaming-vocos", "onnxruntime", "numpy", "vocos-onnx",
 )  # fmt: skip
+Found = dict[tuple[str, float], Timings]  # by geometry and seconds of audio
 UPSTREAM_NEEDS = ("torch", "torchaudio", "vocos", "encodec", "einops", "huggingface-hub", "pyyaml", "scipy", "numpy")
 
 
@@ -66,7 +69,8 @@ def load(name: str, geometry: str, folder: Path, threads: int) -> tuple[Decode, 
 
 def load_torch(name: str, geometry: str, folder: Path, threads: int) -> tuple[Decode, Callable[[], str]]:
     import torch
-    from upstream import CONFIGS, build
+
+    from tests.parity.upstream import CONFIGS, build
 
     torch.set_num_threads(threads)
     model: Any = build(CONFIGS[geometry])
@@ -74,7 +78,7 @@ def load_torch(name: str, geometry: str, folder: Path, threads: int) -> tuple[De
     bandwidth_id = torch.tensor([BANDWIDTH_ID])
     if name == DYNAMIC:
         for part in ("backbone", "head"):
-            quantised = torch.ao.quantization.quantize_dynamic(
+            quantised = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
                 getattr(model, part), {torch.nn.Linear}, dtype=torch.qint8
             )
             setattr(model, part, quantised)
@@ -191,7 +195,7 @@ def start(geometry: str, folder: Path, threads: int, lengths: list[float]) -> tu
     expected: dict[float, np.ndarray] = {}
     for name in CONTENDERS:
         try:
-            contender = Contender(name, __file__, "--worker", name, geometry, folder, "--threads", threads)
+            contender = Contender(name, "benchmarks.run", "--worker", name, geometry, folder, "--threads", threads)
             audio = {}
             for seconds in lengths:
                 contender(seconds, 0, folder / "audio.npy")
@@ -214,7 +218,7 @@ def start(geometry: str, folder: Path, threads: int, lengths: list[float]) -> tu
     return contenders, notes
 
 
-def decode_section(args: argparse.Namespace, folders: dict[str, Path]) -> tuple[list[str], dict[str, Any]]:
+def decode_section(args: argparse.Namespace, folders: dict[str, Path]) -> tuple[list[str], Found]:
     lines, found = [], {}
     for geometry, folder in folders.items():
         contenders, notes = start(geometry, folder, args.threads, args.seconds)
@@ -297,9 +301,11 @@ def start_section(args: argparse.Namespace, folder: Path) -> list[str]:
         "| | 1 s: seconds | least - most | peak MB | 10 min: peak MB |",
         "|---|---|---|---|---|",
     ]
-    scripts = {name: lambda frames, code=code: [
-        sys.executable, "-c", code.format(folder=str(folder), threads=args.threads, frames=frames)
-    ] for name, code in COLD.items()}  # fmt: skip
+
+    def script(code: str, frames: int) -> list[str]:
+        return [sys.executable, "-c", code.format(folder=str(folder), threads=args.threads, frames=frames)]
+
+    scripts = {name: partial(script, code) for name, code in COLD.items()}
     for make in scripts.values():
         run_and_watch(make(75))  # into the page cache
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in scripts}
@@ -392,7 +398,7 @@ def long_section(args: argparse.Namespace, folder: Path) -> list[str]:
     return [*lines, ""]
 
 
-def peak_section(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
+def peak_section(args: argparse.Namespace, found: Found) -> list[str]:
     """The matrix products alone, as fast as onnxruntime makes them, and their share of the whole."""
     import onnx
     import onnxruntime as ort
@@ -467,7 +473,7 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def stream_section(args: argparse.Namespace, folder: Path, found: dict[str, Any]) -> list[str]:
+def stream_section(args: argparse.Namespace, folder: Path, found: Found) -> list[str]:
     from vocos_onnx import VocosONNX
 
     lines = [
@@ -482,7 +488,8 @@ def stream_section(args: argparse.Namespace, folder: Path, found: dict[str, Any]
     tokens = make_input("encodec")(10)
     for name, whole, file in ((STREAM, OURS, "model.onnx"), (STREAM_INT8, INT8, "int8.onnx")):
         vocos = VocosONNX(folder / file, threads=args.threads, providers=["CPUExecutionProvider"])
-        pushes, first = [], []
+        pushes: list[float] = []
+        first: list[float] = []
         for _ in range(10):
             stream = vocos.stream()
             for i in range(0, tokens.shape[1] - CHUNK, CHUNK):
@@ -528,6 +535,7 @@ def quality_section(args: argparse.Namespace, folder: Path) -> list[str]:
             loss = np.subtract(before, after)
             figures = f"{np.mean(before):.3f} | {loss.mean():+.4f} | {loss.max():+.3f}" if files else "- | - | -"
             size = path.stat().st_size / 1e6
+            assert quality is not None
             own = f"{quality.snr_db:.1f} dB | {quality.pesq_wb:.2f}"
             lines.append(f"| {name}, {precision} | {size:.1f} | {own} | {figures} |")
     return [*lines, ""]
@@ -546,7 +554,7 @@ def _same_length(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.nda
     return one[:length], other[:length]
 
 
-def plot(found: dict[str, Any], seconds: float) -> None:
+def plot(found: Found, seconds: float) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
@@ -577,14 +585,13 @@ def main() -> None:
         name, geometry, folder = args.worker
         return serve(lambda: load(name, geometry, Path(folder), args.threads), make_input(geometry))
 
-    from upstream import CONFIGS, build, save
-
+    from tests.parity.upstream import CONFIGS, build, save
     from vocos_onnx_export import export, quantize
 
     lines = [
         "# Results",
         "",
-        "Written by `python benchmarks/run.py --clips CLIPS`; not by hand.",
+        "Written by `python -m benchmarks.run --clips CLIPS`; not by hand.",
         "",
         *(f"- {line}" for line in machine(*PACKAGES)),
         f"- {args.threads} threads for each; random weights of official geometry; ratio: seconds of torch eager / own "

@@ -40,13 +40,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import soundfile
-from limits import Account, Limits
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from limits import Account, Limits
 from vocos_onnx import Tokens, VocosONNX, load_tokens
 from vocos_onnx.io.audio import load_blocks
 from vocos_onnx.model.cpus import available_cpus
@@ -349,7 +349,7 @@ async def resynth(request: Request) -> Response:
                 return 0
             if info.channels > MAX_CHANNELS:
                 raise ValueError(f"{info.channels} channels, expected at most {MAX_CHANNELS}")
-            samples = math.ceil(info.frames * vocos.sample_rate / info.samplerate)
+            samples: int = math.ceil(info.frames * vocos.sample_rate / info.samplerate)
             check_length(samples)  # before it is decoded: a small file may hold hours
             return samples
 

@@ -39,7 +39,11 @@ def field(number: int, *values: bytes | str | int | float) -> bytes:
         return varint(number << 3) + varint(values[0])
     if isinstance(values[0], float):
         return varint(number << 3 | 5) + struct.pack("<f", values[0])
-    data = b"".join(value.encode() if isinstance(value, str) else value for value in values)  # type: ignore[union-attr]
+    pieces: list[bytes] = []
+    for value in values:
+        assert isinstance(value, str | bytes)
+        pieces.append(value.encode() if isinstance(value, str) else value)
+    data = b"".join(pieces)
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 

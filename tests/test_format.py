@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx_bytes as ob
 import pytest
-from conftest import DATA
 from onnx_bytes import field, node, tensor, value
 
+from tests.helpers import DATA
 from vocos_onnx import EncodecONNX, EncoderConfig, ModelConfig, VocosONNX
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.model.config import FORMAT

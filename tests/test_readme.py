@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import vocos_onnx
+from tests.helpers import ROOT
 from vocos_onnx.cli import _parser
 
-README = Path(__file__).parent.parent / "README.md"
+README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S) for line in block.splitlines()]

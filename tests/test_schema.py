@@ -11,8 +11,8 @@ from typing import Any, get_args, get_type_hints
 import jsonschema
 import onnx_bytes as ob
 import pytest
-from conftest import DATA
 
+from tests.helpers import DATA
 from vocos_onnx import EncoderConfig, ModelConfig
 from vocos_onnx.dsp.mel import MelFeatures
 from vocos_onnx.model.bundled import BUNDLED, find_model

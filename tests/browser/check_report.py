@@ -12,11 +12,12 @@ import base64
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import soundfile
 from playwright.sync_api import Page, sync_playwright
 
-VIEWS = {
+VIEWS: dict[str, dict[str, Any]] = {
     "desktop-light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
     "desktop-dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
     "phone-light": {"color_scheme": "light", "viewport": {"width": 360, "height": 740}, "device_scale_factor": 2},

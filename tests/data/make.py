@@ -1,7 +1,7 @@
 """Make the tiny models of this folder and their golden tensors, with the real vocos and transformers packages.
 
 Run in an environment with the extras [export] and the packages vocos, encodec, torchaudio and transformers:
-    python tests/data/make.py
+    python -m tests.data.make
 
 Each NAME.onnx is an export of random weights, NAME-int8.onnx the same in int8, and NAME-istft.onnx the same with the
 inverse transform in the graph; NAME.npz holds what upstream computes from them: the input (tokens or features), and
@@ -14,26 +14,24 @@ log-mel.npz holds audio and upstream's features of it.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torchaudio
 from transformers import EncodecConfig, EncodecModel
+from vocos.feature_extractors import MelSpectrogramFeatures
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "parity"))
-from upstream import Vocos, build, head, save, strengthen  # noqa: E402
-from vocos.feature_extractors import MelSpectrogramFeatures  # noqa: E402
-
-from vocos_onnx import EncoderConfig, __version__  # noqa: E402
-from vocos_onnx.dsp.quantizer import fingerprints  # noqa: E402
-from vocos_onnx.model.config import Source  # noqa: E402
-from vocos_onnx_export import export, export_encodec, quantize  # noqa: E402
-from vocos_onnx_export.graph import trace_encoder  # noqa: E402
-from vocos_onnx_export.modules import STFTEncoder  # noqa: E402
+from tests.helpers import DATA
+from tests.parity.upstream import Vocos, build, head, save, strengthen
+from vocos_onnx import EncoderConfig, __version__
+from vocos_onnx.dsp.quantizer import fingerprints
+from vocos_onnx.model.config import Source
+from vocos_onnx_export import export, export_encodec, quantize
+from vocos_onnx_export.graph import trace_encoder
+from vocos_onnx_export.modules import STFTEncoder
 
 FRAMES, BATCH = 12, 2
 _MEL = {
@@ -72,9 +70,9 @@ CONFIGS = {
 }  # fmt: skip
 
 
-def golden(model: Vocos, is_encodec: bool) -> dict[str, np.ndarray]:
+def golden(model: Vocos, is_encodec: bool) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(1)
-    tensors = {}
+    tensors: dict[str, Any] = {}
     if is_encodec:
         tensors["tokens"] = torch.randint(1024, (2, BATCH, FRAMES), generator=generator)
         features = tensors["features"] = model.codes_to_features(tensors["tokens"])
@@ -107,20 +105,20 @@ def make_encoder(codebooks: torch.Tensor) -> None:
         scale = 0.5**i
         entries = codebooks[i] if i < len(codebooks) else torch.randn(1024, 8) * scale
         layer.codebook.embed.copy_(entries)
-    tensors = {}
+    tensors: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         model.save_pretrained(folder)
         (Path(folder) / "tiny-encoder").mkdir()
         for file in Path(folder).glob("*.*"):
             file.rename(Path(folder) / "tiny-encoder" / file.name)
-        export_encodec(str(Path(folder) / "tiny-encoder"), HERE / "encoder.onnx")
+        export_encodec(str(Path(folder) / "tiny-encoder"), DATA / "encoder.onnx")
         for samples in (1, 319, 320, 321, 2500, 13000):
             audio = 0.3 * torch.randn(samples)
             embeddings = model.encoder(audio[None, None])
             tensors[f"audio_{samples}"] = audio.numpy()
             tensors[f"embeddings_{samples}"] = embeddings[0].numpy()
             tensors[f"tokens_{samples}"] = model.encode(audio[None, None], bandwidth=3.0).audio_codes[0, 0].numpy()
-    np.savez_compressed(HERE / "encoder.npz", **tensors)
+    np.savez_compressed(DATA / "encoder.npz", **tensors)
 
 
 class TinyEncoder(STFTEncoder):
@@ -149,21 +147,21 @@ def make_spectrum_encoder() -> None:
         source=Source("tiny-encoder-spectrum", "", "", __version__),
     )
     proto = trace_encoder(encoder, config, codebooks)
-    (HERE / "encoder-spectrum.onnx").write_bytes(proto.SerializeToString())
+    (DATA / "encoder-spectrum.onnx").write_bytes(proto.SerializeToString())
     tensors = {}
     with torch.inference_mode():
         for samples in (1, 15, 16, 17, 2500):
             audio = 0.3 * torch.randn(samples)
             tensors[f"audio_{samples}"] = audio.numpy()
             tensors[f"embeddings_{samples}"] = encoder(audio[None])[0].numpy()
-    np.savez_compressed(HERE / "encoder-spectrum.npz", **tensors)
+    np.savez_compressed(DATA / "encoder-spectrum.npz", **tensors)
 
 
 def make_log_mel() -> None:
     """Log-mels of half a second as upstream computes them, and, with its fork's arguments, those of HiFi-GAN."""
     torch.manual_seed(0)
     audio = 0.1 * torch.randn(12_000) * torch.linspace(0, 1, 12_000)
-    tensors = {"audio": audio.numpy()}
+    tensors: dict[str, Any] = {"audio": audio.numpy()}
     for padding in ("center", "same"):
         tensors[padding] = MelSpectrogramFeatures(padding=padding)(audio[None])[0].numpy()
     hifigan = torchaudio.transforms.MelSpectrogram(
@@ -173,7 +171,7 @@ def make_log_mel() -> None:
     spectrum = torch.stft(padded, 1024, 256, window=torch.hann_window(1024), center=False, return_complex=True)
     magnitude = (torch.view_as_real(spectrum).square().sum(-1) + 1e-9).sqrt()
     tensors["hifigan"] = hifigan.mel_scale(magnitude).clip(1e-5).log()[0].numpy()
-    np.savez_compressed(HERE / "log-mel.npz", **tensors)
+    np.savez_compressed(DATA / "log-mel.npz", **tensors)
 
 
 def main() -> None:
@@ -188,14 +186,14 @@ def main() -> None:
             make_encoder(weights.reshape(2, 1024, 8))
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = str(save(model, config, Path(folder) / f"tiny-{name}"))
-            export(checkpoint, HERE / f"{name}.onnx")
+            export(checkpoint, DATA / f"{name}.onnx")
             if name in ("mel", "imdct-cos"):
-                export(checkpoint, HERE / f"{name}-istft.onnx", istft="graph")
-        np.savez_compressed(HERE / f"{name}.npz", **golden(model, is_encodec))
+                export(checkpoint, DATA / f"{name}-istft.onnx", istft="graph")
+        np.savez_compressed(DATA / f"{name}.npz", **golden(model, is_encodec))
     make_spectrum_encoder()
     make_log_mel()
     for name in ("encodec", "mel"):
-        quantize(HERE / f"{name}.onnx", HERE / f"{name}-int8.onnx")
+        quantize(DATA / f"{name}.onnx", DATA / f"{name}-int8.onnx")
 
 
 if __name__ == "__main__":

@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from common import DATA, DOCUMENTED, Rng, Target, any_array, finite, model
+
+from tests.fuzz.common import DOCUMENTED, Rng, Target, any_array, finite, model
+from tests.helpers import DATA
 
 
 def tokens(rng: Rng, folder: Path) -> None:
     good = rng.integers(1024, size=(2, rng.integers(1, 40)))
-    options = {} if rng.random() < 0.7 else {"layout": ["kbt", "bkt", "tkb", None, 3][rng.integers(5)]}
-    ids = [] if rng.random() < 0.7 else [[0, 1, 2, -1, 1.0, "1", None, [1], np.array([1]), True][rng.integers(10)]]
+    options: dict[str, Any] = {} if rng.random() < 0.7 else {"layout": ["kbt", "bkt", "tkb", None, 3][rng.integers(5)]}
+    ids: list[Any] = (
+        [] if rng.random() < 0.7 else [[0, 1, 2, -1, 1.0, "1", None, [1], np.array([1]), True][rng.integers(10)]]
+    )
     given = any_array(rng, good)
     audio = model("encodec").decode(given, *ids, **options)
     for item in audio if isinstance(audio, list) else [audio]:
@@ -32,7 +37,7 @@ def features(rng: Rng, folder: Path) -> None:
 
 def audio_arrays(rng: Rng, folder: Path) -> None:
     good = rng.uniform(-1, 1, rng.integers(1, 3000)).astype(np.float32)
-    rate = [8000, 24000, 44100, 0, -1, 999, 10**9, "8000", None, 24000.0, np.int64(16000)][rng.integers(11)]
+    rate: Any = [8000, 24000, 44100, 0, -1, 999, 10**9, "8000", None, 24000.0, np.int64(16000)][rng.integers(11)]
     finite(model("mel")(any_array(rng, good), rate))
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import DOCUMENTED, Rng, Target, damaged, finite
+
+from tests.fuzz.common import DOCUMENTED, Rng, Target, damaged, finite
 
 TONE = np.float32(np.pi / 4)  # what lies in memory that was freed, and is in no file
 KINDS = [
@@ -97,9 +98,9 @@ def whole_or_error(rng: Rng, folder: Path) -> None:
             except ValueError as error:
                 raise AssertionError(f"a good {name} was refused: {error}") from error
         case 5:  # joined to another kind
-            other = int(rng.integers(len(KINDS)))
-            second = recording(other, 6000)
-            if other == kind or len(second) <= 4096 or "MP3" in (name, KINDS[other][0]):
+            next_kind = int(rng.integers(len(KINDS)))
+            second = recording(next_kind, 6000)
+            if next_kind == kind or len(second) <= 4096 or "MP3" in (name, KINDS[next_kind][0]):
                 return
             got = read(folder, data + second)
             np.testing.assert_array_equal(got, np.concatenate([whole, read(folder, second)]))
@@ -126,8 +127,8 @@ def whole_or_error(rng: Rng, folder: Path) -> None:
                 return
             at = data.index(places[name]) + {"RF64": 16, "AU": 8}.get(name, 4)
             width = 8 if name in ("RF64", "CAF") else 4
-            value = [b"\0", b"\xff"][0 if name == "RF64" else rng.integers(2)]
-            got = read(folder, data[:at] + value * width + data[at + width :])
+            filler = [b"\0", b"\xff"][0 if name == "RF64" else rng.integers(2)]
+            got = read(folder, data[:at] + filler * width + data[at + width :])
             if len(got) != len(whole):  # chunks behind it may be taken for audio
                 got = got[: len(whole)]
     np.testing.assert_array_equal(got, whole)
@@ -239,6 +240,7 @@ def objects(rng: Rng, folder: Path) -> None:
     path, front = folder / "a.bin", rng.bytes(int(rng.integers(100)))
     path.write_bytes(data)
     expected = outcome(lambda: load_audio(path, 16_000))
+    file: Any
     for file in (io.BytesIO(front + data), Dribble(rng, data)):
         if file.seekable():
             file.seek(len(front))
@@ -284,7 +286,8 @@ def levels(rng: Rng, folder: Path) -> None:
     native = dtype.newbyteorder("=")
     taken = native in (np.int16, np.int32) or (dtype.kind == "f" and abs(audio.astype(np.float64)).max() <= 64)
     rate = rng.choice([16_000, 24_000]).item()
-    of = [int, np.int16, np.uint16, np.int32, np.int64, np.uint64, np.array][rng.integers(7)](rate)
+    kinds: list[Any] = [int, np.int16, np.uint16, np.int32, np.int64, np.uint64, np.array]
+    of = kinds[rng.integers(7)](rate)
     cut = int(rng.integers(1, 2000))
     ways = [
         lambda: read_waveform(audio, of, 24_000)[0],
@@ -295,12 +298,13 @@ def levels(rng: Rng, folder: Path) -> None:
     if dtype.kind == "f" and dtype.itemsize in (4, 8):
         subtype = "FLOAT" if dtype.itemsize == 4 else "DOUBLE"
         soundfile.write(folder / "c.wav", audio.astype(native), rate, subtype=subtype)
-        ways.append(lambda: load_audio(folder / "c.wav", np.int16(24_000)))
+        ways.append(lambda: load_audio(folder / "c.wav", np.int16(24_000)))  # type: ignore[arg-type]
     results = [outcome(way) for way in ways]
     assert {result for result, _ in results} == {"done" if taken else "refused"}, results
     if taken:
-        expected = results[0][1]
+        expected: Any = results[0][1]
         assert len(expected) == -(-2000 * 24_000 // rate)
+        got: Any
         for _, got in (results[1], *results[4:]):
             np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
         assert soundfile.info(folder / "a.wav").samplerate == soundfile.info(folder / "b.wav").samplerate == rate

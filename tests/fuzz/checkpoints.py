@@ -7,7 +7,6 @@ import importlib.util
 import io
 import json
 import pickle
-import sys
 import zipfile
 from collections import OrderedDict
 from functools import cache
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import DATA, Rng, Target, damaged
+
+from tests.fuzz.common import Rng, Target, damaged
 
 NEEDS = ("torch", "yaml", "safetensors", "onnx", "vocos_onnx_export")
 CONFIG: dict[str, Any] = {
@@ -208,7 +208,7 @@ def _lying_header(rng: Rng, state: dict[str, Any]) -> bytes:
         case 5:
             header["x" * 100_000] = entry
         case 6:
-            header = [[]]  # type: ignore[assignment]
+            header = [[]]
     text = json.dumps(header).encode()
     claimed = len(text) if rng.random() < 0.7 else int(rng.choice([0, 1, 10**8, 1 << 40, (1 << 63) - 1]))
     return claimed.to_bytes(8, "little") + text + body
@@ -276,10 +276,8 @@ def pickles(rng: Rng, folder: Path) -> None:
     """Pickles that call what torch lets them, and archives of several directories: refused, or what was checked."""
     import torch
 
-    from vocos_onnx_export.checkpoint import read_tree, read_weights
-
-    sys.path.insert(0, str(DATA.parents[1]))
     from tests.parity.malice import two_directories
+    from vocos_onnx_export.checkpoint import read_tree, read_weights
 
     n = int(rng.choice([0, 1, 8, 1 << 20, 1 << 33, 1 << 62]))
     names = {str(key): 1 for key in rng.choice(["get", "items", "keys", "__len__", "_metadata"], 2)}

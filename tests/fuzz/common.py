@@ -8,10 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+from tests.helpers import DATA
+
+if TYPE_CHECKING:
+    from vocos_onnx import VocosONNX
+
 DOCUMENTED = (ValueError, FileNotFoundError, FloatingPointError)
 Rng = np.random.Generator
 
@@ -32,13 +37,13 @@ class Target:
 
 
 @cache
-def model(name: str):
+def model(name: str) -> VocosONNX:
     from vocos_onnx import VocosONNX
 
     return VocosONNX(DATA / f"{name}.onnx", threads=1)
 
 
-def any_array(rng: Rng, good: np.ndarray) -> object:
+def any_array(rng: Rng, good: np.ndarray) -> Any:
     """Something like the good one: of another type, shape, order, values, or no array at all."""
     kind = rng.integers(12)
     if kind == 0:

@@ -9,17 +9,22 @@ import os
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from audio import recordings
-from common import DATA, DOCUMENTED, Rng, Target, damaged, finite, model
+
+from tests.fuzz.audio import recordings
+from tests.fuzz.common import DOCUMENTED, Rng, Target, damaged, finite, model
+from tests.helpers import DATA
 
 
 def npz(rng: Rng, folder: Path) -> None:
     from vocos_onnx import load_tokens
 
     buffer, array = io.BytesIO(), np.random.default_rng(0).integers(1024, size=(2, 30))
-    codec = {"codec": "encodec_24khz", "codebooks_sha256": model("encodec").config.encodec.codebooks_sha256}
+    encodec = model("encodec").config.encodec
+    assert encodec is not None
+    codec: dict[str, Any] = {"codec": "encodec_24khz", "codebooks_sha256": encodec.codebooks_sha256}
     match rng.integers(3):
         case 0:
             np.save(buffer, array)
@@ -45,11 +50,11 @@ def layouts(rng: Rng, folder: Path) -> None:
     ambiguous = bool(kind >= len(right))
     axes = [*right, *wrong][kind]
     integers = ["i2", "u2", "i4", ">i4", "u4", "i8", ">i8", "u8"]
-    array = np.asarray(axes, integers[rng.integers(8)], order="CF"[rng.integers(2)])
+    array = np.asarray(axes, integers[rng.integers(8)], order=("C", "F")[rng.integers(2)])
     names = ["tokens", "codes", "fine_prompt", "audio_tokens", "audio_codes", "anything"]
     name = names[rng.integers(6)]
     key = None
-    others: dict[str, np.ndarray] = {}
+    others: dict[str, Any] = {}
     if rng.random() < 0.5:
         others = {"semantic_prompt": rng.integers(10_000, size=20), "coarse_prompt": codes[:1]}
         key = name if name == "anything" or rng.random() < 0.3 else None
@@ -61,7 +66,7 @@ def layouts(rng: Rng, folder: Path) -> None:
             data = buffer.getvalue()
         case "npz":
             buffer = io.BytesIO()
-            [np.savez, np.savez_compressed][rng.integers(2)](buffer, **others, **{name: array})
+            [np.savez, np.savez_compressed][rng.integers(2)](buffer, **others, **{name: array})  # type: ignore[arg-type]
             data = buffer.getvalue()
         case "json":
             nested = {**{other: value.tolist() for other, value in others.items()}, name: array.tolist()}
@@ -91,7 +96,8 @@ def layouts(rng: Rng, folder: Path) -> None:
 
 
 def safetensors(arrays: dict[str, np.ndarray]) -> bytes:
-    header, data = {"__metadata__": {"format": "np"}}, b""
+    header: dict[str, Any] = {"__metadata__": {"format": "np"}}
+    data = b""
     for name, array in arrays.items():
         little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
         first, data = len(data), data + little.tobytes()
@@ -126,7 +132,7 @@ def foreign(rng: Rng, folder: Path) -> None:
             if rng.random() < 0.5:
                 np.save(file, objects)
             else:
-                np.savez(file, **{["tokens", "a", "codec"][rng.integers(3)]: objects, "codes": np.zeros((2, 3), int)})
+                np.savez(file, **{["tokens", "a", "codec"][rng.integers(3)]: objects, "codes": np.zeros((2, 3), int)})  # type: ignore[arg-type]
     elif kind == 1:
         path.write_bytes(pickle.dumps([1, 2, np.zeros(3)], protocol=int(rng.integers(0, 6))))
     try:
@@ -167,6 +173,7 @@ def command_line(rng: Rng, folder: Path) -> None:
         try:
             code = main(args)
         except SystemExit as end:
+            assert isinstance(end.code, int)
             code = end.code
     assert code in (0, 1, 2), (args, code)
     assert "Traceback" not in said.getvalue()

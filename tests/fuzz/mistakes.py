@@ -6,9 +6,12 @@ import contextlib
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from common import DATA, DOCUMENTED, Rng, Target, damaged, model
+
+from tests.fuzz.common import DOCUMENTED, Rng, Target, damaged, model
+from tests.helpers import DATA
 
 _NAMES = (
     "charactr/vocos-encodec-24khz", "facebook/encodec_24khz", "https://hf.co/a/b", "a/b/c", "a/b.ckpt", "", ".", "..",
@@ -30,7 +33,7 @@ def _thing(rng: Rng, folder: Path) -> object:
             with contextlib.suppress(ValueError):
                 return Path(_NAMES[rng.integers(len(_NAMES))])
         case 2:
-            return rng.bytes(rng.integers(2000))
+            return rng.bytes(int(rng.integers(2000)))
         case 3:
             return [5, -1.5, True, {}, [], object(), model("mel"), int, np.zeros(3), memoryview(b"abc")][
                 rng.integers(10)
@@ -40,7 +43,7 @@ def _thing(rng: Rng, folder: Path) -> object:
             (folder / "damaged.onnx").write_bytes(damaged(rng, data))
             return folder / "damaged.onnx"
     for name in rng.choice(_FILES, rng.integers(4), replace=False):
-        (folder / name).write_bytes(_STARTS[rng.integers(len(_STARTS))] + rng.bytes(rng.integers(100)))
+        (folder / name).write_bytes(_STARTS[rng.integers(len(_STARTS))] + rng.bytes(int(rng.integers(100))))
     there = [folder, *folder.iterdir()]
     return there[rng.integers(len(there))]
 
@@ -48,7 +51,7 @@ def _thing(rng: Rng, folder: Path) -> object:
 def models(rng: Rng, folder: Path) -> None:
     from vocos_onnx import EncodecONNX, VocosONNX
 
-    given = _thing(rng, folder)
+    given: Any = _thing(rng, folder)
     match rng.integers(4):
         case 0:
             VocosONNX(given, threads=1)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import DATA, DOCUMENTED, Rng, Target, damaged, finite, model
 
-sys.path.insert(0, str(DATA.parent))
-import onnx_bytes as ob
+from tests import onnx_bytes as ob
+from tests.fuzz.common import DOCUMENTED, Rng, Target, damaged, finite, model
+from tests.helpers import DATA
 
 ENDS = (*DOCUMENTED, RuntimeError, MemoryError)
 
@@ -273,7 +272,7 @@ def hidden(rng: Rng, folder: Path) -> None:
         pieces[1:2] = [ob.field(7, *good), ob.field(7, ob.field(number, content))]
     if way == 4:
         pieces.append([ob.varint(3), ob.varint(7 << 3 | 4), ob.varint(7 << 3 | 7), b"\x00\x00"][rng.integers(4)])
-    rng.shuffle(pieces)  # type: ignore[arg-type]
+    rng.shuffle(pieces)
     path = folder / "m.onnx"
     path.write_bytes(b"".join(pieces))
     try:
@@ -383,7 +382,7 @@ def metadata(rng: Rng, folder: Path) -> None:
         tree = json.loads(model(["encodec", "mel", "mel-int8"][which]).config.to_json())
     else:
         tree = json.loads(EncodecONNX(DATA / "encoder.onnx", threads=1).config.to_json())
-    values = [None, 0, -1, 2**63, 1.5, 1e999, "", "same", [], [1], {}, {"a": 1}, True, "x" * 1000, [[[]]]]
+    values: list[Any] = [None, 0, -1, 2**63, 1.5, 1e999, "", "same", [], [1], {}, {"a": 1}, True, "x" * 1000, [[[]]]]
     values += [
         10**400,
         -(10**400),

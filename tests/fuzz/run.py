@@ -1,4 +1,4 @@
-"""Hostile input at random: python tests/fuzz/run.py [--cases 10000] [--seed 0] [--only "metadata"] [--case 17]
+"""Hostile input at random: python -m tests.fuzz.run [--cases 10000] [--seed 0] [--only "metadata"] [--case 17]
 
 Every case ends with the right result or with one of the errors that are documented for it; whatever else happens, a
 crash of the interpreter too, is a failure, and is printed with what repeats it: its target and number. The cases run in
@@ -24,17 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # which python -I leaves out
-import arrays
-import audio
-import checkpoints
-import files
-import mistakes
-import server
-import streams
-from common import Target
-
-import models
+from tests.fuzz import arrays, audio, checkpoints, files, mistakes, models, server, streams
+from tests.fuzz.common import Target
 
 BATCH = 1000  # cases that one process tries
 TARGETS: dict[str, Target] = {

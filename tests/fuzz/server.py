@@ -19,10 +19,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from audio import recordings
-from common import Rng, Target, any_array, damaged
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+from tests.fuzz.audio import recordings
+from tests.fuzz.common import Rng, Target, any_array, damaged
+from tests.helpers import EXAMPLES
+
 SETTINGS = {"VOCOS_MEMORY": "64000000", "VOCOS_MAX_SECONDS": "60", "VOCOS_QUEUE": "6", "OMP_NUM_THREADS": "1"}
 OPEN = 150  # connections that stay, from one case to the next
 MEMORY = 600  # MB
@@ -229,7 +230,7 @@ def clients(rng: Rng, folder: Path) -> None:
         if answer:
             assert answer.startswith(b"HTTP/1.1 ") and int(answer[9:12]) in STATUS | {100}, answer[:300]
         server.open.append(plug)
-    rng.shuffle(server.open)  # type: ignore[arg-type]
+    rng.shuffle(server.open)
     while len(server.open) > OPEN:
         server.open.pop().close()
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from audio import recordings
-from common import DATA, Rng, Target
+
+from tests.fuzz.audio import recordings
+from tests.fuzz.common import Rng, Target
+from tests.helpers import DATA
 
 CODEC, ENCODER, MEL = (str(DATA / f"{name}.onnx") for name in ("encodec", "encoder", "mel"))
 PAIR = ["--encoder", ENCODER, "--bandwidth", "1.5"]

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -135,7 +135,7 @@ def in_a_process(export: str, cases: list[dict[str, str]], home: Path, **variabl
     return _run([_IN_A_PROCESS, export], cases, home, variables)
 
 
-def pretrained(cases: list[dict[str, object]], home: Path, **variables: str) -> list[list[str]]:
+def pretrained(cases: Sequence[Mapping[str, object]], home: Path, **variables: str) -> list[list[str]]:
     """VocosONNX.from_pretrained of each case: "ok" and the name of its source, or an error's kind and message."""
     return _run([_PRETRAINED], cases, home, variables)
 

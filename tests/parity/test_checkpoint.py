@@ -25,15 +25,15 @@ import yaml
 from torch import Tensor
 
 import vocos_onnx_export
+from tests.parity import upstream
+from tests.parity.hub import Hub, in_a_process
+from tests.parity.malice import BOMBS, Call, Payload, deflated, safetensors_file, two_directories, zipped
 from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.inverse import Inverse
+from vocos_onnx.model.config import EncodecFeatures
 from vocos_onnx_export import CheckpointError, export
 from vocos_onnx_export.checkpoint import build, load, read_tree, read_weights
-
-from . import upstream
-from .hub import Hub, in_a_process
-from .malice import BOMBS, Call, Payload, deflated, safetensors_file, two_directories, zipped
 
 Config = dict[str, Any]
 State = dict[str, Tensor]
@@ -117,7 +117,7 @@ def refused(
 
 def weights(checkpoint: str | Path, config: str | Path | None = None) -> dict[str, np.ndarray]:
     """Every weight of the modules that a checkpoint is read into, codebooks included."""
-    model, _, codebooks, _ = build(load(str(checkpoint), config and str(config)))
+    model, _, codebooks, _ = build(load(str(checkpoint), str(config) if config else None))
     state = dict(model.state_dict())
     if codebooks is not None:
         state["codebooks"] = codebooks
@@ -176,6 +176,7 @@ def test_bin_and_safetensors_give_the_same_model(folders: dict[str, Path], tmp_p
 def test_fingerprint_of_the_codebooks(folders: dict[str, Path]) -> None:
     table = torch.load(folders["encodec"] / "pytorch_model.bin")[CODEBOOKS].numpy()
     _, features, _, _ = build(load(str(folders["encodec"])))
+    assert isinstance(features, EncodecFeatures)
     assert features.codebooks_sha256 == hashlib.sha256(table.astype("<f4").tobytes()).hexdigest()
 
 
@@ -256,6 +257,7 @@ def test_defaults_of_upstream(change: Callable[..., Path], folders: dict[str, Pa
         state[CODEBOOKS] = torch.randn(16 * 1024, 128)
 
     model, features, _, sample_rate = build(load(str(change("encodec", leave_out, resize))))
+    assert isinstance(features, EncodecFeatures)
     assert features.codec == "encodec_24khz"
     assert features.bandwidths == (1.5, 3.0, 6.0, 12.0)
     assert features.codebooks_per_bandwidth == (2, 4, 8, 16)
@@ -810,7 +812,7 @@ def test_success_replaces_an_existing_output(folders: dict[str, Path], tmp_path:
 
 
 def _wrong_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    fold = vocos_onnx_export.fold_layer_scale
+    fold = vocos_onnx_export.fold_layer_scale  # type: ignore[attr-defined]
 
     def corrupt(model: Any) -> None:
         fold(model)
@@ -820,7 +822,7 @@ def _wrong_weight(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _wrong_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
-    fold = vocos_onnx_export.fold_layer_scale
+    fold = vocos_onnx_export.fold_layer_scale  # type: ignore[attr-defined]
 
     def corrupt(model: Any) -> None:
         fold(model)
@@ -831,7 +833,7 @@ def _wrong_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _wrong_codebook(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which the fingerprint would tell, so that it is made that of the wrong ones."""
-    trace = vocos_onnx_export.trace
+    trace = vocos_onnx_export.trace  # type: ignore[attr-defined]
 
     def wrong(model: Any, config: Any, books: Any) -> Any:
         flipped = books.flip(0)
@@ -853,7 +855,7 @@ def _wrong_length(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _nan_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
-    fold = vocos_onnx_export.fold_layer_scale
+    fold = vocos_onnx_export.fold_layer_scale  # type: ignore[attr-defined]
 
     def corrupt(model: Any) -> None:
         fold(model)
@@ -1019,7 +1021,7 @@ def test_tensors_of_other_kinds(value: Tensor, change: Callable[..., Path], tmp_
 CALLS = {
     "bytearray": Call(bytearray, (3 * 10**9,)),
     "encode": Call(codecs.encode, ("".join(map(chr, range(65_536, 125_536))), "punycode")),
-    "sparse": torch.sparse_coo_tensor([[0]], [1.0], (3,), check_invariants=True),
+    "sparse": torch.sparse_coo_tensor([[0]], [1.0], (3,), check_invariants=True),  # type: ignore[arg-type]
     "system": Call(os.system, ("true",)),
     "attributes of a parameter": Call(torch._utils._rebuild_parameter_with_state, (torch.ones(1), 0, {}, {"numel": 1})),
 }

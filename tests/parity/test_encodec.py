@@ -33,6 +33,9 @@ with warnings.catch_warnings():
 import vocos_onnx.encoder as runtime
 import vocos_onnx_export.encodec as export_module
 import vocos_onnx_train
+from tests.parity import upstream
+from tests.parity.hub import Hub, in_a_process
+from tests.parity.malice import Payload, zipped
 from vocos_onnx import EncodecONNX, EncoderConfig, VocosONNX, load_audio
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.model.bundled import default_model
@@ -40,10 +43,6 @@ from vocos_onnx_export import CheckpointError, export, export_encodec
 from vocos_onnx_train.checkpoint import write_checkpoint
 from vocos_onnx_train.config import load_config
 from vocos_onnx_train.generator import Generator
-
-from . import upstream
-from .hub import Hub, in_a_process
-from .malice import Payload, zipped
 
 Config = dict[str, Any]
 State = dict[str, Tensor]
@@ -1112,16 +1111,16 @@ def test_verification_of_a_trained_encoder_that_fails(
     name: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name == "stft":
-        stft = runtime.stft
+        stft = runtime.stft  # type: ignore[attr-defined]
         monkeypatch.setattr(runtime, "stft", lambda *args: stft(*args).conj())
     else:
-        monkeypatch.setattr(export_module.STFTEncoder, "context", property(lambda self: 3))
+        monkeypatch.setattr(export_module.STFTEncoder, "context", property(lambda self: 3))  # type: ignore[attr-defined]
     refused(trained.folder, "the exported encoder differs from torch by", tmp_path)
 
 
 def test_verification_of_the_codebooks(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others than those of the checkpoint, though the file says their fingerprint."""
-    finish = export_module.finish
+    finish = export_module.finish  # type: ignore[attr-defined]
 
     def wrong(proto: Any, config: Any, codebooks: Any) -> Any:
         digests = fingerprints(2 * codebooks.numpy())

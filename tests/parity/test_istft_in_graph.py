@@ -10,12 +10,11 @@ import onnx
 import pytest
 import torch
 
+from tests.parity.upstream import CONFIGS, SMALL, build, save
 from vocos_onnx import VocosONNX
 from vocos_onnx.cli import main
 from vocos_onnx_export import CheckpointError, export, quantize
 from vocos_onnx_export import istft as module
-
-from .upstream import CONFIGS, SMALL, build, save
 
 NAMES = (
     "encodec", "imdct-symexp-center", "imdct-cos-same", "imdct-symexp-clip", "imdct-frame-12",
@@ -29,7 +28,7 @@ def silent(line: str) -> None:
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The real vocos, and its export: as if it had no inverse transform in it, and with."""
     config = {**CONFIGS, **SMALL}[request.param]
     model = build(config)
@@ -40,8 +39,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     plain, graph = VocosONNX(path), VocosONNX(path)
     assert graph.network.has_istft
     plain.network.has_istft = False
-    graph.path = path
-    return model, plain, graph
+    return model, plain, graph, path
 
 
 def features_of(vocos: VocosONNX, batch: int, frames: int) -> np.ndarray:
@@ -52,7 +50,7 @@ def features_of(vocos: VocosONNX, batch: int, frames: int) -> np.ndarray:
 
 
 def test_equals_numpy_and_upstream(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, plain, graph = case
+    model, plain, graph, _ = case
     bandwidth_id = 1 if plain.config.num_bandwidth_ids else None
     for batch in (1, 3):
         for frames in LENGTHS:
@@ -73,7 +71,7 @@ def test_equals_numpy_and_upstream(case: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_items_of_a_batch_end_where_they_end(case: Any) -> None:
-    _, plain, graph = case
+    _, plain, graph, _ = case
     if not plain.delay:
         pytest.skip("a network without a mask decodes one by one")
     bandwidth_id = 1 if plain.config.num_bandwidth_ids else None
@@ -86,7 +84,7 @@ def test_items_of_a_batch_end_where_they_end(case: Any) -> None:
 
 
 def test_the_steps_of_a_stream_compute_no_audio(case: Any) -> None:
-    _, plain, graph = case
+    _, plain, graph, _ = case
     if not plain.delay:
         pytest.skip("not streamed")
     bandwidth_id = 1 if plain.config.num_bandwidth_ids else None
@@ -104,8 +102,8 @@ def test_the_steps_of_a_stream_compute_no_audio(case: Any) -> None:
 
 def test_only_operators_that_cuda_has(case: Any) -> None:
     """Of opset 20, by onnxruntime's docs/OperatorKernels.md: what it lacks would go to the CPU and back."""
-    _, _, graph = case
-    proto = onnx.load(graph.path)
+    _, _, _, path = case
+    proto = onnx.load(path)
     (inverse,) = (node for node in proto.graph.node if node.op_type == "If")
     (then,) = (a.g for a in inverse.attribute if a.name == "then_branch")
     has = {"Concat", "Div", "Expand", "Gather", "MatMul", "Max", "Mul", "Reshape", "Shape", "Slice", "Sum"}

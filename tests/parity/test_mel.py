@@ -16,13 +16,12 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
+from tests.parity import upstream
+from tests.parity.test_encodec import RATE, recording, recordings
 from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx.dsp.mel import HIFIGAN, MelFeatures, filterbank, log_mel
 from vocos_onnx.dsp.resample import resample
 from vocos_onnx_export import export
-
-from . import upstream
-from .test_encodec import RATE, recording, recordings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

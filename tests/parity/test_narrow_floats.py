@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import DATA
 from vocos_onnx import VocosONNX, load_audio, save_audio
 
-DATA = Path(__file__).parents[1] / "data"
 NARROW = ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"]
 
 

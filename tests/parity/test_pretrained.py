@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .hub import Hub, in_a_process, pretrained
+from tests.helpers import DATA
+from tests.parity.hub import Hub, in_a_process, pretrained
 
-DATA = Path(__file__).parents[1] / "data"
 COMMIT_1, COMMIT_2 = "1" * 40, "2" * 40
 REPO = "acme/vocos-onnx"
 

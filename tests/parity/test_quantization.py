@@ -9,15 +9,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from tests.helpers import DATA
+from tests.parity.upstream import CONFIGS, build, save
 from vocos_onnx import VocosONNX
 from vocos_onnx.cli import main
 from vocos_onnx.evaluate.metrics import pesq_wb
 from vocos_onnx.model.bundled import CODEC, MEL, default_model
 from vocos_onnx_export import CheckpointError, export, quantization, quantize
-
-from .upstream import CONFIGS, build, save
-
-DATA = Path(__file__).parents[1] / "data"
 
 
 def snr(expected: np.ndarray, given: np.ndarray) -> float:

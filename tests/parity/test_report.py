@@ -17,13 +17,14 @@ import soundfile
 
 import vocos_onnx.evaluate.metrics as metrics
 import vocos_onnx.evaluate.report as reporting
+from tests.helpers import DATA
 from vocos_onnx import VocosONNX, load_audio
 from vocos_onnx.cli import main
+from vocos_onnx.dsp.resample import resample
 from vocos_onnx.evaluate.report import report
 from vocos_onnx.model.bundled import default_model
 
 RATE = 24_000
-DATA = Path(__file__).parent.parent / "data"
 RNG = np.random.default_rng(0)
 
 
@@ -63,7 +64,7 @@ def test_mel_distance_of_a_gain_is_its_logarithm() -> None:
 
 @pytest.mark.parametrize("rate", [8000, 16_000, 44_100])
 def test_metrics_at_other_rates(speech: list[np.ndarray], rate: int) -> None:
-    clip = metrics.resample(speech[0], RATE, rate)
+    clip = resample(speech[0], RATE, rate)
     assert metrics.pesq_wb(clip, clip, rate) > 4.6
     assert metrics.stoi(clip, clip, rate) == pytest.approx(1, abs=1e-6)
     assert metrics.mel_distance(clip, clip, rate) == 0
@@ -96,7 +97,7 @@ def test_pesq_of_many_utterances() -> None:
 
 def test_dnsmos_clips_what_is_beyond_full_scale(speech: list[np.ndarray]) -> None:
     loud = 3 * speech[0] / np.abs(speech[0]).max()
-    at_16k = metrics.resample(loud, RATE, 16_000)
+    at_16k = resample(loud, RATE, 16_000)
     assert metrics.dnsmos(loud, RATE) == metrics.dnsmos(at_16k.clip(-1, 1), 16_000)
 
 
@@ -133,14 +134,14 @@ class Page(HTMLParser):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
         self.tables: list[list[list[str]]] = []
         self.text = path.read_text(encoding="utf-8")
         self._cell = False
         self.feed(self.text)
 
     def handle_starttag(self, tag: Any, attrs: Any) -> None:
-        self.tags.append((tag, dict(attrs)))
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
         if tag == "table":
             self.tables.append([])
         elif tag == "tr":
@@ -157,7 +158,7 @@ class Page(HTMLParser):
         if self._cell:
             self.tables[-1][-1][-1] += data
 
-    def all(self, tag: str) -> list[dict[str, str | None]]:
+    def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.tags if name == tag]
 
     def audio(self) -> list[tuple[np.ndarray, int]]:
@@ -178,7 +179,7 @@ def folder(speech: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "a").mkdir()
     soundfile.write(folder / "one.wav", speech[0], RATE)
-    stereo = metrics.resample(speech[1], RATE, 48_000)[:, None] * np.array([1, 0.5])
+    stereo = resample(speech[1], RATE, 48_000)[:, None] * np.array([1, 0.5])
     for path in (folder / "a" / "one.wav", folder / STRANGE):
         soundfile.write(path, stereo, 48_000)
     (folder / "bad.wav").write_text("hello")
@@ -309,7 +310,8 @@ def test_from_python_a_bad_file_is_an_error_unless_it_is_asked_for(quick: None) 
     with pytest.raises(ValueError, match=r"cannot read bad.wav as audio"):
         report("out.html", ["one.wav", "bad.wav"], bandwidths=[6])
     assert not Path("out.html").exists()
-    errors, steps = [], []
+    errors: list[Any] = []
+    steps: list[Any] = []
     report(
         "out.html",
         ["bad.wav", "one.wav"],

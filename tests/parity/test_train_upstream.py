@@ -14,6 +14,8 @@ from vocos.discriminators import MultiPeriodDiscriminator, MultiResolutionDiscri
 from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.loss import DiscriminatorLoss, FeatureMatchingLoss, GeneratorLoss, MelSpecReconstructionLoss
 
+from tests.parity import upstream
+from tests.parity.test_train import ENCODER, data, tree  # noqa: F401
 from vocos_onnx import EncodecONNX
 from vocos_onnx.dsp.mel import MelFeatures
 from vocos_onnx_export import checkpoint
@@ -21,9 +23,6 @@ from vocos_onnx_train import discriminators, losses
 from vocos_onnx_train.config import _Loader, read_config
 from vocos_onnx_train.generator import Generator, MelSpectrogram
 from vocos_onnx_train.trainer import Trainer
-
-from . import upstream
-from .test_train import ENCODER, data, tree  # noqa: F401
 
 # every key and value of configs/vocos.yaml and configs/vocos-encodec.yaml at github.com/gemelo-ai/vocos
 TRAINER = """
@@ -215,7 +214,7 @@ def test_a_step_is_upstreams(conditional: bool, data: Any, tmp_path: Path) -> No
         theirs[kind] = upstream_discriminator(kind, 2 if conditional else None)
         state = {k: v for k, v in theirs[kind].state_dict().items() if ".spec_fn." not in k}
         ours.discriminators[name].load_state_dict(state)
-    made = {}
+    made: dict[str, torch.Tensor] = {}
     ours.generator.register_forward_hook(
         lambda _, args, output: made.update(audio=args[0], estimate=output[0].detach())
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.parity import upstream
 from vocos_onnx import VocosONNX
+from vocos_onnx.model.config import EncodecFeatures
 from vocos_onnx_export import CheckpointError, export
 from vocos_onnx_export import checkpoint as checkpoint_module
 from vocos_onnx_export.modules import IMDCTCosHead
-
-from . import upstream
 
 # Largest differences allowed, of the peak. Measured on the models below as upstream initialises them, before
 # ``strengthen``: features 0, waveforms of an ISTFT head 5e-6, of an IMDCT head 2e-5. The latter is nearly all
@@ -47,6 +48,12 @@ class Case:
     features: torch.Tensor
     audio: np.ndarray
     peak: float
+
+    @property
+    def codes(self) -> torch.Tensor:
+        """The tokens, of a model that takes them."""
+        assert self.tokens is not None
+        return self.tokens
 
     @property
     def given(self) -> torch.Tensor:
@@ -79,6 +86,7 @@ class Pair:
 
     def num_codebooks(self, bandwidth_id: int | None) -> int:
         """How many codebooks the tokens of a bandwidth have; where none is implied, any number will do."""
+        assert self.ours.config.encodec is not None
         counts = self.ours.config.encodec.codebooks_per_bandwidth
         return counts[bandwidth_id] if bandwidth_id is not None and bandwidth_id < len(counts) else 3
 
@@ -117,7 +125,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return built[request.param]
 
 
-def pairs(names: Any) -> Any:
+def pairs(names: Iterable[str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("pair", list(names), indirect=True)
 
 
@@ -186,18 +194,18 @@ def test_codes_to_features(pair: Pair, frames: int, batch: int) -> None:
 def test_features_route_equals_tokens_route(pair: Pair) -> None:
     for bandwidth_id in pair.ids:
         case = pair.case(bandwidth_id, 3, 28)
-        features = pair.ours.codes_to_features(case.tokens)
-        assert np.array_equal(pair.ours.decode(features, bandwidth_id), pair.ours.decode(case.tokens, bandwidth_id))
+        features = pair.ours.codes_to_features(case.codes)
+        assert np.array_equal(pair.ours.decode(features, bandwidth_id), pair.ours.decode(case.codes, bandwidth_id))
 
 
 @pairs(ENCODEC)
 def test_layouts(pair: Pair) -> None:
     for bandwidth_id in pair.ids:
         case = pair.case(bandwidth_id, 3, 28)
-        expected = pair.ours.decode(case.tokens, bandwidth_id)
-        transposed = case.tokens.transpose(0, 1)
+        expected = pair.ours.decode(case.codes, bandwidth_id)
+        transposed = case.codes.transpose(0, 1)
         assert np.array_equal(pair.ours.decode(transposed, bandwidth_id, layout="bkt"), expected)
-        features = pair.ours.codes_to_features(case.tokens)
+        features = pair.ours.codes_to_features(case.codes)
         assert np.array_equal(pair.ours.codes_to_features(transposed, layout="bkt"), features)
 
 
@@ -216,7 +224,7 @@ def test_two_dimensions_are_one_item(pair: Pair) -> None:
 @pairs(sorted(set(ENCODEC) & set(ADANORM)))
 def test_bandwidth_id_from_the_number_of_codebooks(pair: Pair) -> None:
     for bandwidth_id in range(len(pair.ours.bandwidths)):
-        tokens = pair.case(bandwidth_id, 3, 28).tokens
+        tokens = pair.case(bandwidth_id, 3, 28).codes
         assert np.array_equal(pair.ours.decode(tokens), pair.ours.decode(tokens, bandwidth_id))
 
 
@@ -225,6 +233,7 @@ def test_bandwidths_of_official_configs() -> None:
     for codec, expected in (("encodec_24khz", (2, 4, 8, 16)), ("encodec_48khz", (1, 2, 4, 8))):
         config = {**upstream.CONFIGS["encodec"]["feature_extractor"], "init_args": {"encodec_model": codec}}
         features, _, _ = checkpoint_module._features({"feature_extractor": config})
+        assert isinstance(features, EncodecFeatures)
         assert features.codebooks_per_bandwidth == expected
         assert features.bandwidths == (1.5, 3.0, 6.0, 12.0)
 
@@ -258,7 +267,7 @@ def test_features_need_a_bandwidth_id(pair: Pair) -> None:
 def test_no_bandwidth_id_without_adanorm(pair: Pair) -> None:
     assert pair.ours.config.num_bandwidth_ids == 0
     with pytest.raises(ValueError, match="bandwidth_id"):
-        pair.ours.decode(pair.case(None, 1, 28).tokens, 0)
+        pair.ours.decode(pair.case(None, 1, 28).codes, 0)
 
 
 @pairs(["encodec", "mel-center"])

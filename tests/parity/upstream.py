@@ -17,7 +17,8 @@ if not hasattr(scipy.signal, "cosine"):  # vocos 0.1.0 uses the place where scip
     scipy.signal.cosine = scipy.signal.windows.cosine
 
 import encodec
-from vocos.pretrained import Vocos, instantiate_class
+from vocos.pretrained import Vocos as Vocos
+from vocos.pretrained import instantiate_class as instantiate_class
 
 ENCODEC = {"class_path": "vocos.feature_extractors.EncodecFeatures", "init_args": {"encodec_model": "encodec_24khz"}}
 ADANORM = {

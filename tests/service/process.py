@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+from tests.helpers import found
 
 
 class Answer:
@@ -108,7 +107,7 @@ class Server:
     def memory(self) -> int:
         """The most MB that the process has had."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) >> 10
+        return int(found(r"VmHWM:\s*(\d+) kB", status)[1]) >> 10
 
     def stop(self, number: int = signal.SIGKILL, seconds: float = 30) -> tuple[int, float, str]:
         """How it ended: exit code, after how long, and what it had said."""

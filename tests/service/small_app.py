@@ -11,7 +11,7 @@ from limits import Limits
 seen = {"cancelled": 0, "pieces": 0, "bodies": 0}
 
 
-async def small(scope: Any, receive: Any, send: Any):
+async def small(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         for _ in range(2):
             kind = (await receive())["type"]

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from .process import EXAMPLES, Answer, Server, closed, request, rest
+from tests.helpers import EXAMPLES
+from tests.service.process import Answer, Server, closed, request, rest
 
 SHORT = {
     "places": 2, "long_places": 1, "max_body": 100_000, "memory": 4_000_000, "connections": 20, "header_seconds": 0.6,

@@ -13,14 +13,15 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
+from tests.helpers import EXAMPLES
+from tests.service.process import Answer, Server, request, rest
 from vocos_onnx import VocosONNX, load_audio, save_tokens
-
-from .process import EXAMPLES, Answer, Server, request, rest
 
 UVICORN = ["-m", "uvicorn", "--app-dir", str(EXAMPLES), "server:app", "--log-level", "warning"]
 ALONE = [str(EXAMPLES / "server.py")]
@@ -106,10 +107,11 @@ def test_tokens_that_name_their_codec(server: Server, vocos: VocosONNX, tmp_path
     expected, data = vocos.decode(TOKENS), (tmp_path / "t.npz").read_bytes()
     same(server.ask("/decode", data), expected)
     assert len(server.ask("/stream", data).body) == 2 * len(expected)
+    assert vocos.config.encodec is not None
     known = {"codec": "vocos_onnx_24khz", "codebooks_sha256": vocos.config.encodec.codebooks_sha256}
     same(server.ask("/decode", json.dumps({"tokens": TOKENS.tolist(), **known}).encode()), expected)
     same(server.ask("/decode", npz(tokens=TOKENS)), expected)
-    other = {"codec": "some_codec", "codebooks_sha256": "ab" * 32}
+    other: dict[str, Any] = {"codec": "some_codec", "codebooks_sha256": "ab" * 32}
     for path in ("/decode", "/stream"):
         for body in (npz(tokens=TOKENS, **other), json.dumps({"tokens": TOKENS.tolist(), **other}).encode()):
             answer = server.ask(path, body)

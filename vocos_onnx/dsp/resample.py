@@ -27,10 +27,10 @@ def resample(audio: Float, rate: int, to: int) -> Float:
 
     Linear phase, without delay; the low-pass is a Kaiser-windowed sinc of 64 zero crossings on each side. With f the
     lower of the two rates: flat within 0.001 dB up to 0.45 f, and at least 97 dB down from 0.5 f on, so that nothing
-    folds back (measured; tests/test_audio.py). Rates in a ratio of small integers take a polyphase filter of scipy;
-    others, whose filter would have a phase for each of up to 384,000 positions between two samples, take polynomials
-    of the position (see ``_coefficients``). Time and memory are in proportion to the audio at any two rates. Equal
-    rates return the audio as it is.
+    folds back (measured; tests/unit/dsp/test_resample.py). Rates in a ratio of small integers take a polyphase filter
+    of scipy; others, whose filter would have a phase for each of up to 384,000 positions between two samples, take
+    polynomials of the position (see ``_coefficients``). Time and memory are in proportion to the audio at any two
+    rates. Equal rates return the audio as it is.
     """
     rate, to = int(rate), int(to)  # numpy's small ones would overflow
     if rate == to:

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DATA
 
+from tests.helpers import DATA
 from vocos_onnx import EncodecONNX, VocosONNX
 
 SHA256 = hashlib.sha256((DATA / "encodec.onnx").read_bytes()).hexdigest()
 
 
 @pytest.fixture
-def folder(tmp_path: Path):
+def folder(tmp_path: Path) -> Path:
     shutil.copy(DATA / "encodec.onnx", tmp_path / "model.onnx")
     shutil.copy(DATA / "encoder.onnx", tmp_path / "encoder.onnx")
     return tmp_path

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.helpers import found
 from vocos_onnx import VocosONNX, load_tokens
 from vocos_onnx.dsp.audio_window import AudioWindow
 from vocos_onnx.dsp.mel import HIFIGAN, MelFeatures, filterbank, log_mel, log_mel_blocks
@@ -138,7 +139,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 @KINDS
-def test_mels_of_recordings_are_not_at_fault(mel: VocosONNX, rate: Any, speech: dict[str, np.ndarray]) -> None:
+def test_mels_of_recordings_are_not_at_fault(mel: MelFeatures, rate: Any, speech: dict[str, np.ndarray]) -> None:
     seconds = np.arange(48_000) / 24_000
     rng = np.random.default_rng(0)
     sounds = {
@@ -186,7 +187,7 @@ def test_mels_of_recordings_are_not_at_fault(mel: VocosONNX, rate: Any, speech: 
     ids=["dB", "10log10", "top_db", "ln power", "log10", "0.1", "0..1", "-1..1", "z", "magnitude", "power", "int16"],
 )
 def test_mels_of_another_scale(
-    mel: VocosONNX, rate: Any, wrong: Callable, cause: str, speech: dict[str, np.ndarray]
+    mel: MelFeatures, rate: Any, wrong: Callable[[np.ndarray], np.ndarray], cause: str, speech: dict[str, np.ndarray]
 ) -> None:
     for audio in speech.values():
         features = log_mel(audio, rate, mel)
@@ -196,14 +197,14 @@ def test_mels_of_another_scale(
 
 
 @KINDS
-def test_the_remedies_make_mels_of_them(mel: VocosONNX, rate: Any, speech: dict[str, np.ndarray]) -> None:
+def test_the_remedies_make_mels_of_them(mel: MelFeatures, rate: Any, speech: dict[str, np.ndarray]) -> None:
     features = log_mel(speech["speech_it_f_paola_48k"], rate, mel)
     for given in (20 / np.log(10) * features, 2 * features, features / np.log(10), np.exp(features), 0.1 * features):
-        remedy = re.search(r"pass (.*?)(, or| if|$)", mel_fault(given, mel))[1]
+        remedy = found(r"pass (.*?)(, or| if|$)", mel_fault(given, mel))[1]
         names = {"features": given, "magnitudes": given, "np": np}
         np.testing.assert_allclose(eval(remedy, names), features, rtol=0, atol=1e-4)
     for gain in (1, 100):  # powers, of which the loud ones are beyond all magnitudes
         fault = mel_fault(gain * np.exp(2 * features), mel)
-        remedy = re.search(r"np\.log\(np\.maximum\(powers, \S+\)\) / 2", fault)[0]
+        remedy = found(r"np\.log\(np\.maximum\(powers, \S+\)\) / 2", fault)[0]
         halved = eval(remedy, {"powers": gain * np.exp(2 * features), "np": np})
         np.testing.assert_allclose(halved, features + np.log(gain) / 2, rtol=0, atol=1e-4)

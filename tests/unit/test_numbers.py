@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA
 
+from tests.helpers import DATA
 from vocos_onnx import EncodecONNX, VocosONNX
 from vocos_onnx.dsp.stft import check_finite
 
 
 @pytest.mark.parametrize("name", ["encodec", "encodec-int8"])
 def test_nan_in_the_codebooks(name: str, tmp_path: Path) -> None:
-    entry = VocosONNX(DATA / "encodec.onnx")._codebooks[0, 0]
+    table = VocosONNX(DATA / "encodec.onnx")._codebooks
+    assert table is not None
+    entry = table[0, 0]
     data = (DATA / f"{name}.onnx").read_bytes()
     assert data.count(entry.tobytes()) == 1
     path = tmp_path / "nan.onnx"

@@ -8,15 +8,16 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_bytes as ob
 import pytest
-from conftest import DATA
-from onnx_bytes import field, node, tensor, tiny, value, varint
 
+from tests import onnx_bytes as ob
+from tests.helpers import DATA
+from tests.onnx_bytes import field, node, tensor, tiny, value, varint
 from vocos_onnx import EncodecONNX, EncoderConfig, ModelConfig, VocosONNX
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.messages import first_line, listed, shown
@@ -32,7 +33,7 @@ TAIL = field(14, field(1, "vocos_onnx"), field(2, json.dumps(ob.CONFIG)))
 
 
 @pytest.fixture
-def write(tmp_path: Path):
+def write(tmp_path: Path) -> Callable[[bytes], Path]:
     def write(data: bytes) -> Path:
         path = tmp_path / "model.onnx"
         path.write_bytes(data)
@@ -606,7 +607,7 @@ def test_json_that_is_none(write: Any, text: Any) -> None:
         assert len(str(caught.value)) < 500
 
 
-def changed(tree: dict, path: str, new: object) -> str:
+def changed(tree: dict[str, Any], path: str, new: object) -> str:
     tree = json.loads(json.dumps(tree))
     *place, key = path.split(".")
     inner = tree
@@ -683,7 +684,7 @@ def test_other_values_have_bounds(tree: Any, path: Any, new: Any) -> None:
 
 
 def test_values_in_messages_are_short() -> None:
-    circle: list = []
+    circle: list[Any] = []
     circle.append(circle)
     values = [
         10**5000,

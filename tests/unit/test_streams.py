@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+from collections.abc import Callable, Generator, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Never
 
 import numpy as np
 import pytest
-from conftest import DATA, imdct, istft
 
+from tests.helpers import DATA, imdct, istft
 from vocos_onnx import EncodecONNX, Tokens, VocosONNX
 from vocos_onnx.inverse import IMDCT, ISTFT, OverlapAdd, Transform
 from vocos_onnx.model.cpus import available_cpus
@@ -33,11 +34,11 @@ def random_input(vocos: VocosONNX, frames: int, seed: int = 0) -> np.ndarray:
 
 def cuts(frames: int, rng: np.random.Generator) -> list[int]:
     """A random chunking: where each chunk ends."""
-    inner = rng.choice(np.arange(1, frames), rng.integers(0, min(frames, 30)), replace=False) if frames > 1 else []
+    inner: Any = rng.choice(np.arange(1, frames), rng.integers(0, min(frames, 30)), replace=False) if frames > 1 else []
     return [*sorted(int(i) for i in inner), frames]
 
 
-def streamed(vocos: VocosONNX, given: np.ndarray, ends: list[int], **options: object) -> np.ndarray:
+def streamed(vocos: VocosONNX, given: np.ndarray, ends: list[int], **options: Any) -> np.ndarray:
     stream = vocos.stream(**options)
     starts = [0, *ends[:-1]]
     return np.concatenate([*(stream.push(given[:, a:b]) for a, b in zip(starts, ends, strict=True)), stream.flush()])
@@ -134,12 +135,12 @@ def test_less_lookahead_is_earlier_and_less_exact() -> None:
     errors = []
     for lookahead in range(vocos.delay + 1):
         stream = vocos.stream(lookahead=lookahead)
-        audio = [stream.push(tokens[:, i : i + 4]) for i in range(0, 200, 4)]
-        first = next(i for i, a in enumerate(audio) if a.size)
+        parts = [stream.push(tokens[:, i : i + 4]) for i in range(0, 200, 4)]
+        first = next(i for i, part in enumerate(parts) if part.size)
         # a frame's own half beyond its hop waits for the frames after it
         late = lookahead * vocos.hop_length + (vocos.config.n_fft - vocos.hop_length) // 2
         assert first == late // (4 * vocos.hop_length)
-        audio = np.concatenate([*audio, stream.flush()])
+        audio = np.concatenate([*parts, stream.flush()])
         assert audio.shape == expected.shape
         errors.append(np.sqrt(np.mean((audio - expected) ** 2) / np.mean(expected**2)))
     assert errors[0] > 1e-2
@@ -184,7 +185,12 @@ def test_a_list_in_the_graph_of_a_device(monkeypatch: pytest.MonkeyPatch) -> Non
     vocos._plan = Plan(vocos._plan.reach, together=True)
     calls = []
     audio = vocos.network.audio
-    monkeypatch.setattr(vocos.network, "audio", lambda *args: calls.append(args[0].shape) or audio(*args))
+
+    def counted(features: Any, *args: Any) -> Any:
+        calls.append(features.shape)
+        return audio(features, *args)
+
+    monkeypatch.setattr(vocos.network, "audio", counted)
     for given, alone in zip(vocos.decode(items), expected, strict=True):
         check(given, alone, vocos)
     assert calls == [(len(NASTY), 8, 1000)]
@@ -206,10 +212,10 @@ def test_the_state_of_a_stream_stays_on_the_device(monkeypatch: pytest.MonkeyPat
         whole = vocos.decode(long)
         assert vocos.network._session._device is None
         monkeypatch.setattr(vocos.network._session, "_device", ("cpu", 0))
-        kinds = set()
+        kinds: set[str] = set()
         step = vocos.network.step
 
-        def watched(*args: Any, step: Any = step, kinds: Any = kinds):
+        def watched(*args: Any, step: Any = step, kinds: Any = kinds) -> Any:
             spectrum, state = step(*args)
             kinds.update(type(value).__name__ for value in state.values())
             return spectrum, state
@@ -258,6 +264,7 @@ def test_no_memory_on_a_device(text: str) -> None:
 def test_overlap_add_in_stretches(head: str, n_fft: int, hop: int, padding: str) -> None:
     """Also hops that do not divide the frame, or of more than half of it: there the end cuts off earlier frames too."""
     rng = np.random.default_rng(0)
+    spectrum: Any
     for frames in (1, 2, 3, 20):
         if head == "istft":
             shape = (2, frames, n_fft // 2 + 1)
@@ -312,7 +319,7 @@ def test_a_stream_refuses_what_follows_an_error() -> None:
     ):
         stream.push(tokens[:, :9])
         with pytest.raises(ValueError, match=message):
-            stream.push(chunk)
+            stream.push(chunk)  # type: ignore[arg-type]
         for call in (lambda: stream.push(tokens), lambda: list(stream.push_blocks(tokens)), stream.flush):
             with pytest.raises(ValueError, match=r"stopped at an earlier error \(ValueError: .*call reset\(\)"):
                 call()
@@ -329,14 +336,14 @@ def test_a_stream_refuses_what_follows_an_error() -> None:
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, RuntimeError])
 def test_errors_within_the_network(error: Any, vocos: VocosONNX, monkeypatch: pytest.MonkeyPatch) -> None:
     given = random_input(vocos, 60)
-    options = {"lookahead": 1}
-    expected = streamed(vocos, given, [20, 40, 60], **options)
-    stream, step = vocos.stream(**options), vocos.network.step
+    expected = streamed(vocos, given, [20, 40, 60], lookahead=1)
+    stream, step = vocos.stream(lookahead=1), vocos.network.step
 
     def failing(*args: Any) -> Never:
         raise error("no more")
 
-    for last in (lambda: stream.push(given[:, 20:40]), stream.flush):
+    lasts: list[Callable[[], object]] = [lambda: stream.push(given[:, 20:40]), stream.flush]
+    for last in lasts:
         stream.push(given[:, :20])
         monkeypatch.setattr(vocos.network, "step", failing)
         with pytest.raises(error):
@@ -397,7 +404,8 @@ def test_after_the_flush() -> None:
     vocos = VocosONNX(DATA / "encodec.onnx")
     stream = vocos.stream()
     stream.flush()
-    for use in (lambda: stream.push([[1], [2]]), stream.flush):
+    uses: list[Callable[[], object]] = [lambda: stream.push([[1], [2]]), stream.flush]
+    for use in uses:
         with pytest.raises(ValueError, match=r"the stream has ended with flush: call reset\(\) for another sequence"):
             use()
 
@@ -414,13 +422,13 @@ def test_generators_end_with_an_error(encodec: VocosONNX, mel: VocosONNX) -> Non
 
     audio = np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32)
 
-    def blocks():
+    def blocks() -> Iterator[np.ndarray]:
         yield from np.split(audio, 4)
         yield np.full(100, np.nan, np.float32)
         yield from np.split(audio, 4)
 
     encoder = EncodecONNX(DATA / "encoder.onnx")
-    streams = {
+    streams: dict[str, Iterator[np.ndarray]] = {
         "encode": encoder.encode_stream(blocks(), 24_000, 1.5, chunk=10),
         "features": mel.features_stream(blocks(), 8000, chunk=10),
         "mels": mel.resynth_stream(blocks(), 8000, chunk=10),
@@ -433,6 +441,7 @@ def test_generators_end_with_an_error(encodec: VocosONNX, mel: VocosONNX) -> Non
 
 
 def test_one_array_for_an_iterable_of_chunks(encodec: VocosONNX) -> None:
+    chunks: Any
     for chunks in (random_input(encodec, 20), np.zeros(20, np.float32), Tokens(random_input(encodec, 20))):
         with pytest.raises(ValueError, match=r"chunks is one array of shape .*pass \[array\], or use decode"):
             encodec.decode_stream(chunks)
@@ -455,9 +464,10 @@ def test_two_threads_on_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = vocos.stream()
     stream.push([[1], [2]])
     inside, go_on = threading.Event(), threading.Event()
+    assert stream._decoder is not None
     push = stream._decoder.push
 
-    def slow(features: Any):
+    def slow(features: Any) -> Any:
         inside.set()
         go_on.wait(10)
         return push(features)
@@ -534,8 +544,10 @@ def test_a_chunk_that_is_given_up_ends_the_stream(encodec: VocosONNX) -> None:
     stream.reset()
     blocks = stream.push_blocks(tokens)
     next(blocks)
+    assert isinstance(blocks, Generator)
     blocks.close()
-    for call in (lambda: stream.push(tokens), stream.flush):
+    calls: list[Callable[[], object]] = [lambda: stream.push(tokens), stream.flush]
+    for call in calls:
         with pytest.raises(
             ValueError, match=r"a chunk was not decoded to its end: push_blocks was given up.*reset\(\)"
         ):
@@ -574,7 +586,7 @@ def test_blocks_in_memory_that_is_used_again(encodec: VocosONNX, mel: VocosONNX)
     """A generator may fill one array again and again, as soundfile's blocks(out=...) does."""
     audio = np.random.default_rng(0).normal(0, 0.1, 20_000).astype(np.float32)
 
-    def blocks(size: Any = 1000):
+    def blocks(size: int = 1000) -> Iterator[np.ndarray]:
         memory = np.empty(size, np.float32)
         for start in range(0, len(audio), size):
             memory[:] = audio[start : start + size]

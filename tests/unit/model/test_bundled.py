@@ -1,6 +1,6 @@
 """The bundled model and tokens are whole, and decode to the recordings that they were made from.
 
-``python tests/test_bundled.py FOLDER`` writes tests/data/recordings.npz from the recordings in the folder.
+``python -m tests.unit.model.test_bundled FOLDER`` writes tests/data/recordings.npz from the recordings in the folder.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.helpers import DATA
 from vocos_onnx import VocosONNX, demo_tokens, load_tokens, save_tokens
 from vocos_onnx.cli import main
 from vocos_onnx.model.bundled import BUNDLED as BOX_MODELS
 from vocos_onnx.model.bundled import DEMO_TOKENS, MEL, default_model
 
 BUNDLED = default_model().parent
-RECORDINGS = Path(__file__).parent / "data" / "recordings.npz"
+RECORDINGS = DATA / "recordings.npz"
 EDGES = np.array([100, 300, 500, 800, 1200, 1800, 2600, 3800, 5600])  # Hz
 TOKENS = sorted(BUNDLED.glob("speech_*.npz"))
 
@@ -164,7 +165,7 @@ def write_recordings(folder: Path) -> None:
     import soundfile
     from scipy.signal import resample_poly
 
-    levels = {}
+    levels: dict[str, Any] = {}
     for path in TOKENS:
         audio, rate = soundfile.read(folder / f"{path.stem}.flac", always_2d=True)
         levels[path.stem] = band_levels(resample_poly(audio.mean(axis=1), 24_000, rate)).round().astype(np.int8)

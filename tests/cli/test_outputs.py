@@ -12,15 +12,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import DATA
 
+from tests.helpers import DATA
 from vocos_onnx import EncodecONNX, load_audio, save_audio, save_blocks, save_tokens
 from vocos_onnx.cli import main
 from vocos_onnx.io.files import check_target, whole_file
@@ -54,7 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(params=["save_audio", "save_blocks", "save_tokens", "whole_file"])
-def write(request: pytest.FixtureRequest):
+def write(request: pytest.FixtureRequest) -> Callable[[Path], object]:
     """Each of the ways in which files are written, as write(path); what it writes is not empty."""
     encoder = EncodecONNX(ENCODER)
 
@@ -62,12 +62,13 @@ def write(request: pytest.FixtureRequest):
         with whole_file(Path(path)) as partial:
             partial.write_bytes(b"finished")
 
-    return {
+    ways: dict[str, Callable[[Path], object]] = {
         "save_audio": lambda path: save_audio(path, AUDIO, 24_000),
         "save_blocks": lambda path: save_blocks(path, [AUDIO, AUDIO], 24_000),
         "save_tokens": lambda path: save_tokens(path, np.zeros((2, 5), int), encoder),
         "whole_file": whole,
-    }[request.param]
+    }
+    return ways[request.param]
 
 
 def name_for(write: Any, stem: str) -> str:
@@ -224,6 +225,7 @@ def test_inputs_are_never_outputs(folder: Path, args: Any, victim: str, force: A
     try:
         code = run(*args, *force)
     except SystemExit as end:
+        assert isinstance(end.code, int)
         code = end.code
     assert code == 2
     assert digest(victim) == before
@@ -239,7 +241,7 @@ def test_two_outputs_that_are_one_file(folder: Path, capsys: pytest.CaptureFixtu
 def test_a_file_that_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
 
-    def blocks():
+    def blocks() -> Iterator[np.ndarray]:
         yield AUDIO
         path.write_bytes(b"of another program")
 
@@ -443,7 +445,7 @@ def test_nothing_stays_after_an_error(tmp_path: Path, write: Any) -> None:
 def test_a_child_that_is_forked_while_a_file_is_written(tmp_path: Path) -> None:
     """It ends without the file that its parent is writing."""
 
-    def blocks():
+    def blocks() -> Iterator[np.ndarray]:
         yield AUDIO
         if not (child := os.fork()):
             sys.exit(0)
@@ -544,9 +546,11 @@ def long_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def in_the_middle(command: list[str], folder: Path, **options: object) -> subprocess.Popen[bytes]:
+def in_the_middle(command: list[str], folder: Path, **options: Any) -> subprocess.Popen[bytes]:
     """A process that has begun to write its output."""
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    process: subprocess.Popen[bytes] = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
     while process.poll() is None and not [p for p in folder.glob(".vocos-*/*") if p.stat().st_size > 50_000]:
         time.sleep(0.01)
     assert process.poll() is None, process.communicate()
@@ -616,7 +620,7 @@ def test_a_file_is_written_while_it_is_read_by_nobody_else(folder: Path) -> None
     """What was there is read until the new one is whole."""
     save_audio("out.wav", AUDIO, 24_000)
 
-    def blocks():
+    def blocks() -> Iterator[np.ndarray]:
         yield AUDIO * 0.5
         assert load_audio("out.wav", 24_000).max() > 0.49
         yield AUDIO * 0.5

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DATA, altered
 
+from tests.helpers import DATA, altered
 from vocos_onnx import EncodecONNX, VocosONNX
 from vocos_onnx.model.bundled import DEMO_TOKENS, default_model
 
@@ -62,7 +63,7 @@ def test_mel(mel: VocosONNX) -> None:
 
 def test_the_box_gives_back_what_it_is_given() -> None:
     """Speech through the encoder and the bundled model keeps its levels, band by band."""
-    from test_bundled import band_levels
+    from tests.unit.model.test_bundled import band_levels
 
     vocos = VocosONNX()
     with np.load(default_model().with_name(DEMO_TOKENS)) as archive:
@@ -176,11 +177,13 @@ def test_the_box_is_whole() -> None:
 @pytest.mark.parametrize("chunk", [None, 8])
 def test_block_by_block(name: str, chunk: int | None) -> None:
     vocos = VocosONNX(DATA / f"{name}.onnx", encoder=DATA / "encoder.onnx" if name == "encodec" else None)
-    options = {"bandwidth": 1.5} if name == "encodec" else {}
+    options: dict[str, Any] = {"bandwidth": 1.5} if name == "encodec" else {}
     audio = np.random.default_rng(0).normal(0, 0.1, 30_000).astype(np.float32)
     expected = vocos(audio, 16_000, **options)
     blocks = np.split(audio, [1, 1, 700, 20_000])
-    parts = list(vocos.resynth_stream(blocks, 16_000, **options, **({} if chunk is None else {"chunk": chunk})))
+    if chunk is not None:
+        options["chunk"] = chunk
+    parts = list(vocos.resynth_stream(blocks, 16_000, **options))
     assert sum(part.size for part in parts) == expected.size
     difference = np.abs(np.concatenate(parts) - expected)
     assert np.mean(difference > 1e-5 * np.abs(expected).max()) < 0.02  # tokens that rounding tipped
@@ -196,6 +199,7 @@ def test_features_block_by_block(mel: VocosONNX) -> None:
 
 
 def test_bad_blocks(mel: VocosONNX, encodec: VocosONNX) -> None:
+    call: Callable[[], Iterator[np.ndarray]]
     for call, message in (
         (lambda: mel.features_stream([[0.0]], 24_000), r"audio has 1 samples .* expected at least 33"),
         (lambda: mel.features_stream([[0.0]], 24_000, chunk=0), r"chunk is 0"),

@@ -14,14 +14,15 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import DATA
 
+from tests.helpers import DATA
 from vocos_onnx import EncodecONNX, Tokens, VocosONNX, load_tokens, save_tokens
 from vocos_onnx.cli import main
 from vocos_onnx.dsp.quantizer import quantize
@@ -29,7 +30,7 @@ from vocos_onnx.io.tokens import read_token_file
 
 MODEL, ENCODER = str(DATA / "encodec.onnx"), str(DATA / "encoder.onnx")
 CODES = np.random.default_rng(0).integers(1024, size=(2, 30))
-OTHER = {"codec": "some_codec", "codebooks_sha256": "ab" * 32}
+OTHER: dict[str, Any] = {"codec": "some_codec", "codebooks_sha256": "ab" * 32}
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +275,7 @@ def test_file_objects_are_written(tmp_path: Path, encoder: EncodecONNX) -> None:
     with os.fdopen(reader, "rb") as file:
         assert file.read() == memory.getvalue()
     with pytest.raises(ValueError, match=r'opened as text: open it with open\(path, "wb"\)'):
-        save_tokens(io.StringIO(), CODES, encoder)
+        save_tokens(io.StringIO(), CODES, encoder)  # type: ignore[arg-type]
 
 
 def test_what_is_passed_in_another_place(tmp_path: Path, encoder: EncodecONNX) -> None:
@@ -285,9 +286,9 @@ def test_what_is_passed_in_another_place(tmp_path: Path, encoder: EncodecONNX) -
         (24_000, "codec is 24000, expected"),
     ):
         with pytest.raises(ValueError, match=message):
-            save_tokens(tmp_path / "t.npz", CODES, codec)
+            save_tokens(tmp_path / "t.npz", CODES, codec)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"path is a ndarray, expected a path .* are swapped: pass the path first"):
-        save_tokens(CODES, tmp_path / "t.npz", encoder)
+        save_tokens(CODES, tmp_path / "t.npz", encoder)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"'\.' does not end in \.npz"):
         save_tokens(".", CODES, encoder)
     with pytest.raises(ValueError, match="was given '', expected the path"):
@@ -367,7 +368,7 @@ def test_samples_that_are_no_number(tmp_path: Path, samples: Any) -> None:
 @pytest.mark.parametrize("name", ["samples", "sample_rate", "codec", "codebooks_sha256"])
 def test_entries_are_not_unpacked_where_they_are_large(tmp_path: Path, name: str) -> None:
     value = np.zeros(1 << 17, "<U1") if name.startswith("cod") else np.zeros(1 << 16)
-    np.savez_compressed(tmp_path / "t.npz", tokens=CODES, **{name: value})
+    np.savez_compressed(tmp_path / "t.npz", tokens=CODES, **{name: value})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=f"its {name} takes more than 4096 bytes, expected one value"):
         load_tokens(tmp_path / "t.npz")
 
@@ -380,7 +381,7 @@ def test_members_that_are_no_arrays(tmp_path: Path) -> None:
 
 
 def test_names_of_arrays_are_shortened(tmp_path: Path) -> None:
-    np.savez(tmp_path / "t.npz", **{f"{i}\x1b[31m" + "x" * 500: CODES for i in range(100)})
+    np.savez(tmp_path / "t.npz", **{f"{i}\x1b[31m" + "x" * 500: CODES for i in range(100)})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="and 90 more; name one of them tokens") as caught:
         load_tokens(tmp_path / "t.npz")
     assert str(caught.value).isprintable()
@@ -428,7 +429,7 @@ def near(audio: np.ndarray, expected: np.ndarray) -> bool:
     return audio.shape == expected.shape and bool(np.abs(audio - expected).max() <= 1e-5 * np.abs(expected).max())
 
 
-def save(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+def save(path: Path, arrays: dict[str, Any]) -> Path:
     """A file of the kind that its ending names; .npy and the list of JSON hold the last array alone."""
     match path.suffix:
         case ".npy":
@@ -446,7 +447,8 @@ def save(path: Path, arrays: dict[str, np.ndarray]) -> Path:
 
 
 def safetensors(arrays: dict[str, np.ndarray], **changes: object) -> bytes:
-    header, data = {"__metadata__": {"format": "np"}}, b""
+    header: dict[str, Any] = {"__metadata__": {"format": "np"}}
+    data = b""
     for name, array in arrays.items():
         first, data = len(data), data + array.tobytes()
         dtype = f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}"
@@ -611,12 +613,12 @@ def test_pickles_in_any_place_are_not_loaded(tmp_path: Path) -> None:
     """Neither as the tokens nor as what describes them; a pickle that is loaded would make a file."""
 
     class Bad:
-        def __reduce__(self):
+        def __reduce__(self) -> Any:
             return (Path(tmp_path / "loaded").touch, ())
 
     objects = np.array([Bad()], dtype=object)
     for name in ("tokens", "only", "codec", "samples"):
-        np.savez(tmp_path / "t.npz", **{"codes": CODES, name: objects} if name != "only" else {"only": objects})
+        np.savez(tmp_path / "t.npz", **{"codes": CODES, name: objects} if name != "only" else {"only": objects})  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="Python objects, which are never loaded") as caught:
             load_tokens(tmp_path / "t.npz")
         assert "allow_pickle" not in str(caught.value)
@@ -722,7 +724,7 @@ def test_archives_that_end_as_they_may(tmp_path: Path) -> None:
         def writable(self) -> bool:
             return True
 
-        def write(self, data: Any):
+        def write(self, data: Any) -> int:
             self.written += bytes(data)
             return len(data)
 
@@ -800,6 +802,7 @@ def test_truncated_arrays(tmp_path: Path) -> None:
 
 def test_what_encodec_and_transformers_return(encodec: VocosONNX) -> None:
     expected = encodec.decode(CODES)
+    given: Any
     for given in ([(CODES[None], None)], [[CODES[None], None]], (CODES[None], None), CODES[None, None], CODES.tolist()):
         assert np.array_equal(encodec.decode(given), expected)
         assert np.array_equal(encodec.decode(Tokens(given)), expected)
@@ -808,7 +811,7 @@ def test_what_encodec_and_transformers_return(encodec: VocosONNX) -> None:
     assert np.array_equal(encodec.decode(Tokens(CODES[:, None]))[0], expected)
 
 
-def rows(given: object) -> np.ndarray:
+def rows(given: Any) -> Any:
     """As a cell of pandas or parquet has them."""
     array = np.empty(len(given), object)
     array[:] = [np.asarray(row) for row in given]
@@ -888,7 +891,7 @@ def test_a_bandwidth_id_shows_that_the_axes_are_swapped() -> None:
 DTYPES = [*np.typecodes["All"], ">i2", ">u8", "<i8", ">f4", "U4", "S4", "M8[s]", "m8[ms]", "V2", [("a", "i4")]]
 
 
-def as_type(kind: object) -> np.ndarray:
+def as_type(kind: Any) -> np.ndarray:
     with np.errstate(all="ignore"):
         try:
             return (CODES % 100).astype(kind)
@@ -902,13 +905,21 @@ def test_every_type_as_tokens(tmp_path: Path, encodec: VocosONNX, kind: Any) -> 
     given = as_type(kind)
     integers = given.dtype.kind in "iu"
 
-    def entries():
+    def from_save_tokens() -> np.ndarray:
+        save_tokens(tmp_path / "a.npz", given)
+        return encodec.decode(read_token_file(tmp_path / "a.npz"))
+
+    def from_savez() -> np.ndarray:
+        np.savez(tmp_path / "b.npz", given)
+        return encodec.decode(read_token_file(tmp_path / "b.npz"))
+
+    def entries() -> Iterator[Callable[[], np.ndarray]]:
         yield lambda: encodec.decode(given)
         yield lambda: encodec.decode([given])[0]
         yield lambda: encodec.decode(Tokens(given))
         yield lambda: np.concatenate(list(encodec.decode_stream([given])))
-        yield lambda: (save_tokens(tmp_path / "a.npz", given), encodec.decode(read_token_file(tmp_path / "a.npz")))[1]
-        yield lambda: (np.savez(tmp_path / "b.npz", given), encodec.decode(read_token_file(tmp_path / "b.npz")))[1]
+        yield from_save_tokens
+        yield from_savez
 
     for one in entries():
         if integers:
@@ -984,6 +995,7 @@ def test_chunk_of_a_small_integer_type(encoder: EncodecONNX, kind: Any) -> None:
     expected = np.concatenate(list(encoder.encode_stream(blocks, 24_000, 1.5, chunk=100)), axis=1)
     given = np.concatenate(list(encoder.encode_stream(blocks, 24_000, 1.5, chunk=kind(100))), axis=1)
     assert np.array_equal(given, expected)
+    chunk: Any
     for chunk in (1.5, True, "8", None, np.timedelta64(8), kind(0)):
         with pytest.raises(ValueError, match="expected 1 or more frames, an integer"):
             encoder.encode_stream(blocks, 24_000, 1.5, chunk=chunk)

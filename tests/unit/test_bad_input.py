@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DATA, altered
 
+from tests.helpers import DATA, altered
 from vocos_onnx import EncodecONNX, ModelConfig, VocosONNX
 
 MODEL = DATA / "encodec.onnx"
@@ -248,13 +248,13 @@ def says_cuda(monkeypatch: pytest.MonkeyPatch) -> list[object]:
             made.append(providers)
             self._session, self._providers = original(path, options, providers=["CPUExecutionProvider"]), providers
 
-        def get_providers(self):
+        def get_providers(self) -> list[str]:
             return [name for name, _ in self._providers]
 
-        def get_provider_options(self):
+        def get_provider_options(self) -> dict[str, dict[str, str]]:
             return {name: {"device_id": "0", **options} for name, options in self._providers}
 
-        def __getattr__(self, name: Any):
+        def __getattr__(self, name: str) -> Any:
             return getattr(self._session, name)
 
     monkeypatch.setattr(
@@ -339,7 +339,7 @@ def test_graphs_without_end(tmp_path: Path) -> None:
 def test_no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     original = builtins.__import__
 
-    def without(name: Any, *args: Any, **kwargs: Any):
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
         if name == "onnxruntime":
             raise ModuleNotFoundError(name)
         return original(name, *args, **kwargs)
@@ -394,7 +394,7 @@ def test_float_tokens(encodec: VocosONNX) -> None:
 
 def test_layout(encodec: VocosONNX) -> None:
     with pytest.raises(ValueError, match=r"layout is 'btk', expected 'kbt' .* or 'bkt'"):
-        encodec.decode(np.zeros((2, 5), int), layout="btk")
+        encodec.decode(np.zeros((2, 5), int), layout="btk")  # type: ignore[call-overload]
     with pytest.raises(ValueError, match=r"have 4 codebooks, .*pass layout='kbt'"):
         encodec.decode(np.zeros((2, 4, 5), int), layout="bkt")
 

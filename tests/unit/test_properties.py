@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from conftest import DATA, istft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers import DATA, istft
 from vocos_onnx import EncodecONNX, VocosONNX
 from vocos_onnx.dsp.mel import log_mel
 from vocos_onnx.dsp.quantizer import quantize

@@ -24,9 +24,9 @@ from typing import Any, Never
 import numpy as np
 import pytest
 import soundfile
-from conftest import DATA
 
 import vocos_onnx.encoder as encodec_module
+from tests.helpers import DATA, found
 from vocos_onnx import EncodecONNX, VocosONNX, cli, load_audio
 from vocos_onnx.cli import main
 from vocos_onnx.io.kinds import kind_of
@@ -43,7 +43,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*args: str) -> int:
+def run(*args: object) -> int:
     return main([str(a) for a in args])
 
 
@@ -394,7 +394,8 @@ class Pipe:
     """In place of stdin or stdout: bytes, a few at a time."""
 
     def __init__(self, data: bytes = b"", sizes: tuple[int, ...] = (1 << 20,)) -> None:
-        self.data, self.sizes, self.written, self.buffer = data, list(sizes), [], self
+        self.data, self.sizes, self.buffer = data, list(sizes), self
+        self.written: list[bytes] = []
 
     def read1(self, size: int) -> bytes:
         count = min(size, self.sizes[0] if len(self.sizes) == 1 else self.sizes.pop(0))
@@ -553,6 +554,7 @@ def test_stream_for_real() -> None:
     done = subprocess.run(command, input=tokens, capture_output=True)
     assert (done.returncode, len(done.stdout), done.stderr) == (0, 50 * 320 * 2, b"")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout and process.stderr
         process.stdout.close()  # who listened has gone away
         process.stdin.write(tokens * 100)
         process.stdin.close()
@@ -601,7 +603,7 @@ def test_ctrl_c_in_the_middle(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", noise, 24000)
     command = [sys.executable, "-m", "vocos_onnx.cli", "resynth", "long.wav", "copy.wav"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    partial = []
+    partial: list[Path] = []
     while process.poll() is None and not partial:  # until it has begun to write
         partial = [p for p in tmp_path.glob(".vocos-*/copy.wav") if p.stat().st_size > 100_000]
         time.sleep(0.01)
@@ -622,7 +624,8 @@ def program(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[by
     options = {"stdin": subprocess.DEVNULL, "timeout": 60} | options
     if "input" in options:
         del options["stdin"]
-    return subprocess.run([*PROGRAM, *map(str, args)], capture_output=True, **options)
+    done: Any = subprocess.run([*PROGRAM, *map(str, args)], capture_output=True, **options)
+    return done
 
 
 def refused(done: subprocess.CompletedProcess[bytes]) -> str:
@@ -744,7 +747,7 @@ def test_a_bandwidth_decodes_the_first_codebooks(files: Path, capsys: pytest.Cap
         (["one.npy", "--bandwidth", "5", "--model", MODEL], "bandwidth is 5.0, expected one of 0.75, 1.5"),
         (["one.npy", "--bandwidth", "1.5", "--bandwidth-id", "1", "--model", MODEL], "give one of the two"),
         (
-            ["mel.npy", "--bandwidth", "6", "--model", DATA / "mel.onnx"],
+            ["mel.npy", "--bandwidth", "6", "--model", str(DATA / "mel.onnx")],
             "--bandwidth is given, but this is a mel model",
         ),
         (["three.npy"], "three.npy has 3 codebooks, and no bandwidth has as many (1.5 kbps 2, 3 kbps 4"),
@@ -967,6 +970,7 @@ def test_the_first_samples_are_not_waited_for(files: Path) -> None:
     """A stream answers to the first chunk, before more comes in."""
     command = [*PROGRAM, "stream", "audio", "--model", str(DATA / "mel.onnx")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
         process.stdin.write(np.zeros(4000, "<i2").tobytes())
         process.stdin.flush()
         assert len(process.stdout.read(2000)) == 2000
@@ -1146,13 +1150,13 @@ def test_advice_names_the_whole_file(files: Path, capsys: pytest.CaptureFixture[
     shutil.copy("a b/w.wav", "a b/-w.npy")
     for name, output in (("a b/w.wav", "a b/w.npz"), ("wav_as.npz", "wav_as_tokens.npz"), ("a b/-w.npy", "a b/-w.npz")):
         assert run("decode", name, "o.wav") == 2
-        line = re.search("vocos-onnx (encode .*) makes tokens", capsys.readouterr().err)[1]
+        line = found("vocos-onnx (encode .*) makes tokens", capsys.readouterr().err)[1]
         assert run(*shlex.split(line)) == 0
         assert Path(output).is_file()
         Path(output).unlink()
     np.save("a b/frames.npy", np.tile(TOKENS, 10).T)
     assert run("decode", "a b/frames.npy", "o.wav") == 2
-    exec(re.search(r"numpy.save.*T\)", capsys.readouterr().err)[0], {"numpy": np})
+    exec(found(r"numpy.save.*T\)", capsys.readouterr().err)[0], {"numpy": np})
     assert run("decode", "a b/frames_transposed.npy", "o.wav", "--model", MODEL) == 0
 
 
@@ -1173,7 +1177,7 @@ def test_the_line_that_streams_a_file_works(files: Path) -> None:
     expected = program("stream", "tokens", *options, input=TOKENS.T.astype("<i2").tobytes()).stdout
     for name in ("a b.npz", "a b.npy"):
         done = subprocess.run(["bash", "-c", f"{line} < '{name}'"], capture_output=True, text=True)
-        shown = re.search("python (-c .*) [|] vocos-onnx (.*)", done.stderr)
+        shown = found("python (-c .*) [|] vocos-onnx (.*)", done.stderr)
         command = f"{sys.executable} {shown[1]} | {shlex.join(PROGRAM)} {shown[2]}"
         assert subprocess.run(["bash", "-c", command], capture_output=True).stdout == expected
 
@@ -1184,7 +1188,7 @@ def test_the_line_that_takes_a_batch_apart_works(files: Path, capsys: pytest.Cap
     assert run("decode", "b.npy", "o.wav", "--model", MODEL, "--layout", layout) == 2
     error = capsys.readouterr().err
     assert ("pass --layout bkt" in error) == (layout == "kbt")
-    line = re.search("python (-c .*)", error)[1]
+    line = found("python (-c .*)", error)[1]
     assert subprocess.run(["bash", "-c", f"{sys.executable} {line}"]).returncode == 0
     assert np.array_equal(np.load("item1.npy"), TOKENS[::-1])
     assert run("decode", "item0.npy", "o.wav", "--model", MODEL) == 0

@@ -133,7 +133,7 @@ def test_whatever_has_array(encodec: VocosONNX) -> None:
         def __init__(self, array: Any) -> None:
             self.array = array
 
-        def __array__(self, dtype: Any = None, copy: Any = None):
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
             return self.array
 
     tokens = tokens_of(2, 20)
@@ -173,7 +173,7 @@ def test_many_threads_at_once(encodec: VocosONNX) -> None:
 
 
 def test_providers_by_name_and_with_options() -> None:
-    from conftest import DATA
+    from tests.helpers import DATA
 
     path = DATA / "encodec.onnx"
     tokens = tokens_of(2, 20)

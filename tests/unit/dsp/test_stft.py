@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import imdct, istft
 
+from tests.helpers import imdct, istft
 from vocos_onnx.dsp.stft import hann_window, overlap_add
 
 GEOMETRIES = [(1280, 320), (1024, 256), (64, 48), (1000, 300), (16, 14), (64, 17)]

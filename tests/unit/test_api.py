@@ -10,14 +10,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_bytes as ob
 import pytest
-from conftest import DATA
 
+from tests import onnx_bytes as ob
+from tests.helpers import DATA, ROOT, found
 from vocos_onnx import EncodecONNX, Tokens, VocosONNX, load_audio, load_tokens, once, save_audio, save_tokens
 
 MEL_MODEL = "VocosONNX('vocos-mel-24khz-small')"
@@ -182,7 +183,7 @@ AS_VOCODER = r"a vocoder \(to audio\), as this is one, is converted with: {} and
     ],
 )
 def test_where_a_model_belongs(folder: Path, codec: VocosONNX, given: Any, as_model: Any, as_encoder: Any) -> None:
-    ways = [(as_model, lambda: VocosONNX(given))]
+    ways: list[tuple[Any, Callable[[], object]]] = [(as_model, lambda: VocosONNX(given))]
     ways += [(as_encoder, lambda: EncodecONNX(given)), (as_encoder, lambda: VocosONNX(encoder=given))]
     if isinstance(given, str) and given and "\0" not in given:
         ways.append((as_model, lambda: VocosONNX(Path(given) if "://" not in given else given)))
@@ -199,9 +200,9 @@ def test_where_a_model_belongs(folder: Path, codec: VocosONNX, given: Any, as_mo
 def test_objects_where_paths_belong(codec: VocosONNX, encoder: EncodecONNX) -> None:
     for given in (codec, encoder):
         with pytest.raises(ValueError, match=r"a model is given as an object of .*, expected a path; .*as encoder="):
-            VocosONNX(given)
+            VocosONNX(given)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"VocosONNX is given as an encoder, expected an EncodecONNX or the path"):
-        VocosONNX(encoder=codec)
+        VocosONNX(encoder=codec)  # type: ignore[arg-type]
 
 
 def test_from_pretrained(folder: Path) -> None:
@@ -220,7 +221,7 @@ def test_from_pretrained(folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no encoder\.onnx in the folder meta; .*export-encodec meta -o meta"):
         EncodecONNX.from_pretrained("meta")
     with pytest.raises(ValueError, match="a model is given as 300 bytes"):
-        VocosONNX.from_pretrained(bytes(300))
+        VocosONNX.from_pretrained(bytes(300))  # type: ignore[arg-type]
 
 
 def test_other_files_where_a_model_belongs(folder: Path) -> None:
@@ -237,7 +238,7 @@ def test_other_files_where_a_model_belongs(folder: Path) -> None:
         with pytest.raises(ValueError, match=message) as caught:
             VocosONNX(name)
         if name.startswith("a."):
-            code = re.search(r"VocosONNX\(\).*\)$", str(caught.value))[0]
+            code = found(r"VocosONNX\(\).*\)$", str(caught.value))[0]
             assert eval(code, {"VocosONNX": VocosONNX, "load_audio": load_audio}).dtype == np.float32
 
 
@@ -245,7 +246,7 @@ def test_other_files_where_a_model_belongs(folder: Path) -> None:
 @pytest.mark.parametrize("outputs", [("mag", "x", "y"), ("1", "2", "3"), ("waveform",)])
 def test_a_vocos_of_another_exporter(tmp_path: Path, opset: int, outputs: Any) -> None:
     """With operators that are too old for the check, and with those that pass it."""
-    sizes = ["batch", 100, "frames"]
+    sizes: list[int | str] = ["batch", 100, "frames"]
     nodes = [ob.node("Identity", ["mels"], [name]) for name in outputs]
     graph = ob.graph(nodes, [], [ob.value("mels", sizes)], [ob.value(name, sizes) for name in outputs])
     path = tmp_path / "mel_spec_22khz_univ.onnx"
@@ -330,8 +331,9 @@ def test_what_decode_is_given(request: pytest.FixtureRequest, name: str, given: 
     with pytest.raises(ValueError, match=message):
         vocos.decode(given)
     if getattr(given, "ndim", 0) == 2:
-        ways = [lambda: vocos.decode([given, given]), lambda: vocos.stream().push(given)]
-        for way in [*ways, lambda: list(vocos.decode_stream([given]))]:
+        ways: list[Callable[[], object]] = [lambda: vocos.decode([given, given]), lambda: vocos.stream().push(given)]
+        ways.append(lambda: list(vocos.decode_stream([given])))
+        for way in ways:
             with pytest.raises(ValueError, match=message):
                 way()
 
@@ -452,7 +454,7 @@ def test_tokens_given_as_audio(codec: VocosONNX, bundled_mel: VocosONNX, encoder
         with pytest.raises(ValueError, match=r"vocos\.decode\(tokens\)"):
             list(stream(iter([given]), 24_000))
     with pytest.raises(ValueError, match=r"vocos\.decode\(tokens\)"):
-        list(encoder.encode_stream(Tokens(codes), 24_000))
+        list(encoder.encode_stream(Tokens(codes), 24_000))  # type: ignore[arg-type]
 
 
 def test_mels_given_as_audio(codec: VocosONNX, bundled_mel: VocosONNX, encoder: EncodecONNX) -> None:
@@ -477,7 +479,7 @@ def test_audio_that_looks_a_little_like_tokens_or_mels(encoder: EncodecONNX) -> 
 
 def test_audio_and_rate_swapped(codec: VocosONNX, bundled_mel: VocosONNX, encoder: EncodecONNX) -> None:
     audio = np.zeros(24_000, np.float32)
-    ways = [codec, bundled_mel, codec.resynth_stream, bundled_mel.resynth_stream]
+    ways: list[Any] = [codec, bundled_mel, codec.resynth_stream, bundled_mel.resynth_stream]
     ways += [encoder.encode, encoder.embed, encoder.encode_stream]
     for call in [*ways, bundled_mel.features, bundled_mel.features_stream]:
         for rate, given in ((24_000, audio), (44_100.0, audio.tolist()), (np.int64(8000), "a.wav")):
@@ -587,7 +589,7 @@ def test_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encodec: Vocos
     monkeypatch.chdir(tmp_path)
     shutil.copy(DATA / "encodec.onnx", "model.onnx")
     shutil.copy(DATA / "encoder.onnx", "encoder.onnx")
-    options = {"providers": [("cpu", {})], "threads": 1}
+    options: dict[str, Any] = {"providers": [("cpu", {})], "threads": 1}
     encoder = EncodecONNX("encoder.onnx", threads=2)
     vocos = VocosONNX("model.onnx", encoder=encoder, **options)
     data = pickle.dumps(vocos)
@@ -606,6 +608,7 @@ def test_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encodec: Vocos
         assert repr(again) == repr(vocos)
         audio = np.random.default_rng(0).normal(0, 0.1, 3000)
         assert np.array_equal(again(audio, 24_000, bandwidth_id=1), vocos(audio, 24_000, bandwidth_id=1))
+        assert isinstance(again._analysis.encoder, EncodecONNX)
         assert again._analysis.encoder._options == {"providers": None, "threads": 2}
     codes = encoder.encode(audio, 24_000, 1.5)
     assert np.array_equal(pickle.loads(pickle.dumps(encoder)).encode(audio, 24_000, 1.5), codes)
@@ -616,7 +619,7 @@ def test_pickles_of_bundled_models(codec: VocosONNX, encoder: EncodecONNX) -> No
     for given in (codec, encoder, pickle.loads(pickle.dumps(codec))):
         data = pickle.dumps(given)
         assert b"vocos-codec-24khz" in data
-        assert os.fsencode(Path(__file__).parents[1]) not in data
+        assert os.fsencode(ROOT) not in data
         assert repr(pickle.loads(data)) == repr(given)
 
 

@@ -9,6 +9,7 @@ import shlex
 import struct
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,6 @@ def test_damaged_sds(tmp_path: Path) -> None:
         (tmp_path / "a.sds").write_bytes(damaged)
         done = subprocess.run(
             [sys.executable, "-c", program, tmp_path / "a.sds"], capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         )  # fmt: skip
         assert done.returncode == 1
         assert "damaged: its packet" in done.stderr
@@ -487,6 +487,7 @@ def test_given_up_halfway_it_is_closed(tmp_path: Path) -> None:
     blocks = load_blocks(path, 16_000)
     next(blocks)
     assert is_open()
+    assert isinstance(blocks, Generator)
     blocks.close()
     assert not is_open()
 
@@ -515,7 +516,7 @@ print(int(re.search(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())[1]) // 
                 file.write(np.zeros((24_000, channels), np.int16))
     done = subprocess.run(
         [sys.executable, "-c", program, "many.wav", "long.wav"], cwd=tmp_path, capture_output=True, check=True,
-        text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        text=True,
     )  # fmt: skip
     many, long, megabytes = map(int, done.stdout.split())
     assert (many, long) == (72_000, 86_400_000)
@@ -548,7 +549,7 @@ def test_what_is_raised_while_a_file_is_read_comes_out(
 ) -> None:
     data, reads, last = written(kind, np.tile(NOISE, 20)), 0, 1 << 60
 
-    def failing(*args: Any):
+    def failing(*args: Any) -> Any:
         nonlocal reads
         reads += 1
         if reads == last:
@@ -573,7 +574,7 @@ def test_what_is_raised_while_a_file_is_written_comes_out(
 ) -> None:
     calls, last = 0, 1 << 60
 
-    def failing(*args: Any):
+    def failing(*args: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == last:
@@ -621,7 +622,6 @@ print(stopped)
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 50

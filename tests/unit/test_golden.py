@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import imdct, istft
 
+from tests.helpers import imdct, istft
 from vocos_onnx import VocosONNX
 
 # measured differences are a tenth of these or less, relative to the peak

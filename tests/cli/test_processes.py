@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import DATA
+
+from tests.helpers import DATA
 
 MODEL, ENCODER = str(DATA / "encodec.onnx"), str(DATA / "encoder.onnx")
 USES = {

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DATA, altered
 
 import vocos_onnx.encoder as encodec_module
+from tests.helpers import DATA, altered
 from vocos_onnx import EncodecONNX, VocosONNX
 from vocos_onnx.dsp.quantizer import quantize
 from vocos_onnx.dsp.resample import resample
@@ -295,13 +295,19 @@ def test_blocks_of_audio_give_the_same_tokens(model: Any, chunk: int) -> None:
 
 def test_bad_streams() -> None:
     encoder = EncodecONNX(DATA / "encoder.onnx")
+    arguments: Any
+    options: Any
     for arguments, options, message in (
-        ((np.zeros((2, 2, 5)), 24_000), {}, r"a block of audio has shape \(2, 5\), expected \(samples,\)"),
-        (([np.zeros(3), [1.0, np.nan]], 24_000), {}, r"NaN or infinity, first at sample 4"),
+        (
+            (np.zeros((2, 2, 5)), 24_000),
+            {"bandwidth": 1.5},
+            r"a block of audio has shape \(2, 5\), expected \(samples,\)",
+        ),
+        (([np.zeros(3), [1.0, np.nan]], 24_000), {"bandwidth": 1.5}, r"NaN or infinity, first at sample 4"),
         (([np.zeros(3)], 24_000), {"bandwidth": 5.0}, r"bandwidth is 5.0, expected one of"),
-        (([np.zeros(3)], 1), {}, r"sample_rate is 1, expected 1000 to 384000"),
-        (([np.zeros(3)], 24_000), {"chunk": 0}, r"chunk is 0, expected 1 or more frames"),
+        (([np.zeros(3)], 1), {"bandwidth": 1.5}, r"sample_rate is 1, expected 1000 to 384000"),
+        (([np.zeros(3)], 24_000), {"bandwidth": 1.5, "chunk": 0}, r"chunk is 0, expected 1 or more frames"),
     ):
         with pytest.raises(ValueError, match=message):
-            list(encoder.encode_stream(*arguments, **{"bandwidth": 1.5, **options}))
+            list(encoder.encode_stream(*arguments, **options))
     assert list(encoder.encode_stream([], 24_000, 1.5)) == []

@@ -1,0 +1,57 @@
+"""What the tests share: the tiny models (tests/data, made by tests/data/make.py) and files made from them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vocos_onnx.inverse import IMDCT, ISTFT, OverlapAdd
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "tests" / "data"
+EXAMPLES = ROOT / "examples"
+
+
+def altered(tmp_path: Path, old: bytes, new: bytes, name: str = "encodec") -> Path:
+    """A tiny model with some bytes of its metadata replaced by as many others."""
+    data = (DATA / f"{name}.onnx").read_bytes()
+    assert len(old) == len(new)
+    assert old in data
+    path = tmp_path / "altered.onnx"
+    path.write_bytes(data.replace(old, new))
+    return path
+
+
+def found(pattern: str, text: str | None) -> re.Match[str]:
+    """What the pattern finds in the text, where it has to be."""
+    match = re.search(pattern, text or "")
+    assert match is not None, (pattern, text)
+    return match
+
+
+def tone(frequency: float, rate: int, seconds: float = 0.5) -> npt.NDArray[np.float32]:
+    return np.sin(2 * np.pi * frequency * np.arange(round(rate * seconds)) / rate).astype(np.float32)
+
+
+def level(audio: npt.NDArray[np.float32]) -> float:
+    """dB of the middle half, 0 for a sine of amplitude 1."""
+    middle = audio[len(audio) // 4 : -len(audio) // 4].astype(np.float64)
+    return float(10 * np.log10(2 * np.mean(middle**2) + 1e-30))
+
+
+def istft(spectrum: np.ndarray, n_fft: int, hop: int, padding: str) -> np.ndarray:
+    """Spectrum (B, T, n_fft/2 + 1) -> audio (B, samples), all frames at once."""
+    return _inverse(OverlapAdd(ISTFT(n_fft), n_fft, hop, padding), spectrum)
+
+
+def imdct(spectrum: np.ndarray, padding: str) -> np.ndarray:
+    """MDCT coefficients (B, T, N) -> audio (B, samples), all frames at once."""
+    bins = spectrum.shape[-1]
+    return _inverse(OverlapAdd(IMDCT(), 2 * bins, bins, padding), spectrum)
+
+
+def _inverse(overlap_add: OverlapAdd, spectrum: np.ndarray) -> np.ndarray:
+    return np.concatenate([overlap_add.push(spectrum), overlap_add.finish()], axis=1)

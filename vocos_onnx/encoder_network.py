@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from .arrays import Float
 from .dsp.audio_window import AudioWindow
@@ -56,7 +55,7 @@ class AudioNetwork:
     """
 
     def __init__(self, session: Session[EncoderConfig], threads: int):
-        self._session, self._config, self._threads = session, session.config, threads
+        self._session, self._config, self.threads = session, session.config, threads
 
     def start(self, batch: int) -> State:
         state = _state_shapes(self._session.inputs)
@@ -68,32 +67,35 @@ class AudioNetwork:
     def run(self, audio: AudioWindow, span: AudioSpan, state: State) -> tuple[Float, State]:
         hop = self._config.hop_length
         samples = audio.cut(span.first * hop, span.last * hop)
-        inputs = {**self._split(samples), "context": np.array(span.start - span.first, np.int64), **state}
+        parts, step = overlapping_parts(samples, self.threads, hop, self._config.left_context)
+        inputs = {
+            "audio": parts,
+            "step": np.array(step, np.int64),
+            "context": np.array(span.start - span.first, np.int64),
+            **state,
+        }
         shapes = {"embeddings": (len(samples), span.stop - span.start, self._config.channels)}
         shapes |= {f"next_{name}": array.shape for name, array in state.items()}
         embeddings, *new = self._session.run(shapes, inputs)
         return embeddings, dict(zip(state, new, strict=True))
 
-    def _split(self, samples: Float) -> dict[str, npt.NDArray[Any]]:
-        """Samples (B, n) as parts (parts, B, m), each ``step`` frames after the one before.
 
-        With F = ceil(n / hop) frames and R the frames that a part must see before its own:
-          part j begins with frame j·step, for j = 0 ... parts - 1;
-          all have m = n - (parts - 1)·step·hop samples, so that the last one ends with sample n;
-          so each has F - (parts - 1)·step frames, of which the next part repeats all but ``step``: these must be
-          R + 1 or more, R for what the convolutions reach back and one because a part's last frame may be cut off.
-        Hence parts·step <= F - R - 1.
-        """
-        hop, reach = self._config.hop_length, self._config.left_context
-        free = -(-samples.shape[1] // hop) - reach - 1
-        parts = max(1, min(self._threads, free // _SHORTEST))
-        step = free // parts
-        size = samples.shape[1] - (parts - 1) * step * hop
-        starts = [j * step * hop for j in range(parts)]
-        return {
-            "audio": np.stack([samples[:, start : start + size] for start in starts]),
-            "step": np.array(step, np.int64),
-        }
+def overlapping_parts(samples: Float, most: int, hop: int, reach: int) -> tuple[Float, int]:
+    """Samples (B, n) as up to ``most`` parts (parts, B, m) that overlap, and how many frames begin with each.
+
+    A part must see ``reach`` frames before its own. With F = ceil(n / hop):
+      part j begins with frame j·step, for j = 0 ... parts - 1;
+      all have m = n - (parts - 1)·step·hop samples, so that the last one ends with sample n;
+      so each has F - (parts - 1)·step frames, of which the next part repeats all but ``step``: these must be
+      reach + 1 or more, since the last frame of a part may be cut off.
+    Hence parts·step <= F - reach - 1.
+    """
+    free = -(-samples.shape[1] // hop) - reach - 1
+    parts = max(1, min(most, free // _SHORTEST))
+    step = free // parts
+    size = samples.shape[1] - (parts - 1) * step * hop
+    starts = [j * step * hop for j in range(parts)]
+    return np.stack([samples[:, start : start + size] for start in starts]), step
 
 
 class SpectrumNetwork:

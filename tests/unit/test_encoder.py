@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tests.helpers import DATA, altered
 from vocos_onnx import EncodecONNX, VocosONNX
 from vocos_onnx.dsp.quantizer import quantize
 from vocos_onnx.dsp.resample import resample
+from vocos_onnx.encoder_network import overlapping_parts
 
 SAMPLES = (1, 319, 320, 321, 2500, 13000)
 NOISE = np.random.default_rng(0).normal(0, 0.3, 40_000).astype(np.float32)
@@ -110,24 +110,21 @@ def test_stretches_do_not_show(
 @pytest.mark.parametrize("threads", [2, 3, 7])
 @pytest.mark.parametrize("samples", [1, 320, 10_240, 10_241, 15_000, 16_001, 40_000])
 def test_parts_do_not_show(encoder: EncodecONNX, monkeypatch: pytest.MonkeyPatch, threads: int, samples: int) -> None:
-    """For several threads a stretch goes through the convolutions in as many parts."""
+    """For several threads a span goes through the convolutions in as many parts."""
     for batch in (NOISE[:samples], np.stack([NOISE[:samples], NOISE[-samples:]])):
-        monkeypatch.setattr(encoder, "_threads", 1)
+        monkeypatch.setattr(encoder._network, "threads", 1)
         whole = encoder.embed(batch, 24000)
-        monkeypatch.setattr(encoder, "_threads", threads)
-        assert (encoder._split(NOISE[None])["audio"].shape[0]) == threads
+        monkeypatch.setattr(encoder._network, "threads", threads)
         np.testing.assert_allclose(encoder.embed(batch, 24000), whole, rtol=0, atol=2e-6 * np.abs(whole).max())
 
 
 @pytest.mark.parametrize("reach", [0, 2, 14, 60])
-def test_parts_cover_the_stretch(encoder: EncodecONNX, monkeypatch: pytest.MonkeyPatch, reach: int) -> None:
-    monkeypatch.setattr(encoder, "config", replace(encoder.config, left_context=reach))
+def test_parts_cover_the_span(reach: int) -> None:
+    assert overlapping_parts(NOISE[None], 7, 320, 14)[0].shape[0] == 7
     for threads in (1, 2, 3, 64):
-        monkeypatch.setattr(encoder, "_threads", threads)
         for samples in (1, 320, 16 * 320, 40 * 320 + 1, 64 * 320, 125 * 320 - 1):
-            stretch = np.arange(samples, dtype=np.float32)[None]
-            given = encoder._split(stretch)
-            parts, step = given["audio"][:, 0], int(given["step"]) * 320
+            given, frames = overlapping_parts(np.arange(samples, dtype=np.float32)[None], threads, 320, reach)
+            parts, step = given[:, 0], frames * 320
             assert parts[0, 0] == 0
             assert parts[-1, -1] == samples - 1
             for one, following in itertools.pairwise(parts):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .arrays import Float
 from .dsp.stft import check_finite, hann_window, imdct_frames, istft_frames, overlap_add, samples_of, trim_of
 from .model.config import ModelConfig
-from .network import Spectrum
+from .spans import Spectrum
 
 
 class Transform(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +18,12 @@ from .model.config import ModelConfig
 from .model.providers import Provider
 from .model.session import Shapes, open_model, shape_of
 from .model.shapes import Shape
-from .spans import Span, stacked
+from .spans import Span, Spectrum, stacked
 
 State = dict[str, Any]  # arrays, or values of onnxruntime that stay on a GPU
 
 TAPS = 7  # of each convolution
 REACH = TAPS // 2  # frames that one convolution sees to either side
-
-
-@dataclass(frozen=True, eq=False)
-class Spectrum:
-    """What the network makes of a span.
-
-    values: of the frames that are wanted: complex64 (B, T, n_fft/2 + 1), from an IMDCT head float32 (B, T, n_fft/2).
-    If ``is_audio``, they are what the inverse transform in the graph makes of all of its item, float32 (B, samples).
-    """
-
-    span: Span
-    values: npt.NDArray[Any]
-    is_audio: bool = False
 
 
 class Network:

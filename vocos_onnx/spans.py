@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .arrays import Float
 from .frames import Frames
@@ -32,6 +34,19 @@ class Span:
     def is_whole(self) -> bool:
         """Whether it is all of its item."""
         return self.start == 0 and self.stop == self.frames.length
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """What the network makes of a span.
+
+    values: of the frames that are wanted: complex64 (B, T, n_fft/2 + 1), from an IMDCT head float32 (B, T, n_fft/2).
+    If ``is_audio``, they are what the inverse transform in the graph makes of all of its item, float32 (B, samples).
+    """
+
+    span: Span
+    values: npt.NDArray[Any]
+    is_audio: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import soundfile
 
 import vocos_onnx.evaluate.metrics as metrics
 import vocos_onnx.evaluate.report as reporting
-from vocos_onnx import VocosONNX, load_audio
+from vocos_onnx import EncodecONNX, Tokens, VocosONNX, load_audio, load_tokens
 from vocos_onnx.cli import main
 from vocos_onnx.evaluate.report import report
 from vocos_onnx.model.bundled import default_model
@@ -442,3 +442,31 @@ def test_without_a_package_of_the_page(
     assert run("out.html", "--inputs", "one.wav") == 2
     assert f"need {package}: pip install 'vocos-onnx[report]'" in capsys.readouterr().err
     assert not Path("out.html").exists()
+
+
+def test_the_card(speech: list[np.ndarray], tmp_path: Path) -> None:
+    """Its tables, and a token file that names the codec and the source."""
+    soundfile.write(tmp_path / "speech_one.wav", speech[0], RATE)
+    row = "speech_one.wav,English,Someone,CC0 1.0 (https://example.org)"
+    (tmp_path / "index.csv").write_text(f"file,description,attribution,licence\n{row}\n", encoding="utf-8")
+    models = ["--models", default_model().parent]
+    arguments = [*models, "--clips", tmp_path, "--tokens", tmp_path, "--clip", "speech_one.wav"]
+    command = [sys.executable, "-m", "vocos_onnx.evaluate.card", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "| clip | 1.5 kbps | 3 kbps | 6 kbps | 12 kbps | vocos-mel-24khz-small |"
+    assert lines[2].startswith("| speech_one | ")
+    assert lines[3].replace("*", "") == lines[2].replace("speech_one", "mean of 1")
+    systems = lines[0].strip("| ").split(" | ")[1:]
+    assert [line.strip("| ").split(" | ")[0] for line in lines[7:]] == ["recording", *systems]
+    encoder = EncodecONNX()
+    tokens = load_tokens(tmp_path / "speech_one.npz")
+    assert tokens == Tokens(
+        encoder.encode(load_audio(tmp_path / "speech_one.wav", RATE), RATE, 12),
+        sample_rate=RATE,
+        codec=encoder.config.codec,
+        codebooks_sha256=encoder.config.codebooks_sha256[15],
+    )
+    with np.load(tmp_path / "speech_one.npz") as archive:
+        assert str(archive["source"]) == "English; Someone, CC0 1.0"
+        assert archive["tokens"].dtype == np.int16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import soundfile
 import vocos_onnx.evaluate.metrics as metrics
 import vocos_onnx.evaluate.report as reporting
 from tests.helpers import DATA
-from vocos_onnx import VocosONNX, load_audio
+from vocos_onnx import EncodecONNX, Tokens, VocosONNX, load_audio, load_tokens
 from vocos_onnx.cli import main
 from vocos_onnx.dsp.resample import resample
 from vocos_onnx.evaluate.report import report
@@ -123,21 +124,25 @@ def test_without_a_package(
         getattr(metrics, metric)(speech[0], speech[0], RATE)
 
 
-def test_no_torch() -> None:
-    code = "import sys, vocos_onnx.evaluate.report, vocos_onnx.evaluate.card; print('torch' in sys.modules)"
+def test_importing_it_loads_no_package_of_the_extra_and_no_torch() -> None:
+    code = """
+import sys, vocos_onnx.evaluate.report, vocos_onnx.evaluate.card
+print({"torch", "jinja2", "matplotlib", "pesq", "soundfile", "onnxruntime"} & set(sys.modules))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+    assert done.stdout == "set()\n"
 
 
 class Page(HTMLParser):
-    """Every start tag with its attributes, and the cells of every table."""
+    """Every start tag with its attributes, the cells of every table, and the headings of the sections."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str]]] = []
         self.tables: list[list[list[str]]] = []
+        self.headings: list[str] = []
         self.text = path.read_text(encoding="utf-8")
-        self._cell = False
+        self._cell = self._heading = False
         self.feed(self.text)
 
     def handle_starttag(self, tag: Any, attrs: Any) -> None:
@@ -149,14 +154,21 @@ class Page(HTMLParser):
         elif tag in ("th", "td"):
             self.tables[-1][-1].append("")
             self._cell = True
+        elif tag == "h2":
+            self.headings.append("")
+            self._heading = True
 
     def handle_endtag(self, tag: Any) -> None:
         if tag in ("th", "td"):
             self._cell = False
+        elif tag == "h2":
+            self._heading = False
 
     def handle_data(self, data: Any) -> None:
         if self._cell:
             self.tables[-1][-1][-1] += data
+        if self._heading:
+            self.headings[-1] += data
 
     def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.tags if name == tag]
@@ -224,7 +236,7 @@ def test_the_page_for_people_and_readers(page: Page) -> None:
 
 def test_names_are_escaped(page: Page) -> None:
     assert not page.all("b")
-    assert "&lt;b&gt;&amp;&quot;x.wav" in page.text
+    assert "&lt;b&gt;&amp;&#34;x.wav" in page.text
     assert STRANGE not in page.text
 
 
@@ -331,6 +343,36 @@ def test_silence_has_no_figures(folder: Path, tmp_path: Path) -> None:
     assert table[3][:4] == ["6 kbps", *"–––"]  # what a codec makes of silence need not be silent
 
 
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        (b"</script><script>alert(1)</script>.wav", "</script><script>alert(1)</script>.wav"),
+        (b"\"'> onplay=alert(1) x='.wav", "\"'> onplay=alert(1) x='.wav"),
+        (b"{{ 7 * 7 }}{% raw %}{# x #}.wav", "{{ 7 * 7 }}{% raw %}{# x #}.wav"),
+        (b"&lt;b&gt;.wav", "&lt;b&gt;.wav"),
+        (b"tab\tbell\x07line\nescape\x1b[2J\x7f.wav", r"tab\tbell\x07line\nescape\x1b[2J\x7f.wav"),
+        (b"caf\xe9.wav", r"caf\xe9.wav"),  # not UTF-8: a surrogate in Python's str
+        ("cafe\u0301 \u202egpj.wav".encode(), "cafe\u0301 \\u202egpj.wav"),  # what follows would be shown backwards
+        ("日本語 🎧.wav".encode(), "日本語 🎧.wav"),
+    ],
+)
+def test_hostile_names(quick: None, folder: Path, name: bytes, title: str) -> None:
+    inputs = [Path(os.fsdecode(name))]
+    if inputs[0].name != str(inputs[0]):  # of two files of one name the whole path is shown
+        inputs.append(Path("a") / inputs[0].name)
+    for path in inputs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((folder / "silence.wav").read_bytes())
+    report("out.html", inputs, [DATA / "mel.onnx"])
+    page = Page(Path("out.html"))
+    assert [a["aria-label"] for a in page.all("audio")][:2] == [f"{title}, Original", f"{title}, mel, mels"]
+    assert page.all("img")[0]["alt"] == f"Spectrogram of {title}, Original"
+    assert page.headings[len(inputs) - 1] == f"{title} 0.21 s"
+    assert page.all("script") == [{}]
+    assert all(set(a) == {"controls", "preload", "src", "aria-label"} for a in page.all("audio"))
+    assert not re.search(r"[^\n\x20-\x7e\xa0-\U0010ffff]", page.text)
+
+
 def test_many_players_open_when_they_are_started(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "MAX_OPEN_PLAYERS", 3)
     assert run("out.html", "--inputs", "one.wav", "a/one.wav") == 0
@@ -394,7 +436,39 @@ def test_an_encoder_goes_to_the_models_with_its_codebooks(quick: None) -> None:
     ]
 
 
-def test_without_matplotlib(quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib.figure"])
+def test_without_a_package_of_the_page(
+    quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
     assert run("out.html", "--inputs", "one.wav") == 2
-    assert "need matplotlib.figure: pip install 'vocos-onnx[report]'" in capsys.readouterr().err
+    assert f"need {package}: pip install 'vocos-onnx[report]'" in capsys.readouterr().err
+    assert not Path("out.html").exists()
+
+
+def test_the_card(speech: list[np.ndarray], tmp_path: Path) -> None:
+    """Its tables, and a token file that names the codec and the source."""
+    soundfile.write(tmp_path / "speech_one.wav", speech[0], RATE)
+    row = "speech_one.wav,English,Someone,CC0 1.0 (https://example.org)"
+    (tmp_path / "index.csv").write_text(f"file,description,attribution,licence\n{row}\n", encoding="utf-8")
+    models = ["--models", default_model().parent]
+    arguments = [*models, "--clips", tmp_path, "--tokens", tmp_path, "--clip", "speech_one.wav"]
+    command = [sys.executable, "-m", "vocos_onnx.evaluate.card", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "| clip | 1.5 kbps | 3 kbps | 6 kbps | 12 kbps | vocos-mel-24khz-small |"
+    assert lines[2].startswith("| speech_one | ")
+    assert lines[3].replace("*", "") == lines[2].replace("speech_one", "mean of 1")
+    systems = lines[0].strip("| ").split(" | ")[1:]
+    assert [line.strip("| ").split(" | ")[0] for line in lines[7:]] == ["recording", *systems]
+    encoder = EncodecONNX()
+    tokens = load_tokens(tmp_path / "speech_one.npz")
+    assert tokens == Tokens(
+        encoder.encode(load_audio(tmp_path / "speech_one.wav", RATE), RATE, 12),
+        sample_rate=RATE,
+        codec=encoder.config.codec,
+        codebooks_sha256=encoder.config.codebooks_sha256[15],
+    )
+    with np.load(tmp_path / "speech_one.npz") as archive:
+        assert str(archive["source"]) == "English; Someone, CC0 1.0"
+        assert archive["tokens"].dtype == np.int16

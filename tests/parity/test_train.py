@@ -31,8 +31,9 @@ from vocos_onnx.model.bundled import default_model
 from vocos_onnx_export import export
 from vocos_onnx_train.codec import nearest
 from vocos_onnx_train.config import load_config, read_config
-from vocos_onnx_train.data import EQ_BANDS, EQ_OCTAVES, Clips, Heartbeat, change_speed, equalize
+from vocos_onnx_train.data import EQ_BANDS, EQ_OCTAVES, Clips, change_speed, equalize
 from vocos_onnx_train.losses import LoudnessLoss, STFTLoss
+from vocos_onnx_train.progress import Heartbeat
 from vocos_onnx_train.trainer import BEST, LAST, Trainer
 
 ENCODER = str(DATA / "encoder.onnx")

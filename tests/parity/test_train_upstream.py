@@ -20,7 +20,7 @@ from vocos_onnx import EncodecONNX
 from vocos_onnx.dsp.mel import MelFeatures
 from vocos_onnx_export import checkpoint
 from vocos_onnx_train import discriminators, losses
-from vocos_onnx_train.config import _Loader, read_config
+from vocos_onnx_train.config import ConfigLoader, read_config
 from vocos_onnx_train.generator import Generator, MelSpectrogram
 from vocos_onnx_train.trainer import Trainer
 
@@ -87,7 +87,7 @@ model:
     evaluate_periodicty: true
 trainer: {TRAINER}
 """
-    read: dict[str, Any] = yaml.load(text, _Loader)
+    read: dict[str, Any] = yaml.load(text, ConfigLoader)
     read["model"]["init_args"] |= model
     return read
 
@@ -175,17 +175,17 @@ def test_losses_are_upstreams() -> None:
     ours = losses.MelLoss(24000)(fake, real)
     assert abs(ours - MelSpecReconstructionLoss(sample_rate=24000)(fake, real)) <= 1e-5 * ours
     theirs = upstream_discriminator("resolution", None)
-    judge = our_discriminator("resolution", None, theirs)
+    discriminator = our_discriminator("resolution", None, theirs)
     with torch.no_grad():
         real_scores, fake_scores, real_maps, fake_maps = theirs(y=real, y_hat=fake)
-        judged_real, judged_fake = judge(real), judge(fake)
+        given_real, given_fake = discriminator(real), discriminator(fake)
     number = len(real_scores)
     expected = DiscriminatorLoss()(disc_real_outputs=real_scores, disc_generated_outputs=fake_scores)[0] / number
-    assert abs(losses.discriminator_loss(judged_real, judged_fake) - expected) <= 1e-5 * expected
+    assert abs(losses.discriminator_loss(given_real, given_fake) - expected) <= 1e-5 * expected
     expected = GeneratorLoss()(disc_outputs=fake_scores)[0] / number
-    assert abs(losses.generator_loss(judged_fake) - expected) <= 1e-5 * expected
+    assert abs(losses.generator_loss(given_fake) - expected) <= 1e-5 * expected
     expected = FeatureMatchingLoss()(fmap_r=real_maps, fmap_g=fake_maps) / number
-    assert abs(losses.feature_matching_loss(judged_real, judged_fake) - expected) <= 1e-5 * expected
+    assert abs(losses.feature_matching_loss(given_real, given_fake) - expected) <= 1e-5 * expected
 
 
 @pytest.mark.parametrize("padding", ["center", "same"])
@@ -222,7 +222,7 @@ def test_a_step_is_upstreams(conditional: bool, data: Any, tmp_path: Path) -> No
     ids = torch.tensor([1]) if conditional else None
     audio, estimate = made["audio"], made["estimate"]
     mel = MelSpecReconstructionLoss(sample_rate=24000)(estimate, audio)
-    total, judged = 45 * mel, 0.0
+    total, total_d = 45 * mel, 0.0
     for kind, weight in (("period", 1.0), ("resolution", 0.1)):
         with torch.no_grad():
             real_scores, fake_scores, real_maps, fake_maps = theirs[kind](y=audio, y_hat=estimate, bandwidth_id=ids)
@@ -233,8 +233,8 @@ def test_a_step_is_upstreams(conditional: bool, data: Any, tmp_path: Path) -> No
         for name, expected in ((f"d_{kind}", d_loss), (f"g_{kind}", g_loss), (f"match_{kind}", match)):
             assert abs(given[name] - expected) <= 1e-4 * abs(expected)
         total = total + weight * (g_loss + match)
-        judged = judged + weight * d_loss
-    assert judged > 0
+        total_d = total_d + weight * d_loss
+    assert total_d > 0
     assert abs(given["total"] - total) <= 1e-4 * total
 
 
@@ -258,8 +258,8 @@ def test_a_lightning_checkpoint_brings_its_discriminators(data: Any, tmp_path: P
     config = tree("mel", data, discriminator_width=1.0)
     parts = {k: config["model"]["init_args"][k] for k in ("feature_extractor", "backbone", "head")}
     model = upstream.build(parts)
-    judges = {"multiperioddisc": "period", "multiresddisc": "resolution"}
-    theirs = {name: upstream_discriminator(kind, None) for name, kind in judges.items()}
+    kinds = {"multiperioddisc": "period", "multiresddisc": "resolution"}
+    theirs = {name: upstream_discriminator(kind, None) for name, kind in kinds.items()}
     state = {f"{name}.{k}": v for name, module in theirs.items() for k, v in module.state_dict().items()}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     torch.save({"state_dict": {**model.state_dict(), **state}, "epoch": 3}, tmp_path / "last.ckpt")

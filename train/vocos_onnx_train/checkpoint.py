@@ -25,13 +25,13 @@ from vocos_onnx_export.checkpoint import (
 from vocos_onnx_export.encodec import ENCODER_WEIGHTS
 
 from .config import TrainConfig
-from .generator import Codes, Generator, OwnCodec
+from .generator import FrozenCodec, Generator, TrainableCodec
 
 DISCRIMINATORS = ("multiperioddisc.", "multiresddisc.")
 
 
 def save(state: Any, path: Path) -> None:
-    """Write a state: it is there whole or the file stays what it was. Raises OSError, for example of a full disk."""
+    """Write a state, whole or not at all. Raises OSError, such as of a full disk, which leaves the file as it was."""
     try:
         with whole_file(path) as partial:
             torch.save(state, partial)
@@ -41,7 +41,7 @@ def save(state: Any, path: Path) -> None:
 
 
 def write_checkpoint(generator: Generator, config: TrainConfig, folder: Path) -> None:
-    """Config and weights in the layout of the official checkpoints, and the encoder of our own codec beside them."""
+    """Write config and weights in the layout of the official checkpoints, and the encoder if it is trained, too."""
     folder.mkdir(parents=True, exist_ok=True)
     weights, encoder = generator.checkpoint()
     with whole_file(folder / "config.yaml") as partial:
@@ -55,15 +55,17 @@ def write_checkpoint(generator: Generator, config: TrainConfig, folder: Path) ->
 def init_from(generator: Generator, discriminators: nn.Module, checkpoint: str, revision: str | None = None) -> bool:
     """Weights of a checkpoint of the same geometry: a folder, a Lightning .ckpt with its config, or a hub id.
 
-    Discriminators are taken along where the file has them. Returns whether it had.
+    The discriminators' weights are loaded too where the file has them. Returns whether it does.
 
     Raises FileNotFoundError, or ValueError that names the weights that do not fit.
     """
     found = load(checkpoint, None, revision)
     state = fold_weight_norm(found.state)
-    own = {k: v for k, v in fold_weight_norm(generator.state_dict()).items() if k.startswith(("backbone.", "head."))}
+    expected = {
+        k: v for k, v in fold_weight_norm(generator.state_dict()).items() if k.startswith(("backbone.", "head."))
+    }
     given = {k: v for k, v in state.items() if k.startswith(("backbone.", "head."))}
-    check_keys(given, own, f"of {checkpoint} is of another geometry than the config")
+    check_keys(given, expected, f"of {checkpoint} is of another geometry than the config")
     check_finite(given)
     constants = dict(generator.named_buffers())
     _load_folded(generator, {k: v.float() for k, v in given.items() if k not in constants})
@@ -89,13 +91,13 @@ def _init_features(generator: Generator, checkpoint: str, state: dict[str, Tenso
     codebooks = state.get(CODEBOOKS)
     if codebooks is None:
         raise CheckpointError(f"{checkpoint} lacks {CODEBOOKS}")
-    if isinstance(extractor, Codes):
+    if isinstance(extractor, FrozenCodec):
         expected = extractor.codebook_weights
         if codebooks.shape != expected.shape or not torch.equal(codebooks.float(), expected.cpu()):
             raise CheckpointError(
                 f"the codebooks of {checkpoint} are not those of the encoder: its tokens would mean something else"
             )
-    elif isinstance(extractor, OwnCodec):
+    elif isinstance(extractor, TrainableCodec):
         path = Path(checkpoint) / ENCODER_WEIGHTS
         if not path.is_file():
             raise FileNotFoundError(f"no {path}: expected a folder that training wrote, with the codec's encoder")
@@ -107,7 +109,7 @@ def _init_features(generator: Generator, checkpoint: str, state: dict[str, Tenso
 
 
 def load_discriminators(path: Path, discriminators: nn.Module) -> bool:
-    """The discriminators of a Lightning .ckpt, or of a state of ours. Returns whether there were any."""
+    """Load the discriminators' weights of a Lightning .ckpt. Returns whether it has any."""
     if path.suffix != ".ckpt" or not path.is_file():
         return False
     tree, _, _ = read_tree(path)

@@ -1,19 +1,21 @@
 """A training config: the YAML layout of upstream's ``configs/*.yaml``, read strictly.
 
-Whatever is not known, or known but not supported, is refused by name. Keys that upstream does not have are called ours.
+A key or value that is unknown or not supported is an error that names it. Keys that upstream does not have are called
+ours.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vocos_onnx.messages import listed, shown
 from vocos_onnx_export.checkpoint import CheckpointError, YamlLoader, check_args, load_yaml, section
+
+T = TypeVar("T")
 
 CONFIGS = Path(__file__).parent / "configs"
 DATA = "vocos.dataset.VocosDataModule"
@@ -26,6 +28,7 @@ CALLBACKS = (
     "pytorch_lightning.callbacks.ModelCheckpoint",
     "vocos.helpers.GradNormCallback",
 )
+Numbers = list | None  # type: ignore[type-arg]  # the plain class, which is what check_args compares types with
 PRECISIONS = {
     "32": "float32",
     "32-true": "float32",
@@ -54,8 +57,8 @@ class Files:
     num_samples: int
     batch_size: int
     num_workers: int = 0
-    gain_db: list | None = None  # type: ignore[type-arg]
-    speed: list | None = None  # type: ignore[type-arg]
+    gain_db: Numbers = None
+    speed: Numbers = None
     eq_db: float = 0.0
     split: str | None = None
     balance_speakers: bool = False
@@ -90,10 +93,10 @@ class Experiment:
     compressed_magnitude_coeff: float = 0.0
     loudness_coeff: float = 0.0
     discriminator_width: float = 1.0
-    betas: list | None = None  # type: ignore[type-arg]
+    betas: Numbers = None
     weight_decay: float = 0.01
-    bandwidth_weights: list | None = None  # type: ignore[type-arg]
-    bandwidth_phase: list | None = None  # type: ignore[type-arg]
+    bandwidth_weights: Numbers = None
+    bandwidth_phase: Numbers = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ def load_config(path: Path, **changes: Any) -> TrainConfig:
         ValueError: it is no YAML mapping; a key, class or value is unknown, missing, of another type or out of range.
     """
     path = find_config(path)
-    tree = load_yaml(path, _Loader)
+    tree = load_yaml(path, ConfigLoader)
     try:
         return read_config(tree, **changes)
     except ValueError as error:
@@ -264,7 +267,7 @@ def _files(name: str, args: Any, path: str | None) -> Files:
     return _read(where, Files, args)
 
 
-def _read(where: str, kind: Callable[..., Any], args: Any) -> Any:
+def _read(where: str, kind: type[T], args: Any) -> T:
     if not isinstance(args, dict):
         raise ValueError(f"{where} is {shown(args)}, expected a mapping")
     try:
@@ -310,10 +313,10 @@ def _range(where: str, value: list[float] | None, low: float, high: float) -> No
         raise ValueError(f"{where} is {shown(value)}, expected two numbers from {low} to {high:g}")
 
 
-class _Loader(YamlLoader):
+class ConfigLoader(YamlLoader):
     """YAML 1.1 takes 5e-4, as upstream's configs write it, for a string; here it is a number, as in YAML 1.2."""
 
 
-_Loader.add_implicit_resolver(
+ConfigLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )

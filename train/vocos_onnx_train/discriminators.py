@@ -18,24 +18,30 @@ PERIODS = (2, 3, 5, 7, 11)
 FFT_SIZES = (2048, 1024, 512)
 BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # edges, as shares of the bins
 
-Judgement = tuple[Tensor, list[Tensor]]  # scores and feature maps
+DiscriminatorOutput = tuple[Tensor, list[Tensor]]  # scores, and feature maps with the scores as the last
 
 
-class _Discriminator(nn.Module):
+class Discriminator(nn.Module):
+    """What both kinds share: the last convolution, whose scores may depend on a bandwidth."""
+
+    emb: nn.Embedding
+    conv_post: nn.Module
+
     def __init__(self, channels: int, num_embeddings: int | None) -> None:
         super().__init__()
         if num_embeddings is not None:
             self.emb = nn.Embedding(num_embeddings, channels)
             nn.init.zeros_(self.emb.weight)
 
-    def judge(self, x: Tensor, bandwidth_id: Tensor | None) -> Tensor:
+    def score(self, x: Tensor, bandwidth_id: Tensor | None) -> Tensor:
+        """The last feature map (B, C, H, W), and an id (1,) or for each item (B,) -> scores (B, 1, H, W)."""
         scores: Tensor = self.conv_post(x)
         if bandwidth_id is not None:
             scores = scores + (self.emb(bandwidth_id).view(-1, x.shape[1], 1, 1) * x).sum(dim=1, keepdim=True)
         return scores
 
 
-class DiscriminatorP(_Discriminator):
+class DiscriminatorP(Discriminator):
     """Sees every ``period``-th sample as a row of its own."""
 
     def __init__(self, period: int, num_embeddings: int | None = None, width: float = 1) -> None:
@@ -48,7 +54,7 @@ class DiscriminatorP(_Discriminator):
         )
         self.conv_post = weight_norm(nn.Conv2d(channels[-1], 1, (3, 1), 1, padding=(1, 0)))
 
-    def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None) -> Judgement:
+    def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None) -> DiscriminatorOutput:
         x = F.pad(audio[:, None], (0, -audio.shape[-1] % self.period), "reflect")
         x = x.view(len(x), 1, -1, self.period)
         maps = []
@@ -56,12 +62,14 @@ class DiscriminatorP(_Discriminator):
             x = F.leaky_relu(conv(x), 0.1)
             if i > 0:
                 maps.append(x)
-        scores = self.judge(x, bandwidth_id)
+        scores = self.score(x, bandwidth_id)
         return scores.flatten(1), [*maps, scores]
 
 
-class DiscriminatorR(_Discriminator):
+class DiscriminatorR(Discriminator):
     """Sees the complex spectrogram, in five bands with convolutions of their own."""
+
+    window: Tensor
 
     def __init__(self, window_length: int, num_embeddings: int | None = None, width: float = 1) -> None:
         channels = max(1, round(32 * width))
@@ -81,7 +89,7 @@ class DiscriminatorR(_Discriminator):
             for i, size, stride in shapes
         )
 
-    def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None) -> Judgement:
+    def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None) -> DiscriminatorOutput:
         audio = audio - audio.mean(dim=-1, keepdim=True)
         audio = 0.8 * audio / (audio.abs().amax(dim=-1, keepdim=True) + 1e-9)
         spectrum = torch.stft(audio, self.n_fft, self.n_fft // 4, window=self.window, return_complex=True)
@@ -89,30 +97,32 @@ class DiscriminatorR(_Discriminator):
         maps, bands = [], []
         for low, high, stack in zip(self.edges, self.edges[1:], self.band_convs, strict=False):
             x = spectrum[..., low:high]
-            for i, conv in enumerate(stack):
+            for i, conv in enumerate(stack.children()):
                 x = F.leaky_relu(conv(x), 0.1)
                 if i > 0:
                     maps.append(x)
             bands.append(x)
-        scores = self.judge(torch.cat(bands, dim=-1), bandwidth_id)
+        scores = self.score(torch.cat(bands, dim=-1), bandwidth_id)
         return scores, [*maps, scores]
 
 
-class _Several(nn.Module):
+class DiscriminatorSet(nn.Module):
+    """Discriminators of one kind."""
+
     def __init__(self, discriminators: Sequence[nn.Module]) -> None:
         super().__init__()
         self.discriminators = nn.ModuleList(discriminators)
 
-    def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None) -> list[Judgement]:
+    def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None) -> list[DiscriminatorOutput]:
         """Audio (B, N), and an id (1,) or for each item (B,) -> scores and feature maps of each discriminator."""
         return [discriminator(audio, bandwidth_id) for discriminator in self.discriminators]
 
 
-class MultiPeriodDiscriminator(_Several):
+class MultiPeriodDiscriminator(DiscriminatorSet):
     def __init__(self, num_embeddings: int | None = None, width: float = 1) -> None:
         super().__init__([DiscriminatorP(period, num_embeddings, width) for period in PERIODS])
 
 
-class MultiResolutionDiscriminator(_Several):
+class MultiResolutionDiscriminator(DiscriminatorSet):
     def __init__(self, num_embeddings: int | None = None, width: float = 1) -> None:
         super().__init__([DiscriminatorR(n_fft, num_embeddings, width) for n_fft in FFT_SIZES])

@@ -46,19 +46,19 @@ class MelSpectrogram(nn.Module):
         return (magnitude.transpose(1, 2) @ self.bank).clamp(min=mel.clip).log().transpose(1, 2)
 
 
-class Codes(nn.Module):
-    """Sums of codebook entries, of the tokens of a codec that is not trained."""
+class FrozenCodec(nn.Module):
+    """The codebooks of a codec that is not trained: the features are sums of the entries that the tokens name."""
 
     codebook_weights: Tensor
 
     def __init__(self, codebooks: Tensor) -> None:
         super().__init__()
-        self.size = codebooks.shape[1]
+        self.shape = codebooks.shape
         self.register_buffer("codebook_weights", codebooks.flatten(0, 1).clone())
 
     def forward(self, codes: Tensor, num_codebooks: Tensor) -> Tensor:
         """Codes (K, B, T), and how many of the K each item uses (B,) -> features (B, C, T)."""
-        return embed(codes, self.codebook_weights.unflatten(0, (-1, self.size)), num_codebooks)
+        return embed(codes, self.codebook_weights.view(self.shape), num_codebooks)
 
 
 def embed(codes: Tensor, codebooks: Tensor, num_codebooks: Tensor) -> Tensor:
@@ -68,8 +68,8 @@ def embed(codes: Tensor, codebooks: Tensor, num_codebooks: Tensor) -> Tensor:
     return (values * used[:, :, None, None]).sum(0).transpose(1, 2)
 
 
-class OwnCodec(nn.Module):
-    """The encoder and the quantiser of the bundled codec, trained along."""
+class TrainableCodec(nn.Module):
+    """The encoder and the quantiser of the bundled codec, trained with the network that decodes its tokens."""
 
     def __init__(self, num_codebooks: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class OwnCodec(nn.Module):
 
 
 class Generator(nn.Module):
-    """A Vocos with what makes its features.
+    """A Vocos and what its features are made by.
 
     Args:
         config: its sections feature_extractor, backbone and head.
@@ -103,7 +103,6 @@ class Generator(nn.Module):
         describe(vocos, features, sample_rate, Source("", "", "", ""))
         self.backbone, self.head, self.features = vocos.backbone, vocos.head, features
         hop = self.hop_length = vocos.head.hop_length
-        own = isinstance(features, EncodecFeatures) and features.codec == BUNDLED_CODEC
         expected = config.experiment.sample_rate
         if sample_rate != expected:
             raise ValueError(f"feature_extractor: sample_rate is {sample_rate}, expected the model's, {expected}")
@@ -131,17 +130,17 @@ class Generator(nn.Module):
                     f"{len(features.bandwidths)}, one for each of the bandwidths"
                 )
             self.counts = features.codebooks_per_bandwidth
-            if own:
-                self._check_own(encoder)
-                self.feature_extractor = OwnCodec(features.num_codebooks)
+            if features.codec == BUNDLED_CODEC:
+                self._check_trainable(encoder)
+                self.feature_extractor = TrainableCodec(features.num_codebooks)
             else:
-                self.feature_extractor = Codes(self._read_codebooks(encoder, features, sample_rate))
+                self.feature_extractor = FrozenCodec(self._read_codebooks(encoder, features, sample_rate))
         if isinstance(self.backbone, VocosResNetBackbone):  # as upstream trains it
             for module in self.backbone.modules():
                 if isinstance(module, nn.Conv1d):
                     weight_norm(module)
 
-    def _check_own(self, encoder: EncodecONNX | None) -> None:
+    def _check_trainable(self, encoder: EncodecONNX | None) -> None:
         if encoder is not None:
             raise ValueError(f"an encoder is given, and that of {BUNDLED_CODEC} is trained along; leave it out")
         expected = (STFTEncoder.code_dim, STFTEncoder.hop_length)
@@ -195,12 +194,16 @@ class Generator(nn.Module):
         return estimate, commitment
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """State dicts: as the official checkpoints have it, and of the codec's encoder (empty where there is none)."""
+        """State dicts: as the official checkpoints have it, and of the codec's encoder, empty unless it is trained."""
         encoder: dict[str, Tensor] = {}
         state = {k: v for k, v in self.state_dict().items() if k.startswith(("backbone.", "head."))}
-        if isinstance(self.feature_extractor, Codes):
+        if isinstance(self.feature_extractor, FrozenCodec):
             state[CODEBOOKS] = self.feature_extractor.codebook_weights
-        elif isinstance(self.feature_extractor, OwnCodec):
+        elif isinstance(self.feature_extractor, TrainableCodec):
             state[CODEBOOKS] = self.feature_extractor.quantizer.codebooks.flatten(0, 1)
             encoder = self.feature_extractor.encoder.state_dict()
-        return tuple({k: v.detach().cpu().contiguous() for k, v in s.items()} for s in (state, encoder))  # type: ignore[return-value]
+        return _on_cpu(state), _on_cpu(encoder)
+
+
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().contiguous() for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""Losses between waveforms (B, N), and of the discriminators' judgements."""
+"""Losses between waveforms (B, N), and of the discriminators' scores and feature maps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vocos_onnx.dsp.mel import MelFeatures, filterbank
 
-from .discriminators import Judgement
+from .discriminators import DiscriminatorOutput
 
 MEL_SCALES = ((256, 32), (512, 64), (1024, 80), (2048, 128))  # (n_fft, n_mels), hop n_fft / 4
 STFT_SIZES = (512, 1024, 2048)
@@ -139,6 +139,13 @@ class LoudnessLoss(nn.Module):
     One measure of quality is not quality: with much of it PESQ-WB rises by 0.4, and STOI, mel distance and DNSMOS fall.
     """
 
+    window: Tensor
+    speech_band: Tensor
+    bands: Tensor
+    threshold: Tensor
+    width: Tensor
+    exponent: Tensor
+
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
         bins = 256  # of 31.25 Hz, up to 8 kHz
@@ -204,28 +211,27 @@ class LoudnessLoss(nn.Module):
         """(B, T, 49) -> (B, T), weighted by the bands' widths."""
         total = self.width[1:].sum()
         powers = ((self.width * disturbance).abs()[:, :, 1:] ** p).sum(2) / total
-        norm: Tensor = total * (powers + 1e-12) ** (1 / p)
-        return norm
+        return total * (powers + 1e-12) ** (1 / p)
 
     @staticmethod
     def _pool(disturbance: Tensor) -> Tensor:
         """(B, T) -> (B,): the sixth power over 20 frames, so that the worst counts, then the square."""
-        parts = disturbance.unfold(1, 20, 10) if disturbance.shape[1] >= 20 else disturbance[:, None]
-        return ((parts + 1e-6) ** 6).mean(2).pow(1 / 3).mean(1).sqrt()
+        intervals = disturbance.unfold(1, 20, 10) if disturbance.shape[1] >= 20 else disturbance[:, None]
+        return ((intervals + 1e-6) ** 6).mean(2).pow(1 / 3).mean(1).sqrt()
 
 
-def discriminator_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
+def discriminator_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput]) -> Tensor:
     """Hinge loss, the mean over the discriminators: real scores over 1 and fake ones under -1 cost nothing."""
     losses = [(1 - r).relu().mean() + (1 + f).relu().mean() for (r, _), (f, _) in zip(real, fake, strict=True)]
     return torch.stack(losses).mean()
 
 
-def generator_loss(fake: list[Judgement]) -> Tensor:
+def generator_loss(fake: list[DiscriminatorOutput]) -> Tensor:
     """Hinge loss, the mean over the discriminators: as upstream, scores over 1 cost nothing."""
     return torch.stack([(1 - scores).relu().mean() for scores, _ in fake]).mean()
 
 
-def feature_matching_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
+def feature_matching_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput]) -> Tensor:
     """L1 between feature maps, summed over the maps of a discriminator, the mean over the discriminators."""
     losses = [
         torch.stack([(r - f).abs().mean() for r, f in zip(real_maps, fake_maps, strict=True)]).sum()

@@ -6,29 +6,33 @@ import contextlib
 import csv
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.compiler.config
 from torch import Tensor, nn
 
 from vocos_onnx import EncodecONNX
 from vocos_onnx.evaluate import metrics
 from vocos_onnx_export import export, export_encodec
+from vocos_onnx_export.encodec import ENCODER_WEIGHTS
 
-from .checkpoint import ENCODER_WEIGHTS, init_from, save, write_checkpoint
+from .checkpoint import init_from, save, write_checkpoint
 from .config import TrainConfig, load_config
-from .data import Clips, Heartbeat, TokenCache, encode
-from .discriminators import MultiPeriodDiscriminator, MultiResolutionDiscriminator
-from .generator import Codes, Generator
+from .data import Clips
+from .discriminators import (
+    Discriminator,
+    DiscriminatorOutput,
+    MultiPeriodDiscriminator,
+    MultiResolutionDiscriminator,
+)
+from .generator import FrozenCodec, Generator
 from .losses import (
     MEL_SCALES,
     LoudnessLoss,
@@ -38,6 +42,9 @@ from .losses import (
     feature_matching_loss,
     generator_loss,
 )
+from .progress import Heartbeat, duration
+from .stop import Stop
+from .token_cache import TokenCache, encode
 
 LAST, BEST, LOG = "last.pt", "best.pt", "log.csv"
 BETAS = (0.8, 0.9)
@@ -102,8 +109,8 @@ class Trainer:
         self.validates = False  # whether the validation of this step is still to be done
         resumes = (out / LAST).exists()
         if checkpoint and not resumes:
-            judges = init_from(self.generator, self.discriminators, checkpoint, revision)
-            report(f"weights of {checkpoint}" + (", with its discriminators" if judges else ""))
+            with_discriminators = init_from(self.generator, self.discriminators, checkpoint, revision)
+            report(f"weights of {checkpoint}" + (", with its discriminators" if with_discriminators else ""))
         for module in (self.generator, self.discriminators, self.losses):
             module.to(self.device)
         self.autocast = (config.precision or ("bfloat16" if on_cuda else "float32")) == "bfloat16"
@@ -123,18 +130,17 @@ class Trainer:
             self._load()
         if compile if compile is not None else on_cuda:
             # each discriminator of a kind, with and without gradient, is a version of the same code
-            torch._dynamo.config.recompile_limit = 64
+            torch.compiler.config.recompile_limit = 64
             self.generator.backbone.compile()
-            for several in self.discriminators.values():
-                for judge in several.discriminators:
-                    judge.compile()
-        cache = TokenCache(token_cache, self._tokens(), max(self.generator.counts), report) if token_cache else None
+            for part in self.discriminators.modules():
+                if isinstance(part, Discriminator):
+                    part.compile()
+        cache = TokenCache(token_cache, self._tokenizer(), max(self.generator.counts), report) if token_cache else None
         if cache and config.train.speed:
             raise ValueError("speed changes the audio, and the token cache holds the tokens of whole files; give one")
         self.clips = Clips(config.train, self.device, report, cache)
         self.valid = Clips(config.valid, torch.device("cpu"), report)
-        if cache:
-            cache.fill(self.clips)
+        self.clips.fill_cache()
         weights = self._by_bandwidth("bandwidth_weights")
         self.bandwidth_probability = weights / weights.sum() if bandwidths else None
         self.phase = torch.from_numpy(self._by_bandwidth("bandwidth_phase")).float().to(self.device)
@@ -147,7 +153,7 @@ class Trainer:
             raise ValueError(f"{name} is {given}, expected {count} numbers of 0 or more, not all 0")
         return numbers
 
-    def _tokens(self) -> EncodecONNX:
+    def _tokenizer(self) -> EncodecONNX:
         if self.encoder is None:
             raise ValueError("a token cache is for a model of tokens, with an encoder")
         return self.encoder
@@ -162,9 +168,9 @@ class Trainer:
         loss is not finite; OSError where the state cannot be saved. The last saved state is whole.
         """
         run, steps = self.config.run, self.config.steps
-        generator, judges = (sum(p.numel() for p in m.parameters()) / 1e6 for _, m in self._modules())
+        generator, discriminators = (sum(p.numel() for p in m.parameters()) / 1e6 for _, m in self._modules())
         self.report(
-            f"{generator:.1f}M parameters, discriminators {judges:.1f}M; "
+            f"{generator:.1f}M parameters, discriminators {discriminators:.1f}M; "
             f"{self.device}, {'bfloat16' if self.autocast else 'float32'}; steps {self.step} to {steps}"
         )
         with self._board() as board, Stop(self.report) as stop:
@@ -197,11 +203,11 @@ class Trainer:
                         self.seconds += took
                         sums, since = {}, self.step
                         began = time.perf_counter()
-                        if self.validates and not stop.number:
+                        if self.validates and not stop.requested:
                             self._validate(board, stop)
                             saved = self.step
                             began = time.perf_counter()
-                        beat = Heartbeat(self.report)
+                        beat.restart()
                     stop.check()
             except (KeyboardInterrupt, SystemExit, OSError):  # the last where nobody reads the lines any more
                 if whole and (self.step > saved or self.validates) and int(bad) < 0:
@@ -241,8 +247,8 @@ class Trainer:
             both = torch.cat([audio, estimate.detach()])
             both_ids = None if ids is None else torch.cat([ids, ids])
             with self._precision():
-                judged = [several(both, both_ids) for several in self.discriminators.values()]
-                period, resolution = (discriminator_loss(*_split(j, len(audio))) for j in judged)
+                outputs = [discriminators(both, both_ids) for discriminators in self.discriminators.values()]
+                period, resolution = (discriminator_loss(*_split(of_kind, len(audio))) for of_kind in outputs)
             losses["d_period"], losses["d_resolution"] = period, resolution
             self._update(optimize_d, self.discriminators, period + experiment.mrd_loss_coeff * resolution)
         total = commitment
@@ -303,7 +309,7 @@ class Trainer:
     def _update(self, optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> Tensor:
         """A step of the optimizer. Returns the norm of the gradient, before it is clipped."""
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.run.gradient_clip_val or math.inf)
         optimizer.step()
         return norm
@@ -319,7 +325,7 @@ class Trainer:
 
     def _log(self, board: Any, losses: dict[str, float], rate: float) -> None:
         text = " ".join(f"{name} {value:.4g}" for name, value in losses.items() if name != "commitment" or value)
-        left = _duration((self.config.steps - self.step) / rate)
+        left = duration((self.config.steps - self.step) / rate)
         self.report(f"step {self.step}/{self.config.steps} {text} {rate:.2f} steps/s, {left} left")
         for name, value in losses.items():
             board.add_scalar(f"train/{name}", value, self.step)
@@ -395,7 +401,7 @@ class Trainer:
         batch = torch.from_numpy(padded).to(self.device).expand(copies, -1)
         ids = torch.arange(copies, device=self.device) if self.generator.counts else None
         codes = None
-        if isinstance(self.generator.feature_extractor, Codes):
+        if isinstance(self.generator.feature_extractor, FrozenCodec):
             codes = self._codes(padded[None]).expand(-1, copies, -1)
         estimate, _ = self.generator(batch, ids, codes)
         copy: npt.NDArray[np.float32] = estimate[:, : len(audio)].cpu().numpy()
@@ -403,7 +409,7 @@ class Trainer:
 
     def _codes(self, audio: npt.NDArray[np.float32]) -> Tensor:
         """Audio (B, N) -> codes (K, B, T) of the highest bandwidth, on the device."""
-        return torch.from_numpy(encode(self._tokens(), audio, max(self.generator.counts))).to(self.device)
+        return torch.from_numpy(encode(self._tokenizer(), audio, max(self.generator.counts))).to(self.device)
 
     def _modules(self) -> tuple[tuple[str, nn.Module], ...]:
         return (("generator", self.generator), ("discriminators", self.discriminators))
@@ -451,63 +457,19 @@ class Trainer:
             board.close()
 
 
-def _split(judged: Any, size: int) -> tuple[Any, Any]:
-    """Judgements of real and generated audio, one batch after the other, as two."""
+def _split(
+    outputs: list[DiscriminatorOutput], size: int
+) -> tuple[list[DiscriminatorOutput], list[DiscriminatorOutput]]:
+    """Outputs for a batch of real audio and generated audio behind it, as those of each."""
     real, fake = (
-        [(scores[part], [m[part] for m in maps]) for scores, maps in judged]
-        for part in (slice(size), slice(size, None))
+        [(scores[items], [m[items] for m in maps]) for scores, maps in outputs]
+        for items in (slice(size), slice(size, None))
     )
     return real, fake
 
 
-class Stop:
-    """While it is entered, SIGINT, SIGTERM and SIGHUP are noted, to be acted upon where the state is whole.
-
-    After the first signal the handlers are what they were before, so that a second one has its usual effect.
-    """
-
-    def __init__(self, report: Callable[[str], None]) -> None:
-        self.report, self.number = report, 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")):
-                # what is ignored stays so: nohup, and shells in the background
-                if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        self._restore()
-        with contextlib.suppress(RuntimeError, OSError):  # a line that is being printed, or nobody who reads
-            self.report(f"{signal.Signals(number).name}: stopping after this step; once more stops at once")
-
-    def check(self) -> None:
-        """Raises KeyboardInterrupt or SystemExit, by the signal, if there was one."""
-        if self.number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.number:
-            raise SystemExit(128 + self.number)
-
-
-def _duration(seconds: float) -> str:
-    for name, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {name}"
-    return f"{seconds:.0f} s"
-
-
 def choose_device(given: str | None, accelerator: str, report: Callable[[str], None]) -> torch.device:
-    """The device that is given, or else the config's accelerator, for which the CPU stands in where there is no GPU.
+    """The device that is given, or else the config's accelerator, or the CPU where that is a GPU that is missing.
 
     Raises ValueError where a GPU is given and there is none.
     """
@@ -544,8 +506,8 @@ def train(
     """Train as a config says, the path of one or the name of a bundled one, see ``Trainer``; ``train``, ``valid`` and
     ``steps`` as ``load_config`` takes them.
 
-    ``model``: path of the .onnx to export at the end; that of our own codec's encoder is written beside it, with
-    "-encoder" in its name.
+    ``model``: path of the .onnx to export at the end; the encoder of the bundled codec, which is trained too, is
+    written beside it, with "-encoder" in its name.
     """
     if model is not None and not Path(model).parent.is_dir():
         raise FileNotFoundError(f"no folder {Path(model).parent} to write {Path(model).name} to; create it first")

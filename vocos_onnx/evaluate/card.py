@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
 
-from vocos_onnx import load_audio
+from vocos_onnx import load_audio, save_tokens
+from vocos_onnx.io.files import whole_file
 from vocos_onnx.model.bundled import BUNDLED
 
 from .metrics import compare, dnsmos
-from .report import System, open_systems
+from .systems import System, open_systems
 
 CODEC, ENCODER, MEL = (f"{name}.onnx" for name in BUNDLED)
 MEANS = {
@@ -50,22 +52,19 @@ def main() -> None:
 
 
 def write_tokens(clip: Path, row: dict[str, str], folder: Path, system: System) -> None:
-    """Encode a clip at the highest bandwidth of the system's model, and say in the file where it is from."""
+    """Write a clip's tokens at the highest bandwidth to a token file that also names the clip's source and licence."""
     encoder, rate = system.encoder, system.vocos.sample_rate
     assert encoder is not None
-    tokens = encoder.encode(load_audio(clip, rate), rate, system.vocos.bandwidths[-1])
-    tokens = tokens.astype(np.int16 if encoder.config.codebook_size <= 1 << 15 else np.int32)
-    np.savez_compressed(
-        folder / f"{clip.stem}.npz",
-        tokens=tokens,
-        source=f"{row['description']}; {row['attribution']}, {row['licence'].split(' (')[0]}",
-        sample_rate=rate,
-        codec=encoder.config.codec,
-        codebooks_sha256=encoder.config.codebooks_sha256[len(tokens) - 1],
-    )
+    content = io.BytesIO()
+    save_tokens(content, encoder.encode(load_audio(clip, rate), rate, system.vocos.bandwidths[-1]), encoder)
+    content.seek(0)
+    source = f"{row['description']}; {row['attribution']}, {row['licence'].split(' (')[0]}"
+    with np.load(content) as tokens, whole_file(folder / f"{clip.stem}.npz") as partial:
+        np.savez_compressed(partial, source=np.array(source), **tokens)
 
 
 def print_figures(clips: list[Path], systems: list[System]) -> None:
+    """Print PESQ-WB of each clip, one column a system, and below it the means of all metrics."""
     names = [system.model if system.bandwidth is None else f"{system.bandwidth:g} kbps" for system in systems]
     figures = []  # by clip, then by system, the recording itself being the first
     print_row("clip", names)

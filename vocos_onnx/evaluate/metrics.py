@@ -1,7 +1,7 @@
-"""How near a copy is to its recording, and how good speech sounds by itself (needs the extra [report], no torch).
+"""How close a copy is to its recording, and how good speech sounds by itself (needs the extra [report], no torch).
 
-All take mono audio (N,) with full scale ±1 at any sample rate, and resample it to the rate that the metric is defined
-at. A figure that has no meaning, as of silence, is nan.
+Every metric takes mono audio (N,) with full scale ±1 at any sample rate, and resamples it to the rate that the metric
+is defined at. A figure that has no meaning, such as that of silence, is nan.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ DNSMOS_RATE, DNSMOS_SHORTEST = 16_000, 0.25  # Hz, s
 def pesq_wb(reference: Audio, estimate: Audio, sample_rate: int) -> float:
     """Wide-band PESQ of a copy, at 16 kHz: predicted mean opinion score, 1.04 (bad) to 4.64 (the same).
 
-    ITU-T P.862.2, as the package pesq computes it. Of more than 20 s, which P.862 is not meant for, it is the mean over
-    equal parts of at most 20 s.
+    ITU-T P.862.2, as the package pesq computes it. P.862 is not meant for more than 20 s: of longer audio the result is
+    the mean over equal segments of at most 20 s.
 
     Returns:
         nan where either is silent, no speech is found in the reference, or they are shorter than 1/4 s.
@@ -43,10 +43,10 @@ def pesq_wb(reference: Audio, estimate: Audio, sample_rate: int) -> float:
     pair = _pair(reference, estimate, sample_rate, 16_000)
     if pair is None:
         return np.nan
-    # The package has room for 50 utterances and does not count: of more it crashes. One takes 0.4 s with its pause.
-    parts = -(-len(pair[0]) // (PESQ_LONGEST * 16_000))
+    # The package has room for 50 utterances and does not count: with more it crashes. One takes 0.4 s with its pause.
+    segments = -(-len(pair[0]) // (PESQ_LONGEST * 16_000))
     scores = []
-    for one, other in zip(*(np.array_split(audio, parts) for audio in pair), strict=True):
+    for one, other in zip(*(np.array_split(audio, segments) for audio in pair), strict=True):
         if one.any() and other.any():
             with suppress(pesq.NoUtterancesError, pesq.BufferTooShortError):
                 scores.append(pesq.pesq(16_000, one, other, "wb"))
@@ -99,9 +99,9 @@ def mel_distance(reference: Audio, estimate: Audio, sample_rate: int) -> float:
 def dnsmos(audio: Audio, sample_rate: int) -> dict[str, float]:
     """How good speech sounds, without a reference, at 16 kHz: predicted mean opinion scores, 1 (bad) to 5 (excellent).
 
-    DNSMOS P.835 of Microsoft (Reddy, Gopal & Cutler 2022), as the package speechmos computes it. It hears 9.01 s at
-    once: shorter audio is repeated, and of longer audio the stretches from each whole second on are scored and their
-    mean taken. Values beyond ±1 are clipped.
+    DNSMOS P.835 of Microsoft (Reddy, Gopal & Cutler 2022), as the package speechmos computes it. Its networks take
+    9.01 s: shorter audio is repeated, and longer audio is scored in windows of that length, one from each whole second
+    on, whose scores are averaged. Values beyond ±1 are clipped.
 
     Returns:
         ``ovrl`` overall, ``sig`` the speech itself, ``bak`` the background, and ``p808``, the overall score of the
@@ -121,9 +121,13 @@ def dnsmos(audio: Audio, sample_rate: int) -> dict[str, float]:
 
 
 def compare(reference: Audio, estimate: Audio, sample_rate: int) -> dict[str, float]:
-    """Every figure of a copy by its name: ``pesq_wb``, ``stoi``, ``mel_distance``, and what ``dnsmos`` gives for it.
+    """Every figure of a copy by its name: ``pesq_wb``, ``stoi``, ``mel_distance``, and those that ``dnsmos`` returns.
 
-    A copy may have another length than the recording (N,), as a vocoder makes whole frames: the shorter one counts.
+    A vocoder makes whole frames, so a copy (M,) may be longer or shorter than its recording (N,): the first min(M, N)
+    samples of both are compared.
+
+    Example:
+        >>> compare(audio, vocos(audio, 24_000)[: len(audio)], 24_000)["pesq_wb"]
     """
     length = min(len(reference), len(estimate))
     reference, estimate = reference[:length], estimate[:length]
@@ -132,7 +136,7 @@ def compare(reference: Audio, estimate: Audio, sample_rate: int) -> dict[str, fl
 
 
 def require(package: str) -> Any:
-    """A module of the extra. Raises ImportError, which names the extra."""
+    """Import a module of the extra [report]. Raises ImportError, which names the extra, where it is not installed."""
     try:
         return import_module(package)
     except ModuleNotFoundError as error:

@@ -154,7 +154,7 @@ def make_spectrum_encoder() -> None:
             audio = 0.3 * torch.randn(samples)
             tensors[f"audio_{samples}"] = audio.numpy()
             tensors[f"embeddings_{samples}"] = encoder(audio[None])[0].numpy()
-    np.savez_compressed(DATA / "encoder-spectrum.npz", **tensors)
+    np.savez_compressed(DATA / "encoder-spectrum.npz", **tensors)  # type: ignore[arg-type]
 
 
 def make_log_mel() -> None:

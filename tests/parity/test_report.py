@@ -23,6 +23,7 @@ from vocos_onnx import EncodecONNX, Tokens, VocosONNX, load_audio, load_tokens
 from vocos_onnx.cli import main
 from vocos_onnx.dsp.resample import resample
 from vocos_onnx.evaluate.report import report
+from vocos_onnx.evaluate.systems import open_systems
 from vocos_onnx.model.bundled import default_model
 
 RATE = 24_000
@@ -429,7 +430,7 @@ def test_bad_arguments(quick: None, capsys: pytest.CaptureFixture[str], args: An
 
 def test_an_encoder_goes_to_the_models_with_its_codebooks(quick: None) -> None:
     models = [DATA / "encodec.onnx", default_model()]
-    systems = reporting.open_systems(models, DATA / "encoder.onnx", [1.5])
+    systems = open_systems(models, DATA / "encoder.onnx", [1.5])
     assert [(system.model, system.encoder is not None) for system in systems] == [
         ("encodec", True),
         (default_model().stem, False),

@@ -14,7 +14,7 @@ from vocos_onnx.dsp.stft import check_finite
 
 @pytest.mark.parametrize("name", ["encodec", "encodec-int8"])
 def test_nan_in_the_codebooks(name: str, tmp_path: Path) -> None:
-    table = VocosONNX(DATA / "encodec.onnx")._codebooks
+    table = VocosONNX(DATA / "encodec.onnx").network.codebooks
     assert table is not None
     entry = table[0, 0]
     data = (DATA / f"{name}.onnx").read_bytes()

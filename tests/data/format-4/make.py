@@ -46,7 +46,7 @@ def main(folder: str) -> None:
             else:
                 given = (rng.normal(size=(8, FRAMES)) - 1).astype(np.float32)
             results[f"{name}.input"], results[f"{name}.audio"] = given, vocos.decode(given)
-    np.savez_compressed(HERE / "results.npz", **results)
+    np.savez_compressed(HERE / "results.npz", **results)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_bytes as ob
 import pytest
-from onnx_bytes import field, node, tensor, value
 
+from tests import onnx_bytes as ob
 from tests.helpers import DATA
+from tests.onnx_bytes import field, node, tensor, value
 from vocos_onnx import EncodecONNX, EncoderConfig, ModelConfig, VocosONNX
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.model.config import FORMAT
@@ -73,6 +73,7 @@ def test_format_5_is_the_same_network(name: str) -> None:
     if old.codebooks is None:
         assert new.codebooks is None
     else:
+        assert new.codebooks is not None
         assert np.array_equal(old.codebooks, new.codebooks)
         assert old.codebooks.tobytes() not in old.data
 
@@ -114,6 +115,7 @@ def test_where_the_codebooks_are(tmp_path: Path, table: bytes, output: bytes, at
     if not at_the_end:
         path.write_bytes(ob.model(output + field(5, table) + NETWORK, json.dumps(CONFIG)))
     file = read_model(path)
+    assert file.codebooks is not None
     assert np.array_equal(file.codebooks, TABLE)
     assert file.data == ob.model(NETWORK, json.dumps(CONFIG))
     vocos = VocosONNX(path)

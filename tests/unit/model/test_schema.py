@@ -9,9 +9,9 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 import jsonschema
-import onnx_bytes as ob
 import pytest
 
+from tests import onnx_bytes as ob
 from tests.helpers import DATA
 from vocos_onnx import EncoderConfig, ModelConfig
 from vocos_onnx.dsp.mel import MelFeatures
@@ -27,7 +27,7 @@ from vocos_onnx.model.config import (
 )  # fmt: skip
 from vocos_onnx.model.onnx_file import read_model
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 SCHEMA = json.loads((DOCS / "format.schema.json").read_text(encoding="utf-8"))
 DEFINITIONS = {
     ModelConfig: "model", EncoderConfig: "encoder", EncodecFeatures: "encodec", MelFeatures: "mel", Source: "source",

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from vocos_onnx.arrays import Float, as_array, check_order, masked
 from vocos_onnx.dsp.resample import resample, resample_blocks
 from vocos_onnx.limits import MAX_RATE
-from vocos_onnx.messages import shown
+from vocos_onnx.messages import in_python, shown
 
 from .containers import Incomplete, Part, Sink, View, foreign, parts, unreadable
 from .files import check_target, name_of, whole_file, write_all
@@ -206,7 +206,7 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
     """The path that an argument is, or None for a file object. Raises ValueError for all else, saying what to pass."""
     reads, mode = ("read", "rb") if function.startswith("load") else ("write", "wb")
     path = os.fsdecode(sample_rate) if isinstance(sample_rate, str | os.PathLike) else "a.wav"
-    call = f"{function}({_quoted(path)}, {example}24000)"
+    call = f"{function}({in_python(path)}, {example}24000)"
     if isinstance(file, os.PathLike):
         file = os.fspath(file)
         file = os.fsdecode(file) if isinstance(file, bytes) else file
@@ -216,7 +216,7 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
         if (scheme := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+", file)) and not os.path.lexists(f"{scheme[1]}:"):
             url = f"{scheme[1]}://{file[scheme.end() :]}"  # of which a Path takes a slash
             rate = sample_rate if type(sample_rate) is int else 24_000
-            remedy = f"; download it first, or pass {function}(urllib.request.urlopen({_quoted(url)}), {rate})"
+            remedy = f"; download it first, or pass {function}(urllib.request.urlopen({in_python(url)}), {rate})"
             remedy = remedy if url.startswith("http") and reads == "read" else ""
             raise FileNotFoundError(f"no audio file {url}: it is a URL, expected the path of a local file{remedy}")
         return Path(file)
@@ -241,11 +241,6 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
             f"file is {shown(file)}, expected one path or binary file object; call {function} once for each file"
         )
     raise ValueError(f"file is {shown(file)}, expected a path or a binary file object: {call}")
-
-
-def _quoted(path: str) -> str:
-    """A path as Python takes it."""
-    return f'"{path}"' if path.isprintable() and not set(path) & set('"\\') else shown(path)
 
 
 def _ffmpeg(path: Path | None, options: str = "", before: str = "") -> str:
@@ -612,7 +607,7 @@ def _refuse_files(audio: Any, rate: int, name: str, function: str) -> None:
     if isinstance(audio, str | os.PathLike):
         path = os.fsdecode(os.fspath(audio))
         raise ValueError(
-            f"{name} is the path {shown(path)}, expected samples: pass {function}({_quoted(path)}, {rate})"
+            f"{name} is the path {shown(path)}, expected samples: pass {function}({in_python(path)}, {rate})"
         )
     if isinstance(audio, bytes | bytearray | memoryview) and not getattr(audio, "ndim", 0) > 1:
         if isinstance(audio, memoryview) and audio.format not in ("b", "B", "c"):

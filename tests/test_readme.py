@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import vocos_onnx
-from vocos_onnx.cli import _parser
+from vocos_onnx.cli.program import build_parser
 
 README = Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -88,7 +88,7 @@ def test_commands(folder: Path) -> None:
     for line in LINES:
         if line.startswith(NOT_RUN):
             words = shlex.split(line, comments=True)
-            assert words[0] == "pip" or _parser().parse_args(words[1:])
+            assert words[0] == "pip" or build_parser().parse_args(words[1:])
         else:
             run(line, folder)
             ran += 1

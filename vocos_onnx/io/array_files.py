@@ -113,8 +113,8 @@ def _refuse_torch(name: str) -> NoReturn:
     name = name or "tokens.pt"
     raise ValueError(
         f"it is a file of torch, which is read with torch alone: numpy.save({in_python(f'{name}.npy')}, "
-        f'torch.load({in_python(name)}, map_location="cpu", weights_only=True).numpy()) makes a .npy file of its tensor; '
-        "where it holds a list or a dict, take the tensor of the codes out of that first"
+        f'torch.load({in_python(name)}, map_location="cpu", weights_only=True).numpy()) makes a .npy file of its '
+        "tensor; where it holds a list or a dict, take the tensor of the codes out of that first"
     )
 
 
@@ -126,8 +126,9 @@ def _refuse_text(head: bytes, name: str) -> NoReturn:
     comma = ', delimiter=","' if "," in lines[0] else ""
     name = name or "tokens.txt"
     raise ValueError(
-        f"it is text: numpy.save({in_python(f'{name}.npy')}, numpy.loadtxt({in_python(name)}, dtype=int, ndmin=2{comma})) "
-        "makes a token file of numbers with one line for each codebook"
+        f"it is text: numpy.save({in_python(f'{name}.npy')}, "
+        f"numpy.loadtxt({in_python(name)}, dtype=int, ndmin=2{comma})) makes a token file of numbers "
+        "with one line for each codebook"
     )
 
 

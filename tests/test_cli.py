@@ -702,7 +702,7 @@ def test_no_command_takes_abbreviations(capsys: pytest.CaptureFixture[str], comm
 def test_help_names_the_default_bandwidth(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit):
         run(command, "--help")
-    assert f"--bandwidth KBPS  default: {DEFAULT_BANDWIDTH:g}\n" in capsys.readouterr().out
+    assert re.search(rf"--bandwidth KBPS\s+default: {DEFAULT_BANDWIDTH:g}\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def frames_before_errors(frames: Iterable[Rows], codebook_size: int | None, erro
         bad: npt.NDArray[np.bool_] = ~np.isfinite(rows)
         if codebook_size is not None:
             bad = (rows < 0) | (rows >= codebook_size)
-        return np.logical_or.reduce(bad, axis=1)
+        return np.asarray(bad.any(axis=1))
 
     def error(at: int, row: Rows) -> ValueError:
         if codebook_size is None:

@@ -14,7 +14,7 @@ import pytest
 
 import vocos_onnx
 from tests.helpers import ROOT
-from vocos_onnx.cli import _parser
+from vocos_onnx.cli.program import build_parser
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -89,7 +89,7 @@ def test_commands(folder: Path) -> None:
     for line in LINES:
         if line.startswith(NOT_RUN):
             words = shlex.split(line, comments=True)
-            assert words[0] == "pip" or _parser().parse_args(words[1:])
+            assert words[0] == "pip" or build_parser().parse_args(words[1:])
         else:
             run(line, folder)
             ran += 1

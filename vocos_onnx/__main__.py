@@ -26,7 +26,7 @@ def main() -> int:
             signal.signal(number, _stop)
     try:
         from .cli import main as run
-    except (ImportError, MemoryError) as error:  # numpy is not there, or there is no memory for its libraries
+    except (ImportError, MemoryError) as error:  # the package is not whole, or there is no memory
         os.write(2, f"vocos-onnx: error: cannot start: {str(error) or 'not enough memory'}\n".encode(errors="replace"))
         return 2
     return run()

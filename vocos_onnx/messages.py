@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import reprlib
 import unicodedata
 from collections.abc import Iterable
+from pathlib import PurePath
 from typing import Any
 
-_LONGEST = 200
+_LONGEST, _LONGEST_NAME = 200, 400
 _JOINERS = "\u200c\u200d"  # of letters and of emoji: they are part of names
 
 
@@ -41,13 +41,6 @@ def listed(names: Iterable[Any]) -> str:
     return ", ".join(each[:10]) + more
 
 
-def quoted(path: str) -> str:
-    """A path in a line of Python that a message shows."""
-    if not path.isprintable() or len(path) >= 400:
-        return '"FILE"'
-    return json.dumps(path, ensure_ascii=False)
-
-
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, else its kind."""
     lines = str(error).strip()[:10_000].splitlines()
@@ -73,6 +66,40 @@ def _escaped(character: str) -> str:
 
 def _cut(text: str, longest: int = _LONGEST) -> str:
     return text if len(text) <= longest else f"{text[: longest // 2]}...{text[-longest // 4 :]}"
+
+
+def in_shell(name: str, ending: str | None = None) -> str:
+    """A file's name as it can stand in a shell's command, with another ending where that is given.
+
+    It is FILE where the name cannot be shown.
+
+    Example:
+        >>> in_shell("-a b.wav", ".npz")
+        "'./-a b.npz'"
+    """
+    import shlex  # of use in errors alone
+
+    name = _file_name(name)
+    if ending is not None:
+        name = f"{PurePath(name).with_suffix('')}{ending}"
+    return shlex.quote(f"./{name}" if name.startswith("-") and name != "-" else name)
+
+
+def in_python(name: str) -> str:
+    """A file's name as a string of Python, in double quotes; "FILE" where it cannot be shown."""
+    escaped = _file_name(name).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def python_command(code: str) -> str:
+    """The shell's command that runs a line of Python."""
+    import shlex  # of use in errors alone
+
+    return f"python -c {shlex.quote(code)}"
+
+
+def _file_name(name: str) -> str:
+    return name if name.isprintable() and len(name) < _LONGEST_NAME else "FILE"
 
 
 def close_to(name: str, known: Iterable[str], count: int, least: float) -> list[str]:

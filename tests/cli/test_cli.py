@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import io
 import json
@@ -27,8 +26,11 @@ import soundfile
 
 import vocos_onnx.encoder as encodec_module
 from tests.helpers import DATA, found
-from vocos_onnx import EncodecONNX, VocosONNX, cli, load_audio
+from vocos_onnx import EncodecONNX, VocosONNX, load_audio
+from vocos_onnx.bandwidths import DEFAULT_BANDWIDTH
 from vocos_onnx.cli import main
+from vocos_onnx.cli.console import warnings_as_lines
+from vocos_onnx.cli.program import build_parser
 from vocos_onnx.io.kinds import kind_of
 
 MODEL = str(DATA / "encodec.onnx")
@@ -174,6 +176,18 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for line in ("sample_rate: 24000", "hop_length: 320", "  bandwidths: 0.75, 1.5", "  name: tiny-encodec"):
         assert line + "\n" in out
+
+
+@pytest.mark.parametrize("json_", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (MODEL, "provider 'NoSuchProvider' is not in this onnxruntime"),
+        (str(DATA / "encoder.onnx"), "--provider is for models, and this is an encoder; leave it out"),
+    ],
+)
+def test_info_on_a_provider_that_cannot_be_used_prints_nothing(model: str, message: str, json_: list[str]) -> None:
+    assert message in refused(program("info", model, "--provider", "NoSuchProvider", *json_))
 
 
 def test_info_of_a_model_in_int8(capsys: pytest.CaptureFixture[str]) -> None:
@@ -674,7 +688,7 @@ def test_alone_it_prints_help() -> None:
     ],
 )
 def test_no_command_takes_abbreviations(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    parser = cli._parser().commands[command]
+    parser = build_parser().commands[command]
     options = [text for text in parser._option_string_actions if text.startswith("--") and text != "--help"]
     assert options
     for option in options:
@@ -685,6 +699,13 @@ def test_no_command_takes_abbreviations(capsys: pytest.CaptureFixture[str], comm
             rest |= {name: ["a", "-o", "b"] for name in ("export", "quantize", "export-encodec")}
             known, extra = parser.parse_known_args([*rest.get(command, ["a", "b"]), shorter])
             assert shorter in extra, (option, known)
+
+
+@pytest.mark.parametrize("command", ["encode", "resynth", "stream"])
+def test_help_names_the_default_bandwidth(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit):
+        run(command, "--help")
+    assert re.search(rf"--bandwidth KBPS\s+default: {DEFAULT_BANDWIDTH:g}\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -887,6 +908,25 @@ def test_numbers_neither_come_from_a_terminal_nor_go_to_one(files: Path, command
     assert b"is a terminal" in done.stderr
 
 
+def test_the_bar_is_wiped_before_a_message(files: Path) -> None:
+    """Each line begins at the left, on a terminal that shows what follows a return over what was there."""
+    ours, theirs = pty.openpty()
+    tokens = np.random.default_rng(0).integers(1024, size=(2, 200))
+    for name, high in (("a.npy", 0), ("b.npy", 5000), ("c.npy", 0)):
+        np.save(name, tokens + high)
+    command = [*PROGRAM, "decode", "a.npy", "b.npy", "c.npy", "out", "--model", MODEL]
+    assert subprocess.run(command, stdout=theirs, stderr=theirs, timeout=60).returncode == 2
+    os.set_blocking(ours, False)
+    lines = os.read(ours, 1 << 16).decode().replace("\r\n", "\n").splitlines(keepends=True)
+    os.close(ours)
+    os.close(theirs)
+    text = "".join(lines)
+    assert "1/3 a.npy" in text and "3/3 c.npy" in text
+    assert text.count("\n") == 5  # a warning, two outputs, two errors
+    for line in text.split("\n"):
+        assert re.fullmatch(r"(.*\r)?(vocos-onnx: |wrote ).*|.*\r|", line, re.S), line
+
+
 def test_decode_has_a_bar(files: Path) -> None:
     ours, theirs = pty.openpty()
     np.save("long.npy", np.random.default_rng(0).integers(1024, size=(2, 5000)))
@@ -1072,15 +1112,9 @@ def test_a_warning_is_one_line(
     files: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
     warnings.simplefilter("always")
-
-    def warns(args: object) -> None:
+    with warnings_as_lines():
         warnings.warn("it sounds\nlike \x1b[31mnoise", stacklevel=1)
         logging.getLogger("vocos_onnx").warning("%s is written in place", "\x1b.wav")
-
-    args = argparse.Namespace(run=warns)
-    with cli._logged(), warnings.catch_warnings():
-        warnings.showwarning = cli._show_warning
-        args.run(args)
     assert capsys.readouterr().err == (
         "vocos-onnx: warning: it sounds like \\x1b[31mnoise\nvocos-onnx: warning: \\x1b.wav is written in place\n"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import IO, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from vocos_onnx.messages import first_line, listed, quoted, shown
+from vocos_onnx.messages import first_line, in_python, in_shell, listed, shown
 
 from .kinds import kind_of
 
@@ -78,17 +77,17 @@ def check_kind(head: bytes, name: str) -> None:
     if start in (b"[", b"{"):
         return
     if head.startswith(b"ECDC") or ending == "ecdc":
-        wav = _quoted(name or "speech.ecdc", ".wav")
+        wav = in_shell(name or "speech.ecdc", ".wav")
         raise ValueError(
             "it is a recording that the encodec program compressed (ECDC), which that alone unpacks: encodec "
-            f"{_quoted(name or 'speech.ecdc', '.ecdc')} {wav}, and then vocos-onnx encode {wav} "
-            f"{_quoted(name or 'speech.ecdc', '.npz')} makes tokens of it"
+            f"{in_shell(name or 'speech.ecdc', '.ecdc')} {wav}, and then vocos-onnx encode {wav} "
+            f"{in_shell(name or 'speech.ecdc', '.npz')} makes tokens of it"
         )
     found, _ = kind_of(head, ended=True)
     if (found is not None and found.group == "audio") or ending in _AUDIO.split():
         name = name or "speech.wav"
-        output = _quoted(name, "_tokens.npz" if ending == "npz" else ".npz")
-        raise ValueError(f"it is audio, not tokens: vocos-onnx encode {_quoted(name)} {output} makes tokens of it")
+        output = in_shell(name, "_tokens.npz" if ending == "npz" else ".npz")
+        raise ValueError(f"it is audio, not tokens: vocos-onnx encode {in_shell(name)} {output} makes tokens of it")
     if head[:1] == b"\x80" and head[1:2] <= b"\x05" and ending not in _TORCH and b"\xfc\x9cF\xf9" not in head[:16]:
         raise ValueError(f"it is a pickle, and {_NO_OBJECTS}")
     if head[:1] == b"\x80" or ending in _TORCH:
@@ -113,9 +112,9 @@ def check_kind(head: bytes, name: str) -> None:
 def _refuse_torch(name: str) -> NoReturn:
     name = name or "tokens.pt"
     raise ValueError(
-        f"it is a file of torch, which is read with torch alone: numpy.save({quoted(f'{name}.npy')}, "
-        f'torch.load({quoted(name)}, map_location="cpu", weights_only=True).numpy()) makes a .npy file of its tensor; '
-        "where it holds a list or a dict, take the tensor of the codes out of that first"
+        f"it is a file of torch, which is read with torch alone: numpy.save({in_python(f'{name}.npy')}, "
+        f'torch.load({in_python(name)}, map_location="cpu", weights_only=True).numpy()) makes a .npy file of its '
+        "tensor; where it holds a list or a dict, take the tensor of the codes out of that first"
     )
 
 
@@ -127,18 +126,10 @@ def _refuse_text(head: bytes, name: str) -> NoReturn:
     comma = ', delimiter=","' if "," in lines[0] else ""
     name = name or "tokens.txt"
     raise ValueError(
-        f"it is text: numpy.save({quoted(f'{name}.npy')}, numpy.loadtxt({quoted(name)}, dtype=int, ndmin=2{comma})) "
-        "makes a token file of numbers with one line for each codebook"
+        f"it is text: numpy.save({in_python(f'{name}.npy')}, "
+        f"numpy.loadtxt({in_python(name)}, dtype=int, ndmin=2{comma})) makes a token file of numbers "
+        "with one line for each codebook"
     )
-
-
-def _quoted(name: str, ending: str | None = None) -> str:
-    """The file's name, with another ending where that is given, as it can stand in a command."""
-    if not name.isprintable() or len(name) > 400:
-        name = "FILE"
-    if ending is not None:
-        name = f"{PurePath(name).with_suffix('')}{ending}"
-    return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 def _is_safetensors(head: bytes) -> bool:

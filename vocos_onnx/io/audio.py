@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vocos_onnx.arrays import Float, check_order
-from vocos_onnx.messages import quoted, shown
+from vocos_onnx.messages import in_python, shown
 
 from .containers import Incomplete, Part, Sink, View, foreign, parts, unreadable
 from .files import check_target, name_of, whole_file, write_all
@@ -210,7 +210,7 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
     """The path that an argument is, or None for a file object. Raises ValueError for all else, saying what to pass."""
     reads, mode = ("read", "rb") if function.startswith("load") else ("write", "wb")
     path = os.fsdecode(sample_rate) if isinstance(sample_rate, str | os.PathLike) else "a.wav"
-    call = f"{function}({quoted(path)}, {example}24000)"
+    call = f"{function}({in_python(path)}, {example}24000)"
     if isinstance(file, os.PathLike):
         file = os.fspath(file)
         file = os.fsdecode(file) if isinstance(file, bytes) else file
@@ -220,7 +220,7 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
         if (scheme := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+", file)) and not os.path.lexists(f"{scheme[1]}:"):
             url = f"{scheme[1]}://{file[scheme.end() :]}"  # of which a Path takes a slash
             rate = sample_rate if type(sample_rate) is int else 24_000
-            remedy = f"; download it first, or pass {function}(urllib.request.urlopen({quoted(url)}), {rate})"
+            remedy = f"; download it first, or pass {function}(urllib.request.urlopen({in_python(url)}), {rate})"
             remedy = remedy if url.startswith("http") and reads == "read" else ""
             raise FileNotFoundError(f"no audio file {url}: it is a URL, expected the path of a local file{remedy}")
         return Path(file)
@@ -369,7 +369,7 @@ def _above_standard(path: str, flags: int) -> int:
 def _sound_file() -> Any:
     import soundfile
 
-    ffi, library = soundfile._ffi, soundfile._snd
+    ffi, library = soundfile._ffi, soundfile._snd  # noqa: SLF001 there is no other way to libsndfile's callbacks
 
     class SoundFile(soundfile.SoundFile):  # type: ignore[misc]
         """A file that is read or written from its beginning to its end, and from which no exception gets lost.

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from vocos_onnx.arrays import Float, as_array, check_order, masked
 from vocos_onnx.dsp.resample import resample, resample_blocks
 from vocos_onnx.limits import MAX_RATE
-from vocos_onnx.messages import quoted, shown
+from vocos_onnx.messages import in_python, shown
 
 from .files import name_of
 from .tokens import Tokens
@@ -123,7 +123,9 @@ def as_blocks(blocks: Any, rate: int) -> Iterable[npt.ArrayLike]:
 def _refuse_files(audio: Any, rate: int, name: str, function: str) -> None:
     if isinstance(audio, str | os.PathLike):
         path = os.fsdecode(os.fspath(audio))
-        raise ValueError(f"{name} is the path {shown(path)}, expected samples: pass {function}({quoted(path)}, {rate})")
+        raise ValueError(
+            f"{name} is the path {shown(path)}, expected samples: pass {function}({in_python(path)}, {rate})"
+        )
     if isinstance(audio, bytes | bytearray | memoryview) and not getattr(audio, "ndim", 0) > 1:
         if isinstance(audio, memoryview) and audio.format not in ("b", "B", "c"):
             return

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from vocos_onnx.arrays import KNOWN_NAMES, as_array, type_hint, unwrapped
 from vocos_onnx.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
-from vocos_onnx.messages import listed, quoted, shown
+from vocos_onnx.messages import in_python, listed, shown
 from vocos_onnx.model.bundled import DEMO_TOKENS, default_model
 from vocos_onnx.model.config import EncodecFeatures, EncoderConfig, ModelConfig
 from vocos_onnx.once import warn_once
@@ -469,7 +469,7 @@ def _unwrapped(array: npt.NDArray[Any], name: str, key: str | None) -> npt.NDArr
                 remedy = f"numpy.concatenate({code}[:, 0], axis=-1)) saves them joined in time"
             raise ValueError(
                 f"it has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames); {what}: "
-                f"numpy.save({quoted(f'{stem}_{new}.npy')}, {remedy}"
+                f"numpy.save({in_python(f'{stem}_{new}.npy')}, {remedy}"
             )
         array, index = array[0, 0], "[0, 0]"
     elif len(shape) == 3 and 1 in shape[:2]:
@@ -477,7 +477,7 @@ def _unwrapped(array: npt.NDArray[Any], name: str, key: str | None) -> npt.NDArr
     if array.ndim == 2 and len(array) > MAX_CODEBOOKS >= array.shape[1] > 0 and int(array.min()) >= 0:
         raise ValueError(
             f"it has shape {shape}, which looks like frames before codebooks, and (codebooks, frames) is expected: "
-            f"numpy.save({quoted(f'{stem}_transposed.npy')}, {code}{index}.T) saves it so"
+            f"numpy.save({in_python(f'{stem}_transposed.npy')}, {code}{index}.T) saves it so"
         )
     return array
 
@@ -485,7 +485,7 @@ def _unwrapped(array: npt.NDArray[Any], name: str, key: str | None) -> npt.NDArr
 def _code(name: str, key: str | None) -> str:
     """Python that gives an array of a file, for messages."""
     index = "" if key is None else f"[{key!r}]" if key.isprintable() and len(key) < 100 else "[KEY]"
-    file = quoted(name or "FILE")
+    file = in_python(name or "FILE")
     match os.path.splitext(name)[1][1:].lower():  # noqa: PTH122
         case "json":
             return f"numpy.array(json.loads(pathlib.Path({file}).read_text()){index})"

@@ -282,7 +282,7 @@ def _start(
             "or not an ONNX model, copy or export it again"
         ) from error
     session.disable_fallback()  # which would load the model again, on other providers than were asked for,
-    session._model_bytes = None  # and is what these are kept for
+    session._model_bytes = None  # noqa: SLF001 and is what these are kept for
     keep_in_children(session)
     return session
 

@@ -1,0 +1,95 @@
+"""Audio files as the commands read, cut and write them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from vocos_onnx.arrays import Float
+from vocos_onnx.io.audio import audio_format, expected_samples, load_blocks, save_blocks
+from vocos_onnx.io.files import check_target
+
+from .console import warn
+from .jobs import Job
+from .progress import Progress
+
+MADE_BY = "vocos-onnx"  # a comment in the audio files that are made here: they may be replaced, recordings may not
+LOUD = 2.0  # peak, of full scale 1, from which on the codec does not keep the level
+
+
+def check_audio(target: Path | None, format: str | None) -> str | None:
+    """The format of an output where its name does not say it: that of --format, "wav" for standard output.
+
+    Raises ValueError or OSError where the audio cannot be written there.
+    """
+    if target is None:
+        return format or "wav"
+    if format is None:
+        if not target.suffix:
+            others = "" if target.exists() else f"name a file such as {target}.wav, a folder as {target}/, or "
+            raise ValueError(
+                f"the name {target.name!r} has no ending that says what to write: {others}add --format wav"
+            )
+        audio_format(target)
+        return None
+    try:
+        kind = audio_format(target)
+    except ValueError:  # its ending says nothing
+        check_target(target)
+        return format
+    if kind != audio_format(target, format):
+        raise ValueError(f"{target.name!r} ends in {target.suffix}, and --format is {format}: give one of the two")
+    return None
+
+
+def save(job: Job, blocks: Iterable[Float], rate: int, overwrite: bool) -> int:
+    """Write the job's output of blocks (n,) of audio. Returns the samples in all."""
+    return save_blocks(job.output, blocks, rate, format=job.format, overwrite=overwrite, comment=MADE_BY)
+
+
+def cut_end(blocks: Iterable[Float], most: int, length: Callable[[int], int]) -> Iterator[Float]:
+    """The blocks (n,) without up to ``most`` samples at their end.
+
+    ``length`` is called once all blocks have come, with their samples in all, and returns how many of those stay.
+    """
+    tail, done = np.zeros(0, np.float32), 0  # the last samples, which may be cut off; those before them
+    for block in blocks:
+        tail = np.concatenate([tail, block])
+        certain = max(0, len(tail) - most)
+        yield tail[:certain]
+        tail, done = tail[certain:], done + certain
+    yield tail[: length(done + len(tail)) - done]
+
+
+class Recording:
+    """The blocks (n,) of a file at a rate, counted as they are read: ``samples`` so far. A loud one is warned of."""
+
+    def __init__(self, path: Path, name: str, rate: int, progress: Progress) -> None:
+        self.path, self.name, self.rate, self.progress, self.samples = path, name, rate, progress, 0
+
+    def __iter__(self) -> Iterator[Float]:
+        peak = 0.0
+        for block in load_blocks(self.path, self.rate):
+            yield block
+            peak = max(peak, float(np.abs(block).max(initial=0)))
+            self.samples += len(block)
+            self.progress(self.samples, max(self.samples, self._expected))
+        if peak > LOUD:
+            warn_of_level(self.name, peak)
+
+    @cached_property
+    def _expected(self) -> int:
+        return expected_samples(self.path, self.rate)
+
+
+def warn_of_level(name: str, peak: float) -> None:
+    """One line on stderr on audio that the codec does not keep as loud as it is."""
+    decibels = math.ceil(20 * math.log10(peak))
+    warn(
+        f"{name} peaks at {peak:.1f}, {decibels} dB above full scale: the copy will not have that level; lower it, "
+        f"e.g. ffmpeg -i in.wav -af volume=-{decibels}dB out.wav"
+    )

@@ -1,0 +1,201 @@
+"""``vocos-onnx decode``: files of tokens or features to audio files."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vocos_onnx.messages import in_python, python_command
+
+from . import options
+from .console import warn
+from .jobs import Job, each, ends_in, expand, plan
+from .models import ENCODEC, open_vocoder
+from .options import ARRAYS, INPUTS, OUTPUTS, TOKENS
+from .parser import Commands
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from vocos_onnx import ModelConfig, Tokens, VocosONNX
+    from vocos_onnx.arrays import Float
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add(
+        "decode",
+        run,
+        "decode tokens or features to audio files",
+        """
+        decode tokens.npz out.wav
+        decode tokens/ audio/                  # every token file of a folder
+        decode - - --format flac < t.npz > a.flac
+        decode bark.npz out.wav --model vocos-encodec-24khz.onnx --key fine_prompt
+        """,
+    )
+    options.add_session(parser)
+    options.add_audio_format(parser)
+    options.add_force(parser)
+    parser.add_argument(
+        "inputs",
+        type=options.name,
+        nargs="+",
+        metavar="TOKENS",
+        help=f"token files; {INPUTS.format(', '.join(TOKENS))}",
+    )
+    parser.add_argument(
+        "output", type=options.name, metavar="OUT", help=f"audio file to write, e.g. out.wav; {OUTPUTS}"
+    )
+    options.add_model(parser)
+    options.add_bandwidth(
+        parser,
+        "of the tokens, as encode takes it; where they have more codebooks than it, the first ones are decoded "
+        "(default: that of all codebooks)",
+    )
+    parser.add_argument(
+        "--bandwidth-id",
+        type=options.integer,
+        metavar="N",
+        help="decode all codebooks that there are, as tokens of bandwidth N of the model's list, from 0: the "
+        "bandwidth_id of upstream Vocos",
+    )
+    parser.add_argument("--layout", default="kbt", help="axes of 3-D tokens: kbt (codebooks, batch, frames) or bkt")
+    parser.add_argument("--key", metavar="NAME", help="of the array in a file that holds several")
+
+
+def run(args: Namespace) -> None:
+    from vocos_onnx.io.tokens import read_token_file
+
+    from .audio import check_audio, cut_end, save
+
+    if args.bandwidth is not None and args.bandwidth_id is not None:
+        raise ValueError(
+            f"--bandwidth {args.bandwidth:g} decodes the first codebooks, those of {args.bandwidth:g} kbps, and "
+            f"--bandwidth-id {args.bandwidth_id} decodes all, as tokens of that bandwidth: give one of the two"
+        )
+    inputs = expand(args.inputs, TOKENS, "token files")
+    jobs, folder = plan(args, inputs, f".{args.format or 'wav'}", [args.model], check_audio, ends_in(ARRAYS))
+    vocos = open_vocoder(args, args.model)
+    bandwidth_id, codebooks = _bandwidth(args, vocos.config)
+    rate, hop = vocos.sample_rate, vocos.hop_length
+    warned = False
+
+    def one(job: Job, path: Path, progress: Progress) -> str:
+        nonlocal warned
+        read = read_token_file(path, args.key)
+        tokens = _first_codebooks(job, _one_clip(job, read, args), args, vocos.config, codebooks)
+        samples = tokens.codes.shape[-1] * hop if tokens.codes.ndim else 0
+
+        blocks = _decoded(vocos, tokens, bandwidth_id, args.layout)
+
+        def counted() -> Iterator[Float]:
+            done = 0
+            for block in blocks:
+                yield block
+                done += len(block)
+                progress(min(done, samples), samples)
+
+        def length(decoded: int) -> int:
+            return _length(job, read, decoded, hop)
+
+        written = save(job, cut_end(counted(), hop, length), rate, args.force)
+        if not warned and read.anonymous and vocos.config.encodec is not None:
+            warned = True
+            _warn_of_no_codec(vocos.config.encodec.codec)
+        return f"wrote {job.target_name}: {written / rate:.2f} s at {rate} Hz"
+
+    each(jobs, folder, one)
+
+
+def _bandwidth(args: Namespace, config: ModelConfig) -> tuple[int | None, int | None]:
+    """The bandwidth id to decode with, and how many codebooks to decode; None for that of all, and for all."""
+    from vocos_onnx.bandwidths import bandwidth_index
+
+    if args.bandwidth is None:
+        return args.bandwidth_id, None
+    if config.encodec is None:
+        raise ValueError("--bandwidth is given, but this is a mel model, without tokens: leave it out")
+    index = bandwidth_index(args.bandwidth, config.encodec.bandwidths)
+    return index if config.num_bandwidth_ids else None, config.encodec.codebooks_per_bandwidth[index]
+
+
+def _one_clip(job: Job, read: Tokens, args: Namespace) -> Tokens:
+    """Tokens (K, T) or features (C, T), of a batch of one too. Raises ValueError for a batch of several."""
+    if read.codes.ndim != 3:
+        return read
+    are_tokens = read.codes.dtype.kind != "f"
+    axis = 1 if args.layout == "kbt" and are_tokens else 0  # of the batch
+    count = read.codes.shape[axis]
+    if count > 1:
+        key = f", key={in_python(args.key)}" if args.key else ""
+        items = f"vocos_onnx.load_tokens({in_python(str(job.source or 'FILE'))}{key}).codes"
+        items += ".swapaxes(0, 1)" if axis else ""
+        code = f'import numpy, vocos_onnx; [numpy.save(f"item{{i}}.npy", item) for i, item in enumerate({items})]'
+        hint = "; if its axes are (batch, codebooks, frames), pass --layout bkt" if axis else ""
+        raise ValueError(
+            f"{job.source_name} holds a batch of {count}, and {job.target_name} can hold one clip{hint}; each item is "
+            f"saved to a file of its own with: {python_command(code)}"
+        )
+    return replace(read, codes=read.codes.squeeze(axis)) if count else read
+
+
+def _first_codebooks(job: Job, read: Tokens, args: Namespace, config: ModelConfig, most: int | None) -> Tokens:
+    """The first ``most`` codebooks of tokens (K, T), all where that is None; features as they are.
+
+    Raises ValueError where there are fewer, or as many as no bandwidth has, and none was asked for.
+    """
+    encodec = config.encodec
+    if read.codes.dtype.kind == "f" or read.codes.ndim != 2 or encodec is None:
+        return read
+    found, frames = read.codes.shape
+    counts = encodec.codebooks_per_bandwidth
+    fitting = [(kbps, count) for kbps, count in zip(encodec.bandwidths, counts, strict=True) if count <= found]
+    remedy = "leave --bandwidth out"
+    if fitting:
+        kbps, count = fitting[-1]
+        remedy = f"pass --bandwidth {kbps:g} to decode {'all' if count == found else f'the first {count}'} of them"
+    elif config.num_bandwidth_ids:
+        remedy = f"pass --bandwidth-id 0 to decode them as those of {encodec.bandwidths[0]:g} kbps"
+    if most is not None:
+        if found < most:
+            raise ValueError(
+                f"{job.source_name} has {found} codebooks, and {args.bandwidth:g} kbps are {most}: {remedy}"
+            )
+        return replace(read, codes=read.codes[:most])
+    possible = 0 < found <= encodec.num_codebooks <= frames  # else the axes may be swapped
+    if possible and args.bandwidth_id is None and config.num_bandwidth_ids and found not in counts:
+        known = ", ".join(f"{kbps:g} kbps {count}" for kbps, count in zip(encodec.bandwidths, counts, strict=True))
+        raise ValueError(f"{job.source_name} has {found} codebooks, and no bandwidth has as many ({known}): {remedy}")
+    return read
+
+
+def _decoded(vocos: VocosONNX, tokens: Tokens, bandwidth_id: int | None, layout: Any) -> Iterator[Float]:
+    """Blocks of audio (n,), one after the other where the model can; what ``decode`` refuses is left to that."""
+    from vocos_onnx.frames import LAYOUTS
+
+    if vocos.delay and tokens.codes.ndim == 2 and layout in LAYOUTS:
+        return vocos.decode_stream([tokens], bandwidth_id)
+    return iter([vocos.decode(tokens, bandwidth_id, layout=layout)])
+
+
+def _length(job: Job, read: Tokens, decoded: int, hop: int) -> int:
+    """Samples of the recording, of which the file may say how many there were: whole frames have been decoded."""
+    if read.samples is None:
+        return decoded
+    if not decoded - hop < read.samples <= decoded:
+        raise ValueError(
+            f"{job.source_name} says that it is of {read.samples} samples, but {read.codes.shape[-1]} frames are "
+            f"{decoded - hop + 1} to {decoded} of them: it is not whole"
+        )
+    return read.samples
+
+
+def _warn_of_no_codec(codec: str) -> None:
+    """One line on stderr where nothing says whose tokens have been decoded."""
+    others = "" if codec == ENCODEC else " (Bark, VALL-E and the like have EnCodec's)"
+    warn(
+        f"the file names no codec: its tokens are taken for those of {codec}, which this model decodes; those of "
+        f"another codec{others} come out as noise"
+    )

@@ -1,0 +1,70 @@
+"""``vocos-onnx export``: a Vocos checkpoint to a model; and what the other commands that make models share."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from . import options
+from .jobs import check_model_target
+from .parser import Commands
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add(
+        "export",
+        run,
+        "convert a Vocos checkpoint to .onnx (needs the extra [export])",
+        """
+        export charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx
+        export charactr/vocos-mel-24khz -o vocos-mel-24khz.onnx
+        """,
+    )
+    options.add_precision(parser)
+    options.add_force(parser)
+    parser.add_argument(
+        "checkpoint", type=options.name, metavar="CHECKPOINT", help="folder, .ckpt file, or hub id (owner/name)"
+    )
+    parser.add_argument("-o", "--output", type=options.name, required=True, metavar="MODEL.onnx")
+    parser.add_argument("--config", type=options.name, help="config.yaml, where it is not beside the weights")
+    options.add_revision(parser)
+    parser.add_argument(
+        "--istft",
+        choices=("numpy", "graph"),
+        default="numpy",
+        help="graph: the inverse STFT on the device too, for GPUs",
+    )
+
+
+def run(args: Namespace) -> None:
+    check_model_target(args.output, [args.checkpoint, args.config, *(args.calibrate or [])], args.force)
+    calibration = read_calibration(args)
+    load_export().export(
+        args.checkpoint,
+        args.output,
+        config=args.config,
+        revision=args.revision,
+        precision="int8" if args.int8 else "float16" if args.fp16 else "float32",
+        istft=args.istft,
+        calibration=calibration,
+        overwrite=args.force,
+    )
+
+
+def read_calibration(args: Namespace) -> list[npt.NDArray[Any]] | None:
+    """The arrays in the files of --calibrate."""
+    from vocos_onnx.io.tokens import read_token_file
+
+    return None if args.calibrate is None else [read_token_file(path).codes for path in args.calibrate]
+
+
+def load_export() -> Any:
+    """The package ``vocos_onnx_export``. Raises ImportError where what the extra [export] installs is missing."""
+    try:
+        import vocos_onnx_export
+    except ModuleNotFoundError as error:
+        raise ImportError(f"export needs {error.name}: pip install 'vocos-onnx[export]'") from error
+    return vocos_onnx_export

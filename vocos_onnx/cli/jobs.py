@@ -1,0 +1,283 @@
+"""Inputs and the outputs that are made of them, of decode, encode and resynth: names, folders, standard streams."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from vocos_onnx.io.files import check_target, new_folder, temporary
+from vocos_onnx.messages import in_shell, listed
+from vocos_onnx.model.bundled import find_model
+
+from .console import (
+    BAD_INPUT,
+    STDIN,
+    STDOUT,
+    StandardOutput,
+    check_terminal,
+    complain,
+    message_of,
+    read_stdin,
+    report_done,
+    warn,
+)
+from .options import AUDIO, TOKENS
+from .progress import Progress
+
+
+@dataclass(frozen=True)
+class Job:
+    """An input and the output that is made of it; ``format`` is the output's where its name does not end in that.
+
+    None stands for standard input as the source, and for standard output as the target.
+    """
+
+    source: Path | None
+    target: Path | None
+    format: str | None
+
+    @property
+    def source_name(self) -> str:
+        return STDIN if self.source is None else str(self.source)
+
+    @property
+    def target_name(self) -> str:
+        return STDOUT if self.target is None else str(self.target)
+
+    @property
+    def output(self) -> Path | BinaryIO:
+        """The target as ``save_blocks`` and ``save_tokens`` take it."""
+        return cast(BinaryIO, StandardOutput()) if self.target is None else self.target
+
+    def open(self) -> AbstractContextManager[Path]:
+        """The input as a file, copied to a temporary one where it is a pipe."""
+        if self.source is None:
+            target = "-" if self.target is None else str(self.target)
+            command = "encode" if self.format == "npz" or target.lower().endswith(".npz") else "resynth"
+            return _copied(None, STDIN, f"vocos-onnx {command} - {in_shell(target)}")
+        with suppress(OSError):
+            mode = self.source.stat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                return _copied(self.source, str(self.source))
+        return nullcontext(self.source)
+
+
+@contextmanager
+def _copied(source: Path | None, name: str, again: str = "") -> Iterator[Path]:
+    """The bytes of a pipe as a file; messages on it have its ``name``, and ``again`` is the command that takes it."""
+    with temporary("stdin" if source is None else source.name) as file:
+        try:
+            with file.open("wb") as sink:
+                if source is None:
+                    for data in read_stdin():
+                        sink.write(data)
+                else:
+                    with source.open("rb") as pipe:
+                        shutil.copyfileobj(pipe, sink, 1 << 20)
+                if not sink.tell():
+                    raise ValueError(f"{name} is empty or closed; expected a file of audio, tokens or features")
+            yield file
+        except ValueError as error:  # which names the file that was read
+            if type(error) is not ValueError or str(file) not in str(error):
+                raise
+            text, path = str(error), re.escape(str(file))
+            if source is None:  # ffmpeg and the commands here know it as -
+                wav = f"-i - -f wav - | {again}"
+                raw = f"ffmpeg {wav} (raw samples: ffmpeg -f s16le -ar 24000 -ac 1 {wav})"
+                text = re.sub(rf"ffmpeg -i {path} \S+", lambda _: raw, text)
+                text = re.sub(rf"(?<=code ){path}(?= )", "-", text)
+                text = re.sub(rf"{path}(?=[._]\w)", "tokens", text)
+                text = text.replace(f'loadtxt("{file}"', "loadtxt(sys.stdin").replace(f'"{file}"', '"FILE"')
+            raise ValueError(text.replace(str(file), name)) from None
+
+
+def expand(inputs: list[str], endings: tuple[str, ...], what: str) -> list[Path | None]:
+    """The files of these names; of folders the files with these endings, and a warning of those left out.
+
+    None is standard input. ``what``: "audio files", in messages.
+    """
+    found: list[Path | None] = []
+    for text in inputs:
+        path = Path(text)
+        if text == "-":
+            if None in found:
+                raise ValueError(f"{STDIN} (-) is given twice, and can be read once")
+            check_terminal(sys.stdin, f"{what} are to come from it")
+            found.append(None)
+        elif path.is_dir():
+            there = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+            taken = [file for file in there if file.suffix.lower() in endings and file.is_file()]
+            if not taken:
+                raise ValueError(
+                    f"the folder {path} holds no {what} (files that end in {', '.join(endings)}); it holds "
+                    f"{listed(map(_entry, there)) or 'nothing'}"
+                )
+            if left := sorted(set(there) - set(taken)):
+                warn(f"left out of the folder {path}, as they are no {what}: {listed(map(_entry, left))}")
+            found += taken
+        else:
+            found.append(path)
+    return found
+
+
+def _entry(path: Path) -> str:
+    return f"{path.name}/" if path.is_dir() else path.name
+
+
+def plan(
+    args: Namespace,
+    inputs: list[Path | None],
+    suffix: str,
+    models: list[str | None],
+    check: Callable[[Path | None, str | None], str | None],
+    is_input: Callable[[Path], bool],
+) -> tuple[list[Job], Path | None]:
+    """Each input with the output that it goes to, and the folder of those where that is yet to be made.
+
+    Args:
+        args: those of the command, with its ``inputs`` and ``output``, ``format`` and ``force``.
+        inputs: what ``expand`` made of the inputs.
+        suffix: of the outputs in a folder, such as ".wav".
+        models: that the command reads, and does not write over.
+        check: called with an output and the --format; raises ValueError where it cannot be written, and returns its
+            format where the name does not say it.
+        is_input: whether a file is one that the command reads, and does not write.
+    """
+    output = Path(args.output)
+    several = len(inputs) > 1 or any(Path(text).is_dir() for text in args.inputs if text != "-")
+    if args.output == "-":
+        if several:
+            raise ValueError(f"{STDOUT} (-) can hold one output, and {len(inputs)} are to come; name a folder")
+        check_terminal(sys.stdout, "the output is not text")
+        return [Job(inputs[0], None, check(None, args.format))], None
+    if not several and not is_folder(args.output):
+        format_ = check(output, args.format)
+        check_output(output, [*inputs, *models], args.force, is_input)
+        return [Job(inputs[0], output, format_)], None
+    is_new = _check_folder(args, output, len(inputs), is_input)
+    jobs = []
+    sources: dict[str, str] = {}
+    for source in inputs:
+        target = output / (Path(source or "stdin").stem + suffix)
+        job = Job(source, target, None)
+        if not is_new:
+            check_output(target, [*inputs, *models], args.force, is_input)
+        real = os.path.realpath(target)
+        if real in sources:
+            raise ValueError(
+                f"{sources[real]} and {job.source_name} would both be written to {target}; rename one of them"
+            )
+        sources[real] = job.source_name
+        jobs.append(job)
+    if not is_new:
+        return jobs, None
+    absolute = Path(os.path.abspath(output))  # noqa: PTH100
+    above = next(folder for folder in absolute.parents if folder.exists())
+    check_target(above / absolute.relative_to(above).parts[0])
+    return jobs, output
+
+
+def is_folder(output: str) -> bool:
+    """Whether an output is named as a folder: one that exists, or a name with a slash at its end."""
+    return output != "-" and (Path(output).is_dir() or output.endswith(("/", os.sep)))
+
+
+def _check_folder(args: Namespace, output: Path, count: int, is_input: Callable[[Path], bool]) -> bool:
+    """Whether the folder that ``count`` outputs go to is yet to be made.
+
+    Raises ValueError or OSError where it is none, or the output may have been forgotten, so that it is an input.
+    """
+    named_like_a_file = not args.output.endswith(("/", os.sep)) and output.suffix.lower() in (*AUDIO, *TOKENS)
+    if output.is_dir():
+        if named_like_a_file:
+            raise IsADirectoryError(f"{output} is a folder; expected the name of a file, or {output}/ for that folder")
+        folders = [path for path in map(Path, args.inputs) if path.is_dir()]
+        if folders and not any(output.samefile(path) for path in folders):
+            held = next((path for path in sorted(output.iterdir()) if path.is_file() and is_input(path)), None)
+            if held is not None:
+                raise ValueError(
+                    f"the folder {output} holds {held.name}: it looks like one more input, with the output forgotten. "
+                    "Name a new folder as the output, or an empty one"
+                )
+        return False
+    many = f"{count} files need" if count > 1 else "the output needs"
+    if output.exists():
+        raise NotADirectoryError(f"{many} a folder to go to, and {output} is not a folder")
+    if named_like_a_file:
+        raise ValueError(
+            f"{many} a folder to go to, and {output} is named like a file: was the output "
+            f"forgotten? A folder of that name is {output}/"
+        )
+    return True
+
+
+def check_output(
+    output: Path,
+    inputs: Iterable[str | os.PathLike[str] | None],
+    overwrite: bool,
+    is_input: Callable[[Path], bool] = lambda path: False,
+) -> None:
+    """As ``check_target``; and raises ValueError where the output is an input, or a file of a checkpoint's folder.
+
+    So it does where the output looks like one more input, as in ``resynth *.wav``.
+    """
+    if output.is_file():
+        for path in (find_model(given) for given in inputs if given is not None):
+            files = [file for file in path.iterdir() if file.suffix != ".onnx"] if path.is_dir() else [path]
+            if any(file.exists() and output.samefile(file) for file in files):
+                raise ValueError(f"{output} would be written over itself; choose another output")
+        if is_input(output):
+            raise ValueError(
+                f"{output} is a recording that was not made by vocos-onnx: it looks like one more input, with the "
+                "output forgotten. Name another output, or a new folder for several inputs"
+            )
+    check_target(output, overwrite=overwrite)
+
+
+def check_model_target(output: str, inputs: Iterable[str | os.PathLike[str] | None], overwrite: bool) -> None:
+    """As ``check_output``; and raises ValueError for a name that is not a model's, since it may be another file's."""
+    path = Path(output)
+    if path.suffix.lower() != ".onnx":
+        raise ValueError(f"{path.name!r} does not end in .onnx, the kind of file that a model is written to")
+    check_output(path, inputs, overwrite)
+
+
+def ends_in(endings: tuple[str, ...]) -> Callable[[Path], bool]:
+    """Whether a file has one of these endings, and is not hidden."""
+    return lambda path: path.suffix.lower() in endings and not path.name.startswith(".")
+
+
+def each(jobs: list[Job], folder: Path | None, one: Callable[[Job, Path, Progress], str]) -> None:
+    """Do one job after another. A bad file is reported and does not keep the others from being done.
+
+    ``one`` is called with a job, its input as a file, and the bar to draw; it returns the line on what was done. The
+    folder is made for the outputs, and removed again where nothing was written to it. Raises what ``one`` raises for a
+    single job, and ValueError where some of several failed.
+    """
+    failed = 0
+    new = nullcontext() if folder is None else new_folder(folder)
+    with new, Progress([job.source_name for job in jobs]) as progress:
+        for index, job in enumerate(jobs):
+            progress.begin(index)
+            try:
+                with job.open() as path:
+                    done = one(job, path, progress)
+            except BAD_INPUT as error:
+                if len(jobs) == 1:
+                    raise
+                named = any(name in message_of(error) for name in (job.source_name, job.target_name))
+                complain(error if named else ValueError(f"{job.source_name}: {message_of(error)}"))
+                failed += 1
+            else:
+                report_done(job.target, done)
+    if failed:
+        raise ValueError(f"{failed} of {len(jobs)} files failed")

@@ -1,0 +1,145 @@
+"""The options that commands share, and the types of their values."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import re
+from pathlib import Path
+
+from vocos_onnx.messages import shown
+
+# Of a folder the files with these endings are inputs; a file with another ending can be named on its own.
+AUDIO = (
+    ".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
+    ".rf64", ".voc", ".sph", ".wv", ".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka",
+)  # fmt: skip
+ARRAYS = (".npz", ".npy")
+TOKENS = (*ARRAYS, ".json", ".safetensors")
+
+INPUTS = "- is standard input, and a folder all of its {} files (but not those of its own folders)"
+OUTPUTS = "for several inputs a folder, which is made where it does not exist; - is standard output"
+
+
+# Options
+
+
+def add_session(parser: argparse.ArgumentParser) -> None:
+    add_provider(parser, "cpu, cuda, or another execution provider of onnxruntime")
+    parser.add_argument(
+        "--threads", type=integer, metavar="N", help="threads on the CPU (default: the CPUs that it may use)"
+    )
+
+
+def add_provider(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--provider", type=provider, metavar="P", help=help)
+
+
+def add_audio_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        type=audio_kind,
+        metavar="F",
+        help="wav, flac, ogg, ...: where the name of the output does not say it (default: wav)",
+    )
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-y", "--force", action="store_true", help="replace an output that exists")
+
+
+def add_recordings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "inputs",
+        type=name,
+        nargs="+",
+        metavar="IN",
+        help=f"audio files of any kind, rate and channels; {INPUTS.format('audio')}",
+    )
+    add_bandwidth(parser)
+    add_encoder(parser)
+
+
+def add_bandwidth(parser: argparse.ArgumentParser, help: str = "default: 6") -> None:
+    parser.add_argument("--bandwidth", type=kbps, metavar="KBPS", help=help)
+
+
+def add_encoder(
+    parser: argparse.ArgumentParser, help: str = "encoder .onnx (default: that of the bundled codec)"
+) -> None:
+    parser.add_argument("--encoder", metavar="E", help=help)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="M", help=".onnx model, or the name of a bundled one (default: the bundled codec)"
+    )
+
+
+def add_revision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument("--int8", action="store_true", help="matrix products in int8, for CPUs")
+    precision.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
+    parser.add_argument(
+        "--calibrate", type=path, nargs="+", metavar="F", help=".npy or .npz of tokens or features (default: speech)"
+    )
+
+
+# Types: a text of the command line to a value, with ArgumentTypeError for what is none
+
+
+def path(text: str) -> Path:
+    if not text:  # which Path takes for the working directory
+        raise argparse.ArgumentTypeError("an empty name, expected that of a file or folder")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{shown(text)} holds a null character, which no name can")
+    return Path(text)
+
+
+def name(text: str) -> str:
+    """The name of a file or folder as it was given: "-" is a standard stream, and "out/" a folder."""
+    path(text)
+    return text
+
+
+def integer(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number of up to 18 digits")
+    return int(text)
+
+
+def provider(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name, expected cpu, cuda, or another execution provider")
+    if text.lower() == "gpu":
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not an execution provider; did you mean cuda?")
+    return text.lower() if text.lower() in ("cpu", "cuda") else text
+
+
+def kbps(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a bandwidth in kbps, such as 1.5 or 6")
+    return value
+
+
+def audio_kind(text: str) -> str:
+    """The ending of a kind of audio file that can be written, such as "wav"."""
+    from vocos_onnx.io.audio import audio_format
+
+    ending = text.lower().lstrip(".")
+    try:
+        audio_format(io.BytesIO(), ending)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is not a kind of audio to write, such as wav, flac or ogg"
+        ) from None
+    return ending

@@ -1,0 +1,101 @@
+"""argparse, with this project's messages on what it does not know."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from vocos_onnx.messages import close_to, in_shell, printable, shown
+
+from .console import STDIN, print_line, writing_stdout
+
+
+class Parser(argparse.ArgumentParser):
+    """No abbreviations, since an unknown option must not pass for another one; messages name what may be meant.
+
+    ``commands``: the parsers of the commands by name; empty in those themselves.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options)
+        self.commands: Mapping[str, Parser] = {}
+
+    def knows(self, option: str) -> bool:
+        """Whether it is an option of this parser."""
+        return option in self._option_string_actions
+
+    def unexpected(self, extra: list[str], commands: Mapping[str, Parser]) -> NoReturn:
+        """Ends the process, because of arguments that are left over."""
+        option = next((text for text in extra if text.startswith("-") and text != "-"), None)
+        if option is None and self.prog.endswith(" stream"):
+            self.error(f"unexpected {' '.join(extra)}; stream reads {STDIN}: pass it as < {in_shell(extra[0])}")
+        if option is None:
+            self.error(
+                f"unexpected {' '.join(extra)}; this command takes {self._positionals_named()}: name all files in one "
+                "row, the options before or behind them"
+            )
+        name = option.partition("=")[0]
+        known = [text for text in self._option_string_actions if text.startswith("--")]
+        others = [command for command, parser in commands.items() if parser.knows(name)]
+        meant = [text for text in known if name.startswith("--") and len(name) > 2 and text.startswith(name)]
+        if not others:
+            meant = meant or close_to(name, known, 2, 0.7)
+        hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
+        if others:
+            hint = f", which is one of {', '.join(others)}{hint}"
+        self.error(f"unknown option {name}{hint} ({self.prog} --help lists the options)")
+
+    def error(self, message: str) -> NoReturn:
+        """As argparse does: prints the usage and the message, and ends the process with exit code 2."""
+        if message.endswith("OUT.html"):
+            message += ": name it before --inputs, which takes all names that follow it"
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{self.prog}: error: {printable(message)}\n")
+
+    def _positionals_named(self) -> str:
+        return " ".join(str(action.metavar or action.dest) for action in self._get_positional_actions()) or "none"
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            close = close_to(str(value), known, 1, 0.5)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise argparse.ArgumentError(action, f"{shown(value)} is not one of {', '.join(known)}{hint}")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout and file is not None:
+            with writing_stdout():
+                for line in message.splitlines():
+                    print_line(file, line)
+        else:
+            for line in message.splitlines():
+                with suppress(OSError):
+                    print_line(sys.stderr, line)
+
+
+class Commands:
+    """The commands of a program, to which each adds itself."""
+
+    def __init__(self, program: Parser) -> None:
+        self._made = program.add_subparsers(required=True, metavar="COMMAND")
+        program.commands = self._made.choices
+
+    def add(self, name: str, run: Callable[[argparse.Namespace], None], help: str, examples: str = "") -> Parser:
+        """The parser of a command, to declare its options with.
+
+        ``run`` is called with its arguments. ``examples``: a command line each, without the program's name.
+        """
+        lines = [f"  vocos-onnx {line.strip()}" for line in examples.strip().splitlines()]
+        parser: Parser = self._made.add_parser(
+            name,
+            help=help,
+            description=f"{help[0].upper()}{help[1:]}.",
+            epilog="\n".join(["examples:", *lines]) if lines else None,
+        )
+        parser.set_defaults(run=run, parser=parser)
+        return parser

@@ -1,0 +1,111 @@
+"""The bar: a line of progress on a terminal, over all files, which counts the frames of the one at hand."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from vocos_onnx.messages import printable
+
+_FORMAT = "[{bar:30}] {percentage:3.0f}% {desc}"
+_shown: Progress | None = None  # there is one terminal
+
+
+def wipe() -> None:
+    """Take the bar off the terminal, where something is about to be printed; the next count draws it again."""
+    if _shown is not None:
+        _shown.clear()
+
+
+class Progress:
+    """The bar over files of these names. It stays away where stderr is not a terminal, or the terminal is gone.
+
+    Example:
+        >>> with Progress(["a.wav", "b.wav"]) as progress:
+        ...     progress.begin(0)
+        ...     progress(300, 750)  # frames or samples of a.wav that are done, and of those in all
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names, self._index = names, 0
+        self._bar: Any = None
+        self._is_drawn = False
+        self._is_off = sys.stderr is None or not sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.clear()
+        if self._bar is not None:
+            self._bar.disable = True  # else it would be drawn once more when it is deleted
+
+    def select(self, index: int) -> None:
+        """The file of that index is the one at hand."""
+        self._index = index
+
+    def begin(self, index: int) -> None:
+        """As ``select``, for a file of which nothing is done yet: of several the bar shows it at once."""
+        self.select(index)
+        if len(self._names) > 1:
+            self(0, 1)
+
+    def __call__(self, done: int, frames: int) -> None:
+        """Draw the bar, with so many of the file's frames done."""
+        global _shown
+        if self._is_off:
+            return
+        with self._terminal():
+            n, count = self._index + done / frames, len(self._names)
+            text = f"{self._index + 1}/{count} {printable(self._names[self._index])}"
+            self._is_drawn, _shown = True, self
+            if self._bar is None:
+                self._bar = _new_bar(n, count, text)
+            else:
+                self._bar.n, self._bar.desc, self._bar.ncols = n, text, _columns()
+                self._bar.refresh()
+
+    def clear(self) -> None:
+        """Take it off the terminal, if it is there."""
+        global _shown
+        if self._is_drawn:
+            self._is_drawn, _shown = False, None
+            with self._terminal():
+                if self._bar is not None:
+                    self._bar.clear()
+
+    @contextmanager
+    def _terminal(self) -> Iterator[None]:
+        try:
+            yield
+        except UnicodeEncodeError:  # a name that the terminal's encoding does not have
+            pass
+        except OSError:  # the terminal is gone
+            self._is_off = True
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns - 1
+
+
+def _new_bar(n: float, count: int, text: str) -> Any:
+    from tqdm import tqdm  # on terminals alone
+
+    tqdm.monitor_interval = 0  # no thread that draws it anew,
+    tqdm.set_lock(threading.RLock())  # and so no lock of multiprocessing, which takes long to load
+    return tqdm(
+        file=sys.stderr,
+        total=count,
+        initial=n,
+        desc=text,
+        bar_format=_FORMAT,
+        ascii=".#",
+        position=0,
+        leave=False,
+        ncols=_columns(),  # tqdm shows nothing on a terminal that does not say its size
+        nrows=24,
+    )

@@ -1,0 +1,60 @@
+"""``vocos-onnx train``: train a Vocos."""
+
+from __future__ import annotations
+
+from argparse import BooleanOptionalAction, Namespace
+from pathlib import Path
+
+from . import options
+from .console import report_done
+from .jobs import check_model_target
+from .parser import Commands
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add("train", run, "train a Vocos as a config of upstream's layout says (needs the extra [train])")
+    options.add_force(parser)
+    parser.add_argument("config", type=options.path, metavar="CONFIG.yaml")
+    parser.add_argument(
+        "--out", type=options.path, required=True, metavar="DIR", help="the run; one that was stopped goes on"
+    )
+    parser.add_argument("--train", metavar="PATH", help="folder, filelist or index.csv, instead of the config's")
+    parser.add_argument("--valid", metavar="PATH", help="the same, of files to validate with")
+    parser.add_argument(
+        "--steps", type=options.integer, metavar="N", help="steps of the generator, half the config's max_steps"
+    )
+    parser.add_argument("--encoder", metavar="E.onnx", help="of the tokens, for a model of EnCodec's")
+    parser.add_argument(
+        "--token-cache", type=options.path, metavar="DIR", help="encode whole files, once, and crop the tokens"
+    )
+    parser.add_argument("--init-from", metavar="CHECKPOINT", help="begin with its weights: folder, .ckpt or hub id")
+    options.add_revision(parser)
+    parser.add_argument("--device", help="auto, cpu or cuda, instead of the config's accelerator")
+    parser.add_argument(
+        "--compile", action=BooleanOptionalAction, default=None, help="torch.compile (default: on CUDA)"
+    )
+    parser.add_argument("--export", metavar="MODEL.onnx", help="export the best weights at the end")
+
+
+def run(args: Namespace) -> None:
+    try:
+        from vocos_onnx_train.trainer import train
+    except ModuleNotFoundError as error:
+        raise ImportError(f"train needs {error.name}: pip install 'vocos-onnx[train]'") from error
+    if args.export is not None:
+        check_model_target(args.export, [args.config, args.init_from, args.encoder], args.force)
+    train(
+        args.config,
+        args.out,
+        train=args.train,
+        valid=args.valid,
+        steps=args.steps,
+        encoder=args.encoder,
+        token_cache=args.token_cache,
+        checkpoint=args.init_from,
+        revision=args.revision,
+        device=args.device,
+        compile=args.compile,
+        model=args.export,
+        report=lambda line: report_done(Path(args.out), line),
+    )

@@ -571,6 +571,11 @@ class VocosONNX:
         return self.config.encodec.bandwidths if self.config.encodec else ()
 
     @property
+    def network(self) -> Backbone:
+        """The network alone: features to spectrum."""
+        return self._backbone
+
+    @property
     def providers(self) -> list[str]:
         """The execution providers that the session runs on, in order of preference."""
         return list(self._backbone.providers)

@@ -1,28 +1,24 @@
-"""Official Vocos checkpoints to .onnx. Torch is needed here, and nowhere in ``vocos_onnx``."""
+"""Vocos checkpoints to .onnx."""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy.typing as npt
 
 from vocos_onnx import ModelConfig, VocosONNX, __version__
-from vocos_onnx.io.files import check_target, whole_file
 from vocos_onnx.model.config import Source
 
-from .checkpoint import CheckpointError, build, describe, load
-from .encodec import export_encodec
-from .graph import fold_layer_scale, trace
+from .checkpoint import build, describe, load
 from .istft import add_istft
-from .quantization import quantize
+from .quantization import convert
+from .target import Target, save
+from .tracing import fold_layer_scale, trace
 from .verify import table, verify
 
 ISTFTS = ("numpy", "graph")
-
-__all__ = ["CheckpointError", "export", "export_encodec", "quantize"]
 
 
 def export(
@@ -51,16 +47,20 @@ def export(
         overwrite: whether a file that exists is replaced.
         report: called with each line of the report.
 
+    Returns the description that is in the file.
+
     Raises:
-        ValueError: another istft; as ``quantize``, of another precision than float32.
+        ValueError: ``istft`` is neither of the two; or as ``quantize`` does, if ``precision`` is not "float32".
         FileNotFoundError: the checkpoint, its config or the output's folder does not exist.
         FileExistsError: the output exists, and ``overwrite`` is false.
         CheckpointError: the checkpoint is not a supported Vocos, or the result differs from torch.
+
+    Example:
+        >>> export("charactr/vocos-encodec-24khz", "vocos.onnx", precision="int8")
     """
     if istft not in ISTFTS:
         raise ValueError(f"istft is {istft!r}, expected one of {', '.join(ISTFTS)}")
-    output = Path(output)
-    check_target(output, overwrite=overwrite)
+    target = Target(output, overwrite=overwrite)
     found = load(checkpoint, config, revision)
     model, features, codebooks, sample_rate = build(found)
     source = Source(found.name, found.revision, found.sha256, __version__)
@@ -70,22 +70,22 @@ def export(
     proto = trace(folded, model_config, codebooks)
     if istft == "graph":
         add_istft(proto, model_config)
-    with whole_file(output, overwrite=overwrite) as partial:
-        partial.write_bytes(proto.SerializeToString())
-        runtime = VocosONNX(partial, providers=["CPUExecutionProvider"])
+    with target.staged() as written:
+        save(proto, written)
+        runtime = VocosONNX(written, providers=["CPUExecutionProvider"])
         rows = list(verify(model, codebooks, runtime))
+        del runtime
         report("largest difference from torch, relative to the peak:")
         report(table(rows))
-        bad = [r for r in rows if not r.ok]
+        bad = [row for row in rows if not row.ok]
         if bad:
-            r = bad[0]
-            raise CheckpointError(
-                f"the exported model differs from torch in {len(bad)} of {len(rows)} checks, first in the {r.stage} by "
-                f"{r.difference:.1e} (bandwidth_id {r.bandwidth_id}, batch {r.batch}, {r.frames} frames); "
-                f"{output} was not written"
+            first = bad[0]
+            raise target.refused(
+                f"the exported model differs from torch in {len(bad)} of {len(rows)} checks, first in the "
+                f"{first.stage} by {first.difference:.1e} (bandwidth_id {first.bandwidth_id}, batch {first.batch}, "
+                f"{first.frames} frames)"
             )
-        del runtime
         if precision != "float32":
-            model_config = quantize(partial, partial, precision=precision, calibration=calibration, report=report)
-    report(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+            model_config = convert(written, written, target, precision, calibration, report)
+    report(target.wrote)
     return model_config

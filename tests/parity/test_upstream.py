@@ -16,8 +16,8 @@ import torch
 
 from vocos_onnx import VocosONNX
 from vocos_onnx_export import CheckpointError, export
-from vocos_onnx_export import checkpoint as checkpoint_module
 from vocos_onnx_export.modules import IMDCTCosHead
+from vocos_onnx_export.vocos_config import read_features
 
 from . import upstream
 
@@ -224,7 +224,7 @@ def test_bandwidths_of_official_configs() -> None:
     """2, 4, 8, 16 codebooks are ids 0, 1, 2, 3; half as many where there are twice the frames."""
     for codec, expected in (("encodec_24khz", (2, 4, 8, 16)), ("encodec_48khz", (1, 2, 4, 8))):
         config = {**upstream.CONFIGS["encodec"]["feature_extractor"], "init_args": {"encodec_model": codec}}
-        features, _, _ = checkpoint_module._features({"feature_extractor": config})
+        features, _ = read_features({"feature_extractor": config})
         assert features.codebooks_per_bandwidth == expected
         assert features.bandwidths == (1.5, 3.0, 6.0, 12.0)
 

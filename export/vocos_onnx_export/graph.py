@@ -1,0 +1,83 @@
+"""ONNX graphs: written operator by operator, and what every exported model gets in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from torch import Tensor
+
+from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY, EncoderConfig, ModelConfig
+
+OPSET = 20  # the first with GELU as one operator, which onnxruntime fuses with the bias before it
+TABLE = "codebooks"  # the initializer that holds the codebooks of a token model or of an encoder
+
+
+class GraphBuilder:
+    """A graph in the making. Values are called by their names, which begin with that of the graph."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.nodes: list[NodeProto] = []
+        self.initializers: list[TensorProto] = []
+
+    def op(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        """An operator of one output; returns the name of that, ``name`` where it is given."""
+        (output,) = self._node(kind, inputs, [name or self._name(kind)], attributes)
+        return output
+
+    def several(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
+        """An operator of several outputs; returns their names."""
+        name = self._name(kind)
+        return self._node(kind, inputs, [f"{name}.{i}" for i in range(outputs)], attributes)
+
+    def constant(self, value: Any, dtype: Any = None) -> str:
+        """A number, list, array or torch tensor; returns its name."""
+        array = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value, dtype)
+        name = f"{self.name}.constant.{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def graph(self, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]) -> GraphProto:
+        return helper.make_graph(self.nodes, self.name, inputs, outputs, self.initializers)
+
+    def _name(self, kind: str) -> str:
+        return f"{self.name}.{kind}.{len(self.nodes)}"
+
+    def _node(self, kind: str, inputs: Sequence[str], outputs: list[str], attributes: dict[str, Any]) -> list[str]:
+        self.nodes.append(helper.make_node(kind, inputs, outputs, self._name(kind), **attributes))
+        return outputs
+
+
+def value(name: str, *shape: int | str, dtype: int = TensorProto.FLOAT) -> ValueInfoProto:
+    """An input or output of a graph."""
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def attach_metadata(
+    proto: onnx.ModelProto, config: ModelConfig | EncoderConfig, codebooks: Tensor | None
+) -> onnx.ModelProto:
+    """Add the metadata and the codebooks (K, size, C), and check the whole; returns the model that was given.
+
+    The codebooks are a constant output: the runtime reads them from there and needs no other ONNX reader.
+    """
+    if codebooks is not None:
+        proto.graph.initializer.append(numpy_helper.from_array(codebooks.contiguous().numpy(), TABLE))
+        proto.graph.output.append(value(TABLE, *codebooks.shape))
+    set_metadata(proto, config)
+    proto.producer_name, proto.producer_version = "vocos-onnx", config.source.exporter
+    for node in proto.graph.node:  # where each node stands in this source: of no use to those who run it
+        del node.metadata_props[:]
+        node.doc_string = ""
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def set_metadata(proto: onnx.ModelProto, config: ModelConfig | EncoderConfig) -> None:
+    """Replace the metadata of a model by the description of it."""
+    key = METADATA_KEY if isinstance(config, ModelConfig) else ENCODER_KEY
+    del proto.metadata_props[:]
+    helper.set_model_props(proto, {key: config.to_json()})

@@ -101,7 +101,8 @@ def _short(error: Exception) -> None:
 def _weights(tokens: bool) -> dict[str, Any]:
     import torch
 
-    from vocos_onnx_export.checkpoint import CODEBOOKS, build_modules
+    from vocos_onnx_export.checkpoint import CODEBOOKS
+    from vocos_onnx_export.vocos_config import build_modules
 
     torch.manual_seed(0)
     model, _, _ = build_modules(CONFIG)
@@ -112,7 +113,8 @@ def configs(rng: Rng, folder: Path) -> None:
     """Configs of a checkpoint, and of a training."""
     import yaml
 
-    from vocos_onnx_export.checkpoint import build, load, read_yaml
+    from vocos_onnx_export.checkpoint import build, load
+    from vocos_onnx_export.yaml_config import read_yaml
     from vocos_onnx_train.config import load_config
 
     path = folder / "config.yaml"
@@ -276,7 +278,7 @@ def pickles(rng: Rng, folder: Path) -> None:
     """Pickles that call what torch lets them, and archives of several directories: refused, or what was checked."""
     import torch
 
-    from vocos_onnx_export.checkpoint import read_tree, read_weights
+    from vocos_onnx_export.weights import read_tree, read_weights
 
     sys.path.insert(0, str(DATA.parents[1]))
     from tests.parity.malice import two_directories
@@ -310,7 +312,7 @@ def encoders(rng: Rng, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from vocos_onnx_export.encodec import _load
+    from vocos_onnx_export.encodec_checkpoint import find_encodec, load_encodec
 
     text = json.dumps(_spoiled(rng, ENCODEC))
     match rng.integers(8):
@@ -321,7 +323,7 @@ def encoders(rng: Rng, folder: Path) -> None:
     (folder / "config.json").write_bytes(text.encode("utf-8", "replace"))
     save_file({"encoder.layers.0.conv.weight": torch.ones(2, 1, 7)}, folder / "model.safetensors")
     try:
-        _load(str(folder), None)
+        load_encodec(find_encodec(folder))
     except ValueError as error:
         _short(error)
         raise

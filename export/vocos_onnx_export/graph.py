@@ -62,11 +62,11 @@ def attach_metadata(
 ) -> onnx.ModelProto:
     """Add the metadata and the codebooks (K, size, C), and check the whole; returns the model that was given.
 
-    The codebooks are a constant output: the runtime reads them from there and needs no other ONNX reader.
+    The codebooks are an initializer that no node uses and that is no output: the runtime reads it from the file, and
+    every execution provider drops it.
     """
     if codebooks is not None:
         proto.graph.initializer.append(numpy_helper.from_array(codebooks.contiguous().numpy(), TABLE))
-        proto.graph.output.append(value(TABLE, *codebooks.shape))
     set_metadata(proto, config)
     proto.producer_name, proto.producer_version = "vocos-onnx", config.source.exporter
     for node in proto.graph.node:  # where each node stands in this source: of no use to those who run it

@@ -248,7 +248,7 @@ def _to_float16(proto: onnx.ModelProto) -> None:
     # The converter would round every table of floats, used or not. The inverse transform is the head's.
     tables = [tensor for tensor in proto.graph.initializer if tensor.name == TABLE]
     nodes = [node for node in proto.graph.node if "audio" in node.output]
-    outputs = [output for output in proto.graph.output if output.name in ("audio", TABLE)]
+    outputs = [output for output in proto.graph.output if output.name == "audio"]
     for tensor in tables:
         proto.graph.initializer.remove(tensor)
     for node in nodes:

@@ -16,7 +16,8 @@ from conftest import DATA
 from vocos_onnx import EncodecONNX, Tokens, VocosONNX, streams
 from vocos_onnx.inverse import OverlapAdd
 from vocos_onnx.model.cpus import available_cpus
-from vocos_onnx.model.session import run
+from vocos_onnx.model.providers import CUDA
+from vocos_onnx.model.session import Session
 
 NASTY = (1, 2, 3, 8, 9, 10, 17, 18, 19, 26, 27, 28, 53, 54, 55, 1000)
 STREAMED = ("encodec", "mel", "imdct-symexp", "encodec-int8", "mel-int8", "mel-istft")
@@ -95,12 +96,11 @@ def test_nothing_is_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     vocos = VocosONNX(DATA / "encodec.onnx")
     frames, run = [], vocos._backbone._session.run
 
-    class Counting:
-        def run(self, names: Any, inputs: Any):
-            frames.append(inputs["features"].shape[2])
-            return run(names, inputs)
+    def counting(shapes: Any, inputs: Any, **options: Any) -> Any:
+        frames.append(inputs["features"].shape[2])
+        return run(shapes, inputs, **options)
 
-    monkeypatch.setattr(vocos._backbone, "_session", Counting())
+    monkeypatch.setattr(vocos._backbone._session, "run", counting)
     streamed(vocos, random_input(vocos, 100), list(range(5, 101, 5)))
     assert sum(frames) == 100 + vocos.delay
 
@@ -194,8 +194,8 @@ def test_the_state_of_a_stream_stays_on_the_device(monkeypatch: pytest.MonkeyPat
         expected, early = streamed(vocos, given, ends), streamed(vocos, given, ends, lookahead=1)
         long = random_input(vocos, 4000)
         whole = vocos.decode(long)
-        assert vocos._backbone._device is None
-        monkeypatch.setattr(vocos._backbone, "_device", ("cpu", 0))
+        assert vocos._backbone._session._device is None
+        monkeypatch.setattr(vocos._backbone._session, "_device", ("cpu", 0))
         kinds = set()
         step = vocos._backbone.step
 
@@ -215,7 +215,7 @@ def test_the_state_of_a_stream_stays_on_the_device(monkeypatch: pytest.MonkeyPat
 def test_what_fails_in_the_network_says_so(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on a device, where onnxruntime's exceptions are others."""
     vocos = VocosONNX(DATA / "encodec.onnx")
-    monkeypatch.setattr(vocos._backbone, "_device", device)
+    monkeypatch.setattr(vocos._backbone._session, "_device", device)
     inputs = vocos._backbone._inputs
     monkeypatch.setattr(vocos._backbone, "_inputs", lambda f, i, state, mask: inputs(f, i, state, mask[:, :, 1:]))
     with pytest.raises(RuntimeError, match=r"onnxruntime failed in the network: .*The model file may be damaged"):
@@ -227,11 +227,18 @@ def test_what_fails_in_the_network_says_so(device: Any, monkeypatch: pytest.Monk
 )
 def test_no_memory_on_a_device(text: str) -> None:
     class Full:
+        def get_providers(self) -> list[str]:
+            return [CUDA]
+
+        def get_provider_options(self) -> dict[str, dict[str, str]]:
+            return {CUDA: {"device_id": "0"}}
+
         def io_binding(self) -> Never:
             raise RuntimeError(text)
 
+    session = Session(VocosONNX(DATA / "mel.onnx").config, None, {}, {}, Full())
     with pytest.raises(MemoryError, match=r"onnxruntime: "):
-        run(Full(), ["spectrum"], {}, ("cuda", 0))
+        session.run({"spectrum": (1,)}, {}, keep=True)
 
 
 @pytest.mark.parametrize(

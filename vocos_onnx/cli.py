@@ -43,7 +43,7 @@ from .io.tokens import Tokens, demo_tokens, read_token_file, save_tokens
 from .messages import close_to, listed, printable, shown
 from .model.bundled import BUNDLED, BUNDLED_CODEC, CODEC, DEMO_TOKENS, find_model
 from .model.config import ENCODER_KEY, METADATA_KEY, ModelConfig
-from .model.session import open_session
+from .model.session import open_file
 from .network import placement
 from .vocoder import VocosONNX
 
@@ -1326,8 +1326,7 @@ def _info(args: argparse.Namespace) -> None:
     given = args.model or CODEC
     with _explained(("info", args.model)):
         path = find_model(given)
-        session = open_session(path, ["CPUExecutionProvider"], None, METADATA_KEY)
-        is_encoder = ENCODER_KEY in session.get_modelmeta().custom_metadata_map
+        is_encoder = ENCODER_KEY in open_file(path, METADATA_KEY).metadata
         found = (EncodecONNX if is_encoder else VocosONNX)(path, providers=["CPUExecutionProvider"])
     if is_encoder and args.provider:
         raise ValueError("--provider is for models, and this is an encoder; leave it out")
@@ -1580,7 +1579,7 @@ _HEAD = 1 << 13
 def _other_role(path: Path, option: str) -> str | None:
     """Of a model given as an encoder, or an encoder given as a model."""
     try:
-        metadata = open_session(path, ["CPUExecutionProvider"], 1, METADATA_KEY).get_modelmeta().custom_metadata_map
+        metadata = open_file(path, METADATA_KEY).metadata
     except Exception:  # the error that there was explains it
         return None
     if option == "--model" and ENCODER_KEY in metadata and METADATA_KEY not in metadata:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .analysis import bandwidth_index, check_audio, checked_blocks, read_chunk
 from .arrays import Float
 from .dsp.audio_window import AudioWindow
-from .dsp.quantizer import check_codebooks, quantize
+from .dsp.quantizer import quantize
 from .dsp.stft import stft
 from .io.audio import read_blocks, read_waveform
 from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
@@ -21,11 +21,15 @@ from .model.config import ENCODER_KEY, EncoderConfig
 from .model.cpus import available_cpus
 from .model.hub import fetch
 from .model.origin import Origin, reopened
-from .model.session import Provider, check_graph, open_session, read_config, run, shape_of
+from .model.providers import Provider
+from .model.session import Shapes, open_model, shape_of
+from .model.shapes import Shape
 
 DEFAULT_BANDWIDTH = 6.0  # kbps
 CHUNK = 300  # frames encoded at once, 4 s at 75 frames/s: beyond the audio and its codes, memory does not grow
 _FIRST = 8  # frames that are encoded first at least: EnCodec's last convolution pads its start with a reflection of 6
+
+_STATE = {"lstm": 1, "history": 0}  # what an encoder of audio carries from call to call, and the axis of its batch
 
 
 class EncodecONNX:
@@ -51,13 +55,14 @@ class EncodecONNX:
         threads: int | None = None,
     ):
         path = CODEC_ENCODER if model is None else model
-        self._session = open_session(path, providers, threads, ENCODER_KEY)
+        self._session = open_model(path, EncoderConfig, _graph, providers, threads)
         self._origin = Origin.of(path, ENCODER_KEY)
         self._options: dict[str, Any] = {"providers": providers, "threads": threads}
-        self.config = read_config(self._session, path, ENCODER_KEY, self._parse)
+        self.config: EncoderConfig = self._session.config
         """The description that the model file carries."""
         self._threads = int(threads or available_cpus())
-        self.codebooks = self._read_codebooks()
+        assert self._session.codebooks is not None
+        self.codebooks = self._session.codebooks
         """The codebooks (num_codebooks, codebook_size, C) of the residual quantiser, float32."""
 
     @classmethod
@@ -188,8 +193,7 @@ class EncodecONNX:
     @property
     def providers(self) -> list[str]:
         """The execution providers that the session runs on, in order of preference."""
-        providers: list[str] = self._session.get_providers()
-        return providers
+        return list(self._session.providers)
 
     def _embeddings(self, waveform: AudioWindow, chunk: int = CHUNK) -> Iterator[Float]:
         """Waveform (B, N) -> embeddings (B, t, C), a stretch of frames at a time.
@@ -215,12 +219,12 @@ class EncodecONNX:
                 inputs = {**self._split(stretch), "context": np.array(before, np.int64), **state}
                 shapes = {"embeddings": (len(stretch), stop - start, config.channels)}
                 shapes |= {f"next_{name}": array.shape for name, array in state.items()}
-                embeddings, *new = run(self._session, shapes, inputs)
+                embeddings, *new = self._session.run(shapes, inputs)
                 state = dict(zip(state, new, strict=True))
             else:
                 spectrum = self._spectrum(waveform, start - before, stop + after)
                 shapes = {"embeddings": (*spectrum.shape[:2], config.channels)}
-                (embeddings,) = run(self._session, shapes, {"spectrum": spectrum})
+                (embeddings,) = self._session.run(shapes, {"spectrum": spectrum})
                 embeddings = embeddings[:, before : before + stop - start]
             if not np.isfinite(embeddings).all():
                 raise FloatingPointError(
@@ -260,55 +264,35 @@ class EncodecONNX:
 
     def _start_state(self, batch: int) -> dict[str, Float]:
         """What an encoder of audio carries from one stretch to the next, all zeros, by the names of its inputs."""
-        return {
-            name: np.zeros([batch if size == "batch" else size for size in shape], np.float32)
-            for name, shape in self._state_shapes().items()
+        sizes = {
+            name: [size if isinstance(size, int) else batch for size in self._session.inputs[name]] for name in _STATE
         }
-
-    def _state_shapes(self) -> dict[str, list[Any]]:
-        """They are the network's own affair, and not in the metadata."""
-        shapes = {}
-        for name, batch in (("lstm", 1), ("history", 0)):
-            shape = shape_of(self._session, name, 3)
-            if shape is None:
-                raise ValueError(f"the graph has no input {name}")
-            most = (2 * MAX_LAYERS, MAX_CHANNELS) if name == "lstm" else (MAX_CHANNELS, MAX_LAYERS)
-            sizes = [size for axis, size in enumerate(shape) if axis != batch]
-            for size, limit in zip(sizes, most, strict=True):
-                read_size(name, size, limit)
-            shapes[name] = [*shape[:batch], "batch", *shape[batch + 1 :]]
-        return shapes
+        return {name: np.zeros(shape, np.float32) for name, shape in sizes.items()}
 
     def _codebook_count(self, bandwidth: float) -> int:
         return self.config.codebooks_per_bandwidth[bandwidth_index(bandwidth, self.bandwidths)]
 
-    def _read_codebooks(self) -> Float:
-        """The codebooks (num_codebooks, codebook_size, C) that the model carries as a constant output."""
-        nothing = np.zeros((1, self.hop_length), np.float32)
-        if self.config.input == "audio":
-            inputs = {**self._split(nothing), "context": np.array(0, np.int64), **self._start_state(1)}
-        else:
-            audio = AudioWindow([nothing])
-            audio.reach(self.hop_length)
-            inputs = {"spectrum": self._spectrum(audio, 0, 1)}
-        codebooks: Float
-        shapes = {"codebooks": (self.num_codebooks, self.config.codebook_size, self.config.channels)}
-        (codebooks,) = run(self._session, shapes, inputs)
-        return check_codebooks(codebooks, self.config.codebooks_sha256)
 
-    def _parse(self, metadata: str) -> EncoderConfig:
-        config = EncoderConfig.from_json(metadata)
-        inputs: dict[str, list[Any]] = {}
-        outputs: dict[str, list[Any]] = {
-            "embeddings": ["batch", "frames", config.channels],
-            "codebooks": [config.num_codebooks, config.codebook_size, config.channels],
-        }
-        if config.input == "spectrum":
-            inputs["spectrum"] = ["batch", "frames", config.n_fft // 2 + 1, 2]
-        else:
-            inputs["audio"] = ["parts", "batch", "samples"]
-            inputs["step"] = inputs["context"] = []
-            for name, shape in self._state_shapes().items():
-                inputs[name] = outputs[f"next_{name}"] = shape
-        check_graph(self._session, inputs, outputs)
-        return config
+def _graph(config: EncoderConfig, found: Shapes, made: Shapes) -> tuple[Shapes, Shapes]:
+    """The inputs and outputs of an encoder; the shapes of its state are its own affair, and not in the metadata."""
+    outputs: dict[str, Shape] = {"embeddings": ("batch", "frames", config.channels)}
+    if config.input == "spectrum":
+        return {"spectrum": ("batch", "frames", config.n_fft // 2 + 1, 2)}, outputs
+    inputs: dict[str, Shape] = {"audio": ("parts", "batch", "samples"), "step": (), "context": ()}
+    for name, shape in _state_shapes(found).items():
+        inputs[name] = outputs[f"next_{name}"] = shape
+    return inputs, outputs
+
+
+def _state_shapes(inputs: Shapes) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    for name, batch in _STATE.items():
+        shape = shape_of(inputs, name, 3)
+        if shape is None:
+            raise ValueError(f"the graph has no input {name}")
+        most = (2 * MAX_LAYERS, MAX_CHANNELS) if name == "lstm" else (MAX_CHANNELS, MAX_LAYERS)
+        sizes = [size for axis, size in enumerate(shape) if axis != batch]
+        for size, limit in zip(sizes, most, strict=True):
+            read_size(name, size, limit)
+        shapes[name] = (*shape[:batch], "batch", *shape[batch + 1 :])
+    return shapes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -14,12 +13,12 @@ import numpy.typing as npt
 
 from vocos_onnx.arrays import Float
 
-from .dsp.quantizer import check_codebooks
 from .dsp.stft import trim_of
 from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
-from .messages import shown
-from .model.config import METADATA_KEY, ModelConfig
-from .model.session import CPU, CUDA, Provider, check_graph, device_of, open_session, read_config, run, shape_of
+from .model.config import ModelConfig
+from .model.providers import Provider
+from .model.session import Shapes, open_model, shape_of
+from .model.shapes import Shape
 
 State = dict[str, Any]  # arrays, or what stays on a GPU
 
@@ -36,48 +35,11 @@ class Backbone:
         threads: int | None,
         profile: Path | None = None,
     ):
-        int8 = ValueError(
-            f"{path} is in int8, for the CPU, and providers is {shown(providers)}; leave it out, or take the model in "
-            "float16 or float32"
-        )
-        try:
-            self._open(path, providers, threads, profile)
-        except (ValueError, RuntimeError):
-            if self._asks_for_cuda(providers) and self._is_int8(path, threads):
-                raise int8 from None  # and no other installation would change that
-            raise
-        if self.config.precision == "int8" and self._session.get_providers() != [CPU]:  # nothing else has its operators
-            if providers is not None:
-                raise int8
-            self._open(path, [CPU], threads, None)
-        self.providers: list[str] = self._session.get_providers()
-        self._device = device_of(self._session)
-
-    @staticmethod
-    def _asks_for_cuda(providers: Sequence[Provider] | None) -> bool:
-        if not isinstance(providers, Sequence):
-            return False
-        names = [given[0] if isinstance(given, tuple) and given else given for given in providers]
-        return "cuda" in names or CUDA in names
-
-    def _is_int8(self, path: str | os.PathLike[str], threads: int | None) -> bool:
-        try:
-            self._open(path, [CPU], threads, None)
-        except (ValueError, RuntimeError):
-            return False
-        return self.config.precision == "int8"
-
-    def _open(
-        self,
-        path: str | os.PathLike[str],
-        providers: Sequence[Provider] | None,
-        threads: int | None,
-        profile: Path | None,
-    ) -> None:
-        self._session = open_session(path, providers, threads, METADATA_KEY, profile)
-        self.has_istft = any(node.name == "audio" for node in self._session.get_outputs())
-        self._layers = self._dim = 0
-        self.config = read_config(self._session, path, METADATA_KEY, self._parse)
+        self._session = open_model(path, ModelConfig, _graph, providers, threads, profile)
+        self.config: ModelConfig = self._session.config
+        self.providers = self._session.providers
+        self.has_istft = "audio" in self._session.outputs
+        self._layers, self._dim = _sizes(self._session.inputs)
 
     @property
     def delay(self) -> int:
@@ -97,7 +59,7 @@ class Backbone:
         """
         shapes = {"spectrum": self._spectrum_shape(features)}
         spectrum: npt.NDArray[Any]
-        (spectrum,) = run(self._session, shapes, self.inputs(features, bandwidth_id, lengths))
+        (spectrum,) = self._session.run(shapes, self.inputs(features, bandwidth_id, lengths))
         return self._as_complex(spectrum)
 
     def audio(self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None) -> Float:
@@ -109,7 +71,7 @@ class Backbone:
         trim = trim_of(config.n_fft, config.hop_length, config.padding)
         samples = (frames - 1) * config.hop_length + config.n_fft - 2 * trim
         audio: Float
-        (audio,) = run(self._session, {"audio": (batch, samples)}, self.inputs(features, bandwidth_id, lengths))
+        (audio,) = self._session.run({"audio": (batch, samples)}, self.inputs(features, bandwidth_id, lengths))
         return audio
 
     def inputs(
@@ -139,7 +101,7 @@ class Backbone:
         shapes = {"spectrum": self._spectrum_shape(features)}
         shapes |= {f"next_{name}": shape for name, shape in self._state_shapes(batch, 2 * REACH).items()}
         inputs = self._inputs(features, bandwidth_id, state, mask)
-        spectrum, *new = run(self._session, shapes, inputs, self._device)
+        spectrum, *new = self._session.run(shapes, inputs, keep=True)
         return self._as_complex(spectrum), dict(zip(state, new, strict=True))
 
     def _state(self, batch: int, past: int) -> State:
@@ -170,39 +132,41 @@ class Backbone:
         # exp, cos and sin are in the graph, where they share the session's threads and its device.
         return spectrum.view(np.complex64)[..., 0] if self.config.head == "istft" else spectrum
 
-    def codebooks(self) -> npt.NDArray[np.float32]:
-        """The codebooks (num_codebooks, codebook_size, C) that an encodec model carries as a constant output."""
-        encodec = self.config.encodec
-        assert encodec is not None
-        nothing = np.zeros((1, self.config.feature_channels, 1), np.float32)
-        bandwidth_id = 0 if self.config.num_bandwidth_ids else None
-        codebooks: Float
-        shapes = {"codebooks": (encodec.num_codebooks, encodec.codebook_size, self.config.feature_channels)}
-        (codebooks,) = run(self._session, shapes, self.inputs(nothing, bandwidth_id))
-        return check_codebooks(codebooks, (encodec.codebooks_sha256,))
+    @property
+    def codebooks(self) -> Float | None:
+        """The codebooks (num_codebooks, codebook_size, C) of an encodec model."""
+        return self._session.codebooks
 
-    def _parse(self, metadata: str) -> ModelConfig:
-        config = ModelConfig.from_json(metadata)
-        channels = config.feature_channels
-        inputs: dict[str, list[int | str]] = {"features": ["batch", channels, "frames"]}
-        outputs: dict[str, list[int | str]] = {"spectrum": ["batch", "frames", *_bins(config)]}
-        # how many convolutions carry what, and of which size, is the network's own affair, and not in the metadata
-        past = shape_of(self._session, "past", 4)
-        if past is not None:
-            self._layers, self._dim = read_size("layers", past[0], MAX_LAYERS), read_size("dim", past[3], MAX_CHANNELS)
-            inputs["past_features"] = ["batch", channels, "past"]
-            outputs["next_past_features"] = ["batch", channels, 2 * REACH]
-            inputs["past"] = [self._layers, "batch", "past", self._dim]
-            outputs["next_past"] = [self._layers, "batch", 2 * REACH, self._dim]
-            inputs["mask"] = [self._layers, "batch", "frames"]
-        if self.has_istft:
-            outputs["audio"] = ["batch", "samples"]
-        if config.num_bandwidth_ids:
-            inputs["bandwidth_id"] = []
-        if config.encodec is not None:
-            outputs["codebooks"] = [config.encodec.num_codebooks, config.encodec.codebook_size, channels]
-        check_graph(self._session, inputs, outputs)
-        return config
+    def placement(self) -> dict[str, list[str]]:
+        """The operators that have run on each provider, one entry for each node, of one opened with ``profile``."""
+        return self._session.placement()
+
+
+def _graph(config: ModelConfig, found: Shapes, made: Shapes) -> tuple[Shapes, Shapes]:
+    """The inputs and outputs of a network; how many convolutions have a state is its own affair, in no metadata."""
+    channels = config.feature_channels
+    inputs: dict[str, Shape] = {"features": ("batch", channels, "frames")}
+    outputs: dict[str, Shape] = {"spectrum": ("batch", "frames", *_bins(config))}
+    layers, dim = _sizes(found)
+    if layers:
+        inputs["past_features"] = ("batch", channels, "past")
+        outputs["next_past_features"] = ("batch", channels, 2 * REACH)
+        inputs["past"] = (layers, "batch", "past", dim)
+        outputs["next_past"] = (layers, "batch", 2 * REACH, dim)
+        inputs["mask"] = (layers, "batch", "frames")
+    if "audio" in made:
+        outputs["audio"] = ("batch", "samples")
+    if config.num_bandwidth_ids:
+        inputs["bandwidth_id"] = ()
+    return inputs, outputs
+
+
+def _sizes(inputs: Shapes) -> tuple[int, int]:
+    """How many convolutions of a network have a state, and of how many channels."""
+    past = shape_of(inputs, "past", 4)
+    if past is None:
+        return 0, 0
+    return read_size("layers", past[0], MAX_LAYERS), read_size("dim", past[3], MAX_CHANNELS)
 
 
 def _bins(config: ModelConfig) -> tuple[int, ...]:
@@ -216,9 +180,4 @@ def placement(path: str | os.PathLike[str], providers: Sequence[Provider] | None
         backbone = Backbone(path, providers, None, Path(folder) / "profile")
         frames = np.zeros((1, backbone.config.feature_channels, 32), np.float32)
         backbone.spectrum(frames, 0 if backbone.config.num_bandwidth_ids else None)
-        events = json.loads(Path(backbone._session.end_profiling()).read_text(encoding="utf-8"))
-    nodes: dict[str, list[str]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and "provider" in event["args"]:
-            nodes.setdefault(event["args"]["provider"], []).append(event["args"]["op_name"])
-    return nodes
+        return backbone.placement()

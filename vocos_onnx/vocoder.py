@@ -30,7 +30,7 @@ from .model.bundled import BUNDLED_CODEC, CODEC, MEL
 from .model.config import METADATA_KEY, ModelConfig
 from .model.hub import fetch
 from .model.origin import Origin, reopened
-from .model.session import Provider
+from .model.providers import Provider
 from .network import Backbone
 from .once import first
 from .streams import BLOCK, Decoder, Stream, decode_in_blocks
@@ -88,7 +88,7 @@ class VocosONNX:
         encoder: Encoder | None = None,
     ):
         self._backbone = Backbone(CODEC if model is None else model, providers, threads)
-        self._codebooks = self._backbone.codebooks() if self.config.encodec else None
+        self._codebooks = self._backbone.codebooks
         self._calls = itertools.count(1)  # of decode and stream
         self._origin = Origin.of(CODEC if model is None else model, METADATA_KEY)
         self._options: dict[str, Any] = {"providers": providers, "threads": threads}

@@ -20,7 +20,7 @@ from vocos_onnx.arrays import Float
 from vocos_onnx.io.files import check_target, whole_file
 from vocos_onnx.io.plot import N_FFT, draw_spectrogram, spectrogram
 from vocos_onnx.model.bundled import CODEC, MEL, find_model
-from vocos_onnx.model.session import Provider
+from vocos_onnx.model.providers import Provider
 
 from .metrics import compare, dnsmos, require
 

@@ -1,7 +1,8 @@
 """What a model or an encoder is: a frozen description, kept as JSON in the metadata of the .onnx file.
 
 The export writes it with ``to_json``; the runtime reads it with ``from_json``. Every key is required and no other is
-allowed, so a file of another version, or a damaged one, is refused instead of half understood.
+allowed, so a damaged file is refused instead of half understood. Files of format 4 and of all later formats stay
+readable: ``_UPGRADES`` makes what the next format has of what a format has. docs/format.md is the specification.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import math
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
@@ -32,11 +34,17 @@ from vocos_onnx.messages import first_line, listed, shown
 
 METADATA_KEY = "vocos_onnx"
 ENCODER_KEY = "vocos_onnx_encoder"
-FORMAT = 4
+FORMAT = 5
+# format -> what makes its metadata (without the entry "format") those of the next format
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    4: lambda metadata: metadata,  # format 5 keeps the codebooks in another place, and describes them as before
+}
+_OLDEST = min(_UPGRADES)
 HEADS = ("istft", "imdct_symexp", "imdct_cos")
 ENCODER_INPUTS = ("audio", "spectrum")
 PRECISIONS = ("float32", "int8", "float16")
 _MAX_REACH = 1 << 22  # samples of the frames around a stretch; the bundled encoder has 38,400
+_EXPORT_AGAIN = "export the checkpoint again with this version"
 _MAX_JSON, _MAX_STRING = 1 << 20, 1024
 
 
@@ -247,11 +255,24 @@ def _from_json(cls: type[_T], text: str) -> _T:
     try:
         data = parse_json(text)
     except ValueError as error:
-        raise ValueError(f"the metadata is not JSON: {error}") from None
-    require(isinstance(data, dict), "the metadata is not a JSON object")
-    version = data.pop("format", None)
-    require(version == FORMAT, f"the metadata has format {shown(version)}, this version reads format {FORMAT}")
-    return _read(cls, data, "")
+        raise ValueError(f"the metadata is not JSON: {error}; {_EXPORT_AGAIN}") from None
+    version = data.pop("format", None) if isinstance(data, dict) else None
+    if type(version) is int and version > FORMAT:
+        raise ValueError(
+            f"the metadata has format {shown(version)}, and this version of vocos-onnx reads formats {_OLDEST} to "
+            f"{FORMAT}: upgrade it with pip install --upgrade vocos-onnx"
+        )
+    try:
+        require(isinstance(data, dict), "the metadata is not a JSON object")
+        if type(version) is not int or version < _OLDEST:
+            raise ValueError(
+                f"the metadata has format {shown(version)}, and this version reads formats {_OLDEST} to {FORMAT}"
+            )
+        for older in range(version, FORMAT):
+            data = _UPGRADES[older](data)
+        return _read(cls, data, "")
+    except ValueError as error:
+        raise ValueError(f"{error}; {_EXPORT_AGAIN}") from None
 
 
 def parse_json(text: str, finite: bool = True) -> Any:

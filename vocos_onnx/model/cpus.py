@@ -1,12 +1,20 @@
-"""How many CPUs this process may use."""
+"""How many CPUs this process may use, and how many threads a call is given."""
 
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vocos_onnx.messages import shown
+
+MAX_THREADS = max(64, 4 * (os.cpu_count() or 1))  # onnxruntime would start as many as it is asked for
 
 
 def available_cpus(root: Path = Path("/")) -> int:
@@ -18,6 +26,22 @@ def available_cpus(root: Path = Path("/")) -> int:
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     quotas = [quota for quota in _quotas(root) if quota > 0]
     return max(1, min([cpus, *(math.ceil(quota) for quota in quotas)]))
+
+
+def read_threads(given: Any) -> int:
+    """The threads of one call; by default, for None, as many as this process may use. Raises ValueError."""
+    if given is None:
+        return available_cpus()
+    try:
+        threads = 0 if isinstance(given, bool | np.bool_) else operator.index(given)
+    except TypeError:
+        threads = 0
+    if not 1 <= threads <= MAX_THREADS:
+        raise ValueError(
+            f"threads is {shown(given)}, expected an integer of 1 or more, {MAX_THREADS} at most, or None for all "
+            "that this process may use"
+        )
+    return threads
 
 
 def _quotas(root: Path) -> Iterator[float]:

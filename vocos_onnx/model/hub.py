@@ -43,43 +43,75 @@ def fetch(
         if not path.is_file():
             raise FileNotFoundError(not_in_folder(folder, filename, kind))
         return path if sha256 is None else PinnedFile(path, sha256, "copy it again")
-    where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "kind": kind}
+    repo = str(repo_or_folder)
+    where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
     if sha256 is not None:  # with it what is in the cache is as good as what is on the hub
-        cached = _download(repo_or_folder, filename, local_files_only=True, required=False, **where)
-        if cached is not None and _digest(cached) == sha256.lower():
-            return PinnedFile(cached, sha256, "download it again")
-    found = _download(repo_or_folder, filename, local_files_only=local_files_only, required=True, **where)
-    assert found is not None
+        with suppress(FileNotFoundError):
+            cached = download(repo, filename, local_files_only=True, **where)
+            if _digest(cached) == sha256.lower():
+                return PinnedFile(cached, sha256, "download it again")
+    try:
+        found = download(repo, filename, local_files_only=local_files_only, **where)
+    except MissingFileError as error:
+        at = f" at revision {revision}" if revision else ""
+        raise FileNotFoundError(
+            f"cannot get {filename} of {repo}{at} from the hub: the repository has no such file; "
+            + not_in_repository(repo, _listed_files(repo, revision), kind)
+        ) from error
     return found if sha256 is None else PinnedFile(found, sha256, "pass the revision that it belongs to")
 
 
-def _download(repo: str | os.PathLike[str], filename: str, *, required: bool, kind: str, **options: Any) -> Path | None:
+class MissingFileError(FileNotFoundError):
+    """A repository is there, and has no such file."""
+
+
+def download(
+    repo: str,
+    *filenames: str,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    what: str | None = None,
+) -> Path:
+    """The first of these files that a repository of the hub has, from the cache where it is there already.
+
+    Its path ends with the commit and its name. ``what`` messages call it, by default the first file of the repository.
+
+    Raises MissingFileError if the repository has none of them, FileNotFoundError if there is no such repository,
+    revision or network, ImportError without huggingface-hub.
+    """
     try:
-        from huggingface_hub import hf_hub_download, list_repo_files
+        from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise ImportError(
             f"no folder {repo}, and downloads from the hub need huggingface-hub: pip install 'vocos-onnx[hub]'"
         ) from error
-    try:
-        return Path(hf_hub_download(str(repo), filename, **options))
-    except Exception as error:  # of the client, of what it uses for HTTP, and of that for TLS and compression
-        if not required:
-            return None
-        at = f" at revision {options['revision']}" if options["revision"] else ""
-        kinds = {cls.__name__ for cls in type(error).__mro__}  # where the client keeps them depends on its version
-        if "EntryNotFoundError" in kinds and "LocalEntryNotFoundError" not in kinds:
-            files: set[str] = set()
-            with suppress(Exception):  # it is for the message alone
-                files = set(list_repo_files(str(repo), revision=options["revision"]))
-            raise FileNotFoundError(
-                f"cannot get {filename} of {repo}{at} from the hub: the repository has no such file; "
-                + not_in_repository(str(repo), files, kind)
+    options: dict[str, Any] = {
+        "revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only
+    }  # fmt: skip
+    for filename in filenames:
+        try:
+            return Path(hf_hub_download(repo, filename, **options))
+        except Exception as error:  # of the client, of what it uses for HTTP, and of that for TLS and compression
+            kinds = {cls.__name__ for cls in type(error).__mro__}  # where the client keeps them depends on its version
+            is_missing = "EntryNotFoundError" in kinds and "LocalEntryNotFoundError" not in kinds
+            if is_missing and filename != filenames[-1]:
+                continue
+            at = f" at revision {revision}" if revision else ""
+            raise (MissingFileError if is_missing else FileNotFoundError)(
+                f"cannot get {what or f'{filenames[0]} of {repo}'}{at} from the hub ({type(error).__name__}: "
+                f"{first_line(error)}). If you meant a local folder, there is none of that name; without a network, "
+                "pass a folder, or what was downloaded before"
             ) from error
-        raise FileNotFoundError(
-            f"cannot get {filename} of {repo}{at} from the hub ({type(error).__name__}: {first_line(error)}). If you "
-            "meant a local folder, there is none of that name; without a network, pass a folder, or what was "
-            "downloaded before"
-        ) from error
+    raise AssertionError("no file was asked for")
+
+
+def _listed_files(repo: str, revision: str | None) -> set[str]:
+    from huggingface_hub import list_repo_files
+
+    with suppress(Exception):  # it is for a message alone
+        return set(list_repo_files(repo, revision=revision))
+    return set()
 
 
 def _digest(path: Path) -> str:

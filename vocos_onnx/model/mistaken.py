@@ -78,7 +78,7 @@ def missing(given: str | os.PathLike[str], kind: str) -> str:
         return f"no file {text}, and a checkpoint is not opened as it is: {convert(text, kind)}"
     output = shlex.quote(text) if suffix == ".onnx" else "MODEL.onnx"
     return (
-        f"no model file {text}; make one with: {_command(kind)} CHECKPOINT -o {output}, or name one that is "
+        f"no model file {text}; make one with: {export_command(kind)} CHECKPOINT -o {output}, or name one that is "
         f"bundled: {_names(kind)}"
     )
 
@@ -90,7 +90,7 @@ def in_a_folder(path: Path, kind: str) -> str:
         return f"{path} is a folder; pass the path of a file in it: {listed(shown(str(path / name)) for name in onnx)}"
     if holds_checkpoint(files):
         return f"{path} is a folder with a checkpoint, not a file: {convert(str(path), kind, files)}"
-    return f"{path} is not a file; expected the .onnx file that {_command(kind)} wrote"
+    return f"{path} is not a file; expected the .onnx file that {export_command(kind)} wrote"
 
 
 def not_in_folder(path: Path, filename: str, kind: str) -> str:
@@ -147,7 +147,7 @@ def other_file(path: Path, data: bytes, kind: str) -> str | None:
         return f"{refused}. Get what it points to with: git lfs pull"
     if what.startswith(("a zip", "a Python", "weights")):
         return f"{refused}. If it is a checkpoint, {convert(str(path), kind)}"
-    return f"{refused}. Export a checkpoint with: {_command(kind)} CHECKPOINT -o MODEL.onnx"
+    return f"{refused}. Export a checkpoint with: {export_command(kind)} CHECKPOINT -o MODEL.onnx"
 
 
 def foreign_vocos(inputs: list[str], outputs: list[str]) -> str | None:
@@ -174,7 +174,7 @@ def convert(checkpoint: str, kind: str, files: set[str] | None = None) -> str:
     config = ""
     if path.is_file() and not is_encoder and not (path.parent / "config.yaml").is_file():
         config = " --config CONFIG.yaml"
-    command = _command(ENCODER_KEY if is_encoder else METADATA_KEY)
+    command = export_command(ENCODER_KEY if is_encoder else METADATA_KEY)
     line = f"{command} {shlex.quote(checkpoint)}{config} -o {output}.onnx"
     if is_encoder and kind != ENCODER_KEY:
         return (
@@ -215,7 +215,8 @@ def _is_encoder(checkpoint: str, kind: str, files: set[str] | None) -> bool:
     return "encodec" in name or kind == ENCODER_KEY
 
 
-def _command(kind: str) -> str:
+def export_command(kind: str) -> str:
+    """What makes the file of a kind."""
     return "vocos-onnx export-encodec" if kind == ENCODER_KEY else "vocos-onnx export"
 
 

@@ -7,6 +7,9 @@ takes data from other files could have any file read that this process may read;
 Protocol Buffers are read as they are written (protobuf.dev/programming-guides/encoding), by the numbers of onnx.proto3;
 weights are not copied. Readers differ in what they make of fields that come twice, of tags and numbers with needless
 bytes, and of bits beyond a number's width: no writer makes those, so none is let through.
+
+The codebooks are no part of the network: they are an initializer that no node uses. They are read here, and onnxruntime
+gets the file without them.
 """
 
 from __future__ import annotations
@@ -16,18 +19,22 @@ import math
 import os
 import stat
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vocos_onnx.arrays import Float
 from vocos_onnx.messages import shown
 
 from .config import METADATA_KEY
 from .mistaken import foreign_vocos, other_file
-from .operators import DOMAINS, INT64, Constant, FormError, Node, looked_up, output_kind
-from .shapes import MAX_FIXED, MAX_RANK, Known, Size, branch_shapes, elements, output_shapes
+from .operators import DOMAINS, FLOAT, INT64, TYPE_NAMES, Constant, FormError, Node, looked_up, output_kind
+from .shapes import MAX_FIXED, MAX_RANK, Known, Shape, Size, branch_shapes, elements, output_shapes
+
+CODEBOOKS = "codebooks"  # the initializer that is the table
 
 MAX_SIZE = 1 << 30  # bytes; the largest model that is known has 54 MB, and ONNX itself ends at 2 GB
 MAX_NODES = 10_000  # the bundled networks have 160
@@ -81,6 +88,7 @@ _ATTRIBUTE_FIELDS = {1: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8}
 _ELEMENTS = {1: (4, 4), 2: (1, 5), 3: (1, 5), 6: (4, 5), 7: (8, 7), 9: (1, 5), 10: (2, 5), 11: (8, 10)}
 _WIDTHS = {4: 4, 10: 8}  # bytes of a number in these fields; in the others they vary
 
+_GRAPH_FIELD = 7  # of the model
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _WIRES = {"int": _VARINT, "float": _FIXED32, "double": _FIXED64}
 Span = tuple[int, int]
@@ -101,10 +109,38 @@ class PinnedFile(os.PathLike[str]):
         return str(self.path)
 
 
+@dataclass(frozen=True)
+class Value:
+    """An input or output of a graph: its name, the type of its elements by ONNX's number, and its shape."""
+
+    name: str
+    type: int
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file that was read and checked.
+
+    ``data`` is the model without its table of codebooks, ``size`` the bytes that the file has. ``inputs`` are those
+    that the caller of the network gives. ``codebooks`` is (num_codebooks, codebook_size, channels), where it has some.
+    """
+
+    path: Path
+    size: int
+    data: bytes
+    metadata: Mapping[str, str]
+    inputs: Sequence[Value]
+    outputs: Sequence[Value]
+    codebooks: Float | None
+
+
 def read_model(
     path: Path, kind: str = METADATA_KEY, *, sha256: str | None = None, remedy: str = "copy it again"
-) -> bytes:
-    """The bytes of a model file, checked; ``kind`` is the metadata key of what it should be.
+) -> ModelFile:
+    """A model file; ``kind`` is the metadata key of what it should be.
+
+    In files of format 4 the table of codebooks is a graph output as well, in later ones it is not: both are read alike.
 
     Raises:
         ValueError: it is no file, empty, too large, damaged, of another kind, has another sha256, changes while it is
@@ -129,8 +165,29 @@ def read_model(
         ) from None
     except _RefusedError as error:
         # where weights are in other files, the names have not been read yet: that they are is said first
-        raise ValueError(f"{path} {foreign_vocos(*check.names) or error}") from None
-    return data
+        names = ([value.name for value in values] for values in (check.inputs, check.outputs))
+        raise ValueError(f"{path} {foreign_vocos(*names) or error}") from None
+    network = _without(data, check.graph, check.table_fields)
+    return ModelFile(path, len(data), network, check.metadata, check.inputs, check.outputs, check.codebooks)
+
+
+def _without(data: bytes, graph: Span, fields: list[Span]) -> bytes:
+    """A model without these fields of its graph; ``graph`` and the fields are where what they hold begins and ends."""
+    if not fields:
+        return data
+    view, pieces, at = memoryview(data), [], graph[0]
+    for start, end in sorted(fields):
+        pieces.append(view[at : start - 1 - len(_as_varint(end - start))])  # their tags have one byte
+        at = end
+    pieces.append(view[at : graph[1]])
+    head = view[: graph[0] - 1 - len(_as_varint(graph[1] - graph[0]))]
+    size = _as_varint(sum(map(len, pieces)))
+    return b"".join([head, bytes([_GRAPH_FIELD << 3 | _BYTES]), size, *pieces, view[graph[1] :]])
+
+
+def _as_varint(number: int) -> bytes:
+    groups = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
 
 
 def read_file(path: Path, most: int, what: str) -> bytes:
@@ -207,13 +264,18 @@ class _Check:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.fields_left, self._nodes_left, self._fixed_left = _MAX_FIELDS, MAX_NODES, MAX_FIXED
-        self.names: tuple[list[str], list[str]] = ([], [])  # of inputs that are no weights, and of outputs
+        self.inputs: list[Value] = []  # those that are no weights
+        self.outputs: list[Value] = []
+        self.metadata: dict[str, str] = {}
+        self.graph = (0, 0)
+        self.codebooks: Float | None = None
+        self.table_fields: list[Span] = []  # what the graph has of the table of codebooks
         self._problem: _RefusedError | None = None  # the first; data from other files are worse than all others
 
     def model(self) -> None:
         """Raises _DamagedError or _RefusedError."""
         model = _Message(self, (0, len(self.data)), _MODEL, "the model")
-        graphs, functions = model.spans(7), model.spans(25)
+        graphs, functions = model.spans(_GRAPH_FIELD), model.spans(25)
         for span in graphs:
             self._graph(span, 0, _Scope({}, {}, {}, {}))
         for span in functions:
@@ -225,6 +287,7 @@ class _Check:
             raise _DamagedError("there is no graph in it")
         if len(graphs) > 1:
             raise _DamagedError("its graph comes in several parts, as no exporter writes it")
+        self.graph = graphs[0]
         self._opsets(model)
         self._metadata(model)
         if self._problem is not None:
@@ -248,13 +311,13 @@ class _Check:
             self.note(f"operators of version {shown(versions.get(''))} (not {_OPSETS[0]} to {_OPSETS[-1]})")
 
     def _metadata(self, model: _Message) -> None:
-        keys: set[str] = set()
         for span in model.spans(14):
-            key = _Message(self, span, _ENTRY, "the metadata").name(1)
-            if key in keys:
+            entry = _Message(self, span, _ENTRY, "the metadata")
+            key = entry.name(1)
+            if key in self.metadata:
                 raise _DamagedError(f"its metadata has {shown(key)} twice")
-            keys.add(key)
-        if "ort_config" in keys:
+            self.metadata[key] = entry.name(2)
+        if "ort_config" in self.metadata:
             self.note("options for onnxruntime in its metadata")
 
     def _graph(self, span: Span, depth: int, scope: _Scope) -> _Result:
@@ -264,13 +327,16 @@ class _Check:
         graph = _Message(self, span, _GRAPH, "a graph")
         for tensor in graph.spans(5):
             name, constant = self._tensor(tensor)
+            if not depth and name == CODEBOOKS:  # of no node's scope
+                self._table(tensor, constant)
+                continue
             scope.constants[name] = constant
             scope.add(name, constant.kind, Known.of(constant))
         weights = set(scope.constants)
         for value in graph.spans(11):
             name, kind, shape = self._value(value)
             if not depth and name not in weights:
-                self.names[0].append(name)
+                self.inputs.append(Value(name, kind, shape or ()))
             if shape is None:
                 self.note(f"the input {shown(name)} of unknown shape")
             scope.add(name, kind, Known(shape or ()))
@@ -278,7 +344,7 @@ class _Check:
             self._node(node, depth, scope)
         outputs = [self._value(value) for value in graph.spans(12)]
         if not depth:
-            self.names[1].extend(name for name, _, _ in outputs)
+            self._outputs(graph.spans(12), outputs, scope)
         for name, _, shape in (*outputs, *[self._value(value) for value in graph.spans(13)]):
             self._declared(name, shape, scope)
         if depth and (graph.spans(11) or len(outputs) != 1):
@@ -286,7 +352,33 @@ class _Check:
         name = outputs[0][0] if outputs else ""
         return _Result(scope.kinds.get(name, 0), scope.values.get(name, Known(())))
 
-    def _declared(self, name: str, shape: tuple[Size, ...] | None, scope: _Scope) -> None:
+    def _table(self, span: Span, constant: Constant) -> None:
+        """Copy the table of codebooks."""
+        if self.table_fields:
+            raise _DamagedError(f"the value {shown(CODEBOOKS)} is made twice")
+        self.table_fields.append(span)
+        tensor = _Message(self, span, _TENSOR, "a tensor")
+        values = tensor.spans(9) or tensor.spans(4)
+        if constant.kind != FLOAT:
+            self.note(f"codebooks of type {TYPE_NAMES.get(constant.kind, constant.kind)}")
+        elif len(values) != 1 or not isinstance(values[0], tuple):
+            self.note("codebooks whose values are not in one piece")
+        else:
+            table = np.frombuffer(self.data, "<f4", math.prod(constant.shape), values[0][0])
+            self.codebooks = table.reshape(constant.shape).astype(np.float32)
+
+    def _outputs(self, spans: list[Span], outputs: list[tuple[str, int, Shape | None]], scope: _Scope) -> None:
+        for span, (name, kind, shape) in zip(spans, outputs, strict=True):
+            if name == CODEBOOKS and self.table_fields:
+                if name in scope.kinds:
+                    raise _DamagedError(f"the value {shown(name)} is made twice")
+                self.table_fields.append(span)
+                continue
+            if shape is None:
+                self.note(f"the output {shown(name)} of unknown shape")
+            self.outputs.append(Value(name, kind, shape or ()))
+
+    def _declared(self, name: str, shape: Shape | None, scope: _Scope) -> None:
         """What a file says of a shape is believed by onnxruntime, where it has no better."""
         known = scope.values.get(name)
         if shape is None or known is None:
@@ -411,7 +503,7 @@ class _Check:
                 values = tuple(map(_signed, tensor.integers(typed)))
         return name, Constant(kind, shape, values)
 
-    def _value(self, span: Span) -> tuple[str, int, tuple[Size, ...] | None]:
+    def _value(self, span: Span) -> tuple[str, int, Shape | None]:
         """Name, type of its elements, 0 where that is not said, and shape."""
         kind, shape = 0, None
         value = _Message(self, span, _VALUE, "a value")

@@ -16,6 +16,10 @@ from typing import Any
 from vocos_onnx.messages import shown
 
 FLOAT, UINT8, INT8, INT32, INT64, BOOL, FLOAT16, DOUBLE = 1, 2, 3, 6, 7, 9, 10, 11
+TYPE_NAMES = {
+    FLOAT: "float", UINT8: "uint8", INT8: "int8", INT32: "int32", INT64: "int64", BOOL: "bool", FLOAT16: "float16",
+    DOUBLE: "double",
+}  # fmt: skip
 _FLOATS = (FLOAT, FLOAT16)
 _MAX_SIZE = 1 << 20  # of a kernel, a pad, a stride, an LSTM
 

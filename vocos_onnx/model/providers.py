@@ -1,0 +1,131 @@
+"""Execution providers: their names, their options, and why one does not start."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from vocos_onnx.messages import shown
+
+Provider = str | tuple[str, dict[str, Any]]
+CPU, CUDA, OPENVINO = "CPUExecutionProvider", "CUDAExecutionProvider", "OpenVINOExecutionProvider"
+
+_SHORT = {"cpu": CPU, "cuda": CUDA}
+_DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
+    # Else ORT searches every cuDNN algorithm anew for each input length, takes memory by powers of two, and computes
+    # float32 products with 10 bits of mantissa (TF32).
+    CUDA: {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"},
+}
+_VERSIONS = {"CUDA": "cuda_version", "cuDNN": "cudnn_version"}
+_WHEELS = ("onnxruntime", "onnxruntime-gpu")
+_log = logging.getLogger("vocos_onnx")
+
+
+def choose_providers(providers: Sequence[Provider] | None, ort: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Names or (name, options) pairs as pairs; by default CUDA where onnxruntime has it, and the CPU.
+
+    Raises ValueError if they are no such list, or if onnxruntime does not have one of them.
+    """
+    available = ort.get_available_providers()
+    if providers is None:
+        providers = [p for p in (CUDA, CPU) if p in available]
+    if isinstance(providers, str) or not isinstance(providers, Sequence) or not providers:
+        hint = f": pass providers=[{_likely(providers)!r}]" if isinstance(providers, str) and providers else ""
+        raise ValueError(
+            f"providers is {shown(providers)}, expected a list of one or more of {', '.join([*_SHORT, *available])}"
+            f"{hint}"
+        )
+    chosen = []
+    for provider in providers:
+        pair = (provider, {}) if isinstance(provider, str) else provider
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], dict)):
+            raise ValueError(f"providers holds {shown(provider)}, expected a name or a (name, options) pair")
+        given, options = pair
+        name = _SHORT.get(given, given)
+        if name not in available:
+            has = f"provider {shown(given)} is not in this onnxruntime, which has {', '.join(available)}"
+            likely = _likely(given)
+            raise ValueError(
+                f"{has}: {_why_no_cuda(ort)}" if name == CUDA else has if likely == given else f"{has}: pass {likely!r}"
+            )
+        chosen.append((name, {**_DEFAULT_OPTIONS.get(name, {}), **options}))
+    return chosen
+
+
+def asks_for_cuda(providers: Sequence[Provider] | None) -> bool:
+    """Whether CUDA is among what a caller gave, whatever else that is."""
+    if not isinstance(providers, Sequence):
+        return False
+    names = [given[0] if isinstance(given, tuple) and given else given for given in providers]
+    return "cuda" in names or CUDA in names
+
+
+def load_libraries(chosen: Sequence[tuple[str, dict[str, Any]]], ort: Any) -> None:
+    """Load what the providers need from other wheels: CUDA and cuDNN, where those of [gpu] are installed."""
+    if any(name == CUDA for name, _ in chosen) and hasattr(ort, "preload_dlls"):
+        with redirect_stdout(StringIO()) as printed:  # stdout may be where the audio goes
+            ort.preload_dlls()
+        _log.debug("preload_dlls: %s", printed.getvalue())
+
+
+def why_absent(absent: Sequence[str], ort: Any) -> str:
+    """Why these providers did not start."""
+    return _why_no_cuda(ort) if CUDA in absent else "its log above says why"
+
+
+def _likely(given: str) -> str:
+    """The name of the provider that is probably meant, else what was given."""
+    known = {name.lower(): name for name in (*_SHORT, *_SHORT.values())}
+    return known.get(given.lower(), "cuda" if given.lower() in ("gpu", "nvidia") else given)
+
+
+def _why_no_cuda(ort: Any) -> str:
+    """What is installed, what is missing for CUDA, and the remedy."""
+    import ctypes
+    import importlib.metadata  # slow to load, and of no use otherwise
+
+    found = {}
+    for wheel in _WHEELS:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[wheel] = importlib.metadata.version(wheel)
+    installed = " and ".join(f"{name} {version}" for name, version in found.items()) or "no wheel of onnxruntime"
+    if len(found) == 2:
+        return (
+            f"{installed} are installed, and break each other; remedy: pip uninstall -y onnxruntime onnxruntime-gpu && "
+            "pip install 'vocos-onnx[gpu]'"
+        )
+    capi = Path(ort.__file__).parent / "capi"
+    library = next((path for path in capi.glob("*onnxruntime_providers_cuda.*")), None)
+    if library is None:
+        return (
+            f"{installed} is installed, which has no CUDA; remedy: pip uninstall -y onnxruntime && "
+            "pip install 'vocos-onnx[gpu]'"
+        )
+    built = _built_for()
+    try:
+        for shared in capi.glob("*onnxruntime_providers_shared.*"):
+            ctypes.CDLL(str(shared), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return (
+            f"{installed} is installed{built}, and its CUDA provider does not load: {error}; remedy: "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]', or the system's CUDA and cuDNN of that version"
+        )
+    return (
+        f"{installed} is installed{built}, and its libraries load; is there an NVIDIA GPU that this process may use, "
+        "with a driver for that CUDA (nvidia-smi)? onnxruntime's log says more"
+    )
+
+
+def _built_for() -> str:
+    """The versions of CUDA and cuDNN that this onnxruntime was built for."""
+    try:
+        from onnxruntime.capi import build_and_package_info as info
+    except ImportError:
+        return ""
+    parts = [f"{name} {getattr(info, key)}" for name, key in _VERSIONS.items() if getattr(info, key, None)]
+    return f" (built for {', '.join(parts)})" if parts else ""

@@ -101,6 +101,8 @@ def convert(
         raise ValueError(f"{model} is in {original.config.precision} already; take the float32 model")
     items = _items(original, calibration)
     proto = onnx.load(find_model(model))
+    for output in [output for output in proto.graph.output if output.name == TABLE]:  # of a file of format 4
+        proto.graph.output.remove(output)
     if precision == "int8":
         _to_int8(proto, original, items)
     else:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vocos_onnx.messages import first_line
+from vocos_onnx.model import hub
 
 from .errors import CheckpointError
 
@@ -49,32 +49,14 @@ def find_weights(path: Path, names: tuple[str, ...], expected: str) -> Path:
     return weights
 
 
-def download(repo_id: str, revision: str | None, config_name: str, weight_names: tuple[str, ...]) -> Files:
+def download(repo: str, revision: str | None, config_name: str, weight_names: tuple[str, ...]) -> Files:
     """The config and the first of the weights that a hub repository has, from the cache where there is no network.
 
     Raises FileNotFoundError if they cannot be had, ImportError if the hub's client is not installed.
     """
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
-    except ImportError as error:
-        raise ImportError("hub downloads need huggingface-hub: pip install 'vocos-onnx[hub]'") from error
-    at = f" at revision {revision}" if revision else ""
-    try:
-        config = Path(hf_hub_download(repo_id, config_name, revision=revision))
-        for name in weight_names:
-            try:
-                weights = Path(hf_hub_download(repo_id, name, revision=revision))
-                break
-            except EntryNotFoundError:
-                if name == weight_names[-1]:
-                    raise
-    except Exception as error:  # of the client, and of what it uses for HTTP
-        raise FileNotFoundError(
-            f"cannot get {repo_id}{at} from the hub ({type(error).__name__}: {first_line(error)}). If you meant a "
-            "local folder, there is none of that name; without a network, pass a folder downloaded before"
-        ) from error
-    return Files(config, weights, repo_id, weights.parent.name)  # the cache keeps files under snapshots/<commit>/
+    config = hub.download(repo, config_name, revision=revision, what=repo)
+    weights = hub.download(repo, *weight_names, revision=revision, what=repo)
+    return Files(config, weights, repo, weights.parent.name)  # the cache keeps files under snapshots/<commit>/
 
 
 def source_name(path: Path) -> str:

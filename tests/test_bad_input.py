@@ -58,8 +58,8 @@ def test_model_is_not_vocos(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'{"format": 4', b'{"format": 3', r"has format 3, and this version reads formats 4 to 5"),
-        (b'{"format": 4', b'["format": 4', r"is not JSON"),
+        (b'{"format": 5', b'{"format": 3', r"has format 3, and this version reads formats 4 to 5"),
+        (b'{"format": 5', b'["format": 5', r"is not JSON"),
         (b'"n_fft": 1280', b'"n_fff": 1280', r"lacks n_fft"),
         (b'"codec": "', b'"codek": "', r"lacks encodec\.codec"),
         (b'"padding": "same"', b'"padding": "sane"', r"padding is 'sane', expected one of \('same', 'center'\)"),
@@ -83,7 +83,7 @@ def test_model_metadata(tmp_path: Path, old: bytes, new: bytes, message: str) ->
 def test_a_newer_format(tmp_path: Path) -> None:
     """Exporting again would not help: it is the reader that is too old."""
     with pytest.raises(ValueError, match=r"altered\.onnx: .*has format 7, and this .* formats 4 to 5: upgrade it with"):
-        VocosONNX(altered(tmp_path, b'{"format": 4', b'{"format": 7'))
+        VocosONNX(altered(tmp_path, b'{"format": 5', b'{"format": 7'))
 
 
 CONFIG = json.loads(VocosONNX(MODEL, providers=["CPUExecutionProvider"]).config.to_json())
@@ -288,9 +288,9 @@ def test_int8_needs_no_other_installation(providers: Any) -> None:
 def test_options_of_cuda(says_cuda: list[object]) -> None:
     """No search for algorithms at each length, no memory by powers of two, no TF32; unless they are asked for."""
     options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
-    assert VocosONNX(MODEL, providers=["cuda"])._backbone._device == ("cuda", 0)
+    assert VocosONNX(MODEL, providers=["cuda"])._backbone._session._device == ("cuda", 0)
     vocos = VocosONNX(MODEL, providers=[("cuda", {"device_id": "1", "use_tf32": "1"}), "cpu"])
-    assert vocos._backbone._device == ("cuda", 1)
+    assert vocos._backbone._session._device == ("cuda", 1)
     given = {"device_id": "1", "use_tf32": "1"}
     assert says_cuda == [
         [("CUDAExecutionProvider", options)],

@@ -8,7 +8,8 @@ inverse transform in the graph; NAME.npz holds what upstream computes from them:
 where there are tokens the features, the spectrum that reaches the inverse transform, the waveform.
 
 encoder.onnx is an EnCodec encoder whose first two codebooks are those of encodec.onnx; its golden tensors are audio of
-several lengths, the embeddings and the tokens. log-mel.npz holds audio and upstream's features of it.
+several lengths, the embeddings and the tokens. encoder-spectrum.onnx is one of a spectrum, as the bundled encoder is.
+log-mel.npz holds audio and upstream's features of it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ sys.path.insert(0, str(HERE.parent / "parity"))
 from upstream import Vocos, build, head, save, strengthen  # noqa: E402
 from vocos.feature_extractors import MelSpectrogramFeatures  # noqa: E402
 
+from vocos_onnx import EncoderConfig, __version__  # noqa: E402
+from vocos_onnx.dsp.quantizer import fingerprints  # noqa: E402
+from vocos_onnx.model.config import Source  # noqa: E402
 from vocos_onnx_export import export, export_encodec, quantize  # noqa: E402
+from vocos_onnx_export.graph import trace_encoder  # noqa: E402
+from vocos_onnx_export.modules import STFTEncoder  # noqa: E402
 
 FRAMES, BATCH = 12, 2
 _MEL = {
@@ -117,6 +123,42 @@ def make_encoder(codebooks: torch.Tensor) -> None:
     np.savez_compressed(HERE / "encoder.npz", **tensors)
 
 
+class TinyEncoder(STFTEncoder):
+    n_fft, hop_length, code_dim = 64, 16, 8
+
+
+def make_spectrum_encoder() -> None:
+    torch.manual_seed(0)
+    encoder = TinyEncoder(dim=8, num_layers=1).eval()
+    for parameter in encoder.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    codebooks = torch.randn(2, 256, 8) * torch.tensor([1.0, 0.5])[:, None, None]
+    config = EncoderConfig(
+        codec="tiny",
+        input="spectrum",
+        sample_rate=8000,
+        n_fft=encoder.n_fft,
+        hop_length=encoder.hop_length,
+        channels=encoder.code_dim,
+        left_context=encoder.context,
+        right_context=encoder.context,
+        codebook_size=codebooks.shape[1],
+        bandwidths=(4.0, 8.0),
+        codebooks_per_bandwidth=(1, 2),
+        codebooks_sha256=fingerprints(codebooks.numpy()),
+        source=Source("tiny-encoder-spectrum", "", "", __version__),
+    )
+    proto = trace_encoder(encoder, config, codebooks)
+    (HERE / "encoder-spectrum.onnx").write_bytes(proto.SerializeToString())
+    tensors = {}
+    with torch.inference_mode():
+        for samples in (1, 15, 16, 17, 2500):
+            audio = 0.3 * torch.randn(samples)
+            tensors[f"audio_{samples}"] = audio.numpy()
+            tensors[f"embeddings_{samples}"] = encoder(audio[None])[0].numpy()
+    np.savez_compressed(HERE / "encoder-spectrum.npz", **tensors)
+
+
 def make_log_mel() -> None:
     """Log-mels of half a second as upstream computes them, and, with its fork's arguments, those of HiFi-GAN."""
     torch.manual_seed(0)
@@ -150,6 +192,7 @@ def main() -> None:
             if name in ("mel", "imdct-cos"):
                 export(checkpoint, HERE / f"{name}-istft.onnx", istft="graph")
         np.savez_compressed(HERE / f"{name}.npz", **golden(model, is_encodec))
+    make_spectrum_encoder()
     make_log_mel()
     for name in ("encodec", "mel"):
         quantize(HERE / f"{name}.onnx", HERE / f"{name}-int8.onnx")

@@ -21,9 +21,10 @@ ENDS = (*DOCUMENTED, RuntimeError, MemoryError)
 def onnx(rng: Rng, folder: Path) -> None:
     from vocos_onnx import EncodecONNX, VocosONNX
 
-    name = ["encodec", "mel", "imdct-cos", "encoder", "mel-int8", "mel-istft", "imdct-cos-istft"][rng.integers(7)]
+    names = ["encodec", "mel", "imdct-cos", "encoder", "encoder-spectrum", "mel-int8", "mel-istft", "imdct-cos-istft"]
+    name = names[rng.integers(len(names))]
     path = folder / "m.onnx"
-    data = (DATA / f"{name}.onnx").read_bytes()
+    data = ((DATA / "format-4" if rng.random() < 0.3 else DATA) / f"{name}.onnx").read_bytes()
     if rng.random() < 0.7:  # what keeps the lengths right gets further
         # most of it is weights: rather the graph at its start, and the metadata at its end
         start, end = int(rng.choice([0, 0, len(data) - 3000])), len(data)
@@ -32,8 +33,9 @@ def onnx(rng: Rng, folder: Path) -> None:
     else:
         data = damaged(rng, data)
     path.write_bytes(data)
-    if name == "encoder":
-        codes = EncodecONNX(path, threads=1).encode(np.linspace(-1, 1, 1000), 24_000, 0.75)
+    if name.startswith("encoder"):
+        encoder = EncodecONNX(path, threads=1)
+        codes = encoder.encode(np.linspace(-1, 1, 1000), encoder.sample_rate, encoder.bandwidths[0])
         assert codes.dtype == np.int64
         return
     vocos = VocosONNX(path, threads=1)
@@ -285,6 +287,46 @@ def _constant_of(tensor: bytes) -> bytes:
     return ob.field(1, "value") + ob.field(5, tensor) + ob.field(20, 4)
 
 
+def tables(rng: Rng, folder: Path) -> None:
+    """Tables of codebooks, in the way of a format or in none: what is decoded with is that of the fingerprint."""
+    from vocos_onnx import VocosONNX
+    from vocos_onnx.dsp.quantizer import fingerprints
+
+    kinds = ["float32"] * 8 + ["float16", "int8", "int64", "float64"]
+    shape = [(2, 16, 8)] * 6 + [(1, 16, 8), (2, 16, 9), (2, 128), (0, 16, 8), (256,), ()]
+    array = np.asarray(rng.normal(size=shape[rng.integers(len(shape))])).astype(kinds[rng.integers(len(kinds))])
+    table = ob.tensor("codebooks", array)
+    if rng.random() < 0.3:
+        table = table.replace(ob.field(9, array.tobytes()), ob.field(4, array.tobytes()))
+    if rng.random() < 0.2:
+        table = damaged(rng, table, same_size=True)
+    parts = [ob.field(1, part) for part in ob.NETWORK]
+    parts += [ob.field(5, ob.WEIGHT), ob.field(11, ob.FEATURES), ob.field(12, ob.SPECTRUM), ob.field(5, table)]
+    more = [
+        ob.field(12, ob.value("codebooks", array.shape)),
+        ob.field(12, ob.value("codebooks", None)),
+        ob.field(13, ob.value("codebooks", array.shape)),
+        ob.field(11, ob.value("codebooks", array.shape)),
+        ob.field(1, ob.node("Abs", ["codebooks"], ["x"])),
+        ob.field(1, ob.node("Identity", ["weight"], ["codebooks"])),
+        ob.field(5, ob.tensor("codebooks", array)),
+    ]
+    for extra in more:
+        if rng.random() < 0.2:
+            parts.insert(int(rng.integers(len(parts))), extra)
+    codec: dict[str, Any] = {"codec": "x", "num_codebooks": 2, "codebook_size": 16, "bandwidths": [1.0]}
+    codec |= {"codebooks_per_bandwidth": [2], "codebooks_sha256": "0" * 64}
+    if array.ndim == 3 and len(array):
+        codec["codebooks_sha256"] = fingerprints(array.astype(np.float32))[-1]
+    path = folder / "m.onnx"
+    path.write_bytes(ob.model(b"".join(parts), json.dumps({**ob.CONFIG, "mel": None, "encodec": codec})))
+    vocos = VocosONNX(path, threads=1)
+    codes = rng.integers(16, size=(2, 5))
+    expected = array[0][codes[0]] + array[1][codes[1]]
+    assert np.array_equal(vocos.codes_to_features(codes)[0], expected.T)
+    finite(vocos.decode(codes))
+
+
 def races(rng: Rng, folder: Path) -> None:
     """The file is cut, overwritten or replaced while it is read: one of its contents whole, or an error."""
     from vocos_onnx import VocosONNX
@@ -395,6 +437,7 @@ TARGETS = {
     "damaged .onnx files": Target(onnx, 2, ENDS),
     "hostile graphs": Target(graphs, 2, ENDS, seconds=20, memory=2 << 30),
     "hidden weights": Target(hidden, 1, seconds=10, memory=1 << 30),
+    "tables of codebooks": Target(tables, 1, ENDS, seconds=10, memory=1 << 30),
     "races of model files": Target(races, 0.1, seconds=20, memory=2 << 30),
     "metadata": Target(metadata, 2, (ValueError,), seconds=5, memory=1 << 30),
 }

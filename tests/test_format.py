@@ -1,0 +1,165 @@
+"""The file format: files of every format are read, and the codebooks are found in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_bytes as ob
+import pytest
+from conftest import DATA
+from onnx_bytes import field, node, tensor, value
+
+from vocos_onnx import EncodecONNX, EncoderConfig, ModelConfig, VocosONNX
+from vocos_onnx.dsp.quantizer import fingerprints
+from vocos_onnx.model.config import FORMAT
+from vocos_onnx.model.onnx_file import read_model
+
+CPU = ["CPUExecutionProvider"]
+FORMAT_4 = DATA / "format-4"
+FILES_4 = sorted(path.stem for path in FORMAT_4.glob("*.onnx"))
+CURRENT = sorted([*DATA.glob("*.onnx")])
+NETWORK = ob.graph([*ob.NETWORK], [ob.WEIGHT], [ob.FEATURES], [ob.SPECTRUM])
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, np.ndarray]:
+    """Inputs and outputs of version 0.4.0; tests/data/format-4/make.py stored them."""
+    with np.load(FORMAT_4 / "results.npz") as archive:
+        return dict(archive)
+
+
+def close(given: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    assert (given.dtype, given.shape) == (expected.dtype, expected.shape)
+    return bool(np.abs(given - expected).max() <= tolerance * np.abs(expected).max())
+
+
+def test_there_is_a_file_of_each_kind() -> None:
+    assert {path.stem for path in CURRENT} == set(FILES_4)
+    kinds = {key for name in FILES_4 for key in read_model(FORMAT_4 / f"{name}.onnx").metadata}
+    assert kinds == {"vocos_onnx", "vocos_onnx_encoder"}
+
+
+@pytest.mark.parametrize("name", FILES_4)
+def test_files_of_format_4(tmp_path: Path, results: dict[str, np.ndarray], name: str) -> None:
+    path = FORMAT_4 / f"{name}.onnx"
+    (text,) = read_model(path).metadata.values()
+    assert json.loads(text)["format"] == 4
+    given = results[f"{name}.input"]
+    if name.startswith("encoder"):
+        encoder = EncodecONNX(path, providers=CPU, threads=1)
+        assert close(encoder.embed(given, encoder.sample_rate), results[f"{name}.embeddings"], 1e-6)
+        tokens = encoder.encode(given, encoder.sample_rate, encoder.bandwidths[-1])
+        assert np.array_equal(tokens, results[f"{name}.tokens"])
+    else:
+        unclipped = tmp_path / "model.onnx"
+        unclipped.write_bytes(path.read_bytes().replace(b'"clip_audio": true', b'"clip_audio":false'))
+        vocos = VocosONNX(unclipped, providers=CPU, threads=1)
+        assert close(vocos.decode(given), results[f"{name}.audio"], 1e-5 if name.endswith("int8") else 1e-6)
+
+
+@pytest.mark.parametrize("name", FILES_4)
+def test_format_5_is_the_same_network(name: str) -> None:
+    """And describes it in the same words; onnxruntime is given the same bytes, but for those of the metadata."""
+    old, new = (read_model(folder / f"{name}.onnx") for folder in (FORMAT_4, DATA))
+    ((key, text),) = new.metadata.items()
+    assert json.loads(text)["format"] == FORMAT
+    kind = EncoderConfig if key == "vocos_onnx_encoder" else ModelConfig
+    assert kind.from_json(text) == kind.from_json(old.metadata[key])
+    assert kind.from_json(text).to_json() == text
+    assert new.data == old.data.replace(b'{"format": 4,', b'{"format": 5,')
+    if old.codebooks is None:
+        assert new.codebooks is None
+    else:
+        assert np.array_equal(old.codebooks, new.codebooks)
+        assert old.codebooks.tobytes() not in old.data
+
+
+# The table of codebooks, of a tiny model of tokens
+
+
+TABLE = np.random.default_rng(0).normal(size=(2, 16, 8)).astype(np.float32)
+CODES = np.array([[1, 2, 3], [4, 5, 6]])
+CONFIG = {
+    **ob.CONFIG,
+    "mel": None,
+    "encodec": {
+        "codec": "tiny", "num_codebooks": 2, "codebook_size": 16, "bandwidths": [1.0, 2.0],
+        "codebooks_per_bandwidth": [1, 2], "codebooks_sha256": fingerprints(TABLE)[-1],
+    },
+}  # fmt: skip
+RAW = tensor("codebooks", TABLE)
+
+
+def write(folder: Path, *more: bytes, config: dict[str, Any] = CONFIG) -> Path:
+    """A model with more fields in its graph."""
+    path = folder / "model.onnx"
+    path.write_bytes(ob.model(NETWORK + b"".join(more), json.dumps(config)))
+    return path
+
+
+def floats(array: np.ndarray) -> bytes:
+    """A tensor whose values are a packed field of floats."""
+    sizes = b"".join(field(1, size) for size in array.shape)
+    return sizes + field(2, ob.FLOAT) + field(4, array.tobytes()) + field(8, "codebooks")
+
+
+@pytest.mark.parametrize("table", [RAW, floats(TABLE)])
+@pytest.mark.parametrize("output", [b"", field(12, value("codebooks", TABLE.shape))])
+@pytest.mark.parametrize("at_the_end", [True, False])
+def test_where_the_codebooks_are(tmp_path: Path, table: bytes, output: bytes, at_the_end: bool) -> None:
+    path = write(tmp_path, field(5, table), output)
+    if not at_the_end:
+        path.write_bytes(ob.model(output + field(5, table) + NETWORK, json.dumps(CONFIG)))
+    file = read_model(path)
+    assert np.array_equal(file.codebooks, TABLE)
+    assert file.data == ob.model(NETWORK, json.dumps(CONFIG))
+    vocos = VocosONNX(path)
+    expected = TABLE[0][CODES[0]] + TABLE[1][CODES[1]]
+    assert np.array_equal(vocos.codes_to_features(CODES)[0], expected.T)
+    assert np.array_equal(vocos.decode(CODES), vocos.decode(expected.T))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ((field(5, RAW), field(5, RAW)), "'codebooks' is made twice"),
+        ((field(5, RAW), field(1, node("Abs", ["features"], ["codebooks"])), field(12, value("codebooks", [2, 16, 8]))),
+         "'codebooks' is made twice"),
+        ((field(5, RAW), field(1, node("Abs", ["codebooks"], ["x"]))), "'Abs' before what goes into it, 'codebooks'"),
+        ((field(5, tensor("codebooks", TABLE.astype(np.float16))),), "has codebooks of type float16, which no model"),
+        ((field(5, tensor("codebooks", TABLE.astype(np.int8))),), "has codebooks of type int8, which no model"),
+        ((field(5, tensor("codebooks", TABLE[:1])),), r"its codebooks are of shape \(1, 16, 8\), expected of"),
+        ((field(5, tensor("codebooks", TABLE.ravel())),), r"its codebooks are of shape \(256,\), expected of shape"),
+        ((field(5, tensor("codebooks", TABLE, [2, 16, 9])),), "of the shape .* has 256 values"),
+        ((field(5, tensor("codebooks", TABLE + 1)),), "the model's codebooks have the fingerprint"),
+        ((), "its codebooks are none, expected of shape"),
+        ((field(5, tensor("table", TABLE)), field(1, node("Identity", ["table"], ["codebooks"])),
+          field(12, value("codebooks", [2, 16, 8]))), "its outputs are .*codebooks"),
+    ],
+)  # fmt: skip
+def test_codebooks_that_no_export_writes(tmp_path: Path, more: tuple[bytes, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"model\.onnx.* {message}|^{message}"):
+        VocosONNX(write(tmp_path, *more))
+
+
+def test_codebooks_of_single_floats(tmp_path: Path) -> None:
+    """A field of floats that are not packed, as no writer of this version of Protocol Buffers makes it."""
+    one = field(1, 1) + field(1, 2) + field(1, 1) + field(2, ob.FLOAT) + field(4, 1.0) + field(4, 2.0)
+    with pytest.raises(ValueError, match="has codebooks whose values are not in one piece, which no model"):
+        VocosONNX(write(tmp_path, field(5, one + field(8, "codebooks"))))
+
+
+def test_codebooks_of_a_mel_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"contradicts the graph: its codebooks are of shape .*, expected none"):
+        VocosONNX(write(tmp_path, field(5, RAW), config=ob.CONFIG))
+
+
+def test_the_encoder_of_a_spectrum() -> None:
+    encoder = EncodecONNX(DATA / "encoder-spectrum.onnx", providers=CPU, threads=1)
+    with np.load(DATA / "encoder-spectrum.npz") as golden:
+        for samples in (1, 15, 16, 17, 2500):
+            embeddings = encoder.embed(golden[f"audio_{samples}"], encoder.sample_rate)[0]
+            assert close(embeddings, golden[f"embeddings_{samples}"], 1e-5)

@@ -60,7 +60,7 @@ def value(name: str, *shape: int | str, dtype: int = TensorProto.FLOAT) -> Value
 def attach_metadata(
     proto: onnx.ModelProto, config: ModelConfig | EncoderConfig, codebooks: Tensor | None
 ) -> onnx.ModelProto:
-    """Add the metadata and the codebooks (K, size, C), and check the whole; returns the model that was given.
+    """Add the metadata and the codebooks (K, size, C); returns the model that was given.
 
     The codebooks are an initializer that no node uses and that is no output: the runtime reads it from the file, and
     every execution provider drops it.
@@ -72,7 +72,6 @@ def attach_metadata(
     for node in proto.graph.node:  # where each node stands in this source: of no use to those who run it
         del node.metadata_props[:]
         node.doc_string = ""
-    onnx.checker.check_model(proto)
     return proto
 
 

@@ -33,7 +33,6 @@ def add_istft(proto: onnx.ModelProto, config: ModelConfig) -> None:
     graph.node.extend(once.nodes)
     graph.node.append(helper.make_node("If", [condition], ["audio"], "istft", then_branch=then, else_branch=otherwise))
     graph.output.append(value("audio", "batch", "samples"))
-    onnx.checker.check_model(proto)
 
 
 def _inverse(g: GraphBuilder, config: ModelConfig, masked: bool) -> str:

@@ -54,8 +54,11 @@ def download(repo: str, revision: str | None, config_name: str, weight_names: tu
 
     Raises FileNotFoundError if they cannot be had, ImportError if the hub's client is not installed.
     """
-    config = hub.download(repo, config_name, revision=revision, what=repo)
-    weights = hub.download(repo, *weight_names, revision=revision, what=repo)
+    try:
+        config = hub.download(repo, config_name, revision=revision, what=repo)
+        weights = hub.download(repo, *weight_names, revision=revision, what=repo)
+    except hub.MissingFileError as error:
+        raise FileNotFoundError(str(error)) from error
     return Files(config, weights, repo, weights.parent.name)  # the cache keeps files under snapshots/<commit>/
 
 

@@ -16,7 +16,7 @@ from vocos_onnx.arrays import Float
 from .dsp.stft import trim_of
 from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
 from .model.config import ModelConfig
-from .model.providers import Provider
+from .model.providers import CPU, CUDA, Provider
 from .model.session import Shapes, open_model, shape_of
 from .model.shapes import Shape
 
@@ -38,7 +38,9 @@ class Backbone:
         self._session = open_model(path, ModelConfig, _graph, providers, threads, profile)
         self.config: ModelConfig = self._session.config
         self.providers = self._session.providers
-        self.has_istft = "audio" in self._session.outputs
+        # It is made for CUDA and tested there and on the CPU. Elsewhere the spectrum is fetched: the OpenVINO of
+        # onnxruntime 1.24 computes the audio of some files (with an If whose condition is a constant) wrongly.
+        self.has_istft = "audio" in self._session.outputs and self.providers[0] in (CPU, CUDA)
         self._layers, self._dim = _sizes(self._session.inputs)
 
     @property

@@ -2,7 +2,7 @@
 
 The export writes it with ``to_json``; the runtime reads it with ``from_json``. Every key is required and no other is
 allowed, so a damaged file is refused instead of half understood. Files of format 4 and of all later formats stay
-readable: ``_UPGRADES`` makes what the next format has of what a format has. docs/format.md is the specification.
+readable: ``UPGRADES`` makes what the next format has of what a format has. docs/format.md is the specification.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ METADATA_KEY = "vocos_onnx"
 ENCODER_KEY = "vocos_onnx_encoder"
 FORMAT = 5
 # format -> what makes its metadata (without the entry "format") those of the next format
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     4: lambda metadata: metadata,  # format 5 keeps the codebooks in another place, and describes them as before
 }
-_OLDEST = min(_UPGRADES)
+_OLDEST = min(UPGRADES)
 HEADS = ("istft", "imdct_symexp", "imdct_cos")
 ENCODER_INPUTS = ("audio", "spectrum")
 PRECISIONS = ("float32", "int8", "float16")
@@ -269,7 +269,7 @@ def _from_json(cls: type[_T], text: str) -> _T:
                 f"the metadata has format {shown(version)}, and this version reads formats {_OLDEST} to {FORMAT}"
             )
         for older in range(version, FORMAT):
-            data = _UPGRADES[older](data)
+            data = UPGRADES[older](data)
         return _read(cls, data, "")
     except ValueError as error:
         raise ValueError(f"{error}; {_EXPORT_AGAIN}") from None

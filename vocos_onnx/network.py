@@ -15,7 +15,7 @@ from .arrays import Float
 from .dsp.stft import samples_of
 from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
 from .model.config import ModelConfig
-from .model.providers import Provider
+from .model.providers import CPU, CUDA, Provider
 from .model.session import Shapes, open_model, shape_of
 from .model.shapes import Shape
 from .spans import Span, Spectrum, stacked
@@ -47,7 +47,9 @@ class Network:
         self.providers = self._session.providers
         self._layers, self._dim = _sizes(self._session.inputs)
         self.reach = REACH * (self._layers + 1) if self._layers else 0
-        self.has_istft = "audio" in self._session.outputs
+        # It is made for CUDA and tested there and on the CPU. Elsewhere the spectrum is fetched: the OpenVINO of
+        # onnxruntime 1.24 computes the audio of some files (with an If whose condition is a constant) wrongly.
+        self.has_istft = "audio" in self._session.outputs and self.providers[0] in (CPU, CUDA)
 
     def spectra(self, batches: Iterable[list[Span]]) -> Iterator[Spectrum]:
         """The spectra of spans, those of a list in one call."""

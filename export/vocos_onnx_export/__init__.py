@@ -1,91 +1,10 @@
-"""Official Vocos checkpoints to .onnx. Torch is needed here, and nowhere in ``vocos_onnx``."""
+"""Checkpoints to .onnx, each verified before it is there. Torch is needed here, and nowhere in ``vocos_onnx``."""
 
 from __future__ import annotations
 
-import copy
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-import numpy.typing as npt
-
-from vocos_onnx import ModelConfig, VocosONNX, __version__
-from vocos_onnx.io.files import check_target, whole_file
-from vocos_onnx.model.config import Source
-
-from .checkpoint import CheckpointError, build, describe, load
 from .encodec import export_encodec
-from .graph import fold_layer_scale, trace
-from .istft import add_istft
+from .errors import CheckpointError
 from .quantization import quantize
-from .verify import table, verify
-
-ISTFTS = ("numpy", "graph")
+from .vocoder import export
 
 __all__ = ["CheckpointError", "export", "export_encodec", "quantize"]
-
-
-def export(
-    checkpoint: str,
-    output: str | os.PathLike[str],
-    *,
-    config: str | None = None,
-    revision: str | None = None,
-    precision: str = "float32",
-    istft: str = "numpy",
-    calibration: Sequence[npt.ArrayLike] | None = None,
-    overwrite: bool = True,
-    report: Callable[[str], None] = print,
-) -> ModelConfig:
-    """Write a checkpoint as one self-contained .onnx, and verify it against torch.
-
-    Args:
-        checkpoint: a folder, a weight file or a hub id; see ``checkpoint.load``.
-        output: path to write. Nothing is there, or what was there stays, unless the verification passes.
-        config: path of the config where it is not beside the weights.
-        revision: branch, tag or commit on the hub.
-        precision: "float32"; or "int8" or "float16", to which the verified model is brought with ``quantize``.
-        istft: where the runtime makes audio of a spectrum: "numpy"; or "graph", which adds it to the graph, for batches
-            on a GPU. Streams, and all of more than 1,500 frames, are made in numpy from that graph too.
-        calibration: as ``quantize`` takes it.
-        overwrite: whether a file that exists is replaced.
-        report: called with each line of the report.
-
-    Raises:
-        ValueError: another istft; as ``quantize``, of another precision than float32.
-        FileNotFoundError: the checkpoint, its config or the output's folder does not exist.
-        FileExistsError: the output exists, and ``overwrite`` is false.
-        CheckpointError: the checkpoint is not a supported Vocos, or the result differs from torch.
-    """
-    if istft not in ISTFTS:
-        raise ValueError(f"istft is {istft!r}, expected one of {', '.join(ISTFTS)}")
-    output = Path(output)
-    check_target(output, overwrite=overwrite)
-    found = load(checkpoint, config, revision)
-    model, features, codebooks, sample_rate = build(found)
-    source = Source(found.name, found.revision, found.sha256, __version__)
-    model_config = describe(model, features, sample_rate, source)
-    folded = copy.deepcopy(model)
-    fold_layer_scale(folded)
-    proto = trace(folded, model_config, codebooks)
-    if istft == "graph":
-        add_istft(proto, model_config)
-    with whole_file(output, overwrite=overwrite) as partial:
-        partial.write_bytes(proto.SerializeToString())
-        runtime = VocosONNX(partial, providers=["CPUExecutionProvider"])
-        rows = list(verify(model, codebooks, runtime))
-        report("largest difference from torch, relative to the peak:")
-        report(table(rows))
-        bad = [r for r in rows if not r.ok]
-        if bad:
-            r = bad[0]
-            raise CheckpointError(
-                f"the exported model differs from torch in {len(bad)} of {len(rows)} checks, first in the {r.stage} by "
-                f"{r.difference:.1e} (bandwidth_id {r.bandwidth_id}, batch {r.batch}, {r.frames} frames); "
-                f"{output} was not written"
-            )
-        del runtime
-        if precision != "float32":
-            model_config = quantize(partial, partial, precision=precision, calibration=calibration, report=report)
-    report(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
-    return model_config

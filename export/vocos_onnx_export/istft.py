@@ -2,63 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import helper
 
 from vocos_onnx.dsp.stft import hann_window, imdct_frames, istft_frames, trim_of
 from vocos_onnx.model.config import ModelConfig
+
+from .graph import GraphBuilder, value
 
 
 def add_istft(proto: onnx.ModelProto, config: ModelConfig) -> None:
     """Give the graph the output "audio" (batch, samples): what the runtime makes of its spectrum, within rounding.
 
-    Not clipped: what is not finite shall show. All of it is in one If: where past frames are carried from call to
-    call, the spectrum is late and only a part of a sequence, and the audio is empty.
+    It is not clipped: numbers that are not finite are to be seen. All of it is in one If: in the steps of a stream,
+    which have a state, the spectrum is late and only a part of a sequence, and the audio is empty.
     """
     graph, inputs = proto.graph, [node.name for node in proto.graph.input]
-    whole, part, once = _Body("istft.whole"), _Body("istft.part"), _Body("istft.once")
-    then = whole.graph(_inverse(whole, config, "mask" in inputs))
-    otherwise = part.graph(part.add("Identity", part.constant(np.zeros((1, 0), np.float32))))
+    whole, step, once = GraphBuilder("istft.whole"), GraphBuilder("istft.step"), GraphBuilder("istft.once")
+    audio = _inverse(whole, config, "mask" in inputs)
+    nothing = step.op("Identity", step.constant(np.zeros((1, 0), np.float32)))
+    then = whole.graph([], [value(audio, "batch", "samples")])
+    otherwise = step.graph([], [value(nothing, "batch", "samples")])
     if "past" in inputs:
-        condition = once.add("Equal", once.add("Shape", "past", start=2, end=3), once.constant([3]))
+        condition = once.op("Equal", once.op("Shape", "past", start=2, end=3), once.constant([3]))
     else:
         condition = once.constant([True])
-    graph.initializer.extend(once.tensors)
+    graph.initializer.extend(once.initializers)
     graph.node.extend(once.nodes)
     graph.node.append(helper.make_node("If", [condition], ["audio"], "istft", then_branch=then, else_branch=otherwise))
-    graph.output.append(helper.make_tensor_value_info("audio", TensorProto.FLOAT, ["batch", "samples"]))
-    onnx.checker.check_model(proto)
+    graph.output.append(value("audio", "batch", "samples"))
 
 
-def _inverse(body: _Body, config: ModelConfig, masked: bool) -> str:
+def _inverse(g: GraphBuilder, config: ModelConfig, masked: bool) -> str:
     """Spectrum -> audio.
 
     The transform of a frame is one matrix product, which every device is good at. As in ``dsp.stft`` the frames
     are added a hop at a time, and divided by their squared windows; frames of an item that the mask leaves out do not
     count in either.
     """
-    hop, n_fft = config.hop_length, config.n_fft
     basis, weight = _basis(config)
-    pieces = -(-n_fft // hop)
-    rest = pieces * hop - n_fft  # to a whole number of hops
+    hops = -(-config.n_fft // config.hop_length)
+    rest = hops * config.hop_length - config.n_fft  # zeros that make a frame a whole number of hops
     basis, weight = np.pad(basis, ((0, 0), (0, rest))), np.pad(weight, (0, rest))
-    frames = body.add("MatMul", body.add("Reshape", "spectrum", body.constant([0, 0, -1])), body.constant(basis))
+    frames = g.op("MatMul", g.op("Reshape", "spectrum", g.constant([0, 0, -1])), g.constant(basis))
     if masked:
-        inside = body.add("Unsqueeze", body.add("Gather", "mask", body.constant(0), axis=0), body.constant([2]))
-        frames = body.add("Mul", frames, inside)
+        inside = g.op("Unsqueeze", g.op("Gather", "mask", g.constant(0), axis=0), g.constant([2]))
+        frames = g.op("Mul", frames, inside)
     else:
-        one = body.constant([1])
-        count = body.add("Concat", one, body.add("Shape", "spectrum", start=1, end=2), one, axis=0)
-        inside = body.add("Expand", body.constant(np.float32(1)), count)
-    audio = _overlap_add(body, frames, config, pieces)
+        one = g.constant([1])
+        count = g.op("Concat", one, g.op("Shape", "spectrum", start=1, end=2), one, axis=0)
+        inside = g.op("Expand", g.constant(np.float32(1)), count)
+    audio = _overlap_add(g, frames, config, hops)
     if config.head == "istft":
-        weights = _overlap_add(body, body.add("Mul", inside, body.constant(weight)), config, pieces)
-        tiny = body.constant(np.finfo(np.float32).tiny)  # where no frame is: 0 / tiny
-        audio = body.add("Div", audio, body.add("Max", weights, tiny))
+        weights = _overlap_add(g, g.op("Mul", inside, g.constant(weight)), config, hops)
+        tiny = g.constant(np.finfo(np.float32).tiny)  # where no frame is: 0 / tiny
+        audio = g.op("Div", audio, g.op("Max", weights, tiny))
     return audio
 
 
@@ -73,41 +73,33 @@ def _basis(config: ModelConfig) -> tuple[npt.NDArray[np.float32], npt.NDArray[np
     return imdct_frames(np.eye(bins, dtype=np.float32)[None])[0], np.zeros(config.n_fft, np.float32)
 
 
-def _overlap_add(body: _Body, frames: str, config: ModelConfig, pieces: int) -> str:
-    """Frames (B, T, pieces · hop) -> (B, samples), trimmed."""
+def _overlap_add(g: GraphBuilder, frames: str, config: ModelConfig, hops: int) -> str:
+    """Frames (B, T, hops · hop_length) -> (B, samples), trimmed.
+
+    With P hops to a frame, T frames take T + P - 1 hops of audio. Frame t begins at hop t, so its hop p falls on
+
+        hop r = t + p of the audio:    audio[r] = sum over p = 0 ... P - 1 of frame[r - p][p],
+
+    where frames before the first and after the last are zeros. With P - 1 frames of zeros put on both sides, frame
+    t is row P - 1 + t, and the term of p, over all r = 0 ... T + P - 2, is a slice:
+
+        rows     P - 1 - p  to  T + 2 (P - 1) - p,    the p-th from the end, or the end itself where p is 0;
+        columns  p · hop_length  to  (p + 1) · hop_length.
+
+    The sum (B, T + P - 1, hop_length) is the audio row by row. It is P · hop_length - n_fft zeros longer than that of
+    frames of n_fft; those go from the end with what is trimmed there. (A trim of 0, which would take all, cannot be:
+    frames overlap.)
+    """
     hop, n_fft = config.hop_length, config.n_fft
     trim = trim_of(n_fft, hop, config.padding)
     # not by Pad, which onnxruntime has for CUDA in older opsets only
-    size = body.add("Concat", body.add("Shape", frames, end=1), body.constant([pieces - 1, pieces * hop]), axis=0)
-    zeros = body.add("Expand", body.constant(np.float32(0)), size)
-    padded = body.add("Concat", zeros, frames, zeros, axis=1)
-    rows = []
-    for j in range(pieces):  # piece j of all frames, j rows further down
-        starts, ends = [pieces - 1 - j, j * hop], [-j or np.iinfo(np.int64).max, (j + 1) * hop]
-        rows.append(body.add("Slice", padded, *(body.constant(bounds) for bounds in (starts, ends, [1, 2]))))
-    flat = body.add("Reshape", body.add("Sum", *rows), body.constant([0, -1]))
-    end = n_fft - pieces * hop - trim
-    return body.add("Slice", flat, body.constant([trim]), body.constant([end]), body.constant([1]))
-
-
-class _Body:
-    """Nodes and constants of a graph in the making; what a node gives is called as the node is."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.nodes: list[NodeProto] = []
-        self.tensors: list[TensorProto] = []
-
-    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        name = f"{self._name}.{operator}.{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
-        return name
-
-    def constant(self, value: Any) -> str:
-        name = f"{self._name}.constant.{len(self.tensors)}"
-        self.tensors.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def graph(self, output: str) -> GraphProto:
-        result = helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", "samples"])
-        return helper.make_graph(self.nodes, self._name, [], [result], self.tensors)
+    size = g.op("Concat", g.op("Shape", frames, end=1), g.constant([hops - 1, hops * hop]), axis=0)
+    zeros = g.op("Expand", g.constant(np.float32(0)), size)
+    padded = g.op("Concat", zeros, frames, zeros, axis=1)
+    terms = []
+    for p in range(hops):
+        starts, ends = [hops - 1 - p, p * hop], [-p or np.iinfo(np.int64).max, (p + 1) * hop]
+        terms.append(g.op("Slice", padded, *(g.constant(bounds) for bounds in (starts, ends, [1, 2]))))
+    flat = g.op("Reshape", g.op("Sum", *terms), g.constant([0, -1]))
+    end = n_fft - hops * hop - trim  # from the end, so negative
+    return g.op("Slice", flat, g.constant([trim]), g.constant([end]), g.constant([1]))

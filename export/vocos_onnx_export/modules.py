@@ -5,13 +5,12 @@ maps features ``(B, C, T)`` to hidden states ``(B, T, dim)``; a head maps those 
 exported graph. What follows (inverse transform, overlap-add) has no weights: it is numpy in ``dsp.stft``, and
 ``to_waveform`` here is its torch counterpart, for training and for the verification of an export.
 
-Weight normalisation does not exist here: checkpoint.py folds it into plain weights while loading.
+Weight normalisation does not exist here: ``state_dict.fold_weight_norm`` makes plain weights of it while loading.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,14 +34,16 @@ class AdaLayerNorm(nn.Module):
         scale, shift = self.scale(bandwidth_id), self.shift(bandwidth_id)
         if bandwidth_id.ndim == 0:
             return F.layer_norm(x, self.shape, scale, shift, self.eps)
-        return F.layer_norm(x, self.shape, eps=self.eps) * scale[:, None] + shift[:, None]
+        normalised: Tensor = F.layer_norm(x, self.shape, eps=self.eps) * scale[:, None] + shift[:, None]
+        return normalised
 
 
 class LayerNorm(nn.LayerNorm):
     """Layer norm that takes, and ignores, a bandwidth id, so that both norms are called alike."""
 
     def forward(self, x: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
-        return super().forward(x)
+        normalised: Tensor = super().forward(x)
+        return normalised
 
 
 def _norm(dim: int, num_embeddings: int | None) -> nn.Module:
@@ -60,7 +61,7 @@ class ConvNeXtBlock(nn.Module):
         self.gamma = nn.Parameter(torch.full((dim,), layer_scale)) if layer_scale > 0 else None
 
     def forward(self, x: Tensor, bandwidth_id: Tensor | None) -> Tensor:
-        y = self.norm(self.dwconv(x).transpose(1, 2), bandwidth_id)
+        y: Tensor = self.norm(self.dwconv(x).transpose(1, 2), bandwidth_id)
         y = self.pwconv2(F.gelu(self.pwconv1(y)))
         if self.gamma is not None:
             y = self.gamma * y
@@ -93,9 +94,15 @@ class VocosBackbone(nn.Module):
 
     def forward(self, x: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
         x = self.norm(self.embed(x).transpose(1, 2), bandwidth_id).transpose(1, 2)
-        for block in self.convnext:
+        for block in self.blocks:
             x = block(x, bandwidth_id)
-        return self.final_layer_norm(x.transpose(1, 2))
+        hidden: Tensor = self.final_layer_norm(x.transpose(1, 2))
+        return hidden
+
+    @property
+    def blocks(self) -> list[ConvNeXtBlock]:
+        """What ``convnext`` holds."""
+        return [block for block in self.convnext if isinstance(block, ConvNeXtBlock)]
 
 
 def _init_weights(module: nn.Module) -> None:
@@ -134,11 +141,20 @@ class VocosResNetBackbone(nn.Module):
         self.resnet = nn.Sequential(*(ResBlock1(dim, scale) for _ in range(num_blocks)))
 
     def forward(self, x: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
-        return self.resnet(self.embed(x)).transpose(1, 2)
+        hidden: Tensor = self.resnet(self.embed(x)).transpose(1, 2)
+        return hidden
+
+    @property
+    def blocks(self) -> list[ResBlock1]:
+        """What ``resnet`` holds."""
+        return [block for block in self.resnet if isinstance(block, ResBlock1)]
 
 
 class ISTFTHead(nn.Module):
-    """Spectrum (B, T, n_fft/2 + 1, 2), real and imaginary parts: log-magnitudes and phases come out of the layer."""
+    """Hidden states (B, T, dim) -> spectrum (B, T, n_fft/2 + 1, 2), real and imaginary parts.
+
+    The layer gives log-magnitudes m and phases p; the spectrum is min(exp(m), 100) · (cos p + j sin p).
+    """
 
     kind = "istft"
 
@@ -156,7 +172,7 @@ class ISTFTHead(nn.Module):
 
     def to_waveform(self, spectrum: Tensor) -> Tensor:
         spectrum = torch.view_as_complex(spectrum).transpose(1, 2)
-        window: Tensor = self.istft.window  # type: ignore[assignment]
+        window = self.istft.get_buffer("window")
         if self.padding == "center":
             return torch.istft(spectrum, self.n_fft, self.hop_length, self.n_fft, window, center=True)
         frames = torch.fft.irfft(spectrum, self.n_fft, dim=1) * window[None, :, None]
@@ -166,7 +182,7 @@ class ISTFTHead(nn.Module):
 
 
 class _IMDCTHead(nn.Module):
-    """What both MDCT heads share. The MDCT's hop is half its frame; its window is the cosine (sine) window."""
+    """The part that both MDCT heads share. The MDCT's hop is half its frame; its window is the cosine (sine) window."""
 
     def __init__(self, dim: int, out_dim: int, mdct_frame_len: int, padding: str, clip_audio: bool) -> None:
         super().__init__()
@@ -190,7 +206,7 @@ class _IMDCTHead(nn.Module):
         n = torch.arange(self.n_fft, dtype=torch.float64, device=spectrum.device)
         k = torch.arange(bins, dtype=torch.float64, device=spectrum.device)
         basis = torch.cos(math.pi / bins * (n[None] + (bins + 1) / 2) * (k[:, None] + 0.5)) * math.sqrt(2 / bins)
-        window: Tensor = self.imdct.window  # type: ignore[assignment]
+        window = self.imdct.get_buffer("window")
         frames = (spectrum @ basis.float()) * window
         trim = self.n_fft // 2 if self.padding == "center" else self.n_fft // 4
         audio = overlap_add(frames.transpose(1, 2), self.hop_length, trim)
@@ -198,7 +214,7 @@ class _IMDCTHead(nn.Module):
 
 
 class IMDCTSymExpHead(_IMDCTHead):
-    """Spectrum (B, T, mdct_frame_len/2): MDCT values, symlog of which comes out of the layer."""
+    """Hidden states (B, T, dim) -> spectrum (B, T, mdct_frame_len/2), MDCT values: symexp of what the layer gives."""
 
     kind = "imdct_symexp"
 
@@ -219,12 +235,12 @@ class IMDCTSymExpHead(_IMDCTHead):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.out(x)
-        value = x.sign() * (x.abs().exp() - 1)
+        value: Tensor = x.sign() * (x.abs().exp() - 1)
         return value.clip(-MAX_MAGNITUDE, MAX_MAGNITUDE)
 
 
 class IMDCTCosHead(_IMDCTHead):
-    """Spectrum (B, T, mdct_frame_len/2): MDCT values exp(m) cos(p), m and p of which come out of the layer."""
+    """Hidden states (B, T, dim) -> spectrum (B, T, mdct_frame_len/2), MDCT values exp(m) cos(p) of the layer's."""
 
     kind = "imdct_cos"
 
@@ -233,7 +249,8 @@ class IMDCTCosHead(_IMDCTHead):
 
     def forward(self, x: Tensor) -> Tensor:
         m, p = self.out(x).chunk(2, dim=-1)
-        return m.exp().clip(max=MAX_MAGNITUDE) * p.cos()
+        value: Tensor = m.exp().clip(max=MAX_MAGNITUDE) * p.cos()
+        return value
 
 
 def overlap_add(frames: Tensor, hop_length: int, trim: int) -> Tensor:
@@ -243,29 +260,35 @@ def overlap_add(frames: Tensor, hop_length: int, trim: int) -> Tensor:
     return folded[:, 0, 0, trim : length - trim]
 
 
+Backbone = VocosBackbone | VocosResNetBackbone
+Head = ISTFTHead | IMDCTSymExpHead | IMDCTCosHead
+
+
 class Vocos(nn.Module):
     """Backbone and head, as one graph: features (B, C, T) and a scalar bandwidth id -> spectrum."""
 
-    def __init__(self, backbone: Any, head: Any) -> None:
+    def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
 
     def forward(self, features: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
-        return self.head(self.backbone(features, bandwidth_id))
+        spectrum: Tensor = self.head(self.backbone(features, bandwidth_id))
+        return spectrum
 
     def to_waveform(self, spectrum: Tensor) -> Tensor:
         return self.head.to_waveform(spectrum)
 
 
 class STFTEncoder(nn.Module):
-    """The encoder of the bundled codec: audio (B, N) -> latents (B, CODE_DIM, ceil(N / HOP)).
+    """The encoder of the bundled codec: audio (B, N) -> latents (B, code_dim, ceil(N / hop_length)).
 
-    Log-magnitude and unit phase of the STFT into ConvNeXt blocks. Frame t sees the samples of
-    [t·HOP - (N_FFT - HOP)/2, ... + N_FFT): "same" padding, with zeros outside; the last frame is completed with zeros.
+    Log-magnitude and unit phase of the STFT into ConvNeXt blocks. Frame t is made of the n_fft samples from
+    t·hop_length - (n_fft - hop_length)/2 on: "same" padding, with zeros outside; zeros complete the last frame too.
     """
 
     n_fft, hop_length, code_dim = 1280, 320, 64
+    window: Tensor
 
     def __init__(self, dim: int = 192, num_layers: int = 4) -> None:
         super().__init__()
@@ -277,7 +300,7 @@ class STFTEncoder(nn.Module):
 
     @property
     def context(self) -> int:
-        """Frames that its convolutions, of kernel 7 each, reach to either side."""
+        """Frames that the convolutions, of kernel 7 each, see to either side of one."""
         return 3 * (1 + len(self.backbone.convnext))
 
     def forward(self, audio: Tensor) -> Tensor:
@@ -287,9 +310,10 @@ class STFTEncoder(nn.Module):
         return self.encode(torch.view_as_real(torch.fft.rfft(frames * self.window)))
 
     def encode(self, spectrum: Tensor) -> Tensor:
-        """Spectrum (B, T, N_FFT/2 + 1, 2) -> latents (B, CODE_DIM, T)."""
+        """Spectrum (B, T, n_fft/2 + 1, 2) -> latents (B, code_dim, T)."""
         magnitude = spectrum.square().sum(-1).sqrt()
         unit = spectrum / (magnitude + 1e-4)[..., None]
         features = torch.cat([(magnitude + 1e-3).log() / 2, unit[..., 0], unit[..., 1]], dim=-1)
-        latents = self.out(self.backbone(features.transpose(1, 2))).float()
-        return self.norm(latents.transpose(1, 2))
+        latents: Tensor = self.out(self.backbone(features.transpose(1, 2))).float()
+        latents = self.norm(latents.transpose(1, 2))
+        return latents

@@ -1,17 +1,17 @@
 """A float32 .onnx -> the same network in int8, for CPUs, or in float16, for GPUs.
 
-int8: the matrix products, nine tenths of the work. Their left sides are what layer norms and GELUs let through, so that
-a fixed range for each, measured on real input, fits. Quantised by it (8 bits, asymmetric), each frame comes out the
-same whatever else is decoded with it, and nothing is measured at run time. The weights have a scale for each column,
-and 7 bits: on CPUs without VNNI the sum of two products of 8 and 8 bits saturates at 16, that of 255 · 64 does not.
-Convolutions, layer norms, GELUs and the head's exp, sin and cos stay in float32.
+int8: the matrix products, nine tenths of the work. Their left sides are outputs of layer norms and GELUs, whose ranges,
+measured once on real input, are fixed (8 bits, asymmetric): a frame has the same audio whatever else is decoded with
+it, and nothing is measured at run time. The weights have a scale for each column, and 7 bits: on CPUs without VNNI two
+products of 8 and 8 bits are added in 16, and saturate; those of 255 · 64 do not. Convolutions, layer norms, GELUs and
+the head's exp, sin and cos stay in float32.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,25 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from vocos_onnx import ModelConfig, VocosONNX
-from vocos_onnx.io.files import check_target, whole_file
 from vocos_onnx.model.bundled import BUNDLED_CODEC, default_model, find_model
-from vocos_onnx.model.config import METADATA_KEY, Quality
+from vocos_onnx.model.config import Quality
 
-from .checkpoint import CheckpointError
+from .graph import TABLE, set_metadata
+from .target import Target, save
 
-# tokens (K, T) or features (C, T), bandwidth id, and the audio that the original makes of them
-Item = tuple[npt.NDArray[Any], int | None, npt.NDArray[np.float32]]
+
+@dataclass(frozen=True)
+class Item:
+    """Tokens (K, T) or features (C, T), a bandwidth id, and the audio that the original decodes them to."""
+
+    array: npt.NDArray[Any]
+    bandwidth_id: int | None
+    audio: npt.NDArray[np.float32]
+
+    @property
+    def is_tokens(self) -> bool:
+        return np.issubdtype(self.array.dtype, np.integer)
+
 
 VARIANTS = ("int8", "float16")
 WEIGHT_LIMIT = 64  # 2 · 255 · 64 < 2**15
@@ -59,42 +70,64 @@ def quantize(
 
     Raises:
         FileNotFoundError: there is no model, or no folder for the output.
-        ValueError: a model that has less than float32 already, or a VocosResNetBackbone (int8 only); another
-            precision; calibration that the model cannot decode, or none for its codec.
-        CheckpointError: the result is more than 10 dB from the original.
+        FileExistsError: the output exists, and ``overwrite`` is false.
+        ValueError: the model has less than float32 already, or a VocosResNetBackbone (int8 only); ``precision`` is
+            neither of the two; the model cannot decode the calibration, or there is none for its codec.
+        CheckpointError: the SNR of the result against the original is less than 10 dB.
+
+    Returns the description that is in the file, with the measured quality.
+
+    Example:
+        >>> quantize("vocos.onnx", "vocos-int8.onnx").quality.snr_db
     """
+    target = Target(output, overwrite=overwrite)
+    with target.staged() as written:
+        return convert(model, written, target, precision, calibration, report)
+
+
+def convert(
+    model: str | os.PathLike[str],
+    written: Path,
+    target: Target,
+    precision: str,
+    calibration: Sequence[npt.ArrayLike] | None,
+    report: Callable[[str], None],
+) -> ModelConfig:
+    """Write a float32 model in another precision to ``written``, the staged file of ``target``; see ``quantize``."""
     if precision not in VARIANTS:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(VARIANTS)}")
-    output = Path(output)
-    check_target(output, overwrite=overwrite)
     original = VocosONNX(model, providers=["CPUExecutionProvider"])
     if original.config.precision != "float32":
         raise ValueError(f"{model} is in {original.config.precision} already; take the float32 model")
     items = _items(original, calibration)
     proto = onnx.load(find_model(model))
+    for output in [output for output in proto.graph.output if output.name == TABLE]:  # of a file of format 4
+        proto.graph.output.remove(output)
     if precision == "int8":
         _to_int8(proto, original, items)
     else:
         _to_float16(proto)
     config = replace(original.config, precision=precision, quality=Quality(0.0, None, 0.0))
-    with whole_file(output, overwrite=overwrite) as partial:
-        _write(proto, config, partial)
-        quality = _compare(VocosONNX(partial, providers=["CPUExecutionProvider"]), items)
-        pesq = "not measured (pip install pesq)" if quality.pesq_wb is None else f"{quality.pesq_wb:.2f} of 4.64"
-        seconds = f"{quality.seconds:.0f} s of audio"
-        report(f"{precision} against float32, {seconds}: SNR {quality.snr_db:.1f} dB, PESQ-WB {pesq}")
-        if not quality.snr_db >= MIN_SNR_DB:
-            raise CheckpointError(
-                f"in {precision} the audio is {quality.snr_db:.1f} dB from that of float32, expected {MIN_SNR_DB:g} dB "
-                f"or more; {output} was not written"
-            )
-        config = replace(config, quality=quality)
-        _write(proto, config, partial)
+    set_metadata(proto, config)
+    save(proto, written)
+    quality = _compare(VocosONNX(written, providers=["CPUExecutionProvider"]), items)
+    pesq = "not measured (pip install pesq)" if quality.pesq_wb is None else f"{quality.pesq_wb:.2f} of 4.64"
+    report(
+        f"{precision} against float32, {quality.seconds:.0f} s of audio: SNR {quality.snr_db:.1f} dB, PESQ-WB {pesq}"
+    )
+    if not quality.snr_db >= MIN_SNR_DB:
+        raise target.refused(
+            f"in {precision} the audio is {quality.snr_db:.1f} dB from that of float32, expected {MIN_SNR_DB:g} dB or "
+            "more"
+        )
+    config = replace(config, quality=quality)
+    set_metadata(proto, config)
+    save(proto, written)
     return config
 
 
 def _items(original: VocosONNX, calibration: Sequence[npt.ArrayLike] | None) -> list[Item]:
-    """What the ranges and the quality are measured on, with every bandwidth id."""
+    """The calibration, or the bundled speech, with every bandwidth id: ranges and quality are measured on it."""
     config = original.config
     if calibration is None:
         given: list[npt.NDArray[Any]] = _bundled_speech(original)
@@ -111,7 +144,7 @@ def _items(original: VocosONNX, calibration: Sequence[npt.ArrayLike] | None) -> 
         for i in ids:
             is_tokens = np.issubdtype(array.dtype, np.integer)
             item = array[: counts[i]] if is_tokens and i is not None and i < len(counts) else array
-            items.append((item, i, original.decode(item, i)))  # which says what is wrong with it
+            items.append(Item(item, i, original.decode(item, i)))  # raises ValueError of what the model cannot decode
     return items
 
 
@@ -188,12 +221,14 @@ def _ranges(
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)
     watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns of the codebooks, which no node uses
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     ranges = {name: (0.0, 0.0) for name in names}
-    for array, bandwidth_id, _ in items:
-        is_tokens = np.issubdtype(array.dtype, np.integer)
-        features = original.codes_to_features(array) if is_tokens else np.asarray(array, np.float32)[None]
-        values = session.run(names, original._backbone.inputs(features, bandwidth_id))
+    for item in items:
+        given = item.array
+        features = original.codes_to_features(given) if item.is_tokens else np.asarray(given, np.float32)[None]
+        values = session.run(names, original.network.inputs(features, item.bandwidth_id))
         for name, value in zip(names, values, strict=True):
             low, high = ranges[name]
             ranges[name] = min(low, float(value.min())), max(high, float(value.max()))
@@ -212,12 +247,11 @@ def _to_float16(proto: onnx.ModelProto) -> None:
 
     # a phase of many radians has no digits left in float16, and exp overflows
     head = _after(proto, "head.out")
-    # the codebooks are an input turned output, nothing that computes; the inverse STFT is the head's
-    kept = ("codebooks", "audio")
-    tensors = [tensor for tensor in proto.graph.initializer if tensor.name in kept]
-    nodes = [node for node in proto.graph.node if kept[1] in node.output]
-    outputs = [output for output in proto.graph.output if output.name in kept]
-    for tensor in tensors:
+    # The converter would round every table of floats, used or not. The inverse transform is the head's.
+    tables = [tensor for tensor in proto.graph.initializer if tensor.name == TABLE]
+    nodes = [node for node in proto.graph.node if "audio" in node.output]
+    outputs = [output for output in proto.graph.output if output.name == "audio"]
+    for tensor in tables:
         proto.graph.initializer.remove(tensor)
     for node in nodes:
         proto.graph.node.remove(node)
@@ -225,14 +259,14 @@ def _to_float16(proto: onnx.ModelProto) -> None:
         proto.graph.output.remove(output)
     half = convert_float_to_float16(proto, keep_io_types=True, node_block_list=head, disable_shape_infer=False)
     OnnxModel(half).topological_sort()
-    half.graph.initializer.extend(tensors)
+    half.graph.initializer.extend(tables)
     half.graph.node.extend(nodes)
     half.graph.output.extend(outputs)
     proto.CopyFrom(half)
 
 
 def _after(proto: onnx.ModelProto, name: str) -> list[str]:
-    """The names of all nodes that what is computed with an initializer of that name goes through, but for itself."""
+    """The names of the nodes after the one whose bias is called so, as far as they take of what it computes."""
     reached: set[str] = set()
     after = []
     for i, node in enumerate(proto.graph.node):
@@ -246,16 +280,11 @@ def _after(proto: onnx.ModelProto, name: str) -> list[str]:
     return after
 
 
-def _write(proto: onnx.ModelProto, config: ModelConfig, path: Path) -> None:
-    helper.set_model_props(proto, {METADATA_KEY: config.to_json()})
-    onnx.checker.check_model(proto)
-    path.write_bytes(proto.SerializeToString())
-
-
 def _compare(variant: VocosONNX, items: list[Item]) -> Quality:
     ratios, scores, seconds = [], [], 0.0
-    for array, bandwidth_id, audio in items:
-        expected, given = audio.astype(np.float64), variant.decode(array, bandwidth_id).astype(np.float64)
+    for item in items:
+        expected = item.audio.astype(np.float64)
+        given = variant.decode(item.array, item.bandwidth_id).astype(np.float64)
         noise = np.square(given - expected).sum()
         ratios.append(10 * np.log10(np.square(expected).sum() / noise) if noise else 200.0)  # JSON has no infinity
         scores.append(_pesq(expected, given, variant.sample_rate))

@@ -57,7 +57,7 @@ def verify(model: Vocos, codebooks: Tensor | None, runtime: VocosONNX) -> Iterat
                     shape = (batch, config.feature_channels, frames)
                     features = torch.from_numpy(rng.uniform(-16, 4, shape).astype(np.float32))
                 spectrum = model(features, id_tensor)
-                given = runtime._backbone.spectrum(features.numpy(), bandwidth_id)
+                given = runtime.network.spectrum(features.numpy(), bandwidth_id)
                 expected = torch.view_as_complex(spectrum) if config.head == "istft" else spectrum
                 yield Row(bandwidth_id, batch, frames, "spectrum", relative(given, expected))
                 if config.padding == "center" and frames == 1:
@@ -67,7 +67,7 @@ def verify(model: Vocos, codebooks: Tensor | None, runtime: VocosONNX) -> Iterat
 
 
 def finite(compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """What it computes; a NaN, which differs from anything, where the runtime refuses to give it out."""
+    """The result; or a NaN, which differs from anything, if the runtime raises FloatingPointError instead."""
     try:
         return compute()
     except FloatingPointError:

@@ -101,7 +101,8 @@ def _short(error: Exception) -> None:
 def _weights(tokens: bool) -> dict[str, Any]:
     import torch
 
-    from vocos_onnx_export.checkpoint import CODEBOOKS, build_modules
+    from vocos_onnx_export.checkpoint import CODEBOOKS
+    from vocos_onnx_export.vocos_config import build_modules
 
     torch.manual_seed(0)
     model, _, _ = build_modules(CONFIG)
@@ -112,7 +113,8 @@ def configs(rng: Rng, folder: Path) -> None:
     """Configs of a checkpoint, and of a training."""
     import yaml
 
-    from vocos_onnx_export.checkpoint import build, load, read_yaml
+    from vocos_onnx_export.checkpoint import build, load
+    from vocos_onnx_export.yaml_config import read_yaml
     from vocos_onnx_train.config import load_config
 
     path = folder / "config.yaml"
@@ -277,7 +279,7 @@ def pickles(rng: Rng, folder: Path) -> None:
     import torch
 
     from tests.parity.malice import two_directories
-    from vocos_onnx_export.checkpoint import read_tree, read_weights
+    from vocos_onnx_export.weights import read_tree, read_weights
 
     n = int(rng.choice([0, 1, 8, 1 << 20, 1 << 33, 1 << 62]))
     names = {str(key): 1 for key in rng.choice(["get", "items", "keys", "__len__", "_metadata"], 2)}
@@ -308,7 +310,7 @@ def encoders(rng: Rng, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from vocos_onnx_export.encodec import _load
+    from vocos_onnx_export.encodec_checkpoint import find_encodec, load_encodec
 
     text = json.dumps(_spoiled(rng, ENCODEC))
     match rng.integers(8):
@@ -319,7 +321,7 @@ def encoders(rng: Rng, folder: Path) -> None:
     (folder / "config.json").write_bytes(text.encode("utf-8", "replace"))
     save_file({"encoder.layers.0.conv.weight": torch.ones(2, 1, 7)}, folder / "model.safetensors")
     try:
-        _load(str(folder), None)
+        load_encodec(find_encodec(folder))
     except ValueError as error:
         _short(error)
         raise

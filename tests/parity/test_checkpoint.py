@@ -24,7 +24,7 @@ import torch
 import yaml
 from torch import Tensor
 
-import vocos_onnx_export
+import vocos_onnx_export.vocoder
 from tests.parity import upstream
 from tests.parity.hub import Hub, in_a_process
 from tests.parity.malice import BOMBS, Call, Payload, deflated, safetensors_file, two_directories, zipped
@@ -33,7 +33,8 @@ from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.inverse import Inverse
 from vocos_onnx.model.config import EncodecFeatures
 from vocos_onnx_export import CheckpointError, export
-from vocos_onnx_export.checkpoint import build, load, read_tree, read_weights
+from vocos_onnx_export.checkpoint import build, load
+from vocos_onnx_export.weights import read_tree, read_weights
 
 Config = dict[str, Any]
 State = dict[str, Tensor]
@@ -812,28 +813,28 @@ def test_success_replaces_an_existing_output(folders: dict[str, Path], tmp_path:
 
 
 def _wrong_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    fold = vocos_onnx_export.fold_layer_scale  # type: ignore[attr-defined]
+    fold = vocos_onnx_export.vocoder.fold_layer_scale
 
     def corrupt(model: Any) -> None:
         fold(model)
         model.backbone.convnext[0].pwconv2.weight.data[0, 0] += 1
 
-    monkeypatch.setattr(vocos_onnx_export, "fold_layer_scale", corrupt)
+    monkeypatch.setattr(vocos_onnx_export.vocoder, "fold_layer_scale", corrupt)
 
 
 def _wrong_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
-    fold = vocos_onnx_export.fold_layer_scale  # type: ignore[attr-defined]
+    fold = vocos_onnx_export.vocoder.fold_layer_scale
 
     def corrupt(model: Any) -> None:
         fold(model)
         model.backbone.norm.shift.weight.data[1, 0] += 1  # not all channels: the next layer norm undoes that
 
-    monkeypatch.setattr(vocos_onnx_export, "fold_layer_scale", corrupt)
+    monkeypatch.setattr(vocos_onnx_export.vocoder, "fold_layer_scale", corrupt)
 
 
 def _wrong_codebook(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which the fingerprint would tell, so that it is made that of the wrong ones."""
-    trace = vocos_onnx_export.trace  # type: ignore[attr-defined]
+    trace = vocos_onnx_export.vocoder.trace
 
     def wrong(model: Any, config: Any, books: Any) -> Any:
         flipped = books.flip(0)
@@ -841,7 +842,7 @@ def _wrong_codebook(monkeypatch: pytest.MonkeyPatch) -> None:
         config = dataclasses.replace(config, encodec=dataclasses.replace(config.encodec, codebooks_sha256=digest))
         return trace(model, config, flipped)
 
-    monkeypatch.setattr(vocos_onnx_export, "trace", wrong)
+    monkeypatch.setattr(vocos_onnx_export.vocoder, "trace", wrong)
 
 
 def _wrong_waveform(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -855,13 +856,13 @@ def _wrong_length(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _nan_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
-    fold = vocos_onnx_export.fold_layer_scale  # type: ignore[attr-defined]
+    fold = vocos_onnx_export.vocoder.fold_layer_scale
 
     def corrupt(model: Any) -> None:
         fold(model)
         model.head.out.weight.data[0, 0] = float("nan")
 
-    monkeypatch.setattr(vocos_onnx_export, "fold_layer_scale", corrupt)
+    monkeypatch.setattr(vocos_onnx_export.vocoder, "fold_layer_scale", corrupt)
 
 
 @pytest.mark.parametrize(
@@ -1134,7 +1135,7 @@ def test_weights_cut_while_they_are_read(name: str, change: Callable[..., Path],
     import os
     import threading
 
-    from vocos_onnx_export.checkpoint import read_state
+    from vocos_onnx_export.weights import read_state
 
     folder = change("mel")
     state = torch.load(folder / "pytorch_model.bin")

@@ -39,7 +39,7 @@ from tests.parity.malice import Payload, zipped
 from vocos_onnx import EncodecONNX, EncoderConfig, VocosONNX, load_audio
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.model.bundled import default_model
-from vocos_onnx_export import CheckpointError, export, export_encodec
+from vocos_onnx_export import CheckpointError, export, export_encodec, modules, seanet, seanet_graph
 from vocos_onnx_train.checkpoint import write_checkpoint
 from vocos_onnx_train.config import load_config
 from vocos_onnx_train.generator import Generator
@@ -1016,7 +1016,7 @@ def test_vocos_checkpoint_without_an_encoder(tmp_path: Path) -> None:
 # The verification
 
 
-Graph = export_module._Graph
+Graph = seanet_graph.SEANetGraph
 
 
 def _nothing(self: Any, x: str) -> str:
@@ -1054,7 +1054,7 @@ def _nan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _short_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_module.SEANetEncoder, "left_context", property(lambda self: 1))
+    monkeypatch.setattr(seanet.SEANetEncoder, "left_context", property(lambda self: 1))
 
 
 def _forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1063,7 +1063,7 @@ def _forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def forget(self: Any, x: str, layer: nn.LSTM, state: str, next_state: str) -> str:
         y = lstm(self, x, layer, state, "state")
-        self.op("Mul", "state", self.constant(0, np.float32), names=[next_state])
+        self.op("Mul", "state", self.constant(0, np.float32), name=next_state)
         return y
 
     monkeypatch.setattr(Graph, "lstm", forget)
@@ -1114,19 +1114,19 @@ def test_verification_of_a_trained_encoder_that_fails(
         stft = runtime.stft  # type: ignore[attr-defined]
         monkeypatch.setattr(runtime, "stft", lambda *args: stft(*args).conj())
     else:
-        monkeypatch.setattr(export_module.STFTEncoder, "context", property(lambda self: 3))  # type: ignore[attr-defined]
+        monkeypatch.setattr(modules.STFTEncoder, "context", property(lambda self: 3))
     refused(trained.folder, "the exported encoder differs from torch by", tmp_path)
 
 
 def test_verification_of_the_codebooks(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others than those of the checkpoint, though the file says their fingerprint."""
-    finish = export_module.finish  # type: ignore[attr-defined]
+    attach = seanet_graph.attach_metadata
 
     def wrong(proto: Any, config: Any, codebooks: Any) -> Any:
         digests = fingerprints(2 * codebooks.numpy())
-        return finish(proto, dataclasses.replace(config, codebooks_sha256=digests), 2 * codebooks)
+        return attach(proto, dataclasses.replace(config, codebooks_sha256=digests), 2 * codebooks)
 
-    monkeypatch.setattr(export_module, "finish", wrong)
+    monkeypatch.setattr(seanet_graph, "attach_metadata", wrong)
     refused(small, r"the exported codebooks are not those of .*; .*encoder\.onnx was not written", tmp_path)
 
 

@@ -105,6 +105,22 @@ def test_own_calibration(tmp_path: Path) -> None:
     assert config.quality.snr_db > 20
 
 
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+@pytest.mark.parametrize("source", ["encodec.onnx", "format-4/encodec.onnx"])
+def test_the_codebooks_stay(source: str, precision: str, tmp_path: Path) -> None:
+    """Bit for bit, in a table that no node uses and that is no output, whichever format they come from."""
+    tokens = np.random.default_rng(0).integers(1024, size=(2, 50))
+    quantize(DATA / source, tmp_path / "m.onnx", precision=precision, calibration=[tokens], report=lambda line: None)
+    given, graph = (onnx.load(path).graph for path in (DATA / source, tmp_path / "m.onnx"))
+    (before,), (after,) = ([t for t in g.initializer if t.name == "codebooks"] for g in (given, graph))
+    assert after.data_type == onnx.TensorProto.FLOAT
+    assert np.array_equal(numpy_helper.to_array(after), numpy_helper.to_array(before))
+    assert not [node.name for node in graph.node if "codebooks" in (*node.input, *node.output)]
+    assert not [output.name for output in graph.output if output.name == "codebooks"]
+    features = VocosONNX(DATA / source).codes_to_features(tokens)
+    assert np.array_equal(VocosONNX(tmp_path / "m.onnx").codes_to_features(tokens), features)
+
+
 def test_a_range_that_does_not_fit_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison is there to catch mistakes: with a hundredth of the range, nothing of the audio is left."""
     ranges = quantization._ranges

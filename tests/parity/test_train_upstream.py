@@ -18,7 +18,7 @@ from tests.parity import upstream
 from tests.parity.test_train import ENCODER, data, tree  # noqa: F401
 from vocos_onnx import EncodecONNX
 from vocos_onnx.dsp.mel import MelFeatures
-from vocos_onnx_export import checkpoint
+from vocos_onnx_export import vocos_config
 from vocos_onnx_train import discriminators, losses
 from vocos_onnx_train.config import ConfigLoader, read_config
 from vocos_onnx_train.generator import Generator, MelSpectrogram
@@ -291,7 +291,7 @@ def test_fresh_networks_begin_as_upstreams_do(name: str) -> None:
             warnings.simplefilter("ignore")
             theirs.append(upstream.instantiate_class(args=(), init=config[part]))
         torch.manual_seed(0)
-        kinds = {**checkpoint.BACKBONES, **checkpoint.HEADS}
+        kinds = {**vocos_config.BACKBONES, **vocos_config.HEADS}
         ours.append(kinds[config[part]["class_path"]](**config[part]["init_args"]))
     for our, their in zip(ours, theirs, strict=True):
         expected = dict(their.named_parameters())

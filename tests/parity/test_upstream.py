@@ -19,8 +19,8 @@ from tests.parity import upstream
 from vocos_onnx import VocosONNX
 from vocos_onnx.model.config import EncodecFeatures
 from vocos_onnx_export import CheckpointError, export
-from vocos_onnx_export import checkpoint as checkpoint_module
 from vocos_onnx_export.modules import IMDCTCosHead
+from vocos_onnx_export.vocos_config import read_features
 
 # Largest differences allowed, of the peak. Measured on the models below as upstream initialises them, before
 # ``strengthen``: features 0, waveforms of an ISTFT head 5e-6, of an IMDCT head 2e-5. The latter is nearly all
@@ -232,7 +232,7 @@ def test_bandwidths_of_official_configs() -> None:
     """2, 4, 8, 16 codebooks are ids 0, 1, 2, 3; half as many where there are twice the frames."""
     for codec, expected in (("encodec_24khz", (2, 4, 8, 16)), ("encodec_48khz", (1, 2, 4, 8))):
         config = {**upstream.CONFIGS["encodec"]["feature_extractor"], "init_args": {"encodec_model": codec}}
-        features, _, _ = checkpoint_module._features({"feature_extractor": config})
+        features, _ = read_features({"feature_extractor": config})
         assert isinstance(features, EncodecFeatures)
         assert features.codebooks_per_bandwidth == expected
         assert features.bandwidths == (1.5, 3.0, 6.0, 12.0)

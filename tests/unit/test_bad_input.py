@@ -214,12 +214,8 @@ def test_cuda_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         VocosONNX(MODEL, providers=["cuda"])
 
     def installed(*wheels: str) -> None:
-        def version(name: str) -> str:
-            if name not in wheels:
-                raise importlib.metadata.PackageNotFoundError(name)
-            return "1.30.0"
-
-        monkeypatch.setattr(importlib.metadata, "version", version)
+        monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"onnxruntime": list(wheels)})
+        monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.30.0")
 
     installed("onnxruntime", "onnxruntime-gpu")
     with pytest.raises(

@@ -12,17 +12,11 @@ from torch import Tensor, nn
 
 from vocos_onnx.io.files import whole_file
 from vocos_onnx.model.config import EncodecFeatures
-from vocos_onnx_export.checkpoint import (
-    CODEBOOKS,
-    CheckpointError,
-    check_finite,
-    check_keys,
-    fold_weight_norm,
-    load,
-    read_state,
-    read_tree,
-)
-from vocos_onnx_export.encodec import ENCODER_WEIGHTS
+from vocos_onnx_export.checkpoint import CODEBOOKS, load
+from vocos_onnx_export.errors import CheckpointError
+from vocos_onnx_export.state_dict import check_finite, check_keys, fold_weight_norm
+from vocos_onnx_export.trained_codec import ENCODER_WEIGHTS
+from vocos_onnx_export.weights import read_state, read_tree
 
 from .config import TrainConfig
 from .generator import FrozenCodec, Generator, TrainableCodec

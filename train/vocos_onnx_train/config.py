@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vocos_onnx.messages import listed, shown
-from vocos_onnx_export.checkpoint import CheckpointError, YamlLoader, check_args, load_yaml, section
+from vocos_onnx_export.errors import CheckpointError
+from vocos_onnx_export.yaml_config import YamlLoader, check_args, load_yaml, section
 
 T = TypeVar("T")
 

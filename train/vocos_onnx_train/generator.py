@@ -13,8 +13,9 @@ from vocos_onnx import EncodecONNX
 from vocos_onnx.dsp.mel import MelFeatures, filterbank
 from vocos_onnx.model.bundled import BUNDLED_CODEC
 from vocos_onnx.model.config import EncodecFeatures, Source
-from vocos_onnx_export.checkpoint import CODEBOOKS, build_modules, describe
+from vocos_onnx_export.checkpoint import CODEBOOKS, describe
 from vocos_onnx_export.modules import STFTEncoder, VocosResNetBackbone
+from vocos_onnx_export.vocos_config import build_modules
 
 from .codec import ResidualQuantizer
 from .config import TrainConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ _DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
     CUDA: {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"},
 }
 _VERSIONS = {"CUDA": "cuda_version", "cuDNN": "cudnn_version"}
-_WHEELS = ("onnxruntime", "onnxruntime-gpu")
 _log = logging.getLogger("vocos_onnx")
 
 
@@ -88,23 +87,16 @@ def _why_no_cuda(ort: Any) -> str:
     import ctypes
     import importlib.metadata  # slow to load, and of no use otherwise
 
-    found = {}
-    for wheel in _WHEELS:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[wheel] = importlib.metadata.version(wheel)
-    installed = " and ".join(f"{name} {version}" for name, version in found.items()) or "no wheel of onnxruntime"
-    if len(found) == 2:
-        return (
-            f"{installed} are installed, and break each other; remedy: pip uninstall -y onnxruntime onnxruntime-gpu && "
-            "pip install 'vocos-onnx[gpu]'"
-        )
+    names = sorted(set(importlib.metadata.packages_distributions().get("onnxruntime", ())))
+    installed = " and ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    installed = installed or "no wheel of onnxruntime"
+    replace = f"remedy: pip uninstall -y {' '.join(names) or 'onnxruntime'} && pip install 'vocos-onnx[gpu]'"
+    if len(names) > 1:
+        return f"{installed} are installed, and break each other; {replace}"
     capi = Path(ort.__file__).parent / "capi"
     library = next((path for path in capi.glob("*onnxruntime_providers_cuda.*")), None)
     if library is None:
-        return (
-            f"{installed} is installed, which has no CUDA; remedy: pip uninstall -y onnxruntime && "
-            "pip install 'vocos-onnx[gpu]'"
-        )
+        return f"{installed} is installed, which has no CUDA; {replace}"
     built = _built_for()
     try:
         for shared in capi.glob("*onnxruntime_providers_shared.*"):

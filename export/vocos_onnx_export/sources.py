@@ -1,0 +1,67 @@
+"""Where a checkpoint is: a folder or a file here, or a repository on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vocos_onnx.model import hub
+
+from .errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a checkpoint, the name that an export keeps of it, and its commit where it is on the hub."""
+
+    config: Path | None
+    weights: Path
+    name: str
+    revision: str = ""
+
+
+def local_path(checkpoint: str, revision: str | None) -> Path | None:
+    """The path of a checkpoint; None where it is a hub id. Raises CheckpointError if a path is given a revision."""
+    if is_hub_id(checkpoint):
+        return None
+    if revision is not None:
+        raise CheckpointError(f"revision {revision!r} is for hub ids; {checkpoint} is not one")
+    return Path(checkpoint)
+
+
+def is_hub_id(checkpoint: str) -> bool:
+    """Whether this is an owner/name that is no path and does not look like a file's."""
+    path = Path(checkpoint)
+    looks_like_file = path.suffix in (".ckpt", ".bin", ".pt", ".th", ".safetensors", ".onnx", ".yaml")
+    return not path.exists() and not looks_like_file and bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", checkpoint))
+
+
+def find_weights(path: Path, names: tuple[str, ...], expected: str) -> Path:
+    """The path itself if it is a file, or the first of the names in the folder. Raises FileNotFoundError if neither."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"no checkpoint {path}: expected {expected}")
+    weights = next((path / name for name in names if (path / name).is_file()), None)
+    if weights is None:
+        raise FileNotFoundError(f"{path} has neither {' nor '.join(names)}")
+    return weights
+
+
+def download(repo: str, revision: str | None, config_name: str, weight_names: tuple[str, ...]) -> Files:
+    """The config and the first of the weights that a hub repository has, from the cache where there is no network.
+
+    Raises FileNotFoundError if they cannot be had, ImportError if the hub's client is not installed.
+    """
+    try:
+        config = hub.download(repo, config_name, revision=revision, what=repo)
+        weights = hub.download(repo, *weight_names, revision=revision, what=repo)
+    except hub.MissingFileError as error:
+        raise FileNotFoundError(str(error)) from error
+    return Files(config, weights, repo, weights.parent.name)  # the cache keeps files under snapshots/<commit>/
+
+
+def source_name(path: Path) -> str:
+    """The name of a file or folder, as it can be printed."""
+    return "".join(letter if letter.isprintable() else "?" for letter in path.resolve().name)

@@ -1,0 +1,158 @@
+"""Modules -> one self-contained .onnx, by torch's exporter."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from typing import cast
+
+import onnx
+import torch
+from torch import Tensor
+
+from vocos_onnx.model.config import EncoderConfig, ModelConfig
+
+from .graph import OPSET, attach_metadata
+from .modules import STFTEncoder, Vocos, VocosBackbone, VocosResNetBackbone
+
+Axes = dict[int, object] | None  # of one input: the axes whose size may change from call to call
+
+
+def fold_layer_scale(model: Vocos | STFTEncoder) -> None:
+    """Multiply gamma into the layer before it: gamma · (W h + b) = (gamma W) h + gamma b."""
+    backbone = model.backbone
+    if isinstance(backbone, VocosResNetBackbone):
+        for block in backbone.blocks:
+            for conv, gamma in zip(block.convs2, block.gamma, strict=True):
+                assert isinstance(conv, torch.nn.Conv1d) and conv.bias is not None
+                conv.weight.data *= gamma.data[:, :, None]
+                conv.bias.data *= gamma.data[:, 0]
+                gamma.data.fill_(1)
+        return
+    for layer in backbone.blocks:
+        if layer.gamma is not None:
+            layer.pwconv2.weight.data *= layer.gamma.data[:, None]
+            layer.pwconv2.bias.data *= layer.gamma.data
+            layer.gamma = None
+
+
+def trace(model: Vocos, config: ModelConfig, codebooks: Tensor | None) -> onnx.ModelProto:
+    """The graph of features (batch, C, frames) and a scalar bandwidth_id -> spectrum, for any batch and length.
+
+    Of a ``VocosBackbone`` it takes and gives a state too, see ``StatefulVocos``.
+    """
+    batch, frames, past = torch.export.Dim("batch"), torch.export.Dim("frames"), torch.export.Dim("past", max=6)
+    inputs = {"features": torch.zeros(2, config.feature_channels, 50)}
+    dynamic: list[Axes] = [{0: batch, 2: frames}]
+    outputs, traced = ["spectrum"], cast(torch.nn.Module, model)
+    if isinstance(model.backbone, VocosBackbone):
+        layers, dim = len(model.backbone.convnext), model.backbone.dim
+        inputs["past_features"] = torch.zeros(2, config.feature_channels, 4)
+        inputs["past"] = torch.zeros(layers, 2, 4, dim)
+        inputs["mask"] = torch.ones(layers, 2, 50)
+        dynamic += [{0: batch, 2: past}, {1: batch, 2: past}, {1: batch, 2: frames}]
+        outputs += ["next_past_features", "next_past"]
+        traced = StatefulVocos(model, model.backbone)
+    if config.num_bandwidth_ids:
+        inputs["bandwidth_id"] = torch.tensor(0)
+        dynamic.append(None)
+    return attach_metadata(_trace(traced, inputs, outputs, dynamic), config, codebooks)
+
+
+class StatefulVocos(torch.nn.Module):
+    """A Vocos whose convolutions take the frames on their left from the caller, so that a stream can go on from there.
+
+    Each convolution has 7 taps: it sees ``past`` (P frames), x (T frames) and 6 - P zeros, and gives T frames.
+
+    - P = 3, all zeros: the ordinary network, zero-padded by 3 frames on both sides.
+    - P = 6, the state: the last 6 frames that the same convolution saw in the call before. There are no zeros, and
+      output t is that of frame t - 3: each of the network's convolutions adds 3 frames to the delay of those before it.
+
+    A delay puts frames before the start and after the end of a sequence b. To convolution l those are zeros, as padding
+    would have made them: where mask[l, b] is 0.
+
+    Everything is (B, 1, T, C), an image of height 1 with the channels last: that is what the matrix products want, and
+    onnxruntime has faster convolutions in two dimensions than in one. Takes the Vocos over, and changes its kernels.
+    """
+
+    def __init__(self, vocos: Vocos, backbone: VocosBackbone) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, vocos.head
+        for conv in (backbone.embed, *(block.dwconv for block in backbone.blocks)):
+            conv.weight = torch.nn.Parameter(conv.weight[:, :, None])
+
+    def forward(
+        self, features: Tensor, past_features: Tensor, past: Tensor, mask: Tensor, bandwidth_id: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (B, C, T), state and mask -> spectrum (B, T, ...) and the new state."""
+        backbone, frames = self.backbone, features.shape[2]
+        seen, next_features = _extend(past_features[:, :, None], features[:, :, None], 3)
+        x = backbone.norm(_convolve(backbone.embed, seen), bandwidth_id)
+        past, mask = past[:, :, None], mask[:, :, None, :, None]
+        state = []
+        for i, block in enumerate(backbone.blocks):
+            seen, next_past = _extend(past[i], x * mask[i], 2)
+            state.append(next_past)
+            y = block.norm(_convolve(block.dwconv, seen.permute(0, 3, 1, 2)), bandwidth_id)
+            assert block.gamma is None  # it is folded
+            x = seen.narrow(2, 3, frames) + block.pwconv2(torch.nn.functional.gelu(block.pwconv1(y)))
+        spectrum = self.head(backbone.final_layer_norm(x)[:, 0])
+        return spectrum, next_features[:, :, 0], torch.stack(state)[:, :, 0]
+
+
+def _extend(past: Tensor, x: Tensor, time: int) -> tuple[Tensor, Tensor]:
+    """Past (P frames) and x (T) -> both and 6 - P zeros, joined on the axis of time; and the last 6 frames of that."""
+    # narrow, unlike slices, has lengths that the tracer can add up: it knows that each layer gives T frames
+    six = [6 if axis == time else size for axis, size in enumerate(past.shape)]
+    zeros = torch.zeros(1, 1, 1, 1).expand(six).narrow(time, 0, 6 - past.shape[time])
+    seen = torch.cat([past, x, zeros], dim=time)
+    return seen, seen.narrow(time, x.shape[time], 6)
+
+
+def _convolve(conv: torch.nn.Conv1d, x: Tensor) -> Tensor:
+    """(B, C, 1, T + 6) -> (B, 1, T, C)."""
+    return torch.nn.functional.conv2d(x, conv.weight, conv.bias, groups=conv.groups).permute(0, 2, 3, 1)
+
+
+def trace_encoder(encoder: STFTEncoder, config: EncoderConfig, codebooks: Tensor) -> onnx.ModelProto:
+    """Spectrum (batch, frames, n_fft/2 + 1, 2) -> embeddings (batch, frames, C), for any batch and length."""
+    inputs = {"spectrum": torch.zeros(2, 50, config.n_fft // 2 + 1, 2)}
+    dynamic: list[Axes] = [{0: torch.export.Dim("batch"), 1: torch.export.Dim("frames")}]
+    encoder = copy.deepcopy(encoder)
+    fold_layer_scale(encoder)
+    return attach_metadata(_trace(_FromSpectrum(encoder), inputs, ["embeddings"], dynamic), config, codebooks)
+
+
+class _FromSpectrum(torch.nn.Module):
+    def __init__(self, encoder: STFTEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, spectrum: Tensor) -> Tensor:
+        return self.encoder.encode(spectrum).transpose(1, 2)
+
+
+def _trace(
+    model: torch.nn.Module, inputs: dict[str, Tensor], outputs: list[str], dynamic: list[Axes]
+) -> onnx.ModelProto:
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of torchvision, which has no part in this
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                model,
+                tuple(inputs.values()),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(inputs),
+                output_names=outputs,
+                dynamic_shapes=tuple(dynamic),
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    return program.model_proto

@@ -1,0 +1,91 @@
+"""Vocos checkpoints to .onnx."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+
+import numpy.typing as npt
+
+from vocos_onnx import ModelConfig, VocosONNX, __version__
+from vocos_onnx.model.config import Source
+
+from .checkpoint import build, describe, load
+from .istft import add_istft
+from .quantization import convert
+from .target import Target, save
+from .tracing import fold_layer_scale, trace
+from .verify import table, verify
+
+ISTFTS = ("numpy", "graph")
+
+
+def export(
+    checkpoint: str,
+    output: str | os.PathLike[str],
+    *,
+    config: str | None = None,
+    revision: str | None = None,
+    precision: str = "float32",
+    istft: str = "numpy",
+    calibration: Sequence[npt.ArrayLike] | None = None,
+    overwrite: bool = True,
+    report: Callable[[str], None] = print,
+) -> ModelConfig:
+    """Write a checkpoint as one self-contained .onnx, and verify it against torch.
+
+    Args:
+        checkpoint: a folder, a weight file or a hub id; see ``checkpoint.load``.
+        output: path to write. Nothing is there, or what was there stays, unless the verification passes.
+        config: path of the config where it is not beside the weights.
+        revision: branch, tag or commit on the hub.
+        precision: "float32"; or "int8" or "float16", to which the verified model is brought with ``quantize``.
+        istft: where the runtime makes audio of a spectrum: "numpy"; or "graph", which adds it to the graph, for batches
+            on a GPU. Streams, and all of more than 1,500 frames, are made in numpy from that graph too.
+        calibration: as ``quantize`` takes it.
+        overwrite: whether a file that exists is replaced.
+        report: called with each line of the report.
+
+    Returns the description that is in the file.
+
+    Raises:
+        ValueError: ``istft`` is neither of the two; or as ``quantize`` does, if ``precision`` is not "float32".
+        FileNotFoundError: the checkpoint, its config or the output's folder does not exist.
+        FileExistsError: the output exists, and ``overwrite`` is false.
+        CheckpointError: the checkpoint is not a supported Vocos, or the result differs from torch.
+
+    Example:
+        >>> export("charactr/vocos-encodec-24khz", "vocos.onnx", precision="int8")
+    """
+    if istft not in ISTFTS:
+        raise ValueError(f"istft is {istft!r}, expected one of {', '.join(ISTFTS)}")
+    target = Target(output, overwrite=overwrite)
+    found = load(checkpoint, config, revision)
+    model, features, codebooks, sample_rate = build(found)
+    source = Source(found.name, found.revision, found.sha256, __version__)
+    model_config = describe(model, features, sample_rate, source)
+    folded = copy.deepcopy(model)
+    fold_layer_scale(folded)
+    proto = trace(folded, model_config, codebooks)
+    if istft == "graph":
+        add_istft(proto, model_config)
+    with target.staged() as written:
+        save(proto, written)
+        runtime = VocosONNX(written, providers=["CPUExecutionProvider"])
+        rows = list(verify(model, codebooks, runtime))
+        del runtime
+        report("largest difference from torch, relative to the peak:")
+        report(table(rows))
+        bad = [row for row in rows if not row.ok]
+        if bad:
+            first = bad[0]
+            raise target.refused(
+                f"the exported model differs from torch in {len(bad)} of {len(rows)} checks, first in the "
+                f"{first.stage} by {first.difference:.1e} (bandwidth_id {first.bandwidth_id}, batch {first.batch}, "
+                f"{first.frames} frames)"
+            )
+        if precision != "float32":
+            model_config = convert(written, written, target, precision, calibration, report)
+    report(target.wrote)
+    return model_config

@@ -38,8 +38,8 @@ class Backbone:
         self._session = open_model(path, ModelConfig, _graph, providers, threads, profile)
         self.config: ModelConfig = self._session.config
         self.providers = self._session.providers
-        # It is made for CUDA and tested there and on the CPU. Elsewhere the spectrum is fetched: the OpenVINO of
-        # onnxruntime 1.24 computes the audio of some files (with an If whose condition is a constant) wrongly.
+        # It is made for CUDA, and tested on the CPU. Elsewhere the spectrum is fetched: with OpenVINO, onnxruntime 1.24
+        # computes the audio of some files of format 4 wrongly, those with an If whose condition is a constant.
         self.has_istft = "audio" in self._session.outputs and self.providers[0] in (CPU, CUDA)
         self._layers, self._dim = _sizes(self._session.inputs)
 

@@ -256,14 +256,11 @@ def _from_json(cls: type[_T], text: str) -> _T:
         data = parse_json(text)
     except ValueError as error:
         raise ValueError(f"the metadata is not JSON: {error}; {_EXPORT_AGAIN}") from None
-    version = data.pop("format", None) if isinstance(data, dict) else None
-    if type(version) is int and version > FORMAT:
-        raise ValueError(
-            f"the metadata has format {shown(version)}, and this version of vocos-onnx reads formats {_OLDEST} to "
-            f"{FORMAT}: upgrade it with pip install --upgrade vocos-onnx"
-        )
+    if newer := _newer(data):
+        raise ValueError(newer)
     try:
         require(isinstance(data, dict), "the metadata is not a JSON object")
+        version = data.pop("format", None)
         if type(version) is not int or version < _OLDEST:
             raise ValueError(
                 f"the metadata has format {shown(version)}, and this version reads formats {_OLDEST} to {FORMAT}"
@@ -273,6 +270,24 @@ def _from_json(cls: type[_T], text: str) -> _T:
         return _read(cls, data, "")
     except ValueError as error:
         raise ValueError(f"{error}; {_EXPORT_AGAIN}") from None
+
+
+def newer_format(text: str) -> str | None:
+    """What to say of metadata of a newer format than this version reads; None of others."""
+    try:
+        return _newer(parse_json(text))
+    except ValueError:
+        return None
+
+
+def _newer(data: Any) -> str | None:
+    version = data.get("format") if isinstance(data, dict) else None
+    if type(version) is not int or version <= FORMAT:
+        return None
+    return (
+        f"the metadata has format {shown(version)}, and this version of vocos-onnx reads formats {_OLDEST} to "
+        f"{FORMAT}: upgrade it with pip install --upgrade vocos-onnx"
+    )
 
 
 def parse_json(text: str, finite: bool = True) -> Any:

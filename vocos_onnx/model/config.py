@@ -44,7 +44,7 @@ HEADS = ("istft", "imdct_symexp", "imdct_cos")
 ENCODER_INPUTS = ("audio", "spectrum")
 PRECISIONS = ("float32", "int8", "float16")
 _MAX_REACH = 1 << 22  # samples of the frames around a stretch; the bundled encoder has 38,400
-_EXPORT_AGAIN = "export the checkpoint again with this version"
+EXPORT_AGAIN = "export the checkpoint again with this version"
 _MAX_JSON, _MAX_STRING = 1 << 20, 1024
 
 
@@ -255,7 +255,7 @@ def _from_json(cls: type[_T], text: str) -> _T:
     try:
         data = parse_json(text)
     except ValueError as error:
-        raise ValueError(f"the metadata is not JSON: {error}; {_EXPORT_AGAIN}") from None
+        raise ValueError(f"the metadata is not JSON: {error}; {EXPORT_AGAIN}") from None
     if newer := _newer(data):
         raise ValueError(newer)
     try:
@@ -269,7 +269,7 @@ def _from_json(cls: type[_T], text: str) -> _T:
             data = UPGRADES[older](data)
         return _read(cls, data, "")
     except ValueError as error:
-        raise ValueError(f"{error}; {_EXPORT_AGAIN}") from None
+        raise ValueError(f"{error}; {EXPORT_AGAIN}") from None
 
 
 def newer_format(text: str) -> str | None:

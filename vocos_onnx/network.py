@@ -47,8 +47,8 @@ class Network:
         self.providers = self._session.providers
         self._layers, self._dim = _sizes(self._session.inputs)
         self.reach = REACH * (self._layers + 1) if self._layers else 0
-        # It is made for CUDA and tested there and on the CPU. Elsewhere the spectrum is fetched: the OpenVINO of
-        # onnxruntime 1.24 computes the audio of some files (with an If whose condition is a constant) wrongly.
+        # It is made for CUDA, and tested on the CPU. Elsewhere the spectrum is fetched: with OpenVINO, onnxruntime 1.24
+        # computes the audio of some files of format 4 wrongly, those with an If whose condition is a constant.
         self.has_istft = "audio" in self._session.outputs and self.providers[0] in (CPU, CUDA)
 
     def spectra(self, batches: Iterable[list[Span]]) -> Iterator[Spectrum]:

@@ -44,7 +44,7 @@ HEADS = ("istft", "imdct_symexp", "imdct_cos")
 ENCODER_INPUTS = ("audio", "spectrum")
 PRECISIONS = ("float32", "int8", "float16")
 _MAX_REACH = 1 << 22  # samples of the frames around a stretch; the bundled encoder has 38,400
-_EXPORT_AGAIN = "export the checkpoint again with this version"
+EXPORT_AGAIN = "export the checkpoint again with this version"
 _MAX_JSON, _MAX_STRING = 1 << 20, 1024
 
 
@@ -255,15 +255,12 @@ def _from_json(cls: type[_T], text: str) -> _T:
     try:
         data = parse_json(text)
     except ValueError as error:
-        raise ValueError(f"the metadata is not JSON: {error}; {_EXPORT_AGAIN}") from None
-    version = data.pop("format", None) if isinstance(data, dict) else None
-    if type(version) is int and version > FORMAT:
-        raise ValueError(
-            f"the metadata has format {shown(version)}, and this version of vocos-onnx reads formats {_OLDEST} to "
-            f"{FORMAT}: upgrade it with pip install --upgrade vocos-onnx"
-        )
+        raise ValueError(f"the metadata is not JSON: {error}; {EXPORT_AGAIN}") from None
+    if newer := _newer(data):
+        raise ValueError(newer)
     try:
         require(isinstance(data, dict), "the metadata is not a JSON object")
+        version = data.pop("format", None)
         if type(version) is not int or version < _OLDEST:
             raise ValueError(
                 f"the metadata has format {shown(version)}, and this version reads formats {_OLDEST} to {FORMAT}"
@@ -272,7 +269,25 @@ def _from_json(cls: type[_T], text: str) -> _T:
             data = UPGRADES[older](data)
         return _read(cls, data, "")
     except ValueError as error:
-        raise ValueError(f"{error}; {_EXPORT_AGAIN}") from None
+        raise ValueError(f"{error}; {EXPORT_AGAIN}") from None
+
+
+def newer_format(text: str) -> str | None:
+    """What to say of metadata of a newer format than this version reads; None of others."""
+    try:
+        return _newer(parse_json(text))
+    except ValueError:
+        return None
+
+
+def _newer(data: Any) -> str | None:
+    version = data.get("format") if isinstance(data, dict) else None
+    if type(version) is not int or version <= FORMAT:
+        return None
+    return (
+        f"the metadata has format {shown(version)}, and this version of vocos-onnx reads formats {_OLDEST} to "
+        f"{FORMAT}: upgrade it with pip install --upgrade vocos-onnx"
+    )
 
 
 def parse_json(text: str, finite: bool = True) -> Any:

@@ -29,7 +29,7 @@ import numpy as np
 from vocos_onnx.arrays import Float
 from vocos_onnx.messages import shown
 
-from .config import METADATA_KEY
+from .config import METADATA_KEY, newer_format
 from .mistaken import foreign_vocos, other_file
 from .operators import DOMAINS, FLOAT, INT64, TYPE_NAMES, Constant, FormError, Node, looked_up, output_kind
 from .shapes import MAX_FIXED, MAX_RANK, Known, Shape, Size, branch_shapes, elements, output_shapes
@@ -156,19 +156,27 @@ def read_model(
         raise ValueError(other)
     if data[4:8] == b"ORTM":  # wherever those bytes stand there, onnxruntime reads the whole as that
         raise ValueError(f"{path} is a model in the format of onnxruntime (.ort), not an ONNX model; {_EXPORT}")
+    check = _Check(data)
     try:
-        check = _Check(data)
         check.model()
-    except _DamagedError as error:
-        raise ValueError(
-            f"{path} ({len(data)} bytes) is truncated, damaged or not an ONNX model ({error}); copy or export it again"
-        ) from None
-    except _RefusedError as error:
-        # where weights are in other files, the names have not been read yet: that they are is said first
-        names = ([value.name for value in values] for values in (check.inputs, check.outputs))
-        raise ValueError(f"{path} {foreign_vocos(*names) or error}") from None
+    except (_DamagedError, _RefusedError) as error:
+        # what a newer format has and this version does not know is no damage
+        if newer := next(filter(None, map(newer_format, check.metadata.values())), None):
+            raise ValueError(f"{path}: {newer}") from None
+        raise _refusal(path, check, error) from None
     network = _without(data, check.graph, check.table_fields)
     return ModelFile(path, len(data), network, check.metadata, check.inputs, check.outputs, check.codebooks)
+
+
+def _refusal(path: Path, check: _Check, error: _DamagedError | _RefusedError) -> ValueError:
+    if isinstance(error, _DamagedError):
+        return ValueError(
+            f"{path} ({len(check.data)} bytes) is truncated, damaged or not an ONNX model ({error}); copy or export it "
+            "again"
+        )
+    # where weights are in other files, the names have not been read yet: that they are is said first
+    names = ([value.name for value in values] for values in (check.inputs, check.outputs))
+    return ValueError(f"{path} {foreign_vocos(*names) or error}")
 
 
 def _without(data: bytes, graph: Span, fields: list[Span]) -> bytes:
@@ -275,6 +283,7 @@ class _Check:
     def model(self) -> None:
         """Raises _DamagedError or _RefusedError."""
         model = _Message(self, (0, len(self.data)), _MODEL, "the model")
+        self._metadata(model)
         graphs, functions = model.spans(_GRAPH_FIELD), model.spans(25)
         for span in graphs:
             self._graph(span, 0, _Scope({}, {}, {}, {}))
@@ -289,7 +298,6 @@ class _Check:
             raise _DamagedError("its graph comes in several parts, as no exporter writes it")
         self.graph = graphs[0]
         self._opsets(model)
-        self._metadata(model)
         if self._problem is not None:
             raise self._problem
 

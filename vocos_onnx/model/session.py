@@ -16,7 +16,7 @@ from vocos_onnx.dsp.quantizer import check_codebooks
 from vocos_onnx.messages import first_line, listed, shown
 
 from .bundled import find_model
-from .config import ENCODER_KEY, METADATA_KEY, EncoderConfig, ModelConfig
+from .config import ENCODER_KEY, EXPORT_AGAIN, METADATA_KEY, EncoderConfig, ModelConfig
 from .cpus import read_threads
 from .mistaken import checked_path, export_command, foreign_vocos, in_a_folder, missing
 from .onnx_file import ModelFile, PinnedFile, Value, read_model
@@ -29,7 +29,6 @@ Config = TypeVar("Config", ModelConfig, EncoderConfig)
 Shapes = Mapping[str, Shape]  # of inputs or outputs, by name
 Graph = Callable[[Config, Shapes, Shapes], tuple[Shapes, Shapes]]
 _KEYS: dict[type[ModelConfig | EncoderConfig], str] = {ModelConfig: METADATA_KEY, EncoderConfig: ENCODER_KEY}
-_EXPORT_AGAIN = "export the checkpoint again with this version"
 _log = logging.getLogger("vocos_onnx")
 
 
@@ -199,7 +198,7 @@ def _check_graph(file: ModelFile, config: Config, graph: Graph[Config]) -> tuple
                     f"{_described(right)}"
                 )
     except ValueError as error:
-        raise ValueError(f"{file.path}: {error}; {_EXPORT_AGAIN}") from None
+        raise ValueError(f"{file.path}: {error}; {EXPORT_AGAIN}") from None
     return inputs, outputs
 
 
@@ -234,7 +233,7 @@ def _check_table(file: ModelFile, config: ModelConfig | EncoderConfig) -> Float 
     if found != expected:
         raise ValueError(
             f"{file.path}: the metadata contradicts the graph: its codebooks are "
-            f"{_table_text(found)}, expected {_table_text(expected)}; {_EXPORT_AGAIN}"
+            f"{_table_text(found)}, expected {_table_text(expected)}; {EXPORT_AGAIN}"
         )
     return None if table is None else check_codebooks(table, fingerprints)
 

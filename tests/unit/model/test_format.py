@@ -160,6 +160,24 @@ def test_codebooks_of_a_mel_model(tmp_path: Path) -> None:
         VocosONNX(write(tmp_path, field(5, RAW), config=ob.CONFIG))
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        ob.model(NETWORK, json.dumps({**ob.CONFIG, "format": FORMAT + 1})),
+        ob.model(NETWORK, json.dumps({"format": FORMAT + 1, "new": 1})),
+        ob.tiny([node("New", ["features"], ["x"])], metadata=json.dumps({"format": FORMAT + 1})),
+        ob.tiny(metadata=json.dumps({"format": FORMAT + 1})) + field(26, b""),
+    ],
+)
+def test_files_of_a_newer_format(tmp_path: Path, data: bytes) -> None:
+    """Also where they hold what this version does not know: it is not the file that must be made again."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data)
+    message = rf"model\.onnx: the metadata has format {FORMAT + 1}, and this version of vocos-onnx reads formats 4 to "
+    with pytest.raises(ValueError, match=message + rf"{FORMAT}: upgrade it with pip install --upgrade vocos-onnx$"):
+        VocosONNX(path)
+
+
 def test_the_encoder_of_a_spectrum() -> None:
     encoder = EncodecONNX(DATA / "encoder-spectrum.onnx", providers=CPU, threads=1)
     with np.load(DATA / "encoder-spectrum.npz") as golden:

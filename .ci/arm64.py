@@ -1,7 +1,7 @@
 """What the bundled models make of the bundled tokens on one processor, against the same on another.
 
 ``python arm64.py FILE`` writes the results to FILE if it does not exist; otherwise it compares with it, and its exit
-code is 1 if tokens differ anywhere, or anything else by more than TOLERANCE of its peak.
+code is 1 if tokens differ anywhere, or anything else by more than TOLERANCE (audio of mels: MEL_TOLERANCE) of its peak.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ import numpy.typing as npt
 from vocos_onnx import EncodecONNX, VocosONNX, load_tokens
 from vocos_onnx.model.bundled import CODEC_ENCODER, MEL, default_model
 
-TOLERANCE = 1e-5
+TOLERANCE = 1e-5  # measured, x86-64 against arm64: audio 1.2e-6, embeddings 5.3e-6
+# measured: 2.9e-5. On x86-64 alone, one frame is 2.1e-5 from float64, and a change of the mels' last bits moves it by 1.5e-5.
+MEL_TOLERANCE = 1e-4
+MEL_AUDIO = "mels: decoded"
 CHUNK = 7  # frames of a stream's chunk
 Array = npt.NDArray[Any]
 
@@ -41,7 +44,7 @@ def results(speech: Array | None) -> Iterator[tuple[str, Array]]:
     yield "tokens of 16 kHz audio", encoder.encode(speech, 16_000, max(encoder.bandwidths))
     mels = mel.features(speech, rate)
     yield "mels", mels
-    yield "mels: decoded", mel.decode(mels)
+    yield MEL_AUDIO, mel.decode(mels)
 
 
 def main(file: Path) -> int:
@@ -64,7 +67,7 @@ def main(file: Path) -> int:
             print(f"{name}: {differing} of {given.size} differ")
         else:
             difference = float(np.abs(given - other).max() / np.abs(other).max())
-            wrong += not difference <= TOLERANCE
+            wrong += not difference <= (MEL_TOLERANCE if name == MEL_AUDIO else TOLERANCE)
             print(f"{name}: {difference:.1e} of the peak")
     assert not expected, f"no results for {list(expected)}"
     return int(wrong > 0)

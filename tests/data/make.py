@@ -30,8 +30,8 @@ from vocos_onnx import EncoderConfig, __version__
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.model.config import Source
 from vocos_onnx_export import export, export_encodec, quantize
-from vocos_onnx_export.graph import trace_encoder
 from vocos_onnx_export.modules import STFTEncoder
+from vocos_onnx_export.tracing import trace_encoder
 
 FRAMES, BATCH = 12, 2
 _MEL = {

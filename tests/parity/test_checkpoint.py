@@ -34,6 +34,7 @@ from vocos_onnx.inverse import Inverse
 from vocos_onnx.model.config import EncodecFeatures
 from vocos_onnx_export import CheckpointError, export
 from vocos_onnx_export.checkpoint import build, load
+from vocos_onnx_export.tracing import fold_layer_scale, trace
 from vocos_onnx_export.weights import read_tree, read_weights
 
 Config = dict[str, Any]
@@ -813,7 +814,7 @@ def test_success_replaces_an_existing_output(folders: dict[str, Path], tmp_path:
 
 
 def _wrong_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    fold = vocos_onnx_export.vocoder.fold_layer_scale
+    fold = fold_layer_scale
 
     def corrupt(model: Any) -> None:
         fold(model)
@@ -823,7 +824,7 @@ def _wrong_weight(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _wrong_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
-    fold = vocos_onnx_export.vocoder.fold_layer_scale
+    fold = fold_layer_scale
 
     def corrupt(model: Any) -> None:
         fold(model)
@@ -834,7 +835,6 @@ def _wrong_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _wrong_codebook(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which the fingerprint would tell, so that it is made that of the wrong ones."""
-    trace = vocos_onnx_export.vocoder.trace
 
     def wrong(model: Any, config: Any, books: Any) -> Any:
         flipped = books.flip(0)
@@ -856,7 +856,7 @@ def _wrong_length(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _nan_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
-    fold = vocos_onnx_export.vocoder.fold_layer_scale
+    fold = fold_layer_scale
 
     def corrupt(model: Any) -> None:
         fold(model)

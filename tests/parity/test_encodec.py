@@ -40,6 +40,7 @@ from vocos_onnx import EncodecONNX, EncoderConfig, VocosONNX, load_audio
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.model.bundled import default_model
 from vocos_onnx_export import CheckpointError, export, export_encodec, modules, seanet, seanet_graph
+from vocos_onnx_export.graph import attach_metadata
 from vocos_onnx_train.checkpoint import write_checkpoint
 from vocos_onnx_train.config import load_config
 from vocos_onnx_train.generator import Generator
@@ -1120,11 +1121,10 @@ def test_verification_of_a_trained_encoder_that_fails(
 
 def test_verification_of_the_codebooks(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others than those of the checkpoint, though the file says their fingerprint."""
-    attach = seanet_graph.attach_metadata
 
     def wrong(proto: Any, config: Any, codebooks: Any) -> Any:
         digests = fingerprints(2 * codebooks.numpy())
-        return attach(proto, dataclasses.replace(config, codebooks_sha256=digests), 2 * codebooks)
+        return attach_metadata(proto, dataclasses.replace(config, codebooks_sha256=digests), 2 * codebooks)
 
     monkeypatch.setattr(seanet_graph, "attach_metadata", wrong)
     refused(small, r"the exported codebooks are not those of .*; .*encoder\.onnx was not written", tmp_path)

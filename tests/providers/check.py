@@ -12,7 +12,7 @@ import argparse
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -69,7 +69,9 @@ def encoder(path: str | Path, provider: str) -> Outputs:
 
 def outputs(provider: str, folder: Path) -> Outputs:
     """All of them, by name. Those of format 4 have the names of those of today, and so must give the same."""
-    sources = [(model, stem, unclipped(DATA / f"{stem}.onnx", folder)) for stem in MODELS]
+    sources: list[tuple[Callable[[str | Path, str], Outputs], str, str | Path]] = [
+        (model, stem, unclipped(DATA / f"{stem}.onnx", folder)) for stem in MODELS
+    ]
     sources += [(model, stem, unclipped(DATA / "format-4" / f"{stem}.onnx", folder)) for stem in MODELS]
     sources += [(encoder, stem, data / f"{stem}.onnx") for data in (DATA, DATA / "format-4") for stem in ENCODERS]
     sources += [(model, name, name) for name in ("vocos-codec-24khz", "vocos-mel-24khz-small")]
@@ -116,7 +118,7 @@ def main() -> int:
     warnings.simplefilter("ignore")  # of features that are no mels
     with tempfile.TemporaryDirectory() as folder:
         if args.write:
-            np.savez(args.write, **dict(outputs(args.provider, Path(folder))))
+            np.savez(args.write, **dict(outputs(args.provider, Path(folder))))  # type: ignore[arg-type]
             return 0
         worst: dict[str, float] = {}
         with np.load(args.against) as expected:

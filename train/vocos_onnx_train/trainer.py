@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vocos_onnx import EncodecONNX
 from vocos_onnx.evaluate import metrics
 from vocos_onnx_export import export, export_encodec
-from vocos_onnx_export.encodec import ENCODER_WEIGHTS
+from vocos_onnx_export.trained_codec import ENCODER_WEIGHTS
 
 from .checkpoint import init_from, save, write_checkpoint
 from .config import TrainConfig, load_config

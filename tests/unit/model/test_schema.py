@@ -108,39 +108,37 @@ ENCODEC, MEL, INT8, SPECTRUM = (
 NOTHING = object()
 
 
+WRONG: list[tuple[dict[str, Any], str, list[Any]]] = [
+    (ENCODEC, "sample_rate n_fft hop_length feature_channels encodec.num_codebooks encodec.codebook_size",
+     [NOTHING, 0, -1, 1.5, "1", None, True, 1 << 40]),
+    (MEL, "mel.n_fft mel.hop_length mel.n_mels", [NOTHING, 0, -1, 1.5, "1", None, 1 << 40]),
+    (SPECTRUM, "sample_rate hop_length channels codebook_size", [NOTHING, 0, 1.5, "1", None, 1 << 40]),
+    (SPECTRUM, "left_context right_context n_fft", [NOTHING, -1, 1.5, "1", None, 1 << 40]),
+    (ENCODEC, "head padding precision", [NOTHING, "", "x", 1, None, ["same"]]),
+    (MEL, "mel.padding mel.mel_scale mel.norm", [NOTHING, "", "x", 1, None]),
+    (SPECTRUM, "input", [NOTHING, "", "x", 1, None]),
+    (MEL, "mel.f_min mel.f_max mel.clip mel.power_offset", [NOTHING, -1, "1", None, [1]]),
+    (MEL, "mel.clip", [0]),
+    (INT8, "quality.snr_db quality.seconds", [NOTHING, "1", None]),
+    (INT8, "quality.pesq_wb", [NOTHING, "1", [1]]),
+    (ENCODEC, "clip_audio", [NOTHING, 0, "true", None]),
+    (ENCODEC, "num_bandwidth_ids", [NOTHING, -1, 1.5, 1 << 40]),
+    (ENCODEC, "encodec.bandwidths", [NOTHING, [], [-1, 1], ["1", "2"], 1, [1e9, 1e9], [1] * 129]),
+    (ENCODEC, "encodec.codebooks_per_bandwidth", [NOTHING, [], [0, 1], [1.5, 2], ["1", "2"], [1] * 129]),
+    (ENCODEC, "encodec.codebooks_sha256", [NOTHING, "x", "0" * 63, "G" * 64, 1]),
+    (SPECTRUM, "codebooks_sha256", [NOTHING, [], ["x"], ["0" * 64] * 129, "0" * 64]),
+    (ENCODEC, "encodec.codec source.name source.revision", [NOTHING, 1, None, "a\nb", "\x7f", "x" * 1025]),
+    (ENCODEC, "source encodec", [NOTHING, 1, [], {}]),
+    (ENCODEC, "colour source.colour encodec.colour", [1]),
+    (ENCODEC, "format", [NOTHING, 0, 3, FORMAT + 1, "5", None, 1.5]),
+    (SPECTRUM, "format", [NOTHING, 3, FORMAT + 1]),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("tree", "path", "value"),
-    [
-        (tree, path, value)
-        for tree, paths, values in [
-            (ENCODEC, "sample_rate n_fft hop_length feature_channels encodec.num_codebooks encodec.codebook_size",
-             [NOTHING, 0, -1, 1.5, "1", None, True, 1 << 40]),
-            (MEL, "mel.n_fft mel.hop_length mel.n_mels", [NOTHING, 0, -1, 1.5, "1", None, 1 << 40]),
-            (SPECTRUM, "sample_rate hop_length channels codebook_size", [NOTHING, 0, 1.5, "1", None, 1 << 40]),
-            (SPECTRUM, "left_context right_context n_fft", [NOTHING, -1, 1.5, "1", None, 1 << 40]),
-            (ENCODEC, "head padding precision", [NOTHING, "", "x", 1, None, ["same"]]),
-            (MEL, "mel.padding mel.mel_scale mel.norm", [NOTHING, "", "x", 1, None]),
-            (SPECTRUM, "input", [NOTHING, "", "x", 1, None]),
-            (MEL, "mel.f_min mel.f_max mel.clip mel.power_offset", [NOTHING, -1, "1", None, [1]]),
-            (MEL, "mel.clip", [0]),
-            (INT8, "quality.snr_db quality.seconds", [NOTHING, "1", None]),
-            (INT8, "quality.pesq_wb", [NOTHING, "1", [1]]),
-            (ENCODEC, "clip_audio", [NOTHING, 0, "true", None]),
-            (ENCODEC, "num_bandwidth_ids", [NOTHING, -1, 1.5, 1 << 40]),
-            (ENCODEC, "encodec.bandwidths", [NOTHING, [], [-1, 1], ["1", "2"], 1, [1e9, 1e9], [1] * 129]),
-            (ENCODEC, "encodec.codebooks_per_bandwidth", [NOTHING, [], [0, 1], [1.5, 2], ["1", "2"], [1] * 129]),
-            (ENCODEC, "encodec.codebooks_sha256", [NOTHING, "x", "0" * 63, "G" * 64, 1]),
-            (SPECTRUM, "codebooks_sha256", [NOTHING, [], ["x"], ["0" * 64] * 129, "0" * 64]),
-            (ENCODEC, "encodec.codec source.name source.revision", [NOTHING, 1, None, "a\nb", "\x7f", "x" * 1025]),
-            (ENCODEC, "source encodec", [NOTHING, 1, [], {}]),
-            (ENCODEC, "colour source.colour encodec.colour", [1]),
-            (ENCODEC, "format", [NOTHING, 0, 3, FORMAT + 1, "5", None, 1.5]),
-            (SPECTRUM, "format", [NOTHING, 3, FORMAT + 1]),
-        ]
-        for path in paths.split()
-        for value in values
-    ],
-)  # fmt: skip
+    [(tree, path, value) for tree, paths, values in WRONG for path in paths.split() for value in values],
+)
 def test_what_is_wrong_is_refused_by_both(tree: dict[str, Any], path: str, value: Any) -> None:
     kind = EncoderConfig if "input" in tree else ModelConfig
     changed = json.loads(json.dumps(tree))

@@ -47,7 +47,14 @@ def resample(audio: Float, rate: int, to: int) -> Float:
 
 
 def resample_blocks(blocks: Iterable[Float], rate: int, to: int) -> Iterator[Float]:
-    """What ``resample`` makes of the blocks (B, n) in one piece, block by block."""
+    """What ``resample`` makes of the blocks (B, n) in one piece, block by block.
+
+    Output m is at the position m · down / up of the input. So with up and down in lowest terms, an input sample whose
+    number is a multiple of ``down`` is where an output is, whose number is a multiple of ``up``. If the input is cut
+    there, at ``start - before``, then what ``resample`` makes of the rest is what it makes of the whole, from output
+    (start - before) / down · up on: the first before / down · up outputs are those of the context, and are dropped.
+    The low-pass reaches 64 · max(up, down) / up input samples to both sides; ``context`` is that, in whole ``down``.
+    """
     rate, to = int(rate), int(to)
     if rate == to:
         yield from blocks
@@ -56,19 +63,18 @@ def resample_blocks(blocks: Iterable[Float], rate: int, to: int) -> Iterator[Flo
     if max(up, down) > _POLYPHASE:
         yield from _between(blocks, up, down)
         return
-    # the filter reaches 64 · max(up, down) of the samples between which it interpolates; whole periods of it
     context = -(-_REACH * max(up, down) // (up * down)) * down
     most = max(1, 4 * _BLOCK // max(up, down)) * down  # at once: blocks may be long, and become much longer
-    tape, start = AudioWindow(blocks), 0
+    window, start = AudioWindow(blocks), 0
     while True:
-        there = tape.reach(start + down + context)
+        there = window.reach(start + down + context)
         stop = start + min((there - start - context) // down * down, most)
         if stop <= start:  # the end
             stop = there
         if stop <= start:
             return
         before = min(start, context)
-        resampled = resample(tape.cut(start - before, stop + context), rate, to)
+        resampled = resample(window.cut(start - before, stop + context), rate, to)
         yield resampled[:, before // down * up :][:, : -(-(stop - start) * up // down)]
         start = stop
 
@@ -131,13 +137,13 @@ def _between(blocks: Iterable[Float], up: int, down: int) -> Iterator[Float]:
     reach = -(-_REACH * down // up) + 1 if lowered else _REACH  # samples of the input
     step = max(256, min(4096, _BLOCK * up // down)) if lowered else min(_BLOCK, 4096 * up // down)
     work = _lowered if lowered else _raised
-    tape, m = AudioWindow(blocks), 0
+    window, m = AudioWindow(blocks), 0
     while True:
         first, last = max(0, m * down // up - reach), (m + step) * down // up + reach + 1
-        there = tape.reach(last)
+        there = window.reach(last)
         end = min(m + step, -(-there * up // down))  # outputs whose position is within the input
         if end > m:
-            yield work(tape.cut(first, last), first, m, end, up, down)
+            yield work(window.cut(first, last), first, m, end, up, down)
         if end < m + step:
             return
         m = end

@@ -395,6 +395,24 @@ def test_layout(encodec: VocosONNX) -> None:
         encodec.decode(np.zeros((2, 4, 5), int), layout="bkt")
 
 
+def test_an_unknown_layout_is_refused_for_any_input(encodec: VocosONNX, mel: VocosONNX) -> None:
+    """Where it makes no difference, too: it may make one for the next input."""
+    tokens, features = np.zeros((2, 5), int), np.zeros((8, 5), np.float32)
+    for vocos, given in (
+        (encodec, tokens),
+        (encodec, [tokens, tokens]),
+        (encodec, features),
+        (mel, features),
+        (mel, features[None]),
+        (mel, [features]),
+    ):
+        for layout in ("nonsense", "KBT", "", None):
+            with pytest.raises(ValueError, match=r"layout is .*, expected 'kbt' .* or 'bkt'"):
+                vocos.decode(given, 0 if vocos is encodec else None, layout=layout)  # type: ignore[call-overload]
+        for layout in ("kbt", "bkt"):
+            vocos.decode(given, 0 if vocos is encodec else None, layout=layout)
+
+
 def test_codebooks_that_are_no_bandwidth(tmp_path: Path) -> None:
     """K = 1 is no bandwidth of this model, so an id must be given."""
     model = VocosONNX(altered(tmp_path, b'bandwidth": [1, 2]', b'bandwidth": [2, 2]'))

@@ -299,7 +299,7 @@ def test_options_of_cuda(says_cuda: list[object]) -> None:
     [
         (b"PK\x03\x04" + bytes(100), "a zip archive, as torch.save writes it"),
         (pickle.dumps({"a": 1}), "a Python pickle"),
-        (gzip.compress(b"model"), "compressed with gzip"),
+        (gzip.compress(b"model", mtime=0), "compressed with gzip"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a pointer of git-lfs"),
         (b"<!DOCTYPE html><html>", "a web page or XML"),
         (b'{"error": "not found"}', "JSON"),
@@ -410,7 +410,7 @@ def test_an_unknown_layout_is_refused_for_any_input(encodec: VocosONNX, mel: Voc
             with pytest.raises(ValueError, match=r"layout is .*, expected 'kbt' .* or 'bkt'"):
                 vocos.decode(given, 0 if vocos is encodec else None, layout=layout)  # type: ignore[call-overload]
         for layout in ("kbt", "bkt"):
-            vocos.decode(given, 0 if vocos is encodec else None, layout=layout)
+            vocos.decode(given, 0 if vocos is encodec else None, layout=layout)  # type: ignore[call-overload]
 
 
 def test_codebooks_that_are_no_bandwidth(tmp_path: Path) -> None:

@@ -94,9 +94,9 @@ def download(
             return Path(hf_hub_download(repo, filename, **options))
         except Exception as error:  # of the client, of what it uses for HTTP, and of that for TLS and compression
             kinds = {cls.__name__ for cls in type(error).__mro__}  # where the client keeps them depends on its version
+            if "EntryNotFoundError" in kinds and filename != filenames[-1]:
+                continue  # the repository does not have it, or, without a network, the cache does not
             is_missing = "EntryNotFoundError" in kinds and "LocalEntryNotFoundError" not in kinds
-            if is_missing and filename != filenames[-1]:
-                continue
             at = f" at revision {revision}" if revision else ""
             raise (MissingFileError if is_missing else FileNotFoundError)(
                 f"cannot get {what or f'{filenames[0]} of {repo}'}{at} from the hub ({type(error).__name__}: "

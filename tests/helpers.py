@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from vocos_onnx import VocosONNX
 from vocos_onnx.inverse import IMDCT, ISTFT, OverlapAdd
+from vocos_onnx.spans import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data"
@@ -55,3 +57,13 @@ def imdct(spectrum: np.ndarray, padding: str) -> np.ndarray:
 
 def _inverse(overlap_add: OverlapAdd, spectrum: np.ndarray) -> np.ndarray:
     return np.concatenate([overlap_add.push(spectrum), overlap_add.finish()], axis=1)
+
+
+def decode_together(vocos: VocosONNX, items: list[np.ndarray], bandwidth_id: int | None = None) -> list[np.ndarray]:
+    """As on a GPU: the items that have one bandwidth as one batch."""
+    given = vocos._reader.read(items, bandwidth_id, "kbt")
+    batches = list(Plan(vocos.network.reach, together=True).batches(given.items))
+    assert vocos.delay == 0 or len(batches) == len({frames.bandwidth_id for frames in given.items})
+    decoded = given.restore(vocos._inverse.run(vocos.network.spectra(batches)))
+    assert isinstance(decoded, list)
+    return decoded

@@ -12,26 +12,31 @@ from vocos_onnx.model.config import ModelConfig
 
 from .graph import GraphBuilder, value
 
+PREFIX = "istft"  # of the names of all its nodes and constants
+
 
 def add_istft(proto: onnx.ModelProto, config: ModelConfig) -> None:
     """Give the graph the output "audio" (batch, samples): what the runtime makes of its spectrum, within rounding.
 
-    It is not clipped: numbers that are not finite are to be seen. All of it is in one If: in the steps of a stream,
-    which have a state, the spectrum is late and only a part of a sequence, and the audio is empty.
+    It is not clipped: numbers that are not finite are to be seen. If the network has a state, all of it is in one If:
+    in the steps of a stream the spectrum is late and only a part of a sequence, and the audio is empty.
     """
     graph, inputs = proto.graph, [node.name for node in proto.graph.input]
-    whole, step, once = GraphBuilder("istft.whole"), GraphBuilder("istft.step"), GraphBuilder("istft.once")
+    whole = GraphBuilder(f"{PREFIX}.whole")
     audio = _inverse(whole, config, "mask" in inputs)
-    nothing = step.op("Identity", step.constant(np.zeros((1, 0), np.float32)))
-    then = whole.graph([], [value(audio, "batch", "samples")])
-    otherwise = step.graph([], [value(nothing, "batch", "samples")])
     if "past" in inputs:
-        condition = once.op("Equal", once.op("Shape", "past", start=2, end=3), once.constant([3]))
+        step, once = GraphBuilder(f"{PREFIX}.step"), GraphBuilder(f"{PREFIX}.once")
+        nothing = step.op("Identity", step.constant(np.zeros((1, 0), np.float32)))
+        then = whole.graph([], [value(audio, "batch", "samples")])
+        otherwise = step.graph([], [value(nothing, "batch", "samples")])
+        is_whole = once.op("Equal", once.op("Shape", "past", start=2, end=3), once.constant([3]))
+        last = helper.make_node("If", [is_whole], ["audio"], PREFIX, then_branch=then, else_branch=otherwise)
+        built = once
     else:
-        condition = once.constant([True])
-    graph.initializer.extend(once.initializers)
-    graph.node.extend(once.nodes)
-    graph.node.append(helper.make_node("If", [condition], ["audio"], "istft", then_branch=then, else_branch=otherwise))
+        last = helper.make_node("Identity", [audio], ["audio"], PREFIX)
+        built = whole
+    graph.initializer.extend(built.initializers)
+    graph.node.extend([*built.nodes, last])
     graph.output.append(value("audio", "batch", "samples"))
 
 

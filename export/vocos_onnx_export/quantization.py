@@ -25,6 +25,7 @@ from vocos_onnx.model.bundled import BUNDLED_CODEC, default_model, find_model
 from vocos_onnx.model.config import Quality
 
 from .graph import TABLE, set_metadata
+from .istft import PREFIX
 from .target import Target, save
 
 
@@ -248,8 +249,8 @@ def _to_float16(proto: onnx.ModelProto) -> None:
     # a phase of many radians has no digits left in float16, and exp overflows
     head = _after(proto, "head.out")
     # The converter would round every table of floats, used or not. The inverse transform is the head's.
-    tables = [tensor for tensor in proto.graph.initializer if tensor.name == TABLE]
-    nodes = [node for node in proto.graph.node if "audio" in node.output]
+    tables = [tensor for tensor in proto.graph.initializer if tensor.name == TABLE or tensor.name.startswith(PREFIX)]
+    nodes = [node for node in proto.graph.node if node.name.startswith(PREFIX)]
     outputs = [output for output in proto.graph.output if output.name == "audio"]
     for tensor in tables:
         proto.graph.initializer.remove(tensor)

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
+from tests.helpers import DATA, decode_together
 from tests.parity.upstream import CONFIGS, SMALL, build, save
 from vocos_onnx import VocosONNX
 from vocos_onnx.cli import main
@@ -81,7 +82,7 @@ def test_items_of_a_batch_end_where_they_end(case: Any) -> None:
         pytest.skip("a network without a mask decodes one by one")
     bandwidth_id = 1 if plain.config.num_bandwidth_ids else None
     items = [features_of(plain, 1, frames)[0] for frames in LENGTHS]
-    for given, item in zip(graph._decode_together(items, bandwidth_id), items, strict=True):
+    for given, item in zip(decode_together(graph, items, bandwidth_id), items, strict=True):
         expected = plain.decode(item, bandwidth_id)
         peak = 10 if plain.config.clip_audio else np.abs(expected).max(initial=0)
         assert given.shape == expected.shape
@@ -111,10 +112,12 @@ def test_only_operators_that_cuda_has(case: Any) -> None:
     """Of opset 20, by onnxruntime's docs/OperatorKernels.md: what it lacks would go to the CPU and back."""
     _, _, _, path = case
     proto = onnx.load(path)
-    (inverse,) = (node for node in proto.graph.node if node.op_type == "If")
-    (then,) = (a.g for a in inverse.attribute if a.name == "then_branch")
+    nodes = [node for node in proto.graph.node if node.name.startswith("istft.whole")]
+    for inverse in (node for node in proto.graph.node if node.op_type == "If"):
+        nodes += next(a.g for a in inverse.attribute if a.name == "then_branch").node
+    assert nodes
     has = {"Concat", "Div", "Expand", "Gather", "MatMul", "Max", "Mul", "Reshape", "Shape", "Slice", "Sum"}
-    assert {node.op_type for node in then.node} <= has | {"Unsqueeze"}
+    assert {node.op_type for node in nodes} <= has | {"Unsqueeze"}
 
 
 @pytest.mark.parametrize("precision", ["int8", "float16"])
@@ -139,6 +142,21 @@ def test_other_precisions(precision: str, tmp_path: Path) -> None:
     (inverse,) = (node for node in onnx.load(later).graph.node if node.op_type == "If")
     tensors = inverse.attribute[0].g.initializer
     assert not [t for t in tensors if t.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)]
+
+
+def test_half_precision_of_a_network_without_a_state(tmp_path: Path) -> None:
+    """Whose inverse transform is in the graph itself, in no branch: it stays in float32, too."""
+    original, half = DATA / "imdct-cos-istft.onnx", tmp_path / "half.onnx"
+    quantize(original, half, precision="float16", calibration=[np.zeros((8, 50), np.float32)], report=silent)
+    proto = onnx.load(half)
+    kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds.values()
+    inverse = [kind for name, kind in kinds.items() if name.startswith("istft")]
+    assert onnx.TensorProto.FLOAT in inverse
+    assert onnx.TensorProto.FLOAT16 not in inverse
+    given = np.random.default_rng(0).uniform(-8, 2, (8, 60)).astype(np.float32)
+    expected = VocosONNX(original).decode(given)
+    assert np.abs(VocosONNX(half).decode(given) - expected).max() <= 1e-2 * np.abs(expected).max()
 
 
 def test_a_wrong_basis_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

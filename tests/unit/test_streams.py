@@ -13,7 +13,7 @@ from typing import Any, Never
 import numpy as np
 import pytest
 
-from tests.helpers import DATA, imdct, istft
+from tests.helpers import DATA, decode_together, imdct, istft
 from vocos_onnx import EncodecONNX, Tokens, VocosONNX
 from vocos_onnx.inverse import IMDCT, ISTFT, OverlapAdd, Transform
 from vocos_onnx.model.cpus import available_cpus
@@ -42,16 +42,6 @@ def streamed(vocos: VocosONNX, given: np.ndarray, ends: list[int], **options: An
     stream = vocos.stream(**options)
     starts = [0, *ends[:-1]]
     return np.concatenate([*(stream.push(given[:, a:b]) for a, b in zip(starts, ends, strict=True)), stream.flush()])
-
-
-def decode_together(vocos: VocosONNX, items: list[np.ndarray]) -> list[np.ndarray]:
-    """As on a GPU: the items that have one bandwidth as one batch."""
-    given = vocos._reader.read(items, None, "kbt")
-    batches = list(Plan(vocos.network.reach, together=True).batches(given.items))
-    assert vocos.delay == 0 or len(batches) == len({frames.bandwidth_id for frames in given.items})
-    decoded = given.restore(vocos._inverse.run(vocos.network.spectra(batches)))
-    assert isinstance(decoded, list)
-    return decoded
 
 
 def check(given: np.ndarray, expected: np.ndarray, vocos: VocosONNX) -> None:

@@ -43,7 +43,7 @@ _OLDEST = min(UPGRADES)
 HEADS = ("istft", "imdct_symexp", "imdct_cos")
 ENCODER_INPUTS = ("audio", "spectrum")
 PRECISIONS = ("float32", "int8", "float16")
-_MAX_REACH = 1 << 22  # samples of the frames around a stretch; the bundled encoder has 38,400
+_MAX_REACH = 1 << 22  # samples of the frames around a span; the bundled encoder has 38,400
 EXPORT_AGAIN = "export the checkpoint again with this version"
 _MAX_JSON, _MAX_STRING = 1 << 20, 1024
 
@@ -182,7 +182,7 @@ class EncoderConfig:
     """What the runtime must know about an encoder beside its graph.
 
     The graph takes "audio" (batch, samples) or its "spectrum" (batch, frames, n_fft/2 + 1, 2), of a Hann window and
-    ``same`` padding; n_fft is 0 for audio. To encode a stretch of audio exactly it must also see ``left_context``
+    ``same`` padding; n_fft is 0 for audio. To encode a span exactly it must also see ``left_context``
     frames before it and ``right_context`` frames after it. ``codebooks_sha256[k - 1]`` is the sha256 of the first k
     codebooks, little-endian float32: a decoder of k codebooks whose fingerprint it is understands the tokens.
     """

@@ -69,7 +69,7 @@ class Network:
         for span in spans:
             rows = slice(row, row := row + span.frames.batch)
             if audio is not None:
-                yield Spectrum(span, audio[rows, : self._samples(span.frames.length)], is_audio=True)
+                yield Spectrum(span, None, audio[rows, : self._samples(span.frames.length)])
             else:
                 assert spectrum is not None
                 yield Spectrum(span, spectrum[rows, span.start - span.first : span.stop - span.first])

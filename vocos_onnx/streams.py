@@ -104,16 +104,16 @@ class Stream:
         bandwidth_id: int | None,
         lookahead: int,
         *,
-        judged: bool = True,
+        check_mels: bool = True,
     ):
         self._reader, self._network, self._inverse = reader, network, inverse
-        self._bandwidth_id, self._lookahead, self._judged = bandwidth_id, lookahead, judged
+        self._bandwidth_id, self._lookahead, self._check_mels = bandwidth_id, lookahead, check_mels
         self._lock = threading.Lock()
         self._unfinished: weakref.ref[Generator[Float, None, None]] | None = None  # of push_blocks, while it runs
         self._start()
 
     def _start(self) -> None:
-        self._judge = self._reader.judge(one_sequence=True) if self._judged else None
+        self._mel_check = self._reader.mel_check(one_sequence=True) if self._check_mels else None
         self._decoder: Decoder | None = None
         self._kind = self._failure = ""
         self._ended = False
@@ -150,7 +150,7 @@ class Stream:
 
     def _push_blocks(self, chunk: npt.ArrayLike | EncodecFrames) -> Generator[Float, None, None]:
         with self._alone():
-            frames = self._reader.read_chunk(chunk, self._bandwidth_id, self._judge)
+            frames = self._reader.read_chunk(chunk, self._bandwidth_id, self._mel_check)
             if frames.length:
                 if self._decoder is None:
                     self._decoder = Decoder(self._network, self._inverse, frames.bandwidth_id, self._lookahead)

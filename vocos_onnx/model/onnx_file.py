@@ -30,7 +30,7 @@ from vocos_onnx.arrays import Float
 from vocos_onnx.messages import shown
 
 from .config import METADATA_KEY, newer_format
-from .mistaken import foreign_vocos, other_file
+from .mistaken import foreign_vocos_message, other_file_message
 from .operators import (
     BOOL,
     DOMAINS,
@@ -249,7 +249,7 @@ class ModelFile:
 
 
 def read_model(
-    path: Path, kind: str = METADATA_KEY, *, sha256: str | None = None, remedy: str = "copy it again"
+    path: Path, key: str = METADATA_KEY, *, sha256: str | None = None, remedy: str = "copy it again"
 ) -> ModelFile:
     """A model file; ``kind`` is the metadata key of what it should be.
 
@@ -265,7 +265,7 @@ def read_model(
         raise ValueError(f"{path} is empty; copy or export it again")
     if sha256 is not None and (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
         raise ValueError(f"{path} has the sha256 {digest}, expected {sha256.lower()}: it is not loaded; {remedy}")
-    if (other := other_file(path, data, kind)) is not None:
+    if (other := other_file_message(path, data, key)) is not None:
         raise ValueError(other)
     if data[4:8] == b"ORTM":  # wherever those bytes stand there, onnxruntime reads the whole as that
         raise ValueError(f"{path} is a model in the format of onnxruntime (.ort), not an ONNX model; {_EXPORT}")
@@ -289,7 +289,7 @@ def _refusal(path: Path, check: _Check, error: _DamagedError | _RefusedError) ->
         )
     # where weights are in other files, the names have not been read yet: that they are is said first
     names = ([value.name for value in values] for values in (check.inputs, check.outputs))
-    return ValueError(f"{path} {foreign_vocos(*names) or error}")
+    return ValueError(f"{path} {foreign_vocos_message(*names) or error}")
 
 
 def _without(data: bytes, graph: ByteRange, fields: list[ByteRange]) -> bytes:

@@ -92,7 +92,7 @@ class ModelConfig:
     """Everything that the runtime must know about a model beside its graph.
 
     ``num_bandwidth_ids`` is 0 if the network is not conditioned on a bandwidth. Exactly one of ``encodec`` and
-    ``mel`` is given. ``precision`` is that of the network; ``quality`` says what less than float32 costs.
+    ``mel`` is given. ``precision`` is that of the network; ``quality`` is what int8 or float16 costs.
     """
 
     sample_rate: int
@@ -136,7 +136,8 @@ class ModelConfig:
         require(self.precision in PRECISIONS, f"precision is {shown(self.precision)}, expected one of {PRECISIONS}")
         require(
             (self.quality is None) == (self.precision == "float32"),
-            f"precision is {self.precision} and quality {self.quality}: only int8 and float16 models have a quality, and all of them do",
+            f"precision is {self.precision} and quality {self.quality}: only int8 and float16 models have a quality, "
+            "and all of them do",
         )
         require(
             0 <= self.num_bandwidth_ids <= MAX_BANDWIDTH_IDS,
@@ -273,7 +274,7 @@ def _from_json(cls: type[_T], text: str) -> _T:
 
 
 def newer_format(text: str) -> str | None:
-    """Says what to do with metadata of a newer format than this version reads; None for all others."""
+    """Returns what to do with metadata of a newer format than this version reads; None for all others."""
     try:
         return _newer(parse_json(text))
     except ValueError:

@@ -68,7 +68,7 @@ def checked_path(given: object, key: str) -> str | os.PathLike[str]:
 
 
 def missing_message(given: str | os.PathLike[str], key: str) -> str:
-    """Says that there is no such file, and what to do."""
+    """Returns the message that there is no such file, and what to do."""
     text = given if isinstance(given, str) else Path(given).as_posix()
     text = re.sub(r"^(https?://)?(huggingface\.co|hf\.co)/(\w[\w.-]*/\w[\w.-]*).*", r"\3", text)
     if is_hub_id(text):
@@ -87,7 +87,7 @@ def missing_message(given: str | os.PathLike[str], key: str) -> str:
 
 
 def folder_message(path: Path, key: str) -> str:
-    """Says what to do if a folder is given in place of a file."""
+    """Returns what to do if a folder is given in place of a file."""
     files = _files(path)
     if onnx := sorted(name for name in files if name.endswith(".onnx")):
         return f"{path} is a folder; pass the path of a file in it: {listed(shown(str(path / name)) for name in onnx)}"
@@ -97,7 +97,7 @@ def folder_message(path: Path, key: str) -> str:
 
 
 def not_in_folder_message(path: Path, filename: str, key: str) -> str:
-    """Says that a folder has no such file, and what to do."""
+    """Returns the message that a folder has no such file, and what to do."""
     files = _files(path)
     onnx = sorted(name for name in files if name.endswith(".onnx"))
     message = f"no {filename} in the folder {path}; .onnx files there: {listed(onnx) or 'none'}"
@@ -107,8 +107,7 @@ def not_in_folder_message(path: Path, filename: str, key: str) -> str:
 
 
 def not_in_repository_message(repo: str, files: set[str], key: str) -> str:
-    """Says that a repository with these files has no such file, and what to do; ``files`` is empty if unknown."""
-    """What to do with a repository of the hub that has no such model; no ``files`` are known where there are none."""
+    """Returns what to do if a repository lacks the file; ``files`` are those that it has, empty if unknown."""
     onnx = sorted(name for name in files if name.endswith(".onnx"))
     if onnx:
         return f"it holds {listed(onnx)}: pass one of them as filename="
@@ -132,7 +131,7 @@ def _files(path: Path) -> set[str]:
 
 
 def other_file_message(path: Path, data: bytes, key: str) -> str | None:
-    """Says what a file of a known format other than ONNX is, and what to do; None for all other files."""
+    """Returns what a file of a known format other than ONNX is, and what to do; None for all other files."""
     if path.name in ("config.yaml", "config.json"):
         return (
             f"{path} is the config of a checkpoint, not a model: {convert(str(path.parent), key, _files(path.parent))}"
@@ -156,7 +155,7 @@ def other_file_message(path: Path, data: bytes, key: str) -> str | None:
 
 
 def foreign_vocos_message(inputs: list[str], outputs: list[str]) -> str | None:
-    """Says what to do with a Vocos of another exporter, by the inputs and outputs of the graph; None for all others."""
+    """Returns what to do with a Vocos of another exporter, by the names in its graph; None for all other graphs."""
     if not {"mag", "x", "y"} <= set(outputs) and not (
         len(inputs) == 1 and inputs[0] in ("mels", "mel", "mel_spec") and len(outputs) in (1, 3)
     ):
@@ -169,7 +168,7 @@ def foreign_vocos_message(inputs: list[str], outputs: list[str]) -> str | None:
 
 
 def convert(checkpoint: str, key: str, files: set[str] | None = None) -> str:
-    """Returns the command that exports a checkpoint, and says how to use the model if it is not the wanted kind."""
+    """Returns the command that exports a checkpoint, and how to use the model if it is not the wanted kind."""
     path = Path(checkpoint)
     is_encoder = _is_encoder(checkpoint, key, files)
     stem = path.stem if path.suffix.lower() in _CHECKPOINTS else path.name
@@ -210,7 +209,7 @@ def _is_encoder(checkpoint: str, key: str, files: set[str] | None) -> bool:
     if files is None and path.is_file():
         files = {path.name, *(name for name in ("config.yaml", "config.json") if (path.parent / name).is_file())}
     if files is not None and "config.yaml" in files:
-        # training writes the encoder of our own codec beside its decoder, and one folder is the checkpoint of both
+        # Training writes the encoder of our own codec beside its decoder: one folder is the checkpoint of both.
         return key == ENCODER_KEY and "encoder.safetensors" in files
     name = path.name.lower()
     if path.suffix == ".th" or (files is not None and "config.json" in files):

@@ -1,12 +1,13 @@
-"""An .onnx file in memory, and what is in it, before onnxruntime sees it: a file from elsewhere is not to be trusted.
+"""Reads and checks .onnx files before onnxruntime sees them: a file from elsewhere cannot be trusted.
 
-The bytes that are checked are those that are hashed and loaded. Of what ONNX and Protocol Buffers allow, only what the
-exports of vocos-onnx write is let through: one graph of known operators, which holds all of its weights. A graph that
-takes data from other files could have any file read that this process may read; others never end, or crash onnxruntime.
+The bytes that are checked are those that are hashed and loaded. Of everything that ONNX and Protocol Buffers allow,
+only what the exports of vocos-onnx write is accepted: one graph of known operators, which holds all of its weights. A
+graph that takes data from other files could read any file that this process may read; other graphs never end, or crash
+onnxruntime.
 
-Protocol Buffers are read as they are written (protobuf.dev/programming-guides/encoding), by the numbers of onnx.proto3;
-weights are not copied. Readers differ in what they make of fields that come twice, of tags and numbers with needless
-bytes, and of bits beyond a number's width: no writer makes those, so none is let through.
+Protocol Buffers are decoded here (protobuf.dev/programming-guides/encoding) with the schemas of onnx.proto3; weights
+are not copied. Readers disagree about fields that come twice, tags and numbers with needless bytes, and bits beyond the
+width of a number. No writer makes those, so all of them are refused.
 
 The codebooks are no part of the network: they are an initializer that no node uses. They are read here, and onnxruntime
 gets the file without them.
@@ -52,11 +53,11 @@ from .shapes import MAX_FIXED, MAX_RANK, Known, Shape, Size, branch_shapes, elem
 
 CODEBOOKS_NAME = "codebooks"  # the name of the initializer that holds them
 
-MAX_SIZE = 1 << 30  # bytes; the largest model that is known has 54 MB, and ONNX itself ends at 2 GB
+MAX_SIZE = 1 << 30  # bytes; the largest known model has 54 MB, and ONNX allows at most 2 GB
 MAX_NODES = 10_000  # the bundled networks have 160
 _MAX_FIELDS = 1_000_000
 _MAX_DEPTH = 8
-_FEW = 1024  # integers that are looked at
+_FEW = 1024  # the values of longer integer tensors are not read
 _MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
 _OPSETS = range(18, 27)  # the exports have 20
 _EXPORT = "export the checkpoint with: vocos-onnx export"
@@ -64,7 +65,7 @@ _EXPORT = "export the checkpoint with: vocos-onnx export"
 _BRANCHES = {"then_branch", "else_branch"}
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
-_WIRES = {"int": _VARINT, "float": _FIXED32, "double": _FIXED64}  # of a kind; all other kinds are bytes
+_WIRES = {"int": _VARINT, "float": _FIXED32, "double": _FIXED64}  # of these kinds; all others are bytes
 _WIDTHS = {"float*": 4, "double*": 8}  # bytes of each number in a packed field; integers vary
 ByteRange = tuple[int, int]  # where the bytes of a message or a field begin and end
 
@@ -209,7 +210,7 @@ _TENSOR_DATA = {"raw_data", "float_data", "int32_data", "int64_data", "double_da
 
 @dataclass(frozen=True)
 class PinnedFile(os.PathLike[str]):
-    """A model file that must have this sha256; ``remedy`` says what to do where it has another."""
+    """A model file that must have this sha256; ``remedy`` says what to do if it has another."""
 
     path: Path
     sha256: str
@@ -224,7 +225,7 @@ class PinnedFile(os.PathLike[str]):
 
 @dataclass(frozen=True)
 class Value:
-    """An input or output of a graph: its name, the type of its elements by ONNX's number, and its shape."""
+    """An input or output of a graph: its name, the ONNX number of its element type, and its shape."""
 
     name: str
     type: int
@@ -235,8 +236,8 @@ class Value:
 class ModelFile:
     """A file that was read and checked.
 
-    ``data`` is the model without its table of codebooks, ``size`` the bytes that the file has. ``inputs`` are those
-    that the caller of the network gives. ``codebooks`` is (num_codebooks, codebook_size, channels), where it has some.
+    ``size`` is that of the file in bytes; ``data`` is the model without its codebooks. ``inputs`` are those that the
+    caller of the network gives, so no weights. ``codebooks`` is (num_codebooks, codebook_size, channels), or None.
     """
 
     path: Path
@@ -251,14 +252,15 @@ class ModelFile:
 def read_model(
     path: Path, key: str = METADATA_KEY, *, sha256: str | None = None, remedy: str = "copy it again"
 ) -> ModelFile:
-    """A model file; ``kind`` is the metadata key of what it should be.
+    """Read and check a model file.
 
-    In files of format 4 the table of codebooks is a graph output as well, in later ones it is not: both are read alike.
+    ``key`` is the metadata key of the model that is wanted; error messages suggest what to do by it. In files of format
+    4 the codebooks are a graph output as well, in later ones they are not: both are read alike.
 
     Raises:
-        ValueError: it is no file, empty, too large, damaged, of another kind, has another sha256, changes while it is
-            read, takes data from other files, or holds what no model of vocos-onnx does.
-        OSError: it cannot be read.
+        ValueError: ``path`` is no file, or the file is empty, too large, damaged or of another format, has another
+            sha256, changes while it is read, takes data from other files, or has parts that no model of vocos-onnx has.
+        OSError: the file cannot be read.
     """
     data = read_file(path, MAX_SIZE, "an .onnx file")
     if not data:
@@ -267,13 +269,13 @@ def read_model(
         raise ValueError(f"{path} has the sha256 {digest}, expected {sha256.lower()}: it is not loaded; {remedy}")
     if (other := other_file_message(path, data, key)) is not None:
         raise ValueError(other)
-    if data[4:8] == b"ORTM":  # wherever those bytes stand there, onnxruntime reads the whole as that
+    if data[4:8] == b"ORTM":  # onnxruntime takes any file with those bytes there for one
         raise ValueError(f"{path} is a model in the format of onnxruntime (.ort), not an ONNX model; {_EXPORT}")
     check = _Check(data)
     try:
         check.model()
     except (_DamagedError, _RefusedError) as error:
-        # what a newer format has and this version does not know is no damage
+        # A newer format may have parts that this version does not know: that is no damage.
         if newer := next(filter(None, map(newer_format, check.metadata.values())), None):
             raise ValueError(f"{path}: {newer}") from None
         raise _refusal(path, check, error) from None
@@ -287,18 +289,18 @@ def _refusal(path: Path, check: _Check, error: _DamagedError | _RefusedError) ->
             f"{path} ({len(check.data)} bytes) is truncated, damaged or not an ONNX model ({error}); copy or export it "
             "again"
         )
-    # where weights are in other files, the names have not been read yet: that they are is said first
+    # If the weights are in other files, the check ended before it read the names, and the message says that.
     names = ([value.name for value in values] for values in (check.inputs, check.outputs))
     return ValueError(f"{path} {foreign_vocos_message(*names) or error}")
 
 
 def _without(data: bytes, graph: ByteRange, fields: list[ByteRange]) -> bytes:
-    """A model without these fields of its graph; ``graph`` and the fields are where what they hold begins and ends."""
+    """Returns a model without these fields of its graph. All ranges are of the contents, after tag and length."""
     if not fields:
         return data
     view, pieces, at = memoryview(data), [], graph[0]
     for start, end in sorted(fields):
-        pieces.append(view[at : start - 1 - len(_as_varint(end - start))])  # their tags have one byte
+        pieces.append(view[at : start - 1 - len(_as_varint(end - start))])  # a tag has one byte
         at = end
     pieces.append(view[at : graph[1]])
     head = view[: graph[0] - 1 - len(_as_varint(graph[1] - graph[0]))]
@@ -312,12 +314,14 @@ def _as_varint(number: int) -> bytes:
 
 
 def read_file(path: Path, most: int, what: str) -> bytes:
-    """The bytes of a file. It is not mapped into memory: who shortens a file that is ends the processes that use it.
+    """Returns the bytes of a file, which messages call ``what``.
 
-    Raises ValueError where it is no file, of more than ``most`` bytes, or changes while it is read; OSError
-    where it cannot be read.
+    The file is not mapped into memory: if a mapped file is truncated, the processes that use it are killed.
+
+    Raises ValueError if ``path`` is no file, or the file has more than ``most`` bytes or changes while it is read;
+    OSError if it cannot be read.
     """
-    # not blocking: a FIFO that nobody writes to would be waited for
+    # Without O_NONBLOCK, opening a FIFO would wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags), "rb") as file:
         before = os.fstat(file.fileno())
@@ -333,11 +337,11 @@ def read_file(path: Path, most: int, what: str) -> bytes:
 
 
 class _DamagedError(Exception):
-    """What Protocol Buffers or ONNX forbid."""
+    """The file breaks the rules of Protocol Buffers or ONNX."""
 
 
 class _RefusedError(Exception):
-    """What they allow, and no model of ours has."""
+    """The file is valid, but has parts that no model of vocos-onnx has."""
 
 
 def _foreign(what: str) -> _RefusedError:
@@ -348,7 +352,11 @@ def _foreign(what: str) -> _RefusedError:
 
 @dataclass
 class _Scope:
-    """What is known at some place of a graph, by name: constants, tables that values are rows of, types and shapes."""
+    """The values that are known at some node of a graph, by name.
+
+    ``constants`` are those in the file; ``tables`` has the constant that a value is a row of; ``kinds`` are the element
+    types; ``values`` are the shapes, and the values of few integers.
+    """
 
     constants: dict[str, Constant]
     tables: dict[str, Constant]
@@ -363,13 +371,13 @@ class _Scope:
             self.values[name] = value
 
     def within(self) -> _Scope:
-        """The same for a graph within this one."""
+        """Returns a copy for a graph within this one."""
         return _Scope(dict(self.constants), dict(self.tables), dict(self.kinds), dict(self.values))
 
 
 @dataclass(frozen=True)
 class _Result:
-    """What a graph makes."""
+    """The first output of a graph."""
 
     kind: int
     value: Known
@@ -380,18 +388,18 @@ def _signed(integer: int) -> int:
 
 
 class _Check:
-    """A walk through the messages of one file."""
+    """A walk through the messages of one file, which collects what it finds."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.fields_left, self._nodes_left, self._fixed_left = _MAX_FIELDS, MAX_NODES, MAX_FIXED
-        self.inputs: list[Value] = []  # those that are no weights
+        self.inputs: list[Value] = []  # without the weights
         self.outputs: list[Value] = []
         self.metadata: dict[str, str] = {}
         self.graph = (0, 0)
         self.codebooks: Float | None = None
         self.codebooks_fields: list[ByteRange] = []  # of the graph: their initializer, and their output in format 4
-        self._problem: _RefusedError | None = None  # the first; data from other files are worse than all others
+        self._problem: _RefusedError | None = None  # the first; but data from other files is raised at once
 
     def model(self) -> None:
         """Raises _DamagedError or _RefusedError."""
@@ -441,7 +449,7 @@ class _Check:
             self.note("options for onnxruntime in its metadata")
 
     def _graph(self, place: ByteRange, depth: int, scope: _Scope) -> _Result:
-        """Its first output. No other graph uses the scope, which this one extends."""
+        """Check a graph, and extend the scope, which is its own. Returns its first output."""
         if depth > _MAX_DEPTH:
             raise _DamagedError("graphs within graphs without end")
         graph = _Message(self, place, _GRAPH)
@@ -499,7 +507,7 @@ class _Check:
             self.outputs.append(Value(name, kind, shape or ()))
 
     def _declared(self, name: str, shape: Shape | None, scope: _Scope) -> None:
-        """What a file says of a shape is believed by onnxruntime, where it has no better."""
+        """Check the shape that the file declares for a value: onnxruntime trusts it where it cannot infer one."""
         known = scope.values.get(name)
         if shape is None or known is None:
             return
@@ -528,7 +536,7 @@ class _Check:
         kind, made = 0, [Known(())] * len(outputs)
         if unknown := [name for name in inputs if name and name not in scope.kinds]:
             self.note(f"an operator {shown(operator)} before what goes into it, {shown(unknown[0])}")
-        elif self._problem is None:  # what is known after a problem is not right
+        elif self._problem is None:  # after a problem, what is known of the values is wrong
             try:
                 if (domain, operator) == ("", "If"):
                     kind, made = self._if(node, depth, scope)
@@ -546,7 +554,7 @@ class _Check:
             scope.constants.update(dict.fromkeys(outputs, attributes["value"]))
 
     def _computed(self, made: list[Known]) -> None:
-        """Raises FormError where onnxruntime would compute much while it loads."""
+        """Raises FormError if onnxruntime would compute too much while it loads the file."""
         for value in made:
             if value.fixed:
                 count = elements(value)
@@ -568,7 +576,7 @@ class _Check:
         return then.kind, [branch_shapes(condition, then.value, otherwise.value)]
 
     def _attribute(self, place: ByteRange, depth: int, scope: _Scope) -> tuple[str, Any]:
-        """Name and value; of a graph, the type of its output."""
+        """Returns the name and the value of an attribute; the value of a graph is its _Result."""
         attribute = _Message(self, place, _ATTRIBUTE)
         name = attribute.name("name")
         value: Any = None
@@ -597,7 +605,7 @@ class _Check:
         return name, value
 
     def _tensor(self, place: ByteRange) -> tuple[str, Constant]:
-        """Name, and what it is."""
+        """Returns the name and the constant."""
         tensor = _Message(self, place, _TENSOR)
         if tensor.integer("data_location"):
             raise _elsewhere()
@@ -605,7 +613,7 @@ class _Check:
         if kind not in _ELEMENTS:
             self.note(f"the tensor {shown(name)} of type {kind}")
             return name, Constant(kind, (), None)
-        if len(shape) > MAX_RANK or any(size > MAX_SIZE for size in shape):  # negative ones are beyond 2**63
+        if len(shape) > MAX_RANK or any(size > MAX_SIZE for size in shape):  # negative sizes are read as 2**63 or more
             raise _DamagedError(f"the tensor {shown(name)} is of the shape {shown(shape)}")
         count, (width, typed) = math.prod(shape), _ELEMENTS[kind]
         raw = tensor.ranges("raw_data")
@@ -623,7 +631,7 @@ class _Check:
         return name, Constant(kind, shape, values)
 
     def _value(self, place: ByteRange) -> tuple[str, int, Shape | None]:
-        """Name, type of its elements, 0 where that is not said, and shape."""
+        """Returns the name, the element type, which is 0 if it is not declared, and the shape."""
         kind, shape = 0, None
         value = _Message(self, place, _VALUE)
         name = value.name("name")
@@ -638,7 +646,7 @@ class _Check:
         return name, kind, shape
 
     def _shape(self, place: ByteRange, name: str) -> Shape:
-        """The shape of the value ``name``."""
+        """Returns the shape of the value ``name``."""
         sizes: list[Size] = []
         for found in _Message(self, place, _SHAPE).ranges("dim"):
             dimension = _Message(self, found, _DIMENSION)
@@ -696,38 +704,38 @@ class _Message:
             self._found.setdefault(number, []).append(value)
 
     def fields(self) -> set[str]:
-        """The names of the fields that it has."""
+        """Returns the names of the fields that the message has."""
         return {name for name, number in self._schema.numbers.items() if number in self._found}
 
     def name(self, field: str) -> str:
-        """A string, empty if the field is missing."""
+        """Returns a string, empty if the field is missing."""
         return str(next(iter(self._values(field)), ""))
 
     def names(self, field: str) -> list[str]:
-        """All strings of a field."""
+        """Returns all strings of a field."""
         return self._values(field)
 
     def text(self, field: str) -> str:
-        """A string in a field of bytes, empty if the field is missing."""
+        """Returns a string in a field of bytes, empty if the field is missing."""
         return next((self._text(place, _MAX_NAME) for place in self.ranges(field)), "")
 
     def real(self, field: str) -> float:
-        """A floating-point number, 0 if the field is missing."""
+        """Returns a floating-point number, 0 if the field is missing."""
         return float(next(iter(self._values(field)), 0.0))
 
     def integer(self, field: str) -> int:
-        """An integer without a sign, 0 if the field is missing."""
+        """Returns an unsigned integer, 0 if the field is missing."""
         return int(next(iter(self._values(field)), 0))
 
     def ranges(self, field: str) -> list[ByteRange]:
-        """Where the bytes of a field begin and end, each time that it occurs."""
+        """Returns where the bytes of a field begin and end, each time that it occurs."""
         return self._values(field)
 
     def _values(self, field: str) -> list[Any]:
         return self._found.get(self._schema.numbers[field], [])
 
     def integers(self, field: str) -> list[int]:
-        """Integers without a sign, one by one or packed."""
+        """Returns the unsigned integers of a repeated field, one by one or packed."""
         values: list[int] = []
         for value in self._values(field):
             if not isinstance(value, tuple):
@@ -742,7 +750,7 @@ class _Message:
         return values
 
     def count(self, field: str) -> float:
-        """How many numbers a repeated field has; not a whole number if one is cut off."""
+        """Returns how many numbers a repeated field has; not a whole number if one is cut off."""
         count, width = 0.0, _WIDTHS.get(self._schema.kinds[self._schema.numbers[field]])
         for value in self._values(field):
             if not isinstance(value, tuple):
@@ -757,7 +765,7 @@ class _Message:
         return count
 
     def _value(self, at: int, end: int, wire: int) -> tuple[float | ByteRange, int]:
-        """A number, or where the bytes are; and where the next field begins."""
+        """Returns a number or where the bytes are, and where the next field begins."""
         if wire == _VARINT:
             return self._varint(at, end, 64)
         if wire == _BYTES:

@@ -24,7 +24,7 @@ class Origin:
 
     @classmethod
     def of(cls, given: str | os.PathLike[str], key: str) -> Origin:
-        """The origin of a model with this metadata key. Call it after opening the file."""
+        """Returns the origin of a model with this metadata key. Call it after opening the file."""
         path = find_model(checked_path(given, key))
         status = path.stat()
         bundled = next((name for name in BUNDLED if path == find_model(name)), None)

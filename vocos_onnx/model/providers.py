@@ -73,7 +73,7 @@ def load_libraries(chosen: Sequence[tuple[str, dict[str, Any]]], ort: Any) -> No
 
 
 def why_absent(absent: Sequence[str], ort: Any) -> str:
-    """Says why these providers did not start."""
+    """Returns why these providers did not start."""
     return _why_no_cuda(ort) if CUDA in absent else "its log above says why"
 
 
@@ -84,7 +84,7 @@ def _likely(given: str) -> str:
 
 
 def _why_no_cuda(ort: Any) -> str:
-    """Says what is installed, what CUDA lacks, and the remedy."""
+    """Returns what is installed, what CUDA lacks, and the remedy."""
     import ctypes
     import importlib.metadata  # slow to load, and needed only here
 

@@ -14,7 +14,6 @@ from .dsp.audio_window import AudioWindow
 from .dsp.stft import stft
 from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
 from .model.config import EncoderConfig
-from .model.cpus import available_cpus
 from .model.providers import Provider
 from .model.session import Session, Shapes, open_model, shape_of
 from .model.shapes import Shape
@@ -130,17 +129,17 @@ def open_encoder(
     path: str | os.PathLike[str], providers: Sequence[Provider] | None, threads: int | None
 ) -> tuple[Session[EncoderConfig], EncoderNetwork]:
     """The session of an encoder's file, and the network in it, by what it takes."""
-    session = open_model(path, EncoderConfig, _graph, providers, threads)
+    session = open_model(path, EncoderConfig, _expected_graph, providers, threads)
     if session.config.input == "spectrum":
         return session, SpectrumNetwork(session)
-    return session, AudioNetwork(session, int(threads or available_cpus()))
+    return session, AudioNetwork(session, session.threads)
 
 
-def _state_shapes(found: Shapes) -> dict[str, Shape]:
-    """The shapes of the state: they are the network's own affair, and not in the metadata."""
+def _state_shapes(inputs: Shapes) -> dict[str, Shape]:
+    """Returns the shapes of the state, which are those of the graph's inputs: the metadata does not have them."""
     shapes: dict[str, Shape] = {}
     for name, batch in (("lstm", 1), ("history", 0)):
-        shape = shape_of(found, name, 3)
+        shape = shape_of(inputs, name, 3)
         if shape is None:
             raise ValueError(f"the graph has no input {name}")
         most = (2 * MAX_LAYERS, MAX_CHANNELS) if name == "lstm" else (MAX_CHANNELS, MAX_LAYERS)
@@ -151,15 +150,15 @@ def _state_shapes(found: Shapes) -> dict[str, Shape]:
     return shapes
 
 
-def _graph(config: EncoderConfig, found: Shapes, made: Shapes) -> tuple[Shapes, Shapes]:
-    """The inputs and outputs that the graph of an encoder must have, which has the inputs ``found``."""
-    inputs: dict[str, Shape] = {}
-    outputs: dict[str, Shape] = {"embeddings": ("batch", "frames", config.channels)}
+def _expected_graph(config: EncoderConfig, inputs: Shapes, outputs: Shapes) -> tuple[Shapes, Shapes]:
+    """Returns the inputs and outputs that the graph of an encoder must have, given those that it has."""
+    expected_inputs: dict[str, Shape] = {}
+    expected_outputs: dict[str, Shape] = {"embeddings": ("batch", "frames", config.channels)}
     if config.input == "spectrum":
-        inputs["spectrum"] = ("batch", "frames", config.n_fft // 2 + 1, 2)
+        expected_inputs["spectrum"] = ("batch", "frames", config.n_fft // 2 + 1, 2)
     else:
-        inputs["audio"] = ("parts", "batch", "samples")
-        inputs["step"] = inputs["context"] = ()
-        for name, shape in _state_shapes(found).items():
-            inputs[name] = outputs[f"next_{name}"] = shape
-    return inputs, outputs
+        expected_inputs["audio"] = ("parts", "batch", "samples")
+        expected_inputs["step"] = expected_inputs["context"] = ()
+        for name, shape in _state_shapes(inputs).items():
+            expected_inputs[name] = expected_outputs[f"next_{name}"] = shape
+    return expected_inputs, expected_outputs

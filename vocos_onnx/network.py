@@ -45,7 +45,7 @@ class Network:
         threads: int | None = None,
         profile: Path | None = None,
     ):
-        self._session = open_model(path, ModelConfig, _graph, providers, threads, profile)
+        self._session = open_model(path, ModelConfig, _expected_graph, providers, threads, profile)
         self.config = self._session.config
         self.codebooks = self._session.codebooks
         self.providers = self._session.providers
@@ -186,27 +186,27 @@ def _sizes(found: Shapes) -> tuple[int, int]:
     return read_size("layers", past[0], MAX_LAYERS), read_size("dim", past[3], MAX_CHANNELS)
 
 
-def _graph(config: ModelConfig, found: Shapes, made: Shapes) -> tuple[Shapes, Shapes]:
-    """The inputs and outputs that the graph of a model must have, which has the inputs ``found`` and makes ``made``.
+def _expected_graph(config: ModelConfig, inputs: Shapes, outputs: Shapes) -> tuple[Shapes, Shapes]:
+    """Returns the inputs and outputs that the graph of a model must have, given those that it has.
 
-    The sizes of the state are the network's own affair, and not in the metadata; so is whether the inverse transform is
-    in the graph.
+    The metadata says neither the sizes of the state nor whether the inverse transform is in the graph: both are taken
+    from the graph.
     """
     channels = config.feature_channels
-    inputs: dict[str, Shape] = {"features": ("batch", channels, "frames")}
-    outputs: dict[str, Shape] = {"spectrum": ("batch", "frames", *_bins(config))}
-    layers, dim = _sizes(found)
+    expected_inputs: dict[str, Shape] = {"features": ("batch", channels, "frames")}
+    expected_outputs: dict[str, Shape] = {"spectrum": ("batch", "frames", *_bins(config))}
+    layers, dim = _sizes(inputs)
     if layers:
-        inputs["past_features"] = ("batch", channels, "past")
-        outputs["next_past_features"] = ("batch", channels, 2 * REACH)
-        inputs["past"] = (layers, "batch", "past", dim)
-        outputs["next_past"] = (layers, "batch", 2 * REACH, dim)
-        inputs["mask"] = (layers, "batch", "frames")
-    if "audio" in made:
-        outputs["audio"] = ("batch", "samples")
+        expected_inputs["past_features"] = ("batch", channels, "past")
+        expected_outputs["next_past_features"] = ("batch", channels, 2 * REACH)
+        expected_inputs["past"] = (layers, "batch", "past", dim)
+        expected_outputs["next_past"] = (layers, "batch", 2 * REACH, dim)
+        expected_inputs["mask"] = (layers, "batch", "frames")
+    if "audio" in outputs:
+        expected_outputs["audio"] = ("batch", "samples")
     if config.num_bandwidth_ids:
-        inputs["bandwidth_id"] = ()
-    return inputs, outputs
+        expected_inputs["bandwidth_id"] = ()
+    return expected_inputs, expected_outputs
 
 
 def placement(path: str | os.PathLike[str], providers: Sequence[Provider] | None) -> dict[str, list[str]]:

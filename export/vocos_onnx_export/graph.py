@@ -11,9 +11,9 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from torch import Tensor
 
 from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY, EncoderConfig, ModelConfig
+from vocos_onnx.model.onnx_file import CODEBOOKS_NAME
 
 OPSET = 20  # the first with GELU as one operator, which onnxruntime fuses with the bias before it
-TABLE = "codebooks"  # the initializer that holds the codebooks of a token model or of an encoder
 
 
 class GraphBuilder:
@@ -66,7 +66,7 @@ def attach_metadata(
     every execution provider drops it.
     """
     if codebooks is not None:
-        proto.graph.initializer.append(numpy_helper.from_array(codebooks.contiguous().numpy(), TABLE))
+        proto.graph.initializer.append(numpy_helper.from_array(codebooks.contiguous().numpy(), CODEBOOKS_NAME))
     set_metadata(proto, config)
     proto.producer_name, proto.producer_version = "vocos-onnx", config.source.exporter
     for node in proto.graph.node:  # where each node stands in this source: of no use to those who run it

@@ -23,8 +23,9 @@ from onnx import TensorProto, helper, numpy_helper
 from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx.model.bundled import BUNDLED_CODEC, default_model, find_model
 from vocos_onnx.model.config import Quality
+from vocos_onnx.model.onnx_file import CODEBOOKS_NAME
 
-from .graph import TABLE, set_metadata
+from .graph import set_metadata
 from .istft import PREFIX
 from .target import Target, save
 
@@ -102,7 +103,7 @@ def convert(
         raise ValueError(f"{model} is in {original.config.precision} already; take the float32 model")
     items = _items(original, calibration)
     proto = onnx.load(find_model(model))
-    for output in [output for output in proto.graph.output if output.name == TABLE]:  # of a file of format 4
+    for output in [output for output in proto.graph.output if output.name == CODEBOOKS_NAME]:  # of a file of format 4
         proto.graph.output.remove(output)
     if precision == "int8":
         _to_int8(proto, original, items)
@@ -249,7 +250,9 @@ def _to_float16(proto: onnx.ModelProto) -> None:
     # a phase of many radians has no digits left in float16, and exp overflows
     head = _after(proto, "head.out")
     # The converter would round every table of floats, used or not. The inverse transform is the head's.
-    tables = [tensor for tensor in proto.graph.initializer if tensor.name == TABLE or tensor.name.startswith(PREFIX)]
+    tables = [
+        tensor for tensor in proto.graph.initializer if tensor.name == CODEBOOKS_NAME or tensor.name.startswith(PREFIX)
+    ]
     nodes = [node for node in proto.graph.node if node.name.startswith(PREFIX)]
     outputs = [output for output in proto.graph.output if output.name == "audio"]
     for tensor in tables:

@@ -20,24 +20,6 @@ def lookup(codes: npt.NDArray[np.integer[Any]], codebooks: npt.NDArray[np.float3
     return np.ascontiguousarray(features.transpose(0, 2, 1))
 
 
-def check_codebooks(codebooks: npt.NDArray[np.float32], sha256: tuple[str, ...]) -> npt.NDArray[np.float32]:
-    """The codebooks as they are. Raises ValueError where they hold NaN or infinity, or have other fingerprints.
-
-    ``sha256`` are those that the metadata says the first 1, 2, ... codebooks have, or the last alone: encoders and
-    decoders are matched, and tokens named, by what is said.
-    """
-    if not np.isfinite(codebooks).all():
-        raise ValueError("the model's codebooks hold NaN or infinity: the file is damaged, copy or export it again")
-    found = fingerprints(codebooks)[-len(sha256) :]
-    if found != sha256:
-        one, said = next(pair for pair in zip(found, sha256, strict=True) if pair[0] != pair[1])
-        raise ValueError(
-            f"the model's codebooks have the fingerprint {one}, and its metadata says {said}: the file is damaged, "
-            "copy or export it again"
-        )
-    return codebooks
-
-
 def fingerprints(codebooks: npt.NDArray[np.float32]) -> tuple[str, ...]:
     """sha256 of the first 1, 2, ... codebooks (K, size, C), as little-endian float32."""
     digest, values = hashlib.sha256(), []

@@ -1,4 +1,4 @@
-"""The models and tokens that are in the wheel."""
+"""The bundled models and tokens."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ DEMO_TOKENS = "speech_en_m_joe_48k_stereo.npz"
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:
-    """The path of a model, which may be the name of a bundled one: in the installed package, or in a checkout.
+    """Returns the path of a model, which may be given by its bundled name, in the installed package or in a checkout.
 
-    A file or folder of that name in the working directory is not looked at; "./NAME" or a Path is that.
+    A bundled name never means a file or folder in the working directory: pass "./NAME" or a Path for that.
     """
     if not (isinstance(model, str) and model in BUNDLED):
         return Path(model)
@@ -23,5 +23,5 @@ def find_model(model: str | os.PathLike[str]) -> Path:
 
 
 def default_model() -> Path:
-    """Path of the bundled codec's model."""
+    """Returns the path of the bundled codec's model."""
     return find_model(CODEC)

@@ -1,8 +1,8 @@
-"""What a model or an encoder is: a frozen description, kept as JSON in the metadata of the .onnx file.
+"""Descriptions of models and encoders: frozen dataclasses, kept as JSON in the metadata of the .onnx file.
 
 The export writes it with ``to_json``; the runtime reads it with ``from_json``. Every key is required and no other is
 allowed, so a damaged file is refused instead of half understood. Files of format 4 and of all later formats stay
-readable: ``UPGRADES`` makes what the next format has of what a format has. docs/format.md is the specification.
+readable: ``UPGRADES`` turns the metadata of each format into that of the next. docs/format.md is the specification.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from vocos_onnx.messages import first_line, listed, shown
 METADATA_KEY = "vocos_onnx"
 ENCODER_KEY = "vocos_onnx_encoder"
 FORMAT = 5
-# format -> what makes its metadata (without the entry "format") those of the next format
+# format -> a function that turns its metadata, without the entry "format", into that of the next format
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    4: lambda metadata: metadata,  # format 5 keeps the codebooks in another place, and describes them as before
+    4: lambda metadata: metadata,  # format 5 only keeps the codebooks in another place
 }
 _OLDEST = min(UPGRADES)
 HEADS = ("istft", "imdct_symexp", "imdct_cos")
@@ -66,10 +66,10 @@ class EncodecFeatures:
 
 @dataclass(frozen=True)
 class Quality:
-    """How near a model of less than float32 comes to its float32 original, on the input it was calibrated with.
+    """How near an int8 or float16 model comes to its float32 original, on the input that it was calibrated with.
 
-    snr_db: of the waveforms, the original's power over that of the difference. pesq_wb: with the original as the
-    reference (the best there is is 4.64), None where it was not measured. seconds: of audio.
+    snr_db: the power of the original's waveform over that of the difference. pesq_wb: PESQ with the original as the
+    reference (at best 4.64), or None if it was not measured. seconds: how much audio was compared.
     """
 
     snr_db: float
@@ -79,7 +79,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights came from."""
+    """The origin of the weights."""
 
     name: str
     revision: str
@@ -89,10 +89,10 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything the runtime must know about a model beside its graph.
+    """Everything that the runtime must know about a model beside its graph.
 
-    ``num_bandwidth_ids`` is 0 where the network is not conditioned on a bandwidth. Exactly one of ``encodec`` and
-    ``mel`` is given. ``precision`` is that of the network; ``quality`` says what less than float32 costs.
+    ``num_bandwidth_ids`` is 0 if the network is not conditioned on a bandwidth. Exactly one of ``encodec`` and
+    ``mel`` is given. ``precision`` is that of the network; ``quality`` is what int8 or float16 costs.
     """
 
     sample_rate: int
@@ -110,7 +110,7 @@ class ModelConfig:
     quality: Quality | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError where values are out of range or contradict one another."""
+        """Raises ValueError if values are out of range or contradict one another."""
         require(self.head in HEADS, f"head is {shown(self.head)}, expected one of {HEADS}")
         require(self.padding in PADDINGS, f"padding is {shown(self.padding)}, expected one of {PADDINGS}")
         for name, most in (
@@ -136,7 +136,8 @@ class ModelConfig:
         require(self.precision in PRECISIONS, f"precision is {shown(self.precision)}, expected one of {PRECISIONS}")
         require(
             (self.quality is None) == (self.precision == "float32"),
-            f"precision is {self.precision} and quality {self.quality}: exactly the others have one",
+            f"precision is {self.precision} and quality {self.quality}: only int8 and float16 models have a quality, "
+            "and all of them do",
         )
         require(
             0 <= self.num_bandwidth_ids <= MAX_BANDWIDTH_IDS,
@@ -161,7 +162,7 @@ class ModelConfig:
         if self.encodec is not None:
             enc = self.encodec
             _check_bandwidths(enc.num_codebooks, enc.codebook_size, enc.bandwidths, enc.codebooks_per_bandwidth)
-            if enc.codebooks_sha256:  # which a network in training has none of
+            if enc.codebooks_sha256:  # a network in training has none
                 _check_fingerprint(enc.codebooks_sha256)
             require(
                 self.num_bandwidth_ids == 0 or self.num_bandwidth_ids >= len(enc.bandwidths),
@@ -179,7 +180,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """What the runtime must know about an encoder beside its graph.
+    """Everything that the runtime must know about an encoder beside its graph.
 
     The graph takes "audio" (batch, samples) or its "spectrum" (batch, frames, n_fft/2 + 1, 2), of a Hann window and
     ``same`` padding; n_fft is 0 for audio. To encode a span exactly it must also see ``left_context``
@@ -202,7 +203,7 @@ class EncoderConfig:
     source: Source
 
     def __post_init__(self) -> None:
-        """Raises ValueError where values are out of range or contradict one another."""
+        """Raises ValueError if values are out of range or contradict one another."""
         require(self.input in ENCODER_INPUTS, f"input is {shown(self.input)}, expected one of {ENCODER_INPUTS}")
         for name, most in (("sample_rate", MAX_RATE), ("hop_length", MAX_N_FFT), ("channels", MAX_CHANNELS)):
             read_size(name, getattr(self, name), most)
@@ -273,7 +274,7 @@ def _from_json(cls: type[_T], text: str) -> _T:
 
 
 def newer_format(text: str) -> str | None:
-    """What to say of metadata of a newer format than this version reads; None of others."""
+    """Returns what to do with metadata of a newer format than this version reads; None for all others."""
     try:
         return _newer(parse_json(text))
     except ValueError:
@@ -291,9 +292,10 @@ def _newer(data: Any) -> str | None:
 
 
 def parse_json(text: str, finite: bool = True) -> Any:
-    """JSON from outside. Raises ValueError, also where a name comes twice, or an integer has many digits.
+    """Parse JSON from an untrusted source.
 
-    Other numbers must be ``finite``, or may be NaN and infinity, as Python's JSON has them.
+    Raises ValueError if it is no JSON, or if a name comes twice, an integer has many digits, or a number is NaN or
+    infinite. Without ``finite``, NaN and infinity are read as Python's json does.
     """
     require(len(text) <= _MAX_JSON, f"it has {len(text)} characters, expected at most {_MAX_JSON}")
     try:
@@ -381,7 +383,7 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     require(type(value) is hint, f"{name} is {shown(value)}, expected {hint.__name__}")
     if hint is str:
         require(len(value) <= _MAX_STRING, f"{name} has {len(value)} characters, expected at most {_MAX_STRING}")
-        # control characters, and halves of characters, of which neither can be printed
+        # neither control characters nor surrogates can be printed
         require(
             not any(unicodedata.category(character) in ("Cc", "Cs") for character in value),
             f"{name} is {shown(value)}, expected text without control characters",

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use, and how many threads a call is given."""
+"""How many CPUs this process may use, and on how many threads a call runs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ MAX_THREADS = max(64, 4 * (os.cpu_count() or 1))  # onnxruntime would start as m
 
 
 def available_cpus(root: Path = Path("/")) -> int:
-    """CPUs that this process may use: those of its affinity, and no more than its control group's quota, rounded up.
+    """Returns how many CPUs this process may use: its affinity, limited by the quota of its control group, rounded up.
 
-    The quota is that of Linux's cgroups, v2 (cpu.max) or v1 (cpu.cfs_quota_us), of the group or any above it.
+    The quota is the least of the Linux cgroup and all groups above it, v2 (cpu.max) or v1 (cpu.cfs_quota_us).
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    affinity = getattr(os, "sched_getaffinity", None)  # on Linux
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     quotas = [quota for quota in _quotas(root) if quota > 0]
     return max(1, min([cpus, *(math.ceil(quota) for quota in quotas)]))
 
 
 def read_threads(given: Any) -> int:
-    """The threads of one call; by default, for None, as many as this process may use. Raises ValueError."""
+    """Returns the threads of one call; for None, as many as this process may use. Raises ValueError if out of range."""
     if given is None:
         return available_cpus()
     try:
@@ -45,7 +45,7 @@ def read_threads(given: Any) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """CPUs that each control group of this process allows."""
+    """Yields how many CPUs each control group of this process allows."""
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux
@@ -58,7 +58,7 @@ def _quotas(root: Path) -> Iterator[float]:
             mount, read = root / "sys/fs/cgroup/cpu", _quota_v1
         else:
             continue
-        # in a container the path may be that of the host, where nothing is, and the own group is the mount itself
+        # In a container the path may be that of the host, which does not exist there; the mount itself is the group.
         group = mount / path.lstrip("/")
         for folder in (group, *group.parents):
             with suppress(OSError, ValueError):

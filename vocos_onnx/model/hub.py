@@ -12,7 +12,7 @@ from vocos_onnx.messages import first_line, shown
 
 from .bundled import BUNDLED
 from .config import METADATA_KEY
-from .mistaken import checked_path, not_in_folder, not_in_repository
+from .mistaken import checked_path, not_in_folder_message, not_in_repository_message
 from .onnx_file import PinnedFile
 
 
@@ -23,15 +23,16 @@ def fetch(
     sha256: str | None,
     local_files_only: bool,
     cache_dir: str | os.PathLike[str] | None,
-    kind: str = METADATA_KEY,
+    key: str = METADATA_KEY,
 ) -> Path | PinnedFile:
-    """An exported model, downloaded where it has to be, with its sha256 if one is given; ``kind`` is its metadata key.
+    """Returns the path of an exported model, which is downloaded if necessary; a PinnedFile if ``sha256`` is given.
 
-    See ``VocosONNX.from_pretrained``. Whoever reads the file checks that the bytes that they take have the sha256.
+    The arguments are those of ``VocosONNX.from_pretrained``, and the metadata key of the model. Only ``read_model``
+    checks that the bytes which it reads have the sha256.
     """
     if sha256 is not None and (len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef")):
         raise ValueError(f"sha256 is {shown(sha256)}, expected 64 hexadecimal digits")
-    folder = Path(checked_path(repo_or_folder, kind))
+    folder = Path(checked_path(repo_or_folder, key))
     if repo_or_folder in BUNDLED and not folder.exists():
         raise FileNotFoundError(f"{repo_or_folder} is bundled, not on the hub: pass the name to the class itself")
     if folder.is_file():
@@ -41,11 +42,11 @@ def fetch(
             raise ValueError(f"revision is {revision!r}, but {folder} is a local folder, which has none: leave it out")
         path = folder / filename
         if not path.is_file():
-            raise FileNotFoundError(not_in_folder(folder, filename, kind))
+            raise FileNotFoundError(not_in_folder_message(folder, filename, key))
         return path if sha256 is None else PinnedFile(path, sha256, "copy it again")
     repo = str(repo_or_folder)
     where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
-    if sha256 is not None:  # with it what is in the cache is as good as what is on the hub
+    if sha256 is not None:  # a cached file with this sha256 needs no network
         with suppress(FileNotFoundError):
             cached = download(repo, filename, local_files_only=True, **where)
             if _digest(cached) == sha256.lower():
@@ -56,13 +57,13 @@ def fetch(
         at = f" at revision {revision}" if revision else ""
         raise FileNotFoundError(
             f"cannot get {filename} of {repo}{at} from the hub: the repository has no such file; "
-            + not_in_repository(repo, _listed_files(repo, revision), kind)
+            + not_in_repository_message(repo, _listed_files(repo, revision), key)
         ) from error
     return found if sha256 is None else PinnedFile(found, sha256, "pass the revision that it belongs to")
 
 
 class MissingFileError(FileNotFoundError):
-    """A repository is there, and has no such file."""
+    """The repository exists but has no such file."""
 
 
 def download(
@@ -73,9 +74,9 @@ def download(
     local_files_only: bool = False,
     what: str | None = None,
 ) -> Path:
-    """The first of these files that a repository of the hub has, from the cache where it is there already.
+    """Returns the path of the first of these files that a repository of the hub has, from the cache if it is there.
 
-    Its path ends with the commit and its name. ``what`` messages call it, by default the first file of the repository.
+    The path ends with the commit and the file name. Error messages call the file ``what``, by default "FILE of REPO".
 
     Raises MissingFileError if the repository has none of them, FileNotFoundError if there is no such repository,
     revision or network, ImportError without huggingface-hub.
@@ -92,11 +93,11 @@ def download(
     for filename in filenames:
         try:
             return Path(hf_hub_download(repo, filename, **options))
-        except Exception as error:  # of the client, of what it uses for HTTP, and of that for TLS and compression
-            kinds = {cls.__name__ for cls in type(error).__mro__}  # where the client keeps them depends on its version
-            if "EntryNotFoundError" in kinds and filename != filenames[-1]:
-                continue  # the repository does not have it, or, without a network, the cache does not
-            is_missing = "EntryNotFoundError" in kinds and "LocalEntryNotFoundError" not in kinds
+        except Exception as error:  # the client lets errors of its HTTP, TLS and compression libraries through
+            names = {cls.__name__ for cls in type(error).__mro__}  # the classes' modules depend on the client's version
+            if "EntryNotFoundError" in names and filename != filenames[-1]:
+                continue  # it is not in the repository, or not in the cache if there is no network
+            is_missing = "EntryNotFoundError" in names and "LocalEntryNotFoundError" not in names
             at = f" at revision {revision}" if revision else ""
             raise (MissingFileError if is_missing else FileNotFoundError)(
                 f"cannot get {what or f'{filenames[0]} of {repo}'}{at} from the hub ({type(error).__name__}: "
@@ -109,7 +110,7 @@ def download(
 def _listed_files(repo: str, revision: str | None) -> set[str]:
     from huggingface_hub import list_repo_files
 
-    with suppress(Exception):  # it is for a message alone
+    with suppress(Exception):  # an error message is all that it is for
         return set(list_repo_files(repo, revision=revision))
     return set()
 

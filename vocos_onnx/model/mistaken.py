@@ -1,4 +1,7 @@
-"""What is given where a model belongs, and is none: what it is, and the command or the code that is meant."""
+"""Messages about what a caller gave that is no model: what it is, and the command or code that the caller meant.
+
+``key`` is the metadata key of the model that is wanted: METADATA_KEY of a vocoder, ENCODER_KEY of an encoder.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,8 @@ _STARTS = {
 }
 
 
-def checked_path(given: object, kind: str) -> str | os.PathLike[str]:
-    """A path or a name of a bundled model, as it is. Raises ValueError for anything else."""
+def checked_path(given: object, key: str) -> str | os.PathLike[str]:
+    """Returns a path or a name of a bundled model as it is. Raises ValueError for anything else."""
     if isinstance(given, os.PathLike) or (isinstance(given, str) and given and "\0" not in given):
         try:
             Path(given).stat()
@@ -43,7 +46,7 @@ def checked_path(given: object, kind: str) -> str | os.PathLike[str]:
             if error.errno == errno.ENAMETOOLONG:
                 raise FileNotFoundError(f"no model file {shown(str(given))}: that is too long for a path") from None
         return given
-    what = "an encoder" if kind == ENCODER_KEY else "a model"
+    what = "an encoder" if key == ENCODER_KEY else "a model"
     if isinstance(given, bytes | bytearray | memoryview):
         data = bytes(given[:80])
         if b"\0" not in data and len(given) < 1000:
@@ -53,7 +56,7 @@ def checked_path(given: object, kind: str) -> str | os.PathLike[str]:
             "pathlib.Path('model.onnx').write_bytes(DATA), and pass its path"
         )
     if type(given).__name__ in ("EncodecONNX", "VocosONNX"):
-        if kind == ENCODER_KEY:
+        if key == ENCODER_KEY:
             raise ValueError(
                 f"{type(given).__name__} is given as an encoder, expected an EncodecONNX or the path of one"
             )
@@ -61,61 +64,62 @@ def checked_path(given: object, kind: str) -> str | os.PathLike[str]:
             f"{what} is given as an object of {type(given).__name__}, expected a path; an EncodecONNX is passed to "
             "VocosONNX as encoder="
         )
-    raise ValueError(f"{what} is given as {shown(given)}, expected the path of an .onnx file or {_names(kind)}")
+    raise ValueError(f"{what} is given as {shown(given)}, expected the path of an .onnx file or {_names(key)}")
 
 
-def missing(given: str | os.PathLike[str], kind: str) -> str:
-    """Why there is no such file, and what to do."""
+def missing_message(given: str | os.PathLike[str], key: str) -> str:
+    """Returns the message that there is no such file, and what to do."""
     text = given if isinstance(given, str) else Path(given).as_posix()
     text = re.sub(r"^(https?://)?(huggingface\.co|hf\.co)/(\w[\w.-]*/\w[\w.-]*).*", r"\3", text)
     if is_hub_id(text):
         return (
-            f"no model file {text}. If that is an id on the Hugging Face hub: {convert(text, kind)}. A file that was "
-            f"exported, in a repository of that name, is opened with {_class(kind)}.from_pretrained({text!r})"
+            f"no model file {text}. If that is an id on the Hugging Face hub: {convert(text, key)}. A file that was "
+            f"exported, in a repository of that name, is opened with {_class(key)}.from_pretrained({text!r})"
         )
     suffix = Path(text).suffix.lower()
     if suffix in _CHECKPOINTS:
-        return f"no file {text}, and a checkpoint is not opened as it is: {convert(text, kind)}"
+        return f"no file {text}, and a checkpoint is not opened as it is: {convert(text, key)}"
     output = shlex.quote(text) if suffix == ".onnx" else "MODEL.onnx"
     return (
-        f"no model file {text}; make one with: {export_command(kind)} CHECKPOINT -o {output}, or name one that is "
-        f"bundled: {_names(kind)}"
+        f"no model file {text}; make one with: {export_command(key)} CHECKPOINT -o {output}, or name one that is "
+        f"bundled: {_names(key)}"
     )
 
 
-def in_a_folder(path: Path, kind: str) -> str:
-    """What to do with a folder that is given for a file."""
+def folder_message(path: Path, key: str) -> str:
+    """Returns what to do if a folder is given in place of a file."""
     files = _files(path)
     if onnx := sorted(name for name in files if name.endswith(".onnx")):
         return f"{path} is a folder; pass the path of a file in it: {listed(shown(str(path / name)) for name in onnx)}"
     if holds_checkpoint(files):
-        return f"{path} is a folder with a checkpoint, not a file: {convert(str(path), kind, files)}"
-    return f"{path} is not a file; expected the .onnx file that {export_command(kind)} wrote"
+        return f"{path} is a folder with a checkpoint, not a file: {convert(str(path), key, files)}"
+    return f"{path} is not a file; expected the .onnx file that {export_command(key)} wrote"
 
 
-def not_in_folder(path: Path, filename: str, kind: str) -> str:
-    """Why a folder has no such model, and what to do."""
+def not_in_folder_message(path: Path, filename: str, key: str) -> str:
+    """Returns the message that a folder has no such file, and what to do."""
     files = _files(path)
     onnx = sorted(name for name in files if name.endswith(".onnx"))
     message = f"no {filename} in the folder {path}; .onnx files there: {listed(onnx) or 'none'}"
     if not onnx and holds_checkpoint(files):
-        return f"{message}. A checkpoint is there: {convert(str(path), kind, files)}"
+        return f"{message}. A checkpoint is there: {convert(str(path), key, files)}"
     return f"{message}; pass one of them as filename=" if onnx else message
 
 
-def not_in_repository(repo: str, files: set[str], kind: str) -> str:
-    """What to do with a repository of the hub that has no such model; no ``files`` are known where there are none."""
+def not_in_repository_message(repo: str, files: set[str], key: str) -> str:
+    """Returns what to do if a repository lacks the file; ``files`` are those that it has, empty if unknown."""
     onnx = sorted(name for name in files if name.endswith(".onnx"))
     if onnx:
         return f"it holds {listed(onnx)}: pass one of them as filename="
     if files and not holds_checkpoint(files):
         return "it holds no .onnx file, and no checkpoint"
     return (
-        f"{'it' if files else 'if it'} holds a checkpoint, and no exported model: {convert(repo, kind, files or None)}"
+        f"{'it' if files else 'if it'} holds a checkpoint, and no exported model: {convert(repo, key, files or None)}"
     )
 
 
 def holds_checkpoint(files: set[str]) -> bool:
+    """Whether a folder or repository with these files holds a checkpoint."""
     return bool(files & {"config.yaml", *_WEIGHTS}) or any(Path(name).suffix in _CHECKPOINTS for name in files)
 
 
@@ -126,11 +130,11 @@ def _files(path: Path) -> set[str]:
         return set()
 
 
-def other_file(path: Path, data: bytes, kind: str) -> str | None:
-    """Of the bytes of a file that is known and is not ONNX, what it is and what to do; else None."""
+def other_file_message(path: Path, data: bytes, key: str) -> str | None:
+    """Returns what a file of a known format other than ONNX is, and what to do; None for all other files."""
     if path.name in ("config.yaml", "config.json"):
         return (
-            f"{path} is the config of a checkpoint, not a model: {convert(str(path.parent), kind, _files(path.parent))}"
+            f"{path} is the config of a checkpoint, not a model: {convert(str(path.parent), key, _files(path.parent))}"
         )
     what = next((what for start, what in _STARTS.items() if data.startswith(start)), None)
     if what is None and data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
@@ -146,12 +150,12 @@ def other_file(path: Path, data: bytes, kind: str) -> str | None:
     if "git-lfs" in what:
         return f"{refused}. Get what it points to with: git lfs pull"
     if what.startswith(("a zip", "a Python", "weights")):
-        return f"{refused}. If it is a checkpoint, {convert(str(path), kind)}"
-    return f"{refused}. Export a checkpoint with: {export_command(kind)} CHECKPOINT -o MODEL.onnx"
+        return f"{refused}. If it is a checkpoint, {convert(str(path), key)}"
+    return f"{refused}. Export a checkpoint with: {export_command(key)} CHECKPOINT -o MODEL.onnx"
 
 
-def foreign_vocos(inputs: list[str], outputs: list[str]) -> str | None:
-    """Of the names of a graph, whether it is a Vocos that another exporter wrote, and what to do; else None."""
+def foreign_vocos_message(inputs: list[str], outputs: list[str]) -> str | None:
+    """Returns what to do with a Vocos of another exporter, by the names in its graph; None for all other graphs."""
     if not {"mag", "x", "y"} <= set(outputs) and not (
         len(inputs) == 1 and inputs[0] in ("mels", "mel", "mel_spec") and len(outputs) in (1, 3)
     ):
@@ -163,10 +167,10 @@ def foreign_vocos(inputs: list[str], outputs: list[str]) -> str | None:
     )
 
 
-def convert(checkpoint: str, kind: str, files: set[str] | None = None) -> str:
-    """The command that makes a model of a checkpoint, and what to do with that where it is not of the kind wanted."""
+def convert(checkpoint: str, key: str, files: set[str] | None = None) -> str:
+    """Returns the command that exports a checkpoint, and how to use the model if it is not the wanted kind."""
     path = Path(checkpoint)
-    is_encoder = _is_encoder(checkpoint, kind, files)
+    is_encoder = _is_encoder(checkpoint, key, files)
     stem = path.stem if path.suffix.lower() in _CHECKPOINTS else path.name
     if stem in ("pytorch_model", "model", "config", "last", "best"):
         stem = path.absolute().parent.name
@@ -176,13 +180,13 @@ def convert(checkpoint: str, kind: str, files: set[str] | None = None) -> str:
         config = " --config CONFIG.yaml"
     command = export_command(ENCODER_KEY if is_encoder else METADATA_KEY)
     line = f"{command} {shlex.quote(checkpoint)}{config} -o {output}.onnx"
-    if is_encoder and kind != ENCODER_KEY:
+    if is_encoder and key != ENCODER_KEY:
         return (
             f"an encoder (audio to tokens), as this is one, is converted with: {line} and passed as encoder=; the "
             "vocoder of EnCodec's tokens is made with: vocos-onnx export charactr/vocos-encodec-24khz -o "
             "vocos-encodec-24khz.onnx"
         )
-    if not is_encoder and kind == ENCODER_KEY:
+    if not is_encoder and key == ENCODER_KEY:
         return (
             f"a vocoder (to audio), as this is one, is converted with: {line} and opened with VocosONNX; the "
             "encoder of EnCodec's tokens is made with: vocos-onnx export-encodec facebook/encodec_24khz -o "
@@ -192,37 +196,37 @@ def convert(checkpoint: str, kind: str, files: set[str] | None = None) -> str:
 
 
 def is_hub_id(text: str) -> bool:
-    """owner/name, which is there as no file, and does not look like one's name."""
+    """Whether a text is an owner/name, and neither an existing path nor like the name of a file."""
     path = Path(text)
     known = (*_CHECKPOINTS, ".onnx", ".yaml", ".json", ".npz", ".npy", ".wav")
     named = path.suffix.lower() in known or (path.parent.exists() and path.parent != Path())
     return not named and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is not None
 
 
-def _is_encoder(checkpoint: str, kind: str, files: set[str] | None) -> bool:
-    """Whether it is the checkpoint of an encoder, by its files or its name; what is wanted, where they do not say."""
+def _is_encoder(checkpoint: str, key: str, files: set[str] | None) -> bool:
+    """Whether a checkpoint is an encoder, by its files or its name, or else by the wanted ``key``."""
     path = Path(checkpoint)
     if files is None and path.is_file():
         files = {path.name, *(name for name in ("config.yaml", "config.json") if (path.parent / name).is_file())}
     if files is not None and "config.yaml" in files:
-        # training writes the encoder of our own codec beside its decoder, and one folder is the checkpoint of both
-        return kind == ENCODER_KEY and "encoder.safetensors" in files
+        # Training writes the encoder of our own codec beside its decoder: one folder is the checkpoint of both.
+        return key == ENCODER_KEY and "encoder.safetensors" in files
     name = path.name.lower()
     if path.suffix == ".th" or (files is not None and "config.json" in files):
         return "vocos" not in name
     if "vocos" in name or "wavenext" in name:
         return False
-    return "encodec" in name or kind == ENCODER_KEY
+    return "encodec" in name or key == ENCODER_KEY
 
 
-def export_command(kind: str) -> str:
-    """What makes the file of a kind."""
-    return "vocos-onnx export-encodec" if kind == ENCODER_KEY else "vocos-onnx export"
+def export_command(key: str) -> str:
+    """Returns the command that exports a model with this metadata key."""
+    return "vocos-onnx export-encodec" if key == ENCODER_KEY else "vocos-onnx export"
 
 
-def _class(kind: str) -> str:
-    return "EncodecONNX" if kind == ENCODER_KEY else "VocosONNX"
+def _class(key: str) -> str:
+    return "EncodecONNX" if key == ENCODER_KEY else "VocosONNX"
 
 
-def _names(kind: str) -> str:
-    return repr(CODEC_ENCODER) if kind == ENCODER_KEY else " or ".join(map(repr, _VOCODERS))
+def _names(key: str) -> str:
+    return repr(CODEC_ENCODER) if key == ENCODER_KEY else " or ".join(map(repr, _VOCODERS))

@@ -1,12 +1,13 @@
-"""An .onnx file in memory, and what is in it, before onnxruntime sees it: a file from elsewhere is not to be trusted.
+"""Reads and checks .onnx files before onnxruntime sees them: a file from elsewhere cannot be trusted.
 
-The bytes that are checked are those that are hashed and loaded. Of what ONNX and Protocol Buffers allow, only what the
-exports of vocos-onnx write is let through: one graph of known operators, which holds all of its weights. A graph that
-takes data from other files could have any file read that this process may read; others never end, or crash onnxruntime.
+The bytes that are checked are those that are hashed and loaded. Of everything that ONNX and Protocol Buffers allow,
+only what the exports of vocos-onnx write is accepted: one graph of known operators, which holds all of its weights. A
+graph that takes data from other files could read any file that this process may read; other graphs never end, or crash
+onnxruntime.
 
-Protocol Buffers are read as they are written (protobuf.dev/programming-guides/encoding), by the numbers of onnx.proto3;
-weights are not copied. Readers differ in what they make of fields that come twice, of tags and numbers with needless
-bytes, and of bits beyond a number's width: no writer makes those, so none is let through.
+Protocol Buffers are decoded here (protobuf.dev/programming-guides/encoding) with the schemas of onnx.proto3; weights
+are not copied. Readers disagree about fields that come twice, tags and numbers with needless bytes, and bits beyond the
+width of a number. No writer makes those, so all of them are refused.
 
 The codebooks are no part of the network: they are an initializer that no node uses. They are read here, and onnxruntime
 gets the file without them.
@@ -30,73 +31,186 @@ from vocos_onnx.arrays import Float
 from vocos_onnx.messages import shown
 
 from .config import METADATA_KEY, newer_format
-from .mistaken import foreign_vocos, other_file
-from .operators import DOMAINS, FLOAT, INT64, TYPE_NAMES, Constant, FormError, Node, looked_up, output_kind
+from .mistaken import foreign_vocos_message, other_file_message
+from .operators import (
+    BOOL,
+    DOMAINS,
+    DOUBLE,
+    FLOAT,
+    FLOAT16,
+    INT8,
+    INT32,
+    INT64,
+    TYPE_NAMES,
+    UINT8,
+    Constant,
+    FormError,
+    Node,
+    looked_up,
+    output_kind,
+)
 from .shapes import MAX_FIXED, MAX_RANK, Known, Shape, Size, branch_shapes, elements, output_shapes
 
-CODEBOOKS = "codebooks"  # the initializer that is the table
+CODEBOOKS_NAME = "codebooks"  # the name of the initializer that holds them
 
-MAX_SIZE = 1 << 30  # bytes; the largest model that is known has 54 MB, and ONNX itself ends at 2 GB
+MAX_SIZE = 1 << 30  # bytes; the largest known model has 54 MB, and ONNX allows at most 2 GB
 MAX_NODES = 10_000  # the bundled networks have 160
 _MAX_FIELDS = 1_000_000
 _MAX_DEPTH = 8
-_FEW = 1024  # integers that are looked at
+_FEW = 1024  # the values of longer integer tensors are not read
 _MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
 _OPSETS = range(18, 27)  # the exports have 20
 _EXPORT = "export the checkpoint with: vocos-onnx export"
 
 _BRANCHES = {"then_branch", "else_branch"}
 
-# The fields of the messages: number -> kind, with a star where the field may be repeated. What is "elsewhere" takes
-# data from other files; what is "foreign" is ONNX, but in no model of ours.
-_MODEL = {
-    1: "int", 2: "name", 3: "name", 4: "name", 5: "int", 6: "text", 7: "message*", 8: "message*", 14: "message*",
-    20: "foreign*", 25: "message*", 26: "foreign*",
-}  # fmt: skip
-_FUNCTION = {
-    1: "name", 4: "name*", 5: "name*", 6: "name*", 7: "message*", 8: "text", 9: "message*", 10: "name", 11: "message*",
-    12: "message*", 13: "name", 14: "message*",
-}  # fmt: skip
-_GRAPH = {
-    1: "message*", 2: "name", 5: "message*", 10: "text", 11: "message*", 12: "message*", 13: "message*", 14: "foreign*",
-    15: "foreign*", 16: "entry*",
-}  # fmt: skip
-_NODE = {
-    1: "name*", 2: "name*", 3: "name", 4: "name", 5: "message*", 6: "text", 7: "name", 8: "foreign", 9: "entry*",
-    10: "foreign*",
-}  # fmt: skip
-_ATTRIBUTE = {
-    1: "name", 2: "float", 3: "int", 4: "bytes", 5: "message", 6: "message", 7: "float*", 8: "int*", 9: "bytes*",
-    10: "message*", 11: "message*", 13: "text", 14: "foreign", 15: "foreign*", 20: "int", 21: "foreign", 22: "foreign",
-    23: "foreign*",
-}  # fmt: skip
-_TENSOR = {
-    1: "int*", 2: "int", 3: "foreign", 4: "float*", 5: "int*", 6: "foreign*", 7: "int*", 8: "name", 9: "bytes",
-    10: "double*", 12: "text", 13: "elsewhere*", 14: "int", 16: "entry*",
-}  # fmt: skip
-_VALUE = {1: "name", 2: "message", 3: "text", 4: "entry*"}
-_TYPE = {1: "message", 4: "foreign", 5: "foreign", 6: "name", 7: "foreign", 8: "foreign", 9: "foreign"}
-_TENSOR_TYPE = {1: "int", 2: "message"}
-_SHAPE = {1: "message*"}
-_DIMENSION = {1: "int", 2: "name", 3: "name"}
-_OPSET = {1: "name", 2: "int"}
-_ENTRY = {1: "name", 2: "text"}
-# the type of an attribute -> the field that holds it
-_FLOAT_ATTRIBUTE, _INT_ATTRIBUTE, _TEXT_ATTRIBUTE, _TENSOR_ATTRIBUTE, _GRAPH_ATTRIBUTE = 1, 2, 3, 4, 5
-_ATTRIBUTE_FIELDS = {1: 2, 2: 3, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8}
-# the type of a tensor's elements -> bytes of each, and the field that they are in where they are not raw
-_ELEMENTS = {1: (4, 4), 2: (1, 5), 3: (1, 5), 6: (4, 5), 7: (8, 7), 9: (1, 5), 10: (2, 5), 11: (8, 10)}
-_WIDTHS = {4: 4, 10: 8}  # bytes of a number in these fields; in the others they vary
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
+_WIRES = {"int": _VARINT, "float": _FIXED32, "double": _FIXED64}  # of these kinds; all others are bytes
+_WIDTHS = {"float*": 4, "double*": 8}  # bytes of each number in a packed field; integers vary
+ByteRange = tuple[int, int]  # where the bytes of a message or a field begin and end
 
-_GRAPH_FIELD = 7  # of the model
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_WIRES = {"int": _VARINT, "float": _FIXED32, "double": _FIXED64}
-Span = tuple[int, int]
+
+class _Schema:
+    """The fields of a message by their names in onnx.proto3, each with its number and kind.
+
+    A star follows the kind of a field that may be repeated. A field of the kind "elsewhere" takes data from other
+    files; ONNX has the "foreign" ones, but no model of ours does; an "entry" is skipped. Error messages call the
+    message ``what``.
+    """
+
+    def __init__(self, what: str, fields: Mapping[str, tuple[int, str]]) -> None:
+        self.what = what
+        self.numbers = {name: number for name, (number, _) in fields.items()}
+        self.kinds = dict(fields.values())
+
+
+_MODEL = _Schema("the model", {
+    "ir_version": (1, "int"),
+    "producer_name": (2, "name"),
+    "producer_version": (3, "name"),
+    "domain": (4, "name"),
+    "model_version": (5, "int"),
+    "doc_string": (6, "text"),
+    "graph": (7, "message*"),
+    "opset_import": (8, "message*"),
+    "metadata_props": (14, "message*"),
+    "training_info": (20, "foreign*"),
+    "functions": (25, "message*"),
+    "configuration": (26, "foreign*"),
+})  # fmt: skip
+_FUNCTION = _Schema("a function", {
+    "name": (1, "name"),
+    "input": (4, "name*"),
+    "output": (5, "name*"),
+    "attribute": (6, "name*"),
+    "node": (7, "message*"),
+    "doc_string": (8, "text"),
+    "opset_import": (9, "message*"),
+    "domain": (10, "name"),
+    "attribute_proto": (11, "message*"),
+    "value_info": (12, "message*"),
+    "overload": (13, "name"),
+    "metadata_props": (14, "message*"),
+})  # fmt: skip
+_GRAPH = _Schema("a graph", {
+    "node": (1, "message*"),
+    "name": (2, "name"),
+    "initializer": (5, "message*"),
+    "doc_string": (10, "text"),
+    "input": (11, "message*"),
+    "output": (12, "message*"),
+    "value_info": (13, "message*"),
+    "quantization_annotation": (14, "foreign*"),
+    "sparse_initializer": (15, "foreign*"),
+    "metadata_props": (16, "entry*"),
+})  # fmt: skip
+_NODE = _Schema("a node", {
+    "input": (1, "name*"),
+    "output": (2, "name*"),
+    "name": (3, "name"),
+    "op_type": (4, "name"),
+    "attribute": (5, "message*"),
+    "doc_string": (6, "text"),
+    "domain": (7, "name"),
+    "overload": (8, "foreign"),
+    "metadata_props": (9, "entry*"),
+    "device_configurations": (10, "foreign*"),
+})  # fmt: skip
+_ATTRIBUTE = _Schema("an attribute", {
+    "name": (1, "name"),
+    "f": (2, "float"),
+    "i": (3, "int"),
+    "s": (4, "bytes"),
+    "t": (5, "message"),
+    "g": (6, "message"),
+    "floats": (7, "float*"),
+    "ints": (8, "int*"),
+    "strings": (9, "bytes*"),
+    "tensors": (10, "message*"),
+    "graphs": (11, "message*"),
+    "doc_string": (13, "text"),
+    "tp": (14, "foreign"),
+    "type_protos": (15, "foreign*"),
+    "type": (20, "int"),
+    "ref_attr_name": (21, "foreign"),
+    "sparse_tensor": (22, "foreign"),
+    "sparse_tensors": (23, "foreign*"),
+})  # fmt: skip
+_TENSOR = _Schema("a tensor", {
+    "dims": (1, "int*"),
+    "data_type": (2, "int"),
+    "segment": (3, "foreign"),
+    "float_data": (4, "float*"),
+    "int32_data": (5, "int*"),
+    "string_data": (6, "foreign*"),
+    "int64_data": (7, "int*"),
+    "name": (8, "name"),
+    "raw_data": (9, "bytes"),
+    "double_data": (10, "double*"),
+    "doc_string": (12, "text"),
+    "external_data": (13, "elsewhere*"),
+    "data_location": (14, "int"),
+    "metadata_props": (16, "entry*"),
+})  # fmt: skip
+_VALUE = _Schema("a value", {
+    "name": (1, "name"),
+    "type": (2, "message"),
+    "doc_string": (3, "text"),
+    "metadata_props": (4, "entry*"),
+})  # fmt: skip
+_TYPE = _Schema("a type", {
+    "tensor_type": (1, "message"),
+    "sequence_type": (4, "foreign"),
+    "map_type": (5, "foreign"),
+    "denotation": (6, "name"),
+    "opaque_type": (7, "foreign"),
+    "sparse_tensor_type": (8, "foreign"),
+    "optional_type": (9, "foreign"),
+})  # fmt: skip
+_TENSOR_TYPE = _Schema("a type", {"elem_type": (1, "int"), "shape": (2, "message")})
+_SHAPE = _Schema("a shape", {"dim": (1, "message*")})
+_DIMENSION = _Schema("a dimension", {"dim_value": (1, "int"), "dim_param": (2, "name"), "denotation": (3, "name")})
+_OPSET = _Schema("an opset", {"domain": (1, "name"), "version": (2, "int")})
+_ENTRY = _Schema("the metadata", {"key": (1, "name"), "value": (2, "text")})
+
+# AttributeProto.AttributeType, and the field that holds the value of each
+_FLOAT_ATTRIBUTE, _INT_ATTRIBUTE, _STRING_ATTRIBUTE, _TENSOR_ATTRIBUTE, _GRAPH_ATTRIBUTE = 1, 2, 3, 4, 5
+_FLOATS_ATTRIBUTE, _INTS_ATTRIBUTE = 6, 7
+_ATTRIBUTE_FIELDS = {
+    _FLOAT_ATTRIBUTE: "f", _INT_ATTRIBUTE: "i", _STRING_ATTRIBUTE: "s", _TENSOR_ATTRIBUTE: "t", _GRAPH_ATTRIBUTE: "g",
+    _FLOATS_ATTRIBUTE: "floats", _INTS_ATTRIBUTE: "ints",
+}  # fmt: skip
+# the type of a tensor's elements -> bytes of each, and the field that they are in if they are not in raw_data
+_ELEMENTS = {
+    FLOAT: (4, "float_data"), UINT8: (1, "int32_data"), INT8: (1, "int32_data"), INT32: (4, "int32_data"),
+    INT64: (8, "int64_data"), BOOL: (1, "int32_data"), FLOAT16: (2, "int32_data"), DOUBLE: (8, "double_data"),
+}  # fmt: skip
+_TENSOR_DATA = {"raw_data", "float_data", "int32_data", "int64_data", "double_data"}
 
 
 @dataclass(frozen=True)
 class PinnedFile(os.PathLike[str]):
-    """A model file that must have this sha256; ``remedy`` says what to do where it has another."""
+    """A model file that must have this sha256; ``remedy`` says what to do if it has another."""
 
     path: Path
     sha256: str
@@ -111,7 +225,7 @@ class PinnedFile(os.PathLike[str]):
 
 @dataclass(frozen=True)
 class Value:
-    """An input or output of a graph: its name, the type of its elements by ONNX's number, and its shape."""
+    """An input or output of a graph: its name, the ONNX number of its element type, and its shape."""
 
     name: str
     type: int
@@ -122,8 +236,8 @@ class Value:
 class ModelFile:
     """A file that was read and checked.
 
-    ``data`` is the model without its table of codebooks, ``size`` the bytes that the file has. ``inputs`` are those
-    that the caller of the network gives. ``codebooks`` is (num_codebooks, codebook_size, channels), where it has some.
+    ``size`` is that of the file in bytes; ``data`` is the model without its codebooks. ``inputs`` are those that the
+    caller of the network gives, so no weights. ``codebooks`` is (num_codebooks, codebook_size, channels), or None.
     """
 
     path: Path
@@ -136,35 +250,36 @@ class ModelFile:
 
 
 def read_model(
-    path: Path, kind: str = METADATA_KEY, *, sha256: str | None = None, remedy: str = "copy it again"
+    path: Path, key: str = METADATA_KEY, *, sha256: str | None = None, remedy: str = "copy it again"
 ) -> ModelFile:
-    """A model file; ``kind`` is the metadata key of what it should be.
+    """Read and check a model file.
 
-    In files of format 4 the table of codebooks is a graph output as well, in later ones it is not: both are read alike.
+    ``key`` is the metadata key of the model that is wanted; error messages suggest what to do by it. In files of format
+    4 the codebooks are a graph output as well, in later ones they are not: both are read alike.
 
     Raises:
-        ValueError: it is no file, empty, too large, damaged, of another kind, has another sha256, changes while it is
-            read, takes data from other files, or holds what no model of vocos-onnx does.
-        OSError: it cannot be read.
+        ValueError: ``path`` is no file, or the file is empty, too large, damaged or of another format, has another
+            sha256, changes while it is read, takes data from other files, or has parts that no model of vocos-onnx has.
+        OSError: the file cannot be read.
     """
     data = read_file(path, MAX_SIZE, "an .onnx file")
     if not data:
         raise ValueError(f"{path} is empty; copy or export it again")
     if sha256 is not None and (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
         raise ValueError(f"{path} has the sha256 {digest}, expected {sha256.lower()}: it is not loaded; {remedy}")
-    if (other := other_file(path, data, kind)) is not None:
+    if (other := other_file_message(path, data, key)) is not None:
         raise ValueError(other)
-    if data[4:8] == b"ORTM":  # wherever those bytes stand there, onnxruntime reads the whole as that
+    if data[4:8] == b"ORTM":  # onnxruntime takes any file with those bytes there for one
         raise ValueError(f"{path} is a model in the format of onnxruntime (.ort), not an ONNX model; {_EXPORT}")
     check = _Check(data)
     try:
         check.model()
     except (_DamagedError, _RefusedError) as error:
-        # what a newer format has and this version does not know is no damage
+        # A newer format may have parts that this version does not know: that is no damage.
         if newer := next(filter(None, map(newer_format, check.metadata.values())), None):
             raise ValueError(f"{path}: {newer}") from None
         raise _refusal(path, check, error) from None
-    network = _without(data, check.graph, check.table_fields)
+    network = _without(data, check.graph, check.codebooks_fields)
     return ModelFile(path, len(data), network, check.metadata, check.inputs, check.outputs, check.codebooks)
 
 
@@ -174,23 +289,23 @@ def _refusal(path: Path, check: _Check, error: _DamagedError | _RefusedError) ->
             f"{path} ({len(check.data)} bytes) is truncated, damaged or not an ONNX model ({error}); copy or export it "
             "again"
         )
-    # where weights are in other files, the names have not been read yet: that they are is said first
+    # If the weights are in other files, the check ended before it read the names, and the message says that.
     names = ([value.name for value in values] for values in (check.inputs, check.outputs))
-    return ValueError(f"{path} {foreign_vocos(*names) or error}")
+    return ValueError(f"{path} {foreign_vocos_message(*names) or error}")
 
 
-def _without(data: bytes, graph: Span, fields: list[Span]) -> bytes:
-    """A model without these fields of its graph; ``graph`` and the fields are where what they hold begins and ends."""
+def _without(data: bytes, graph: ByteRange, fields: list[ByteRange]) -> bytes:
+    """Returns a model without these fields of its graph. All ranges are of the contents, after tag and length."""
     if not fields:
         return data
     view, pieces, at = memoryview(data), [], graph[0]
     for start, end in sorted(fields):
-        pieces.append(view[at : start - 1 - len(_as_varint(end - start))])  # their tags have one byte
+        pieces.append(view[at : start - 1 - len(_as_varint(end - start))])  # a tag has one byte
         at = end
     pieces.append(view[at : graph[1]])
     head = view[: graph[0] - 1 - len(_as_varint(graph[1] - graph[0]))]
     size = _as_varint(sum(map(len, pieces)))
-    return b"".join([head, bytes([_GRAPH_FIELD << 3 | _BYTES]), size, *pieces, view[graph[1] :]])
+    return b"".join([head, bytes([_MODEL.numbers["graph"] << 3 | _BYTES]), size, *pieces, view[graph[1] :]])
 
 
 def _as_varint(number: int) -> bytes:
@@ -199,12 +314,14 @@ def _as_varint(number: int) -> bytes:
 
 
 def read_file(path: Path, most: int, what: str) -> bytes:
-    """The bytes of a file. It is not mapped into memory: who shortens a file that is ends the processes that use it.
+    """Returns the bytes of a file, which messages call ``what``.
 
-    Raises ValueError where it is no file, of more than ``most`` bytes, or changes while it is read; OSError
-    where it cannot be read.
+    The file is not mapped into memory: if a mapped file is truncated, the processes that use it are killed.
+
+    Raises ValueError if ``path`` is no file, or the file has more than ``most`` bytes or changes while it is read;
+    OSError if it cannot be read.
     """
-    # not blocking: a FIFO that nobody writes to would be waited for
+    # Without O_NONBLOCK, opening a FIFO would wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags), "rb") as file:
         before = os.fstat(file.fileno())
@@ -220,11 +337,11 @@ def read_file(path: Path, most: int, what: str) -> bytes:
 
 
 class _DamagedError(Exception):
-    """What Protocol Buffers or ONNX forbid."""
+    """The file breaks the rules of Protocol Buffers or ONNX."""
 
 
 class _RefusedError(Exception):
-    """What they allow, and no model of ours has."""
+    """The file is valid, but has parts that no model of vocos-onnx has."""
 
 
 def _foreign(what: str) -> _RefusedError:
@@ -235,7 +352,11 @@ def _foreign(what: str) -> _RefusedError:
 
 @dataclass
 class _Scope:
-    """What is known at some place of a graph, by name: constants, tables that values are rows of, types and shapes."""
+    """The values that are known at some node of a graph, by name.
+
+    ``constants`` are those in the file; ``tables`` has the constant that a value is a row of; ``kinds`` are the element
+    types; ``values`` are the shapes, and the values of few integers.
+    """
 
     constants: dict[str, Constant]
     tables: dict[str, Constant]
@@ -250,13 +371,13 @@ class _Scope:
             self.values[name] = value
 
     def within(self) -> _Scope:
-        """The same for a graph within this one."""
+        """Returns a copy for a graph within this one."""
         return _Scope(dict(self.constants), dict(self.tables), dict(self.kinds), dict(self.values))
 
 
 @dataclass(frozen=True)
 class _Result:
-    """What a graph makes."""
+    """The first output of a graph."""
 
     kind: int
     value: Known
@@ -267,30 +388,29 @@ def _signed(integer: int) -> int:
 
 
 class _Check:
-    """A walk through the messages of one file."""
+    """A walk through the messages of one file, which collects what it finds."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.fields_left, self._nodes_left, self._fixed_left = _MAX_FIELDS, MAX_NODES, MAX_FIXED
-        self.inputs: list[Value] = []  # those that are no weights
+        self.inputs: list[Value] = []  # without the weights
         self.outputs: list[Value] = []
         self.metadata: dict[str, str] = {}
         self.graph = (0, 0)
         self.codebooks: Float | None = None
-        self.table_fields: list[Span] = []  # what the graph has of the table of codebooks
-        self._problem: _RefusedError | None = None  # the first; data from other files are worse than all others
+        self.codebooks_fields: list[ByteRange] = []  # of the graph: their initializer, and their output in format 4
+        self._problem: _RefusedError | None = None  # the first; but data from other files is raised at once
 
     def model(self) -> None:
         """Raises _DamagedError or _RefusedError."""
-        model = _Message(self, (0, len(self.data)), _MODEL, "the model")
+        model = _Message(self, (0, len(self.data)), _MODEL)
         self._metadata(model)
-        graphs, functions = model.spans(_GRAPH_FIELD), model.spans(25)
-        for span in graphs:
-            self._graph(span, 0, _Scope({}, {}, {}, {}))
-        for span in functions:
+        graphs, functions = model.ranges("graph"), model.ranges("functions")
+        for graph in graphs:
+            self._graph(graph, 0, _Scope({}, {}, {}, {}))
+        for function in functions:
             self.note("functions of its own")
-            function = _Message(self, span, _FUNCTION, "a function")
-            for node in function.spans(7):
+            for node in _Message(self, function, _FUNCTION).ranges("node"):
                 self._node(node, 1, _Scope({}, {}, {}, {}))
         if not graphs:
             raise _DamagedError("there is no graph in it")
@@ -306,9 +426,9 @@ class _Check:
 
     def _opsets(self, model: _Message) -> None:
         versions: dict[str, int] = {}
-        for span in model.spans(8):
-            opset = _Message(self, span, _OPSET, "an opset")
-            domain, version = opset.name(1), opset.number(2)
+        for found in model.ranges("opset_import"):
+            opset = _Message(self, found, _OPSET)
+            domain, version = opset.name("domain"), opset.integer("version")
             domain = "" if domain == "ai.onnx" else domain
             if domain in versions:
                 raise _DamagedError(f"the version of the operators of {shown(domain)} comes twice")
@@ -319,75 +439,75 @@ class _Check:
             self.note(f"operators of version {shown(versions.get(''))} (not {_OPSETS[0]} to {_OPSETS[-1]})")
 
     def _metadata(self, model: _Message) -> None:
-        for span in model.spans(14):
-            entry = _Message(self, span, _ENTRY, "the metadata")
-            key = entry.name(1)
+        for found in model.ranges("metadata_props"):
+            entry = _Message(self, found, _ENTRY)
+            key = entry.name("key")
             if key in self.metadata:
                 raise _DamagedError(f"its metadata has {shown(key)} twice")
-            self.metadata[key] = entry.name(2)
+            self.metadata[key] = entry.name("value")
         if "ort_config" in self.metadata:
             self.note("options for onnxruntime in its metadata")
 
-    def _graph(self, span: Span, depth: int, scope: _Scope) -> _Result:
-        """What its first output is. The scope is of its own."""
+    def _graph(self, place: ByteRange, depth: int, scope: _Scope) -> _Result:
+        """Check a graph, and extend the scope, which is its own. Returns its first output."""
         if depth > _MAX_DEPTH:
             raise _DamagedError("graphs within graphs without end")
-        graph = _Message(self, span, _GRAPH, "a graph")
-        for tensor in graph.spans(5):
+        graph = _Message(self, place, _GRAPH)
+        for tensor in graph.ranges("initializer"):
             name, constant = self._tensor(tensor)
-            if not depth and name == CODEBOOKS:  # of no node's scope
-                self._table(tensor, constant)
+            if not depth and name == CODEBOOKS_NAME:  # no node may use them
+                self._codebooks(tensor, constant)
                 continue
             scope.constants[name] = constant
             scope.add(name, constant.kind, Known.of(constant))
         weights = set(scope.constants)
-        for value in graph.spans(11):
+        for value in graph.ranges("input"):
             name, kind, shape = self._value(value)
             if not depth and name not in weights:
                 self.inputs.append(Value(name, kind, shape or ()))
             if shape is None:
                 self.note(f"the input {shown(name)} of unknown shape")
             scope.add(name, kind, Known(shape or ()))
-        for node in graph.spans(1):
+        for node in graph.ranges("node"):
             self._node(node, depth, scope)
-        outputs = [self._value(value) for value in graph.spans(12)]
+        outputs = [self._value(value) for value in graph.ranges("output")]
         if not depth:
-            self._outputs(graph.spans(12), outputs, scope)
-        for name, _, shape in (*outputs, *[self._value(value) for value in graph.spans(13)]):
+            self._outputs(graph.ranges("output"), outputs, scope)
+        for name, _, shape in (*outputs, *[self._value(value) for value in graph.ranges("value_info")]):
             self._declared(name, shape, scope)
-        if depth and (graph.spans(11) or len(outputs) != 1):
+        if depth and (graph.ranges("input") or len(outputs) != 1):
             self.note("a branch with inputs or several outputs")
         name = outputs[0][0] if outputs else ""
         return _Result(scope.kinds.get(name, 0), scope.values.get(name, Known(())))
 
-    def _table(self, span: Span, constant: Constant) -> None:
-        """Copy the table of codebooks."""
-        if self.table_fields:
-            raise _DamagedError(f"the value {shown(CODEBOOKS)} is made twice")
-        self.table_fields.append(span)
-        tensor = _Message(self, span, _TENSOR, "a tensor")
-        values = tensor.spans(9) or tensor.spans(4)
+    def _codebooks(self, place: ByteRange, constant: Constant) -> None:
+        """Copy the codebooks."""
+        if self.codebooks_fields:
+            raise _DamagedError(f"the value {shown(CODEBOOKS_NAME)} is made twice")
+        self.codebooks_fields.append(place)
+        tensor = _Message(self, place, _TENSOR)
+        values = tensor.ranges("raw_data") or tensor.ranges("float_data")
         if constant.kind != FLOAT:
             self.note(f"codebooks of type {TYPE_NAMES.get(constant.kind, constant.kind)}")
         elif len(values) != 1 or not isinstance(values[0], tuple):
             self.note("codebooks whose values are not in one piece")
         else:
-            table = np.frombuffer(self.data, "<f4", math.prod(constant.shape), values[0][0])
-            self.codebooks = table.reshape(constant.shape).astype(np.float32)
+            flat = np.frombuffer(self.data, "<f4", math.prod(constant.shape), values[0][0])
+            self.codebooks = flat.reshape(constant.shape).astype(np.float32)
 
-    def _outputs(self, spans: list[Span], outputs: list[tuple[str, int, Shape | None]], scope: _Scope) -> None:
-        for span, (name, kind, shape) in zip(spans, outputs, strict=True):
-            if name == CODEBOOKS and self.table_fields:
+    def _outputs(self, places: list[ByteRange], outputs: list[tuple[str, int, Shape | None]], scope: _Scope) -> None:
+        for place, (name, kind, shape) in zip(places, outputs, strict=True):
+            if name == CODEBOOKS_NAME and self.codebooks_fields:
                 if name in scope.kinds:
                     raise _DamagedError(f"the value {shown(name)} is made twice")
-                self.table_fields.append(span)
+                self.codebooks_fields.append(place)
                 continue
             if shape is None:
                 self.note(f"the output {shown(name)} of unknown shape")
             self.outputs.append(Value(name, kind, shape or ()))
 
     def _declared(self, name: str, shape: Shape | None, scope: _Scope) -> None:
-        """What a file says of a shape is believed by onnxruntime, where it has no better."""
+        """Check the shape that the file declares for a value: onnxruntime trusts it where it cannot infer one."""
         known = scope.values.get(name)
         if shape is None or known is None:
             return
@@ -398,25 +518,25 @@ class _Check:
         if not right:
             self.note(f"the value {shown(name)} of the shape {shown(known.shape)} that is said to have {shown(shape)}")
 
-    def _node(self, span: Span, depth: int, scope: _Scope) -> None:
+    def _node(self, place: ByteRange, depth: int, scope: _Scope) -> None:
         self._nodes_left -= 1
         if self._nodes_left < 0:
             raise _foreign(f"more than {MAX_NODES} operators")
-        message = _Message(self, span, _NODE, "a node")
-        operator, domain = message.name(4), message.name(7)
+        message = _Message(self, place, _NODE)
+        operator, domain = message.name("op_type"), message.name("domain")
         attributes: dict[str, Any] = {}
-        for attribute in message.spans(5):
+        for attribute in message.ranges("attribute"):
             name, value = self._attribute(attribute, depth, scope)
             if name in attributes:
                 raise _DamagedError(f"an operator {shown(operator)} has the attribute {shown(name)} twice")
             attributes[name] = value
-        inputs, outputs = message.names(1), message.names(2)
+        inputs, outputs = message.names("input"), message.names("output")
         domain = "" if domain == "ai.onnx" else domain
         node = Node(operator, domain, inputs, outputs, attributes)
         kind, made = 0, [Known(())] * len(outputs)
         if unknown := [name for name in inputs if name and name not in scope.kinds]:
             self.note(f"an operator {shown(operator)} before what goes into it, {shown(unknown[0])}")
-        elif self._problem is None:  # what is known after a problem is not right
+        elif self._problem is None:  # after a problem, what is known of the values is wrong
             try:
                 if (domain, operator) == ("", "If"):
                     kind, made = self._if(node, depth, scope)
@@ -434,7 +554,7 @@ class _Check:
             scope.constants.update(dict.fromkeys(outputs, attributes["value"]))
 
     def _computed(self, made: list[Known]) -> None:
-        """Raises FormError where onnxruntime would compute much while it loads."""
+        """Raises FormError if onnxruntime would compute too much while it loads the file."""
         for value in made:
             if value.fixed:
                 count = elements(value)
@@ -455,50 +575,49 @@ class _Check:
         condition = scope.values[node.inputs[0]] if node.inputs[0] else Known(())
         return then.kind, [branch_shapes(condition, then.value, otherwise.value)]
 
-    def _attribute(self, span: Span, depth: int, scope: _Scope) -> tuple[str, Any]:
-        """Name and value; of a graph, the type of its output."""
-        attribute = _Message(self, span, _ATTRIBUTE, "an attribute")
-        name = attribute.name(1)
+    def _attribute(self, place: ByteRange, depth: int, scope: _Scope) -> tuple[str, Any]:
+        """Returns the name and the value of an attribute; the value of a graph is its _Result."""
+        attribute = _Message(self, place, _ATTRIBUTE)
+        name = attribute.name("name")
         value: Any = None
-        for number in (5, 10):
-            for tensor in attribute.spans(number):
-                _, value = self._tensor(tensor)
-        for number in (6, 11):
-            for graph in attribute.spans(number):
-                if number == 11 or name not in _BRANCHES:
+        for tensor in (*attribute.ranges("t"), *attribute.ranges("tensors")):
+            _, value = self._tensor(tensor)
+        for field in ("g", "graphs"):
+            for graph in attribute.ranges(field):
+                if field == "graphs" or name not in _BRANCHES:
                     self.note(f"a graph in the attribute {shown(name)}")
                 value = self._graph(graph, depth + 1, scope.within())
-        kind = attribute.number(20)
+        kind = attribute.integer("type")
         if kind not in _ATTRIBUTE_FIELDS:
             self.note(f"the attribute {shown(name)} of type {kind}")
-        elif attribute.numbers() - {1, 13, 20, _ATTRIBUTE_FIELDS[kind]}:
+        elif attribute.fields() - {"name", "doc_string", "type", _ATTRIBUTE_FIELDS[kind]}:
             raise _DamagedError(f"the attribute {shown(name)} has values of several types")
         elif (name in _BRANCHES) != (kind == _GRAPH_ATTRIBUTE):
             self.note(f"the attribute {shown(name)} of type {kind}")
         elif kind == _FLOAT_ATTRIBUTE:
-            return name, attribute.real(2)
+            return name, attribute.real("f")
         elif kind == _INT_ATTRIBUTE:
-            return name, _signed(attribute.number(3))
-        elif kind == _TEXT_ATTRIBUTE:
-            return name, attribute.text(4)
-        elif kind not in (_TENSOR_ATTRIBUTE, _GRAPH_ATTRIBUTE):
-            return name, [_signed(value) for value in attribute.integers(8)]
+            return name, _signed(attribute.integer("i"))
+        elif kind == _STRING_ATTRIBUTE:
+            return name, attribute.text("s")
+        elif kind not in (_TENSOR_ATTRIBUTE, _GRAPH_ATTRIBUTE):  # of floats, which no operator takes, the list is empty
+            return name, [_signed(value) for value in attribute.integers("ints")]
         return name, value
 
-    def _tensor(self, span: Span) -> tuple[str, Constant]:
-        """Name, and what it is."""
-        tensor = _Message(self, span, _TENSOR, "a tensor")
-        if tensor.number(14):
+    def _tensor(self, place: ByteRange) -> tuple[str, Constant]:
+        """Returns the name and the constant."""
+        tensor = _Message(self, place, _TENSOR)
+        if tensor.integer("data_location"):
             raise _elsewhere()
-        name, kind, shape = tensor.name(8), tensor.number(2), tuple(tensor.integers(1))
+        name, kind, shape = tensor.name("name"), tensor.integer("data_type"), tuple(tensor.integers("dims"))
         if kind not in _ELEMENTS:
             self.note(f"the tensor {shown(name)} of type {kind}")
             return name, Constant(kind, (), None)
-        if len(shape) > MAX_RANK or any(size > MAX_SIZE for size in shape):  # negative ones are beyond 2**63
+        if len(shape) > MAX_RANK or any(size > MAX_SIZE for size in shape):  # negative sizes are read as 2**63 or more
             raise _DamagedError(f"the tensor {shown(name)} is of the shape {shown(shape)}")
         count, (width, typed) = math.prod(shape), _ELEMENTS[kind]
-        raw = tensor.spans(9)
-        if tensor.numbers() & {4, 5, 7, 9, 10} - {9 if raw else typed}:
+        raw = tensor.ranges("raw_data")
+        if tensor.fields() & _TENSOR_DATA - {"raw_data" if raw else typed}:
             raise _DamagedError(f"the tensor {shown(name)} has values of several types")
         found = (raw[0][1] - raw[0][0]) / width if raw else tensor.count(typed)
         if found != count:
@@ -511,27 +630,33 @@ class _Check:
                 values = tuple(map(_signed, tensor.integers(typed)))
         return name, Constant(kind, shape, values)
 
-    def _value(self, span: Span) -> tuple[str, int, Shape | None]:
-        """Name, type of its elements, 0 where that is not said, and shape."""
+    def _value(self, place: ByteRange) -> tuple[str, int, Shape | None]:
+        """Returns the name, the element type, which is 0 if it is not declared, and the shape."""
         kind, shape = 0, None
-        value = _Message(self, span, _VALUE, "a value")
-        for type_span in value.spans(2):
-            for tensor_span in _Message(self, type_span, _TYPE, "a type").spans(1):
-                tensor_type = _Message(self, tensor_span, _TENSOR_TYPE, "a type")
-                kind = tensor_type.number(1)
+        value = _Message(self, place, _VALUE)
+        name = value.name("name")
+        for found in value.ranges("type"):
+            for tensor_type in _Message(self, found, _TYPE).ranges("tensor_type"):
+                message = _Message(self, tensor_type, _TENSOR_TYPE)
+                kind = message.integer("elem_type")
                 if kind not in _ELEMENTS:
-                    self.note(f"the value {shown(value.name(1))} of type {kind}")
-                for shape_span in tensor_type.spans(2):
-                    sizes: list[Size] = []
-                    for size in _Message(self, shape_span, _SHAPE, "a shape").spans(1):
-                        dimension = _Message(self, size, _DIMENSION, "a dimension")
-                        if dimension.number(1) > MAX_SIZE or {1, 2} <= dimension.numbers():
-                            raise _DamagedError(f"the value {shown(value.name(1))} has a size that is none")
-                        sizes.append(dimension.number(1) if 1 in dimension.numbers() else dimension.name(2) or None)
-                    if len(sizes) > MAX_RANK:
-                        raise _DamagedError(f"the value {shown(value.name(1))} has {len(sizes)} dimensions")
-                    shape = tuple(sizes)
-        return value.name(1), kind, shape
+                    self.note(f"the value {shown(name)} of type {kind}")
+                for dimensions in message.ranges("shape"):
+                    shape = self._shape(dimensions, name)
+        return name, kind, shape
+
+    def _shape(self, place: ByteRange, name: str) -> Shape:
+        """Returns the shape of the value ``name``."""
+        sizes: list[Size] = []
+        for found in _Message(self, place, _SHAPE).ranges("dim"):
+            dimension = _Message(self, found, _DIMENSION)
+            size, has = dimension.integer("dim_value"), dimension.fields()
+            if size > MAX_SIZE or {"dim_value", "dim_param"} <= has:
+                raise _DamagedError(f"the value {shown(name)} has a size that is none")
+            sizes.append(size if "dim_value" in has else dimension.name("dim_param") or None)
+        if len(sizes) > MAX_RANK:
+            raise _DamagedError(f"the value {shown(name)} has {len(sizes)} dimensions")
+        return tuple(sizes)
 
 
 def _elsewhere() -> _RefusedError:
@@ -542,21 +667,21 @@ def _elsewhere() -> _RefusedError:
 
 
 class _Message:
-    """The fields of one message, as ``schema`` has them; ``what`` it is called in messages of errors."""
+    """The fields of one message. Raises _DamagedError if they are not as the schema has them."""
 
-    def __init__(self, check: _Check, span: Span, schema: dict[int, str], what: str) -> None:
-        self._data, self._what = check.data, what
-        self._found: dict[int, list[Any]] = {}
-        at, end = span
+    def __init__(self, check: _Check, place: ByteRange, schema: _Schema) -> None:
+        self._data, self._schema, self._what = check.data, schema, schema.what
+        self._found: dict[int, list[Any]] = {}  # by number
+        at, end = place
         while at < end:
             check.fields_left -= 1
             if check.fields_left < 0:
                 raise _DamagedError(f"it has more than {_MAX_FIELDS} fields")
             key, at = self._varint(at, end, 32)
             number, wire = key >> 3, key & 7
-            kind = schema.get(number)
+            kind = schema.kinds.get(number)
             if kind is None:
-                raise _DamagedError(f"{what} has the unknown field {number}")
+                raise _DamagedError(f"{self._what} has the unknown field {number}")
             value: Any
             value, at = self._value(at, end, wire)
             repeated = kind.endswith("*")
@@ -565,66 +690,69 @@ class _Message:
                 raise _elsewhere()
             if kind in ("foreign", "entry"):
                 if kind == "foreign":
-                    check.note(f"field {number} in {what}")
+                    check.note(f"field {number} in {self._what}")
                 continue
             packed = repeated and kind in _WIRES and wire == _BYTES
             if wire != _WIRES.get(kind, _BYTES) and not packed:
-                raise _DamagedError(f"{what} has another type in field {number}")
+                raise _DamagedError(f"{self._what} has another type in field {number}")
             if number in self._found and not repeated:
-                raise _DamagedError(f"{what} has field {number} twice")
+                raise _DamagedError(f"{self._what} has field {number} twice")
             if kind in ("name", "text"):
                 value = self._text(value, _MAX_NAME if kind == "name" else _MAX_TEXT)
                 if kind == "name" and not value.isprintable():
-                    raise _DamagedError(f"{what} has the name {shown(value)}, with control characters")
+                    raise _DamagedError(f"{self._what} has the name {shown(value)}, with control characters")
             self._found.setdefault(number, []).append(value)
 
-    def numbers(self) -> set[int]:
-        """Of the fields that it has."""
-        return set(self._found)
+    def fields(self) -> set[str]:
+        """Returns the names of the fields that the message has."""
+        return {name for name, number in self._schema.numbers.items() if number in self._found}
 
-    def name(self, number: int) -> str:
-        """A string, empty where the field is not there."""
-        return str(self._found.get(number, [""])[0])
+    def name(self, field: str) -> str:
+        """Returns a string, empty if the field is missing."""
+        return str(next(iter(self._values(field)), ""))
 
-    def names(self, number: int) -> list[str]:
-        """All strings of a field."""
-        return self._found.get(number, [])
+    def names(self, field: str) -> list[str]:
+        """Returns all strings of a field."""
+        return self._values(field)
 
-    def text(self, number: int) -> str:
-        """Bytes that are a string."""
-        return self._text(self.spans(number)[0], _MAX_NAME) if number in self._found else ""
+    def text(self, field: str) -> str:
+        """Returns a string in a field of bytes, empty if the field is missing."""
+        return next((self._text(place, _MAX_NAME) for place in self.ranges(field)), "")
 
-    def real(self, number: int) -> float:
-        """A floating-point number, 0 where the field is not there."""
-        return float(self._found.get(number, [0.0])[0])
+    def real(self, field: str) -> float:
+        """Returns a floating-point number, 0 if the field is missing."""
+        return float(next(iter(self._values(field)), 0.0))
 
-    def number(self, number: int) -> int:
-        """A number without a sign, 0 where the field is not there."""
-        return int(self._found.get(number, [0])[0])
+    def integer(self, field: str) -> int:
+        """Returns an unsigned integer, 0 if the field is missing."""
+        return int(next(iter(self._values(field)), 0))
 
-    def spans(self, number: int) -> list[Span]:
-        """Where the bytes of a field begin and end, each time that it is there."""
-        return self._found.get(number, [])
+    def ranges(self, field: str) -> list[ByteRange]:
+        """Returns where the bytes of a field begin and end, each time that it occurs."""
+        return self._values(field)
 
-    def integers(self, number: int) -> list[int]:
-        """Integers without a sign, one by one or packed."""
+    def _values(self, field: str) -> list[Any]:
+        return self._found.get(self._schema.numbers[field], [])
+
+    def integers(self, field: str) -> list[int]:
+        """Returns the unsigned integers of a repeated field, one by one or packed."""
         values: list[int] = []
-        for value in self._found.get(number, ()):
+        for value in self._values(field):
             if not isinstance(value, tuple):
                 values.append(value)
             else:
                 at, end = value
                 if end - at > 10 * _MAX_NAME:
-                    raise _DamagedError(f"{self._what} has {end - at} bytes in field {number}")
+                    raise _DamagedError(f"{self._what} has {end - at} bytes in field {self._schema.numbers[field]}")
                 while at < end:
                     integer, at = self._varint(at, end, 64)
                     values.append(integer)
         return values
 
-    def count(self, number: int) -> float:
-        """How many numbers are in a repeated field; not a whole number where one is cut off."""
-        count, width = 0.0, _WIDTHS.get(number)
-        for value in self._found.get(number, ()):
+    def count(self, field: str) -> float:
+        """Returns how many numbers a repeated field has; not a whole number if one is cut off."""
+        count, width = 0.0, _WIDTHS.get(self._schema.kinds[self._schema.numbers[field]])
+        for value in self._values(field):
             if not isinstance(value, tuple):
                 count += 1
                 continue
@@ -636,8 +764,8 @@ class _Message:
                 count += np.count_nonzero(last) + (0 if last[-1] else 0.5)
         return count
 
-    def _value(self, at: int, end: int, wire: int) -> tuple[float | Span, int]:
-        """A number, or where the bytes are; and where the next field begins."""
+    def _value(self, at: int, end: int, wire: int) -> tuple[float | ByteRange, int]:
+        """Returns a number or where the bytes are, and where the next field begins."""
         if wire == _VARINT:
             return self._varint(at, end, 64)
         if wire == _BYTES:
@@ -668,8 +796,8 @@ class _Message:
                 break
         raise _DamagedError(f"{self._what} ends within a number")
 
-    def _text(self, span: Span, longest: int) -> str:
-        start, end = span
+    def _text(self, place: ByteRange, longest: int) -> str:
+        start, end = place
         if end - start > longest:
             raise _DamagedError(f"{self._what} has a text of {end - start} bytes, expected at most {longest}")
         try:

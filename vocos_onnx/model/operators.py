@@ -1,9 +1,9 @@
-"""The operators that a model of vocos-onnx is made of, and in which form.
+"""The operators of the models of vocos-onnx, and the forms in which they are accepted.
 
-Not every graph of these operators is harmless: up to now every onnxruntime has kernels that trust the shapes of weights
-and the values of attributes, and end the process where those are hostile (integers divided by zero, a layer norm
-without a scale, more outputs than a split has parts). So what the exports have as constants must be constants here, and
-fit each other. An operator that is new to the exports needs its form here.
+Not every graph of these operators is harmless: every onnxruntime so far has kernels that trust the shapes of weights
+and the values of attributes, and crash the process if those are hostile (integers divided by zero, a layer norm without
+a scale, more outputs than a split has parts). So the inputs that are constants in the exports must be constants, and
+they must fit each other. If the exports get a new operator, its form belongs here.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ TYPE_NAMES = {
     DOUBLE: "double",
 }  # fmt: skip
 _FLOATS = (FLOAT, FLOAT16)
-_MAX_SIZE = 1 << 20  # of a kernel, a pad, a stride, an LSTM
+_MAX_SIZE = 1 << 20  # of a kernel, a pad, a stride or an LSTM
 
 
 class FormError(Exception):
-    """An operator in a form that no export has; the message says how it goes on after "the operator X"."""
+    """An operator in a form that no export has; the message continues "the operator X"."""
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A tensor in the file. ``values`` are those of few integers, else None."""
+    """A tensor in the file. ``values`` has the values of a short integer tensor, and is None for all others."""
 
     kind: int
     shape: tuple[int, ...]
@@ -39,7 +39,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Node:
-    """An operator with what goes in and out, by name; and its attributes: numbers, texts, lists, or a Constant."""
+    """An operator: the names of its inputs and outputs, and its attributes: numbers, strings, lists, or a Constant."""
 
     operator: str
     domain: str
@@ -53,16 +53,16 @@ Constants = Mapping[str, Constant]
 
 @dataclass(frozen=True)
 class Weights:
-    """What is in the file, and of which table values are rows, by name."""
+    """The constants in the file, and the tables that values are rows of, by the names of the values."""
 
     constants: Constants
     tables: Constants
 
 
 def output_kind(node: Node, constants: Constants, tables: Constants, kinds: Mapping[str, int]) -> int:
-    """The type of what the operator makes, for its inputs' types. Raises FormError where no export has it so.
+    """Returns the element type of an operator's output. Raises FormError if no export has the operator in that form.
 
-    ``kinds`` has the types of all values before it; an ``If`` is not for here.
+    ``kinds`` has the types of all values before it. It may be any operator but ``If``.
     """
     form = _FORMS.get(node.domain, {}).get(node.operator)
     if form is None:
@@ -153,7 +153,7 @@ def _layer_norm(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
 
 
 def _width(node: Node, weights: Weights, name: str) -> int:
-    """The size of a scale or bias: a constant, or the row of one that was looked up by the bandwidth id."""
+    """Returns the size of a scale or bias: a constant, or a row of one that was looked up by the bandwidth id."""
     of = weights.constants.get(name) or weights.tables.get(name)
     rank = 1 if name in weights.constants else 2
     _require(of is not None and of.kind in _FLOATS and len(of.shape) == rank, " whose scale and bias are no weights")
@@ -162,7 +162,7 @@ def _width(node: Node, weights: Weights, name: str) -> int:
 
 
 def looked_up(node: Node, constants: Constants, tables: Constants) -> dict[str, Constant]:
-    """The table that a value is a row of; nothing where it is no row."""
+    """Returns the table that the outputs are rows of, by their names; nothing if they are no rows."""
     table = constants.get(node.inputs[0]) if node.operator == "Gather" and node.inputs else None
     if node.operator == "Cast" and node.inputs:
         table = tables.get(node.inputs[0])
@@ -261,9 +261,9 @@ def _require(condition: bool, message: str) -> None:
 
 
 _Form = tuple[int, int, str, Callable[[Node, Weights, Mapping[str, int]], int]]
-_MANY = 256  # the inverse transform adds as many as frames lie over each other, at most 64
-# domain -> operator -> the least and greatest number of inputs, attributes, and what makes out the rest.
-# Beside what the exports have there are simple operators that other versions of torch's exporter may write instead.
+_MANY = 256  # inputs; the inverse transform adds at most 64 frames that overlap
+# domain -> operator -> the least and greatest number of inputs, the attributes, and a function that checks the rest.
+# Besides the operators of the exports there are simple ones that other versions of torch's exporter may write instead.
 _FORMS: dict[str, dict[str, _Form]] = {
     "": {
         **{

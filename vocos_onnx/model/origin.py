@@ -16,29 +16,29 @@ from .onnx_file import PinnedFile
 
 @dataclass(frozen=True)
 class Origin:
-    """The name of a bundled model, or an absolute path; and what the file was like when it was opened."""
+    """The name of a bundled model or an absolute path, and the size and time of the file when it was opened."""
 
     model: str
     size: int
     modified: int  # ns
 
     @classmethod
-    def of(cls, given: str | os.PathLike[str], kind: str) -> Origin:
-        """To be made once the file has been opened."""
-        path = find_model(checked_path(given, kind))
+    def of(cls, given: str | os.PathLike[str], key: str) -> Origin:
+        """Returns the origin of a model with this metadata key. Call it after opening the file."""
+        path = find_model(checked_path(given, key))
         status = path.stat()
         bundled = next((name for name in BUNDLED if path == find_model(name)), None)
         return cls(bundled or str(path.absolute()), status.st_size, status.st_mtime_ns)
 
     @property
     def name(self) -> str:
-        """In a line of text."""
+        """The name to print."""
         return self.model if self.model in BUNDLED else shown(Path(self.model).name)[1:-1]
 
     def pinned(self) -> tuple[str, str]:
-        """The model and its sha256, for a pickle.
+        """Returns the model and its sha256, for a pickle.
 
-        Raises ValueError where the file has changed since it was opened, FileNotFoundError where it is gone.
+        Raises ValueError if the file has changed since it was opened, FileNotFoundError if it is gone.
         """
         path = find_model(self.model)
         if not path.is_file():
@@ -53,13 +53,14 @@ class Origin:
         return self.model, digest
 
 
-def reopened(pinned: tuple[str, str], kind: str) -> PinnedFile:
-    """What a pickle names, of an object of the class ``kind``. Raises FileNotFoundError where it is not there."""
+def reopened(pinned: tuple[str, str], class_name: str) -> PinnedFile:
+    """Returns the file that the pickle of an object names. Raises FileNotFoundError if it does not exist."""
     model, sha256 = pinned
     path = find_model(model)
     if not path.is_file():
         raise FileNotFoundError(
-            f"this {kind} was pickled with the path of its model, {path}, and there is no such file here: put it "
-            f"there, or make a new object with {kind}(PATH)"
+            f"this {class_name} was pickled with the path of its model, {path}, and there is no such file here: put it "
+            f"there, or make a new object with {class_name}(PATH)"
         )
-    return PinnedFile(path, sha256, f"it has changed since the {kind} was pickled; make a new object with {kind}(PATH)")
+    remedy = f"it has changed since the {class_name} was pickled; make a new object with {class_name}(PATH)"
+    return PinnedFile(path, sha256, remedy)

@@ -12,12 +12,12 @@ from typing import Any
 from vocos_onnx.messages import shown
 
 Provider = str | tuple[str, dict[str, Any]]
-CPU, CUDA, OPENVINO = "CPUExecutionProvider", "CUDAExecutionProvider", "OpenVINOExecutionProvider"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 _SHORT = {"cpu": CPU, "cuda": CUDA}
 _DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {
-    # Else ORT searches every cuDNN algorithm anew for each input length, takes memory by powers of two, and computes
-    # float32 products with 10 bits of mantissa (TF32).
+    # By default, onnxruntime searches all cuDNN algorithms again for each input length, allocates memory in powers of
+    # two, and computes float32 products with 10 bits of mantissa (TF32).
     CUDA: {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"},
 }
 _VERSIONS = {"CUDA": "cuda_version", "cuDNN": "cudnn_version"}
@@ -25,9 +25,9 @@ _log = logging.getLogger("vocos_onnx")
 
 
 def choose_providers(providers: Sequence[Provider] | None, ort: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Names or (name, options) pairs as pairs; by default CUDA where onnxruntime has it, and the CPU.
+    """Returns (name, options) pairs for a list of names or pairs; by default CUDA, if onnxruntime has it, and the CPU.
 
-    Raises ValueError if they are no such list, or if onnxruntime does not have one of them.
+    Raises ValueError if ``providers`` is no such list, or if onnxruntime does not have one of them.
     """
     available = ort.get_available_providers()
     if providers is None:
@@ -46,17 +46,18 @@ def choose_providers(providers: Sequence[Provider] | None, ort: Any) -> list[tup
         given, options = pair
         name = _SHORT.get(given, given)
         if name not in available:
-            has = f"provider {shown(given)} is not in this onnxruntime, which has {', '.join(available)}"
-            likely = _likely(given)
-            raise ValueError(
-                f"{has}: {_why_no_cuda(ort)}" if name == CUDA else has if likely == given else f"{has}: pass {likely!r}"
-            )
+            message = f"provider {shown(given)} is not in this onnxruntime, which has {', '.join(available)}"
+            if name == CUDA:
+                message += f": {_why_no_cuda(ort)}"
+            elif (likely := _likely(given)) != given:
+                message += f": pass {likely!r}"
+            raise ValueError(message)
         chosen.append((name, {**_DEFAULT_OPTIONS.get(name, {}), **options}))
     return chosen
 
 
 def asks_for_cuda(providers: Sequence[Provider] | None) -> bool:
-    """Whether CUDA is among what a caller gave, whatever else that is."""
+    """Whether CUDA is among the providers that a caller gave, which may be anything."""
     if not isinstance(providers, Sequence):
         return False
     names = [given[0] if isinstance(given, tuple) and given else given for given in providers]
@@ -64,28 +65,28 @@ def asks_for_cuda(providers: Sequence[Provider] | None) -> bool:
 
 
 def load_libraries(chosen: Sequence[tuple[str, dict[str, Any]]], ort: Any) -> None:
-    """Load what the providers need from other wheels: CUDA and cuDNN, where those of [gpu] are installed."""
+    """Load CUDA and cuDNN from their wheels, if a provider needs them and the extra [gpu] is installed."""
     if any(name == CUDA for name, _ in chosen) and hasattr(ort, "preload_dlls"):
-        with redirect_stdout(StringIO()) as printed:  # stdout may be where the audio goes
+        with redirect_stdout(StringIO()) as printed:  # audio may be written to stdout
             ort.preload_dlls()
         _log.debug("preload_dlls: %s", printed.getvalue())
 
 
 def why_absent(absent: Sequence[str], ort: Any) -> str:
-    """Why these providers did not start."""
+    """Returns why these providers did not start."""
     return _why_no_cuda(ort) if CUDA in absent else "its log above says why"
 
 
 def _likely(given: str) -> str:
-    """The name of the provider that is probably meant, else what was given."""
+    """Returns the name of the provider that was probably meant, or the given one."""
     known = {name.lower(): name for name in (*_SHORT, *_SHORT.values())}
     return known.get(given.lower(), "cuda" if given.lower() in ("gpu", "nvidia") else given)
 
 
 def _why_no_cuda(ort: Any) -> str:
-    """What is installed, what is missing for CUDA, and the remedy."""
+    """Returns what is installed, what CUDA lacks, and the remedy."""
     import ctypes
-    import importlib.metadata  # slow to load, and of no use otherwise
+    import importlib.metadata  # slow to load, and needed only here
 
     names = sorted(set(importlib.metadata.packages_distributions().get("onnxruntime", ())))
     installed = " and ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
@@ -114,7 +115,7 @@ def _why_no_cuda(ort: Any) -> str:
 
 
 def _built_for() -> str:
-    """The versions of CUDA and cuDNN that this onnxruntime was built for."""
+    """Returns the versions of CUDA and cuDNN that this onnxruntime was built for, as text."""
     try:
         from onnxruntime.capi import build_and_package_info as info
     except ImportError:

@@ -1,4 +1,4 @@
-"""onnxruntime in this process: how it is imported, how it forks and how it ends."""
+"""onnxruntime in this process: its import, and what it needs at a fork and at exit."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from vocos_onnx.messages import first_line
 
 
 def import_onnxruntime() -> Any:
-    """The module, without its telemetry, which writes into the user's home. What the user has set about that stays.
+    """Import onnxruntime without its telemetry, which writes into the user's home, unless the user has set that.
 
-    Any distribution of it will do. Raises ImportError if there is none, or if it cannot be loaded.
+    Any distribution of it will do. Raises ImportError if none is installed, or if it cannot be loaded.
     """
     imported_before = "onnxruntime" in sys.modules
     chosen = os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
 
-        if imported_before and chosen == "1":  # by somebody else, before that was set
+        if imported_before and chosen == "1":  # by other code, before the variable was set
             onnxruntime.disable_telemetry_events()
-        onnxruntime.InferenceSession  # noqa: B018  what a half-removed wheel leaves behind is an empty module
+        onnxruntime.InferenceSession  # noqa: B018  a half-removed wheel leaves an empty module behind
     except (ImportError, AttributeError) as error:
         if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):
             raise ImportError(f"onnxruntime is installed, but cannot be loaded: {first_line(error)}") from error
@@ -39,11 +39,12 @@ def import_onnxruntime() -> Any:
 
 
 @cache
-def reserve_for_products() -> None:
-    """Make numpy's OpenBLAS take the 32 MiB that it works in, and keeps, or raise MemoryError.
+def reserve_blas_memory() -> None:
+    """Make numpy's OpenBLAS allocate its buffer of 32 MiB, which it keeps. Raises MemoryError if there is no room.
 
-    It takes them at the first product, and without memory for them (under ulimit -v) it waits for ever (to numpy 2.3.4)
-    or ends the process, with what is half-written left behind.
+    OpenBLAS allocates the buffer at the first matrix product. If the address space is too small for it (ulimit -v),
+    OpenBLAS waits for ever (up to numpy 2.3.4) or ends the process, and half-written files stay behind. So 64 MiB are
+    mapped first as a test, twice the buffer: other threads may take some of them before the product does.
     """
     try:
         mmap.mmap(-1, 64 << 20).close()
@@ -53,9 +54,10 @@ def reserve_for_products() -> None:
 
 
 class _Calls:
-    """The calls of onnxruntime that are running; the end of the interpreter waits for them.
+    """The calls of onnxruntime that are running; the interpreter waits for them before it exits.
 
-    A daemon thread that is in one while Python ends is ended there by force, which C++ takes for an error: it aborts.
+    Python ends daemon threads by force when it exits. If such a thread is in a call, C++ takes that for an error, and
+    the process aborts.
     """
 
     def __init__(self) -> None:
@@ -65,7 +67,7 @@ class _Calls:
     def __enter__(self) -> None:
         with self._changed:
             while self._ending and threading.current_thread() is not threading.main_thread():
-                self._changed.wait()  # until there is no interpreter any more
+                self._changed.wait()  # until the interpreter is gone
             self._running += 1
 
     def __exit__(self, *error: object) -> None:
@@ -79,7 +81,7 @@ class _Calls:
             self._changed.wait_for(lambda: not self._running, timeout=60)
 
     def in_forked_child(self) -> None:
-        """The other threads are not there, nor what they held."""
+        """Forget the calls of the other threads, which the child does not have."""
         self._changed, self._running, self._ending = threading.Condition(), 0, False
 
 
@@ -88,18 +90,18 @@ _live: weakref.WeakSet[Any] = weakref.WeakSet()  # the sessions of this process
 _begun = threading.Event()  # set once there has been a session
 
 
-def keep_in_children(session: Any) -> None:
-    """A child that is forked will not destroy this session of onnxruntime."""
+def never_destroy_in_forks(session: Any) -> None:
+    """Keep this session of onnxruntime alive in every process that is forked from this one, until it exits."""
     _live.add(session)
     _begun.set()
 
 
 def _in_forked_child() -> None:
-    """In a child that was forked: let it end.
+    """Let a forked child exit.
 
-    onnxruntime's destructors, those of its sessions and those that run at exit, wait for threads that only the parent
-    has, for ever. So the sessions are never destroyed here, and what is left of the exit once Python has finished, its
-    atexit functions and buffers included, is skipped: on_exit calls _exit with the exit code.
+    onnxruntime's destructors, those of its sessions and those that run at exit, wait for ever for threads that only the
+    parent has. So the child never destroys the sessions. Once Python has finished, its atexit functions and buffers
+    included, the rest of the exit is skipped: on_exit calls _exit with the exit code.
     """
     calls.in_forked_child()
     if not _begun.is_set():
@@ -109,7 +111,7 @@ def _in_forked_child() -> None:
     for session in _live:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "on_exit"):  # of glibc, as the wheels of onnxruntime are
+    if hasattr(libc, "on_exit"):  # glibc has it, for which the wheels of onnxruntime are built
         libc.on_exit(libc._exit, None)
 
 

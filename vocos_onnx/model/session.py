@@ -1,4 +1,4 @@
-"""A model file -> an open model: its description, its codebooks, and its network in onnxruntime."""
+"""Opens a model file: its description, its codebooks, and its network in onnxruntime."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from vocos_onnx.arrays import Float
-from vocos_onnx.dsp.quantizer import check_codebooks
+from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.messages import first_line, listed, shown
 
 from .bundled import find_model
 from .config import ENCODER_KEY, EXPORT_AGAIN, METADATA_KEY, EncoderConfig, ModelConfig
 from .cpus import read_threads
-from .mistaken import checked_path, export_command, foreign_vocos, in_a_folder, missing
+from .mistaken import checked_path, export_command, folder_message, foreign_vocos_message, missing_message
 from .onnx_file import ModelFile, PinnedFile, Value, read_model
 from .operators import FLOAT, INT64, TYPE_NAMES
 from .providers import CPU, CUDA, Provider, asks_for_cuda, choose_providers, load_libraries, why_absent
-from .runtime import calls, import_onnxruntime, keep_in_children, reserve_for_products
+from .runtime import calls, import_onnxruntime, never_destroy_in_forks, reserve_blas_memory
 from .shapes import Shape
 
 Config = TypeVar("Config", ModelConfig, EncoderConfig)
 Shapes = Mapping[str, Shape]  # of inputs or outputs, by name
-Graph = Callable[[Config, Shapes, Shapes], tuple[Shapes, Shapes]]
+# A description, and the inputs and outputs that a graph has -> those that it must have.
+ExpectedGraph = Callable[[Config, Shapes, Shapes], tuple[Shapes, Shapes]]
 _KEYS: dict[type[ModelConfig | EncoderConfig], str] = {ModelConfig: METADATA_KEY, EncoderConfig: ENCODER_KEY}
 _log = logging.getLogger("vocos_onnx")
 
@@ -37,27 +38,32 @@ class Session(Generic[Config]):
 
     Attributes:
         config: the description that the file carries.
-        codebooks: (num_codebooks, codebook_size, channels); None of a model without.
-        inputs, outputs: the shapes of what the graph takes and makes, by name, which ``open_model`` has checked.
+        codebooks: (num_codebooks, codebook_size, channels), or None if the model has none.
+        inputs, outputs: the shapes of the graph's inputs and outputs by name, which ``open_model`` has checked.
+        threads: on how many threads one call runs.
         providers: what the network runs on, in order of preference.
     """
 
-    def __init__(self, config: Config, codebooks: Float | None, inputs: Shapes, outputs: Shapes, session: Any):
+    def __init__(
+        self, config: Config, codebooks: Float | None, inputs: Shapes, outputs: Shapes, threads: int, session: Any
+    ):
         self.config: Config = config
         self.codebooks = codebooks
         self.inputs, self.outputs = inputs, outputs
+        self.threads = threads
         self._session = session
         self.providers: list[str] = session.get_providers()
         cuda = session.get_provider_options().get(CUDA)
         self._device = None if cuda is None else ("cuda", int(cuda["device_id"]))
 
     def run(self, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Any], *, keep: bool = False) -> list[Any]:
-        """The outputs of these names and shapes, float32, as onnxruntime computes them.
+        """Returns the outputs of these names and shapes in float32.
 
-        ``keep``: on CUDA all outputs but the first stay there, as values of onnxruntime that can be inputs again.
+        With ``keep``, all outputs but the first stay on a CUDA device, as values of onnxruntime that may be inputs of
+        another call.
 
-        Raises RuntimeError if it cannot, or if an output has another shape, which onnxruntime lets pass; MemoryError if
-        there is not enough for it.
+        Raises RuntimeError if onnxruntime fails, or if an output has another shape, which onnxruntime lets pass;
+        MemoryError if there is not enough memory.
         """
         names = list(shapes)
         device = self._device if keep else None
@@ -67,7 +73,7 @@ class Session(Generic[Config]):
                     self._session.run(names, inputs) if device is None else self._run_on(device, names, inputs)
                 )
         except Exception as error:
-            # of what is bound to a device onnxruntime raises plain RuntimeErrors
+            # With outputs bound to a device, onnxruntime raises plain RuntimeErrors.
             if not (type(error).__module__.startswith("onnxruntime") or (device and type(error) is RuntimeError)):
                 raise
             reason = first_line(error)
@@ -95,7 +101,7 @@ class Session(Generic[Config]):
         return [first.numpy(), *rest]
 
     def placement(self) -> dict[str, list[str]]:
-        """The operators that have run on each provider, one entry for each node. Ends the profile of ``open_model``."""
+        """Ends the profile of ``open_model``; returns the operators that ran on each provider, one for each node."""
         events = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
         nodes: dict[str, list[str]] = {}
         for event in events:
@@ -106,34 +112,35 @@ class Session(Generic[Config]):
 
 def open_model(
     path: str | os.PathLike[str],
-    kind: type[Config],
-    graph: Graph[Config],
+    config_class: type[Config],
+    expected_graph: ExpectedGraph[Config],
     providers: Sequence[Provider] | None = None,
     threads: int | None = None,
     profile: Path | None = None,
 ) -> Session[Config]:
-    """Open a file, or a bundled model by its name. Raises as VocosONNX.
+    """Open a file, or a bundled model by its name. Raises what VocosONNX raises.
 
     Args:
-        path: of the file.
-        kind: the class of the description that it must carry.
-        graph: the inputs and outputs that a graph of such a description must have, given those that it has. Scalars
-            are int64, and all else is float32. If it raises ValueError, or the graph has others, the file is refused.
-        providers: as VocosONNX takes them. What is in int8 runs on the CPU, for nothing else has its operators.
-        threads: of one call, by default all that this process may use.
-        profile: how the name of the file begins that onnxruntime writes for ``placement``.
+        path: the path of the file, or the name of a bundled model.
+        config_class: the class of the description that the file must carry.
+        expected_graph: a function that returns the inputs and outputs that the graph must have by its description,
+            given those that it has. Scalars are int64, and everything else is float32. The file is refused if the
+            function raises ValueError, or if the graph has other inputs or outputs.
+        providers: as for VocosONNX. An int8 model runs on the CPU alone: no other provider has its operators.
+        threads: on how many threads one call runs, by default as many as this process may use.
+        profile: the prefix of the file name under which onnxruntime writes the profile for ``placement``.
     """
     ort = import_onnxruntime()
     threads = read_threads(threads)
-    file = open_file(path, _KEYS[kind])
-    config = _read_config(file, kind)
-    inputs, outputs = _check_graph(file, config, graph)
-    codebooks = _check_table(file, config)
+    file = open_file(path, _KEYS[config_class])
+    config = _read_config(file, config_class)
+    inputs, outputs = _check_graph(file, config, expected_graph)
+    codebooks = _check_codebooks(file, config)
     if isinstance(config, ModelConfig) and config.precision == "int8":
         chosen = _for_int8(file.path, providers, ort)
     else:
         chosen = choose_providers(providers, ort)
-    reserve_for_products()
+    reserve_blas_memory()
     session = _start(ort, file, chosen, threads, profile)
     used = session.get_providers()
     absent = [name for name, _ in chosen if name not in used]
@@ -143,32 +150,35 @@ def open_model(
             raise RuntimeError(f"{failed} and would run on {', '.join(used)}: {why_absent(absent, ort)}")
         _log.warning("%s: %s", failed, why_absent(absent, ort))
     _log.info("%s runs on %s", file.path, ", ".join(used))
-    return Session(config, codebooks, inputs, outputs, session)
+    return Session(config, codebooks, inputs, outputs, threads, session)
 
 
 def open_file(path: str | os.PathLike[str], key: str) -> ModelFile:
-    """The file of a path or of the name of a bundled model, read and checked; ``key`` of its metadata is looked for.
+    """Read and check a file, given by its path or by the name of a bundled model; does not open it in onnxruntime.
 
-    Raises as VocosONNX, but for what onnxruntime or the description would be refused for.
+    ``key`` is the metadata key that the caller wants, METADATA_KEY or ENCODER_KEY: messages suggest what to do by it,
+    and a file without it is returned all the same.
+
+    Raises FileNotFoundError or ValueError as VocosONNX does, but does not read the description.
     """
     pinned = path if isinstance(path, PinnedFile) else None
     given, path = path, find_model(checked_path(path, key))
     if not path.exists():
-        raise FileNotFoundError(missing(given, key))
+        raise FileNotFoundError(missing_message(given, key))
     if path.is_dir():
-        raise ValueError(in_a_folder(path, key))
+        raise ValueError(folder_message(path, key))
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected the .onnx file that {export_command(key)} wrote")
     expected = {} if pinned is None else {"sha256": pinned.sha256, "remedy": pinned.remedy}
     return read_model(path, key, **expected)
 
 
-def _read_config(file: ModelFile, kind: type[Config]) -> Config:
-    """The description in the metadata. Raises ValueError if there is none."""
-    path, metadata, key = file.path, file.metadata, _KEYS[kind]
+def _read_config(file: ModelFile, config_class: type[Config]) -> Config:
+    """Returns the description in the metadata. Raises ValueError if there is none, or if it is damaged."""
+    path, metadata, key = file.path, file.metadata, _KEYS[config_class]
     if key in metadata:
         try:
-            return kind.from_json(metadata[key])
+            return config_class.from_json(metadata[key])
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     if key == METADATA_KEY and ENCODER_KEY in metadata:
@@ -177,7 +187,7 @@ def _read_config(file: ModelFile, kind: type[Config]) -> Config:
         raise ValueError(
             f"{path} is a vocoder, not an encoder: open it with VocosONNX, and pass no encoder= or another"
         )
-    if foreign := foreign_vocos([v.name for v in file.inputs], [v.name for v in file.outputs]):
+    if foreign := foreign_vocos_message([v.name for v in file.inputs], [v.name for v in file.outputs]):
         raise ValueError(f"{path} {foreign}")
     raise ValueError(
         f"{path} is an ONNX model but not one of vocos-onnx: its metadata has no entry {key!r}; "
@@ -185,11 +195,11 @@ def _read_config(file: ModelFile, kind: type[Config]) -> Config:
     )
 
 
-def _check_graph(file: ModelFile, config: Config, graph: Graph[Config]) -> tuple[Shapes, Shapes]:
-    """The shapes of its inputs and outputs. Raises ValueError unless they are exactly those that are expected."""
+def _check_graph(file: ModelFile, config: Config, expected_graph: ExpectedGraph[Config]) -> tuple[Shapes, Shapes]:
+    """Returns the shapes of the inputs and outputs. Raises ValueError unless they are exactly the expected ones."""
     inputs, outputs = ({value.name: value.shape for value in values} for values in (file.inputs, file.outputs))
     try:
-        expected = graph(config, inputs, outputs)
+        expected = expected_graph(config, inputs, outputs)
         for what, found, wanted in (("inputs", file.inputs, expected[0]), ("outputs", file.outputs, expected[1])):
             right = [Value(name, FLOAT if shape else INT64, tuple(shape)) for name, shape in wanted.items()]
             if sorted(found, key=str) != sorted(right, key=str):
@@ -209,7 +219,7 @@ def _described(values: Sequence[Value]) -> str:
 
 
 def shape_of(inputs: Shapes, name: str, rank: int) -> Shape | None:
-    """The shape of an input, None if there is none of that name. Raises ValueError if it has another rank."""
+    """Returns the shape of an input, None if there is no such input. Raises ValueError if it has another rank."""
     shape = inputs.get(name)
     if shape is not None and len(shape) != rank:
         raise ValueError(
@@ -218,38 +228,53 @@ def shape_of(inputs: Shapes, name: str, rank: int) -> Shape | None:
     return shape
 
 
-def _check_table(file: ModelFile, config: ModelConfig | EncoderConfig) -> Float | None:
-    """The codebooks. Raises ValueError unless they are those of the description."""
-    table = file.codebooks
+def _check_codebooks(file: ModelFile, config: ModelConfig | EncoderConfig) -> Float | None:
+    """Returns the codebooks.
+
+    Raises ValueError if they contradict the description, or hold NaN or infinity. Encoders and decoders are matched,
+    and tokens named, by the fingerprints of the description, so the codebooks must have those.
+    """
+    codebooks = file.codebooks
     expected: tuple[int, ...] | None = None
-    fingerprints: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()  # the fingerprints of the first 1, 2, ... codebooks, or of all of them alone
     if isinstance(config, EncoderConfig):
         expected = (config.num_codebooks, config.codebook_size, config.channels)
-        fingerprints = config.codebooks_sha256
+        said = config.codebooks_sha256
     elif config.encodec is not None:
         expected = (config.encodec.num_codebooks, config.encodec.codebook_size, config.feature_channels)
-        fingerprints = (config.encodec.codebooks_sha256,)
-    found = None if table is None else table.shape
-    if found != expected:
+        said = (config.encodec.codebooks_sha256,)
+    shape = None if codebooks is None else codebooks.shape
+    if shape != expected:
         raise ValueError(
             f"{file.path}: the metadata contradicts the graph: its codebooks are "
-            f"{_table_text(found)}, expected {_table_text(expected)}; {EXPORT_AGAIN}"
+            f"{_shape_text(shape)}, expected {_shape_text(expected)}; {EXPORT_AGAIN}"
         )
-    return None if table is None else check_codebooks(table, fingerprints)
+    if codebooks is None:
+        return None
+    if not np.isfinite(codebooks).all():
+        raise ValueError("the model's codebooks hold NaN or infinity: the file is damaged, copy or export it again")
+    found = fingerprints(codebooks)[-len(said) :]
+    if found != said:
+        one, other = next(pair for pair in zip(found, said, strict=True) if pair[0] != pair[1])
+        raise ValueError(
+            f"the model's codebooks have the fingerprint {one}, and its metadata says {other}: the file is damaged, "
+            "copy or export it again"
+        )
+    return codebooks
 
 
-def _table_text(shape: tuple[int, ...] | None) -> str:
+def _shape_text(shape: tuple[int, ...] | None) -> str:
     return "none" if shape is None else f"of shape {shape}"
 
 
 def _for_int8(path: Path, providers: Sequence[Provider] | None, ort: Any) -> list[tuple[str, dict[str, Any]]]:
-    """The CPU. Raises ValueError if another provider is asked for."""
+    """Returns the CPU provider. Raises ValueError if another one was asked for."""
     refused = ValueError(
         f"{path} is in int8, for the CPU, and providers is {shown(providers)}; leave it out, or take the model in "
         "float16 or float32"
     )
     if asks_for_cuda(providers):
-        raise refused  # whether or not this onnxruntime has it: no other would change that
+        raise refused  # even if this onnxruntime has no CUDA: another onnxruntime would not help
     chosen = choose_providers([CPU] if providers is None else providers, ort)
     if any(name != CPU for name, _ in chosen):
         raise refused
@@ -259,15 +284,16 @@ def _for_int8(path: Path, providers: Sequence[Provider] | None, ort: Any) -> lis
 def _start(
     ort: Any, file: ModelFile, chosen: list[tuple[str, dict[str, Any]]], threads: int, profile: Path | None
 ) -> Any:
-    """The session of onnxruntime. Raises ValueError if it cannot load the file, MemoryError if there is not enough."""
+    """Returns the session of onnxruntime. Raises ValueError if it cannot load the file, MemoryError without memory."""
     load_libraries(chosen, ort)
     options = ort.SessionOptions()
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     options.log_severity_level = 3
-    # What was checked is ONNX, and is read as nothing else. In bytes, for the file may be another by now.
+    # The bytes were checked as ONNX, so onnxruntime must read them as nothing else. It does not read the file again,
+    # which may have changed.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    # Between two calls no thread spins for more work: the cores are numpy's then, or somebody else's.
+    # Threads do not spin for more work between two calls: numpy and other processes need the cores then.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.intra_op_num_threads = threads
     try:
@@ -280,9 +306,10 @@ def _start(
             f"onnxruntime cannot load {file.path} ({file.size} bytes): {first_line(error)}. If the file is truncated "
             "or not an ONNX model, copy or export it again"
         ) from error
-    session.disable_fallback()  # which would load the model again, on other providers than were asked for,
-    session._model_bytes = None  # noqa: SLF001 and is what these are kept for
-    keep_in_children(session)
+    # The fallback would load the model again on other providers, and keeps its bytes for that.
+    session.disable_fallback()
+    session._model_bytes = None  # noqa: SLF001
+    never_destroy_in_forks(session)
     return session
 
 

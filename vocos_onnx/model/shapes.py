@@ -1,8 +1,8 @@
-"""Shapes of what the operators of a graph make, as far as they are known before it runs.
+"""Infers the shapes of a graph's values, as far as they are known before it runs.
 
-How many dimensions a value has is always known, and that each operator takes it: kernels of onnxruntime trust that the
-check of shapes at load has seen everything, and write beyond their memory where a rank comes out only while they run.
-And what onnxruntime computes while it loads, from weights alone, is bounded: a few bytes can stand for terabytes.
+The rank of every value must be known, and each operator must accept it: the kernels of onnxruntime trust the check of
+shapes at load, and write beyond their memory if a rank turns out otherwise while they run. The values that onnxruntime
+computes from weights alone while it loads are bounded too: a few bytes can stand for terabytes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from vocos_onnx.messages import shown
 
 from .operators import Constant, FormError, Node
 
-Size = int | str | None  # of a dimension: a number, one of the free sizes of the graph's inputs by name, or unknown
+Size = int | str | None  # of a dimension: a number, the name of a free size of the graph's inputs, or None if unknown
 Shape = tuple[Size, ...]
 MAX_RANK = 8
-MAX_FIXED = 1 << 22  # values that all operators together make of weights alone; the exports have none
-_MAX_EXPANDED = 1 << 20  # times the batch or the frames; the inverse transform has n_fft of a few thousand
+MAX_FIXED = 1 << 22  # values that all operators together compute from weights alone; none in the exports
+_MAX_EXPANDED = 1 << 20  # for each item or frame; the inverse transform expands to n_fft, a few thousand
 _MAX_RANGE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a value. ``entries`` are its values where it is an integer or few of them; ``fixed``: it depends
-    on no input, so that onnxruntime computes it while it loads; ``most``: its values are below that."""
+    """What is known of a value.
+
+    ``entries`` are its values if it is an integer or a few of them. ``fixed`` values depend on no input of the graph,
+    so that onnxruntime computes them while it loads. All values are below ``most``.
+    """
 
     shape: Shape
     entries: Shape | None = None
@@ -39,9 +42,9 @@ class Known:
 
 
 def output_shapes(node: Node, values: Mapping[str, Known]) -> list[Known]:
-    """What is known of what an operator makes. Raises FormError where its inputs do not fit it, or each other.
+    """Returns what is known of an operator's outputs. Raises FormError if its inputs do not fit it, or each other.
 
-    It is one that ``output_kind`` has let through, and all of its inputs are in ``values``.
+    ``output_kind`` must have accepted the operator, and ``values`` must have all of its inputs.
     """
     inputs = [values[name] if name else None for name in node.inputs]
     given = [value for value in inputs if value is not None]
@@ -61,7 +64,7 @@ def output_shapes(node: Node, values: Mapping[str, Known]) -> list[Known]:
 
 
 def branch_shapes(condition: Known, then: Known, otherwise: Known) -> Known:
-    """Of what an ``If`` makes."""
+    """Returns what is known of the output of an ``If``. Raises FormError if the branches have different ranks."""
     _require(len(then.shape) == len(otherwise.shape), " whose branches have several ranks")
     pairs = zip(then.shape, otherwise.shape, strict=True)
     shape = tuple(one if one == other else None for one, other in pairs)
@@ -69,7 +72,7 @@ def branch_shapes(condition: Known, then: Known, otherwise: Known) -> Known:
 
 
 def elements(value: Known) -> int | None:
-    """How many values it has, None where that is not known."""
+    """Returns how many values it has, None if that is not known."""
     return math.prod(sizes) if (sizes := _numbers(value.shape)) is not None else None
 
 
@@ -221,7 +224,7 @@ def _reshape(node: Node, inputs: _Inputs) -> list[Known]:
             _require(i < len(data.shape), f" to the shape {shown(entries)}")
             sizes[i] = data.shape[i]
             copied.append(i)
-    if -1 in entries:  # what the others leave of the values; those that are copied need not be known
+    if -1 in entries:  # the others leave this many values; copied sizes need not be known
         last = entries.index(-1)
         left = _numbers([size for i, size in enumerate(data.shape) if i not in copied])
         others = _numbers([size for i, size in enumerate(sizes) if i not in (*copied, last)])
@@ -334,14 +337,14 @@ def _range(node: Node, inputs: _Inputs) -> list[Known]:
 
 
 def _fit(one: Size, other: Size) -> Size:
-    """What both are. Raises FormError where they are two different numbers."""
+    """Returns the size that two dimensions share. Raises FormError if they are two different numbers."""
     different = isinstance(one, int) and isinstance(other, int) and one != other
     _require(not different, f" of sizes that do not go together, {shown(one)} and {shown(other)}")
     return one if isinstance(one, int) or one == other else other if isinstance(other, int) else None
 
 
 def _equal(one: Size, other: Size) -> None:
-    """Raises FormError unless both are known, as the sizes are that meet those of weights."""
+    """Raises FormError unless both sizes are known and equal; used where one of them is that of a weight."""
     right = isinstance(one, int) and one == other
     _require(right, f" of sizes that do not go together, {shown(one)} and {shown(other)}")
 

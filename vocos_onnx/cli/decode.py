@@ -12,7 +12,7 @@ from vocos_onnx.messages import in_python, python_command
 
 from . import options
 from .console import warn
-from .jobs import Job, each, ends_in, expand, plan
+from .jobs import Job, ends_in, expand, plan_jobs, run_jobs
 from .models import ENCODEC, open_vocoder
 from .options import ARRAYS, INPUTS, OUTPUTS, TOKENS
 from .parser import Commands
@@ -76,13 +76,13 @@ def run(args: Namespace) -> None:
             f"--bandwidth-id {args.bandwidth_id} decodes all, as tokens of that bandwidth: give one of the two"
         )
     inputs = expand(args.inputs, TOKENS, "token files")
-    jobs, folder = plan(args, inputs, f".{args.format or 'wav'}", [args.model], check_audio, ends_in(ARRAYS))
+    jobs, folder = plan_jobs(args, inputs, f".{args.format or 'wav'}", [args.model], check_audio, ends_in(ARRAYS))
     vocos = open_vocoder(args, args.model)
     bandwidth_id, codebooks = _bandwidth(args, vocos.config)
     rate, hop = vocos.sample_rate, vocos.hop_length
     warned = False
 
-    def one(job: Job, path: Path, progress: Progress) -> str:
+    def decode_file(job: Job, path: Path, progress: Progress) -> str:
         nonlocal warned
         read = read_token_file(path, args.key)
         tokens = _first_codebooks(job, _one_clip(job, read, args), args, vocos.config, codebooks)
@@ -106,7 +106,7 @@ def run(args: Namespace) -> None:
             _warn_of_no_codec(vocos.config.encodec.codec)
         return f"wrote {job.target_name}: {written / rate:.2f} s at {rate} Hz"
 
-    each(jobs, folder, one)
+    run_jobs(jobs, folder, decode_file)
 
 
 def _bandwidth(args: Namespace, config: ModelConfig) -> tuple[int | None, int | None]:

@@ -133,7 +133,7 @@ def _entry(path: Path) -> str:
     return f"{path.name}/" if path.is_dir() else path.name
 
 
-def plan(
+def plan_jobs(
     args: Namespace,
     inputs: list[Path | None],
     suffix: str,
@@ -256,12 +256,12 @@ def ends_in(endings: tuple[str, ...]) -> Callable[[Path], bool]:
     return lambda path: path.suffix.lower() in endings and not path.name.startswith(".")
 
 
-def each(jobs: list[Job], folder: Path | None, one: Callable[[Job, Path, Progress], str]) -> None:
-    """Do one job after another. A bad file is reported and does not keep the others from being done.
+def run_jobs(jobs: list[Job], folder: Path | None, run_job: Callable[[Job, Path, Progress], str]) -> None:
+    """Run one job after another. A bad file is reported and does not keep the others from being done.
 
-    ``one`` is called with a job, its input as a file, and the bar to draw; it returns the line on what was done. The
-    folder is made for the outputs, and removed again where nothing was written to it. Raises what ``one`` raises for a
-    single job, and ValueError where some of several failed.
+    ``run_job`` is called with a job, its input as a file, and the progress bar; it returns the line to print once the
+    job is done. The folder is made for the outputs, and removed again if nothing was written to it. Raises what
+    ``run_job`` raises if there is one job, and ValueError if some of several failed.
     """
     failed = 0
     new = nullcontext() if folder is None else new_folder(folder)
@@ -270,7 +270,7 @@ def each(jobs: list[Job], folder: Path | None, one: Callable[[Job, Path, Progres
             progress.begin(index)
             try:
                 with job.open() as path:
-                    done = one(job, path, progress)
+                    done = run_job(job, path, progress)
             except BAD_INPUT as error:
                 if len(jobs) == 1:
                     raise

@@ -22,9 +22,6 @@ from .console import BAD_INPUT, STDIN, read_stdin
 Rows = npt.NDArray[Any]  # (n, width)
 
 
-# What is good is decoded and written before an error ends the stream: it goes into a list, where it waits for that
-
-
 def frames_before_errors(frames: Iterable[Rows], codebook_size: int | None, errors: list[Exception]) -> Iterator[Rows]:
     """Features (C, n), or tokens (K, n) of a ``codebook_size``, up to the first frame that is wrong."""
 
@@ -67,9 +64,10 @@ def _before_errors(
     error: Callable[[int, Rows], ValueError],
     errors: list[Exception],
 ) -> Iterator[Rows]:
-    """The rows up to the first that is ``wrong``; an error before any good row is raised, and else goes into the list.
+    """The rows up to the first that is ``wrong``.
 
-    ``error`` makes it of the number of the row and of the row itself.
+    Frames before an error are decoded and written first: the error waits in the list ``errors``. Raises the error if no
+    good row came before it. ``error`` makes the exception for a wrong row, from the row's number and values.
     """
     done = 0
     try:

@@ -11,7 +11,7 @@ from vocos_onnx.io.kinds import kind_of
 from vocos_onnx.messages import printable
 
 from . import options
-from .jobs import Job, check_output, each, expand, plan
+from .jobs import Job, check_output, expand, plan_jobs, run_jobs
 from .models import check_encoder, open_vocoder
 from .options import AUDIO, OUTPUTS
 from .parser import Commands
@@ -53,14 +53,14 @@ def run(args: Namespace) -> None:
         return _is_recording(path, rate)
 
     suffix = f".{args.format or 'wav'}"
-    jobs, folder = plan(args, inputs, suffix, [args.model, args.encoder], check_audio, is_input)
+    jobs, folder = plan_jobs(args, inputs, suffix, [args.model, args.encoder], check_audio, is_input)
     if args.plot:
         _check_plot(args, jobs)
     check_encoder(args, vocos)
     if len(jobs) > 1:  # what fails here fails each file
         vocos(np.zeros(rate), rate, bandwidth=args.bandwidth)
 
-    def one(job: Job, path: Path, progress: Progress) -> str:
+    def copy_file(job: Job, path: Path, progress: Progress) -> str:
         recording = Recording(path, job.source_name, rate, progress)
         blocks = vocos.resynth_stream(recording, rate, bandwidth=args.bandwidth)
         # whole frames are decoded: what is longer than the recording is cut off
@@ -70,7 +70,7 @@ def run(args: Namespace) -> None:
             _plot(args, job, path, rate)
         return f"wrote {job.target_name}: {written / rate:.2f} s at {rate} Hz"
 
-    each(jobs, folder, one)
+    run_jobs(jobs, folder, copy_file)
 
 
 def _is_recording(path: Path, rate: int) -> bool:

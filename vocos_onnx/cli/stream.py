@@ -61,19 +61,19 @@ def run(args: Namespace) -> None:
     check_terminal(sys.stdout, "the output is raw audio")
     if args.kind != "audio":
         given = {"--rate": args.rate, "--encoder": args.encoder, "--chunk": None if args.chunk == CHUNK else args.chunk}
-        for option in (name for name, value in given.items() if value is not None):
+        if (option := next((name for name, value in given.items() if value is not None), None)) is not None:
             raise ValueError(f"{option} is for stream audio, and nothing that stream {args.kind} uses: leave it out")
     vocos = open_vocoder(args, args.model, args.encoder)
     if args.chunk > MAX_CHUNK:
         raise ValueError(f"--chunk is {args.chunk}, expected 1 to {MAX_CHUNK} frames")
-    errors: list[Exception] = []  # on stdin: the frames before one are decoded and written first
+    errors: list[Exception] = []  # on standard input: what came before an error is decoded and written first
     audio = _of_audio(args, vocos, errors) if args.kind == "audio" else _of_frames(args, vocos, errors)
     try:
         for block in audio:
             _write(block, args.format)
     except BAD_INPUT as error:
         errors.append(error)
-    if errors:  # the first one made the end
+    if errors:  # the first one ended the stream
         raise errors[0]
 
 

@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx.model.bundled import BUNDLED_CODEC, default_model, find_model
 from vocos_onnx.model.config import Quality
+from vocos_onnx.model.providers import CPU
 
 from .graph import TABLE, set_metadata
 from .istft import PREFIX
@@ -82,22 +83,22 @@ def quantize(
         >>> quantize("vocos.onnx", "vocos-int8.onnx").quality.snr_db
     """
     target = Target(output, overwrite=overwrite)
-    with target.staged() as written:
-        return convert(model, written, target, precision, calibration, report)
+    with target.staged() as staged:
+        return convert(model, staged, target, precision, calibration, report)
 
 
 def convert(
     model: str | os.PathLike[str],
-    written: Path,
+    staged: Path,
     target: Target,
     precision: str,
     calibration: Sequence[npt.ArrayLike] | None,
     report: Callable[[str], None],
 ) -> ModelConfig:
-    """Write a float32 model in another precision to ``written``, the staged file of ``target``; see ``quantize``."""
+    """Write a float32 model in another precision to ``staged``, the staged file of ``target``; see ``quantize``."""
     if precision not in VARIANTS:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(VARIANTS)}")
-    original = VocosONNX(model, providers=["CPUExecutionProvider"])
+    original = VocosONNX(model, providers=[CPU])
     if original.config.precision != "float32":
         raise ValueError(f"{model} is in {original.config.precision} already; take the float32 model")
     items = _items(original, calibration)
@@ -110,8 +111,8 @@ def convert(
         _to_float16(proto)
     config = replace(original.config, precision=precision, quality=Quality(0.0, None, 0.0))
     set_metadata(proto, config)
-    save(proto, written)
-    quality = _compare(VocosONNX(written, providers=["CPUExecutionProvider"]), items)
+    save(proto, staged)
+    quality = _compare(VocosONNX(staged, providers=[CPU]), items)
     pesq = "not measured (pip install pesq)" if quality.pesq_wb is None else f"{quality.pesq_wb:.2f} of 4.64"
     report(
         f"{precision} against float32, {quality.seconds:.0f} s of audio: SNR {quality.snr_db:.1f} dB, PESQ-WB {pesq}"
@@ -123,7 +124,7 @@ def convert(
         )
     config = replace(config, quality=quality)
     set_metadata(proto, config)
-    save(proto, written)
+    save(proto, staged)
     return config
 
 
@@ -153,7 +154,7 @@ def _bundled_speech(original: VocosONNX) -> list[npt.NDArray[Any]]:
     config, folder = original.config, default_model().parent
     speech = [_load(path)["tokens"] for path in sorted(folder.glob("speech_*.npz"))]
     if config.encodec is None:
-        codec = VocosONNX(providers=["CPUExecutionProvider"])
+        codec = VocosONNX(providers=[CPU])
         return [original.features(codec.decode(tokens), codec.sample_rate) for tokens in speech]
     if config.encodec.codec == BUNDLED_CODEC:
         return speech
@@ -216,7 +217,7 @@ def _to_int8(proto: onnx.ModelProto, original: VocosONNX, items: list[Item]) -> 
 def _ranges(
     proto: onnx.ModelProto, original: VocosONNX, items: list[Item], names: list[str]
 ) -> dict[str, tuple[float, float]]:
-    """The least and the greatest value of each of these tensors."""
+    """The minimum and the maximum of each of these tensors over all items, with 0 among them."""
     import onnxruntime
 
     watched = onnx.ModelProto()
@@ -224,7 +225,7 @@ def _ranges(
     watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # it warns of the codebooks, which no node uses
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=[CPU])
     ranges = {name: (0.0, 0.0) for name in names}
     for item in items:
         given = item.array
@@ -267,7 +268,7 @@ def _to_float16(proto: onnx.ModelProto) -> None:
 
 
 def _after(proto: onnx.ModelProto, name: str) -> list[str]:
-    """The names of the nodes after the one whose bias is called so, as far as they take of what it computes."""
+    """The names of the nodes that depend on the output of the node with the bias ``name``."""
     reached: set[str] = set()
     after = []
     for i, node in enumerate(proto.graph.node):

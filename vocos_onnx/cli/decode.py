@@ -51,18 +51,18 @@ def add(commands: Commands) -> None:
     options.add_model(parser)
     options.add_bandwidth(
         parser,
-        "of the tokens, as encode takes it; where they have more codebooks than it, the first ones are decoded "
+        "of the tokens, as encode takes it; if they have more codebooks than that, the first ones are decoded "
         "(default: that of all codebooks)",
     )
     parser.add_argument(
         "--bandwidth-id",
         type=options.integer,
         metavar="N",
-        help="decode all codebooks that there are, as tokens of bandwidth N of the model's list, from 0: the "
+        help="decode all codebooks, as tokens of bandwidth N of the model's list, from 0: the "
         "bandwidth_id of upstream Vocos",
     )
     parser.add_argument("--layout", default="kbt", help="axes of 3-D tokens: kbt (codebooks, batch, frames) or bkt")
-    parser.add_argument("--key", metavar="NAME", help="of the array in a file that holds several")
+    parser.add_argument("--key", metavar="NAME", help="name of the array, in a file that holds several")
 
 
 def run(args: Namespace) -> None:
@@ -110,7 +110,7 @@ def run(args: Namespace) -> None:
 
 
 def _bandwidth(args: Namespace, config: ModelConfig) -> tuple[int | None, int | None]:
-    """The bandwidth id to decode with, and how many codebooks to decode; None for that of all, and for all."""
+    """The bandwidth id to decode with (None: implied by the tokens), and how many codebooks to decode (None: all)."""
     from vocos_onnx.bandwidths import bandwidth_index
 
     if args.bandwidth is None:
@@ -122,7 +122,7 @@ def _bandwidth(args: Namespace, config: ModelConfig) -> tuple[int | None, int | 
 
 
 def _one_clip(job: Job, read: Tokens, args: Namespace) -> Tokens:
-    """Tokens (K, T) or features (C, T), of a batch of one too. Raises ValueError for a batch of several."""
+    """Tokens (K, T) or features (C, T); a batch of one is unpacked. Raises ValueError for a larger batch."""
     if read.codes.ndim != 3:
         return read
     are_tokens = read.codes.dtype.kind != "f"
@@ -142,9 +142,9 @@ def _one_clip(job: Job, read: Tokens, args: Namespace) -> Tokens:
 
 
 def _first_codebooks(job: Job, read: Tokens, args: Namespace, config: ModelConfig, most: int | None) -> Tokens:
-    """The first ``most`` codebooks of tokens (K, T), all where that is None; features as they are.
+    """The first ``most`` codebooks of tokens (K, T), or all if that is None; features are returned unchanged.
 
-    Raises ValueError where there are fewer, or as many as no bandwidth has, and none was asked for.
+    Raises ValueError if there are fewer, or if no bandwidth was asked for and none has as many.
     """
     encodec = config.encodec
     if read.codes.dtype.kind == "f" or read.codes.ndim != 2 or encodec is None:
@@ -172,7 +172,7 @@ def _first_codebooks(job: Job, read: Tokens, args: Namespace, config: ModelConfi
 
 
 def _decoded(vocos: VocosONNX, tokens: Tokens, bandwidth_id: int | None, layout: Any) -> Iterator[Float]:
-    """Blocks of audio (n,), one after the other where the model can; what ``decode`` refuses is left to that."""
+    """Blocks of audio (n,), streamed if the model can be; invalid tokens go to ``decode``, which raises the error."""
     from vocos_onnx.frames import LAYOUTS
 
     if vocos.delay and tokens.codes.ndim == 2 and layout in LAYOUTS:
@@ -181,7 +181,7 @@ def _decoded(vocos: VocosONNX, tokens: Tokens, bandwidth_id: int | None, layout:
 
 
 def _length(job: Job, read: Tokens, decoded: int, hop: int) -> int:
-    """Samples of the recording, of which the file may say how many there were: whole frames have been decoded."""
+    """Samples to keep of the whole frames that were decoded: those of the recording, if the file states how many."""
     if read.samples is None:
         return decoded
     if not decoded - hop < read.samples <= decoded:
@@ -193,7 +193,7 @@ def _length(job: Job, read: Tokens, decoded: int, hop: int) -> int:
 
 
 def _warn_of_no_codec(codec: str) -> None:
-    """One line on stderr where nothing says whose tokens have been decoded."""
+    """Print a warning on stderr about tokens whose codec is unknown."""
     others = "" if codec == ENCODEC else " (Bark, VALL-E and the like have EnCodec's)"
     warn(
         f"the file names no codec: its tokens are taken for those of {codec}, which this model decodes; those of "

@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
     options.add_recordings(parser)
     options.add_force(parser)
     parser.add_argument("output", type=options.name, metavar="OUT", help=f".npz file to write; {OUTPUTS}")
-    parser.add_argument("--format", choices=["npz"], help="where the name of the output does not say it")
+    parser.add_argument("--format", choices=["npz"], help="if the name of the output does not imply it")
 
 
 def run(args: Namespace) -> None:
@@ -51,7 +51,7 @@ def run(args: Namespace) -> None:
     with explained(("encode", args.encoder)):
         encoder = EncodecONNX(args.encoder, **session_options(args))
     bandwidth = DEFAULT_BANDWIDTH if args.bandwidth is None else args.bandwidth
-    bandwidth_index(bandwidth, encoder.bandwidths)  # raises once, and not for each file
+    bandwidth_index(bandwidth, encoder.bandwidths)  # raises here, once, instead of for each file
     smallest = np.min_scalar_type(encoder.config.codebook_size - 1)
 
     def encode_file(job: Job, path: Path, progress: Progress) -> str:
@@ -66,7 +66,7 @@ def run(args: Namespace) -> None:
 
 
 def _check_tokens(target: Path | None, format: str | None) -> str | None:
-    """The format of an output where its name does not say it. Raises ValueError for a name of something else."""
+    """The format of an output whose name does not imply it. Raises ValueError if the name is not that of tokens."""
     if target is None or (target.exists() and not target.is_file() and not target.is_dir()):
         return "npz"
     if target.suffix.lower() == ".npz":

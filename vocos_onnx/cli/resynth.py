@@ -1,4 +1,4 @@
-"""``vocos-onnx resynth``: copy-synthesis, audio files through tokens or mels and back."""
+"""``vocos-onnx resynth``: copy-synthesis, audio files to tokens or mels and back."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def run(args: Namespace) -> None:
     if args.plot:
         _check_plot(args, jobs)
     check_encoder(args, vocos)
-    if len(jobs) > 1:  # what fails here fails each file
+    if len(jobs) > 1:  # an error here would be an error of each file
         vocos(np.zeros(rate), rate, bandwidth=args.bandwidth)
 
     def copy_file(job: Job, path: Path, progress: Progress) -> str:
         recording = Recording(path, job.source_name, rate, progress)
         blocks = vocos.resynth_stream(recording, rate, bandwidth=args.bandwidth)
-        # whole frames are decoded: what is longer than the recording is cut off
+        # whole frames are decoded: the end that is longer than the recording is cut off
         copy = cut_end(blocks, vocos.hop_length, lambda decoded: min(decoded, recording.samples))
         written = save(job, copy, rate, args.force)
         if args.plot:
@@ -74,7 +74,10 @@ def run(args: Namespace) -> None:
 
 
 def _is_recording(path: Path, rate: int) -> bool:
-    """Whether it is audio that was not made here, at that rate; copies have a comment that says that they were."""
+    """Whether a file is audio that no command has made.
+
+    Copies are mono, at that ``rate``, and marked by a comment if their format has room for one.
+    """
     import soundfile
 
     from .audio import MADE_BY
@@ -100,7 +103,7 @@ def _is_recording(path: Path, rate: int) -> bool:
 
 
 def _check_plot(args: Namespace, jobs: list[Job]) -> None:
-    """Raises ValueError, OSError or ImportError where --plot cannot be drawn."""
+    """Raises ValueError, OSError or ImportError if --plot cannot be drawn."""
     from vocos_onnx.io.plot import check_plot
 
     if len(jobs) > 1:

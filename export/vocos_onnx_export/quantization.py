@@ -1,10 +1,10 @@
 """A float32 .onnx -> the same network in int8, for CPUs, or in float16, for GPUs.
 
-int8: the matrix products, nine tenths of the work. Their left sides are outputs of layer norms and GELUs, whose ranges,
-measured once on real input, are fixed (8 bits, asymmetric): a frame has the same audio whatever else is decoded with
-it, and nothing is measured at run time. The weights have a scale for each column, and 7 bits: on CPUs without VNNI two
-products of 8 and 8 bits are added in 16, and saturate; those of 255 · 64 do not. Convolutions, layer norms, GELUs and
-the head's exp, sin and cos stay in float32.
+int8: the matrix products, nine tenths of the work. Their left sides are outputs of layer norms and GELUs, whose ranges
+are measured once on real input and then fixed (8 bits, asymmetric): the audio of a frame does not depend on what else
+is decoded with it, and nothing is measured at run time. The weights have 7 bits and a scale for each column: on CPUs
+without VNNI, two products of 8 and 8 bits are added in 16 bits and saturate; those of 255 · 64 do not. Convolutions,
+layer norms, GELUs and the head's exp, sin and cos stay in float32.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Item:
 
 VARIANTS = ("int8", "float16")
 WEIGHT_LIMIT = 64  # 2 · 255 · 64 < 2**15
-MIN_SNR_DB = 10.0  # less is no copy of the original, but a mistake
+MIN_SNR_DB = 10.0  # below it something has gone wrong
 _MICROSOFT = "com.microsoft"
 
 
@@ -62,22 +62,23 @@ def quantize(
 
     Args:
         model: path of a file that ``export`` wrote, or the name of a bundled one.
-        output: path to write. Nothing is there, or what was there stays, unless the comparison passes.
+        output: path to write. Unless the comparison passes, nothing is written, and an existing file stays.
         precision: "int8" or "float16".
         calibration: tokens (K, T) or features (C, T) of real audio, as ``VocosONNX.decode`` takes them: the ranges of
-            int8 are measured on them, and the quality. By default, bundled speech: its mels, its tokens of the codec
-            there, or tokens of EnCodec 24 kHz.
-        overwrite: whether a file that exists is replaced.
+            int8 and the quality are measured on them. By default bundled speech, as mels, as tokens of the bundled
+            codec, or as tokens of EnCodec 24 kHz.
+        overwrite: whether an existing file is replaced.
         report: called with each line of the report.
 
-    Raises:
-        FileNotFoundError: there is no model, or no folder for the output.
-        FileExistsError: the output exists, and ``overwrite`` is false.
-        ValueError: the model has less than float32 already, or a VocosResNetBackbone (int8 only); ``precision`` is
-            neither of the two; the model cannot decode the calibration, or there is none for its codec.
-        CheckpointError: the SNR of the result against the original is less than 10 dB.
+    Returns:
+        The description in the file, with the measured quality.
 
-    Returns the description that is in the file, with the measured quality.
+    Raises:
+        FileNotFoundError: the model or the folder of the output does not exist.
+        FileExistsError: the output exists, and ``overwrite`` is false.
+        ValueError: the model is not in float32, or has a VocosResNetBackbone (int8 only); ``precision`` is neither of
+            the two; the model cannot decode the calibration, or none is bundled for its codec.
+        CheckpointError: the SNR of the result against the original is less than 10 dB.
 
     Example:
         >>> quantize("vocos.onnx", "vocos-int8.onnx").quality.snr_db
@@ -129,7 +130,7 @@ def convert(
 
 
 def _items(original: VocosONNX, calibration: Sequence[npt.ArrayLike] | None) -> list[Item]:
-    """The calibration, or the bundled speech, with every bandwidth id: ranges and quality are measured on it."""
+    """The calibration or the bundled speech with every bandwidth id; ranges and quality are measured on these."""
     config = original.config
     if calibration is None:
         given: list[npt.NDArray[Any]] = _bundled_speech(original)
@@ -146,7 +147,7 @@ def _items(original: VocosONNX, calibration: Sequence[npt.ArrayLike] | None) -> 
         for i in ids:
             is_tokens = np.issubdtype(array.dtype, np.integer)
             item = array[: counts[i]] if is_tokens and i is not None and i < len(counts) else array
-            items.append(Item(item, i, original.decode(item, i)))  # raises ValueError of what the model cannot decode
+            items.append(Item(item, i, original.decode(item, i)))  # raises ValueError if the model cannot decode it
     return items
 
 
@@ -224,7 +225,7 @@ def _ranges(
     watched.CopyFrom(proto)
     watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # it warns of the codebooks, which no node uses
+    options.log_severity_level = 3  # it warns about the codebooks, which no node uses
     session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=[CPU])
     ranges = {name: (0.0, 0.0) for name in names}
     for item in items:
@@ -238,7 +239,7 @@ def _ranges(
 
 
 def _scale(low: float, high: float) -> tuple[float, int]:
-    """Scale and zero point of 8 bits for a range around 0."""
+    """Scale and zero point of 8 bits for a range that includes 0."""
     scale = max(high - low, 1e-12) / 255
     return scale, round(-low / scale)
 
@@ -247,9 +248,9 @@ def _to_float16(proto: onnx.ModelProto) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    # a phase of many radians has no digits left in float16, and exp overflows
+    # in float16 a phase of many radians has no precision left, and exp overflows
     head = _after(proto, "head.out")
-    # The converter would round every table of floats, used or not. The inverse transform is the head's.
+    # The converter would round every table of floats, used or not. The inverse transform belongs to the head.
     tables = [tensor for tensor in proto.graph.initializer if tensor.name == TABLE or tensor.name.startswith(PREFIX)]
     nodes = [node for node in proto.graph.node if node.name.startswith(PREFIX)]
     outputs = [output for output in proto.graph.output if output.name == "audio"]

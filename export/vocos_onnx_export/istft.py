@@ -92,8 +92,8 @@ def _overlap_add(g: GraphBuilder, frames: str, config: ModelConfig, hops: int) -
         columns  p · hop_length  to  (p + 1) · hop_length.
 
     The sum (B, T + P - 1, hop_length) is the audio row by row. It ends with P · hop_length - n_fft zeros more than the
-    sum of frames of n_fft samples; these are cut off together with the trim. (The index of
-    the end is never 0, which would leave no audio: frames overlap, so the trim is at least 1.)
+    sum of frames of n_fft samples; these are cut off together with the trim. (The index of the end is never 0,
+    which would leave no audio: frames overlap, so the trim is at least 1.)
     """
     hop, n_fft = config.hop_length, config.n_fft
     trim = trim_of(n_fft, hop, config.padding)

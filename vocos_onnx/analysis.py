@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Float
+from .arrays import Float, Progress
 from .bandwidths import Bandwidths
 from .dsp.audio_window import AudioWindow
-from .dsp.mel import CHUNK, MelFeatures, frames_of, log_mel, log_mel_blocks
+from .dsp.mel import CHUNK, MelFeatures, log_mel, log_mel_blocks
 from .encoder import EncodecONNX
 from .io.samples import check_audio, checked_blocks, read_blocks, read_chunk, read_waveform
 from .model.bundled import BUNDLED_CODEC
 from .model.config import EncodecFeatures, ModelConfig
 
-Encoder = EncodecONNX | str | os.PathLike[str]
-Progress = Callable[[int, int], None]
+EncoderOrPath = EncodecONNX | str | os.PathLike[str]
 
 
 class Analysis(Protocol):
@@ -37,9 +36,9 @@ class Analysis(Protocol):
         sample_rate: int,
         bandwidth: float | None,
         bandwidth_id: Any,
-        encoder: Encoder | None,
+        encoder: EncoderOrPath | None,
         progress: Progress | None,
-    ) -> tuple[npt.NDArray[Any], Any]:
+    ) -> tuple[npt.NDArray[Any], int | None]:
         """Audio (N,) or (B, N) -> mels or tokens, as ``VocosONNX.decode`` takes them, and the bandwidth id."""
 
     def stream(
@@ -48,9 +47,9 @@ class Analysis(Protocol):
         sample_rate: int,
         bandwidth: float | None,
         bandwidth_id: Any,
-        encoder: Encoder | None,
+        encoder: EncoderOrPath | None,
         chunk: int | None,
-    ) -> tuple[Iterator[npt.NDArray[Any]], Any]:
+    ) -> tuple[Iterator[npt.NDArray[Any]], int | None]:
         """Blocks (n,) of audio -> chunks of mels or tokens, as a stream takes them, and the bandwidth id."""
 
     def features(self, audio: npt.ArrayLike, sample_rate: int, progress: Progress | None = None) -> Float:
@@ -75,11 +74,11 @@ class MelAnalysis:
         sample_rate: int,
         bandwidth: float | None,
         bandwidth_id: Any,
-        encoder: Encoder | None,
+        encoder: EncoderOrPath | None,
         progress: Progress | None,
-    ) -> tuple[npt.NDArray[Any], Any]:
-        _no_tokens(bandwidth, encoder)
-        return self.features(audio, sample_rate, progress), bandwidth_id
+    ) -> tuple[npt.NDArray[Any], int | None]:
+        _refuse_token_options(bandwidth, encoder)
+        return self.features(audio, sample_rate, progress), self._bandwidths.checked_id(bandwidth_id)
 
     def stream(
         self,
@@ -87,25 +86,16 @@ class MelAnalysis:
         sample_rate: int,
         bandwidth: float | None,
         bandwidth_id: Any,
-        encoder: Encoder | None,
+        encoder: EncoderOrPath | None,
         chunk: int | None,
-    ) -> tuple[Iterator[npt.NDArray[Any]], Any]:
-        _no_tokens(bandwidth, encoder)
-        return self.features_stream(blocks, sample_rate, chunk), self._bandwidths.check(bandwidth_id)
+    ) -> tuple[Iterator[npt.NDArray[Any]], int | None]:
+        _refuse_token_options(bandwidth, encoder)
+        return self.features_stream(blocks, sample_rate, chunk), self._bandwidths.checked_id(bandwidth_id)
 
     def features(self, audio: npt.ArrayLike, sample_rate: int, progress: Progress | None = None) -> Float:
         check_audio(audio, sample_rate)
         waveform = read_waveform(audio, sample_rate, self._sample_rate)
-        if progress is None:
-            features = log_mel(waveform, self._sample_rate, self._mel)
-        else:
-            frames, done = frames_of(waveform.shape[1], self._mel), 0
-            blocks = []
-            for block in log_mel_blocks(AudioWindow([waveform]), self._sample_rate, self._mel):
-                blocks.append(block)
-                done += block.shape[2]
-                progress(done, frames)
-            features = np.concatenate(blocks, axis=2)
+        features = log_mel(waveform, self._sample_rate, self._mel, progress)
         return features[0] if np.ndim(audio) == 1 else features
 
     def features_stream(self, blocks: Iterable[npt.ArrayLike], sample_rate: int, chunk: int | None) -> Iterator[Float]:
@@ -125,7 +115,9 @@ class TokenAnalysis:
         options: with which encoders are opened.
     """
 
-    def __init__(self, config: ModelConfig, codec: EncodecFeatures, encoder: Encoder | None, options: dict[str, Any]):
+    def __init__(
+        self, config: ModelConfig, codec: EncodecFeatures, encoder: EncoderOrPath | None, options: dict[str, Any]
+    ):
         self._codec, self._options = codec, options
         self._bandwidths = Bandwidths(config)
         self.encoder = None if encoder is None else self._open(encoder)
@@ -137,12 +129,12 @@ class TokenAnalysis:
         sample_rate: int,
         bandwidth: float | None,
         bandwidth_id: Any,
-        encoder: Encoder | None,
+        encoder: EncoderOrPath | None,
         progress: Progress | None,
-    ) -> tuple[npt.NDArray[Any], Any]:
+    ) -> tuple[npt.NDArray[Any], int | None]:
         index, opened = self._chosen(bandwidth, bandwidth_id, encoder)
         tokens = opened.encode(audio, sample_rate, self._bandwidths.kbps[index], progress=progress)
-        return tokens, index if self._bandwidths.ids else None
+        return tokens, index if self._bandwidths.num_ids else None
 
     def stream(
         self,
@@ -150,22 +142,24 @@ class TokenAnalysis:
         sample_rate: int,
         bandwidth: float | None,
         bandwidth_id: Any,
-        encoder: Encoder | None,
+        encoder: EncoderOrPath | None,
         chunk: int | None,
-    ) -> tuple[Iterator[npt.NDArray[Any]], Any]:
+    ) -> tuple[Iterator[npt.NDArray[Any]], int | None]:
         index, opened = self._chosen(bandwidth, bandwidth_id, encoder)
         options = {} if chunk is None else {"chunk": chunk}
         chunks = opened.encode_stream(blocks, sample_rate, self._bandwidths.kbps[index], **options)
-        return chunks, index if self._bandwidths.ids else None
+        return chunks, index if self._bandwidths.num_ids else None
 
     def features(self, audio: npt.ArrayLike, sample_rate: int, progress: Progress | None = None) -> Float:
-        raise _no_mels()
+        raise _mels_error()
 
     def features_stream(self, blocks: Iterable[npt.ArrayLike], sample_rate: int, chunk: int | None) -> Iterator[Float]:
-        raise _no_mels()
+        raise _mels_error()
 
-    def _chosen(self, bandwidth: float | None, bandwidth_id: Any, encoder: Encoder | None) -> tuple[int, EncodecONNX]:
-        index = self._bandwidths.index(bandwidth, bandwidth_id)
+    def _chosen(
+        self, bandwidth: float | None, bandwidth_id: Any, encoder: EncoderOrPath | None
+    ) -> tuple[int, EncodecONNX]:
+        index = self._bandwidths.selected_id(bandwidth, bandwidth_id)
         if encoder is not None:
             return index, self._open(encoder)
         return index, self.encoder or self._bundled_encoder()
@@ -184,7 +178,7 @@ class TokenAnalysis:
             self._bundled = self._open(EncodecONNX(**self._options))
         return self._bundled
 
-    def _open(self, encoder: Encoder) -> EncodecONNX:
+    def _open(self, encoder: EncoderOrPath) -> EncodecONNX:
         """The encoder. Raises ValueError if its codebooks are not those that this model decodes."""
         if not isinstance(encoder, EncodecONNX):
             encoder = EncodecONNX(encoder, **self._options)
@@ -199,22 +193,22 @@ class TokenAnalysis:
         return encoder
 
 
-def analysis_of(config: ModelConfig, encoder: Encoder | None, options: dict[str, Any]) -> Analysis:
+def analysis_of(config: ModelConfig, encoder: EncoderOrPath | None, options: dict[str, Any]) -> Analysis:
     """The analysis of a model, by what it decodes."""
     if config.mel is not None:
-        _no_tokens(None, encoder)
+        _refuse_token_options(None, encoder)
         return MelAnalysis(config, config.mel)
     assert config.encodec is not None
     return TokenAnalysis(config, config.encodec, encoder, options)
 
 
-def _no_tokens(bandwidth: float | None, encoder: Encoder | None) -> None:
+def _refuse_token_options(bandwidth: float | None, encoder: EncoderOrPath | None) -> None:
     if bandwidth is not None or encoder is not None:
         name = "bandwidth" if bandwidth is not None else "encoder"
         raise ValueError(f"{name} is given, but this is a mel model, without tokens: leave it out")
 
 
-def _no_mels() -> ValueError:
+def _mels_error() -> ValueError:
     return ValueError(
         "this is an encodec model, whose features come from tokens: encode the audio with EncodecONNX, "
         "then codes_to_features"

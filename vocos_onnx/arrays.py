@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .messages import first_line, listed, shown
 
 Float = npt.NDArray[np.float32]
+Progress = Callable[[int, int], None]  # called with what is done, and with all that there is to do
 
 
 class Array(Protocol):
@@ -44,12 +45,12 @@ def as_array(given: Any, what: str) -> npt.NDArray[Any]:
     except (ValueError, TypeError, RuntimeError) as error:
         reason = first_line(error)
         if isinstance(given, list | tuple) and "inhomogeneous" in reason:
-            reason = _differ(given)
+            reason = _differences(given)
         raise ValueError(f"{what} cannot be read as one array: {reason}") from None
     return array.astype(np.float32) if _is_narrow_float(array.dtype) else array
 
 
-def _differ(given: list[Any] | tuple[Any, ...]) -> str:
+def _differences(given: list[Any] | tuple[Any, ...]) -> str:
     """How the items of a list differ that makes no array."""
     for i, item in enumerate(given):
         if item is None or isinstance(item, str | bytes | os.PathLike | Mapping):
@@ -70,7 +71,7 @@ def is_integer(array: npt.NDArray[Any]) -> bool:
     return array.dtype.kind in "iu"  # numpy's own hierarchy has timedelta64 among the integers
 
 
-def to_floats(dtype: np.dtype[Any]) -> str:
+def float_hint(dtype: np.dtype[Any]) -> str:
     """What to do with features that are no floats, so that nothing of them is lost; empty where that is not known."""
     match dtype.kind:
         case "O":
@@ -96,7 +97,7 @@ def _no_array(given: Any) -> str:
     )
 
 
-def masked(given: Any) -> int:
+def count_masked(given: Any) -> int:
     """How many of its values are masked; numpy.ma takes time to import, and is there where there is a masked array."""
     if "numpy.ma" not in sys.modules or not isinstance(given, np.ma.MaskedArray):
         return 0
@@ -131,9 +132,9 @@ def unwrapped(given: Any) -> Any:
         raise ValueError(f"a {type(given).__name__} was given, expected an array; decode_stream takes chunks in turn")
     if isinstance(given, tuple) and len(given) == 2 and given[1] is None:
         given = [given]  # one of encodec's frames, without the list around it
-    if _is_frames(given):
-        return _of_frames(given)
-    if count := masked(given):
+    if _is_encodec_output(given):
+        return _from_encodec_output(given)
+    if count := count_masked(given):
         raise ValueError(
             f"{count} of the values are masked, and masked values cannot be decoded: cut "
             "them off first, of a 2-D array with numpy.ma.compress_cols(given)"
@@ -143,7 +144,7 @@ def unwrapped(given: Any) -> Any:
     return given
 
 
-def _is_frames(given: Any) -> bool:
+def _is_encodec_output(given: Any) -> bool:
     """Whether it is what encodec's ``model.encode`` returns: a list of (codes, scale), one of each segment."""
     return isinstance(given, list | tuple) and all(
         isinstance(item, list | tuple) and len(item) == 2 and getattr(item[0], "ndim", 0) == 3
@@ -151,7 +152,7 @@ def _is_frames(given: Any) -> bool:
     )
 
 
-def _of_frames(frames: Any) -> Any:
+def _from_encodec_output(frames: Any) -> Any:
     if any(scale is not None for _, scale in frames):
         raise ValueError(
             "these are encodec's (codes, scale) with scales, as its 48 kHz model makes them, which scale the audio "
@@ -181,7 +182,7 @@ def whole_numbers(array: npt.NDArray[Any], codebook_size: int) -> bool:
         return False
 
 
-def not_tokens(codes: npt.NDArray[Any], codebook_size: int) -> str:
+def not_tokens_message(codes: npt.NDArray[Any], codebook_size: int) -> str:
     """The message for tokens that are not integers."""
     dtype = codes.dtype
     name = listed([dtype])  # of structured types it is long

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import operator
 from typing import Any
 
 import numpy as np
 
-from .messages import shown
+from .limits import read_integer
 from .model.config import ModelConfig
-from .once import first
+from .once import first_time
 
 DEFAULT_BANDWIDTH = 6.0  # kbps
 
@@ -21,16 +20,16 @@ class Bandwidths:
     """What the network of one model is conditioned on.
 
     kbps: the bandwidths by their ids, and counts: the codebooks of each; both empty for a mel model.
-    ids: how many ids the network knows; 0 if it is not conditioned.
+    num_ids: how many ids the network knows; 0 if it is not conditioned.
     """
 
     def __init__(self, config: ModelConfig):
         encodec = config.encodec
         self.kbps = encodec.bandwidths if encodec else ()
         self.counts = encodec.codebooks_per_bandwidth if encodec else ()
-        self.ids = config.num_bandwidth_ids
+        self.num_ids = config.num_bandwidth_ids
 
-    def index(self, bandwidth: float | None, bandwidth_id: Any) -> int:
+    def selected_id(self, bandwidth: float | None, bandwidth_id: Any) -> int:
         """The id of the bandwidth that is given in one way or the other; by default that of 6 kbps.
 
         Raises ValueError if both are given, or the model does not have it.
@@ -49,19 +48,20 @@ class Bandwidths:
                 raise ValueError(f"{error}; if it is an index, pass bandwidth_id={bandwidth}") from None
             raise
 
-    def condition(self, bandwidth: float | None, bandwidth_id: Any) -> Any:
-        """The bandwidth id that is given in one way or the other, or in none; not yet checked. Raises as ``index``."""
+    def requested_id(self, bandwidth: float | None, bandwidth_id: Any) -> Any:
+        """The bandwidth id that is given in one way or the other, or in none; not yet checked. Raises as
+        ``selected_id``."""
         if bandwidth is None:
             return bandwidth_id
-        index = self.index(bandwidth, bandwidth_id)
-        return index if self.ids else None
+        index = self.selected_id(bandwidth, bandwidth_id)
+        return index if self.num_ids else None
 
-    def check(self, bandwidth_id: Any) -> int | None:
+    def checked_id(self, bandwidth_id: Any) -> int | None:
         """The id for the network.
 
         Raises ValueError if it is missing or out of range, or given to a network that takes none.
         """
-        if not self.ids:
+        if not self.num_ids:
             if bandwidth_id is not None:
                 raise ValueError(
                     f"bandwidth_id is {bandwidth_id!r}, but this model is not conditioned on a bandwidth: leave it out"
@@ -71,19 +71,19 @@ class Bandwidths:
         if bandwidth_id is None:
             raise ValueError(f"bandwidth_id is missing, and features do not imply one; pass one of {names}")
         try:
-            return _read_id(bandwidth_id, self.ids, names)
+            return _read_id(bandwidth_id, self.num_ids, names)
         except ValueError as error:
             if isinstance(bandwidth_id, int | float | np.number) and bandwidth_id in self.kbps:
                 index = self.kbps.index(float(bandwidth_id))
                 raise ValueError(f"{error}; {bandwidth_id:g} kbps is bandwidth_id {index}") from None
             raise
 
-    def implied(self, num_codebooks: int, shape: tuple[int, ...], layout: str) -> int | None:
+    def id_of_codebooks(self, num_codebooks: int, shape: tuple[int, ...], layout: str) -> int | None:
         """The id of the bandwidth that has as many codebooks as tokens of that shape and layout.
 
         Raises ValueError if there is none; the message says what to pass.
         """
-        if not self.ids:
+        if not self.num_ids:
             return None
         counts = self.counts
         if num_codebooks in counts:
@@ -95,9 +95,9 @@ class Bandwidths:
         else:
             above = [(count, i) for i, count in enumerate(counts) if count > num_codebooks]
             nearest = (
-                min(above)[1] if above else self.ids - 1
+                min(above)[1] if above else self.num_ids - 1
             )  # K codebooks have most in common with the next bandwidth
-            hint = f"bandwidth_id {nearest}, or another of 0 to {self.ids - 1}"
+            hint = f"bandwidth_id {nearest}, or another of 0 to {self.num_ids - 1}"
             if fewer := [count for count in counts if count < num_codebooks]:
                 hint = f"{first_codebooks(max(fewer), shape, layout)} to decode the first ones of them, or {hint}"
             if len(shape) == 2 and shape[1] in counts:
@@ -108,7 +108,7 @@ class Bandwidths:
         )
 
     def check_count(self, shape: tuple[int, ...], axes: int, index: int | None, layout: str) -> None:
-        """Compare the codebooks of tokens (K, B, T), given with so many axes, with those of their bandwidth id.
+        """Compare the codebooks of tokens (K, B, T), which had ``axes`` axes, with those of their bandwidth id.
 
         Raises ValueError if K is of no bandwidth and B is that of this one. If K is that of another bandwidth, a line
         in the log says so: it is a way to listen to what the condition does.
@@ -129,12 +129,12 @@ class Bandwidths:
         if shape[0] > expected:
             given = (shape[1], shape[0], shape[2]) if layout == "bkt" else shape
             remedy += f", or {first_codebooks(expected, given[:axes], layout)}"
-        if first("bandwidth"):
+        if first_time("bandwidth"):
             _log.warning("%s, so that the audio sounds worse than it could: %s", differ, remedy)
 
     def _names(self) -> str:
         kbps = ", ".join(f"{i} ({kbps:g} kbps)" for i, kbps in enumerate(self.kbps))
-        return kbps or f"0 to {self.ids - 1}"
+        return kbps or f"0 to {self.num_ids - 1}"
 
 
 def bandwidth_index(bandwidth: float, bandwidths: tuple[float, ...]) -> int:
@@ -158,17 +158,3 @@ def first_codebooks(count: int, shape: tuple[int, ...], layout: str) -> str:
 
 def _read_id(bandwidth_id: Any, count: int, names: str) -> int:
     return read_integer("bandwidth_id", bandwidth_id, 0, count - 1, names)
-
-
-def read_integer(name: str, given: Any, low: int, high: int, meaning: str) -> int:
-    """An integer within a range, of Python, numpy or torch. Raises ValueError for anything else."""
-    try:
-        array = np.asarray(given)
-        if array.dtype == bool:
-            raise TypeError
-        value = operator.index(array.item() if array.size == 1 else given)  # upstream passes tensor([2])
-    except TypeError:
-        raise ValueError(f"{name} is {shown(given)}, expected an integer: {meaning}") from None
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {shown(value)}, expected {low} to {high}: {meaning}")
-    return value

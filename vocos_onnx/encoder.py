@@ -22,6 +22,7 @@ from .model.origin import Origin, reopened
 from .model.providers import Provider
 
 CHUNK = 300  # frames encoded at once, 4 s at 75 frames/s: beyond the audio and its codes, memory does not grow
+_FEWEST = 32  # of a large batch, whose frames are encoded fewer at once
 _FIRST = 8  # frames that are encoded first at least: EnCodec's last convolution pads its start with a reflection of 6
 
 
@@ -104,9 +105,9 @@ class EncodecONNX:
             progress: called with the frames done and the frames in all, every few seconds of audio.
 
         Returns:
-            int64 codes of 0 ... 1023: (K, T), or (K, B, T) from a batch. K is the codebook count of the bandwidth (for
-            EnCodec 24 kHz, 2, 4, 8, 16, 32 for 1.5, 3, 6, 12, 24 kbps) and T = ceil(N / hop_length), for the N samples
-            at the model's rate: the last frame is completed as EnCodec does it. Silence has tokens too.
+            int64 codes from 0 to codebook_size - 1: (K, T), or (K, B, T) from a batch. K is the codebook count of the
+            bandwidth (for EnCodec 24 kHz, 2, 4, 8, 16, 32 for 1.5, 3, 6, 12, 24 kbps) and T = ceil(N / hop_length), for
+            the N samples at the model's rate: the last frame is completed as EnCodec does it. Silence has tokens too.
 
         Raises:
             ValueError: audio that is empty, of another shape or type, or holds NaN or infinity; tokens or mels in its
@@ -119,7 +120,7 @@ class EncodecONNX:
         frames = -(-waveform.shape[1] // self.hop_length)
         codes = np.empty((count, len(waveform), frames), np.int64)
         done = 0
-        for embeddings in self._embeddings(AudioWindow([waveform]), max(32, CHUNK // len(waveform))):
+        for embeddings in self._embeddings(AudioWindow([waveform]), _chunk_of(len(waveform))):
             stop = done + embeddings.shape[1]
             codes[:, :, done:stop] = quantize(embeddings, self.codebooks[:count])
             done = stop
@@ -135,18 +136,18 @@ class EncodecONNX:
         *,
         chunk: int = CHUNK,
     ) -> Iterator[npt.NDArray[np.int64]]:
-        """Tokens while the audio comes in: in all what ``encode`` gives for the blocks in one piece.
+        """Tokens while the audio comes in: joined, they are what ``encode`` returns for the joined blocks.
 
         Args:
             blocks: (n,) each, of one recording, as ``encode`` takes it.
             sample_rate: of the audio, in Hz.
             bandwidth: kbps, one of ``bandwidths``; by default 6.
-            chunk: frames that are encoded at once, by default 300; at the start at least 8. They come out when they and
-                those that the encoder looks ahead (of EnCodec none) have come in; fewer at once cost more, for some
-                before them are seen again.
+            chunk: frames that are encoded at once, by default 300; at the start at least 8. Their codes are emitted
+                once they and the frames of the encoder's look-ahead (EnCodec has none) have come in. Fewer at once cost
+                more, because the network sees some frames before them again.
 
         Returns:
-            An iterator of codes (K, t).
+            An iterator of codes (K, t); of no samples, it is empty.
 
         Raises:
             ValueError: as ``encode``; blocks of another shape; chunk below 1.
@@ -160,7 +161,9 @@ class EncodecONNX:
         """Audio (N,) or (B, N) -> embeddings (B, C, T) before quantisation; T and what is raised as in ``encode``."""
         check_audio(audio, sample_rate)
         waveform = read_waveform(audio, sample_rate, self.sample_rate)
-        return np.concatenate(list(self._embeddings(AudioWindow([waveform]))), axis=1).transpose(0, 2, 1)
+        return np.concatenate(
+            list(self._embeddings(AudioWindow([waveform]), _chunk_of(len(waveform)))), axis=1
+        ).transpose(0, 2, 1)
 
     @property
     def sample_rate(self) -> int:
@@ -187,7 +190,7 @@ class EncodecONNX:
         """The execution providers that the session runs on, in order of preference."""
         return list(self._session.providers)
 
-    def _embeddings(self, audio: AudioWindow, chunk: int = CHUNK) -> Iterator[Float]:
+    def _embeddings(self, audio: AudioWindow, chunk: int) -> Iterator[Float]:
         """Audio (B, N) -> embeddings (B, t, C) of some frames at a time.
 
         Each span sees as many frames before and after its own as the convolutions reach, so that nothing shows where
@@ -198,7 +201,7 @@ class EncodecONNX:
         start = 0
         while True:
             count = chunk if start else max(chunk, _FIRST)
-            there = audio.reach((start + count + config.right_context) * hop + config.n_fft)
+            there = audio.read_until((start + count + config.right_context) * hop + config.n_fft)
             frames = -(-there // hop)  # in all, if the end has come
             stop = min(start + count, frames)
             if stop <= start:
@@ -216,3 +219,8 @@ class EncodecONNX:
 
     def _codebook_count(self, bandwidth: float) -> int:
         return self.config.codebooks_per_bandwidth[bandwidth_index(bandwidth, self.bandwidths)]
+
+
+def _chunk_of(batch: int) -> int:
+    """Frames that are encoded at once of each of so many recordings."""
+    return max(_FEWEST, CHUNK // batch)

@@ -20,7 +20,7 @@ from .model.session import Session, Shapes, open_model, shape_of
 from .model.shapes import Shape
 
 State = dict[str, Any]
-_SHORTEST = 16  # frames of a part, but for those by which parts overlap
+_SHORTEST = 16  # frames of a part, without those by which it overlaps the one before
 
 
 @dataclass(frozen=True)
@@ -80,19 +80,19 @@ class AudioNetwork:
         return embeddings, dict(zip(state, new, strict=True))
 
 
-def overlapping_parts(samples: Float, most: int, hop: int, reach: int) -> tuple[Float, int]:
-    """Samples (B, n) as up to ``most`` parts (parts, B, m) that overlap, and how many frames begin with each.
+def overlapping_parts(samples: Float, most: int, hop: int, left_context: int) -> tuple[Float, int]:
+    """Samples (B, n) as up to ``most`` parts (parts, B, m) that overlap, and the frames from one's start to the next.
 
-    A part must see ``reach`` frames before its own. With F = ceil(n / hop):
+    A part must see ``left_context`` frames before its own. With F = ceil(n / hop):
       part j begins with frame j·step, for j = 0 ... parts - 1;
       all have m = n - (parts - 1)·step·hop samples, so that the last one ends with sample n;
       so each has F - (parts - 1)·step frames, of which the next part repeats all but ``step``: these must be
-      reach + 1 or more, since the last frame of a part may be cut off.
-    Hence parts·step <= F - reach - 1.
+      left_context + 1 or more, since the last frame of a part may be cut off.
+    Hence parts·step <= F - left_context - 1. Of a single part ``step`` is 1, and has no meaning.
     """
-    free = -(-samples.shape[1] // hop) - reach - 1
+    free = -(-samples.shape[1] // hop) - left_context - 1
     parts = max(1, min(most, free // _SHORTEST))
-    step = free // parts
+    step = free // parts if parts > 1 else 1
     size = samples.shape[1] - (parts - 1) * step * hop
     starts = [j * step * hop for j in range(parts)]
     return np.stack([samples[:, start : start + size] for start in starts]), step

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,11 @@ from .arrays import (
     Array,
     Float,
     as_array,
+    float_hint,
     is_float,
     is_integer,
-    not_tokens,
+    not_tokens_message,
     stack_hint,
-    to_floats,
     unwrapped,
 )
 from .bandwidths import Bandwidths, counted, first_codebooks
@@ -27,20 +28,21 @@ from .dsp.mel import MelFeatures
 from .dsp.quantizer import fingerprints, lookup
 from .io.tokens import Tokens, check_codec
 from .limits import MAX_CODEBOOKS
-from .mels import MelJudge
+from .mels import MelCheck
 from .model.bundled import CODEC, MEL
 from .model.config import EncodecFeatures, ModelConfig
 
+Layout = Literal["kbt", "bkt"]
 LAYOUTS = ("kbt", "bkt")
 _SPECIAL = 4  # different values beyond a codebook that special tokens make at most
 
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Sequences of one length, checked: tokens or features, the bandwidth id, and what their audio is to look like.
+    """Sequences of one length, checked: tokens or features, the bandwidth id, and whether their audio has a batch axis.
 
     values: codes (K, B, T), or features (B, C, T) in float32.
-    codebooks: (K or more, codebook_size, C), of which codes are the indices; None for features.
+    codebooks: (K or more, codebook_size, C), which the codes index; None for features.
     is_batch: whether the audio is (B, samples), or that of the only sequence, (samples,).
     """
 
@@ -87,23 +89,23 @@ class Given:
         return each if self.is_list else each[0]
 
 
-class Reader:
+class Reader(ABC):
     """Reads what a model decodes. ``MelReader`` and ``TokenReader`` know what that is."""
 
     def __init__(self, config: ModelConfig):
         self.config = config
         self.bandwidths = Bandwidths(config)
 
-    def read(self, given: Any, bandwidth_id: Any, layout: str, *, judged: bool = True) -> Given:
+    def read(self, given: Any, bandwidth_id: Any, layout: Layout, *, check_mels: bool = True) -> Given:
         """What ``VocosONNX.decode`` takes: one array, or a list of arrays. Raises ValueError as that does.
 
-        ``judged``: whether features are looked at for being another system's, of which there is a warning.
+        ``check_mels``: whether to warn if the features look like another system's mels.
         """
         if layout not in LAYOUTS:
             raise ValueError(f"layout is {layout!r}, expected 'kbt' (codebooks, batch, frames) or 'bkt'")
-        judge = self.judge() if judged else None
+        mel_check = self.mel_check() if check_mels else None
         if not _is_list(given):
-            return Given((self._item(self._array(given), bandwidth_id, layout, judge),), is_list=False)
+            return Given((self._item(self._array(given), bandwidth_id, layout, mel_check),), is_list=False)
         arrays = [self._array(item) for item in given]
         if len({is_float(array) for array in arrays}) > 1:
             raise ValueError("the list holds tokens (integers) and features (floats); decode them in two calls")
@@ -112,9 +114,9 @@ class Reader:
             shape = arrays[wrong].shape
             hint = f"; pass item[0] of those of shape (1, {shape[1]}, T)" if len(shape) == 3 and shape[0] == 1 else ""
             raise ValueError(f"item {wrong} of the list has shape {shape}, expected (K, T) or (C, T){hint}")
-        return Given(tuple(self._item(array, bandwidth_id, layout, judge) for array in arrays), is_list=True)
+        return Given(tuple(self._item(array, bandwidth_id, layout, mel_check) for array in arrays), is_list=True)
 
-    def read_chunk(self, given: Any, bandwidth_id: int | None, judge: MelJudge | None) -> Frames:
+    def read_chunk(self, given: Any, bandwidth_id: int | None, mel_check: MelCheck | None) -> Frames:
         """A chunk of a stream: tokens (K, t) or features (C, t), t >= 0. Raises ValueError as ``Stream.push``."""
         array = self._array(given)
         if array.ndim != 2:
@@ -123,20 +125,20 @@ class Reader:
             )
         if len(array) and not array.size:
             return Frames(np.zeros((1, self.config.feature_channels, 0), np.float32), None, None, is_batch=False)
-        return self._item(array, bandwidth_id, "kbt", judge)
+        return self._item(array, bandwidth_id, "kbt", mel_check)
 
-    def read_codes(self, given: Any, layout: str) -> Frames:
+    def read_codes(self, given: Any, layout: Layout) -> Frames:
         """Tokens (K, T) or (K, B, T) alone, without a bandwidth id. Raises ValueError as ``codes_to_features``."""
         return self._codes(self._array(given), layout)
 
-    def judge(self, one_sequence: bool = False) -> MelJudge | None:
+    def mel_check(self, one_sequence: bool = False) -> MelCheck | None:
         """What looks at the features of one call or stream, if there is anything to see."""
         return None
 
     @property
+    @abstractmethod
     def decodes(self) -> str:
         """What the model decodes, in a word or two."""
-        return "mels"
 
     @property
     def num_codebooks(self) -> int:
@@ -144,7 +146,7 @@ class Reader:
         return 0
 
     def _array(self, given: Any) -> npt.NDArray[Any]:
-        """What was given, as an array. Raises ValueError if it names another codec than this model's."""
+        """What is given, as an array. Raises ValueError if it names another codec than this model's."""
         if not isinstance(given, Tokens):
             return as_array(unwrapped(given), "tokens or features")
         check_codec(given, self.config, self._fingerprints)
@@ -155,24 +157,24 @@ class Reader:
         """Those of the model's first 1, 2, ... codebooks."""
         return ()
 
-    def _item(self, array: npt.NDArray[Any], bandwidth_id: Any, layout: str, judge: MelJudge | None) -> Frames:
+    def _item(self, array: npt.NDArray[Any], bandwidth_id: Any, layout: Layout, mel_check: MelCheck | None) -> Frames:
         if is_float(array):
             features = self._features(array)
-            bandwidth_id = self.bandwidths.check(bandwidth_id)
-            if judge is not None:
-                judge.see(features)
+            bandwidth_id = self.bandwidths.checked_id(bandwidth_id)
+            if mel_check is not None:
+                mel_check.add(features)
             return Frames(features, None, bandwidth_id, is_batch=array.ndim == 3)
         frames = self._codes(array, layout)
         codes = frames.values
         if bandwidth_id is None:
-            bandwidth_id = self.bandwidths.implied(len(codes), array.shape, layout)
-        index = self.bandwidths.check(bandwidth_id)
+            bandwidth_id = self.bandwidths.id_of_codebooks(len(codes), array.shape, layout)
+        index = self.bandwidths.checked_id(bandwidth_id)
         self.bandwidths.check_count(codes.shape, array.ndim, index, layout)
         return Frames(codes, frames.codebooks, index, frames.is_batch)
 
-    def _codes(self, array: npt.NDArray[Any], layout: str) -> Frames:
-        """What is no array of floats."""
-        raise NotImplementedError
+    @abstractmethod
+    def _codes(self, array: npt.NDArray[Any], layout: Layout) -> Frames:
+        """Tokens, checked. Raises ValueError if the array holds none."""
 
     def _features(self, features: npt.NDArray[Any]) -> Float:
         channels = self.config.feature_channels
@@ -191,11 +193,11 @@ class Reader:
         return features
 
     def _other_floats(self, array: npt.NDArray[Any]) -> ValueError:
-        hint = stack_hint(array, "features") or to_floats(array.dtype)
+        hint = stack_hint(array, "features") or float_hint(array.dtype)
         return ValueError(f"features have dtype {array.dtype}, expected floats{hint}")
 
     def _hint(self, given: npt.NDArray[Any]) -> str:
-        """What floats of another shape than features may be, and what to do with them."""
+        """A hint for floats of the wrong shape: what they may be, and what to pass."""
         channels, shape, last = self.config.feature_channels, given.shape, given.shape[-2:]
         few = len(shape) in (2, 3) and min(shape[:-1]) <= self.num_codebooks
         if few and given.any() and np.array_equal(given, np.rint(given)):
@@ -225,16 +227,20 @@ class MelReader(Reader):
         self._mel = mel
         self._calls = itertools.count(1)  # of decode and stream
 
-    def judge(self, one_sequence: bool = False) -> MelJudge | None:
+    @property
+    def decodes(self) -> str:
+        return "mels"
+
+    def mel_check(self, one_sequence: bool = False) -> MelCheck | None:
         """What looks at the mels of one call or stream.
 
         It takes up to a tenth of the time of a short call: all of the first 64 are looked at, then fewer and fewer.
         """
         number = next(self._calls)
         rarely = number > 64 and number & (number - 1)
-        return None if rarely else MelJudge(self._mel, one_sequence)
+        return None if rarely else MelCheck(self._mel, one_sequence)
 
-    def _codes(self, array: npt.NDArray[Any], layout: str) -> Frames:
+    def _codes(self, array: npt.NDArray[Any], layout: Layout) -> Frames:
         if not is_integer(array) and not is_float(array):
             raise self._other_floats(array)
         raise ValueError(
@@ -263,7 +269,7 @@ class TokenReader(Reader):
     def _fingerprints(self) -> tuple[str, ...]:
         return fingerprints(self._codebooks)
 
-    def _codes(self, array: npt.NDArray[Any], layout: str) -> Frames:
+    def _codes(self, array: npt.NDArray[Any], layout: Layout) -> Frames:
         if array.dtype.kind == "O" and array.shape[-2:-1] == (self.config.feature_channels,):
             raise self._other_floats(array)
         codes = read_tokens(array, layout, self._codec.num_codebooks, self._codec.codebook_size)
@@ -308,7 +314,7 @@ def _is_list(given: Any) -> TypeGuard[Sequence[Array]]:
 
 
 def read_tokens(
-    tokens: npt.ArrayLike, layout: str, num_codebooks: int, codebook_size: int
+    tokens: npt.ArrayLike, layout: Layout, num_codebooks: int, codebook_size: int
 ) -> npt.NDArray[np.integer[Any]]:
     """Check tokens and bring them into the shape (K, B, T).
 
@@ -319,7 +325,7 @@ def read_tokens(
         raise ValueError(f"layout is {layout!r}, expected 'kbt' (codebooks, batch, frames) or 'bkt'")
     codes = np.asarray(tokens)
     if codes.dtype.kind not in "iu":
-        raise ValueError(not_tokens(codes, codebook_size))
+        raise ValueError(not_tokens_message(codes, codebook_size))
     if codes.ndim not in (2, 3):
         hint = ""
         if codes.ndim == 1 and codes.size:
@@ -361,7 +367,7 @@ def read_tokens(
     return codes
 
 
-def _other_order(shape: tuple[int, ...], layout: str, most: int) -> str:
+def _other_order(shape: tuple[int, ...], layout: Layout, most: int) -> str:
     """What to pass for axes that are in another order, where that fits."""
     if len(shape) == 2 and shape[1] <= most:
         return '; they look like (frames, codebooks): pass tokens.T, of a file numpy.save("transposed.npy", tokens.T)'

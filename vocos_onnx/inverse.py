@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .arrays import Float
-from .dsp.stft import check_finite, hann_window, imdct_frames, istft_frames, overlap_add, samples_of, trim_of
+from .dsp.stft import hann_window, imdct_frames, istft_frames, overlap_add, samples_of, trim_of
 from .model.config import ModelConfig
 from .spans import Spectrum
 
@@ -28,7 +29,7 @@ class Transform(Protocol):
 
 
 class ISTFT:
-    """Of complex spectra (B, T, n_fft/2 + 1), with a periodic Hann window; the weight is its square.
+    """The inverse STFT of spectra (B, T, n_fft/2 + 1), with a periodic Hann window; the weight is its square.
 
     Dividing by the sum of squared windows makes it the least-squares inverse (Griffin & Lim 1984, eq. 6).
     """
@@ -42,7 +43,7 @@ class ISTFT:
 
 
 class IMDCT:
-    """Of MDCT coefficients (B, T, n_fft/2), with a sine window, whose squares add up to one."""
+    """The inverse MDCT of coefficients (B, T, n_fft/2), with a sine window, whose squares add up to one."""
 
     weight = None
 
@@ -58,32 +59,35 @@ class Inverse:
         self._transform: Transform = ISTFT(config.n_fft) if config.head == "istft" else IMDCT()
 
     def run(self, spectra: Iterable[Spectrum]) -> list[Float]:
-        """The audio (B, samples) of each item; its spectra come in order, those of several items may be mixed.
+        """The audio (B, samples) of each item, in the order of the items; the spectra of an item follow one another.
 
         Of T frames, ``same`` padding makes T·hop_length samples (one more if n_fft - hop_length is odd), and ``center``
         padding (T - 1)·hop_length. Raises FloatingPointError if the audio is not finite.
         """
-        config = self.config
-        audio: dict[int, Float] = {}
-        done: dict[int, int] = {}
-        overlap_adds: dict[int, OverlapAdd] = {}
-        for spectrum in spectra:
-            span = spectrum.span
-            item, frames = span.item, span.frames
-            if spectrum.is_audio:  # the graph has made it
-                audio[item] = spectrum.values.clip(-1, 1) if config.clip_audio else spectrum.values
-                continue
-            if span.start == 0:
-                samples = samples_of(frames.length, config.n_fft, config.hop_length, config.padding)
-                audio[item] = np.empty((frames.batch, samples), np.float32)
-                overlap_adds[item], done[item] = self.overlap_add(), 0
-            blocks = [overlap_adds[item].push(spectrum.values)]
-            if span.stop == frames.length:
-                blocks.append(overlap_adds.pop(item).finish())
-            for block in blocks:
-                audio[item][:, done[item] : done[item] + block.shape[1]] = block
-                done[item] += block.shape[1]
+        by_item = itertools.groupby(spectra, key=lambda spectrum: spectrum.span.item)
+        audio = {item: self._of_item(of_item) for item, of_item in by_item}
         return [audio[item] for item in sorted(audio)]
+
+    def _of_item(self, spectra: Iterator[Spectrum]) -> Float:
+        config, overlap_add, done = self.config, self.overlap_add(), 0
+        audio: Float | None = None
+        for spectrum in spectra:
+            if spectrum.audio is not None:  # of all the item
+                return spectrum.audio.clip(-1, 1) if config.clip_audio else spectrum.audio
+            assert spectrum.values is not None
+            frames = spectrum.span.frames
+            if audio is None:
+                samples = samples_of(frames.length, config.n_fft, config.hop_length, config.padding)
+                audio = np.empty((frames.batch, samples), np.float32)
+            blocks = [overlap_add.push(spectrum.values)]
+            if spectrum.span.stop == frames.length:
+                blocks.append(overlap_add.finish())
+            for block in blocks:
+                audio[:, done : done + block.shape[1]] = block
+                done += block.shape[1]
+        assert audio is not None
+        assert done == audio.shape[1]
+        return audio
 
     def overlap_add(self) -> OverlapAdd:
         """For the spectra of one item, or of one stream."""
@@ -97,10 +101,11 @@ class OverlapAdd:
     Frame t is added to the samples t·hop ... t·hop + n_fft - 1 of a sum, which loses ``trim`` samples at both of its
     ends. Once there are m frames, the sum
       - ends at (m - 1)·hop + n_fft;
-      - changes no more before m·hop, where the next frame will begin, n_fft - hop before that end;
+      - is final before m·hop, where the next frame will begin, n_fft - hop samples before that end;
       - loses its last ``trim`` samples if no frame follows.
     So its last max(n_fft - hop, trim) samples are kept back, and all before them are emitted. If ``trim`` is the larger
-    of the two, the next frame begins within what is kept: ``_next`` samples after its start.
+    of the two, the next frame begins within what is kept: ``_frame_offset`` samples after its start. n_fft - hop is 2
+    or more (``ModelConfig`` checks it), so that something is always kept, and no sample is divided by a weight of 0.
 
     Args:
         transform: of a frame.
@@ -113,10 +118,10 @@ class OverlapAdd:
         self._transform, self._hop, self._clip = transform, hop_length, clip
         self._trim = trim_of(n_fft, hop_length, padding)
         self._kept = max(n_fft - hop_length, self._trim)
-        self._next = self._kept - (n_fft - hop_length)
-        self._audio: Float | None = None  # the end of the sum (B, kept), and of the sum of the weights (1, kept)
-        self._weights: Float | None = None
-        self._to_trim = self._trim  # samples, of those that come next
+        self._frame_offset = self._kept - (n_fft - hop_length)
+        self._audio: Float | None = None  # the end of the sum (B, kept)
+        self._weights: Float | None = None  # the end of the sum of the weights (1, kept)
+        self._to_trim = self._trim  # samples of the beginning that are yet to be trimmed
         self._frames = 0
 
     def push(self, spectrum: npt.NDArray[Any]) -> Float:
@@ -146,8 +151,8 @@ class OverlapAdd:
         added = overlap_add(frames, self._hop)
         if kept is None:
             return added
-        if self._next:
-            added = np.concatenate([np.zeros((len(added), self._next), np.float32), added], axis=1)
+        if self._frame_offset:
+            added = np.concatenate([np.zeros((len(added), self._frame_offset), np.float32), added], axis=1)
         added[:, : self._kept] += kept
         return added
 
@@ -158,3 +163,22 @@ class OverlapAdd:
         if weights is not None:
             audio = audio / weights[:, start:stop]
         return audio.clip(-1, 1) if self._clip else audio
+
+
+def check_finite(audio: Float, spectrum: npt.NDArray[Any], first: int = 0) -> None:
+    """Raises FloatingPointError if the audio is not finite; the message says which stage made it so.
+
+    ``first``: the number of the spectrum's first frame in its sequence.
+    """
+    if np.isfinite(audio).all():
+        return
+    bad = ~np.isfinite(spectrum).all(axis=-1)
+    if bad.any():
+        item, frame = (int(i) for i in np.argwhere(bad)[0])
+        raise FloatingPointError(
+            f"the network gave NaN or infinity in {bad.sum()} of {bad.size} frames, first in frame {first + frame} of "
+            f"item {item}: its weights are damaged, or its input is far from what it was trained with"
+        )
+    raise FloatingPointError(
+        f"the inverse transform overflowed: the spectrum reaches {np.abs(spectrum).max():.2g}, and audio is within 1"
+    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
+
+import numpy as np
 
 from .messages import shown
 
@@ -33,3 +36,17 @@ def require(condition: bool, message: str) -> None:
     """Raises ValueError with that message unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def read_integer(name: str, given: Any, low: int, high: int, meaning: str) -> int:
+    """An integer within a range, of Python, numpy or torch. Raises ValueError for anything else."""
+    try:
+        array = np.asarray(given)
+        if array.dtype == bool:
+            raise TypeError
+        value = operator.index(array.item() if array.size == 1 else given)  # upstream passes tensor([2])
+    except TypeError:
+        raise ValueError(f"{name} is {shown(given)}, expected an integer: {meaning}") from None
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {shown(value)}, expected {low} to {high}: {meaning}")
+    return value

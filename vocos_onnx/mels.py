@@ -11,18 +11,18 @@ import numpy.typing as npt
 
 from .arrays import Float
 from .dsp.mel import MelFeatures, filterbank
-from .once import warn_once, was_given
+from .once import has_warned, warn_once
 
-_FEWEST, _MOST = 50, 800  # frames: fewer are not judged, and after so many no more is looked at
+_FEWEST, _MOST = 50, 800  # frames: fewer are not check_mels, and after so many no more is looked at
 _BLOCK = 1024  # frames looked at in one step
 
 
-class MelJudge:
+class MelCheck:
     """Looks at the frames of one call or one stream until it has seen enough of them.
 
     Frames whose bands are all alike, as silence and padding are, show nothing and are passed over. Items of a batch or
-    a list are judged each on its own, and those that are too short for that together; the chunks of one sequence, as a
-    stream has them, are judged together.
+    a list are each judged alone, and those that are too short for that together; the chunks of one sequence, as of a
+    stream, are judged together.
     """
 
     def __init__(self, mel: MelFeatures, one_sequence: bool) -> None:
@@ -30,10 +30,10 @@ class MelJudge:
         self._kept: list[Float] = []
         self._count, self._next = 0, _FEWEST
 
-    def see(self, features: Float) -> None:
+    def add(self, features: Float) -> None:
         """Features (B, C, t), the next ones."""
         for item in features:
-            if was_given("mels"):
+            if has_warned("mels"):
                 return
             if self._one_sequence and self._count >= _MOST:
                 return
@@ -46,13 +46,13 @@ class MelJudge:
                     "logarithms of magnitudes",
                 )
             elif not self._one_sequence and count >= _FEWEST:
-                self._judge(blocks)
+                self._check(blocks)
             elif self._count < _MOST:
                 self._kept += blocks
                 self._count += count
                 if self._count >= min(self._next, _MOST):
                     self._next = 4 * self._count
-                    self._judge(self._kept)
+                    self._check(self._kept)
         if self._count >= _MOST:
             self._kept.clear()
 
@@ -69,7 +69,7 @@ class MelJudge:
                 break
         return kept
 
-    def _judge(self, blocks: list[Float]) -> None:
+    def _check(self, blocks: list[Float]) -> None:
         fault = mel_fault(np.concatenate(blocks, axis=1), self._mel)
         if fault is not None:
             warn_once("mels", _CANNOT + fault)

@@ -30,8 +30,12 @@ class Network:
     """The network of one model file, in an onnxruntime session.
 
     config: read from the file. codebooks: (num_codebooks, codebook_size, C) of a codec's model, else None. providers:
-    what the session runs on. reach: frames that the network sees to either side; 0 if that is not known, so that a
-    sequence can neither be cut nor streamed.
+    what the session runs on. reach: frames that the network sees to either side; 0 if that is not known. is_streamable:
+    whether it has a state, so that sequences can be cut and streamed.
+
+    Each convolution has 7 taps. Of T frames it is given ``past`` frames before them, and adds 6 - past zeros behind
+    them: with past = 3, and zeros, it is the ordinary network, padded with zeros on both sides; with past = 6, the
+    state, it goes on from there and is 3 frames late (docs/format.md).
     """
 
     def __init__(
@@ -46,10 +50,12 @@ class Network:
         self.codebooks = self._session.codebooks
         self.providers = self._session.providers
         self._layers, self._dim = _sizes(self._session.inputs)
-        self.reach = REACH * (self._layers + 1) if self._layers else 0
-        # It is made for CUDA, and tested on the CPU. Elsewhere the spectrum is fetched: with OpenVINO, onnxruntime 1.24
-        # computes the audio of some files of format 4 wrongly, those with an If whose condition is a constant.
-        self.has_istft = "audio" in self._session.outputs and self.providers[0] in (CPU, CUDA)
+        self.is_streamable = self._layers > 0
+        self.reach = REACH * (self._layers + 1) if self.is_streamable else 0
+        # The inverse transform in the graph is meant for CUDA, and tested on the CPU too. Elsewhere the spectrum is
+        # fetched: with OpenVINO, onnxruntime 1.24 computes the audio of some files of format 4 wrongly, those with an
+        # If whose condition is a constant.
+        self.makes_audio = "audio" in self._session.outputs and self.providers[0] in (CPU, CUDA)
 
     def spectra(self, batches: Iterable[list[Span]]) -> Iterator[Spectrum]:
         """The spectra of spans, those of a list in one call."""
@@ -60,7 +66,7 @@ class Network:
         features, lengths = stacked(spans)
         bandwidth_id = spans[0].frames.bandwidth_id
         audio = None
-        if self.has_istft and all(span.is_whole for span in spans):
+        if self.makes_audio and all(span.is_whole for span in spans):
             audio = self.audio(features, bandwidth_id, lengths)
             if not np.isfinite(audio).all():  # the spectrum says why
                 audio = None
@@ -69,7 +75,7 @@ class Network:
         for span in spans:
             rows = slice(row, row := row + span.frames.batch)
             if audio is not None:
-                yield Spectrum(span, audio[rows, : self._samples(span.frames.length)], is_audio=True)
+                yield Spectrum(span, None, audio[rows, : self._samples(span.frames.length)])
             else:
                 assert spectrum is not None
                 yield Spectrum(span, spectrum[rows, span.start - span.first : span.stop - span.first])
@@ -86,7 +92,7 @@ class Network:
         return self._as_complex(spectrum)
 
     def audio(self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None) -> Float:
-        """Features (B, C, T) -> audio (B, samples), if ``has_istft``; not clipped, and perhaps not finite.
+        """Features (B, C, T) -> audio (B, samples), if ``makes_audio``; not clipped, and perhaps not finite.
 
         ``lengths``: as ``spectrum`` takes them; the audio of an item ends with its last frame, and zeros are after it.
         """

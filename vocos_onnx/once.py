@@ -12,7 +12,7 @@ _warned: set[str] = set()
 
 def warn_once(kind: str, text: str) -> None:
     """One warning of a kind in a process, at the line outside of the package that has called it."""
-    if not first(kind):
+    if not first_time(kind):
         return
     level, frame = 1, sys._getframe()
     package = __name__.partition(".")[0]
@@ -21,14 +21,14 @@ def warn_once(kind: str, text: str) -> None:
     warnings.warn(text, stacklevel=level)
 
 
-def first(kind: str) -> bool:
-    """Whether it is the first time in this process that this is asked for the kind."""
+def first_time(kind: str) -> bool:
+    """Whether this is the first call for that kind in this process."""
     with _lock:
         new = kind not in _warned
         _warned.add(kind)
     return new
 
 
-def was_given(kind: str) -> bool:
-    """Whether the warning of that kind has been given already."""
+def has_warned(kind: str) -> bool:
+    """Whether a warning of that kind has been given."""
     return kind in _warned

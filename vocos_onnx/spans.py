@@ -13,6 +13,7 @@ from .arrays import Float
 from .frames import Frames
 
 LONGEST = 1500  # frames of a span, 20 s at 75 frames/s: memory does not grow with the length of the input
+MOST = 64 * LONGEST  # frames of a batch, with those that fill up its shorter rows: nor with the number of items
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +41,14 @@ class Span:
 class Spectrum:
     """What the network makes of a span.
 
-    values: of the frames that are wanted: complex64 (B, T, n_fft/2 + 1), from an IMDCT head float32 (B, T, n_fft/2).
-    If ``is_audio``, they are what the inverse transform in the graph makes of all of its item, float32 (B, samples).
+    values: of the wanted frames, complex64 (B, T, n_fft/2 + 1), from an IMDCT head float32 (B, T, n_fft/2); None if the
+        inverse transform is in the graph.
+    audio: what that makes of the span, which is a whole item, float32 (B, samples); else None.
     """
 
     span: Span
-    values: npt.NDArray[Any]
-    is_audio: bool = False
+    values: npt.NDArray[Any] | None
+    audio: Float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,26 @@ class Plan:
     together: bool
 
     def batches(self, items: Sequence[Frames]) -> Iterator[list[Span]]:
-        """The spans of all items, those of one call of the network together. The spans of an item come in order."""
-        alone = list(enumerate(items))
-        if self.together and self.reach and len(items) > 1:
-            alone = [(i, frames) for i, frames in alone if frames.length > LONGEST]
-            short = [(i, frames) for i, frames in enumerate(items) if frames.length <= LONGEST]
-            for bandwidth_id in dict.fromkeys(frames.bandwidth_id for _, frames in short):
-                yield [_whole(i, frames) for i, frames in short if frames.bandwidth_id == bandwidth_id]
-        for i, frames in alone:
-            for span in self._cut(i, frames):
-                yield [span]
+        """The spans of all items, those of one call of the network together; those of an item follow one another."""
+        together = self.together and self.reach > 0
+        short = [i for i, frames in enumerate(items) if together and frames.length <= LONGEST]
+        # of one bandwidth id in a batch, and of similar lengths, so that little is filled up
+        short.sort(key=lambda i: (items[i].bandwidth_id or 0, items[i].length))
+        batch: list[Span] = []
+        for i in short:
+            span = Span(i, items[i], 0, items[i].length, 0, items[i].length)
+            same = not batch or batch[0].frames.bandwidth_id == span.frames.bandwidth_id
+            rows = sum(other.frames.batch for other in batch) + span.frames.batch
+            if batch and not (same and rows * span.stop <= MOST):  # it is the longest, and so many frames has each row
+                yield batch
+                batch = []
+            batch.append(span)
+        if batch:
+            yield batch
+        for i, frames in enumerate(items):
+            if not together or frames.length > LONGEST:
+                for span in self._cut(i, frames):
+                    yield [span]
 
     def _cut(self, item: int, frames: Frames) -> Iterator[Span]:
         """Spans of nearly equal length, the fewest of up to LONGEST frames."""
@@ -80,10 +92,6 @@ class Plan:
         for i in range(count):
             start, stop = i * length // count, (i + 1) * length // count
             yield Span(item, frames, start, stop, max(0, start - self.reach), min(length, stop + self.reach))
-
-
-def _whole(item: int, frames: Frames) -> Span:
-    return Span(item, frames, 0, frames.length, 0, frames.length)
 
 
 def stacked(spans: Sequence[Span]) -> tuple[Float, list[int] | None]:

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from .arrays import EncodecFrames, Float
 from .frames import Reader
 from .inverse import Inverse
 from .messages import first_line
-from .network import Network
+from .network import Network, State
 from .spans import LONGEST
 
 _TWO_THREADS = (
@@ -36,37 +36,36 @@ class Decoder:
     """
 
     def __init__(self, network: Network, inverse: Inverse, bandwidth_id: int | None, lookahead: int):
-        self._network, self._bandwidth_id = network, bandwidth_id
-        self._late = network.reach  # frames by which a spectrum is later than its features
-        self._unseen = network.reach - lookahead  # frames of the network's look-ahead that are not waited for
+        self._network, self._bandwidth_id, self._lookahead = network, bandwidth_id, lookahead
         self._state = network.start(1)
         self._overlap_add = inverse.overlap_add()
         self._frames_in = self._frames_out = 0
 
     def push(self, features: Float) -> Float:
         """Features (1, C, t) of the next frames -> the samples (n,) that are complete with them, n >= 0."""
+        reach = self._network.reach  # and so many frames is a spectrum late
         spectrum, self._state = self._step(features, None)
-        blocks = [self._emit(spectrum, self._frames_in - self._late)]
+        blocks = [self._emit(spectrum, self._frames_in - reach)]
         self._frames_in += features.shape[2]
-        if self._unseen and self._frames_in > self._late - self._unseen:
+        if self._lookahead < reach and self._frames_in > self._lookahead:
             # as if the sequence ended here, and without keeping the state
-            spectrum, _ = self._step(self._zeros(self._unseen), self._frames_in)
-            blocks.append(self._emit(spectrum, self._frames_in - self._late))
+            spectrum, _ = self._step(self._zeros(reach - self._lookahead), self._frames_in)
+            blocks.append(self._emit(spectrum, self._frames_in - reach))
         return np.concatenate(blocks)
 
     def finish(self) -> Float:
         """The samples (n,) that are left when no frame follows."""
         if not self._frames_in:
             return np.zeros(0, np.float32)
-        spectrum, _ = self._step(self._zeros(self._late), self._frames_in)
-        block = self._emit(spectrum, self._frames_in - self._late)
+        spectrum, _ = self._step(self._zeros(self._network.reach), self._frames_in)
+        block = self._emit(spectrum, self._frames_in - self._network.reach)
         rest: Float = np.concatenate([block, self._overlap_add.finish()[0]])
         return rest
 
-    def _step(self, features: Float, end: int | None) -> tuple[npt.NDArray[np.generic], dict[str, object]]:
+    def _step(self, features: Float, end: int | None) -> tuple[npt.NDArray[Any], State]:
         return self._network.step(features, self._bandwidth_id, self._state, self._frames_in, end)
 
-    def _emit(self, spectrum: npt.NDArray[np.generic], first: int) -> Float:
+    def _emit(self, spectrum: npt.NDArray[Any], first: int) -> Float:
         """The audio (n,) of a spectrum (1, t, F) of frames from ``first`` on, without those that are emitted already.
 
         ``first`` is negative at the start of the sequence, since frames before its first have no meaning.
@@ -105,18 +104,16 @@ class Stream:
         bandwidth_id: int | None,
         lookahead: int,
         *,
-        judged: bool = True,
+        check_mels: bool = True,
     ):
         self._reader, self._network, self._inverse = reader, network, inverse
-        self._bandwidth_id, self._lookahead, self._judged = bandwidth_id, lookahead, judged
+        self._bandwidth_id, self._lookahead, self._check_mels = bandwidth_id, lookahead, check_mels
         self._lock = threading.Lock()
-        self._unfinished: weakref.ref[Generator[Float, None, None]] | None = (
-            None  # what push_blocks gave, while it runs
-        )
+        self._unfinished: weakref.ref[Generator[Float, None, None]] | None = None  # of push_blocks, while it runs
         self._start()
 
     def _start(self) -> None:
-        self._judge = self._reader.judge(one_sequence=True) if self._judged else None
+        self._mel_check = self._reader.mel_check(one_sequence=True) if self._check_mels else None
         self._decoder: Decoder | None = None
         self._kind = self._failure = ""
         self._ended = False
@@ -126,7 +123,7 @@ class Stream:
 
         Args:
             tokens_or_features: tokens (K, t) or features (C, t), as ``decode`` takes them; of the same kind and, of
-                tokens, with the same number of codebooks in every chunk. An empty one, t = 0, gives no audio.
+                tokens, with the same number of codebooks in every chunk. An empty array (n, 0) of any kind is ignored.
 
         Returns:
             The audio (samples,) in float32 that is complete with it; nothing at first, while the network has not seen
@@ -137,39 +134,35 @@ class Stream:
                 ``reset``, after an error of any kind, since audio after a missing chunk would be shifted in time.
             RuntimeError: another thread is pushing, or an iterator of ``push_blocks`` is not at its end.
         """
-        return np.concatenate(list(self._push_blocks(tokens_or_features, [None])))
+        return np.concatenate([np.zeros(0, np.float32), *self.push_blocks(tokens_or_features)])
 
     def push_blocks(self, tokens_or_features: npt.ArrayLike | EncodecFrames) -> Iterator[Float]:
         """As ``push``, but the audio of a long chunk is emitted some seconds at a time.
 
-        Raises as ``push``, at once for a chunk that is refused. The iterator is to be exhausted before anything else is
-        done with the stream: until then that raises RuntimeError. If it is dropped before its end, never begun too, the
-        stream refuses what follows.
+        Raises as ``push``, at the call if the chunk is at fault. The iterator must be exhausted before the stream is
+        used again: until then every other method but ``reset`` raises RuntimeError. An iterator that is dropped before
+        its end, even before its first block, stops the stream, as an error does.
         """
-        own: list[weakref.ref[Generator[Float, None, None]] | None] = []
-        blocks = self._push_blocks(tokens_or_features, own)
-        own.append(weakref.ref(blocks))
+        blocks = self._push_blocks(tokens_or_features)
         next(blocks)  # so that the chunk has its place before those that are pushed later
+        self._unfinished = weakref.ref(blocks)
         return blocks
 
-    def _push_blocks(
-        self, chunk: npt.ArrayLike | EncodecFrames, own: list[weakref.ref[Generator[Float, None, None]] | None]
-    ) -> Generator[Float, None, None]:
+    def _push_blocks(self, chunk: npt.ArrayLike | EncodecFrames) -> Generator[Float, None, None]:
         with self._alone():
-            self._unfinished = own[0]
-            frames = self._reader.read_chunk(chunk, self._bandwidth_id, self._judge)
-            if not frames.length:
-                yield np.zeros(0, np.float32)
-                return
-            if self._decoder is None:
-                self._decoder = Decoder(self._network, self._inverse, frames.bandwidth_id, self._lookahead)
-                self._kind = frames.kind
-            elif frames.kind != self._kind:
-                raise ValueError(
-                    f"this chunk is {frames.kind}, and those before it were {self._kind}: decode them in two streams"
-                )
+            frames = self._reader.read_chunk(chunk, self._bandwidth_id, self._mel_check)
+            if frames.length:
+                if self._decoder is None:
+                    self._decoder = Decoder(self._network, self._inverse, frames.bandwidth_id, self._lookahead)
+                    self._kind = frames.kind
+                elif frames.kind != self._kind:
+                    raise ValueError(
+                        f"this chunk is {frames.kind}, and those before it were {self._kind}: decode them in two "
+                        "streams"
+                    )
             yield np.zeros(0, np.float32)  # the chunk is taken, and nothing else may come before it
             for start in range(0, frames.length, LONGEST):  # so that memory does not grow with the chunk
+                assert self._decoder is not None
                 yield self._decoder.push(frames.features(start, min(start + LONGEST, frames.length)))
 
     def flush(self) -> Float:

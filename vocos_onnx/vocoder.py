@@ -1,22 +1,22 @@
-"""The story: tokens or features -> frames -> spans -> spectra -> audio; of a recording, its analysis comes first."""
+"""Decoding: tokens or features -> frames -> spans -> spectra -> audio; a recording is analysed first."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from .analysis import Encoder, analysis_of
-from .arrays import Array, EncodecFrames, Float, as_array
-from .bandwidths import read_integer
+from .analysis import EncoderOrPath, analysis_of
+from .arrays import Array, EncodecFrames, Float, Progress, as_array
 from .dsp.mel import CHUNK
-from .frames import Given, reader_of
+from .frames import Given, Layout, reader_of
 from .inverse import Inverse
 from .io.samples import check_audio
 from .io.tokens import Tokens
+from .limits import read_integer
 from .messages import shown
 from .model.bundled import CODEC
 from .model.config import METADATA_KEY, ModelConfig
@@ -27,7 +27,6 @@ from .network import Network
 from .spans import Plan
 from .streams import Stream
 
-Layout = Literal["kbt", "bkt"]
 Ragged = Sequence[Array]
 Nested = Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
 
@@ -39,9 +38,9 @@ class VocosONNX:
         model: path of a file that ``vocos-onnx export`` wrote, or the name of a bundled one: "vocos-codec-24khz" (the
             default) or "vocos-mel-24khz-small". A checkpoint, or its id on the Hugging Face hub, is converted first:
             ``vocos-onnx export charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx``.
-        providers: execution providers: "cuda", "cpu", names or (name, options) pairs as onnxruntime takes them. What is
-            asked for is used, or there is an error. By default CUDA where it works, else the CPU, which the logger
-            "vocos_onnx" says at INFO; ``providers`` of the object says it too.
+        providers: execution providers: "cuda", "cpu", names or (name, options) pairs as onnxruntime takes them. A
+            provider that is asked for is used, or an error is raised. By default CUDA if it works, else the CPU; the
+            logger "vocos_onnx" reports it at INFO, and ``providers`` of the object returns it.
         threads: threads of one call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
         encoder: what makes tokens of audio when the object is called: an EncodecONNX, or the path of a file that
             ``vocos-onnx export-encodec`` wrote. The bundled codec has its own, which is loaded when it is needed.
@@ -72,7 +71,7 @@ class VocosONNX:
         *,
         providers: Sequence[Provider] | None = None,
         threads: int | None = None,
-        encoder: Encoder | None = None,
+        encoder: EncoderOrPath | None = None,
     ):
         path = CODEC if model is None else model
         options: dict[str, Any] = {"providers": providers, "threads": threads}
@@ -137,8 +136,8 @@ class VocosONNX:
         *,
         bandwidth: float | None = None,
         bandwidth_id: Any = None,
-        encoder: Encoder | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        encoder: EncoderOrPath | None = None,
+        progress: Progress | None = None,
     ) -> Float:
         """Copy-synthesis: audio through tokens (encodec models) or mels (mel models), and back.
 
@@ -162,8 +161,8 @@ class VocosONNX:
                 is missing, or whose codebooks are not those of the model.
         """
         check_audio(audio, sample_rate)
-        frames, index = self._analysis.analyse(audio, sample_rate, bandwidth, bandwidth_id, encoder, progress)
-        decoded = self._decode(self._reader.read(frames, index, "kbt", judged=False))
+        given, index = self._analysis.analyse(audio, sample_rate, bandwidth, bandwidth_id, encoder, progress)
+        decoded = self._decode(self._reader.read(given, index, "kbt", check_mels=False))
         assert not isinstance(decoded, list)
         return decoded
 
@@ -174,11 +173,11 @@ class VocosONNX:
         *,
         bandwidth: float | None = None,
         bandwidth_id: Any = None,
-        encoder: Encoder | None = None,
+        encoder: EncoderOrPath | None = None,
         lookahead: int | None = None,
         chunk: int | None = None,
     ) -> Iterator[Float]:
-        """Copy-synthesis while the audio comes in: in all what calling the object gives for the blocks in one piece.
+        """Copy-synthesis while the audio comes in: joined, what calling the object returns for the joined blocks.
 
         Args:
             blocks: (n,) each, of one recording; ``load_blocks`` reads a file so.
@@ -187,24 +186,30 @@ class VocosONNX:
             chunk: frames that go through the networks at once, by default some seconds; as ``encode_stream`` takes it.
 
         Returns:
-            An iterator of the audio (n,) as it becomes complete. Memory does not grow with the length, unless the
-            model has a VocosResNetBackbone: then all of it comes at the end.
+            An iterator of the audio (n,) as it becomes complete; of no samples, it is empty. Memory does not grow with
+            the length, unless the model has a VocosResNetBackbone: then all audio is emitted at the end.
 
         Raises:
             ValueError: as when the object is called; as ``stream`` and ``encode_stream``.
         """
         chunks, index = self._analysis.stream(blocks, sample_rate, bandwidth, bandwidth_id, encoder, chunk)
-        if self.network.reach:
-            return _decoded(chunks, self._stream(index, lookahead, judged=False))
-        whole = self._reader.read(np.concatenate(list(chunks), axis=1), index, "kbt", judged=False)
-        return iter(self._decode(Given(whole.items, is_list=True)))
+        if self.network.is_streamable:
+            return _stream_through(chunks, self._stream(index, lookahead, check_mels=False))
+        return self._decode_at_the_end(chunks, index)
+
+    def _decode_at_the_end(self, chunks: Iterator[npt.NDArray[Any]], bandwidth_id: int | None) -> Iterator[Float]:
+        if whole := list(chunks):
+            given = self._reader.read(np.concatenate(whole, axis=1), bandwidth_id, "kbt", check_mels=False)
+            decoded = self._decode(given)
+            assert not isinstance(decoded, list)
+            yield decoded
 
     def features(self, audio: npt.ArrayLike, sample_rate: int) -> Float:
         """Audio (N,) or (B, N) to the log-mel features (C, T) or (B, C, T) that this mel model decodes.
 
-        With the settings of ``config.mel``, as the model was trained with; see ``mel.log_mel`` for the formula. Of N
-        samples at the model's rate, T is 1 + N // hop_length with ``center`` padding and N // hop_length with ``same``.
-        Audio of another ``sample_rate`` is resampled.
+        They have the settings of ``config.mel``, with which the model was trained; ``dsp.mel.log_mel`` has the formula.
+        Of N samples at the model's rate, T is 1 + N // hop_length with ``center`` padding, and N // hop_length with
+        ``same``. Audio of another ``sample_rate`` is resampled.
 
         Raises:
             ValueError: an encodec model; audio as ``EncodecONNX.encode`` refuses it, or too short to be padded by
@@ -215,7 +220,7 @@ class VocosONNX:
     def features_stream(
         self, blocks: Iterable[npt.ArrayLike], sample_rate: int, *, chunk: int = CHUNK
     ) -> Iterator[Float]:
-        """Log-mels (C, t) while the audio comes in: in all what ``features`` gives for the blocks (n,) in one piece.
+        """Log-mels (C, t) while the audio comes in: joined, what ``features`` returns for the joined blocks (n,).
 
         ``chunk`` frames are computed at once. Raises as ``features``, and ValueError for blocks of another shape.
         """
@@ -252,8 +257,8 @@ class VocosONNX:
         """Tokens or features to audio.
 
         A list of arrays (K, T) or (C, T) of different lengths gives a list: the audio of each as if it were alone. On
-        CUDA those of up to 1,500 frames are one batch for each bandwidth. Memory beyond the input and the audio does
-        not grow with the length.
+        CUDA, those of up to 1,500 frames go through the network in batches. Memory beyond the input and the audio does
+        not grow with the length, except for a VocosResNetBackbone, which sees all of an input at once.
 
         Integers are tokens, floats are features. Anything that numpy can read is accepted, and torch tensors of any
         device. bfloat16 and floats of 8 bits, of torch or ml_dtypes, become float32.
@@ -277,15 +282,16 @@ class VocosONNX:
             (T - 1)·hop_length, so that there one frame gives none.
 
         Raises:
-            ValueError: tokens that are not integers of 0 ... 1023 in one of these shapes, or given to a mel model;
-                features of another channel count or with NaN or infinity; an array of another type, masked values, or
-                what is no array, as a path; an id out of range, missing where the network needs one, or given where it
-                takes none; ``Tokens`` of another codec. The message names the value, the allowed range and the remedy.
+            ValueError: tokens that are not integers from 0 to codebook_size - 1 in one of these shapes, or given to a
+                mel model; features of another channel count or with NaN or infinity; an array of another type, masked
+                values, or what is no array, such as a path; an id out of range, missing where the network needs one, or
+                given where it takes none; ``Tokens`` of another codec; an unknown layout. The message names the value,
+                the allowed range and the remedy.
             FloatingPointError: the audio would not be finite; the message says which stage made it so.
-            RuntimeError: onnxruntime failed, as of a damaged model file that it loads none the less.
+            RuntimeError: onnxruntime failed, for example because the model file is damaged.
             MemoryError: there is not enough.
         """
-        condition = self._reader.bandwidths.condition(bandwidth, bandwidth_id)
+        condition = self._reader.bandwidths.requested_id(bandwidth, bandwidth_id)
         return self._decode(self._reader.read(tokens_or_features, condition, layout))
 
     def _decode(self, given: Given) -> Float | list[Float]:
@@ -300,29 +306,30 @@ class VocosONNX:
         Args:
             bandwidth_id: as ``decode`` takes it; tokens may imply it, features never do.
             bandwidth: the same in kbps.
-            lookahead: frames that must have come after one for it to come out. By default, and at most, as many as the
-                network sees ahead (``delay``, 27 frames or 360 ms for the official models), so that the audio is that
-                of ``decode``. With fewer it comes earlier, is not exactly that, and costs more: README has by how much.
+            lookahead: frames that must follow a frame before its audio is emitted. By default, and at most, as many as
+                the network sees ahead (``delay``, 27 frames or 360 ms for the official models), so that the audio is
+                that of ``decode``. With fewer, audio is emitted earlier, is not exactly that, and costs more; the
+                README lists by how much.
 
         Returns:
-            A ``Stream``. Beside the network, samples wait for the frames that overlap them: n_fft - hop_length of them.
+            A ``Stream``. Beyond the look-ahead, n_fft - hop_length samples wait for the frames that overlap them.
 
         Raises:
             ValueError: lookahead outside 0 ... ``delay``; a bandwidth_id as ``decode`` refuses it; a model whose
                 backbone cannot be streamed (VocosResNetBackbone).
         """
-        return self._stream(self._reader.bandwidths.condition(bandwidth, bandwidth_id), lookahead)
+        return self._stream(self._reader.bandwidths.requested_id(bandwidth, bandwidth_id), lookahead)
 
-    def _stream(self, bandwidth_id: Any, lookahead: int | None, *, judged: bool = True) -> Stream:
+    def _stream(self, bandwidth_id: Any, lookahead: int | None, *, check_mels: bool = True) -> Stream:
         reach = self.network.reach
-        if not reach:
+        if not self.network.is_streamable:
             raise ValueError("this model has a VocosResNetBackbone, which cannot be streamed: use decode")
         if lookahead is None:
             lookahead = reach
         lookahead = read_integer("lookahead", lookahead, 0, reach, "frames; by default all that the network sees")
         if bandwidth_id is not None:
-            bandwidth_id = self._reader.bandwidths.check(bandwidth_id)
-        return Stream(self._reader, self.network, self._inverse, bandwidth_id, lookahead, judged=judged)
+            bandwidth_id = self._reader.bandwidths.checked_id(bandwidth_id)
+        return Stream(self._reader, self.network, self._inverse, bandwidth_id, lookahead, check_mels=check_mels)
 
     def decode_stream(
         self,
@@ -345,11 +352,11 @@ class VocosONNX:
                 f"chunks is one array of shape {np.asarray(chunks).shape}, expected an iterable of chunks (K, t) or "
                 "(C, t): pass [array], or use decode"
             )
-        return _decoded(chunks, self.stream(bandwidth_id, bandwidth=bandwidth, lookahead=lookahead))
+        return _stream_through(chunks, self.stream(bandwidth_id, bandwidth=bandwidth, lookahead=lookahead))
 
     @property
     def delay(self) -> int:
-        """Frames that the network sees ahead, and a stream is late by; 0 where it cannot be streamed."""
+        """Frames that the network sees ahead: the default and largest ``lookahead`` of a stream; 0 if it has none."""
         return self.network.reach
 
     def codes_to_features(self, tokens: Array | Nested, *, layout: Layout = "kbt") -> Float:
@@ -391,7 +398,7 @@ class VocosONNX:
         return list(self.network.providers)
 
 
-def _decoded(chunks: Iterable[npt.ArrayLike | EncodecFrames], stream: Stream) -> Iterator[Float]:
+def _stream_through(chunks: Iterable[npt.ArrayLike | EncodecFrames], stream: Stream) -> Iterator[Float]:
     for chunk in chunks:
         for audio in stream.push_blocks(chunk):
             if audio.size:

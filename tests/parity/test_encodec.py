@@ -30,14 +30,15 @@ with warnings.catch_warnings():
     import encodec
     from transformers import EncodecConfig, EncodecModel
 
-import vocos_onnx.encoder as runtime
 import vocos_onnx_export.encodec as export_module
 import vocos_onnx_train
 from tests.parity import upstream
 from tests.parity.hub import Hub, in_a_process
 from tests.parity.malice import Payload, zipped
 from vocos_onnx import EncodecONNX, EncoderConfig, VocosONNX, load_audio
+from vocos_onnx import encoder_network as runtime
 from vocos_onnx.dsp.quantizer import fingerprints
+from vocos_onnx.dsp.stft import stft
 from vocos_onnx.model.bundled import default_model
 from vocos_onnx_export import CheckpointError, export, export_encodec, modules, seanet, seanet_graph
 from vocos_onnx_export.graph import attach_metadata
@@ -1112,7 +1113,6 @@ def test_verification_of_a_trained_encoder_that_fails(
     name: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name == "stft":
-        stft = runtime.stft  # type: ignore[attr-defined]
         monkeypatch.setattr(runtime, "stft", lambda *args: stft(*args).conj())
     else:
         monkeypatch.setattr(modules.STFTEncoder, "context", property(lambda self: 3))

@@ -173,7 +173,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     checkpoint = save(build(SMALL["tiny"]), SMALL["tiny"], tmp_path / "tiny")
     output = tmp_path / "m.onnx"
     assert main(["export", str(checkpoint), "-o", str(output), "--istft", "graph"]) == 0
-    assert VocosONNX(output).network.has_istft
+    assert VocosONNX(output).network.makes_audio
     assert main(["info", str(output)]) == 0
     assert "inverse STFT: in the graph" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"istft is 'torch', expected one of numpy, graph"):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import DATA
 from vocos_onnx import EncodecONNX, VocosONNX
-from vocos_onnx.dsp.stft import check_finite
+from vocos_onnx.inverse import check_finite
 
 
 @pytest.mark.parametrize("name", ["encodec", "encodec-int8"])

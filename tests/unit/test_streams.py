@@ -15,11 +15,12 @@ import pytest
 
 from tests.helpers import DATA, decode_together, imdct, istft
 from vocos_onnx import EncodecONNX, Tokens, VocosONNX
+from vocos_onnx.frames import Frames
 from vocos_onnx.inverse import IMDCT, ISTFT, OverlapAdd, Transform
 from vocos_onnx.model.cpus import available_cpus
 from vocos_onnx.model.providers import CUDA
 from vocos_onnx.model.session import Session
-from vocos_onnx.spans import Plan
+from vocos_onnx.spans import MOST, Plan, stacked
 
 NASTY = (1, 2, 3, 8, 9, 10, 17, 18, 19, 26, 27, 28, 53, 54, 55, 1000)
 STREAMED = ("encodec", "mel", "imdct-symexp", "encodec-int8", "mel-int8", "mel-istft")
@@ -165,6 +166,21 @@ def test_items_of_a_list_may_have_different_bandwidths() -> None:
     for decoded in (vocos.decode(items), decode_together(vocos, items)):
         for given, item in zip(decoded, items, strict=True):
             assert np.abs(given - vocos.decode(item)).max() <= 1e-6
+
+
+def test_batches_of_a_device_are_bounded() -> None:
+    """However many items there are; and a long one does not make the rows of many short ones as long."""
+    features = [np.zeros((1, 8, length), np.float32) for length in (*[10] * 3000, 1500, 700, 10)]
+    items = [Frames(item, None, i % 2, is_batch=False) for i, item in enumerate(features)]
+    seen = []
+    for batch in Plan(21, together=True).batches(items):
+        stack, lengths = stacked(batch)
+        assert len({span.frames.bandwidth_id for span in batch}) == 1
+        assert len(stack) * stack.shape[2] <= MOST
+        filled = sum(lengths) if lengths else len(stack) * stack.shape[2]
+        assert filled > 0.3 * len(stack) * stack.shape[2]
+        seen += [span.item for span in batch]
+    assert sorted(seen) == list(range(len(items)))
 
 
 def test_a_list_in_the_graph_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:

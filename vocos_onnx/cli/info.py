@@ -76,7 +76,7 @@ def _facts(path: Path, found: VocosONNX | EncodecONNX) -> dict[str, Any]:
     facts = {"kind": "model" if is_model else "encoder", "path": str(path), "bytes": path.stat().st_size}
     facts |= asdict(found.config)
     if isinstance(found, VocosONNX):
-        facts["istft_in_graph"] = found.network.has_istft
+        facts["istft_in_graph"] = found.network.makes_audio
     return facts
 
 

@@ -26,7 +26,7 @@ class AudioWindow:
         """How many recordings; known once there are samples."""
         return len(self._audio)
 
-    def reach(self, samples: int) -> int:
+    def read_until(self, samples: int) -> int:
         """Read until there are so many samples, or the end. Returns how many there are: fewer only at the end."""
         parts = [self._audio] if self._audio.size else []
         there = self._start + self._audio.shape[1]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vocos_onnx.arrays import Float
+from vocos_onnx.arrays import Float, Progress
 from vocos_onnx.limits import MAX_CHANNELS, MAX_N_FFT, check_overlap, read_size, require
 from vocos_onnx.messages import shown
 
@@ -84,13 +84,19 @@ HIFIGAN = MelFeatures(
 CHUNK = 1024  # frames transformed at once, so that memory does not grow with the length
 
 
-def log_mel(audio: npt.NDArray[np.floating[Any]], sample_rate: int, mel: MelFeatures) -> Float:
+def log_mel(
+    audio: npt.NDArray[np.floating[Any]],
+    sample_rate: int,
+    mel: MelFeatures,
+    progress: Progress | None = None,
+) -> Float:
     """Audio (B, N) at ``sample_rate`` -> log-mel spectrogram (B, n_mels, T), float32.
 
     ln(max(sqrt(|STFT|² + power_offset) · filterbank, clip)) of audio that is padded by reflection: with "center" by
     n_fft/2 on both sides, T = 1 + N // hop_length; with "same" by (n_fft - hop_length) // 2, T = N // hop_length where
     n_fft - hop_length is even. As vocos 0.1.0, ``feature_extractors.MelSpectrogramFeatures``, but computed in float64:
     float32 transforms, torch's too, are off by more than 1e-4 where a band is 80 dB under the frame's peak.
+    ``progress`` is called with the frames that are done, and those in all.
 
     Raises:
         ValueError: audio too short to be reflected, or for one frame.
@@ -101,6 +107,8 @@ def log_mel(audio: npt.NDArray[np.floating[Any]], sample_rate: int, mel: MelFeat
     for block in log_mel_blocks(AudioWindow([audio]), sample_rate, mel):
         features[:, :, done : done + block.shape[2]] = block
         done += block.shape[2]
+        if progress is not None:
+            progress(done, frames)
     return features
 
 
@@ -118,7 +126,7 @@ def log_mel_blocks(audio: AudioWindow, sample_rate: int, mel: MelFeatures, chunk
     bank = filterbank(sample_rate, mel)
     start = 0
     while True:
-        there = audio.reach((start + chunk) * hop + mel.n_fft)  # N, if the end has come
+        there = audio.read_until((start + chunk) * hop + mel.n_fft)  # N, if the end has come
         if start == 0 and there < (shortest := max(pad + 1, mel.n_fft - 2 * pad)):
             raise ValueError(
                 f"audio has {there} samples at {sample_rate} Hz, expected at least {shortest}: these mel "

@@ -17,7 +17,7 @@ from .audio_window import AudioWindow
 _REACH = 64  # zero crossings of the low-pass on each side
 _CUTOFF = 0.95  # of the lower rate's Nyquist frequency
 _BETA = 0.1102 * (100 - 8.7)  # of the Kaiser window, for 100 dB
-_POLYPHASE = 2048  # the largest factor that gets a filter of its own, of 128 taps each
+_MAX_PHASES = 2048  # the largest factor that gets a filter of its own, of 128 taps each
 _DEGREE = 10
 _BLOCK = 1 << 16  # samples of the higher rate, about, that are worked on at once
 
@@ -36,9 +36,9 @@ def resample(audio: Float, rate: int, to: int) -> Float:
     if rate == to:
         return audio
     up, down = _ratio(rate, to)
-    if max(up, down) > _POLYPHASE:
+    if max(up, down) > _MAX_PHASES:
         rows = np.asarray(audio, np.float32).reshape(-1, audio.shape[-1])
-        whole = np.concatenate([rows[:, :0], *_between([rows], up, down)], axis=1)
+        whole = np.concatenate([rows[:, :0], *_resample_polynomial([rows], up, down)], axis=1)
         return whole.reshape(*audio.shape[:-1], whole.shape[1])
     from scipy.signal import resample_poly  # a second to load: only where it is needed
 
@@ -60,14 +60,14 @@ def resample_blocks(blocks: Iterable[Float], rate: int, to: int) -> Iterator[Flo
         yield from blocks
         return
     up, down = _ratio(rate, to)
-    if max(up, down) > _POLYPHASE:
-        yield from _between(blocks, up, down)
+    if max(up, down) > _MAX_PHASES:
+        yield from _resample_polynomial(blocks, up, down)
         return
     context = -(-_REACH * max(up, down) // (up * down)) * down
     most = max(1, 4 * _BLOCK // max(up, down)) * down  # at once: blocks may be long, and become much longer
     window, start = AudioWindow(blocks), 0
     while True:
-        there = window.reach(start + down + context)
+        there = window.read_until(start + down + context)
         stop = start + min((there - start - context) // down * down, most)
         if stop <= start:  # the end
             stop = there
@@ -99,7 +99,7 @@ def _low_pass(factor: int) -> Float:
 
 @cache
 def _coefficients() -> Float:
-    """The low-pass between samples (128, 11): the polynomials of which _between speaks.
+    """The low-pass between samples (128, 11): see ``_resample_polynomial``.
 
     With time u in samples of the lower rate, the low-pass is p(u) = 0.95 sinc(0.95 u) kaiser(u / 64) for |u| ≤ 64.
     From one whole u to the next it is smooth, and its spectrum ends at half a cycle a sample, so that a polynomial
@@ -117,7 +117,7 @@ def _coefficients() -> Float:
     return np.linalg.solve(np.vander(nodes, increasing=True), values.T).T.astype(np.float32)
 
 
-def _between(blocks: Iterable[Float], up: int, down: int) -> Iterator[Float]:
+def _resample_polynomial(blocks: Iterable[Float], up: int, down: int) -> Iterator[Float]:
     """Resample by up / down, any two integers (Farrow 1988, "A continuously variable digital delay element").
 
     Sample n of the input x and m of the output y are at the times n · down^-1 and m · up^-1 of a common clock. On the
@@ -140,7 +140,7 @@ def _between(blocks: Iterable[Float], up: int, down: int) -> Iterator[Float]:
     window, m = AudioWindow(blocks), 0
     while True:
         first, last = max(0, m * down // up - reach), (m + step) * down // up + reach + 1
-        there = window.reach(last)
+        there = window.read_until(last)
         end = min(m + step, -(-there * up // down))  # outputs whose position is within the input
         if end > m:
             yield work(window.cut(first, last), first, m, end, up, down)

@@ -84,8 +84,8 @@ def _hann(n_fft: int) -> npt.NDArray[np.float64]:
     return window
 
 
-def overlap_add(frames: npt.NDArray[Any], hop_length: int, trim: int = 0) -> Float:
-    """Frames (B, T, n_fft), laid hop_length apart and summed: (B, (T - 1)·hop_length + n_fft - 2·trim) float32.
+def overlap_add(frames: npt.NDArray[Any], hop_length: int) -> Float:
+    """Frames (B, T, n_fft), laid hop_length apart and summed: (B, (T - 1)·hop_length + n_fft) float32.
 
     Frame t is added to the samples t·hop + i, 0 <= i < n_fft. With i = j·hop + k, 0 <= k < hop, that is the sample
     (t + j)·hop + k: seen as rows of one hop, part j of frame t is added to row t + j. So part j of all frames is
@@ -97,24 +97,4 @@ def overlap_add(frames: npt.NDArray[Any], hop_length: int, trim: int = 0) -> Flo
     for j in range(parts):
         part = frames[:, :, j * hop_length : (j + 1) * hop_length]
         rows[:, j : j + count, : part.shape[2]] += part  # the last part may be shorter than a hop
-    length = (count - 1) * hop_length + n_fft
-    return rows.reshape(batch, -1)[:, trim : length - trim]
-
-
-def check_finite(audio: Float, spectrum: npt.NDArray[Any], first: int = 0) -> None:
-    """Raises FloatingPointError if the audio is not finite; the message says which stage made it so.
-
-    ``first``: the number of the spectrum's first frame in its sequence.
-    """
-    if np.isfinite(audio).all():
-        return
-    bad = ~np.isfinite(spectrum).all(axis=-1)
-    if bad.any():
-        item, frame = (int(i) for i in np.argwhere(bad)[0])
-        raise FloatingPointError(
-            f"the network gave NaN or infinity in {bad.sum()} of {bad.size} frames, first in frame {first + frame} of "
-            f"item {item}: its weights are damaged, or its input is far from what it was trained with"
-        )
-    raise FloatingPointError(
-        f"the inverse transform overflowed: the spectrum reaches {np.abs(spectrum).max():.2g}, and audio is within 1"
-    )
+    return rows.reshape(batch, -1)[:, : (count - 1) * hop_length + n_fft]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vocos_onnx.arrays import Float, as_array, check_order, masked
+from vocos_onnx.arrays import Float, as_array, check_order, count_masked
 from vocos_onnx.dsp.resample import resample, resample_blocks
 from vocos_onnx.limits import MAX_RATE
 from vocos_onnx.messages import in_python, shown
@@ -76,7 +76,7 @@ def as_samples(audio: Any, rate: int, blockwise: str = "resynth_stream or encode
     if isinstance(audio, Mapping | Set) or audio is None:
         raise ValueError(f"audio is {_kind(audio)}, {expected}")
     for each in audio if isinstance(audio, list | tuple) else [audio]:
-        if count := masked(each):
+        if count := count_masked(each):
             raise ValueError(
                 f"audio has {count} masked samples, which have no value; pass audio.filled(0) to "
                 "have silence in their place"

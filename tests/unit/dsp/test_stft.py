@@ -97,7 +97,7 @@ def test_imdct_inverts_mdct() -> None:
 
 
 def test_overlap_add_of_ones_counts_frames() -> None:
-    assert overlap_add(np.ones((1, 4, 5)), 2, 0).tolist() == [[1, 1, 2, 2, 3, 2, 3, 2, 2, 1, 1]]
+    assert overlap_add(np.ones((1, 4, 5)), 2).tolist() == [[1, 1, 2, 2, 3, 2, 3, 2, 2, 1, 1]]
 
 
 def test_hann_window_is_periodic() -> None:

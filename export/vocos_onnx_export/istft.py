@@ -1,4 +1,4 @@
-"""The inverse transform as part of the graph, for devices where a spectrum takes longer to fetch than to transform."""
+"""The inverse transform in the graph, for devices from which a spectrum takes longer to fetch than to transform."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PREFIX = "istft"  # of the names of all its nodes and constants
 
 
 def add_istft(proto: onnx.ModelProto, config: ModelConfig) -> None:
-    """Give the graph the output "audio" (batch, samples): what the runtime makes of its spectrum, within rounding.
+    """Add the output "audio" (batch, samples): what the runtime makes of the graph's spectrum, within rounding.
 
-    It is not clipped: numbers that are not finite are to be seen. If the network has a state, all of it is in one If:
-    in the steps of a stream the spectrum is late and only a part of a sequence, and the audio is empty.
+    The audio is not clipped, so that values that are not finite stay visible. If the network has a state, the transform
+    is in one If: in a stream, a call returns a delayed part of the spectrum, and the audio is empty.
     """
     graph, inputs = proto.graph, [node.name for node in proto.graph.input]
     whole = GraphBuilder(f"{PREFIX}.whole")
@@ -43,9 +43,9 @@ def add_istft(proto: onnx.ModelProto, config: ModelConfig) -> None:
 def _inverse(g: GraphBuilder, config: ModelConfig, masked: bool) -> str:
     """Spectrum -> audio.
 
-    The transform of a frame is one matrix product, which every device is good at. As in ``dsp.stft`` the frames
-    are added a hop at a time, and divided by their squared windows; frames of an item that the mask leaves out do not
-    count in either.
+    The transform of a frame is one matrix product, which is fast on every device. As in ``dsp.stft``, the frames are
+    added a hop at a time and divided by their overlap-added squared windows. Frames that the mask leaves out count in
+    neither.
     """
     basis, weight = _basis(config)
     hops = -(-config.n_fft // config.hop_length)
@@ -62,13 +62,13 @@ def _inverse(g: GraphBuilder, config: ModelConfig, masked: bool) -> str:
     audio = _overlap_add(g, frames, config, hops)
     if config.head == "istft":
         weights = _overlap_add(g, g.op("Mul", inside, g.constant(weight)), config, hops)
-        tiny = g.constant(np.finfo(np.float32).tiny)  # where no frame is: 0 / tiny
+        tiny = g.constant(np.finfo(np.float32).tiny)  # where there is no frame: 0 / tiny
         audio = g.op("Div", audio, g.op("Max", weights, tiny))
     return audio
 
 
 def _basis(config: ModelConfig) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """The windowed frame (n_fft,) that each number of a spectrum alone becomes, and the squared window."""
+    """The windowed frame (n_fft,) for each value of a spectrum alone, and the squared window (zeros for an MDCT)."""
     bins = config.n_fft // 2
     if config.head == "istft":
         ones = np.eye(bins + 1)
@@ -91,9 +91,9 @@ def _overlap_add(g: GraphBuilder, frames: str, config: ModelConfig, hops: int) -
         rows     P - 1 - p  to  T + 2 (P - 1) - p,    the p-th from the end, or the end itself where p is 0;
         columns  p · hop_length  to  (p + 1) · hop_length.
 
-    The sum (B, T + P - 1, hop_length) is the audio row by row. It is P · hop_length - n_fft zeros longer than that of
-    frames of n_fft; those go from the end with what is trimmed there. (A trim of 0, which would take all, cannot be:
-    frames overlap.)
+    The sum (B, T + P - 1, hop_length) is the audio row by row. It ends with P · hop_length - n_fft zeros more than the
+    sum of frames of n_fft samples; these are cut off together with the trim. (The index of the end is never 0,
+    which would leave no audio: frames overlap, so the trim is at least 1.)
     """
     hop, n_fft = config.hop_length, config.n_fft
     trim = trim_of(n_fft, hop, config.padding)

@@ -1,10 +1,10 @@
 """A float32 .onnx -> the same network in int8, for CPUs, or in float16, for GPUs.
 
-int8: the matrix products, nine tenths of the work. Their left sides are outputs of layer norms and GELUs, whose ranges,
-measured once on real input, are fixed (8 bits, asymmetric): a frame has the same audio whatever else is decoded with
-it, and nothing is measured at run time. The weights have a scale for each column, and 7 bits: on CPUs without VNNI two
-products of 8 and 8 bits are added in 16, and saturate; those of 255 · 64 do not. Convolutions, layer norms, GELUs and
-the head's exp, sin and cos stay in float32.
+int8: the matrix products, nine tenths of the work. Their left sides are outputs of layer norms and GELUs, whose ranges
+are measured once on real input and then fixed (8 bits, asymmetric): the audio of a frame does not depend on what else
+is decoded with it, and nothing is measured at run time. The weights have 7 bits and a scale for each column: on CPUs
+without VNNI, two products of 8 and 8 bits are added in 16 bits and saturate; those of 255 · 64 do not. Convolutions,
+layer norms, GELUs and the head's exp, sin and cos stay in float32.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx.model.bundled import BUNDLED_CODEC, default_model, find_model
 from vocos_onnx.model.config import Quality
 from vocos_onnx.model.onnx_file import CODEBOOKS_NAME
+from vocos_onnx.model.providers import CPU
 
 from .graph import set_metadata
 from .istft import PREFIX
@@ -45,7 +46,7 @@ class Item:
 
 VARIANTS = ("int8", "float16")
 WEIGHT_LIMIT = 64  # 2 · 255 · 64 < 2**15
-MIN_SNR_DB = 10.0  # less is no copy of the original, but a mistake
+MIN_SNR_DB = 10.0  # below it something has gone wrong
 _MICROSOFT = "com.microsoft"
 
 
@@ -62,43 +63,44 @@ def quantize(
 
     Args:
         model: path of a file that ``export`` wrote, or the name of a bundled one.
-        output: path to write. Nothing is there, or what was there stays, unless the comparison passes.
+        output: path to write. Unless the comparison passes, nothing is written, and an existing file stays.
         precision: "int8" or "float16".
         calibration: tokens (K, T) or features (C, T) of real audio, as ``VocosONNX.decode`` takes them: the ranges of
-            int8 are measured on them, and the quality. By default, bundled speech: its mels, its tokens of the codec
-            there, or tokens of EnCodec 24 kHz.
-        overwrite: whether a file that exists is replaced.
+            int8 and the quality are measured on them. By default bundled speech, as mels, as tokens of the bundled
+            codec, or as tokens of EnCodec 24 kHz.
+        overwrite: whether an existing file is replaced.
         report: called with each line of the report.
 
-    Raises:
-        FileNotFoundError: there is no model, or no folder for the output.
-        FileExistsError: the output exists, and ``overwrite`` is false.
-        ValueError: the model has less than float32 already, or a VocosResNetBackbone (int8 only); ``precision`` is
-            neither of the two; the model cannot decode the calibration, or there is none for its codec.
-        CheckpointError: the SNR of the result against the original is less than 10 dB.
+    Returns:
+        The description in the file, with the measured quality.
 
-    Returns the description that is in the file, with the measured quality.
+    Raises:
+        FileNotFoundError: the model or the folder of the output does not exist.
+        FileExistsError: the output exists, and ``overwrite`` is false.
+        ValueError: the model is not in float32, or has a VocosResNetBackbone (int8 only); ``precision`` is neither of
+            the two; the model cannot decode the calibration, or none is bundled for its codec.
+        CheckpointError: the SNR of the result against the original is less than 10 dB.
 
     Example:
         >>> quantize("vocos.onnx", "vocos-int8.onnx").quality.snr_db
     """
     target = Target(output, overwrite=overwrite)
-    with target.staged() as written:
-        return convert(model, written, target, precision, calibration, report)
+    with target.staged() as staged:
+        return convert(model, staged, target, precision, calibration, report)
 
 
 def convert(
     model: str | os.PathLike[str],
-    written: Path,
+    staged: Path,
     target: Target,
     precision: str,
     calibration: Sequence[npt.ArrayLike] | None,
     report: Callable[[str], None],
 ) -> ModelConfig:
-    """Write a float32 model in another precision to ``written``, the staged file of ``target``; see ``quantize``."""
+    """Write a float32 model in another precision to ``staged``, the staged file of ``target``; see ``quantize``."""
     if precision not in VARIANTS:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(VARIANTS)}")
-    original = VocosONNX(model, providers=["CPUExecutionProvider"])
+    original = VocosONNX(model, providers=[CPU])
     if original.config.precision != "float32":
         raise ValueError(f"{model} is in {original.config.precision} already; take the float32 model")
     items = _items(original, calibration)
@@ -111,8 +113,8 @@ def convert(
         _to_float16(proto)
     config = replace(original.config, precision=precision, quality=Quality(0.0, None, 0.0))
     set_metadata(proto, config)
-    save(proto, written)
-    quality = _compare(VocosONNX(written, providers=["CPUExecutionProvider"]), items)
+    save(proto, staged)
+    quality = _compare(VocosONNX(staged, providers=[CPU]), items)
     pesq = "not measured (pip install pesq)" if quality.pesq_wb is None else f"{quality.pesq_wb:.2f} of 4.64"
     report(
         f"{precision} against float32, {quality.seconds:.0f} s of audio: SNR {quality.snr_db:.1f} dB, PESQ-WB {pesq}"
@@ -124,12 +126,12 @@ def convert(
         )
     config = replace(config, quality=quality)
     set_metadata(proto, config)
-    save(proto, written)
+    save(proto, staged)
     return config
 
 
 def _items(original: VocosONNX, calibration: Sequence[npt.ArrayLike] | None) -> list[Item]:
-    """The calibration, or the bundled speech, with every bandwidth id: ranges and quality are measured on it."""
+    """The calibration or the bundled speech with every bandwidth id; ranges and quality are measured on these."""
     config = original.config
     if calibration is None:
         given: list[npt.NDArray[Any]] = _bundled_speech(original)
@@ -146,7 +148,7 @@ def _items(original: VocosONNX, calibration: Sequence[npt.ArrayLike] | None) -> 
         for i in ids:
             is_tokens = np.issubdtype(array.dtype, np.integer)
             item = array[: counts[i]] if is_tokens and i is not None and i < len(counts) else array
-            items.append(Item(item, i, original.decode(item, i)))  # raises ValueError of what the model cannot decode
+            items.append(Item(item, i, original.decode(item, i)))  # raises ValueError if the model cannot decode it
     return items
 
 
@@ -154,7 +156,7 @@ def _bundled_speech(original: VocosONNX) -> list[npt.NDArray[Any]]:
     config, folder = original.config, default_model().parent
     speech = [_load(path)["tokens"] for path in sorted(folder.glob("speech_*.npz"))]
     if config.encodec is None:
-        codec = VocosONNX(providers=["CPUExecutionProvider"])
+        codec = VocosONNX(providers=[CPU])
         return [original.features(codec.decode(tokens), codec.sample_rate) for tokens in speech]
     if config.encodec.codec == BUNDLED_CODEC:
         return speech
@@ -217,15 +219,15 @@ def _to_int8(proto: onnx.ModelProto, original: VocosONNX, items: list[Item]) -> 
 def _ranges(
     proto: onnx.ModelProto, original: VocosONNX, items: list[Item], names: list[str]
 ) -> dict[str, tuple[float, float]]:
-    """The least and the greatest value of each of these tensors."""
+    """The minimum and the maximum of each of these tensors over all items, with 0 among them."""
     import onnxruntime
 
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)
     watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # it warns of the codebooks, which no node uses
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 3  # it warns about the codebooks, which no node uses
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=[CPU])
     ranges = {name: (0.0, 0.0) for name in names}
     for item in items:
         given = item.array
@@ -238,7 +240,7 @@ def _ranges(
 
 
 def _scale(low: float, high: float) -> tuple[float, int]:
-    """Scale and zero point of 8 bits for a range around 0."""
+    """Scale and zero point of 8 bits for a range that includes 0."""
     scale = max(high - low, 1e-12) / 255
     return scale, round(-low / scale)
 
@@ -247,9 +249,9 @@ def _to_float16(proto: onnx.ModelProto) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    # a phase of many radians has no digits left in float16, and exp overflows
+    # in float16 a phase of many radians has no precision left, and exp overflows
     head = _after(proto, "head.out")
-    # The converter would round every table of floats, used or not. The inverse transform is the head's.
+    # The converter would round every table of floats, used or not. The inverse transform belongs to the head.
     tables = [
         tensor for tensor in proto.graph.initializer if tensor.name == CODEBOOKS_NAME or tensor.name.startswith(PREFIX)
     ]
@@ -270,7 +272,7 @@ def _to_float16(proto: onnx.ModelProto) -> None:
 
 
 def _after(proto: onnx.ModelProto, name: str) -> list[str]:
-    """The names of the nodes after the one whose bias is called so, as far as they take of what it computes."""
+    """The names of the nodes that depend on the output of the node with the bias ``name``."""
     reached: set[str] = set()
     after = []
     for i, node in enumerate(proto.graph.node):

@@ -21,15 +21,15 @@ from .seanet import CausalConv, ResidualBlock, SEANetEncoder
 def seanet_graph(encoder: SEANetEncoder, config: EncoderConfig, codebooks: Tensor) -> onnx.ModelProto:
     """Audio (parts, batch, samples) -> embeddings (batch, frames, C) for any length.
 
-    A long recording goes through in spans. Each begins with ``context`` frames of audio before its own, at least
-    ``left_context`` unless it is the first, whose embeddings are left out: they are what the convolutions see before
-    its own frames. ``lstm`` and ``history`` (the last inputs of the last convolution) are the state that the span
-    before gave as ``next_lstm`` and ``next_history``, zeros at first. All spans but the last are whole frames.
+    A long recording goes through in spans. The first has a ``context`` of 0. Each later one begins with ``context``
+    frames of audio before its own, ``left_context`` or more, which the convolutions see and whose embeddings are left
+    out. ``lstm`` and ``history`` (the last inputs of the last convolution) are the state: zeros at first, and later
+    what the previous span returned as ``next_lstm`` and ``next_history``. All spans but the last are whole frames.
 
-    A span is given in parts, whose convolutions run side by side: with few channels onnxruntime's take no more than one
-    thread for each item of a batch. Part j begins ``step`` frames after part j - 1, and all are equally long, so that
-    they overlap: by the ``left_context`` frames that the convolutions see, and by one more, because the last frame
-    of a part may be incomplete. With one part, ``step`` has no effect.
+    A span is given in parts, whose convolutions run side by side: with few channels, onnxruntime's use no more than one
+    thread for each item of a batch. All parts are equally long, and part j begins ``step`` frames after part j - 1.
+    Neighbours overlap by at least ``left_context`` + 1 frames: those that the convolutions see, and one more because
+    the last frame of a part may be incomplete. A single part overlaps nothing, and its ``step`` has no effect.
     """
     g = SEANetGraph("encoder")
     parts, batch, samples = g.several("Split", g.op("Shape", "audio"), outputs=3, axis=0, num_outputs=3)
@@ -127,15 +127,15 @@ class SEANetGraph(GraphBuilder):
     def join(self, x: str, parts: str, batch: str, size: int, left: int) -> str:
         """Parts (parts · batch, size, 1, F) -> frames (batch, size, (parts - 1) · step + F).
 
-        Frame f of part j is frame j · step + f of the span. Its first ``left`` frames would see audio before the part,
-        which they are not given: they are padded, as is right at the start of a recording only. So of the P parts
+        Frame f of part j is frame j · step + f of the span. The first ``left`` frames of a part would see audio before
+        it, which is not there: they see padding instead, which is right only at the start of a recording. So of P parts
 
             part 0                gives its frames [0, left):              [0, left) of the span,
             parts 0 ... P - 2     give their frames [left, left + step):   [left + j · step, left + (j + 1) · step),
             part P - 1            gives its frames [left, F):              [left + (P - 1) · step, (P - 1) · step + F),
 
-        each of which ends where the next begins. Parts overlap by F - step >= left + 1 frames, so that the last frame
-        of a part, which its padding may have completed, is taken from the last part alone.
+        each of which ends where the next begins. Neighbours overlap by F - step >= left + 1 frames, so that the last
+        frame of a part, which its padding may have completed, is taken from the last part alone.
         """
         zero, one, minus_one = (self.constant([i]) for i in (0, 1, -1))
         channels, reach = self.constant([size]), self.constant([left])
@@ -144,9 +144,7 @@ class SEANetGraph(GraphBuilder):
 
         all_but_last = self.slice(x, 0, zero, minus_one)
         middle = self.slice(all_but_last, -1, reach, self.op("Add", reach, step))  # (P - 1, B, C, step)
-        # one part has no middle, and may have a step that is longer than the part: so the size that the slice has
-        size_of_step = self.op("Gather", self.op("Shape", middle), self.constant([3]))
-        frames = self.op("Mul", self.op("Sub", parts, one), size_of_step)
+        frames = self.op("Mul", self.op("Sub", parts, one), step)  # 0 of one part, whatever its step
         # (B, C, P - 1, step) in memory is (B, C, (P - 1) · step): one part after another
         middle = self.op("Transpose", middle, perm=[1, 2, 0, 3])
         middle = self.op("Reshape", middle, self.op("Concat", batch, channels, frames, axis=0), allowzero=1)

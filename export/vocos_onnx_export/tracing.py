@@ -16,7 +16,7 @@ from vocos_onnx.model.config import EncoderConfig, ModelConfig
 from .graph import OPSET, attach_metadata
 from .modules import STFTEncoder, Vocos, VocosBackbone, VocosResNetBackbone
 
-Axes = dict[int, object] | None  # of one input: the axes whose size may change from call to call
+Axes = dict[int, object] | None  # of one input: the axes whose size may differ between calls
 
 
 def fold_layer_scale(model: Vocos | STFTEncoder) -> None:
@@ -40,7 +40,7 @@ def fold_layer_scale(model: Vocos | STFTEncoder) -> None:
 def trace(model: Vocos, config: ModelConfig, codebooks: Tensor | None) -> onnx.ModelProto:
     """The graph of features (batch, C, frames) and a scalar bandwidth_id -> spectrum, for any batch and length.
 
-    Of a ``VocosBackbone`` it takes and gives a state too, see ``StatefulVocos``.
+    With a ``VocosBackbone`` the graph also takes and returns a state, see ``StatefulVocos``.
     """
     batch, frames, past = torch.export.Dim("batch"), torch.export.Dim("frames"), torch.export.Dim("past", max=6)
     inputs = {"features": torch.zeros(2, config.feature_channels, 50)}
@@ -61,19 +61,20 @@ def trace(model: Vocos, config: ModelConfig, codebooks: Tensor | None) -> onnx.M
 
 
 class StatefulVocos(torch.nn.Module):
-    """A Vocos whose convolutions take the frames on their left from the caller, so that a stream can go on from there.
+    """A Vocos whose convolutions take the frames on their left from the caller, so that a stream can continue.
 
-    Each convolution has 7 taps: it sees ``past`` (P frames), x (T frames) and 6 - P zeros, and gives T frames.
+    Each convolution has 7 taps: it sees ``past`` (P frames), x (T frames) and 6 - P zeros, and returns T frames.
 
     - P = 3, all zeros: the ordinary network, zero-padded by 3 frames on both sides.
-    - P = 6, the state: the last 6 frames that the same convolution saw in the call before. There are no zeros, and
+    - P = 6, the state: the last 6 frames that the same convolution saw in the previous call. There are no zeros, and
       output t is that of frame t - 3: each of the network's convolutions adds 3 frames to the delay of those before it.
 
-    A delay puts frames before the start and after the end of a sequence b. To convolution l those are zeros, as padding
-    would have made them: where mask[l, b] is 0.
+    Because of the delay, convolutions also see frames before the start and after the end of a sequence b. Convolution l
+    must see zeros there, as with padding: mask[l, b] is 0 for these frames.
 
-    Everything is (B, 1, T, C), an image of height 1 with the channels last: that is what the matrix products want, and
-    onnxruntime has faster convolutions in two dimensions than in one. Takes the Vocos over, and changes its kernels.
+    Everything is (B, 1, T, C), an image of height 1 with the channels last: the matrix products need this layout, and
+    onnxruntime has faster convolutions in two dimensions than in one. The Vocos that is passed is changed: its kernels
+    become two-dimensional.
     """
 
     def __init__(self, vocos: Vocos, backbone: VocosBackbone) -> None:
@@ -95,15 +96,15 @@ class StatefulVocos(torch.nn.Module):
             seen, next_past = _extend(past[i], x * mask[i], 2)
             state.append(next_past)
             y = block.norm(_convolve(block.dwconv, seen.permute(0, 3, 1, 2)), bandwidth_id)
-            assert block.gamma is None  # it is folded
+            assert block.gamma is None  # ``fold_layer_scale`` has folded it
             x = seen.narrow(2, 3, frames) + block.pwconv2(torch.nn.functional.gelu(block.pwconv1(y)))
         spectrum = self.head(backbone.final_layer_norm(x)[:, 0])
         return spectrum, next_features[:, :, 0], torch.stack(state)[:, :, 0]
 
 
 def _extend(past: Tensor, x: Tensor, time: int) -> tuple[Tensor, Tensor]:
-    """Past (P frames) and x (T) -> both and 6 - P zeros, joined on the axis of time; and the last 6 frames of that."""
-    # narrow, unlike slices, has lengths that the tracer can add up: it knows that each layer gives T frames
+    """Past (P frames), x (T) and 6 - P zeros, joined on the time axis; and the last 6 frames of these."""
+    # the tracer can add up the lengths of narrow, unlike those of slices: it knows that each layer returns T frames
     six = [6 if axis == time else size for axis, size in enumerate(past.shape)]
     zeros = torch.zeros(1, 1, 1, 1).expand(six).narrow(time, 0, 6 - past.shape[time])
     seen = torch.cat([past, x, zeros], dim=time)
@@ -138,7 +139,7 @@ def _trace(
 ) -> onnx.ModelProto:
     logger = logging.getLogger("torch.onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns of torchvision, which has no part in this
+    logger.setLevel(logging.ERROR)  # it warns about torchvision, which is not needed
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Audio files as the commands read, cut and write them."""
+"""How the commands read, cut and write audio files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .console import warn
 from .jobs import Job
 from .progress import Progress
 
-MADE_BY = "vocos-onnx"  # a comment in the audio files that are made here: they may be replaced, recordings may not
-LOUD = 2.0  # peak, of full scale 1, from which on the codec does not keep the level
+MADE_BY = "vocos-onnx"  # the comment in audio files written here: those may be replaced, recordings may not
+LOUD = 2.0  # peak, with full scale 1, above which the codec does not keep the level
 
 
 def check_audio(target: Path | None, format: str | None) -> str | None:
-    """The format of an output where its name does not say it: that of --format, "wav" for standard output.
+    """The format of an output whose name does not imply it: that of --format, or "wav" for standard output.
 
-    Raises ValueError or OSError where the audio cannot be written there.
+    Raises ValueError or OSError if the audio cannot be written there.
     """
     if target is None:
         return format or "wav"
@@ -38,7 +38,7 @@ def check_audio(target: Path | None, format: str | None) -> str | None:
         return None
     try:
         kind = audio_format(target)
-    except ValueError:  # its ending says nothing
+    except ValueError:  # its ending is not that of a format
         check_target(target)
         return format
     if kind != audio_format(target, format):
@@ -47,14 +47,14 @@ def check_audio(target: Path | None, format: str | None) -> str | None:
 
 
 def save(job: Job, blocks: Iterable[Float], rate: int, overwrite: bool) -> int:
-    """Write the job's output of blocks (n,) of audio. Returns the samples in all."""
+    """Write blocks (n,) of audio to the job's output. Returns the number of samples."""
     return save_blocks(job.output, blocks, rate, format=job.format, overwrite=overwrite, comment=MADE_BY)
 
 
 def cut_end(blocks: Iterable[Float], most: int, length: Callable[[int], int]) -> Iterator[Float]:
     """The blocks (n,) without up to ``most`` samples at their end.
 
-    ``length`` is called once all blocks have come, with their samples in all, and returns how many of those stay.
+    ``length`` is called after the last block with the number of samples in all blocks, and returns how many to keep.
     """
     tail, done = np.zeros(0, np.float32), 0  # the last samples, which may be cut off; those before them
     for block in blocks:
@@ -66,7 +66,7 @@ def cut_end(blocks: Iterable[Float], most: int, length: Callable[[int], int]) ->
 
 
 class Recording:
-    """The blocks (n,) of a file at a rate, counted as they are read: ``samples`` so far. A loud one is warned of."""
+    """The blocks (n,) of a file, resampled to a rate. ``samples`` counts those read so far; warns of a loud file."""
 
     def __init__(self, path: Path, name: str, rate: int, progress: Progress) -> None:
         self.path, self.name, self.rate, self.progress, self.samples = path, name, rate, progress, 0
@@ -87,7 +87,7 @@ class Recording:
 
 
 def warn_of_level(name: str, peak: float) -> None:
-    """One line on stderr on audio that the codec does not keep as loud as it is."""
+    """Print a warning on stderr about audio whose level the codec does not keep."""
     decibels = math.ceil(20 * math.log10(peak))
     warn(
         f"{name} peaks at {peak:.1f}, {decibels} dB above full scale: the copy will not have that level; lower it, "

@@ -1,4 +1,4 @@
-"""Standard streams: what is printed there, messages and warnings included, and what is read and written there."""
+"""Standard streams: the lines printed on them, messages and warnings included, and the bytes read and written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ReaderGoneError(Exception):
 
 
 def print_line(stream: TextIO | None, text: str) -> None:
-    """One line, in which nothing controls a terminal, and which the stream's encoding can hold. Raises OSError."""
+    """Print one line, with what would control a terminal or is not in the stream's encoding escaped. Raises OSError."""
     if stream is None or stream.closed:
         raise OSError("it is closed")
     wipe()
@@ -43,7 +43,7 @@ def print_line(stream: TextIO | None, text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """One line on stderr, if there is one: a terminal may be gone, and print(file=None) would be standard output."""
+    """Print one line on stderr, if there is one: it may be gone, and print(file=None) would use standard output."""
     with suppress(OSError):
         print_line(sys.stderr, f"vocos-onnx: {text}")
 
@@ -53,9 +53,9 @@ def warn(text: str) -> None:
 
 
 def report_done(output: Path | None, text: str) -> None:
-    """One line on what was done, but not into the output itself (None is standard output).
+    """Print one line on what was done, on stderr if the output itself goes to standard output (None).
 
-    The work is done, whether it can be printed or not.
+    The work is done, so it is no error if the line cannot be printed.
     """
     stream = sys.stderr if output is None or is_stdout(output) else sys.stdout
     try:
@@ -65,14 +65,14 @@ def report_done(output: Path | None, text: str) -> None:
 
 
 def message_of(error: Exception) -> str:
-    """What the error says; of the operating system's without Python's [Errno 28]."""
+    """The message of an error; for the operating system's errors without Python's [Errno 28]."""
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return str(error)
 
 
 def complain(error: Exception) -> None:
-    """One line on stderr, which names options where the message names arguments of Python."""
+    """Print an error as one line on stderr, with options in place of the Python arguments in its message."""
     text = re.sub(r"\s*[\r\n]\s*", " ", message_of(error).strip())
     text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout)=(?=(['\w]?))", _option, text)
     text = re.sub(r", or overwrite=True|, or None for all that this process may use", "", text)
@@ -81,13 +81,13 @@ def complain(error: Exception) -> None:
 
 
 def _option(argument: re.Match[str]) -> str:
-    """What Python takes as encoder='e.onnx' is --encoder 'e.onnx' here."""
+    """``encoder='e.onnx'`` of Python is ``--encoder 'e.onnx'`` here."""
     return f"--{argument[1].replace('_', '-')}{' ' if argument[2] else ''}"
 
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Inside it Python's warnings, and those of the package's logger, are lines on stderr as all messages are."""
+    """Inside it, Python's warnings and those of the package's logger are printed on stderr as all messages are."""
     handler, log = _LogHandler(logging.WARNING), logging.getLogger("vocos_onnx")
     log.addHandler(handler)
     try:
@@ -112,9 +112,9 @@ class _LogHandler(logging.Handler):
 
 @contextmanager
 def writing_stdout() -> Iterator[None]:
-    """Inside it standard output is written by a command whose purpose that is.
+    """Inside it, a command writes its result to standard output.
 
-    Raises OSError where it cannot be written, ReaderGoneError where its reader has closed it.
+    Raises OSError if it cannot be written, and ReaderGoneError if its reader has closed it.
     """
     try:
         yield
@@ -152,7 +152,7 @@ def read_stdin() -> Iterator[bytes]:
 
 
 def check_terminal(stream: TextIO | None, what: str) -> None:
-    """Raises ValueError where bytes would come from a terminal, or go to one; ``what`` says which."""
+    """Raises ValueError if a stream of bytes is a terminal; ``what`` is the reason in the message."""
     is_terminal = False
     with suppress(AttributeError, OSError, ValueError):
         is_terminal = stream is not None and os.isatty(stream.fileno())
@@ -162,7 +162,7 @@ def check_terminal(stream: TextIO | None, what: str) -> None:
 
 
 def abandon(stream: TextIO | None) -> None:
-    """Have what is left in its buffer lead nowhere, else Python complains when it flushes it at the end."""
+    """Discard what is left in the stream's buffer; otherwise Python reports an error when it flushes it at exit."""
     with suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ from vocos_onnx.messages import in_python, python_command
 
 from . import options
 from .console import warn
-from .jobs import Job, each, ends_in, expand, plan
+from .jobs import Job, ends_in, expand, plan_jobs, run_jobs
 from .models import ENCODEC, open_vocoder
 from .options import ARRAYS, INPUTS, OUTPUTS, TOKENS
 from .parser import Commands
@@ -51,18 +51,18 @@ def add(commands: Commands) -> None:
     options.add_model(parser)
     options.add_bandwidth(
         parser,
-        "of the tokens, as encode takes it; where they have more codebooks than it, the first ones are decoded "
+        "of the tokens, as encode takes it; if they have more codebooks than that, the first ones are decoded "
         "(default: that of all codebooks)",
     )
     parser.add_argument(
         "--bandwidth-id",
         type=options.integer,
         metavar="N",
-        help="decode all codebooks that there are, as tokens of bandwidth N of the model's list, from 0: the "
+        help="decode all codebooks, as tokens of bandwidth N of the model's list, from 0: the "
         "bandwidth_id of upstream Vocos",
     )
     parser.add_argument("--layout", default="kbt", help="axes of 3-D tokens: kbt (codebooks, batch, frames) or bkt")
-    parser.add_argument("--key", metavar="NAME", help="of the array in a file that holds several")
+    parser.add_argument("--key", metavar="NAME", help="name of the array, in a file that holds several")
 
 
 def run(args: Namespace) -> None:
@@ -76,13 +76,13 @@ def run(args: Namespace) -> None:
             f"--bandwidth-id {args.bandwidth_id} decodes all, as tokens of that bandwidth: give one of the two"
         )
     inputs = expand(args.inputs, TOKENS, "token files")
-    jobs, folder = plan(args, inputs, f".{args.format or 'wav'}", [args.model], check_audio, ends_in(ARRAYS))
+    jobs, folder = plan_jobs(args, inputs, f".{args.format or 'wav'}", [args.model], check_audio, ends_in(ARRAYS))
     vocos = open_vocoder(args, args.model)
     bandwidth_id, codebooks = _bandwidth(args, vocos.config)
     rate, hop = vocos.sample_rate, vocos.hop_length
     warned = False
 
-    def one(job: Job, path: Path, progress: Progress) -> str:
+    def decode_file(job: Job, path: Path, progress: Progress) -> str:
         nonlocal warned
         read = read_token_file(path, args.key)
         tokens = _first_codebooks(job, _one_clip(job, read, args), args, vocos.config, codebooks)
@@ -106,11 +106,11 @@ def run(args: Namespace) -> None:
             _warn_of_no_codec(vocos.config.encodec.codec)
         return f"wrote {job.target_name}: {written / rate:.2f} s at {rate} Hz"
 
-    each(jobs, folder, one)
+    run_jobs(jobs, folder, decode_file)
 
 
 def _bandwidth(args: Namespace, config: ModelConfig) -> tuple[int | None, int | None]:
-    """The bandwidth id to decode with, and how many codebooks to decode; None for that of all, and for all."""
+    """The bandwidth id to decode with (None: implied by the tokens), and how many codebooks to decode (None: all)."""
     from vocos_onnx.bandwidths import bandwidth_index
 
     if args.bandwidth is None:
@@ -122,7 +122,7 @@ def _bandwidth(args: Namespace, config: ModelConfig) -> tuple[int | None, int | 
 
 
 def _one_clip(job: Job, read: Tokens, args: Namespace) -> Tokens:
-    """Tokens (K, T) or features (C, T), of a batch of one too. Raises ValueError for a batch of several."""
+    """Tokens (K, T) or features (C, T); a batch of one is unpacked. Raises ValueError for a larger batch."""
     if read.codes.ndim != 3:
         return read
     are_tokens = read.codes.dtype.kind != "f"
@@ -142,9 +142,9 @@ def _one_clip(job: Job, read: Tokens, args: Namespace) -> Tokens:
 
 
 def _first_codebooks(job: Job, read: Tokens, args: Namespace, config: ModelConfig, most: int | None) -> Tokens:
-    """The first ``most`` codebooks of tokens (K, T), all where that is None; features as they are.
+    """The first ``most`` codebooks of tokens (K, T), or all if that is None; features are returned unchanged.
 
-    Raises ValueError where there are fewer, or as many as no bandwidth has, and none was asked for.
+    Raises ValueError if there are fewer, or if no bandwidth was asked for and none has as many.
     """
     encodec = config.encodec
     if read.codes.dtype.kind == "f" or read.codes.ndim != 2 or encodec is None:
@@ -172,7 +172,7 @@ def _first_codebooks(job: Job, read: Tokens, args: Namespace, config: ModelConfi
 
 
 def _decoded(vocos: VocosONNX, tokens: Tokens, bandwidth_id: int | None, layout: Any) -> Iterator[Float]:
-    """Blocks of audio (n,), one after the other where the model can; what ``decode`` refuses is left to that."""
+    """Blocks of audio (n,), streamed if the model can be; invalid tokens go to ``decode``, which raises the error."""
     from vocos_onnx.frames import LAYOUTS
 
     if vocos.delay and tokens.codes.ndim == 2 and layout in LAYOUTS:
@@ -181,7 +181,7 @@ def _decoded(vocos: VocosONNX, tokens: Tokens, bandwidth_id: int | None, layout:
 
 
 def _length(job: Job, read: Tokens, decoded: int, hop: int) -> int:
-    """Samples of the recording, of which the file may say how many there were: whole frames have been decoded."""
+    """Samples to keep of the whole frames that were decoded: those of the recording, if the file states how many."""
     if read.samples is None:
         return decoded
     if not decoded - hop < read.samples <= decoded:
@@ -193,7 +193,7 @@ def _length(job: Job, read: Tokens, decoded: int, hop: int) -> int:
 
 
 def _warn_of_no_codec(codec: str) -> None:
-    """One line on stderr where nothing says whose tokens have been decoded."""
+    """Print a warning on stderr about tokens whose codec is unknown."""
     others = "" if codec == ENCODEC else " (Bark, VALL-E and the like have EnCodec's)"
     warn(
         f"the file names no codec: its tokens are taken for those of {codec}, which this model decodes; those of "

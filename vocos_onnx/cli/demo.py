@@ -35,7 +35,7 @@ def run(args: Namespace) -> None:
 
 
 def _write(args: Namespace, output: Path | None) -> None:
-    """Decode into the output, standard output where that is None, and print how long that took."""
+    """Decode into the output (None is standard output), and print how long that took."""
     from vocos_onnx import demo_tokens
 
     from .audio import check_audio, save

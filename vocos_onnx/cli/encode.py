@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import options
-from .jobs import Job, each, ends_in, expand, plan
+from .jobs import Job, ends_in, expand, plan_jobs, run_jobs
 from .mistaken import explained
 from .models import session_options
 from .options import AUDIO, OUTPUTS
@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
     options.add_recordings(parser)
     options.add_force(parser)
     parser.add_argument("output", type=options.name, metavar="OUT", help=f".npz file to write; {OUTPUTS}")
-    parser.add_argument("--format", choices=["npz"], help="where the name of the output does not say it")
+    parser.add_argument("--format", choices=["npz"], help="if the name of the output does not imply it")
 
 
 def run(args: Namespace) -> None:
@@ -47,14 +47,14 @@ def run(args: Namespace) -> None:
     from .audio import Recording
 
     inputs = expand(args.inputs, AUDIO, "audio files")
-    jobs, folder = plan(args, inputs, ".npz", [args.encoder], _check_tokens, ends_in(AUDIO))
+    jobs, folder = plan_jobs(args, inputs, ".npz", [args.encoder], _check_tokens, ends_in(AUDIO))
     with explained(("encode", args.encoder)):
         encoder = EncodecONNX(args.encoder, **session_options(args))
     bandwidth = DEFAULT_BANDWIDTH if args.bandwidth is None else args.bandwidth
-    bandwidth_index(bandwidth, encoder.bandwidths)  # raises once, and not for each file
+    bandwidth_index(bandwidth, encoder.bandwidths)  # raises here, once, instead of for each file
     smallest = np.min_scalar_type(encoder.config.codebook_size - 1)
 
-    def one(job: Job, path: Path, progress: Progress) -> str:
+    def encode_file(job: Job, path: Path, progress: Progress) -> str:
         recording = Recording(path, job.source_name, encoder.sample_rate, progress)
         blocks = encoder.encode_stream(recording, encoder.sample_rate, bandwidth)
         codes = np.concatenate([block.astype(smallest) for block in blocks], axis=1)
@@ -62,11 +62,11 @@ def run(args: Namespace) -> None:
         shape, seconds = " x ".join(map(str, codes.shape)), recording.samples / encoder.sample_rate
         return f"wrote {job.target_name}: {shape} tokens, {seconds:.2f} s at {bandwidth:g} kbps"
 
-    each(jobs, folder, one)
+    run_jobs(jobs, folder, encode_file)
 
 
 def _check_tokens(target: Path | None, format: str | None) -> str | None:
-    """The format of an output where its name does not say it. Raises ValueError for a name of something else."""
+    """The format of an output whose name does not imply it. Raises ValueError if the name is not that of tokens."""
     if target is None or (target.exists() and not target.is_file() and not target.is_dir()):
         return "npz"
     if target.suffix.lower() == ".npz":

@@ -1,4 +1,4 @@
-"""``vocos-onnx export``: a Vocos checkpoint to a model; and what the other commands that make models share."""
+"""``vocos-onnx export``: a Vocos checkpoint to a model; and functions shared with the other model-making commands."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def add(commands: Commands) -> None:
         "checkpoint", type=options.name, metavar="CHECKPOINT", help="folder, .ckpt file, or hub id (owner/name)"
     )
     parser.add_argument("-o", "--output", type=options.name, required=True, metavar="MODEL.onnx")
-    parser.add_argument("--config", type=options.name, help="config.yaml, where it is not beside the weights")
+    parser.add_argument("--config", type=options.name, help="config.yaml, if it is not beside the weights")
     options.add_revision(parser)
     parser.add_argument(
         "--istft",
         choices=("numpy", "graph"),
         default="numpy",
-        help="graph: the inverse STFT on the device too, for GPUs",
+        help="graph: the inverse STFT in the graph too, for GPUs",
     )
 
 
@@ -62,7 +62,7 @@ def read_calibration(args: Namespace) -> list[npt.NDArray[Any]] | None:
 
 
 def load_export() -> Any:
-    """The package ``vocos_onnx_export``. Raises ImportError where what the extra [export] installs is missing."""
+    """The package ``vocos_onnx_export``. Raises ImportError if the packages of the extra [export] are missing."""
     try:
         import vocos_onnx_export
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""``vocos-onnx info``: what a model is."""
+"""``vocos-onnx info``: a description of a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
     parser = commands.add(
         "info",
         run,
-        "print what a model is",
+        "describe a model",
         """
         info
         info model.onnx --json
@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
         """,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="model or encoder (default: the bundled codec)")
-    options.add_provider(parser, "run it there, and list which operators are left on the CPU")
+    options.add_provider(parser, "run the model there, and list the operators that are left on the CPU")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -58,7 +58,7 @@ def run(args: Namespace) -> None:
 
 
 def _opened(path: Path) -> VocosONNX | EncodecONNX:
-    """The model or encoder, whichever of the two its metadata says that it is."""
+    """The file as a model or an encoder, depending on its metadata."""
     from vocos_onnx import EncodecONNX, VocosONNX
     from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY
     from vocos_onnx.model.session import open_file
@@ -81,7 +81,7 @@ def _facts(path: Path, found: VocosONNX | EncodecONNX) -> dict[str, Any]:
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    """The facts for people: one a line, of dictionaries indented, without those that are None."""
+    """The facts as plain text: one on each line, those of dictionaries indented, without those that are None."""
     facts = dict(facts)
     lines = [f"{facts.pop('kind')}: {facts.pop('path')} ({facts.pop('bytes') / 1e6:.1f} MB)"]
     in_graph = facts.pop("istft_in_graph", False)

@@ -1,4 +1,4 @@
-"""Inputs and the outputs that are made of them, of decode, encode and resynth: names, folders, standard streams."""
+"""The inputs and outputs of decode, encode and resynth: names, folders and standard streams."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from .progress import Progress
 
 @dataclass(frozen=True)
 class Job:
-    """An input and the output that is made of it; ``format`` is the output's where its name does not end in that.
+    """An input and its output; ``format`` is the output's format if its name does not imply it.
 
-    None stands for standard input as the source, and for standard output as the target.
+    A source of None is standard input, and a target of None standard output.
     """
 
     source: Path | None
@@ -59,7 +59,7 @@ class Job:
         return cast(BinaryIO, StandardOutput()) if self.target is None else self.target
 
     def open(self) -> AbstractContextManager[Path]:
-        """The input as a file, copied to a temporary one where it is a pipe."""
+        """The input as a file; a pipe is copied to a temporary one."""
         if self.source is None:
             target = "-" if self.target is None else str(self.target)
             command = "encode" if self.format == "npz" or target.lower().endswith(".npz") else "resynth"
@@ -73,7 +73,7 @@ class Job:
 
 @contextmanager
 def _copied(source: Path | None, name: str, again: str = "") -> Iterator[Path]:
-    """The bytes of a pipe as a file; messages on it have its ``name``, and ``again`` is the command that takes it."""
+    """The bytes of a pipe as a file. Errors name the pipe ``name``, and suggest piping to the command ``again``."""
     with temporary("stdin" if source is None else source.name) as file:
         try:
             with file.open("wb") as sink:
@@ -101,9 +101,9 @@ def _copied(source: Path | None, name: str, again: str = "") -> Iterator[Path]:
 
 
 def expand(inputs: list[str], endings: tuple[str, ...], what: str) -> list[Path | None]:
-    """The files of these names; of folders the files with these endings, and a warning of those left out.
+    """The files with these names, and the files in folders that have these endings; warns of those left out.
 
-    None is standard input. ``what``: "audio files", in messages.
+    None is standard input. ``what``: the kind of files in messages, such as "audio files".
     """
     found: list[Path | None] = []
     for text in inputs:
@@ -133,7 +133,7 @@ def _entry(path: Path) -> str:
     return f"{path.name}/" if path.is_dir() else path.name
 
 
-def plan(
+def plan_jobs(
     args: Namespace,
     inputs: list[Path | None],
     suffix: str,
@@ -141,16 +141,16 @@ def plan(
     check: Callable[[Path | None, str | None], str | None],
     is_input: Callable[[Path], bool],
 ) -> tuple[list[Job], Path | None]:
-    """Each input with the output that it goes to, and the folder of those where that is yet to be made.
+    """Each input with its output, and the folder of the outputs if it does not exist yet.
 
     Args:
-        args: those of the command, with its ``inputs`` and ``output``, ``format`` and ``force``.
-        inputs: what ``expand`` made of the inputs.
-        suffix: of the outputs in a folder, such as ".wav".
-        models: that the command reads, and does not write over.
-        check: called with an output and the --format; raises ValueError where it cannot be written, and returns its
-            format where the name does not say it.
-        is_input: whether a file is one that the command reads, and does not write.
+        args: the command's arguments, with its ``inputs`` and ``output``, ``format`` and ``force``.
+        inputs: what ``expand`` returned for the inputs.
+        suffix: ending of the outputs in a folder, such as ".wav".
+        models: files that the command reads, and that must not be overwritten.
+        check: called with an output and the --format; raises ValueError if it cannot be written, and returns its
+            format if the name does not imply it.
+        is_input: whether a file looks like an input of the command, which must not be overwritten.
     """
     output = Path(args.output)
     several = len(inputs) > 1 or any(Path(text).is_dir() for text in args.inputs if text != "-")
@@ -187,14 +187,14 @@ def plan(
 
 
 def is_folder(output: str) -> bool:
-    """Whether an output is named as a folder: one that exists, or a name with a slash at its end."""
+    """Whether an output names a folder: one that exists, or a name that ends with a slash."""
     return output != "-" and (Path(output).is_dir() or output.endswith(("/", os.sep)))
 
 
 def _check_folder(args: Namespace, output: Path, count: int, is_input: Callable[[Path], bool]) -> bool:
-    """Whether the folder that ``count`` outputs go to is yet to be made.
+    """Whether the folder for ``count`` outputs has to be made.
 
-    Raises ValueError or OSError where it is none, or the output may have been forgotten, so that it is an input.
+    Raises ValueError or OSError if it is not a folder, or if it looks like an input, with the output forgotten.
     """
     named_like_a_file = not args.output.endswith(("/", os.sep)) and output.suffix.lower() in (*AUDIO, *TOKENS)
     if output.is_dir():
@@ -226,9 +226,9 @@ def check_output(
     overwrite: bool,
     is_input: Callable[[Path], bool] = lambda path: False,
 ) -> None:
-    """As ``check_target``; and raises ValueError where the output is an input, or a file of a checkpoint's folder.
+    """As ``check_target``; also raises ValueError if the output is an input, or a file in a checkpoint's folder.
 
-    So it does where the output looks like one more input, as in ``resynth *.wav``.
+    The same holds for an output that looks like one more input, as in ``resynth *.wav``.
     """
     if output.is_file():
         for path in (find_model(given) for given in inputs if given is not None):
@@ -244,7 +244,7 @@ def check_output(
 
 
 def check_model_target(output: str, inputs: Iterable[str | os.PathLike[str] | None], overwrite: bool) -> None:
-    """As ``check_output``; and raises ValueError for a name that is not a model's, since it may be another file's."""
+    """As ``check_output``; also raises ValueError if the name does not end in .onnx: it may be that of another file."""
     path = Path(output)
     if path.suffix.lower() != ".onnx":
         raise ValueError(f"{path.name!r} does not end in .onnx, the kind of file that a model is written to")
@@ -252,16 +252,16 @@ def check_model_target(output: str, inputs: Iterable[str | os.PathLike[str] | No
 
 
 def ends_in(endings: tuple[str, ...]) -> Callable[[Path], bool]:
-    """Whether a file has one of these endings, and is not hidden."""
+    """A test whether a file has one of these endings and is not hidden."""
     return lambda path: path.suffix.lower() in endings and not path.name.startswith(".")
 
 
-def each(jobs: list[Job], folder: Path | None, one: Callable[[Job, Path, Progress], str]) -> None:
-    """Do one job after another. A bad file is reported and does not keep the others from being done.
+def run_jobs(jobs: list[Job], folder: Path | None, run_job: Callable[[Job, Path, Progress], str]) -> None:
+    """Run one job after another. A bad file is reported and does not keep the others from being done.
 
-    ``one`` is called with a job, its input as a file, and the bar to draw; it returns the line on what was done. The
-    folder is made for the outputs, and removed again where nothing was written to it. Raises what ``one`` raises for a
-    single job, and ValueError where some of several failed.
+    ``run_job`` is called with a job, its input as a file, and the progress bar; it returns the line to print once the
+    job is done. The folder is made for the outputs, and removed again if nothing was written to it. Raises what
+    ``run_job`` raises if there is one job, and ValueError if some of several failed.
     """
     failed = 0
     new = nullcontext() if folder is None else new_folder(folder)
@@ -270,7 +270,7 @@ def each(jobs: list[Job], folder: Path | None, one: Callable[[Job, Path, Progres
             progress.begin(index)
             try:
                 with job.open() as path:
-                    done = one(job, path, progress)
+                    done = run_job(job, path, progress)
             except BAD_INPUT as error:
                 if len(jobs) == 1:
                     raise

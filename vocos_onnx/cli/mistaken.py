@@ -1,4 +1,4 @@
-"""What a name is that was given as a model and is none, where the command line has another remedy than Python."""
+"""Errors for a name that is not a model's, with remedies for the command line instead of Python's."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _HEAD = 1 << 13  # bytes that tell what a file is
 
 @contextmanager
 def explained(*given: tuple[str, str | None]) -> Iterator[None]:
-    """Inside it models are opened that were ``given``, each by its option (or command) and name.
+    """Inside it, models are opened that were ``given``, each as its option (or command) and name.
 
-    Raises ValueError with what was given instead of a model, where that shows; else what was raised inside.
+    If that fails, raises ValueError with what was given instead of a model, if that can be told; otherwise the error
+    from inside.
     """
     try:
         yield
@@ -61,13 +62,13 @@ def _array_in(path: Path) -> str:
 
 
 def _other_role(path: Path, option: str) -> str | None:
-    """Of a model that is given as an encoder, or an encoder that is given as a model."""
+    """The message for a model that is given as an encoder, or an encoder that is given as a model."""
     from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY
     from vocos_onnx.model.session import open_file
 
     try:
         metadata = open_file(path, METADATA_KEY).metadata
-    except Exception:  # the error that there was explains it
+    except Exception:  # the original error explains it
         return None
     if option == "--model" and ENCODER_KEY in metadata and METADATA_KEY not in metadata:
         return (

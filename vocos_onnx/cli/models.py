@@ -1,4 +1,4 @@
-"""The models that the options name, opened."""
+"""Opening the models that the options name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENCODEC = "encodec_24khz"
 
 
 def open_vocoder(args: Namespace, model: str | None, encoder: str | None = None) -> VocosONNX:
-    """The vocoder of --model, with the encoder of --encoder, on --provider and --threads."""
+    """The vocoder of --model with the encoder of --encoder, opened with --provider and --threads."""
     from vocos_onnx.vocoder import VocosONNX
 
     with explained(("--model", model), ("--encoder", encoder)):
@@ -29,7 +29,7 @@ def session_options(args: Namespace) -> dict[str, Any]:
 
 
 def check_encoder(args: Namespace, vocos: VocosONNX) -> None:
-    """Raises ValueError where the model decodes tokens of a codec whose encoder must be given, and is not."""
+    """Raises ValueError if the model's codec is not the bundled one and no --encoder is given."""
     encodec = vocos.config.encodec
     if encodec is not None and args.encoder is None and encodec.codec != BUNDLED_CODEC:
         checkpoint = "facebook/encodec_24khz" if encodec.codec == ENCODEC else "CHECKPOINT"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vocos_onnx.messages import shown
 
-# Of a folder the files with these endings are inputs; a file with another ending can be named on its own.
+# The files in a folder with these endings are inputs; a file with another ending can be named on its own.
 AUDIO = (
     ".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
     ".rf64", ".voc", ".sph", ".wv", ".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka",
@@ -18,8 +18,8 @@ AUDIO = (
 ARRAYS = (".npz", ".npy")
 TOKENS = (*ARRAYS, ".json", ".safetensors")
 
-INPUTS = "- is standard input, and a folder all of its {} files (but not those of its own folders)"
-OUTPUTS = "for several inputs a folder, which is made where it does not exist; - is standard output"
+INPUTS = "- is standard input, and a folder stands for all of its {} files (not those in subfolders)"
+OUTPUTS = "for several inputs a folder, which is created if it does not exist; - is standard output"
 
 
 # Options
@@ -28,7 +28,7 @@ OUTPUTS = "for several inputs a folder, which is made where it does not exist; -
 def add_session(parser: argparse.ArgumentParser) -> None:
     add_provider(parser, "cpu, cuda, or another execution provider of onnxruntime")
     parser.add_argument(
-        "--threads", type=integer, metavar="N", help="threads on the CPU (default: the CPUs that it may use)"
+        "--threads", type=integer, metavar="N", help="threads on the CPU (default: the CPUs that the process may use)"
     )
 
 
@@ -41,7 +41,7 @@ def add_audio_format(parser: argparse.ArgumentParser) -> None:
         "--format",
         type=audio_kind,
         metavar="F",
-        help="wav, flac, ogg, ...: where the name of the output does not say it (default: wav)",
+        help="wav, flac, ogg, ...: if the name of the output does not imply it (default: wav)",
     )
 
 
@@ -86,11 +86,15 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     precision.add_argument("--int8", action="store_true", help="matrix products in int8, for CPUs")
     precision.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
     parser.add_argument(
-        "--calibrate", type=path, nargs="+", metavar="F", help=".npy or .npz of tokens or features (default: speech)"
+        "--calibrate",
+        type=path,
+        nargs="+",
+        metavar="F",
+        help=".npy or .npz of tokens or features (default: bundled speech)",
     )
 
 
-# Types: a text of the command line to a value, with ArgumentTypeError for what is none
+# Types: an argument as text -> its value; they raise ArgumentTypeError if it is not valid
 
 
 def path(text: str) -> Path:
@@ -132,7 +136,7 @@ def kbps(text: str) -> float:
 
 
 def audio_kind(text: str) -> str:
-    """The ending of a kind of audio file that can be written, such as "wav"."""
+    """The ending of a format of audio files that can be written, such as "wav"."""
     from vocos_onnx.io.audio import audio_format
 
     ending = text.lower().lstrip(".")

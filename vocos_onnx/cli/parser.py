@@ -1,4 +1,4 @@
-"""argparse, with this project's messages on what it does not know."""
+"""argparse, with this project's messages about unknown arguments."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .console import STDIN, print_line, writing_stdout
 
 
 class Parser(argparse.ArgumentParser):
-    """No abbreviations, since an unknown option must not pass for another one; messages name what may be meant.
+    """Without abbreviations, since an unknown option must not pass for another one; messages suggest what was meant.
 
-    ``commands``: the parsers of the commands by name; empty in those themselves.
+    ``commands``: the parsers of the commands by name; empty in those parsers themselves.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         return option in self._option_string_actions
 
     def unexpected(self, extra: list[str], commands: Mapping[str, Parser]) -> NoReturn:
-        """Ends the process, because of arguments that are left over."""
+        """Ends the process with a message about the arguments that are left over."""
         option = next((text for text in extra if text.startswith("-") and text != "-"), None)
         if option is None and self.prog.endswith(" stream"):
             self.error(f"unexpected {' '.join(extra)}; stream reads {STDIN}: pass it as < {in_shell(extra[0])}")
@@ -79,16 +79,16 @@ class Parser(argparse.ArgumentParser):
 
 
 class Commands:
-    """The commands of a program, to which each adds itself."""
+    """The commands of a program; each command adds itself."""
 
     def __init__(self, program: Parser) -> None:
         self._made = program.add_subparsers(required=True, metavar="COMMAND")
         program.commands = self._made.choices
 
     def add(self, name: str, run: Callable[[argparse.Namespace], None], help: str, examples: str = "") -> Parser:
-        """The parser of a command, to declare its options with.
+        """The parser of a new command, which declares the command's options.
 
-        ``run`` is called with its arguments. ``examples``: a command line each, without the program's name.
+        ``run`` is called with the arguments. ``examples``: one command line on each line, without the program's name.
         """
         lines = [f"  vocos-onnx {line.strip()}" for line in examples.strip().splitlines()]
         parser: Parser = self._made.add_parser(

@@ -1,4 +1,4 @@
-"""The program: its commands, and how running one of them ends."""
+"""The program: its commands, and the exit code of each run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ examples:
   vocos-onnx encode speech.wav tokens.npz           audio to tokens
   vocos-onnx decode tokens.npz out.wav              tokens to audio
   vocos-onnx resynth recordings/ copies/            every recording of a folder, through the codec and back
-  vocos-onnx info                                   what the bundled codec is; info MODEL.onnx: a model
+  vocos-onnx info                                   describe the bundled codec; info MODEL.onnx: a model
   vocos-onnx export charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx
                                                     the official model, for tokens of EnCodec and Bark
 
 vocos-onnx COMMAND --help explains a command; without one this help is printed. Exit codes: 0 done, 2 not
-(stderr says why), 1 if the reader of standard output has gone away, 128 + N if signal N ended it.
+(stderr has the reason), 1 if the reader of standard output has gone away, 128 + N if signal N ended it.
 """
 
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = parse(sys.argv[1:] if argv is None else argv)
             if args is not None:
                 args.run(args)
-        except ReaderGoneError:  # nobody is there to be told
+        except ReaderGoneError:  # there is nobody to tell
             abandon(sys.stdout)
             return 1
         except BAD_INPUT as error:
@@ -67,9 +67,9 @@ def build_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> Namespace | None:
-    """The arguments of a command, with its ``run``; None without any, once the help is printed.
+    """The arguments of a command, with its ``run``. Without any, prints the help and returns None.
 
-    Raises SystemExit for arguments that are wrong, and after --help and --version.
+    Raises SystemExit if the arguments are wrong, and after --help and --version.
     """
     parser = build_parser()
     if not argv:

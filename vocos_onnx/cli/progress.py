@@ -1,4 +1,4 @@
-"""The bar: a line of progress on a terminal, over all files, which counts the frames of the one at hand."""
+"""The progress bar: one line on a terminal for all files, which advances with the frames of the current file."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _shown: Progress | None = None  # there is one terminal
 
 
 def wipe() -> None:
-    """Take the bar off the terminal, where something is about to be printed; the next count draws it again."""
+    """Take the bar off the terminal before something is printed; the next update draws it again."""
     if _shown is not None:
         _shown.clear()
 
 
 class Progress:
-    """The bar over files of these names. It stays away where stderr is not a terminal, or the terminal is gone.
+    """The bar for files with these names. It is not drawn if stderr is not a terminal, or the terminal is gone.
 
     Example:
         >>> with Progress(["a.wav", "b.wav"]) as progress:
         ...     progress.begin(0)
-        ...     progress(300, 750)  # frames or samples of a.wav that are done, and of those in all
+        ...     progress(300, 750)  # frames or samples of a.wav that are done, and their total
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -45,17 +45,17 @@ class Progress:
             self._bar.disable = True  # else it would be drawn once more when it is deleted
 
     def select(self, index: int) -> None:
-        """The file of that index is the one at hand."""
+        """Make the file with that index the current one."""
         self._index = index
 
     def begin(self, index: int) -> None:
-        """As ``select``, for a file of which nothing is done yet: of several the bar shows it at once."""
+        """As ``select``, for a file that is about to start; with several files the bar shows it at once."""
         self.select(index)
         if len(self._names) > 1:
             self(0, 1)
 
     def __call__(self, done: int, frames: int) -> None:
-        """Draw the bar, with so many of the file's frames done."""
+        """Draw the bar, with ``done`` of the current file's frames done."""
         global _shown
         if self._is_off:
             return
@@ -70,7 +70,7 @@ class Progress:
                 self._bar.refresh()
 
     def clear(self) -> None:
-        """Take it off the terminal, if it is there."""
+        """Take the bar off the terminal, if it is drawn."""
         global _shown
         if self._is_drawn:
             self._is_drawn, _shown = False, None
@@ -93,7 +93,7 @@ def _columns() -> int:
 
 
 def _new_bar(n: float, count: int, text: str) -> Any:
-    from tqdm import tqdm  # on terminals alone
+    from tqdm import tqdm  # only for terminals
 
     tqdm.monitor_interval = 0  # no thread that draws it anew,
     tqdm.set_lock(threading.RLock())  # and so no lock of multiprocessing, which takes long to load
@@ -106,6 +106,6 @@ def _new_bar(n: float, count: int, text: str) -> Any:
         ascii=".#",
         position=0,
         leave=False,
-        ncols=_columns(),  # tqdm shows nothing on a terminal that does not say its size
+        ncols=_columns(),  # tqdm shows nothing on a terminal that does not report its size
         nrows=24,
     )

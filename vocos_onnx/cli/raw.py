@@ -22,11 +22,8 @@ from .console import BAD_INPUT, STDIN, read_stdin
 Rows = npt.NDArray[Any]  # (n, width)
 
 
-# What is good is decoded and written before an error ends the stream: it goes into a list, where it waits for that
-
-
 def frames_before_errors(frames: Iterable[Rows], codebook_size: int | None, errors: list[Exception]) -> Iterator[Rows]:
-    """Features (C, n), or tokens (K, n) of a ``codebook_size``, up to the first frame that is wrong."""
+    """Features (C, n), or tokens (K, n) below ``codebook_size``, up to the first frame that is wrong."""
 
     def wrong(rows: Rows) -> npt.NDArray[np.bool_]:
         bad: npt.NDArray[np.bool_] = ~np.isfinite(rows)
@@ -45,7 +42,7 @@ def frames_before_errors(frames: Iterable[Rows], codebook_size: int | None, erro
 
 
 def audio_before_errors(samples: Iterable[Rows], errors: list[Exception]) -> Iterator[Rows]:
-    """Blocks (n,) of audio up to the first sample that is not finite. The first block that is too loud is warned of."""
+    """Blocks (n,) of audio up to the first sample that is not finite. Warns once if the audio is too loud."""
     is_loud = False
 
     def wrong(rows: Rows) -> npt.NDArray[np.bool_]:
@@ -67,9 +64,10 @@ def _before_errors(
     error: Callable[[int, Rows], ValueError],
     errors: list[Exception],
 ) -> Iterator[Rows]:
-    """The rows up to the first that is ``wrong``; an error before any good row is raised, and else goes into the list.
+    """The rows up to the first that is ``wrong``.
 
-    ``error`` makes it of the number of the row and of the row itself.
+    Frames before an error are decoded and written first: the error waits in the list ``errors``. Raises the error if no
+    good row came before it. ``error`` makes the exception for a wrong row, from the row's number and values.
     """
     done = 0
     try:
@@ -88,11 +86,11 @@ def _before_errors(
 
 
 class RawInput:
-    """The numbers on standard input, as rows (n, width) of a dtype, as they arrive.
+    """The numbers on standard input as rows (n, width) of a dtype, as they arrive.
 
-    Iteration raises ValueError where standard input is a file of some kind, is empty, or ends within a row; the message
-    says how ``stream``, with the arguments that it was given, is fed with what that file holds. ``rate``: in Hz, that
-    audio is expected at.
+    Iteration raises ValueError if standard input is a file of a known kind, is empty, or ends within a row. For a file,
+    the message gives the command that feeds its contents to ``stream`` with the same arguments. ``rate``: the expected
+    sample rate of audio, in Hz.
     """
 
     def __init__(self, args: Namespace, dtype: str, width: int, rate: int) -> None:
@@ -123,14 +121,14 @@ class RawInput:
         return np.frombuffer(data, self._dtype).reshape(-1, self._width)
 
     def _check(self, head: bytes, ended: bool) -> bool:
-        """Raises ValueError where stdin begins as a file of some kind does; whether more of it must come to decide."""
+        """Raises ValueError if stdin begins like a file of a known kind. Returns whether more bytes are needed."""
         kind, more = kind_of(head, ended)
         if kind is not None:
             raise ValueError(f"stdin is {kind.name}, and stream {self._args.kind} takes {self._remedy(kind)}")
         return more or (self._args.kind == "tokens" and _check_width(head, ended))
 
     def _remedy(self, kind: Kind) -> str:
-        """What is taken, and how to make that of a file of this kind."""
+        """What ``stream`` takes, and how to make it from a file of this kind."""
         args = self._args
         pcm = f"ffmpeg -v error -i in.wav -f {args.format} -ac 1 -ar {self._rate} - | vocos-onnx stream audio"
         pcm += "" if args.format == "s16le" else f" --format {args.format}"
@@ -163,7 +161,7 @@ class RawInput:
 
 
 def _stdin_file() -> str | None:
-    """The name of the file on standard input, where that is one."""
+    """The name of the file on standard input, if it is a file."""
     with suppress(OSError, AttributeError, ValueError):
         path = Path(os.path.realpath("/dev/stdin"))
         if os.path.samestat(path.stat(), os.fstat(sys.stdin.fileno())) and path.is_file():
@@ -172,7 +170,7 @@ def _stdin_file() -> str | None:
 
 
 def _check_width(head: bytes, ended: bool) -> bool:
-    """Raises ValueError where tokens look like wider integers, such as numpy's; whether more must come to decide."""
+    """Raises ValueError if tokens look like wider integers. Returns whether more bytes are needed."""
     values = np.frombuffer(head[: len(head) // 2 * 2], "<i2")
     if values[1::2].any() or not values[::2].any():
         return False

@@ -1,4 +1,4 @@
-"""``vocos-onnx report``: one HTML page to compare models by ear and figures."""
+"""``vocos-onnx report``: one HTML page to compare models by ear and by metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
     parser = commands.add(
         "report",
         run,
-        "one HTML page to compare models by ear and figures (needs [report])",
+        "one HTML page to compare models by ear and by metrics (needs [report])",
         "report page.html --inputs recordings/",
     )
     options.add_session(parser)

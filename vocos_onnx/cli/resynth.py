@@ -1,4 +1,4 @@
-"""``vocos-onnx resynth``: copy-synthesis, audio files through tokens or mels and back."""
+"""``vocos-onnx resynth``: copy-synthesis, audio files to tokens or mels and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vocos_onnx.io.kinds import kind_of
 from vocos_onnx.messages import printable
 
 from . import options
-from .jobs import Job, check_output, each, expand, plan
+from .jobs import Job, check_output, expand, plan_jobs, run_jobs
 from .models import check_encoder, open_vocoder
 from .options import AUDIO, OUTPUTS
 from .parser import Commands
@@ -53,28 +53,31 @@ def run(args: Namespace) -> None:
         return _is_recording(path, rate)
 
     suffix = f".{args.format or 'wav'}"
-    jobs, folder = plan(args, inputs, suffix, [args.model, args.encoder], check_audio, is_input)
+    jobs, folder = plan_jobs(args, inputs, suffix, [args.model, args.encoder], check_audio, is_input)
     if args.plot:
         _check_plot(args, jobs)
     check_encoder(args, vocos)
-    if len(jobs) > 1:  # what fails here fails each file
+    if len(jobs) > 1:  # an error here would be an error of each file
         vocos(np.zeros(rate), rate, bandwidth=args.bandwidth)
 
-    def one(job: Job, path: Path, progress: Progress) -> str:
+    def copy_file(job: Job, path: Path, progress: Progress) -> str:
         recording = Recording(path, job.source_name, rate, progress)
         blocks = vocos.resynth_stream(recording, rate, bandwidth=args.bandwidth)
-        # whole frames are decoded: what is longer than the recording is cut off
+        # whole frames are decoded: the end that is longer than the recording is cut off
         copy = cut_end(blocks, vocos.hop_length, lambda decoded: min(decoded, recording.samples))
         written = save(job, copy, rate, args.force)
         if args.plot:
             _plot(args, job, path, rate)
         return f"wrote {job.target_name}: {written / rate:.2f} s at {rate} Hz"
 
-    each(jobs, folder, one)
+    run_jobs(jobs, folder, copy_file)
 
 
 def _is_recording(path: Path, rate: int) -> bool:
-    """Whether it is audio that was not made here, at that rate; copies have a comment that says that they were."""
+    """Whether a file is audio that no command has made.
+
+    Copies are mono, at that ``rate``, and marked by a comment if their format has room for one.
+    """
     import soundfile
 
     from .audio import MADE_BY
@@ -100,7 +103,7 @@ def _is_recording(path: Path, rate: int) -> bool:
 
 
 def _check_plot(args: Namespace, jobs: list[Job]) -> None:
-    """Raises ValueError, OSError or ImportError where --plot cannot be drawn."""
+    """Raises ValueError, OSError or ImportError if --plot cannot be drawn."""
     from vocos_onnx.io.plot import check_plot
 
     if len(jobs) > 1:

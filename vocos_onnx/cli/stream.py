@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from vocos_onnx.arrays import Float
 
 PCM = {"s16le": "<i2", "f32le": "<f4"}
-CHUNK, MAX_CHUNK = 8, 100_000  # frames of audio encoded at once; the most are 22 minutes of the bundled codec
+CHUNK, MAX_CHUNK = 8, 100_000  # frames of audio encoded at once; the maximum is 22 minutes with the bundled codec
 
 
 def add(commands: Commands) -> None:
     parser = commands.add(
         "stream",
         run,
-        "raw tokens, features or audio on stdin to raw audio on stdout, as it comes",
+        "raw tokens, features or audio on stdin to raw audio on stdout, as they arrive",
         """
         stream tokens --bandwidth 6 < tokens.raw > audio.raw
         stream audio < audio.raw > copy.raw    # 16 bits, mono, 24000 Hz; ffmpeg makes it: -f s16le -ac 1 -ar 24000 -
@@ -34,18 +34,18 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "kind",
         choices=("tokens", "features", "audio"),
-        help="tokens as 16-bit integers, frame after frame, in each those of all codebooks of the --bandwidth "
+        help="tokens as 16-bit integers, frame after frame, each with all codebooks of the --bandwidth "
         "(numpy: tokens.T.astype('<i2').tobytes()); features in the same way as 32-bit floats; or mono audio",
     )
     options.add_model(parser)
     options.add_encoder(parser)
     options.add_bandwidth(parser)
     parser.add_argument(
-        "--rate", type=options.integer, metavar="HZ", help="of the audio on stdin (default: the model's)"
+        "--rate", type=options.integer, metavar="HZ", help="sample rate of the audio on stdin (default: the model's)"
     )
-    parser.add_argument("--format", choices=list(PCM), default="s16le", help="of the audio, in and out")
+    parser.add_argument("--format", choices=list(PCM), default="s16le", help="sample format of the audio, in and out")
     parser.add_argument(
-        "--lookahead", type=options.integer, metavar="N", help="frames to wait for; fewer are sooner, not exact"
+        "--lookahead", type=options.integer, metavar="N", help="frames to wait for; fewer: less delay, but not exact"
     )
     parser.add_argument(
         "--chunk",
@@ -61,19 +61,19 @@ def run(args: Namespace) -> None:
     check_terminal(sys.stdout, "the output is raw audio")
     if args.kind != "audio":
         given = {"--rate": args.rate, "--encoder": args.encoder, "--chunk": None if args.chunk == CHUNK else args.chunk}
-        for option in (name for name, value in given.items() if value is not None):
+        if (option := next((name for name, value in given.items() if value is not None), None)) is not None:
             raise ValueError(f"{option} is for stream audio, and nothing that stream {args.kind} uses: leave it out")
     vocos = open_vocoder(args, args.model, args.encoder)
     if args.chunk > MAX_CHUNK:
         raise ValueError(f"--chunk is {args.chunk}, expected 1 to {MAX_CHUNK} frames")
-    errors: list[Exception] = []  # on stdin: the frames before one are decoded and written first
+    errors: list[Exception] = []  # on standard input: what came before an error is decoded and written first
     audio = _of_audio(args, vocos, errors) if args.kind == "audio" else _of_frames(args, vocos, errors)
     try:
         for block in audio:
             _write(block, args.format)
     except BAD_INPUT as error:
         errors.append(error)
-    if errors:  # the first one made the end
+    if errors:  # the first one ended the stream
         raise errors[0]
 
 

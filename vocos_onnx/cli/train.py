@@ -12,22 +12,31 @@ from .parser import Commands
 
 
 def add(commands: Commands) -> None:
-    parser = commands.add("train", run, "train a Vocos as a config of upstream's layout says (needs the extra [train])")
+    parser = commands.add("train", run, "train a Vocos from a config in upstream's layout (needs the extra [train])")
     options.add_force(parser)
     parser.add_argument("config", type=options.path, metavar="CONFIG.yaml")
     parser.add_argument(
-        "--out", type=options.path, required=True, metavar="DIR", help="the run; one that was stopped goes on"
+        "--out",
+        type=options.path,
+        required=True,
+        metavar="DIR",
+        help="folder of the run; a run that was stopped is resumed",
     )
     parser.add_argument("--train", metavar="PATH", help="folder, filelist or index.csv, instead of the config's")
-    parser.add_argument("--valid", metavar="PATH", help="the same, of files to validate with")
+    parser.add_argument("--valid", metavar="PATH", help="the same, for validation")
     parser.add_argument(
         "--steps", type=options.integer, metavar="N", help="steps of the generator, half the config's max_steps"
     )
-    parser.add_argument("--encoder", metavar="E.onnx", help="of the tokens, for a model of EnCodec's")
     parser.add_argument(
-        "--token-cache", type=options.path, metavar="DIR", help="encode whole files, once, and crop the tokens"
+        "--encoder", metavar="E.onnx", help="encoder that makes the tokens, for a model of EnCodec tokens"
     )
-    parser.add_argument("--init-from", metavar="CHECKPOINT", help="begin with its weights: folder, .ckpt or hub id")
+    parser.add_argument(
+        "--token-cache",
+        type=options.path,
+        metavar="DIR",
+        help="encode whole files once, keep their tokens here, and crop those",
+    )
+    parser.add_argument("--init-from", metavar="CHECKPOINT", help="start with its weights: folder, .ckpt or hub id")
     options.add_revision(parser)
     parser.add_argument("--device", help="auto, cpu or cuda, instead of the config's accelerator")
     parser.add_argument(

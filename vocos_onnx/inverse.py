@@ -69,24 +69,22 @@ class Inverse:
         return [audio[item] for item in sorted(audio)]
 
     def _of_item(self, spectra: Iterator[Spectrum]) -> Float:
-        config, overlap_add, done = self.config, self.overlap_add(), 0
-        audio: Float | None = None
-        for spectrum in spectra:
-            if spectrum.audio is not None:  # of all the item
-                return spectrum.audio.clip(-1, 1) if config.clip_audio else spectrum.audio
+        first = next(spectra)
+        config, frames = self.config, first.span.frames
+        if first.audio is not None:  # of all the item: the graph has made it
+            return first.audio.clip(-1, 1) if config.clip_audio else first.audio
+        samples = samples_of(frames.length, config.n_fft, config.hop_length, config.padding)
+        audio = np.empty((frames.batch, samples), np.float32)
+        overlap_add, done = self.overlap_add(), 0
+        for spectrum in itertools.chain([first], spectra):
             assert spectrum.values is not None
-            frames = spectrum.span.frames
-            if audio is None:
-                samples = samples_of(frames.length, config.n_fft, config.hop_length, config.padding)
-                audio = np.empty((frames.batch, samples), np.float32)
             blocks = [overlap_add.push(spectrum.values)]
             if spectrum.span.stop == frames.length:
                 blocks.append(overlap_add.finish())
             for block in blocks:
                 audio[:, done : done + block.shape[1]] = block
                 done += block.shape[1]
-        assert audio is not None
-        assert done == audio.shape[1]
+        assert done == samples
         return audio
 
     def overlap_add(self) -> OverlapAdd:

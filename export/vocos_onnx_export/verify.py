@@ -83,12 +83,12 @@ def relative(given: np.ndarray, expected: Tensor) -> float:
     return 0.0 if difference == 0 else difference / peak if peak else float("inf")
 
 
-def table(rows: list[Row]) -> str:
-    """The worst difference over lengths and batches, by bandwidth and stage."""
+def table(rows: list[Row]) -> list[str]:
+    """The lines of a table: the worst difference over lengths and batches, by bandwidth and stage."""
     stages = [s for s in TOLERANCE if any(r.stage == s for r in rows)]
     lines = [f"{'bandwidth_id':>12}  " + "  ".join(f"{s:>9}" for s in stages)]
     for bandwidth_id in dict.fromkeys(r.bandwidth_id for r in rows):
         worst = [max(r.difference for r in rows if (r.bandwidth_id, r.stage) == (bandwidth_id, s)) for s in stages]
         lines.append(f"{'-' if bandwidth_id is None else bandwidth_id:>12}  " + "  ".join(f"{w:9.1e}" for w in worst))
     lines.append(f"{'tolerance':>12}  " + "  ".join(f"{TOLERANCE[s]:9.0e}" for s in stages))
-    return "\n".join(lines)
+    return lines

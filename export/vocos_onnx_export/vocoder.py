@@ -76,7 +76,8 @@ def export(
         rows = list(verify(model, codebooks, runtime))
         del runtime
         report("largest difference from torch, relative to the peak:")
-        report(table(rows))
+        for line in table(rows):
+            report(line)
         bad = [row for row in rows if not row.ok]
         if bad:
             first = bad[0]

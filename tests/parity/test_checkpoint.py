@@ -808,6 +808,7 @@ def test_success_replaces_an_existing_output(folders: dict[str, Path], tmp_path:
     export(str(folders["mel"]), output, report=lines.append)
     assert VocosONNX(output).config.source.name == "mel"
     assert list(tmp_path.iterdir()) == [output]
+    assert not [line for line in lines if "\n" in line]
     text = "\n".join(lines)
     for word in ("spectrum", "waveform", "tolerance", f"wrote {output}"):
         assert word in text

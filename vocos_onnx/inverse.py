@@ -73,17 +73,17 @@ class Inverse:
         config, frames = self.config, first.span.frames
         if first.audio is not None:  # of all the item: the graph has made it
             return first.audio.clip(-1, 1) if config.clip_audio else first.audio
+        if first.span.is_whole:
+            assert first.values is not None
+            return self.overlap_add().push(first.values, last=True)
         samples = samples_of(frames.length, config.n_fft, config.hop_length, config.padding)
         audio = np.empty((frames.batch, samples), np.float32)
         overlap_add, done = self.overlap_add(), 0
         for spectrum in itertools.chain([first], spectra):
             assert spectrum.values is not None
-            blocks = [overlap_add.push(spectrum.values)]
-            if spectrum.span.stop == frames.length:
-                blocks.append(overlap_add.finish())
-            for block in blocks:
-                audio[:, done : done + block.shape[1]] = block
-                done += block.shape[1]
+            block = overlap_add.push(spectrum.values, last=spectrum.span.stop == frames.length)
+            audio[:, done : done + block.shape[1]] = block
+            done += block.shape[1]
         assert done == samples
         return audio
 
@@ -122,25 +122,26 @@ class OverlapAdd:
         self._to_trim = self._trim  # samples of the beginning that are yet to be trimmed
         self._frames = 0
 
-    def push(self, spectrum: npt.NDArray[Any]) -> Float:
+    def push(self, spectrum: npt.NDArray[Any], *, last: bool = False) -> Float:
         """Spectrum (B, t, F) of the next frames, t > 0 -> the samples (B, n) that are complete with them, n >= 0.
 
-        Raises FloatingPointError if they are not finite.
+        With ``last`` no frame follows, and the rest is emitted too. Raises FloatingPointError if they are not finite.
         """
         frames = self._transform.frames(spectrum)
-        audio = self._added(self._audio, frames)
+        audio, weights = self._added(self._audio, frames), None
         check_finite(audio, spectrum, self._frames)
         self._frames += spectrum.shape[1]
-        self._audio = audio[:, -self._kept :].copy()
-        weights = None
         if self._transform.weight is not None:
             weight = np.broadcast_to(self._transform.weight, (1, *frames.shape[1:]))
             weights = self._added(self._weights, weight)
-            self._weights = weights[:, -self._kept :].copy()
+        if last:
+            return self._finished(audio, weights, audio.shape[1] - self._trim)
+        self._audio = audio[:, -self._kept :].copy()
+        self._weights = None if weights is None else weights[:, -self._kept :].copy()
         return self._finished(audio, weights, audio.shape[1] - self._kept)
 
     def finish(self) -> Float:
-        """The samples (B, n) that are left when no frame follows. There must have been one."""
+        """The samples (B, n) that are left, if the last ``push`` was not told that it is. There must have been one."""
         assert self._audio is not None
         return self._finished(self._audio, self._weights, self._kept - self._trim)
 

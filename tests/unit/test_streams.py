@@ -284,6 +284,9 @@ def test_overlap_add_in_stretches(head: str, n_fft: int, hop: int, padding: str)
             overlap = OverlapAdd(transform, n_fft, hop, padding)
             parts = [overlap.push(spectrum[:, i : i + size]) for i in range(0, frames, size)]
             audio = np.concatenate([*parts, overlap.finish()], axis=1)
+            told = OverlapAdd(transform, n_fft, hop, padding)
+            parts = [told.push(spectrum[:, i : i + size], last=i + size >= frames) for i in range(0, frames, size)]
+            assert np.array_equal(np.concatenate(parts, axis=1), audio)
             assert audio.shape == expected.shape
             assert not expected.size or np.abs(audio - expected).max() <= 1e-5 * np.abs(expected).max()
 

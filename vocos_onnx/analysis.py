@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,16 @@ from .model.config import EncodecFeatures, ModelConfig
 EncoderOrPath = EncodecONNX | str | os.PathLike[str]
 
 
+class Choice(NamedTuple):
+    """What a call of copy-synthesis may choose, as ``VocosONNX`` takes it."""
+
+    bandwidth: float | None
+    bandwidth_id: Any
+    encoder: EncoderOrPath | None
+
+
 class Analysis(Protocol):
-    """What makes the input of one model from audio. ``bandwidth`` and ``encoder`` are as ``VocosONNX`` takes them.
+    """What makes the input of one model from audio.
 
     encoder: the one that the model was opened with, if there was one.
     """
@@ -31,24 +39,12 @@ class Analysis(Protocol):
     def encoder(self) -> EncodecONNX | None: ...
 
     def analyse(
-        self,
-        audio: npt.ArrayLike,
-        sample_rate: int,
-        bandwidth: float | None,
-        bandwidth_id: Any,
-        encoder: EncoderOrPath | None,
-        progress: Progress | None,
+        self, audio: npt.ArrayLike, sample_rate: int, choice: Choice, progress: Progress | None
     ) -> tuple[npt.NDArray[Any], int | None]:
         """Audio (N,) or (B, N) -> mels or tokens, as ``VocosONNX.decode`` takes them, and the bandwidth id."""
 
     def stream(
-        self,
-        blocks: Iterable[npt.ArrayLike],
-        sample_rate: int,
-        bandwidth: float | None,
-        bandwidth_id: Any,
-        encoder: EncoderOrPath | None,
-        chunk: int | None,
+        self, blocks: Iterable[npt.ArrayLike], sample_rate: int, choice: Choice, chunk: int | None
     ) -> tuple[Iterator[npt.NDArray[Any]], int | None]:
         """Blocks (n,) of audio -> chunks of mels or tokens, as a stream takes them, and the bandwidth id."""
 
@@ -69,28 +65,16 @@ class MelAnalysis:
         self._bandwidths = Bandwidths(config)
 
     def analyse(
-        self,
-        audio: npt.ArrayLike,
-        sample_rate: int,
-        bandwidth: float | None,
-        bandwidth_id: Any,
-        encoder: EncoderOrPath | None,
-        progress: Progress | None,
+        self, audio: npt.ArrayLike, sample_rate: int, choice: Choice, progress: Progress | None
     ) -> tuple[npt.NDArray[Any], int | None]:
-        _refuse_token_options(bandwidth, encoder)
-        return self.features(audio, sample_rate, progress), self._bandwidths.checked_id(bandwidth_id)
+        _refuse_token_options(choice.bandwidth, choice.encoder)
+        return self.features(audio, sample_rate, progress), self._bandwidths.checked_id(choice.bandwidth_id)
 
     def stream(
-        self,
-        blocks: Iterable[npt.ArrayLike],
-        sample_rate: int,
-        bandwidth: float | None,
-        bandwidth_id: Any,
-        encoder: EncoderOrPath | None,
-        chunk: int | None,
+        self, blocks: Iterable[npt.ArrayLike], sample_rate: int, choice: Choice, chunk: int | None
     ) -> tuple[Iterator[npt.NDArray[Any]], int | None]:
-        _refuse_token_options(bandwidth, encoder)
-        return self.features_stream(blocks, sample_rate, chunk), self._bandwidths.checked_id(bandwidth_id)
+        _refuse_token_options(choice.bandwidth, choice.encoder)
+        return self.features_stream(blocks, sample_rate, chunk), self._bandwidths.checked_id(choice.bandwidth_id)
 
     def features(self, audio: npt.ArrayLike, sample_rate: int, progress: Progress | None = None) -> Float:
         check_audio(audio, sample_rate)
@@ -124,28 +108,16 @@ class TokenAnalysis:
         self._bundled: EncodecONNX | None = None
 
     def analyse(
-        self,
-        audio: npt.ArrayLike,
-        sample_rate: int,
-        bandwidth: float | None,
-        bandwidth_id: Any,
-        encoder: EncoderOrPath | None,
-        progress: Progress | None,
+        self, audio: npt.ArrayLike, sample_rate: int, choice: Choice, progress: Progress | None
     ) -> tuple[npt.NDArray[Any], int | None]:
-        index, opened = self._chosen(bandwidth, bandwidth_id, encoder)
+        index, opened = self._chosen(choice)
         tokens = opened.encode(audio, sample_rate, self._bandwidths.kbps[index], progress=progress)
         return tokens, index if self._bandwidths.num_ids else None
 
     def stream(
-        self,
-        blocks: Iterable[npt.ArrayLike],
-        sample_rate: int,
-        bandwidth: float | None,
-        bandwidth_id: Any,
-        encoder: EncoderOrPath | None,
-        chunk: int | None,
+        self, blocks: Iterable[npt.ArrayLike], sample_rate: int, choice: Choice, chunk: int | None
     ) -> tuple[Iterator[npt.NDArray[Any]], int | None]:
-        index, opened = self._chosen(bandwidth, bandwidth_id, encoder)
+        index, opened = self._chosen(choice)
         options = {} if chunk is None else {"chunk": chunk}
         chunks = opened.encode_stream(blocks, sample_rate, self._bandwidths.kbps[index], **options)
         return chunks, index if self._bandwidths.num_ids else None
@@ -156,12 +128,11 @@ class TokenAnalysis:
     def features_stream(self, blocks: Iterable[npt.ArrayLike], sample_rate: int, chunk: int | None) -> Iterator[Float]:
         raise _mels_error()
 
-    def _chosen(
-        self, bandwidth: float | None, bandwidth_id: Any, encoder: EncoderOrPath | None
-    ) -> tuple[int, EncodecONNX]:
-        index = self._bandwidths.selected_id(bandwidth, bandwidth_id)
-        if encoder is not None:
-            return index, self._open(encoder)
+    def _chosen(self, choice: Choice) -> tuple[int, EncodecONNX]:
+        """The bandwidth id and the encoder of a call."""
+        index = self._bandwidths.selected_id(choice.bandwidth, choice.bandwidth_id)
+        if choice.encoder is not None:
+            return index, self._open(choice.encoder)
         return index, self.encoder or self._bundled_encoder()
 
     def _bundled_encoder(self) -> EncodecONNX:

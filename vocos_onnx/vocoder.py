@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from .analysis import EncoderOrPath, analysis_of
+from .analysis import Choice, EncoderOrPath, analysis_of
 from .arrays import Array, EncodecFrames, Float, Progress, as_array
 from .dsp.mel import CHUNK
 from .frames import Given, Layout, reader_of
@@ -161,7 +161,8 @@ class VocosONNX:
                 is missing, or whose codebooks are not those of the model.
         """
         check_audio(audio, sample_rate)
-        given, index = self._analysis.analyse(audio, sample_rate, bandwidth, bandwidth_id, encoder, progress)
+        choice = Choice(bandwidth, bandwidth_id, encoder)
+        given, index = self._analysis.analyse(audio, sample_rate, choice, progress)
         decoded = self._decode(self._reader.read(given, index, "kbt", check_mels=False))
         assert not isinstance(decoded, list)
         return decoded
@@ -192,7 +193,8 @@ class VocosONNX:
         Raises:
             ValueError: as when the object is called; as ``stream`` and ``encode_stream``.
         """
-        chunks, index = self._analysis.stream(blocks, sample_rate, bandwidth, bandwidth_id, encoder, chunk)
+        choice = Choice(bandwidth, bandwidth_id, encoder)
+        chunks, index = self._analysis.stream(blocks, sample_rate, choice, chunk)
         if self.network.is_streamable:
             return _stream_through(chunks, self._stream(index, lookahead, check_mels=False))
         return self._decode_at_the_end(chunks, index)

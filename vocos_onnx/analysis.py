@@ -14,7 +14,7 @@ from .bandwidths import Bandwidths
 from .dsp.audio_window import AudioWindow
 from .dsp.mel import CHUNK, MelFeatures, log_mel, log_mel_blocks
 from .encoder import EncodecONNX
-from .io.samples import check_audio, checked_blocks, read_blocks, read_chunk, read_waveform
+from .io.samples import read_blocks, read_chunk, read_waveform
 from .model.bundled import BUNDLED_CODEC
 from .model.config import EncodecFeatures, ModelConfig
 
@@ -77,15 +77,13 @@ class MelAnalysis:
         return self.features_stream(blocks, sample_rate, chunk), self._bandwidths.checked_id(choice.bandwidth_id)
 
     def features(self, audio: npt.ArrayLike, sample_rate: int, progress: Progress | None = None) -> Float:
-        check_audio(audio, sample_rate)
         waveform = read_waveform(audio, sample_rate, self._sample_rate)
         features = log_mel(waveform, self._sample_rate, self._mel, progress)
         return features[0] if np.ndim(audio) == 1 else features
 
     def features_stream(self, blocks: Iterable[npt.ArrayLike], sample_rate: int, chunk: int | None) -> Iterator[Float]:
         frames = CHUNK if chunk is None else read_chunk(chunk)
-        checked = checked_blocks(blocks, sample_rate)
-        window = AudioWindow(read_blocks(checked, sample_rate, self._sample_rate))
+        window = AudioWindow(read_blocks(blocks, sample_rate, self._sample_rate))
         return (mels[0] for mels in log_mel_blocks(window, self._sample_rate, self._mel, frames))
 
 

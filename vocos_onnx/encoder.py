@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Float
+from .arrays import Float, Progress
 from .bandwidths import DEFAULT_BANDWIDTH, bandwidth_index
 from .dsp.audio_window import AudioWindow
 from .dsp.quantizer import quantize
 from .encoder_network import AudioSpan, State, open_encoder
-from .io.samples import check_audio, checked_blocks, read_blocks, read_chunk, read_waveform
+from .io.samples import read_blocks, read_chunk, read_waveform
 from .model.bundled import CODEC_ENCODER
 from .model.config import ENCODER_KEY
 from .model.hub import fetch
@@ -92,7 +92,7 @@ class EncodecONNX:
         sample_rate: int,
         bandwidth: float = DEFAULT_BANDWIDTH,
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> npt.NDArray[np.int64]:
         """Audio to tokens.
 
@@ -114,7 +114,6 @@ class EncodecONNX:
                 place; a sample rate outside 1 to 384 kHz; a bandwidth that the model does not have.
             FloatingPointError: the network gave NaN or infinity.
         """
-        check_audio(audio, sample_rate)
         count = self._codebook_count(bandwidth)
         waveform = read_waveform(audio, sample_rate, self.sample_rate)
         frames = -(-waveform.shape[1] // self.hop_length)
@@ -154,12 +153,11 @@ class EncodecONNX:
         """
         count = self._codebook_count(bandwidth)
         chunk = read_chunk(chunk)
-        window = AudioWindow(read_blocks(checked_blocks(blocks, sample_rate), sample_rate, self.sample_rate))
+        window = AudioWindow(read_blocks(blocks, sample_rate, self.sample_rate))
         return (quantize(e, self.codebooks[:count])[:, 0] for e in self._embeddings(window, chunk))
 
     def embed(self, audio: npt.ArrayLike, sample_rate: int) -> Float:
         """Audio (N,) or (B, N) -> embeddings (B, C, T) before quantisation; T and what is raised as in ``encode``."""
-        check_audio(audio, sample_rate)
         waveform = read_waveform(audio, sample_rate, self.sample_rate)
         return np.concatenate(
             list(self._embeddings(AudioWindow([waveform]), _chunk_of(len(waveform)))), axis=1

@@ -29,6 +29,10 @@ FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31}
 # int16 this is 54 dB below full scale: quieter than speech in a recording that is worth anything.
 _LOUDEST = 64
 
+_BANDS = (64, 80, 100, 128)  # of mels, or the channels of a codec's features
+_TELLING = 128  # quieter than that, what is not negative may be silence with an offset
+_TO_DECODE = "tokens are decoded with vocos.decode(tokens), vocos = VocosONNX() or the model of their codec"
+
 
 def read_rate(sample_rate: Any) -> int:
     """A sample rate in Hz as Python's integer, which no product makes overflow. Raises ValueError."""
@@ -53,7 +57,7 @@ def read_rate(sample_rate: Any) -> int:
 
 def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:
     """Audio (N,) or (B, N) as float32 (B, ceil(N · to / sample_rate)) of the rate ``to``. Raises ValueError."""
-    check_order(audio, sample_rate)
+    check_audio(audio, sample_rate)
     rate = read_rate(sample_rate)
     return resample(_check(as_samples(audio, rate)), rate, read_rate(to))
 
@@ -61,6 +65,8 @@ def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:
 def read_blocks(blocks: Iterable[npt.ArrayLike], sample_rate: int, to: int) -> Iterator[Float]:
     """What ``read_waveform`` makes of the blocks (n,) of one recording in one piece, (1, m) each. Raises ValueError."""
     check_order(blocks, sample_rate, "blocks")
+    if isinstance(blocks, Tokens) or getattr(blocks, "ndim", 0) == 2:
+        check_audio(blocks, sample_rate)
     rate = read_rate(sample_rate)
     return resample_blocks(_check_blocks(as_blocks(blocks, rate), rate), rate, read_rate(to))
 
@@ -142,9 +148,9 @@ def _check_blocks(blocks: Iterable[npt.ArrayLike], rate: int) -> Iterator[Float]
     """Blocks (n,) of one recording as float32 (1, n); empty ones are left out. Raises ValueError."""
     first = 0
     for block in blocks:
-        given = np.array(
-            as_samples(block, rate)
-        )  # a copy: it is kept for a while, and the caller may fill the same memory again
+        check_audio(block, rate)
+        # a copy: it is kept for a while, and the caller may fill the same memory again
+        given = np.array(as_samples(block, rate))
         if given.ndim != 1:
             raise ValueError(f"a block of audio has shape {given.shape}, expected (samples,){one_channel_hint(given)}")
         if given.size:
@@ -278,36 +284,11 @@ def check_audio(audio: Any, sample_rate: Any) -> None:
         )
 
 
-def checked_blocks(blocks: Any, sample_rate: Any) -> Any:
-    """Blocks of audio that are checked as they come; as they are, where they are no iterable."""
-    check_order(blocks, sample_rate, "blocks")
-    if isinstance(blocks, Tokens) or getattr(blocks, "ndim", 0) == 2:
-        check_audio(blocks, sample_rate)
-    if isinstance(blocks, str | bytes | bytearray | memoryview | os.PathLike) or not isinstance(blocks, Iterable):
-        return blocks  # the reader says what is wrong
-    if hasattr(blocks, "ndim") or hasattr(blocks, "read"):
-        return blocks
-    return _checked(blocks, sample_rate)
-
-
-def _checked(blocks: Iterable[Any], sample_rate: Any) -> Iterator[Any]:
-    for block in blocks:
-        check_audio(block, sample_rate)
-        yield block
-
-
 def _is_short(array: npt.NDArray[Any], sample_rate: Any) -> bool:
     try:
         return bool(array.shape[1] < sample_rate)
     except (TypeError, ValueError):
         return True
-
-
-_BANDS = (64, 80, 100, 128)  # of mels, or the channels of a codec's features
-
-_TELLING = 128  # quieter than that, what is not negative may be silence with an offset
-
-_TO_DECODE = "tokens are decoded with vocos.decode(tokens), vocos = VocosONNX() or the model of their codec"
 
 
 def read_chunk(chunk: Any) -> int:

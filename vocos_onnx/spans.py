@@ -70,13 +70,14 @@ class Plan:
         # of one bandwidth id in a batch, and of similar lengths, so that little is filled up
         short.sort(key=lambda i: (items[i].bandwidth_id or 0, items[i].length))
         batch: list[Span] = []
+        rows = 0
         for i in short:
             span = Span(i, items[i], 0, items[i].length, 0, items[i].length)
             same = not batch or batch[0].frames.bandwidth_id == span.frames.bandwidth_id
-            rows = sum(other.frames.batch for other in batch) + span.frames.batch
+            rows += span.frames.batch
             if batch and not (same and rows * span.stop <= MOST):  # it is the longest, and so many frames has each row
                 yield batch
-                batch = []
+                batch, rows = [], span.frames.batch
             batch.append(span)
         if batch:
             yield batch

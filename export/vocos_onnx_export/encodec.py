@@ -13,6 +13,7 @@ from torch import Tensor
 from vocos_onnx import EncodecONNX
 from vocos_onnx.encoder import CHUNK
 from vocos_onnx.model.config import EncoderConfig
+from vocos_onnx.model.providers import CPU
 
 from .encodec_checkpoint import CONFIG, WEIGHTS, find_encodec, load_encodec
 from .modules import STFTEncoder
@@ -67,7 +68,7 @@ def export_encodec(
         proto = trace_encoder(encoder, config, codebooks)
     with target.staged() as written:
         save(proto, written)
-        runtime = EncodecONNX(written, providers=["CPUExecutionProvider"], threads=3)  # so that there are parts
+        runtime = EncodecONNX(written, providers=[CPU], threads=3)  # so that there are parts
         if not np.array_equal(runtime.codebooks, codebooks.numpy()):
             raise target.refused(f"the exported codebooks are not those of {checkpoint}")
         rows = list(verify(encoder, runtime))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from vocos_onnx import ModelConfig, VocosONNX, __version__
 from vocos_onnx.model.config import Source
+from vocos_onnx.model.providers import CPU
 
 from .checkpoint import build, describe, load
 from .istft import add_istft
@@ -72,7 +73,7 @@ def export(
         add_istft(proto, model_config)
     with target.staged() as written:
         save(proto, written)
-        runtime = VocosONNX(written, providers=["CPUExecutionProvider"])
+        runtime = VocosONNX(written, providers=[CPU])
         rows = list(verify(model, codebooks, runtime))
         del runtime
         report("largest difference from torch, relative to the peak:")

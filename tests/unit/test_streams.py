@@ -258,7 +258,7 @@ def test_no_memory_on_a_device(text: str) -> None:
         def io_binding(self) -> Never:
             raise RuntimeError(text)
 
-    session = Session(VocosONNX(DATA / "mel.onnx").config, None, {}, {}, 1, Full())
+    session = Session(VocosONNX(DATA / "mel.onnx").config, None, {}, {}, 1, Full(), {})
     with pytest.raises(MemoryError, match=r"onnxruntime: "):
         session.run({"spectrum": (1,)}, {}, keep=True)
 

@@ -20,10 +20,10 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,7 +57,7 @@ MAX_SIZE = 1 << 30  # bytes; the largest known model has 54 MB, and ONNX allows 
 MAX_NODES = 10_000  # the bundled networks have 160
 _MAX_FIELDS = 1_000_000
 _MAX_DEPTH = 8
-_FEW = 1024  # the values of longer integer tensors are not read
+_FEW = 1024  # the values of longer integer tensors are not read; weights of as many bytes or fewer stay in the graph
 _MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
 _OPSETS = range(18, 27)  # the exports have 20
 _EXPORT = "export the checkpoint with: vocos-onnx export"
@@ -66,7 +66,7 @@ _BRANCHES = {"then_branch", "else_branch"}
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _WIRES = {"int": _VARINT, "float": _FIXED32, "double": _FIXED64}  # of these kinds; all others are bytes
-_WIDTHS = {"float*": 4, "double*": 8}  # bytes of each number in a packed field; integers vary
+_WIDTHS = {"float": 4, "double": 8}  # bytes of each number in a packed field; integers vary
 ByteRange = tuple[int, int]  # where the bytes of a message or a field begin and end
 
 
@@ -81,7 +81,21 @@ class _Schema:
     def __init__(self, what: str, fields: Mapping[str, tuple[int, str]]) -> None:
         self.what = what
         self.numbers = {name: number for name, (number, _) in fields.items()}
-        self.kinds = dict(fields.values())
+        self.kinds = {name: kind.removesuffix("*") for name, (_, kind) in fields.items()}
+        # the tag of a field, which is its number and wire type -> its name, its kind, and whether it may be repeated
+        self.tags = {
+            number << 3 | wire: (name, self.kinds[name], kind.endswith("*"))
+            for name, (number, kind) in fields.items()
+            for wire in _wires(kind)
+        }
+
+
+def _wires(kind: str) -> set[int]:
+    """Returns the wire types that a field of this kind may have: numbers that are repeated may be packed."""
+    one = kind.removesuffix("*")
+    if one in ("foreign", "elsewhere", "entry"):
+        return {_VARINT, _FIXED64, _BYTES, _FIXED32}
+    return {_WIRES.get(one, _BYTES), *([_BYTES] if kind != one else [])}
 
 
 _MODEL = _Schema("the model", {
@@ -200,11 +214,13 @@ _ATTRIBUTE_FIELDS = {
     _FLOAT_ATTRIBUTE: "f", _INT_ATTRIBUTE: "i", _STRING_ATTRIBUTE: "s", _TENSOR_ATTRIBUTE: "t", _GRAPH_ATTRIBUTE: "g",
     _FLOATS_ATTRIBUTE: "floats", _INTS_ATTRIBUTE: "ints",
 }  # fmt: skip
-# the type of a tensor's elements -> bytes of each, and the field that they are in if they are not in raw_data
-_ELEMENTS = {
-    FLOAT: (4, "float_data"), UINT8: (1, "int32_data"), INT8: (1, "int32_data"), INT32: (4, "int32_data"),
-    INT64: (8, "int64_data"), BOOL: (1, "int32_data"), FLOAT16: (2, "int32_data"), DOUBLE: (8, "double_data"),
+# the type of a tensor's elements -> the same of numpy, and the field that they are in if they are not in raw_data
+_ELEMENTS: dict[int, tuple[np.dtype[Any], str]] = {
+    FLOAT: (np.dtype("<f4"), "float_data"), UINT8: (np.dtype("u1"), "int32_data"), INT8: (np.dtype("i1"), "int32_data"),
+    INT32: (np.dtype("<i4"), "int32_data"), INT64: (np.dtype("<i8"), "int64_data"), BOOL: (np.dtype("?"), "int32_data"),
+    FLOAT16: (np.dtype("<f2"), "int32_data"), DOUBLE: (np.dtype("<f8"), "double_data"),
 }  # fmt: skip
+_ELSEWHERE = bytes([_TENSOR.numbers["data_location"] << 3 | _VARINT, 1])  # TensorProto.EXTERNAL
 _TENSOR_DATA = {"raw_data", "float_data", "int32_data", "int64_data", "double_data"}
 
 
@@ -223,8 +239,7 @@ class PinnedFile(os.PathLike[str]):
         return str(self.path)
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """An input or output of a graph: its name, the ONNX number of its element type, and its shape."""
 
     name: str
@@ -232,17 +247,19 @@ class Value:
     shape: Shape
 
 
-@dataclass(frozen=True)
-class ModelFile:
+class ModelFile(NamedTuple):
     """A file that was read and checked.
 
-    ``size`` is that of the file in bytes; ``data`` is the model without its codebooks. ``inputs`` are those that the
-    caller of the network gives, so no weights. ``codebooks`` is (num_codebooks, codebook_size, channels), or None.
+    ``size`` is that of the file in bytes. ``graph`` is the model without its codebooks, and without its larger
+    ``weights``, which are here by their names: onnxruntime uses them where they are, and so needs less memory and time
+    than for a model in one piece, and sessions may share them. ``inputs`` are those that the caller of the network
+    gives, so no weights. ``codebooks`` is (num_codebooks, codebook_size, channels), or None.
     """
 
     path: Path
     size: int
-    data: bytes
+    graph: bytes
+    weights: Mapping[str, np.ndarray[Any, Any]]
     metadata: Mapping[str, str]
     inputs: Sequence[Value]
     outputs: Sequence[Value]
@@ -279,8 +296,9 @@ def read_model(
         if newer := next(filter(None, map(newer_format, check.metadata.values())), None):
             raise ValueError(f"{path}: {newer}") from None
         raise _refusal(path, check, error) from None
-    network = _without(data, check.graph, check.codebooks_fields)
-    return ModelFile(path, len(data), network, check.metadata, check.inputs, check.outputs, check.codebooks)
+    weights = {name: weight.read(data) for name, weight in check.weights.items()}
+    graph = _without_weights(check)
+    return ModelFile(path, len(data), graph, weights, check.metadata, check.inputs, check.outputs, check.codebooks)
 
 
 def _refusal(path: Path, check: _Check, error: _DamagedError | _RefusedError) -> ValueError:
@@ -294,18 +312,34 @@ def _refusal(path: Path, check: _Check, error: _DamagedError | _RefusedError) ->
     return ValueError(f"{path} {foreign_vocos_message(*names) or error}")
 
 
-def _without(data: bytes, graph: ByteRange, fields: list[ByteRange]) -> bytes:
-    """Returns a model without these fields of its graph. All ranges are of the contents, after tag and length."""
-    if not fields:
-        return data
-    view, pieces, at = memoryview(data), [], graph[0]
-    for start, end in sorted(fields):
-        pieces.append(view[at : start - 1 - len(_as_varint(end - start))])  # a tag has one byte
-        at = end
-    pieces.append(view[at : graph[1]])
-    head = view[: graph[0] - 1 - len(_as_varint(graph[1] - graph[0]))]
-    size = _as_varint(sum(map(len, pieces)))
-    return b"".join([head, bytes([_MODEL.numbers["graph"] << 3 | _BYTES]), size, *pieces, view[graph[1] :]])
+def _without_weights(check: _Check) -> bytes:
+    """Returns the model without its codebooks and its larger weights, which are said to be in another file.
+
+    All ranges are of the contents of a field, after its tag and length; the tags of these fields have one byte.
+    """
+    view, (at, end) = memoryview(check.data), check.graph
+    pieces: list[bytes | memoryview] = []
+    values = {weight.place: weight.values for weight in check.weights.values()}
+    for place in sorted({*check.codebooks_fields, *values}):
+        pieces.append(view[at : _start(place)])
+        if place in values:
+            start, last = _start(values[place]), values[place][1]
+            tensor = check.data[place[0] : start] + check.data[last : place[1]] + _ELSEWHERE
+            pieces.append(_field(_GRAPH.numbers["initializer"], tensor))
+        at = place[1]
+    pieces.append(view[at:end])
+    graph = _field(_MODEL.numbers["graph"], b"".join(pieces))
+    return b"".join([view[: _start(check.graph)], graph, view[end:]])
+
+
+def _start(place: ByteRange) -> int:
+    """Returns where a field starts, given where its contents are."""
+    start, end = place
+    return start - len(_as_varint(end - start)) - 1
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 | _BYTES]) + _as_varint(len(content)) + content
 
 
 def _as_varint(number: int) -> bytes:
@@ -350,8 +384,7 @@ def _foreign(what: str) -> _RefusedError:
     )
 
 
-@dataclass
-class _Scope:
+class _Scope(NamedTuple):
     """The values that are known at some node of a graph, by name.
 
     ``constants`` are those in the file; ``tables`` has the constant that a value is a row of; ``kinds`` are the element
@@ -375,8 +408,21 @@ class _Scope:
         return _Scope(dict(self.constants), dict(self.tables), dict(self.kinds), dict(self.values))
 
 
-@dataclass(frozen=True)
-class _Result:
+class _Weight(NamedTuple):
+    """An initializer of the graph: where the tensor is, and its values, which are there as in memory."""
+
+    place: ByteRange
+    values: ByteRange
+    constant: Constant
+
+    def read(self, data: bytes) -> np.ndarray[Any, Any]:
+        """Returns a copy, which is aligned."""
+        shape = self.constant.shape
+        dtype, _ = _ELEMENTS[self.constant.kind]
+        return np.frombuffer(data, dtype, math.prod(shape), self.values[0]).reshape(shape).copy()
+
+
+class _Result(NamedTuple):
     """The first output of a graph."""
 
     kind: int
@@ -399,6 +445,7 @@ class _Check:
         self.graph = (0, 0)
         self.codebooks: Float | None = None
         self.codebooks_fields: list[ByteRange] = []  # of the graph: their initializer, and their output in format 4
+        self.weights: dict[str, _Weight] = {}  # the larger initializers by name
         self._problem: _RefusedError | None = None  # the first; but data from other files is raised at once
 
     def model(self) -> None:
@@ -454,10 +501,12 @@ class _Check:
             raise _DamagedError("graphs within graphs without end")
         graph = _Message(self, place, _GRAPH)
         for tensor in graph.ranges("initializer"):
-            name, constant = self._tensor(tensor)
+            name, constant, raw = self._tensor(tensor)
             if not depth and name == CODEBOOKS_NAME:  # no node may use them
                 self._codebooks(tensor, constant)
                 continue
+            if not depth and raw is not None and raw[1] - raw[0] > _FEW:
+                self.weights[name] = _Weight(tensor, raw, constant)
             scope.constants[name] = constant
             scope.add(name, constant.kind, Known.of(constant))
         weights = set(scope.constants)
@@ -581,7 +630,7 @@ class _Check:
         name = attribute.name("name")
         value: Any = None
         for tensor in (*attribute.ranges("t"), *attribute.ranges("tensors")):
-            _, value = self._tensor(tensor)
+            _, value, _ = self._tensor(tensor)
         for field in ("g", "graphs"):
             for graph in attribute.ranges(field):
                 if field == "graphs" or name not in _BRANCHES:
@@ -604,22 +653,22 @@ class _Check:
             return name, [_signed(value) for value in attribute.integers("ints")]
         return name, value
 
-    def _tensor(self, place: ByteRange) -> tuple[str, Constant]:
-        """Returns the name and the constant."""
+    def _tensor(self, place: ByteRange) -> tuple[str, Constant, ByteRange | None]:
+        """Returns the name, the constant, and where its values are if they are in one piece as in memory."""
         tensor = _Message(self, place, _TENSOR)
         if tensor.integer("data_location"):
             raise _elsewhere()
         name, kind, shape = tensor.name("name"), tensor.integer("data_type"), tuple(tensor.integers("dims"))
         if kind not in _ELEMENTS:
             self.note(f"the tensor {shown(name)} of type {kind}")
-            return name, Constant(kind, (), None)
+            return name, Constant(kind, (), None), None
         if len(shape) > MAX_RANK or any(size > MAX_SIZE for size in shape):  # negative sizes are read as 2**63 or more
             raise _DamagedError(f"the tensor {shown(name)} is of the shape {shown(shape)}")
-        count, (width, typed) = math.prod(shape), _ELEMENTS[kind]
+        count, (dtype, typed) = math.prod(shape), _ELEMENTS[kind]
         raw = tensor.ranges("raw_data")
         if tensor.fields() & _TENSOR_DATA - {"raw_data" if raw else typed}:
             raise _DamagedError(f"the tensor {shown(name)} has values of several types")
-        found = (raw[0][1] - raw[0][0]) / width if raw else tensor.count(typed)
+        found = (raw[0][1] - raw[0][0]) / dtype.itemsize if raw else tensor.count(typed)
         if found != count:
             raise _DamagedError(f"the tensor {shown(name)} of the shape {shown(shape)} has {found:g} values")
         values = None
@@ -628,7 +677,7 @@ class _Check:
                 values = tuple(np.frombuffer(self.data, "<i8", count, raw[0][0]).tolist())
             else:
                 values = tuple(map(_signed, tensor.integers(typed)))
-        return name, Constant(kind, shape, values)
+        return name, Constant(kind, shape, values), raw[0] if raw else None
 
     def _value(self, place: ByteRange) -> tuple[str, int, Shape | None]:
         """Returns the name, the element type, which is 0 if it is not declared, and the shape."""
@@ -671,41 +720,61 @@ class _Message:
 
     def __init__(self, check: _Check, place: ByteRange, schema: _Schema) -> None:
         self._data, self._schema, self._what = check.data, schema, schema.what
-        self._found: dict[int, list[Any]] = {}  # by number
-        at, end = place
+        self._found: dict[str, list[Any]] = {}
+        data, tags, found, (at, end) = check.data, schema.tags, self._found, place
         while at < end:
             check.fields_left -= 1
             if check.fields_left < 0:
                 raise _DamagedError(f"it has more than {_MAX_FIELDS} fields")
-            key, at = self._varint(at, end, 32)
-            number, wire = key >> 3, key & 7
-            kind = schema.kinds.get(number)
-            if kind is None:
-                raise _DamagedError(f"{self._what} has the unknown field {number}")
+            tag = data[at]
+            if tag < 0x80:  # as nearly all are
+                at += 1
+            else:
+                tag, at = self._varint(at, end, 32)
+            rule = tags.get(tag)
+            if rule is None:
+                raise self._unknown(tag >> 3)
+            name, kind, repeated = rule
             value: Any
-            value, at = self._value(at, end, wire)
-            repeated = kind.endswith("*")
-            kind = kind.removesuffix("*")
-            if kind == "elsewhere":
-                raise _elsewhere()
-            if kind in ("foreign", "entry"):
-                if kind == "foreign":
-                    check.note(f"field {number} in {self._what}")
-                continue
-            packed = repeated and kind in _WIRES and wire == _BYTES
-            if wire != _WIRES.get(kind, _BYTES) and not packed:
-                raise _DamagedError(f"{self._what} has another type in field {number}")
-            if number in self._found and not repeated:
-                raise _DamagedError(f"{self._what} has field {number} twice")
+            if tag & 7 == _BYTES and at < end and (length := data[at]) < 0x80:
+                at += 1
+                value = at, at + length
+                at += length
+                if at > end:
+                    raise self._early()
+            else:
+                value, at = self._value(at, end, tag & 7)
             if kind in ("name", "text"):
                 value = self._text(value, _MAX_NAME if kind == "name" else _MAX_TEXT)
                 if kind == "name" and not value.isprintable():
                     raise _DamagedError(f"{self._what} has the name {shown(value)}, with control characters")
-            self._found.setdefault(number, []).append(value)
+            elif kind == "elsewhere":
+                raise _elsewhere()
+            elif kind == "foreign":
+                check.note(f"field {tag >> 3} in {self._what}")
+                continue
+            elif kind == "entry":
+                continue
+            if name not in found:
+                found[name] = [value]
+            elif repeated:
+                found[name].append(value)
+            else:
+                raise _DamagedError(f"{self._what} has field {tag >> 3} twice")
 
-    def fields(self) -> set[str]:
+    def _unknown(self, number: int) -> _DamagedError:
+        known = number in self._schema.numbers.values()
+        return _DamagedError(
+            f"{self._what} has another type in field {number}" if known else
+            f"{self._what} has the unknown field {number}"
+        )  # fmt: skip
+
+    def _early(self) -> _DamagedError:
+        return _DamagedError(f"{self._what} ends too early")
+
+    def fields(self) -> Set[str]:
         """Returns the names of the fields that the message has."""
-        return {name for name, number in self._schema.numbers.items() if number in self._found}
+        return self._found.keys()
 
     def name(self, field: str) -> str:
         """Returns a string, empty if the field is missing."""
@@ -732,7 +801,7 @@ class _Message:
         return self._values(field)
 
     def _values(self, field: str) -> list[Any]:
-        return self._found.get(self._schema.numbers[field], [])
+        return self._found.get(field, [])
 
     def integers(self, field: str) -> list[int]:
         """Returns the unsigned integers of a repeated field, one by one or packed."""
@@ -751,7 +820,7 @@ class _Message:
 
     def count(self, field: str) -> float:
         """Returns how many numbers a repeated field has; not a whole number if one is cut off."""
-        count, width = 0.0, _WIDTHS.get(self._schema.kinds[self._schema.numbers[field]])
+        count, width = 0.0, _WIDTHS.get(self._schema.kinds[field])
         for value in self._values(field):
             if not isinstance(value, tuple):
                 count += 1
@@ -770,12 +839,10 @@ class _Message:
             return self._varint(at, end, 64)
         if wire == _BYTES:
             length, at = self._varint(at, end, 31)
-        elif wire in (_FIXED32, _FIXED64):
-            length = 4 if wire == _FIXED32 else 8
         else:
-            raise _DamagedError(f"{self._what} has a field of the wire type {wire}")
+            length = 4 if wire == _FIXED32 else 8
         if at + length > end:
-            raise _DamagedError(f"{self._what} ends too early")
+            raise self._early()
         if wire == _BYTES:
             return (at, at + length), at + length
         (number,) = struct.unpack_from("<f" if wire == _FIXED32 else "<d", self._data, at)

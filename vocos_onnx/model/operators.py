@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from vocos_onnx.messages import shown
 
@@ -28,8 +27,13 @@ class FormError(Exception):
     """An operator in a form that no export has; the message continues "the operator X"."""
 
 
-@dataclass(frozen=True)
-class Constant:
+def require(condition: bool, message: str, *values: Any) -> None:
+    """Raises FormError if the condition does not hold; the values go where the message has ``{}``."""
+    if not condition:
+        raise FormError(message.format(*map(shown, values)))
+
+
+class Constant(NamedTuple):
     """A tensor in the file. ``values`` has the values of a short integer tensor, and is None for all others."""
 
     kind: int
@@ -37,8 +41,7 @@ class Constant:
     values: tuple[int, ...] | None
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """An operator: the names of its inputs and outputs, and its attributes: numbers, strings, lists, or a Constant."""
 
     operator: str
@@ -51,8 +54,7 @@ class Node:
 Constants = Mapping[str, Constant]
 
 
-@dataclass(frozen=True)
-class Weights:
+class Weights(NamedTuple):
     """The constants in the file, and the tables that values are rows of, by the names of the values."""
 
     constants: Constants
@@ -70,10 +72,10 @@ def output_kind(node: Node, constants: Constants, tables: Constants, kinds: Mapp
     low, high, attributes, check = form
     if unknown := set(node.attributes).difference(attributes.split()):
         raise FormError(f" with the attribute {shown(min(unknown))}")
-    _require(low <= len(node.inputs) <= high, f" with {len(node.inputs)} inputs")
+    require(low <= len(node.inputs) <= high, f" with {len(node.inputs)} inputs")
     result = check(node, Weights(constants, tables), kinds)
     single = node.operator not in ("Split", "LSTM")
-    _require(not single or len(node.outputs) == 1, f" with {len(node.outputs)} outputs")
+    require(not single or len(node.outputs) == 1, f" with {len(node.outputs)} outputs")
     return result
 
 
@@ -89,13 +91,13 @@ def _divide(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
     kind = _kind(node, kinds, 1)
     if node.operator == "Mod" or kind not in _FLOATS:
         divisor = _constant(node, weights, 1)
-        _require(divisor.values is not None and min(divisor.values, default=0) > 0, " by what may be zero")
+        require(divisor.values is not None and min(divisor.values, default=0) > 0, " by what may be zero")
     return kind
 
 
 def _cast(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
     kind = node.attributes.get("to")
-    _require(kind in (*_FLOATS, INT32, INT64, BOOL), f" to the type {shown(kind)}")
+    require(kind in (*_FLOATS, INT32, INT64, BOOL), " to the type {}", kind)
     assert isinstance(kind, int)
     return kind
 
@@ -107,27 +109,27 @@ def _where(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
 def _value(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
     default = None if node.operator == "Constant" else Constant(FLOAT, (1,), None)
     value = node.attributes.get("value", default)
-    _require(isinstance(value, Constant), " without a tensor")
+    require(isinstance(value, Constant), " without a tensor")
     assert isinstance(value, Constant)
-    _require(node.operator == "Constant" or value.shape == (1,), " without a tensor of one value")
+    require(node.operator == "Constant" or value.shape == (1,), " without a tensor of one value")
     return value.kind
 
 
 def _expand(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
     data = _constant(node, weights, 0)
-    _require(math.prod(data.shape) == 1, " of more than one value")
+    require(math.prod(data.shape) == 1, " of more than one value")
     return data.kind
 
 
 def _range(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
     start, step = _constant(node, weights, 0), _constant(node, weights, 2)
-    _require(start.kind == INT64 and step.kind == INT64 and step.values == (1,), " with another step than 1")
+    require(start.kind == INT64 and step.kind == INT64 and step.values == (1,), " with another step than 1")
     return INT64
 
 
 def _reduce(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
     axes = _constant(node, weights, 1)
-    _require(len(axes.shape) == 1 and axes.values is not None and len(axes.values) == 1, " over several axes")
+    require(len(axes.shape) == 1 and axes.values is not None and len(axes.values) == 1, " over several axes")
     _flags(node, "keepdims", "noop_with_empty_axes")
     return _kind(node, kinds, 0)
 
@@ -136,19 +138,19 @@ def _split(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
     count = len(node.outputs)
     if len(node.inputs) == 2:
         sizes = _constant(node, weights, 1)
-        _require(
+        require(
             sizes.values is not None and sizes.shape == (count,) and min(sizes.values, default=0) >= 0,
             " of other sizes",
         )
-    _require(count >= 1 and node.attributes.get("num_outputs", count) == count, f" into {count} outputs")
+    require(count >= 1 and node.attributes.get("num_outputs", count) == count, f" into {count} outputs")
     return _kind(node, kinds, 0)
 
 
 def _layer_norm(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
-    _require(node.attributes.get("axis", -1) == -1 and node.attributes.get("stash_type", 1) == 1, " over other axes")
+    require(node.attributes.get("axis", -1) == -1 and node.attributes.get("stash_type", 1) == 1, " over other axes")
     _epsilon(node)
     widths = {_width(node, weights, name) for name in node.inputs[1:]}
-    _require(len(widths) == 1 and min(widths) > 0, " whose scale and bias are not of one size")
+    require(len(widths) == 1 and min(widths) > 0, " whose scale and bias are not of one size")
     return _kind(node, kinds, 0)
 
 
@@ -156,7 +158,7 @@ def _width(node: Node, weights: Weights, name: str) -> int:
     """Returns the size of a scale or bias: a constant, or a row of one that was looked up by the bandwidth id."""
     of = weights.constants.get(name) or weights.tables.get(name)
     rank = 1 if name in weights.constants else 2
-    _require(of is not None and of.kind in _FLOATS and len(of.shape) == rank, " whose scale and bias are no weights")
+    require(of is not None and of.kind in _FLOATS and len(of.shape) == rank, " whose scale and bias are no weights")
     assert of is not None
     return of.shape[-1]
 
@@ -173,70 +175,70 @@ def looked_up(node: Node, constants: Constants, tables: Constants) -> dict[str, 
 
 
 def _batch_norm(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
-    _require(node.attributes.get("training_mode", 0) == 0, " in training")
+    require(node.attributes.get("training_mode", 0) == 0, " in training")
     _epsilon(node)
     shapes = {_constant(node, weights, i).shape for i in range(1, 5)}
     (shape, *others) = shapes
-    _require(not others and len(shape) == 1 and shape[0] > 0, " whose weights are not of one size")
+    require(not others and len(shape) == 1 and shape[0] > 0, " whose weights are not of one size")
     return _kind(node, kinds, 0)
 
 
 def _conv(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
     weight = _constant(node, weights, 1)
-    _require(len(weight.shape) in (3, 4) and min(weight.shape) > 0, f" with a kernel of shape {weight.shape}")
+    require(len(weight.shape) in (3, 4) and min(weight.shape) > 0, f" with a kernel of shape {weight.shape}")
     outputs, _, *kernel = weight.shape
     if len(node.inputs) == 3:
         bias = _constant(node, weights, 2)
-        _require(bias.shape == (outputs,) and bias.kind == weight.kind, f" with a bias of shape {bias.shape}")
+        require(bias.shape == (outputs,) and bias.kind == weight.kind, f" with a bias of shape {bias.shape}")
     group = node.attributes.get("group", 1)
-    _require(_is_size(group) and outputs % group == 0, f" in {shown(group)} groups")
-    _require(node.attributes.get("auto_pad", "NOTSET") == "NOTSET", " that pads itself")
-    _require(node.attributes.get("kernel_shape", kernel) == kernel, " of another kernel than its weight")
+    require(_is_size(group) and outputs % group == 0, " in {} groups", group)
+    require(node.attributes.get("auto_pad", "NOTSET") == "NOTSET", " that pads itself")
+    require(node.attributes.get("kernel_shape", kernel) == kernel, " of another kernel than its weight")
     for name, times, least in (("strides", 1, 1), ("dilations", 1, 1), ("pads", 2, 0)):
         sizes = node.attributes.get(name, [least] * times * len(kernel))
         right = isinstance(sizes, list) and len(sizes) == times * len(kernel)
-        _require(right and all(_is_size(size, least) for size in sizes), f" with {name} of {shown(sizes)}")
+        require(right and all(_is_size(size, least) for size in sizes), f" with {name} of {{}}", sizes)
     return _kind(node, kinds, 0)
 
 
 def _lstm(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
     size = node.attributes.get("hidden_size")
-    _require(_is_size(size), f" of size {shown(size)}")
+    require(_is_size(size), " of size {}", size)
     assert isinstance(size, int)
     w, r, b = (_constant(node, weights, i) for i in (1, 2, 3))
     right = len(w.shape) == 3 and w.shape[:2] == (1, 4 * size) and w.shape[2] > 0
     right &= r.shape == (1, 4 * size, size) and b.shape == (1, 8 * size)
-    _require(right and {w.kind, r.kind, b.kind} == {FLOAT}, " whose weights do not fit")
-    _require(not node.inputs[4] and all(node.inputs[5:7]), " with lengths, or without its state")
-    _require(len(node.outputs) == 3, f" with {len(node.outputs)} outputs")
+    require(right and {w.kind, r.kind, b.kind} == {FLOAT}, " whose weights do not fit")
+    require(not node.inputs[4] and all(node.inputs[5:7]), " with lengths, or without its state")
+    require(len(node.outputs) == 3, f" with {len(node.outputs)} outputs")
     return _kind(node, kinds, 0)
 
 
 def _quantize(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
     scale, zero = (_constant(node, weights, i) for i in (1, 2))
-    _require(scale.kind == FLOAT and zero.kind == UINT8 and scale.shape == zero.shape == (), " of several scales")
+    require(scale.kind == FLOAT and zero.kind == UINT8 and scale.shape == zero.shape == (), " of several scales")
     return UINT8
 
 
 def _integer_product(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
     """Inputs: a (..., K) uint8, b (K, N) int8, their scales, their zero points, and the bias."""
-    _require(_kind(node, kinds, 0) == UINT8, " of another type")
+    require(_kind(node, kinds, 0) == UINT8, " of another type")
     b, a_scale, b_scale, a_zero, b_zero, bias = (_constant(node, weights, i) for i in range(1, 7))
     right = b.kind == INT8 and len(b.shape) == 2 and min(b.shape) > 0
     right = right and a_scale.shape == a_zero.shape == () and b_scale.shape == b_zero.shape == bias.shape == b.shape[1:]
     right &= a_scale.kind == b_scale.kind == bias.kind == FLOAT and a_zero.kind == UINT8 and b_zero.kind == INT8
-    _require(right, " whose weights do not fit")
+    require(right, " whose weights do not fit")
     return FLOAT
 
 
 def _epsilon(node: Node) -> None:
     epsilon = node.attributes.get("epsilon", 1e-5)
-    _require(isinstance(epsilon, float) and 0 <= epsilon < 1, f" with an epsilon of {shown(epsilon)}")
+    require(isinstance(epsilon, float) and 0 <= epsilon < 1, " with an epsilon of {}", epsilon)
 
 
 def _flags(node: Node, *names: str) -> None:
     for name in names:
-        _require(node.attributes.get(name, 0) in (0, 1), f" with {name} of {shown(node.attributes.get(name))}")
+        require(node.attributes.get(name, 0) in (0, 1), f" with {name} of {{}}", node.attributes.get(name))
 
 
 def _is_size(value: Any, least: int = 1) -> bool:
@@ -245,19 +247,14 @@ def _is_size(value: Any, least: int = 1) -> bool:
 
 def _constant(node: Node, weights: Weights, index: int) -> Constant:
     constant = weights.constants.get(node.inputs[index]) if index < len(node.inputs) else None
-    _require(constant is not None, f" whose input {index} is no constant")
+    require(constant is not None, f" whose input {index} is no constant")
     assert constant is not None
     return constant
 
 
 def _kind(node: Node, kinds: Mapping[str, int], index: int) -> int:
-    _require(index < len(node.inputs) and node.inputs[index] in kinds, f" without its input {index}")
+    require(index < len(node.inputs) and node.inputs[index] in kinds, f" without its input {index}")
     return kinds[node.inputs[index]]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise FormError(message)
 
 
 _Form = tuple[int, int, str, Callable[[Node, Weights, Mapping[str, int]], int]]

@@ -45,10 +45,18 @@ class Session(Generic[Config]):
     """
 
     def __init__(
-        self, config: Config, codebooks: Float | None, inputs: Shapes, outputs: Shapes, threads: int, session: Any
+        self,
+        config: Config,
+        codebooks: Float | None,
+        inputs: Shapes,
+        outputs: Shapes,
+        threads: int,
+        session: Any,
+        weights: Mapping[str, np.ndarray[Any, Any]],
     ):
         self.config: Config = config
         self.codebooks = codebooks
+        self._weights = weights  # which the session uses where they are
         self.inputs, self.outputs = inputs, outputs
         self.threads = threads
         self._session = session
@@ -150,7 +158,7 @@ def open_model(
             raise RuntimeError(f"{failed} and would run on {', '.join(used)}: {why_absent(absent, ort)}")
         _log.warning("%s: %s", failed, why_absent(absent, ort))
     _log.info("%s runs on %s", file.path, ", ".join(used))
-    return Session(config, codebooks, inputs, outputs, threads, session)
+    return Session(config, codebooks, inputs, outputs, threads, session, file.weights)
 
 
 def open_file(path: str | os.PathLike[str], key: str) -> ModelFile:
@@ -251,7 +259,7 @@ def _check_codebooks(file: ModelFile, config: ModelConfig | EncoderConfig) -> Fl
         )
     if codebooks is None:
         return None
-    if not np.isfinite(codebooks).all():
+    if not np.isfinite(codebooks.sum(dtype=np.float64)):  # NaN and infinity stay what they are
         raise ValueError("the model's codebooks hold NaN or infinity: the file is damaged, copy or export it again")
     found = fingerprints(codebooks)[-len(said) :]
     if found != said:
@@ -299,15 +307,17 @@ def _start(
     # Threads do not spin for more work between two calls: numpy and other processes need the cores then.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.intra_op_num_threads = threads
+    values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in file.weights.values()]  # without a copy
+    options.add_external_initializers(list(file.weights), values)
     try:
         with calls:
-            session = ort.InferenceSession(file.data, options, providers=chosen)
+            session = ort.InferenceSession(file.graph, options, providers=chosen)
     except Exception as error:
         if _is_out_of_memory(error):
             raise MemoryError(f"onnxruntime: {first_line(error)}") from error
         raise ValueError(
-            f"onnxruntime cannot load {file.path} ({file.size} bytes): {first_line(error)}. If the file is truncated "
-            "or not an ONNX model, copy or export it again"
+            f"onnxruntime cannot load {file.path} ({file.size} bytes): {first_line(error)}. If the file is "
+            "truncated or not an ONNX model, copy or export it again"
         ) from error
     # The fallback would load the model again on other providers, and keeps its bytes for that.
     session.disable_fallback()

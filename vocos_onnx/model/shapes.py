@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from vocos_onnx.messages import shown
-
-from .operators import Constant, FormError, Node
+from .operators import Constant, FormError, Node, require
 
 Size = int | str | None  # of a dimension: a number, the name of a free size of the graph's inputs, or None if unknown
 Shape = tuple[Size, ...]
@@ -23,8 +21,7 @@ _MAX_EXPANDED = 1 << 20  # for each item or frame; the inverse transform expands
 _MAX_RANGE = 1 << 16
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """What is known of a value.
 
     ``entries`` are its values if it is an integer or a few of them. ``fixed`` values depend on no input of the graph,
@@ -55,17 +52,17 @@ def output_shapes(node: Node, values: Mapping[str, Known]) -> list[Known]:
     if not inputs or inputs[0] is None:
         raise FormError(" without its input 0")
     made = _SHAPES[node.operator](node, [value or _NOTHING for value in inputs])
-    _require(all(len(value.shape) <= MAX_RANK for value in made), f" of more than {MAX_RANK} dimensions")
+    require(all(len(value.shape) <= MAX_RANK for value in made), f" of more than {MAX_RANK} dimensions")
     if node.operator == "Shape":
         fixed = all(isinstance(size, int) for size in made[0].entries or ())
     if node.operator in ("Conv", "LSTM", "MatMul", "MatMulIntegerToFloat"):
-        _require(not inputs[0].fixed or not fixed, " of weights alone")
-    return [replace(value, fixed=fixed) for value in made]
+        require(not inputs[0].fixed or not fixed, " of weights alone")
+    return [value._replace(fixed=fixed) for value in made]
 
 
 def branch_shapes(condition: Known, then: Known, otherwise: Known) -> Known:
     """Returns what is known of the output of an ``If``. Raises FormError if the branches have different ranks."""
-    _require(len(then.shape) == len(otherwise.shape), " whose branches have several ranks")
+    require(len(then.shape) == len(otherwise.shape), " whose branches have several ranks")
     pairs = zip(then.shape, otherwise.shape, strict=True)
     shape = tuple(one if one == other else None for one, other in pairs)
     return Known(shape, fixed=condition.fixed and then.fixed and otherwise.fixed)
@@ -83,13 +80,13 @@ _Inputs = Sequence[Known]
 def _same(node: Node, inputs: _Inputs) -> list[Known]:
     keeps = node.operator in ("Cast", "Identity")
     for bound in inputs[1:] if node.operator in ("Clip", "QuantizeLinear") else ():
-        _require(bound.shape == (), " with bounds that are no single numbers")
+        require(bound.shape == (), " with bounds that are no single numbers")
     return [Known(inputs[0].shape, inputs[0].entries if keeps else None)]
 
 
 def _norm(node: Node, inputs: _Inputs) -> list[Known]:
     data, axis = inputs[0].shape, 1 if node.operator == "BatchNormalization" else -1
-    _require(len(data) >= 2, f" of the rank {len(data)}")
+    require(len(data) >= 2, f" of the rank {len(data)}")
     _equal(data[axis], inputs[1].shape[-1])
     return [Known(data)]
 
@@ -121,7 +118,7 @@ def _wider(one: Shape, other: Shape) -> Shape:
 
 def _matmul(node: Node, inputs: _Inputs) -> list[Known]:
     a, b = inputs[0].shape, inputs[1].shape
-    _require(len(a) >= 2 and len(b) >= 2, f" of the ranks {len(a)} and {len(b)}")
+    require(len(a) >= 2 and len(b) >= 2, f" of the ranks {len(a)} and {len(b)}")
     _equal(a[-1], b[-2])
     batch = _wider(a[:-2], b[:-2])
     return [Known((*batch, a[-2], b[-1]))]
@@ -129,7 +126,7 @@ def _matmul(node: Node, inputs: _Inputs) -> list[Known]:
 
 def _concat(node: Node, inputs: _Inputs) -> list[Known]:
     ranks = {len(value.shape) for value in inputs}
-    _require(len(ranks) == 1, f" of the ranks {shown(sorted(ranks))}")
+    require(len(ranks) == 1, " of the ranks {}", sorted(ranks))
     axis = _axis(node.attributes.get("axis"), len(inputs[0].shape))
     sizes = list(inputs[0].shape)
     for value in inputs[1:]:
@@ -146,19 +143,19 @@ def _concat(node: Node, inputs: _Inputs) -> list[Known]:
 
 def _expand(node: Node, inputs: _Inputs) -> list[Known]:
     entries = inputs[-1].entries
-    _require(len(inputs[-1].shape) == 1 and entries is not None and None not in entries, " to a shape that is computed")
+    require(len(inputs[-1].shape) == 1 and entries is not None and None not in entries, " to a shape that is computed")
     assert entries is not None
     sizes = [size for size in entries if isinstance(size, int)]
-    _require(min(sizes, default=1) >= 1, f" to the shape {shown(entries)}")
-    _require(len(entries) - len(sizes) <= 1, f" to the shape {shown(entries)}")
-    _require(math.prod(sizes) <= _MAX_EXPANDED, f" to the shape {shown(entries)}, of more than {_MAX_EXPANDED} values")
+    require(min(sizes, default=1) >= 1, " to the shape {}", entries)
+    require(len(entries) - len(sizes) <= 1, " to the shape {}", entries)
+    require(math.prod(sizes) <= _MAX_EXPANDED, " to the shape {}, of more than {} values", entries, _MAX_EXPANDED)
     return [Known(_wider(inputs[0].shape, entries) if node.operator == "Expand" else entries)]
 
 
 def _conv(node: Node, inputs: _Inputs) -> list[Known]:
     data, weight = inputs[0].shape, _numbers(inputs[1].shape)
     assert weight is not None
-    _require(len(data) == len(weight), f" of the rank {len(data)} with a kernel of {len(weight)}")
+    require(len(data) == len(weight), f" of the rank {len(data)} with a kernel of {len(weight)}")
     outputs, channels, *kernel = weight
     _equal(data[1], channels * node.attributes.get("group", 1))
     count = len(kernel)
@@ -167,10 +164,10 @@ def _conv(node: Node, inputs: _Inputs) -> list[Known]:
     sizes: list[Size] = []
     for i, size in enumerate(data[2:]):
         reach = dilations[i] * (kernel[i] - 1)
-        _require(max(pads[i], pads[i + count]) <= reach, f" with pads of {shown(pads)}, beyond its kernel")
+        require(max(pads[i], pads[i + count]) <= reach, " with pads of {}, beyond its kernel", pads)
         more = pads[i] + pads[i + count] - reach
         if isinstance(size, int):
-            _require(size + more > 0, f" of {size} values with a kernel of {reach + 1}")
+            require(size + more > 0, f" of {size} values with a kernel of {reach + 1}")
             sizes.append((size + more - 1) // strides[i] + 1)
         else:
             sizes.append(size if more == 0 and strides[i] == 1 else None)
@@ -179,10 +176,10 @@ def _conv(node: Node, inputs: _Inputs) -> list[Known]:
 
 def _lstm(node: Node, inputs: _Inputs) -> list[Known]:
     data, size = inputs[0].shape, node.attributes["hidden_size"]
-    _require(len(data) == 3, f" of the rank {len(data)}")
+    require(len(data) == 3, f" of the rank {len(data)}")
     _equal(data[2], inputs[1].shape[2])
     for state in inputs[5:7]:
-        _require(len(state.shape) == 3, f" with a state of the rank {len(state.shape)}")
+        require(len(state.shape) == 3, f" with a state of the rank {len(state.shape)}")
         _fit(state.shape[0], 1)
         _fit(state.shape[1], data[1])
         _fit(state.shape[2], size)
@@ -191,7 +188,7 @@ def _lstm(node: Node, inputs: _Inputs) -> list[Known]:
 
 def _integer_product(node: Node, inputs: _Inputs) -> list[Known]:
     data, (rows, columns) = inputs[0].shape, inputs[1].shape
-    _require(len(data) >= 2, f" of the rank {len(data)}")
+    require(len(data) >= 2, f" of the rank {len(data)}")
     _equal(data[-1], rows)
     return [Known((*data[:-1], columns))]
 
@@ -202,7 +199,7 @@ def _gather(node: Node, inputs: _Inputs) -> list[Known]:
     size, picked = data.shape[axis], indices.entries
     if picked is not None and isinstance(size, int):
         right = all(not isinstance(index, int) or -size <= index < size for index in picked)
-        _require(right, f" of {shown(picked)} in {size}")
+        require(right, " of {} in {}", picked, size)
     entries = None
     if data.entries is not None and len(data.shape) == 1 and picked is not None:
         entries = tuple(data.entries[index] if isinstance(index, int) else None for index in picked)
@@ -211,17 +208,17 @@ def _gather(node: Node, inputs: _Inputs) -> list[Known]:
 
 def _reshape(node: Node, inputs: _Inputs) -> list[Known]:
     data, (length, *more) = inputs[0], inputs[1].shape or (None,)
-    _require(isinstance(length, int) and not more, " to a shape of unknown length")
+    require(isinstance(length, int) and not more, " to a shape of unknown length")
     assert isinstance(length, int)
-    _require(length <= MAX_RANK, f" to {length} dimensions")
+    require(length <= MAX_RANK, f" to {length} dimensions")
     entries = inputs[1].entries or (None,) * length
     asked = [entry for entry in entries if isinstance(entry, int)]
     wrong = min(asked, default=0) < -1 or asked.count(-1) > 1 or node.attributes.get("allowzero", 0) not in (0, 1)
-    _require(not wrong, f" to the shape {shown(entries)}")
+    require(not wrong, " to the shape {}", entries)
     sizes, copied = list(entries), []
     for i, entry in enumerate(entries):
         if entry == 0 and not node.attributes.get("allowzero", 0):
-            _require(i < len(data.shape), f" to the shape {shown(entries)}")
+            require(i < len(data.shape), " to the shape {}", entries)
             sizes[i] = data.shape[i]
             copied.append(i)
     if -1 in entries:  # the others leave this many values; copied sizes need not be known
@@ -231,11 +228,11 @@ def _reshape(node: Node, inputs: _Inputs) -> list[Known]:
         sizes[last] = None
         if left is not None and others is not None:
             count, rest = math.prod(left), math.prod(others)
-            _require(rest > 0 and count % rest == 0, f" of {shown(data.shape)} to {shown(entries)}")
+            require(rest > 0 and count % rest == 0, " of {} to {}", data.shape, entries)
             sizes[last] = count // rest
     whole = elements(data)
     made = _numbers(sizes)
-    _require(whole is None or made is None or math.prod(made) == whole, f" of {whole} to {shown(entries)}")
+    require(whole is None or made is None or math.prod(made) == whole, " of {} to {}", whole, entries)
     return [Known(tuple(sizes))]
 
 
@@ -247,16 +244,16 @@ def _shape(node: Node, inputs: _Inputs) -> list[Known]:
 
 def _slice(node: Node, inputs: _Inputs) -> list[Known]:
     data, starts, ends, *others = inputs
-    _require(len(starts.shape) == 1 and isinstance(starts.shape[0], int), " from places of unknown number")
+    require(len(starts.shape) == 1 and isinstance(starts.shape[0], int), " from places of unknown number")
     count = starts.shape[0]
     assert isinstance(count, int)
-    _require(ends.shape == (count,) and all(value.shape == (count,) for value in others), " of other numbers of places")
+    require(ends.shape == (count,) and all(value.shape == (count,) for value in others), " of other numbers of places")
     axes = _numbers(others[0].entries or ()) if others else list(range(count))
     steps = _numbers(others[1].entries or ()) if len(others) > 1 else [1] * count
-    _require(axes is not None and steps == [1] * count and len(axes) == count, " whose axes are no constants")
+    require(axes is not None and steps == [1] * count and len(axes) == count, " whose axes are no constants")
     assert axes is not None
     along = [_axis(axis, len(data.shape)) for axis in axes]
-    _require(len(set(along)) == count, " of one axis twice")
+    require(len(set(along)) == count, " of one axis twice")
     sizes, entries = list(data.shape), data.entries
     for i, axis in enumerate(along):
         start, end = ((value.entries or (None,) * count)[i] for value in (starts, ends))
@@ -277,11 +274,11 @@ def _split(node: Node, inputs: _Inputs) -> list[Known]:
     if len(inputs) == 2:
         parts = inputs[1].entries or parts
         whole = _numbers(parts)
-        _require(whole is None or not isinstance(size, int) or sum(whole) == size, f" of {size} into {shown(parts)}")
+        require(whole is None or not isinstance(size, int) or sum(whole) == size, " of {} into {}", size, parts)
     elif isinstance(size, int):
         part = -(-size // count)
         last = size - part * (count - 1)
-        _require(last >= 0, f" of {size} into {count}")
+        require(last >= 0, f" of {size} into {count}")
         parts = [part] * (count - 1) + [last]
     made, start = [], 0
     for length in parts:
@@ -297,7 +294,7 @@ def _squeeze(node: Node, inputs: _Inputs) -> list[Known]:
     shape = inputs[0].shape
     if len(inputs) == 1:
         sizes = _numbers(shape)
-        _require(sizes is not None, " without axes")
+        require(sizes is not None, " without axes")
         axes = {i for i, size in enumerate(sizes or ()) if size == 1}
     else:
         axes = _axes(inputs[1], len(shape))
@@ -316,7 +313,7 @@ def _unsqueeze(node: Node, inputs: _Inputs) -> list[Known]:
 def _transpose(node: Node, inputs: _Inputs) -> list[Known]:
     shape, order = inputs[0].shape, node.attributes.get("perm")
     right = isinstance(order, list) and sorted(order) == list(range(len(shape)))
-    _require(right, f" of the rank {len(shape)} in the order {shown(order)}")
+    require(right, " of the rank {} in the order {}", len(shape), order)
     assert isinstance(order, list)
     return [Known(tuple(shape[axis] for axis in order))]
 
@@ -329,49 +326,44 @@ def _reduce(node: Node, inputs: _Inputs) -> list[Known]:
 
 
 def _range(node: Node, inputs: _Inputs) -> list[Known]:
-    _require(all(value.shape == () for value in inputs), " of what are no single numbers")
+    require(all(value.shape == () for value in inputs), " of what are no single numbers")
     start, end, _ = (value.entries[0] if value.entries else None for value in inputs)
     most = end if isinstance(end, int) else inputs[1].most
-    _require(start == 0 and most is not None and most <= _MAX_RANGE, " without an end that is known to be near")
+    require(start == 0 and most is not None and most <= _MAX_RANGE, " without an end that is known to be near")
     return [Known((end if isinstance(end, int) and end >= 0 else None,))]
 
 
 def _fit(one: Size, other: Size) -> Size:
     """Returns the size that two dimensions share. Raises FormError if they are two different numbers."""
     different = isinstance(one, int) and isinstance(other, int) and one != other
-    _require(not different, f" of sizes that do not go together, {shown(one)} and {shown(other)}")
+    require(not different, " of sizes that do not go together, {} and {}", one, other)
     return one if isinstance(one, int) or one == other else other if isinstance(other, int) else None
 
 
 def _equal(one: Size, other: Size) -> None:
     """Raises FormError unless both sizes are known and equal; used where one of them is that of a weight."""
     right = isinstance(one, int) and one == other
-    _require(right, f" of sizes that do not go together, {shown(one)} and {shown(other)}")
+    require(right, " of sizes that do not go together, {} and {}", one, other)
 
 
 def _axis(axis: object, rank: int) -> int:
     right = type(axis) is int and -rank <= axis < rank
-    _require(right, f" along the axis {shown(axis)} of {rank} dimensions")
+    require(right, " along the axis {} of {} dimensions", axis, rank)
     assert isinstance(axis, int)
     return axis % rank
 
 
 def _axes(value: Known, rank: int) -> set[int]:
     numbers = _numbers(value.entries or ())
-    _require(len(value.shape) == 1 and value.fixed and bool(numbers), " whose axes are no constants")
+    require(len(value.shape) == 1 and value.fixed and bool(numbers), " whose axes are no constants")
     axes = [_axis(axis, rank) for axis in numbers or ()]
-    _require(len(set(axes)) == len(axes), " of one axis twice")
+    require(len(set(axes)) == len(axes), " of one axis twice")
     return set(axes)
 
 
 def _numbers(sizes: Sequence[Size]) -> list[int] | None:
     numbers = [size for size in sizes if isinstance(size, int)]
     return numbers if len(numbers) == len(sizes) else None
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise FormError(message)
 
 
 _ALIKE = (

@@ -418,7 +418,7 @@ def test_files_that_change_while_they_are_read(tmp_path: Path) -> None:
     """Each load is of the whole file as it was at some time, or an error; the process lives."""
     path, good = tmp_path / "model.onnx", tiny([], [tensor("padding", np.zeros(1 << 16, np.float32))])
     path.write_bytes(good)
-    end = threading.Event()
+    expected, end = read_model(path), threading.Event()
 
     def change() -> None:
         while not end.is_set():
@@ -430,17 +430,18 @@ def test_files_that_change_while_they_are_read(tmp_path: Path) -> None:
     try:
         for _ in range(100):
             try:
-                data = read_model(path).data
+                file = read_model(path)
             except ValueError:
                 continue
-            assert data == good
+            assert file.graph == expected.graph
+            assert np.array_equal(file.weights["padding"], expected.weights["padding"])
     finally:
         end.set()
         thread.join()
 
 
 def test_bytes_are_released(tmp_path: Path) -> None:
-    """After loading, a model takes no more than if onnxruntime had read the file itself."""
+    """A model takes its weights more than if onnxruntime had read the file itself, and that only once."""
     script = """
 import os, sys
 import onnxruntime, resource
@@ -475,8 +476,8 @@ print(resident() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 
             int(n) for n in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         ]
     (kept, peak), (their_kept, their_peak) = found["ours"], found["theirs"]
-    assert kept < their_kept + size // 4, found
-    assert peak < their_peak + 2.2 * size, found  # once in Python, and once where its binding hands it on
+    assert kept < their_kept + 1.1 * size, found
+    assert peak < their_peak + 1.1 * size, found
 
 
 # What the graph takes and makes

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from .arrays import Float
 from .dsp.stft import samples_of
 from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
 from .model.config import ModelConfig
+from .model.onnx_file import STEP, WHOLE
 from .model.providers import CPU, CUDA, Provider
 from .model.session import Shapes, open_model, shape_of
 from .model.shapes import Shape
@@ -30,8 +32,9 @@ class Network:
     """The network of one model file, in an onnxruntime session.
 
     config: read from the file. codebooks: (num_codebooks, codebook_size, C) of a codec's model, else None. providers:
-    what the session runs on. reach: frames that the network sees to either side; 0 if that is not known. is_streamable:
-    whether it has a state, so that sequences can be cut and streamed.
+    what the network runs on. threads: on which one call runs; None if that is not the CPU alone. reach: frames that the
+    network sees to either side; 0 if that is not known. is_streamable: whether it has a state, so that sequences can be
+    cut and streamed.
 
     Each convolution has 7 taps. Of T frames it is given ``past`` frames before them, and adds 6 - past zeros behind
     them: with past = 3, and zeros, it is the ordinary network, padded with zeros on both sides; with past = 6, the
@@ -49,6 +52,7 @@ class Network:
         self.config = self._session.config
         self.codebooks = self._session.codebooks
         self.providers = self._session.providers
+        self.threads = self._session.threads if self.providers == [CPU] else None
         self._layers, self._dim = _sizes(self._session.inputs)
         self.is_streamable = self._layers > 0
         self.reach = REACH * (self._layers + 1) if self.is_streamable else 0
@@ -56,61 +60,59 @@ class Network:
         # fetched: with OpenVINO, onnxruntime 1.24 computes the audio of some files of format 4 wrongly, those with an
         # If whose condition is a constant.
         self.makes_audio = "audio" in self._session.outputs and self.providers[0] in (CPU, CUDA)
+        # Whole sequences have a graph of their own, which is faster. On the CPU: elsewhere one graph is enough.
+        self._has_whole = self._session.has_branches and self.providers == [CPU]
 
-    def spectra(self, batches: Iterable[list[Span]]) -> Iterator[Spectrum]:
-        """The spectra of spans, those of a list in one call."""
-        for spans in batches:
-            yield from self._of_batch(spans)
-
-    def _of_batch(self, spans: list[Span]) -> Iterator[Spectrum]:
+    def spectra(self, spans: list[Span], *, alone: bool = False) -> list[Spectrum]:
+        """The spectra of spans, which go through the network in one call; ``alone`` as ``spectrum`` takes it."""
         features, lengths = stacked(spans)
         bandwidth_id = spans[0].frames.bandwidth_id
-        audio = None
+        rows = list(itertools.accumulate((span.batch for span in spans), initial=0))
+        each = [(span, slice(start, stop)) for span, start, stop in zip(spans, rows[:-1], rows[1:], strict=True)]
         if self.makes_audio and all(span.is_whole for span in spans):
-            audio = self.audio(features, bandwidth_id, lengths)
-            if not np.isfinite(audio).all():  # the spectrum says why
-                audio = None
-        spectrum = None if audio is not None else self.spectrum(features, bandwidth_id, lengths)
-        row = 0
-        for span in spans:
-            rows = slice(row, row := row + span.frames.batch)
-            if audio is not None:
-                yield Spectrum(span, None, audio[rows, : self._samples(span.frames.length)])
-            else:
-                assert spectrum is not None
-                yield Spectrum(span, spectrum[rows, span.start - span.first : span.stop - span.first])
+            audio = self.audio(features, bandwidth_id, lengths, alone=alone)
+            if np.isfinite(audio).all():  # else the spectrum says why
+                return [Spectrum(span, None, audio[of, : self._samples(span.frames.length)]) for span, of in each]
+        spectrum = self.spectrum(features, bandwidth_id, lengths, alone=alone)
+        return [Spectrum(span, spectrum[of, span.start - span.first : span.stop - span.first]) for span, of in each]
 
     def spectrum(
-        self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None
+        self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None, *, alone: bool = False
     ) -> npt.NDArray[Any]:
         """Features (B, C, T) -> spectrum (B, T, n_fft/2 + 1) complex64; from an IMDCT head (B, T, n_fft/2) float32.
 
-        ``lengths``: frames of each item; its features from there on are zeros, and its spectrum has no meaning.
+        Args:
+            features: whole sequences.
+            bandwidth_id: of all of them.
+            lengths: frames of each item; its features from there on are zeros, and its spectrum has no meaning.
+            alone: whether all is computed on the thread that calls, and not on ``threads``; without ``lengths``.
         """
         shapes = {"spectrum": self._spectrum_shape(features)}
-        (spectrum,) = self._session.run(shapes, self.inputs(features, bandwidth_id, lengths))
-        return self._as_complex(spectrum)
+        return self._as_complex(self._whole(shapes, features, bandwidth_id, lengths, alone))
 
-    def audio(self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None) -> Float:
+    def audio(
+        self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None, *, alone: bool = False
+    ) -> Float:
         """Features (B, C, T) -> audio (B, samples), if ``makes_audio``; not clipped, and perhaps not finite.
 
-        ``lengths``: as ``spectrum`` takes them; the audio of an item ends with its last frame, and zeros are after it.
+        The arguments are those of ``spectrum``; the audio of an item ends with its last frame, and zeros are after it.
         """
         batch, _, frames = features.shape
         shapes = {"audio": (batch, self._samples(frames))}
-        audio: Float
-        (audio,) = self._session.run(shapes, self.inputs(features, bandwidth_id, lengths))
-        return audio
+        return self._whole(shapes, features, bandwidth_id, lengths, alone)
 
     def inputs(
-        self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None
+        self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None, past: int = REACH
     ) -> dict[str, npt.NDArray[Any]]:
-        """The inputs of the graph that give the spectrum of whole sequences, see ``spectrum``."""
+        """The inputs of the graph that give the spectrum of whole sequences, see ``spectrum``.
+
+        ``past``: frames before them, REACH of zeros for the graph with a state, none for that of whole sequences.
+        """
         batch, _, frames = features.shape
         mask = np.ones((self._layers, batch, frames), np.float32)
         if lengths is not None:
             mask *= np.arange(frames) < np.asarray(lengths)[:, None]
-        return self._inputs(features, bandwidth_id, self._zeros(batch, REACH), mask)
+        return self._inputs(features, bandwidth_id, self._zeros(batch, past), mask)
 
     def start(self, batch: int) -> State:
         """The state of sequences before their first frame."""
@@ -135,6 +137,20 @@ class Network:
         shapes |= {f"next_{name}": shape for name, shape in self._state_shapes(batch, 2 * REACH).items()}
         spectrum, *new = self._session.run(shapes, self._inputs(features, bandwidth_id, state, mask), keep=True)
         return self._as_complex(spectrum), dict(zip(state, new, strict=True))
+
+    def _whole(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        features: Float,
+        bandwidth_id: int | None,
+        lengths: Sequence[int] | None,
+        alone: bool,
+    ) -> npt.NDArray[Any]:
+        graph, past = (WHOLE, 0) if alone and self._has_whole else (STEP, REACH)
+        inputs = self.inputs(features, bandwidth_id, lengths, past)
+        output: npt.NDArray[Any]
+        (output,) = self._session.run(shapes, inputs, graph=graph, alone=alone)
+        return output
 
     def placement(self) -> dict[str, list[str]]:
         """As ``Session.placement``, of a network that was opened with a ``profile``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
@@ -13,7 +14,7 @@ from .analysis import Choice, EncoderOrPath, analysis_of
 from .arrays import Array, EncodecFrames, Float, Progress, as_array
 from .dsp.mel import CHUNK
 from .frames import Given, Layout, reader_of
-from .inverse import Inverse
+from .inverse import Inverse, Sum
 from .io.samples import check_audio
 from .io.tokens import Tokens
 from .limits import read_integer
@@ -24,8 +25,9 @@ from .model.hub import fetch
 from .model.origin import Origin, reopened
 from .model.providers import CUDA, Provider
 from .network import Network
-from .spans import Plan
+from .spans import WAITING, Plan, Span
 from .streams import Stream
+from .workers import in_order
 
 Ragged = Sequence[Array]
 Nested = Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
@@ -81,7 +83,9 @@ class VocosONNX:
         self._options = options
         self._reader = reader_of(self.config, self.network.codebooks)
         self._analysis = analysis_of(self.config, encoder, options)
-        self._plan = Plan(self.network.reach, together=CUDA in self.providers)
+        self._plan = Plan(
+            self.network.reach, self.network.threads, CUDA in self.providers, WAITING[self.config.precision]
+        )
         self._inverse = Inverse(self.config)
 
     @classmethod
@@ -297,8 +301,13 @@ class VocosONNX:
         return self._decode(self._reader.read(tokens_or_features, condition, layout))
 
     def _decode(self, given: Given) -> Float | list[Float]:
-        spectra = self.network.spectra(self._plan.batches(given.items))
-        return given.restore(self._inverse.run(spectra))
+        work = self._plan.work(given.items)
+
+        def sums(spans: list[Span]) -> list[Sum]:
+            return self._inverse.sums(self.network.spectra(spans, alone=work.alone))
+
+        each = in_order(sums, work.batches, work.threads)
+        return given.restore(self._inverse.join(itertools.chain.from_iterable(each)))
 
     def stream(
         self, bandwidth_id: Any = None, *, bandwidth: float | None = None, lookahead: int | None = None

@@ -252,8 +252,8 @@ def test_no_memory_on_a_device(text: str) -> None:
         def io_binding(self) -> Never:
             raise RuntimeError(text)
 
-    session = VocosONNX(DATA / "mel.onnx", threads=1).network._session  # noqa: SLF001
-    session._sessions[STEP, 1], session._device = Full(), (CUDA, 0)  # noqa: SLF001
+    session = VocosONNX(DATA / "mel.onnx", threads=1).network._session
+    session._sessions[STEP, 1], session._device = Full(), (CUDA, 0)
     with pytest.raises(MemoryError, match=r"onnxruntime: "):
         session.run({"spectrum": (1,)}, {}, keep=True)
 

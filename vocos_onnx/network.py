@@ -33,8 +33,8 @@ class Network:
 
     config: read from the file. codebooks: (num_codebooks, codebook_size, C) of a codec's model, else None. providers:
     what the network runs on. threads: on which one call runs; None if that is not the CPU alone. reach: frames that the
-    network sees to either side; 0 if that is not known. is_streamable: whether it has a state, so that sequences can be
-    cut and streamed.
+    network sees to either side; 0 if that is not known, so that sequences cannot be cut. is_streamable: whether it has
+    a state.
 
     Each convolution has 7 taps. Of T frames it is given ``past`` frames before them, and adds 6 - past zeros behind
     them: with past = 3, and zeros, it is the ordinary network, padded with zeros on both sides; with past = 6, the
@@ -55,7 +55,7 @@ class Network:
         self.threads = self._session.threads if self.providers == [CPU] else None
         self._layers, self._dim = _sizes(self._session.inputs)
         self.is_streamable = self._layers > 0
-        self.reach = REACH * (self._layers + 1) if self.is_streamable else 0
+        self.reach = _reach(self._layers) if self.is_streamable else self.config.reach
         # The inverse transform in the graph is meant for CUDA, and tested on the CPU too. Elsewhere the spectrum is
         # fetched: with OpenVINO, onnxruntime 1.24 computes the audio of some files of format 4 wrongly, those with an
         # If whose condition is a constant.
@@ -194,6 +194,11 @@ def _bins(config: ModelConfig) -> tuple[int, ...]:
     return (config.n_fft // 2 + 1, 2) if config.head == "istft" else (config.n_fft // 2,)
 
 
+def _reach(layers: int) -> int:
+    """How many frames a network with a state sees to either side: each of its convolutions adds as many."""
+    return REACH * (layers + 1)
+
+
 def _sizes(found: Shapes) -> tuple[int, int]:
     """How many convolutions have a state, and of how many channels; (0, 0) if none has."""
     past = shape_of(found, "past", 4)
@@ -213,6 +218,8 @@ def _expected_graph(config: ModelConfig, inputs: Shapes, outputs: Shapes) -> tup
     expected_outputs: dict[str, Shape] = {"spectrum": ("batch", "frames", *_bins(config))}
     layers, dim = _sizes(inputs)
     if layers:
+        if config.reach not in (0, _reach(layers)):
+            raise ValueError(f"the metadata contradicts the graph: reach is {config.reach}, expected {_reach(layers)}")
         expected_inputs["past_features"] = ("batch", channels, "past")
         expected_outputs["next_past_features"] = ("batch", channels, 2 * REACH)
         expected_inputs["past"] = (layers, "batch", "past", dim)

@@ -87,7 +87,8 @@ class Plan:
 
     reach: frames that the network sees to either side; 0 if a sequence cannot be cut.
     threads: on which one call runs; None if the network runs on another provider than the CPU.
-    together: whether short items go through the network as one batch, which is what a GPU is fast at.
+    together: whether short items go through the network as one batch, which is what a GPU is fast at; the network must
+        have a mask for the ends of the shorter ones.
     waiting: what each thread after the first loses inside operators, see ``WAITING``.
     """
 
@@ -126,8 +127,7 @@ class Plan:
 
     def _batches(self, items: Sequence[Frames]) -> Iterator[list[Span]]:
         """The spans of all items, those of one call of the network together."""
-        together = self.together and self.reach > 0
-        short = [i for i, frames in enumerate(items) if together and frames.length <= LONGEST]
+        short = [i for i, frames in enumerate(items) if self.together and frames.length <= LONGEST]
         # of one bandwidth id in a batch, and of similar lengths, so that little is filled up
         short.sort(key=lambda i: (items[i].bandwidth_id or 0, items[i].length))
         batch: list[Span] = []
@@ -143,7 +143,7 @@ class Plan:
         if batch:
             yield batch
         for i, frames in enumerate(items):
-            if not together or frames.length > LONGEST:
+            if not self.together or frames.length > LONGEST:
                 for start, stop in self._bounds(frames.length, LONGEST):
                     yield [self._span(i, frames, slice(0, frames.batch), start, stop)]
 

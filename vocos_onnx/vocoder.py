@@ -83,9 +83,8 @@ class VocosONNX:
         self._options = options
         self._reader = reader_of(self.config, self.network.codebooks)
         self._analysis = analysis_of(self.config, encoder, options)
-        self._plan = Plan(
-            self.network.reach, self.network.threads, CUDA in self.providers, WAITING[self.config.precision]
-        )
+        together = CUDA in self.providers and self.network.is_streamable
+        self._plan = Plan(self.network.reach, self.network.threads, together, WAITING[self.config.precision])
         self._inverse = Inverse(self.config)
 
     @classmethod
@@ -263,8 +262,9 @@ class VocosONNX:
         """Tokens or features to audio.
 
         A list of arrays (K, T) or (C, T) of different lengths gives a list: the audio of each as if it were alone. On
-        CUDA, those of up to 1,500 frames go through the network in batches. Memory beyond the input and the audio does
-        not grow with the length, except for a VocosResNetBackbone, which sees all of an input at once.
+        CUDA, those of up to 1,500 frames go through the network in batches. On the CPU, the items of a list or a batch,
+        and parts of long ones, are computed side by side, each on one thread. Memory beyond the input and the audio
+        does not grow with the length.
 
         Integers are tokens, floats are features. Anything that numpy can read is accepted, and torch tensors of any
         device. bfloat16 and floats of 8 bits, of torch or ml_dtypes, become float32.
@@ -368,7 +368,7 @@ class VocosONNX:
     @property
     def delay(self) -> int:
         """Frames that the network sees ahead: the default and largest ``lookahead`` of a stream; 0 if it has none."""
-        return self.network.reach
+        return self.network.reach if self.network.is_streamable else 0
 
     def codes_to_features(self, tokens: Array | Nested, *, layout: Layout = "kbt") -> Float:
         """Tokens (K, T) or (K, B, T) -> features (B, C, T) in float32: the sum of one entry from each codebook.

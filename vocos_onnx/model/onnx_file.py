@@ -35,7 +35,7 @@ from vocos_onnx.messages import shown
 
 from .config import METADATA_KEY, newer_format
 from .mistaken import foreign_vocos_message, other_file_message
-from .onnx_bytes import ByteRange, field, field_start
+from .onnx_bytes import ByteRange, field, field_start, varint
 from .operators import (
     BOOL,
     DOMAINS,
@@ -63,6 +63,7 @@ MAX_SIZE = 1 << 30  # bytes; the largest known model has 54 MB, and ONNX allows 
 MAX_NODES = 10_000  # the bundled networks have 160
 _MAX_FIELDS = 1_000_000
 _MAX_DEPTH = 8
+ALIGNMENT = 64  # bytes, of a line of the cache
 _HEAD = 4096  # bytes by which a file of another format is told
 _FEW = 1024  # the values of longer integer tensors are not read; weights of as many bytes or fewer stay in the graph
 _MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
@@ -335,6 +336,34 @@ def _rewritten(check: _Check, edits: Mapping[ByteRange, bytes]) -> bytes:
     return data[: field_start(check.graph)] + graph + data[end:]
 
 
+def aligned(data: bytes) -> bytes:
+    """Returns a model whose larger weights and codebooks are at multiples of ALIGNMENT bytes, so that none is copied.
+
+    In front of the values of each tensor is a doc_string of as many characters as are missing.
+    """
+    check = _Check(data)
+    check.model()
+    tensors = sorted([*check.weights.values(), *([check.codebooks] if check.codebooks else [])])
+    head, tail, (begin, end) = data[: field_start(check.graph)], data[check.graph[1] :], check.graph
+    size, graph = 0, b"\0" * (end - begin)
+    while size != len(varint(len(graph))):  # on which it depends where the graph begins
+        size = len(varint(len(graph)))
+        at, pieces, length = begin, [], len(head) + 1 + size
+        for tensor in tensors:
+            start, stop = tensor.place
+            pieces.append(data[at : field_start(tensor.place)])
+            length += len(pieces[-1])
+            content, before = data[start:stop], tensor.values[0] - start
+            paddings = (field(_TENSOR.numbers["doc_string"], b" " * count) + content for count in range(2 * ALIGNMENT))
+            fields = (field(_GRAPH.numbers["initializer"], padded) for padded in paddings)
+            padded = next(f for f in fields if (length + len(f) - len(content) + before) % ALIGNMENT == 0)
+            pieces.append(padded)
+            length += len(padded)
+            at = stop
+        graph = b"".join([*pieces, data[at:end]])
+    return head + field(_MODEL.numbers["graph"], graph) + tail
+
+
 def _without_weights(check: _Check) -> dict[ByteRange, bytes]:
     """Returns the edits that leave out the codebooks and the larger weights, which are said to be in another file."""
     edits = dict.fromkeys(check.codebooks_fields, b"")
@@ -365,7 +394,7 @@ def _arrays(check: _Check) -> tuple[dict[str, np.ndarray[Any, Any]], Float | Non
     """Returns the weights and the codebooks, in the bytes of the file if all are aligned there, else as copies."""
     found = [*check.weights.values(), *([check.codebooks] if check.codebooks else [])]
     arrays = [tensor.array(check.data) for tensor in found]
-    if not all(array.flags.aligned for array in arrays):
+    if not all(array.ctypes.data % 16 == 0 for array in arrays):  # as numpy's own arrays are
         arrays = [array.copy() for array in arrays]
     codebooks = arrays.pop() if check.codebooks else None
     return dict(zip(check.weights, arrays, strict=True)), codebooks

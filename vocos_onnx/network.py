@@ -233,9 +233,10 @@ def _expected_graph(config: ModelConfig, inputs: Shapes, outputs: Shapes) -> tup
 
 
 def placement(path: str | os.PathLike[str], providers: Sequence[Provider] | None) -> dict[str, list[str]]:
-    """The operators that ran on each provider, one entry for each node, when a few frames were computed."""
+    """The operators that ran on each provider, one for each node of each graph, when a few frames were computed."""
     with tempfile.TemporaryDirectory() as folder:
         network = Network(path, providers, profile=Path(folder) / "profile")
         frames = np.zeros((1, network.config.feature_channels, 32), np.float32)
-        network.spectrum(frames, 0 if network.config.num_bandwidth_ids else None)
+        for alone in (False, True) if network.threads else (False,):  # the graphs that are used there
+            network.spectrum(frames, 0 if network.config.num_bandwidth_ids else None, alone=alone)
         return network.placement()

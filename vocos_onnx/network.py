@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from .dsp.stft import samples_of
 from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
 from .model.config import ModelConfig
 from .model.providers import CPU, CUDA, Provider
-from .model.session import Shapes, open_model, shape_of
+from .model.session import Session, Shapes, open_model, shape_of
 from .model.shapes import Shape
 from .spans import Span, Spectrum, stacked
 
@@ -47,6 +48,9 @@ class Network:
         threads: int | None = None,
         profile: Path | None = None,
     ):
+        self._path, self._given_providers = path, providers
+        self._opening = threading.Lock()
+        self._narrow: Session[ModelConfig] | None = None  # opened when calls first run side by side
         self._session = open_model(path, ModelConfig, _expected_graph, providers, threads, profile)
         self.config = self._session.config
         self.codebooks = self._session.codebooks
@@ -61,8 +65,15 @@ class Network:
 
     @property
     def side_by_side(self) -> int:
-        """How many calls should run at the same time where there is work for several."""
-        return 1
+        """How many calls should run at the same time where there is work for several: one for each thread of a CPU."""
+        return self._session.threads if self.providers[0] == CPU else 1
+
+    def _one_thread(self) -> Session[ModelConfig]:
+        """For calls that run at the same time: of threads within an operator, each would wait for the others'."""
+        with self._opening:
+            if self._narrow is None:
+                self._narrow = open_model(self._path, ModelConfig, _expected_graph, self._given_providers, 1)
+            return self._narrow
 
     def spectra(self, batches: Iterable[list[Span]]) -> Iterator[Spectrum]:
         """The spectra of spans, those of a list in one call."""
@@ -153,7 +164,8 @@ class Network:
         shapes = {"spectrum": self._spectrum_shape(features)}
         shapes |= {f"next_{name}": shape for name, shape in self._state_shapes(batch, 2 * REACH).items()}
         inputs = self._inputs(features, bandwidth_id, state, mask)
-        spectrum, *new = self._session.run(shapes, inputs, keep=batch == 1)
+        session = self._one_thread() if beside and self.side_by_side > 1 else self._session
+        spectrum, *new = session.run(shapes, inputs, keep=batch == 1)
         return self._as_complex(spectrum), dict(zip(state, new, strict=True))
 
     def placement(self) -> dict[str, list[str]]:

@@ -13,8 +13,8 @@ FLOAT, INT64, STRING, BOOL, DOUBLE = 1, 7, 8, 9, 11
 KINDS = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11}
 # what the tiny models below say of themselves: 8 mels -> an MDCT of 16 bins
 CONFIG: dict[str, Any] = {
-    "format": 5, "sample_rate": 8000, "head": "imdct_cos", "n_fft": 32, "hop_length": 16, "padding": "center",
-    "clip_audio": False, "feature_channels": 8, "num_bandwidth_ids": 0, "encodec": None,
+    "format": 6, "sample_rate": 8000, "head": "imdct_cos", "n_fft": 32, "hop_length": 16, "padding": "center",
+    "clip_audio": False, "feature_channels": 8, "num_bandwidth_ids": 0, "reach": 0, "encodec": None,
     "mel": {
         "n_fft": 64, "hop_length": 16, "n_mels": 8, "padding": "center", "f_min": 0.0, "f_max": 4000.0,
         "mel_scale": "htk", "norm": "none", "clip": 1e-7, "power_offset": 0.0,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,10 @@ from .model.bundled import CODEC_ENCODER
 from .model.config import ENCODER_KEY
 from .model.hub import fetch
 from .model.origin import Origin, reopened
-from .model.providers import Provider
+from .model.providers import CPU, Provider
+from .workers import in_order
 
+Part = TypeVar("Part")
 CHUNK = 300  # frames encoded at once, 4 s at 75 frames/s: beyond the audio and its codes, memory does not grow
 _FEWEST = 32  # of a large batch, whose frames are encoded fewer at once
 _FIRST = 8  # frames that are encoded first at least: EnCodec's last convolution pads its start with a reflection of 6
@@ -114,14 +116,14 @@ class EncodecONNX:
                 place; a sample rate outside 1 to 384 kHz; a bandwidth that the model does not have.
             FloatingPointError: the network gave NaN or infinity.
         """
-        count = self._codebook_count(bandwidth)
+        codebooks = self.codebooks[: self._codebook_count(bandwidth)]
         waveform = read_waveform(audio, sample_rate, self.sample_rate)
         frames = -(-waveform.shape[1] // self.hop_length)
-        codes = np.empty((count, len(waveform), frames), np.int64)
+        codes = np.empty((len(codebooks), len(waveform), frames), np.int64)
         done = 0
-        for embeddings in self._embeddings(AudioWindow([waveform]), _chunk_of(len(waveform))):
-            stop = done + embeddings.shape[1]
-            codes[:, :, done:stop] = quantize(embeddings, self.codebooks[:count])
+        for part in self._each(waveform, lambda embeddings: quantize(embeddings, codebooks)):
+            stop = done + part.shape[2]
+            codes[:, :, done:stop] = part
             done = stop
             if progress is not None:
                 progress(done, frames)
@@ -159,9 +161,8 @@ class EncodecONNX:
     def embed(self, audio: npt.ArrayLike, sample_rate: int) -> Float:
         """Audio (N,) or (B, N) -> embeddings (B, C, T) before quantisation; T and what is raised as in ``encode``."""
         waveform = read_waveform(audio, sample_rate, self.sample_rate)
-        return np.concatenate(
-            list(self._embeddings(AudioWindow([waveform]), _chunk_of(len(waveform)))), axis=1
-        ).transpose(0, 2, 1)
+        parts = self._each(waveform, lambda embeddings: embeddings)
+        return np.concatenate(list(parts), axis=1).transpose(0, 2, 1)
 
     @property
     def sample_rate(self) -> int:
@@ -188,14 +189,39 @@ class EncodecONNX:
         """The execution providers that the session runs on, in order of preference."""
         return list(self._session.providers)
 
+    def _each(self, waveform: Float, function: Callable[[Float], Part]) -> Iterator[Part]:
+        """What a function returns for the embeddings (B, t, C) of each span of whole recordings (B, N), in order.
+
+        Without a state, and on the CPU, the spans are computed side by side, each on one thread. That is faster from
+        the first second on: the STFT and the quantiser would otherwise be on one thread.
+        """
+        window, chunk = AudioWindow([waveform]), max(_FEWEST, CHUNK // len(waveform))
+        if self._network.has_state or self.providers != [CPU]:
+            return map(function, self._embeddings(window, chunk))
+        frames, threads = -(-waveform.shape[1] // self.hop_length), self._session.threads
+        chunk = min(chunk, max(_FEWEST, -(-frames // threads)))
+
+        def of_span(span: AudioSpan) -> Part:
+            embeddings, _ = self._network.run(span, {}, alone=True)
+            return function(_checked(embeddings, span))
+
+        return in_order(of_span, self._spans(window, chunk), threads)
+
     def _embeddings(self, audio: AudioWindow, chunk: int) -> Iterator[Float]:
-        """Audio (B, N) -> embeddings (B, t, C) of some frames at a time.
+        """Audio (B, N) -> embeddings (B, t, C) of some frames at a time."""
+        state: State | None = None
+        for span in self._spans(audio, chunk):
+            state = self._network.start(audio.batch) if state is None else state
+            embeddings, state = self._network.run(span, state)
+            yield _checked(embeddings, span)
+
+    def _spans(self, audio: AudioWindow, chunk: int) -> Iterator[AudioSpan]:
+        """Spans of some frames, as soon as their audio is there.
 
         Each span sees as many frames before and after its own as the convolutions reach, so that nothing shows where
         spans meet; what lies further back (of an LSTM) is the state.
         """
         config, hop = self.config, self.hop_length
-        state: State | None = None
         start = 0
         while True:
             count = chunk if start else max(chunk, _FIRST)
@@ -204,21 +230,19 @@ class EncodecONNX:
             stop = min(start + count, frames)
             if stop <= start:
                 return
-            span = AudioSpan(start, stop, max(0, start - config.left_context), min(frames, stop + config.right_context))
-            state = self._network.start(audio.batch) if state is None else state
-            embeddings, state = self._network.run(audio, span, state)
-            if not np.isfinite(embeddings).all():
-                raise FloatingPointError(
-                    f"the encoder gave NaN or infinity in frames {start} to {stop}: its weights are damaged, or the "
-                    "audio is far beyond full scale"
-                )
-            yield embeddings
+            first, last = max(0, start - config.left_context), min(frames, stop + config.right_context)
+            yield AudioSpan(start, stop, first, last, self._network.cut(audio, first, last))
             start = stop
 
     def _codebook_count(self, bandwidth: float) -> int:
         return self.config.codebooks_per_bandwidth[bandwidth_index(bandwidth, self.bandwidths)]
 
 
-def _chunk_of(batch: int) -> int:
-    """Frames that are encoded at once of each of so many recordings."""
-    return max(_FEWEST, CHUNK // batch)
+def _checked(embeddings: Float, span: AudioSpan) -> Float:
+    """Raises FloatingPointError if they are not finite."""
+    if not np.isfinite(embeddings).all():
+        raise FloatingPointError(
+            f"the encoder gave NaN or infinity in frames {span.start} to {span.stop}: its weights are damaged, or the "
+            "audio is far beyond full scale"
+        )
+    return embeddings

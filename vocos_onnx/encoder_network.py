@@ -22,28 +22,42 @@ State = dict[str, Any]
 _SHORTEST = 16  # frames of a part, without those by which it overlaps the one before
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AudioSpan:
     """Frames that go through the encoder in one call.
 
     Those from ``start`` to ``stop`` are wanted, and the audio of those from ``first`` to ``last`` goes in: the wanted
-    ones with as many on both sides as the network reaches, as far as there are any.
+    ones with as many on both sides as the network reaches, as far as there are any. ``samples`` (B, n) are these, as
+    the network cuts them.
     """
 
     start: int
     stop: int
     first: int
     last: int
+    samples: Float
 
 
 class EncoderNetwork(Protocol):
-    """The graph of an encoder, by what it takes."""
+    """The graph of an encoder, by what it takes.
+
+    has_state: whether the spans of a recording must be computed one after another.
+    """
+
+    @property
+    def has_state(self) -> bool: ...
+
+    def cut(self, audio: AudioWindow, first: int, last: int) -> Float:
+        """The samples (B, n) that some frames are made of."""
 
     def start(self, batch: int) -> State:
         """The state of recordings before their first frame."""
 
-    def run(self, audio: AudioWindow, span: AudioSpan, state: State) -> tuple[Float, State]:
-        """The embeddings (B, stop - start, C) of a span, and the new state."""
+    def run(self, span: AudioSpan, state: State, *, alone: bool = False) -> tuple[Float, State]:
+        """The embeddings (B, stop - start, C) of a span, and the new state.
+
+        ``alone``: whether all is computed on the thread that calls.
+        """
 
 
 class AudioNetwork:
@@ -53,8 +67,13 @@ class AudioNetwork:
     a span is given in parts that overlap, one below the other, as many as there are threads.
     """
 
+    has_state = True
+
     def __init__(self, session: Session[EncoderConfig], threads: int):
         self._session, self._config, self.threads = session, session.config, threads
+
+    def cut(self, audio: AudioWindow, first: int, last: int) -> Float:
+        return audio.cut(first * self._config.hop_length, last * self._config.hop_length)
 
     def start(self, batch: int) -> State:
         state = _state_shapes(self._session.inputs)
@@ -63,10 +82,9 @@ class AudioNetwork:
             for name, shape in state.items()
         }
 
-    def run(self, audio: AudioWindow, span: AudioSpan, state: State) -> tuple[Float, State]:
-        hop = self._config.hop_length
-        samples = audio.cut(span.first * hop, span.last * hop)
-        parts, step = overlapping_parts(samples, self.threads, hop, self._config.left_context)
+    def run(self, span: AudioSpan, state: State, *, alone: bool = False) -> tuple[Float, State]:
+        samples, threads = span.samples, 1 if alone else self.threads
+        parts, step = overlapping_parts(samples, threads, self._config.hop_length, self._config.left_context)
         inputs = {
             "audio": parts,
             "step": np.array(step, np.int64),
@@ -75,7 +93,7 @@ class AudioNetwork:
         }
         shapes = {"embeddings": (len(samples), span.stop - span.start, self._config.channels)}
         shapes |= {f"next_{name}": array.shape for name, array in state.items()}
-        embeddings, *new = self._session.run(shapes, inputs)
+        embeddings, *new = self._session.run(shapes, inputs, alone=alone)
         return embeddings, dict(zip(state, new, strict=True))
 
 
@@ -100,29 +118,30 @@ def overlapping_parts(samples: Float, most: int, hop: int, left_context: int) ->
 class SpectrumNetwork:
     """A graph that takes the spectrum, of a Hann window and ``same`` padding; it has no state."""
 
+    has_state = False
+
     def __init__(self, session: Session[EncoderConfig]):
         self._session, self._config = session, session.config
 
     def start(self, batch: int) -> State:
         return {}
 
-    def run(self, audio: AudioWindow, span: AudioSpan, state: State) -> tuple[Float, State]:
-        spectrum = self._spectrum(audio, span.first, span.last)
-        shapes = {"embeddings": (*spectrum.shape[:2], self._config.channels)}
-        (embeddings,) = self._session.run(shapes, {"spectrum": spectrum})
-        return embeddings[:, span.start - span.first : span.stop - span.first], state
-
-    def _spectrum(self, audio: AudioWindow, start: int, stop: int) -> Float:
-        """The spectrum (B, stop - start, n_fft/2 + 1, 2) of some frames, with zeros around the audio."""
+    def cut(self, audio: AudioWindow, first: int, last: int) -> Float:
+        """With zeros around the audio."""
         n_fft, hop = self._config.n_fft, self._config.hop_length
-        first = start * hop - (n_fft - hop) // 2
-        last = (stop - 1) * hop - (n_fft - hop) // 2 + n_fft
-        samples = audio.cut(max(first, 0), last)
-        left = max(-first, 0)
-        samples = np.pad(samples, ((0, 0), (left, last - first - left - samples.shape[1])))
+        start = first * hop - (n_fft - hop) // 2
+        stop = (last - 1) * hop - (n_fft - hop) // 2 + n_fft
+        samples = audio.cut(max(start, 0), stop)
+        left = max(-start, 0)
+        return np.pad(samples, ((0, 0), (left, stop - start - left - samples.shape[1])))
+
+    def run(self, span: AudioSpan, state: State, *, alone: bool = False) -> tuple[Float, State]:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found behind the network
-            spectrum = np.ascontiguousarray(stft(samples, n_fft, hop), np.complex64)
-        return spectrum[..., None].view(np.float32)
+            spectrum = stft(span.samples, self._config.n_fft, self._config.hop_length)
+        shapes = {"embeddings": (*spectrum.shape[:2], self._config.channels)}
+        inputs = {"spectrum": np.ascontiguousarray(spectrum, np.complex64)[..., None].view(np.float32)}
+        (embeddings,) = self._session.run(shapes, inputs, alone=alone)
+        return embeddings[:, span.start - span.first : span.stop - span.first], state
 
 
 def open_encoder(

@@ -66,10 +66,11 @@ class Frames:
         """Frames of each sequence."""
         return int(self.values.shape[2])
 
-    def features(self, start: int, stop: int) -> Float:
-        """The features (B, C, stop - start) of some frames."""
-        values = self.values[:, :, start:stop]
-        return values if self.codebooks is None else lookup(values, self.codebooks)
+    def features(self, start: int, stop: int, rows: slice = slice(None)) -> Float:
+        """The features (B, C, stop - start) of some frames, of all sequences or of some."""
+        if self.codebooks is None:
+            return self.values[rows, :, start:stop]
+        return lookup(self.values[:, rows, start:stop], self.codebooks)
 
     def restore(self, audio: Float) -> Float:
         """Audio (B, samples) as the caller's shape asks for it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from .arrays import Float
 from .dsp.stft import hann_window, imdct_frames, istft_frames, overlap_add, samples_of, trim_of
 from .model.config import ModelConfig
-from .spans import Spectrum
+from .spans import Span, Spectrum
 
 
 class Transform(Protocol):
@@ -51,6 +52,19 @@ class IMDCT:
         return imdct_frames(spectrum)
 
 
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """The frames of a span, overlap-added: what it contributes to the audio of its sequences.
+
+    audio: (B, (T - 1)·hop_length + n_fft) of T frames, or (B, samples) of whole sequences if the graph has made it.
+    is_audio: whether it is the latter.
+    """
+
+    span: Span
+    audio: Float
+    is_audio: bool
+
+
 class Inverse:
     """Makes audio of the spectra of one model."""
 
@@ -58,34 +72,50 @@ class Inverse:
         self.config = config
         self._transform: Transform = ISTFT(config.n_fft) if config.head == "istft" else IMDCT()
 
-    def run(self, spectra: Iterable[Spectrum]) -> list[Float]:
-        """The audio (B, samples) of each item, in the order of the items; the spectra of an item follow one another.
+    def sums(self, spectra: Iterable[Spectrum]) -> list[Sum]:
+        """The larger part of the work: each span by itself. Raises FloatingPointError if a sum is not finite."""
+        return [self._sum(spectrum) for spectrum in spectra]
+
+    def _sum(self, spectrum: Spectrum) -> Sum:
+        if spectrum.audio is not None:
+            return Sum(spectrum.span, spectrum.audio, True)
+        assert spectrum.values is not None
+        audio = self.overlap_add().summed(spectrum.values, spectrum.span.start)
+        return Sum(spectrum.span, audio, False)
+
+    def join(self, sums: Iterable[Sum]) -> list[Float]:
+        """The audio (B, samples) of each item, in the order of the items; the sums of a sequence follow one another.
 
         Of T frames, ``same`` padding makes T·hop_length samples (one more if n_fft - hop_length is odd), and ``center``
-        padding (T - 1)·hop_length. Raises FloatingPointError if the audio is not finite.
+        padding (T - 1)·hop_length.
         """
-        by_item = itertools.groupby(spectra, key=lambda spectrum: spectrum.span.item)
-        audio = {item: self._of_item(of_item) for item, of_item in by_item}
+        audio: dict[int, Float] = {}
+        for _, of_rows in itertools.groupby(sums, key=lambda one: (one.span.item, one.span.rows.start)):
+            span, found = self._of_rows(of_rows)
+            if span.batch == span.frames.batch:
+                audio[span.item] = found
+            else:
+                rows = audio.setdefault(span.item, np.empty((span.frames.batch, found.shape[1]), np.float32))
+                rows[span.rows] = found
         return [audio[item] for item in sorted(audio)]
 
-    def _of_item(self, spectra: Iterator[Spectrum]) -> Float:
-        first = next(spectra)
-        config, frames = self.config, first.span.frames
-        if first.audio is not None:  # of all the item: the graph has made it
-            return first.audio.clip(-1, 1) if config.clip_audio else first.audio
-        if first.span.is_whole:
-            assert first.values is not None
-            return self.overlap_add().push(first.values, last=True)
-        samples = samples_of(frames.length, config.n_fft, config.hop_length, config.padding)
-        audio = np.empty((frames.batch, samples), np.float32)
-        overlap_add, done = self.overlap_add(), 0
-        for spectrum in itertools.chain([first], spectra):
-            assert spectrum.values is not None
-            block = overlap_add.push(spectrum.values, last=spectrum.span.stop == frames.length)
+    def _of_rows(self, sums: Iterator[Sum]) -> tuple[Span, Float]:
+        """The first span of some sequences, and their audio."""
+        first = next(sums)
+        config, span = self.config, first.span
+        if first.is_audio:
+            return span, first.audio.clip(-1, 1) if config.clip_audio else first.audio
+        overlap_add = self.overlap_add()
+        if span.is_whole:
+            return span, overlap_add.add(first.audio, last=True)
+        samples = samples_of(span.frames.length, config.n_fft, config.hop_length, config.padding)
+        audio, done = np.empty((span.batch, samples), np.float32), 0
+        for one in itertools.chain([first], sums):
+            block = overlap_add.add(one.audio, last=one.span.stop == span.frames.length)
             audio[:, done : done + block.shape[1]] = block
             done += block.shape[1]
         assert done == samples
-        return audio
+        return span, audio
 
     def overlap_add(self) -> OverlapAdd:
         """For the spectra of one item, or of one stream."""
@@ -140,13 +170,26 @@ class OverlapAdd:
 
         With ``last`` no frame follows, and the rest is emitted too. Raises FloatingPointError if they are not finite.
         """
-        frames = self._transform.frames(spectrum)
-        audio, weights = self._added(self._audio, frames), None
-        check_finite(audio, spectrum, self._frames)
+        summed = self.summed(spectrum, self._frames)
         self._frames += spectrum.shape[1]
+        return self.add(summed, last=last)
+
+    def summed(self, spectrum: npt.NDArray[Any], first: int) -> Float:
+        """Spectrum (B, t, F) of the frames from ``first`` on -> their sum (B, (t - 1)·hop_length + n_fft), t > 0.
+
+        It depends on nothing else, so that many can be computed at once. Raises FloatingPointError if it is not finite.
+        """
+        audio = overlap_add(self._transform.frames(spectrum), self._hop)
+        check_finite(audio, spectrum, first)
+        return audio
+
+    def add(self, summed: Float, *, last: bool = False) -> Float:
+        """The sum of the next frames, as ``summed`` returns it -> what ``push`` returns of these."""
+        weights = None
         if self._transform.weight is not None:
-            weight = np.broadcast_to(self._transform.weight, (1, *frames.shape[1:]))
-            weights = self._added(self._weights, weight)
+            count = (summed.shape[1] - len(self._transform.weight)) // self._hop + 1
+            weights = self._added(self._weights, _repeated(self._transform.weight, count, self._hop))
+        audio = self._added(self._audio, summed)
         if last:
             return self._finished(audio, weights, audio.shape[1] - self._trim)
         self._audio = audio[:, -self._kept :].copy()
@@ -158,9 +201,8 @@ class OverlapAdd:
         assert self._audio is not None
         return self._finished(self._audio, self._weights, self._kept - self._trim)
 
-    def _added(self, kept: Float | None, frames: npt.NDArray[np.float32]) -> Float:
-        """Frames added to the end of the sum, as it is kept."""
-        added = overlap_add(frames, self._hop)
+    def _added(self, kept: Float | None, added: Float) -> Float:
+        """A sum of frames, added to the end of the sum as it is kept; it may be changed."""
         if kept is None:
             return added
         if self._frame_offset:
@@ -175,6 +217,20 @@ class OverlapAdd:
         if weights is not None:
             audio = audio / weights[:, start:stop]
         return audio.clip(-1, 1) if self._clip else audio
+
+
+def _repeated(weight: Float, count: int, hop: int) -> Float:
+    """A weight (n_fft,), overlap-added so many times: (1, (count - 1)·hop + n_fft).
+
+    Between the first and the last n_fft/hop frames, all hops are the same.
+    """
+    parts = -(-len(weight) // hop)
+    few = overlap_add(np.broadcast_to(weight, (1, min(count, 2 * parts), len(weight))), hop)
+    if count <= 2 * parts:
+        return few
+    start = parts * hop  # here and in the hop before, all parts of the weight have been added
+    middle = np.tile(few[:, start - hop : start], count - 2 * parts)
+    return np.concatenate([few[:, :start], middle, few[:, start:]], axis=1)
 
 
 def check_finite(audio: Float, spectrum: npt.NDArray[Any], first: int = 0) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from .arrays import Float
 from .dsp.stft import samples_of
 from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
 from .model.config import ModelConfig
+from .model.onnx_file import STEP, WHOLE
 from .model.providers import CPU, CUDA, Provider
-from .model.session import Session, Shapes, open_model, shape_of
+from .model.session import Shapes, open_model, shape_of
 from .model.shapes import Shape
 from .spans import Span, Spectrum, stacked
 
@@ -33,8 +34,9 @@ class Network:
     """The network of one model file, in an onnxruntime session.
 
     config: read from the file. codebooks: (num_codebooks, codebook_size, C) of a codec's model, else None. providers:
-    what the session runs on. reach: frames that the network sees to either side; 0 if that is not known. is_streamable:
-    whether it has a state, so that sequences can be cut and streamed.
+    what the network runs on. threads: on which one call runs; None if that is not the CPU alone. reach: frames that the
+    network sees to either side; 0 if that is not known, so that sequences cannot be cut. is_streamable: whether it has
+    a state.
 
     Each convolution has 7 taps. Of T frames it is given ``past`` frames before them, and adds 6 - past zeros behind
     them: with past = 3, and zeros, it is the ordinary network, padded with zeros on both sides; with past = 6, the
@@ -48,87 +50,71 @@ class Network:
         threads: int | None = None,
         profile: Path | None = None,
     ):
-        self._path, self._given_providers = path, providers
-        self._opening = threading.Lock()
-        self._narrow: Session[ModelConfig] | None = None  # opened when calls first run side by side
         self._session = open_model(path, ModelConfig, _expected_graph, providers, threads, profile)
         self.config = self._session.config
         self.codebooks = self._session.codebooks
         self.providers = self._session.providers
+        self.threads = self._session.threads if self.providers == [CPU] else None
         self._layers, self._dim = _sizes(self._session.inputs)
         self.is_streamable = self._layers > 0
-        self.reach = REACH * (self._layers + 1) if self.is_streamable else 0
+        self.reach = _reach(self._layers) if self.is_streamable else self.config.reach
         # The inverse transform in the graph is meant for CUDA, and tested on the CPU too. Elsewhere the spectrum is
         # fetched: with OpenVINO, onnxruntime 1.24 computes the audio of some files of format 4 wrongly, those with an
         # If whose condition is a constant.
         self.makes_audio = "audio" in self._session.outputs and self.providers[0] in (CPU, CUDA)
+        # Whole sequences have a graph of their own, which is faster. On the CPU: elsewhere one graph is enough.
+        self._has_whole = self._session.has_branches and self.providers == [CPU]
 
-    @property
-    def side_by_side(self) -> int:
-        """How many calls should run at the same time where there is work for several: one for each thread of a CPU."""
-        return self._session.threads if self.providers[0] == CPU else 1
-
-    def _one_thread(self) -> Session[ModelConfig]:
-        """For calls that run at the same time: of threads within an operator, each would wait for the others'."""
-        with self._opening:
-            if self._narrow is None:
-                self._narrow = open_model(self._path, ModelConfig, _expected_graph, self._given_providers, 1)
-            return self._narrow
-
-    def spectra(self, batches: Iterable[list[Span]]) -> Iterator[Spectrum]:
-        """The spectra of spans, those of a list in one call."""
-        for spans in batches:
-            yield from self._of_batch(spans)
-
-    def _of_batch(self, spans: list[Span]) -> Iterator[Spectrum]:
+    def spectra(self, spans: list[Span], *, alone: bool = False) -> list[Spectrum]:
+        """The spectra of spans, which go through the network in one call; ``alone`` as ``spectrum`` takes it."""
         features, lengths = stacked(spans)
         bandwidth_id = spans[0].frames.bandwidth_id
-        audio = None
+        rows = list(itertools.accumulate((span.batch for span in spans), initial=0))
+        each = [(span, slice(start, stop)) for span, start, stop in zip(spans, rows[:-1], rows[1:], strict=True)]
         if self.makes_audio and all(span.is_whole for span in spans):
-            audio = self.audio(features, bandwidth_id, lengths)
-            if not np.isfinite(audio).all():  # the spectrum says why
-                audio = None
-        spectrum = None if audio is not None else self.spectrum(features, bandwidth_id, lengths)
-        row = 0
-        for span in spans:
-            rows = slice(row, row := row + span.frames.batch)
-            if audio is not None:
-                yield Spectrum(span, None, audio[rows, : self._samples(span.frames.length)])
-            else:
-                assert spectrum is not None
-                yield Spectrum(span, spectrum[rows, span.start - span.first : span.stop - span.first])
+            audio = self.audio(features, bandwidth_id, lengths, alone=alone)
+            if np.isfinite(audio).all():  # else the spectrum says why
+                return [Spectrum(span, None, audio[of, : self._samples(span.frames.length)]) for span, of in each]
+        spectrum = self.spectrum(features, bandwidth_id, lengths, alone=alone)
+        return [Spectrum(span, spectrum[of, span.start - span.first : span.stop - span.first]) for span, of in each]
 
     def spectrum(
-        self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None
+        self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None, *, alone: bool = False
     ) -> npt.NDArray[Any]:
         """Features (B, C, T) -> spectrum (B, T, n_fft/2 + 1) complex64; from an IMDCT head (B, T, n_fft/2) float32.
 
-        ``lengths``: frames of each item; its features from there on are zeros, and its spectrum has no meaning.
+        Args:
+            features: whole sequences.
+            bandwidth_id: of all of them.
+            lengths: frames of each item; its features from there on are zeros, and its spectrum has no meaning.
+            alone: whether all is computed on the thread that calls, and not on ``threads``; without ``lengths``.
         """
         shapes = {"spectrum": self._spectrum_shape(features)}
-        (spectrum,) = self._session.run(shapes, self.inputs(features, bandwidth_id, lengths))
-        return self._as_complex(spectrum)
+        return self._as_complex(self._whole(shapes, features, bandwidth_id, lengths, alone))
 
-    def audio(self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None) -> Float:
+    def audio(
+        self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None, *, alone: bool = False
+    ) -> Float:
         """Features (B, C, T) -> audio (B, samples), if ``makes_audio``; not clipped, and perhaps not finite.
 
-        ``lengths``: as ``spectrum`` takes them; the audio of an item ends with its last frame, and zeros are after it.
+        The arguments are those of ``spectrum``; the audio of an item ends with its last frame, and zeros are after it.
         """
         batch, _, frames = features.shape
         shapes = {"audio": (batch, self._samples(frames))}
-        audio: Float
-        (audio,) = self._session.run(shapes, self.inputs(features, bandwidth_id, lengths))
-        return audio
+        return self._whole(shapes, features, bandwidth_id, lengths, alone)
 
     def inputs(
-        self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None
+        self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None, past: int = REACH
     ) -> dict[str, npt.NDArray[Any]]:
-        """The inputs of the graph that give the spectrum of whole sequences, see ``spectrum``."""
+        """The inputs of the graph that give the spectrum of whole sequences, see ``spectrum``.
+
+        ``past``: frames before them, REACH of zeros for the graph with a state, none for that of whole sequences.
+        """
         batch, _, frames = features.shape
         mask = np.ones((self._layers, batch, frames), np.float32)
         if lengths is not None:
             mask *= np.arange(frames) < np.asarray(lengths)[:, None]
-        return self._inputs(features, bandwidth_id, self._zeros(batch, REACH), mask)
+        return self._inputs(features, bandwidth_id, self._zeros(batch, past), mask)
 
     def start(self, batch: int) -> State:
         """The state of sequences before their first frame."""
@@ -142,7 +128,7 @@ class Network:
         first: Sequence[int],
         end: Sequence[int | None],
         *,
-        beside: bool = False,
+        alone: bool = False,
     ) -> tuple[npt.NDArray[Any], State]:
         """Go on with sequences: features (B, C, T) are frames first[b] ... first[b] + T - 1 of sequence b.
 
@@ -152,7 +138,7 @@ class Network:
         spectrum of frames before the first and from the end on has no meaning. On a CUDA device, the state of a single
         sequence stays there; that of several is arrays, which ``split`` takes.
 
-        ``beside``: whether other calls run at the same time, up to ``side_by_side`` of them, each on one thread.
+        ``alone``: whether all is computed on the thread that calls, and not on ``threads``.
         """
         batch, _, frames = features.shape
         # Each convolution is REACH frames late: when frame t goes in, the input of block l is that of frame
@@ -164,9 +150,22 @@ class Network:
         shapes = {"spectrum": self._spectrum_shape(features)}
         shapes |= {f"next_{name}": shape for name, shape in self._state_shapes(batch, 2 * REACH).items()}
         inputs = self._inputs(features, bandwidth_id, state, mask)
-        session = self._one_thread() if beside and self.side_by_side > 1 else self._session
-        spectrum, *new = session.run(shapes, inputs, keep=batch == 1)
+        spectrum, *new = self._session.run(shapes, inputs, alone=alone, keep=batch == 1)
         return self._as_complex(spectrum), dict(zip(state, new, strict=True))
+
+    def _whole(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        features: Float,
+        bandwidth_id: int | None,
+        lengths: Sequence[int] | None,
+        alone: bool,
+    ) -> npt.NDArray[Any]:
+        graph, past = (WHOLE, 0) if alone and self._has_whole else (STEP, REACH)
+        inputs = self.inputs(features, bandwidth_id, lengths, past)
+        output: npt.NDArray[Any]
+        (output,) = self._session.run(shapes, inputs, graph=graph, alone=alone)
+        return output
 
     def placement(self) -> dict[str, list[str]]:
         """As ``Session.placement``, of a network that was opened with a ``profile``."""
@@ -228,6 +227,11 @@ def _bins(config: ModelConfig) -> tuple[int, ...]:
     return (config.n_fft // 2 + 1, 2) if config.head == "istft" else (config.n_fft // 2,)
 
 
+def _reach(layers: int) -> int:
+    """How many frames a network with a state sees to either side: each of its convolutions adds as many."""
+    return REACH * (layers + 1)
+
+
 def _sizes(found: Shapes) -> tuple[int, int]:
     """How many convolutions have a state, and of how many channels; (0, 0) if none has."""
     past = shape_of(found, "past", 4)
@@ -247,6 +251,8 @@ def _expected_graph(config: ModelConfig, inputs: Shapes, outputs: Shapes) -> tup
     expected_outputs: dict[str, Shape] = {"spectrum": ("batch", "frames", *_bins(config))}
     layers, dim = _sizes(inputs)
     if layers:
+        if config.reach not in (0, _reach(layers)):
+            raise ValueError(f"the metadata contradicts the graph: reach is {config.reach}, expected {_reach(layers)}")
         expected_inputs["past_features"] = ("batch", channels, "past")
         expected_outputs["next_past_features"] = ("batch", channels, 2 * REACH)
         expected_inputs["past"] = (layers, "batch", "past", dim)
@@ -260,9 +266,10 @@ def _expected_graph(config: ModelConfig, inputs: Shapes, outputs: Shapes) -> tup
 
 
 def placement(path: str | os.PathLike[str], providers: Sequence[Provider] | None) -> dict[str, list[str]]:
-    """The operators that ran on each provider, one entry for each node, when a few frames were computed."""
+    """The operators that ran on each provider, one for each node of each graph, when a few frames were computed."""
     with tempfile.TemporaryDirectory() as folder:
         network = Network(path, providers, profile=Path(folder) / "profile")
         frames = np.zeros((1, network.config.feature_channels, 32), np.float32)
-        network.spectrum(frames, 0 if network.config.num_bandwidth_ids else None)
+        for alone in (False, True) if network.threads else (False,):  # the graphs that are used there
+            network.spectrum(frames, 0 if network.config.num_bandwidth_ids else None, alone=alone)
         return network.placement()

@@ -1,7 +1,9 @@
-"""Frames -> spans: how the work of one call is cut, and what goes through the network together."""
+"""Frames -> spans: how the work of one call is cut, what goes through the network together, and on which threads."""
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,11 @@ from .arrays import Float
 from .frames import Frames
 
 LONGEST = 1500  # frames of a span, 20 s at 75 frames/s: memory does not grow with the length of the input
+ALONE = 750  # frames of a span on one thread; longer ones are slower a frame, since less of them is in the cache
 MOST = 64 * LONGEST  # frames of a batch, with those that fill up its shorter rows: nor with the number of items
+# What each thread inside operators loses, beyond the first, because it waits for the others, and because the inverse
+# transform is on one thread: measured on two cores with the official geometries, see docs/performance.md.
+WAITING = {"float32": 0.12, "int8": 0.25, "float16": 0.12}
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +32,7 @@ class Span:
 
     item: int  # its place among the items of the call
     frames: Frames
+    rows: slice  # of the item's sequences
     start: int
     stop: int
     first: int
@@ -33,8 +40,17 @@ class Span:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all of its item."""
+        """Whether it is all of its sequences."""
         return self.start == 0 and self.stop == self.frames.length
+
+    @property
+    def batch(self) -> int:
+        """How many sequences."""
+        return int(self.rows.stop - self.rows.start)
+
+    def features(self) -> Float:
+        """The features (batch, C, last - first) that go in."""
+        return self.frames.features(self.first, self.last, self.rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +59,7 @@ class Spectrum:
 
     values: of the wanted frames, complex64 (B, T, n_fft/2 + 1), from an IMDCT head float32 (B, T, n_fft/2); None if the
         inverse transform is in the graph.
-    audio: what that makes of the span, which is a whole item, float32 (B, samples); else None.
+    audio: what that makes of the span, which is of whole sequences, float32 (B, samples); else None.
     """
 
     span: Span
@@ -51,48 +67,113 @@ class Spectrum:
     audio: Float | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Work:
+    """How the spans of one call are computed.
+
+    batches: spans in lists, those of each list in one call of the network; the spans of the same sequences follow one
+        another.
+    threads: how many batches are computed at once; 1 if the threads are inside the operators instead.
+    """
+
+    batches: Iterator[list[Span]]
+    threads: int
+    alone: bool  # whether each batch is computed on the thread that calls, and no other
+
+
 @dataclass(frozen=True)
 class Plan:
     """How work is cut for one network.
 
     reach: frames that the network sees to either side; 0 if a sequence cannot be cut.
-    together: whether short items go through the network as one batch, which is what a GPU is fast at. On a CPU one
-        after the other is as fast, and nothing is padded.
+    threads: on which one call runs; None if the network runs on another provider than the CPU.
+    together: whether short items go through the network as one batch, which is what a GPU is fast at; the network must
+        have a mask for the ends of the shorter ones.
+    waiting: what each thread after the first loses inside operators, see ``WAITING``.
     """
 
     reach: int
-    together: bool
+    threads: int | None
+    together: bool = False
+    waiting: float = WAITING["float32"]
 
-    def batches(self, items: Sequence[Frames]) -> Iterator[list[Span]]:
-        """The spans of all items, those of one call of the network together; those of an item follow one another."""
-        together = self.together and self.reach > 0
-        short = [i for i, frames in enumerate(items) if together and frames.length <= LONGEST]
+    def work(self, items: Sequence[Frames]) -> Work:
+        """The spans of all items of one call, and how they are computed.
+
+        On the CPU there are two ways. Threads inside operators wait for one another some 150 times a call. Spans on one
+        thread each do not, but a sequence that is cut is computed twice where spans meet, and the last span may run
+        alone. With n threads, F frames and m of the busiest thread, the first way takes the time of
+
+            F/n · (1 + waiting · (n - 1))
+
+        frames on one thread, and the second that of m. So a sequence is cut into two spans if it has 2 · reach/waiting
+        frames or more: 450 of the official models in float32.
+        """
+        if self.threads is None:
+            return Work(self._batches(items), 1, alone=False)
+        frames = sum(frames.batch * frames.length for frames in items)
+        threads = self.threads
+        share = max(1, min(ALONE, math.ceil(frames / threads)))
+        if frames > ALONE * threads:  # so that the threads end together
+            share = math.ceil(frames / (threads * math.ceil(frames / (threads * ALONE))))
+        if threads > 1:
+            share = max(share, 2 * self.reach)  # of shorter ones, more than half of the work would be done twice
+            busiest = _busiest([cost for item in items for cost in self._costs(item, share)], threads)
+            if busiest > frames / threads * (1 + self.waiting * (threads - 1)):
+                return Work(self._batches(items), 1, alone=False)
+        # the long ones first, so that none of them is left for one thread at the end
+        order = sorted(range(len(items)), key=lambda i: -items[i].length)
+        return Work(([span] for i in order for span in self._cut(i, items[i], share)), threads, alone=True)
+
+    def _batches(self, items: Sequence[Frames]) -> Iterator[list[Span]]:
+        """The spans of all items, those of one call of the network together."""
+        short = [i for i, frames in enumerate(items) if self.together and frames.length <= LONGEST]
         # of one bandwidth id in a batch, and of similar lengths, so that little is filled up
         short.sort(key=lambda i: (items[i].bandwidth_id or 0, items[i].length))
         batch: list[Span] = []
         rows = 0
         for i in short:
-            span = Span(i, items[i], 0, items[i].length, 0, items[i].length)
+            span = self._span(i, items[i], slice(0, items[i].batch), 0, items[i].length)
             same = not batch or batch[0].frames.bandwidth_id == span.frames.bandwidth_id
-            rows += span.frames.batch
+            rows += span.batch
             if batch and not (same and rows * span.stop <= MOST):  # it is the longest, and so many frames has each row
                 yield batch
-                batch, rows = [], span.frames.batch
+                batch, rows = [], span.batch
             batch.append(span)
         if batch:
             yield batch
         for i, frames in enumerate(items):
-            if not together or frames.length > LONGEST:
-                for span in self._cut(i, frames):
-                    yield [span]
+            if not self.together or frames.length > LONGEST:
+                for start, stop in self._bounds(frames.length, LONGEST):
+                    yield [self._span(i, frames, slice(0, frames.batch), start, stop)]
 
-    def _cut(self, item: int, frames: Frames) -> Iterator[Span]:
-        """Spans of nearly equal length, the fewest of up to LONGEST frames."""
-        length = frames.length
-        count = -(-length // LONGEST) if self.reach else 1
-        for i in range(count):
-            start, stop = i * length // count, (i + 1) * length // count
-            yield Span(item, frames, start, stop, max(0, start - self.reach), min(length, stop + self.reach))
+    def _cut(self, item: int, frames: Frames, share: int) -> Iterator[Span]:
+        """Spans of about ``share`` frames in all their sequences."""
+        groups = min(frames.batch, math.ceil(frames.batch * frames.length / share))
+        for group in range(groups):
+            rows = slice(group * frames.batch // groups, (group + 1) * frames.batch // groups)
+            for start, stop in self._bounds(frames.length, share):
+                yield self._span(item, frames, rows, start, stop)
+
+    def _costs(self, frames: Frames, share: int) -> Iterator[int]:
+        """The frames that go in, of each span of ``_cut``."""
+        return ((span.last - span.first) * span.batch for span in self._cut(0, frames, share))
+
+    def _bounds(self, length: int, longest: int) -> list[tuple[int, int]]:
+        """The fewest parts of nearly equal length, of up to so many frames; one if a sequence cannot be cut."""
+        count = max(1, math.ceil(length / longest)) if self.reach else 1
+        return [(i * length // count, (i + 1) * length // count) for i in range(count)]
+
+    def _span(self, item: int, frames: Frames, rows: slice, start: int, stop: int) -> Span:
+        return Span(item, frames, rows, start, stop, max(0, start - self.reach), min(frames.length, stop + self.reach))
+
+
+def _busiest(costs: Sequence[int], threads: int) -> int:
+    """The work of the busiest of so many threads, each of which takes the next when it has done one."""
+    loads = [0] * threads
+    for cost in sorted(costs, reverse=True):
+        heapq.heapreplace(loads, loads[0] + cost)
+    return max(loads)
 
 
 def stacked(spans: Sequence[Span]) -> tuple[Float, list[int] | None]:
@@ -101,8 +182,8 @@ def stacked(spans: Sequence[Span]) -> tuple[Float, list[int] | None]:
     T is the length of the longest: the others end with zeros. The lengths are None if all are equal.
     """
     if len(spans) == 1:
-        return spans[0].frames.features(spans[0].first, spans[0].last), None
-    each = [span.frames.features(span.first, span.last) for span in spans]
+        return spans[0].features(), None
+    each = [span.features() for span in spans]
     lengths = [features.shape[2] for features in each for _ in features]
     stack = np.zeros((len(lengths), each[0].shape[1], max(lengths)), np.float32)
     row = 0

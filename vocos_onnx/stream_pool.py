@@ -35,7 +35,7 @@ class StreamPool:
     Each thread opens a ``Stream`` and uses it as if it were alone. ``push`` and ``flush`` block until the audio is
     there, and return what those of ``VocosONNX.stream`` would, within 1e-5 of the peak. The pool has no thread of its
     own: one of the threads that push runs the network for all whose chunks are there, while the others wait; what is
-    pushed while it runs goes together in the next call. A stream that nobody else pushes beside runs it at once.
+    pushed while it runs goes together in the next call. While nobody else pushes, a stream does so at once.
 
     Streams share a call of the network if they have the same bandwidth id; chunks of different lengths are cut. A
     stream that stalls, fails or is abandoned holds up no other: each waits for another one at most ``max_wait``
@@ -213,6 +213,7 @@ class _Calls:
 
     def __init__(self, network: Network, max_streams: int, max_wait: float):
         self._network, self._max_streams, self._max_wait = network, max_streams, max_wait
+        self._side_by_side = network.threads or 1  # calls, each on one thread; off the CPU, one at a time
         self._process = os.getpid()
         self._lock = threading.RLock()  # a signal's handler may close the pool
         self._closed = False
@@ -305,7 +306,7 @@ class _Calls:
                 self._leaders.pop(leader, None)
         if not self._waiting:
             return
-        room = self._network.side_by_side - len(self._leaders)
+        room = self._side_by_side - len(self._leaders)
         if room <= 0 or any(call.is_wide for call in self._leaders.values()):
             return
         taken = self._taken()
@@ -378,7 +379,7 @@ class _Calls:
                 joined([progress.state for progress in before]),
                 [step.first + a for step, a in zip(steps, starts, strict=True)],
                 [step.end for step in steps],
-                beside=not call.is_wide,
+                alone=self._side_by_side > 1 and not call.is_wide,
             )
             spectra, states = [spectrum[i : i + 1] for i in range(len(steps))], split(state, len(steps))
         except Exception as error:
@@ -429,7 +430,7 @@ class _Calls:
         )[1]
         long_enough = [step for step in group if step.left >= frames]
         idle = sum(not call.steps for call in self._leaders.values())  # calls that have not chosen, with this one
-        free = self._network.side_by_side - len(self._leaders) + idle
+        free = self._side_by_side - len(self._leaders) + idle
         share = -(-len(long_enough) // max(1, free))
         return long_enough[: min(share, most // frames)], frames
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
@@ -13,7 +14,7 @@ from .analysis import Choice, EncoderOrPath, analysis_of
 from .arrays import Array, EncodecFrames, Float, Progress, as_array
 from .dsp.mel import CHUNK
 from .frames import Given, Layout, reader_of
-from .inverse import Inverse
+from .inverse import Inverse, Sum
 from .io.samples import check_audio
 from .io.tokens import Tokens
 from .messages import shown
@@ -23,9 +24,10 @@ from .model.hub import fetch
 from .model.origin import Origin, reopened
 from .model.providers import CUDA, Provider
 from .network import Network
-from .spans import Plan
+from .spans import WAITING, Plan, Span
 from .stream_pool import StreamPool
 from .streams import Stream, Streams
+from .workers import in_order
 
 Ragged = Sequence[Array]
 Nested = Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
@@ -81,7 +83,8 @@ class VocosONNX:
         self._options = options
         self._reader = reader_of(self.config, self.network.codebooks)
         self._analysis = analysis_of(self.config, encoder, options)
-        self._plan = Plan(self.network.reach, together=CUDA in self.providers)
+        together = CUDA in self.providers and self.network.is_streamable
+        self._plan = Plan(self.network.reach, self.network.threads, together, WAITING[self.config.precision])
         self._inverse = Inverse(self.config)
 
     @classmethod
@@ -261,8 +264,9 @@ class VocosONNX:
         """Tokens or features to audio.
 
         A list of arrays (K, T) or (C, T) of different lengths gives a list: the audio of each as if it were alone. On
-        CUDA, those of up to 1,500 frames go through the network in batches. Memory beyond the input and the audio does
-        not grow with the length, except for a VocosResNetBackbone, which sees all of an input at once.
+        CUDA, those of up to 1,500 frames go through the network in batches. On the CPU, the items of a list or a batch,
+        and parts of long ones, are computed side by side, each on one thread. Memory beyond the input and the audio
+        does not grow with the length.
 
         Integers are tokens, floats are features. Anything that numpy can read is accepted, and torch tensors of any
         device. bfloat16 and floats of 8 bits, of torch or ml_dtypes, become float32.
@@ -299,8 +303,13 @@ class VocosONNX:
         return self._decode(self._reader.read(tokens_or_features, condition, layout))
 
     def _decode(self, given: Given) -> Float | list[Float]:
-        spectra = self.network.spectra(self._plan.batches(given.items))
-        return given.restore(self._inverse.run(spectra))
+        work = self._plan.work(given.items)
+
+        def sums(spans: list[Span]) -> list[Sum]:
+            return self._inverse.sums(self.network.spectra(spans, alone=work.alone))
+
+        each = in_order(sums, work.batches, work.threads)
+        return given.restore(self._inverse.join(itertools.chain.from_iterable(each)))
 
     def stream(
         self, bandwidth_id: Any = None, *, bandwidth: float | None = None, lookahead: int | None = None
@@ -370,7 +379,7 @@ class VocosONNX:
     @property
     def delay(self) -> int:
         """Frames that the network sees ahead: the default and largest ``lookahead`` of a stream; 0 if it has none."""
-        return self.network.reach
+        return self.network.reach if self.network.is_streamable else 0
 
     def codes_to_features(self, tokens: Array | Nested, *, layout: Layout = "kbt") -> Float:
         """Tokens (K, T) or (K, B, T) -> features (B, C, T) in float32: the sum of one entry from each codebook.

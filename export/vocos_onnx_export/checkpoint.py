@@ -109,6 +109,7 @@ def describe(model: Vocos, features: EncodecFeatures | MelFeatures, sample_rate:
             clip_audio=head.clip_audio,
             feature_channels=model.backbone.input_channels,
             num_bandwidth_ids=model.backbone.num_bandwidths,
+            reach=model.backbone.reach,
             encodec=features if isinstance(features, EncodecFeatures) else None,
             mel=features if isinstance(features, MelFeatures) else None,
             source=source,

@@ -69,10 +69,19 @@ def attach_metadata(
         proto.graph.initializer.append(numpy_helper.from_array(codebooks.contiguous().numpy(), CODEBOOKS_NAME))
     set_metadata(proto, config)
     proto.producer_name, proto.producer_version = "vocos-onnx", config.source.exporter
-    for node in proto.graph.node:  # where each node stands in this source: of no use to those who run it
+    _strip(proto.graph)
+    return proto
+
+
+def _strip(graph: GraphProto) -> None:
+    """Leave out what is of no use to those who run the graph: where each node stands in its source, inferred shapes."""
+    del graph.value_info[:]
+    for node in graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    return proto
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _strip(attribute.g)
 
 
 def set_metadata(proto: onnx.ModelProto, config: ModelConfig | EncoderConfig) -> None:

@@ -27,10 +27,10 @@ def add_istft(proto: onnx.ModelProto, config: ModelConfig) -> None:
     if "past" in inputs:
         step, once = GraphBuilder(f"{PREFIX}.step"), GraphBuilder(f"{PREFIX}.once")
         nothing = step.op("Identity", step.constant(np.zeros((1, 0), np.float32)))
-        then = whole.graph([], [value(audio, "batch", "samples")])
-        otherwise = step.graph([], [value(nothing, "batch", "samples")])
-        is_whole = once.op("Equal", once.op("Shape", "past", start=2, end=3), once.constant([3]))
-        last = helper.make_node("If", [is_whole], ["audio"], PREFIX, then_branch=then, else_branch=otherwise)
+        then = step.graph([], [value(nothing, "batch", "samples")])
+        otherwise = whole.graph([], [value(audio, "batch", "samples")])
+        goes_on = once.op("Equal", once.op("Shape", "past", start=2, end=3), once.constant([6]))
+        last = helper.make_node("If", [goes_on], ["audio"], PREFIX, then_branch=then, else_branch=otherwise)
         built = once
     else:
         last = helper.make_node("Identity", [audio], ["audio"], PREFIX)

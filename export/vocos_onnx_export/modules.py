@@ -100,6 +100,11 @@ class VocosBackbone(nn.Module):
         return hidden
 
     @property
+    def reach(self) -> int:
+        """Frames that it sees to either side of one: 3 for each convolution, whose kernels have 7 taps."""
+        return 3 * (1 + len(self.convnext))
+
+    @property
     def blocks(self) -> list[ConvNeXtBlock]:
         """What ``convnext`` holds."""
         return [block for block in self.convnext if isinstance(block, ConvNeXtBlock)]
@@ -143,6 +148,11 @@ class VocosResNetBackbone(nn.Module):
     def forward(self, x: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
         hidden: Tensor = self.resnet(self.embed(x)).transpose(1, 2)
         return hidden
+
+    @property
+    def reach(self) -> int:
+        """Frames that it sees to either side of one: of each block 1 + 3 + 5, and 1 for each of three convolutions."""
+        return 1 + 12 * len(self.resnet)
 
     @property
     def blocks(self) -> list[ResBlock1]:
@@ -301,7 +311,7 @@ class STFTEncoder(nn.Module):
     @property
     def context(self) -> int:
         """Frames that the convolutions, of kernel 7 each, see to either side of one."""
-        return 3 * (1 + len(self.backbone.convnext))
+        return self.backbone.reach
 
     def forward(self, audio: Tensor) -> Tensor:
         pad = (self.n_fft - self.hop_length) // 2

@@ -26,8 +26,9 @@ from vocos_onnx.model.config import Quality
 from vocos_onnx.model.onnx_file import CODEBOOKS_NAME
 from vocos_onnx.model.providers import CPU
 
+from .branches import join, split
 from .graph import set_metadata
-from .istft import PREFIX
+from .istft import PREFIX, add_istft
 from .target import Target, save
 
 
@@ -105,13 +106,18 @@ def convert(
         raise ValueError(f"{model} is in {original.config.precision} already; take the float32 model")
     items = _items(original, calibration)
     proto = onnx.load(find_model(model))
-    for output in [output for output in proto.graph.output if output.name == CODEBOOKS_NAME]:  # of a file of format 4
-        proto.graph.output.remove(output)
+    branches = split(_network(proto))
     if precision == "int8":
-        _to_int8(proto, original, items)
+        branches = _to_int8(branches, original, items)
     else:
-        _to_float16(proto)
+        branches = [_to_float16(branch) for branch in branches]
     config = replace(original.config, precision=precision, quality=Quality(0.0, None, 0.0))
+    codebooks = [tensor for tensor in proto.graph.initializer if tensor.name == CODEBOOKS_NAME]
+    has_audio = any(output.name == "audio" for output in proto.graph.output)
+    proto = join(*branches) if len(branches) == 2 else branches[0]
+    proto.graph.initializer.extend(codebooks)
+    if has_audio:
+        add_istft(proto, config)
     set_metadata(proto, config)
     save(proto, staged)
     quality = _compare(VocosONNX(staged, providers=[CPU]), items)
@@ -170,21 +176,47 @@ def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
         return {name: archive[name] for name in archive.files if archive[name].ndim == 2}
 
 
-def _to_int8(proto: onnx.ModelProto, original: VocosONNX, items: list[Item]) -> None:
+def _network(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the codebooks and the inverse transform."""
+    network = onnx.ModelProto()
+    network.CopyFrom(proto)
+    graph = network.graph
+    nodes = [node for node in graph.node if not node.name.startswith(PREFIX)]
+    tensors = [t for t in graph.initializer if t.name != CODEBOOKS_NAME and not t.name.startswith(PREFIX)]
+    outputs = [o for o in graph.output if o.name not in (CODEBOOKS_NAME, "audio")]  # the former of a file of format 4
+    graph.CopyFrom(helper.make_graph(nodes, graph.name, graph.input, outputs, tensors))
+    return network
+
+
+def _to_int8(branches: list[onnx.ModelProto], original: VocosONNX, items: list[Item]) -> list[onnx.ModelProto]:
+    """The branches in int8, with the same ranges, which are those of the first one's products."""
     if not original.delay:
         raise ValueError(
             "this model has a VocosResNetBackbone, whose work is in convolutions: int8 does nothing for it"
         )
+    products = _products(branches[0].graph)
+    ranges = _ranges(branches[0], original, items, [node.input[0] for node in products])
+    by_weight = {node.input[1]: ranges[node.input[0]] for node in products}
+    for branch in branches:
+        _quantise(branch, by_weight)
+    return branches
+
+
+def _products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    weights = {tensor.name for tensor in graph.initializer}
+    return [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+
+
+def _quantise(proto: onnx.ModelProto, ranges: dict[str, tuple[float, float]]) -> None:
+    """Put integer products in the place of those with weights; ``ranges`` of the left sides, by the weight's name."""
     graph = proto.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
-    ranges = _ranges(proto, original, items, [node.input[0] for node in products])
     replaced: dict[str, list[onnx.NodeProto]] = {}
-    for node in products:
+    for node in _products(graph):
         (add,) = [user for user in graph.node if node.output[0] in user.input]
         assert add.op_type == "Add"
         (bias,) = [name for name in add.input if name != node.output[0]]
-        scale, zero = _scale(*ranges[node.input[0]])
+        scale, zero = _scale(*ranges[node.input[1]])
         weight = numpy_helper.to_array(weights[node.input[1]])
         columns = np.maximum(np.abs(weight).max(axis=0), 1e-12) / WEIGHT_LIMIT
         name = node.input[1]
@@ -230,9 +262,10 @@ def _ranges(
     session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=[CPU])
     ranges = {name: (0.0, 0.0) for name in names}
     for item in items:
-        given = item.array
-        features = original.codes_to_features(given) if item.is_tokens else np.asarray(given, np.float32)[None]
-        values = session.run(names, original.network.inputs(features, item.bandwidth_id))
+        array = item.array
+        features = original.codes_to_features(array) if item.is_tokens else np.asarray(array, np.float32)[None]
+        given = original.network.inputs(features, item.bandwidth_id)
+        values = session.run(names, {value.name: given[value.name] for value in session.get_inputs()})
         for name, value in zip(names, values, strict=True):
             low, high = ranges[name]
             ranges[name] = min(low, float(value.min())), max(high, float(value.max()))
@@ -245,30 +278,18 @@ def _scale(low: float, high: float) -> tuple[float, int]:
     return scale, round(-low / scale)
 
 
-def _to_float16(proto: onnx.ModelProto) -> None:
+def _to_float16(proto: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     # in float16 a phase of many radians has no precision left, and exp overflows
     head = _after(proto, "head.out")
-    # The converter would round every table of floats, used or not. The inverse transform belongs to the head.
-    tables = [
-        tensor for tensor in proto.graph.initializer if tensor.name == CODEBOOKS_NAME or tensor.name.startswith(PREFIX)
-    ]
-    nodes = [node for node in proto.graph.node if node.name.startswith(PREFIX)]
-    outputs = [output for output in proto.graph.output if output.name == "audio"]
-    for tensor in tables:
-        proto.graph.initializer.remove(tensor)
-    for node in nodes:
-        proto.graph.node.remove(node)
-    for output in outputs:
-        proto.graph.output.remove(output)
-    half = convert_float_to_float16(proto, keep_io_types=True, node_block_list=head, disable_shape_infer=False)
+    half: onnx.ModelProto = convert_float_to_float16(
+        proto, keep_io_types=True, node_block_list=head, disable_shape_infer=False
+    )
     OnnxModel(half).topological_sort()
-    half.graph.initializer.extend(tables)
-    half.graph.node.extend(nodes)
-    half.graph.output.extend(outputs)
-    proto.CopyFrom(half)
+    del half.graph.value_info[:]
+    return half
 
 
 def _after(proto: onnx.ModelProto, name: str) -> list[str]:

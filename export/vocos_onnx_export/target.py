@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from vocos_onnx.io.files import check_target, whole_file
+from vocos_onnx.model.onnx_file import aligned
 
 from .errors import CheckpointError
 
@@ -46,5 +47,7 @@ class Target:
 
 def save(proto: onnx.ModelProto, path: Path) -> None:
     """Write a model that ``onnx`` finds to be a valid one."""
+    for tensor in proto.graph.initializer:
+        tensor.ClearField("doc_string")  # by which ``aligned`` aligns it
     onnx.checker.check_model(proto)
-    path.write_bytes(proto.SerializeToString())
+    path.write_bytes(aligned(proto.SerializeToString()))

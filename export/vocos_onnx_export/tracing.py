@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from typing import cast
 
 import onnx
 import torch
@@ -13,8 +12,9 @@ from torch import Tensor
 
 from vocos_onnx.model.config import EncoderConfig, ModelConfig
 
+from .branches import join
 from .graph import OPSET, attach_metadata
-from .modules import STFTEncoder, Vocos, VocosBackbone, VocosResNetBackbone
+from .modules import ConvNeXtBlock, Head, STFTEncoder, Vocos, VocosBackbone, VocosResNetBackbone
 
 Axes = dict[int, object] | None  # of one input: the axes whose size may differ between calls
 
@@ -40,24 +40,60 @@ def fold_layer_scale(model: Vocos | STFTEncoder) -> None:
 def trace(model: Vocos, config: ModelConfig, codebooks: Tensor | None) -> onnx.ModelProto:
     """The graph of features (batch, C, frames) and a scalar bandwidth_id -> spectrum, for any batch and length.
 
-    With a ``VocosBackbone`` the graph also takes and returns a state, see ``StatefulVocos``.
+    With a ``VocosBackbone`` the graph also takes and returns a state: it has two branches, see ``branches.join``.
     """
     batch, frames, past = torch.export.Dim("batch"), torch.export.Dim("frames"), torch.export.Dim("past", max=6)
-    inputs = {"features": torch.zeros(2, config.feature_channels, 50)}
-    dynamic: list[Axes] = [{0: batch, 2: frames}]
-    outputs, traced = ["spectrum"], cast(torch.nn.Module, model)
-    if isinstance(model.backbone, VocosBackbone):
-        layers, dim = len(model.backbone.convnext), model.backbone.dim
-        inputs["past_features"] = torch.zeros(2, config.feature_channels, 4)
-        inputs["past"] = torch.zeros(layers, 2, 4, dim)
-        inputs["mask"] = torch.ones(layers, 2, 50)
-        dynamic += [{0: batch, 2: past}, {1: batch, 2: past}, {1: batch, 2: frames}]
-        outputs += ["next_past_features", "next_past"]
-        traced = StatefulVocos(model, model.backbone)
+    features, condition = {"features": torch.zeros(2, config.feature_channels, 50)}, {}
+    axes: list[Axes] = [{0: batch, 2: frames}]
+    no_axes: list[Axes] = []
     if config.num_bandwidth_ids:
-        inputs["bandwidth_id"] = torch.tensor(0)
-        dynamic.append(None)
-    return attach_metadata(_trace(traced, inputs, outputs, dynamic), config, codebooks)
+        condition["bandwidth_id"] = torch.tensor(0)
+        no_axes = [None]
+    backbone = model.backbone
+    inputs, inputs_axes = {**features, **condition}, axes + no_axes
+    if not isinstance(backbone, VocosBackbone):
+        return attach_metadata(_trace(model, inputs, ["spectrum"], inputs_axes), config, codebooks)
+    _widen(backbone)
+    whole = _trace(WholeVocos(backbone, model.head), inputs, ["spectrum"], inputs_axes)
+    layers, dim = len(backbone.convnext), backbone.dim
+    state = {
+        "past_features": torch.zeros(2, config.feature_channels, 4),
+        "past": torch.zeros(layers, 2, 4, dim),
+        "mask": torch.ones(layers, 2, 50),
+    }
+    axes += [{0: batch, 2: past}, {1: batch, 2: past}, {1: batch, 2: frames}]
+    outputs = ["spectrum", "next_past_features", "next_past"]
+    step = _trace(StatefulVocos(backbone, model.head), {**features, **state, **condition}, outputs, axes + no_axes)
+    return attach_metadata(join(whole, step), config, codebooks)
+
+
+def _widen(backbone: VocosBackbone) -> None:
+    """Make the kernels two-dimensional: they see (B, C, 1, T), an image of height 1.
+
+    onnxruntime has faster convolutions in two dimensions than in one.
+    """
+    for conv in (backbone.embed, *(block.dwconv for block in backbone.blocks)):
+        conv.weight = torch.nn.Parameter(conv.weight[:, :, None])
+
+
+class WholeVocos(torch.nn.Module):
+    """A Vocos of whole sequences, whose convolutions pad them with zeros; the backbone is one of ``_widen``.
+
+    Between the convolutions everything is (B, 1, T, C), with the channels last, as the matrix products need it.
+    """
+
+    def __init__(self, backbone: VocosBackbone, head: Head) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, features: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
+        """Features (B, C, T) -> spectrum (B, T, ...)."""
+        backbone = self.backbone
+        x = backbone.norm(_convolve(backbone.embed, features[:, :, None], padding=3), bandwidth_id)
+        for block in backbone.blocks:
+            x = x + _residual(block, _convolve(block.dwconv, x.permute(0, 3, 1, 2), padding=3), bandwidth_id)
+        spectrum: Tensor = self.head(backbone.final_layer_norm(x)[:, 0])
+        return spectrum
 
 
 class StatefulVocos(torch.nn.Module):
@@ -72,16 +108,12 @@ class StatefulVocos(torch.nn.Module):
     Because of the delay, convolutions also see frames before the start and after the end of a sequence b. Convolution l
     must see zeros there, as with padding: mask[l, b] is 0 for these frames.
 
-    Everything is (B, 1, T, C), an image of height 1 with the channels last: the matrix products need this layout, and
-    onnxruntime has faster convolutions in two dimensions than in one. The Vocos that is passed is changed: its kernels
-    become two-dimensional.
+    The layout is that of ``WholeVocos``.
     """
 
-    def __init__(self, vocos: Vocos, backbone: VocosBackbone) -> None:
+    def __init__(self, backbone: VocosBackbone, head: Head) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, vocos.head
-        for conv in (backbone.embed, *(block.dwconv for block in backbone.blocks)):
-            conv.weight = torch.nn.Parameter(conv.weight[:, :, None])
+        self.backbone, self.head = backbone, head
 
     def forward(
         self, features: Tensor, past_features: Tensor, past: Tensor, mask: Tensor, bandwidth_id: Tensor | None = None
@@ -95,9 +127,8 @@ class StatefulVocos(torch.nn.Module):
         for i, block in enumerate(backbone.blocks):
             seen, next_past = _extend(past[i], x * mask[i], 2)
             state.append(next_past)
-            y = block.norm(_convolve(block.dwconv, seen.permute(0, 3, 1, 2)), bandwidth_id)
-            assert block.gamma is None  # ``fold_layer_scale`` has folded it
-            x = seen.narrow(2, 3, frames) + block.pwconv2(torch.nn.functional.gelu(block.pwconv1(y)))
+            y = _convolve(block.dwconv, seen.permute(0, 3, 1, 2))
+            x = seen.narrow(2, 3, frames) + _residual(block, y, bandwidth_id)
         spectrum = self.head(backbone.final_layer_norm(x)[:, 0])
         return spectrum, next_features[:, :, 0], torch.stack(state)[:, :, 0]
 
@@ -111,9 +142,17 @@ def _extend(past: Tensor, x: Tensor, time: int) -> tuple[Tensor, Tensor]:
     return seen, seen.narrow(time, x.shape[time], 6)
 
 
-def _convolve(conv: torch.nn.Conv1d, x: Tensor) -> Tensor:
-    """(B, C, 1, T + 6) -> (B, 1, T, C)."""
-    return torch.nn.functional.conv2d(x, conv.weight, conv.bias, groups=conv.groups).permute(0, 2, 3, 1)
+def _convolve(conv: torch.nn.Conv1d, x: Tensor, padding: int = 0) -> Tensor:
+    """(B, C, 1, T + 6 - 2 padding) -> (B, 1, T, C)."""
+    y = torch.nn.functional.conv2d(x, conv.weight, conv.bias, padding=(0, padding), groups=conv.groups)
+    return y.permute(0, 2, 3, 1)
+
+
+def _residual(block: ConvNeXtBlock, y: Tensor, bandwidth_id: Tensor | None) -> Tensor:
+    """What a block adds to its input, of that after the convolution, (B, 1, T, C)."""
+    assert block.gamma is None  # ``fold_layer_scale`` has folded it
+    residual: Tensor = block.pwconv2(torch.nn.functional.gelu(block.pwconv1(block.norm(y, bandwidth_id))))
+    return residual
 
 
 def trace_encoder(encoder: STFTEncoder, config: EncoderConfig, codebooks: Tensor) -> onnx.ModelProto:

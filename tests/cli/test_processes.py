@@ -100,7 +100,7 @@ assert np.array_equal(vocos.decode(tokens), before)  # the parent's goes on
         ("", ""),
         ("", "assert np.array_equal(vocos.decode(tokens), before)"),
         ("", "assert np.array_equal(encoder.encode(audio, 24000, 1.5), codes)"),
-        ("", f"assert np.array_equal(VocosONNX({MODEL!r}, threads=2).decode(tokens), before)"),
+        ("", f"assert np.abs(VocosONNX({MODEL!r}, threads=2).decode(tokens) - before).max() <= 1e-6"),
         ("", "del vocos, encoder; import gc; gc.collect()"),
         ("stream = vocos.stream(); stream.push(tokens)", "stream.flush()"),
         ("other = VocosONNX(threads=2); del other", ""),

@@ -31,6 +31,7 @@ from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.model.config import Source
 from vocos_onnx_export import export, export_encodec, quantize
 from vocos_onnx_export.modules import STFTEncoder
+from vocos_onnx_export.target import save as write
 from vocos_onnx_export.tracing import trace_encoder
 
 FRAMES, BATCH = 12, 2
@@ -147,7 +148,7 @@ def make_spectrum_encoder() -> None:
         source=Source("tiny-encoder-spectrum", "", "", __version__),
     )
     proto = trace_encoder(encoder, config, codebooks)
-    (DATA / "encoder-spectrum.onnx").write_bytes(proto.SerializeToString())
+    write(proto, DATA / "encoder-spectrum.onnx")
     tensors = {}
     with torch.inference_mode():
         for samples in (1, 15, 16, 17, 2500):

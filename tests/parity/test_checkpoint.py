@@ -847,13 +847,13 @@ def _wrong_codebook(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _wrong_waveform(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Inverse.run
-    monkeypatch.setattr(Inverse, "run", lambda *args: [audio * np.float32(1.001) for audio in run(*args)])
+    run = Inverse.join
+    monkeypatch.setattr(Inverse, "join", lambda *args: [audio * np.float32(1.001) for audio in run(*args)])
 
 
 def _wrong_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Inverse.run
-    monkeypatch.setattr(Inverse, "run", lambda *args: [audio[:, 1:] for audio in run(*args)])
+    run = Inverse.join
+    monkeypatch.setattr(Inverse, "join", lambda *args: [audio[:, 1:] for audio in run(*args)])
 
 
 def _nan_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:

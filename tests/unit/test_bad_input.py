@@ -58,8 +58,8 @@ def test_model_is_not_vocos(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'{"format": 5', b'{"format": 3', r"has format 3, and this version reads formats 4 to 5"),
-        (b'{"format": 5', b'["format": 5', r"is not JSON"),
+        (b'{"format": 6', b'{"format": 3', r"has format 3, and this version reads formats 4 to 6"),
+        (b'{"format": 6', b'["format": 6', r"is not JSON"),
         (b'"n_fft": 1280', b'"n_fff": 1280', r"lacks n_fft"),
         (b'"codec": "', b'"codek": "', r"lacks encodec\.codec"),
         (b'"padding": "same"', b'"padding": "sane"', r"padding is 'sane', expected one of \('same', 'center'\)"),
@@ -82,8 +82,8 @@ def test_model_metadata(tmp_path: Path, old: bytes, new: bytes, message: str) ->
 
 def test_a_newer_format(tmp_path: Path) -> None:
     """Exporting again would not help: it is the reader that is too old."""
-    with pytest.raises(ValueError, match=r"altered\.onnx: .*has format 7, and this .* formats 4 to 5: upgrade it with"):
-        VocosONNX(altered(tmp_path, b'{"format": 5', b'{"format": 7'))
+    with pytest.raises(ValueError, match=r"altered\.onnx: .*has format 7, and this .* formats 4 to 6: upgrade it with"):
+        VocosONNX(altered(tmp_path, b'{"format": 6', b'{"format": 7'))
 
 
 CONFIG = json.loads(VocosONNX(MODEL, providers=["CPUExecutionProvider"]).config.to_json())

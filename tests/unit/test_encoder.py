@@ -254,7 +254,7 @@ def test_files_that_are_no_encoder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'"format": 5', b'"format": 3', "the metadata has format 3, and this version reads formats 4 to 5"),
+        (b'"format": 6', b'"format": 3', "the metadata has format 3, and this version reads formats 4 to 6"),
         (b'"channels": 8', b'"channels": 9', "the metadata contradicts the graph"),
         (b'"input": "audio"', b'"input": "radio"', r"input is 'radio', expected one of \('audio', 'spectrum'\)"),
         (b'"hop_length": 320', b'"hop_length": -20', "hop_length is -20, expected a positive integer"),

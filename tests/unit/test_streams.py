@@ -18,8 +18,8 @@ from vocos_onnx import EncodecONNX, Tokens, VocosONNX
 from vocos_onnx.frames import Frames
 from vocos_onnx.inverse import IMDCT, ISTFT, OverlapAdd, Transform
 from vocos_onnx.model.cpus import available_cpus
+from vocos_onnx.model.onnx_file import STEP
 from vocos_onnx.model.providers import CUDA
-from vocos_onnx.model.session import Session
 from vocos_onnx.spans import MOST, Plan, stacked
 
 NASTY = (1, 2, 3, 8, 9, 10, 17, 18, 19, 26, 27, 28, 53, 54, 55, 1000)
@@ -187,7 +187,7 @@ def test_batches_of_a_device_are_bounded() -> None:
     features = [np.zeros((1, 8, length), np.float32) for length in (*[10] * 3000, 1500, 700, 10)]
     items = [Frames(item, None, i % 2, is_batch=False) for i, item in enumerate(features)]
     seen = []
-    for batch in Plan(21, together=True).batches(items):
+    for batch in Plan(21, None, together=True).work(items).batches:
         stack, lengths = stacked(batch)
         assert len({span.frames.bandwidth_id for span in batch}) == 1
         assert len(stack) * stack.shape[2] <= MOST
@@ -202,13 +202,13 @@ def test_a_list_in_the_graph_of_a_device(monkeypatch: pytest.MonkeyPatch) -> Non
     vocos, plain = VocosONNX(DATA / "mel-istft.onnx"), VocosONNX(DATA / "mel.onnx")
     items = [random_input(vocos, frames, frames) for frames in NASTY]
     expected = plain.decode(items)
-    vocos._plan = Plan(vocos._plan.reach, together=True)
+    vocos._plan = Plan(vocos._plan.reach, None, together=True)
     calls = []
     audio = vocos.network.audio
 
-    def counted(features: Any, *args: Any) -> Any:
+    def counted(features: Any, *args: Any, **options: Any) -> Any:
         calls.append(features.shape)
-        return audio(features, *args)
+        return audio(features, *args, **options)
 
     monkeypatch.setattr(vocos.network, "audio", counted)
     for given, alone in zip(vocos.decode(items), expected, strict=True):
@@ -263,16 +263,11 @@ def test_what_fails_in_the_network_says_so(device: Any, monkeypatch: pytest.Monk
 )
 def test_no_memory_on_a_device(text: str) -> None:
     class Full:
-        def get_providers(self) -> list[str]:
-            return [CUDA]
-
-        def get_provider_options(self) -> dict[str, dict[str, str]]:
-            return {CUDA: {"device_id": "0"}}
-
         def io_binding(self) -> Never:
             raise RuntimeError(text)
 
-    session = Session(VocosONNX(DATA / "mel.onnx").config, None, {}, {}, 1, Full(), {})
+    session = VocosONNX(DATA / "mel.onnx", threads=1).network._session
+    session._sessions[STEP, 1], session._device = Full(), (CUDA, 0)
     with pytest.raises(MemoryError, match=r"onnxruntime: "):
         session.run({"spectrum": (1,)}, {}, keep=True)
 

@@ -34,10 +34,11 @@ from vocos_onnx.messages import first_line, listed, shown
 
 METADATA_KEY = "vocos_onnx"
 ENCODER_KEY = "vocos_onnx_encoder"
-FORMAT = 5
+FORMAT = 6
 # format -> a function that turns its metadata, without the entry "format", into that of the next format
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     4: lambda metadata: metadata,  # format 5 only keeps the codebooks in another place
+    5: lambda metadata: {**metadata, "reach": 0} if "feature_channels" in metadata else metadata,
 }
 _OLDEST = min(UPGRADES)
 HEADS = ("istft", "imdct_symexp", "imdct_cos")
@@ -91,8 +92,9 @@ class Source:
 class ModelConfig:
     """Everything that the runtime must know about a model beside its graph.
 
-    ``num_bandwidth_ids`` is 0 if the network is not conditioned on a bandwidth. Exactly one of ``encodec`` and
-    ``mel`` is given. ``precision`` is that of the network; ``quality`` is what int8 or float16 costs.
+    ``num_bandwidth_ids`` is 0 if the network is not conditioned on a bandwidth. ``reach`` is how many frames the
+    network sees to either side of one; it is 0 if the file, of format 5 or older, does not say that. Exactly one of
+    ``encodec`` and ``mel`` is given. ``precision`` is that of the network; ``quality`` is what int8 or float16 costs.
     """
 
     sample_rate: int
@@ -103,6 +105,7 @@ class ModelConfig:
     clip_audio: bool
     feature_channels: int
     num_bandwidth_ids: int
+    reach: int
     encodec: EncodecFeatures | None
     mel: MelFeatures | None
     source: Source
@@ -143,6 +146,10 @@ class ModelConfig:
             0 <= self.num_bandwidth_ids <= MAX_BANDWIDTH_IDS,
             f"num_bandwidth_ids is {shown(self.num_bandwidth_ids)}, expected 0 or more, and at most "
             f"{MAX_BANDWIDTH_IDS}",
+        )
+        require(
+            0 <= self.reach <= MAX_CONTEXT,
+            f"reach is {shown(self.reach)}, expected 0 or more, and at most {MAX_CONTEXT}",
         )
         require((self.encodec is None) != (self.mel is None), "exactly one of encodec and mel features must be given")
         if self.mel is not None:

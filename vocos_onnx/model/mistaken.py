@@ -130,14 +130,17 @@ def _files(path: Path) -> set[str]:
         return set()
 
 
-def other_file_message(path: Path, data: bytes, key: str) -> str | None:
-    """Returns what a file of a known format other than ONNX is, and what to do; None for all other files."""
+def other_file_message(path: Path, head: bytes, size: int, key: str) -> str | None:
+    """Returns what a file of a known format other than ONNX is, and what to do; None for all other files.
+
+    ``head`` is how the file begins, and ``size`` is its size in bytes.
+    """
     if path.name in ("config.yaml", "config.json"):
         return (
             f"{path} is the config of a checkpoint, not a model: {convert(str(path.parent), key, _files(path.parent))}"
         )
-    what = next((what for start, what in _STARTS.items() if data.startswith(start)), None)
-    if what is None and data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
+    what = next((what for start, what in _STARTS.items() if head.startswith(start)), None)
+    if what is None and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
         what = "weights in the format of safetensors"
     if what is None:
         return None

@@ -16,11 +16,14 @@ gets the file without them.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
+import mmap
 import os
 import stat
 import struct
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +35,7 @@ from vocos_onnx.messages import shown
 
 from .config import METADATA_KEY, newer_format
 from .mistaken import foreign_vocos_message, other_file_message
+from .onnx_bytes import ByteRange, field, field_start, varint
 from .operators import (
     BOOL,
     DOMAINS,
@@ -52,11 +56,15 @@ from .operators import (
 from .shapes import MAX_FIXED, MAX_RANK, Known, Shape, Size, branch_shapes, elements, output_shapes
 
 CODEBOOKS_NAME = "codebooks"  # the name of the initializer that holds them
+WHOLE, STEP = "whole", "step"  # the graphs of a model: for whole sequences, and for frames that go on from a state
+STATES = ("past_features", "past")  # the inputs that are the state; the new one is in outputs with "next_" before
 
 MAX_SIZE = 1 << 30  # bytes; the largest known model has 54 MB, and ONNX allows at most 2 GB
 MAX_NODES = 10_000  # the bundled networks have 160
 _MAX_FIELDS = 1_000_000
 _MAX_DEPTH = 8
+ALIGNMENT = 64  # bytes, of a line of the cache
+_HEAD = 4096  # bytes by which a file of another format is told
 _FEW = 1024  # the values of longer integer tensors are not read; weights of as many bytes or fewer stay in the graph
 _MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
 _OPSETS = range(18, 27)  # the exports have 20
@@ -67,7 +75,7 @@ _BRANCHES = {"then_branch", "else_branch"}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _WIRES = {"int": _VARINT, "float": _FIXED32, "double": _FIXED64}  # of these kinds; all others are bytes
 _WIDTHS = {"float": 4, "double": 8}  # bytes of each number in a packed field; integers vary
-ByteRange = tuple[int, int]  # where the bytes of a message or a field begin and end
+Buffer = bytes | mmap.mmap
 
 
 class _Schema:
@@ -250,15 +258,17 @@ class Value(NamedTuple):
 class ModelFile(NamedTuple):
     """A file that was read and checked.
 
-    ``size`` is that of the file in bytes. ``graph`` is the model without its codebooks, and without its larger
+    ``size`` is that of the file in bytes. ``graphs`` has two models, WHOLE and STEP, each with one branch in the place
+    of the network's ``If``; without ``has_branches`` they are the same. They are without the codebooks and the larger
     ``weights``, which are here by their names: onnxruntime uses them where they are, and so needs less memory and time
-    than for a model in one piece, and sessions may share them. ``inputs`` are those that the caller of the network
+    than for a model in one piece, and its sessions share them. ``inputs`` are those that the caller of the network
     gives, so no weights. ``codebooks`` is (num_codebooks, codebook_size, channels), or None.
     """
 
     path: Path
     size: int
-    graph: bytes
+    graphs: Mapping[str, bytes]
+    has_branches: bool
     weights: Mapping[str, np.ndarray[Any, Any]]
     metadata: Mapping[str, str]
     inputs: Sequence[Value]
@@ -279,12 +289,10 @@ def read_model(
             sha256, changes while it is read, takes data from other files, or has parts that no model of vocos-onnx has.
         OSError: the file cannot be read.
     """
-    data = read_file(path, MAX_SIZE, "an .onnx file")
-    if not data:
-        raise ValueError(f"{path} is empty; copy or export it again")
+    data = _read_into_pages(path)
     if sha256 is not None and (digest := hashlib.sha256(data).hexdigest()) != sha256.lower():
         raise ValueError(f"{path} has the sha256 {digest}, expected {sha256.lower()}: it is not loaded; {remedy}")
-    if (other := other_file_message(path, data, key)) is not None:
+    if (other := other_file_message(path, data[:_HEAD], len(data), key)) is not None:
         raise ValueError(other)
     if data[4:8] == b"ORTM":  # onnxruntime takes any file with those bytes there for one
         raise ValueError(f"{path} is a model in the format of onnxruntime (.ort), not an ONNX model; {_EXPORT}")
@@ -296,9 +304,14 @@ def read_model(
         if newer := next(filter(None, map(newer_format, check.metadata.values())), None):
             raise ValueError(f"{path}: {newer}") from None
         raise _refusal(path, check, error) from None
-    weights = {name: weight.read(data) for name, weight in check.weights.items()}
-    graph = _without_weights(check)
-    return ModelFile(path, len(data), graph, weights, check.metadata, check.inputs, check.outputs, check.codebooks)
+    edits, graphs = _without_weights(check), {}
+    for name, branch in (WHOLE, "then_branch"), (STEP, "else_branch"):
+        graphs[name] = _rewritten(check, edits | _branch(check, branch))
+    weights, codebooks = _arrays(check)
+    has_branches = check.network is not None
+    return ModelFile(
+        path, len(data), graphs, has_branches, weights, check.metadata, check.inputs, check.outputs, codebooks
+    )
 
 
 def _refusal(path: Path, check: _Check, error: _DamagedError | _RefusedError) -> ValueError:
@@ -312,39 +325,79 @@ def _refusal(path: Path, check: _Check, error: _DamagedError | _RefusedError) ->
     return ValueError(f"{path} {foreign_vocos_message(*names) or error}")
 
 
-def _without_weights(check: _Check) -> bytes:
-    """Returns the model without its codebooks and its larger weights, which are said to be in another file.
-
-    All ranges are of the contents of a field, after its tag and length; the tags of these fields have one byte.
-    """
-    view, (at, end) = memoryview(check.data), check.graph
-    pieces: list[bytes | memoryview] = []
-    values = {weight.place: weight.values for weight in check.weights.values()}
-    for place in sorted({*check.codebooks_fields, *values}):
-        pieces.append(view[at : _start(place)])
-        if place in values:
-            start, last = _start(values[place]), values[place][1]
-            tensor = check.data[place[0] : start] + check.data[last : place[1]] + _ELSEWHERE
-            pieces.append(_field(_GRAPH.numbers["initializer"], tensor))
+def _rewritten(check: _Check, edits: Mapping[ByteRange, bytes]) -> bytes:
+    """Returns the model with other bytes in the place of some fields of its graph, tags and lengths included."""
+    data, (at, end) = check.data, check.graph
+    pieces = []
+    for place in sorted(edits):
+        pieces += [data[at : field_start(place)], edits[place]]
         at = place[1]
-    pieces.append(view[at:end])
-    graph = _field(_MODEL.numbers["graph"], b"".join(pieces))
-    return b"".join([view[: _start(check.graph)], graph, view[end:]])
+    graph = field(_MODEL.numbers["graph"], b"".join([*pieces, data[at:end]]))
+    return data[: field_start(check.graph)] + graph + data[end:]
 
 
-def _start(place: ByteRange) -> int:
-    """Returns where a field starts, given where its contents are."""
-    start, end = place
-    return start - len(_as_varint(end - start)) - 1
+def aligned(data: bytes) -> bytes:
+    """Returns a model whose larger weights and codebooks are at multiples of ALIGNMENT bytes, so that none is copied.
+
+    In front of the values of each tensor is a doc_string of as many characters as are missing.
+    """
+    check = _Check(data)
+    check.model()
+    tensors = sorted([*check.weights.values(), *([check.codebooks] if check.codebooks else [])])
+    head, tail, (begin, end) = data[: field_start(check.graph)], data[check.graph[1] :], check.graph
+    size, graph = 0, b"\0" * (end - begin)
+    while size != len(varint(len(graph))):  # on which it depends where the graph begins
+        size = len(varint(len(graph)))
+        at, pieces, length = begin, [], len(head) + 1 + size
+        for tensor in tensors:
+            start, stop = tensor.place
+            pieces.append(data[at : field_start(tensor.place)])
+            length += len(pieces[-1])
+            content, before = data[start:stop], tensor.values[0] - start
+            paddings = (field(_TENSOR.numbers["doc_string"], b" " * count) + content for count in range(2 * ALIGNMENT))
+            fields = (field(_GRAPH.numbers["initializer"], padded) for padded in paddings)
+            padded = next(f for f in fields if (length + len(f) - len(content) + before) % ALIGNMENT == 0)
+            pieces.append(padded)
+            length += len(padded)
+            at = stop
+        graph = b"".join([*pieces, data[at:end]])
+    return head + field(_MODEL.numbers["graph"], graph) + tail
 
 
-def _field(number: int, content: bytes) -> bytes:
-    return bytes([number << 3 | _BYTES]) + _as_varint(len(content)) + content
+def _without_weights(check: _Check) -> dict[ByteRange, bytes]:
+    """Returns the edits that leave out the codebooks and the larger weights, which are said to be in another file."""
+    edits = dict.fromkeys(check.codebooks_fields, b"")
+    for weight in check.weights.values():
+        (start, end), (first, last) = weight.place, weight.values
+        tensor = check.data[start : field_start((first, last))] + check.data[last:end] + _ELSEWHERE
+        edits[weight.place] = field(_GRAPH.numbers["initializer"], tensor)
+    return edits
 
 
-def _as_varint(number: int) -> bytes:
-    groups = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7)]
-    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
+def _branch(check: _Check, branch: str) -> dict[ByteRange, bytes]:
+    """Returns the edit that puts a branch in the place of the network's ``If``, if there is one."""
+    if check.network is None:
+        return {}
+    network, pieces = check.network, []
+    result = network.branches[branch]
+    graph = _Message(check, result.place, _GRAPH)
+    for name in ("initializer", "node"):
+        pieces += [field(_GRAPH.numbers[name], check.data[start:end]) for start, end in graph.ranges(name)]
+    for (inner, _, _), outer in zip(result.outputs, network.outputs, strict=True):
+        same = {"input": inner, "output": outer, "op_type": "Identity"}
+        node = b"".join(field(_NODE.numbers[name], text.encode()) for name, text in same.items())
+        pieces.append(field(_GRAPH.numbers["node"], node))
+    return {network.place: b"".join(pieces)}
+
+
+def _arrays(check: _Check) -> tuple[dict[str, np.ndarray[Any, Any]], Float | None]:
+    """Returns the weights and the codebooks, in the bytes of the file if all are aligned there, else as copies."""
+    found = [*check.weights.values(), *([check.codebooks] if check.codebooks else [])]
+    arrays = [tensor.array(check.data) for tensor in found]
+    if not all(array.ctypes.data % 16 == 0 for array in arrays):  # as numpy's own arrays are
+        arrays = [array.copy() for array in arrays]
+    codebooks = arrays.pop() if check.codebooks else None
+    return dict(zip(check.weights, arrays, strict=True)), codebooks
 
 
 def read_file(path: Path, most: int, what: str) -> bytes:
@@ -355,6 +408,29 @@ def read_file(path: Path, most: int, what: str) -> bytes:
     Raises ValueError if ``path`` is no file, or the file has more than ``most`` bytes or changes while it is read;
     OSError if it cannot be read.
     """
+    with _opened(path, most, what) as (file, size):
+        data = file.read(size + 1)
+        _require_all(path, len(data), size)
+    return data
+
+
+def _read_into_pages(path: Path) -> Buffer:
+    """Returns the bytes of a model file in memory of their own, which goes back to the system once it is not used.
+
+    Of memory from malloc that is not certain: once blocks of many megabytes have been freed, glibc keeps smaller ones.
+    """
+    with _opened(path, MAX_SIZE, "an .onnx file") as (file, size):
+        if not size:
+            raise ValueError(f"{path} is empty; copy or export it again")
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+        data = mmap.mmap(-1, size, **private)
+        _require_all(path, file.readinto(data) + len(file.read(1)), size)
+    return data
+
+
+@contextmanager
+def _opened(path: Path, most: int, what: str) -> Iterator[tuple[io.BufferedReader, int]]:
+    """The file, and its size, which must be the same at the end."""
     # Without O_NONBLOCK, opening a FIFO would wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags), "rb") as file:
@@ -363,11 +439,14 @@ def read_file(path: Path, most: int, what: str) -> bytes:
             raise ValueError(f"{path} is not a file; expected {what}")
         if before.st_size > most:
             raise ValueError(f"{path} has {before.st_size} bytes, expected at most {most} of {what}")
-        data = file.read(before.st_size + 1)
+        yield file, before.st_size
         after = os.fstat(file.fileno())
-    if len(data) != before.st_size or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+    _require_all(path, (after.st_size, after.st_mtime_ns), (before.st_size, before.st_mtime_ns))
+
+
+def _require_all(path: Path, found: object, expected: object) -> None:
+    if found != expected:
         raise ValueError(f"{path} changed while it was read; try again when nothing writes to it")
-    return data
 
 
 class _DamagedError(Exception):
@@ -415,18 +494,26 @@ class _Weight(NamedTuple):
     values: ByteRange
     constant: Constant
 
-    def read(self, data: bytes) -> np.ndarray[Any, Any]:
-        """Returns a copy, which is aligned."""
+    def array(self, data: Buffer) -> np.ndarray[Any, Any]:
+        """Returns the values where they are, which may be at an address that is not aligned."""
         shape = self.constant.shape
         dtype, _ = _ELEMENTS[self.constant.kind]
-        return np.frombuffer(data, dtype, math.prod(shape), self.values[0]).reshape(shape).copy()
+        return np.frombuffer(data, dtype, math.prod(shape), self.values[0]).reshape(shape)
 
 
 class _Result(NamedTuple):
-    """The first output of a graph."""
+    """A graph: where it is, and the name, the element type and what is known of each of its outputs."""
 
-    kind: int
-    value: Known
+    place: ByteRange
+    outputs: list[tuple[str, int, Known]]
+
+
+class _Choice(NamedTuple):
+    """An ``If``: where its node is, its branches by the names of the attributes, and the names of its outputs."""
+
+    place: ByteRange
+    branches: Mapping[str, _Result]
+    outputs: Sequence[str]
 
 
 def _signed(integer: int) -> int:
@@ -436,14 +523,15 @@ def _signed(integer: int) -> int:
 class _Check:
     """A walk through the messages of one file, which collects what it finds."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Buffer) -> None:
         self.data = data
         self.fields_left, self._nodes_left, self._fixed_left = _MAX_FIELDS, MAX_NODES, MAX_FIXED
         self.inputs: list[Value] = []  # without the weights
         self.outputs: list[Value] = []
         self.metadata: dict[str, str] = {}
         self.graph = (0, 0)
-        self.codebooks: Float | None = None
+        self.network: _Choice | None = None
+        self.codebooks: _Weight | None = None
         self.codebooks_fields: list[ByteRange] = []  # of the graph: their initializer, and their output in format 4
         self.weights: dict[str, _Weight] = {}  # the larger initializers by name
         self._problem: _RefusedError | None = None  # the first; but data from other files is raised at once
@@ -524,13 +612,13 @@ class _Check:
             self._outputs(graph.ranges("output"), outputs, scope)
         for name, _, shape in (*outputs, *[self._value(value) for value in graph.ranges("value_info")]):
             self._declared(name, shape, scope)
-        if depth and (graph.ranges("input") or len(outputs) != 1):
-            self.note("a branch with inputs or several outputs")
-        name = outputs[0][0] if outputs else ""
-        return _Result(scope.kinds.get(name, 0), scope.values.get(name, Known(())))
+        if depth and graph.ranges("input"):
+            self.note("a branch with inputs")
+        return _Result(
+            place, [(name, scope.kinds.get(name, 0), scope.values.get(name, Known(()))) for name, _, _ in outputs]
+        )
 
     def _codebooks(self, place: ByteRange, constant: Constant) -> None:
-        """Copy the codebooks."""
         if self.codebooks_fields:
             raise _DamagedError(f"the value {shown(CODEBOOKS_NAME)} is made twice")
         self.codebooks_fields.append(place)
@@ -541,8 +629,7 @@ class _Check:
         elif len(values) != 1 or not isinstance(values[0], tuple):
             self.note("codebooks whose values are not in one piece")
         else:
-            flat = np.frombuffer(self.data, "<f4", math.prod(constant.shape), values[0][0])
-            self.codebooks = flat.reshape(constant.shape).astype(np.float32)
+            self.codebooks = _Weight(place, values[0], constant)
 
     def _outputs(self, places: list[ByteRange], outputs: list[tuple[str, int, Shape | None]], scope: _Scope) -> None:
         for place, (name, kind, shape) in zip(places, outputs, strict=True):
@@ -582,21 +669,21 @@ class _Check:
         inputs, outputs = message.names("input"), message.names("output")
         domain = "" if domain == "ai.onnx" else domain
         node = Node(operator, domain, inputs, outputs, attributes)
-        kind, made = 0, [Known(())] * len(outputs)
+        made = [(0, Known(()))] * len(outputs)
         if unknown := [name for name in inputs if name and name not in scope.kinds]:
             self.note(f"an operator {shown(operator)} before what goes into it, {shown(unknown[0])}")
         elif self._problem is None:  # after a problem, what is known of the values is wrong
             try:
                 if (domain, operator) == ("", "If"):
-                    kind, made = self._if(node, depth, scope)
+                    made = self._if(node, place, depth, scope)
                 else:
                     kind = output_kind(node, scope.constants, scope.tables, scope.kinds)
-                    made = output_shapes(node, scope.values)
-                    self._computed(made)
+                    made = [(kind, known) for known in output_shapes(node, scope.values)]
+                    self._computed([known for _, known in made])
             except FormError as error:
                 self.note(f"the operator {shown(f'{domain}.{operator}' if domain else operator)}{error}")
-                made = [Known(())] * len(outputs)
-        for name, known in zip(outputs, made, strict=True):
+                made = [(0, Known(()))] * len(outputs)
+        for name, (kind, known) in zip(outputs, made, strict=True):
             scope.add(name, kind, known)
         scope.tables.update(looked_up(node, scope.constants, scope.tables))
         if operator == "Constant" and isinstance(attributes.get("value"), Constant):
@@ -611,18 +698,26 @@ class _Check:
                 if self._fixed_left < 0:
                     raise FormError(f" that makes too much of weights alone, {shown(value.shape)}")
 
-    def _if(self, node: Node, depth: int, scope: _Scope) -> tuple[int, list[Known]]:
+    def _if(self, node: Node, place: ByteRange, depth: int, scope: _Scope) -> list[tuple[int, Known]]:
+        """Returns the element type and what is known of each output."""
         if depth:
             self.note("an operator If within another")
-        if node.attributes.keys() != _BRANCHES or len(node.inputs) != 1 or len(node.outputs) != 1:
-            self.note("an operator If with other branches, inputs or outputs")
-            return 0, [Known(())] * len(node.outputs)
-        then, otherwise = (node.attributes[name] for name in sorted(_BRANCHES))
-        if not isinstance(then, _Result) or not isinstance(otherwise, _Result) or then.kind != otherwise.kind:
-            self.note("an operator If whose branches have several types")
-            return 0, [Known(())]
-        condition = scope.values[node.inputs[0]] if node.inputs[0] else Known(())
-        return then.kind, [branch_shapes(condition, then.value, otherwise.value)]
+        branches, nothing = node.attributes, [(0, Known(()))] * len(node.outputs)
+        if branches.keys() != _BRANCHES or len(node.inputs) != 1 or not node.inputs[0]:
+            self.note("an operator If with other branches or inputs")
+            return nothing
+        both = [result.outputs for result in branches.values() if isinstance(result, _Result)]
+        if [len(outputs) for outputs in both] != 2 * [len(node.outputs)]:
+            self.note("an operator If whose branches have other outputs")
+            return nothing
+        condition, made = scope.values[node.inputs[0]], []
+        for (_, kind, then), (_, other, otherwise) in zip(*both, strict=True):
+            if kind != other:
+                self.note("an operator If whose branches have several types")
+            made.append((kind, branch_shapes(condition, then, otherwise)))
+        if "spectrum" in node.outputs:
+            self.network = _Choice(place, branches, node.outputs)
+        return made
 
     def _attribute(self, place: ByteRange, depth: int, scope: _Scope) -> tuple[str, Any]:
         """Returns the name and the value of an attribute; the value of a graph is its _Result."""
@@ -631,9 +726,9 @@ class _Check:
         value: Any = None
         for tensor in (*attribute.ranges("t"), *attribute.ranges("tensors")):
             _, value, _ = self._tensor(tensor)
-        for field in ("g", "graphs"):
-            for graph in attribute.ranges(field):
-                if field == "graphs" or name not in _BRANCHES:
+        for kind_of_graph in ("g", "graphs"):
+            for graph in attribute.ranges(kind_of_graph):
+                if kind_of_graph == "graphs" or name not in _BRANCHES:
                     self.note(f"a graph in the attribute {shown(name)}")
                 value = self._graph(graph, depth + 1, scope.within())
         kind = attribute.integer("type")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from .bundled import find_model
 from .config import ENCODER_KEY, EXPORT_AGAIN, METADATA_KEY, EncoderConfig, ModelConfig
 from .cpus import read_threads
 from .mistaken import checked_path, export_command, folder_message, foreign_vocos_message, missing_message
-from .onnx_file import ModelFile, PinnedFile, Value, read_model
+from .onnx_file import STEP, ModelFile, PinnedFile, Value, read_model
 from .operators import FLOAT, INT64, TYPE_NAMES
 from .providers import CPU, CUDA, Provider, asks_for_cuda, choose_providers, load_libraries, why_absent
 from .runtime import calls, import_onnxruntime, never_destroy_in_forks, reserve_blas_memory
@@ -36,49 +37,66 @@ _log = logging.getLogger("vocos_onnx")
 class Session(Generic[Config]):
     """An open model file. It may be used from many threads at once; ``open_model`` makes it.
 
+    On the CPU alone, onnxruntime opens a graph when it is first needed, for each number of threads: threads belong to
+    its sessions. All of them use the same weights.
+
     Attributes:
         config: the description that the file carries.
         codebooks: (num_codebooks, codebook_size, channels), or None if the model has none.
         inputs, outputs: the shapes of the graph's inputs and outputs by name, which ``open_model`` has checked.
         threads: on how many threads one call runs.
         providers: what the network runs on, in order of preference.
+        has_branches: whether the graphs WHOLE and STEP differ.
     """
 
     def __init__(
         self,
+        file: ModelFile,
         config: Config,
         codebooks: Float | None,
         inputs: Shapes,
         outputs: Shapes,
-        threads: int,
-        session: Any,
-        weights: Mapping[str, np.ndarray[Any, Any]],
+        options: _Options,
     ):
         self.config: Config = config
         self.codebooks = codebooks
-        self._weights = weights  # which the session uses where they are
         self.inputs, self.outputs = inputs, outputs
-        self.threads = threads
-        self._session = session
-        self.providers: list[str] = session.get_providers()
-        cuda = session.get_provider_options().get(CUDA)
-        self._device = None if cuda is None else ("cuda", int(cuda["device_id"]))
+        self.threads, self.has_branches = options.threads, file.has_branches
+        self._file, self._options = file, options
+        self._opening = threading.Lock()
+        self._sessions: dict[tuple[str, int], Any] = {}
+        self.providers = [name for name, _ in options.providers]
+        self._device: tuple[str, int] | None = None
+        if self.providers != [CPU]:
+            session = self._session(STEP, self.threads)
+            self.providers = session.get_providers()
+            cuda = session.get_provider_options().get(CUDA)
+            self._device = None if cuda is None else ("cuda", int(cuda["device_id"]))
 
-    def run(self, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Any], *, keep: bool = False) -> list[Any]:
+    def run(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        inputs: Mapping[str, Any],
+        *,
+        graph: str = STEP,
+        alone: bool = False,
+        keep: bool = False,
+    ) -> list[Any]:
         """Returns the outputs of these names and shapes in float32.
 
-        With ``keep``, all outputs but the first stay on a CUDA device, as values of onnxruntime that may be inputs of
-        another call.
+        With ``alone``, all is computed on the thread that calls. With ``keep``, all outputs but the first stay on a
+        CUDA device, as values of onnxruntime that may be inputs of another call.
 
         Raises RuntimeError if onnxruntime fails, or if an output has another shape, which onnxruntime lets pass;
         MemoryError if there is not enough memory.
         """
         names = list(shapes)
+        session = self._session(graph, 1 if alone else self.threads)
         device = self._device if keep else None
         try:
             with calls:
                 outputs: list[Any] = (
-                    self._session.run(names, inputs) if device is None else self._run_on(device, names, inputs)
+                    session.run(names, inputs) if device is None else _run_on(session, device, names, inputs)
                 )
         except Exception as error:
             # With outputs bound to a device, onnxruntime raises plain RuntimeErrors.
@@ -96,26 +114,44 @@ class Session(Generic[Config]):
                 )
         return outputs
 
-    def _run_on(self, device: tuple[str, int], names: list[str], inputs: Mapping[str, Any]) -> list[Any]:
-        binding = self._session.io_binding()
-        for name, value in inputs.items():
-            bind = binding.bind_cpu_input if isinstance(value, np.ndarray) else binding.bind_ortvalue_input
-            bind(name, value)
-        binding.bind_output(names[0])
-        for name in names[1:]:
-            binding.bind_output(name, *device)
-        self._session.run_with_iobinding(binding)
-        first, *rest = binding.get_outputs()
-        return [first.numpy(), *rest]
-
     def placement(self) -> dict[str, list[str]]:
         """Ends the profile of ``open_model``; returns the operators that ran on each provider, one for each node."""
-        events = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
         nodes: dict[str, list[str]] = {}
-        for event in events:
-            if event.get("cat") == "Node" and "provider" in event["args"]:
-                nodes.setdefault(event["args"]["provider"], []).append(event["args"]["op_name"])
+        for session in self._sessions.values():
+            for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
+                if event.get("cat") == "Node" and "provider" in event["args"]:
+                    nodes.setdefault(event["args"]["provider"], []).append(event["args"]["op_name"])
         return nodes
+
+    def _session(self, graph: str, threads: int) -> Any:
+        key = graph if self.has_branches else STEP, threads
+        if key not in self._sessions:
+            with self._opening:
+                if key not in self._sessions:
+                    self._sessions[key] = _start(self._file, key[0], threads, self._options)
+        return self._sessions[key]
+
+
+def _run_on(session: Any, device: tuple[str, int], names: list[str], inputs: Mapping[str, Any]) -> list[Any]:
+    binding = session.io_binding()
+    for name, value in inputs.items():
+        bind = binding.bind_cpu_input if isinstance(value, np.ndarray) else binding.bind_ortvalue_input
+        bind(name, value)
+    binding.bind_output(names[0])
+    for name in names[1:]:
+        binding.bind_output(name, *device)
+    session.run_with_iobinding(binding)
+    first, *rest = binding.get_outputs()
+    return [first.numpy(), *rest]
+
+
+class _Options(NamedTuple):
+    """How onnxruntime opens a model; with ``profile`` it writes one, under a file name that begins so."""
+
+    ort: Any
+    providers: list[tuple[str, dict[str, Any]]]
+    threads: int
+    profile: Path | None
 
 
 def open_model(
@@ -149,16 +185,17 @@ def open_model(
     else:
         chosen = choose_providers(providers, ort)
     reserve_blas_memory()
-    session = _start(ort, file, chosen, threads, profile)
-    used = session.get_providers()
-    absent = [name for name, _ in chosen if name not in used]
+    load_libraries(chosen, ort)
+    session = Session(file, config, codebooks, inputs, outputs, _Options(ort, chosen, threads, profile))
+    absent = [name for name, _ in chosen if name not in session.providers]
     if absent:
+        used = ", ".join(session.providers)
         failed = f"onnxruntime could not start {', '.join(absent)}"
         if providers is not None:
-            raise RuntimeError(f"{failed} and would run on {', '.join(used)}: {why_absent(absent, ort)}")
+            raise RuntimeError(f"{failed} and would run on {used}: {why_absent(absent, ort)}")
         _log.warning("%s: %s", failed, why_absent(absent, ort))
-    _log.info("%s runs on %s", file.path, ", ".join(used))
-    return Session(config, codebooks, inputs, outputs, threads, session, file.weights)
+    _log.info("%s runs on %s", file.path, ", ".join(session.providers))
+    return session
 
 
 def open_file(path: str | os.PathLike[str], key: str) -> ModelFile:
@@ -289,14 +326,11 @@ def _for_int8(path: Path, providers: Sequence[Provider] | None, ort: Any) -> lis
     return chosen
 
 
-def _start(
-    ort: Any, file: ModelFile, chosen: list[tuple[str, dict[str, Any]]], threads: int, profile: Path | None
-) -> Any:
-    """Returns the session of onnxruntime. Raises ValueError if it cannot load the file, MemoryError without memory."""
-    load_libraries(chosen, ort)
-    options = ort.SessionOptions()
-    if profile is not None:
-        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+def _start(file: ModelFile, graph: str, threads: int, how: _Options) -> Any:
+    """Returns a session of onnxruntime. Raises ValueError if it cannot load the graph, MemoryError without memory."""
+    ort, options = how.ort, how.ort.SessionOptions()
+    if how.profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, f"{how.profile}-{graph}"
     options.log_severity_level = 3
     # Else it keeps a plan for each shape of the inputs, and takes memory by it: 18 MB more for a stream of the bundled
     # codec. Nothing is slower without.
@@ -311,7 +345,7 @@ def _start(
     options.add_external_initializers(list(file.weights), values)
     try:
         with calls:
-            session = ort.InferenceSession(file.graph, options, providers=chosen)
+            session = ort.InferenceSession(file.graphs[graph], options, providers=how.providers)
     except Exception as error:
         if _is_out_of_memory(error):
             raise MemoryError(f"onnxruntime: {first_line(error)}") from error

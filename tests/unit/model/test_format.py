@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from tests.onnx_bytes import field, node, tensor, value
 from vocos_onnx import EncodecONNX, EncoderConfig, ModelConfig, VocosONNX
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.model.config import FORMAT
-from vocos_onnx.model.onnx_file import read_model
+from vocos_onnx.model.onnx_file import ALIGNMENT, STEP, WHOLE, read_model
 
 CPU = ["CPUExecutionProvider"]
 FORMAT_4 = DATA / "format-4"
 FILES_4 = sorted(path.stem for path in FORMAT_4.glob("*.onnx"))
+OLD = [(version, path.stem) for version in (4, 5) for path in sorted((DATA / f"format-{version}").glob("*.onnx"))]
 CURRENT = sorted([*DATA.glob("*.onnx")])
 NETWORK = ob.graph([*ob.NETWORK], [ob.WEIGHT], [ob.FEATURES], [ob.SPECTRUM])
 
@@ -42,11 +44,11 @@ def test_there_is_a_file_of_each_kind() -> None:
     assert kinds == {"vocos_onnx", "vocos_onnx_encoder"}
 
 
-@pytest.mark.parametrize("name", FILES_4)
-def test_files_of_format_4(tmp_path: Path, results: dict[str, np.ndarray], name: str) -> None:
-    path = FORMAT_4 / f"{name}.onnx"
+@pytest.mark.parametrize(("version", "name"), OLD)
+def test_files_of_older_formats(tmp_path: Path, results: dict[str, np.ndarray], version: int, name: str) -> None:
+    path = DATA / f"format-{version}" / f"{name}.onnx"
     (text,) = read_model(path).metadata.values()
-    assert json.loads(text)["format"] == 4
+    assert json.loads(text)["format"] == version
     given = results[f"{name}.input"]
     if name.startswith("encoder"):
         encoder = EncodecONNX(path, providers=CPU, threads=1)
@@ -60,26 +62,42 @@ def test_files_of_format_4(tmp_path: Path, results: dict[str, np.ndarray], name:
         assert close(vocos.decode(given), results[f"{name}.audio"], 1e-5 if name.endswith("int8") else 1e-6)
 
 
-@pytest.mark.parametrize("name", FILES_4)
-def test_format_5_is_the_same_network(name: str) -> None:
-    """And describes it in the same words; onnxruntime is given the same bytes, but for those of the metadata."""
-    old, new = (read_model(folder / f"{name}.onnx") for folder in (FORMAT_4, DATA))
+@pytest.mark.parametrize(("version", "name"), OLD)
+def test_the_current_format_is_the_same_network(version: int, name: str) -> None:
+    """In the same words, and with the same weights; an older file has one graph, and does not know its reach."""
+    old, new = (read_model(folder / f"{name}.onnx") for folder in (DATA / f"format-{version}", DATA))
     ((key, text),) = new.metadata.items()
     assert json.loads(text)["format"] == FORMAT
     kind = EncoderConfig if key == "vocos_onnx_encoder" else ModelConfig
-    assert kind.from_json(text) == kind.from_json(old.metadata[key])
+    found, expected = kind.from_json(text), kind.from_json(old.metadata[key])
     assert kind.from_json(text).to_json() == text
-    if name != "imdct-cos-istft":  # whose inverse transform has been in no If since
-        assert new.graph == old.graph.replace(b'{"format": 4,', b'{"format": 5,')
-        assert new.weights.keys() == old.weights.keys()
-        assert all(np.array_equal(weight, old.weights[name]) for name, weight in new.weights.items())
+    expected = dataclasses.replace(expected, source=found.source)
+    if isinstance(found, ModelConfig):
+        assert isinstance(expected, ModelConfig)
+        assert (found.reach > 0, expected.reach) == (True, 0)
+        expected = dataclasses.replace(expected, reach=found.reach)
+        quality = None if found.quality is None else dataclasses.replace(found.quality, snr_db=0.0, pesq_wb=None)
+        found, expected = (dataclasses.replace(config, quality=quality) for config in (found, expected))
+    assert found == expected
+    assert not old.has_branches
+    assert old.graphs[WHOLE] == old.graphs[STEP]
+    assert new.has_branches == (key == "vocos_onnx" and not name.startswith("imdct-cos"))
     if old.codebooks is None:
         assert new.codebooks is None
     else:
         assert new.codebooks is not None
         assert np.array_equal(old.codebooks, new.codebooks)
-        assert old.codebooks.tobytes() not in old.graph
+        assert old.codebooks.tobytes() not in old.graphs[STEP]
         assert "codebooks" not in old.weights
+
+
+@pytest.mark.parametrize("path", CURRENT, ids=lambda path: path.stem)
+def test_weights_are_aligned(path: Path) -> None:
+    """So that none is copied."""
+    found = read_model(path)
+    arrays = [*found.weights.values(), *([] if found.codebooks is None else [found.codebooks])]
+    assert arrays or path.stem == "imdct-cos"  # all weights of which are small
+    assert all(array.ctypes.data % ALIGNMENT == 0 and not array.flags.owndata for array in arrays)
 
 
 # The table of codebooks, of a tiny model of tokens
@@ -121,7 +139,7 @@ def test_where_the_codebooks_are(tmp_path: Path, table: bytes, output: bytes, at
     file = read_model(path)
     assert file.codebooks is not None
     assert np.array_equal(file.codebooks, TABLE)
-    assert file.graph == ob.model(NETWORK, json.dumps(CONFIG))
+    assert file.graphs[STEP] == ob.model(NETWORK, json.dumps(CONFIG))
     assert not file.weights  # those of this network are few
     vocos = VocosONNX(path)
     expected = TABLE[0][CODES[0]] + TABLE[1][CODES[1]]

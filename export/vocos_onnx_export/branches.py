@@ -1,0 +1,107 @@
+"""Two graphs of one network in one file: for whole sequences, and for frames that go on from a state."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import GraphProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from vocos_onnx.model.onnx_file import STATES, STEP, WHOLE
+
+from .graph import GraphBuilder
+
+_PAST = "past"  # the input whose number of frames chooses between the two
+_NOTHING = f"{WHOLE}.state"  # of the names of the nodes that make the state that ``whole`` returns
+
+
+def join(whole: onnx.ModelProto, step: onnx.ModelProto) -> onnx.ModelProto:
+    """One model, which is ``whole`` if no frames of the past are given, and otherwise ``step``.
+
+    Both are branches of an If, and use the initializers of the graph around it, which has each value once. The inputs
+    of ``whole`` must be among those of ``step``. The state that the branch of ``whole`` returns is zeros.
+    """
+    initializers: dict[str, TensorProto] = {}
+    names: dict[tuple[int, tuple[int, ...], bytes], str] = {}  # by type, shape and values
+    graphs = []
+    for model, prefix in (step, STEP), (whole, WHOLE):
+        renamed = {output: _within(prefix, output) for node in model.graph.node for output in node.output}
+        for tensor in model.graph.initializer:
+            key = tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes()
+            if key not in names:
+                names[key] = tensor.name if tensor.name not in initializers else f"{prefix}.{tensor.name}"
+                initializers[names[key]] = _named(tensor, names[key])
+            renamed[tensor.name] = names[key]
+        graphs.append(_renamed(model.graph, prefix, renamed))
+    zeros, once = GraphBuilder(_NOTHING), GraphBuilder("network")
+    for output in step.graph.output:
+        if output.name in [f"next_{name}" for name in STATES]:
+            graphs[1].output.append(_zeros(zeros, output))
+    graphs[1].node.extend(zeros.nodes)
+    is_whole = once.op("Equal", once.op("Shape", _PAST, start=2, end=3), once.constant([0]))
+    outputs = [output.name for output in step.graph.output]
+    network = helper.make_node("If", [is_whole], outputs, "network", then_branch=graphs[1], else_branch=graphs[0])
+    joined = onnx.ModelProto()
+    joined.CopyFrom(step)
+    del joined.graph.node[:], joined.graph.initializer[:], joined.graph.value_info[:]
+    joined.graph.node.extend([*once.nodes, network])
+    joined.graph.initializer.extend([*initializers.values(), *zeros.initializers, *once.initializers])
+    return joined
+
+
+def split(model: onnx.ModelProto) -> list[onnx.ModelProto]:
+    """The models ``whole`` and ``step`` that ``join`` was given, or the model itself if it was not joined."""
+    network = next((node for node in model.graph.node if node.op_type == "If" and "spectrum" in node.output), None)
+    if network is None:
+        return [model]
+    branches = {attribute.name: attribute.g for attribute in network.attribute}
+    return [_model(model, branches["then_branch"], WHOLE), _model(model, branches["else_branch"], STEP)]
+
+
+def _within(prefix: str, name: str) -> str:
+    return name if name.startswith(f"{prefix}.") else f"{prefix}.{name}"
+
+
+def _named(tensor: TensorProto, name: str) -> TensorProto:
+    named = TensorProto()
+    named.CopyFrom(tensor)
+    named.name = name
+    return named
+
+
+def _renamed(graph: GraphProto, prefix: str, names: dict[str, str]) -> GraphProto:
+    """The nodes and outputs of a graph, with other names for values, and those of the nodes after the prefix."""
+    renamed = helper.make_graph(graph.node, prefix, [], graph.output)
+    for i, node in enumerate(renamed.node):
+        node.name = _within(prefix, node.name or f"{node.op_type}_{i}")
+        for values in node.input, node.output:
+            values[:] = [names.get(name, name) for name in values]
+    for output in renamed.output:
+        output.name = names.get(output.name, output.name)
+    return renamed
+
+
+def _zeros(g: GraphBuilder, state: ValueInfoProto) -> ValueInfoProto:
+    """Zeros in the shape of a state that ``step`` returns."""
+    sizes = [
+        g.op("Shape", "features", start=0, end=1) if size.dim_param else g.constant([size.dim_value])
+        for size in state.type.tensor_type.shape.dim
+    ]
+    zeros = ValueInfoProto()
+    zeros.CopyFrom(state)
+    zeros.name = g.op("Expand", g.constant(0, "float32"), g.op("Concat", *sizes, axis=0))
+    return zeros
+
+
+def _model(joined: onnx.ModelProto, branch: GraphProto, prefix: str) -> onnx.ModelProto:
+    """A branch as a model of its own, without the state of zeros."""
+    nodes = [node for node in branch.node if not node.name.startswith(f"{_NOTHING}.")]
+    made = {name for node in nodes for name in node.output}
+    outputs = [output for output in joined.graph.output if f"{prefix}.{output.name}" in made]
+    graph = helper.make_graph(nodes, prefix, [], outputs)
+    graph = _renamed(graph, prefix, {f"{prefix}.{output.name}": output.name for output in outputs})
+    used = {name for node in nodes for name in node.input}
+    graph.initializer.extend(tensor for tensor in joined.graph.initializer if tensor.name in used)
+    graph.input.extend(given for given in joined.graph.input if given.name in used)
+    model = onnx.ModelProto()
+    model.CopyFrom(joined)
+    model.graph.CopyFrom(graph)
+    return model

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .io.audio import load_audio, load_blocks, save_audio, save_blocks
     from .io.tokens import Tokens, demo_tokens, load_tokens, save_tokens
     from .model.config import EncoderConfig, ModelConfig
+    from .stream_pool import StreamPool
     from .streams import Stream
     from .vocoder import VocosONNX
 
@@ -18,6 +19,7 @@ __all__ = [
     "EncoderConfig",
     "ModelConfig",
     "Stream",
+    "StreamPool",
     "Tokens",
     "VocosONNX",
     "demo_tokens",
@@ -35,6 +37,7 @@ _MODULES = {
     "io.audio": ("load_audio", "load_blocks", "save_audio", "save_blocks"),
     "model.config": ("EncoderConfig", "ModelConfig"),
     "encoder": ("EncodecONNX",),
+    "stream_pool": ("StreamPool",),
     "streams": ("Stream",),
     "io.tokens": ("Tokens", "demo_tokens", "load_tokens", "save_tokens"),
     "vocoder": ("VocosONNX",),

@@ -122,6 +122,11 @@ class Inverse:
         config = self.config
         return OverlapAdd(self._transform, config.n_fft, config.hop_length, config.padding, clip=config.clip_audio)
 
+    @property
+    def delay(self) -> int:
+        """Samples by which the audio of a stream is late: of m frames, m·hop_length - delay samples are emitted."""
+        return self.overlap_add().delay
+
 
 class OverlapAdd:
     """Spectra to audio, some frames at a time, in any cut.
@@ -151,6 +156,14 @@ class OverlapAdd:
         self._weights: Float | None = None  # the end of the sum of the weights (1, kept)
         self._to_trim = self._trim  # samples of the beginning that are yet to be trimmed
         self._frames = 0
+
+    @property
+    def delay(self) -> int:
+        """Samples by which ``push`` is late: of m frames in all, it has returned max(0, m·hop - delay).
+
+        They are the (m - 1)·hop + n_fft samples of the sum, less those kept back and the ``trim`` of the beginning.
+        """
+        return self._frame_offset + self._trim
 
     def push(self, spectrum: npt.NDArray[Any], *, last: bool = False) -> Float:
         """Spectrum (B, t, F) of the next frames, t > 0 -> the samples (B, n) that are complete with them, n >= 0.

@@ -23,9 +23,11 @@ from .model.shapes import Shape
 from .spans import Span, Spectrum, stacked
 
 State = dict[str, Any]  # arrays, or values of onnxruntime that stay on a GPU
+_BATCH_AXES = {"past_features": 0, "past": 1}  # of the arrays of a state
 
 TAPS = 7  # of each convolution
 REACH = TAPS // 2  # frames that one convolution sees to either side
+_FAR = np.iinfo(np.int64).max  # the end of a sequence whose end is not known
 
 
 class Network:
@@ -119,23 +121,36 @@ class Network:
         return self._zeros(batch, 2 * REACH)
 
     def step(
-        self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None
+        self,
+        features: Float,
+        bandwidth_id: int | None,
+        state: State,
+        first: Sequence[int],
+        end: Sequence[int | None],
+        *,
+        alone: bool = False,
     ) -> tuple[npt.NDArray[Any], State]:
-        """Go on with sequences, given frames ``first`` ... ``first`` + T - 1 of them; those from ``end`` on are zeros.
+        """Go on with sequences: features (B, C, T) are frames first[b] ... first[b] + T - 1 of sequence b.
 
-        Returns the spectrum, as ``spectrum`` does, of the T frames from ``first - reach`` on, and the new state. The
-        spectrum of frames before the first and from the end on has no meaning.
+        ``end``: how many frames a sequence has; the features from there on are zeros. None if that is not known yet.
+
+        Returns the spectrum, as ``spectrum`` does, of the T frames from first[b] - reach on, and the new state. The
+        spectrum of frames before the first and from the end on has no meaning. On a CUDA device, the state of a single
+        sequence stays there; that of several is arrays, which ``split`` takes.
+
+        ``alone``: whether all is computed on the thread that calls, and not on ``threads``.
         """
         batch, _, frames = features.shape
         # Each convolution is REACH frames late: when frame t goes in, the input of block l is that of frame
         # t - REACH · (l + 1). Outside of the sequence, frames 0 ... end - 1, that input is zero.
-        late = REACH * np.arange(1, self._layers + 1)[:, None]
-        time = first + np.arange(frames) - late
-        inside = (time >= 0) if end is None else (time >= 0) & (time < end)
-        mask = np.repeat(inside[:, None].astype(np.float32), batch, axis=1)
+        late = REACH * np.arange(1, self._layers + 1)[:, None, None]
+        time = np.asarray(first)[:, None] + np.arange(frames) - late  # (layers, B, T)
+        stop = np.array([_FAR if frame is None else frame for frame in end])[:, None]
+        mask = ((time >= 0) & (time < stop)).astype(np.float32)
         shapes = {"spectrum": self._spectrum_shape(features)}
         shapes |= {f"next_{name}": shape for name, shape in self._state_shapes(batch, 2 * REACH).items()}
-        spectrum, *new = self._session.run(shapes, self._inputs(features, bandwidth_id, state, mask), keep=True)
+        inputs = self._inputs(features, bandwidth_id, state, mask)
+        spectrum, *new = self._session.run(shapes, inputs, alone=alone, keep=batch == 1)
         return self._as_complex(spectrum), dict(zip(state, new, strict=True))
 
     def _whole(
@@ -187,6 +202,24 @@ class Network:
         # The graph ends with (B, T, F, 2), real and imaginary part side by side, which is complex64 without a copy.
         # exp, cos and sin are in the graph, where they share the session's threads and its device.
         return spectrum.view(np.complex64)[..., 0] if self.config.head == "istft" else spectrum
+
+
+def joined(states: Sequence[State]) -> State:
+    """The state of several sequences, given that of each."""
+    if len(states) == 1:
+        return states[0]
+    arrays = [
+        {name: value if isinstance(value, np.ndarray) else value.numpy() for name, value in state.items()}
+        for state in states
+    ]
+    return {name: np.concatenate([state[name] for state in arrays], axis) for name, axis in _BATCH_AXES.items()}
+
+
+def split(state: State, batch: int) -> list[State]:
+    """The state of each of so many sequences, copied: none keeps those of the others in memory."""
+    if batch == 1:
+        return [state]
+    return [{name: state[name].take([b], axis) for name, axis in _BATCH_AXES.items()} for b in range(batch)]
 
 
 def _bins(config: ModelConfig) -> tuple[int, ...]:

@@ -10,7 +10,8 @@ import threading
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from .arrays import EncodecFrames, Float
 from .frames import Reader
 from .inverse import Inverse
+from .limits import read_integer
 from .messages import first_line
 from .network import Network, State
 from .spans import LONGEST
@@ -28,6 +30,45 @@ _TWO_THREADS = (
 )
 
 
+class Place(Protocol):
+    """Where the network runs for a stream: by itself, or together with the streams of a pool."""
+
+    def take(self) -> None:
+        """Called before the first step of a sequence. Raises RuntimeError if there is no room for it."""
+
+    def check(self) -> None:
+        """Raises RuntimeError if there cannot be another step, whatever the stream does."""
+
+    def step(
+        self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None
+    ) -> tuple[npt.NDArray[Any], State]:
+        """As ``Network.step`` for one sequence: features (1, C, t) -> spectrum (1, t, F), and the new state."""
+
+    def free(self) -> None:
+        """Called after the last step of a sequence, also if that has failed; perhaps more than once."""
+
+
+class Alone:
+    """The place of a stream that no other stream shares the network with."""
+
+    def __init__(self, network: Network):
+        self._network = network
+
+    def take(self) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
+
+    def step(
+        self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None
+    ) -> tuple[npt.NDArray[Any], State]:
+        return self._network.step(features, bandwidth_id, state, [first], [end])
+
+    def free(self) -> None:
+        pass
+
+
 class Decoder:
     """Frames to audio, some at a time: the network step by step, and the overlap-add.
 
@@ -35,15 +76,16 @@ class Decoder:
     network sees further ahead than that, the sequence ends there for it.
     """
 
-    def __init__(self, network: Network, inverse: Inverse, bandwidth_id: int | None, lookahead: int):
-        self._network, self._bandwidth_id, self._lookahead = network, bandwidth_id, lookahead
+    def __init__(self, network: Network, place: Place, inverse: Inverse, bandwidth_id: int | None, lookahead: int):
+        self._reach, self._channels = network.reach, network.config.feature_channels
+        self._place, self._bandwidth_id, self._lookahead = place, bandwidth_id, lookahead
         self._state = network.start(1)
         self._overlap_add = inverse.overlap_add()
         self._frames_in = self._frames_out = 0
 
     def push(self, features: Float) -> Float:
         """Features (1, C, t) of the next frames -> the samples (n,) that are complete with them, n >= 0."""
-        reach = self._network.reach  # and so many frames is a spectrum late
+        reach = self._reach  # and so many frames is a spectrum late
         spectrum, self._state = self._step(features, None)
         blocks = [self._emit(spectrum, self._frames_in - reach)]
         self._frames_in += features.shape[2]
@@ -57,13 +99,13 @@ class Decoder:
         """The samples (n,) that are left when no frame follows."""
         if not self._frames_in:
             return np.zeros(0, np.float32)
-        spectrum, _ = self._step(self._zeros(self._network.reach), self._frames_in)
-        block = self._emit(spectrum, self._frames_in - self._network.reach)
+        spectrum, _ = self._step(self._zeros(self._reach), self._frames_in)
+        block = self._emit(spectrum, self._frames_in - self._reach)
         rest: Float = np.concatenate([block, self._overlap_add.finish()[0]])
         return rest
 
     def _step(self, features: Float, end: int | None) -> tuple[npt.NDArray[Any], State]:
-        return self._network.step(features, self._bandwidth_id, self._state, self._frames_in, end)
+        return self._place.step(features, self._bandwidth_id, self._state, self._frames_in, end)
 
     def _emit(self, spectrum: npt.NDArray[Any], first: int) -> Float:
         """The audio (n,) of a spectrum (1, t, F) of frames from ``first`` on, without those that are emitted already.
@@ -78,15 +120,23 @@ class Decoder:
         return audio
 
     def _zeros(self, frames: int) -> Float:
-        return np.zeros((1, self._network.config.feature_channels, frames), np.float32)
+        return np.zeros((1, self._channels, frames), np.float32)
 
 
 class Stream:
-    """Audio while its tokens or features come in. Made by ``VocosONNX.stream``; for one thread at a time.
+    """Audio while its tokens or features come in. Made by ``VocosONNX.stream``, or ``open`` of a ``StreamPool``.
+
+    It is for one thread at a time.
 
     What all ``push`` and the ``flush`` at the end return, one after the other, is what ``decode`` gives for all chunks
     in one piece, within rounding, however they are cut. After ``flush``, and after any error, ``reset`` makes the
     stream a new one. A stream cannot be pickled or copied.
+
+    delay: frames that must follow a frame before its audio is emitted, the ``lookahead`` that the stream was made with.
+    delay_samples: samples by which the audio is late, those included that wait for the frames that overlap them. After
+        n frames, max(0, n·hop_length - delay_samples) samples have been emitted. With ``same`` padding it is
+        delay·hop_length + (n_fft - hop_length) // 2, with ``center`` padding delay·hop_length + max(n_fft / 2,
+        hop_length).
 
     Example:
         >>> stream = vocos.stream()
@@ -100,19 +150,24 @@ class Stream:
         self,
         reader: Reader,
         network: Network,
+        place: Place,
         inverse: Inverse,
         bandwidth_id: int | None,
         lookahead: int,
         *,
         check_mels: bool = True,
     ):
-        self._reader, self._network, self._inverse = reader, network, inverse
-        self._bandwidth_id, self._lookahead, self._check_mels = bandwidth_id, lookahead, check_mels
+        self._reader, self._network, self._place, self._inverse = reader, network, place, inverse
+        self._bandwidth_id, self._check_mels = bandwidth_id, check_mels
+        self.delay = lookahead
+        self.delay_samples = lookahead * reader.config.hop_length + inverse.delay
         self._lock = threading.Lock()
         self._unfinished: weakref.ref[Generator[Float, None, None]] | None = None  # of push_blocks, while it runs
+        self._closed = False
         self._start()
 
     def _start(self) -> None:
+        self._place.take()
         self._mel_check = self._reader.mel_check(one_sequence=True) if self._check_mels else None
         self._decoder: Decoder | None = None
         self._kind = self._failure = ""
@@ -130,9 +185,10 @@ class Stream:
             as far ahead as it looks.
 
         Raises:
-            ValueError: as ``decode``; a chunk of another kind than those before it; after ``flush``; and, until
-                ``reset``, after an error of any kind, since audio after a missing chunk would be shifted in time.
-            RuntimeError: another thread is pushing, or an iterator of ``push_blocks`` is not at its end.
+            ValueError: as ``decode``; a chunk of another kind than those before it; after ``flush`` or ``close``; and,
+                until ``reset``, after an error of any kind, since audio after a missing chunk would be shifted in time.
+            RuntimeError: another thread is pushing, or an iterator of ``push_blocks`` is not at its end; the pool is
+                closed, or the stream is while the chunk waits in the pool.
         """
         return np.concatenate([np.zeros(0, np.float32), *self.push_blocks(tokens_or_features)])
 
@@ -153,7 +209,8 @@ class Stream:
             frames = self._reader.read_chunk(chunk, self._bandwidth_id, self._mel_check)
             if frames.length:
                 if self._decoder is None:
-                    self._decoder = Decoder(self._network, self._inverse, frames.bandwidth_id, self._lookahead)
+                    bandwidth_id = frames.bandwidth_id
+                    self._decoder = Decoder(self._network, self._place, self._inverse, bandwidth_id, self.delay)
                     self._kind = frames.kind
                 elif frames.kind != self._kind:
                     raise ValueError(
@@ -169,7 +226,8 @@ class Stream:
         """The end of the sequence: the rest of the audio (samples,). Raises as ``push``. Only ``reset`` may follow."""
         with self._alone():
             audio = np.zeros(0, np.float32) if self._decoder is None else self._decoder.finish()
-            self._ended = True
+            self._ended, self._decoder = True, None
+            self._place.free()
             return audio
 
     def reset(self) -> None:
@@ -177,8 +235,12 @@ class Stream:
 
         What was pushed and has not been emitted is dropped. An iterator of ``push_blocks`` that was not exhausted ends.
 
-        Raises RuntimeError where another thread is pushing.
+        Raises:
+            ValueError: after ``close``.
+            RuntimeError: another thread is pushing; the pool is closed, or it has no room: ``flush`` and errors give
+                the place of a stream to others.
         """
+        self._check_open()
         unfinished = None if self._unfinished is None else self._unfinished()
         if unfinished is not None:
             try:
@@ -192,11 +254,35 @@ class Stream:
         finally:
             self._lock.release()
 
+    def close(self) -> None:
+        """Drop the stream, from any thread, and free its place in the pool; what has not been emitted is lost.
+
+        A ``push`` that waits in a pool raises RuntimeError. Closing it again does nothing; anything else raises
+        ValueError. ``with`` closes the stream at its end.
+        """
+        self._closed = True
+        self._place.free()
+        if self._lock.acquire(blocking=False):
+            self._decoder = None
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the stream is closed: make another one")
+        self._place.check()
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         if not self._lock.acquire(blocking=False):
             raise RuntimeError(_TWO_THREADS)
         try:
+            self._check_open()
             if self._ended:
                 raise ValueError("the stream has ended with flush: call reset() for another sequence")
             if self._failure:
@@ -207,17 +293,57 @@ class Stream:
             try:
                 yield
             except GeneratorExit:
-                self._failure = "a chunk was not decoded to its end: push_blocks was given up"
+                self._fail("a chunk was not decoded to its end: push_blocks was given up")
                 raise
             except BaseException as error:
-                self._failure = f"{type(error).__name__}: {first_line(error)}"
+                self._fail(f"{type(error).__name__}: {first_line(error)}")
                 raise
         finally:
             self._unfinished = None
             self._lock.release()
+
+    def _fail(self, reason: str) -> None:
+        self._failure, self._decoder = reason, None
+        self._place.free()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "a Stream cannot be pickled or copied: it is in the middle of a sequence; make one with VocosONNX.stream "
             "where it is needed, the VocosONNX itself can be pickled"
         )
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Makes the streams of one model. Raises ValueError if that has a network that cannot be streamed."""
+
+    reader: Reader
+    network: Network
+    inverse: Inverse
+
+    def __post_init__(self) -> None:
+        if not self.network.is_streamable:
+            raise ValueError("this model has a VocosResNetBackbone, which cannot be streamed: use decode")
+
+    def make(
+        self,
+        place: Place,
+        bandwidth_id: Any,
+        bandwidth: float | None,
+        lookahead: int | None,
+        *,
+        check_mels: bool = True,
+    ) -> Stream:
+        """A stream. Raises ValueError as ``VocosONNX.stream``."""
+        bandwidth_id = self.reader.bandwidths.requested_id(bandwidth, bandwidth_id)
+        reach = self.network.reach
+        if lookahead is None:
+            lookahead = reach
+        lookahead = read_integer("lookahead", lookahead, 0, reach, "frames; by default all that the network sees")
+        if bandwidth_id is not None:
+            bandwidth_id = self.reader.bandwidths.checked_id(bandwidth_id)
+        return Stream(self.reader, self.network, place, self.inverse, bandwidth_id, lookahead, check_mels=check_mels)
+
+    def alone(self) -> Place:
+        """A place for one stream that runs the network by itself."""
+        return Alone(self.network)

@@ -17,7 +17,6 @@ from .frames import Given, Layout, reader_of
 from .inverse import Inverse, Sum
 from .io.samples import check_audio
 from .io.tokens import Tokens
-from .limits import read_integer
 from .messages import shown
 from .model.bundled import CODEC
 from .model.config import METADATA_KEY, ModelConfig
@@ -26,7 +25,8 @@ from .model.origin import Origin, reopened
 from .model.providers import CUDA, Provider
 from .network import Network
 from .spans import WAITING, Plan, Span
-from .streams import Stream
+from .stream_pool import StreamPool
+from .streams import Stream, Streams
 from .workers import in_order
 
 Ragged = Sequence[Array]
@@ -199,7 +199,9 @@ class VocosONNX:
         choice = Choice(bandwidth, bandwidth_id, encoder)
         chunks, index = self._analysis.stream(blocks, sample_rate, choice, chunk)
         if self.network.is_streamable:
-            return _stream_through(chunks, self._stream(index, lookahead, check_mels=False))
+            streams = self._streams()
+            stream = streams.make(streams.alone(), index, None, lookahead, check_mels=False)
+            return _stream_through(chunks, stream)
         return self._decode_at_the_end(chunks, index)
 
     def _decode_at_the_end(self, chunks: Iterator[npt.NDArray[Any]], bandwidth_id: int | None) -> Iterator[Float]:
@@ -323,24 +325,33 @@ class VocosONNX:
                 README lists by how much.
 
         Returns:
-            A ``Stream``. Beyond the look-ahead, n_fft - hop_length samples wait for the frames that overlap them.
+            A ``Stream``. Beyond the look-ahead, samples wait for the frames that overlap them; its ``delay_samples``
+            counts both.
 
         Raises:
             ValueError: lookahead outside 0 ... ``delay``; a bandwidth_id as ``decode`` refuses it; a model whose
                 backbone cannot be streamed (VocosResNetBackbone).
         """
-        return self._stream(self._reader.bandwidths.requested_id(bandwidth, bandwidth_id), lookahead)
+        streams = self._streams()
+        return streams.make(streams.alone(), bandwidth_id, bandwidth, lookahead)
 
-    def _stream(self, bandwidth_id: Any, lookahead: int | None, *, check_mels: bool = True) -> Stream:
-        reach = self.network.reach
-        if not self.network.is_streamable:
-            raise ValueError("this model has a VocosResNetBackbone, which cannot be streamed: use decode")
-        if lookahead is None:
-            lookahead = reach
-        lookahead = read_integer("lookahead", lookahead, 0, reach, "frames; by default all that the network sees")
-        if bandwidth_id is not None:
-            bandwidth_id = self._reader.bandwidths.checked_id(bandwidth_id)
-        return Stream(self._reader, self.network, self._inverse, bandwidth_id, lookahead, check_mels=check_mels)
+    def stream_pool(self, max_streams: int = 256, max_wait: float = 0.005) -> StreamPool:
+        """Many streams at once, whose chunks go through the network together; see ``StreamPool``.
+
+        Args:
+            max_streams: the most streams that are open at the same time.
+            max_wait: the most seconds that a chunk waits for those of other streams before the network runs. It waits
+                only for streams that have lately pushed again within that time. With 0, what is pushed while the
+                network runs still goes together in the next call.
+
+        Raises:
+            ValueError: max_streams is not an integer from 1 to 65,536; max_wait is negative or not finite; a model
+                whose backbone cannot be streamed (VocosResNetBackbone).
+        """
+        return StreamPool(self._streams(), max_streams, max_wait)
+
+    def _streams(self) -> Streams:
+        return Streams(self._reader, self.network, self._inverse)
 
     def decode_stream(
         self,

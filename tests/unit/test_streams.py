@@ -95,6 +95,20 @@ def test_audio_comes_as_early_as_it_can() -> None:
         assert got == max(0, (i + 1) * vocos.hop_length - late)
 
 
+def test_delay_of_a_stream(vocos: VocosONNX) -> None:
+    """Of n frames, n·hop - delay_samples samples are emitted, with any look-ahead."""
+    given = random_input(vocos, 40)
+    for lookahead in range(vocos.delay + 1):
+        stream, emitted = vocos.stream(lookahead=lookahead), 0
+        assert stream.delay == lookahead
+        for n in range(1, 41):
+            emitted += stream.push(given[:, n - 1 : n]).size
+            assert emitted == max(0, n * vocos.hop_length - stream.delay_samples)
+    config = vocos.config
+    overlap = config.n_fft // 2 if config.padding == "center" else (config.n_fft - config.hop_length) // 2
+    assert vocos.stream().delay_samples == vocos.delay * config.hop_length + overlap
+
+
 def test_nothing_is_computed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     vocos = VocosONNX(DATA / "encodec.onnx")
     frames, run = [], vocos.network._session.run
@@ -278,6 +292,9 @@ def test_overlap_add_in_stretches(head: str, n_fft: int, hop: int, padding: str)
             transform: Transform = ISTFT(n_fft) if head == "istft" else IMDCT()
             overlap = OverlapAdd(transform, n_fft, hop, padding)
             parts = [overlap.push(spectrum[:, i : i + size]) for i in range(0, frames, size)]
+            emitted = np.cumsum([part.shape[1] for part in parts])
+            pushed = np.minimum(np.arange(1, len(parts) + 1) * size, frames)
+            assert np.array_equal(emitted, np.maximum(0, pushed * hop - overlap.delay))
             audio = np.concatenate([*parts, overlap.finish()], axis=1)
             told = OverlapAdd(transform, n_fft, hop, padding)
             parts = [told.push(spectrum[:, i : i + size], last=i + size >= frames) for i in range(0, frames, size)]

@@ -20,14 +20,14 @@ def tokens_of(*shape: int) -> np.ndarray:
 
 def test_public_names() -> None:
     assert sorted(vocos_onnx.__all__) == [
-        "EncodecONNX", "EncoderConfig", "ModelConfig", "Stream", "Tokens", "VocosONNX", "demo_tokens", "load_audio",
-        "load_blocks", "load_tokens", "save_audio", "save_blocks", "save_tokens",
+        "EncodecONNX", "EncoderConfig", "ModelConfig", "Stream", "StreamPool", "Tokens", "VocosONNX", "demo_tokens",
+        "load_audio", "load_blocks", "load_tokens", "save_audio", "save_blocks", "save_tokens",
     ]  # fmt: skip
     public = {n for n in dir(VocosONNX) if not n.startswith("_")}
     assert public == {
         "bandwidths", "codes_to_features", "config", "decode", "decode_stream", "delay", "features",
         "features_stream", "from_pretrained", "hop_length", "num_codebooks", "providers", "resynth_stream",
-        "sample_rate", "stream",
+        "sample_rate", "stream", "stream_pool",
     }  # fmt: skip
     public = {n for n in dir(vocos_onnx.EncodecONNX) if not n.startswith("_")}
     assert public == {

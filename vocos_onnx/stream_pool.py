@@ -1,0 +1,471 @@
+"""Many streams, one call of the network: what several threads have pushed meanwhile goes through it together.
+
+The weights pass through the caches once for each call, however many frames go in: for 8 frames of one stream that costs
+several times what 8 frames of a whole input cost, for 8 frames of 32 streams hardly more.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import os
+import threading
+import time
+import weakref
+from contextlib import suppress
+from typing import Any, NamedTuple, NoReturn, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import Float
+from .limits import read_integer
+from .messages import shown
+from .network import Network, State, joined, split
+from .streams import Stream, Streams
+
+MOST_STREAMS = 1 << 16
+FRAMES = 256  # of a call, where there are several streams: more are hardly cheaper, and the others would wait for them
+
+
+class StreamPool:
+    """Many streams of one model at once, whose chunks share the network. Made by ``VocosONNX.stream_pool``.
+
+    Each thread opens a ``Stream`` and uses it as if it were alone. ``push`` and ``flush`` block until the audio is
+    there, and return what those of ``VocosONNX.stream`` would, within 1e-5 of the peak. The pool has no thread of its
+    own: one of the threads that push runs the network for all whose chunks are there, while the others wait; what is
+    pushed while it runs goes together in the next call. While nobody else pushes, a stream does so at once.
+
+    Streams share a call of the network if they have the same bandwidth id; chunks of different lengths are cut. A
+    stream that stalls, fails or is abandoned holds up no other: each waits for another one at most ``max_wait``
+    seconds, once. It has at most one chunk waiting, so that a pool of n streams holds at most n.
+
+    A place is held from ``open`` on until the stream is flushed, closed, has failed, or is garbage-collected; ``reset``
+    takes one again. A stream that merely stalls keeps it, since it may go on.
+
+    Bad input stops the stream that was given it, and no other. If the network itself fails, for example for lack of
+    memory, all streams whose chunks were in that call get the error; the others and the pool go on. On a CUDA device,
+    the state of a stream stays there as long as it is alone in its calls; to be joined with others it is copied to the
+    host and back.
+
+    A pool belongs to the process that made it: after a fork, the child gets RuntimeError. It cannot be pickled.
+
+    Example:
+        >>> with vocos.stream_pool() as pool:
+        ...     def serve(chunks):  # in a thread for each listener
+        ...         with pool.open(bandwidth_id=2) as stream:
+        ...             for chunk in chunks:
+        ...                 play(stream.push(chunk))
+        ...             play(stream.flush())
+    """
+
+    def __init__(self, streams: Streams, max_streams: int, max_wait: float):
+        max_streams = read_integer("max_streams", max_streams, 1, MOST_STREAMS, "streams that are open at once")
+        self._streams = streams
+        self._calls = _Calls(streams.network, max_streams, _read_wait(max_wait))
+
+    def open(self, bandwidth_id: Any = None, *, bandwidth: float | None = None, lookahead: int | None = None) -> Stream:
+        """Another stream, with the arguments of ``VocosONNX.stream``. May be called from any thread.
+
+        Raises:
+            ValueError: as ``VocosONNX.stream``.
+            RuntimeError: the pool has ``max_streams`` open streams, or is closed.
+        """
+        return self._streams.make(_Place(self._calls), bandwidth_id, bandwidth, lookahead)
+
+    def __len__(self) -> int:
+        """How many streams hold a place."""
+        return len(self._calls)
+
+    def close(self) -> None:
+        """Close the pool for good. What waits in it, and whatever is pushed from now on, raises RuntimeError."""
+        self._calls.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a StreamPool cannot be pickled or copied: its streams belong to this process")
+
+
+def _read_wait(given: Any) -> float:
+    try:
+        seconds = math.nan if isinstance(given, bool | np.bool_ | str | bytes) else float(given)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(
+            f"max_wait is {shown(given)}, expected seconds, 0 or more: the most that a chunk waits for those of other "
+            "streams; 0 waits for none"
+        )
+    return seconds
+
+
+class _Place:
+    """The place of one stream in a pool. See ``streams.Place``."""
+
+    def __init__(self, calls: _Calls):
+        self._calls = calls
+        self._bandwidth_id: int | None = None
+        self._over = -math.inf  # when its last step was over
+        self._pauses = (math.inf, math.inf)  # seconds between its last steps; within one push they are short
+        self.step_now: _Step | None = None  # until its own thread has seen that it is over
+
+    def take(self) -> None:
+        self._calls.admit(self)
+
+    def check(self) -> None:
+        self._calls.check()
+
+    def free(self) -> None:
+        self._calls.leave(self)
+
+    def step(
+        self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None
+    ) -> tuple[npt.NDArray[Any], State]:
+        self._bandwidth_id = bandwidth_id
+        self._pauses = (self._pauses[1], time.monotonic() - self._over)
+        step = self.step_now = _Step(features, bandwidth_id, state, first, end)
+        try:
+            self._calls.run(self, step)
+        finally:
+            self._calls.withdraw(step)
+            self.step_now = None
+            self._over = time.monotonic()
+        progress, error = step.progress, step.error
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error, step, progress  # they would keep one another alive
+        spectra = progress.spectra
+        return spectra[0] if len(spectra) == 1 else np.concatenate(spectra, axis=1), progress.state
+
+    def is_expected(self, bandwidth_id: int | None, wait: float) -> bool:
+        """Whether another step is to come within so many seconds of the last, to judge by the pauses before."""
+        step = self.step_now
+        if max(self._pauses) > wait or self._bandwidth_id != bandwidth_id:
+            return False
+        return time.monotonic() - self._over < wait if step is None else step.is_over
+
+
+class _Step:
+    """What one stream wants of the network, see ``streams.Place.step``; any thread may run it, in several calls.
+
+    ``progress`` is replaced as a whole, and nothing else changes when frames are done: the thread that runs the step
+    may be interrupted (Ctrl-C) at any point, and another one goes on from there.
+    """
+
+    def __init__(self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None):
+        self.features, self.bandwidth_id, self.first, self.end = features, bandwidth_id, first, end
+        self.progress = _Progress(0, (), state, next(_turns))
+        self.error: Exception | None = None
+        self.patience = math.inf  # seconds for which it may still wait for other streams
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+
+    @property
+    def left(self) -> int:
+        """Frames that are not done."""
+        return int(self.features.shape[2]) - self.progress.frames
+
+    @property
+    def is_over(self) -> bool:
+        return self.error is not None or not self.left
+
+    def sleep(self, seconds: float = -1) -> None:
+        """Until another thread has called ``wake`` since the last ``sleep``, or so many seconds have passed."""
+        self._asleep.acquire(timeout=seconds)
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # two threads at once
+            if self._asleep.locked():
+                self._asleep.release()
+
+
+class _Progress(NamedTuple):
+    """How far a step is: frames that are done, their spectra (1, t, F), and the state after them.
+
+    ``turn``: of all steps that wait, the one with the lowest is the next. Each call gives the steps in it a new one.
+    """
+
+    frames: int
+    spectra: tuple[npt.NDArray[Any], ...]
+    state: State
+    turn: int
+
+
+_turns = itertools.count()
+
+
+class _Calls:
+    """The calls of the network for all steps that wait.
+
+    Some of the threads that wait lead, as many as calls of the network should run side by side: each makes one call,
+    in which its own step takes part, and then another thread leads. All that they share changes under ``_lock``, which
+    nobody holds for long. A thread may be interrupted at any point, and then ``withdraw`` puts right what it has left
+    undone.
+    """
+
+    def __init__(self, network: Network, max_streams: int, max_wait: float):
+        self._network, self._max_streams, self._max_wait = network, max_streams, max_wait
+        self._side_by_side = network.threads or 1  # calls, each on one thread; off the CPU, one at a time
+        self._process = os.getpid()
+        self._lock = threading.RLock()  # a signal's handler may close the pool
+        self._closed = False
+        self._places: weakref.WeakValueDictionary[int, _Place] = weakref.WeakValueDictionary()  # by id
+        self._waiting: dict[_Step, None] = {}  # also those that are over, until their threads have seen it
+        self._leaders: dict[_Step, _Call] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def check(self) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError("the pool was made in another process, before a fork: open the model again in this one")
+        if self._closed:
+            raise RuntimeError(_CLOSED)
+
+    def admit(self, place: _Place) -> None:
+        """Raises RuntimeError if all places are taken."""
+        self.check()
+        if self._has_admitted(place):
+            return
+        gc.collect()  # a stream that was abandoned in a cycle of references holds its place until then
+        if not self._has_admitted(place):
+            raise RuntimeError(
+                f"{self._max_streams} streams are open in the pool, as many as max_streams allows: close one, or make "
+                "the pool with a larger max_streams"
+            )
+
+    def _has_admitted(self, place: _Place) -> bool:
+        with self._lock:
+            if id(place) not in self._places and len(self._places) >= self._max_streams:
+                return False
+            self._places[id(place)] = place
+            return True
+
+    def leave(self, place: _Place) -> None:
+        """Free a place. If its step waits, that is over with an error."""
+        # Without the lock where nothing waits: the garbage collector may call this in a thread that is in the middle of
+        # what the lock protects.
+        self._places.pop(id(place), None)
+        self._no_longer_awaited(place)
+        step = place.step_now
+        if step is not None and os.getpid() == self._process:
+            with self._lock:
+                _fail(step, RuntimeError("the stream was closed while its chunk was waiting in the pool"))
+                step.wake()
+                self._withdraw(step)
+
+    def close(self) -> None:
+        self._closed = True
+        if os.getpid() == self._process:
+            with self._lock:
+                for step in list(self._waiting):
+                    _fail(step, RuntimeError(_CLOSED))
+                self._wake()
+
+    def run(self, place: _Place, step: _Step) -> None:
+        """Returns when the step is over, whoever has run it."""
+        with self._lock:
+            self.check()
+            if id(place) not in self._places:
+                raise RuntimeError("the stream was closed while a chunk was decoded")
+            step.patience = self._max_wait
+            self._waiting[step] = None
+            self._no_longer_awaited(place)
+            self._appoint()
+        while not step.is_over:
+            call = self._leaders.get(step)
+            if call is not None:
+                self._wait_for_others(step, call)
+                self._make(step, call)
+            else:
+                step.sleep()
+
+    def withdraw(self, step: _Step) -> None:
+        """The thread of the step waits no longer, for whatever reason."""
+        with self._lock:
+            self._withdraw(step)
+
+    def _withdraw(self, step: _Step) -> None:
+        self._waiting.pop(step, None)
+        if step in self._leaders:  # it was interrupted
+            self._wake()
+        self._appoint()
+
+    def _appoint(self) -> None:
+        """Let another thread lead, where a call can be made and somebody waits for one."""
+        for leader in list(self._leaders):
+            if leader.is_over or leader not in self._waiting:  # its call is over, or it was interrupted or closed
+                self._leaders.pop(leader, None)
+        if not self._waiting:
+            return
+        room = self._side_by_side - len(self._leaders)
+        if room <= 0 or any(call.is_wide for call in self._leaders.values()):
+            return
+        taken = self._taken()
+        left = [step for step in list(self._waiting) if not step.is_over and step not in taken]
+        for leader in sorted(left, key=_turn_of)[:room]:
+            self._leaders[leader] = _Call()
+            leader.wake()
+
+    def _wake(self) -> None:
+        """Wake the threads whose steps are over."""
+        for step in list(self._waiting):
+            if step.is_over:
+                step.wake()
+
+    def _taken(self) -> set[_Step]:
+        """The steps that are in a call, or about to make one."""
+        return {step for call in self._leaders.values() for step in call.steps} | self._leaders.keys()
+
+    def _no_longer_awaited(self, place: _Place) -> None:
+        for leader, call in list(self._leaders.items()):
+            if call.awaited:
+                call.awaited.discard(id(place))
+                if not call.awaited:
+                    leader.wake()
+
+    def _wait_for_others(self, leader: _Step, call: _Call) -> None:
+        """Wait for the streams that will push in a moment, as long as every step is patient."""
+        with self._lock:
+            if len(self._places) == 1:
+                return
+            taken = self._taken()
+            waiting = [leader, *(step for step in list(self._waiting) if not step.is_over and step not in taken)]
+            patience = min(step.patience for step in waiting)
+            if patience <= 0:
+                return
+            call.awaited = self._expected(leader.bandwidth_id)
+            if not call.awaited:
+                return
+            leader.sleep(0)  # what has woken it before is done with
+            begun = time.monotonic()
+        try:
+            leader.sleep(patience)
+        finally:
+            call.awaited = set()
+            waited = time.monotonic() - begun
+            for step in waiting:
+                step.patience -= waited
+
+    def _expected(self, bandwidth_id: int | None) -> set[int]:
+        """The places, by id, of the streams that will push in a moment. Keeps no place alive, under the lock."""
+        places = [place for ref in self._places.valuerefs() if (place := ref()) is not None]
+        return {id(place) for place in places if place.is_expected(bandwidth_id, self._max_wait)}
+
+    def _make(self, leader: _Step, call: _Call) -> None:
+        """One call, for the leader's step and others."""
+        with self._lock:
+            if leader.is_over or self._leaders.get(leader) is not call:
+                return
+            steps, frames = self._chosen(leader)
+            call.steps = steps
+            call.is_wide = len(steps) == 1 == len(self._leaders)
+            before = [step.progress for step in steps]
+            self._appoint()
+        starts = [progress.frames for progress in before]
+        try:
+            parts = [step.features[:, :, a : a + frames] for step, a in zip(steps, starts, strict=True)]
+            spectrum, state = self._network.step(
+                np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts),
+                leader.bandwidth_id,
+                joined([progress.state for progress in before]),
+                [step.first + a for step, a in zip(steps, starts, strict=True)],
+                [step.end for step in steps],
+                alone=self._side_by_side > 1 and not call.is_wide,
+            )
+            spectra, states = [spectrum[i : i + 1] for i in range(len(steps))], split(state, len(steps))
+        except Exception as error:
+            with self._lock:
+                for step in steps:
+                    _fail(step, _another(error))
+                self._end(leader)
+            return
+        after = [
+            # a part of a spectrum is copied, so that it does not keep those of all others in memory
+            _Progress(a + frames, (*old.spectra, new if step.left == frames else new.copy()), state, next(_turns))
+            for step, a, old, new, state in zip(steps, starts, before, spectra, states, strict=True)
+        ]
+        with self._lock:
+            for step, old, progress in zip(steps, before, after, strict=True):
+                # unless it was closed meanwhile, or has gone on in another call, since the leader's stream was closed
+                if step.progress is old and not step.is_over:
+                    step.progress = progress
+            self._end(leader)
+
+    def _end(self, leader: _Step) -> None:
+        self._wake()
+        self._leaders.pop(leader, None)
+        self._appoint()
+
+    def _chosen(self, leader: _Step) -> tuple[list[_Step], int]:
+        """The steps of the next call, the leader's among them, and how many frames of each.
+
+        Steps of one call must have one length, since the state is that after the last frame, and one bandwidth id. The
+        length is the one with which most frames go in, up to FRAMES of them; so few calls are made, and no step waits
+        for a long one. Where calls run side by side, each takes its share.
+        """
+        taken = self._taken()
+        same = [
+            step
+            for step in list(self._waiting)
+            if step.bandwidth_id == leader.bandwidth_id and not step.is_over and step not in taken
+        ]
+        most = FRAMES if len(self._places) > 1 else leader.left
+        if not same:
+            return [leader], min(leader.left, most)
+        group = [leader, *sorted(same, key=_turn_of)]
+        lengths = sorted(min(step.left, most) for step in group)  # those from i on have lengths[i] frames or more
+        frames = max(
+            (min(length * (len(lengths) - i), length * (most // length)), length)
+            for i, length in enumerate(lengths)
+            if length <= leader.left
+        )[1]
+        long_enough = [step for step in group if step.left >= frames]
+        idle = sum(not call.steps for call in self._leaders.values())  # calls that have not chosen, with this one
+        free = self._side_by_side - len(self._leaders) + idle
+        share = -(-len(long_enough) // max(1, free))
+        return long_enough[: min(share, most // frames)], frames
+
+
+class _Call:
+    """A call of the network that a thread makes, or is about to make.
+
+    steps: those in it, once they are chosen. is_wide: whether it runs on all threads. awaited: the places, by id, of
+    the streams whose steps it waits for.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[_Step] = []
+        self.is_wide = False
+        self.awaited: set[int] = set()
+
+
+def _turn_of(step: _Step) -> int:
+    return step.progress.turn
+
+
+def _fail(step: _Step, error: Exception) -> None:
+    if not step.is_over:
+        step.error = error
+
+
+def _another(error: Exception) -> Exception:
+    """An error of its own for each thread, as each adds to its traceback."""
+    copied: Exception
+    try:
+        copied = type(error)(*error.args)
+    except Exception:  # it takes other arguments
+        copied = RuntimeError(str(error))
+    copied.__cause__ = error
+    return copied
+
+
+_CLOSED = "the pool is closed: make another one with VocosONNX.stream_pool"

@@ -160,12 +160,13 @@ class OpenVINO:
 
         self._ours = VocosONNX(folder / "vocos-onnx" / "model.onnx", threads=1, providers=["CPUExecutionProvider"])
         self._inverse, self._geometry = Inverse(self._ours.config), geometry
-        ids = () if geometry != "encodec" else (torch.tensor(BANDWIDTH_ID),)
-        self._ids = [np.array(i) for i in ids]
+        self._ids = [np.array(BANDWIDTH_ID)] if geometry == "encodec" else []
         channels = self._ours.config.feature_channels
         network = build(load(str(folder)))[0]
-        graph = ov.convert_model(network, example_input=(torch.zeros(1, channels, 50), *ids))
-        if name in (OPENVINO_INT8, OPENVINO_INT8_DEFAULT):
+        example = (torch.zeros(1, channels, 50), *(torch.from_numpy(i) for i in self._ids))
+        graph = ov.convert_model(network, example_input=example)
+        self._is_int8 = name in (OPENVINO_INT8, OPENVINO_INT8_DEFAULT)
+        if self._is_int8:
             import nncf
 
             items = nncf.Dataset([self._inputs(make_values(geometry, seconds)) for seconds in (1, 2, 3)])
@@ -184,8 +185,8 @@ class OpenVINO:
         return self._one(given.values)
 
     def note(self) -> str:
-        what = f"the plain network from torch; what is not int8 is computed in {self._precision}"
-        return f"{what}; look-up and inverse STFT of vocos_onnx"
+        precision = f"int8, the rest in {self._precision}" if self._is_int8 else self._precision
+        return f"the plain network from torch, in {precision}; look-up and inverse STFT of vocos_onnx"
 
     def _inputs(self, values: np.ndarray) -> list[np.ndarray]:
         features = self._ours.codes_to_features(values) if self._geometry == "encodec" else values[None]

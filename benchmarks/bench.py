@@ -30,8 +30,8 @@ class Bench:
 
     def __init__(self, settings: Settings, folder: Path):
         self.settings, self.folder = settings, folder
-        self.current = versions.current(folder / "current")
-        self.old = versions.old(folder / "old")
+        self.current = versions.current(folder)
+        self.old = versions.old(folder)
 
     def version(self, contender: str) -> Version:
         return self.old if contender.startswith(versions.OLD) else self.current

@@ -64,7 +64,7 @@ def goals() -> list[Goal]:
     ]
     for name in (OURS, INT8):
         for use, share in {SHORT: 0.5, LONG: 0.5, STREAMED: 0.5, ALL: 1.5}.items():
-            wanted = f"≤ {MEMORY} + {share:g} × the model file"
+            wanted = f"≤ {MEMORY:g} + {share:g} × the model file"
             goals.append(Goal(f"{name}, {use}: peak memory in MB", wanted, _memory(name, use, share)))
     for command in COMMANDS:
         what = f"{command}: peak memory of 1 h over that of 1 min"

@@ -15,6 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CURRENT, OLD = "vocos-onnx", "0.4.0"
+FOLDERS = {CURRENT: "current", OLD: "old"}
 OLD_COMMIT = "67b83d6e52d378ccef341e52fb4735daa704657f"
 
 
@@ -53,7 +54,7 @@ class Version:
 
 
 def current(folder: Path) -> Version:
-    return _installed(CURRENT, ROOT, folder)
+    return _installed(CURRENT, ROOT, folder / FOLDERS[CURRENT])
 
 
 def old(folder: Path) -> Version:
@@ -61,7 +62,7 @@ def old(folder: Path) -> Version:
     with tempfile.TemporaryDirectory() as name:
         archive = subprocess.run(["git", "-C", ROOT, "archive", OLD_COMMIT], capture_output=True, check=True).stdout
         subprocess.run(["tar", "-x", "-C", name], input=archive, check=True)
-        return _installed(OLD, Path(name), folder)
+        return _installed(OLD, Path(name), folder / FOLDERS[OLD])
 
 
 def _installed(name: str, checkout: Path, folder: Path) -> Version:

@@ -28,6 +28,7 @@ from benchmarks.contenders import (
     VERSIONS,
 )  # fmt: skip
 from benchmarks.harness import Case, serve
+from benchmarks.versions import FOLDERS
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,8 @@ class Ours:
         import vocos_onnx
 
         version, precision = name.split()
-        self._folder = Path(vocos_onnx.__file__).parent.parent.name
+        imported = Path(vocos_onnx.__file__).parent.parent.name
+        assert imported == FOLDERS[version], f"{name} imports the version in {imported}"
         file = folder / version / ("int8.onnx" if precision == "int8" else "model.onnx")
         self._model: Any = vocos_onnx.VocosONNX(file, threads=threads, providers=["CPUExecutionProvider"])
         self._index = BANDWIDTH_ID if self._model.config.num_bandwidth_ids else None
@@ -223,7 +225,7 @@ class Ours:
         return np.concatenate(self._model.decode(given.items(), self._index))
 
     def note(self) -> str:
-        return f"VocosONNX.{', '.join(sorted(self._ways))} of the {self._folder} version"
+        return f"VocosONNX.{', '.join(sorted(self._ways))}"
 
     def _pool(self, given: Input) -> np.ndarray:
         if not hasattr(self._model, "stream_pool"):

@@ -43,7 +43,7 @@ def run(bench: Bench) -> Section:
             "products alone, ms": rounded(1e3 * seconds),
             "G operations/s": rounded(FLOPS / seconds / 1e9),
             "whole path, ms": rounded(1e3 * whole[name]),
-            "share": rounded(seconds / whole[name]),
+            "share, %": rounded(100 * seconds / whole[name]),
         }
     table = Table("10 s", rows, measured.rounds, 4, measured.dropped, measured.disturbed)
     text = (

@@ -39,7 +39,10 @@ def run(bench: Bench) -> Section:
         try:
             for streams in counts:
                 given = (way, file, streams, seconds, bench.settings.threads)
-                answer: Row = bench.version(name).ask("benchmarks.sections.realtime", *given)
+                for _ in range(2):
+                    answer: Row = bench.version(name).ask("benchmarks.sections.realtime", *given)
+                    if answer["held"]:
+                        break
                 latencies[f"{label}, {streams}"] = answer
                 if not answer["held"]:
                     break
@@ -54,7 +57,7 @@ def run(bench: Bench) -> Section:
         "evenly apart, from a thread for each. The latency runs from when a chunk is due until its audio is there. So "
         "many streams are held if its 99th percentile stays below the time between two chunks, over all but the first "
         "second and in the last one too, so that no backlog grows. The count goes up "
-        f"({', '.join(map(str, counts))}) until one is not held."
+        f"({', '.join(map(str, counts))}) until one is not held in two tries."
     )
     return Section("Streams in real time", text, tables, notes)
 

@@ -86,7 +86,7 @@ def run(bench: Bench) -> Section:
     )
     tables = {
         "start": Table("from the start of the interpreter to 1 s of audio", rows, rounds),
-        "memory": Table("peak memory, in MB of 2**20 bytes", memory, 3),
+        "memory": Table("peak memory, in MB of 2**20 bytes", memory),
         "installed": Table(
             "installed, with all that it needs",
             {

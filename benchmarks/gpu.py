@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Contender, Decode, difference, measure, print_machine, serve, table
+from benchmarks.harness import Case, Contender, Decode, Turn, difference, measure, processor, serve, versions
+from benchmarks.render import table_lines
+from benchmarks.results import timed
 
 CODEBOOKS, BANDWIDTH_ID, RATE = 8, 2, 75
 SHAPES = ((1, 10.0), (16, 1.0), (64, 10.0))  # items, seconds
@@ -33,7 +35,7 @@ TOLERANCE = 1e-3  # of the peak
 PACKAGES = ("vocos", "torch", "onnxruntime-gpu", "onnxruntime", "numpy", "vocos-onnx")
 
 
-def load_torch(name: str, folder: Path, device: str) -> tuple[Decode, Callable[[], str]]:
+def load_torch(name: str, folder: Path, device: str) -> tuple[Decode[np.ndarray], Callable[[], str]]:
     import torch
 
     from tests.parity.upstream import CONFIGS, build
@@ -60,7 +62,7 @@ def load_torch(name: str, folder: Path, device: str) -> tuple[Decode, Callable[[
     return decode, lambda: f"on {where}{', backbone by autocast' if half else ''}"
 
 
-def load_ours(name: str, folder: Path, device: str) -> tuple[Decode, Callable[[], str]]:
+def load_ours(name: str, folder: Path, device: str) -> tuple[Decode[np.ndarray], Callable[[], str]]:
     from vocos_onnx import VocosONNX
 
     vocos = VocosONNX(folder / file_of(name), providers=[device])
@@ -89,7 +91,7 @@ def start(folder: Path, device: str, items: int, seconds: float) -> list[Contend
     for name in CONTENDERS:
         try:
             contender = Contender(name, "benchmarks.gpu", "--worker", name, folder, device, items)
-            contender(seconds, 0, folder / "audio.npy")
+            contender(Case(seconds, streams=items), 0, folder / "audio.npy")
         except RuntimeError as error:
             if name == EAGER:
                 raise SystemExit(f"{name}, which all are compared with, fails: {error}") from None
@@ -117,13 +119,14 @@ def main() -> None:
         name, folder, device, items = args.worker
         load = load_ours if name.startswith("vocos-onnx") else load_torch
 
-        def make_input(seconds: float) -> np.ndarray:
-            shape = (CODEBOOKS, int(items), round(seconds * RATE))
-            return np.random.default_rng(0).integers(1024, size=shape)
+        def make_input(case: Case) -> np.ndarray:
+            sizes = (CODEBOOKS, int(items), round(case.seconds * RATE))
+            return np.random.default_rng(0).integers(1024, size=sizes)
 
         serve(lambda: load(name, Path(folder), device), make_input)
         return
-    print_machine(*PACKAGES)
+    print(", ".join(f"{package} {version}" for package, version in versions(*PACKAGES).items()))
+    print(processor(), flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         make_checkpoint(Path(temporary))
         for shape in args.shapes:
@@ -131,8 +134,9 @@ def main() -> None:
             print(f"\n{items} x {seconds} s", flush=True)
             contenders = start(Path(temporary), args.device, int(items), float(seconds))
             try:
-                rounds = measure(contenders, float(seconds), args.rounds, args.calls)
-                table(rounds, EAGER, int(items) * float(seconds))
+                case = Case(float(seconds), streams=int(items))
+                measured = measure([Turn(c.name, c, case, args.calls) for c in contenders], args.rounds)
+                print(*table_lines(timed(shape, measured, EAGER, {}, args.calls)), sep="\n", flush=True)
             finally:
                 for contender in contenders:
                     contender.close()

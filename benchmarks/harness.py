@@ -7,7 +7,6 @@ the timed ones. On Linux, rounds in which other programs took more than 5 % of t
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
@@ -16,20 +15,44 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 OTHERS = 0.05  # of the processor's time: the most that other programs may take during a round
-Decode = Callable[[np.ndarray], np.ndarray]
-Rounds = list[dict[str, dict[str, Any]]]
-Timings = dict[str, tuple[list[float], float, list[float]]]  # by name: median seconds by round, cores, ratios by round
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+Given = TypeVar("Given")
+Decode = Callable[[Given], np.ndarray]
+Cut = Literal["whole", "items", "pieces", "chunks", "pool"]
 
 
-def serve(load: Callable[[], tuple[Decode, Callable[[], str]]], make_input: Callable[[float], np.ndarray]) -> None:
-    """A worker: answer {"seconds", "calls"} with {"times", "cores", "cpu"}; "save" names a file for the result."""
+@dataclass(frozen=True)
+class Case:
+    """What is decoded in one call.
+
+    seconds: of audio.
+    cut: "whole", in one piece; "items", a list of items of 1 s; "pieces", a list of random pieces of 2 s on average;
+        "chunks", through a Stream; "pool", through so many streams of a StreamPool, each of so many seconds.
+    """
+
+    seconds: float
+    cut: Cut = "whole"
+    streams: int = 1
+
+    @property
+    def audio(self) -> float:
+        """Seconds of audio in all."""
+        return self.seconds * self.streams
+
+
+def serve(
+    load: Callable[[], tuple[Decode[Given], Callable[[], str]]],
+    make_input: Callable[[Case], Given],
+) -> None:
+    """A worker: answer {"case", "calls"} with {"times", "cores", "cpu"}; "save" names a file for the result."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing that a library prints shall be taken for an answer
     try:
@@ -37,7 +60,7 @@ def serve(load: Callable[[], tuple[Decode, Callable[[], str]]], make_input: Call
         print("{}", file=answers, flush=True)
         for line in sys.stdin:
             order = json.loads(line)
-            given = make_input(order["seconds"])
+            given = make_input(Case(**order["case"]))
             result = decode(given)
             if order["save"]:
                 for _ in range(2):  # profiles and allocations of the first calls
@@ -59,19 +82,20 @@ def serve(load: Callable[[], tuple[Decode, Callable[[], str]]], make_input: Call
 class Contender:
     """The parent's end of a worker, which is a module with arguments. Raises RuntimeError if the worker fails."""
 
-    def __init__(self, name: str, module: str, *arguments: object) -> None:
+    def __init__(self, name: str, module: str, *arguments: object, environment: Mapping[str, str] | None = None):
         self.name, self.note, self.cpu = name, "", 0.0
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=environment,
         )
         self._answer()
 
-    def __call__(self, seconds: float, calls: int, save: Path | None = None) -> dict[str, Any]:
+    def __call__(self, case: Case, calls: int, save: Path | None = None) -> dict[str, Any]:
         assert self._process.stdin is not None
-        order = {"seconds": seconds, "calls": calls, "save": str(save) if save else None}
+        order = {"case": asdict(case), "calls": calls, "save": str(save) if save else None}
         print(json.dumps(order), file=self._process.stdin, flush=True)
         return self._answer()
 
@@ -90,6 +114,60 @@ class Contender:
         return answer
 
 
+class BusyLoop:
+    """A process that keeps one core busy, until it is closed."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time that it has taken; 0 where there is no /proc."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is timed once a round, under the name that its row gets."""
+
+    name: str
+    contender: Contender
+    case: Case
+    calls: int
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of one turn: the median seconds of each round, for so much audio, and the cores that it kept busy."""
+
+    audio: float
+    seconds: list[float]
+    cores: float
+
+    def ratios(self, other: Times) -> list[float]:
+        """How many times as fast as another, for as much audio, by round."""
+        each = zip(other.seconds, self.seconds, strict=True)
+        return [theirs / own * self.audio / other.audio for theirs, own in each]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The rounds that count, by name of the turn; how many were dropped, or whether none was undisturbed."""
+
+    times: dict[str, Times]
+    rounds: int
+    dropped: int
+    disturbed: bool
+
+
 def difference(given: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
     """The largest difference over the peak of the expected, and the SNR in dB. Ends the program for another shape."""
     if given.shape != expected.shape:
@@ -100,79 +178,32 @@ def difference(given: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
     return float(np.abs(noise).max() / np.abs(expected).max()), float(snr)
 
 
-def measure(contenders: list[Contender], seconds: float, rounds: int, calls: int, pause: float = 0.1) -> Rounds:
-    """The answers of each undisturbed round by name of the contender."""
-    quiet: Rounds = []
-    disturbed: Rounds = []
+def measure(turns: Sequence[Turn], rounds: int, pause: float = 0.1, beside: BusyLoop | None = None) -> Measured:
+    """So many undisturbed rounds. What runs beside the turns on purpose disturbs none."""
+    quiet: list[list[dict[str, Any]]] = []
+    disturbed: list[list[dict[str, Any]]] = []
+    workers: list[Contender | BusyLoop] = [*{id(turn.contender): turn.contender for turn in turns}.values()]
+    workers += [beside] if beside else []
     while len(quiet) < rounds and len(disturbed) < rounds:
-        answers = {}
-        start, busy, own = time.perf_counter(), machine_seconds(), sum(c.cpu for c in contenders)
-        for j in range(len(contenders)):
-            contender = contenders[(len(quiet) + j) % len(contenders)]
+        answers: list[dict[str, Any]] = [{} for _ in turns]
+        start, busy, own = time.perf_counter(), machine_seconds(), sum(worker.cpu for worker in workers)
+        for j in range(len(turns)):
+            place = (len(quiet) + j) % len(turns)
             time.sleep(pause)
-            answers[contender.name] = contender(seconds, calls)
-        others = machine_seconds() - busy - (sum(c.cpu for c in contenders) - own)
+            answers[place] = turns[place].contender(turns[place].case, turns[place].calls)
+        others = machine_seconds() - busy - (sum(worker.cpu for worker in workers) - own)
         share = others / (time.perf_counter() - start) / (os.cpu_count() or 1)
         (quiet if share <= OTHERS else disturbed).append(answers)
     kept = quiet or disturbed
-    what = f"{len(disturbed)} dropped" if kept is quiet else "DISTURBED by other programs"
-    print(f"{seconds:g} s of audio: {len(kept)} rounds, each the median of {calls} timed calls; {what}")
-    return kept
-
-
-def timings(rounds: Rounds, reference: str) -> Timings:
-    """By name, the reference first: median seconds by round, cores, and the ratios to the reference by round."""
-    times = {name: [statistics.median(answers[name]["times"]) for answers in rounds] for name in rounds[0]}
-    return {
-        name: (
-            times[name],
-            statistics.median(answers[name]["cores"] for answers in rounds),
-            [other / own for other, own in zip(times[reference], times[name], strict=True)],
+    times = {
+        turn.name: Times(
+            turn.case.audio,
+            [statistics.median(answers[place]["times"]) for answers in kept],
+            statistics.median(answers[place]["cores"] for answers in kept),
         )
-        for name in sorted(times, key=lambda name: name != reference)
+        for place, turn in enumerate(turns)
     }
-
-
-def table(rounds: Rounds, reference: str, seconds: float) -> None:
-    print(f"  {'':24} {'median s':>9}  {'min - max s':17}  {'ratio':>5}  {'min - max':11}  {'x real time':>11}  cores")
-    for name, (values, cores, ratios) in timings(rounds, reference).items():
-        median, ratio = statistics.median(values), statistics.median(ratios)
-        print(
-            f"  {name:24} {median:9.4f}  {min(values):.4f} - {max(values):.4f}  {ratio:6.2f}  "
-            f"{min(ratios):.2f} - {max(ratios):.2f}  {seconds / median:11.0f}  {cores:5.2f}"
-        )
-    print(flush=True)
-
-
-def time_all(
-    contenders: list[Contender], lengths: list[float], rounds: int, calls: tuple[int, int, int], pause: float
-) -> None:
-    """Print the table of every length, and close the contenders, of which the first is the reference.
-
-    ``calls`` are the timed ones of a round, for lengths under 5 s, up to 20 s and above, where there are a third of the
-    rounds.
-    """
-    print(f"timing, load average {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
-    reference = contenders[0].name
-    try:
-        for seconds in lengths:
-            few = rounds if seconds <= 20 else max(1, rounds // 3)
-            count = calls[0] if seconds < 5 else calls[1] if seconds <= 20 else calls[2]
-            table(measure(contenders, seconds, few, count, pause), reference, seconds)
-    finally:
-        for contender in contenders:
-            contender.close()
-
-
-def arguments(description: str | None, rounds: int, worker: int) -> argparse.Namespace:
-    """The options; ``--worker`` is how a benchmark starts its contenders, with so many values."""
-    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2, help="threads of every contender")
-    parser.add_argument("--seconds", type=float, nargs="+", default=[1, 10, 60], help="lengths of audio")
-    parser.add_argument("--rounds", type=int, default=rounds, help="rounds for each length; a third above 20 s")
-    parser.add_argument("--pause", type=float, default=0.1, help="seconds between two turns")
-    parser.add_argument("--worker", nargs=worker, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return Measured(times, len(kept), len(disturbed) if kept is quiet else 0, kept is not quiet)
 
 
 def machine_seconds() -> float:
@@ -185,23 +216,22 @@ def machine_seconds() -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def machine(*packages: str) -> list[str]:
-    """Two lines: the versions of packages, and the processor."""
-    versions = [f"python {platform.python_version()}"]
+def versions(*packages: str) -> dict[str, str]:
+    found = {"python": platform.python_version()}
     for package in packages:
         try:
-            versions.append(f"{package} {importlib.metadata.version(package)}")
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions.append(f"{package} absent")
+            found[package] = "absent"
+    return found
+
+
+def processor() -> str:
+    """The processor, and those of its instructions on which the speed depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
         flags = next(line for line in lines if line.startswith("flags")).split()
-        processor += "".join(f", {flag}" for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if flag in flags)
     except (OSError, StopIteration):
-        processor = platform.processor() or platform.machine()
-    return [", ".join(versions), f"{processor}, {os.cpu_count()} cores"]
-
-
-def print_machine(*packages: str) -> None:
-    print(*machine(*packages), sep="\n", flush=True)
+        return platform.processor() or platform.machine()
+    return ", ".join([name, *(flag for flag in FLAGS if flag in flags)])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Iterator
+
 ByteRange = tuple[int, int]  # where the contents of a field begin and end, after its tag and length
 
-_BYTES = 2  # the wire type of texts and messages
+_VARINT, _BYTES, _FIXED32 = 0, 2, 5  # wire types
 
 
 def varint(number: int) -> bytes:
@@ -22,3 +25,28 @@ def field_start(place: ByteRange) -> int:
     """Where a field of this kind begins, given where its contents are."""
     start, end = place
     return start - len(varint(end - start)) - 1
+
+
+def fields_of(data: bytes | mmap.mmap, place: ByteRange) -> Iterator[tuple[int, int, int, int]]:
+    """Of each field of a valid message: its number, where it begins, where its contents begin, and where they end."""
+    at, end = place
+    while at < end:
+        start = at
+        tag, at = _number(data, at)
+        if tag & 7 == _BYTES:
+            length, content = _number(data, at)
+            at = content + length
+        else:
+            content = at
+            at = _number(data, at)[1] if tag & 7 == _VARINT else at + (4 if tag & 7 == _FIXED32 else 8)
+        yield tag >> 3, start, content, at
+
+
+def _number(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
+    """An integer, and where it ends."""
+    number = shift = 0
+    while data[at] > 0x7F:
+        number |= (data[at] & 0x7F) << shift
+        shift += 7
+        at += 1
+    return number | data[at] << shift, at + 1

@@ -35,7 +35,7 @@ from vocos_onnx.messages import shown
 
 from .config import METADATA_KEY, newer_format
 from .mistaken import foreign_vocos_message, other_file_message
-from .onnx_bytes import ByteRange, field, field_start, varint
+from .onnx_bytes import ByteRange, field, field_start, fields_of, varint
 from .operators import (
     BOOL,
     DOMAINS,
@@ -229,6 +229,7 @@ _ELEMENTS: dict[int, tuple[np.dtype[Any], str]] = {
     FLOAT16: (np.dtype("<f2"), "int32_data"), DOUBLE: (np.dtype("<f8"), "double_data"),
 }  # fmt: skip
 _ELSEWHERE = bytes([_TENSOR.numbers["data_location"] << 3 | _VARINT, 1])  # TensorProto.EXTERNAL
+_VALUES = (_NODE.numbers["input"], _NODE.numbers["output"])
 _TENSOR_DATA = {"raw_data", "float_data", "int32_data", "int64_data", "double_data"}
 
 
@@ -381,13 +382,31 @@ def _branch(check: _Check, branch: str) -> dict[ByteRange, bytes]:
     network, pieces = check.network, []
     result = network.branches[branch]
     graph = _Message(check, result.place, _GRAPH)
-    for name in ("initializer", "node"):
-        pieces += [field(_GRAPH.numbers[name], check.data[start:end]) for start, end in graph.ranges(name)]
+    for start, end in graph.ranges("initializer"):
+        pieces.append(field(_GRAPH.numbers["initializer"], check.data[start:end]))
+    nodes = graph.ranges("node")
+    made = {name for node in nodes for name in _Message(check, node, _NODE).names("output")}
+    # What the branch returns gets the name of what the If returns: to copy the spectrum would take time.
+    names: dict[str, str] = {}
+    copies = []
     for (inner, _, _), outer in zip(result.outputs, network.outputs, strict=True):
-        same = {"input": inner, "output": outer, "op_type": "Identity"}
-        node = b"".join(field(_NODE.numbers[name], text.encode()) for name, text in same.items())
-        pieces.append(field(_GRAPH.numbers["node"], node))
+        if inner in made and inner not in names:
+            names[inner] = outer
+        else:  # a value from outside of the branch, or one that it returns twice
+            same = {"input": names.get(inner, inner), "output": outer, "op_type": "Identity"}
+            copies.append(b"".join(field(_NODE.numbers[name], text.encode()) for name, text in same.items()))
+    for content in (*[_renamed(check, node, names) for node in nodes], *copies):
+        pieces.append(field(_GRAPH.numbers["node"], content))
     return {network.place: b"".join(pieces)}
+
+
+def _renamed(check: _Check, place: ByteRange, names: Mapping[str, str]) -> bytes:
+    """Returns the contents of a node, with other names for some of its values."""
+    pieces = []
+    for number, start, content, end in fields_of(check.data, place):
+        name = check.data[content:end].decode() if number in _VALUES else ""
+        pieces.append(field(number, names[name].encode()) if name in names else check.data[start:end])
+    return b"".join(pieces)
 
 
 def _arrays(check: _Check) -> tuple[dict[str, np.ndarray[Any, Any]], Float | None]:

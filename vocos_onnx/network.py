@@ -62,8 +62,10 @@ class Network:
         # fetched: with OpenVINO, onnxruntime 1.24 computes the audio of some files of format 4 wrongly, those with an
         # If whose condition is a constant.
         self.makes_audio = "audio" in self._session.outputs and self.providers[0] in (CPU, CUDA)
-        # Whole sequences have a graph of their own, which is faster. On the CPU: elsewhere one graph is enough.
-        self._has_whole = self._session.has_branches and self.providers == [CPU]
+        # Whole sequences have a graph of their own, which is faster. On the CPU: elsewhere one graph is enough. Not in
+        # float16, which the CPU computes in float32 between roundings that are not the same in the two graphs.
+        on_cpu = self.providers == [CPU] and self.config.precision != "float16"
+        self._has_whole = self._session.has_branches and on_cpu
 
     def spectra(self, spans: list[Span], *, alone: bool = False) -> list[Spectrum]:
         """The spectra of spans, which go through the network in one call; ``alone`` as ``spectrum`` takes it."""

@@ -47,6 +47,9 @@ class VocosONNX:
         encoder: what makes tokens of audio when the object is called: an EncodecONNX, or the path of a file that
             ``vocos-onnx export-encodec`` wrote. The bundled codec has its own, which is loaded when it is needed.
 
+    On the CPU, onnxruntime opens the network at the first decode, which takes some 50 ms more: one graph for short input
+    and streams, and another, with the same weights, for what is computed side by side.
+
     A pickle, and so a copy or what multiprocessing sends, names the model's file by its absolute path (a bundled one by
     its name) and its sha256, and opens it again with the same options: it must be there, and be the same.
 
@@ -294,7 +297,7 @@ class VocosONNX:
                 mel model; features of another channel count or with NaN or infinity; an array of another type, masked
                 values, or what is no array, such as a path; an id out of range, missing where the network needs one, or
                 given where it takes none; ``Tokens`` of another codec; an unknown layout. The message names the value,
-                the allowed range and the remedy.
+                the allowed range and the remedy. Also, at the first call, a file that onnxruntime cannot load.
             FloatingPointError: the audio would not be finite; the message says which stage made it so.
             RuntimeError: onnxruntime failed, for example because the model file is damaged.
             MemoryError: there is not enough.

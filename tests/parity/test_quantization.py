@@ -15,6 +15,7 @@ from vocos_onnx import VocosONNX
 from vocos_onnx.cli import main
 from vocos_onnx.evaluate.metrics import pesq_wb
 from vocos_onnx.model.bundled import CODEC, MEL, default_model
+from vocos_onnx.spans import Plan
 from vocos_onnx_export import CheckpointError, export, quantization, quantize
 
 
@@ -183,3 +184,40 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert VocosONNX(output).config.precision == "int8"
     with pytest.raises(SystemExit):
         main(["quantize", "m.onnx", "-o", "n.onnx", "--int8", "--fp16"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "float16"])
+@pytest.mark.parametrize("name", ["encodec", "mel"])
+def test_both_branches(name: str, precision: str, tmp_path: Path) -> None:
+    """They have the same weights, each of which is in the file once, and compute the same."""
+    path, rng = DATA / f"{name}.onnx", np.random.default_rng(0)
+    given = rng.integers(1024, size=(2, 300)) if name == "encodec" else rng.normal(-3, 1, (8, 300)).astype(np.float32)
+    if precision != "float32":
+        path = tmp_path / "m.onnx"
+        quantize(DATA / f"{name}.onnx", path, precision=precision, calibration=[given], report=lambda line: None)
+    proto = onnx.load(path)
+    (network,) = (node for node in proto.graph.node if node.op_type == "If")
+    assert not [attribute.name for attribute in network.attribute if attribute.g.initializer]
+    whole, step = (set(_used(attribute.g)) for attribute in network.attribute)
+    values = [
+        (tensor.name, tensor.data_type, numpy_helper.to_array(tensor).tobytes()) for tensor in proto.graph.initializer
+    ]
+    large = {name for name, _, data in values if len(data) > 100 and name != "codebooks"}
+    assert large
+    assert large & whole == large & step == large
+    assert len({data for name, _, data in values if name in large}) == len(large)
+    if precision != "float32":
+        kind = onnx.TensorProto.INT8 if precision == "int8" else onnx.TensorProto.FLOAT16
+        assert [kind for _, found, _ in values if found == kind]
+    inside = VocosONNX(path, threads=2, providers=["cpu"])
+    inside._plan = Plan(inside.network.reach, None)
+    expected = inside.decode(given, 0 if name == "encodec" else None)
+    for threads in (1, 2, 3):
+        vocos = VocosONNX(path, threads=threads, providers=["cpu"])
+        vocos._plan = Plan(vocos.network.reach, threads, waiting=10.0)  # cut, whether it is faster or not
+        found = vocos.decode(given, 0 if name == "encodec" else None)
+        assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+def _used(graph: onnx.GraphProto) -> list[str]:
+    return [name for node in graph.node for name in node.input]

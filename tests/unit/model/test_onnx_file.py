@@ -706,3 +706,55 @@ def test_values_in_messages_are_short() -> None:
     assert len(listed("x" * 1000 for _ in range(1000))) < 1000
     assert len(first_line(ValueError("x" * 10**6 + "\ny"))) < 400
     assert first_line(KeyError()) == "KeyError"
+
+
+# The network's If, in whose place a branch is put
+
+
+def _branch_of(nodes: list[bytes], *outputs: str) -> bytes:
+    return ob.graph(nodes, outputs=[value(name, ["batch", "frames", 16]) for name in outputs])
+
+
+def _reordered(operator: str, given: str, made: str) -> bytes:
+    """A node with its fields in another order than that of their numbers, and a name and a doc_string among them."""
+    return field(6, "text") + field(4, operator) + field(2, made) + field(3, f"node of {made}") + field(1, given)
+
+
+@pytest.mark.parametrize(
+    ("then", "otherwise", "outputs"),
+    [
+        (_branch_of([node("Neg", ["p"], ["a"])], "a"), _branch_of([node("Abs", ["p"], ["b"])], "b"), ["spectrum"]),
+        (
+            _branch_of([node("Neg", ["p"], ["a"])], "a", "a"),  # returned twice
+            _branch_of([node("Abs", ["p"], ["b"]), node("Neg", ["b"], ["d"])], "b", "d"),  # and used inside
+            ["spectrum", "more"],
+        ),
+        (
+            _branch_of([_reordered("Neg", "p", "a"), _reordered("Abs", "a", "e"), _reordered("Neg", "e", "f")], "f"),
+            _branch_of([_reordered("Abs", "p", "b")], "b"),
+            ["spectrum"],
+        ),
+        (_branch_of([], "n"), _branch_of([node("Abs", ["p"], ["b"])], "b"), ["spectrum"]),  # a value from outside
+        (
+            ob.graph([node("Mul", ["p", "m"], ["a"])], [tensor("m", np.float32(-1))], [], [value("a", None)]),
+            ob.graph([node("Mul", ["p", "m"], ["b"])], [tensor("m", np.float32(1))], [], [value("b", None)]),
+            ["spectrum"],
+        ),
+    ],
+)
+def test_branches_of_the_network(write: Any, then: bytes, otherwise: bytes, outputs: list[str]) -> None:
+    """The same name may mean different values in the two."""
+    nodes = [
+        node("Transpose", ["features"], ["turned"], perm=[0, 2, 1]),
+        node("MatMul", ["turned", "weight"], ["q"]),
+        node("Abs", ["q"], ["p"]),
+        node("Neg", ["p"], ["n"]),
+        node("If", ["c"], outputs, then_branch=then, else_branch=otherwise),
+    ]
+    made = ob.graph(nodes, [ob.WEIGHT, tensor("c", np.ones(1, bool))], [ob.FEATURES], [ob.SPECTRUM])
+    vocos = VocosONNX(write(ob.model(made)), threads=2, providers=["cpu"])
+    features = np.random.default_rng(0).normal(size=(2, 8, 30)).astype(np.float32)
+    expected = np.abs(features.transpose(0, 2, 1) @ np.ones((8, 16), np.float32))
+    for alone, sign in ((True, -1), (False, 1)):
+        found = vocos.network.spectrum(features, None, alone=alone)
+        assert np.allclose(found, sign * expected, rtol=1e-6)

@@ -47,8 +47,8 @@ class VocosONNX:
         encoder: what makes tokens of audio when the object is called: an EncodecONNX, or the path of a file that
             ``vocos-onnx export-encodec`` wrote. The bundled codec has its own, which is loaded when it is needed.
 
-    On the CPU, onnxruntime opens the network at the first decode, which takes some 50 ms more: one graph for short input
-    and streams, and another, with the same weights, for what is computed side by side.
+    On the CPU, onnxruntime opens the network at the first decode, which takes some 50 ms more: one graph for short
+    input and streams, and another, with the same weights, for what is computed side by side.
 
     A pickle, and so a copy or what multiprocessing sends, names the model's file by its absolute path (a bundled one by
     its name) and its sha256, and opens it again with the same options: it must be there, and be the same.

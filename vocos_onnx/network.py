@@ -163,7 +163,9 @@ class Network:
         lengths: Sequence[int] | None,
         alone: bool,
     ) -> npt.NDArray[Any]:
-        graph, past = (WHOLE, 0) if alone and self._has_whole else (STEP, REACH)
+        # Without ``lengths``, both graphs compute the same bits; if a stream has opened that with a state, it is used.
+        is_whole = self._has_whole and lengths is None and (alone or not self._session.is_open(STEP))
+        graph, past = (WHOLE, 0) if is_whole else (STEP, REACH)
         inputs = self.inputs(features, bandwidth_id, lengths, past)
         output: npt.NDArray[Any]
         (output,) = self._session.run(shapes, inputs, graph=graph, alone=alone)

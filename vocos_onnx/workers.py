@@ -6,10 +6,13 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import TypeVar
 
 from .model.cpus import available_cpus
+
+AHEAD = 4  # items for each thread that are being computed or done, and not yet returned
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,11 +26,18 @@ class _Pool:
         self._executor: ThreadPoolExecutor | None = None
 
     def submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
-        """Raises RuntimeError if the interpreter is about to exit, when no thread may start any more."""
+        """Compute it on one of the threads; on that which calls if the interpreter is about to exit."""
         with self._lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(available_cpus(), thread_name_prefix="vocos-onnx")
-            return self._executor.submit(function, item)
+            with suppress(RuntimeError):  # no thread may start any more
+                return self._executor.submit(function, item)
+        future = Future[Result]()
+        try:
+            future.set_result(function(item))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
     def forget(self) -> None:
         """Begin anew: a forked child has the pool of its parent, but not the threads."""
@@ -42,27 +52,33 @@ if hasattr(os, "register_at_fork"):
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
     """What a function returns for each item, in the order of the items, computed on up to so many threads at once.
 
-    So many items are taken from the iterable before the first result is. An exception ends the iterator: it is that of
-    the first item that has one. When the iterator ends or is closed, none of its items is being computed any more.
+    While an item takes long, those after it go on, up to AHEAD for each thread; no more are taken from the iterable. An
+    exception ends the iterator: it is that of the first item that has one. When the iterator ends or is closed, none of
+    its items is being computed any more.
     """
     if threads == 1:
         yield from map(function, items)
         return
-    running: deque[Future[Result]] = deque()
+    source, begun = iter(items), deque[Future[Result]]()
+    more = True
     try:
-        for item in items:
-            try:
+        while True:
+            running = [future for future in begun if not future.done()]
+            while more and len(running) < threads and len(begun) < AHEAD * threads:
+                try:
+                    item = next(source)
+                except StopIteration:
+                    more = False
+                    break
                 running.append(_pool.submit(function, item))
-            except RuntimeError:
-                while running:
-                    yield running.popleft().result()
-                yield function(item)
-                continue
-            if len(running) == threads:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+                begun.append(running[-1])
+            if not begun:
+                return
+            if not begun[0].done():
+                wait(running, return_when=FIRST_COMPLETED)
+            else:
+                yield begun.popleft().result()
     finally:
-        for future in running:
+        for future in begun:
             future.cancel()
-        wait(running)
+        wait(begun)

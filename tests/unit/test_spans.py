@@ -22,8 +22,9 @@ from tests.helpers import DATA
 from vocos_onnx import EncodecONNX, VocosONNX, spans
 from vocos_onnx.frames import Frames
 from vocos_onnx.model.cpus import available_cpus
+from vocos_onnx.model.onnx_file import STEP, WHOLE
 from vocos_onnx.spans import Plan
-from vocos_onnx.workers import in_order
+from vocos_onnx.workers import AHEAD, in_order
 
 MODELS = sorted(path.stem for path in DATA.glob("*.onnx") if not path.stem.startswith("encoder"))
 OLDER = [f"format-{version}/{name}" for version in (4, 5) for name in ("encodec", "encodec-int8", "imdct-symexp")]
@@ -122,14 +123,32 @@ def test_again_the_same_bits(monkeypatch: pytest.MonkeyPatch, name: str, threads
 @pytest.mark.parametrize("name", ["encodec", "encodec-int8", "imdct-symexp"])
 def test_both_branches_are_the_same_network(name: str) -> None:
     """That for whole sequences, and that which goes on from a state; the former has fewer operators."""
-    vocos = opened(name, 2)
+    vocos, stepwise = opened(name, 2), opened(name, 2)
     network = vocos.network
+    bandwidth_id = 1 if vocos.config.num_bandwidth_ids else None
+    stepwise.stream(bandwidth_id).push(random_input(stepwise, 5))
     for length in (1, 5, 50):
-        features = np.random.default_rng(length).normal(size=(3, network.config.feature_channels, length))
-        bandwidth_id = 1 if vocos.config.num_bandwidth_ids else None
-        both = [network.spectrum(features.astype(np.float32), bandwidth_id, alone=alone) for alone in (False, True)]
-        assert_close(np.abs(both[1]), np.abs(both[0]))
-    assert len(network._session._sessions) == 2
+        shape = (3, network.config.feature_channels, length)
+        features = np.random.default_rng(length).normal(size=shape).astype(np.float32)
+        whole = [network.spectrum(features, bandwidth_id, alone=alone) for alone in (False, True)]
+        step = stepwise.network.spectrum(features, bandwidth_id)
+        assert all(np.array_equal(one, step) for one in whole)
+
+
+def test_sessions_open_when_they_are_needed() -> None:
+    """A stream's takes the place of that for short input, whose results stay the same to the bit."""
+    vocos = opened("encodec", 2)
+    item = random_input(vocos, 6)
+    sessions = vocos.network._session._sessions
+    assert not sessions
+    audio = vocos.decode(item, 1)
+    assert set(sessions) == {(WHOLE, 2)}
+    vocos.decode(random_input(vocos, 2000), 1)
+    assert set(sessions) == {(WHOLE, 2), (WHOLE, 1)}
+    vocos.stream(1).push(item)
+    assert set(sessions) == {(STEP, 2), (WHOLE, 1)}
+    assert np.array_equal(vocos.decode(item, 1), audio)
+    assert set(sessions) == {(STEP, 2), (WHOLE, 1)}
 
 
 @pytest.mark.parametrize("name", ["encoder-spectrum", "encoder"])
@@ -235,23 +254,47 @@ def test_threads_of_a_process_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_order_and_bound() -> None:
     """Results come in order, and no more items are taken than threads ask for."""
-    taken, done = 0, 0
+    taken, done, running, most = 0, 0, 0, 0
+    lock = threading.Lock()
 
     def items() -> Iterator[int]:
         nonlocal taken
-        for i in range(20):
+        for i in range(40):
             taken += 1
-            assert taken <= done + 3
+            assert taken <= done + AHEAD * 3
             yield i
 
     def same(i: int) -> int:
-        time.sleep(0.01 if i % 3 else 0)
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05 if i % 20 == 0 else 0.002 * (i % 3))
+        with lock:
+            running -= 1
         return i
 
     for i, result in enumerate(in_order(same, items(), 3)):
         assert result == i
         done += 1
-    assert done == 20
+    assert done == 40
+    assert most <= 3
+
+
+def test_a_long_item_keeps_no_thread_idle() -> None:
+    """Those after it go on."""
+    first, others = threading.Event(), []
+
+    def item(i: int) -> int:
+        if i == 0:
+            assert first.wait(30)
+        else:
+            others.append(i)
+            if len(others) == 2 * AHEAD - 1:
+                first.set()
+        return i
+
+    assert list(in_order(item, range(20), 2)) == list(range(20))
 
 
 def test_the_first_error_ends_it() -> None:

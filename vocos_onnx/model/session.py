@@ -20,7 +20,7 @@ from .bundled import find_model
 from .config import ENCODER_KEY, EXPORT_AGAIN, METADATA_KEY, EncoderConfig, ModelConfig
 from .cpus import read_threads
 from .mistaken import checked_path, export_command, folder_message, foreign_vocos_message, missing_message
-from .onnx_file import STEP, ModelFile, PinnedFile, Value, read_model
+from .onnx_file import STEP, WHOLE, ModelFile, PinnedFile, Value, read_model
 from .operators import FLOAT, INT64, TYPE_NAMES
 from .providers import CPU, CUDA, Provider, asks_for_cuda, choose_providers, load_libraries, why_absent
 from .runtime import calls, import_onnxruntime, never_destroy_in_forks, reserve_blas_memory
@@ -38,7 +38,8 @@ class Session(Generic[Config]):
     """An open model file. It may be used from many threads at once; ``open_model`` makes it.
 
     On the CPU alone, onnxruntime opens a graph when it is first needed, for each number of threads: threads belong to
-    its sessions. All of them use the same weights.
+    its sessions. All of them use the same weights. STEP computes whatever WHOLE does, if more slowly: when it is opened
+    on several threads, WHOLE on as many is closed, so that memory does not grow by its matrices.
 
     Attributes:
         config: the description that the file carries.
@@ -114,6 +115,10 @@ class Session(Generic[Config]):
                 )
         return outputs
 
+    def is_open(self, graph: str) -> bool:
+        """Whether onnxruntime has this graph open on ``threads``."""
+        return (graph, self.threads) in self._sessions
+
     def placement(self) -> dict[str, list[str]]:
         """Ends the profile of ``open_model``; returns the operators that ran on each provider, one for each node."""
         nodes: dict[str, list[str]] = {}
@@ -128,6 +133,8 @@ class Session(Generic[Config]):
         if key not in self._sessions:
             with self._opening:
                 if key not in self._sessions:
+                    if key == (STEP, self.threads) and self.threads > 1 and self._options.profile is None:
+                        self._sessions.pop((WHOLE, self.threads), None)
                     self._sessions[key] = _start(self._file, key[0], threads, self._options)
         return self._sessions[key]
 

@@ -80,8 +80,11 @@ class Inverse:
         if spectrum.audio is not None:
             return Sum(spectrum.span, spectrum.audio, True)
         assert spectrum.values is not None
-        audio = self.overlap_add().summed(spectrum.values, spectrum.span.start)
-        return Sum(spectrum.span, audio, False)
+        return Sum(spectrum.span, self.summed(spectrum.values, spectrum.span.start), False)
+
+    def summed(self, spectrum: npt.NDArray[Any], first: int) -> Float:
+        """As ``OverlapAdd.summed``."""
+        return self.overlap_add().summed(spectrum, first)
 
     def join(self, sums: Iterable[Sum]) -> list[Float]:
         """The audio (B, samples) of each item, in the order of the items; the sums of a sequence follow one another.
@@ -154,6 +157,7 @@ class OverlapAdd:
         self._frame_offset = self._kept - (n_fft - hop_length)
         self._audio: Float | None = None  # the end of the sum (B, kept)
         self._weights: Float | None = None  # the end of the sum of the weights (1, kept)
+        self._count, self._sum = 0, np.zeros((1, 0), np.float32)  # the last weights, and of how many frames
         self._to_trim = self._trim  # samples of the beginning that are yet to be trimmed
         self._frames = 0
 
@@ -188,13 +192,20 @@ class OverlapAdd:
         weights = None
         if self._transform.weight is not None:
             count = (summed.shape[1] - len(self._transform.weight)) // self._hop + 1
-            weights = self._added(self._weights, _repeated(self._transform.weight, count, self._hop))
+            weights = self._added(self._weights, self._repeated(count).copy())
         audio = self._added(self._audio, summed)
         if last:
             return self._finished(audio, weights, audio.shape[1] - self._trim)
         self._audio = audio[:, -self._kept :].copy()
         self._weights = None if weights is None else weights[:, -self._kept :].copy()
         return self._finished(audio, weights, audio.shape[1] - self._kept)
+
+    def _repeated(self, count: int) -> Float:
+        """The overlap-added weights of so many frames, which are the same for every chunk of as many."""
+        if self._count != count:
+            assert self._transform.weight is not None
+            self._count, self._sum = count, _repeated(self._transform.weight, count, self._hop)
+        return self._sum
 
     def finish(self) -> Float:
         """The samples (B, n) that are left, if the last ``push`` was not told that it is. There must have been one."""

@@ -13,19 +13,24 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from .arrays import Float
+from .inverse import Inverse
 from .limits import read_integer
 from .messages import shown
 from .network import Network, State, joined, split
 from .streams import Stream, Streams
+from .workers import on_a_worker
 
 MOST_STREAMS = 1 << 16
+_COURTESY = 0.05  # seconds, many times what a turn takes
 FRAMES = 256  # of a call, where there are several streams: more are hardly cheaper, and the others would wait for them
 
 
@@ -63,7 +68,7 @@ class StreamPool:
     def __init__(self, streams: Streams, max_streams: int, max_wait: float):
         max_streams = read_integer("max_streams", max_streams, 1, MOST_STREAMS, "streams that are open at once")
         self._streams = streams
-        self._calls = _Calls(streams.network, max_streams, _read_wait(max_wait))
+        self._calls = _Calls(streams.network, streams.inverse, max_streams, _read_wait(max_wait))
 
     def open(self, bandwidth_id: Any = None, *, bandwidth: float | None = None, lookahead: int | None = None) -> Stream:
         """Another stream, with the arguments of ``VocosONNX.stream``. May be called from any thread.
@@ -114,6 +119,7 @@ class _Place:
         self._over = -math.inf  # when its last step was over
         self._pauses = (math.inf, math.inf)  # seconds between its last steps; within one push they are short
         self.step_now: _Step | None = None  # until its own thread has seen that it is over
+        self._turn = _Turn(calls)
 
     def take(self) -> None:
         self._calls.admit(self)
@@ -124,26 +130,30 @@ class _Place:
     def free(self) -> None:
         self._calls.leave(self)
 
+    def turn(self) -> _Turn:
+        return self._turn
+
     def step(
-        self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None
-    ) -> tuple[npt.NDArray[Any], State]:
+        self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None, skip: int
+    ) -> tuple[Sequence[Float], State]:
         self._bandwidth_id = bandwidth_id
         self._pauses = (self._pauses[1], time.monotonic() - self._over)
-        step = self.step_now = _Step(features, bandwidth_id, state, first, end)
+        step = self.step_now = _Step(features, bandwidth_id, state, first, end, skip)
+        self._turn.give()
         try:
             self._calls.run(self, step)
         finally:
             self._calls.withdraw(step)
             self.step_now = None
             self._over = time.monotonic()
+            self._turn.take()
         progress, error = step.progress, step.error
         if error is not None:
             try:
                 raise error
             finally:
                 del error, step, progress  # they would keep one another alive
-        spectra = progress.spectra
-        return spectra[0] if len(spectra) == 1 else np.concatenate(spectra, axis=1), progress.state
+        return progress.sums, progress.state
 
     def is_expected(self, bandwidth_id: int | None, wait: float) -> bool:
         """Whether another step is to come within so many seconds of the last, to judge by the pauses before."""
@@ -153,6 +163,51 @@ class _Place:
         return time.monotonic() - self._over < wait if step is None else step.is_over
 
 
+class _Turn:
+    """The turn of one stream to do what needs the interpreter; given up while its step waits or runs.
+
+    Without turns, dozens of threads would compete for the interpreter at every small operation of numpy: the processor
+    then switches threads some 70 times for each chunk, which takes more time than the network. A turn is a courtesy:
+    whoever does not get it in time goes on without, and so does nobody else wait for a thread that has lost it.
+    """
+
+    def __init__(self, calls: _Calls):
+        self._calls = calls
+        self._held: threading.Lock | None = None
+
+    def take(self) -> None:
+        lock = self._calls.turns
+        if lock.acquire(timeout=_COURTESY):
+            self._held = lock
+        elif self._calls.turns is lock:
+            self._calls.turns = threading.Lock()
+
+    def give(self) -> None:
+        lock, self._held = self._held, None
+        if lock is not None:
+            lock.release()
+
+    def __enter__(self) -> Self:
+        self.take()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.give()
+
+
+class _Break:
+    """A turn is given up within it."""
+
+    def __init__(self, turn: _Turn):
+        self._turn = turn
+
+    def __enter__(self) -> None:
+        self._turn.give()
+
+    def __exit__(self, *error: object) -> None:
+        self._turn.take()
+
+
 class _Step:
     """What one stream wants of the network, see ``streams.Place.step``; any thread may run it, in several calls.
 
@@ -160,8 +215,8 @@ class _Step:
     may be interrupted (Ctrl-C) at any point, and another one goes on from there.
     """
 
-    def __init__(self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None):
-        self.features, self.bandwidth_id, self.first, self.end = features, bandwidth_id, first, end
+    def __init__(self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None, skip: int):
+        self.features, self.bandwidth_id, self.first, self.end, self.skip = features, bandwidth_id, first, end, skip
         self.progress = _Progress(0, (), state, next(_turns))
         self.error: Exception | None = None
         self.patience = math.inf  # seconds for which it may still wait for other streams
@@ -188,13 +243,13 @@ class _Step:
 
 
 class _Progress(NamedTuple):
-    """How far a step is: frames that are done, their spectra (1, t, F), and the state after them.
+    """How far a step is: frames that are done, the sums of their frames, and the state after them.
 
     ``turn``: of all steps that wait, the one with the lowest is the next. Each call gives the steps in it a new one.
     """
 
     frames: int
-    spectra: tuple[npt.NDArray[Any], ...]
+    sums: tuple[Float, ...]
     state: State
     turn: int
 
@@ -211,12 +266,13 @@ class _Calls:
     undone.
     """
 
-    def __init__(self, network: Network, max_streams: int, max_wait: float):
-        self._network, self._max_streams, self._max_wait = network, max_streams, max_wait
+    def __init__(self, network: Network, inverse: Inverse, max_streams: int, max_wait: float):
+        self._network, self._inverse, self._max_streams, self._max_wait = network, inverse, max_streams, max_wait
         self._side_by_side = network.threads or 1  # calls, each on one thread; off the CPU, one at a time
         self._process = os.getpid()
         self._lock = threading.RLock()  # a signal's handler may close the pool
         self._closed = False
+        self.turns = threading.Lock()
         self._places: weakref.WeakValueDictionary[int, _Place] = weakref.WeakValueDictionary()  # by id
         self._waiting: dict[_Step, None] = {}  # also those that are over, until their threads have seen it
         self._leaders: dict[_Step, _Call] = {}
@@ -284,7 +340,8 @@ class _Calls:
             call = self._leaders.get(step)
             if call is not None:
                 self._wait_for_others(step, call)
-                self._make(step, call)
+                with place.turn() as turn:
+                    self._make(step, call, turn)
             else:
                 step.sleep()
 
@@ -329,8 +386,12 @@ class _Calls:
         for leader, call in list(self._leaders.items()):
             if call.awaited:
                 call.awaited.discard(id(place))
-                if not call.awaited:
+                if not call.awaited or self._unchosen() >= call.enough:
                     leader.wake()
+
+    def _unchosen(self) -> int:
+        """About how many steps wait and are in no call."""
+        return len(self._waiting) - sum(len(call.steps) for call in list(self._leaders.values()))
 
     def _wait_for_others(self, leader: _Step, call: _Call) -> None:
         """Wait for the streams that will push in a moment, as long as every step is patient."""
@@ -343,7 +404,10 @@ class _Calls:
             if patience <= 0:
                 return
             call.awaited = self._expected(leader.bandwidth_id)
-            if not call.awaited:
+            # Its share of all streams that are busy: the others go in the next call while this one runs.
+            call.enough = -(-(len(self._waiting) + len(call.awaited)) // self._side_by_side)
+            if not call.awaited or self._unchosen() >= call.enough:
+                call.awaited = set()
                 return
             leader.sleep(0)  # what has woken it before is done with
             begun = time.monotonic()
@@ -360,7 +424,7 @@ class _Calls:
         places = [place for ref in self._places.valuerefs() if (place := ref()) is not None]
         return {id(place) for place in places if place.is_expected(bandwidth_id, self._max_wait)}
 
-    def _make(self, leader: _Step, call: _Call) -> None:
+    def _make(self, leader: _Step, call: _Call, turn: _Turn) -> None:
         """One call, for the leader's step and others."""
         with self._lock:
             if leader.is_over or self._leaders.get(leader) is not call:
@@ -373,15 +437,23 @@ class _Calls:
         starts = [progress.frames for progress in before]
         try:
             parts = [step.features[:, :, a : a + frames] for step, a in zip(steps, starts, strict=True)]
-            spectrum, state = self._network.step(
-                np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts),
+            features = np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
+            compute = partial(
+                self._network.step,
+                features,
                 leader.bandwidth_id,
                 joined([progress.state for progress in before]),
                 [step.first + a for step, a in zip(steps, starts, strict=True)],
                 [step.end for step in steps],
                 alone=self._side_by_side > 1 and not call.is_wide,
             )
-            spectra, states = [spectrum[i : i + 1] for i in range(len(steps))], split(state, len(steps))
+            with _Break(turn):
+                # Side by side on threads that stay: on those that push, which come and go, the scheduler often has both
+                # calls on one core at first.
+                spectrum, state = compute() if call.is_wide else on_a_worker(compute)
+            skips = [min(frames, max(0, step.skip - a)) for step, a in zip(steps, starts, strict=True)]
+            firsts = [step.first - self._network.reach + a for step, a in zip(steps, starts, strict=True)]
+            sums, states = self._sums(spectrum, skips, firsts), split(state, len(steps))
         except Exception as error:
             with self._lock:
                 for step in steps:
@@ -389,16 +461,38 @@ class _Calls:
                 self._end(leader)
             return
         after = [
-            # a part of a spectrum is copied, so that it does not keep those of all others in memory
-            _Progress(a + frames, (*old.spectra, new if step.left == frames else new.copy()), state, next(_turns))
-            for step, a, old, new, state in zip(steps, starts, before, spectra, states, strict=True)
+            _Progress(a + frames, old.sums if isinstance(new, Exception) else (*old.sums, *new), state, next(_turns))
+            for a, old, new, state in zip(starts, before, sums, states, strict=True)
         ]
         with self._lock:
-            for step, old, progress in zip(steps, before, after, strict=True):
+            for step, old, progress, new in zip(steps, before, after, sums, strict=True):
+                if isinstance(new, Exception):
+                    _fail(step, new)
                 # unless it was closed meanwhile, or has gone on in another call, since the leader's stream was closed
                 if step.progress is old and not step.is_over:
                     step.progress = progress
             self._end(leader)
+
+    def _sums(
+        self, spectrum: npt.NDArray[Any], skips: list[int], firsts: list[int]
+    ) -> list[list[Float] | FloatingPointError]:
+        """The sums of the frames of each stream, or the error that it gets.
+
+        Of all streams at once if they want the same frames, as nearly always. Parts of an array are copied, so that
+        none keeps those of all others in memory.
+        """
+        if len(set(skips)) == 1 and skips[0] < spectrum.shape[1]:
+            with suppress(FloatingPointError):  # of one stream, perhaps
+                summed = self._inverse.summed(spectrum[:, skips[0] :], 0)
+                return [[summed[i : i + 1].copy() if len(skips) > 1 else summed] for i in range(len(skips))]
+        each: list[list[Float] | FloatingPointError] = []
+        for i, (skip, first) in enumerate(zip(skips, firsts, strict=True)):
+            try:
+                new = spectrum[i : i + 1, skip:]
+                each.append([self._inverse.summed(new, first + skip)] if new.shape[1] else [])
+            except FloatingPointError as error:
+                each.append(error)
+        return each
 
     def _end(self, leader: _Step) -> None:
         self._wake()
@@ -439,13 +533,14 @@ class _Call:
     """A call of the network that a thread makes, or is about to make.
 
     steps: those in it, once they are chosen. is_wide: whether it runs on all threads. awaited: the places, by id, of
-    the streams whose steps it waits for.
+    the streams whose steps it waits for. enough: how many steps must wait for it to begin before all of them have come.
     """
 
     def __init__(self) -> None:
         self.steps: list[_Step] = []
         self.is_wide = False
         self.awaited: set[int] = set()
+        self.enough = 0
 
 
 def _turn_of(step: _Step) -> int:

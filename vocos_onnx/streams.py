@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, Self
 
@@ -40,19 +40,26 @@ class Place(Protocol):
         """Raises RuntimeError if there cannot be another step, whatever the stream does."""
 
     def step(
-        self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None
-    ) -> tuple[npt.NDArray[Any], State]:
-        """As ``Network.step`` for one sequence: features (1, C, t) -> spectrum (1, t, F), and the new state."""
+        self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None, skip: int
+    ) -> tuple[Sequence[Float], State]:
+        """As ``Network.step`` for one sequence, with the first part of the inverse transform.
+
+        Features (1, C, t) -> the sums of frames, as ``OverlapAdd.add`` takes them one after another, of all frames of
+        the spectrum but the first ``skip``; and the new state. Raises FloatingPointError if they are not finite.
+        """
 
     def free(self) -> None:
         """Called after the last step of a sequence, also if that has failed; perhaps more than once."""
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Within it, what a stream does besides its steps: features, overlap-add."""
 
 
 class Alone:
     """The place of a stream that no other stream shares the network with."""
 
-    def __init__(self, network: Network):
-        self._network = network
+    def __init__(self, network: Network, inverse: Inverse):
+        self._network, self._inverse = network, inverse
 
     def take(self) -> None:
         pass
@@ -61,12 +68,17 @@ class Alone:
         pass
 
     def step(
-        self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None
-    ) -> tuple[npt.NDArray[Any], State]:
-        return self._network.step(features, bandwidth_id, state, [first], [end])
+        self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None, skip: int
+    ) -> tuple[Sequence[Float], State]:
+        spectrum, state = self._network.step(features, bandwidth_id, state, [first], [end])
+        new = spectrum[:, skip:]
+        return [self._inverse.summed(new, first - self._network.reach + skip)] if new.shape[1] else [], state
 
     def free(self) -> None:
         pass
+
+    def turn(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
 
 class Decoder:
@@ -85,39 +97,35 @@ class Decoder:
 
     def push(self, features: Float) -> Float:
         """Features (1, C, t) of the next frames -> the samples (n,) that are complete with them, n >= 0."""
-        reach = self._reach  # and so many frames is a spectrum late
-        spectrum, self._state = self._step(features, None)
-        blocks = [self._emit(spectrum, self._frames_in - reach)]
+        audio = self._step(features, None)
         self._frames_in += features.shape[2]
-        if self._lookahead < reach and self._frames_in > self._lookahead:
-            # as if the sequence ended here, and without keeping the state
-            spectrum, _ = self._step(self._zeros(reach - self._lookahead), self._frames_in)
-            blocks.append(self._emit(spectrum, self._frames_in - reach))
-        return np.concatenate(blocks)
+        if self._lookahead >= self._reach or self._frames_in <= self._lookahead:
+            return audio
+        # as if the sequence ended here, and without keeping the state
+        peeked = self._step(self._zeros(self._reach - self._lookahead), self._frames_in)
+        return np.concatenate([audio, peeked])
 
     def finish(self) -> Float:
         """The samples (n,) that are left when no frame follows."""
         if not self._frames_in:
             return np.zeros(0, np.float32)
-        spectrum, _ = self._step(self._zeros(self._reach), self._frames_in)
-        block = self._emit(spectrum, self._frames_in - self._reach)
-        rest: Float = np.concatenate([block, self._overlap_add.finish()[0]])
+        audio = self._step(self._zeros(self._reach), self._frames_in)
+        rest: Float = np.concatenate([audio, self._overlap_add.finish()[0]])
         return rest
 
-    def _step(self, features: Float, end: int | None) -> tuple[npt.NDArray[Any], State]:
-        return self._place.step(features, self._bandwidth_id, self._state, self._frames_in, end)
+    def _step(self, features: Float, end: int | None) -> Float:
+        """The audio (n,) of the frames that are complete with features (1, C, t), and have not been emitted.
 
-    def _emit(self, spectrum: npt.NDArray[Any], first: int) -> Float:
-        """The audio (n,) of a spectrum (1, t, F) of frames from ``first`` on, without those that are emitted already.
-
-        ``first`` is negative at the start of the sequence, since frames before its first have no meaning.
+        The spectrum is ``reach`` frames late, so that frames before the first are in it, which have no meaning.
         """
-        new = spectrum[:, max(0, self._frames_out - first) :]
-        if not new.shape[1]:
-            return np.zeros(0, np.float32)
-        self._frames_out += new.shape[1]
-        audio: Float = self._overlap_add.push(new)[0]
-        return audio
+        first, frames = self._frames_in - self._reach, features.shape[2]
+        skip = min(frames, max(0, self._frames_out - first))
+        sums, state = self._place.step(features, self._bandwidth_id, self._state, self._frames_in, end, skip)
+        if end is None:
+            self._state = state
+        self._frames_out += frames - skip
+        blocks = [self._overlap_add.add(summed)[0] for summed in sums]
+        return blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, np.float32), *blocks])
 
     def _zeros(self, frames: int) -> Float:
         return np.zeros((1, self._channels, frames), np.float32)
@@ -220,12 +228,15 @@ class Stream:
             yield np.zeros(0, np.float32)  # the chunk is taken, and nothing else may come before it
             for start in range(0, frames.length, LONGEST):  # so that memory does not grow with the chunk
                 assert self._decoder is not None
-                yield self._decoder.push(frames.features(start, min(start + LONGEST, frames.length)))
+                with self._place.turn():
+                    audio = self._decoder.push(frames.features(start, min(start + LONGEST, frames.length)))
+                yield audio
 
     def flush(self) -> Float:
         """The end of the sequence: the rest of the audio (samples,). Raises as ``push``. Only ``reset`` may follow."""
         with self._alone():
-            audio = np.zeros(0, np.float32) if self._decoder is None else self._decoder.finish()
+            with self._place.turn():
+                audio = np.zeros(0, np.float32) if self._decoder is None else self._decoder.finish()
             self._ended, self._decoder = True, None
             self._place.free()
             return audio
@@ -346,4 +357,4 @@ class Streams:
 
     def alone(self) -> Place:
         """A place for one stream that runs the network by itself."""
-        return Alone(self.network)
+        return Alone(self.network, self.inverse)

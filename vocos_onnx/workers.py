@@ -49,6 +49,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.forget)
 
 
+def on_a_worker(function: Callable[[], Result]) -> Result:
+    """What a function returns, computed on one of the threads while the caller waits."""
+    return _pool.submit(lambda _: function(), None).result()
+
+
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
     """What a function returns for each item, in the order of the items, computed on up to so many threads at once.
 

@@ -21,7 +21,7 @@ from tests.onnx_bytes import field, node, tensor, tiny, value, varint
 from vocos_onnx import EncodecONNX, EncoderConfig, ModelConfig, VocosONNX
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.messages import first_line, listed, shown
-from vocos_onnx.model.onnx_file import MAX_NODES, MAX_SIZE, read_model
+from vocos_onnx.model.onnx_file import MAX_NODES, MAX_SIZE, STEP, WHOLE, read_model
 
 FEATURES = np.ones((8, 5), np.float32)
 ELSEWHERE = field(13, field(1, "location"), field(2, "../../secret"))
@@ -741,6 +741,7 @@ def _reordered(operator: str, given: str, made: str) -> bytes:
             ["spectrum"],
         ),
     ],
+    ids=["plain", "twice", "reordered", "outside", "initializers"],
 )
 def test_branches_of_the_network(write: Any, then: bytes, otherwise: bytes, outputs: list[str]) -> None:
     """The same name may mean different values in the two."""
@@ -755,6 +756,6 @@ def test_branches_of_the_network(write: Any, then: bytes, otherwise: bytes, outp
     vocos = VocosONNX(write(ob.model(made)), threads=2, providers=["cpu"])
     features = np.random.default_rng(0).normal(size=(2, 8, 30)).astype(np.float32)
     expected = np.abs(features.transpose(0, 2, 1) @ np.ones((8, 16), np.float32))
-    for alone, sign in ((True, -1), (False, 1)):
-        found = vocos.network.spectrum(features, None, alone=alone)
+    for graph, sign in ((WHOLE, -1), (STEP, 1)):
+        (found,) = vocos.network._session.run({"spectrum": (2, 30, 16)}, {"features": features}, graph=graph)
         assert np.allclose(found, sign * expected, rtol=1e-6)

@@ -83,8 +83,11 @@ class Inverse:
         return Sum(spectrum.span, self.summed(spectrum.values, spectrum.span.start), False)
 
     def summed(self, spectrum: npt.NDArray[Any], first: int) -> Float:
-        """As ``OverlapAdd.summed``."""
-        return self.overlap_add().summed(spectrum, first)
+        """Spectrum (B, t, F) of the frames from ``first`` on -> their sum (B, (t - 1)·hop_length + n_fft), t > 0.
+
+        It depends on nothing else, so that many can be computed at once. Raises FloatingPointError if it is not finite.
+        """
+        return _summed(self._transform, self.config.hop_length, spectrum, first)
 
     def join(self, sums: Iterable[Sum]) -> list[Float]:
         """The audio (B, samples) of each item, in the order of the items; the sums of a sequence follow one another.
@@ -174,21 +177,12 @@ class OverlapAdd:
 
         With ``last`` no frame follows, and the rest is emitted too. Raises FloatingPointError if they are not finite.
         """
-        summed = self.summed(spectrum, self._frames)
+        summed = _summed(self._transform, self._hop, spectrum, self._frames)
         self._frames += spectrum.shape[1]
         return self.add(summed, last=last)
 
-    def summed(self, spectrum: npt.NDArray[Any], first: int) -> Float:
-        """Spectrum (B, t, F) of the frames from ``first`` on -> their sum (B, (t - 1)·hop_length + n_fft), t > 0.
-
-        It depends on nothing else, so that many can be computed at once. Raises FloatingPointError if it is not finite.
-        """
-        audio = overlap_add(self._transform.frames(spectrum), self._hop)
-        check_finite(audio, spectrum, first)
-        return audio
-
     def add(self, summed: Float, *, last: bool = False) -> Float:
-        """The sum of the next frames, as ``summed`` returns it -> what ``push`` returns of these."""
+        """The sum of the next frames, as ``Inverse.summed`` returns it -> what ``push`` returns of these."""
         weights = None
         if self._transform.weight is not None:
             count = (summed.shape[1] - len(self._transform.weight)) // self._hop + 1
@@ -228,6 +222,12 @@ class OverlapAdd:
         if weights is not None:
             audio = audio / weights[:, start:stop]
         return audio.clip(-1, 1) if self._clip else audio
+
+
+def _summed(transform: Transform, hop: int, spectrum: npt.NDArray[Any], first: int) -> Float:
+    audio = overlap_add(transform.frames(spectrum), hop)
+    check_finite(audio, spectrum, first)
+    return audio
 
 
 def _repeated(weight: Float, count: int, hop: int) -> Float:

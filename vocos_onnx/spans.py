@@ -113,9 +113,8 @@ class Plan:
             return Work(self._batches(items), 1, alone=False)
         frames = sum(frames.batch * frames.length for frames in items)
         threads = self.threads
-        share = max(1, min(ALONE, math.ceil(frames / threads)))
-        if frames > ALONE * threads:  # so that the threads end together
-            share = math.ceil(frames / (threads * math.ceil(frames / (threads * ALONE))))
+        rounds = max(1, math.ceil(frames / (threads * ALONE)))  # in which all threads have a span, and end together
+        share = max(1, math.ceil(frames / (threads * rounds)))
         if threads > 1:
             share = max(share, 2 * self.reach)  # of shorter ones, more than half of the work would be done twice
             busiest = _busiest([cost for item in items for cost in self._costs(item, share)], threads)

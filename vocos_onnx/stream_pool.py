@@ -437,6 +437,7 @@ class _Calls:
         starts = [progress.frames for progress in before]
         try:
             parts = [step.features[:, :, a : a + frames] for step, a in zip(steps, starts, strict=True)]
+            is_alone = self._side_by_side > 1 and not call.is_wide
             features = np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
             compute = partial(
                 self._network.step,
@@ -445,12 +446,12 @@ class _Calls:
                 joined([progress.state for progress in before]),
                 [step.first + a for step, a in zip(steps, starts, strict=True)],
                 [step.end for step in steps],
-                alone=self._side_by_side > 1 and not call.is_wide,
+                alone=is_alone,
             )
             with _Break(turn):
                 # Side by side on threads that stay: on those that push, which come and go, the scheduler often has both
                 # calls on one core at first.
-                spectrum, state = compute() if call.is_wide else on_a_worker(compute)
+                spectrum, state = on_a_worker(compute) if is_alone else compute()
             skips = [min(frames, max(0, step.skip - a)) for step, a in zip(steps, starts, strict=True)]
             firsts = [step.first - self._network.reach + a for step, a in zip(steps, starts, strict=True)]
             sums, states = self._sums(spectrum, skips, firsts), split(state, len(steps))

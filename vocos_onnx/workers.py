@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .model.cpus import available_cpus
 
@@ -25,16 +25,16 @@ class _Pool:
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
 
-    def submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
+    def submit(self, function: Callable[..., Result], *given: Any) -> Future[Result]:
         """Compute it on one of the threads; on that which calls if the interpreter is about to exit."""
         with self._lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(available_cpus(), thread_name_prefix="vocos-onnx")
             with suppress(RuntimeError):  # no thread may start any more
-                return self._executor.submit(function, item)
+                return self._executor.submit(function, *given)
         future = Future[Result]()
         try:
-            future.set_result(function(item))
+            future.set_result(function(*given))
         except Exception as error:
             future.set_exception(error)
         return future
@@ -51,7 +51,7 @@ if hasattr(os, "register_at_fork"):
 
 def on_a_worker(function: Callable[[], Result]) -> Result:
     """What a function returns, computed on one of the threads while the caller waits."""
-    return _pool.submit(lambda _: function(), None).result()
+    return _pool.submit(function).result()
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:

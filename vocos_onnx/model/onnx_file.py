@@ -354,12 +354,13 @@ def aligned(data: bytes) -> bytes:
             start, stop = tensor.place
             pieces.append(data[at : field_start(tensor.place)])
             length += len(pieces[-1])
-            content, before = data[start:stop], tensor.values[0] - start
-            paddings = (field(_TENSOR.numbers["doc_string"], b" " * count) + content for count in range(2 * ALIGNMENT))
-            fields = (field(_GRAPH.numbers["initializer"], padded) for padded in paddings)
-            padded = next(f for f in fields if (length + len(f) - len(content) + before) % ALIGNMENT == 0)
-            pieces.append(padded)
-            length += len(padded)
+            for count in range(2 * ALIGNMENT):
+                padding = field(_TENSOR.numbers["doc_string"], b" " * count)
+                before = 1 + len(varint(len(padding) + stop - start)) + len(padding)  # of the field, the old contents
+                if (length + before + tensor.values[0] - start) % ALIGNMENT == 0:
+                    break
+            pieces.append(field(_GRAPH.numbers["initializer"], padding + data[start:stop]))
+            length += len(pieces[-1])
             at = stop
         graph = b"".join([*pieces, data[at:end]])
     return head + field(_MODEL.numbers["graph"], graph) + tail

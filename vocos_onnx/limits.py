@@ -9,7 +9,7 @@ import numpy as np
 
 from .messages import shown
 
-MAX_RATE = 384_000  # Hz, as audio is read and written
+MIN_RATE, MAX_RATE = 1000, 384_000  # Hz, as audio is read and written
 MAX_CODEBOOKS, MAX_CODEBOOK_SIZE, MAX_N_FFT = 128, 1 << 16, 1 << 16
 MAX_CHANNELS, MAX_LAYERS, MAX_BANDWIDTH_IDS = 1 << 14, 256, 1 << 12
 MAX_CONTEXT = 1 << 12  # frames

@@ -1,7 +1,7 @@
 """A checkpoint of a Vocos -> config and state dict -> modules with its weights.
 
 Nothing in a checkpoint is executed: YAML is read with a safe loader, weights as safetensors or with
-``torch.load(weights_only=True)``, and classes are looked up by name in the tables of ``vocos_config``.
+``torch.load(weights_only=True)``, and classes are looked up by name in tables.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vocos_onnx.dsp.mel import MelFeatures
+from vocos_onnx import __version__
 from vocos_onnx.dsp.quantizer import fingerprints
-from vocos_onnx.messages import first_line, shown
+from vocos_onnx.messages import shown
+from vocos_onnx.model.checkpoint_config import CODEBOOK_SIZE, read_config
 from vocos_onnx.model.config import EncodecFeatures, ModelConfig, Source
 
 from .errors import CheckpointError
 from .modules import Vocos
 from .sources import Files, download, find_weights, local_path, source_name
 from .state_dict import check_finite, check_keys, fold_weight_norm
-from .vocos_config import CODEBOOK_SIZE, build_modules, build_shapes
+from .vocos_config import build_modules, build_shapes
 from .weights import read_weights
-from .yaml_config import read_yaml
 
 CONFIG = "config.yaml"
 WEIGHTS = ("pytorch_model.bin", "model.safetensors")
@@ -67,22 +67,22 @@ def load(checkpoint: str, config: str | None = None, revision: str | None = None
         raise CheckpointError(f"config {config} is for local weights; {checkpoint} on the hub brings its own")
     assert files.config is not None
     state, digest = read_weights(files.weights)
-    return Checkpoint(read_yaml(files.config), state, files.name, files.revision, digest)
+    return Checkpoint(read_config(files.config), state, files.name, files.revision, digest)
 
 
-def build(checkpoint: Checkpoint) -> tuple[Vocos, EncodecFeatures | MelFeatures, Tensor | None, int]:
-    """Modules with the checkpoint's weights, its features, codebooks (K, 1024, C) or None, and sample rate in Hz.
+def build(checkpoint: Checkpoint) -> tuple[Vocos, ModelConfig, Tensor | None]:
+    """Modules with the checkpoint's weights, the description of the model file, and codebooks (K, 1024, C) or None.
 
     Raises CheckpointError naming classes, arguments, keys or shapes that are unknown, missing or wrong.
     """
     state = fold_weight_norm(checkpoint.state)
-    shapes, features, sample_rate = build_shapes(checkpoint.config)
-    codebooks = None
+    shapes, config = build_shapes(checkpoint.config)
+    features, codebooks = config.features, None
     if isinstance(features, EncodecFeatures):
         codebooks = state.get(CODEBOOKS)
         if codebooks is None:
             raise CheckpointError(f"the state dict lacks {CODEBOOKS}")
-        expected = (features.num_codebooks * CODEBOOK_SIZE, shapes.backbone.input_channels)
+        expected = (features.num_codebooks * CODEBOOK_SIZE, config.backbone.input_channels)
         if tuple(codebooks.shape) != expected:
             raise CheckpointError(
                 f"{CODEBOOKS} has shape {shown(tuple(codebooks.shape))}, expected {expected}: {features.num_codebooks} "
@@ -91,31 +91,10 @@ def build(checkpoint: Checkpoint) -> tuple[Vocos, EncodecFeatures | MelFeatures,
         codebooks = codebooks.float().reshape(features.num_codebooks, CODEBOOK_SIZE, -1)
         features = replace(features, codebooks_sha256=fingerprints(codebooks.numpy())[-1])
     check_keys(_own(state), shapes.state_dict(), "does not fit its config")
-    model, _, _ = build_modules(checkpoint.config)
+    model, _ = build_modules(checkpoint.config)
     _load_state(model, state)
-    return model.eval(), features, codebooks, sample_rate
-
-
-def describe(model: Vocos, features: EncodecFeatures | MelFeatures, sample_rate: int, source: Source) -> ModelConfig:
-    """The description of the exported model. Raises CheckpointError if features and head contradict one another."""
-    head = model.head
-    try:
-        return ModelConfig(
-            sample_rate=sample_rate,
-            head=head.kind,
-            n_fft=head.n_fft,
-            hop_length=head.hop_length,
-            padding=head.padding,
-            clip_audio=head.clip_audio,
-            feature_channels=model.backbone.input_channels,
-            num_bandwidth_ids=model.backbone.num_bandwidths,
-            reach=model.backbone.reach,
-            encodec=features if isinstance(features, EncodecFeatures) else None,
-            mel=features if isinstance(features, MelFeatures) else None,
-            source=source,
-        )
-    except ValueError as error:
-        raise CheckpointError(f"the config contradicts itself: {first_line(error)}") from error
+    source = Source(checkpoint.name, checkpoint.revision, checkpoint.sha256, __version__)
+    return model.eval(), config.described(features, source), codebooks
 
 
 def _find(path: Path, config: str | None) -> Files:

@@ -6,42 +6,10 @@ it. ``seanet_graph`` writes the same in ONNX, which is verified against this.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Geometry:
-    """The fields of transformers' EncodecConfig that shape the encoder; the defaults are those of EnCodec 24 kHz."""
-
-    sampling_rate: int = 24_000
-    target_bandwidths: tuple[float, ...] = (1.5, 3.0, 6.0, 12.0, 24.0)
-    hidden_size: int = 128
-    num_filters: int = 32
-    num_residual_layers: int = 1
-    upsampling_ratios: tuple[int, ...] = (8, 5, 4, 2)
-    kernel_size: int = 7
-    last_kernel_size: int = 7
-    residual_kernel_size: int = 3
-    dilation_growth_rate: int = 2
-    compress: int = 2
-    num_lstm_layers: int = 2
-    codebook_size: int = 1024
-    use_conv_shortcut: bool = True
-
-    @property
-    def hop_length(self) -> int:
-        """Samples of a frame."""
-        return math.prod(self.upsampling_ratios)
-
-    @property
-    def codebooks_per_bandwidth(self) -> tuple[int, ...]:
-        """How many codebooks each of the target bandwidths, in kbps, has room for."""
-        bits = math.log2(self.codebook_size) * math.ceil(self.sampling_rate / self.hop_length)
-        return tuple(max(1, math.floor(b * 1000 / bits)) for b in self.target_bandwidths)
+from vocos_onnx.model.encoder_checkpoint import Geometry
 
 
 class CausalConv(nn.Module):
@@ -134,13 +102,3 @@ class SEANetEncoder(nn.Module):
         x = x + self.lstm(x.permute(2, 0, 1))[0].permute(1, 2, 0)
         embeddings: Tensor = self.last(F.elu(x))
         return embeddings
-
-    @property
-    def left_context(self) -> int:
-        """Frames, rounded up, that the convolutions before the LSTM see before one."""
-        reach, step = 0, 1  # in samples of the audio; the second is between two inputs of the convolution
-        for stage in self.stages:
-            for conv in (module for module in stage.modules() if isinstance(module, CausalConv)):
-                reach += conv.left * step
-                step *= conv.conv.stride[0]
-        return -(-reach // self.hop_length)

@@ -11,6 +11,7 @@ from vocos_onnx import __version__
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.messages import shown
 from vocos_onnx.model.bundled import BUNDLED_CODEC
+from vocos_onnx.model.checkpoint_config import CODECS, read_config, read_encodec_features
 from vocos_onnx.model.config import EncoderConfig, Source
 
 from .checkpoint import CODEBOOKS
@@ -18,9 +19,7 @@ from .errors import CheckpointError
 from .modules import STFTEncoder
 from .sources import source_name
 from .state_dict import check_finite, check_keys
-from .vocos_config import CODECS, read_encodec_features
 from .weights import read_weights
-from .yaml_config import read_yaml
 
 ENCODER_WEIGHTS = "encoder.safetensors"
 
@@ -37,7 +36,7 @@ def load_trained(folder: Path) -> tuple[STFTEncoder, Tensor, EncoderConfig]:
     for name in ("config.yaml", "pytorch_model.bin"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has an {ENCODER_WEIGHTS} but no {name}, which the training writes too")
-    features = read_encodec_features(read_yaml(folder / "config.yaml"))
+    features = read_encodec_features(read_config(folder / "config.yaml"))
     if features.codec != BUNDLED_CODEC:
         raise CheckpointError(f"{folder}: the codec is {shown(features.codec)}, expected {BUNDLED_CODEC!r}")
     weights = folder / ENCODER_WEIGHTS

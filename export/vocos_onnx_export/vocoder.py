@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 
 import numpy.typing as npt
 
-from vocos_onnx import ModelConfig, VocosONNX, __version__
-from vocos_onnx.model.config import Source
+from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx.model.providers import CPU
 
-from .checkpoint import build, describe, load
+from .checkpoint import build, load
 from .istft import add_istft
 from .quantization import convert
 from .target import Target, save
@@ -63,9 +62,7 @@ def export(
         raise ValueError(f"istft is {istft!r}, expected one of {', '.join(ISTFTS)}")
     target = Target(output, overwrite=overwrite)
     found = load(checkpoint, config, revision)
-    model, features, codebooks, sample_rate = build(found)
-    source = Source(found.name, found.revision, found.sha256, __version__)
-    model_config = describe(model, features, sample_rate, source)
+    model, model_config, codebooks = build(found)
     folded = copy.deepcopy(model)
     fold_layer_scale(folded)
     proto = trace(folded, model_config, codebooks)

@@ -105,7 +105,7 @@ def _weights(tokens: bool) -> dict[str, Any]:
     from vocos_onnx_export.vocos_config import build_modules
 
     torch.manual_seed(0)
-    model, _, _ = build_modules(CONFIG)
+    model, _ = build_modules(CONFIG)
     return {**model.state_dict(), **({CODEBOOKS: torch.randn(4 * 1024, 8)} if tokens else {})}
 
 
@@ -113,8 +113,8 @@ def configs(rng: Rng, folder: Path) -> None:
     """Configs of a checkpoint, and of a training."""
     import yaml
 
+    from vocos_onnx.model.checkpoint_config import read_config
     from vocos_onnx_export.checkpoint import build, load
-    from vocos_onnx_export.yaml_config import read_yaml
     from vocos_onnx_train.config import load_config
 
     path = folder / "config.yaml"
@@ -136,7 +136,7 @@ def configs(rng: Rng, folder: Path) -> None:
             return
         _save(_weights(tokens), folder / "pytorch_model.bin")
         if rng.random() < 0.2:
-            read_yaml(path)
+            read_config(path)
         build(load(str(folder)))
     except ValueError as error:
         _short(error)

@@ -40,7 +40,8 @@ from vocos_onnx import encoder_network as runtime
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.dsp.stft import stft
 from vocos_onnx.model.bundled import default_model
-from vocos_onnx_export import CheckpointError, export, export_encodec, modules, seanet, seanet_graph
+from vocos_onnx.model.encoder_checkpoint import Geometry
+from vocos_onnx_export import CheckpointError, export, export_encodec, modules, seanet_graph
 from vocos_onnx_export.graph import attach_metadata
 from vocos_onnx_train.checkpoint import write_checkpoint
 from vocos_onnx_train.config import load_config
@@ -1056,7 +1057,7 @@ def _nan(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _short_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seanet.SEANetEncoder, "left_context", property(lambda self: 1))
+    monkeypatch.setattr(Geometry, "left_context", property(lambda self: 1))
 
 
 def _forgetful(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from tests.parity import upstream
 from tests.parity.test_train import ENCODER, data, tree  # noqa: F401
 from vocos_onnx import EncodecONNX
 from vocos_onnx.dsp.mel import MelFeatures
+from vocos_onnx.model.checkpoint_config import parse_config
 from vocos_onnx_export import vocos_config
 from vocos_onnx_train import discriminators, losses
 from vocos_onnx_train.config import ConfigLoader, read_config
@@ -291,8 +292,8 @@ def test_fresh_networks_begin_as_upstreams_do(name: str) -> None:
             warnings.simplefilter("ignore")
             theirs.append(upstream.instantiate_class(args=(), init=config[part]))
         torch.manual_seed(0)
-        kinds = {**vocos_config.BACKBONES, **vocos_config.HEADS}
-        ours.append(kinds[config[part]["class_path"]](**config[part]["init_args"]))
+        args = getattr(parse_config(config), part)
+        ours.append({**vocos_config.BACKBONES, **vocos_config.HEADS}[type(args)](**asdict(args)))
     for our, their in zip(ours, theirs, strict=True):
         expected = dict(their.named_parameters())
         assert {k for k, _ in our.named_parameters()} == set(expected)

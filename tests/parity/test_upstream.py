@@ -17,10 +17,10 @@ import torch
 
 from tests.parity import upstream
 from vocos_onnx import VocosONNX
+from vocos_onnx.model.checkpoint_config import read_features
 from vocos_onnx.model.config import EncodecFeatures
 from vocos_onnx_export import CheckpointError, export
 from vocos_onnx_export.modules import IMDCTCosHead
-from vocos_onnx_export.vocos_config import read_features
 
 # Largest differences allowed, of the peak. Measured on the models below as upstream initialises them, before
 # ``strengthen``: features 0, waveforms of an ISTFT head 5e-6, of an IMDCT head 2e-5. The latter is nearly all

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vocos_onnx.messages import listed, shown
+from vocos_onnx.model.checkpoint_config import check_args, section
+from vocos_onnx.model.yaml_config import YamlLoader, load_yaml
 from vocos_onnx_export.errors import CheckpointError
-from vocos_onnx_export.yaml_config import YamlLoader, check_args, load_yaml, section
 
 T = TypeVar("T")
 

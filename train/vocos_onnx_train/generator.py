@@ -13,7 +13,7 @@ from vocos_onnx import EncodecONNX
 from vocos_onnx.dsp.mel import MelFeatures, filterbank
 from vocos_onnx.model.bundled import BUNDLED_CODEC
 from vocos_onnx.model.config import EncodecFeatures, Source
-from vocos_onnx_export.checkpoint import CODEBOOKS, describe
+from vocos_onnx_export.checkpoint import CODEBOOKS
 from vocos_onnx_export.modules import STFTEncoder, VocosResNetBackbone
 from vocos_onnx_export.vocos_config import build_modules
 
@@ -100,8 +100,9 @@ class Generator(nn.Module):
 
     def __init__(self, config: TrainConfig, encoder: EncodecONNX | None = None) -> None:
         super().__init__()
-        vocos, features, sample_rate = build_modules(config.model)
-        describe(vocos, features, sample_rate, Source("", "", "", ""))
+        vocos, parsed = build_modules(config.model)
+        features, sample_rate = parsed.features, parsed.sample_rate
+        parsed.described(features, Source("", "", "", ""))
         self.backbone, self.head, self.features = vocos.backbone, vocos.head, features
         hop = self.hop_length = vocos.head.hop_length
         expected = config.experiment.sample_rate

@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vocos_onnx.arrays import Float, check_order
+from vocos_onnx.limits import MIN_RATE
 from vocos_onnx.messages import in_python, shown
 
 from .containers import Incomplete, Part, Sink, View, foreign, parts, unreadable
 from .files import check_target, name_of, whole_file, write_all
 from .samples import (
     FULL_SCALE,
-    MIN_RATE,
     TooLoud,
     as_blocks,
     as_samples,

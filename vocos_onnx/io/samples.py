@@ -13,13 +13,11 @@ import numpy.typing as npt
 
 from vocos_onnx.arrays import Float, as_array, check_order, count_masked
 from vocos_onnx.dsp.resample import resample, resample_blocks
-from vocos_onnx.limits import MAX_RATE
+from vocos_onnx.limits import MAX_RATE, MIN_RATE
 from vocos_onnx.messages import in_python, shown
 
 from .files import name_of
 from .tokens import Tokens
-
-MIN_RATE = 1000
 
 _CHANNELS = 64  # at most, of a recording whose channels are taken for samples
 

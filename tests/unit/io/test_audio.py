@@ -23,8 +23,8 @@ from tests.helpers import found, level, tone
 from vocos_onnx import EncodecONNX, load_audio, load_blocks, save_audio, save_blocks
 from vocos_onnx.dsp.resample import resample, resample_blocks
 from vocos_onnx.io.audio import audio_format, expected_samples
-from vocos_onnx.io.samples import MIN_RATE, read_blocks, read_waveform
-from vocos_onnx.limits import MAX_RATE
+from vocos_onnx.io.samples import read_blocks, read_waveform
+from vocos_onnx.limits import MAX_RATE, MIN_RATE
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.uniform(-0.5, 0.5, 4800).astype(np.float32)

@@ -1,0 +1,424 @@
+"""config.yaml or config.json of a Vocos -> what it describes. Supported classes and arguments are named here."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from vocos_onnx.dsp.mel import MelFeatures
+from vocos_onnx.limits import (
+    MAX_BANDWIDTH_IDS,
+    MAX_CHANNELS,
+    MAX_CODEBOOKS,
+    MAX_KBPS,
+    MAX_LAYERS,
+    MAX_RATE,
+)
+from vocos_onnx.messages import first_line, listed, shown
+
+from .bundled import BUNDLED_CODEC
+from .checkpoint import CheckpointError
+from .config import EncodecFeatures, ModelConfig, Source, parse_json
+from .onnx_file import MAX_SIZE, read_file
+
+MAX_CONFIG = 1 << 16  # bytes
+_MAX_INTEGER = (1 << 31) - 1
+_MOST = {
+    "input_channels": MAX_CHANNELS,
+    "dim": MAX_CHANNELS,
+    "intermediate_dim": 4 * MAX_CHANNELS,
+    "num_layers": MAX_LAYERS,
+    "num_blocks": MAX_LAYERS,
+    "adanorm_num_embeddings": MAX_BANDWIDTH_IDS,
+    "n_mels": MAX_CHANNELS,
+    "sample_rate": MAX_RATE,
+    # the square of these is the size of matrices, in the verification and where the inverse transform is in the graph
+    "n_fft": 1 << 14,
+    "mdct_frame_len": 1 << 14,
+    "hop_length": 1 << 14,
+}
+# codec -> sample rate in Hz, frames per second; all have codebooks of 1024 entries
+CODECS = {
+    "encodec_24khz": (24_000, 75),
+    "encodec_48khz": (48_000, 150),
+    BUNDLED_CODEC: (24_000, 75),  # the bundled codec, train/codec.py
+}
+CODEBOOK_SIZE = 1024
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class VocosBackbone:
+    """The arguments of upstream's class of this name. It sees 3 frames to either side in each of its convolutions."""
+
+    input_channels: int
+    dim: int
+    intermediate_dim: int
+    num_layers: int
+    layer_scale_init_value: float | None = None
+    adanorm_num_embeddings: int | None = None
+
+    @property
+    def num_bandwidths(self) -> int:
+        return self.adanorm_num_embeddings or 0
+
+    @property
+    def reach(self) -> int:
+        return 3 * (1 + self.num_layers)
+
+    @property
+    def weights(self) -> int:
+        """About how many numbers its weights are."""
+        block = self.dim * (7 + 2 * self.intermediate_dim + 2 * max(1, self.num_bandwidths))
+        return self.dim * 7 * self.input_channels + self.num_layers * block
+
+
+@dataclass(frozen=True)
+class VocosResNetBackbone:
+    """The arguments of upstream's class of this name; a block reaches 1 + 3 + 5 frames, and 1 more three times."""
+
+    input_channels: int
+    dim: int
+    num_blocks: int
+    layer_scale_init_value: float | None = None
+
+    num_bandwidths = 0
+
+    @property
+    def reach(self) -> int:
+        return 1 + 12 * self.num_blocks
+
+    @property
+    def weights(self) -> int:
+        """About how many numbers its weights are."""
+        return self.dim * 3 * self.input_channels + self.num_blocks * 18 * self.dim**2
+
+
+@dataclass(frozen=True)
+class ISTFTHead:
+    """The arguments of upstream's class of this name."""
+
+    dim: int
+    n_fft: int
+    hop_length: int
+    padding: str = "same"
+
+    kind, clip_audio = "istft", False
+
+    @property
+    def weights(self) -> int:
+        return self.dim * (self.n_fft + 2)
+
+
+@dataclass(frozen=True)
+class IMDCTSymExpHead:
+    """The arguments of upstream's class of this name."""
+
+    dim: int
+    mdct_frame_len: int
+    padding: str = "same"
+    sample_rate: int | None = None
+    clip_audio: bool = False
+
+    kind = "imdct_symexp"
+
+    @property
+    def n_fft(self) -> int:
+        return self.mdct_frame_len
+
+    @property
+    def hop_length(self) -> int:
+        return self.mdct_frame_len // 2
+
+    @property
+    def weights(self) -> int:
+        return self.dim * self.mdct_frame_len // 2
+
+
+@dataclass(frozen=True)
+class IMDCTCosHead:
+    """The arguments of upstream's class of this name."""
+
+    dim: int
+    mdct_frame_len: int
+    padding: str = "same"
+    clip_audio: bool = False
+
+    kind = "imdct_cos"
+
+    @property
+    def n_fft(self) -> int:
+        return self.mdct_frame_len
+
+    @property
+    def hop_length(self) -> int:
+        return self.mdct_frame_len // 2
+
+    @property
+    def weights(self) -> int:
+        return self.dim * self.mdct_frame_len
+
+
+Backbone = VocosBackbone | VocosResNetBackbone
+Head = ISTFTHead | IMDCTSymExpHead | IMDCTCosHead
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "vocos.models.VocosBackbone": VocosBackbone,
+    "vocos.models.VocosResNetBackbone": VocosResNetBackbone,
+}
+HEADS: dict[str, Callable[..., Head]] = {
+    "vocos.heads.ISTFTHead": ISTFTHead,
+    "vocos.heads.IMDCTSymExpHead": IMDCTSymExpHead,
+    "vocos.heads.IMDCTCosHead": IMDCTCosHead,
+}
+
+
+@dataclass(frozen=True)
+class VocosConfig:
+    """What a config describes. The features are without the fingerprint of the codebooks."""
+
+    backbone: Backbone
+    head: Head
+    features: EncodecFeatures | MelFeatures
+    sample_rate: int
+
+    def described(self, features: EncodecFeatures | MelFeatures, source: Source) -> ModelConfig:
+        """The description of the model file. Raises CheckpointError if features and head contradict one another."""
+        head = self.head
+        try:
+            return ModelConfig(
+                sample_rate=self.sample_rate,
+                head=head.kind,
+                n_fft=head.n_fft,
+                hop_length=head.hop_length,
+                padding=head.padding,
+                clip_audio=head.clip_audio,
+                feature_channels=self.backbone.input_channels,
+                num_bandwidth_ids=self.backbone.num_bandwidths,
+                reach=self.backbone.reach,
+                encodec=features if isinstance(features, EncodecFeatures) else None,
+                mel=features if isinstance(features, MelFeatures) else None,
+                source=source,
+            )
+        except ValueError as error:
+            raise CheckpointError(f"the config contradicts itself: {first_line(error)}") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping of feature_extractor, backbone and head. Raises CheckpointError if the file holds none.
+
+    A config.json without class_path, as the ports to MLX have it, is that of upstream's usual classes.
+    """
+    is_json = path.suffix == ".json"
+    config = _read_json(path) if is_json else _read_yaml(path)
+    if isinstance(config, dict) and "model" in config:  # a training config: the model's arguments are nested
+        model = config["model"]
+        config = model.get("init_args", model) if isinstance(model, dict) else model
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds no mapping; expected feature_extractor, backbone and head")
+    return _with_classes(config) if is_json else config
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        from .yaml_config import load_yaml
+    except ImportError as error:
+        raise ImportError(f"reading {path} needs pyyaml: pip install 'vocos-onnx[hub]'") from error
+    return load_yaml(path)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return parse_json(read_file(path, MAX_CONFIG, "a config").decode(), finite=False)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not readable JSON: {first_line(error)}") from error
+
+
+def _with_classes(config: dict[str, Any]) -> dict[str, Any]:
+    """A config in which each section has its class_path; where it lacks one, the defaults are those of vocos-mlx."""
+    sections = {}
+    for name in ("feature_extractor", "backbone", "head"):
+        section = config.get(name)
+        if isinstance(section, dict) and "class_path" not in section and isinstance(section.get("init_args"), dict):
+            args = section["init_args"]
+            if name == "head":
+                section = {"class_path": "vocos.heads.ISTFTHead", "init_args": {"padding": "center", **args}}
+            elif name == "backbone":
+                section = {"class_path": "vocos.models.VocosBackbone", "init_args": args}
+            else:
+                kind = (
+                    "EncodecFeatures" if "encodec_model" in args or "bandwidths" in args else "MelSpectrogramFeatures"
+                )
+                section = {"class_path": f"vocos.feature_extractors.{kind}", "init_args": args}
+        sections[name] = section
+    return {**config, **sections}
+
+
+def parse_config(config: dict[str, Any]) -> VocosConfig:
+    """What a mapping of ``read_config`` describes.
+
+    Raises CheckpointError naming classes or arguments that are unknown, missing, wrong, or do not fit together.
+    """
+    backbone = _instantiate(config, "backbone", BACKBONES)
+    head = _instantiate(config, "head", HEADS)
+    if head.dim != backbone.dim:
+        raise CheckpointError(f"head: dim is {head.dim} but the backbone's is {backbone.dim}")
+    features, sample_rate = read_features(config)
+    if isinstance(features, EncodecFeatures):
+        _, frame_rate = CODECS[features.codec]
+        if head.hop_length * frame_rate != sample_rate:
+            raise CheckpointError(
+                f"head: hop_length is {head.hop_length} but {features.codec} has {frame_rate} frames/s at "
+                f"{sample_rate} Hz, which is {sample_rate // frame_rate}"
+            )
+    if (size := 4 * (backbone.weights + head.weights)) > MAX_SIZE:
+        raise CheckpointError(
+            f"the config is that of a network of {size} bytes, expected at most the {MAX_SIZE} of a model"
+        )
+    return VocosConfig(backbone, head, features, sample_rate)
+
+
+def read_encodec_features(config: dict[str, Any]) -> EncodecFeatures:
+    """The features of an encodec model, without a fingerprint. Raises CheckpointError if it is a mel model's config."""
+    features, _ = read_features(config)
+    if not isinstance(features, EncodecFeatures):
+        raise CheckpointError("the config is that of a mel model: it has no encoder")
+    return features
+
+
+def read_features(config: dict[str, Any]) -> tuple[EncodecFeatures | MelFeatures, int]:
+    """Features, without a fingerprint, and the sample rate in Hz."""
+    functions: dict[str, Callable[..., tuple[EncodecFeatures | MelFeatures, int]]] = {
+        "vocos.feature_extractors.EncodecFeatures": _encodec,
+        "vocos.feature_extractors.MelSpectrogramFeatures": _mel,
+    }
+    class_path, args = section(config, "feature_extractor")
+    if class_path not in functions:
+        raise CheckpointError(
+            f"feature_extractor class {listed([class_path])} is not supported; supported are {', '.join(functions)}"
+        )
+    check_args("feature_extractor", class_path, args, functions[class_path])
+    try:
+        return functions[class_path](**args)
+    except ValueError as error:
+        raise CheckpointError(f"feature_extractor: {error}") from error
+
+
+def _encodec(
+    encodec_model: str = "encodec_24khz", bandwidths: Any = (1.5, 3.0, 6.0, 12.0), train_codebooks: Any = False
+) -> tuple[EncodecFeatures, int]:
+    """The arguments and defaults are upstream's; the last one matters to a training only."""
+    if encodec_model not in CODECS:
+        raise ValueError(f"encodec_model {shown(encodec_model)} is not one of {', '.join(CODECS)}")
+    sample_rate, frame_rate = CODECS[encodec_model]
+    kbps: tuple[float, ...] = ()
+    if isinstance(bandwidths, list | tuple) and 0 < len(bandwidths) <= MAX_CODEBOOKS:
+        numbers = all(type(b) in (int, float) and 0 <= b <= MAX_KBPS for b in bandwidths)
+        kbps = tuple(map(float, bandwidths)) if numbers else ()
+    if not kbps:
+        raise ValueError(f"bandwidths is {shown(bandwidths)}, expected a list of kbps")
+    # a code of 1024 is 10 bits; upstream rounds down to whole codebooks, at least one
+    counts = tuple(max(1, int(b * 1000 // (10 * frame_rate))) for b in kbps)
+    if max(counts) > MAX_CODEBOOKS:
+        raise ValueError(f"bandwidths {shown(kbps)} take {max(counts)} codebooks, expected at most {MAX_CODEBOOKS}")
+    return EncodecFeatures(encodec_model, max(counts), CODEBOOK_SIZE, kbps, counts, ""), sample_rate
+
+
+def _mel(
+    sample_rate: int = 24_000,
+    n_fft: int = 1024,
+    hop_length: int = 256,
+    n_mels: int = 100,
+    padding: str = "center",
+    f_min: float | None = None,
+    f_max: float | None = None,
+    norm: str | None = None,
+    mel_scale: str | None = None,
+) -> tuple[MelFeatures, int]:
+    """The last four arguments are those of langtech-bsc/vocos, branch matcha, for the mels of HiFi-GAN.
+
+    There the logarithm clips at 1e-5. The defaults are torchaudio's.
+    """
+    if sample_rate <= 0:
+        raise ValueError(f"sample_rate is {sample_rate}, expected a positive integer")
+    fork = any(value is not None for value in (f_min, f_max, norm, mel_scale))
+    mel = MelFeatures(
+        n_fft,
+        hop_length,
+        n_mels,
+        padding,
+        f_min=float(f_min or 0),
+        f_max=float(f_max or sample_rate // 2),
+        mel_scale=mel_scale or "htk",
+        norm=norm or "none",
+        clip=1e-5 if fork else 1e-7,
+    )
+    return mel, sample_rate
+
+
+def _instantiate(config: dict[str, Any], name: str, classes: dict[str, Callable[..., T]]) -> T:
+    class_path, args = section(config, name)
+    if class_path not in classes:
+        raise CheckpointError(
+            f"{name} class {listed([class_path])} is not supported; supported are {', '.join(classes)}"
+        )
+    if name == "head":
+        _check_head(args)
+    check_args(name, class_path, args, classes[class_path])
+    for argument, value in args.items():
+        least = 0 if argument == "adanorm_num_embeddings" else 1
+        if argument in _MOST and type(value) is int and value < least:
+            expected = "a positive integer" if least else "0 or more"
+            raise CheckpointError(f"{name}: {argument} is {shown(value)}, expected {expected}")
+    return classes[class_path](**args)
+
+
+def _check_head(args: dict[str, Any]) -> None:
+    # upstream's inverse MDCT is silent unless its frame divides by 4, and an inverse real FFT needs even frames
+    for name, multiple in (("n_fft", 2), ("mdct_frame_len", 4)):
+        frame = args.get(name, multiple)
+        if not isinstance(frame, int) or frame < multiple or frame % multiple:
+            raise CheckpointError(f"head: {name} is {shown(frame)}, expected a positive multiple of {multiple}")
+    if args.get("padding", "same") not in ("same", "center"):
+        raise CheckpointError(f"head: padding is {shown(args['padding'])}, expected 'same' or 'center'")
+
+
+def section(config: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+    """class_path and init_args of a part of a config. Raises CheckpointError if it has none."""
+    section = config.get(name)
+    if not isinstance(section, dict) or not isinstance(section.get("class_path"), str):
+        raise CheckpointError(f"the config lacks {name}.class_path")
+    args = section.get("init_args") or {}
+    if not isinstance(args, dict):
+        raise CheckpointError(f"{name}.init_args is {shown(args)}, expected a mapping")
+    return section["class_path"], args
+
+
+def check_args(name: str, class_path: str, args: dict[str, Any], function: Callable[..., Any]) -> None:
+    """Raises CheckpointError unless every argument is known, none is missing, and each has its type and size.
+
+    YAML makes 24000.0 a float and "64" a string; torch would take either, or fail later without naming it.
+    """
+    signature = inspect.signature(function)
+    try:
+        signature.bind(**args)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{name}: {class_path}: {first_line(error)}; its arguments are {', '.join(signature.parameters)}"
+        ) from error
+    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    for argument, value in args.items():
+        hint = hints[argument]
+        allowed = () if hint is Any else get_args(hint) or (hint,)
+        if allowed and not (type(value) in allowed or (float in allowed and type(value) is int)):
+            names = " or ".join(t.__name__ for t in allowed)
+            raise CheckpointError(f"{name}: {argument} is {shown(value)}, expected {names}")
+        most = _MOST.get(argument, _MAX_INTEGER)
+        if type(value) is int and abs(value) > most:
+            raise CheckpointError(f"{name}: {argument} is {shown(value)}, expected at most {most}")
+        if type(value) is float and not math.isfinite(value):
+            raise CheckpointError(f"{name}: {argument} is {value}, expected a finite number")

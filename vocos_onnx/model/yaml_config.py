@@ -1,0 +1,56 @@
+"""YAML of bounded size. The package pyyaml, of the extras [hub] and [export], is imported with this module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vocos_onnx.messages import first_line
+
+from .checkpoint import CheckpointError
+from .onnx_file import read_file
+
+MAX_CONFIG = 1 << 16  # bytes
+_MAX_NODES = 10_000  # of YAML, aliases counted as what they stand for
+
+
+class YamlLoader(yaml.SafeLoader):
+    """YAML of bounded size: what aliases repeat counts each time, since 1 kB of them can stand for terabytes."""
+
+    def get_single_node(self) -> Any:
+        root = super().get_single_node()
+        weights: dict[int, int | None] = {}
+
+        def weigh(node: Any) -> int:
+            known = weights.get(id(node), 0)
+            if known is None:
+                raise yaml.YAMLError("it contains itself")
+            if known:
+                return known
+            weights[id(node)] = None
+            children = [] if isinstance(node, yaml.ScalarNode) else node.value
+            if isinstance(node, yaml.MappingNode):
+                children = [child for pair in children for child in pair]
+            total = 1 + sum(map(weigh, children))
+            if total > _MAX_NODES:
+                raise yaml.YAMLError(f"it has more than {_MAX_NODES} values")
+            weights[id(node)] = total
+            return total
+
+        if root is not None:
+            weigh(root)
+        return root
+
+
+def load_yaml(path: Path, loader: type[YamlLoader] = YamlLoader) -> Any:
+    """The content of a YAML file. Raises CheckpointError if it cannot be read, or if there is too much of it."""
+    try:
+        return yaml.load(read_file(path, MAX_CONFIG, "a config").decode(), loader)
+    except RecursionError:
+        raise CheckpointError(f"{path} is not readable YAML: it is nested too deeply") from None
+    except OSError:
+        raise
+    except Exception as error:  # the package lets many out, for dates, integers and tags that are none
+        raise CheckpointError(f"{path} is not readable YAML: {first_line(error)}") from error

@@ -1,0 +1,125 @@
+"""Real input of a model: the ranges of int8, and what int8 or float16 costs, are measured on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vocos_onnx.arrays import Float
+from vocos_onnx.dsp.mel import log_mel
+from vocos_onnx.frames import Frames, reader_of
+from vocos_onnx.inverse import Inverse
+from vocos_onnx.io.samples import read_waveform
+from vocos_onnx.model.bundled import BUNDLED_CODEC, CODEC, default_model
+from vocos_onnx.model.config import Quality
+from vocos_onnx.model.providers import CPU
+from vocos_onnx.network import Network
+
+Score = Callable[[npt.NDArray[Any], npt.NDArray[Any], int], float]  # of a reference, a copy, and their sample rate
+MIN_SNR_DB = 10.0  # below it something has gone wrong
+
+
+class Decoder:
+    """A model that decodes one sequence at a time, on the CPU."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.network = Network(path, [CPU])
+        self.config = self.network.config
+        self._reader = reader_of(self.config, self.network.codebooks)
+        self._inverse = Inverse(self.config)
+
+    def frames(self, array: npt.NDArray[Any], bandwidth_id: int | None) -> Frames:
+        """Tokens (K, T) or features (C, T), checked. Raises ValueError if the model cannot decode them."""
+        (frames,) = self._reader.read(array, bandwidth_id, "kbt", check_mels=False).items
+        return frames
+
+    def decode(self, array: npt.NDArray[Any], bandwidth_id: int | None) -> Float:
+        """The same -> audio (samples,)."""
+        frames = self.frames(array, bandwidth_id)
+        spectrum = self.network.spectrum(frames.features(0, frames.length), bandwidth_id)
+        audio: Float = self._inverse.overlap_add().add(self._inverse.summed(spectrum, 0), last=True)[0]
+        return audio
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """Tokens (K, T) or features (C, T), a bandwidth id, and the audio (samples,) that the float32 model makes of it."""
+
+    array: npt.NDArray[Any]
+    bandwidth_id: int | None
+    audio: Float
+
+
+def calibration_items(original: Decoder, calibration: Sequence[npt.ArrayLike] | None) -> list[Item]:
+    """The calibration, by default bundled speech, with every bandwidth id.
+
+    Raises ValueError if it is empty, if the model cannot decode it, or if no tokens of the model's codec are bundled.
+    """
+    config = original.config
+    if calibration is None:
+        given: Sequence[npt.NDArray[Any]] = _bundled_speech(original)
+    elif not len(calibration):
+        raise ValueError("calibration is empty, expected one or more arrays of tokens or features")
+    else:
+        given = [np.asarray(item) for item in calibration]
+    ids: list[int | None] = list(range(config.num_bandwidth_ids)) or [None]
+    counts = config.encodec.codebooks_per_bandwidth if config.encodec else ()
+    items: list[Item] = []
+    for array in given:
+        if array.ndim != 2:
+            raise ValueError(f"calibration has shape {array.shape}, expected tokens (K, T) or features (C, T)")
+        for i in ids:
+            is_tokens = np.issubdtype(array.dtype, np.integer)
+            item = array[: counts[i]] if is_tokens and i is not None and i < len(counts) else array
+            items.append(Item(item, i, original.decode(item, i)))
+    return items
+
+
+def _bundled_speech(original: Decoder) -> list[npt.NDArray[Any]]:
+    config, folder = original.config, default_model().parent
+    speech = [_load(path)["tokens"] for path in sorted(folder.glob("speech_*.npz"))]
+    if config.mel is not None:
+        codec = Decoder(CODEC)
+        rate = codec.config.sample_rate
+        audio = [read_waveform(codec.decode(tokens, None), rate, config.sample_rate) for tokens in speech]
+        return [log_mel(one, config.sample_rate, config.mel)[0] for one in audio]
+    assert config.encodec is not None
+    if config.encodec.codec == BUNDLED_CODEC:
+        return speech
+    if config.encodec.codec == "encodec_24khz":
+        return list(_load(folder / "encodec_24khz_tokens.npz").values())
+    raise ValueError(f"no tokens of {config.encodec.codec} are bundled; pass some with --calibrate, or calibration=")
+
+
+def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
+    with np.load(path) as archive:
+        return {name: archive[name] for name in archive.files if archive[name].ndim == 2}
+
+
+def quality_of(variant: Decoder, items: Sequence[Item], score: Score | None = None) -> Quality:
+    """How near a model in int8 or float16 comes to the one in float32. ``score``: of the speech, if it is wanted."""
+    ratios, scores, seconds = [], [], 0.0
+    for item in items:
+        expected = item.audio.astype(np.float64)
+        given = variant.decode(item.array, item.bandwidth_id).astype(np.float64)
+        noise = np.square(given - expected).sum()
+        ratios.append(10 * np.log10(np.square(expected).sum() / noise) if noise else 200.0)  # JSON has no infinity
+        scores.append(score(expected, given, variant.config.sample_rate) if score else np.nan)
+        seconds += len(expected) / variant.config.sample_rate
+    measured = [value for value in scores if np.isfinite(value)]
+    pesq = float(np.mean(measured)) if measured else None
+    return Quality(round(float(np.mean(ratios)), 2), None if pesq is None else round(pesq, 3), round(seconds, 1))
+
+
+def quality_line(precision: str, quality: Quality) -> str:
+    """A line of a report."""
+    pesq = "not measured" if quality.pesq_wb is None else f"{quality.pesq_wb:.2f} of 4.64"
+    return (
+        f"{precision} against float32, {quality.seconds:.0f} s of audio: SNR {quality.snr_db:.1f} dB, PESQ-WB {pesq}"
+    )

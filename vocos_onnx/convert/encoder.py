@@ -1,0 +1,137 @@
+"""An EnCodec encoder's checkpoint -> a model file, by filling the skeleton; and the check of what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from vocos_onnx import __version__
+from vocos_onnx.arrays import Float
+from vocos_onnx.dsp.audio_window import AudioWindow
+from vocos_onnx.encoder_network import AudioSpan, open_encoder
+from vocos_onnx.messages import listed, shown
+from vocos_onnx.model import skeletons
+from vocos_onnx.model.checkpoint import CheckpointError, read_state
+from vocos_onnx.model.config import ENCODER_KEY, EncoderConfig, Source
+from vocos_onnx.model.encoder_checkpoint import Geometry, check_name, read_geometry, translate
+from vocos_onnx.model.providers import CPU
+
+from .files import Files
+from .reference import encodec_embeddings
+
+TOLERANCE = 1e-4  # of the embeddings' peak
+_LENGTHS = (1, 321, 7001)  # samples
+_FIRST = 8  # frames of the first span, as ``encoder`` has it
+
+
+def convert_encoder(
+    files: Files, output: Path, *, report: Callable[[str], None] = lambda line: None
+) -> EncoderConfig:
+    """Write the encoder of EnCodec 24 kHz, of Meta's state dict or in transformers' layout, as a model file.
+
+    The file is compared with an encoder in numpy, in float64, that is computed from the checkpoint's weights.
+
+    Args:
+        files: the weights, and the config where there is one; Meta's state dict has none.
+        output: path to write; what is there is replaced. After an exception it may be half-written.
+        report: called with each line of the report.
+
+    Returns the description that is in the file.
+
+    Raises CheckpointError if config and weights are not those of this encoder, or if the file does not compute what the
+    checkpoint's weights do.
+    """
+    geometry = read_geometry(files.config)
+    _check_geometry(geometry)
+    state, digest = read_state(files.weights, lambda key: key.startswith(("encoder.", "quantizer.")))
+    check_name(files.weights, digest)
+    state = translate(state)
+    codebooks = _codebooks(state, geometry)
+    state = {key: value for key, value in state.items() if not key.startswith("codebooks.")}
+    for key, value in {**state, "codebooks": codebooks}.items():
+        if not np.isfinite(value).all():
+            raise CheckpointError(f"{listed([key])} holds NaN or infinity")
+    config = geometry.described(codebooks, Source(files.name, files.revision, digest, __version__))
+    with output.open("wb") as file:
+        file.writelines(
+            skeletons.filled(
+                skeletons.load(skeletons.ENCODEC),
+                state,
+                metadata={ENCODER_KEY: config.to_json()},
+                codebooks=codebooks,
+                producer_version=__version__,
+            )
+        )
+    difference = _difference(output, state, geometry)
+    report(f"largest difference of the embeddings from float64 arithmetic, relative to the peak: {difference:.1e}")
+    if not difference <= TOLERANCE:  # not <= where it is a NaN
+        raise CheckpointError(
+            f"the encoder made of {files.name} differs from its weights by {difference:.1e} of the embeddings' peak, "
+            f"expected at most {TOLERANCE:g}"
+        )
+    return config
+
+
+def _check_geometry(geometry: Geometry) -> None:
+    """Raises CheckpointError if it is not the architecture of EnCodec 24 kHz."""
+    usual = Geometry()
+    for name in (
+        "hidden_size",
+        "num_filters",
+        "num_residual_layers",
+        "upsampling_ratios",
+        "kernel_size",
+        "last_kernel_size",
+        "residual_kernel_size",
+        "dilation_growth_rate",
+        "compress",
+        "num_lstm_layers",
+        "use_conv_shortcut",
+    ):
+        if getattr(geometry, name) != getattr(usual, name):
+            raise CheckpointError(
+                f"{name} is {shown(getattr(geometry, name))}, and a graph is bundled for {getattr(usual, name)} alone; "
+                "convert it with torch: pip install 'vocos-onnx[export]', and vocos-onnx export-encodec CHECKPOINT "
+                "-o encoder.onnx"
+            )
+
+
+def _codebooks(state: dict[str, Float], geometry: Geometry) -> Float:
+    """The codebooks (K, size, C) that the bandwidths use; a model may have more."""
+    names = [f"codebooks.{k}" for k in range(max(geometry.codebooks_per_bandwidth))]
+    expected = (geometry.codebook_size, geometry.hidden_size)
+    problems = [f"lacks {name}" for name in names if name not in state]
+    problems += [
+        f"has {name} of shape {shown(state[name].shape)}, expected {expected}"
+        for name in names
+        if name in state and state[name].shape != expected
+    ]
+    if problems:
+        raise CheckpointError(f"the state dict is not that of this EnCodec: it {'; '.join(problems[:5])}")
+    return np.stack([state[name] for name in names])
+
+
+def _difference(path: Path, state: dict[str, Float], geometry: Geometry) -> float:
+    """The largest difference of the embeddings from those of ``reference``, relative to the peak.
+
+    Of random audio, whole and in two spans.
+    """
+    session, network = open_encoder(path, [CPU], 1)
+    rng, worst = np.random.default_rng(0), 0.0
+    for samples in _LENGTHS:
+        audio = rng.normal(0, 0.1, (1, samples)).astype(np.float32)
+        expected = encodec_embeddings(state, geometry, audio[0])
+        frames, found, carried = len(expected), [], network.start(1)
+        window, context = AudioWindow([audio]), session.config.left_context
+        window.read_until(samples)
+        for start, stop in ((0, _FIRST), (_FIRST, frames)) if frames > _FIRST else ((0, frames),):
+            first = max(0, start - context)
+            span = AudioSpan(start, stop, first, stop, network.cut(window, first, stop))
+            embeddings, carried = network.run(span, carried)
+            found.append(embeddings[0])
+        difference = float(np.abs(np.concatenate(found) - expected).max())
+        relative = difference / float(np.abs(expected).max())
+        worst = max(worst, relative if np.isfinite(relative) else np.inf)
+    return worst

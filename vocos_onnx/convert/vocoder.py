@@ -1,0 +1,257 @@
+"""A Vocos checkpoint -> a model file, by filling the skeleton of its geometry; and the check of what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vocos_onnx import __version__
+from vocos_onnx.arrays import Float
+from vocos_onnx.dsp.quantizer import fingerprints
+from vocos_onnx.dsp.stft import hann_window
+from vocos_onnx.messages import listed, shown
+from vocos_onnx.model import skeletons
+from vocos_onnx.model.checkpoint import CheckpointError, read_state
+from vocos_onnx.model.checkpoint_config import (
+    CODEBOOK_SIZE,
+    ISTFTHead,
+    VocosBackbone,
+    VocosConfig,
+    parse_config,
+    read_config,
+)
+from vocos_onnx.model.config import METADATA_KEY, EncodecFeatures, ModelConfig, Quality, Source
+from vocos_onnx.model.session import evaluate
+
+from .calibration import MIN_SNR_DB, Decoder, Item, Score, calibration_items, quality_line, quality_of
+from .files import Files
+from .reference import vocos_spectrum
+
+PRECISIONS = ("float32", "int8", "float16")
+CODEBOOKS = "feature_extractor.codebook_weights"
+WINDOW = "head.istft.window"
+_PARTS = ("backbone.", "head.", CODEBOOKS)
+TOLERANCE = 1e-4  # of the spectrum's peak
+_FRAMES = 16  # of the check
+
+
+@dataclass(frozen=True, eq=False)
+class _Weights:
+    """The weights of a checkpoint, and what is made of them."""
+
+    name: str  # of the skeletons
+    state: dict[str, Float]
+    codebooks: Float | None
+    config: ModelConfig
+
+    def model(self, form: str, config: ModelConfig, ranges: Mapping[str, tuple[float, float]] | None = None) -> bytes:
+        """The model file in a form of the skeleton."""
+        pieces = skeletons.filled(
+            skeletons.load(self.name, form),
+            self.state,
+            ranges=ranges,
+            metadata={METADATA_KEY: config.to_json()},
+            codebooks=self.codebooks,
+            producer_version=__version__,
+        )
+        return b"".join(pieces)
+
+
+def convert_vocoder(
+    files: Files,
+    output: Path,
+    *,
+    precision: str = "float32",
+    istft: str = "numpy",
+    calibration: Sequence[npt.ArrayLike] | None = None,
+    score: Score | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> ModelConfig:
+    """Write a checkpoint of a known geometry as a model file, and check that.
+
+    The network of the file is compared with one in numpy, in float64, that is computed from the checkpoint's weights
+    (``reference``), for every bandwidth id; one in int8 or float16 with that in float32, on the calibration.
+
+    Args:
+        files: the config and the weights.
+        output: path to write; what is there is replaced. After an exception it may be half-written.
+        precision: "float32", "int8" or "float16".
+        istft: "numpy", or "graph": the inverse STFT in the graph too, for GPUs.
+        calibration: tokens (K, T) or features (C, T) of real audio, by default bundled speech: the ranges of int8 and
+            the quality are measured on them.
+        score: of the quality, such as PESQ; see ``quality_of``.
+        report: called with each line of the report.
+
+    Returns the description that is in the file.
+
+    Raises:
+        ValueError: precision or istft is none of these; the model cannot decode the calibration.
+        CheckpointError: config and weights are not those of a supported Vocos, there is no skeleton of the geometry, or
+            the file does not compute what the checkpoint's weights do.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {shown(precision)}, expected one of {', '.join(PRECISIONS)}")
+    if istft not in ("numpy", "graph"):
+        raise ValueError(f"istft is {shown(istft)}, expected 'numpy' or 'graph'")
+    weights = _read(files, istft)
+    suffix = "-istft" if istft == "graph" else ""
+    config = weights.config
+    output.write_bytes(weights.model(f"float32{suffix}", config))
+    original = Decoder(output)
+    difference = _difference(original, weights)
+    report(f"largest difference of the spectrum from float64 arithmetic, relative to the peak: {difference:.1e}")
+    if not difference <= TOLERANCE:  # not <= where it is a NaN
+        raise CheckpointError(
+            f"the model made of {files.name} differs from its weights by {difference:.1e} of the spectrum's peak, "
+            f"expected at most {TOLERANCE:g}"
+        )
+    if precision == "float32":
+        return config
+    items = calibration_items(original, calibration)
+    ranges = _ranges(weights, original, items) if precision == "int8" else None
+    form = f"{precision}{suffix}"
+    config = replace(config, precision=precision, quality=Quality(0.0, None, 0.0))
+    output.write_bytes(weights.model(form, config, ranges))
+    quality = quality_of(Decoder(output), items, score)
+    report(quality_line(precision, quality))
+    if not quality.snr_db >= MIN_SNR_DB:
+        raise CheckpointError(
+            f"in {precision} the audio of {files.name} is {quality.snr_db:.1f} dB from that of float32, expected "
+            f"{MIN_SNR_DB:g} dB or more"
+        )
+    config = replace(config, quality=quality)
+    output.write_bytes(weights.model(form, config, ranges))
+    return config
+
+
+def _read(files: Files, istft: str) -> _Weights:
+    if files.config is None:
+        raise CheckpointError(f"{files.name} has no config, which says what its weights are")
+    config = parse_config(read_config(files.config))
+    name = _skeleton(config, istft)
+    state, digest = read_state(files.weights, lambda key: key.startswith(_PARTS))
+    table = state.pop(CODEBOOKS, None)
+    features, codebooks = config.features, None
+    if isinstance(features, EncodecFeatures):
+        codebooks = _codebooks(table, features, config.backbone.input_channels)
+        features = replace(features, codebooks_sha256=fingerprints(codebooks)[-1])
+    _check_window(state.pop(WINDOW, None), config.head.n_fft)
+    state = _with_layer_scales(_in_torch_layout(state, config.backbone), config.backbone)
+    for key, value in {**state, **({} if codebooks is None else {CODEBOOKS: codebooks})}.items():
+        if not np.isfinite(value).all():
+            raise CheckpointError(f"{listed([key])} holds NaN or infinity")
+    source = Source(files.name, files.revision, digest, __version__)
+    return _Weights(name, state, codebooks, config.described(features, source))
+
+
+def _skeleton(config: VocosConfig, istft: str) -> str:
+    """The name of the skeletons of a geometry. Raises CheckpointError if there are none."""
+    backbone, head = config.backbone, config.head
+    if isinstance(backbone, VocosBackbone) and isinstance(head, ISTFTHead):
+        geometry = skeletons.Geometry(
+            backbone.input_channels,
+            backbone.dim,
+            backbone.intermediate_dim,
+            backbone.num_layers,
+            backbone.num_bandwidths,
+            head.n_fft,
+            head.hop_length,
+            head.padding,
+        )
+        # the padding is only in the graph where the inverse STFT is
+        alike = ["same", "center"] if istft == "numpy" else [head.padding]
+        for padding in (head.padding, *alike):
+            if (name := skeletons.find(replace(geometry, padding=padding))) is not None:
+                return name
+    raise CheckpointError(
+        f"no graph is bundled for this geometry: {shown(backbone)}, {shown(head)}; convert it with torch: "
+        "pip install 'vocos-onnx[export]', and vocos-onnx export CHECKPOINT -o model.onnx"
+    )
+
+
+def _codebooks(table: Float | None, features: EncodecFeatures, channels: int) -> Float:
+    """The codebooks (K, 1024, C) of the stacked table."""
+    if table is None:
+        raise CheckpointError(f"the state dict lacks {CODEBOOKS}")
+    expected = (features.num_codebooks * CODEBOOK_SIZE, channels)
+    if table.shape != expected:
+        raise CheckpointError(
+            f"{CODEBOOKS} has shape {shown(table.shape)}, expected {expected}: {features.num_codebooks} codebooks of "
+            f"{CODEBOOK_SIZE} with the backbone's input_channels"
+        )
+    return table.reshape(features.num_codebooks, CODEBOOK_SIZE, -1)
+
+
+def _check_window(window: Float | None, n_fft: int) -> None:
+    """The window is a constant of upstream's; that of half precision is rounded. Ours, which is exact, is used."""
+    if window is None:  # the ports to MLX leave it out
+        return
+    if window.shape != (n_fft,) or not float(np.abs(window - hann_window(n_fft)).max()) < 5e-3:
+        raise CheckpointError(f"{WINDOW} is not the Hann window of {n_fft} samples of vocos 0.1.0")
+
+
+def _in_torch_layout(state: dict[str, Float], backbone: Any) -> dict[str, Float]:
+    """Kernels (out, in, taps), where a port to MLX has them as (out, taps, in)."""
+    embed = state.get("backbone.embed.weight")
+    if embed is None or embed.shape != (backbone.dim, 7, backbone.input_channels) or backbone.input_channels == 7:
+        return state
+    kernels = [key for key in state if state[key].ndim == 3]
+    return {**state, **{key: np.ascontiguousarray(state[key].transpose(0, 2, 1)) for key in kernels}}
+
+
+def _with_layer_scales(state: dict[str, Float], backbone: Any) -> dict[str, Float]:
+    """With a layer scale of 1 where the config has none: upstream leaves it out where it begins at 0 or below."""
+    if (backbone.layer_scale_init_value or 1) > 0:
+        return state
+    ones = np.ones(backbone.dim, np.float32)
+    return {**{f"backbone.convnext.{i}.gamma": ones for i in range(backbone.num_layers)}, **state}
+
+
+def _difference(runtime: Decoder, weights: _Weights) -> float:
+    """The largest difference of the spectrum from that of ``reference``, relative to the peak; infinite if not finite.
+
+    Of random tokens or mels, for every bandwidth id. ``runtime`` is the model file.
+    """
+    config, rng, worst = weights.config, np.random.default_rng(0), 0.0
+    for bandwidth_id in list(range(config.num_bandwidth_ids)) or [None]:
+        if config.encodec is not None and weights.codebooks is not None:
+            counts = config.encodec.codebooks_per_bandwidth
+            count = counts[-1] if bandwidth_id is None else counts[min(bandwidth_id, len(counts) - 1)]
+            codes = rng.integers(config.encodec.codebook_size, size=(count, _FRAMES))
+            given = runtime.frames(codes, bandwidth_id).features(0, _FRAMES)
+            features = sum(weights.codebooks[k][codes[k]] for k in range(count)).T
+        else:
+            # log-mels lie between log(1e-7) = -16 and about 4
+            features = rng.uniform(-16, 4, (config.feature_channels, _FRAMES)).astype(np.float32)
+            given = features[None]
+        expected = vocos_spectrum(weights.state, features, bandwidth_id)
+        found = runtime.network.spectrum(given, bandwidth_id)[0]
+        peak = float(np.abs(expected).max())
+        difference = float(np.abs(found - expected).max())
+        relative = 0.0 if difference == 0 else difference / peak if peak else np.inf
+        worst = max(worst, relative if np.isfinite(relative) else np.inf)
+    return worst
+
+
+def _ranges(weights: _Weights, original: Decoder, items: Sequence[Item]) -> dict[str, tuple[float, float]]:
+    """The least and the greatest value of the inputs of each product over all items, with 0 among them."""
+    ranges: dict[str, tuple[float, float]] = {}
+
+    def inputs() -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+        for item in items:
+            frames = original.frames(item.array, item.bandwidth_id)
+            given: dict[str, npt.NDArray[Any]] = {"features": frames.features(0, frames.length)}
+            if item.bandwidth_id is not None:
+                given["bandwidth_id"] = np.array(item.bandwidth_id, np.int64)
+            yield given
+
+    for outputs in evaluate(weights.model(skeletons.RANGES, weights.config), inputs()):
+        for layer, values in outputs.items():
+            low, high = ranges.get(layer, (0.0, 0.0))
+            ranges[layer] = min(low, float(values.min())), max(high, float(values.max()))
+    return ranges

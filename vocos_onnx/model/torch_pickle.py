@@ -1,0 +1,251 @@
+"""The pickle in what ``torch.save`` wrote, read without executing any of it.
+
+A pickle is a program for a machine with a stack. Python's own machine imports what the program names, and calls it.
+This one knows the opcodes that ``torch.save`` writes, and the names that state dicts and Lightning's checkpoints have;
+for those it makes dictionaries, lists, tuples, numbers, texts and the inert objects below. It refuses everything else
+by name.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+from dataclasses import dataclass
+from typing import Any
+
+from vocos_onnx.messages import shown
+
+from .stored import RefusedError
+
+MAX_PICKLE = 16 << 20  # bytes; a tensor takes about 200
+_MAX_OPCODES = 1_000_000  # a tensor takes about 20
+_MAX_INTEGER = 9  # bytes: 64 bits with or without a sign
+
+_STORAGES = {
+    "torch FloatStorage": "float32", "torch HalfStorage": "float16", "torch BFloat16Storage": "bfloat16",
+    "torch DoubleStorage": "float64", "torch LongStorage": "int64", "torch IntStorage": "int32",
+    "torch ShortStorage": "int16", "torch CharStorage": "int8", "torch ByteStorage": "uint8",
+    "torch BoolStorage": "bool",
+}  # fmt: skip
+# Names that are called; what stands for their result is in _Machine.call.
+_CALLED = {
+    "collections OrderedDict", "collections Counter", "collections defaultdict", "builtins set", "__builtin__ set",
+    "torch Size", "torch device", "torch.serialization _get_layout",
+    "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter",
+}  # fmt: skip
+_TYPES = {f"torch {name}" for name in (
+    "float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool",
+)}  # fmt: skip
+_GLOBALS = {*_STORAGES, *_CALLED, *_TYPES}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The numbers that tensors are views of: how many of which type, in the member data/KEY of the archive."""
+
+    dtype: str
+    key: str
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A tensor. Offset and strides count elements of its storage; none of them is checked yet but for its type."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Inert:
+    """What a name stands for, and what no weights are made of: a type, a device, a set."""
+
+    name: str
+
+
+def unpickled(data: bytes) -> Any:
+    """What a pickle holds, with a View for each tensor.
+
+    Raises RefusedError naming what the pickle calls, or the opcode, if no state dict needs it; ValueError if it is
+    damaged or has more than a million opcodes.
+    """
+    machine = _Machine()
+    stream = io.BytesIO(data)
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if number >= _MAX_OPCODES:
+            raise ValueError(f"its pickle has more than {_MAX_OPCODES} opcodes")
+        machine.step(opcode.name, argument)
+    if stream.tell() != len(data):
+        raise ValueError(f"its pickle ends at byte {stream.tell()} of {len(data)}")
+    return machine.result()
+
+
+class _Machine:
+    """A stack, the marks in it, and the memo. Containers are filled in place, as the memo may have them already."""
+
+    def __init__(self) -> None:
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+        self._storages: dict[str, Storage] = {}
+
+    def result(self) -> Any:
+        """What is left on the stack at the end."""
+        value = self._pop()
+        if self._stack or self._marks:
+            raise ValueError("its pickle leaves more than one value")
+        return value
+
+    def step(self, opcode: str, argument: Any) -> None:
+        """Executes one opcode. The cases are in the order of how often they come."""
+        match opcode:
+            case "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = self._top()
+            case "BINGET" | "LONG_BINGET":
+                if argument not in self._memo:
+                    raise ValueError(f"its pickle takes {argument} from the memo, which is not there")
+                self._push(self._memo[argument])
+            case "BININT" | "BININT1" | "BININT2" | "BINFLOAT" | "BINUNICODE":
+                self._push(argument)
+            case "MARK":
+                self._marks.append(len(self._stack))
+            case "TUPLE":
+                self._push(tuple(self._from_mark()))
+            case "EMPTY_TUPLE":
+                self._push(())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                last = [self._pop() for _ in range(int(opcode[-1]))]
+                self._push(tuple(reversed(last)))
+            case "REDUCE":
+                arguments, called = self._pop(), self._pop()
+                self._push(self._call(called, arguments))
+            case "BINPERSID":
+                self._push(self._storage(self._pop()))
+            case "NEWTRUE" | "NEWFALSE" | "NONE":
+                self._push({"NEWTRUE": True, "NEWFALSE": False}.get(opcode))
+            case "EMPTY_DICT":
+                self._push({})
+            case "EMPTY_LIST":
+                self._push([])
+            case "SETITEM":
+                value, key = self._pop(), self._pop()
+                self._set_items([key, value])
+            case "SETITEMS":
+                self._set_items(self._from_mark())
+            case "APPEND":
+                self._append([self._pop()])
+            case "APPENDS":
+                self._append(self._from_mark())
+            case "GLOBAL":
+                if argument not in _GLOBALS:
+                    raise _called(argument)
+                self._push(Inert(argument))
+            case "LONG1":
+                if argument.bit_length() > 8 * _MAX_INTEGER - 8:
+                    raise ValueError(f"its pickle has an integer of {argument.bit_length()} bits")
+                self._push(argument)
+            case "BUILD":
+                # attributes, which modules give to their OrderedDict (_metadata): nothing that is read here
+                if not isinstance(self._pop(), dict) or type(self._top()) is not dict:
+                    raise RefusedError("sets attributes of an object in its pickle, which no weights need")
+            case "PROTO":
+                if argument != 2:
+                    raise RefusedError(f"has a pickle of protocol {argument}: save it with torch's default, 2")
+            case "STOP":
+                pass
+            case _:
+                raise RefusedError(
+                    f"has the opcode {opcode} in its pickle, which torch.save does not write for weights; nothing of a "
+                    "checkpoint is executed. If you trust it, load it with torch and save its state dict"
+                )
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _top(self) -> Any:
+        if len(self._stack) <= (self._marks[-1] if self._marks else 0):
+            raise ValueError("its pickle takes a value that is not there")
+        return self._stack[-1]
+
+    def _pop(self) -> Any:
+        value = self._top()
+        self._stack.pop()
+        return value
+
+    def _from_mark(self) -> list[Any]:
+        """Takes all values after the last mark."""
+        if not self._marks:
+            raise ValueError("its pickle takes a mark that is not there")
+        mark = self._marks.pop()
+        values = self._stack[mark:]
+        del self._stack[mark:]
+        return values
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = self._top()
+        if type(target) is not dict or len(items) % 2:
+            raise ValueError("its pickle sets items of what is no dictionary, or keys without values")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # nested tuples could take years to hash
+            if key is not None and type(key) not in (str, int, float, bool):
+                raise ValueError(f"its pickle has the key {shown(key)}")
+            target[key] = value
+
+    def _append(self, items: list[Any]) -> None:
+        target = self._top()
+        if type(target) is not list:
+            raise ValueError("its pickle appends to what is no list")
+        target.extend(items)
+
+    def _storage(self, given: Any) -> Storage:
+        """The storage of a persistent id, which torch writes as ('storage', type, key, location, number)."""
+        match given:
+            case ("storage", Inert(name), str(key), str(), int(count)) if name in _STORAGES:
+                if type(count) is bool or count < 0:
+                    raise ValueError(f"a storage has {shown(count)} elements")
+                storage = Storage(_STORAGES[name], key, count)
+                if self._storages.setdefault(key, storage) != storage:
+                    raise ValueError(f"the storage {shown(key)} has two sizes or types")
+                return storage
+        raise ValueError("its pickle has a persistent id that is no storage's")
+
+    def _call(self, called: Any, arguments: Any) -> Any:
+        """What stands for the result of a call. Raises RefusedError if no state dict has such a one."""
+        if not isinstance(called, Inert):
+            raise ValueError("its pickle calls what is no function")
+        match called.name, arguments:
+            case "collections OrderedDict", ():
+                return {}
+            case "collections Counter", (dict(counts),):
+                return counts
+            case "collections defaultdict", () | (None,):
+                return {}
+            case "builtins set" | "__builtin__ set", (list(),):
+                return Inert("a set")
+            case "torch Size", (tuple(sizes),):
+                return sizes
+            case "torch device" | "torch.serialization _get_layout", (str(), *_):
+                return Inert(f"the result of {called.name}")
+            case "torch._utils _rebuild_parameter", (View() as view, bool(), dict()):
+                return view
+            case "torch._utils _rebuild_tensor_v2", (Storage(), int(), tuple(), tuple(), bool(), dict(), *more):
+                if len(more) > 1 or any(more):
+                    raise RefusedError("has a tensor that is a negated or conjugated view: save it with .clone()")
+                storage, offset, shape, strides, *_ = arguments
+                return View(storage, offset, shape, strides)
+        if called.name in _CALLED:
+            raise RefusedError(f"calls {_dotted(called.name)} with other arguments than torch.save writes")
+        raise _called(called.name)
+
+
+def _dotted(name: str) -> str:
+    return shown(name.replace(" ", "."))
+
+
+def _called(name: str) -> RefusedError:
+    return RefusedError(
+        f"calls {_dotted(name)} in its pickle, which no weights need, and nothing of a checkpoint is executed. If you "
+        "trust it, load it with torch and save its state dict"
+    )

@@ -106,6 +106,8 @@ def open_weights(path: Path) -> Iterator[Weights]:
 def _read(path: Path, file: WeightsFile) -> Weights:
     try:
         head = file.read(0, min(file.size, 64))
+        if not head:
+            raise ValueError("it is empty")
         if head.startswith(MAGIC):
             found = read_torch(file)
         elif head.startswith(_LEGACY):
@@ -118,6 +120,8 @@ def _read(path: Path, file: WeightsFile) -> Weights:
             raise ValueError("it does not begin with a header")
         else:
             raise RefusedError("is neither what torch.save writes nor safetensors, by how it begins")
+        if not found:
+            raise RefusedError("holds no tensors")
         if names := [name for name in found if not name.isprintable()]:
             raise RefusedError(f"has the tensor {shown(names[0])}, whose name cannot be printed")
     except RefusedError as error:

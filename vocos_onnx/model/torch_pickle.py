@@ -18,7 +18,7 @@ from vocos_onnx.messages import shown
 from .stored import RefusedError
 
 MAX_PICKLE = 16 << 20  # bytes; a tensor takes about 200
-_MAX_OPCODES = 1_000_000  # a tensor takes about 20
+_MAX_OPCODES = 500_000  # a tensor takes about 20
 _MAX_INTEGER = 9  # bytes: 64 bits with or without a sign
 
 _STORAGES = {
@@ -27,7 +27,7 @@ _STORAGES = {
     "torch ShortStorage": "int16", "torch CharStorage": "int8", "torch ByteStorage": "uint8",
     "torch BoolStorage": "bool",
 }  # fmt: skip
-# Names that are called; what stands for their result is in _Machine.call.
+# Names that are called; what stands for their results is in _Machine._call.
 _CALLED = {
     "collections OrderedDict", "collections Counter", "collections defaultdict", "builtins set", "__builtin__ set",
     "torch Size", "torch device", "torch.serialization _get_layout",
@@ -69,7 +69,7 @@ def unpickled(data: bytes) -> Any:
     """What a pickle holds, with a View for each tensor.
 
     Raises RefusedError naming what the pickle calls, or the opcode, if no state dict needs it; ValueError if it is
-    damaged or has more than a million opcodes.
+    damaged or has too many opcodes.
     """
     machine = _Machine()
     stream = io.BytesIO(data)
@@ -140,7 +140,7 @@ class _Machine:
                 self._append(self._from_mark())
             case "GLOBAL":
                 if argument not in _GLOBALS:
-                    raise _called(argument)
+                    raise _refused(f"calls {_dotted(argument)}")
                 self._push(Inert(argument))
             case "LONG1":
                 if argument.bit_length() > 8 * _MAX_INTEGER - 8:
@@ -149,17 +149,14 @@ class _Machine:
             case "BUILD":
                 # attributes, which modules give to their OrderedDict (_metadata): nothing that is read here
                 if not isinstance(self._pop(), dict) or type(self._top()) is not dict:
-                    raise RefusedError("sets attributes of an object in its pickle, which no weights need")
+                    raise _refused("sets attributes of an object")
             case "PROTO":
                 if argument != 2:
                     raise RefusedError(f"has a pickle of protocol {argument}: save it with torch's default, 2")
             case "STOP":
                 pass
             case _:
-                raise RefusedError(
-                    f"has the opcode {opcode} in its pickle, which torch.save does not write for weights; nothing of a "
-                    "checkpoint is executed. If you trust it, load it with torch and save its state dict"
-                )
+                raise _refused(f"has the opcode {opcode}")
 
     def _push(self, value: Any) -> None:
         self._stack.append(value)
@@ -213,7 +210,7 @@ class _Machine:
 
     def _call(self, called: Any, arguments: Any) -> Any:
         """What stands for the result of a call. Raises RefusedError if no state dict has such a one."""
-        if not isinstance(called, Inert):
+        if not isinstance(called, Inert) or called.name not in _GLOBALS:
             raise ValueError("its pickle calls what is no function")
         match called.name, arguments:
             case "collections OrderedDict", ():
@@ -235,17 +232,15 @@ class _Machine:
                     raise RefusedError("has a tensor that is a negated or conjugated view: save it with .clone()")
                 storage, offset, shape, strides, *_ = arguments
                 return View(storage, offset, shape, strides)
-        if called.name in _CALLED:
-            raise RefusedError(f"calls {_dotted(called.name)} with other arguments than torch.save writes")
-        raise _called(called.name)
+        raise _refused(f"calls {_dotted(called.name)} with arguments that torch.save does not write")
 
 
 def _dotted(name: str) -> str:
     return shown(name.replace(" ", "."))
 
 
-def _called(name: str) -> RefusedError:
+def _refused(what: str) -> RefusedError:
     return RefusedError(
-        f"calls {_dotted(name)} in its pickle, which no weights need, and nothing of a checkpoint is executed. If you "
-        "trust it, load it with torch and save its state dict"
+        f"{what} in its pickle, which no weights need, and nothing of a checkpoint is executed. If you trust it, load "
+        "it with torch and save its state dict"
     )

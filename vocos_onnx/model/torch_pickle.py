@@ -8,8 +8,8 @@ by name.
 
 from __future__ import annotations
 
-import io
-import pickletools
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from .stored import RefusedError
 MAX_PICKLE = 16 << 20  # bytes; a tensor takes about 200
 _MAX_OPCODES = 500_000  # a tensor takes about 20
 _MAX_INTEGER = 9  # bytes: 64 bits with or without a sign
+_MAX_NAME = 4096  # bytes of a global
 
 _STORAGES = {
     "torch FloatStorage": "float32", "torch HalfStorage": "float16", "torch BFloat16Storage": "bfloat16",
@@ -72,14 +73,70 @@ def unpickled(data: bytes) -> Any:
     damaged or has too many opcodes.
     """
     machine = _Machine()
-    stream = io.BytesIO(data)
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+    for number, (opcode, argument) in enumerate(_instructions(data)):
         if number >= _MAX_OPCODES:
             raise ValueError(f"its pickle has more than {_MAX_OPCODES} opcodes")
-        machine.step(opcode.name, argument)
-    if stream.tell() != len(data):
-        raise ValueError(f"its pickle ends at byte {stream.tell()} of {len(data)}")
+        machine.step(opcode, argument)
     return machine.result()
+
+
+# The opcodes of protocol 2 that torch.save writes: their names in pickletools, and their arguments, of which a text or
+# a long integer has only its length here.
+_OPCODES = {code: (name, struct.Struct(argument)) for code, name, argument in (
+    (b"\x80", "PROTO", "B"), (b".", "STOP", ""), (b"q", "BINPUT", "B"), (b"r", "LONG_BINPUT", "<I"),
+    (b"h", "BINGET", "B"), (b"j", "LONG_BINGET", "<I"), (b"J", "BININT", "<i"), (b"K", "BININT1", "B"),
+    (b"M", "BININT2", "<H"), (b"G", "BINFLOAT", ">d"), (b"\x8a", "LONG1", "B"), (b"X", "BINUNICODE", "<I"),
+    (b"c", "GLOBAL", ""), (b"N", "NONE", ""), (b"\x88", "NEWTRUE", ""), (b"\x89", "NEWFALSE", ""), (b"(", "MARK", ""),
+    (b")", "EMPTY_TUPLE", ""), (b"\x85", "TUPLE1", ""), (b"\x86", "TUPLE2", ""), (b"\x87", "TUPLE3", ""),
+    (b"t", "TUPLE", ""), (b"]", "EMPTY_LIST", ""), (b"a", "APPEND", ""), (b"e", "APPENDS", ""),
+    (b"}", "EMPTY_DICT", ""), (b"s", "SETITEM", ""), (b"u", "SETITEMS", ""), (b"R", "REDUCE", ""), (b"b", "BUILD", ""),
+    (b"Q", "BINPERSID", ""),
+)}  # fmt: skip
+
+
+def _instructions(data: bytes) -> Iterator[tuple[str, Any]]:
+    """The opcodes by name, each with its argument or None. Raises ValueError or RefusedError."""
+    at, opcode = 0, ""
+    while opcode != "STOP":
+        known = _OPCODES.get(data[at : at + 1])
+        if known is None:
+            raise _unknown(data[at : at + 1])
+        opcode, layout = known
+        end = at + 1 + layout.size
+        if end > len(data):
+            raise ValueError("its pickle ends early")
+        argument: Any = layout.unpack_from(data, at + 1)[0] if layout.size else None
+        if opcode in ("BINUNICODE", "LONG1"):
+            content = data[end : end + argument]
+            if len(content) < argument:
+                raise ValueError("its pickle ends early")
+            end += argument
+            if opcode == "LONG1":
+                if argument > _MAX_INTEGER:
+                    raise ValueError(f"its pickle has an integer of {argument} bytes")
+                argument = int.from_bytes(content, "little", signed=True)
+            else:
+                argument = content.decode("utf-8", "surrogatepass")
+        elif opcode == "GLOBAL":
+            module, name, *rest = [*data[end : end + _MAX_NAME].split(b"\n", 2), b"", b""]
+            if len(rest) < 3:
+                raise ValueError("its pickle has a name without an end")
+            end += len(module) + len(name) + 2
+            argument = f"{module.decode()} {name.decode()}"
+        yield opcode, argument
+        at = end
+    if at != len(data):
+        raise ValueError(f"its pickle ends at byte {at} of {len(data)}")
+
+
+def _unknown(code: bytes) -> ValueError:
+    """The error of an opcode that is not read; that of the end of the data if there is none."""
+    import pickletools  # of use in errors alone
+
+    names = [opcode.name for opcode in pickletools.opcodes if opcode.code == code.decode("latin1")]
+    if not names:
+        return ValueError(f"its pickle has the opcode 0x{code.hex()}" if code else "its pickle ends early")
+    return _refused(f"has the opcode {names[0]}")
 
 
 class _Machine:
@@ -107,7 +164,7 @@ class _Machine:
                 if argument not in self._memo:
                     raise ValueError(f"its pickle takes {argument} from the memo, which is not there")
                 self._push(self._memo[argument])
-            case "BININT" | "BININT1" | "BININT2" | "BINFLOAT" | "BINUNICODE":
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE":
                 self._push(argument)
             case "MARK":
                 self._marks.append(len(self._stack))
@@ -142,10 +199,6 @@ class _Machine:
                 if argument not in _GLOBALS:
                     raise _refused(f"calls {_dotted(argument)}")
                 self._push(Inert(argument))
-            case "LONG1":
-                if argument.bit_length() > 8 * _MAX_INTEGER - 8:
-                    raise ValueError(f"its pickle has an integer of {argument.bit_length()} bits")
-                self._push(argument)
             case "BUILD":
                 # attributes, which modules give to their OrderedDict (_metadata): nothing that is read here
                 if not isinstance(self._pop(), dict) or type(self._top()) is not dict:
@@ -153,10 +206,6 @@ class _Machine:
             case "PROTO":
                 if argument != 2:
                     raise RefusedError(f"has a pickle of protocol {argument}: save it with torch's default, 2")
-            case "STOP":
-                pass
-            case _:
-                raise _refused(f"has the opcode {opcode}")
 
     def _push(self, value: Any) -> None:
         self._stack.append(value)

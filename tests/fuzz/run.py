@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.fuzz import arrays, audio, checkpoints, files, mistakes, models, server, streams
+from tests.fuzz import arrays, audio, checkpoint_reader, checkpoints, files, mistakes, models, server, streams
 from tests.fuzz.common import Target
 
 BATCH = 1000  # cases that one process tries
@@ -33,6 +33,7 @@ TARGETS: dict[str, Target] = {
     **models.TARGETS,
     **audio.TARGETS,
     **files.TARGETS,
+    **checkpoint_reader.TARGETS,
     **checkpoints.TARGETS,
     **mistakes.TARGETS,
     **server.TARGETS,

@@ -428,7 +428,7 @@ def read_file(path: Path, most: int, what: str) -> bytes:
     Raises ValueError if ``path`` is no file, or the file has more than ``most`` bytes or changes while it is read;
     OSError if it cannot be read.
     """
-    with _opened(path, most, what) as (file, size):
+    with opened(path, most, what) as (file, size):
         data = file.read(size + 1)
         _require_all(path, len(data), size)
     return data
@@ -439,7 +439,7 @@ def _read_into_pages(path: Path) -> Buffer:
 
     Of memory from malloc that is not certain: once blocks of many megabytes have been freed, glibc keeps smaller ones.
     """
-    with _opened(path, MAX_SIZE, "an .onnx file") as (file, size):
+    with opened(path, MAX_SIZE, "an .onnx file") as (file, size):
         if not size:
             raise ValueError(f"{path} is empty; copy or export it again")
         private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
@@ -449,8 +449,11 @@ def _read_into_pages(path: Path) -> Buffer:
 
 
 @contextmanager
-def _opened(path: Path, most: int, what: str) -> Iterator[tuple[io.BufferedReader, int]]:
-    """The file, and its size, which must be the same at the end."""
+def opened(path: Path, most: int, what: str) -> Iterator[tuple[io.BufferedReader, int]]:
+    """Opens a file, which messages call ``what``; gives it and its size.
+
+    Raises ValueError as ``read_file`` does, for a file that changed meanwhile at the end.
+    """
     # Without O_NONBLOCK, opening a FIFO would wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags), "rb") as file:

@@ -1,7 +1,5 @@
 """What every export raises."""
 
-from __future__ import annotations
+from vocos_onnx.model.checkpoint import CheckpointError
 
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be exported; the message names what is wrong and where."""
+__all__ = ["CheckpointError"]

@@ -149,7 +149,7 @@ for output in outputs:
     quantize(model, output, precision=precision, calibration=[numpy.load(features)], report=lambda line: None)
 """
     outputs = [tmp_path / f"without-{precision}.onnx" for precision in ("int8", "float16")]
-    command = [sys.executable, "-c", code, DATA / "mel.onnx", tmp_path / "features.npy", *outputs]
+    command = [sys.executable, "-c", code, str(DATA / "mel.onnx"), str(tmp_path / "features.npy"), *map(str, outputs)]
     subprocess.run(command, check=True)
     for output in outputs:
         expected = tmp_path / output.name.replace("without", "with")

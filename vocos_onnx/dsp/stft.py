@@ -32,10 +32,12 @@ def istft_basis(n_fft: int) -> Float:
 
     The rows are the windowed frames of a spectrum with a single 1, real and imaginary parts of each bin in turn.
     """
-    ones = np.eye(n_fft // 2 + 1)
-    units = np.stack([ones, 1j * ones], axis=1).reshape(1, n_fft + 2, -1)
-    basis: Float = istft_frames(units, n_fft)[0].astype(np.float32)
-    return basis
+    bins = n_fft // 2 + 1
+    basis = np.empty((bins, 2, n_fft), np.float32)
+    for first in range(0, bins, 64):  # in blocks, because it is computed in double precision
+        ones = np.eye(min(64, bins - first), bins, first)
+        basis[first : first + 64] = istft_frames(np.stack([ones, 1j * ones], axis=1), n_fft)
+    return basis.reshape(n_fft + 2, n_fft)
 
 
 def trim_of(n_fft: int, hop_length: int, padding: str) -> int:

@@ -1,10 +1,28 @@
-"""Checkpoints to .onnx, each verified before it is there. Torch is needed here, and nowhere in ``vocos_onnx``."""
+"""Checkpoints to .onnx, each verified before it is there. Torch is needed here, but not for ``quantize``."""
 
 from __future__ import annotations
 
-from .encodec import export_encodec
-from .errors import CheckpointError
-from .quantization import quantize
-from .vocoder import export
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .encodec import export_encodec
+    from .errors import CheckpointError
+    from .quantization import quantize
+    from .vocoder import export
 
 __all__ = ["CheckpointError", "export", "export_encodec", "quantize"]
+
+# Each name is imported when it is first asked for: torch is loaded only for what needs it.
+_MODULES = {"CheckpointError": "errors", "export": "vocoder", "export_encodec": "encodec", "quantize": "quantization"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

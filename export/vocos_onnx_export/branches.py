@@ -16,20 +16,26 @@ _NOTHING = f"{WHOLE}.state"  # of the names of the nodes that make the state tha
 def join(whole: onnx.ModelProto, step: onnx.ModelProto) -> onnx.ModelProto:
     """One model, which is ``whole`` if no frames of the past are given, and otherwise ``step``.
 
-    Both are branches of an If, and use the initializers of the graph around it, which has each value once. The inputs
-    of ``whole`` must be among those of ``step``. The state that the branch of ``whole`` returns is zeros.
+    Both are branches of an If, and use the initializers of the graph around it. Each of ``whole`` that ``step`` has too
+    is there once. Equal ones of the same model stay apart (they are paired in their order), so that the graph does not
+    depend on the values of the weights. The inputs of ``whole`` must be among those of ``step``. The state that the
+    branch of ``whole`` returns is zeros.
     """
     initializers: dict[str, TensorProto] = {}
-    names: dict[tuple[int, tuple[int, ...], bytes], str] = {}  # by type, shape and values
+    found: dict[tuple[int, tuple[int, ...], bytes], list[str]] = {}  # names by type, shape and values
     graphs = []
     for model, prefix in (step, STEP), (whole, WHOLE):
         renamed = {output: _within(prefix, output) for node in model.graph.node for output in node.output}
+        others = {key: list(names) for key, names in found.items()}  # of the other model
         for tensor in model.graph.initializer:
             key = tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes()
-            if key not in names:
-                names[key] = tensor.name if tensor.name not in initializers else f"{prefix}.{tensor.name}"
-                initializers[names[key]] = _named(tensor, names[key])
-            renamed[tensor.name] = names[key]
+            if others.get(key):
+                renamed[tensor.name] = others[key].pop(0)
+                continue
+            name = tensor.name if tensor.name not in initializers else f"{prefix}.{tensor.name}"
+            initializers[name] = _named(tensor, name)
+            found.setdefault(key, []).append(name)
+            renamed[tensor.name] = name
         graphs.append(_renamed(model.graph, prefix, renamed))
     zeros, once = GraphBuilder(_NOTHING), GraphBuilder("network")
     for output in step.graph.output:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
-from torch import Tensor
 
+from vocos_onnx.arrays import Array
 from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY, EncoderConfig, ModelConfig
 from vocos_onnx.model.onnx_file import CODEBOOKS_NAME
 
@@ -35,8 +35,8 @@ class GraphBuilder:
         return self._node(kind, inputs, [f"{name}.{i}" for i in range(outputs)], attributes)
 
     def constant(self, value: Any, dtype: Any = None) -> str:
-        """A number, list, array or torch tensor; returns its name."""
-        array = value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value, dtype)
+        """Adds a number, list, array or torch tensor; returns its name."""
+        array = np.asarray(value.detach() if hasattr(value, "detach") else value, dtype)
         name = f"{self.name}.constant.{len(self.initializers)}"
         self.initializers.append(numpy_helper.from_array(array, name))
         return name
@@ -58,7 +58,7 @@ def value(name: str, *shape: int | str, dtype: int = TensorProto.FLOAT) -> Value
 
 
 def attach_metadata(
-    proto: onnx.ModelProto, config: ModelConfig | EncoderConfig, codebooks: Tensor | None
+    proto: onnx.ModelProto, config: ModelConfig | EncoderConfig, codebooks: Array | None
 ) -> onnx.ModelProto:
     """Add the metadata and the codebooks (K, size, C); returns the model that was given.
 
@@ -66,7 +66,7 @@ def attach_metadata(
     every execution provider drops it.
     """
     if codebooks is not None:
-        proto.graph.initializer.append(numpy_helper.from_array(codebooks.contiguous().numpy(), CODEBOOKS_NAME))
+        proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(codebooks), CODEBOOKS_NAME))
     set_metadata(proto, config)
     proto.producer_name, proto.producer_version = "vocos-onnx", config.source.exporter
     _strip(proto.graph)

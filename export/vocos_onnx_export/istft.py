@@ -7,7 +7,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from vocos_onnx.dsp.stft import hann_window, imdct_frames, istft_frames, trim_of
+from vocos_onnx.dsp.stft import hann_window, imdct_frames, istft_basis, trim_of
 from vocos_onnx.model.config import ModelConfig
 
 from .graph import GraphBuilder, value
@@ -27,16 +27,18 @@ def add_istft(proto: onnx.ModelProto, config: ModelConfig) -> None:
     if "past" in inputs:
         step, once = GraphBuilder(f"{PREFIX}.step"), GraphBuilder(f"{PREFIX}.once")
         nothing = step.op("Identity", step.constant(np.zeros((1, 0), np.float32)))
-        then = step.graph([], [value(nothing, "batch", "samples")])
-        otherwise = whole.graph([], [value(audio, "batch", "samples")])
+        then, otherwise = (
+            helper.make_graph(branch.nodes, branch.name, [], [value(output, "batch", "samples")])
+            for branch, output in ((step, nothing), (whole, audio))
+        )
         goes_on = once.op("Equal", once.op("Shape", "past", start=2, end=3), once.constant([6]))
         last = helper.make_node("If", [goes_on], ["audio"], PREFIX, then_branch=then, else_branch=otherwise)
-        built = once
+        # all constants are those of the graph around the branches: the runtime uses the larger ones where they are
+        graph.initializer.extend([*once.initializers, *step.initializers, *whole.initializers])
+        graph.node.extend([*once.nodes, last])
     else:
-        last = helper.make_node("Identity", [audio], ["audio"], PREFIX)
-        built = whole
-    graph.initializer.extend(built.initializers)
-    graph.node.extend([*built.nodes, last])
+        graph.initializer.extend(whole.initializers)
+        graph.node.extend([*whole.nodes, helper.make_node("Identity", [audio], ["audio"], PREFIX)])
     graph.output.append(value("audio", "batch", "samples"))
 
 
@@ -71,10 +73,7 @@ def _basis(config: ModelConfig) -> tuple[npt.NDArray[np.float32], npt.NDArray[np
     """The windowed frame (n_fft,) for each value of a spectrum alone, and the squared window (zeros for an MDCT)."""
     bins = config.n_fft // 2
     if config.head == "istft":
-        ones = np.eye(bins + 1)
-        units = np.stack([ones, 1j * ones], axis=1).reshape(1, -1, bins + 1)  # real and imaginary parts in turn
-        frames = istft_frames(units, config.n_fft)
-        return frames[0].astype(np.float32), hann_window(config.n_fft) ** 2
+        return istft_basis(config.n_fft), hann_window(config.n_fft) ** 2
     return imdct_frames(np.eye(bins, dtype=np.float32)[None])[0], np.zeros(config.n_fft, np.float32)
 
 

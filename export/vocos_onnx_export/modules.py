@@ -176,9 +176,13 @@ class ISTFTHead(nn.Module):
         self.istft.register_buffer("window", torch.hann_window(n_fft))
 
     def forward(self, x: Tensor) -> Tensor:
+        magnitude, cos, sin = self.polar(x)
+        return torch.stack([magnitude * cos, magnitude * sin], dim=-1)
+
+    def polar(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states (B, T, dim) -> magnitudes, and cosines and sines of the phases, each (B, T, n_fft/2 + 1)."""
         m, p = self.out(x).chunk(2, dim=-1)
-        magnitude = m.exp().clip(max=MAX_MAGNITUDE)
-        return torch.stack([magnitude * p.cos(), magnitude * p.sin()], dim=-1)
+        return m.exp().clip(max=MAX_MAGNITUDE), p.cos(), p.sin()
 
     def to_waveform(self, spectrum: Tensor) -> Tensor:
         spectrum = torch.view_as_complex(spectrum).transpose(1, 2)

@@ -2,15 +2,14 @@
 
 int8: the matrix products, nine tenths of the work. Their left sides are outputs of layer norms and GELUs, whose ranges
 are measured once on real input and then fixed (8 bits, asymmetric): the audio of a frame does not depend on what else
-is decoded with it, and nothing is measured at run time. The weights have 7 bits and a scale for each column: on CPUs
-without VNNI, two products of 8 and 8 bits are added in 16 bits and saturate; those of 255 · 64 do not. Convolutions,
-layer norms, GELUs and the head's exp, sin and cos stay in float32.
+is decoded with it, and nothing is measured at run time. The weights have 7 bits and a scale for each column
+(``vocos_onnx.model.precision``). Convolutions, layer norms, GELUs and the head's exp, sin and cos stay in float32.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx.model.bundled import BUNDLED_CODEC, default_model, find_model
 from vocos_onnx.model.config import Quality
 from vocos_onnx.model.onnx_file import CODEBOOKS_NAME
+from vocos_onnx.model.precision import column_scales, input_scale, to_int8
 from vocos_onnx.model.providers import CPU
 
 from .branches import join, split
@@ -46,7 +46,6 @@ class Item:
 
 
 VARIANTS = ("int8", "float16")
-WEIGHT_LIMIT = 64  # 2 · 255 · 64 < 2**15
 MIN_SNR_DB = 10.0  # below it something has gone wrong
 _MICROSOFT = "com.microsoft"
 
@@ -106,19 +105,9 @@ def convert(
         raise ValueError(f"{model} is in {original.config.precision} already; take the float32 model")
     items = _items(original, calibration)
     proto = onnx.load(find_model(model))
-    branches = split(_network(proto))
-    if precision == "int8":
-        branches = _to_int8(branches, original, items)
-    else:
-        branches = [_to_float16(branch) for branch in branches]
+    ranges = _ranges(whole(proto), original, items) if precision == "int8" else {}
     config = replace(original.config, precision=precision, quality=Quality(0.0, None, 0.0))
-    codebooks = [tensor for tensor in proto.graph.initializer if tensor.name == CODEBOOKS_NAME]
-    has_audio = any(output.name == "audio" for output in proto.graph.output)
-    proto = join(*branches) if len(branches) == 2 else branches[0]
-    proto.graph.initializer.extend(codebooks)
-    if has_audio:
-        add_istft(proto, config)
-    set_metadata(proto, config)
+    proto = narrowed(proto, config, ranges)
     save(proto, staged)
     quality = _compare(VocosONNX(staged, providers=[CPU]), items)
     pesq = "not measured (pip install pesq)" if quality.pesq_wb is None else f"{quality.pesq_wb:.2f} of 4.64"
@@ -176,6 +165,32 @@ def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
         return {name: archive[name] for name in archive.files if archive[name].ndim == 2}
 
 
+def narrowed(proto: onnx.ModelProto, config: ModelConfig, ranges: Mapping[str, tuple[float, float]]) -> onnx.ModelProto:
+    """Returns a float32 model in the precision of ``config``.
+
+    For int8, ``ranges`` has the least and the greatest value of each product's left side, by the name of its weight.
+    """
+    branches = split(_network(proto))
+    if config.precision == "int8":
+        for branch in branches:
+            _quantise(branch, ranges)
+    else:
+        branches = [_to_float16(branch) for branch in branches]
+    codebooks = [tensor for tensor in proto.graph.initializer if tensor.name == CODEBOOKS_NAME]
+    has_audio = any(output.name == "audio" for output in proto.graph.output)
+    made = join(*branches) if len(branches) == 2 else branches[0]
+    made.graph.initializer.extend(codebooks)
+    if has_audio:
+        add_istft(made, config)
+    set_metadata(made, config)
+    return made
+
+
+def whole(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns the network of a model for whole sequences."""
+    return split(_network(proto))[0]
+
+
 def _network(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without the codebooks and the inverse transform."""
     network = onnx.ModelProto()
@@ -188,44 +203,30 @@ def _network(proto: onnx.ModelProto) -> onnx.ModelProto:
     return network
 
 
-def _to_int8(branches: list[onnx.ModelProto], original: VocosONNX, items: list[Item]) -> list[onnx.ModelProto]:
-    """The branches in int8, with the same ranges, which are those of the first one's products."""
-    if not original.delay:
-        raise ValueError(
-            "this model has a VocosResNetBackbone, whose work is in convolutions: int8 does nothing for it"
-        )
-    products = _products(branches[0].graph)
-    ranges = _ranges(branches[0], original, items, [node.input[0] for node in products])
-    by_weight = {node.input[1]: ranges[node.input[0]] for node in products}
-    for branch in branches:
-        _quantise(branch, by_weight)
-    return branches
-
-
-def _products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+def products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Returns the matrix products with a weight on the right side."""
     weights = {tensor.name for tensor in graph.initializer}
     return [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
 
 
-def _quantise(proto: onnx.ModelProto, ranges: dict[str, tuple[float, float]]) -> None:
+def _quantise(proto: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]]) -> None:
     """Put integer products in the place of those with weights; ``ranges`` of the left sides, by the weight's name."""
     graph = proto.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     replaced: dict[str, list[onnx.NodeProto]] = {}
-    for node in _products(graph):
+    for node in products(graph):
         (add,) = [user for user in graph.node if node.output[0] in user.input]
         assert add.op_type == "Add"
         (bias,) = [name for name in add.input if name != node.output[0]]
-        scale, zero = _scale(*ranges[node.input[1]])
-        weight = numpy_helper.to_array(weights[node.input[1]])
-        columns = np.maximum(np.abs(weight).max(axis=0), 1e-12) / WEIGHT_LIMIT
         name = node.input[1]
+        scale, zero = input_scale(*ranges[name])
+        weight = numpy_helper.to_array(weights[name])
         tensors = {
             f"{name}.input_scale": np.float32(scale),
             f"{name}.input_zero": np.uint8(zero),
-            f"{name}.int8": np.round(weight / columns).astype(np.int8),
-            f"{name}.scale": columns.astype(np.float32),
-            f"{name}.zero": np.zeros(len(columns), np.int8),
+            f"{name}.int8": to_int8(weight),
+            f"{name}.scale": column_scales(weight),
+            f"{name}.zero": np.zeros(weight.shape[1], np.int8),
         }
         graph.initializer.remove(weights[name])
         graph.initializer.extend(numpy_helper.from_array(np.asarray(v), key) for key, v in tensors.items())
@@ -248,12 +249,16 @@ def _quantise(proto: onnx.ModelProto, ranges: dict[str, tuple[float, float]]) ->
     proto.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
 
 
-def _ranges(
-    proto: onnx.ModelProto, original: VocosONNX, items: list[Item], names: list[str]
-) -> dict[str, tuple[float, float]]:
-    """The minimum and the maximum of each of these tensors over all items, with 0 among them."""
+def _ranges(proto: onnx.ModelProto, original: VocosONNX, items: list[Item]) -> dict[str, tuple[float, float]]:
+    """The least and the greatest value of each product's left side over all items, 0 included, by its weight's name."""
     import onnxruntime
 
+    if not original.delay:
+        raise ValueError(
+            "this model has a VocosResNetBackbone, whose work is in convolutions: int8 does nothing for it"
+        )
+    weights = {node.input[0]: node.input[1] for node in products(proto.graph)}
+    names = list(weights)
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)
     watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
@@ -269,13 +274,7 @@ def _ranges(
         for name, value in zip(names, values, strict=True):
             low, high = ranges[name]
             ranges[name] = min(low, float(value.min())), max(high, float(value.max()))
-    return ranges
-
-
-def _scale(low: float, high: float) -> tuple[float, int]:
-    """Scale and zero point of 8 bits for a range that includes 0."""
-    scale = max(high - low, 1e-12) / 255
-    return scale, round(-low / scale)
+    return {weights[name]: value for name, value in ranges.items()}
 
 
 def _to_float16(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vocos_onnx.messages import listed, shown
+from vocos_onnx.model.skeletons import check_shapes
 
 from .errors import CheckpointError
 
@@ -39,16 +40,8 @@ def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def check_keys(state: dict[str, Tensor], expected: dict[str, Tensor], verdict: str) -> None:
     """Raises CheckpointError, "the state dict VERDICT: ...", unless keys and shapes are those of ``expected``."""
-    problems = [f"lacks {key}" for key in expected if key not in state]
-    problems += [f"has the unknown key {listed([key])}" for key in state if key not in expected]
-    problems += [
-        f"has {key} of shape {shown(tuple(state[key].shape))}, expected {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise CheckpointError(f"the state dict {verdict}: it {'; '.join(problems[:5])}{more}")
+    given, wanted = ({key: tuple(value.shape) for key, value in tensors.items()} for tensors in (state, expected))
+    check_shapes(given, wanted, verdict)
 
 
 def check_finite(state: dict[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ from vocos_onnx.model.config import EncoderConfig, ModelConfig
 
 from .branches import join
 from .graph import OPSET, attach_metadata
-from .modules import ConvNeXtBlock, Head, STFTEncoder, Vocos, VocosBackbone, VocosResNetBackbone
+from .modules import ConvNeXtBlock, Head, ISTFTHead, STFTEncoder, Vocos, VocosBackbone, VocosResNetBackbone
 
 Axes = dict[int, object] | None  # of one input: the axes whose size may differ between calls
 
@@ -67,6 +67,25 @@ def trace(model: Vocos, config: ModelConfig, codebooks: Tensor | None) -> onnx.M
     return attach_metadata(join(whole, step), config, codebooks)
 
 
+def trace_spectrum(model: Vocos) -> onnx.ModelProto:
+    """The graph of mels (batch, n_mels, frames) -> mag, x and y, each (batch, n_fft/2 + 1, frames).
+
+    These are the magnitude, and cosine and sine of the phase, as others export a Vocos with an ISTFTHead. Where the
+    network is conditioned on a bandwidth, the inputs are features and a scalar bandwidth_id.
+    """
+    backbone, head = model.backbone, model.head
+    assert isinstance(backbone, VocosBackbone) and isinstance(head, ISTFTHead)
+    backbone = copy.deepcopy(backbone)
+    _widen(backbone)
+    batch, frames = torch.export.Dim("batch"), torch.export.Dim("frames")
+    inputs = {"features" if backbone.num_bandwidths else "mels": torch.zeros(2, backbone.input_channels, 50)}
+    axes: list[Axes] = [{0: batch, 2: frames}]
+    if backbone.num_bandwidths:
+        inputs["bandwidth_id"] = torch.tensor(0)
+        axes.append(None)
+    return _trace(PolarVocos(backbone, head), inputs, ["mag", "x", "y"], axes)
+
+
 def _widen(backbone: VocosBackbone) -> None:
     """Make the kernels two-dimensional: they see (B, C, 1, T), an image of height 1.
 
@@ -88,12 +107,30 @@ class WholeVocos(torch.nn.Module):
 
     def forward(self, features: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
         """Features (B, C, T) -> spectrum (B, T, ...)."""
+        spectrum: Tensor = self.head(self.hidden(features, bandwidth_id))
+        return spectrum
+
+    def hidden(self, features: Tensor, bandwidth_id: Tensor | None) -> Tensor:
+        """Features (B, C, T) -> hidden states (B, T, dim)."""
         backbone = self.backbone
         x = backbone.norm(_convolve(backbone.embed, features[:, :, None], padding=3), bandwidth_id)
         for block in backbone.blocks:
             x = x + _residual(block, _convolve(block.dwconv, x.permute(0, 3, 1, 2), padding=3), bandwidth_id)
-        spectrum: Tensor = self.head(backbone.final_layer_norm(x)[:, 0])
-        return spectrum
+        hidden: Tensor = backbone.final_layer_norm(x)[:, 0]
+        return hidden
+
+
+class PolarVocos(torch.nn.Module):
+    """The same, with the spectrum as magnitude, and cosine and sine of the phase."""
+
+    def __init__(self, backbone: VocosBackbone, head: ISTFTHead) -> None:
+        super().__init__()
+        self.whole, self.head = WholeVocos(backbone, head), head
+
+    def forward(self, features: Tensor, bandwidth_id: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (B, C, T) -> three times (B, n_fft/2 + 1, T)."""
+        mag, x, y = self.head.polar(self.whole.hidden(features, bandwidth_id))
+        return mag.transpose(1, 2), x.transpose(1, 2), y.transpose(1, 2)
 
 
 class StatefulVocos(torch.nn.Module):

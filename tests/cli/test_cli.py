@@ -576,15 +576,17 @@ def test_stream_for_real() -> None:
     assert (process.returncode, error) == (1, b"")
 
 
-@pytest.mark.parametrize("command", ["export", "export-encodec", "quantize"])
-def test_export_without_torch(
-    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+@pytest.mark.parametrize(
+    ("command", "package"), [("export", "torch"), ("export-encodec", "torch"), ("quantize", "onnx")]
+)
+def test_export_without_its_packages(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, package: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, package, None)
     for name in [n for n in sys.modules if n.startswith("vocos_onnx_export")]:
         monkeypatch.delitem(sys.modules, name)
     assert run(command, "somewhere", "-o", "m.onnx") == 2
-    assert "export needs torch: pip install 'vocos-onnx[export]'" in capsys.readouterr().err
+    assert f"export needs {package}: pip install 'vocos-onnx[export]'" in capsys.readouterr().err
 
 
 def test_started_for_real(files: Path) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from onnx import numpy_helper
+from onnxruntime.transformers.float16 import convert_np_to_float16
 
 from tests.helpers import DATA
 from tests.parity.upstream import CONFIGS, build, save
@@ -15,6 +22,7 @@ from vocos_onnx import VocosONNX
 from vocos_onnx.cli import main
 from vocos_onnx.evaluate.metrics import pesq_wb
 from vocos_onnx.model.bundled import CODEC, MEL, default_model
+from vocos_onnx.model.precision import to_float16
 from vocos_onnx.spans import Plan
 from vocos_onnx_export import CheckpointError, export, quantization, quantize
 
@@ -120,6 +128,43 @@ def test_the_codebooks_stay(source: str, precision: str, tmp_path: Path) -> None
     assert not [output.name for output in graph.output if output.name == "codebooks"]
     features = VocosONNX(DATA / source).codes_to_features(tokens)
     assert np.array_equal(VocosONNX(tmp_path / "m.onnx").codes_to_features(tokens), features)
+
+
+def test_it_needs_no_torch(tmp_path: Path) -> None:
+    """In a process that cannot import it; the file is the same as in one that can."""
+    features = np.random.default_rng(0).uniform(-8, 2, (8, 50)).astype(np.float32)
+    np.save(tmp_path / "features.npy", features)
+    code = """
+import sys
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ModuleNotFoundError("torch is not here", name="torch")
+sys.meta_path.insert(0, NoTorch())
+import numpy
+from vocos_onnx_export import quantize
+model, features, *outputs = sys.argv[1:]
+for output in outputs:
+    precision = output.removesuffix(".onnx").split("-")[-1]
+    quantize(model, output, precision=precision, calibration=[numpy.load(features)], report=lambda line: None)
+"""
+    outputs = [tmp_path / f"without-{precision}.onnx" for precision in ("int8", "float16")]
+    command = [sys.executable, "-c", code, str(DATA / "mel.onnx"), str(tmp_path / "features.npy"), *map(str, outputs)]
+    subprocess.run(command, check=True)
+    for output in outputs:
+        expected = tmp_path / output.name.replace("without", "with")
+        precision = expected.stem.split("-")[-1]
+        quantize(DATA / "mel.onnx", expected, precision=precision, calibration=[features], report=lambda line: None)
+        assert output.read_bytes() == expected.read_bytes()
+
+
+@given(arrays(np.float32, st.integers(1, 50), elements=st.floats(width=32)))
+@example(np.array([0.0, -0.0, 1e-45, -1e-45, 5.96e-8, 65504, 65519, 1e30, np.inf, -np.inf, np.nan], np.float32))
+def test_float16_is_that_of_the_conversion(array: np.ndarray) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = convert_np_to_float16(array)
+    assert to_float16(array).tobytes() == np.asarray(expected).tobytes()
 
 
 def test_a_range_that_does_not_fit_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def add(commands: Commands) -> None:
 def run(args: Namespace) -> None:
     check_model_target(args.output, [args.checkpoint, args.config, *(args.calibrate or [])], args.force)
     calibration = read_calibration(args)
-    load_export().export(
+    load_export("export")(
         args.checkpoint,
         args.output,
         config=args.config,
@@ -61,10 +61,14 @@ def read_calibration(args: Namespace) -> list[npt.NDArray[Any]] | None:
     return None if args.calibrate is None else [read_token_file(path).codes for path in args.calibrate]
 
 
-def load_export() -> Any:
-    """The package ``vocos_onnx_export``. Raises ImportError if the packages of the extra [export] are missing."""
+def load_export(function: str) -> Any:
+    """Returns a function of ``vocos_onnx_export``.
+
+    Raises ImportError if packages of the extra [export] are missing that it needs.
+    """
     try:
         import vocos_onnx_export
+
+        return getattr(vocos_onnx_export, function)
     except ModuleNotFoundError as error:
         raise ImportError(f"export needs {error.name}: pip install 'vocos-onnx[export]'") from error
-    return vocos_onnx_export

@@ -30,4 +30,4 @@ def add(commands: Commands) -> None:
 
 def run(args: Namespace) -> None:
     check_model_target(args.output, [args.checkpoint], args.force)
-    load_export().export_encodec(args.checkpoint, args.output, revision=args.revision, overwrite=args.force)
+    load_export("export_encodec")(args.checkpoint, args.output, revision=args.revision, overwrite=args.force)

@@ -31,7 +31,7 @@ def run(args: Namespace) -> None:
     check_model_target(args.output, [args.model, *(args.calibrate or [])], args.force)
     precision = "float16" if args.fp16 else "int8"
     calibration = read_calibration(args)
-    export = load_export()
+    quantize = load_export("quantize")
     with explained(("--model", args.model)):
-        export.quantize(args.model, output, precision=precision, calibration=calibration, overwrite=args.force)
+        quantize(args.model, output, precision=precision, calibration=calibration, overwrite=args.force)
     report_done(output, f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")

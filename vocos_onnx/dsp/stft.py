@@ -27,6 +27,19 @@ def istft_frames(spectrum: npt.NDArray[np.complex64], n_fft: int) -> Float:
     return windowed
 
 
+def istft_basis(n_fft: int) -> Float:
+    """The inverse transform as a matrix (n_fft + 2, n_fft): frames = spectrum (B, T, n_fft + 2) @ basis.
+
+    The rows are the windowed frames of a spectrum with a single 1, real and imaginary parts of each bin in turn.
+    """
+    bins = n_fft // 2 + 1
+    basis = np.empty((bins, 2, n_fft), np.float32)
+    for first in range(0, bins, 64):  # in blocks, because it is computed in double precision
+        ones = np.eye(min(64, bins - first), bins, first)
+        basis[first : first + 64] = istft_frames(np.stack([ones, 1j * ones], axis=1), n_fft)
+    return basis.reshape(n_fft + 2, n_fft)
+
+
 def trim_of(n_fft: int, hop_length: int, padding: str) -> int:
     """Samples that are cut off both ends: n_fft/2 with "center" padding, (n_fft - hop_length) // 2 with "same"."""
     return n_fft // 2 if padding == "center" else (n_fft - hop_length) // 2

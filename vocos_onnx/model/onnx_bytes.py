@@ -5,9 +5,13 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 
+ALIGNMENT = 64  # bytes, of a line of the cache
+SMALL = 1024  # bytes: larger weights are aligned in the file, and used where they are when it is loaded
+
 ByteRange = tuple[int, int]  # where the contents of a field begin and end, after its tag and length
 
 _VARINT, _BYTES, _FIXED32 = 0, 2, 5  # wire types
+_DOC_STRING = 12  # of a tensor
 
 
 def varint(number: int) -> bytes:
@@ -19,6 +23,24 @@ def varint(number: int) -> bytes:
 def field(number: int, content: bytes) -> bytes:
     """A field of a text or a message; its number is 15 or less, so that the tag has one byte."""
     return bytes([number << 3 | _BYTES]) + varint(len(content)) + content
+
+
+def number_field(number: int, value: int) -> bytes:
+    """A field of an integer of 0 or more; the number of the field is 15 or less."""
+    return bytes([number << 3 | _VARINT]) + varint(value)
+
+
+def padding_of(at: int, head: int, size: int) -> bytes:
+    """The doc_string that aligns the values of a tensor, put in front of its other fields.
+
+    The field of the tensor begins at the byte ``at`` of the file. Of its ``size`` other bytes, ``head`` come before the
+    values.
+    """
+    for count in range(2 * ALIGNMENT):
+        padding = field(_DOC_STRING, b" " * count)
+        if (at + 1 + len(varint(len(padding) + size)) + len(padding) + head) % ALIGNMENT == 0:
+            return padding
+    raise AssertionError
 
 
 def field_start(place: ByteRange) -> int:

@@ -35,7 +35,7 @@ from vocos_onnx.messages import shown
 
 from .config import METADATA_KEY, newer_format
 from .mistaken import foreign_vocos_message, other_file_message
-from .onnx_bytes import ByteRange, field, field_start, fields_of, varint
+from .onnx_bytes import SMALL, ByteRange, field, field_start, fields_of, padding_of, varint
 from .operators import (
     BOOL,
     DOMAINS,
@@ -63,9 +63,8 @@ MAX_SIZE = 1 << 30  # bytes; the largest known model has 54 MB, and ONNX allows 
 MAX_NODES = 10_000  # the bundled networks have 160
 _MAX_FIELDS = 1_000_000
 _MAX_DEPTH = 8
-ALIGNMENT = 64  # bytes, of a line of the cache
+_FEW = 1024  # the values of longer integer tensors are not read
 _HEAD = 4096  # bytes by which a file of another format is told
-_FEW = 1024  # the values of longer integer tensors are not read; weights of as many bytes or fewer stay in the graph
 _MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
 _OPSETS = range(18, 27)  # the exports have 20
 _EXPORT = "export the checkpoint with: vocos-onnx export"
@@ -338,7 +337,7 @@ def _rewritten(check: _Check, edits: Mapping[ByteRange, bytes]) -> bytes:
 
 
 def aligned(data: bytes) -> bytes:
-    """Returns a model whose larger weights and codebooks are at multiples of ALIGNMENT bytes, so that none is copied.
+    """Returns a model whose larger weights and codebooks are at multiples of 64 bytes, so that none is copied.
 
     In front of the values of each tensor is a doc_string of as many characters as are missing.
     """
@@ -354,11 +353,7 @@ def aligned(data: bytes) -> bytes:
             start, stop = tensor.place
             pieces.append(data[at : field_start(tensor.place)])
             length += len(pieces[-1])
-            for count in range(2 * ALIGNMENT):
-                padding = field(_TENSOR.numbers["doc_string"], b" " * count)
-                before = 1 + len(varint(len(padding) + stop - start)) + len(padding)  # of the field, the old contents
-                if (length + before + tensor.values[0] - start) % ALIGNMENT == 0:
-                    break
+            padding = padding_of(length, tensor.values[0] - start, stop - start)
             pieces.append(field(_GRAPH.numbers["initializer"], padding + data[start:stop]))
             length += len(pieces[-1])
             at = stop
@@ -616,7 +611,7 @@ class _Check:
             if not depth and name == CODEBOOKS_NAME:  # no node may use them
                 self._codebooks(tensor, constant)
                 continue
-            if not depth and raw is not None and raw[1] - raw[0] > _FEW:
+            if not depth and raw is not None and raw[1] - raw[0] > SMALL:
                 self.weights[name] = _Weight(tensor, raw, constant)
             scope.constants[name] = constant
             scope.add(name, constant.kind, Known.of(constant))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import imdct, istft
-from vocos_onnx.dsp.stft import hann_window, overlap_add
+from vocos_onnx.dsp.stft import hann_window, istft_basis, istft_frames, overlap_add
 
 GEOMETRIES = [(1280, 320), (1024, 256), (64, 48), (1000, 300), (16, 14), (64, 17)]
 
@@ -94,6 +94,17 @@ def test_imdct_inverts_mdct() -> None:
     spectrum = np.stack([basis @ (padded[t * bins : t * bins + 2 * bins] * window) for t in range(count)])
     given = imdct(spectrum[None].astype(np.float32), "center")[0]
     np.testing.assert_allclose(given, audio, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("n_fft", [2, 10, 126, 128, 1280])
+def test_the_basis_is_the_inverse_transform(n_fft: int) -> None:
+    """Around the edges of the blocks in which it is made, too: 64 bins."""
+    rng = np.random.default_rng(n_fft)
+    parts = rng.normal(size=(1, 3, n_fft // 2 + 1, 2)).astype(np.float32)
+    expected = istft_frames(parts.view(np.complex64)[..., 0], n_fft)
+    given = parts.reshape(1, 3, -1) @ istft_basis(n_fft)
+    assert given.shape == expected.shape == (1, 3, n_fft)
+    assert np.abs(given - expected).max() <= 1e-6 * max(1, np.abs(expected).max())
 
 
 def test_overlap_add_of_ones_counts_frames() -> None:

@@ -16,7 +16,8 @@ from tests.onnx_bytes import field, node, tensor, value
 from vocos_onnx import EncodecONNX, EncoderConfig, ModelConfig, VocosONNX
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.model.config import FORMAT
-from vocos_onnx.model.onnx_file import ALIGNMENT, STEP, WHOLE, read_model
+from vocos_onnx.model.onnx_bytes import ALIGNMENT
+from vocos_onnx.model.onnx_file import STEP, WHOLE, read_model
 
 CPU = ["CPUExecutionProvider"]
 FORMAT_4 = DATA / "format-4"

@@ -1,0 +1,195 @@
+"""Models filled without torch are those that an export writes, and the skeletons are those of today's export."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+from tests.parity import upstream
+from vocos_onnx import EncodecONNX, VocosONNX
+from vocos_onnx.dsp.quantizer import fingerprints
+from vocos_onnx.model.bundled import bundled_file
+from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY, ModelConfig
+from vocos_onnx.model.skeletons import ENCODEC, FORMS, RANGES, SPECTRUM, Geometry, filled, known, load, read
+from vocos_onnx_export import export, quantization, quantize
+from vocos_onnx_export.skeletons import Traced, compressed, encoder, traced, vocoder
+from vocos_onnx_export.target import save
+
+SMALL = Geometry(8, 16, 24, 2, 0, 64, 16, "same"), Geometry(16, 24, 40, 3, 2, 96, 48, "center")
+
+
+def assert_same(given: onnx.ModelProto, expected: onnx.ModelProto) -> None:
+    """Nodes, inputs, outputs, and each initializer bit for bit; in whichever order the initializers are."""
+    tensors = [
+        {t.name: (t.data_type, tuple(t.dims), numpy_helper.to_array(t).tobytes()) for t in model.graph.initializer}
+        for model in (given, expected)
+    ]
+    assert tensors[0].keys() == tensors[1].keys()
+    assert [name for name in tensors[0] if tensors[0][name] != tensors[1][name]] == []
+    rest = []
+    for model in given, expected:
+        copied = onnx.ModelProto()
+        copied.CopyFrom(model)
+        del copied.graph.initializer[:]
+        rest.append(copied.SerializeToString(deterministic=True))
+    assert rest[0] == rest[1]
+
+
+def filled_forms(case: Traced, archive: bytes, folder: Path) -> None:
+    """Fills every form with the weights of ``case``, and compares it with the traced model, decoded audio too."""
+    for form, proto in case.forms.items():
+        expected = onnx.ModelProto()
+        expected.CopyFrom(proto)
+        expected.producer_name, expected.producer_version = "vocos-onnx", "1.2.3"
+        codebooks = None
+        for entry in expected.metadata_props:
+            config = ModelConfig.from_json(entry.value)
+            if config.encodec:
+                codebooks = np.random.default_rng(0).normal(0, 1, (1, 1, config.feature_channels)).astype(np.float32)
+                encodec = replace(config.encodec, codebooks_sha256=fingerprints(codebooks)[-1])
+                entry.value = replace(config, encodec=encodec).to_json()
+                expected.graph.initializer.append(numpy_helper.from_array(codebooks, "codebooks"))
+        pieces = filled(
+            read(archive, case.name, form),
+            case.weights,
+            ranges=case.ranges,
+            metadata={entry.key: entry.value for entry in expected.metadata_props},
+            codebooks=codebooks,
+            producer_version="1.2.3",
+        )
+        path, traced_path = folder / f"{form}.onnx", folder / f"{form}-traced.onnx"
+        path.write_bytes(b"".join(pieces))
+        assert_same(onnx.load(path), expected)
+        if form not in (RANGES, SPECTRUM):
+            save(expected, traced_path)
+            given, other = VocosONNX(path), VocosONNX(traced_path)
+            assert path.stat().st_size == pytest.approx(traced_path.stat().st_size, abs=10_000)
+            features = np.random.default_rng(0).uniform(-8, 2, (given.config.feature_channels, 40)).astype(np.float32)
+            bandwidth_id = 1 if given.config.num_bandwidth_ids else None
+            audio = given.decode(features, bandwidth_id)
+            assert np.isfinite(audio).all() and audio.std() > 0
+            assert np.array_equal(audio, other.decode(features, bandwidth_id))
+            chunks = [features[:, :9], features[:, 9:]]
+            stream, expected_stream = (
+                np.concatenate(list(vocos.decode_stream(chunks, bandwidth_id))) for vocos in (given, other)
+            )
+            assert np.array_equal(stream, expected_stream)
+            traced_path.unlink()
+        path.unlink()
+
+
+def members(archive: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(lzma.decompress(archive))) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", known())
+def test_known_geometry(name: str, tmp_path: Path) -> None:
+    """Traced with other weights than those of the generator: nothing of the weights is in the skeleton."""
+    case = traced(name, seed=1)
+    archive = bundled_file(f"skeletons/{name}.tar.xz").read_bytes()
+    given = members(archive)
+    assert set(case.forms) == set(FORMS)
+    expected = case.archive()
+    assert list(given) == list(expected)
+    assert [member for member in given if given[member] != expected[member]] == []
+    for form in FORMS:
+        skeleton = onnx.load_from_string(given[f"{form}.onnx"])
+        constants = [numpy_helper.to_array(tensor) for tensor in skeleton.graph.initializer]
+        assert all(array.size <= 1 or (array.dtype == np.int64 and array.size <= 8) for array in constants)
+    filled_forms(case, archive, tmp_path)
+
+
+@pytest.mark.parametrize("geometry", SMALL)
+def test_small_geometry(geometry: Geometry, tmp_path: Path) -> None:
+    case = vocoder("small", geometry, seed=2)
+    archive = compressed(case.archive())
+    assert archive == compressed(vocoder("small", geometry, seed=3).archive())
+    filled_forms(case, archive, tmp_path)
+
+
+def test_encoder(tmp_path: Path) -> None:
+    case = encoder(seed=1)
+    given = members(bundled_file(f"skeletons/{ENCODEC}.tar.xz").read_bytes())
+    assert given == case.archive()
+    (expected,) = case.forms.values()
+    expected.producer_name, expected.producer_version = "vocos-onnx", "0"
+    (codebooks,) = (numpy_helper.to_array(t) for t in expected.graph.initializer if t.name == "codebooks")
+    metadata = {entry.key: entry.value for entry in expected.metadata_props}
+    assert list(metadata) == [ENCODER_KEY]
+    pieces = filled(load(ENCODEC), case.weights, metadata=metadata, codebooks=codebooks, producer_version="0")
+    (tmp_path / "given.onnx").write_bytes(b"".join(pieces))
+    assert_same(onnx.load(tmp_path / "given.onnx"), expected)
+    save(expected, tmp_path / "expected.onnx")
+    audio = np.random.default_rng(0).normal(0, 0.1, 50_000).astype(np.float32)
+    given_embeddings, embeddings = (
+        EncodecONNX(tmp_path / f"{name}.onnx").embed(audio, 24_000) for name in ("given", "expected")
+    )
+    assert np.array_equal(given_embeddings, embeddings)
+
+
+def test_real_checkpoint(tmp_path: Path) -> None:
+    """The whole way: a checkpoint of upstream's, its export and quantisation, and the same without both."""
+    config = upstream.CONFIGS["encodec"]
+    model = upstream.build(config)
+    checkpoint = upstream.save(model, config, tmp_path / "checkpoint")
+    tokens = np.random.default_rng(0).integers(1024, size=(16, 50))
+    export(str(checkpoint), tmp_path / "float32.onnx", istft="graph", report=silent)
+    quantize(tmp_path / "float32.onnx", tmp_path / "int8.onnx", calibration=[tokens], report=silent)
+
+    state = torch.load(checkpoint / "pytorch_model.bin", weights_only=True)
+    weights = {k: v.numpy() for k, v in state.items() if k.startswith(("backbone.", "head.out."))}
+    original = VocosONNX(tmp_path / "float32.onnx")
+    name = "vocos-encodec-24khz"
+    watched = filled(load(name, RANGES), weights, metadata={}, codebooks=None, producer_version="0")
+    session = onnxruntime.InferenceSession(b"".join(watched), providers=["CPUExecutionProvider"])
+    layers = [output.name for output in session.get_outputs()]
+    ranges = dict.fromkeys(layers, (0.0, 0.0))
+    for item in quantization._items(original, [tokens]):
+        features = original.codes_to_features(item.array)
+        values = session.run(layers, {"features": features, "bandwidth_id": np.array(item.bandwidth_id)})
+        for layer, value in zip(layers, values, strict=True):
+            low, high = ranges[layer]
+            ranges[layer] = min(low, float(value.min())), max(high, float(value.max()))
+
+    for precision in "float32", "int8":
+        expected = onnx.load(tmp_path / f"{precision}.onnx")
+        (entry,) = expected.metadata_props
+        assert entry.key == METADATA_KEY
+        pieces = filled(
+            load(name, f"{precision}-istft"), weights, ranges=ranges, metadata={entry.key: entry.value},
+            codebooks=original.network.codebooks, producer_version=expected.producer_version,
+        )  # fmt: skip
+        assert_same(onnx.load_from_string(b"".join(pieces)), expected)
+
+
+def test_spectrum_is_that_of_upstream(tmp_path: Path) -> None:
+    config = upstream.CONFIGS["mel-center"]
+    model = upstream.build(config)
+    weights: dict[str, Any] = {
+        k: v.numpy() for k, v in model.state_dict().items() if k.startswith(("backbone.", "head.out."))
+    }
+    pieces = filled(load("vocos-mel-24khz", SPECTRUM), weights, metadata={}, codebooks=None, producer_version="0")
+    session = onnxruntime.InferenceSession(b"".join(pieces), providers=["CPUExecutionProvider"])
+    mels = np.random.default_rng(0).uniform(-8, 2, (2, 100, 30)).astype(np.float32)
+    mag, x, y = session.run(None, {"mels": mels})
+    with torch.inference_mode():
+        m, p = model.head.out(model.backbone(torch.from_numpy(mels))).transpose(1, 2).chunk(2, dim=1)
+    for given, expected in (mag, m.exp().clip(max=1e2)), (x, p.cos()), (y, p.sin()):
+        assert given.shape == (2, 513, 30)
+        assert np.abs(given - expected.numpy()).max() <= 1e-4 * float(expected.abs().max())
+
+
+def silent(line: str) -> None:
+    pass

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from vocos_onnx.arrays import Float
 from vocos_onnx.dsp.mel import log_mel
-from vocos_onnx.frames import Frames, reader_of
+from vocos_onnx.frames import reader_of
 from vocos_onnx.inverse import Inverse
 from vocos_onnx.io.samples import read_waveform
 from vocos_onnx.model.bundled import BUNDLED_CODEC, CODEC, default_model
@@ -34,15 +34,19 @@ class Decoder:
         self._reader = reader_of(self.config, self.network.codebooks)
         self._inverse = Inverse(self.config)
 
-    def frames(self, array: npt.NDArray[Any], bandwidth_id: int | None) -> Frames:
-        """Tokens (K, T) or features (C, T), checked. Raises ValueError if the model cannot decode them."""
-        (frames,) = self._reader.read(array, bandwidth_id, "kbt", check_mels=False).items
-        return frames
+    def read(self, array: npt.NDArray[Any], bandwidth_id: int | None = None) -> tuple[Float, int | None]:
+        """Tokens (K, T) or features (C, T) -> features (1, C, T), and the bandwidth id: by default that of the tokens.
 
-    def decode(self, array: npt.NDArray[Any], bandwidth_id: int | None) -> Float:
+        Raises ValueError if the model cannot decode them.
+        """
+        # tokens may have fewer codebooks than the bandwidth, which is not worth a warning here
+        requested = None if np.issubdtype(array.dtype, np.integer) else bandwidth_id
+        (frames,) = self._reader.read(array, requested, "kbt", check_mels=False).items
+        return frames.features(0, frames.length), frames.bandwidth_id if bandwidth_id is None else bandwidth_id
+
+    def decode(self, array: npt.NDArray[Any], bandwidth_id: int | None = None) -> Float:
         """The same -> audio (samples,)."""
-        frames = self.frames(array, bandwidth_id)
-        spectrum = self.network.spectrum(frames.features(0, frames.length), bandwidth_id)
+        spectrum = self.network.spectrum(*self.read(array, bandwidth_id))
         audio: Float = self._inverse.overlap_add().add(self._inverse.summed(spectrum, 0), last=True)[0]
         return audio
 
@@ -87,7 +91,7 @@ def _bundled_speech(original: Decoder) -> list[npt.NDArray[Any]]:
     if config.mel is not None:
         codec = Decoder(CODEC)
         rate = codec.config.sample_rate
-        audio = [read_waveform(codec.decode(tokens, None), rate, config.sample_rate) for tokens in speech]
+        audio = [read_waveform(codec.decode(tokens), rate, config.sample_rate) for tokens in speech]
         return [log_mel(one, config.sample_rate, config.mel)[0] for one in audio]
     assert config.encodec is not None
     if config.encodec.codec == BUNDLED_CODEC:

@@ -6,6 +6,7 @@ wrongly or in another's place makes a difference of the order of the output itse
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -55,10 +56,12 @@ def _linear(x: Double, weights: Weights, name: str) -> Double:
 
 
 def _gelu(x: Double) -> Double:
-    from scipy.special import erf
+    return x / 2 * (1 + _erf(x / np.sqrt(2)))
 
-    gelu: Double = x / 2 * (1 + erf(x / np.sqrt(2)))
-    return gelu
+
+def _erf(x: Double) -> Double:
+    """Of each value; scipy's would take longer to import."""
+    return np.array([*map(math.erf, x.ravel().tolist())]).reshape(x.shape)
 
 
 def _windows(x: npt.NDArray[Any], taps: int) -> Double:

@@ -38,6 +38,7 @@ WINDOW = "head.istft.window"
 _PARTS = ("backbone.", "head.", CODEBOOKS)
 TOLERANCE = 1e-4  # of the spectrum's peak
 _FRAMES = 16  # of the check
+_AT_ONCE = 128  # frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +50,11 @@ class _Weights:
     codebooks: Float | None
     config: ModelConfig
 
-    def model(self, form: str, config: ModelConfig, ranges: Mapping[str, tuple[float, float]] | None = None) -> bytes:
-        """The model file in a form of the skeleton."""
-        pieces = skeletons.filled(
+    def model(
+        self, form: str, config: ModelConfig, ranges: Mapping[str, tuple[float, float]] | None = None
+    ) -> Iterator[bytes]:
+        """The model file in a form of the skeleton, piece by piece."""
+        return skeletons.filled(
             skeletons.load(self.name, form),
             self.state,
             ranges=ranges,
@@ -59,7 +62,12 @@ class _Weights:
             codebooks=self.codebooks,
             producer_version=__version__,
         )
-        return b"".join(pieces)
+
+    def write(
+        self, path: Path, form: str, config: ModelConfig, ranges: Mapping[str, tuple[float, float]] | None = None
+    ) -> None:
+        with path.open("wb") as file:
+            file.writelines(self.model(form, config, ranges))
 
 
 def convert_vocoder(
@@ -101,7 +109,7 @@ def convert_vocoder(
     weights = _read(files, istft)
     suffix = "-istft" if istft == "graph" else ""
     config = weights.config
-    output.write_bytes(weights.model(f"float32{suffix}", config))
+    weights.write(output, f"float32{suffix}", config)
     original = Decoder(output)
     difference = _difference(original, weights)
     report(f"largest difference of the spectrum from float64 arithmetic, relative to the peak: {difference:.1e}")
@@ -113,10 +121,15 @@ def convert_vocoder(
     if precision == "float32":
         return config
     items = calibration_items(original, calibration)
-    ranges = _ranges(weights, original, items) if precision == "int8" else None
+    ranges = None
+    if precision == "int8":
+        stretches = [stretch for item in items for stretch in _stretches(original, item)]
+        del original  # which takes the memory of two models
+        weights.write(output, skeletons.RANGES, config)
+        ranges = _ranges(output, stretches)
     form = f"{precision}{suffix}"
     config = replace(config, precision=precision, quality=Quality(0.0, None, 0.0))
-    output.write_bytes(weights.model(form, config, ranges))
+    weights.write(output, form, config, ranges)
     quality = quality_of(Decoder(output), items, score)
     report(quality_line(precision, quality))
     if not quality.snr_db >= MIN_SNR_DB:
@@ -125,7 +138,7 @@ def convert_vocoder(
             f"{MIN_SNR_DB:g} dB or more"
         )
     config = replace(config, quality=quality)
-    output.write_bytes(weights.model(form, config, ranges))
+    weights.write(output, form, config, ranges)
     return config
 
 
@@ -223,7 +236,7 @@ def _difference(runtime: Decoder, weights: _Weights) -> float:
             counts = config.encodec.codebooks_per_bandwidth
             count = counts[-1] if bandwidth_id is None else counts[min(bandwidth_id, len(counts) - 1)]
             codes = rng.integers(config.encodec.codebook_size, size=(count, _FRAMES))
-            given = runtime.frames(codes, bandwidth_id).features(0, _FRAMES)
+            given, _ = runtime.read(codes, bandwidth_id)
             features = sum(weights.codebooks[k][codes[k]] for k in range(count)).T
         else:
             # log-mels lie between log(1e-7) = -16 and about 4
@@ -238,20 +251,32 @@ def _difference(runtime: Decoder, weights: _Weights) -> float:
     return worst
 
 
-def _ranges(weights: _Weights, original: Decoder, items: Sequence[Item]) -> dict[str, tuple[float, float]]:
-    """The least and the greatest value of the inputs of each product over all items, with 0 among them."""
+@dataclass(frozen=True, eq=False)
+class _Stretch:
+    """Features (1, C, t) for the graph of ``skeletons.RANGES``, of which ``rows`` are wanted: the others are context."""
+
+    inputs: dict[str, npt.NDArray[Any]]
+    rows: slice
+
+
+def _stretches(original: Decoder, item: Item) -> Iterator[_Stretch]:
+    """The features of an item, in parts of _AT_ONCE frames: all that the layers are given takes 70 kB a frame."""
+    features, bandwidth_id = original.read(item.array, item.bandwidth_id)
+    condition = {} if bandwidth_id is None else {"bandwidth_id": np.array(bandwidth_id, np.int64)}
+    reach, frames = original.network.reach, features.shape[2]
+    for start in range(0, frames, _AT_ONCE):
+        stop, first = min(start + _AT_ONCE, frames), max(0, start - reach)
+        inputs = {"features": features[:, :, first : stop + reach], **condition}
+        yield _Stretch(inputs, slice(start - first, stop - first))
+
+
+def _ranges(path: Path, stretches: Sequence[_Stretch]) -> dict[str, tuple[float, float]]:
+    """The least and the greatest value of each layer's input, with 0 between them; by a file of the form RANGES."""
     ranges: dict[str, tuple[float, float]] = {}
-
-    def inputs() -> Iterator[Mapping[str, npt.NDArray[Any]]]:
-        for item in items:
-            frames = original.frames(item.array, item.bandwidth_id)
-            given: dict[str, npt.NDArray[Any]] = {"features": frames.features(0, frames.length)}
-            if item.bandwidth_id is not None:
-                given["bandwidth_id"] = np.array(item.bandwidth_id, np.int64)
-            yield given
-
-    for outputs in evaluate(weights.model(skeletons.RANGES, weights.config), inputs()):
+    each = evaluate(path, (stretch.inputs for stretch in stretches))
+    for stretch, outputs in zip(stretches, each, strict=True):
         for layer, values in outputs.items():
+            wanted = values[..., stretch.rows, :]  # (..., frames, channels)
             low, high = ranges.get(layer, (0.0, 0.0))
-            ranges[layer] = min(low, float(values.min())), max(high, float(values.max()))
+            ranges[layer] = min(low, float(wanted.min())), max(high, float(wanted.max()))
     return ranges

@@ -336,21 +336,9 @@ def _for_int8(path: Path, providers: Sequence[Provider] | None, ort: Any) -> lis
 
 def _start(file: ModelFile, graph: str, threads: int, how: _Options) -> Any:
     """Returns a session of onnxruntime. Raises ValueError if it cannot load the graph, MemoryError without memory."""
-    ort, options = how.ort, how.ort.SessionOptions()
+    ort, options = how.ort, _session_options(how.ort, file, threads)
     if how.profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, f"{how.profile}-{graph}"
-    options.log_severity_level = 3
-    # Else it keeps a plan for each shape of the inputs, and takes memory by it: 18 MB more for a stream of the bundled
-    # codec. Nothing is slower without.
-    options.enable_mem_pattern = False
-    # The bytes were checked as ONNX, so onnxruntime must read them as nothing else. It does not read the file again,
-    # which may have changed.
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    # Threads do not spin for more work between two calls: numpy and other processes need the cores then.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.intra_op_num_threads = threads
-    values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in file.weights.values()]  # without a copy
-    options.add_external_initializers(list(file.weights), values)
     try:
         with calls:
             session = ort.InferenceSession(file.graphs[graph], options, providers=how.providers)
@@ -368,16 +356,34 @@ def _start(file: ModelFile, graph: str, threads: int, how: _Options) -> Any:
     return session
 
 
+def _session_options(ort: Any, file: ModelFile, threads: int) -> Any:
+    """Returns the options of a session of a file, with the file's weights."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # Else it keeps a plan for each shape of the inputs, and takes memory by it: 18 MB more for a stream of the bundled
+    # codec. Nothing is slower without.
+    options.enable_mem_pattern = False
+    # The bytes were checked as ONNX, so onnxruntime must read them as nothing else. It does not read the file again,
+    # which may have changed.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    # Threads do not spin for more work between two calls: numpy and other processes need the cores then.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.intra_op_num_threads = threads
+    values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in file.weights.values()]  # without a copy
+    options.add_external_initializers(list(file.weights), values)
+    return options
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     return any(words in str(error) for words in ("bad_alloc", "Failed to allocate", "Cannot allocate memory"))
 
 
-def evaluate(model: bytes, inputs: Iterable[Mapping[str, npt.NDArray[Any]]]) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """All outputs of a model of our own making, by name, for each of some inputs; on the CPU."""
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model, options, providers=[CPU])
+def evaluate(path: Path, inputs: Iterable[Mapping[str, npt.NDArray[Any]]]) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """All outputs of a file by name, for each of some inputs; on the CPU, in little memory."""
+    ort, file = import_onnxruntime(), open_file(path, METADATA_KEY)
+    options = _session_options(ort, file, read_threads(None))
+    options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of all matrices
+    session = ort.InferenceSession(file.graphs[STEP], options, providers=[CPU])
     never_destroy_in_forks(session)
     names = [output.name for output in session.get_outputs()]
     for given in inputs:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,19 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from vocos_onnx import ModelConfig, VocosONNX
-from vocos_onnx.model.bundled import BUNDLED_CODEC, default_model, find_model
+from vocos_onnx import ModelConfig
+from vocos_onnx.convert.calibration import (
+    MIN_SNR_DB,
+    Decoder,
+    Item,
+    Range,
+    calibration_items,
+    cut,
+    quality_line,
+    quality_of,
+    ranges_of,
+)
+from vocos_onnx.model.bundled import find_model
 from vocos_onnx.model.config import Quality
 from vocos_onnx.model.onnx_file import CODEBOOKS_NAME
 from vocos_onnx.model.precision import column_scales, input_scale, to_int8
@@ -31,22 +42,7 @@ from .graph import set_metadata
 from .istft import PREFIX, add_istft
 from .target import Target, save
 
-
-@dataclass(frozen=True)
-class Item:
-    """Tokens (K, T) or features (C, T), a bandwidth id, and the audio that the original decodes them to."""
-
-    array: npt.NDArray[Any]
-    bandwidth_id: int | None
-    audio: npt.NDArray[np.float32]
-
-    @property
-    def is_tokens(self) -> bool:
-        return np.issubdtype(self.array.dtype, np.integer)
-
-
 VARIANTS = ("int8", "float16")
-MIN_SNR_DB = 10.0  # below it something has gone wrong
 _MICROSOFT = "com.microsoft"
 
 
@@ -100,20 +96,17 @@ def convert(
     """Write a float32 model in another precision to ``staged``, the staged file of ``target``; see ``quantize``."""
     if precision not in VARIANTS:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(VARIANTS)}")
-    original = VocosONNX(model, providers=[CPU])
+    original = Decoder(model)
     if original.config.precision != "float32":
         raise ValueError(f"{model} is in {original.config.precision} already; take the float32 model")
-    items = _items(original, calibration)
+    items = calibration_items(original, calibration)
     proto = onnx.load(find_model(model))
     ranges = _ranges(whole(proto), original, items) if precision == "int8" else {}
     config = replace(original.config, precision=precision, quality=Quality(0.0, None, 0.0))
     proto = narrowed(proto, config, ranges)
     save(proto, staged)
-    quality = _compare(VocosONNX(staged, providers=[CPU]), items)
-    pesq = "not measured (pip install pesq)" if quality.pesq_wb is None else f"{quality.pesq_wb:.2f} of 4.64"
-    report(
-        f"{precision} against float32, {quality.seconds:.0f} s of audio: SNR {quality.snr_db:.1f} dB, PESQ-WB {pesq}"
-    )
+    quality = quality_of(Decoder(staged), items, _pesq)
+    report(quality_line(precision, quality))
     if not quality.snr_db >= MIN_SNR_DB:
         raise target.refused(
             f"in {precision} the audio is {quality.snr_db:.1f} dB from that of float32, expected {MIN_SNR_DB:g} dB or "
@@ -125,47 +118,7 @@ def convert(
     return config
 
 
-def _items(original: VocosONNX, calibration: Sequence[npt.ArrayLike] | None) -> list[Item]:
-    """The calibration or the bundled speech with every bandwidth id; ranges and quality are measured on these."""
-    config = original.config
-    if calibration is None:
-        given: list[npt.NDArray[Any]] = _bundled_speech(original)
-    elif not len(calibration):
-        raise ValueError("calibration is empty, expected one or more arrays of tokens or features")
-    else:
-        given = [np.asarray(item) for item in calibration]
-    ids: list[int | None] = list(range(config.num_bandwidth_ids)) or [None]
-    counts = config.encodec.codebooks_per_bandwidth if config.encodec else ()
-    items: list[Item] = []
-    for array in given:
-        if array.ndim != 2:
-            raise ValueError(f"calibration has shape {array.shape}, expected tokens (K, T) or features (C, T)")
-        for i in ids:
-            is_tokens = np.issubdtype(array.dtype, np.integer)
-            item = array[: counts[i]] if is_tokens and i is not None and i < len(counts) else array
-            items.append(Item(item, i, original.decode(item, i)))  # raises ValueError if the model cannot decode it
-    return items
-
-
-def _bundled_speech(original: VocosONNX) -> list[npt.NDArray[Any]]:
-    config, folder = original.config, default_model().parent
-    speech = [_load(path)["tokens"] for path in sorted(folder.glob("speech_*.npz"))]
-    if config.encodec is None:
-        codec = VocosONNX(providers=[CPU])
-        return [original.features(codec.decode(tokens), codec.sample_rate) for tokens in speech]
-    if config.encodec.codec == BUNDLED_CODEC:
-        return speech
-    if config.encodec.codec == "encodec_24khz":
-        return list(_load(folder / "encodec_24khz_tokens.npz").values())
-    raise ValueError(f"no tokens of {config.encodec.codec} are bundled; pass some with --calibrate, or calibration=")
-
-
-def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
-    with np.load(path) as archive:
-        return {name: archive[name] for name in archive.files if archive[name].ndim == 2}
-
-
-def narrowed(proto: onnx.ModelProto, config: ModelConfig, ranges: Mapping[str, tuple[float, float]]) -> onnx.ModelProto:
+def narrowed(proto: onnx.ModelProto, config: ModelConfig, ranges: Mapping[str, Range]) -> onnx.ModelProto:
     """Returns a float32 model in the precision of ``config``.
 
     For int8, ``ranges`` has the least and the greatest value of each product's left side, by the name of its weight.
@@ -209,7 +162,7 @@ def products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
 
 
-def _quantise(proto: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]]) -> None:
+def _quantise(proto: onnx.ModelProto, ranges: Mapping[str, Range]) -> None:
     """Put integer products in the place of those with weights; ``ranges`` of the left sides, by the weight's name."""
     graph = proto.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -249,32 +202,24 @@ def _quantise(proto: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]])
     proto.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
 
 
-def _ranges(proto: onnx.ModelProto, original: VocosONNX, items: list[Item]) -> dict[str, tuple[float, float]]:
+def _ranges(proto: onnx.ModelProto, original: Decoder, items: Sequence[Item]) -> dict[str, Range]:
     """The least and the greatest value of each product's left side over all items, 0 included, by its weight's name."""
     import onnxruntime
 
-    if not original.delay:
+    if not original.network.is_streamable:
         raise ValueError(
             "this model has a VocosResNetBackbone, whose work is in convolutions: int8 does nothing for it"
         )
     weights = {node.input[0]: node.input[1] for node in products(proto.graph)}
-    names = list(weights)
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)
-    watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in weights)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # it warns about the codebooks, which no node uses
     session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=[CPU])
-    ranges = {name: (0.0, 0.0) for name in names}
-    for item in items:
-        array = item.array
-        features = original.codes_to_features(array) if item.is_tokens else np.asarray(array, np.float32)[None]
-        given = original.network.inputs(features, item.bandwidth_id)
-        values = session.run(names, {value.name: given[value.name] for value in session.get_inputs()})
-        for name, value in zip(names, values, strict=True):
-            low, high = ranges[name]
-            ranges[name] = min(low, float(value.min())), max(high, float(value.max()))
-    return {weights[name]: value for name, value in ranges.items()}
+    stretches = cut(original, items)
+    outputs = (session.run([*weights], stretch.inputs) for stretch in stretches)
+    return ranges_of(stretches, (dict(zip(weights.values(), values, strict=True)) for values in outputs))
 
 
 def _to_float16(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -306,24 +251,10 @@ def _after(proto: onnx.ModelProto, name: str) -> list[str]:
     return after
 
 
-def _compare(variant: VocosONNX, items: list[Item]) -> Quality:
-    ratios, scores, seconds = [], [], 0.0
-    for item in items:
-        expected = item.audio.astype(np.float64)
-        given = variant.decode(item.array, item.bandwidth_id).astype(np.float64)
-        noise = np.square(given - expected).sum()
-        ratios.append(10 * np.log10(np.square(expected).sum() / noise) if noise else 200.0)  # JSON has no infinity
-        scores.append(_pesq(expected, given, variant.sample_rate))
-        seconds += len(expected) / variant.sample_rate
-    measured = [score for score in scores if score is not None and np.isfinite(score)]
-    pesq = float(np.mean(measured)) if measured else None
-    return Quality(round(float(np.mean(ratios)), 2), None if pesq is None else round(pesq, 3), round(seconds, 1))
-
-
-def _pesq(reference: npt.NDArray[Any], copy: npt.NDArray[Any], sample_rate: int) -> float | None:
+def _pesq(reference: npt.NDArray[Any], copy: npt.NDArray[Any], sample_rate: int) -> float:
     from vocos_onnx.evaluate.metrics import pesq_wb
 
     try:
         return pesq_wb(reference, copy, sample_rate)
     except ImportError:
-        return None
+        return np.nan

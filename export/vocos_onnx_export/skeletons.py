@@ -31,6 +31,7 @@ from vocos_onnx.model import skeletons
 from vocos_onnx.model.config import EncodecFeatures, EncoderConfig, ModelConfig, Quality, Source
 from vocos_onnx.model.onnx_bytes import SMALL
 from vocos_onnx.model.onnx_file import CODEBOOKS_NAME
+from vocos_onnx.model import encoder_checkpoint
 from vocos_onnx.model.skeletons import ENCODEC, RANGES, SPECTRUM, Geometry, Range, Step, TensorRecipe
 
 from . import seanet
@@ -99,26 +100,12 @@ def vocoder(name: str, geometry: Geometry, seed: int = 0) -> Traced:
 
 def encoder(seed: int = 0) -> Traced:
     """Returns EnCodec's encoder with random weights."""
-    geometry = seanet.Geometry()
+    geometry = encoder_checkpoint.Geometry()
     model = seanet.SEANetEncoder(geometry).eval()
     weights = _randomised(model, torch.Generator().manual_seed(seed))
-    codebooks = torch.zeros(1, geometry.codebook_size, geometry.hidden_size)
-    config = EncoderConfig(
-        codec="",
-        input="audio",
-        sample_rate=geometry.sampling_rate,
-        n_fft=0,
-        hop_length=geometry.hop_length,
-        channels=geometry.hidden_size,
-        left_context=model.left_context,
-        right_context=0,
-        codebook_size=geometry.codebook_size,
-        bandwidths=(0.0,),
-        codebooks_per_bandwidth=(1,),
-        codebooks_sha256=fingerprints(codebooks.numpy()),
-        source=_SOURCE,
-    )
-    proto = seanet_graph(model, config, codebooks)
+    count = max(geometry.codebooks_per_bandwidth)
+    codebooks = torch.zeros(count, geometry.codebook_size, geometry.hidden_size)
+    proto = seanet_graph(model, geometry.described(codebooks.numpy(), _SOURCE), codebooks)
     return Traced(ENCODEC, weights, {}, {"float32": proto})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from vocos_onnx.model.providers import CPU
 from vocos_onnx.network import Network
 
 Score = Callable[[npt.NDArray[Any], npt.NDArray[Any], int], float]  # of a reference, a copy, and their sample rate
+Range = tuple[float, float]
 MIN_SNR_DB = 10.0  # below it something has gone wrong
+_AT_ONCE = 128  # frames
 
 
 class Decoder:
@@ -106,6 +108,43 @@ def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
         return {name: archive[name] for name in archive.files if archive[name].ndim == 2}
 
 
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """Inputs of a graph for whole sequences, by name, and the ``rows`` of its values that are wanted.
+
+    The other frames are the context that the wanted ones see.
+    """
+
+    inputs: dict[str, npt.NDArray[Any]]
+    rows: slice
+
+
+def cut(original: Decoder, items: Sequence[Item]) -> list[Stretch]:
+    """The items, _AT_ONCE frames at a time: all that the layers are given takes 70 kB a frame."""
+    stretches = []
+    for item in items:
+        features, bandwidth_id = original.read(item.array, item.bandwidth_id)
+        reach, frames = original.network.reach, features.shape[2]
+        for start in range(0, frames, _AT_ONCE):
+            stop, first = min(start + _AT_ONCE, frames), max(0, start - reach)
+            inputs: dict[str, npt.NDArray[Any]] = {"features": features[:, :, first : stop + reach]}
+            if bandwidth_id is not None:
+                inputs["bandwidth_id"] = np.array(bandwidth_id, np.int64)
+            stretches.append(Stretch(inputs, slice(start - first, stop - first)))
+    return stretches
+
+
+def ranges_of(stretches: Sequence[Stretch], outputs: Iterable[Mapping[str, npt.NDArray[Any]]]) -> dict[str, Range]:
+    """The least and the greatest value of each output (..., frames, channels) of the stretches, with 0 between them."""
+    ranges: dict[str, Range] = {}
+    for stretch, values in zip(stretches, outputs, strict=True):
+        for name, value in values.items():
+            wanted = value[..., stretch.rows, :]
+            low, high = ranges.get(name, (0.0, 0.0))
+            ranges[name] = min(low, float(wanted.min())), max(high, float(wanted.max()))
+    return ranges
+
+
 def quality_of(variant: Decoder, items: Sequence[Item], score: Score | None = None) -> Quality:
     """How near a model in int8 or float16 comes to the one in float32. ``score``: of the speech, if it is wanted."""
     ratios, scores, seconds = [], [], 0.0
@@ -124,6 +163,4 @@ def quality_of(variant: Decoder, items: Sequence[Item], score: Score | None = No
 def quality_line(precision: str, quality: Quality) -> str:
     """A line of a report."""
     pesq = "not measured" if quality.pesq_wb is None else f"{quality.pesq_wb:.2f} of 4.64"
-    return (
-        f"{precision} against float32, {quality.seconds:.0f} s of audio: SNR {quality.snr_db:.1f} dB, PESQ-WB {pesq}"
-    )
+    return f"{precision} against float32, {quality.seconds:.0f} s of audio: SNR {quality.snr_db:.1f} dB, PESQ-WB {pesq}"

@@ -26,9 +26,7 @@ _LENGTHS = (1, 321, 7001)  # samples
 _FIRST = 8  # frames of the first span, as ``encoder`` has it
 
 
-def convert_encoder(
-    files: Files, output: Path, *, report: Callable[[str], None] = lambda line: None
-) -> EncoderConfig:
+def convert_encoder(files: Files, output: Path, *, report: Callable[[str], None] = lambda line: None) -> EncoderConfig:
     """Write the encoder of EnCodec 24 kHz, of Meta's state dict or in transformers' layout, as a model file.
 
     The file is compared with an encoder in numpy, in float64, that is computed from the checkpoint's weights.

@@ -1,4 +1,4 @@
-"""The networks in numpy, in float64, from the weights as a checkpoint holds them: what a converted file is checked with.
+"""The networks in numpy, in float64, of the weights as a checkpoint holds them: converted files are checked by them.
 
 Nothing is shared with the graph: neither folded weights nor their order. A weight that is transposed, permuted, folded
 wrongly or in another's place makes a difference of the order of the output itself.
@@ -67,7 +67,8 @@ def _erf(x: Double) -> Double:
 def _windows(x: npt.NDArray[Any], taps: int) -> Double:
     """(C, T) -> (C, T, taps): what the kernel sees at each frame, with zeros on both sides."""
     padded = np.pad(x.astype(np.float64), ((0, 0), (taps // 2, taps // 2)))
-    return np.lib.stride_tricks.sliding_window_view(padded, taps, axis=1)
+    windows: Double = np.lib.stride_tricks.sliding_window_view(padded, taps, axis=1)
+    return windows
 
 
 def _conv(x: npt.NDArray[Any], weight: Float, bias: Float) -> Double:

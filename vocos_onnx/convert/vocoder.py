@@ -28,7 +28,7 @@ from vocos_onnx.model.checkpoint_config import (
 from vocos_onnx.model.config import METADATA_KEY, EncodecFeatures, ModelConfig, Quality, Source
 from vocos_onnx.model.session import evaluate
 
-from .calibration import MIN_SNR_DB, Decoder, Item, Score, calibration_items, quality_line, quality_of
+from .calibration import MIN_SNR_DB, Decoder, Score, calibration_items, cut, quality_line, quality_of, ranges_of
 from .files import Files
 from .reference import vocos_spectrum
 
@@ -38,7 +38,6 @@ WINDOW = "head.istft.window"
 _PARTS = ("backbone.", "head.", CODEBOOKS)
 TOLERANCE = 1e-4  # of the spectrum's peak
 _FRAMES = 16  # of the check
-_AT_ONCE = 128  # frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,10 +122,10 @@ def convert_vocoder(
     items = calibration_items(original, calibration)
     ranges = None
     if precision == "int8":
-        stretches = [stretch for item in items for stretch in _stretches(original, item)]
+        stretches = cut(original, items)
         del original  # which takes the memory of two models
         weights.write(output, skeletons.RANGES, config)
-        ranges = _ranges(output, stretches)
+        ranges = ranges_of(stretches, evaluate(output, (stretch.inputs for stretch in stretches)))
     form = f"{precision}{suffix}"
     config = replace(config, precision=precision, quality=Quality(0.0, None, 0.0))
     weights.write(output, form, config, ranges)
@@ -231,7 +230,8 @@ def _difference(runtime: Decoder, weights: _Weights) -> float:
     Of random tokens or mels, for every bandwidth id. ``runtime`` is the model file.
     """
     config, rng, worst = weights.config, np.random.default_rng(0), 0.0
-    for bandwidth_id in list(range(config.num_bandwidth_ids)) or [None]:
+    ids: list[int | None] = list(range(config.num_bandwidth_ids)) or [None]
+    for bandwidth_id in ids:
         if config.encodec is not None and weights.codebooks is not None:
             counts = config.encodec.codebooks_per_bandwidth
             count = counts[-1] if bandwidth_id is None else counts[min(bandwidth_id, len(counts) - 1)]
@@ -249,34 +249,3 @@ def _difference(runtime: Decoder, weights: _Weights) -> float:
         relative = 0.0 if difference == 0 else difference / peak if peak else np.inf
         worst = max(worst, relative if np.isfinite(relative) else np.inf)
     return worst
-
-
-@dataclass(frozen=True, eq=False)
-class _Stretch:
-    """Features (1, C, t) for the graph of ``skeletons.RANGES``, of which ``rows`` are wanted: the others are context."""
-
-    inputs: dict[str, npt.NDArray[Any]]
-    rows: slice
-
-
-def _stretches(original: Decoder, item: Item) -> Iterator[_Stretch]:
-    """The features of an item, in parts of _AT_ONCE frames: all that the layers are given takes 70 kB a frame."""
-    features, bandwidth_id = original.read(item.array, item.bandwidth_id)
-    condition = {} if bandwidth_id is None else {"bandwidth_id": np.array(bandwidth_id, np.int64)}
-    reach, frames = original.network.reach, features.shape[2]
-    for start in range(0, frames, _AT_ONCE):
-        stop, first = min(start + _AT_ONCE, frames), max(0, start - reach)
-        inputs = {"features": features[:, :, first : stop + reach], **condition}
-        yield _Stretch(inputs, slice(start - first, stop - first))
-
-
-def _ranges(path: Path, stretches: Sequence[_Stretch]) -> dict[str, tuple[float, float]]:
-    """The least and the greatest value of each layer's input, with 0 between them; by a file of the form RANGES."""
-    ranges: dict[str, tuple[float, float]] = {}
-    each = evaluate(path, (stretch.inputs for stretch in stretches))
-    for stretch, outputs in zip(stretches, each, strict=True):
-        for layer, values in outputs.items():
-            wanted = values[..., stretch.rows, :]  # (..., frames, channels)
-            low, high = ranges.get(layer, (0.0, 0.0))
-            ranges[layer] = min(low, float(wanted.min())), max(high, float(wanted.max()))
-    return ranges

@@ -1,0 +1,125 @@
+"""python -m tests.converted.make FOLDER: checkpoints of every known geometry, with vocos, encodec and transformers.
+
+Each is a folder with the checkpoint, made with random weights, and what is expected of its conversion: expected.onnx, as
+the export writes it, and expected.npz with an input and what the reference package makes of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from tests.parity import upstream
+from vocos_onnx_export import export, export_encodec
+
+
+def mels(**args: Any) -> dict[str, Any]:
+    return {"class_path": "vocos.feature_extractors.MelSpectrogramFeatures", "init_args": args}
+
+
+def config(features: dict[str, Any], dim: int, intermediate: int, layers: int, padding: str) -> dict[str, Any]:
+    args = features["init_args"]
+    backbone = {"input_channels": args["n_mels"], "dim": dim, "intermediate_dim": intermediate, "num_layers": layers}
+    head = {"dim": dim, "n_fft": args["n_fft"], "hop_length": args["hop_length"], "padding": padding}
+    return {
+        "feature_extractor": features,
+        "backbone": {"class_path": "vocos.models.VocosBackbone", "init_args": backbone},
+        "head": {"class_path": "vocos.heads.ISTFTHead", "init_args": head},
+    }
+
+
+_STOCK = mels(sample_rate=24_000, n_fft=1024, hop_length=256, n_mels=100, padding="center")
+_22K = mels(sample_rate=22_050, n_fft=1024, hop_length=256, n_mels=80, padding="same")
+_44K = mels(sample_rate=44_100, n_fft=2048, hop_length=512, n_mels=80, padding="same")
+_32K = mels(sample_rate=32_000, n_fft=2048, hop_length=1024, n_mels=128, padding="center")
+_FORK = {"f_min": 0, "f_max": 8000, "norm": "slaney", "mel_scale": "slaney"}  # arguments that vocos 0.1.0 lacks
+CONFIGS = {
+    "encodec": upstream.CONFIGS["encodec"],
+    "mel": upstream.CONFIGS["mel-center"],
+    "44khz": config(_44K, 512, 1536, 8, "same"),
+    "22khz": config(_22K, 512, 1536, 8, "same"),
+    "32khz": config(_32K, 512, 1536, 8, "center"),
+    "malaysian": config(_STOCK, 768, 2304, 12, "center"),
+    "chattts": config(_STOCK, 512, 1536, 8, "center"),
+    "mlx": config(_STOCK, 512, 1536, 8, "center"),
+}
+
+
+def vocoder(name: str, folder: Path) -> None:
+    torch.manual_seed(0)
+    described = CONFIGS[name]
+    model = upstream.build(described)
+    upstream.strengthen(model)
+    upstream.save(model, described, folder)
+    if name == "44khz":
+        described = copy.deepcopy(described)
+        described["feature_extractor"]["init_args"] |= _FORK
+        (folder / "config.yaml").write_text(yaml.safe_dump(described))
+    export(str(folder), folder / "expected.onnx", report=quiet)
+    rng, ids = np.random.default_rng(0), [None]
+    if name == "encodec":
+        given: Any = rng.integers(1024, size=(8, 60))
+        features, ids = model.codes_to_features(torch.from_numpy(given)), [2]
+    else:
+        given = rng.uniform(-8, 2, (described["backbone"]["init_args"]["input_channels"], 60)).astype(np.float32)
+        features = torch.from_numpy(given)[None]
+    with torch.inference_mode():
+        condition = {} if ids == [None] else {"bandwidth_id": torch.tensor(ids)}
+        audio = model.decode(features, **condition)[0].numpy()
+    np.savez(folder / "expected.npz", given=given, audio=audio)
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    if name == "chattts":
+        (folder / "pytorch_model.bin").unlink()
+        save_file({k: v.contiguous() for k, v in state.items()}, folder / "Vocos.safetensors")
+    if name == "mlx":
+        (folder / "pytorch_model.bin").unlink()
+        (folder / "config.yaml").unlink()
+        kept = {k: v for k, v in state.items() if k.startswith(("backbone.", "head.out."))}
+        kept = {k: (v.transpose(1, 2) if v.ndim == 3 else v).contiguous() for k, v in kept.items()}
+        save_file(kept, folder / "model.safetensors")
+        sections = {k: {"init_args": dict(described[k]["init_args"])} for k in described}
+        del sections["head"]["init_args"]["padding"]
+        (folder / "config.json").write_text(json.dumps(sections))
+
+
+def encoder(layout: str, folder: Path) -> None:
+    folder.mkdir()
+    torch.manual_seed(0)
+    audio = np.random.default_rng(0).normal(0, 0.1, 12_345).astype(np.float32)
+    if layout == "encodec-meta":
+        model = upstream.encodec.EncodecModel.encodec_model_24khz(pretrained=False).eval()
+        checkpoint = folder / "encodec_24khz.th"
+        torch.save(model.state_dict(), checkpoint)
+    else:
+        from transformers import EncodecConfig, EncodecModel
+
+        model, checkpoint = EncodecModel(EncodecConfig()).eval(), folder
+        model.save_pretrained(folder)
+    with torch.inference_mode():
+        embeddings = model.encoder(torch.from_numpy(audio)[None, None])[0].numpy()
+    np.savez(folder / "expected.npz", given=audio, embeddings=embeddings)
+    export_encodec(str(checkpoint), folder / "expected.onnx", report=quiet)
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def main(folder: Path) -> None:
+    folder.mkdir()
+    for name in CONFIGS:
+        vocoder(name, folder / name)
+    for layout in "encodec-meta", "encodec-transformers":
+        encoder(layout, folder / layout)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

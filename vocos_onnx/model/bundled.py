@@ -17,11 +17,11 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     """
     if not (isinstance(model, str) and model in BUNDLED):
         return Path(model)
-    return data_file(f"{model}.onnx")
+    return bundled_file(f"{model}.onnx")
 
 
-def data_file(name: str) -> Path:
-    """Returns the path of a file beside the bundled models, in the installed package or in a checkout."""
+def bundled_file(name: str) -> Path:
+    """Returns the path of a file of the folder models/, in the installed package or in a checkout."""
     package = Path(__file__).resolve().parents[1]
     places = [folder / "models" / name for folder in (package, package.parent)]
     return next((path for path in places if path.exists()), places[0])

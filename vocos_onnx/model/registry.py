@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 
-from .bundled import data_file
+from .bundled import bundled_file
 from .config import ENCODER_KEY, METADATA_KEY
 
 KINDS = {METADATA_KEY: "vocoder", ENCODER_KEY: "encoder"}
@@ -43,7 +43,7 @@ class KnownModel:
 @cache
 def known_models() -> tuple[KnownModel, ...]:
     """Returns all models of the registry."""
-    with data_file("registry.json").open(encoding="utf-8") as file:
+    with bundled_file("registry.json").open(encoding="utf-8") as file:
         return tuple(KnownModel(**entry) for entry in json.load(file)["models"])
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from functools import cache
 
@@ -16,6 +20,10 @@ from vocos_onnx import VocosONNX
 for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _default)
+
+# The cache of converted models is not the user's.
+os.environ["VOCOS_ONNX_CACHE"] = _cache = tempfile.mkdtemp(prefix="vocos-onnx-tests-")
+atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
 
 @cache

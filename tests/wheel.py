@@ -11,7 +11,13 @@ from pathlib import Path
 names = zipfile.ZipFile(sys.argv[1]).namelist()
 top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
 assert top == {"vocos_onnx", "vocos_onnx_export", "vocos_onnx_train"}, top
-bundled = ("vocos-codec-24khz.onnx", "vocos-codec-24khz-encoder.onnx", "vocos-mel-24khz-small.onnx", "README.md")
+bundled = (
+    "vocos-codec-24khz.onnx",
+    "vocos-codec-24khz-encoder.onnx",
+    "vocos-mel-24khz-small.onnx",
+    "README.md",
+    "registry.json",
+)
 skeletons = ("vocos-encodec-24khz", "vocos-mel-24khz", "encodec_24khz")
 configs = ("vocos_onnx_train/configs/vocos-mel-24khz.yaml", "vocos_onnx_train/configs/vocos-encodec-24khz.yaml")
 for name in (

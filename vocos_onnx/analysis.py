@@ -139,8 +139,9 @@ class TokenAnalysis:
         if codec != BUNDLED_CODEC:
             checkpoint = "facebook/encodec_24khz" if codec == "encodec_24khz" else "CHECKPOINT"
             output = f"{codec}.onnx"
+            hub = f"pass encoder={checkpoint!r}, which is downloaded, or " if checkpoint != "CHECKPOINT" else ""
             raise ValueError(
-                f"audio to tokens of {codec} needs its encoder: make one with vocos-onnx export-encodec "
+                f"audio to tokens of {codec} needs its encoder: {hub}make one with vocos-onnx export-encodec "
                 f"{checkpoint} -o {output}, and pass its path as encoder={output!r}"
             )
         if self._bundled is None:

@@ -17,9 +17,9 @@ from .encoder_network import AudioSpan, State, open_encoder
 from .io.samples import read_blocks, read_chunk, read_waveform
 from .model.bundled import CODEC_ENCODER
 from .model.config import ENCODER_KEY
-from .model.hub import fetch
-from .model.origin import Origin, reopened
+from .model.origin import Wanted, reopened
 from .model.providers import CPU, Provider
+from .pretrained import opened
 from .workers import in_order
 
 Part = TypeVar("Part")
@@ -32,7 +32,9 @@ class EncodecONNX:
     """An EnCodec encoder on onnxruntime: audio to tokens. One object may be used from many threads at once.
 
     Args:
-        model: path of a file that ``vocos-onnx export-encodec`` wrote; by default that of the bundled codec.
+        model: path of an .onnx file of vocos-onnx, by default that of the bundled codec; an id on the Hugging Face hub,
+            such as "facebook/encodec_24khz"; or a checkpoint: a folder as transformers saves an EnCodec, or Meta's
+            ``.th`` file. Checkpoints are converted once and kept.
         providers: execution providers, as ``VocosONNX`` takes them.
         threads: threads of one call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
 
@@ -50,9 +52,10 @@ class EncodecONNX:
         providers: Sequence[Provider] | None = None,
         threads: int | None = None,
     ):
-        path = CODEC_ENCODER if model is None else model
-        self._session, self._network = open_encoder(path, providers, threads)
-        self._origin = Origin.of(path, ENCODER_KEY)
+        wanted = Wanted.of(CODEC_ENCODER if model is None else model, ENCODER_KEY)
+        (self._session, self._network), self._origin = opened(
+            wanted, lambda file: open_encoder(file, providers, threads)
+        )
         self._options: dict[str, Any] = {"providers": providers, "threads": threads}
         self.config = self._session.config
         """The description that the model file carries."""
@@ -64,17 +67,25 @@ class EncodecONNX:
     def from_pretrained(
         cls,
         repo_or_folder: str | os.PathLike[str],
-        filename: str = "encoder.onnx",
+        filename: str | None = None,
         *,
         revision: str | None = None,
         sha256: str | None = None,
+        precision: str | None = None,
         local_files_only: bool = False,
         cache_dir: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> EncodecONNX:
-        """An exported encoder of a folder or of the hub, as ``VocosONNX.from_pretrained`` gets a model."""
-        path = fetch(repo_or_folder, filename, revision, sha256, local_files_only, cache_dir, ENCODER_KEY)
-        return cls(path, **options)
+        """An encoder of a folder, a file or the hub, as ``VocosONNX.from_pretrained`` gets a model.
+
+        It is ``encoder.onnx`` if there is one, else made of ``config.json`` and ``model.safetensors`` as transformers
+        saves an EnCodec, or of Meta's ``.th`` file. ``precision`` can only be "float32".
+
+        Example:
+            >>> encoder = EncodecONNX.from_pretrained("facebook/encodec_24khz")
+        """
+        wanted = Wanted(repo_or_folder, ENCODER_KEY, filename, revision, sha256, precision, local_files_only, cache_dir)
+        return cls(wanted, **options)
 
     def __repr__(self) -> str:
         return (

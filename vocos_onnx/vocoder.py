@@ -20,10 +20,10 @@ from .io.tokens import Tokens
 from .messages import shown
 from .model.bundled import CODEC
 from .model.config import METADATA_KEY, ModelConfig
-from .model.hub import fetch
-from .model.origin import Origin, reopened
+from .model.origin import Wanted, reopened
 from .model.providers import CUDA, Provider
 from .network import Network
+from .pretrained import opened
 from .spans import WAITING, Plan, Span
 from .stream_pool import StreamPool
 from .streams import Stream, Streams
@@ -37,24 +37,27 @@ class VocosONNX:
     """A Vocos model on onnxruntime. One object may be used from many threads at once.
 
     Args:
-        model: path of a file that ``vocos-onnx export`` wrote, or the name of a bundled one: "vocos-codec-24khz" (the
-            default) or "vocos-mel-24khz-small". A checkpoint, or its id on the Hugging Face hub, is converted first:
-            ``vocos-onnx export charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx``.
+        model: path of an .onnx file of vocos-onnx; the name of a bundled one, "vocos-codec-24khz" (the default) or
+            "vocos-mel-24khz-small"; the id of a repository on the Hugging Face hub, such as
+            "charactr/vocos-encodec-24khz"; or a folder or file of a checkpoint. Checkpoints are converted to float32
+            once and kept (docs/models.md); ``from_pretrained`` has more options.
         providers: execution providers: "cuda", "cpu", names or (name, options) pairs as onnxruntime takes them. A
             provider that is asked for is used, or an error is raised. By default CUDA if it works, else the CPU; the
             logger "vocos_onnx" reports it at INFO, and ``providers`` of the object returns it.
         threads: threads of one call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
-        encoder: what makes tokens of audio when the object is called: an EncodecONNX, or the path of a file that
-            ``vocos-onnx export-encodec`` wrote. The bundled codec has its own, which is loaded when it is needed.
+        encoder: what makes tokens of audio when the object is called: an EncodecONNX, or what that takes as its model,
+            such as "facebook/encodec_24khz". The bundled codec has its own, which is loaded when it is needed.
 
     On the CPU, onnxruntime opens the network at the first decode, which takes some 50 ms more: one graph for short
     input and streams, and another, with the same weights, for what is computed side by side.
 
     A pickle, and so a copy or what multiprocessing sends, names the model's file by its absolute path (a bundled one by
-    its name) and its sha256, and opens it again with the same options: it must be there, and be the same.
+    its name) and its sha256, and opens it again with the same options: it must be there, and be the same. A model from
+    the hub is named by its id, commit and precision, and is downloaded where it is not in the cache.
 
     Raises:
-        FileNotFoundError: there is no such file; unpickled, there is none at the path that the pickle names.
+        FileNotFoundError: there is no such file; unpickled, there is none at the path that the pickle names; of an id,
+            as ``from_pretrained``.
         ValueError: ``model`` is not a path; the file is not a vocos-onnx model (a checkpoint, another exporter's), or
             its metadata is incomplete or contradictory; a provider that this onnxruntime does not have; threads below
             1; an encoder with other codebooks than the model's; a file that has changed since it was pickled, or since
@@ -78,11 +81,11 @@ class VocosONNX:
         threads: int | None = None,
         encoder: EncoderOrPath | None = None,
     ):
-        path = CODEC if model is None else model
+        wanted = Wanted.of(CODEC if model is None else model, METADATA_KEY)
         options: dict[str, Any] = {"providers": providers, "threads": threads}
-        self.network = Network(path, providers, threads)
+        self.network, self._origin = opened(wanted, lambda file: Network(file, providers, threads))
         """Features to spectra, without what is before and behind it; for those who measure or verify a model."""
-        self._origin = Origin.of(path, METADATA_KEY)
+        wanted.check_precision(self.config.precision)
         self._options = options
         self._reader = reader_of(self.config, self.network.codebooks)
         self._analysis = analysis_of(self.config, encoder, options)
@@ -94,33 +97,48 @@ class VocosONNX:
     def from_pretrained(
         cls,
         repo_or_folder: str | os.PathLike[str],
-        filename: str = "model.onnx",
+        filename: str | None = None,
         *,
         revision: str | None = None,
         sha256: str | None = None,
+        precision: str | None = None,
         local_files_only: bool = False,
         cache_dir: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> VocosONNX:
-        """An exported model of a folder, or of a repository of the Hugging Face hub (needs the extra [hub]).
+        """A model of a folder, or of a repository of the Hugging Face hub, which needs the extra [hub].
+
+        If it has a ``model.onnx``, that is opened; else its checkpoint is converted, and the result is kept in the
+        cache of the user (docs/models.md): ``config.yaml`` or ``config.json`` with ``pytorch_model.bin`` or
+        ``model.safetensors``.
 
         Args:
-            repo_or_folder: a folder, else an id such as "owner/name".
-            filename: of the .onnx file in it.
-            revision: branch, tag or commit on the hub.
-            sha256: of the file; what has another is not loaded. With it the hub is not asked for what is in the cache.
+            repo_or_folder: a folder or a file of weights, else an id such as "charactr/vocos-encodec-24khz".
+            filename: of the .onnx file in it; then no checkpoint is looked for.
+            revision: branch, tag or commit on the hub; by default the commit in ``vocos-onnx models``, else the newest.
+            sha256: of the .onnx file or of the checkpoint's weights; what has another is not loaded. With it, and with
+                a commit, the hub is not asked for what is in the cache.
+            precision: "float32", "int8" or "float16" of what is converted, by default float32. An .onnx file must have
+                that precision if one is given.
             local_files_only: nothing is downloaded, as with HF_HUB_OFFLINE=1; what was downloaded before is used.
             cache_dir: of the hub's client, which downloads to a temporary file and renames it.
             options: as the class itself takes them.
 
         Raises:
-            FileNotFoundError: no such folder, repository, revision or file, also where there is a checkpoint that
-                must be converted first; or it is not in the cache, and there is no network.
-            ValueError: another sha256 than was asked for; a revision of a local folder; as the class itself does.
+            FileNotFoundError: no such folder, repository, revision or file; a repository that is private or gated; or
+                it is not in the cache, and there is no network.
+            ValueError: another sha256 or precision than was asked for; a checkpoint that is damaged or cannot be
+                converted; a revision of a local folder; as the class itself does.
+            OSError: the disk is full.
             ImportError: huggingface-hub is not installed.
+
+        Example:
+            >>> vocos = VocosONNX.from_pretrained("charactr/vocos-encodec-24khz", precision="int8")
         """
-        path = fetch(repo_or_folder, filename, revision, sha256, local_files_only, cache_dir, METADATA_KEY)
-        return cls(path, **options)
+        wanted = Wanted(
+            repo_or_folder, METADATA_KEY, filename, revision, sha256, precision, local_files_only, cache_dir
+        )
+        return cls(wanted, **options)
 
     def __repr__(self) -> str:
         return (

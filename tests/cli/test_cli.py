@@ -1153,7 +1153,10 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
             "encodec.onnx is a vocoder, not an encoder: leave --encoder out",
         ),
         (["encode", "in.wav", "o.npz", "--encoder", "in.wav"], "in.wav is a RIFF file, such as .wav, not an encoder"),
-        (["resynth", "in.wav", "o.wav", "--model", MODEL], "needs its encoder: make it with vocos-onnx export-encodec"),
+        (
+            ["resynth", "in.wav", "o.wav", "--model", MODEL],
+            "needs its encoder: pass --encoder facebook/encodec_24khz, which is downloaded, or make it with ",
+        ),
         (
             ["resynth", "in.wav", "o.wav", "--model", DATA / "mel.onnx", "--encoder", ENCODER],
             "encoder is given, but this is a mel model",

@@ -25,8 +25,9 @@ import yaml
 from torch import Tensor
 
 import vocos_onnx_export.vocoder
+from tests.hub.server import Hub
 from tests.parity import upstream
-from tests.parity.hub import Hub, in_a_process
+from tests.parity.hub import in_a_process
 from tests.parity.malice import BOMBS, Call, Payload, deflated, safetensors_file, two_directories, zipped
 from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx.dsp.quantizer import fingerprints

@@ -32,8 +32,9 @@ with warnings.catch_warnings():
 
 import vocos_onnx_export.encodec as export_module
 import vocos_onnx_train
+from tests.hub.server import Hub
 from tests.parity import upstream
-from tests.parity.hub import Hub, in_a_process
+from tests.parity.hub import in_a_process
 from tests.parity.malice import Payload, zipped
 from vocos_onnx import EncodecONNX, EncoderConfig, VocosONNX, load_audio
 from vocos_onnx import encoder_network as runtime

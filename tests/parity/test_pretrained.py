@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import DATA
-from tests.parity.hub import Hub, in_a_process, pretrained
+from tests.hub.server import Hub
+from tests.parity.hub import in_a_process, pretrained
 
 COMMIT_1, COMMIT_2 = "1" * 40, "2" * 40
 REPO = "acme/vocos-onnx"

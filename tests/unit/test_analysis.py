@@ -108,8 +108,9 @@ def test_an_encoder_with_too_few_codebooks_is_refused() -> None:
 def test_a_model_that_needs_an_encoder_says_so() -> None:
     with pytest.raises(
         ValueError,
-        match=r"tokens of encodec_24khz needs its encoder: make one with vocos-onnx export-encodec "
-        r"facebook/encodec_24khz -o encodec_24khz\.onnx, and pass .* encoder='encodec_24khz\.onnx'$",
+        match=r"tokens of encodec_24khz needs its encoder: pass encoder='facebook/encodec_24khz', which is downloaded, "
+        r"or make one with vocos-onnx export-encodec facebook/encodec_24khz -o encodec_24khz\.onnx, and pass .* "
+        r"encoder='encodec_24khz\.onnx'$",
     ):
         VocosONNX(MODEL)(NOISE, 24000, bandwidth=1.5)
 

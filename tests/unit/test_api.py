@@ -67,10 +67,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 # where a model belongs
 
-HUB = "no model file {}\\. If that is an id on the Hugging Face hub: "
-AS_ENCODER = (
-    r"an encoder \(audio to tokens\), as this is one, is converted with: {} and passed as encoder=; .*" + TO_VOCODER
-)
+HUB = r"no model file .*\. If that is an id on the Hugging Face hub, pass it as text: {}\('{}'\)"
 AS_VOCODER = r"a vocoder \(to audio\), as this is one, is converted with: {} and opened with VocosONNX; .*" + TO_ENCODER
 
 
@@ -78,40 +75,18 @@ AS_VOCODER = r"a vocoder \(to audio\), as this is one, is converted with: {} and
     ("given", "as_model", "as_encoder"),
     [
         (
-            "charactr/vocos-encodec-24khz",
-            HUB.format("charactr/vocos-encodec-24khz") + "convert it with: " + TO_VOCODER,
-            HUB.format("charactr/vocos-encodec-24khz") + AS_VOCODER.format(TO_VOCODER),
-        ),
-        (
             "https://huggingface.co/charactr/vocos-encodec-24khz/tree/main",
-            HUB.format("charactr/vocos-encodec-24khz") + "convert it with: " + TO_VOCODER,
-            HUB.format("charactr/vocos-encodec-24khz") + AS_VOCODER.format(TO_VOCODER),
+            HUB.format("VocosONNX", "charactr/vocos-encodec-24khz"),
+            HUB.format("EncodecONNX", "charactr/vocos-encodec-24khz"),
         ),
-        (
-            "facebook/encodec_24khz",
-            HUB.format("facebook/encodec_24khz") + AS_ENCODER.format(TO_ENCODER),
-            HUB.format("facebook/encodec_24khz") + "convert it with: " + TO_ENCODER,
-        ),
-        (
-            "acme/speech",
-            HUB.format("acme/speech") + r".*export acme/speech -o speech\.onnx\. .*VocosONNX\.from_pretrained\(",
-            HUB.format("acme/speech") + r".*export-encodec acme/speech -o speech\.onnx\. .*EncodecONNX\.from_pre",
-        ),
+        (Path("acme/speech"), HUB.format("VocosONNX", "acme/speech"), HUB.format("EncodecONNX", "acme/speech")),
         (
             "official",
-            r"folder with a checkpoint, not a file: convert it with: vocos-onnx export official -o official\.onnx$",
+            None,  # it is converted
             r"folder with a checkpoint, .*" + AS_VOCODER.format(r"vocos-onnx export official -o official\.onnx"),
         ),
-        (
-            "ours",
-            r"convert it with: vocos-onnx export ours -o ours\.onnx$",
-            r"convert it with: vocos-onnx export-encodec ours -o ours\.onnx$",
-        ),
-        (
-            "meta",
-            r"folder with a checkpoint, .*" + AS_ENCODER.format(r"vocos-onnx export-encodec meta -o meta\.onnx"),
-            r"convert it with: vocos-onnx export-encodec meta -o meta\.onnx$",
-        ),
+        ("ours", None, r"convert it with: vocos-onnx export-encodec ours -o ours\.onnx$"),
+        ("meta", r"^meta is an encoder, audio to tokens: open it with EncodecONNX, or pass it as encoder=$", None),
         (
             "empty",
             r"empty is not a file; expected .* export wrote",
@@ -119,8 +94,8 @@ AS_VOCODER = r"a vocoder \(to audio\), as this is one, is converted with: {} and
         ),
         (
             "official/pytorch_model.bin",
-            r"a zip archive, as torch\.save writes it.*nothing in it was run\. If it is a checkpoint, convert it with: "
-            r"vocos-onnx export official/pytorch_model\.bin -o official\.onnx$",
+            None,
+            r"a zip archive, as torch\.save writes it.*nothing in it was run\. If it is a checkpoint, .*"
             r"vocos-onnx export official/pytorch_model\.bin -o official\.onnx and opened with VocosONNX",
         ),
         (
@@ -130,8 +105,8 @@ AS_VOCODER = r"a vocoder \(to audio\), as this is one, is converted with: {} and
         ),
         (
             "meta/model.safetensors",
-            r"format of safetensors.*vocos-onnx export-encodec meta/model\.safetensors -o meta\.onnx and passed",
-            r"convert it with: vocos-onnx export-encodec meta/model\.safetensors -o meta\.onnx$",
+            r"model\.safetensors is an encoder, audio to tokens: open it with EncodecONNX, or pass it as encoder=$",
+            None,
         ),
         (
             "alone/my run.ckpt",
@@ -141,7 +116,7 @@ AS_VOCODER = r"a vocoder \(to audio\), as this is one, is converted with: {} and
         (
             "encodec_24khz-d7cc33bc.th",
             r"export-encodec encodec_24khz-d7cc33bc\.th -o encodec_24khz-d7cc33bc\.onnx and passed as encoder=",
-            r"convert it .* export-encodec encodec_24khz-d7cc33bc\.th -o encodec_24khz-d7cc33bc\.onnx$",
+            None,
         ),
         ("pickled.bin", r"a Python pickle.*nothing in it was run\..* export pickled\.bin", r"a Python pickle"),
         (
@@ -197,6 +172,26 @@ def test_where_a_model_belongs(folder: Path, codec: VocosONNX, given: Any, as_mo
                 way()
 
 
+@pytest.mark.parametrize("given", ["official", "ours", "official/pytorch_model.bin"])
+def test_a_checkpoint_that_is_converted(folder: Path, given: str) -> None:
+    """Those of the fixture are no checkpoints but in their names, and their first bytes."""
+    pytest.importorskip("vocos_onnx.convert.vocoder")
+    ways: list[Callable[[], object]] = [lambda: VocosONNX(given), lambda: VocosONNX(Path(given))]
+    ways.append(lambda: VocosONNX.from_pretrained(given))
+    for way in ways:
+        with pytest.raises(ValueError, match=r"official|ours"):
+            way()
+
+
+def test_ids_of_the_hub_without_its_client(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    ways: list[Callable[[], object]] = [lambda: VocosONNX("acme/speech"), lambda: EncodecONNX("acme/speech")]
+    ways += [lambda: VocosONNX.from_pretrained("acme/speech"), lambda: VocosONNX("charactr/vocos-encodec-24khz")]
+    for way in ways:
+        with pytest.raises(ImportError, match=r"downloads from the hub need huggingface-hub: pip install 'vocos-onnx"):
+            way()
+
+
 def test_objects_where_paths_belong(codec: VocosONNX, encoder: EncodecONNX) -> None:
     for given in (codec, encoder):
         with pytest.raises(ValueError, match=r"a model is given as an object of .*, expected a path; .*as encoder="):
@@ -208,18 +203,18 @@ def test_objects_where_paths_belong(codec: VocosONNX, encoder: EncodecONNX) -> N
 def test_from_pretrained(folder: Path) -> None:
     for given, message in (
         (
-            "official",
-            r"no model\.onnx in the folder official; .*A checkpoint is there: .*export official -o official\.onnx",
+            "meta",
+            r"^meta is an encoder, audio to tokens: open it with EncodecONNX, or pass it as encoder=$",
         ),
         ("vocos-codec-24khz", "vocos-codec-24khz is bundled, not on the hub: pass the name to the class itself"),
         ("pickled.bin", "pickled.bin is a file, not a folder or a repository: pass its path to the class itself"),
         ("empty", r"no model\.onnx in the folder empty; \.onnx files there: none$"),
         (DATA, r"no model\.onnx in the folder .*pass one of them as filename="),
     ):
-        with pytest.raises(FileNotFoundError, match=message):
+        with pytest.raises((FileNotFoundError, ValueError), match=message):
             VocosONNX.from_pretrained(given)
-    with pytest.raises(FileNotFoundError, match=r"no encoder\.onnx in the folder meta; .*export-encodec meta -o meta"):
-        EncodecONNX.from_pretrained("meta")
+    with pytest.raises(FileNotFoundError, match=r"no encoder\.onnx in the folder ours; .*export-encodec ours -o ours"):
+        EncodecONNX.from_pretrained("ours")
     with pytest.raises(ValueError, match="a model is given as 300 bytes"):
         VocosONNX.from_pretrained(bytes(300))  # type: ignore[arg-type]
 

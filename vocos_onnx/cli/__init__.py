@@ -12,6 +12,7 @@ Where to find what:
     options, parser: the options that commands share; argparse with this project's messages.
     console, progress: standard streams, messages and warnings; the progress bar.
     jobs, audio: input files and the output of each; audio files in particular.
+    models_command: the command ``models`` with its subcommands.
     models, mistaken: opening the models that the options name; what a name is that is not a model's.
     raw: numbers without a header, on standard input.
 """

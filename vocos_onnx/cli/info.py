@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vocos_onnx.model.bundled import CODEC, find_model
+from vocos_onnx.model.bundled import CODEC
 
 from . import options
 from .console import print_line, writing_stdout
 from .mistaken import explained
+from .models import open_any
 from .parser import Commands
 
 if TYPE_CHECKING:
     from vocos_onnx import EncodecONNX, VocosONNX
+    from vocos_onnx.model.origin import Origin
 
 
 def add(commands: Commands) -> None:
@@ -25,11 +27,14 @@ def add(commands: Commands) -> None:
         "describe a model",
         """
         info
+        info charactr/vocos-encodec-24khz     # and where its weights came from
         info model.onnx --json
         info model.onnx --provider cuda
         """,
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="model or encoder (default: the bundled codec)")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="model or encoder, as --model takes it (default: the bundled codec)"
+    )
     options.add_provider(parser, "run the model there, and list the operators that are left on the CPU")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -38,14 +43,19 @@ def run(args: Namespace) -> None:
     from vocos_onnx import VocosONNX
     from vocos_onnx.network import placement
 
+    placed: dict[str, list[str]] = {}
+
+    def open_model(file: str | os.PathLike[str]) -> VocosONNX | EncodecONNX:
+        found = _opened(file)
+        if args.provider and not isinstance(found, VocosONNX):
+            raise ValueError("--provider is for models, and this is an encoder; leave it out")
+        if args.provider:  # raises where the model cannot run there, before anything is printed
+            placed.update(placement(file, [args.provider]))
+        return found
+
     with explained(("info", args.model)):
-        path = find_model(args.model or CODEC)
-        found = _opened(path)
-    if args.provider and not isinstance(found, VocosONNX):
-        raise ValueError("--provider is for models, and this is an encoder; leave it out")
-    # the operators on each provider: raises where the model cannot run there, before anything is printed
-    placed = placement(path, [args.provider]) if args.provider else {}
-    facts = _facts(path, found)
+        found, origin = open_any(args.model or CODEC, open_model)
+    facts = _facts(origin, found)
     if args.json:
         import json
 
@@ -57,23 +67,27 @@ def run(args: Namespace) -> None:
             print_line(sys.stdout, line)
 
 
-def _opened(path: Path) -> VocosONNX | EncodecONNX:
+def _opened(file: str | os.PathLike[str]) -> VocosONNX | EncodecONNX:
     """The file as a model or an encoder, depending on its metadata."""
     from vocos_onnx import EncodecONNX, VocosONNX
     from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY
     from vocos_onnx.model.session import open_file
 
-    kind = EncodecONNX if ENCODER_KEY in open_file(path, METADATA_KEY).metadata else VocosONNX
-    return kind(path, providers=["cpu"])
+    kind = EncodecONNX if ENCODER_KEY in open_file(file, METADATA_KEY).metadata else VocosONNX
+    return kind(file, providers=["cpu"])
 
 
-def _facts(path: Path, found: VocosONNX | EncodecONNX) -> dict[str, Any]:
+def _facts(origin: Origin, found: VocosONNX | EncodecONNX) -> dict[str, Any]:
     from dataclasses import asdict
 
     from vocos_onnx import VocosONNX
 
     is_model = isinstance(found, VocosONNX)
-    facts = {"kind": "model" if is_model else "encoder", "path": str(path), "bytes": path.stat().st_size}
+    facts: dict[str, Any] = {
+        "kind": "model" if is_model else "encoder", "path": str(origin.file), "bytes": origin.size
+    }  # fmt: skip
+    if origin.wanted is not None:  # from the hub or a checkpoint
+        facts["origin"] = {"name": origin.model, "commit": origin.wanted.revision, "sha256": origin.wanted.sha256}
     facts |= asdict(found.config)
     if isinstance(found, VocosONNX):
         facts["istft_in_graph"] = found.network.makes_audio

@@ -66,14 +66,17 @@ def add_bandwidth(parser: argparse.ArgumentParser, help: str = "default: 6") -> 
 
 
 def add_encoder(
-    parser: argparse.ArgumentParser, help: str = "encoder .onnx (default: that of the bundled codec)"
+    parser: argparse.ArgumentParser,
+    help: str = "encoder: .onnx file, checkpoint, or owner/name on the hub (default: that of the bundled codec)",
 ) -> None:
     parser.add_argument("--encoder", metavar="E", help=help)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", metavar="M", help=".onnx model, or the name of a bundled one (default: the bundled codec)"
+        "--model",
+        metavar="M",
+        help=".onnx file, checkpoint, owner/name on the hub, or a bundled model (default: the bundled codec)",
     )
 
 
@@ -82,9 +85,7 @@ def add_revision(parser: argparse.ArgumentParser) -> None:
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    precision = parser.add_mutually_exclusive_group()
-    precision.add_argument("--int8", action="store_true", help="matrix products in int8, for CPUs")
-    precision.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
+    add_int8_or_fp16(parser)
     parser.add_argument(
         "--calibrate",
         type=path,
@@ -92,6 +93,12 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help=".npy or .npz of tokens or features (default: bundled speech)",
     )
+
+
+def add_int8_or_fp16(parser: argparse.ArgumentParser) -> None:
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument("--int8", action="store_true", help="matrix products in int8, for CPUs")
+    precision.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
 
 
 # Types: an argument as text -> its value; they raise ArgumentTypeError if it is not valid

@@ -81,9 +81,13 @@ class Parser(argparse.ArgumentParser):
 class Commands:
     """The commands of a program; each command adds itself."""
 
-    def __init__(self, program: Parser) -> None:
-        self._made = program.add_subparsers(required=True, metavar="COMMAND")
+    def __init__(self, program: Parser, metavar: str = "COMMAND", required: bool = True) -> None:
+        self._made = program.add_subparsers(required=required, metavar=metavar)
         program.commands = self._made.choices
+
+    def within(self, command: Parser, metavar: str) -> Commands:
+        """The subcommands of a command, which also runs without one."""
+        return Commands(command, metavar, required=False)
 
     def add(self, name: str, run: Callable[[argparse.Namespace], None], help: str, examples: str = "") -> Parser:
         """The parser of a new command, which declares the command's options.

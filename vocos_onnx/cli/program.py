@@ -10,12 +10,38 @@ from pathlib import Path
 from vocos_onnx import __version__
 from vocos_onnx.messages import shown
 
-from . import decode, demo, encode, export, export_encodec, info, quantize, report, resynth, stream, train
+from . import (
+    decode,
+    demo,
+    encode,
+    export,
+    export_encodec,
+    info,
+    models_command,
+    quantize,
+    report,
+    resynth,
+    stream,
+    train,
+)
 from .console import BAD_INPUT, ReaderGoneError, abandon, complain, warnings_as_lines
 from .options import AUDIO, TOKENS
 from .parser import Commands, Parser
 
-COMMANDS = (decode, encode, resynth, stream, info, demo, report, export, quantize, export_encodec, train)
+COMMANDS = (
+    decode,
+    encode,
+    resynth,
+    stream,
+    info,
+    models_command,
+    demo,
+    report,
+    export,
+    quantize,
+    export_encodec,
+    train,
+)
 EXAMPLES = """
 examples:
   vocos-onnx demo demo.wav                          decode real speech, to hear that it works
@@ -23,8 +49,9 @@ examples:
   vocos-onnx decode tokens.npz out.wav              tokens to audio
   vocos-onnx resynth recordings/ copies/            every recording of a folder, through the codec and back
   vocos-onnx info                                   describe the bundled codec; info MODEL.onnx: a model
-  vocos-onnx export charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx
-                                                    the official model, for tokens of EnCodec and Bark
+  vocos-onnx models                                 list bundled, cached and known models
+  vocos-onnx resynth speech.wav copy.wav --model charactr/vocos-encodec-24khz --encoder facebook/encodec_24khz
+                                                    the official models; decode --model for tokens of Bark
 
 vocos-onnx COMMAND --help explains a command; without one this help is printed. Exit codes: 0 done, 2 not
 (stderr has the reason), 1 if the reader of standard output has gone away, 128 + N if signal N ended it.

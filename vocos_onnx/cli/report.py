@@ -37,9 +37,9 @@ def add(commands: Commands) -> None:
         nargs="+",
         action="extend",
         metavar="M",
-        help=".onnx models, or names of bundled ones (default: all of those)",
+        help="models, as --model of decode takes them (default: all bundled ones)",
     )
-    options.add_encoder(parser, "encoder .onnx of the models with its codebooks")
+    options.add_encoder(parser, "encoder of the models with its codebooks")
     parser.add_argument("--bandwidths", type=options.kbps, nargs="+", metavar="KBPS", help="default: all of each model")
 
 

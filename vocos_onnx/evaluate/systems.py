@@ -47,11 +47,12 @@ def open_systems(
 
     Raises ValueError and FileNotFoundError as ``report`` does.
     """
-    files = [find_model(model) for model in models or (CODEC, MEL)]
+    given = models or (CODEC, MEL)
+    files = [find_model(model) for model in given]
     tokenizer = None if encoder is None else EncodecONNX(encoder, providers=providers, threads=threads)
     systems = []
-    for name, file in zip(titles(files, stem=True), files, strict=True):
-        vocos = VocosONNX(file, providers=providers, threads=threads)
+    for name, model in zip(titles(files, stem=True), given, strict=True):
+        vocos = VocosONNX(model, providers=providers, threads=threads)
         if vocos.config.encodec is None:
             systems.append(System(name, None, vocos, None))
             continue

@@ -1,65 +1,25 @@
-"""Exported models from a folder or from the Hugging Face hub, whose client is the extra [hub]."""
+"""Files of the Hugging Face hub, by its own client, which is the extra [hub]; it has a cache of what it downloads.
+
+Where the hub is asked, one request tells the commit and its files. All files are then of that commit, and what the
+client's cache has of it needs no request.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import errno
+import logging
 import os
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
 
-from vocos_onnx.messages import first_line, shown
+from vocos_onnx.messages import first_line
 
-from .bundled import BUNDLED
-from .config import METADATA_KEY
-from .mistaken import checked_path, not_in_folder_message, not_in_repository_message
-from .onnx_file import PinnedFile
-
-
-def fetch(
-    repo_or_folder: str | os.PathLike[str],
-    filename: str,
-    revision: str | None,
-    sha256: str | None,
-    local_files_only: bool,
-    cache_dir: str | os.PathLike[str] | None,
-    key: str = METADATA_KEY,
-) -> Path | PinnedFile:
-    """Returns the path of an exported model, which is downloaded if necessary; a PinnedFile if ``sha256`` is given.
-
-    The arguments are those of ``VocosONNX.from_pretrained``, and the metadata key of the model. Only ``read_model``
-    checks that the bytes which it reads have the sha256.
-    """
-    if sha256 is not None and (len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef")):
-        raise ValueError(f"sha256 is {shown(sha256)}, expected 64 hexadecimal digits")
-    folder = Path(checked_path(repo_or_folder, key))
-    if repo_or_folder in BUNDLED and not folder.exists():
-        raise FileNotFoundError(f"{repo_or_folder} is bundled, not on the hub: pass the name to the class itself")
-    if folder.is_file():
-        raise FileNotFoundError(f"{folder} is a file, not a folder or a repository: pass its path to the class itself")
-    if folder.is_dir():
-        if revision is not None:
-            raise ValueError(f"revision is {revision!r}, but {folder} is a local folder, which has none: leave it out")
-        path = folder / filename
-        if not path.is_file():
-            raise FileNotFoundError(not_in_folder_message(folder, filename, key))
-        return path if sha256 is None else PinnedFile(path, sha256, "copy it again")
-    repo = str(repo_or_folder)
-    where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
-    if sha256 is not None:  # a cached file with this sha256 needs no network
-        with suppress(FileNotFoundError):
-            cached = download(repo, filename, local_files_only=True, **where)
-            if _digest(cached) == sha256.lower():
-                return PinnedFile(cached, sha256, "download it again")
-    try:
-        found = download(repo, filename, local_files_only=local_files_only, **where)
-    except MissingFileError as error:
-        at = f" at revision {revision}" if revision else ""
-        raise FileNotFoundError(
-            f"cannot get {filename} of {repo}{at} from the hub: the repository has no such file; "
-            + not_in_repository_message(repo, _listed_files(repo, revision), key)
-        ) from error
-    return found if sha256 is None else PinnedFile(found, sha256, "pass the revision that it belongs to")
+_OFFLINE = {"1", "ON", "YES", "TRUE"}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_log = logging.getLogger("vocos_onnx")
 
 
 class MissingFileError(FileNotFoundError):
@@ -72,52 +32,168 @@ def download(
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    anew: bool = False,
     what: str | None = None,
 ) -> Path:
     """Returns the path of the first of these files that a repository of the hub has, from the cache if it is there.
 
-    The path ends with the commit and the file name. Error messages call the file ``what``, by default "FILE of REPO".
+    The path ends with the commit and the file name. With ``anew`` a file is downloaded even if it is there.
+    Error messages call the file ``what``, by default "FILE of REPO".
 
     Raises MissingFileError if the repository has none of them, FileNotFoundError if there is no such repository,
     revision or network, ImportError without huggingface-hub.
     """
+    client = _client(repo)
+    options: dict[str, Any] = {
+        "revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "force_download": anew
+    }  # fmt: skip
+    for filename in filenames:
+        try:
+            return Path(client.hf_hub_download(repo, filename, **options))
+        except Exception as error:  # the client lets errors of its HTTP, TLS and compression libraries through
+            if "EntryNotFoundError" in _kinds(error) and filename != filenames[-1]:
+                continue  # it is not in the repository, or not in the cache if there is no network
+            _refuse(error, what or f"{filenames[0]} of {repo}", repo, revision)
+    raise AssertionError("no file was asked for")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A repository at one commit.
+
+    Attributes:
+        repo, revision, commit: which; the revision is as it was asked for, None for the newest.
+        files: the names of the files that it has; of one from the client's cache, those that are there.
+        folder: where the files are, None if they have to be downloaded.
+        cache_dir: of the client.
+    """
+
+    repo: str
+    revision: str | None
+    commit: str
+    files: frozenset[str]
+    folder: Path | None
+    cache_dir: str | os.PathLike[str] | None
+
+    def get(self, filename: str, anew: bool = False) -> Path:
+        """Returns the path of a file, which is downloaded if it is not here, or ``anew``. Raises as ``download``."""
+        if self.folder is not None and not anew:
+            return self.folder / filename
+        client = _client(self.repo)
+        where: dict[str, Any] = {"revision": self.commit, "cache_dir": self.cache_dir}
+        if anew or not isinstance(client.try_to_load_from_cache(self.repo, filename, **where), str):
+            _log.info("downloading %s of %s, commit %s", filename, self.repo, self.commit)
+            # By the name of its branch, so that the client notes the commit of that, for when there is no network.
+            path = download(self.repo, filename, anew=anew, **{**where, "revision": self.revision})
+            if path.parents[len(PurePosixPath(filename).parts) - 1].name == self.commit:
+                return path
+        return download(self.repo, filename, **where)
+
+
+def ask(repo: str, revision: str | None, cache_dir: str | os.PathLike[str] | None) -> Snapshot:
+    """Returns what a repository has at a branch, tag or commit (None: the newest), with one request.
+
+    Raises FileNotFoundError if there is no such repository or revision, UnreachableError if that cannot be found out,
+    ImportError without huggingface-hub.
+    """
+    client = _client(repo)
     try:
-        from huggingface_hub import hf_hub_download
+        timeout = client.constants.HF_HUB_ETAG_TIMEOUT
+        info = client.HfApi().model_info(repo, revision=revision, timeout=timeout)
+        files = frozenset(file.rfilename for file in info.siblings or ())
+        return Snapshot(repo, revision, str(info.sha), files, None, cache_dir)
+    except Exception as error:  # as in download
+        _refuse(error, repo, repo, revision)
+
+
+def cached(
+    repo: str, revision: str | None, filenames: Iterable[str], cache_dir: str | os.PathLike[str] | None
+) -> Snapshot | None:
+    """Returns what the client's cache has of a repository at a branch, tag or commit; None if it has no such file.
+
+    ``filenames`` are those of which it must have one. Raises ImportError without huggingface-hub.
+    """
+    client = _client(repo)
+    for filename in filenames:
+        try:
+            found = client.try_to_load_from_cache(repo, filename, revision=revision, cache_dir=cache_dir)
+        except ValueError:  # a name that the hub does not allow
+            return None
+        if isinstance(found, str) and Path(found).is_file():
+            folder = Path(found).parents[len(PurePosixPath(filename).parts) - 1]
+            files = frozenset(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+            return Snapshot(repo, revision, folder.name, files, folder, cache_dir)
+    return None
+
+
+def is_damaged(path: Path, sha256: str) -> bool:
+    """Whether a file of the client's cache has another sha256 than the hub says, where the cache keeps that.
+
+    Large files are stored under their sha256, by which the hub names them, and linked to from their snapshot.
+    """
+    name = path.resolve().name
+    return re.fullmatch("[0-9a-f]{64}", name) is not None and name != sha256
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is the sha of a commit, which never changes."""
+    return revision is not None and re.fullmatch("[0-9a-f]{40}", revision) is not None
+
+
+def is_offline() -> bool:
+    """Whether the user has told the hub's client to make no requests."""
+    return any(os.environ.get(name, "").upper() in _OFFLINE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
+class UnreachableError(FileNotFoundError):
+    """The hub gave no answer: there is no network, it is down, or requests are forbidden."""
+
+
+def _client(repo: str) -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.constants
     except ImportError as error:
         raise ImportError(
             f"no folder {repo}, and downloads from the hub need huggingface-hub: pip install 'vocos-onnx[hub]'"
         ) from error
-    options: dict[str, Any] = {
-        "revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only
-    }  # fmt: skip
-    for filename in filenames:
-        try:
-            return Path(hf_hub_download(repo, filename, **options))
-        except Exception as error:  # the client lets errors of its HTTP, TLS and compression libraries through
-            names = {cls.__name__ for cls in type(error).__mro__}  # the classes' modules depend on the client's version
-            if "EntryNotFoundError" in names and filename != filenames[-1]:
-                continue  # it is not in the repository, or not in the cache if there is no network
-            is_missing = "EntryNotFoundError" in names and "LocalEntryNotFoundError" not in names
-            at = f" at revision {revision}" if revision else ""
-            raise (MissingFileError if is_missing else FileNotFoundError)(
-                f"cannot get {what or f'{filenames[0]} of {repo}'}{at} from the hub ({type(error).__name__}: "
-                f"{first_line(error)}). If you meant a local folder, there is none of that name; without a network, "
-                "pass a folder, or what was downloaded before"
+    return huggingface_hub
+
+
+def _kinds(error: BaseException) -> set[str]:
+    return {cls.__name__ for cls in type(error).__mro__}  # the classes' modules depend on the client's version
+
+
+def _refuse(error: Exception, what: str, repo: str, revision: str | None) -> NoReturn:
+    """Raises the error that tells what cannot be had, why, and what to do."""
+    kinds, cause = _kinds(error), error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            raise OSError(
+                cause.errno, f"the disk is full, and {what} cannot be downloaded: free some, or set HF_HOME to another"
             ) from error
-    raise AssertionError("no file was asked for")
-
-
-def _listed_files(repo: str, revision: str | None) -> set[str]:
-    from huggingface_hub import list_repo_files
-
-    with suppress(Exception):  # an error message is all that it is for
-        return set(list_repo_files(repo, revision=revision))
-    return set()
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        cause = cause.__cause__  # type: ignore[assignment]
+    at = f" at revision {revision}" if revision else ""
+    message = f"cannot get {what}{at} from the hub ({type(error).__name__}: {first_line(error)})"
+    log_in = "log in with hf auth login (of older clients: huggingface-cli login), or set HF_TOKEN"
+    if "EntryNotFoundError" in kinds and "LocalEntryNotFoundError" not in kinds:
+        raise MissingFileError(f"{message}. The repository has no such file") from error
+    if "GatedRepoError" in kinds:
+        raise FileNotFoundError(
+            f"{message}. Its owners grant access: ask for it at https://huggingface.co/{repo}, then {log_in}"
+        ) from error
+    if "RepositoryNotFoundError" in kinds:
+        raise FileNotFoundError(
+            f"{message}. There is no such repository, or it is private: check its name, or {log_in}. If you meant a "
+            "local folder, there is none of that name"
+        ) from error
+    if "RevisionNotFoundError" in kinds:
+        raise FileNotFoundError(
+            f"{message}. The repository has no such branch, tag or commit: leave revision out for the newest"
+        ) from error
+    if "HFValidationError" in kinds:
+        raise FileNotFoundError(f"{message}. If you meant a local folder, there is none of that name") from error
+    raise UnreachableError(
+        f"{message}. If you meant a local folder, there is none of that name; without a network, pass a folder, or "
+        "what was downloaded before"
+    ) from error

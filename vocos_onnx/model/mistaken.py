@@ -15,10 +15,10 @@ from vocos_onnx.messages import listed, shown
 
 from .bundled import CODEC, CODEC_ENCODER, MEL
 from .config import ENCODER_KEY, METADATA_KEY
+from .names import CHECKPOINTS, looks_like_hub_id
 
 _VOCODERS = (CODEC, MEL)
 _WEIGHTS = ("pytorch_model.bin", "model.safetensors")  # beside config.yaml or config.json
-_CHECKPOINTS = (".ckpt", ".bin", ".pt", ".pth", ".th", ".safetensors")
 _STARTS = {
     b"PK\x03\x04": "a zip archive, as torch.save writes it",
     b"\x80\x02": "a Python pickle",
@@ -71,13 +71,12 @@ def missing_message(given: str | os.PathLike[str], key: str) -> str:
     """Returns the message that there is no such file, and what to do."""
     text = given if isinstance(given, str) else Path(given).as_posix()
     text = re.sub(r"^(https?://)?(huggingface\.co|hf\.co)/(\w[\w.-]*/\w[\w.-]*).*", r"\3", text)
-    if is_hub_id(text):
+    if looks_like_hub_id(text):
         return (
-            f"no model file {text}. If that is an id on the Hugging Face hub: {convert(text, key)}. A file that was "
-            f"exported, in a repository of that name, is opened with {_class(key)}.from_pretrained({text!r})"
+            f"no model file {text}. If that is an id on the Hugging Face hub, pass it as text: {_class(key)}({text!r})"
         )
     suffix = Path(text).suffix.lower()
-    if suffix in _CHECKPOINTS:
+    if suffix in CHECKPOINTS:
         return f"no file {text}, and a checkpoint is not opened as it is: {convert(text, key)}"
     output = shlex.quote(text) if suffix == ".onnx" else "MODEL.onnx"
     return (
@@ -120,7 +119,7 @@ def not_in_repository_message(repo: str, files: set[str], key: str) -> str:
 
 def holds_checkpoint(files: set[str]) -> bool:
     """Whether a folder or repository with these files holds a checkpoint."""
-    return bool(files & {"config.yaml", *_WEIGHTS}) or any(Path(name).suffix in _CHECKPOINTS for name in files)
+    return bool(files & {"config.yaml", *_WEIGHTS}) or any(Path(name).suffix in CHECKPOINTS for name in files)
 
 
 def _files(path: Path) -> set[str]:
@@ -170,11 +169,18 @@ def foreign_vocos_message(inputs: list[str], outputs: list[str]) -> str | None:
     )
 
 
+def other_kind_message(name: str, key: str) -> str:
+    """Returns what to do with a checkpoint of the other kind than is wanted."""
+    if key == ENCODER_KEY:
+        return f"{name} is a vocoder, not an encoder: open it with VocosONNX, and pass no encoder= or another"
+    return f"{name} is an encoder, audio to tokens: open it with EncodecONNX, or pass it as encoder="
+
+
 def convert(checkpoint: str, key: str, files: set[str] | None = None) -> str:
     """Returns the command that exports a checkpoint, and how to use the model if it is not the wanted kind."""
     path = Path(checkpoint)
     is_encoder = _is_encoder(checkpoint, key, files)
-    stem = path.stem if path.suffix.lower() in _CHECKPOINTS else path.name
+    stem = path.stem if path.suffix.lower() in CHECKPOINTS else path.name
     if stem in ("pytorch_model", "model", "config", "last", "best"):
         stem = path.absolute().parent.name
     output = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "model"
@@ -196,14 +202,6 @@ def convert(checkpoint: str, key: str, files: set[str] | None = None) -> str:
             "encodec_24khz.onnx"
         )
     return f"convert it with: {line}"
-
-
-def is_hub_id(text: str) -> bool:
-    """Whether a text is an owner/name, and neither an existing path nor like the name of a file."""
-    path = Path(text)
-    known = (*_CHECKPOINTS, ".onnx", ".yaml", ".json", ".npz", ".npy", ".wav")
-    named = path.suffix.lower() in known or (path.parent.exists() and path.parent != Path())
-    return not named and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is not None
 
 
 def _is_encoder(checkpoint: str, key: str, files: set[str] | None) -> bool:

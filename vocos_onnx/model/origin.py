@@ -1,4 +1,4 @@
-"""Where the model of an object came from, so that a pickle of the object opens it again."""
+"""What was asked for and where it was found, so that a pickle of the object opens the same again."""
 
 from __future__ import annotations
 
@@ -11,35 +11,102 @@ from vocos_onnx.messages import shown
 
 from .bundled import BUNDLED, find_model
 from .mistaken import checked_path
+from .names import is_hub_id
 from .onnx_file import PinnedFile
 
 
 @dataclass(frozen=True)
-class Origin:
-    """The name of a bundled model or an absolute path, and the size and time of the file when it was opened."""
+class Wanted(os.PathLike[str]):
+    """A model as ``from_pretrained`` takes it: its name, and how it is to be got.
 
-    model: str
-    size: int
-    modified: int  # ns
+    Attributes:
+        name: of a bundled model, a path, or the id of a repository on the hub.
+        key: the metadata key of its kind.
+        filename: of the .onnx file in a folder or repository; None if there need be none.
+        revision: branch, tag or commit on the hub, None for the registry's or the newest.
+        sha256: of the file, or of a checkpoint's weights; None for that of the registry or any.
+        precision: of what a checkpoint is converted to (None: float32), and which an .onnx file must have (None: any).
+        local_files_only: whether nothing may be downloaded.
+        cache_dir: of the hub's client.
+        is_path: whether the name was given to the class itself, which takes the path of a file as well.
+    """
+
+    name: str | os.PathLike[str]
+    key: str
+    filename: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
+    precision: str | None = None
+    local_files_only: bool = False
+    cache_dir: str | os.PathLike[str] | None = None
+    is_path: bool = False
 
     @classmethod
-    def of(cls, given: str | os.PathLike[str], key: str) -> Origin:
-        """Returns the origin of a model with this metadata key. Call it after opening the file."""
+    def of(cls, model: str | os.PathLike[str], key: str) -> Wanted:
+        """What is meant by an argument of VocosONNX or EncodecONNX."""
+        return model if isinstance(model, Wanted) else cls(model, key, is_path=True)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.name)
+
+    def check_precision(self, found: str) -> None:
+        """Raises ValueError if a model has another precision than was asked for."""
+        if self.precision not in (None, found):
+            raise ValueError(
+                f"precision is {self.precision!r}, and {self.filename or 'the .onnx file'} of {self} is in {found}: "
+                "leave precision out, or name another file"
+            )
+
+    def __str__(self) -> str:
+        return os.fspath(self.name)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model was found.
+
+    Attributes:
+        model: the name of a bundled model, an absolute path, or the id of a repository on the hub.
+        file: the .onnx file; of a model that is not kept, it is gone.
+        size: of the file when it was opened, in bytes.
+        modified: when the file was modified, in ns.
+        wanted: what opens a model from the hub or a checkpoint again, with the commit and the sha256 of the weights as
+            they were found; None for an .onnx file.
+    """
+
+    model: str
+    file: Path
+    size: int
+    modified: int
+    wanted: Wanted | None = None
+
+    @classmethod
+    def of(cls, given: str | os.PathLike[str], key: str, wanted: Wanted | None = None) -> Origin:
+        """Returns the origin of an .onnx file, or of what it was made of. Call it after opening the file."""
         path = find_model(checked_path(given, key))
         status = path.stat()
-        bundled = next((name for name in BUNDLED if path == find_model(name)), None)
-        return cls(bundled or str(path.absolute()), status.st_size, status.st_mtime_ns)
+        if wanted is not None:
+            name = os.fspath(wanted.name)
+            model = name if is_hub_id(wanted.name) else str(Path(name).absolute())
+        else:
+            bundled = next((name for name in BUNDLED if path == find_model(name)), None)
+            model = bundled or str(path.absolute())
+        return cls(model, path.absolute(), status.st_size, status.st_mtime_ns, wanted)
 
     @property
     def name(self) -> str:
         """The name to print."""
-        return self.model if self.model in BUNDLED else shown(Path(self.model).name)[1:-1]
+        if self.model in BUNDLED or (self.wanted is not None and is_hub_id(self.wanted.name)):
+            return self.model
+        return shown(Path(self.model).name)[1:-1]
 
-    def pinned(self) -> tuple[str, str]:
-        """Returns the model and its sha256, for a pickle.
+    def pinned(self) -> tuple[str, str] | Wanted:
+        """Returns what a pickle names: the model and its sha256, or what opens it again.
 
-        Raises ValueError if the file has changed since it was opened, FileNotFoundError if it is gone.
+        Raises ValueError if an .onnx file has changed since it was opened, FileNotFoundError if it is gone.
         """
+        if self.wanted is not None:
+            return self.wanted
         path = find_model(self.model)
         if not path.is_file():
             raise FileNotFoundError(f"{path} is gone since it was opened, and a pickle names the path: put it back")
@@ -53,8 +120,10 @@ class Origin:
         return self.model, digest
 
 
-def reopened(pinned: tuple[str, str], class_name: str) -> PinnedFile:
-    """Returns the file that the pickle of an object names. Raises FileNotFoundError if it does not exist."""
+def reopened(pinned: tuple[str, str] | Wanted, class_name: str) -> PinnedFile | Wanted:
+    """Returns what the pickle of an object names. Raises FileNotFoundError if a file of it does not exist."""
+    if isinstance(pinned, Wanted):
+        return pinned
     model, sha256 = pinned
     path = find_model(model)
     if not path.is_file():

@@ -21,7 +21,10 @@ from tests.onnx_bytes import field, node, tensor, tiny, value, varint
 from vocos_onnx import EncodecONNX, EncoderConfig, ModelConfig, VocosONNX
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.messages import first_line, listed, shown
+from vocos_onnx.model.config import METADATA_KEY
 from vocos_onnx.model.onnx_file import MAX_NODES, MAX_SIZE, STEP, WHOLE, read_model
+from vocos_onnx.model.origin import Wanted
+from vocos_onnx.pretrained import opened
 
 FEATURES = np.ones((8, 5), np.float32)
 ELSEWHERE = field(13, field(1, "location"), field(2, "../../secret"))
@@ -402,16 +405,18 @@ def test_size_of_the_file(tmp_path: Path) -> None:
 
 def test_sha256_is_that_of_what_is_loaded(tmp_path: Path) -> None:
     """Not of what was there when somebody looked: the file is replaced in between."""
-    from vocos_onnx.model.hub import fetch
-
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    pinned = fetch(tmp_path, "model.onnx", None, digest, False, None)
-    assert VocosONNX(pinned).decode(FEATURES).shape == (64,)
-    path.write_bytes(tiny([node("Abs", ["features"], ["x"])]))
+    wanted = Wanted(tmp_path, METADATA_KEY, sha256=digest)
+    assert VocosONNX(wanted).decode(FEATURES).shape == (64,)
+
+    def load(file: str | os.PathLike[str]) -> VocosONNX:
+        path.write_bytes(tiny([node("Abs", ["features"], ["x"])]))
+        return VocosONNX(file)
+
     with pytest.raises(ValueError, match=f"has the sha256 .*, expected {digest}: it is not loaded; copy it again"):
-        VocosONNX(pinned)
+        opened(wanted, load)
 
 
 def test_files_that_change_while_they_are_read(tmp_path: Path) -> None:

@@ -1,0 +1,412 @@
+"""From what a user names to a model that is open: bundled, a file, a checkpoint, or a repository of the hub.
+
+One road for all of them: ``model.names`` says what a name means, ``model.hub`` downloads, ``model.cache`` keeps what
+``convert`` makes of a checkpoint, and an .onnx file is opened at the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .messages import shown
+from .model import hub
+from .model.bundled import BUNDLED, find_model
+from .model.cache import VARIABLE, Entry, Made, ModelCache, NoCacheError, cache_folder, file_sha256, model_key
+from .model.config import ENCODER_KEY, METADATA_KEY, PRECISIONS, EncoderConfig, ModelConfig
+from .model.mistaken import (
+    checked_path,
+    folder_message,
+    not_in_folder_message,
+    not_in_repository_message,
+    other_kind_message,
+)
+from .model.names import is_hub_id
+from .model.onnx_file import PinnedFile
+from .model.origin import Origin, Wanted
+from .model.registry import KINDS, find_known
+from .model.sources import CONFIGS, ONNX, WEIGHTS, Files, beside, choose, source_name
+from .once import first_time
+
+T = TypeVar("T")
+_NEWEST = "main"  # the branch that the hub has if none is named
+_RECENT = 2_000_000_000  # ns; the times of some file systems are no finer
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_log = logging.getLogger("vocos_onnx")
+
+
+def opened(wanted: Wanted, make: Callable[[str | os.PathLike[str]], T]) -> tuple[T, Origin]:
+    """Returns what ``make`` returns for the .onnx file of a model, and where the model was found.
+
+    ``make`` is called with the path, and must read the file at once: one that is not kept is deleted afterwards.
+
+    Raises what VocosONNX raises.
+    """
+    wanted = _checked(wanted)
+    with _located(wanted) as located:
+        try:
+            return make(located.path), located.origin(wanted.key)
+        except ValueError:
+            if located.entry is None or located.entry.is_unchanged():
+                raise
+    _log.warning("%s is damaged: it is converted again", located.entry.path)
+    if (cache := _cache()) is not None:
+        cache.remove(located.entry)
+    with _located(wanted) as located:
+        return make(located.path), located.origin(wanted.key)
+
+
+@dataclass(frozen=True)
+class _Located:
+    """An .onnx file; what opens it again if it is not a file of the user's, and its entry if the cache has it."""
+
+    path: str | os.PathLike[str]
+    again: Wanted | None = None
+    entry: Entry | None = None
+
+    def origin(self, key: str) -> Origin:
+        return Origin.of(self.path, key, self.again)
+
+
+def _checked(wanted: Wanted) -> Wanted:
+    """Returns what is wanted with its sha256 in small letters. Raises ValueError if that or the precision is wrong."""
+    sha256, precision = wanted.sha256, wanted.precision
+    if sha256 is not None and (len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef")):
+        raise ValueError(f"sha256 is {shown(sha256)}, expected 64 hexadecimal digits")
+    known = PRECISIONS if wanted.key == METADATA_KEY else PRECISIONS[:1]
+    if precision is not None and precision not in known:
+        raise ValueError(
+            f"precision is {shown(precision)}, expected one of {known}"
+            + ("" if wanted.key == METADATA_KEY else ": encoders have no other")
+        )
+    return replace(wanted, sha256=None if sha256 is None else sha256.lower())
+
+
+@contextmanager
+def _located(wanted: Wanted) -> Iterator[_Located]:
+    """Inside it there is the .onnx file of a model."""
+    given = checked_path(wanted.name, wanted.key)
+    if isinstance(given, PinnedFile):
+        yield _Located(given)
+    elif is_hub_id(given):
+        with _from_hub(str(given), wanted) as located:
+            yield located
+    else:
+        with _from_path(given, wanted) as located:
+            yield located
+
+
+# A path
+
+
+@contextmanager
+def _from_path(given: str | os.PathLike[str], wanted: Wanted) -> Iterator[_Located]:
+    path, key = find_model(given), wanted.key
+    if not wanted.is_path and isinstance(given, str) and given in BUNDLED:
+        raise FileNotFoundError(f"{given} is bundled, not on the hub: pass the name to the class itself")
+    if wanted.revision is not None and path.exists():
+        kind = "folder" if path.is_dir() else "file"
+        raise ValueError(f"revision is {wanted.revision!r}, but {path} is a local {kind}, which has none: leave it out")
+    files = None
+    if path.is_dir():
+        there = {file.name for file in path.iterdir() if file.is_file()}
+        onnx = wanted.filename or ONNX[key]
+        if onnx in there or (wanted.filename is not None and (path / onnx).is_file()):
+            file = path / onnx
+            yield _Located(file if wanted.sha256 is None else PinnedFile(file, wanted.sha256, "copy it again"))
+            return
+        chosen = choose(there, key) if wanted.filename is None else None
+        if chosen is None:
+            if wanted.is_path:
+                raise ValueError(folder_message(path, key))
+            raise FileNotFoundError(not_in_folder_message(path, onnx, key))
+        config, weights = chosen
+        files = Files(path / config if config else None, path / weights, source_name(path))
+    elif path.is_file():
+        files = beside(path, key) if wanted.filename is None else None
+        if files is None and not wanted.is_path:
+            raise FileNotFoundError(
+                f"{path} is a file, not a folder or a repository: pass its path to the class itself"
+            )
+    if files is None:
+        yield _Located(given)
+        return
+    _check_kind(files, key, str(path))
+    paths = [file.absolute() for file in (files.weights, files.config) if file is not None]
+    name, state = ("local", key, _precision(wanted), *map(str, paths)), _state(files)
+    again = replace(wanted, name=str(path.absolute()), precision=_precision(wanted), is_path=False)
+    cache = _cache()
+    entry = None if cache is None else cache.find(name, state)
+    if entry is not None and wanted.sha256 in (None, entry.made.weights_sha256):
+        yield _Located(entry.path, replace(again, sha256=entry.made.weights_sha256), entry)
+        return
+    sha256 = file_sha256(files.weights)
+    _check_sha256(files, sha256, wanted, "copy it again")
+    with _converted(files, sha256, wanted) as (file, entry):
+        # A file that was written a moment ago may be written again without a change of its time.
+        if cache is not None and entry is not None and time.time_ns() - max(state) > _RECENT:
+            cache.remember(name, entry, state)
+        yield _Located(file, replace(again, sha256=sha256), entry)
+
+
+def _state(files: Files) -> tuple[int, ...]:
+    """Returns the sizes and times of the files of a checkpoint."""
+    found = [file.stat() for file in (files.weights, files.config) if file is not None]
+    return tuple(number for status in found for number in (status.st_size, status.st_mtime_ns))
+
+
+def _check_kind(files: Files, key: str, name: str) -> None:
+    """Raises ValueError if the config is that of an encoder, and a vocoder is wanted."""
+    if key != METADATA_KEY or files.config is None or files.config.name != "config.json":
+        return
+    config = None
+    with suppress(OSError, ValueError), files.config.open(encoding="utf-8") as file:
+        config = json.loads(file.read(1 << 20))
+    if isinstance(config, dict) and config.get("model_type") == "encodec":
+        raise ValueError(other_kind_message(name, key))
+
+
+def _check_sha256(files: Files, found: str, wanted: Wanted, remedy: str) -> None:
+    """Raises ValueError if the weights have another sha256 than was asked for."""
+    if wanted.sha256 is not None and found != wanted.sha256:
+        raise ValueError(
+            f"{files.weights} has the sha256 {found}, expected {wanted.sha256}: it is not converted; {remedy}"
+        )
+
+
+# The hub
+
+
+@contextmanager
+def _from_hub(repo: str, wanted: Wanted) -> Iterator[_Located]:
+    key, known = wanted.key, find_known(repo)
+    if known is not None and known.kind != KINDS[key]:
+        raise ValueError(other_kind_message(repo, key))
+    if wanted.filename is not None:
+        yield _hub_file(repo, wanted, wanted.filename)
+        return
+    if known is not None and known.revision and wanted.revision is None:
+        wanted = replace(wanted, revision=known.revision, sha256=wanted.sha256 or known.sha256 or None)
+    found = _found(repo, wanted)
+    again = replace(wanted, name=repo, revision=found.commit, is_path=False)
+    if found.entry is None and ONNX[key] in found.snapshot.files:
+        file: Path | PinnedFile = found.snapshot.get(ONNX[key])
+        if wanted.sha256 is not None:
+            file = PinnedFile(Path(file), wanted.sha256, "pass the revision that it belongs to")
+        yield _Located(file, replace(again, filename=ONNX[key]))
+        return
+    again = replace(again, precision=_precision(wanted))
+    if found.entry is not None:
+        yield _Located(found.entry.path, replace(again, sha256=found.entry.made.weights_sha256), found.entry)
+        return
+    files = _downloaded(found.snapshot, wanted)
+    sha256 = file_sha256(files.weights)
+    if hub.is_damaged(files.weights, sha256) and not _forbidden(wanted):
+        files = replace(files, weights=found.snapshot.get(files.weights.name, anew=True))
+        sha256 = file_sha256(files.weights)
+    _check_sha256(files, sha256, wanted, "pass the revision that it belongs to")
+    with _converted(files, sha256, wanted) as (path, entry):
+        cache = _cache()
+        if cache is not None and entry is not None:
+            cache.remember(_hub_name(repo, found.commit, wanted), entry)
+        yield _Located(path, replace(again, sha256=sha256), entry)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A repository at a commit: the model in our cache that was converted from it, else its files."""
+
+    commit: str
+    entry: Entry | None
+    files: hub.Snapshot | None
+
+    @property
+    def snapshot(self) -> hub.Snapshot:
+        assert self.files is not None
+        return self.files
+
+
+def _found(repo: str, wanted: Wanted) -> _Found:
+    """Returns a repository as it is here, if that is certain to be what is wanted or all there is, else from the hub.
+
+    A commit never changes, and what has the sha256 that was asked for is right: neither needs a request.
+    """
+    is_certain = hub.is_commit(wanted.revision) or wanted.sha256 is not None
+    if (is_certain or _forbidden(wanted)) and (here := _here(repo, wanted)) is not None:
+        return here
+    if _forbidden(wanted):
+        at = f" at revision {wanted.revision}" if wanted.revision else ""
+        raise hub.UnreachableError(
+            f"cannot get {repo}{at} from the hub: it is not in the cache, and downloads are forbidden (by "
+            f"HF_HUB_OFFLINE or local_files_only); download it once with: vocos-onnx models pull {repo}"
+        )
+    try:
+        snapshot = hub.ask(repo, wanted.revision, wanted.cache_dir)
+    except hub.UnreachableError as error:
+        if (here := _here(repo, wanted)) is None:
+            raise
+        _log.info("%s is used as it was when the hub was last asked: %s", repo, error)
+        return here
+    if (cache := _cache()) is None:
+        return _Found(snapshot.commit, None, snapshot)
+    cache.remember_commit(repo, wanted.revision or _NEWEST, snapshot.commit)
+    return _Found(snapshot.commit, _kept(cache, repo, snapshot.commit, wanted), snapshot)
+
+
+def _here(repo: str, wanted: Wanted) -> _Found | None:
+    """Returns a repository as far as it is here, in our cache or in that of the hub's client; None if it is in none."""
+    key, revision = wanted.key, wanted.revision or _NEWEST
+    if (cache := _cache()) is not None:
+        commit = revision if hub.is_commit(revision) else cache.commit(repo, revision)
+        if commit is not None and (entry := _kept(cache, repo, commit, wanted)) is not None:
+            return _Found(commit, entry, None)
+    snapshot = hub.cached(repo, wanted.revision, (ONNX[key], *WEIGHTS[key], *CONFIGS[key]), wanted.cache_dir)
+    if snapshot is None:
+        return None
+    chosen = choose(snapshot.files, key)
+    weights = ONNX[key] if ONNX[key] in snapshot.files else chosen[1] if chosen is not None else None
+    if weights is None:  # the download was interrupted
+        return None
+    if wanted.sha256 is not None and file_sha256(snapshot.get(weights)) != wanted.sha256:
+        return None
+    return _Found(snapshot.commit, None, snapshot)
+
+
+def _kept(cache: ModelCache, repo: str, commit: str, wanted: Wanted) -> Entry | None:
+    entry = cache.find(_hub_name(repo, commit, wanted))
+    return entry if entry is not None and wanted.sha256 in (None, entry.made.weights_sha256) else None
+
+
+def _hub_name(repo: str, commit: str, wanted: Wanted) -> Sequence[str]:
+    return "hub", repo, commit, wanted.key, _precision(wanted)
+
+
+def _hub_file(repo: str, wanted: Wanted, filename: str) -> _Located:
+    """Returns the file of that name in a repository."""
+    where: dict[str, Any] = {"revision": wanted.revision, "cache_dir": wanted.cache_dir}
+    found = None
+    if wanted.sha256 is not None:  # a cached file with this sha256 needs no network
+        with suppress(FileNotFoundError):
+            cached = hub.download(repo, filename, local_files_only=True, **where)
+            found = cached if file_sha256(cached) == wanted.sha256 else None
+    try:
+        path = found or hub.download(repo, filename, local_files_only=wanted.local_files_only, **where)
+    except hub.MissingFileError as error:
+        files: frozenset[str] = frozenset()
+        with suppress(FileNotFoundError):  # the message is all that it is for
+            files = hub.ask(repo, wanted.revision, wanted.cache_dir).files
+        raise _missing(repo, filename, files, wanted) from error
+    commit = path.parents[len(Path(filename).parts) - 1].name
+    again = replace(wanted, name=repo, revision=commit, is_path=False)
+    if wanted.sha256 is None:
+        return _Located(path, again)
+    return _Located(PinnedFile(path, wanted.sha256, "pass the revision that it belongs to"), again)
+
+
+def _downloaded(snapshot: hub.Snapshot, wanted: Wanted) -> Files:
+    """Returns the files of the checkpoint in a repository, and downloads what is not here, and nothing else."""
+    chosen = choose(snapshot.files, wanted.key)
+    if chosen is None:
+        raise _missing(snapshot.repo, ONNX[wanted.key], snapshot.files, wanted)
+    config, weights = chosen
+    files = Files(snapshot.get(config) if config else None, Path(), snapshot.repo, snapshot.commit)
+    _check_kind(files, wanted.key, snapshot.repo)
+    return replace(files, weights=snapshot.get(weights))
+
+
+def _missing(repo: str, filename: str, files: frozenset[str], wanted: Wanted) -> FileNotFoundError:
+    at = f" at revision {wanted.revision}" if wanted.revision else ""
+    return FileNotFoundError(
+        f"cannot get {filename} of {repo}{at} from the hub: the repository has no such file; "
+        + not_in_repository_message(repo, set(files), wanted.key)
+    )
+
+
+def _forbidden(wanted: Wanted) -> bool:
+    return wanted.local_files_only or hub.is_offline()
+
+
+# Conversion
+
+
+def _precision(wanted: Wanted) -> str:
+    return wanted.precision or "float32"
+
+
+def _cache() -> ModelCache | None:
+    """Returns the cache of converted models, None if its folder is not known."""
+    try:
+        return ModelCache(cache_folder())
+    except NoCacheError:
+        return None
+
+
+@contextmanager
+def _converted(files: Files, sha256: str, wanted: Wanted) -> Iterator[tuple[Path, Entry | None]]:
+    """Inside it there is the model that a checkpoint is converted to, and its entry if the cache could keep it.
+
+    ``sha256``: of the weights.
+    """
+    key, precision, before = wanted.key, _precision(wanted), _state(files)
+
+    def write(path: Path) -> Made:
+        _log.info("converting %s, in %s", files.name, precision)
+        description = _convert(files, path, key, precision)
+        if description.source.sha256 != sha256 or _state(files) != before:
+            raise ValueError(f"{files.weights} changed while it was converted: wait until it is complete")
+        return Made(files.name, files.revision, KINDS[key], precision, sha256)
+
+    reason: Exception | None = None
+    entry = None
+    try:
+        cache = ModelCache(cache_folder())
+        config_sha256 = "" if files.config is None else file_sha256(files.config)
+        model = model_key(sha256, config_sha256, KINDS[key], precision)
+        entry = cache.entry(model) or cache.make(model, write)
+    except NoCacheError as error:
+        reason = error
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        reason = error
+    if entry is not None:
+        yield entry.path, entry
+        return
+    if first_time("no cache"):
+        _log.warning("%s is converted at each start, and not kept: %s", files.name, reason)
+    with tempfile.TemporaryDirectory(prefix="vocos-onnx-") as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            write(path)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise OSError(
+                error.errno,
+                f"the disk is full: there is no room for the converted model, in the cache or in {folder}; free some, "
+                f"or name another folder in {VARIABLE}",
+            ) from error
+        yield path, None
+
+
+def _convert(files: Files, output: Path, key: str, precision: str) -> ModelConfig | EncoderConfig:
+    """Convert a checkpoint; returns the description that the file carries. What converts is imported for that alone."""
+    made: ModelConfig | EncoderConfig
+    if key == ENCODER_KEY:
+        from .convert.encoder import convert_encoder  # type: ignore[import-not-found]
+
+        made = convert_encoder(files, output)
+    else:
+        from .convert.vocoder import convert_vocoder  # type: ignore[import-not-found]
+
+        made = convert_vocoder(files, output, precision=precision)
+    return made

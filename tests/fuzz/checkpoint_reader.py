@@ -207,6 +207,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "billions of laughs": lambda: _tensors(Raw(_laughs(200))),
     "lists within themselves": lambda: _tensors(Raw(b"]q\0h\0a")),
     "dictionaries within themselves": lambda: archive(b"\x80\x02}q\0" + opcodes("state_dict") + b"h\0s."),
+    "a text of a wide letter and millions of others": lambda: _tensors("\U0001f3b5" + "a" * 8_000_000),
     "deep lists": lambda: _tensors(Raw(_nested(100_000))),
     "deep tuples": lambda: _tensors(Raw(b")" + b"\x85" * 100_000)),
     "deep calls": lambda: _tensors(Raw(b"ctorch\nSize\n" * 20_000 + b")" + b"\x85R" * 20_000)),

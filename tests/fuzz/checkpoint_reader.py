@@ -71,17 +71,34 @@ def _nested(depth: int) -> bytes:
     return b"]" * depth + b"a" * (depth - 1)
 
 
+def _directory(data: bytes) -> dict[bytes, int]:
+    """Where the entries of the directory are, by the names of the members."""
+    at, found = data.index(b"PK\1\2"), {}
+    while data[at : at + 4] == b"PK\1\2":
+        name, extra, comment = struct.unpack_from("<3H", data, at + 28)
+        found[data[at + 46 : at + 46 + name]] = at
+        at += 46 + name + extra + comment
+    return found
+
+
 def _overlapping() -> bytes:
     """Two entries of the directory for the same bytes, as in zip bombs."""
     data = bytearray(saved({"a": ONES, "b": ONES}))
-    at = data.index(b"PK\1\2")
-    places = []
-    while data[at : at + 4] == b"PK\1\2":
-        name, extra, comment = struct.unpack_from("<3H", data, at + 28)
-        if b"/data/" in data[at + 46 : at + 46 + name]:
-            places.append(at)
-        at += 46 + name + extra + comment
-    data[places[1] + 42 : places[1] + 46] = data[places[0] + 42 : places[0] + 46]
+    entries = _directory(bytes(data))
+    one, other = entries[b"archive/data/0"], entries[b"archive/data/1"]
+    data[other + 42 : other + 46] = data[one + 42 : one + 46]
+    return bytes(data)
+
+
+def _nested_members() -> bytes:
+    """A member with a header of its own, and all of it within another."""
+    sound = saved({"a": ONES, "b": ONES})
+    (local,) = struct.unpack_from("<I", sound, _directory(sound)[b"archive/data/1"] + 42)
+    member = sound[local : local + 30 + len("archive/data/1") + ONES.nbytes]
+    outer = np.frombuffer(member + bytes(-len(member) % 4), np.float32)
+    data = bytearray(saved({"a": outer, "b": ONES}))
+    entry_at = _directory(bytes(data))[b"archive/data/1"]
+    data[entry_at + 42 : entry_at + 46] = struct.pack("<I", data.index(member))
     return bytes(data)
 
 
@@ -207,6 +224,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "billions of laughs": lambda: _tensors(Raw(_laughs(200))),
     "lists within themselves": lambda: _tensors(Raw(b"]q\0h\0a")),
     "dictionaries within themselves": lambda: archive(b"\x80\x02}q\0" + opcodes("state_dict") + b"h\0s."),
+    "a text of a wide letter and millions of others": lambda: _tensors("\U0001f3b5" + "a" * 8_000_000),
     "deep lists": lambda: _tensors(Raw(_nested(100_000))),
     "deep tuples": lambda: _tensors(Raw(b")" + b"\x85" * 100_000)),
     "deep calls": lambda: _tensors(Raw(b"ctorch\nSize\n" * 20_000 + b")" + b"\x85R" * 20_000)),
@@ -245,6 +263,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "an archive in the comment": lambda: saved({"a": ONES})[:-2] + struct.pack("<H", 3) + b"PK\5",
     "bytes after the end": lambda: saved({"a": ONES}) + b"\n",
     "members that overlap": _overlapping,
+    "a member within another": _nested_members,
     "a directory that is elsewhere": _patched(b"PK\5\6", 16, struct.pack("<I", 0)),
     "a directory of 4 GB": _patched(b"PK\5\6", 12, b"\xff" * 4),
     "fewer members": _patched(b"PK\5\6", 8, struct.pack("<2H", 1, 1)),
@@ -293,6 +312,10 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     ),
     "safetensors: offsets that run back": lambda: safetensors({"a": entry("U8", [2], 2, 0)}, b"12"),
     "safetensors: beyond the end": lambda: safetensors({"a": entry("U8", [BIG], 0, BIG)}, b"12"),
+    "safetensors: an overlap of the right size": lambda: safetensors(
+        {"a": entry("U8", [1], 0, 1), "b": entry("U8", [2], 0, 2)}, b"123"
+    ),
+    "safetensors: more bytes than the shape": lambda: safetensors({"a": entry("F32", [1], 0, 8)}, bytes(8)),
     "safetensors: another size": lambda: safetensors({"a": entry("F32", [2], 0, 4)}, bytes(4)),
     "safetensors: negative sizes": lambda: safetensors({"a": entry("U8", [-1, -2], 0, 2)}, b"12"),
     "safetensors: negative offsets": lambda: safetensors({"a": entry("U8", [2], -2, 0)}, b"12"),

@@ -357,6 +357,33 @@ def test_attacks(name: str, write: Any, tmp_path: Path, monkeypatch: pytest.Monk
         assert name.removeprefix("the name ").replace(" ", ".") in message
 
 
+REASONS = {
+    "members that overlap": "two members overlap",
+    "a member within another": "two members overlap",
+    "a header that is far too long": "a member goes beyond the beginning of the directory",
+    "a directory that is elsewhere": "its directory is not where its end says",
+    "an archive behind another": "its directory is not where its end says",
+    "fewer members": "its directory has more than its members",
+    "a negative offset": "a negative offset or stride",
+    "a negative stride": "a negative offset or stride",
+    "calls across a mark": "takes a value that is not there",
+    "a huge shape": "a tensor ends at byte 4398046511104 of a storage of 24",
+    "an expansion": "they repeat or share what is in it",
+    "a key that takes years to hash": "has the key",
+    "a bomb": "compressed or encrypted members",
+    "NEWOBJ of what is allowed": "the opcode NEWOBJ",
+    "a number of a million digits": "the opcode LONG",
+    "safetensors: an overlap of the right size": "'b' begins at byte",
+    "safetensors: more bytes than the shape": r"'a' has 8 bytes, and its shape \[1\] takes 4",
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_reasons(name: str, write: Any) -> None:
+    """Each of these checks refuses by itself, and not another after it."""
+    refused(write(hostile.ATTACKS[name]()), REASONS[name])
+
+
 def test_the_attacks_are_ones(tmp_path: Path) -> None:
     """Python's own unpickler runs the command: what the canary would show, it shows."""
     (tmp_path / "attack.pkl").write_bytes(pickled(Call(Name("posix system"), (hostile.COMMAND,))))

@@ -28,7 +28,7 @@ class RefusedError(ValueError):
     """A file that is sound, but holds what is not read; the message goes on after the path, and names the remedy."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Bytes of a file, with their CRC-32 if the file states one."""
 
@@ -37,7 +37,7 @@ class Place:
     crc: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stored:
     """Where the numbers of a tensor lie. Offset and strides count elements; ``order`` is "<" or ">", as numpy has it.
 

@@ -17,7 +17,7 @@ from vocos_onnx.messages import shown
 
 from .stored import RefusedError
 
-MAX_PICKLE = 16 << 20  # bytes; a tensor takes about 200
+MAX_PICKLE = 8 << 20  # bytes; a tensor takes about 200
 _MAX_OPCODES = 500_000  # a tensor takes about 20
 _MAX_INTEGER = 9  # bytes: 64 bits with or without a sign
 _MAX_NAME = 4096  # bytes of a global
@@ -206,6 +206,8 @@ class _Machine:
             case "PROTO":
                 if argument != 2:
                     raise RefusedError(f"has a pickle of protocol {argument}: save it with torch's default, 2")
+            case "STOP":
+                pass
 
     def _push(self, value: Any) -> None:
         self._stack.append(value)

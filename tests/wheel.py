@@ -29,7 +29,7 @@ for name in (
 ):
     assert name in names, name
 
-for module in ("torch", "onnx", "onnxscript", "torchaudio", "vocos", "encodec", "export", "train", "yaml"):
+for module in ("torch", "onnx", "onnxscript", "torchaudio", "vocos", "encodec", "export", "train"):
     assert importlib.util.find_spec(module) is None, f"{module} can be imported"
 import vocos_onnx  # noqa: E402
 

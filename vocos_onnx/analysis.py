@@ -18,6 +18,7 @@ from .io.samples import read_blocks, read_chunk, read_waveform
 from .model.bundled import BUNDLED_CODEC
 from .model.config import EncodecFeatures, ModelConfig
 
+_ROUNDING = 1e-6  # of the largest value of the codebooks
 EncoderOrPath = EncodecONNX | str | os.PathLike[str]
 
 
@@ -93,14 +94,20 @@ class TokenAnalysis:
     Args:
         config: of the model.
         codec: its tokens.
+        codebooks: of the model.
         encoder: what makes them; by default that of the bundled codec, if the tokens are of it.
         options: with which encoders are opened.
     """
 
     def __init__(
-        self, config: ModelConfig, codec: EncodecFeatures, encoder: EncoderOrPath | None, options: dict[str, Any]
+        self,
+        config: ModelConfig,
+        codec: EncodecFeatures,
+        codebooks: Float,
+        encoder: EncoderOrPath | None,
+        options: dict[str, Any],
     ):
-        self._codec, self._options = codec, options
+        self._codec, self._codebooks, self._options = codec, codebooks, options
         self._bandwidths = Bandwidths(config)
         self.encoder = None if encoder is None else self._open(encoder)
         self._bundled: EncodecONNX | None = None
@@ -153,7 +160,7 @@ class TokenAnalysis:
         if not isinstance(encoder, EncodecONNX):
             encoder = EncodecONNX(encoder, **self._options)
         codec, known, needed = self._codec, encoder.config.codebooks_sha256, self._codec.num_codebooks
-        if len(known) < needed or known[needed - 1] != codec.codebooks_sha256:
+        if not are_paired(encoder, codec, self._codebooks):
             found = known[needed - 1][:12] if len(known) >= needed else f"only {len(known)} codebooks"
             raise ValueError(
                 f"the encoder ({encoder.config.codec}) has other codebooks than this model ({codec.codec}), which "
@@ -163,13 +170,31 @@ class TokenAnalysis:
         return encoder
 
 
-def analysis_of(config: ModelConfig, encoder: EncoderOrPath | None, options: dict[str, Any]) -> Analysis:
-    """The analysis of a model, by what it decodes."""
+def are_paired(encoder: EncodecONNX, codec: EncodecFeatures, codebooks: Float) -> bool:
+    """Whether an encoder makes the tokens of a model, whose ``codebooks`` (K, size, C) are given.
+
+    Their codebooks have the same fingerprint, or differ by rounding: EnCodec's are published twice, with the official
+    vocoder and with the encoder.
+    """
+    known, needed = encoder.config.codebooks_sha256, codec.num_codebooks
+    if len(known) >= needed and known[needed - 1] == codec.codebooks_sha256:
+        return True
+    others = encoder.codebooks[:needed]
+    return others.shape == codebooks.shape and bool(
+        np.abs(others - codebooks).max() <= _ROUNDING * np.abs(codebooks).max()
+    )
+
+
+def analysis_of(
+    config: ModelConfig, codebooks: Float | None, encoder: EncoderOrPath | None, options: dict[str, Any]
+) -> Analysis:
+    """The analysis of a model, by what it decodes; ``codebooks`` are the model's."""
     if config.mel is not None:
         _refuse_token_options(None, encoder)
         return MelAnalysis(config, config.mel)
     assert config.encodec is not None
-    return TokenAnalysis(config, config.encodec, encoder, options)
+    assert codebooks is not None
+    return TokenAnalysis(config, config.encodec, codebooks, encoder, options)
 
 
 def _refuse_token_options(bandwidth: float | None, encoder: EncoderOrPath | None) -> None:

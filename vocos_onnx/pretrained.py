@@ -56,13 +56,20 @@ def opened(wanted: Wanted, make: Callable[[str | os.PathLike[str]], T]) -> tuple
         try:
             return make(located.path), located.origin(wanted.key)
         except ValueError:
-            if located.entry is None or located.entry.is_unchanged():
+            if located.entry is None or located.entry.is_unchanged() or not _removed(located.entry):
                 raise
-    _log.warning("%s is damaged: it is converted again", located.entry.path)
-    if (cache := _cache()) is not None:
-        cache.remove(located.entry)
+    _log.warning("%s was damaged: it is converted again", located.entry.path)
     with _located(wanted) as located:
         return make(located.path), located.origin(wanted.key)
+
+
+def _removed(entry: Entry) -> bool:
+    """Remove a model from the cache; returns whether that was possible."""
+    try:
+        ModelCache(cache_folder()).remove(entry)
+    except (NoCacheError, OSError):
+        return False
+    return True
 
 
 @dataclass(frozen=True)

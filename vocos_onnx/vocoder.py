@@ -88,7 +88,7 @@ class VocosONNX:
         wanted.check_precision(self.config.precision)
         self._options = options
         self._reader = reader_of(self.config, self.network.codebooks)
-        self._analysis = analysis_of(self.config, encoder, options)
+        self._analysis = analysis_of(self.config, self.network.codebooks, encoder, options)
         together = CUDA in self.providers and self.network.is_streamable
         self._plan = Plan(self.network.reach, self.network.threads, together, WAITING[self.config.precision])
         self._inverse = Inverse(self.config)

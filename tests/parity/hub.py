@@ -16,7 +16,8 @@ for arguments in json.load(sys.stdin):
     try:
         result = ["ok", VocosONNX.from_pretrained(**arguments).config.source.name]
     except Exception as error:
-        result = [type(error).__name__, str(error)]
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else type(error)
+        result = [kind.__name__, str(error)]
     print(json.dumps(result))
 """
 
@@ -34,7 +35,8 @@ for arguments in json.load(sys.stdin):
             source = load(**arguments)
         result = [source.name, source.revision, source.sha256]
     except Exception as error:
-        result = [type(error).__name__, str(error)]
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else type(error)
+        result = [kind.__name__, str(error)]
     print(json.dumps(result))
 """
 

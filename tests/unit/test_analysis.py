@@ -11,6 +11,7 @@ import pytest
 
 from tests.helpers import DATA, altered
 from vocos_onnx import EncodecONNX, VocosONNX
+from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.model.bundled import DEMO_TOKENS, default_model
 
 ENCODER, MODEL = DATA / "encoder.onnx", DATA / "encodec.onnx"
@@ -98,6 +99,30 @@ def test_a_mismatched_encoder_is_refused(tmp_path: Path) -> None:
     other = altered(tmp_path, fingerprint, b"0" * 64, "encoder")
     with pytest.raises(ValueError, match=rf"fingerprint {fingerprint.decode()}, and its metadata says 0+:"):
         VocosONNX(MODEL, encoder=other)
+
+
+@pytest.mark.parametrize(("change", "fits"), [(0.5e-6, True), (2e-6, False)])
+def test_codebooks_that_differ_by_rounding_are_paired(tmp_path: Path, change: float, fits: bool) -> None:
+    """The official model and encoder bring tables from two sources, of which one may have been rounded."""
+    codebooks = VocosONNX(MODEL, threads=1).network.codebooks
+    assert codebooks is not None
+    others = codebooks.copy()
+    others[1, 7, 3] += change * np.abs(codebooks).max()
+    assert not np.array_equal(others, codebooks)
+    data = MODEL.read_bytes()
+    for old, new in (
+        (codebooks.tobytes(), others.tobytes()),
+        (fingerprints(codebooks)[-1].encode(), fingerprints(others)[-1].encode()),
+    ):
+        assert data.count(old) == 1
+        data = data.replace(old, new)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data)
+    if fits:
+        assert VocosONNX(path, encoder=ENCODER, threads=1)(NOISE, 24000, bandwidth=1.5).shape == (5120,)
+    else:
+        with pytest.raises(ValueError, match="would decode its tokens to noise"):
+            VocosONNX(path, encoder=ENCODER, threads=1)
 
 
 def test_an_encoder_with_too_few_codebooks_is_refused() -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vocos_onnx import EncodecONNX, VocosONNX
+from vocos_onnx.analysis import are_paired
 from vocos_onnx.arrays import Float
 from vocos_onnx.bandwidths import bandwidth_index
 from vocos_onnx.messages import printable
@@ -56,7 +57,9 @@ def open_systems(
         if vocos.config.encodec is None:
             systems.append(System(name, None, vocos, None))
             continue
-        fits = tokenizer is not None and vocos.config.encodec.codebooks_sha256 in tokenizer.config.codebooks_sha256
+        codebooks = vocos.network.codebooks
+        assert codebooks is not None
+        fits = tokenizer is not None and are_paired(tokenizer, vocos.config.encodec, codebooks)
         for kbps in dict.fromkeys(bandwidths or vocos.bandwidths):
             index = bandwidth_index(kbps, vocos.bandwidths)
             systems.append(System(name, vocos.bandwidths[index], vocos, tokenizer if fits else None))

@@ -83,14 +83,14 @@ class Tail(NamedTuple):
 START = Tail(None, 0)
 
 
-def joined(tails: Sequence[Tail]) -> Tail:
+def _joined(tails: Sequence[Tail]) -> Tail:
     """The tail of several sequences of as many frames, given that of each."""
     if len(tails) == 1 or not tails[0].frames:
         return tails[0]
     return Tail(np.concatenate([tail.audio for tail in tails if tail.audio is not None]), tails[0].frames)
 
 
-def split(tail: Tail) -> list[Tail]:
+def _split(tail: Tail) -> list[Tail]:
     """The tail of each sequence, copied: none keeps those of the others in memory."""
     assert tail.audio is not None
     return [tail] if len(tail.audio) == 1 else [Tail(row[None], tail.frames) for row in _rows(tail.audio)]
@@ -185,8 +185,8 @@ class Inverse:
         if len(set(skips)) == 1 == len({tail.frames for tail in tails}) and skips[0] < spectrum.shape[1]:
             with suppress(FloatingPointError):  # of one sequence, perhaps
                 summed = self.summed(spectrum[:, skips[0] :], 0)
-                overlap_add = self.overlap_add(joined(tails))
-                return list(zip(_rows(overlap_add.add(summed)), split(overlap_add.tail), strict=True))
+                overlap_add = self.overlap_add(_joined(tails))
+                return list(zip(_rows(overlap_add.add(summed)), _split(overlap_add.tail), strict=True))
         each: list[tuple[Float, Tail] | FloatingPointError] = []
         for values, tail, skip, first in zip(spectrum, tails, skips, firsts, strict=True):
             try:

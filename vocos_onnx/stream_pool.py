@@ -221,7 +221,7 @@ class _Calls:
         self._lock = threading.RLock()  # a signal's handler may close the pool
         self._closed = False
         self._places: weakref.WeakValueDictionary[int, _Place] = weakref.WeakValueDictionary()  # by id
-        self._waiting: dict[_Step, None] = {}  # also those that are over, until their threads have seen it
+        self._waiting: dict[_Step, None] = {}  # also those that are in a call
         self._leaders: dict[_Step, _Call] = {}
 
     def __len__(self) -> int:
@@ -323,6 +323,7 @@ class _Calls:
         for step in list(self._waiting):
             if step.is_over:
                 step.wake()
+                self._waiting.pop(step, None)
 
     def _taken(self) -> set[_Step]:
         """The steps that are in a call, or about to make one."""
@@ -435,7 +436,8 @@ class _Calls:
 
         Steps of one call must have one length, since the state is that after the last frame, and one bandwidth id. The
         length is the one with which most frames go in, up to FRAMES of them; so few calls are made, and no step waits
-        for a long one. Where calls run side by side, each takes its share.
+        for a long one. Where calls run side by side, each takes its share of all that wait or are in a call: were it to
+        take all that wait, a large call and several small ones in the same time would follow one another for ever.
         """
         taken = self._taken()
         same = [
@@ -454,9 +456,7 @@ class _Calls:
             if length <= leader.left
         )[1]
         long_enough = [step for step in group if step.left >= frames]
-        idle = sum(not call.steps for call in self._leaders.values())  # calls that have not chosen, with this one
-        free = self._side_by_side - len(self._leaders) + idle
-        share = -(-len(long_enough) // max(1, free))
+        share = -(-len(self._waiting) // self._side_by_side)
         return long_enough[: min(share, most // frames)], frames
 
 

@@ -124,7 +124,7 @@ class Decoder:
         audio, kept = self._place.step(given, self._bandwidth_id, self._kept, self._frames_in, end, skip)
         self._kept = kept if end is None else Kept(self._kept.state, kept.tail)
         self._frames_out += frames - skip
-        return joined(audio)
+        return _joined(audio)
 
     def _zeros(self, frames: int) -> Frames:
         return Frames(np.zeros((1, self._channels, frames), np.float32), None, None, is_batch=False)
@@ -197,7 +197,7 @@ class Stream:
             RuntimeError: another thread is pushing, or an iterator of ``push_blocks`` is not at its end; the pool is
                 closed, or the stream is while the chunk waits in the pool.
         """
-        return joined([*self.push_blocks(tokens_or_features)])
+        return _joined([*self.push_blocks(tokens_or_features)])
 
     def push_blocks(self, tokens_or_features: npt.ArrayLike | EncodecFrames) -> Iterator[Float]:
         """As ``push``, but the audio of a long chunk is emitted some seconds at a time.
@@ -320,7 +320,7 @@ class Stream:
         )
 
 
-def joined(audio: Sequence[Float]) -> Float:
+def _joined(audio: Sequence[Float]) -> Float:
     """Parts (n,) one after the other; a single one as it is, without a copy."""
     return audio[0] if len(audio) == 1 else np.concatenate([np.zeros(0, np.float32), *audio])
 

@@ -18,6 +18,9 @@ from .model.config import ModelConfig
 from .spans import Span, Spectrum
 
 
+AT_ONCE = 128  # frames that are transformed at once: the windowed frames of a long span would take 8 MB
+
+
 class Transform(Protocol):
     """The inverse transform of one kind of spectrum.
 
@@ -292,7 +295,13 @@ class OverlapAdd:
 
 
 def _summed(transform: Transform, hop: int, spectrum: npt.NDArray[Any], first: int) -> Float:
-    audio = overlap_add(transform.frames(spectrum), hop)
+    count = spectrum.shape[1]
+    audio = overlap_add(transform.frames(spectrum[:, :AT_ONCE]), hop)
+    if count > AT_ONCE:
+        audio = np.pad(audio, ((0, 0), (0, (count - AT_ONCE) * hop)))
+        for start in range(AT_ONCE, count, AT_ONCE):
+            added = overlap_add(transform.frames(spectrum[:, start : start + AT_ONCE]), hop)
+            audio[:, start * hop : start * hop + added.shape[1]] += added
     check_finite(audio, spectrum, first)
     return audio
 

@@ -17,7 +17,6 @@ from .dsp.stft import hann_window, imdct_frames, istft_frames, overlap_add, samp
 from .model.config import ModelConfig
 from .spans import Span, Spectrum
 
-
 AT_ONCE = 128  # frames that are transformed at once: the windowed frames of a long span would take 8 MB
 
 

@@ -72,6 +72,10 @@ class Frames:
             return self.values[rows, :, start:stop]
         return lookup(self.values[:, rows, start:stop], self.codebooks)
 
+    def part(self, start: int, stop: int) -> Frames:
+        """Some of the frames, without a copy."""
+        return Frames(self.values[:, :, start:stop], self.codebooks, self.bandwidth_id, self.is_batch)
+
     def restore(self, audio: Float) -> Float:
         """Audio (B, samples) as the caller's shape asks for it."""
         return audio if self.is_batch else audio[0]
@@ -88,6 +92,16 @@ class Given:
         """The audio (B, samples) of each item as the caller's input asks for it."""
         each = [frames.restore(one) for frames, one in zip(self.items, audio, strict=True)]
         return each if self.is_list else each[0]
+
+
+def features_of(parts: Sequence[Frames]) -> Float:
+    """The features (B, C, t) of sequences of one length, one after another; codes of one kind are looked up at once."""
+    first = parts[0]
+    if len(parts) == 1:
+        return np.ascontiguousarray(first.features(0, first.length))
+    if first.codebooks is None or len({(len(part.values), id(part.codebooks)) for part in parts}) > 1:
+        return np.concatenate([part.features(0, part.length) for part in parts])
+    return lookup(np.concatenate([part.values for part in parts], 1, dtype=np.intp, casting="unsafe"), first.codebooks)
 
 
 class Reader(ABC):

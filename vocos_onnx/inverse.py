@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,8 @@ from .arrays import Float
 from .dsp.stft import hann_window, imdct_frames, istft_frames, overlap_add, samples_of, trim_of
 from .model.config import ModelConfig
 from .spans import Span, Spectrum
+
+AT_ONCE = 128  # frames that are transformed at once: the windowed frames of a long span would take 8 MB
 
 
 class Transform(Protocol):
@@ -27,6 +31,8 @@ class Transform(Protocol):
 
     def frames(self, spectrum: npt.NDArray[Any]) -> Float:
         """Spectrum (B, T, F) -> windowed frames (B, T, n_fft)."""
+
+    def __hash__(self) -> int: ...
 
 
 class ISTFT:
@@ -63,6 +69,37 @@ class Sum:
     span: Span
     audio: Float
     is_audio: bool
+
+
+class Tail(NamedTuple):
+    """What ``OverlapAdd`` keeps of the frames so far; it is never changed.
+
+    audio: (B, kept), the end of their sum; None of no frames.
+    frames: how many they are, up to the number from which on nothing depends on it.
+    """
+
+    audio: Float | None
+    frames: int
+
+
+START = Tail(None, 0)
+
+
+def _joined(tails: Sequence[Tail]) -> Tail:
+    """The tail of several sequences of as many frames, given that of each."""
+    if len(tails) == 1 or not tails[0].frames:
+        return tails[0]
+    return Tail(np.concatenate([tail.audio for tail in tails if tail.audio is not None]), tails[0].frames)
+
+
+def _split(tail: Tail) -> list[Tail]:
+    """The tail of each sequence, copied: none keeps those of the others in memory."""
+    assert tail.audio is not None
+    return [tail] if len(tail.audio) == 1 else [Tail(row[None], tail.frames) for row in _rows(tail.audio)]
+
+
+def _rows(array: Float) -> list[Float]:
+    return [array[0]] if len(array) == 1 else [row.copy() for row in array]
 
 
 class Inverse:
@@ -123,10 +160,42 @@ class Inverse:
         assert done == samples
         return span, audio
 
-    def overlap_add(self) -> OverlapAdd:
-        """For the spectra of one item, or of one stream."""
+    def overlap_add(self, tail: Tail = START) -> OverlapAdd:
+        """For the spectra of one item, or of a stream, from the beginning or where ``tail`` has been left."""
         config = self.config
-        return OverlapAdd(self._transform, config.n_fft, config.hop_length, config.padding, clip=config.clip_audio)
+        n_fft, hop, padding = config.n_fft, config.hop_length, config.padding
+        return OverlapAdd(self._transform, n_fft, hop, padding, tail, clip=config.clip_audio)
+
+    def go_on(self, spectrum: npt.NDArray[Any], tail: Tail, skip: int, first: int) -> tuple[Float, Tail]:
+        """The audio (n,) of a sequence that goes on with a spectrum (t, F), n >= 0, and its new tail.
+
+        Without the first ``skip`` frames; ``first`` is the number of the first, for the message of an error. Raises
+        FloatingPointError if the audio is not finite.
+        """
+        if skip == len(spectrum):
+            return np.zeros(0, np.float32), tail
+        overlap_add = self.overlap_add(tail)
+        return overlap_add.add(self.summed(spectrum[None, skip:], first + skip))[0], overlap_add.tail
+
+    def go_on_together(
+        self, spectrum: npt.NDArray[Any], tails: Sequence[Tail], skips: Sequence[int], firsts: Sequence[int]
+    ) -> list[tuple[Float, Tail] | FloatingPointError]:
+        """What ``go_on`` returns for each sequence of a spectrum (B, t, F), or the error that it raises.
+
+        All at once if they are at the same point, as nearly always. None keeps what is another's in memory.
+        """
+        if len(set(skips)) == 1 == len({tail.frames for tail in tails}) and skips[0] < spectrum.shape[1]:
+            with suppress(FloatingPointError):  # of one sequence, perhaps
+                summed = self.summed(spectrum[:, skips[0] :], 0)
+                overlap_add = self.overlap_add(_joined(tails))
+                return list(zip(_rows(overlap_add.add(summed)), _split(overlap_add.tail), strict=True))
+        each: list[tuple[Float, Tail] | FloatingPointError] = []
+        for values, tail, skip, first in zip(spectrum, tails, skips, firsts, strict=True):
+            try:
+                each.append(self.go_on(values, tail, skip, first))
+            except FloatingPointError as error:
+                each.append(error)
+        return each
 
     @property
     def delay(self) -> int:
@@ -150,18 +219,26 @@ class OverlapAdd:
         transform: of a frame.
         n_fft, hop_length: samples of a frame, and from one to the next.
         padding: "same" trims (n_fft - hop_length) // 2 samples, "center" n_fft / 2.
+        tail: what another one has kept, to go on from there.
         clip: whether the audio is clipped at ±1.
     """
 
-    def __init__(self, transform: Transform, n_fft: int, hop_length: int, padding: str, *, clip: bool = False):
-        self._transform, self._hop, self._clip = transform, hop_length, clip
+    def __init__(
+        self,
+        transform: Transform,
+        n_fft: int,
+        hop_length: int,
+        padding: str,
+        tail: Tail = START,
+        *,
+        clip: bool = False,
+    ):
+        self._transform, self._n_fft, self._hop, self._clip = transform, n_fft, hop_length, clip
         self._trim = trim_of(n_fft, hop_length, padding)
         self._kept = max(n_fft - hop_length, self._trim)
         self._frame_offset = self._kept - (n_fft - hop_length)
-        self._audio: Float | None = None  # the end of the sum (B, kept)
-        self._weights: Float | None = None  # the end of the sum of the weights (1, kept)
-        self._count, self._sum = 0, np.zeros((1, 0), np.float32)  # the last weights, and of how many frames
-        self._to_trim = self._trim  # samples of the beginning that are yet to be trimmed
+        self._most = -(-(n_fft + self._frame_offset) // hop_length)  # frames that the samples of the next one may see
+        self.tail = tail
         self._frames = 0
 
     @property
@@ -183,31 +260,22 @@ class OverlapAdd:
 
     def add(self, summed: Float, *, last: bool = False) -> Float:
         """The sum of the next frames, as ``Inverse.summed`` returns it -> what ``push`` returns of these."""
-        weights = None
-        if self._transform.weight is not None:
-            count = (summed.shape[1] - len(self._transform.weight)) // self._hop + 1
-            weights = self._added(self._weights, self._repeated(count).copy())
-        audio = self._added(self._audio, summed)
+        before, count = self.tail.frames, (summed.shape[1] - self._n_fft) // self._hop + 1
+        audio = self._added(summed)
         if last:
-            return self._finished(audio, weights, audio.shape[1] - self._trim)
-        self._audio = audio[:, -self._kept :].copy()
-        self._weights = None if weights is None else weights[:, -self._kept :].copy()
-        return self._finished(audio, weights, audio.shape[1] - self._kept)
-
-    def _repeated(self, count: int) -> Float:
-        """The overlap-added weights of so many frames, which are the same for every chunk of as many."""
-        if self._count != count:
-            assert self._transform.weight is not None
-            self._count, self._sum = count, _repeated(self._transform.weight, count, self._hop)
-        return self._sum
+            return self._finished(audio, before, count, audio.shape[1] - self._trim)
+        self.tail = Tail(audio[:, -self._kept :].copy(), min(before + count, self._most))
+        return self._finished(audio, before, count, audio.shape[1] - self._kept)
 
     def finish(self) -> Float:
         """The samples (B, n) that are left, if the last ``push`` was not told that it is. There must have been one."""
-        assert self._audio is not None
-        return self._finished(self._audio, self._weights, self._kept - self._trim)
+        audio, frames = self.tail
+        assert audio is not None
+        return self._finished(audio, frames, 0, self._kept - self._trim)
 
-    def _added(self, kept: Float | None, added: Float) -> Float:
+    def _added(self, added: Float) -> Float:
         """A sum of frames, added to the end of the sum as it is kept; it may be changed."""
+        kept = self.tail.audio
         if kept is None:
             return added
         if self._frame_offset:
@@ -215,26 +283,36 @@ class OverlapAdd:
         added[:, : self._kept] += kept
         return added
 
-    def _finished(self, audio: Float, weights: Float | None, stop: int) -> Float:
-        start = min(self._to_trim, stop)
-        self._to_trim -= start
+    def _finished(self, audio: Float, before: int, count: int, stop: int) -> Float:
+        """The samples up to ``stop`` of a sum that begins with what is kept after ``before`` frames."""
+        begin = before * self._hop - self._frame_offset if before else 0
+        start = min(max(0, self._trim - begin), stop)
         audio = audio[:, start:stop]
-        if weights is not None:
-            audio = audio / weights[:, start:stop]
+        if self._transform.weight is not None:
+            audio = audio / _repeated(self._transform, before + count, self._hop)[:, begin + start : begin + stop]
         return audio.clip(-1, 1) if self._clip else audio
 
 
 def _summed(transform: Transform, hop: int, spectrum: npt.NDArray[Any], first: int) -> Float:
-    audio = overlap_add(transform.frames(spectrum), hop)
+    count = spectrum.shape[1]
+    audio = overlap_add(transform.frames(spectrum[:, :AT_ONCE]), hop)
+    if count > AT_ONCE:
+        audio = np.pad(audio, ((0, 0), (0, (count - AT_ONCE) * hop)))
+        for start in range(AT_ONCE, count, AT_ONCE):
+            added = overlap_add(transform.frames(spectrum[:, start : start + AT_ONCE]), hop)
+            audio[:, start * hop : start * hop + added.shape[1]] += added
     check_finite(audio, spectrum, first)
     return audio
 
 
-def _repeated(weight: Float, count: int, hop: int) -> Float:
-    """A weight (n_fft,), overlap-added so many times: (1, (count - 1)·hop + n_fft).
+@lru_cache(maxsize=2)
+def _repeated(transform: Transform, count: int, hop: int) -> Float:
+    """The weight of a transform, overlap-added so many times: (1, (count - 1)·hop + n_fft). It must not be changed.
 
     Between the first and the last n_fft/hop frames, all hops are the same.
     """
+    weight = transform.weight
+    assert weight is not None
     parts = -(-len(weight) // hop)
     few = overlap_add(np.broadcast_to(weight, (1, min(count, 2 * parts), len(weight))), hop)
     if count <= 2 * parts:

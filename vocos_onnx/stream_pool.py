@@ -19,18 +19,17 @@ from functools import partial
 from typing import Any, NamedTuple, NoReturn, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from .arrays import Float
+from .frames import Frames, features_of
 from .inverse import Inverse
 from .limits import read_integer
 from .messages import shown
-from .network import Network, State, joined, split
-from .streams import Stream, Streams
+from .network import Network, joined, split
+from .streams import Kept, Stream, Streams
 from .workers import on_a_worker
 
 MOST_STREAMS = 1 << 16
-_COURTESY = 0.05  # seconds, many times what a turn takes
 FRAMES = 256  # of a call, where there are several streams: more are hardly cheaper, and the others would wait for them
 
 
@@ -119,7 +118,6 @@ class _Place:
         self._over = -math.inf  # when its last step was over
         self._pauses = (math.inf, math.inf)  # seconds between its last steps; within one push they are short
         self.step_now: _Step | None = None  # until its own thread has seen that it is over
-        self._turn = _Turn(calls)
 
     def take(self) -> None:
         self._calls.admit(self)
@@ -130,30 +128,25 @@ class _Place:
     def free(self) -> None:
         self._calls.leave(self)
 
-    def turn(self) -> _Turn:
-        return self._turn
-
     def step(
-        self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None, skip: int
-    ) -> tuple[Sequence[Float], State]:
+        self, frames: Frames, bandwidth_id: int | None, kept: Kept, first: int, end: int | None, skip: int
+    ) -> tuple[Sequence[Float], Kept]:
         self._bandwidth_id = bandwidth_id
         self._pauses = (self._pauses[1], time.monotonic() - self._over)
-        step = self.step_now = _Step(features, bandwidth_id, state, first, end, skip)
-        self._turn.give()
+        step = self.step_now = _Step(frames, bandwidth_id, kept, first, end, skip)
         try:
             self._calls.run(self, step)
         finally:
             self._calls.withdraw(step)
             self.step_now = None
             self._over = time.monotonic()
-            self._turn.take()
         progress, error = step.progress, step.error
         if error is not None:
             try:
                 raise error
             finally:
                 del error, step, progress  # they would keep one another alive
-        return progress.sums, progress.state
+        return progress.audio, progress.kept
 
     def is_expected(self, bandwidth_id: int | None, wait: float) -> bool:
         """Whether another step is to come within so many seconds of the last, to judge by the pauses before."""
@@ -163,51 +156,6 @@ class _Place:
         return time.monotonic() - self._over < wait if step is None else step.is_over
 
 
-class _Turn:
-    """The turn of one stream to do what needs the interpreter; given up while its step waits or runs.
-
-    Without turns, dozens of threads would compete for the interpreter at every small operation of numpy: the processor
-    then switches threads some 70 times for each chunk, which takes more time than the network. A turn is a courtesy:
-    whoever does not get it in time goes on without, and so does nobody else wait for a thread that has lost it.
-    """
-
-    def __init__(self, calls: _Calls):
-        self._calls = calls
-        self._held: threading.Lock | None = None
-
-    def take(self) -> None:
-        lock = self._calls.turns
-        if lock.acquire(timeout=_COURTESY):
-            self._held = lock
-        elif self._calls.turns is lock:
-            self._calls.turns = threading.Lock()
-
-    def give(self) -> None:
-        lock, self._held = self._held, None
-        if lock is not None:
-            lock.release()
-
-    def __enter__(self) -> Self:
-        self.take()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.give()
-
-
-class _Break:
-    """A turn is given up within it."""
-
-    def __init__(self, turn: _Turn):
-        self._turn = turn
-
-    def __enter__(self) -> None:
-        self._turn.give()
-
-    def __exit__(self, *error: object) -> None:
-        self._turn.take()
-
-
 class _Step:
     """What one stream wants of the network, see ``streams.Place.step``; any thread may run it, in several calls.
 
@@ -215,9 +163,9 @@ class _Step:
     may be interrupted (Ctrl-C) at any point, and another one goes on from there.
     """
 
-    def __init__(self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None, skip: int):
-        self.features, self.bandwidth_id, self.first, self.end, self.skip = features, bandwidth_id, first, end, skip
-        self.progress = _Progress(0, (), state, next(_turns))
+    def __init__(self, frames: Frames, bandwidth_id: int | None, kept: Kept, first: int, end: int | None, skip: int):
+        self.frames, self.bandwidth_id, self.first, self.end, self.skip = frames, bandwidth_id, first, end, skip
+        self.progress = _Progress(0, (), kept, next(_turns))
         self.error: Exception | None = None
         self.patience = math.inf  # seconds for which it may still wait for other streams
         self._asleep = threading.Lock()
@@ -226,7 +174,7 @@ class _Step:
     @property
     def left(self) -> int:
         """Frames that are not done."""
-        return int(self.features.shape[2]) - self.progress.frames
+        return self.frames.length - self.progress.frames
 
     @property
     def is_over(self) -> bool:
@@ -243,14 +191,14 @@ class _Step:
 
 
 class _Progress(NamedTuple):
-    """How far a step is: frames that are done, the sums of their frames, and the state after them.
+    """How far a step is: frames that are done, their audio, and what is kept after them.
 
     ``turn``: of all steps that wait, the one with the lowest is the next. Each call gives the steps in it a new one.
     """
 
     frames: int
-    sums: tuple[Float, ...]
-    state: State
+    audio: tuple[Float, ...]
+    kept: Kept
     turn: int
 
 
@@ -272,9 +220,8 @@ class _Calls:
         self._process = os.getpid()
         self._lock = threading.RLock()  # a signal's handler may close the pool
         self._closed = False
-        self.turns = threading.Lock()
         self._places: weakref.WeakValueDictionary[int, _Place] = weakref.WeakValueDictionary()  # by id
-        self._waiting: dict[_Step, None] = {}  # also those that are over, until their threads have seen it
+        self._waiting: dict[_Step, None] = {}  # also those that are in a call
         self._leaders: dict[_Step, _Call] = {}
 
     def __len__(self) -> int:
@@ -340,8 +287,7 @@ class _Calls:
             call = self._leaders.get(step)
             if call is not None:
                 self._wait_for_others(step, call)
-                with place.turn() as turn:
-                    self._make(step, call, turn)
+                self._make(step, call)
             else:
                 step.sleep()
 
@@ -377,6 +323,7 @@ class _Calls:
         for step in list(self._waiting):
             if step.is_over:
                 step.wake()
+                self._waiting.pop(step, None)
 
     def _taken(self) -> set[_Step]:
         """The steps that are in a call, or about to make one."""
@@ -424,7 +371,7 @@ class _Calls:
         places = [place for ref in self._places.valuerefs() if (place := ref()) is not None]
         return {id(place) for place in places if place.is_expected(bandwidth_id, self._max_wait)}
 
-    def _make(self, leader: _Step, call: _Call, turn: _Turn) -> None:
+    def _make(self, leader: _Step, call: _Call) -> None:
         """One call, for the leader's step and others."""
         with self._lock:
             if leader.is_over or self._leaders.get(leader) is not call:
@@ -434,66 +381,50 @@ class _Calls:
             call.is_wide = len(steps) == 1 == len(self._leaders)
             before = [step.progress for step in steps]
             self._appoint()
-        starts = [progress.frames for progress in before]
+        is_alone = self._side_by_side > 1 and not call.is_wide
+        compute = partial(self._computed, steps, before, frames, is_alone)
         try:
-            parts = [step.features[:, :, a : a + frames] for step, a in zip(steps, starts, strict=True)]
-            is_alone = self._side_by_side > 1 and not call.is_wide
-            features = np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
-            compute = partial(
-                self._network.step,
-                features,
-                leader.bandwidth_id,
-                joined([progress.state for progress in before]),
-                [step.first + a for step, a in zip(steps, starts, strict=True)],
-                [step.end for step in steps],
-                alone=is_alone,
-            )
-            with _Break(turn):
-                # Side by side on threads that stay: on those that push, which come and go, the scheduler often has both
-                # calls on one core at first.
-                spectrum, state = on_a_worker(compute) if is_alone else compute()
-            skips = [min(frames, max(0, step.skip - a)) for step, a in zip(steps, starts, strict=True)]
-            firsts = [step.first - self._network.reach + a for step, a in zip(steps, starts, strict=True)]
-            sums, states = self._sums(spectrum, skips, firsts), split(state, len(steps))
+            # Side by side on threads that stay: on those that push, which come and go, the scheduler often has both
+            # calls on one core at first.
+            after = on_a_worker(compute) if is_alone else compute()
         except Exception as error:
             with self._lock:
                 for step in steps:
                     _fail(step, _another(error))
                 self._end(leader)
             return
-        after = [
-            _Progress(a + frames, old.sums if isinstance(new, Exception) else (*old.sums, *new), state, next(_turns))
-            for a, old, new, state in zip(starts, before, sums, states, strict=True)
-        ]
         with self._lock:
-            for step, old, progress, new in zip(steps, before, after, sums, strict=True):
+            for step, old, new in zip(steps, before, after, strict=True):
                 if isinstance(new, Exception):
                     _fail(step, new)
                 # unless it was closed meanwhile, or has gone on in another call, since the leader's stream was closed
-                if step.progress is old and not step.is_over:
-                    step.progress = progress
+                elif step.progress is old and not step.is_over:
+                    step.progress = new
             self._end(leader)
 
-    def _sums(
-        self, spectrum: npt.NDArray[Any], skips: list[int], firsts: list[int]
-    ) -> list[list[Float] | FloatingPointError]:
-        """The sums of the frames of each stream, or the error that it gets.
-
-        Of all streams at once if they want the same frames, as nearly always. Parts of an array are copied, so that
-        none keeps those of all others in memory.
-        """
-        if len(set(skips)) == 1 and skips[0] < spectrum.shape[1]:
-            with suppress(FloatingPointError):  # of one stream, perhaps
-                summed = self._inverse.summed(spectrum[:, skips[0] :], 0)
-                return [[summed[i : i + 1].copy() if len(skips) > 1 else summed] for i in range(len(skips))]
-        each: list[list[Float] | FloatingPointError] = []
-        for i, (skip, first) in enumerate(zip(skips, firsts, strict=True)):
-            try:
-                new = spectrum[i : i + 1, skip:]
-                each.append([self._inverse.summed(new, first + skip)] if new.shape[1] else [])
-            except FloatingPointError as error:
-                each.append(error)
-        return each
+    def _computed(
+        self, steps: list[_Step], before: list[_Progress], frames: int, alone: bool
+    ) -> list[_Progress | FloatingPointError]:
+        """The progress of each step after so many more frames, or the error that it gets."""
+        starts = [progress.frames for progress in before]
+        firsts = [step.first + a for step, a in zip(steps, starts, strict=True)]
+        spectrum, state = self._network.step(
+            features_of([step.frames.part(a, a + frames) for step, a in zip(steps, starts, strict=True)]),
+            steps[0].bandwidth_id,
+            joined([progress.kept.state for progress in before]),
+            firsts,
+            [step.end for step in steps],
+            alone=alone,
+        )
+        late = [first - self._network.reach for first in firsts]
+        skips = [min(frames, max(0, step.skip - a)) for step, a in zip(steps, starts, strict=True)]
+        made = self._inverse.go_on_together(spectrum, [progress.kept.tail for progress in before], skips, late)
+        return [
+            new
+            if isinstance(new, FloatingPointError)
+            else _Progress(old.frames + frames, (*old.audio, new[0]), Kept(state, new[1]), next(_turns))
+            for old, new, state in zip(before, made, split(state, len(steps)), strict=True)
+        ]
 
     def _end(self, leader: _Step) -> None:
         self._wake()
@@ -505,7 +436,8 @@ class _Calls:
 
         Steps of one call must have one length, since the state is that after the last frame, and one bandwidth id. The
         length is the one with which most frames go in, up to FRAMES of them; so few calls are made, and no step waits
-        for a long one. Where calls run side by side, each takes its share.
+        for a long one. Where calls run side by side, each takes its share of all that wait or are in a call: were it to
+        take all that wait, a large call and several small ones in the same time would follow one another for ever.
         """
         taken = self._taken()
         same = [
@@ -524,9 +456,7 @@ class _Calls:
             if length <= leader.left
         )[1]
         long_enough = [step for step in group if step.left >= frames]
-        idle = sum(not call.steps for call in self._leaders.values())  # calls that have not chosen, with this one
-        free = self._side_by_side - len(self._leaders) + idle
-        share = -(-len(long_enough) // max(1, free))
+        share = -(-len(self._waiting) // self._side_by_side)
         return long_enough[: min(share, most // frames)], frames
 
 

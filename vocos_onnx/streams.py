@@ -9,16 +9,16 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, NamedTuple, NoReturn, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from .arrays import EncodecFrames, Float
-from .frames import Reader
-from .inverse import Inverse
+from .frames import Frames, Reader
+from .inverse import START, Inverse, Tail
 from .limits import read_integer
 from .messages import first_line
 from .network import Network, State
@@ -28,6 +28,13 @@ _TWO_THREADS = (
     "two threads use one stream at the same time, or an iterator of push_blocks is not at its end: give each thread a "
     "stream of its own, and iterate to the end"
 )
+
+
+class Kept(NamedTuple):
+    """What a sequence keeps from one step to the next: the network's state, and the end of the audio."""
+
+    state: State
+    tail: Tail
 
 
 class Place(Protocol):
@@ -40,19 +47,16 @@ class Place(Protocol):
         """Raises RuntimeError if there cannot be another step, whatever the stream does."""
 
     def step(
-        self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None, skip: int
-    ) -> tuple[Sequence[Float], State]:
-        """As ``Network.step`` for one sequence, with the first part of the inverse transform.
+        self, frames: Frames, bandwidth_id: int | None, kept: Kept, first: int, end: int | None, skip: int
+    ) -> tuple[Sequence[Float], Kept]:
+        """As ``Network.step`` for one sequence, with the inverse transform and the overlap-add.
 
-        Features (1, C, t) -> the sums of frames, as ``OverlapAdd.add`` takes them one after another, of all frames of
-        the spectrum but the first ``skip``; and the new state. Raises FloatingPointError if they are not finite.
+        One sequence of t frames -> its audio, in parts (n,), of all frames of the spectrum but the first ``skip``; and
+        what is to be kept. Raises FloatingPointError if the audio is not finite.
         """
 
     def free(self) -> None:
         """Called after the last step of a sequence, also if that has failed; perhaps more than once."""
-
-    def turn(self) -> AbstractContextManager[object]:
-        """Within it, what a stream does besides its steps: features, overlap-add."""
 
 
 class Alone:
@@ -68,17 +72,15 @@ class Alone:
         pass
 
     def step(
-        self, features: Float, bandwidth_id: int | None, state: State, first: int, end: int | None, skip: int
-    ) -> tuple[Sequence[Float], State]:
-        spectrum, state = self._network.step(features, bandwidth_id, state, [first], [end])
-        new = spectrum[:, skip:]
-        return [self._inverse.summed(new, first - self._network.reach + skip)] if new.shape[1] else [], state
+        self, frames: Frames, bandwidth_id: int | None, kept: Kept, first: int, end: int | None, skip: int
+    ) -> tuple[Sequence[Float], Kept]:
+        features = frames.features(0, frames.length)
+        spectrum, state = self._network.step(features, bandwidth_id, kept.state, [first], [end])
+        audio, tail = self._inverse.go_on(spectrum[0], kept.tail, skip, first - self._network.reach)
+        return [audio], Kept(state, tail)
 
     def free(self) -> None:
         pass
-
-    def turn(self) -> AbstractContextManager[object]:
-        return nullcontext()
 
 
 class Decoder:
@@ -91,14 +93,13 @@ class Decoder:
     def __init__(self, network: Network, place: Place, inverse: Inverse, bandwidth_id: int | None, lookahead: int):
         self._reach, self._channels = network.reach, network.config.feature_channels
         self._place, self._bandwidth_id, self._lookahead = place, bandwidth_id, lookahead
-        self._state = network.start(1)
-        self._overlap_add = inverse.overlap_add()
+        self._inverse, self._kept = inverse, Kept(network.start(1), START)
         self._frames_in = self._frames_out = 0
 
-    def push(self, features: Float) -> Float:
-        """Features (1, C, t) of the next frames -> the samples (n,) that are complete with them, n >= 0."""
-        audio = self._step(features, None)
-        self._frames_in += features.shape[2]
+    def push(self, frames: Frames) -> Float:
+        """The next frames -> the samples (n,) that are complete with them, n >= 0."""
+        audio = self._step(frames, None)
+        self._frames_in += frames.length
         if self._lookahead >= self._reach or self._frames_in <= self._lookahead:
             return audio
         # as if the sequence ended here, and without keeping the state
@@ -110,25 +111,23 @@ class Decoder:
         if not self._frames_in:
             return np.zeros(0, np.float32)
         audio = self._step(self._zeros(self._reach), self._frames_in)
-        rest: Float = np.concatenate([audio, self._overlap_add.finish()[0]])
+        rest: Float = np.concatenate([audio, self._inverse.overlap_add(self._kept.tail).finish()[0]])
         return rest
 
-    def _step(self, features: Float, end: int | None) -> Float:
-        """The audio (n,) of the frames that are complete with features (1, C, t), and have not been emitted.
+    def _step(self, given: Frames, end: int | None) -> Float:
+        """The audio (n,) of the frames that are complete with those given, and have not been emitted.
 
         The spectrum is ``reach`` frames late, so that frames before the first are in it, which have no meaning.
         """
-        first, frames = self._frames_in - self._reach, features.shape[2]
+        first, frames = self._frames_in - self._reach, given.length
         skip = min(frames, max(0, self._frames_out - first))
-        sums, state = self._place.step(features, self._bandwidth_id, self._state, self._frames_in, end, skip)
-        if end is None:
-            self._state = state
+        audio, kept = self._place.step(given, self._bandwidth_id, self._kept, self._frames_in, end, skip)
+        self._kept = kept if end is None else Kept(self._kept.state, kept.tail)
         self._frames_out += frames - skip
-        blocks = [self._overlap_add.add(summed)[0] for summed in sums]
-        return blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, np.float32), *blocks])
+        return _joined(audio)
 
-    def _zeros(self, frames: int) -> Float:
-        return np.zeros((1, self._channels, frames), np.float32)
+    def _zeros(self, frames: int) -> Frames:
+        return Frames(np.zeros((1, self._channels, frames), np.float32), None, None, is_batch=False)
 
 
 class Stream:
@@ -198,7 +197,7 @@ class Stream:
             RuntimeError: another thread is pushing, or an iterator of ``push_blocks`` is not at its end; the pool is
                 closed, or the stream is while the chunk waits in the pool.
         """
-        return np.concatenate([np.zeros(0, np.float32), *self.push_blocks(tokens_or_features)])
+        return _joined([*self.push_blocks(tokens_or_features)])
 
     def push_blocks(self, tokens_or_features: npt.ArrayLike | EncodecFrames) -> Iterator[Float]:
         """As ``push``, but the audio of a long chunk is emitted some seconds at a time.
@@ -228,15 +227,12 @@ class Stream:
             yield np.zeros(0, np.float32)  # the chunk is taken, and nothing else may come before it
             for start in range(0, frames.length, LONGEST):  # so that memory does not grow with the chunk
                 assert self._decoder is not None
-                with self._place.turn():
-                    audio = self._decoder.push(frames.features(start, min(start + LONGEST, frames.length)))
-                yield audio
+                yield self._decoder.push(frames.part(start, min(start + LONGEST, frames.length)))
 
     def flush(self) -> Float:
         """The end of the sequence: the rest of the audio (samples,). Raises as ``push``. Only ``reset`` may follow."""
         with self._alone():
-            with self._place.turn():
-                audio = np.zeros(0, np.float32) if self._decoder is None else self._decoder.finish()
+            audio = np.zeros(0, np.float32) if self._decoder is None else self._decoder.finish()
             self._ended, self._decoder = True, None
             self._place.free()
             return audio
@@ -322,6 +318,11 @@ class Stream:
             "a Stream cannot be pickled or copied: it is in the middle of a sequence; make one with VocosONNX.stream "
             "where it is needed, the VocosONNX itself can be pickled"
         )
+
+
+def _joined(audio: Sequence[Float]) -> Float:
+    """Parts (n,) one after the other; a single one as it is, without a copy."""
+    return audio[0] if len(audio) == 1 else np.concatenate([np.zeros(0, np.float32), *audio])
 
 
 @dataclass(frozen=True)

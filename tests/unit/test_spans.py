@@ -181,14 +181,14 @@ def _frames(length: int, batch: int = 1) -> Frames:
         ([_frames(400)], 2, "float32", None),
         ([_frames(400)], 2, "int8", 2),
         ([_frames(750)], 4, "float32", 4),
-        ([_frames(4500)], 2, "float32", 6),
+        ([_frames(4500)], 2, "float32", 10),
         ([_frames(1501)], 2, "float32", 4),  # a number that the threads share
         ([_frames(75)] * 10, 2, "float32", 10),
         ([_frames(75, 10)], 2, "float32", 2),  # rows of a batch
         ([_frames(75), _frames(75)], 2, "float32", 2),
         ([_frames(750), _frames(20)], 2, "float32", 3),
         ([_frames(75)], 1, "float32", 1),
-        ([_frames(1500)], 1, "float32", 2),
+        ([_frames(1500)], 1, "float32", 3),
         ([], 2, "float32", 0),
     ],
 )

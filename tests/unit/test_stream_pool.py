@@ -191,6 +191,44 @@ def test_chunks_go_together(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         check(each, vocos.decode(expected), vocos)
 
 
+def test_calls_take_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all streams that wait or are in a call: beside a call of 4 streams, 6 that wait go 5 together, then 1."""
+    vocos = VocosONNX(DATA / "encodec.onnx", threads=2)
+    calls: list[int] = []
+    gates = {batch: threading.Event() for batch in (1, 3, 4)}
+    step = vocos.network.step
+
+    def gated(features: Any, *args: Any, **options: Any) -> Any:
+        calls.append(len(features))
+        if len(calls) <= 3:
+            assert gates[len(features)].wait(TIMEOUT)
+        return step(features, *args, **options)
+
+    monkeypatch.setattr(vocos.network, "step", gated)
+    tokens = random_input(vocos, 20, 0)
+    with vocos.stream_pool(max_wait=0) as pool:
+        streams = [pool.open() for _ in range(14)]
+
+        def push(some: list[Stream]) -> list[Thread]:
+            return [Thread(lambda s=s: s.push(tokens)) for s in some]  # type: ignore[misc]
+
+        threads = push(streams[:1])
+        wait_until(lambda: calls == [1])
+        threads += push(streams[1:8])
+        wait_until(lambda: len(pool._calls._waiting) == 8)
+        gates[1].set()
+        wait_until(lambda: sorted(calls) == [1, 3, 4])
+        threads += push(streams[8:])
+        wait_until(lambda: len(pool._calls._waiting) == 13)
+        gates[3].set()
+        wait_until(lambda: len(calls) >= 4)
+        assert calls[3] == 5
+        gates[4].set()
+        expected = vocos.stream().push(tokens)
+        for thread in threads:
+            check(thread.result(), expected, vocos)
+
+
 def test_chunks_of_any_lengths(vocos: VocosONNX) -> None:
     lengths = (1, 2, 3, 5, 8, 13, 100, 400, 1700)
     whole = [random_input(vocos, 1700, i) for i in range(len(lengths))]

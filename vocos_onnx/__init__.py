@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .encoder import EncodecONNX
     from .io.audio import load_audio, load_blocks, save_audio, save_blocks
@@ -30,7 +32,6 @@ __all__ = [
     "save_blocks",
     "save_tokens",
 ]
-__version__ = "0.4.0"
 
 # Each name is imported when it is first asked for: the command line must be ready for Ctrl-C before numpy is loaded.
 _MODULES = {

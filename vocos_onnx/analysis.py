@@ -148,7 +148,7 @@ class TokenAnalysis:
             output = f"{codec}.onnx"
             hub = f"pass encoder={checkpoint!r}, which is downloaded, or " if checkpoint != "CHECKPOINT" else ""
             raise ValueError(
-                f"audio to tokens of {codec} needs its encoder: {hub}make one with vocos-onnx export-encodec "
+                f"audio to tokens of {codec} needs its encoder: {hub}make one with vocos-onnx convert "
                 f"{checkpoint} -o {output}, and pass its path as encoder={output!r}"
             )
         if self._bundled is None:

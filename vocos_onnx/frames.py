@@ -304,9 +304,9 @@ def reader_of(config: ModelConfig, codebooks: Float | None) -> Reader:
 _CHANNELS = {
     64: f"64 channels are those of the features of the bundled codec: VocosONNX({CODEC!r})",
     80: "80 bands are usual at 22,050 Hz (HiFi-GAN, Matcha-TTS): export a Vocos that was trained with such mels: "
-    "vocos-onnx export CHECKPOINT -o MODEL.onnx",
+    "vocos-onnx convert CHECKPOINT -o MODEL.onnx",
     100: f"100 channels are those of the mels of VocosONNX({MEL!r})",
-    128: "128 channels are those of the features of EnCodec, whose codec model is made with: vocos-onnx export "
+    128: "128 channels are those of the features of EnCodec, whose codec model is made with: vocos-onnx convert "
     "charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx",
 }
 

@@ -30,7 +30,7 @@ from .model.mistaken import (
     not_in_repository_message,
     other_kind_message,
 )
-from .model.names import is_hub_id
+from .model.names import CHECKPOINTS, is_hub_id
 from .model.onnx_file import PinnedFile
 from .model.origin import Origin, Wanted
 from .model.registry import KINDS, find_known
@@ -345,6 +345,87 @@ def _forbidden(wanted: Wanted) -> bool:
 # Conversion
 
 
+def find_checkpoint(name: str, revision: str | None = None, config: Path | None = None) -> tuple[Files, str]:
+    """Returns the files of a checkpoint, downloaded if need be, and the metadata key of its kind.
+
+    Args:
+        name: a folder, a weight file, or a hub id.
+        revision: branch, tag or commit on the hub.
+        config: of a vocoder, if it is not beside the weights.
+
+    Raises FileNotFoundError if there is no such checkpoint, ValueError if a local one is given a revision.
+    """
+    if is_hub_id(name):
+        if config is not None:
+            raise ValueError(f"{config} is given, but {name} on the hub brings its own config: leave it out")
+        return _find_on_hub(name, revision)
+    if revision is not None:
+        raise ValueError(f"revision is {revision!r}, but {name} is not a hub id: leave it out")
+    path = Path(name)
+    if path.is_dir():
+        there = {file.name for file in path.iterdir() if file.is_file()} | ({"config.yaml"} if config else set())
+        for key in METADATA_KEY, ENCODER_KEY:
+            if (chosen := choose(there, key)) is not None and not (key == METADATA_KEY and _is_encodec(path, chosen)):
+                own, weights = chosen
+                return Files(config or (path / own if own else None), path / weights, source_name(path)), key
+        raise FileNotFoundError(
+            f"{path} holds no checkpoint: expected {' or '.join(CONFIGS[METADATA_KEY])}, and "
+            f"{' or '.join(WEIGHTS[METADATA_KEY])}"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint {name}: expected a folder, a weight file, or a hub id such as charactr/vocos-encodec-24khz"
+        )
+    if path.suffix.lower() not in CHECKPOINTS:
+        raise ValueError(f"{name} is no weight file, expected one of {', '.join(CHECKPOINTS)}, or a folder")
+    if config is not None:
+        return Files(config, path, source_name(path)), METADATA_KEY
+    for key in METADATA_KEY, ENCODER_KEY:
+        files = beside(path, key)
+        if files is not None and not (
+            key == METADATA_KEY and _is_encodec(path.parent, (_name(files.config), path.name))
+        ):
+            return files, key
+    raise FileNotFoundError(f"no config.yaml or config.json beside {path}: put it there, or pass --config")
+
+
+def _find_on_hub(repo: str, revision: str | None) -> tuple[Files, str]:
+    known = find_known(repo)
+    if known is not None and known.revision and revision is None:
+        revision = known.revision
+    for key in METADATA_KEY, ENCODER_KEY:
+        wanted = Wanted(repo, key, revision=revision)
+        if known is not None and known.kind != KINDS[key]:
+            continue
+        try:
+            if not _forbidden(wanted):
+                return _downloaded(hub.ask(repo, revision, None), wanted), key
+            raise hub.UnreachableError(f"cannot get {repo} from the hub: downloads are forbidden by HF_HUB_OFFLINE")
+        except hub.UnreachableError:
+            snapshot = hub.cached(repo, revision, (*WEIGHTS[key], *CONFIGS[key]), None)
+            if snapshot is None or choose(snapshot.files, key) is None:
+                raise
+            return _downloaded(snapshot, wanted), key
+        except (ValueError, FileNotFoundError):
+            if key == ENCODER_KEY or known is not None:
+                raise
+    raise AssertionError(repo)
+
+
+def _name(path: Path | None) -> str | None:
+    return None if path is None else path.name
+
+
+def _is_encodec(folder: Path, chosen: tuple[str | None, str]) -> bool:
+    """Whether the config that was chosen is that of an encoder."""
+    config, weights = chosen
+    try:
+        _check_kind(Files(folder / config if config else None, folder / weights, ""), METADATA_KEY, "")
+    except ValueError:
+        return True
+    return False
+
+
 def _precision(wanted: Wanted) -> str:
     return wanted.precision or "float32"
 
@@ -409,11 +490,11 @@ def _convert(files: Files, output: Path, key: str, precision: str) -> ModelConfi
     """Convert a checkpoint; returns the description that the file carries. What converts is imported for that alone."""
     made: ModelConfig | EncoderConfig
     if key == ENCODER_KEY:
-        from .convert.encoder import convert_encoder  # type: ignore[import-not-found]
+        from .convert.encoder import convert_encoder
 
         made = convert_encoder(files, output)
     else:
-        from .convert.vocoder import convert_vocoder  # type: ignore[import-not-found]
+        from .convert.vocoder import convert_vocoder
 
         made = convert_vocoder(files, output, precision=precision)
     return made

@@ -26,12 +26,10 @@ from onnx import TensorProto, numpy_helper
 
 from vocos_onnx.arrays import Float
 from vocos_onnx.dsp.mel import MelFeatures
-from vocos_onnx.dsp.quantizer import fingerprints
-from vocos_onnx.model import skeletons
-from vocos_onnx.model.config import EncodecFeatures, EncoderConfig, ModelConfig, Quality, Source
+from vocos_onnx.model import encoder_checkpoint, skeletons
+from vocos_onnx.model.config import EncodecFeatures, ModelConfig, Quality, Source
 from vocos_onnx.model.onnx_bytes import SMALL
 from vocos_onnx.model.onnx_file import CODEBOOKS_NAME
-from vocos_onnx.model import encoder_checkpoint
 from vocos_onnx.model.skeletons import ENCODEC, RANGES, SPECTRUM, Geometry, Range, Step, TensorRecipe
 
 from . import seanet

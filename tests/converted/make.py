@@ -1,7 +1,7 @@
 """python -m tests.converted.make FOLDER: checkpoints of every known geometry, with vocos, encodec and transformers.
 
-Each is a folder with the checkpoint, made with random weights, and what is expected of its conversion: expected.onnx, as
-the export writes it, and expected.npz with an input and what the reference package makes of it.
+Each is a folder with the checkpoint, made with random weights, and what is expected of its conversion: expected.onnx,
+as the export writes it, and expected.npz with an input and what the reference package makes of it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import encodec
 import numpy as np
 import torch
 import yaml
@@ -64,15 +65,15 @@ def vocoder(name: str, folder: Path) -> None:
         described["feature_extractor"]["init_args"] |= _FORK
         (folder / "config.yaml").write_text(yaml.safe_dump(described))
     export(str(folder), folder / "expected.onnx", report=quiet)
-    rng, ids = np.random.default_rng(0), [None]
+    rng = np.random.default_rng(0)
+    condition = {}
     if name == "encodec":
         given: Any = rng.integers(1024, size=(8, 60))
-        features, ids = model.codes_to_features(torch.from_numpy(given)), [2]
+        features, condition = model.codes_to_features(torch.from_numpy(given)), {"bandwidth_id": torch.tensor([2])}
     else:
         given = rng.uniform(-8, 2, (described["backbone"]["init_args"]["input_channels"], 60)).astype(np.float32)
         features = torch.from_numpy(given)[None]
     with torch.inference_mode():
-        condition = {} if ids == [None] else {"bandwidth_id": torch.tensor(ids)}
         audio = model.decode(features, **condition)[0].numpy()
     np.savez(folder / "expected.npz", given=given, audio=audio)
     state = torch.load(folder / "pytorch_model.bin", weights_only=True)
@@ -95,7 +96,7 @@ def encoder(layout: str, folder: Path) -> None:
     torch.manual_seed(0)
     audio = np.random.default_rng(0).normal(0, 0.1, 12_345).astype(np.float32)
     if layout == "encodec-meta":
-        model = upstream.encodec.EncodecModel.encodec_model_24khz(pretrained=False).eval()
+        model = encodec.EncodecModel.encodec_model_24khz(pretrained=False).eval()
         checkpoint = folder / "encodec_24khz.th"
         torch.save(model.state_dict(), checkpoint)
     else:

@@ -18,11 +18,13 @@ from onnx import numpy_helper
 
 from tests.parity import upstream
 from vocos_onnx import EncodecONNX, VocosONNX
+from vocos_onnx.convert.vocoder import convert_vocoder
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.model.bundled import bundled_file
-from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY, ModelConfig
+from vocos_onnx.model.config import ENCODER_KEY, ModelConfig
 from vocos_onnx.model.skeletons import ENCODEC, FORMS, RANGES, SPECTRUM, Geometry, filled, known, load, read
-from vocos_onnx_export import export, quantization, quantize
+from vocos_onnx.model.sources import Files
+from vocos_onnx_export import export
 from vocos_onnx_export.skeletons import Traced, compressed, encoder, traced, vocoder
 from vocos_onnx_export.target import save
 
@@ -139,39 +141,26 @@ def test_encoder(tmp_path: Path) -> None:
     assert np.array_equal(given_embeddings, embeddings)
 
 
-def test_real_checkpoint(tmp_path: Path) -> None:
-    """The whole way: a checkpoint of upstream's, its export and quantisation, and the same without both."""
+@pytest.mark.parametrize("precision", ["float32", "int8", "float16"])
+def test_real_checkpoint(precision: str, tmp_path: Path) -> None:
+    """The whole way: a checkpoint of upstream's, its export and quantisation, and its conversion without both."""
     config = upstream.CONFIGS["encodec"]
-    model = upstream.build(config)
-    checkpoint = upstream.save(model, config, tmp_path / "checkpoint")
-    tokens = np.random.default_rng(0).integers(1024, size=(16, 50))
-    export(str(checkpoint), tmp_path / "float32.onnx", istft="graph", report=silent)
-    quantize(tmp_path / "float32.onnx", tmp_path / "int8.onnx", calibration=[tokens], report=silent)
-
-    state = torch.load(checkpoint / "pytorch_model.bin", weights_only=True)
-    weights = {k: v.numpy() for k, v in state.items() if k.startswith(("backbone.", "head.out."))}
-    original = VocosONNX(tmp_path / "float32.onnx")
-    name = "vocos-encodec-24khz"
-    watched = filled(load(name, RANGES), weights, metadata={}, codebooks=None, producer_version="0")
-    session = onnxruntime.InferenceSession(b"".join(watched), providers=["CPUExecutionProvider"])
-    layers = [output.name for output in session.get_outputs()]
-    ranges = dict.fromkeys(layers, (0.0, 0.0))
-    for item in quantization._items(original, [tokens]):
-        features = original.codes_to_features(item.array)
-        values = session.run(layers, {"features": features, "bandwidth_id": np.array(item.bandwidth_id)})
-        for layer, value in zip(layers, values, strict=True):
-            low, high = ranges[layer]
-            ranges[layer] = min(low, float(value.min())), max(high, float(value.max()))
-
-    for precision in "float32", "int8":
-        expected = onnx.load(tmp_path / f"{precision}.onnx")
-        (entry,) = expected.metadata_props
-        assert entry.key == METADATA_KEY
-        pieces = filled(
-            load(name, f"{precision}-istft"), weights, ranges=ranges, metadata={entry.key: entry.value},
-            codebooks=original.network.codebooks, producer_version=expected.producer_version,
-        )  # fmt: skip
-        assert_same(onnx.load_from_string(b"".join(pieces)), expected)
+    checkpoint = upstream.save(upstream.build(config), config, tmp_path / "checkpoint")
+    tokens = np.random.default_rng(0).integers(1024, size=(16, 300))
+    export(
+        str(checkpoint), tmp_path / "exported.onnx", istft="graph", precision=precision, calibration=[tokens],
+        report=silent,
+    )  # fmt: skip
+    files = Files(checkpoint / "config.yaml", checkpoint / "pytorch_model.bin", "checkpoint")
+    convert_vocoder(files, tmp_path / "converted.onnx", precision=precision, istft="graph", calibration=[tokens])
+    converted, exported = (onnx.load(tmp_path / f"{name}.onnx") for name in ("converted", "exported"))
+    configs = []
+    for proto in converted, exported:
+        (entry,) = proto.metadata_props
+        configs.append(ModelConfig.from_json(entry.value))
+        del proto.metadata_props[:]
+    assert replace(configs[0], quality=None) == replace(configs[1], quality=None)
+    assert_same(converted, exported)
 
 
 def test_spectrum_is_that_of_upstream(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ def add(commands: Commands) -> None:
     parser = commands.add(
         "export",
         run,
-        "convert a Vocos checkpoint to .onnx (needs the extra [export])",
+        "trace a Vocos of any geometry to .onnx, with torch (needs [export])",
         """
-        export charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx
-        export charactr/vocos-mel-24khz -o vocos-mel-24khz.onnx
+        export my-vocos -o my-vocos.onnx
+        export last.ckpt --config config.yaml -o my-vocos.onnx
         """,
     )
     options.add_precision(parser)
@@ -31,12 +31,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("-o", "--output", type=options.name, required=True, metavar="MODEL.onnx")
     parser.add_argument("--config", type=options.name, help="config.yaml, if it is not beside the weights")
     options.add_revision(parser)
-    parser.add_argument(
-        "--istft",
-        choices=("numpy", "graph"),
-        default="numpy",
-        help="graph: the inverse STFT in the graph too, for GPUs",
-    )
+    options.add_istft(parser)
 
 
 def run(args: Namespace) -> None:

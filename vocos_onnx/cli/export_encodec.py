@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
     parser = commands.add(
         "export-encodec",
         run,
-        "convert an EnCodec checkpoint's encoder to .onnx (needs [export])",
+        "trace an EnCodec encoder to .onnx, with torch (needs [export])",
         "export-encodec facebook/encodec_24khz -o encodec_24khz.onnx",
     )
     options.add_force(parser)

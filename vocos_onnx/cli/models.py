@@ -67,6 +67,6 @@ def check_encoder(args: Namespace, vocos: VocosONNX) -> None:
         checkpoint = "facebook/encodec_24khz" if encodec.codec == ENCODEC else "CHECKPOINT"
         hub = f"pass --encoder {checkpoint}, which is downloaded, or " if checkpoint != "CHECKPOINT" else ""
         raise ValueError(
-            f"audio to tokens of {encodec.codec} needs its encoder: {hub}make it with vocos-onnx export-encodec "
+            f"audio to tokens of {encodec.codec} needs its encoder: {hub}make it with vocos-onnx convert "
             f"{checkpoint} -o {encodec.codec}.onnx, and pass --encoder {encodec.codec}.onnx"
         )

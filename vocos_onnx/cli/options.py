@@ -84,6 +84,15 @@ def add_revision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
 
 
+def add_istft(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--istft",
+        choices=("numpy", "graph"),
+        default="numpy",
+        help="graph: the inverse STFT in the graph too, for GPUs",
+    )
+
+
 def add_precision(parser: argparse.ArgumentParser) -> None:
     add_int8_or_fp16(parser)
     parser.add_argument(

@@ -11,6 +11,7 @@ from vocos_onnx import __version__
 from vocos_onnx.messages import shown
 
 from . import (
+    convert,
     decode,
     demo,
     encode,
@@ -37,6 +38,7 @@ COMMANDS = (
     models_command,
     demo,
     report,
+    convert,
     export,
     quantize,
     export_encodec,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vocos_onnx import __version__
 from vocos_onnx.arrays import Float
 from vocos_onnx.dsp.audio_window import AudioWindow
 from vocos_onnx.encoder_network import AudioSpan, open_encoder
@@ -17,8 +16,9 @@ from vocos_onnx.model.checkpoint import CheckpointError, read_state
 from vocos_onnx.model.config import ENCODER_KEY, EncoderConfig, Source
 from vocos_onnx.model.encoder_checkpoint import Geometry, check_name, read_geometry, translate
 from vocos_onnx.model.providers import CPU
+from vocos_onnx.model.sources import Files
+from vocos_onnx.version import __version__
 
-from .files import Files
 from .reference import encodec_embeddings
 
 TOLERANCE = 1e-4  # of the embeddings' peak

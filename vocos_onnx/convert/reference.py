@@ -47,8 +47,11 @@ def _norm(x: Double, weights: Weights, name: str, bandwidth_id: int | None) -> D
     x = x - x.mean(1, keepdims=True)
     x = x / np.sqrt((x * x).mean(1, keepdims=True) + 1e-6)
     if bandwidth_id is None:
-        return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
-    return x * weights[f"{name}.scale.weight"][bandwidth_id] + weights[f"{name}.shift.weight"][bandwidth_id]
+        scale, shift = weights[f"{name}.weight"], weights[f"{name}.bias"]
+    else:
+        scale, shift = weights[f"{name}.scale.weight"][bandwidth_id], weights[f"{name}.shift.weight"][bandwidth_id]
+    normalised: Double = x * scale + shift
+    return normalised
 
 
 def _linear(x: Double, weights: Weights, name: str) -> Double:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vocos_onnx import __version__
 from vocos_onnx.arrays import Float
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.dsp.stft import hann_window
@@ -27,9 +26,10 @@ from vocos_onnx.model.checkpoint_config import (
 )
 from vocos_onnx.model.config import METADATA_KEY, EncodecFeatures, ModelConfig, Quality, Source
 from vocos_onnx.model.session import evaluate
+from vocos_onnx.model.sources import Files
+from vocos_onnx.version import __version__
 
 from .calibration import MIN_SNR_DB, Decoder, Score, calibration_items, cut, quality_line, quality_of, ranges_of
-from .files import Files
 from .reference import vocos_spectrum
 
 PRECISIONS = ("float32", "int8", "float16")

@@ -147,7 +147,7 @@ def _legacy(path: Path) -> RefusedError:
     code = f"import torch; torch.save(torch.load({in_python(path.name)}, weights_only=True), {in_python(new.name)})"
     return RefusedError(
         "is in the format of torch before 1.6, which only torch reads. Where torch is installed, save it again with: "
-        f"{python_command(code)}, or convert it with vocos-onnx export (an encoder with export-encodec)"
+        f"{python_command(code)}, or use vocos-onnx export (of an encoder export-encodec)"
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from vocos_onnx.messages import listed, shown
 
 from .bundled import CODEC, CODEC_ENCODER, MEL
-from .config import ENCODER_KEY, METADATA_KEY
+from .config import ENCODER_KEY
 from .names import CHECKPOINTS, looks_like_hub_id
 
 _VOCODERS = (CODEC, MEL)
@@ -80,7 +80,7 @@ def missing_message(given: str | os.PathLike[str], key: str) -> str:
         return f"no file {text}, and a checkpoint is not opened as it is: {convert(text, key)}"
     output = shlex.quote(text) if suffix == ".onnx" else "MODEL.onnx"
     return (
-        f"no model file {text}; make one with: {export_command(key)} CHECKPOINT -o {output}, or name one that is "
+        f"no model file {text}; make one with: vocos-onnx convert CHECKPOINT -o {output}, or name one that is "
         f"bundled: {_names(key)}"
     )
 
@@ -92,7 +92,7 @@ def folder_message(path: Path, key: str) -> str:
         return f"{path} is a folder; pass the path of a file in it: {listed(shown(str(path / name)) for name in onnx)}"
     if holds_checkpoint(files):
         return f"{path} is a folder with a checkpoint, not a file: {convert(str(path), key, files)}"
-    return f"{path} is not a file; expected the .onnx file that {export_command(key)} wrote"
+    return f"{path} is not a file; expected the .onnx file that vocos-onnx convert wrote"
 
 
 def not_in_folder_message(path: Path, filename: str, key: str) -> str:
@@ -153,7 +153,7 @@ def other_file_message(path: Path, head: bytes, size: int, key: str) -> str | No
         return f"{refused}. Get what it points to with: git lfs pull"
     if what.startswith(("a zip", "a Python", "weights")):
         return f"{refused}. If it is a checkpoint, {convert(str(path), key)}"
-    return f"{refused}. Export a checkpoint with: {export_command(key)} CHECKPOINT -o MODEL.onnx"
+    return f"{refused}. Export a checkpoint with: vocos-onnx convert CHECKPOINT -o MODEL.onnx"
 
 
 def foreign_vocos_message(inputs: list[str], outputs: list[str]) -> str | None:
@@ -164,7 +164,7 @@ def foreign_vocos_message(inputs: list[str], outputs: list[str]) -> str | None:
         return None
     return (
         f"is a Vocos model of another exporter ({listed(inputs)} in, {listed(outputs)} out), which this version does "
-        "not read. Export the checkpoint that it was made of, such as: vocos-onnx export charactr/vocos-mel-24khz -o "
+        "not read. Export the checkpoint that it was made of, such as: vocos-onnx convert charactr/vocos-mel-24khz -o "
         "vocos-mel-24khz.onnx"
     )
 
@@ -187,18 +187,17 @@ def convert(checkpoint: str, key: str, files: set[str] | None = None) -> str:
     config = ""
     if path.is_file() and not is_encoder and not (path.parent / "config.yaml").is_file():
         config = " --config CONFIG.yaml"
-    command = export_command(ENCODER_KEY if is_encoder else METADATA_KEY)
-    line = f"{command} {shlex.quote(checkpoint)}{config} -o {output}.onnx"
+    line = f"vocos-onnx convert {shlex.quote(checkpoint)}{config} -o {output}.onnx"
     if is_encoder and key != ENCODER_KEY:
         return (
             f"an encoder (audio to tokens), as this is one, is converted with: {line} and passed as encoder=; the "
-            "vocoder of EnCodec's tokens is made with: vocos-onnx export charactr/vocos-encodec-24khz -o "
+            "vocoder of EnCodec's tokens is made with: vocos-onnx convert charactr/vocos-encodec-24khz -o "
             "vocos-encodec-24khz.onnx"
         )
     if not is_encoder and key == ENCODER_KEY:
         return (
             f"a vocoder (to audio), as this is one, is converted with: {line} and opened with VocosONNX; the "
-            "encoder of EnCodec's tokens is made with: vocos-onnx export-encodec facebook/encodec_24khz -o "
+            "encoder of EnCodec's tokens is made with: vocos-onnx convert facebook/encodec_24khz -o "
             "encodec_24khz.onnx"
         )
     return f"convert it with: {line}"
@@ -218,11 +217,6 @@ def _is_encoder(checkpoint: str, key: str, files: set[str] | None) -> bool:
     if "vocos" in name or "wavenext" in name:
         return False
     return "encodec" in name or key == ENCODER_KEY
-
-
-def export_command(key: str) -> str:
-    """Returns the command that exports a model with this metadata key."""
-    return "vocos-onnx export-encodec" if key == ENCODER_KEY else "vocos-onnx export"
 
 
 def _class(key: str) -> str:

@@ -20,7 +20,7 @@ from vocos_onnx.messages import first_line, listed, shown
 from .bundled import find_model
 from .config import ENCODER_KEY, EXPORT_AGAIN, METADATA_KEY, EncoderConfig, ModelConfig
 from .cpus import read_threads
-from .mistaken import checked_path, export_command, folder_message, foreign_vocos_message, missing_message
+from .mistaken import checked_path, folder_message, foreign_vocos_message, missing_message
 from .onnx_file import STEP, WHOLE, ModelFile, PinnedFile, Value, read_model
 from .operators import FLOAT, INT64, TYPE_NAMES
 from .providers import CPU, CUDA, Provider, asks_for_cuda, choose_providers, load_libraries, why_absent
@@ -221,7 +221,7 @@ def open_file(path: str | os.PathLike[str], key: str) -> ModelFile:
     if path.is_dir():
         raise ValueError(folder_message(path, key))
     if not path.is_file():
-        raise ValueError(f"{path} is not a file; expected the .onnx file that {export_command(key)} wrote")
+        raise ValueError(f"{path} is not a file; expected the .onnx file that vocos-onnx convert wrote")
     expected = {} if pinned is None else {"sha256": pinned.sha256, "remedy": pinned.remedy}
     return read_model(path, key, **expected)
 
@@ -244,7 +244,7 @@ def _read_config(file: ModelFile, config_class: type[Config]) -> Config:
         raise ValueError(f"{path} {foreign}")
     raise ValueError(
         f"{path} is an ONNX model but not one of vocos-onnx: its metadata has no entry {key!r}; "
-        f"export the checkpoint with: {export_command(key)} CHECKPOINT -o MODEL.onnx"
+        f"convert the checkpoint with: vocos-onnx convert CHECKPOINT -o MODEL.onnx"
     )
 
 

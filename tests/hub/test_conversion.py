@@ -1,0 +1,91 @@
+"""The commands of the README, from an empty cache on: real conversions of the official geometries, without torch."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.checkpoints import write_encoder, write_vocoder
+from tests.helpers import ROOT
+from tests.hub.server import Hub
+from tests.hub.test_hub import User
+from vocos_onnx import load_audio, save_audio
+from vocos_onnx.model.registry import find_known
+
+pytest.importorskip("huggingface_hub")
+pytest.importorskip("platformdirs")
+pytest.importorskip("yaml")
+
+PROGRAM = "import sys; from vocos_onnx.__main__ import main; sys.argv = ['vocos-onnx', *{!r}]; sys.exit(main())"
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Hub:
+    folder = tmp_path_factory.mktemp("official")
+    repositories = {}
+    for name, write in (("charactr/vocos-encodec-24khz", write_vocoder), ("facebook/encodec_24khz", write_encoder)):
+        known = find_known(name)
+        assert known is not None and known.revision
+        repositories[name] = {known.revision: write(folder / name)}
+    return Hub(repositories, {name: {"main": next(iter(each))} for name, each in repositories.items()})
+
+
+@pytest.fixture
+def user(official: Hub, tmp_path: Path) -> Iterator[User]:
+    official.requests.clear()
+    with official.serve() as url:
+        yield User(tmp_path / "user", url)
+
+
+def command(folder: Path, output: str) -> list[str]:
+    """The README's command, with files in a folder."""
+    line = re.search(r"^vocos-onnx (resynth speech\.wav copy\.wav --model .*)$", (ROOT / "README.md").read_text(), re.M)
+    assert line is not None
+    names = {"speech.wav": str(folder / "speech.wav"), "copy.wav": str(folder / output)}
+    return [names.get(word, word) for word in line[1].split()]
+
+
+def run(user: User, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    return user.start("-c", PROGRAM.format(list(arguments)), **variables)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return err
+
+
+def test_the_command_of_the_readme(official: Hub, user: User, tmp_path: Path) -> None:
+    """Twice at once from an empty cache, then warm, and without a network."""
+    rng = np.random.default_rng(0)
+    save_audio(tmp_path / "speech.wav", rng.normal(0, 0.1, 30_000).astype(np.float32), 24_000)
+    both = [run(user, *command(tmp_path, f"cold-{i}.wav")) for i in range(2)]
+    for process in both:
+        finish(process)
+    assert len(user.models()) == 2  # the model and the encoder, whichever process converted them
+    official.requests.clear()
+    finish(run(user, *command(tmp_path, "warm.wav")))
+    assert not official.requests
+    finish(run(user, *command(tmp_path, "offline.wav"), HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9"))
+    first = (tmp_path / "cold-0.wav").read_bytes()
+    for name in "cold-1", "warm", "offline":
+        assert (tmp_path / f"{name}.wav").read_bytes() == first
+    audio = load_audio(tmp_path / "warm.wav", 24_000)
+    assert len(audio) == -(-30_000 // 320) * 320
+    assert audio.std() > 1e-3
+
+
+def test_convert_by_id(user: User, tmp_path: Path) -> None:
+    """The command writes what the class keeps in the cache."""
+    for name, file in ("charactr/vocos-encodec-24khz", "vocoder.onnx"), ("facebook/encodec_24khz", "encoder.onnx"):
+        finish(run(user, "convert", name, "-o", str(tmp_path / file)))
+        finish(run(user, "models", "pull", name))
+    kept = {path.read_bytes() for path in user.models()}
+    assert kept == {(tmp_path / file).read_bytes() for file in ("vocoder.onnx", "encoder.onnx")}
+    finish(run(user, "models", "pull", "charactr/vocos-encodec-24khz", "--fp16"))
+    assert len(user.models()) == 3

@@ -1,0 +1,260 @@
+"""Conversion without torch: what the check of a converted file finds, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.checkpoints import CODEBOOKS, ENCODEC_CONFIG, encoder_state, vocoder_state, write_encoder, write_vocoder
+from vocos_onnx import EncodecONNX, VocosONNX
+from vocos_onnx.arrays import Float
+from vocos_onnx.cli import main
+from vocos_onnx.convert.encoder import convert_encoder
+from vocos_onnx.convert.vocoder import convert_vocoder
+from vocos_onnx.model import skeletons
+from vocos_onnx.model.checkpoint import CheckpointError
+from vocos_onnx.model.skeletons import Skeleton, Step
+from vocos_onnx.model.sources import Files
+
+pytest.importorskip("yaml")
+
+State = dict[str, Float]
+Steps = tuple[Step, ...]
+
+
+@pytest.fixture(scope="module")
+def vocoder(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = write_vocoder(tmp_path_factory.mktemp("vocoder") / "checkpoint")
+    return Files(folder / "config.yaml", folder / "pytorch_model.bin", "vocoder")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = write_encoder(tmp_path_factory.mktemp("encoder") / "checkpoint")
+    return Files(folder / "config.json", folder / "model.safetensors", "encoder")
+
+
+# The check
+
+
+def rewritten(change: Callable[[str, Steps], Steps], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skeletons whose tensors are made by other steps; ``change`` takes the first step's weight, and all steps."""
+    load = skeletons.load
+
+    def changed(name: str, form: str = "float32") -> Skeleton:
+        skeleton = load(name, form)
+        tensors, count = [], 0
+        for tensor in skeleton.tensors:
+            first = str(tensor.steps[0][1]) if len(tensor.steps[0]) > 1 else ""
+            steps = change(first, tensor.steps)
+            count += steps != tensor.steps
+            tensors.append(tensor._replace(steps=steps))
+        assert count
+        return replace(skeleton, tensors=tuple(tensors))
+
+    monkeypatch.setattr(skeletons, "load", changed)
+
+
+def unfolded(first: str, steps: Steps) -> Steps:
+    return tuple(step for step in steps if step != ("times", "backbone.convnext.3.gamma"))
+
+
+def other_layer(first: str, steps: Steps) -> Steps:
+    names = {"backbone.convnext.3.pwconv1.bias": "backbone.convnext.4.pwconv1.bias"}
+    return (("weight", names[first]), *steps[1:]) if first in names else steps
+
+
+def other_norm(first: str, steps: Steps) -> Steps:
+    names = {"backbone.final_layer_norm.weight": "backbone.final_layer_norm.bias"}
+    return (("weight", names[first]), *steps[1:]) if first in names else steps
+
+
+def swapped_bandwidths(first: str, steps: Steps) -> Steps:
+    names = {"backbone.norm.scale.weight": "backbone.convnext.0.norm.scale.weight"}
+    return (("weight", names[first]), *steps[1:]) if first in names else steps
+
+
+def no_transposition(first: str, steps: Steps) -> Steps:
+    return tuple(step for step in steps if step != ("transpose",)) if first == "head.out.weight" else steps
+
+
+@pytest.mark.parametrize("change", [unfolded, other_layer, other_norm, swapped_bandwidths, no_transposition])
+def test_wrong_weights_in_a_vocoder(
+    change: Callable[[str, Steps], Steps], vocoder: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewritten(change, monkeypatch)
+    with pytest.raises(CheckpointError, match=r"differs from its weights by .* of the spectrum's peak"):
+        convert_vocoder(vocoder, tmp_path / "model.onnx")
+
+
+def order_of_torch(first: str, steps: Steps) -> Steps:
+    return (("weight", first), *steps[1:]) if first.endswith("weight_ih_l1") else steps
+
+
+def other_kernel(first: str, steps: Steps) -> Steps:
+    names = {"layers.1.block.3.conv.bias": "layers.1.shortcut.conv.bias"}
+    return (("weight", names[first]), *steps[1:]) if first in names else steps
+
+
+@pytest.mark.parametrize("change", [order_of_torch, other_kernel])
+def test_wrong_weights_in_an_encoder(
+    change: Callable[[str, Steps], Steps], encoder: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewritten(change, monkeypatch)
+    with pytest.raises(CheckpointError, match=r"differs from its weights by .* of the embeddings' peak"):
+        convert_encoder(encoder, tmp_path / "model.onnx")
+
+
+# What it makes
+
+
+def test_files_and_folders(vocoder: Files, encoder: Files, tmp_path: Path) -> None:
+    """By the class, by the command, of a folder and of a weight file: the same model."""
+    assert vocoder.config is not None
+    folder = vocoder.weights.parent
+    made = []
+    for i, name in enumerate((folder, vocoder.weights)):
+        assert main(["convert", str(name), "-o", str(tmp_path / f"{i}.onnx")]) == 0
+        made.append(VocosONNX(tmp_path / f"{i}.onnx"))
+    made.append(VocosONNX(folder))
+    tokens = np.random.default_rng(0).integers(1024, size=(4, 40))
+    audio = [vocos.decode(tokens) for vocos in made]
+    assert audio[0].std() > 0
+    assert all(np.array_equal(one, audio[0]) for one in audio[1:])
+    assert main(["convert", str(encoder.weights), "-o", str(tmp_path / "encoder.onnx")]) == 0
+    recording = np.random.default_rng(0).normal(0, 0.1, 5000).astype(np.float32)
+    one, other = EncodecONNX(tmp_path / "encoder.onnx"), EncodecONNX(encoder.weights.parent)
+    assert np.array_equal(one.encode(recording, 24_000), other.encode(recording, 24_000))
+    copy = VocosONNX(folder, encoder=one)(recording, 24_000, bandwidth=3.0)
+    assert copy.shape == (16 * 320,)
+
+
+@pytest.mark.parametrize(("option", "precision", "snr_db"), [("--int8", "int8", 25), ("--fp16", "float16", 45)])
+def test_other_precisions(option: str, precision: str, snr_db: float, vocoder: Files, tmp_path: Path) -> None:
+    tokens = np.random.default_rng(0).integers(1024, size=(16, 60))
+    np.save(tmp_path / "tokens.npy", tokens)
+    command = ["convert", str(vocoder.weights.parent), "-o", str(tmp_path / "narrow.onnx"), option]
+    assert main([*command, "--calibrate", str(tmp_path / "tokens.npy"), "--istft", "graph"]) == 0
+    narrow, wide = VocosONNX(tmp_path / "narrow.onnx"), VocosONNX(vocoder.weights.parent)
+    assert narrow.config.precision == precision
+    assert narrow.config.quality is not None and narrow.config.quality.snr_db > snr_db
+    given, expected = narrow.decode(tokens), wide.decode(tokens)
+    assert 10 * np.log10((expected**2).sum() / ((given - expected) ** 2).sum()) > snr_db
+
+
+def test_half_precision_checkpoint(vocoder: Files, tmp_path: Path) -> None:
+    state: dict[str, Any] = {key: value.astype(np.float16) for key, value in vocoder_state().items()}
+    folder = write_vocoder(tmp_path / "half", state)
+    tokens = np.random.default_rng(0).integers(1024, size=(4, 40))
+    given, expected = VocosONNX(folder).decode(tokens), VocosONNX(vocoder.weights.parent).decode(tokens)
+    assert 0 < np.abs(given - expected).max() <= 0.02 * np.abs(expected).max()
+
+
+def test_layout_of_mlx(tmp_path: Path) -> None:
+    """Kernels with the channels last, no window, and a config without classes."""
+    state = {k: v for k, v in vocoder_state().items() if k != "head.istft.window"}
+    plain = write_vocoder(tmp_path / "plain", state)
+    turned = {k: np.ascontiguousarray(v.transpose(0, 2, 1)) if v.ndim == 3 else v for k, v in state.items()}
+    folder = write_vocoder(tmp_path / "mlx", turned)
+    import yaml
+
+    config = yaml.safe_load(ENCODEC_CONFIG)
+    (folder / "config.yaml").unlink()
+    (folder / "config.json").write_text(json.dumps({k: {"init_args": v["init_args"]} for k, v in config.items()}))
+    tokens = np.random.default_rng(0).integers(1024, size=(4, 40))
+    assert np.array_equal(VocosONNX(folder).decode(tokens), VocosONNX(plain).decode(tokens))
+
+
+# What is refused
+
+
+def spoiled(change: Callable[[State], object]) -> State:
+    state = vocoder_state()
+    change(state)
+    return state
+
+
+BROKEN: list[tuple[Callable[[State], object], str]] = [
+    (lambda s: s.pop("head.out.bias"), r"the state dict does not fit its config: it lacks head\.out\.bias"),
+    (lambda s: s.update({"head.out.bias": np.zeros(9, np.float32)}), r"head\.out\.bias of shape \(9,\), expected \("),
+    (lambda s: s.update({"backbone.extra": np.zeros(9, np.float32)}), r"has the unknown key 'backbone\.extra'"),
+    (lambda s: s.pop(CODEBOOKS), "the state dict lacks feature_extractor.codebook_weights"),
+    (lambda s: s.update({CODEBOOKS: s[CODEBOOKS][:2048]}), r"has shape \(2048, 128\), expected \(16384, 128\)"),
+    (lambda s: s["backbone.norm.shift.weight"].fill(np.nan), r"backbone\.norm\.shift\.weight'? holds NaN or infinity"),
+    (lambda s: s.update({"head.istft.window": np.ones(1280, np.float32)}), "is not the Hann window of 1280 samples"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "match"), BROKEN)
+def test_broken_weights(change: Callable[[State], object], match: str, tmp_path: Path) -> None:
+    folder = write_vocoder(tmp_path / "checkpoint", spoiled(change))
+    with pytest.raises(CheckpointError, match=match):
+        VocosONNX(folder)
+    assert main(["convert", str(folder), "-o", str(tmp_path / "model.onnx")]) != 0
+    assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        ("num_layers: 8", "num_layers: 9", "no graph is bundled for this geometry: .*num_layers=9.* vocos-onnx export"),
+        ("vocos.heads.ISTFTHead", "vocos.heads.WaveNextHead", "head class 'vocos.heads.WaveNextHead' is not supported"),
+        ("hop_length: 320", "hop_length: 256", "hop_length is 256 but encodec_24khz has 75 frames/s"),
+        ("dim: 384\n    n_fft", "dim: 512\n    n_fft", "head: dim is 512 but the backbone's is 384"),
+        ("[1.5, 3.0, 6.0, 12.0]", "[1.5, 3.0, 6.0]", r"has shape \(16384, 128\), expected \(8192, 128\)"),
+        ("adanorm_num_embeddings: 4", "adanorm_num_embeddings: 2", "no graph is bundled for this geometry"),
+    ],
+)
+def test_config_of_another_model(old: str, new: str, match: str, vocoder: Files, tmp_path: Path) -> None:
+    assert old in ENCODEC_CONFIG
+    config = tmp_path / "config.yaml"
+    config.write_text(ENCODEC_CONFIG.replace(old, new))
+    with pytest.raises(CheckpointError, match=match):
+        convert_vocoder(replace(vocoder, config=config), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_broken_encoder(encoder: Files, tmp_path: Path) -> None:
+    state = encoder_state()
+    state.pop("quantizer.layers.31.codebook.embed")
+    folder = write_encoder(tmp_path / "lacks", state)
+    with pytest.raises(CheckpointError, match=r"it lacks codebooks\.31"):
+        EncodecONNX(folder)
+    state = encoder_state()
+    state.pop("encoder.layers.0.conv.bias")
+    with pytest.raises(CheckpointError, match=r"it lacks layers\.0\.conv\.bias"):
+        EncodecONNX(write_encoder(tmp_path / "bias", state))
+    (tmp_path / "config.json").write_text('{"model_type": "encodec", "num_filters": 64}')
+    with pytest.raises(CheckpointError, match="num_filters is 64, and a graph is bundled for 32 alone"):
+        convert_encoder(replace(encoder, config=tmp_path / "config.json"), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["nowhere"], "no checkpoint nowhere: expected a folder, a weight file, or a hub id"),
+        (["README.md"], "is no weight file"),
+        (["empty"], "holds no checkpoint"),
+        (["empty", "--revision", "main"], "is not a hub id: leave it out"),
+        (["encoder", "--int8"], "is an encoder, which is in float32 alone"),
+    ],
+)
+def test_arguments(
+    arguments: list[str], match: str, encoder: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "README.md").write_text("x")
+    (tmp_path / "encoder").symlink_to(encoder.weights.parent)
+    assert main(["convert", *arguments, "-o", "model.onnx"]) == 2
+    import re
+
+    assert re.search(match, capsys.readouterr().err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "empty", "encoder"]

@@ -1,0 +1,76 @@
+"""``vocos-onnx convert``: a checkpoint of a known geometry to a model, without torch."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from . import options
+from .console import report_done
+from .export import read_calibration
+from .jobs import check_model_target
+from .parser import Commands
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add(
+        "convert",
+        run,
+        "convert a Vocos or EnCodec checkpoint to .onnx, without torch",
+        """
+        convert charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx
+        convert charactr/vocos-mel-24khz -o vocos-mel-24khz-int8.onnx --int8
+        convert facebook/encodec_24khz -o encodec_24khz.onnx
+        """,
+    )
+    options.add_precision(parser)
+    options.add_force(parser)
+    parser.add_argument(
+        "checkpoint", type=options.name, metavar="CHECKPOINT", help="folder, weight file, or hub id (owner/name)"
+    )
+    parser.add_argument("-o", "--output", type=options.name, required=True, metavar="MODEL.onnx")
+    parser.add_argument("--config", type=options.path, help="config of a vocoder, if it is not beside the weights")
+    options.add_revision(parser)
+    options.add_istft(parser)
+
+
+def run(args: Namespace) -> None:
+    from vocos_onnx.convert.encoder import convert_encoder
+    from vocos_onnx.convert.vocoder import convert_vocoder
+    from vocos_onnx.io.files import whole_file
+    from vocos_onnx.model.config import ENCODER_KEY
+    from vocos_onnx.pretrained import find_checkpoint
+
+    check_model_target(args.output, [args.checkpoint, args.config, *(args.calibrate or [])], args.force)
+    calibration = read_calibration(args)
+    files, kind = find_checkpoint(args.checkpoint, args.revision, args.config)
+    output = Path(args.output)
+    lines: list[str] = []
+    with whole_file(output, overwrite=args.force) as written:
+        if kind == ENCODER_KEY:
+            if args.int8 or args.fp16 or args.istft != "numpy" or args.calibrate:
+                raise ValueError(f"{args.checkpoint} is an encoder, which is in float32 alone: leave the options out")
+            convert_encoder(files, written, report=lines.append)
+        else:
+            precision = "int8" if args.int8 else "float16" if args.fp16 else "float32"
+            convert_vocoder(
+                files,
+                written,
+                precision=precision,
+                istft=args.istft,
+                calibration=calibration,
+                score=_pesq,
+                report=lines.append,
+            )
+    for line in (*lines, f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)"):
+        report_done(output, line)
+
+
+def _pesq(reference: object, copy: object, sample_rate: int) -> float:
+    """PESQ, if the package is installed."""
+    from vocos_onnx.evaluate.metrics import pesq_wb
+
+    try:
+        return pesq_wb(reference, copy, sample_rate)  # type: ignore[arg-type]
+    except ImportError:
+        return float("nan")

@@ -21,7 +21,8 @@ TEXT = README.read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
 # what is downloaded, or takes torch or the figures of [report]: their options are checked, and no more
-NOT_RUN = ("pip ", *(f"vocos-onnx {name} " for name in ("export", "export-encodec", "quantize", "train", "report")))
+_COMMANDS = ("convert", "models", "export", "export-encodec", "quantize", "train", "report")
+NOT_RUN = ("pip ", *(f"vocos-onnx {name} " for name in _COMMANDS))
 
 # the program's name, also where the package is on the path and not installed
 PRELUDE = 'command -v vocos-onnx >/dev/null || vocos-onnx() { python -m vocos_onnx "$@"; }\n'

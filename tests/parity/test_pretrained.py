@@ -88,7 +88,7 @@ def test_a_repository_without_the_file(hub: Hub, tmp_path: Path) -> None:
     for (_, message), expected in zip(
         errors[1:],
         (
-            "it holds a checkpoint, and no exported model: convert it with: vocos-onnx export acme/weights -o "
+            "it holds a checkpoint, and no exported model: convert it with: vocos-onnx convert acme/weights -o "
             "weights.onnx",
             "it holds a.onnx, b.onnx: pass one of them as filename=",
             "it holds no .onnx file, and no checkpoint",

@@ -134,7 +134,7 @@ def test_a_model_that_needs_an_encoder_says_so() -> None:
     with pytest.raises(
         ValueError,
         match=r"tokens of encodec_24khz needs its encoder: pass encoder='facebook/encodec_24khz', which is downloaded, "
-        r"or make one with vocos-onnx export-encodec facebook/encodec_24khz -o encodec_24khz\.onnx, and pass .* "
+        r"or make one with vocos-onnx convert facebook/encodec_24khz -o encodec_24khz\.onnx, and pass .* "
         r"encoder='encodec_24khz\.onnx'$",
     ):
         VocosONNX(MODEL)(NOISE, 24000, bandwidth=1.5)

@@ -23,8 +23,8 @@ from vocos_onnx import EncodecONNX, Tokens, VocosONNX, load_audio, load_tokens, 
 
 MEL_MODEL = "VocosONNX('vocos-mel-24khz-small')"
 CODEC_MODEL = "VocosONNX('vocos-codec-24khz')"
-TO_VOCODER = "vocos-onnx export charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx"
-TO_ENCODER = "vocos-onnx export-encodec facebook/encodec_24khz -o encodec_24khz.onnx"
+TO_VOCODER = "vocos-onnx convert charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx"
+TO_ENCODER = "vocos-onnx convert facebook/encodec_24khz -o encodec_24khz.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -83,25 +83,25 @@ AS_VOCODER = r"a vocoder \(to audio\), as this is one, is converted with: {} and
         (
             "official",
             None,  # it is converted
-            r"folder with a checkpoint, .*" + AS_VOCODER.format(r"vocos-onnx export official -o official\.onnx"),
+            r"folder with a checkpoint, .*" + AS_VOCODER.format(r"vocos-onnx convert official -o official\.onnx"),
         ),
         ("ours", None, r"convert it with: vocos-onnx export-encodec ours -o ours\.onnx$"),
         ("meta", r"^meta is an encoder, audio to tokens: open it with EncodecONNX, or pass it as encoder=$", None),
         (
             "empty",
             r"empty is not a file; expected .* export wrote",
-            r"empty is not a file; expected .*export-encodec wrote",
+            r"empty is not a file; expected .*convert wrote",
         ),
         (
             "official/pytorch_model.bin",
             None,
             r"a zip archive, as torch\.save writes it.*nothing in it was run\. If it is a checkpoint, .*"
-            r"vocos-onnx export official/pytorch_model\.bin -o official\.onnx and opened with VocosONNX",
+            r"vocos-onnx convert official/pytorch_model\.bin -o official\.onnx and opened with VocosONNX",
         ),
         (
             "official/config.yaml",
-            r"is the config of a checkpoint, not a model: convert it with: vocos-onnx export official -o offici",
-            r"is the config of a checkpoint, .*vocos-onnx export official -o official\.onnx and opened",
+            r"is the config of a checkpoint, not a model: convert it with: vocos-onnx convert official -o offici",
+            r"is the config of a checkpoint, .*vocos-onnx convert official -o official\.onnx and opened",
         ),
         (
             "meta/model.safetensors",
@@ -110,12 +110,12 @@ AS_VOCODER = r"a vocoder \(to audio\), as this is one, is converted with: {} and
         ),
         (
             "alone/my run.ckpt",
-            r"convert it with: vocos-onnx export 'alone/my run\.ckpt' --config CONFIG\.yaml -o my-run\.onnx$",
-            r"vocos-onnx export-encodec 'alone/my run\.ckpt' -o my-run\.onnx$",
+            r"convert it with: vocos-onnx convert 'alone/my run\.ckpt' --config CONFIG\.yaml -o my-run\.onnx$",
+            r"vocos-onnx convert 'alone/my run\.ckpt' -o my-run\.onnx$",
         ),
         (
             "encodec_24khz-d7cc33bc.th",
-            r"export-encodec encodec_24khz-d7cc33bc\.th -o encodec_24khz-d7cc33bc\.onnx and passed as encoder=",
+            r"convert encodec_24khz-d7cc33bc\.th -o encodec_24khz-d7cc33bc\.onnx and passed as encoder=",
             None,
         ),
         ("pickled.bin", r"a Python pickle.*nothing in it was run\..* export pickled\.bin", r"a Python pickle"),
@@ -126,13 +126,13 @@ AS_VOCODER = r"a vocoder \(to audio\), as this is one, is converted with: {} and
         ),
         (
             "absent.onnx",
-            r"make one with: vocos-onnx export CHECKPOINT -o absent\.onnx, or .* 'vocos-codec-24khz' or",
-            "export-encodec",
+            r"make one with: vocos-onnx convert CHECKPOINT -o absent\.onnx, or .* 'vocos-codec-24khz' or",
+            "convert",
         ),
         (
             "absent.npz",
-            r"make one with: vocos-onnx export CHECKPOINT -o MODEL\.onnx",
-            r"export-encodec CHECKPOINT -o MODEL\.onnx",
+            r"make one with: vocos-onnx convert CHECKPOINT -o MODEL\.onnx",
+            r"convert CHECKPOINT -o MODEL\.onnx",
         ),
         (
             b"official.onnx",
@@ -248,7 +248,7 @@ def test_a_vocos_of_another_exporter(tmp_path: Path, opset: int, outputs: Any) -
     path.write_bytes(ob.model(graph, "vocos", opsets=[("", opset)], key="model_type"))
     for make in (VocosONNX, EncodecONNX):
         with pytest.raises(
-            ValueError, match=r"is a Vocos model of another exporter \(mels in, .* out\).*vocos-onnx export"
+            ValueError, match=r"is a Vocos model of another exporter \(mels in, .* out\).*vocos-onnx convert"
         ):
             make(path)
 
@@ -272,7 +272,7 @@ def test_a_vocos_of_another_exporter(tmp_path: Path, opset: int, outputs: Any) -
         (
             "bundled_mel",
             np.zeros((2, 80, 20)),
-            r"80 bands are usual at 22,050 Hz .*vocos-onnx export CHECKPOINT -o MODEL\.onnx",
+            r"80 bands are usual at 22,050 Hz .*vocos-onnx convert CHECKPOINT -o MODEL\.onnx",
         ),
         ("bundled_mel", np.zeros(24_000), r"if it is audio, copy-synthesis is vocos\(audio, sample_rate\)"),
         ("bundled_mel", np.zeros((2, 24_000)), r"if it is audio, copy-synthesis is vocos\(audio, sample_rate\)"),

@@ -24,7 +24,7 @@ MODEL = DATA / "encodec.onnx"
 
 
 def test_model_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no model file .*nothing\.onnx; make one with: vocos-onnx export"):
+    with pytest.raises(FileNotFoundError, match=r"no model file .*nothing\.onnx; make one with: vocos-onnx convert"):
         VocosONNX(tmp_path / "nothing.onnx")
 
 

@@ -243,7 +243,7 @@ def test_files_that_are_no_encoder(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.onnx \(5 bytes\) is truncated, damaged or not an ONNX model"):
         EncodecONNX(tmp_path / "text.onnx")
-    with pytest.raises(FileNotFoundError, match=r"no model file .*; make one with: vocos-onnx export-encodec C"):
+    with pytest.raises(FileNotFoundError, match=r"no model file .*; make one with: vocos-onnx convert C"):
         EncodecONNX(tmp_path / "missing.onnx")
     with pytest.raises(ValueError, match=r"threads is 0, expected an integer of 1 or more"):
         EncodecONNX(threads=0)

@@ -153,7 +153,7 @@ def other_file_message(path: Path, head: bytes, size: int, key: str) -> str | No
         return f"{refused}. Get what it points to with: git lfs pull"
     if what.startswith(("a zip", "a Python", "weights")):
         return f"{refused}. If it is a checkpoint, {convert(str(path), key)}"
-    return f"{refused}. Export a checkpoint with: vocos-onnx convert CHECKPOINT -o MODEL.onnx"
+    return f"{refused}. Convert a checkpoint with: vocos-onnx convert CHECKPOINT -o MODEL.onnx"
 
 
 def foreign_vocos_message(inputs: list[str], outputs: list[str]) -> str | None:
@@ -164,7 +164,7 @@ def foreign_vocos_message(inputs: list[str], outputs: list[str]) -> str | None:
         return None
     return (
         f"is a Vocos model of another exporter ({listed(inputs)} in, {listed(outputs)} out), which this version does "
-        "not read. Export the checkpoint that it was made of, such as: vocos-onnx convert charactr/vocos-mel-24khz -o "
+        "not read. Convert the checkpoint that it was made of, such as: vocos-onnx convert charactr/vocos-mel-24khz -o "
         "vocos-mel-24khz.onnx"
     )
 
@@ -187,7 +187,10 @@ def convert(checkpoint: str, key: str, files: set[str] | None = None) -> str:
     config = ""
     if path.is_file() and not is_encoder and not (path.parent / "config.yaml").is_file():
         config = " --config CONFIG.yaml"
-    line = f"vocos-onnx convert {shlex.quote(checkpoint)}{config} -o {output}.onnx"
+    # Training writes the encoder of our own codec beside its decoder, of which there is no graph without torch.
+    is_ours = path.is_dir() and (path / "encoder.safetensors").is_file()
+    command = "convert" if not is_ours else "export-encodec" if is_encoder else "export"
+    line = f"vocos-onnx {command} {shlex.quote(checkpoint)}{config} -o {output}.onnx"
     if is_encoder and key != ENCODER_KEY:
         return (
             f"an encoder (audio to tokens), as this is one, is converted with: {line} and passed as encoder=; the "

@@ -67,7 +67,7 @@ _FEW = 1024  # the values of longer integer tensors are not read
 _HEAD = 4096  # bytes by which a file of another format is told
 _MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
 _OPSETS = range(18, 27)  # the exports have 20
-_EXPORT = "export the checkpoint with: vocos-onnx convert"
+_EXPORT = "convert the checkpoint with: vocos-onnx convert"
 
 _BRANCHES = {"then_branch", "else_branch"}
 

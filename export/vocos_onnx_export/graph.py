@@ -69,11 +69,11 @@ def attach_metadata(
         proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(codebooks), CODEBOOKS_NAME))
     set_metadata(proto, config)
     proto.producer_name, proto.producer_version = "vocos-onnx", config.source.exporter
-    _strip(proto.graph)
+    strip(proto.graph)
     return proto
 
 
-def _strip(graph: GraphProto) -> None:
+def strip(graph: GraphProto) -> None:
     """Leave out what is of no use to those who run the graph: where each node stands in its source, inferred shapes."""
     del graph.value_info[:]
     for node in graph.node:
@@ -81,7 +81,7 @@ def _strip(graph: GraphProto) -> None:
         node.doc_string = ""
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                _strip(attribute.g)
+                strip(attribute.g)
 
 
 def set_metadata(proto: onnx.ModelProto, config: ModelConfig | EncoderConfig) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from vocos_onnx.model.config import EncoderConfig, ModelConfig
 
 from .branches import join
-from .graph import OPSET, attach_metadata
+from .graph import OPSET, attach_metadata, strip
 from .modules import ConvNeXtBlock, Head, ISTFTHead, STFTEncoder, Vocos, VocosBackbone, VocosResNetBackbone
 
 Axes = dict[int, object] | None  # of one input: the axes whose size may differ between calls
@@ -83,7 +83,9 @@ def trace_spectrum(model: Vocos) -> onnx.ModelProto:
     if backbone.num_bandwidths:
         inputs["bandwidth_id"] = torch.tensor(0)
         axes.append(None)
-    return _trace(PolarVocos(backbone, head), inputs, ["mag", "x", "y"], axes)
+    proto = _trace(PolarVocos(backbone, head), inputs, ["mag", "x", "y"], axes)
+    strip(proto.graph)
+    return proto
 
 
 def _widen(backbone: VocosBackbone) -> None:

@@ -76,7 +76,7 @@ def test_the_command_of_the_readme(official: Hub, user: User, tmp_path: Path) ->
     for name in "cold-1", "warm", "offline":
         assert (tmp_path / f"{name}.wav").read_bytes() == first
     audio = load_audio(tmp_path / "warm.wav", 24_000)
-    assert len(audio) == -(-30_000 // 320) * 320
+    assert len(audio) == 30_000  # the command cuts off what completed the last frame
     assert audio.std() > 1e-3
 
 

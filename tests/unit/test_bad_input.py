@@ -51,7 +51,7 @@ def test_model_is_not_onnx(tmp_path: Path) -> None:
 
 def test_model_is_not_vocos(tmp_path: Path) -> None:
     path = altered(tmp_path, b"\x0avocos_onnx", b"\x0aother_onnx")
-    with pytest.raises(ValueError, match=r"not one of vocos-onnx: its metadata has no entry 'vocos_onnx'; export"):
+    with pytest.raises(ValueError, match=r"not one of vocos-onnx: its metadata has no entry 'vocos_onnx'; convert"):
         VocosONNX(path)
 
 

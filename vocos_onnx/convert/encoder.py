@@ -19,6 +19,7 @@ from vocos_onnx.model.providers import CPU
 from vocos_onnx.model.sources import Files
 from vocos_onnx.version import __version__
 
+from .naming import naming
 from .reference import encodec_embeddings
 
 TOLERANCE = 1e-4  # of the embeddings' peak
@@ -41,27 +42,28 @@ def convert_encoder(files: Files, output: Path, *, report: Callable[[str], None]
     Raises CheckpointError if config and weights are not those of this encoder, or if the file does not compute what the
     checkpoint's weights do.
     """
-    geometry = read_geometry(files.config)
-    _check_geometry(geometry)
-    state, digest = read_state(files.weights, lambda key: key.startswith(("encoder.", "quantizer.")))
-    check_name(files.weights, digest)
-    state = translate(state)
-    codebooks = _codebooks(state, geometry)
-    state = {key: value for key, value in state.items() if not key.startswith("codebooks.")}
-    for key, value in {**state, "codebooks": codebooks}.items():
-        if not np.isfinite(value).all():
-            raise CheckpointError(f"{listed([key])} holds NaN or infinity")
-    config = geometry.described(codebooks, Source(files.name, files.revision, digest, __version__))
-    with output.open("wb") as file:
-        file.writelines(
-            skeletons.filled(
-                skeletons.load(skeletons.ENCODEC),
-                state,
-                metadata={ENCODER_KEY: config.to_json()},
-                codebooks=codebooks,
-                producer_version=__version__,
+    with naming(files):
+        geometry = read_geometry(files.config)
+        _check_geometry(geometry)
+        state, digest = read_state(files.weights, lambda key: key.startswith(("encoder.", "quantizer.")))
+        check_name(files.weights, digest)
+        state = translate(state)
+        codebooks = _codebooks(state, geometry)
+        state = {key: value for key, value in state.items() if not key.startswith("codebooks.")}
+        for key, value in {**state, "codebooks": codebooks}.items():
+            if not np.isfinite(value).all():
+                raise CheckpointError(f"{listed([key])} holds NaN or infinity")
+        config = geometry.described(codebooks, Source(files.name, files.revision, digest, __version__))
+        with output.open("wb") as file:
+            file.writelines(
+                skeletons.filled(
+                    skeletons.load(skeletons.ENCODEC),
+                    state,
+                    metadata={ENCODER_KEY: config.to_json()},
+                    codebooks=codebooks,
+                    producer_version=__version__,
+                )
             )
-        )
     difference = _difference(output, state, geometry)
     report(f"largest difference of the embeddings from float64 arithmetic, relative to the peak: {difference:.1e}")
     if not difference <= TOLERANCE:  # not <= where it is a NaN

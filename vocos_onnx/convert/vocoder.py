@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from vocos_onnx.model import skeletons
 from vocos_onnx.model.checkpoint import CheckpointError, read_state
 from vocos_onnx.model.checkpoint_config import (
     CODEBOOK_SIZE,
+    Backbone,
+    Head,
     ISTFTHead,
     VocosBackbone,
     VocosConfig,
@@ -30,6 +32,7 @@ from vocos_onnx.model.sources import Files
 from vocos_onnx.version import __version__
 
 from .calibration import MIN_SNR_DB, Decoder, Score, calibration_items, cut, quality_line, quality_of, ranges_of
+from .naming import naming
 from .reference import vocos_spectrum
 
 PRECISIONS = ("float32", "int8", "float16")
@@ -105,10 +108,12 @@ def convert_vocoder(
         raise ValueError(f"precision is {shown(precision)}, expected one of {', '.join(PRECISIONS)}")
     if istft not in ("numpy", "graph"):
         raise ValueError(f"istft is {shown(istft)}, expected 'numpy' or 'graph'")
-    weights = _read(files, istft)
+    with naming(files):
+        weights = _read(files, istft)
     suffix = "-istft" if istft == "graph" else ""
     config = weights.config
-    weights.write(output, f"float32{suffix}", config)
+    with naming(files):
+        weights.write(output, f"float32{suffix}", config)
     original = Decoder(output)
     difference = _difference(original, weights)
     report(f"largest difference of the spectrum from float64 arithmetic, relative to the peak: {difference:.1e}")
@@ -181,9 +186,15 @@ def _skeleton(config: VocosConfig, istft: str) -> str:
             if (name := skeletons.find(replace(geometry, padding=padding))) is not None:
                 return name
     raise CheckpointError(
-        f"no graph is bundled for this geometry: {shown(backbone)}, {shown(head)}; convert it with torch: "
+        f"no graph is bundled for this geometry: {_listed(backbone)}, {_listed(head)}; convert it with torch: "
         "pip install 'vocos-onnx[export]', and vocos-onnx export CHECKPOINT -o model.onnx"
     )
+
+
+def _listed(part: Backbone | Head) -> str:
+    """The class and its arguments, as a config has them."""
+    arguments = (f"{name} {value}" for name, value in asdict(part).items() if value is not None)
+    return f"{type(part).__name__} ({', '.join(arguments)})"
 
 
 def _codebooks(table: Float | None, features: EncodecFeatures, channels: int) -> Float:

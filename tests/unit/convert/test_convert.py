@@ -183,7 +183,7 @@ def spoiled(change: Callable[[State], object]) -> State:
 BROKEN: list[tuple[Callable[[State], object], str]] = [
     (lambda s: s.pop("head.out.bias"), r"the state dict does not fit its config: it lacks head\.out\.bias"),
     (lambda s: s.update({"head.out.bias": np.zeros(9, np.float32)}), r"head\.out\.bias of shape \(9,\), expected \("),
-    (lambda s: s.update({"backbone.extra": np.zeros(9, np.float32)}), r"has the unknown key 'backbone\.extra'"),
+    (lambda s: s.update({"backbone.extra": np.zeros(9, np.float32)}), r"has the unknown key backbone\.extra"),
     (lambda s: s.pop(CODEBOOKS), "the state dict lacks feature_extractor.codebook_weights"),
     (lambda s: s.update({CODEBOOKS: s[CODEBOOKS][:2048]}), r"has shape \(2048, 128\), expected \(16384, 128\)"),
     (lambda s: s["backbone.norm.shift.weight"].fill(np.nan), r"backbone\.norm\.shift\.weight'? holds NaN or infinity"),
@@ -203,8 +203,12 @@ def test_broken_weights(change: Callable[[State], object], match: str, tmp_path:
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
-        ("num_layers: 8", "num_layers: 9", "no graph is bundled for this geometry: .*num_layers=9.* vocos-onnx export"),
-        ("vocos.heads.ISTFTHead", "vocos.heads.WaveNextHead", "head class 'vocos.heads.WaveNextHead' is not supported"),
+        (
+            "num_layers: 8",
+            "num_layers: 9",
+            "no graph is bundled for this geometry: .*num_layers 9,.*onnx export",
+        ),
+        ("vocos.heads.ISTFTHead", "vocos.heads.WaveNextHead", "head class vocos.heads.WaveNextHead is not supported"),
         ("hop_length: 320", "hop_length: 256", "hop_length is 256 but encodec_24khz has 75 frames/s"),
         ("dim: 384\n    n_fft", "dim: 512\n    n_fft", "head: dim is 512 but the backbone's is 384"),
         ("[1.5, 3.0, 6.0, 12.0]", "[1.5, 3.0, 6.0]", r"has shape \(16384, 128\), expected \(8192, 128\)"),

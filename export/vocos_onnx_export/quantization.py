@@ -218,7 +218,15 @@ def _ranges(proto: onnx.ModelProto, original: Decoder, items: Sequence[Item]) ->
     options.log_severity_level = 3  # it warns about the codebooks, which no node uses
     session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=[CPU])
     stretches = cut(original, items)
-    outputs = (session.run([*weights], stretch.inputs) for stretch in stretches)
+    taken = [value.name for value in session.get_inputs()]
+
+    def run(given: Mapping[str, npt.NDArray[Any]]) -> Any:
+        bandwidth_id = given.get("bandwidth_id")
+        # a file of format 5 or older has one graph, which takes a state as well
+        whole = original.network.inputs(given["features"], None if bandwidth_id is None else int(bandwidth_id))
+        return session.run([*weights], {name: whole[name] for name in taken})
+
+    outputs = (run(stretch.inputs) for stretch in stretches)
     return ranges_of(stretches, (dict(zip(weights.values(), values, strict=True)) for values in outputs))
 
 

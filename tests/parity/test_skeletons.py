@@ -159,7 +159,16 @@ def test_real_checkpoint(precision: str, tmp_path: Path) -> None:
         (entry,) = proto.metadata_props
         configs.append(ModelConfig.from_json(entry.value))
         del proto.metadata_props[:]
-    assert replace(configs[0], quality=None) == replace(configs[1], quality=None)
+    assert replace(configs[0], quality=configs[1].quality) == configs[1]
+    if precision == "int8":  # the ranges are measured in two graphs, which round in other places
+        given, expected = (
+            {t.name: t for t in proto.graph.initializer if t.name.endswith("input_scale")}
+            for proto in (converted, exported)
+        )
+        for name, tensor in given.items():
+            scales = numpy_helper.to_array(tensor), numpy_helper.to_array(expected[name])
+            np.testing.assert_allclose(*scales, rtol=1e-6)
+            tensor.CopyFrom(expected[name])
     assert_same(converted, exported)
 
 

@@ -2,7 +2,7 @@
 
 Run in an environment that has neither torch nor onnx. Each checkpoint is converted by ``vocos-onnx convert`` in a
 process of its own. The weights in the file must be those of the export bit by bit (of an encoder, whose weight norm is
-multiplied out, within 1e-6), its audio or embeddings within 1e-6 of the peak of what the export's file makes, and
+multiplied out, within 1e-6), its audio within 1e-6 of the peak of what the export's file makes (embeddings 3e-6), and
 within 1e-4 of what the reference package makes.
 """
 
@@ -69,7 +69,7 @@ def check(folder: Path) -> None:
             ours, exported = (VocosONNX(p).decode(tokens_or_mels) for p in (path, folder / "expected.onnx"))
     path.unlink()
     to_export, to_theirs = relative(ours, exported), relative(ours, theirs)
-    assert to_export <= 1e-6 and to_theirs <= 1e-4, (folder, to_export, to_theirs)
+    assert to_export <= (3e-6 if tolerance else 1e-6) and to_theirs <= 1e-4, (folder, to_export, to_theirs)
     print(f"| {folder.name} | {to_export:.1e} | {to_theirs:.1e} | {seconds:.1f} | {megabytes} |", flush=True)
 
 

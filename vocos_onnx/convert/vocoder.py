@@ -125,10 +125,10 @@ def convert_vocoder(
     if precision == "float32":
         return config
     items = calibration_items(original, calibration)
+    stretches = cut(original, items) if precision == "int8" else []
+    del original  # which takes the memory of two models
     ranges = None
     if precision == "int8":
-        stretches = cut(original, items)
-        del original  # which takes the memory of two models
         weights.write(output, skeletons.RANGES, config)
         ranges = ranges_of(stretches, evaluate(output, (stretch.inputs for stretch in stretches)))
     form = f"{precision}{suffix}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -153,20 +153,29 @@ def test_what_was_left_behind_is_removed(cache: ModelCache) -> None:
     assert len(list(cache.entries())) == 2
 
 
-def _make(folder: Path, number: int) -> tuple[int, str]:
-    def slowly(path: Path) -> Made:
-        path.write_bytes(bytes([number]) * 1000)
-        time.sleep(0.2)
-        return MADE
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from vocos_onnx.model.cache import Made, ModelCache
 
-    entry = ModelCache(folder).make("k", slowly)
-    return entry.path.read_bytes()[0], entry.sha256
+def slowly(path):
+    path.write_bytes(bytes([int(sys.argv[2])]) * 1000)
+    time.sleep(0.2)
+    return Made("acme/vocos", "1" * 40, "vocoder", "float32", "a" * 64)
+
+entry = ModelCache(Path(sys.argv[1])).make("k", slowly)
+print(entry.path.read_bytes()[0], entry.sha256)
+"""
 
 
 def test_many_at_once(cache: ModelCache) -> None:
     """All get the same whole model, whichever was first."""
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        found = pool.starmap(_make, [(cache.folder, number) for number in range(8)])
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PROGRAM, str(cache.folder), str(number)], stdout=subprocess.PIPE)
+        for number in range(8)
+    ]
+    found = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8
     assert len(set(found)) == 1
     entry = cache.entry("k")
     assert entry is not None

@@ -3,8 +3,8 @@
     python .ci/image.py CHECKOUT FOLDER
 
 A folder with a virtual environment of this Python as its /usr/local stands in for python:3.12-slim. What is checked:
-each step runs; one layer has all the models, and what comes after it, with the code, is less than 1.5 megabytes; nothing
-is left of the sources; the service that the image starts answers, and ends when it is told to.
+each step runs; one layer has all the models, and what comes after it, with the code, is less than 1.5 megabytes;
+nothing is left of the sources; the service that the image starts answers, and ends when it is told to.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ MAX_CHANNELS, MAX_LAYERS, MAX_BANDWIDTH_IDS = 1 << 14, 256, 1 << 12
 MAX_CONTEXT = 1 << 12  # frames
 MAX_OVERLAP = 64  # frames that lie over each other: n_fft over hop_length; networks have 4, sometimes 8 or 16
 MAX_KBPS = 1e6
+MAX_CONFIG = 1 << 16  # bytes of the config of a checkpoint
 
 
 def read_size(name: str, value: Any, most: int) -> int:

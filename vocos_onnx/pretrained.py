@@ -34,7 +34,7 @@ from .model.names import CHECKPOINTS, is_hub_id
 from .model.onnx_file import PinnedFile
 from .model.origin import Origin, Wanted
 from .model.registry import KINDS, find_known
-from .model.sources import CONFIGS, ONNX, WEIGHTS, Files, beside, choose, source_name
+from .model.sources import CONFIGS, ONNX, WEIGHTS, Files, beside, choose, in_folder, source_name
 from .once import first_time
 
 T = TypeVar("T")
@@ -125,19 +125,15 @@ def _from_path(given: str | os.PathLike[str], wanted: Wanted) -> Iterator[_Locat
         raise ValueError(f"revision is {wanted.revision!r}, but {path} is a local {kind}, which has none: leave it out")
     files = None
     if path.is_dir():
-        there = {file.name for file in path.iterdir() if file.is_file()}
         onnx = wanted.filename or ONNX[key]
-        if onnx in there or (wanted.filename is not None and (path / onnx).is_file()):
-            file = path / onnx
+        if (file := path / onnx).is_file():
             yield _Located(file if wanted.sha256 is None else PinnedFile(file, wanted.sha256, "copy it again"))
             return
-        chosen = choose(there, key) if wanted.filename is None else None
-        if chosen is None:
+        files = in_folder(path, key) if wanted.filename is None else None
+        if files is None:
             if wanted.is_path:
                 raise ValueError(folder_message(path, key))
             raise FileNotFoundError(not_in_folder_message(path, onnx, key))
-        config, weights = chosen
-        files = Files(path / config if config else None, path / weights, source_name(path))
     elif path.is_file():
         files = beside(path, key) if wanted.filename is None else None
         if files is None and not wanted.is_path:
@@ -173,13 +169,18 @@ def _state(files: Files) -> tuple[int, ...]:
 
 def _check_kind(files: Files, key: str, name: str) -> None:
     """Raises ValueError if the config is that of an encoder, and a vocoder is wanted."""
-    if key != METADATA_KEY or files.config is None or files.config.name != "config.json":
-        return
-    config = None
-    with suppress(OSError, ValueError), files.config.open(encoding="utf-8") as file:
-        config = json.loads(file.read(1 << 20))
-    if isinstance(config, dict) and config.get("model_type") == "encodec":
+    if key == METADATA_KEY and _is_encodec(files.config):
         raise ValueError(other_kind_message(name, key))
+
+
+def _is_encodec(config: Path | None) -> bool:
+    """Whether this is the config of an EnCodec."""
+    if config is None or config.name != "config.json":
+        return False
+    content = None
+    with suppress(OSError, ValueError), config.open(encoding="utf-8") as file:
+        content = json.loads(file.read(1 << 20))
+    return isinstance(content, dict) and content.get("model_type") == "encodec"
 
 
 def _check_sha256(files: Files, found: str, wanted: Wanted, remedy: str) -> None:
@@ -201,8 +202,7 @@ def _from_hub(repo: str, wanted: Wanted) -> Iterator[_Located]:
     if wanted.filename is not None:
         yield _hub_file(repo, wanted, wanted.filename)
         return
-    if known is not None and known.revision and wanted.revision is None:
-        wanted = replace(wanted, revision=known.revision, sha256=wanted.sha256 or known.sha256 or None)
+    wanted = _pinned(repo, wanted)
     found = _found(repo, wanted)
     again = replace(wanted, name=repo, revision=found.commit, is_path=False)
     if found.entry is None and ONNX[key] in found.snapshot.files:
@@ -215,17 +215,20 @@ def _from_hub(repo: str, wanted: Wanted) -> Iterator[_Located]:
     if found.entry is not None:
         yield _Located(found.entry.path, replace(again, sha256=found.entry.made.weights_sha256), found.entry)
         return
-    files = _downloaded(found.snapshot, wanted)
-    sha256 = file_sha256(files.weights)
-    if hub.is_damaged(files.weights, sha256) and not _forbidden(wanted):
-        files = replace(files, weights=found.snapshot.get(files.weights.name, anew=True))
-        sha256 = file_sha256(files.weights)
-    _check_sha256(files, sha256, wanted, "pass the revision that it belongs to")
+    files, sha256 = _downloaded(found.snapshot, wanted)
     with _converted(files, sha256, wanted) as (path, entry):
         cache = _cache()
         if cache is not None and entry is not None:
             cache.remember(_hub_name(repo, found.commit, wanted), entry)
         yield _Located(path, replace(again, sha256=sha256), entry)
+
+
+def _pinned(repo: str, wanted: Wanted) -> Wanted:
+    """What is wanted, at the commit and with the sha256 of the registry if no revision is named."""
+    known = find_known(repo)
+    if known is None or not known.revision or wanted.revision is not None:
+        return wanted
+    return replace(wanted, revision=known.revision, sha256=wanted.sha256 or known.sha256 or None)
 
 
 @dataclass(frozen=True)
@@ -242,13 +245,14 @@ class _Found:
         return self.files
 
 
-def _found(repo: str, wanted: Wanted) -> _Found:
+def _found(repo: str, wanted: Wanted, *, converted: bool = True) -> _Found:
     """Returns a repository as it is here, if that is certain to be what is wanted or all there is, else from the hub.
 
     A commit never changes, and what has the sha256 that was asked for is right: neither needs a request.
+    ``converted``: whether a model that was converted from it will do as well.
     """
     is_certain = hub.is_commit(wanted.revision) or wanted.sha256 is not None
-    if (is_certain or _forbidden(wanted)) and (here := _here(repo, wanted)) is not None:
+    if (is_certain or _forbidden(wanted)) and (here := _here(repo, wanted, converted)) is not None:
         return here
     if _forbidden(wanted):
         at = f" at revision {wanted.revision}" if wanted.revision else ""
@@ -259,20 +263,20 @@ def _found(repo: str, wanted: Wanted) -> _Found:
     try:
         snapshot = hub.ask(repo, wanted.revision, wanted.cache_dir)
     except hub.UnreachableError as error:
-        if (here := _here(repo, wanted)) is None:
+        if (here := _here(repo, wanted, converted)) is None:
             raise
         _log.info("%s is used as it was when the hub was last asked: %s", repo, error)
         return here
     if (cache := _cache()) is None:
         return _Found(snapshot.commit, None, snapshot)
     cache.remember_commit(repo, wanted.revision or _NEWEST, snapshot.commit)
-    return _Found(snapshot.commit, _kept(cache, repo, snapshot.commit, wanted), snapshot)
+    return _Found(snapshot.commit, _kept(cache, repo, snapshot.commit, wanted) if converted else None, snapshot)
 
 
-def _here(repo: str, wanted: Wanted) -> _Found | None:
+def _here(repo: str, wanted: Wanted, converted: bool) -> _Found | None:
     """Returns a repository as far as it is here, in our cache or in that of the hub's client; None if it is in none."""
     key, revision = wanted.key, wanted.revision or _NEWEST
-    if (cache := _cache()) is not None:
+    if converted and (cache := _cache()) is not None:
         commit = revision if hub.is_commit(revision) else cache.commit(repo, revision)
         if commit is not None and (entry := _kept(cache, repo, commit, wanted)) is not None:
             return _Found(commit, entry, None)
@@ -319,15 +323,25 @@ def _hub_file(repo: str, wanted: Wanted, filename: str) -> _Located:
     return _Located(PinnedFile(path, wanted.sha256, "pass the revision that it belongs to"), again)
 
 
-def _downloaded(snapshot: hub.Snapshot, wanted: Wanted) -> Files:
-    """Returns the files of the checkpoint in a repository, and downloads what is not here, and nothing else."""
+def _downloaded(snapshot: hub.Snapshot, wanted: Wanted) -> tuple[Files, str]:
+    """Returns the files of the checkpoint in a repository, and the sha256 of the weights.
+
+    What is not here is downloaded, and nothing else; a damaged download is downloaded again. Raises ValueError if the
+    weights have another sha256 than is wanted.
+    """
     chosen = choose(snapshot.files, wanted.key)
     if chosen is None:
         raise _missing(snapshot.repo, ONNX[wanted.key], snapshot.files, wanted)
     config, weights = chosen
     files = Files(snapshot.get(config) if config else None, Path(), snapshot.repo, snapshot.commit)
     _check_kind(files, wanted.key, snapshot.repo)
-    return replace(files, weights=snapshot.get(weights))
+    files = replace(files, weights=snapshot.get(weights))
+    sha256 = file_sha256(files.weights)
+    if hub.is_damaged(files.weights, sha256) and not _forbidden(wanted):
+        files = replace(files, weights=snapshot.get(weights, anew=True))
+        sha256 = file_sha256(files.weights)
+    _check_sha256(files, sha256, wanted, "pass the revision that it belongs to")
+    return files, sha256
 
 
 def _missing(repo: str, filename: str, files: frozenset[str], wanted: Wanted) -> FileNotFoundError:
@@ -362,68 +376,41 @@ def find_checkpoint(name: str, revision: str | None = None, config: Path | None 
     if revision is not None:
         raise ValueError(f"revision is {revision!r}, but {name} is not a hub id: leave it out")
     path = Path(name)
-    if path.is_dir():
-        there = {file.name for file in path.iterdir() if file.is_file()} | ({"config.yaml"} if config else set())
-        for key in METADATA_KEY, ENCODER_KEY:
-            if (chosen := choose(there, key)) is not None and not (key == METADATA_KEY and _is_encodec(path, chosen)):
-                own, weights = chosen
-                return Files(config or (path / own if own else None), path / weights, source_name(path)), key
-        raise FileNotFoundError(
-            f"{path} holds no checkpoint: expected {' or '.join(CONFIGS[METADATA_KEY])}, and "
-            f"{' or '.join(WEIGHTS[METADATA_KEY])}"
-        )
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"no checkpoint {name}: expected a folder, a weight file, or a hub id such as charactr/vocos-encodec-24khz"
         )
-    if path.suffix.lower() not in CHECKPOINTS:
+    if path.is_file() and path.suffix.lower() not in CHECKPOINTS:
         raise ValueError(f"{name} is no weight file, expected one of {', '.join(CHECKPOINTS)}, or a folder")
-    if config is not None:
-        return Files(config, path, source_name(path)), METADATA_KEY
     for key in METADATA_KEY, ENCODER_KEY:
-        files = beside(path, key)
-        if files is not None and not (
-            key == METADATA_KEY and _is_encodec(path.parent, (_name(files.config), path.name))
-        ):
-            return files, key
-    raise FileNotFoundError(f"no config.yaml or config.json beside {path}: put it there, or pass --config")
+        files = in_folder(path, key) if path.is_dir() else beside(path, key)
+        if files is not None and not (key == METADATA_KEY and config is None and _is_encodec(files.config)):
+            return replace(files, config=config or files.config), key
+    if config is not None and path.is_file():
+        return Files(config, path, source_name(path)), METADATA_KEY
+    raise FileNotFoundError(
+        f"{path} holds no checkpoint: expected {' or '.join(CONFIGS[METADATA_KEY])}, and "
+        f"{' or '.join(WEIGHTS[METADATA_KEY])}"
+        if path.is_dir()
+        else f"no config.yaml or config.json beside {path}: put it there, or pass --config"
+    )
 
 
 def _find_on_hub(repo: str, revision: str | None) -> tuple[Files, str]:
     known = find_known(repo)
-    if known is not None and known.revision and revision is None:
-        revision = known.revision
     for key in METADATA_KEY, ENCODER_KEY:
-        wanted = Wanted(repo, key, revision=revision)
         if known is not None and known.kind != KINDS[key]:
             continue
+        wanted = _pinned(repo, Wanted(repo, key, revision=revision))
         try:
-            if not _forbidden(wanted):
-                return _downloaded(hub.ask(repo, revision, None), wanted), key
-            raise hub.UnreachableError(f"cannot get {repo} from the hub: downloads are forbidden by HF_HUB_OFFLINE")
+            files, _ = _downloaded(_found(repo, wanted, converted=False).snapshot, wanted)
+            return files, key
         except hub.UnreachableError:
-            snapshot = hub.cached(repo, revision, (*WEIGHTS[key], *CONFIGS[key]), None)
-            if snapshot is None or choose(snapshot.files, key) is None:
-                raise
-            return _downloaded(snapshot, wanted), key
+            raise
         except (ValueError, FileNotFoundError):
             if key == ENCODER_KEY or known is not None:
                 raise
     raise AssertionError(repo)
-
-
-def _name(path: Path | None) -> str | None:
-    return None if path is None else path.name
-
-
-def _is_encodec(folder: Path, chosen: tuple[str | None, str]) -> bool:
-    """Whether the config that was chosen is that of an encoder."""
-    config, weights = chosen
-    try:
-        _check_kind(Files(folder / config if config else None, folder / weights, ""), METADATA_KEY, "")
-    except ValueError:
-        return True
-    return False
 
 
 def _precision(wanted: Wanted) -> str:

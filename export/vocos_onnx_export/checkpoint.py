@@ -15,13 +15,13 @@ from torch import Tensor
 
 from vocos_onnx import __version__
 from vocos_onnx.dsp.quantizer import fingerprints
-from vocos_onnx.messages import shown
-from vocos_onnx.model.checkpoint_config import CODEBOOK_SIZE, read_config
+from vocos_onnx.model.checkpoint_config import CODEBOOK_SIZE, CODEBOOKS, check_table, read_config
 from vocos_onnx.model.config import EncodecFeatures, ModelConfig, Source
+from vocos_onnx.model.sources import Files, source_name
 
 from .errors import CheckpointError
 from .modules import Vocos
-from .sources import Files, download, find_weights, local_path, source_name
+from .sources import download, find_weights, local_path
 from .state_dict import check_finite, check_keys, fold_weight_norm
 from .vocos_config import build_modules, build_shapes
 from .weights import read_weights
@@ -29,7 +29,6 @@ from .weights import read_weights
 CONFIG = "config.yaml"
 WEIGHTS = ("pytorch_model.bin", "model.safetensors")
 
-CODEBOOKS = "feature_extractor.codebook_weights"
 # constants of upstream's feature extractors, which a state dict holds beside the networks
 _IGNORED = ("feature_extractor.encodec.", "feature_extractor.mel_spec.")
 
@@ -79,16 +78,10 @@ def build(checkpoint: Checkpoint) -> tuple[Vocos, ModelConfig, Tensor | None]:
     shapes, config = build_shapes(checkpoint.config)
     features, codebooks = config.features, None
     if isinstance(features, EncodecFeatures):
-        codebooks = state.get(CODEBOOKS)
-        if codebooks is None:
-            raise CheckpointError(f"the state dict lacks {CODEBOOKS}")
-        expected = (features.num_codebooks * CODEBOOK_SIZE, config.backbone.input_channels)
-        if tuple(codebooks.shape) != expected:
-            raise CheckpointError(
-                f"{CODEBOOKS} has shape {shown(tuple(codebooks.shape))}, expected {expected}: {features.num_codebooks} "
-                f"codebooks of {CODEBOOK_SIZE} with the backbone's input_channels"
-            )
-        codebooks = codebooks.float().reshape(features.num_codebooks, CODEBOOK_SIZE, -1)
+        table = state.get(CODEBOOKS)
+        check_table(None if table is None else tuple(table.shape), features, config.backbone.input_channels)
+        assert table is not None
+        codebooks = table.float().reshape(features.num_codebooks, CODEBOOK_SIZE, -1)
         features = replace(features, codebooks_sha256=fingerprints(codebooks.numpy())[-1])
     check_keys(_own(state), shapes.state_dict(), "does not fit its config")
     model, _ = build_modules(checkpoint.config)

@@ -11,10 +11,11 @@ from vocos_onnx import __version__
 from vocos_onnx.messages import first_line
 from vocos_onnx.model.config import EncoderConfig, Source
 from vocos_onnx.model.encoder_checkpoint import check_name, read_geometry, translate
+from vocos_onnx.model.sources import Files, source_name
 
 from .errors import CheckpointError
 from .seanet import SEANetEncoder
-from .sources import Files, find_weights, source_name
+from .sources import find_weights
 from .state_dict import check_finite, check_keys, fold_weight_norm
 from .weights import read_weights
 

@@ -31,6 +31,7 @@ from vocos_onnx.convert.calibration import (
     quality_of,
     ranges_of,
 )
+from vocos_onnx.evaluate.metrics import pesq_wb_or_nan
 from vocos_onnx.model.bundled import find_model
 from vocos_onnx.model.config import Quality
 from vocos_onnx.model.onnx_file import CODEBOOKS_NAME
@@ -105,7 +106,7 @@ def convert(
     config = replace(original.config, precision=precision, quality=Quality(0.0, None, 0.0))
     proto = narrowed(proto, config, ranges)
     save(proto, staged)
-    quality = quality_of(Decoder(staged), items, _pesq)
+    quality = quality_of(Decoder(staged), items, pesq_wb_or_nan)
     report(quality_line(precision, quality))
     if not quality.snr_db >= MIN_SNR_DB:
         raise target.refused(
@@ -257,12 +258,3 @@ def _after(proto: onnx.ModelProto, name: str) -> list[str]:
             reached.update(node.output)
     assert after
     return after
-
-
-def _pesq(reference: npt.NDArray[Any], copy: npt.NDArray[Any], sample_rate: int) -> float:
-    from vocos_onnx.evaluate.metrics import pesq_wb
-
-    try:
-        return pesq_wb(reference, copy, sample_rate)
-    except ImportError:
-        return np.nan

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from vocos_onnx.model import hub
+from vocos_onnx.model.names import is_hub_id
+from vocos_onnx.model.sources import Files
 
 from .errors import CheckpointError
-
-
-@dataclass(frozen=True)
-class Files:
-    """The files of a checkpoint, the name that an export keeps of it, and its commit where it is on the hub."""
-
-    config: Path | None
-    weights: Path
-    name: str
-    revision: str = ""
 
 
 def local_path(checkpoint: str, revision: str | None) -> Path | None:
@@ -28,13 +18,6 @@ def local_path(checkpoint: str, revision: str | None) -> Path | None:
     if revision is not None:
         raise CheckpointError(f"revision {revision!r} is for hub ids; {checkpoint} is not one")
     return Path(checkpoint)
-
-
-def is_hub_id(checkpoint: str) -> bool:
-    """Whether this is an owner/name that is no path and does not look like a file's."""
-    path = Path(checkpoint)
-    looks_like_file = path.suffix in (".ckpt", ".bin", ".pt", ".th", ".safetensors", ".onnx", ".yaml")
-    return not path.exists() and not looks_like_file and bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", checkpoint))
 
 
 def find_weights(path: Path, names: tuple[str, ...], expected: str) -> Path:
@@ -60,8 +43,3 @@ def download(repo: str, revision: str | None, config_name: str, weight_names: tu
     except hub.MissingFileError as error:
         raise FileNotFoundError(str(error)) from error
     return Files(config, weights, repo, weights.parent.name)  # the cache keeps files under snapshots/<commit>/
-
-
-def source_name(path: Path) -> str:
-    """The name of a file or folder, as it can be printed."""
-    return "".join(letter if letter.isprintable() else "?" for letter in path.resolve().name)

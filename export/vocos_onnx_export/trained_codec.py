@@ -11,13 +11,12 @@ from vocos_onnx import __version__
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.messages import shown
 from vocos_onnx.model.bundled import BUNDLED_CODEC
-from vocos_onnx.model.checkpoint_config import CODECS, read_config, read_encodec_features
+from vocos_onnx.model.checkpoint_config import CODEBOOKS, CODECS, read_config, read_encodec_features
 from vocos_onnx.model.config import EncoderConfig, Source
+from vocos_onnx.model.sources import source_name
 
-from .checkpoint import CODEBOOKS
 from .errors import CheckpointError
 from .modules import STFTEncoder
-from .sources import source_name
 from .state_dict import check_finite, check_keys
 from .weights import read_weights
 

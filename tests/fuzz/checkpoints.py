@@ -101,7 +101,7 @@ def _short(error: Exception) -> None:
 def _weights(tokens: bool) -> dict[str, Any]:
     import torch
 
-    from vocos_onnx_export.checkpoint import CODEBOOKS
+    from vocos_onnx.model.checkpoint_config import CODEBOOKS
     from vocos_onnx_export.vocos_config import build_modules
 
     torch.manual_seed(0)

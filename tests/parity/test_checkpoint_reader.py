@@ -22,7 +22,6 @@ from tests.parity.test_checkpoint import lightning
 from tests.parity.upstream import Vocos, build, convnext, head, mel
 from vocos_onnx.model.checkpoint import CheckpointError, fold_weight_norm, open_weights, read_state
 from vocos_onnx_export import weights as with_torch
-from vocos_onnx_export.state_dict import fold_weight_norm as fold_with_torch
 
 DTYPES = (
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8,
@@ -280,6 +279,19 @@ def test_weight_norm(newer: bool, shape: tuple[int, ...], tmp_path: Path) -> Non
     np.testing.assert_allclose(state["0.weight"], weight, rtol=3e-7, atol=1e-9)
     export = fold_with_torch(dict(module.state_dict()))
     np.testing.assert_allclose(state["0.weight"], export["0.weight"].numpy(), rtol=3e-7, atol=1e-9)
+
+
+def fold_with_torch(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What torch's own weight norm makes of a state dict, in either of its spellings."""
+    folded = dict(state)
+    for g_name, v_name in (
+        ("weight_g", "weight_v"),
+        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ):
+        for key in [key for key in state if key.endswith("." + g_name)]:
+            prefix = key.removesuffix(g_name)
+            folded[prefix + "weight"] = torch._weight_norm(folded.pop(prefix + v_name), folded.pop(key), 0)
+    return folded
 
 
 def test_weight_norm_of_the_network(vocos: Vocos) -> None:

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vocos_onnx.io.files import whole_file
+from vocos_onnx.model.checkpoint_config import CODEBOOKS
 from vocos_onnx.model.config import EncodecFeatures
-from vocos_onnx_export.checkpoint import CODEBOOKS, load
+from vocos_onnx_export.checkpoint import load
 from vocos_onnx_export.errors import CheckpointError
 from vocos_onnx_export.state_dict import check_finite, check_keys, fold_weight_norm
 from vocos_onnx_export.trained_codec import ENCODER_WEIGHTS

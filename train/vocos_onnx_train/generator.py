@@ -12,8 +12,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from vocos_onnx import EncodecONNX
 from vocos_onnx.dsp.mel import MelFeatures, filterbank
 from vocos_onnx.model.bundled import BUNDLED_CODEC
+from vocos_onnx.model.checkpoint_config import CODEBOOKS
 from vocos_onnx.model.config import EncodecFeatures, Source
-from vocos_onnx_export.checkpoint import CODEBOOKS
 from vocos_onnx_export.modules import STFTEncoder, VocosResNetBackbone
 from vocos_onnx_export.vocos_config import build_modules
 

@@ -23,54 +23,37 @@ def add(commands: Commands) -> None:
         convert facebook/encodec_24khz -o encodec_24khz.onnx
         """,
     )
-    options.add_precision(parser)
-    options.add_force(parser)
-    parser.add_argument(
-        "checkpoint", type=options.name, metavar="CHECKPOINT", help="folder, weight file, or hub id (owner/name)"
-    )
-    parser.add_argument("-o", "--output", type=options.name, required=True, metavar="MODEL.onnx")
-    parser.add_argument("--config", type=options.path, help="config of a vocoder, if it is not beside the weights")
-    options.add_revision(parser)
-    options.add_istft(parser)
+    options.add_checkpoint(parser, "folder, weight file, or hub id (owner/name)")
 
 
 def run(args: Namespace) -> None:
     from vocos_onnx.convert.encoder import convert_encoder
     from vocos_onnx.convert.vocoder import convert_vocoder
+    from vocos_onnx.evaluate.metrics import pesq_wb_or_nan
     from vocos_onnx.io.files import whole_file
     from vocos_onnx.model.config import ENCODER_KEY
     from vocos_onnx.pretrained import find_checkpoint
 
     check_model_target(args.output, [args.checkpoint, args.config, *(args.calibrate or [])], args.force)
     calibration = read_calibration(args)
-    files, kind = find_checkpoint(args.checkpoint, args.revision, args.config)
+    config = None if args.config is None else Path(args.config)
+    files, kind = find_checkpoint(args.checkpoint, args.revision, config)
     output = Path(args.output)
     lines: list[str] = []
     with whole_file(output, overwrite=args.force) as written:
         if kind == ENCODER_KEY:
-            if args.int8 or args.fp16 or args.istft != "numpy" or args.calibrate:
+            if options.chosen_precision(args) or args.istft != "numpy" or args.calibrate:
                 raise ValueError(f"{args.checkpoint} is an encoder, which is in float32 alone: leave the options out")
             convert_encoder(files, written, report=lines.append)
         else:
-            precision = "int8" if args.int8 else "float16" if args.fp16 else "float32"
             convert_vocoder(
                 files,
                 written,
-                precision=precision,
+                precision=options.chosen_precision(args) or "float32",
                 istft=args.istft,
                 calibration=calibration,
-                score=_pesq,
+                score=pesq_wb_or_nan,
                 report=lines.append,
             )
     for line in (*lines, f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)"):
         report_done(output, line)
-
-
-def _pesq(reference: object, copy: object, sample_rate: int) -> float:
-    """PESQ, if the package is installed."""
-    from vocos_onnx.evaluate.metrics import pesq_wb
-
-    try:
-        return pesq_wb(reference, copy, sample_rate)  # type: ignore[arg-type]
-    except ImportError:
-        return float("nan")

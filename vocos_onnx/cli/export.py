@@ -23,15 +23,7 @@ def add(commands: Commands) -> None:
         export last.ckpt --config config.yaml -o my-vocos.onnx
         """,
     )
-    options.add_precision(parser)
-    options.add_force(parser)
-    parser.add_argument(
-        "checkpoint", type=options.name, metavar="CHECKPOINT", help="folder, .ckpt file, or hub id (owner/name)"
-    )
-    parser.add_argument("-o", "--output", type=options.name, required=True, metavar="MODEL.onnx")
-    parser.add_argument("--config", type=options.name, help="config.yaml, if it is not beside the weights")
-    options.add_revision(parser)
-    options.add_istft(parser)
+    options.add_checkpoint(parser, "folder, .ckpt file, or hub id (owner/name)")
 
 
 def run(args: Namespace) -> None:
@@ -42,7 +34,7 @@ def run(args: Namespace) -> None:
         args.output,
         config=args.config,
         revision=args.revision,
-        precision="int8" if args.int8 else "float16" if args.fp16 else "float32",
+        precision=options.chosen_precision(args) or "float32",
         istft=args.istft,
         calibration=calibration,
         overwrite=args.force,

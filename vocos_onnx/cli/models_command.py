@@ -71,7 +71,7 @@ def run_pull(args: Namespace) -> None:
 
     if not is_hub_id(args.id):
         raise ValueError(f"{args.id} is not the id of a repository on the hub, expected owner/name")
-    precision = "int8" if args.int8 else "float16" if args.fp16 else None
+    precision = options.chosen_precision(args)
 
     def open_model(file: str | os.PathLike[str]) -> VocosONNX | EncodecONNX:
         is_encoder = ENCODER_KEY in open_file(file, METADATA_KEY).metadata

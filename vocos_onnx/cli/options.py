@@ -84,7 +84,14 @@ def add_revision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
 
 
-def add_istft(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint(parser: argparse.ArgumentParser, help: str) -> None:
+    """What ``convert`` and ``export`` take: a checkpoint, its output, and how it is converted."""
+    add_precision(parser)
+    add_force(parser)
+    parser.add_argument("checkpoint", type=name, metavar="CHECKPOINT", help=help)
+    parser.add_argument("-o", "--output", type=name, required=True, metavar="MODEL.onnx")
+    parser.add_argument("--config", type=name, help="config of a vocoder, if it is not beside the weights")
+    add_revision(parser)
     parser.add_argument(
         "--istft",
         choices=("numpy", "graph"),
@@ -108,6 +115,11 @@ def add_int8_or_fp16(parser: argparse.ArgumentParser) -> None:
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--int8", action="store_true", help="matrix products in int8, for CPUs")
     precision.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
+
+
+def chosen_precision(args: argparse.Namespace) -> str | None:
+    """The precision of --int8 or --fp16; None without either."""
+    return "int8" if args.int8 else "float16" if args.fp16 else None
 
 
 # Types: an argument as text -> its value; they raise ArgumentTypeError if it is not valid

@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
 def run(args: Namespace) -> None:
     output = Path(args.output)
     check_model_target(args.output, [args.model, *(args.calibrate or [])], args.force)
-    precision = "float16" if args.fp16 else "int8"
+    precision = options.chosen_precision(args) or "int8"
     calibration = read_calibration(args)
     quantize = load_export("quantize")
     with explained(("--model", args.model)):

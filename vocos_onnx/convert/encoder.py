@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ import numpy as np
 from vocos_onnx.arrays import Float
 from vocos_onnx.dsp.audio_window import AudioWindow
 from vocos_onnx.encoder_network import AudioSpan, open_encoder
-from vocos_onnx.messages import listed, shown
+from vocos_onnx.messages import shown
 from vocos_onnx.model import skeletons
-from vocos_onnx.model.checkpoint import CheckpointError, read_state
+from vocos_onnx.model.checkpoint import CheckpointError, check_finite, read_state
 from vocos_onnx.model.config import ENCODER_KEY, EncoderConfig, Source
 from vocos_onnx.model.encoder_checkpoint import Geometry, check_name, read_geometry, translate
 from vocos_onnx.model.providers import CPU
@@ -20,10 +21,11 @@ from vocos_onnx.model.sources import Files
 from vocos_onnx.version import __version__
 
 from .naming import naming
-from .reference import encodec_embeddings
+from .reference import encodec_embeddings, relative_difference
 
 TOLERANCE = 1e-4  # of the embeddings' peak
 _LENGTHS = (1, 321, 7001)  # samples
+_FREE = ("sampling_rate", "target_bandwidths", "codebook_size")  # fields that the graph does not depend on
 _FIRST = 8  # frames of the first span, as ``encoder`` has it
 
 
@@ -50,9 +52,7 @@ def convert_encoder(files: Files, output: Path, *, report: Callable[[str], None]
         state = translate(state)
         codebooks = _codebooks(state, geometry)
         state = {key: value for key, value in state.items() if not key.startswith("codebooks.")}
-        for key, value in {**state, "codebooks": codebooks}.items():
-            if not np.isfinite(value).all():
-                raise CheckpointError(f"{listed([key])} holds NaN or infinity")
+        check_finite({**state, "codebooks": codebooks})
         config = geometry.described(codebooks, Source(files.name, files.revision, digest, __version__))
         with output.open("wb") as file:
             file.writelines(
@@ -77,19 +77,7 @@ def convert_encoder(files: Files, output: Path, *, report: Callable[[str], None]
 def _check_geometry(geometry: Geometry) -> None:
     """Raises CheckpointError if it is not the architecture of EnCodec 24 kHz."""
     usual = Geometry()
-    for name in (
-        "hidden_size",
-        "num_filters",
-        "num_residual_layers",
-        "upsampling_ratios",
-        "kernel_size",
-        "last_kernel_size",
-        "residual_kernel_size",
-        "dilation_growth_rate",
-        "compress",
-        "num_lstm_layers",
-        "use_conv_shortcut",
-    ):
+    for name in (field.name for field in fields(Geometry) if field.name not in _FREE):
         if getattr(geometry, name) != getattr(usual, name):
             raise CheckpointError(
                 f"{name} is {shown(getattr(geometry, name))}, and a graph is bundled for {getattr(usual, name)} alone; "
@@ -101,15 +89,9 @@ def _check_geometry(geometry: Geometry) -> None:
 def _codebooks(state: dict[str, Float], geometry: Geometry) -> Float:
     """The codebooks (K, size, C) that the bandwidths use; a model may have more."""
     names = [f"codebooks.{k}" for k in range(max(geometry.codebooks_per_bandwidth))]
-    expected = (geometry.codebook_size, geometry.hidden_size)
-    problems = [f"lacks {name}" for name in names if name not in state]
-    problems += [
-        f"has {name} of shape {shown(state[name].shape)}, expected {expected}"
-        for name in names
-        if name in state and state[name].shape != expected
-    ]
-    if problems:
-        raise CheckpointError(f"the state dict is not that of this EnCodec: it {'; '.join(problems[:5])}")
+    given = {name: state[name].shape for name in names if name in state}
+    expected = dict.fromkeys(names, (geometry.codebook_size, geometry.hidden_size))
+    skeletons.check_shapes(given, expected, "is not that of this EnCodec")
     return np.stack([state[name] for name in names])
 
 
@@ -131,7 +113,5 @@ def _difference(path: Path, state: dict[str, Float], geometry: Geometry) -> floa
             span = AudioSpan(start, stop, first, stop, network.cut(window, first, stop))
             embeddings, carried = network.run(span, carried)
             found.append(embeddings[0])
-        difference = float(np.abs(np.concatenate(found) - expected).max())
-        relative = difference / float(np.abs(expected).max())
-        worst = max(worst, relative if np.isfinite(relative) else np.inf)
+        worst = max(worst, relative_difference(np.concatenate(found), expected))
     return worst

@@ -22,6 +22,13 @@ Weights = Mapping[str, Float]
 MAX_MAGNITUDE = 1e2  # upstream's clip of exp(m)
 
 
+def relative_difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """The largest difference over the peak of what is expected; infinite if it is not finite."""
+    difference, peak = float(np.abs(found - expected).max()), float(np.abs(expected).max())
+    relative = 0.0 if difference == 0 else difference / peak if peak else math.inf
+    return relative if math.isfinite(relative) else math.inf
+
+
 def vocos_spectrum(weights: Weights, features: Float, bandwidth_id: int | None) -> npt.NDArray[np.complex128]:
     """A VocosBackbone and an ISTFTHead: features (C, T) -> spectrum (T, n_fft/2 + 1).
 

@@ -12,31 +12,31 @@ import numpy.typing as npt
 
 from vocos_onnx.arrays import Float
 from vocos_onnx.dsp.quantizer import fingerprints
-from vocos_onnx.dsp.stft import hann_window
-from vocos_onnx.messages import listed, shown
+from vocos_onnx.dsp.stft import PADDINGS, hann_window
+from vocos_onnx.messages import shown
 from vocos_onnx.model import skeletons
-from vocos_onnx.model.checkpoint import CheckpointError, read_state
+from vocos_onnx.model.checkpoint import CheckpointError, check_finite, read_state
 from vocos_onnx.model.checkpoint_config import (
     CODEBOOK_SIZE,
+    CODEBOOKS,
     Backbone,
     Head,
     ISTFTHead,
     VocosBackbone,
     VocosConfig,
+    check_table,
     parse_config,
     read_config,
 )
-from vocos_onnx.model.config import METADATA_KEY, EncodecFeatures, ModelConfig, Quality, Source
+from vocos_onnx.model.config import METADATA_KEY, PRECISIONS, EncodecFeatures, ModelConfig, Quality, Source
 from vocos_onnx.model.session import evaluate
 from vocos_onnx.model.sources import Files
 from vocos_onnx.version import __version__
 
 from .calibration import MIN_SNR_DB, Decoder, Score, calibration_items, cut, quality_line, quality_of, ranges_of
 from .naming import naming
-from .reference import vocos_spectrum
+from .reference import relative_difference, vocos_spectrum
 
-PRECISIONS = ("float32", "int8", "float16")
-CODEBOOKS = "feature_extractor.codebook_weights"
 WINDOW = "head.istft.window"
 _PARTS = ("backbone.", "head.", CODEBOOKS)
 TOLERANCE = 1e-4  # of the spectrum's peak
@@ -155,13 +155,13 @@ def _read(files: Files, istft: str) -> _Weights:
     table = state.pop(CODEBOOKS, None)
     features, codebooks = config.features, None
     if isinstance(features, EncodecFeatures):
-        codebooks = _codebooks(table, features, config.backbone.input_channels)
+        check_table(None if table is None else table.shape, features, config.backbone.input_channels)
+        assert table is not None
+        codebooks = table.reshape(features.num_codebooks, CODEBOOK_SIZE, -1)
         features = replace(features, codebooks_sha256=fingerprints(codebooks)[-1])
     _check_window(state.pop(WINDOW, None), config.head.n_fft)
     state = _with_layer_scales(_in_torch_layout(state, config.backbone), config.backbone)
-    for key, value in {**state, **({} if codebooks is None else {CODEBOOKS: codebooks})}.items():
-        if not np.isfinite(value).all():
-            raise CheckpointError(f"{listed([key])} holds NaN or infinity")
+    check_finite(state if codebooks is None else {**state, CODEBOOKS: codebooks})
     source = Source(files.name, files.revision, digest, __version__)
     return _Weights(name, state, codebooks, config.described(features, source))
 
@@ -181,8 +181,7 @@ def _skeleton(config: VocosConfig, istft: str) -> str:
             head.padding,
         )
         # the padding is only in the graph where the inverse STFT is
-        alike = ["same", "center"] if istft == "numpy" else [head.padding]
-        for padding in (head.padding, *alike):
+        for padding in PADDINGS if istft == "numpy" else (head.padding,):
             if (name := skeletons.find(replace(geometry, padding=padding))) is not None:
                 return name
     raise CheckpointError(
@@ -195,19 +194,6 @@ def _listed(part: Backbone | Head) -> str:
     """The class and its arguments, as a config has them."""
     arguments = (f"{name} {value}" for name, value in asdict(part).items() if value is not None)
     return f"{type(part).__name__} ({', '.join(arguments)})"
-
-
-def _codebooks(table: Float | None, features: EncodecFeatures, channels: int) -> Float:
-    """The codebooks (K, 1024, C) of the stacked table."""
-    if table is None:
-        raise CheckpointError(f"the state dict lacks {CODEBOOKS}")
-    expected = (features.num_codebooks * CODEBOOK_SIZE, channels)
-    if table.shape != expected:
-        raise CheckpointError(
-            f"{CODEBOOKS} has shape {shown(table.shape)}, expected {expected}: {features.num_codebooks} codebooks of "
-            f"{CODEBOOK_SIZE} with the backbone's input_channels"
-        )
-    return table.reshape(features.num_codebooks, CODEBOOK_SIZE, -1)
 
 
 def _check_window(window: Float | None, n_fft: int) -> None:
@@ -255,8 +241,5 @@ def _difference(runtime: Decoder, weights: _Weights) -> float:
             given = features[None]
         expected = vocos_spectrum(weights.state, features, bandwidth_id)
         found = runtime.network.spectrum(given, bandwidth_id)[0]
-        peak = float(np.abs(expected).max())
-        difference = float(np.abs(found - expected).max())
-        relative = 0.0 if difference == 0 else difference / peak if peak else np.inf
-        worst = max(worst, relative if np.isfinite(relative) else np.inf)
+        worst = max(worst, relative_difference(found, expected))
     return worst

@@ -53,6 +53,14 @@ def pesq_wb(reference: Audio, estimate: Audio, sample_rate: int) -> float:
     return float(np.mean(scores)) if scores else np.nan
 
 
+def pesq_wb_or_nan(reference: Audio, estimate: Audio, sample_rate: int) -> float:
+    """The same, and nan without the package."""
+    try:
+        return pesq_wb(reference, estimate, sample_rate)
+    except ImportError:
+        return np.nan
+
+
 def stoi(reference: Audio, estimate: Audio, sample_rate: int) -> float:
     """Short-time objective intelligibility of a copy, at 10 kHz: a correlation, about 0 (bad) to 1 (the same).
 

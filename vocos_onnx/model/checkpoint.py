@@ -162,10 +162,20 @@ def read_state(path: Path, keep: Callable[[str], bool]) -> tuple[dict[str, Float
     return fold_weight_norm(state), digest
 
 
+def check_finite(state: Mapping[str, Float]) -> None:
+    """Raises CheckpointError naming the first tensor that holds NaN or infinity."""
+    for name, value in state.items():
+        if not np.isfinite(value).all():
+            raise CheckpointError(f"{listed([name])} holds NaN or infinity")
+
+
 _WEIGHT_NORM = (
     ("weight_g", "weight_v"),
     ("parametrizations.weight.original0", "parametrizations.weight.original1"),
 )
+
+
+WEIGHT_NORM = tuple(f".{name}" for pair in _WEIGHT_NORM for name in pair)  # the endings of their names
 
 
 def fold_weight_norm(state: dict[str, Float]) -> dict[str, Float]:

@@ -14,6 +14,7 @@ from vocos_onnx.limits import (
     MAX_BANDWIDTH_IDS,
     MAX_CHANNELS,
     MAX_CODEBOOKS,
+    MAX_CONFIG,
     MAX_KBPS,
     MAX_LAYERS,
     MAX_RATE,
@@ -25,7 +26,6 @@ from .checkpoint import CheckpointError
 from .config import EncodecFeatures, ModelConfig, Source, parse_json
 from .onnx_file import MAX_SIZE, read_file
 
-MAX_CONFIG = 1 << 16  # bytes
 _MAX_INTEGER = (1 << 31) - 1
 _MOST = {
     "input_channels": MAX_CHANNELS,
@@ -48,6 +48,7 @@ CODECS = {
     BUNDLED_CODEC: (24_000, 75),  # the bundled codec, train/codec.py
 }
 CODEBOOK_SIZE = 1024
+CODEBOOKS = "feature_extractor.codebook_weights"  # the name of the stacked table of the codebooks in a state dict
 
 T = TypeVar("T")
 
@@ -116,16 +117,10 @@ class ISTFTHead:
 
 
 @dataclass(frozen=True)
-class IMDCTSymExpHead:
-    """The arguments of upstream's class of this name."""
-
+class _IMDCTHead:
     dim: int
     mdct_frame_len: int
     padding: str = "same"
-    sample_rate: int | None = None
-    clip_audio: bool = False
-
-    kind = "imdct_symexp"
 
     @property
     def n_fft(self) -> int:
@@ -134,6 +129,16 @@ class IMDCTSymExpHead:
     @property
     def hop_length(self) -> int:
         return self.mdct_frame_len // 2
+
+
+@dataclass(frozen=True)
+class IMDCTSymExpHead(_IMDCTHead):
+    """The arguments of upstream's class of this name."""
+
+    sample_rate: int | None = None
+    clip_audio: bool = False
+
+    kind = "imdct_symexp"
 
     @property
     def weights(self) -> int:
@@ -141,23 +146,12 @@ class IMDCTSymExpHead:
 
 
 @dataclass(frozen=True)
-class IMDCTCosHead:
+class IMDCTCosHead(_IMDCTHead):
     """The arguments of upstream's class of this name."""
 
-    dim: int
-    mdct_frame_len: int
-    padding: str = "same"
     clip_audio: bool = False
 
     kind = "imdct_cos"
-
-    @property
-    def n_fft(self) -> int:
-        return self.mdct_frame_len
-
-    @property
-    def hop_length(self) -> int:
-        return self.mdct_frame_len // 2
 
     @property
     def weights(self) -> int:
@@ -280,6 +274,18 @@ def parse_config(config: dict[str, Any]) -> VocosConfig:
             f"the config is that of a network of {size} bytes, expected at most the {MAX_SIZE} of a model"
         )
     return VocosConfig(backbone, head, features, sample_rate)
+
+
+def check_table(shape: tuple[int, ...] | None, features: EncodecFeatures, channels: int) -> None:
+    """Raises CheckpointError unless this is the shape of the table of the codebooks; None if there is no table."""
+    if shape is None:
+        raise CheckpointError(f"the state dict lacks {CODEBOOKS}")
+    expected = (features.num_codebooks * CODEBOOK_SIZE, channels)
+    if shape != expected:
+        raise CheckpointError(
+            f"{CODEBOOKS} has shape {shown(shape)}, expected {expected}: {features.num_codebooks} codebooks of "
+            f"{CODEBOOK_SIZE} with the backbone's input_channels"
+        )
 
 
 def read_encodec_features(config: dict[str, Any]) -> EncodecFeatures:

@@ -11,11 +11,10 @@ from typing import Any, TypeVar, cast
 
 from vocos_onnx.arrays import Float
 from vocos_onnx.dsp.quantizer import fingerprints
-from vocos_onnx.limits import MAX_CODEBOOKS, MAX_CONTEXT, MAX_N_FFT, MAX_RATE, MIN_RATE
+from vocos_onnx.limits import MAX_CODEBOOKS, MAX_CONFIG, MAX_CONTEXT, MAX_N_FFT, MAX_RATE, MIN_RATE
 from vocos_onnx.messages import first_line, shown
 
 from .checkpoint import CheckpointError
-from .checkpoint_config import MAX_CONFIG
 from .config import EncoderConfig, Source, parse_json
 from .onnx_file import read_file
 

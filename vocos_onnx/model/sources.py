@@ -43,6 +43,15 @@ def choose(files: Set[str], key: str) -> tuple[str | None, str] | None:
     return config, weights
 
 
+def in_folder(folder: Path, key: str) -> Files | None:
+    """Returns the files of the checkpoint in a folder; None if it has none."""
+    chosen = choose({file.name for file in folder.iterdir() if file.is_file()}, key)
+    if chosen is None:
+        return None
+    config, weights = chosen
+    return Files(folder / config if config else None, folder / weights, source_name(folder))
+
+
 def beside(weights: Path, key: str) -> Files | None:
     """Returns the files of a checkpoint of which a weight file is given, with the config that is beside it.
 

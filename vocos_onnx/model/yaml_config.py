@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
+from vocos_onnx.limits import MAX_CONFIG
 from vocos_onnx.messages import first_line
 
 from .checkpoint import CheckpointError
 from .onnx_file import read_file
 
-MAX_CONFIG = 1 << 16  # bytes
 _MAX_NODES = 10_000  # of YAML, aliases counted as what they stand for
 
 

@@ -89,3 +89,16 @@ def test_convert_by_id(user: User, tmp_path: Path) -> None:
     assert kept == {(tmp_path / file).read_bytes() for file in ("vocoder.onnx", "encoder.onnx")}
     finish(run(user, "models", "pull", "charactr/vocos-encodec-24khz", "--fp16"))
     assert len(user.models()) == 3
+
+
+def test_convert_checks_the_sha256_of_the_registry(tmp_path: Path) -> None:
+    """As a model by name does; weights of another content are not converted, and nothing is written."""
+    known = find_known("charactr/vocos-mel-24khz")
+    assert known is not None and known.sha256
+    folder = write_vocoder(tmp_path / "other")
+    with Hub({known.id: {known.revision: folder}}, {known.id: {"main": known.revision}}).serve() as url:
+        process = run(User(tmp_path / "user", url), "convert", known.id, "-o", str(tmp_path / "model.onnx"))
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert f"expected {known.sha256}: it is not converted" in err
+    assert not (tmp_path / "model.onnx").exists()

@@ -88,6 +88,28 @@ class MelAnalysis:
         return (mels[0] for mels in log_mel_blocks(window, self._sample_rate, self._mel, frames))
 
 
+class NoAnalysis:
+    """Of a model that takes mels and does not say how they are made: every method raises ValueError."""
+
+    encoder = None
+
+    def analyse(
+        self, audio: npt.ArrayLike, sample_rate: int, choice: Choice, progress: Progress | None
+    ) -> tuple[npt.NDArray[Any], int | None]:
+        raise _unknown_mels_error()
+
+    def stream(
+        self, blocks: Iterable[npt.ArrayLike], sample_rate: int, choice: Choice, chunk: int | None
+    ) -> tuple[Iterator[npt.NDArray[Any]], int | None]:
+        raise _unknown_mels_error()
+
+    def features(self, audio: npt.ArrayLike, sample_rate: int, progress: Progress | None = None) -> Float:
+        raise _unknown_mels_error()
+
+    def features_stream(self, blocks: Iterable[npt.ArrayLike], sample_rate: int, chunk: int | None) -> Iterator[Float]:
+        raise _unknown_mels_error()
+
+
 class TokenAnalysis:
     """Tokens of the model's codec, made by an encoder whose codebooks are those of the model.
 
@@ -192,7 +214,9 @@ def analysis_of(
     if config.mel is not None:
         _refuse_token_options(None, encoder)
         return MelAnalysis(config, config.mel)
-    assert config.encodec is not None
+    if config.encodec is None:
+        _refuse_token_options(None, encoder)
+        return NoAnalysis()
     assert codebooks is not None
     return TokenAnalysis(config, config.encodec, codebooks, encoder, options)
 
@@ -201,6 +225,13 @@ def _refuse_token_options(bandwidth: float | None, encoder: EncoderOrPath | None
     if bandwidth is not None or encoder is not None:
         name = "bandwidth" if bandwidth is not None else "encoder"
         raise ValueError(f"{name} is given, but this is a mel model, without tokens: leave it out")
+
+
+def _unknown_mels_error() -> ValueError:
+    return ValueError(
+        "this model's file does not say how its mels are made of audio: decode takes mels; to make them here, put the "
+        "config.yaml of the checkpoint beside the .onnx file, and open it again"
+    )
 
 
 def _mels_error() -> ValueError:

@@ -16,11 +16,13 @@ from .arrays import Float
 from .dsp.stft import samples_of
 from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
 from .model.config import ModelConfig
+from .model.foreign import NOTHING, Settings
 from .model.onnx_file import STEP, WHOLE
 from .model.providers import CPU, CUDA, Provider
 from .model.session import Shapes, open_model, shape_of
 from .model.shapes import Shape
-from .spans import Span, Spectrum, stacked
+from .once import warn_once
+from .spans import Span, Spectrum, stacked, windows
 
 State = dict[str, Any]  # arrays, or values of onnxruntime that stay on a GPU
 _BATCH_AXES = {"past_features": 0, "past": 1}  # of the arrays of a state
@@ -35,12 +37,17 @@ class Network:
 
     config: read from the file. codebooks: (num_codebooks, codebook_size, C) of a codec's model, else None. providers:
     what the network runs on. threads: on which one call runs; None if that is not the CPU alone. reach: frames that the
-    network sees to either side; 0 if that is not known, so that sequences cannot be cut. is_streamable: whether it has
-    a state.
+    network sees to either side; 0 if that is not known, so that sequences cannot be cut. has_state: whether the graph
+    carries a state from one call to the next, and has a mask. is_streamable: whether sequences can go through it some
+    frames at a time. size: the number of frames that the graph takes, None if it takes any. foreign: the inputs and
+    outputs of a file of another exporter, "" of our own.
 
-    Each convolution has 7 taps. Of T frames it is given ``past`` frames before them, and adds 6 - past zeros behind
-    them: with past = 3, and zeros, it is the ordinary network, padded with zeros on both sides; with past = 6, the
-    state, it goes on from there and is 3 frames late (docs/format.md).
+    With a state, each convolution has 7 taps. Of T frames it is given ``past`` frames before them, and adds 6 - past
+    zeros behind them: with past = 3, and zeros, it is the ordinary network, padded with zeros on both sides; with past
+    = 6, the state, it goes on from there and is 3 frames late (docs/format.md).
+
+    Without a state, frames go through the network in windows: with the frames before and after them that it sees. What
+    is kept from one call to the next are the features of the frames before.
     """
 
     def __init__(
@@ -49,15 +56,19 @@ class Network:
         providers: Sequence[Provider] | None = None,
         threads: int | None = None,
         profile: Path | None = None,
+        settings: Settings = NOTHING,
     ):
-        self._session = open_model(path, ModelConfig, _expected_graph, providers, threads, profile)
+        self._session = open_model(path, ModelConfig, _expected_graph, providers, threads, profile, settings)
+        self.foreign = self._session.foreign
         self.config = self._session.config
         self.codebooks = self._session.codebooks
         self.providers = self._session.providers
         self.threads = self._session.threads if self.providers == [CPU] else None
         self._layers, self._dim = _sizes(self._session.inputs)
-        self.is_streamable = self._layers > 0
-        self.reach = _reach(self._layers) if self.is_streamable else self.config.reach
+        self.has_state = self._layers > 0
+        self.reach = _reach(self._layers) if self.has_state else self.config.reach
+        self.is_streamable = self.reach > 0
+        self._rows, self.size = _fixed_sizes(self._session.inputs)
         # The inverse transform in the graph is meant for CUDA, and tested on the CPU too. Elsewhere the spectrum is
         # fetched: with OpenVINO, onnxruntime 1.24 computes the audio of some files of format 4 wrongly, those with an
         # If whose condition is a constant.
@@ -71,6 +82,8 @@ class Network:
         """The spectra of spans, which go through the network in one call; ``alone`` as ``spectrum`` takes it."""
         features, lengths = stacked(spans)
         bandwidth_id = spans[0].frames.bandwidth_id
+        for span in spans:
+            self._warn_if_filled_up(span.last - span.first)
         rows = list(itertools.accumulate((span.batch for span in spans), initial=0))
         each = [(span, slice(start, stop)) for span, start, stop in zip(spans, rows[:-1], rows[1:], strict=True)]
         if self.makes_audio and all(span.is_whole for span in spans):
@@ -91,8 +104,18 @@ class Network:
             lengths: frames of each item; its features from there on are zeros, and its spectrum has no meaning.
             alone: whether all is computed on the thread that calls, and not on ``threads``; without ``lengths``.
         """
-        shapes = {"spectrum": self._spectrum_shape(features)}
-        return self._as_complex(self._whole(shapes, features, bandwidth_id, lengths, alone))
+        batch, channels, frames = features.shape
+        rows, size = self._rows or batch, self.size or frames
+        if (rows, size) == (batch, frames):
+            shapes = {"spectrum": self._spectrum_shape(features)}
+            return self._as_complex(self._whole(shapes, features, bandwidth_id, lengths, alone))
+        parts = []
+        for row in range(0, batch, rows):
+            part = features[row : row + rows]
+            filled = np.zeros((rows, channels, size), np.float32)
+            filled[: len(part), :, :frames] = part
+            parts.append(self.spectrum(filled, bandwidth_id, alone=alone)[: len(part), :frames])
+        return np.concatenate(parts)
 
     def audio(
         self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None, *, alone: bool = False
@@ -120,7 +143,14 @@ class Network:
 
     def start(self, batch: int) -> State:
         """The state of sequences before their first frame."""
-        return self._zeros(batch, 2 * REACH)
+        if self.has_state:
+            return self._zeros(batch, 2 * REACH)
+        return {"past_features": np.zeros((batch, self.config.feature_channels, self._kept), np.float32)}
+
+    @property
+    def _kept(self) -> int:
+        """Frames of features that are kept without a state: those that a window needs."""
+        return max(2 * self.reach, self.size or 0)
 
     def step(
         self,
@@ -142,6 +172,8 @@ class Network:
 
         ``alone``: whether all is computed on the thread that calls, and not on ``threads``.
         """
+        if not self.has_state:
+            return self._step_in_windows(features, bandwidth_id, state, first, end, alone)
         batch, _, frames = features.shape
         # Each convolution is REACH frames late: when frame t goes in, the input of block l is that of frame
         # t - REACH · (l + 1). Outside of the sequence, frames 0 ... end - 1, that input is zero.
@@ -154,6 +186,48 @@ class Network:
         inputs = self._inputs(features, bandwidth_id, state, mask)
         spectrum, *new = self._session.run(shapes, inputs, alone=alone, keep=batch == 1)
         return self._as_complex(spectrum), dict(zip(state, new, strict=True))
+
+    def _step_in_windows(
+        self,
+        features: Float,
+        bandwidth_id: int | None,
+        state: State,
+        first: Sequence[int],
+        end: Sequence[int | None],
+        alone: bool,
+    ) -> tuple[npt.NDArray[Any], State]:
+        """``step`` without a state of the network's."""
+        batch, _, frames = features.shape
+        bins = _bins(self.config)[0]
+        dtype = np.complex64 if self.config.head == "istft" else np.float32
+        spectrum = np.zeros((batch, frames, bins), dtype)  # of frames outside of the sequence it has no meaning
+        seen = np.concatenate([state["past_features"], features], axis=2)
+        # Sequences of which as many frames are known go through the network together. From here on, frame 0 is the
+        # first of ``features``; those from -before to after - 1 are known.
+        groups: dict[tuple[int, int, bool], list[int]] = {}
+        for row, (at, stop) in enumerate(zip(first, end, strict=True)):
+            before = min(at, self._kept)
+            after = frames if stop is None else max(0, min(frames, stop - at))
+            groups.setdefault((before, after, stop is not None), []).append(row)
+        for (before, after, is_end), rows in groups.items():
+            start, stop = max(-before, -self.reach), min(frames - self.reach, after)
+            for span in windows(start, stop, -before, after, self.reach, self.size):
+                if is_end and span.last == after:
+                    self._warn_if_filled_up(span.last - span.first)
+                given = seen[rows, :, self._kept + span.first : self._kept + span.last]
+                found = self.spectrum(np.ascontiguousarray(given), bandwidth_id, alone=alone)
+                wanted = found[:, span.start - span.first : span.stop - span.first]
+                spectrum[rows, span.start + self.reach : span.stop + self.reach] = wanted
+        return spectrum, {"past_features": seen[:, :, frames:].copy()}
+
+    def _warn_if_filled_up(self, frames: int) -> None:
+        if self.size is not None and frames < self.size:
+            warn_once(
+                "fixed length",
+                f"this model takes {self.size} frames at once: {frames} frames are filled up with zeros, so that the "
+                f"audio of the last {self.reach or self.size} of them is not that of a model that takes any length; "
+                f"{self.size} frames or more are exact",
+            )
 
     def _whole(
         self,
@@ -236,6 +310,12 @@ def _reach(layers: int) -> int:
     return REACH * (layers + 1)
 
 
+def _fixed_sizes(found: Shapes) -> tuple[int | None, int | None]:
+    """How many sequences and frames the graph takes, None for any number."""
+    batch, _, frames = shape_of(found, "features", 3) or (None, None, None)
+    return batch if isinstance(batch, int) else None, frames if isinstance(frames, int) else None
+
+
 def _sizes(found: Shapes) -> tuple[int, int]:
     """How many convolutions have a state, and of how many channels; (0, 0) if none has."""
     past = shape_of(found, "past", 4)
@@ -251,9 +331,16 @@ def _expected_graph(config: ModelConfig, inputs: Shapes, outputs: Shapes) -> tup
     from the graph.
     """
     channels = config.feature_channels
-    expected_inputs: dict[str, Shape] = {"features": ("batch", channels, "frames")}
-    expected_outputs: dict[str, Shape] = {"spectrum": ("batch", "frames", *_bins(config))}
     layers, dim = _sizes(inputs)
+    rows, size = (None, None) if layers else _fixed_sizes(inputs)
+    batch, frames = rows or "batch", size or "frames"
+    if size is not None and size <= 2 * config.reach:
+        raise ValueError(
+            f"the graph takes {size} frames, and sees {config.reach} to either side of each: expected "
+            f"{2 * config.reach + 1} frames or more"
+        )
+    expected_inputs: dict[str, Shape] = {"features": (batch, channels, frames)}
+    expected_outputs: dict[str, Shape] = {"spectrum": (batch, frames, *_bins(config))}
     if layers:
         if config.reach not in (0, _reach(layers)):
             raise ValueError(f"the metadata contradicts the graph: reach is {config.reach}, expected {_reach(layers)}")

@@ -6,7 +6,7 @@ import heapq
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,34 @@ class Span:
         return self.frames.features(self.first, self.last, self.rows)
 
 
+class Window(NamedTuple):
+    """Frames ``start`` to ``stop`` of a sequence are wanted, and those from ``first`` to ``last`` go in for them."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def windows(start: int, stop: int, first: int, last: int, reach: int, size: int | None) -> Iterator[Window]:
+    """The windows in which frames start to stop go through a network that sees ``reach`` frames to either side.
+
+    There are the frames from ``first`` to ``last``. The sequence begins with the first, or else that is ``reach``
+    frames or more before ``start``; the same of the last. If the network takes ``size`` frames, which is more than 2 ·
+    reach, a window has so many: all frames that are reach or more from its ends are exact, and so are those up to an
+    end of the sequence. Only where there are fewer in all, it has those.
+    """
+    while start < stop:
+        if size is None:
+            yield Window(start, stop, max(first, start - reach), min(last, stop + reach))
+            return
+        begin = max(first, min(start - reach, last - size))
+        end = min(last, begin + size)
+        done = stop if end == last else min(stop, end - reach)
+        yield Window(start, done, begin, end)
+        start = done
+
+
 @dataclass(frozen=True, eq=False)
 class Spectrum:
     """What the network makes of a span.
@@ -90,12 +118,14 @@ class Plan:
     together: whether short items go through the network as one batch, which is what a GPU is fast at; the network must
         have a mask for the ends of the shorter ones.
     waiting: what each thread after the first loses inside operators, see ``WAITING``.
+    size: the number of frames that the network takes, None for any.
     """
 
     reach: int
     threads: int | None
     together: bool = False
     waiting: float = WAITING["float32"]
+    size: int | None = None
 
     def work(self, items: Sequence[Frames]) -> Work:
         """The spans of all items of one call, and how they are computed.
@@ -108,7 +138,15 @@ class Plan:
 
         frames on one thread, and the second that of m. So a sequence is cut into two spans if it has 2 · reach/waiting
         frames or more: 450 of the official models in float32.
+
+        Raises ValueError if a sequence is longer than the network takes, and cannot be cut.
         """
+        longest = max((frames.length for frames in items), default=0)
+        if self.size is not None and longest > self.size and not self.reach:
+            raise ValueError(
+                f"the input has {longest} frames, and this model takes {self.size} at once: how far it sees is not "
+                f"known, so that longer input cannot be cut; decode {self.size} frames or fewer"
+            )
         if self.threads is None:
             return Work(self._batches(items), 1, alone=False)
         frames = sum(frames.batch * frames.length for frames in items)
@@ -143,20 +181,29 @@ class Plan:
             yield batch
         for i, frames in enumerate(items):
             if not self.together or frames.length > LONGEST:
-                for start, stop in self._bounds(frames.length, LONGEST):
-                    yield [self._span(i, frames, slice(0, frames.batch), start, stop)]
+                for span in self._row_spans(i, frames, slice(0, frames.batch), LONGEST):
+                    yield [span]
 
     def _cut(self, item: int, frames: Frames, share: int) -> Iterator[Span]:
         """Spans of about ``share`` frames in all their sequences."""
         groups = min(frames.batch, math.ceil(frames.batch * frames.length / share))
         for group in range(groups):
             rows = slice(group * frames.batch // groups, (group + 1) * frames.batch // groups)
-            for start, stop in self._bounds(frames.length, share):
-                yield self._span(item, frames, rows, start, stop)
+            yield from self._row_spans(item, frames, rows, share)
 
     def _costs(self, frames: Frames, share: int) -> Iterator[int]:
         """The frames that go in, of each span of ``_cut``."""
-        return ((span.last - span.first) * span.batch for span in self._cut(0, frames, share))
+        return (max(span.last - span.first, self.size or 0) * span.batch for span in self._cut(0, frames, share))
+
+    def _row_spans(self, item: int, frames: Frames, rows: slice, longest: int) -> Iterator[Span]:
+        """The spans of some sequences, of up to so many frames each, or of as many as the network takes."""
+        length = frames.length
+        if self.size is None:
+            for start, stop in self._bounds(length, longest):
+                yield self._span(item, frames, rows, start, stop)
+        else:
+            for window in windows(0, length, 0, length, self.reach, self.size):
+                yield Span(item, frames, rows, *window)
 
     def _bounds(self, length: int, longest: int) -> list[tuple[int, int]]:
         """The fewest parts of nearly equal length, of up to so many frames; one if a sequence cannot be cut."""

@@ -335,7 +335,7 @@ class Streams:
 
     def __post_init__(self) -> None:
         if not self.network.is_streamable:
-            raise ValueError("this model has a VocosResNetBackbone, which cannot be streamed: use decode")
+            raise ValueError("this model cannot be streamed, since how far its network sees is not known: use decode")
 
     def make(
         self,

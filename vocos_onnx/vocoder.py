@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any, overload
 
 import numpy as np
@@ -20,6 +21,7 @@ from .io.tokens import Tokens
 from .messages import shown
 from .model.bundled import CODEC
 from .model.config import METADATA_KEY, ModelConfig
+from .model.foreign import Settings
 from .model.origin import Wanted, reopened
 from .model.providers import CUDA, Provider
 from .network import Network
@@ -47,6 +49,14 @@ class VocosONNX:
         threads: threads of one call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
         encoder: what makes tokens of audio when the object is called: an EncodecONNX, or what that takes as its model,
             such as "facebook/encodec_24khz". The bundled codec has its own, which is loaded when it is needed.
+        sample_rate, n_fft, hop_length, padding: of an .onnx file of another exporter, in Hz and samples, where neither
+            its metadata nor a config.yaml or config.json beside it says them. ``padding`` is "same" or "center", as the
+            model was trained; it may be given although the file says it, since files for sherpa-onnx always say
+            "center".
+
+    A Vocos that another program has exported (mag, x and y, or audio, of mels) is opened, too; docs/family.md has what
+    is known to work. Its graph keeps no state, so that streams and long input go through it in windows: with the frames
+    on both sides that it sees.
 
     On the CPU, onnxruntime opens the network at the first decode, which takes some 50 ms more: one graph for short
     input and streams, and another, with the same weights, for what is computed side by side.
@@ -58,8 +68,10 @@ class VocosONNX:
     Raises:
         FileNotFoundError: there is no such file; unpickled, there is none at the path that the pickle names; of an id,
             as ``from_pretrained``.
-        ValueError: ``model`` is not a path; the file is not a vocos-onnx model (a checkpoint, another exporter's), or
-            its metadata is incomplete or contradictory; a provider that this onnxruntime does not have; threads below
+        ValueError: ``model`` is not a path; the file is no model, or its metadata is incomplete or contradictory; of
+            another exporter's file, settings that are missing, out of range, or contradict the graph, or an input or
+            output that no Vocos has; settings that are given for a file of vocos-onnx; a provider that this onnxruntime
+            does not have; threads below
             1; an encoder with other codebooks than the model's; a file that has changed since it was pickled, or since
             the object that is to be pickled opened it.
         RuntimeError: a provider that was asked for did not start. There is no silent fall-back.
@@ -80,17 +92,23 @@ class VocosONNX:
         providers: Sequence[Provider] | None = None,
         threads: int | None = None,
         encoder: EncoderOrPath | None = None,
+        sample_rate: int | None = None,
+        n_fft: int | None = None,
+        hop_length: int | None = None,
+        padding: str | None = None,
     ):
         wanted = Wanted.of(CODEC if model is None else model, METADATA_KEY)
         options: dict[str, Any] = {"providers": providers, "threads": threads}
-        self.network, self._origin = opened(wanted, lambda file: Network(file, providers, threads))
+        settings = Settings(sample_rate, n_fft, hop_length, padding)
+        self.network, self._origin = opened(wanted, lambda file: Network(file, providers, threads, settings=settings))
         """Features to spectra, without what is before and behind it; for those who measure or verify a model."""
         wanted.check_precision(self.config.precision)
-        self._options = options
+        self._options = options | asdict(settings)
         self._reader = reader_of(self.config, self.network.codebooks)
         self._analysis = analysis_of(self.config, self.network.codebooks, encoder, options)
-        together = CUDA in self.providers and self.network.is_streamable
-        self._plan = Plan(self.network.reach, self.network.threads, together, WAITING[self.config.precision])
+        together = CUDA in self.providers and self.network.has_state
+        waiting = WAITING[self.config.precision]
+        self._plan = Plan(self.network.reach, self.network.threads, together, waiting, self.network.size)
         self._inverse = Inverse(self.config)
 
     @classmethod
@@ -212,7 +230,7 @@ class VocosONNX:
 
         Returns:
             An iterator of the audio (n,) as it becomes complete; of no samples, it is empty. Memory does not grow with
-            the length, unless the model has a VocosResNetBackbone: then all audio is emitted at the end.
+            the length, unless the model cannot be streamed (see ``stream``): then all audio is emitted at the end.
 
         Raises:
             ValueError: as when the object is called; as ``stream`` and ``encode_stream``.
@@ -350,8 +368,9 @@ class VocosONNX:
             counts both.
 
         Raises:
-            ValueError: lookahead outside 0 ... ``delay``; a bandwidth_id as ``decode`` refuses it; a model whose
-                backbone cannot be streamed (VocosResNetBackbone).
+            ValueError: lookahead outside 0 ... ``delay``; a bandwidth_id as ``decode`` refuses it; a model that cannot
+                be streamed, since how far its network sees is not known: of a VocosResNetBackbone exported by 0.4.0 or
+                older, or of another exporter's with operators that see all frames.
         """
         streams = self._streams()
         return streams.make(streams.alone(), bandwidth_id, bandwidth, lookahead)
@@ -367,7 +386,7 @@ class VocosONNX:
 
         Raises:
             ValueError: max_streams is not an integer from 1 to 65,536; max_wait is negative or not finite; a model
-                whose backbone cannot be streamed (VocosResNetBackbone).
+                that cannot be streamed, see ``stream``.
         """
         return StreamPool(self._streams(), max_streams, max_wait)
 
@@ -400,7 +419,7 @@ class VocosONNX:
     @property
     def delay(self) -> int:
         """Frames that the network sees ahead: the default and largest ``lookahead`` of a stream; 0 if it has none."""
-        return self.network.reach if self.network.is_streamable else 0
+        return self.network.reach
 
     def codes_to_features(self, tokens: Array | Nested, *, layout: Layout = "kbt") -> Float:
         """Tokens (K, T) or (K, B, T) -> features (B, C, T) in float32: the sum of one entry from each codebook.

@@ -91,6 +91,8 @@ def _facts(origin: Origin, found: VocosONNX | EncodecONNX) -> dict[str, Any]:
     facts |= asdict(found.config)
     if isinstance(found, VocosONNX):
         facts["istft_in_graph"] = found.network.makes_audio
+        facts["foreign_graph"] = found.network.foreign or None
+        facts["frames_at_once"] = found.network.size
     return facts
 
 
@@ -99,6 +101,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     facts = dict(facts)
     lines = [f"{facts.pop('kind')}: {facts.pop('path')} ({facts.pop('bytes') / 1e6:.1f} MB)"]
     in_graph = facts.pop("istft_in_graph", False)
+    foreign, size = facts.pop("foreign_graph", None), facts.pop("frames_at_once", None)
     for name, value in facts.items():
         if isinstance(value, dict):
             lines.append(f"{name}:")
@@ -107,6 +110,10 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             lines.append(f"{name}: {_text(value)}")
     if in_graph:
         lines.append("inverse STFT: in the graph")
+    if foreign is not None:
+        lines.append(f"graph: of another exporter, {foreign}")
+    if size is not None:
+        lines.append(f"frames at once: {size}; shorter input is filled up with zeros")
     return lines
 
 

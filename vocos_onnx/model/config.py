@@ -93,8 +93,9 @@ class ModelConfig:
     """Everything that the runtime must know about a model beside its graph.
 
     ``num_bandwidth_ids`` is 0 if the network is not conditioned on a bandwidth. ``reach`` is how many frames the
-    network sees to either side of one; it is 0 if the file, of format 5 or older, does not say that. Exactly one of
-    ``encodec`` and ``mel`` is given. ``precision`` is that of the network; ``quality`` is what int8 or float16 costs.
+    network sees to either side of one; it is 0 if that is not known, as of a file of format 5 or older. Not both of
+    ``encodec`` and ``mel`` are given; neither is if the model takes mels, and it is not known how they are made, as of
+    another exporter's file. ``precision`` is that of the network; ``quality`` is what int8 or float16 costs.
     """
 
     sample_rate: int
@@ -151,7 +152,7 @@ class ModelConfig:
             0 <= self.reach <= MAX_CONTEXT,
             f"reach is {shown(self.reach)}, expected 0 or more, and at most {MAX_CONTEXT}",
         )
-        require((self.encodec is None) != (self.mel is None), "exactly one of encodec and mel features must be given")
+        require(self.encodec is None or self.mel is None, "not both encodec and mel features can be given")
         if self.mel is not None:
             mel = self.mel
             require(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 
 ALIGNMENT = 64  # bytes, of a line of the cache
 SMALL = 1024  # bytes: larger weights are aligned in the file, and used where they are when it is loaded
@@ -12,6 +13,14 @@ ByteRange = tuple[int, int]  # where the contents of a field begin and end, afte
 
 _VARINT, _BYTES, _FIXED32 = 0, 2, 5  # wire types
 _DOC_STRING = 12  # of a tensor
+# Fields by their names in onnx.proto3, of NodeProto, AttributeProto, TensorProto, ValueInfoProto and what that holds.
+_INPUT, _OUTPUT, _OP_TYPE, _ATTRIBUTE = 1, 2, 4, 5
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_INTS, _ATTRIBUTE_TYPE = 1, 3, 8, 20
+_INT, _INTS = 2, 7  # types of attributes
+_DIMS, _DATA_TYPE, _TENSOR_NAME, _RAW_DATA = 1, 2, 8, 9
+_FLOAT, _INT64 = 1, 7  # types of elements
+_NAME, _TYPE = 1, 2
+_TENSOR_TYPE, _ELEM_TYPE, _SHAPE, _DIM, _DIM_VALUE, _DIM_PARAM = 1, 1, 2, 1, 1, 2
 
 
 def varint(number: int) -> bytes:
@@ -28,6 +37,41 @@ def field(number: int, content: bytes) -> bytes:
 def number_field(number: int, value: int) -> bytes:
     """A field of an integer of 0 or more; the number of the field is 15 or less."""
     return bytes([number << 3 | _VARINT]) + varint(value)
+
+
+def node(kind: str, inputs: Sequence[str], output: str, **attributes: int | Sequence[int]) -> bytes:
+    """An operator of one output; its attributes are integers of 0 or more, or lists of them."""
+    pieces = [field(_INPUT, name.encode()) for name in inputs]
+    pieces += [field(_OUTPUT, output.encode()), field(_OP_TYPE, kind.encode())]
+    for name, value in attributes.items():
+        if isinstance(value, int):
+            content = number_field(_ATTRIBUTE_INT, value)
+        else:
+            content = b"".join(number_field(_ATTRIBUTE_INTS, one) for one in value)
+        kind_field = varint(_ATTRIBUTE_TYPE << 3 | _VARINT) + varint(_INT if isinstance(value, int) else _INTS)
+        pieces.append(field(_ATTRIBUTE, field(_ATTRIBUTE_NAME, name.encode()) + content + kind_field))
+    return b"".join(pieces)
+
+
+def integers(name: str, values: Sequence[int]) -> bytes:
+    """A tensor (n,) of integers."""
+    content = struct.pack(f"<{len(values)}q", *values)
+    return (
+        number_field(_DIMS, len(values))
+        + number_field(_DATA_TYPE, _INT64)
+        + field(_TENSOR_NAME, name.encode())
+        + field(_RAW_DATA, content)
+    )
+
+
+def floats(name: str, *shape: int | str) -> bytes:
+    """An input or output of a graph, in float32."""
+    sizes = [
+        field(_DIM, field(_DIM_PARAM, size.encode()) if isinstance(size, str) else number_field(_DIM_VALUE, size))
+        for size in shape
+    ]
+    kind = number_field(_ELEM_TYPE, _FLOAT) + field(_SHAPE, b"".join(sizes))
+    return field(_NAME, name.encode()) + field(_TYPE, field(_TENSOR_TYPE, kind))
 
 
 def padding_of(at: int, head: int, size: int) -> bytes:

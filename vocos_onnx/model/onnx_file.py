@@ -255,6 +255,16 @@ class Value(NamedTuple):
     shape: Shape
 
 
+class Places(NamedTuple):
+    """Where the graph of a model is, its nodes, its inputs without the weights, its outputs, and its values' names."""
+
+    graph: ByteRange
+    nodes: Sequence[ByteRange]
+    inputs: Sequence[ByteRange]
+    outputs: Sequence[ByteRange]
+    names: Set[str]
+
+
 class ModelFile(NamedTuple):
     """A file that was read and checked.
 
@@ -262,11 +272,15 @@ class ModelFile(NamedTuple):
     of the network's ``If``; without ``has_branches`` they are the same. They are without the codebooks and the larger
     ``weights``, which are here by their names: onnxruntime uses them where they are, and so needs less memory and time
     than for a model in one piece, and its sessions share them. ``inputs`` are those that the caller of the network
-    gives, so no weights. ``codebooks`` is (num_codebooks, codebook_size, channels), or None.
+    gives, so no weights. ``codebooks`` is (num_codebooks, codebook_size, channels), or None. ``foreign`` are the inputs
+    and outputs of another exporter's graph, if this is made of one. ``places`` is where the parts of the graph are in
+    ``data``, the bytes of the file.
     """
 
     path: Path
     size: int
+    data: Buffer
+    places: Places
     graphs: Mapping[str, bytes]
     has_branches: bool
     weights: Mapping[str, np.ndarray[Any, Any]]
@@ -274,6 +288,7 @@ class ModelFile(NamedTuple):
     inputs: Sequence[Value]
     outputs: Sequence[Value]
     codebooks: Float | None
+    foreign: str
 
 
 def read_model(
@@ -296,6 +311,11 @@ def read_model(
         raise ValueError(other)
     if data[4:8] == b"ORTM":  # onnxruntime takes any file with those bytes there for one
         raise ValueError(f"{path} is a model in the format of onnxruntime (.ort), not an ONNX model; {_EXPORT}")
+    return parse_model(path, data)
+
+
+def parse_model(path: Path, data: Buffer, *, foreign: str = "") -> ModelFile:
+    """As ``read_model``, of the bytes of a file. ``foreign`` is kept. Raises ValueError as that does."""
     check = _Check(data)
     try:
         check.model()
@@ -308,9 +328,19 @@ def read_model(
     for name, branch in (WHOLE, "then_branch"), (STEP, "else_branch"):
         graphs[name] = _rewritten(check, edits | _branch(check, branch))
     weights, codebooks = _arrays(check)
-    has_branches = check.network is not None
     return ModelFile(
-        path, len(data), graphs, has_branches, weights, check.metadata, check.inputs, check.outputs, codebooks
+        path=path,
+        size=len(data),
+        data=data,
+        places=check.places,
+        graphs=graphs,
+        has_branches=check.network is not None,
+        weights=weights,
+        metadata=check.metadata,
+        inputs=check.inputs,
+        outputs=check.outputs,
+        codebooks=codebooks,
+        foreign=foreign,
     )
 
 
@@ -361,6 +391,46 @@ def aligned(data: bytes) -> bytes:
     return head + field(_MODEL.numbers["graph"], graph) + tail
 
 
+def with_ends(
+    file: ModelFile,
+    *,
+    first: Sequence[bytes],
+    last: Sequence[bytes],
+    initializers: Sequence[bytes],
+    inputs: Sequence[bytes],
+    outputs: Sequence[bytes],
+    metadata: Mapping[str, str],
+    names: Mapping[str, str],
+) -> bytes:
+    """Returns a model with other inputs, outputs and metadata, and with nodes before and after its own.
+
+    The parts are the contents of messages. ``names``: other names for some values of the graph's own nodes.
+    """
+    data, places, part = file.data, file.places, _GRAPH.numbers
+    pieces = [field(part["node"], node) for node in first]
+    taken = {*places.inputs, *places.outputs}
+    for number, start, content, end in fields_of(data, places.graph):
+        if (content, end) in taken:
+            continue
+        if number == part["node"] and names:
+            pieces.append(field(number, _renamed(data, (content, end), names)))
+        else:
+            pieces.append(data[start:end])
+    pieces += [field(part["node"], node) for node in last]
+    for name, contents in (("initializer", initializers), ("input", inputs), ("output", outputs)):
+        pieces += [field(part[name], content) for content in contents]
+    model = []
+    for number, start, content, end in fields_of(data, (0, len(data))):
+        if number == _MODEL.numbers["graph"]:
+            model.append(field(number, b"".join(pieces)))
+        elif number != _MODEL.numbers["metadata_props"]:
+            model.append(data[start:end])
+    for key, value in metadata.items():
+        entry = field(_ENTRY.numbers["key"], key.encode()) + field(_ENTRY.numbers["value"], value.encode())
+        model.append(field(_MODEL.numbers["metadata_props"], entry))
+    return aligned(b"".join(model))
+
+
 def _without_weights(check: _Check) -> dict[ByteRange, bytes]:
     """Returns the edits that leave out the codebooks and the larger weights, which are said to be in another file."""
     edits = dict.fromkeys(check.codebooks_fields, b"")
@@ -391,17 +461,17 @@ def _branch(check: _Check, branch: str) -> dict[ByteRange, bytes]:
         else:  # a value from outside of the branch, or one that it returns twice
             same = {"input": names.get(inner, inner), "output": outer, "op_type": "Identity"}
             copies.append(b"".join(field(_NODE.numbers[name], text.encode()) for name, text in same.items()))
-    for content in (*[_renamed(check, node, names) for node in nodes], *copies):
+    for content in (*[_renamed(check.data, node, names) for node in nodes], *copies):
         pieces.append(field(_GRAPH.numbers["node"], content))
     return {network.place: b"".join(pieces)}
 
 
-def _renamed(check: _Check, place: ByteRange, names: Mapping[str, str]) -> bytes:
+def _renamed(data: Buffer, place: ByteRange, names: Mapping[str, str]) -> bytes:
     """Returns the contents of a node, with other names for some of its values."""
     pieces = []
-    for number, start, content, end in fields_of(check.data, place):
-        name = check.data[content:end].decode() if number in _VALUES else ""
-        pieces.append(field(number, names[name].encode()) if name in names else check.data[start:end])
+    for number, start, content, end in fields_of(data, place):
+        name = data[content:end].decode() if number in _VALUES else ""
+        pieces.append(field(number, names[name].encode()) if name in names else data[start:end])
     return b"".join(pieces)
 
 
@@ -548,6 +618,7 @@ class _Check:
         self.outputs: list[Value] = []
         self.metadata: dict[str, str] = {}
         self.graph = (0, 0)
+        self.places = Places((0, 0), (), (), (), frozenset())
         self.network: _Choice | None = None
         self.codebooks: _Weight | None = None
         self.codebooks_fields: list[ByteRange] = []  # of the graph: their initializer, and their output in format 4
@@ -615,11 +686,12 @@ class _Check:
                 self.weights[name] = _Weight(tensor, raw, constant)
             scope.constants[name] = constant
             scope.add(name, constant.kind, Known.of(constant))
-        weights = set(scope.constants)
+        weights, given = set(scope.constants), []
         for value in graph.ranges("input"):
             name, kind, shape = self._value(value)
             if not depth and name not in weights:
                 self.inputs.append(Value(name, kind, shape or ()))
+                given.append(value)
             if shape is None:
                 self.note(f"the input {shown(name)} of unknown shape")
             scope.add(name, kind, Known(shape or ()))
@@ -628,6 +700,7 @@ class _Check:
         outputs = [self._value(value) for value in graph.ranges("output")]
         if not depth:
             self._outputs(graph.ranges("output"), outputs, scope)
+            self.places = Places(place, graph.ranges("node"), given, graph.ranges("output"), scope.kinds.keys())
         for name, _, shape in (*outputs, *[self._value(value) for value in graph.ranges("value_info")]):
             self._declared(name, shape, scope)
         if depth and graph.ranges("input"):

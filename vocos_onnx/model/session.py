@@ -20,8 +20,9 @@ from vocos_onnx.messages import first_line, listed, shown
 from .bundled import find_model
 from .config import ENCODER_KEY, EXPORT_AGAIN, METADATA_KEY, EncoderConfig, ModelConfig
 from .cpus import read_threads
-from .mistaken import checked_path, folder_message, foreign_vocos_message, missing_message
-from .onnx_file import STEP, WHOLE, ModelFile, PinnedFile, Value, read_model
+from .foreign import NOTHING, Settings, own_file
+from .mistaken import checked_path, folder_message, missing_message
+from .onnx_file import STEP, WHOLE, ModelFile, PinnedFile, Value, parse_model, read_model
 from .operators import FLOAT, INT64, TYPE_NAMES
 from .providers import CPU, CUDA, Provider, asks_for_cuda, choose_providers, load_libraries, why_absent
 from .runtime import calls, import_onnxruntime, never_destroy_in_forks, reserve_blas_memory
@@ -49,6 +50,7 @@ class Session(Generic[Config]):
         threads: on how many threads one call runs.
         providers: what the network runs on, in order of preference.
         has_branches: whether the graphs WHOLE and STEP differ.
+        foreign: the inputs and outputs of another exporter's file, such as "mels -> mag, x, y"; "" of our own.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Session(Generic[Config]):
         self.config: Config = config
         self.codebooks = codebooks
         self.inputs, self.outputs = inputs, outputs
-        self.threads, self.has_branches = options.threads, file.has_branches
+        self.threads, self.has_branches, self.foreign = options.threads, file.has_branches, file.foreign
         self._file, self._options = file, options
         self._opening = threading.Lock()
         self._sessions: dict[tuple[str, int], Any] = {}
@@ -169,6 +171,7 @@ def open_model(
     providers: Sequence[Provider] | None = None,
     threads: int | None = None,
     profile: Path | None = None,
+    settings: Settings = NOTHING,
 ) -> Session[Config]:
     """Open a file, or a bundled model by its name. Raises what VocosONNX raises.
 
@@ -181,10 +184,11 @@ def open_model(
         providers: as for VocosONNX. An int8 model runs on the CPU alone: no other provider has its operators.
         threads: on how many threads one call runs, by default as many as this process may use.
         profile: the prefix of the file name under which onnxruntime writes the profile for ``placement``.
+        settings: what the caller says of another exporter's file.
     """
     ort = import_onnxruntime()
     threads = read_threads(threads)
-    file = open_file(path, _KEYS[config_class])
+    file = open_file(path, _KEYS[config_class], settings)
     config = _read_config(file, config_class)
     inputs, outputs = _check_graph(file, config, expected_graph)
     codebooks = _check_codebooks(file, config)
@@ -206,11 +210,12 @@ def open_model(
     return session
 
 
-def open_file(path: str | os.PathLike[str], key: str) -> ModelFile:
+def open_file(path: str | os.PathLike[str], key: str, settings: Settings = NOTHING) -> ModelFile:
     """Read and check a file, given by its path or by the name of a bundled model; does not open it in onnxruntime.
 
     ``key`` is the metadata key that the caller wants, METADATA_KEY or ENCODER_KEY: messages suggest what to do by it,
-    and a file without it is returned all the same.
+    and a file of the other kind is returned all the same. Where a vocoder is wanted, another exporter's file is
+    returned as one of ours; ``settings`` are what the caller says of it.
 
     Raises FileNotFoundError or ValueError as VocosONNX does, but does not read the description.
     """
@@ -223,7 +228,49 @@ def open_file(path: str | os.PathLike[str], key: str) -> ModelFile:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected the .onnx file that vocos-onnx convert wrote")
     expected = {} if pinned is None else {"sha256": pinned.sha256, "remedy": pinned.remedy}
-    return read_model(path, key, **expected)
+    file = read_model(path, key, **expected)
+    if key == METADATA_KEY and not file.metadata.keys() & {METADATA_KEY, ENCODER_KEY}:
+        return parse_model(path, _as_own(file, settings), foreign=_ends(file))
+    if settings.given:
+        raise ValueError(
+            f"{listed(settings.given)} given for {path}, which is a model of vocos-onnx and says that itself: leave "
+            f"{'it' if len(settings.given) == 1 else 'them'} out"
+        )
+    return file
+
+
+def _ends(file: ModelFile) -> str:
+    inputs, outputs = (listed(value.name or "unnamed" for value in values) for values in (file.inputs, file.outputs))
+    return f"{inputs} -> {outputs}"
+
+
+def _as_own(file: ModelFile, settings: Settings) -> bytes:
+    """Another exporter's file as one of ours, see ``foreign.own_file``."""
+    ort = import_onnxruntime()
+    sessions: list[Any] = []
+
+    def run(given: Float) -> list[npt.NDArray[Any]]:
+        if not sessions:
+            how = _Options(ort, [(CPU, {})], read_threads(None), None)
+            sessions.append(_start(file, STEP, how.threads, how))
+        try:
+            with calls:
+                outputs: list[npt.NDArray[Any]] = sessions[0].run(None, {file.inputs[0].name: given})
+        except Exception as error:
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            raise ValueError(f"{file.path}: onnxruntime cannot run it: {first_line(error)}") from error
+        return outputs
+
+    return own_file(file, settings, run)
+
+
+def own_bytes(path: Path, settings: Settings) -> bytes:
+    """Another exporter's file as one of ours, to be written. Raises ValueError as ``open_file``, or if it is ours."""
+    file = read_model(path)
+    if keys := file.metadata.keys() & {METADATA_KEY, ENCODER_KEY}:
+        raise ValueError(f"{path} is a model of vocos-onnx already ({listed(keys)} in its metadata): copy it")
+    return _as_own(file, settings)
 
 
 def _read_config(file: ModelFile, config_class: type[Config]) -> Config:
@@ -240,8 +287,6 @@ def _read_config(file: ModelFile, config_class: type[Config]) -> Config:
         raise ValueError(
             f"{path} is a vocoder, not an encoder: open it with VocosONNX, and pass no encoder= or another"
         )
-    if foreign := foreign_vocos_message([v.name for v in file.inputs], [v.name for v in file.outputs]):
-        raise ValueError(f"{path} {foreign}")
     raise ValueError(
         f"{path} is an ONNX model but not one of vocos-onnx: its metadata has no entry {key!r}; "
         f"convert the checkpoint with: vocos-onnx convert CHECKPOINT -o MODEL.onnx"

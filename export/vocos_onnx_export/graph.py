@@ -12,6 +12,7 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from vocos_onnx.arrays import Array
 from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY, EncoderConfig, ModelConfig
 from vocos_onnx.model.onnx_file import CODEBOOKS_NAME
+from vocos_onnx.model.sherpa import sherpa_metadata
 
 OPSET = 20  # the first with GELU as one operator, which onnxruntime fuses with the bias before it
 
@@ -89,3 +90,9 @@ def set_metadata(proto: onnx.ModelProto, config: ModelConfig | EncoderConfig) ->
     key = METADATA_KEY if isinstance(config, ModelConfig) else ENCODER_KEY
     del proto.metadata_props[:]
     helper.set_model_props(proto, {key: config.to_json()})
+
+
+def set_sherpa_metadata(proto: onnx.ModelProto, config: ModelConfig) -> None:
+    """The same of a model in sherpa-onnx's layout. Raises ValueError if sherpa-onnx cannot play it."""
+    del proto.metadata_props[:]
+    helper.set_model_props(proto, sherpa_metadata(config))

@@ -20,8 +20,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from vocos_onnx import ModelConfig
+from vocos_onnx.arrays import Float
 from vocos_onnx.convert.calibration import (
     MIN_SNR_DB,
+    Decode,
     Decoder,
     Item,
     Range,
@@ -37,9 +39,11 @@ from vocos_onnx.model.config import Quality
 from vocos_onnx.model.onnx_file import CODEBOOKS_NAME
 from vocos_onnx.model.precision import column_scales, input_scale, to_int8
 from vocos_onnx.model.providers import CPU
+from vocos_onnx.model.session import evaluate
+from vocos_onnx.model.sherpa import INPUT, spectrum_of
 
 from .branches import join, split
-from .graph import set_metadata
+from .graph import set_metadata, set_sherpa_metadata
 from .istft import PREFIX, add_istft
 from .target import Target, save
 
@@ -93,20 +97,27 @@ def convert(
     precision: str,
     calibration: Sequence[npt.ArrayLike] | None,
     report: Callable[[str], None],
+    polar: onnx.ModelProto | None = None,
 ) -> ModelConfig:
-    """Write a float32 model in another precision to ``staged``, the staged file of ``target``; see ``quantize``."""
+    """Write a float32 model in another precision to ``staged``, the staged file of ``target``; see ``quantize``.
+
+    ``polar``: the same network in sherpa-onnx's layout, which is then written in place of the model.
+    """
     if precision not in VARIANTS:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(VARIANTS)}")
     original = Decoder(model)
     if original.config.precision != "float32":
         raise ValueError(f"{model} is in {original.config.precision} already; take the float32 model")
     items = calibration_items(original, calibration)
-    proto = onnx.load(find_model(model))
+    proto = onnx.load(find_model(model)) if polar is None else polar
+    describe = set_metadata if polar is None else set_sherpa_metadata
     ranges = _ranges(whole(proto), original, items) if precision == "int8" else {}
     config = replace(original.config, precision=precision, quality=Quality(0.0, None, 0.0))
     proto = narrowed(proto, config, ranges)
+    describe(proto, config)
     save(proto, staged)
-    quality = quality_of(Decoder(staged), items, pesq_wb_or_nan)
+    decode = Decoder(staged).decode if polar is None else _polar_decode(staged, original)
+    quality = quality_of(decode, items, config.sample_rate, pesq_wb_or_nan)
     report(quality_line(precision, quality))
     if not quality.snr_db >= MIN_SNR_DB:
         raise target.refused(
@@ -114,9 +125,20 @@ def convert(
             "more"
         )
     config = replace(config, quality=quality)
-    set_metadata(proto, config)
+    describe(proto, config)
     save(proto, staged)
     return config
+
+
+def _polar_decode(path: Path, original: Decoder) -> Decode:
+    """What decodes as ``original`` does, with the network of a file in sherpa-onnx's layout."""
+
+    def decode(array: npt.NDArray[Any], bandwidth_id: int | None) -> Float:
+        features, _ = original.read(array, bandwidth_id)
+        (outputs,) = evaluate(path, [{INPUT: features}])
+        return original.audio(spectrum_of(outputs))
+
+    return decode
 
 
 def narrowed(proto: onnx.ModelProto, config: ModelConfig, ranges: Mapping[str, Range]) -> onnx.ModelProto:
@@ -225,6 +247,7 @@ def _ranges(proto: onnx.ModelProto, original: Decoder, items: Sequence[Item]) ->
         bandwidth_id = given.get("bandwidth_id")
         # a file of format 5 or older has one graph, which takes a state as well
         whole = original.network.inputs(given["features"], None if bandwidth_id is None else int(bandwidth_id))
+        whole[INPUT] = given["features"]  # as sherpa-onnx's layout calls them
         return session.run([*weights], {name: whole[name] for name in taken})
 
     outputs = (run(stretch.inputs) for stretch in stretches)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vocos_onnx.model.config import EncoderConfig, ModelConfig
+from vocos_onnx.model.sherpa import INPUT, OUTPUTS
 
 from .branches import join
 from .graph import OPSET, attach_metadata, strip
@@ -68,22 +69,25 @@ def trace(model: Vocos, config: ModelConfig, codebooks: Tensor | None) -> onnx.M
 
 
 def trace_spectrum(model: Vocos) -> onnx.ModelProto:
-    """The graph of mels (batch, n_mels, frames) -> mag, x and y, each (batch, n_fft/2 + 1, frames).
+    """The graph of mels (batch, n_mels, frames) -> mag, x and y, each (batch, n_fft/2 + 1, frames), without a state.
 
     These are the magnitude, and cosine and sine of the phase, as others export a Vocos with an ISTFTHead. Where the
     network is conditioned on a bandwidth, the inputs are features and a scalar bandwidth_id.
     """
     backbone, head = model.backbone, model.head
-    assert isinstance(backbone, VocosBackbone) and isinstance(head, ISTFTHead)
-    backbone = copy.deepcopy(backbone)
-    _widen(backbone)
+    assert isinstance(head, ISTFTHead)
+    whole: WholeVocos | Vocos = model
+    if isinstance(backbone, VocosBackbone):
+        backbone = copy.deepcopy(backbone)
+        _widen(backbone)
+        whole = WholeVocos(backbone, head)
     batch, frames = torch.export.Dim("batch"), torch.export.Dim("frames")
-    inputs = {"features" if backbone.num_bandwidths else "mels": torch.zeros(2, backbone.input_channels, 50)}
+    inputs = {"features" if backbone.num_bandwidths else INPUT: torch.zeros(2, backbone.input_channels, 50)}
     axes: list[Axes] = [{0: batch, 2: frames}]
     if backbone.num_bandwidths:
         inputs["bandwidth_id"] = torch.tensor(0)
         axes.append(None)
-    proto = _trace(PolarVocos(backbone, head), inputs, ["mag", "x", "y"], axes)
+    proto = _trace(PolarVocos(whole, head), inputs, list(OUTPUTS), axes)
     strip(proto.graph)
     return proto
 
@@ -123,15 +127,16 @@ class WholeVocos(torch.nn.Module):
 
 
 class PolarVocos(torch.nn.Module):
-    """The same, with the spectrum as magnitude, and cosine and sine of the phase."""
+    """The same, with the spectrum as magnitude, and cosine and sine of the phase; or that of another backbone."""
 
-    def __init__(self, backbone: VocosBackbone, head: ISTFTHead) -> None:
+    def __init__(self, whole: WholeVocos | Vocos, head: ISTFTHead) -> None:
         super().__init__()
-        self.whole, self.head = WholeVocos(backbone, head), head
+        self.whole, self.head = whole, head
 
     def forward(self, features: Tensor, bandwidth_id: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Features (B, C, T) -> three times (B, n_fft/2 + 1, T)."""
-        mag, x, y = self.head.polar(self.whole.hidden(features, bandwidth_id))
+        hidden = self.whole.hidden if isinstance(self.whole, WholeVocos) else self.whole.backbone
+        mag, x, y = self.head.polar(hidden(features, bandwidth_id))
         return mag.transpose(1, 2), x.transpose(1, 2), y.transpose(1, 2)
 
 

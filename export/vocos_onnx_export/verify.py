@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vocos_onnx import VocosONNX
+from vocos_onnx.model.session import evaluate
+from vocos_onnx.model.sherpa import INPUT, OUTPUTS
 
-from .modules import Vocos
+from .modules import ISTFTHead, Vocos
 
 LENGTHS = (1, 2, 27, 28, 200)
 BATCHES = (1, 3)
-TOLERANCE = {"features": 1e-6, "spectrum": 1e-4, "waveform": 1e-4}  # of the stage's peak
+# of the stage's peak
+TOLERANCE = {"features": 1e-6, "spectrum": 1e-4, "waveform": 1e-4, **dict.fromkeys(OUTPUTS, 1e-4)}
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,7 @@ def verify(model: Vocos, codebooks: Tensor | None, runtime: VocosONNX) -> Iterat
                         bandwidth_id, batch, frames, "features", relative(runtime.codes_to_features(codes), features)
                     )
                 else:
-                    # log-mels lie between log(1e-7) = -16 and about 4
-                    shape = (batch, config.feature_channels, frames)
-                    features = torch.from_numpy(rng.uniform(-16, 4, shape).astype(np.float32))
+                    features = _mels(rng, batch, config.feature_channels, frames)
                 spectrum = model(features, id_tensor)
                 given = runtime.network.spectrum(features.numpy(), bandwidth_id)
                 expected = torch.view_as_complex(spectrum) if config.head == "istft" else spectrum
@@ -64,6 +66,24 @@ def verify(model: Vocos, codebooks: Tensor | None, runtime: VocosONNX) -> Iterat
                     continue  # no samples
                 waveform = finite(lambda: runtime.decode(features.numpy(), bandwidth_id))  # noqa: B023
                 yield Row(bandwidth_id, batch, frames, "waveform", relative(waveform, model.to_waveform(spectrum)))
+
+
+@torch.inference_mode()
+def verify_polar(model: Vocos, path: Path) -> Iterator[Row]:
+    """Compare mag, x and y of a file in sherpa-onnx's layout, for several lengths and batch sizes."""
+    assert isinstance(model.head, ISTFTHead)
+    rng, channels = np.random.default_rng(0), model.backbone.input_channels
+    given = [_mels(rng, batch, channels, frames) for batch in BATCHES for frames in LENGTHS]
+    for mels, found in zip(given, evaluate(path, ({INPUT: mels.numpy()} for mels in given)), strict=True):
+        polar = model.head.polar(model.backbone(mels))
+        for name, expected in zip(OUTPUTS, polar, strict=True):
+            difference = relative(found[name], expected.transpose(1, 2))
+            yield Row(None, mels.shape[0], mels.shape[2], name, difference)
+
+
+def _mels(rng: np.random.Generator, batch: int, channels: int, frames: int) -> Tensor:
+    # log-mels lie between log(1e-7) = -16 and about 4
+    return torch.from_numpy(rng.uniform(-16, 4, (batch, channels, frames)).astype(np.float32))
 
 
 def finite(compute: Callable[[], np.ndarray]) -> np.ndarray:

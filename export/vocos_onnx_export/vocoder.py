@@ -7,16 +7,20 @@ import os
 from collections.abc import Callable, Sequence
 
 import numpy.typing as npt
+import onnx
+from onnx import helper
 
 from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx.model.providers import CPU
+from vocos_onnx.model.sherpa import SHERPA, check_options, sherpa_metadata
 
 from .checkpoint import build, load
 from .istft import add_istft
+from .modules import Vocos
 from .quantization import convert
 from .target import Target, save
-from .tracing import fold_layer_scale, trace
-from .verify import table, verify
+from .tracing import fold_layer_scale, trace, trace_spectrum
+from .verify import table, verify, verify_polar
 
 ISTFTS = ("numpy", "graph")
 
@@ -29,6 +33,7 @@ def export(
     revision: str | None = None,
     precision: str = "float32",
     istft: str = "numpy",
+    format: str = "vocos-onnx",
     calibration: Sequence[npt.ArrayLike] | None = None,
     overwrite: bool = True,
     report: Callable[[str], None] = print,
@@ -43,6 +48,8 @@ def export(
         precision: "float32"; or "int8" or "float16", to which the verified model is brought with ``quantize``.
         istft: where the runtime makes audio of a spectrum: "numpy"; or "graph", which adds it to the graph, for batches
             on a GPU. Streams, and all of more than 1,500 frames, are made in numpy from that graph too.
+        format: "vocos-onnx"; or "sherpa", for sherpa-onnx: a graph of mels (batch, n_mels, frames) -> mag, x and y,
+            each (batch, n_fft/2 + 1, frames), of a mel model with an ISTFTHead, in float32 or int8 (docs/sherpa.md).
         calibration: as ``quantize`` takes it.
         overwrite: whether a file that exists is replaced.
         report: called with each line of the report.
@@ -50,7 +57,8 @@ def export(
     Returns the description that is in the file.
 
     Raises:
-        ValueError: ``istft`` is neither of the two; or as ``quantize`` does, if ``precision`` is not "float32".
+        ValueError: ``istft`` or ``format`` is neither of the two, or they contradict each other; sherpa-onnx cannot
+            play the model; or as ``quantize`` does, if ``precision`` is not "float32".
         FileNotFoundError: the checkpoint, its config or the output's folder does not exist.
         FileExistsError: the output exists, and ``overwrite`` is false.
         CheckpointError: the checkpoint is not a supported Vocos, or the result differs from torch.
@@ -60,19 +68,23 @@ def export(
     """
     if istft not in ISTFTS:
         raise ValueError(f"istft is {istft!r}, expected one of {', '.join(ISTFTS)}")
+    check_options(format, istft, precision)
     target = Target(output, overwrite=overwrite)
     found = load(checkpoint, config, revision)
     model, model_config, codebooks = build(found)
     folded = copy.deepcopy(model)
     fold_layer_scale(folded)
-    proto = trace(folded, model_config, codebooks)
-    if istft == "graph":
-        add_istft(proto, model_config)
+    polar = _sherpa_graph(folded, model_config) if format == SHERPA else None
     with target.staged() as written:
-        save(proto, written)
-        runtime = VocosONNX(written, providers=[CPU])
-        rows = list(verify(model, codebooks, runtime))
-        del runtime
+        if polar is not None:
+            save(polar, written)
+            rows = list(verify_polar(model, written))
+        else:
+            proto = trace(folded, model_config, codebooks)
+            if istft == "graph":
+                add_istft(proto, model_config)
+            save(proto, written)
+            rows = list(verify(model, codebooks, VocosONNX(written, providers=[CPU])))
         report("largest difference from torch, relative to the peak:")
         for line in table(rows):
             report(line)
@@ -85,6 +97,17 @@ def export(
                 f"{first.frames} frames)"
             )
         if precision != "float32":
-            model_config = convert(written, written, target, precision, calibration, report)
+            if polar is not None:  # the calibration is decoded with our own layout
+                save(trace(folded, model_config, None), written)
+            model_config = convert(written, written, target, precision, calibration, report, polar)
     report(target.wrote)
     return model_config
+
+
+def _sherpa_graph(model: Vocos, config: ModelConfig) -> onnx.ModelProto:
+    """The graph in sherpa-onnx's layout. Raises ValueError if sherpa-onnx cannot play the model."""
+    metadata = sherpa_metadata(config)
+    proto = trace_spectrum(model)
+    helper.set_model_props(proto, metadata)
+    proto.producer_name, proto.producer_version = "vocos-onnx", config.source.exporter
+    return proto

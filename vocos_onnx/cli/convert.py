@@ -21,6 +21,7 @@ def add(commands: Commands) -> None:
         convert charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx
         convert charactr/vocos-mel-24khz -o vocos-mel-24khz-int8.onnx --int8
         convert facebook/encodec_24khz -o encodec_24khz.onnx
+        convert BSC-LT/vocos-mel-22khz -o vocos-22khz.onnx --format sherpa
         """,
     )
     options.add_checkpoint(parser, "folder, weight file, or hub id (owner/name)")
@@ -42,7 +43,8 @@ def run(args: Namespace) -> None:
     lines: list[str] = []
     with whole_file(output, overwrite=args.force) as written:
         if kind == ENCODER_KEY:
-            if options.chosen_precision(args) or args.istft != "numpy" or args.calibrate:
+            is_plain = args.istft == "numpy" and args.format == "vocos-onnx"
+            if options.chosen_precision(args) or args.calibrate or not is_plain:
                 raise ValueError(f"{args.checkpoint} is an encoder, which is in float32 alone: leave the options out")
             convert_encoder(files, written, report=lines.append)
         else:
@@ -51,6 +53,7 @@ def run(args: Namespace) -> None:
                 written,
                 precision=options.chosen_precision(args) or "float32",
                 istft=args.istft,
+                format=args.format,
                 calibration=calibration,
                 score=pesq_wb_or_nan,
                 report=lines.append,

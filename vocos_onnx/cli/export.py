@@ -36,6 +36,7 @@ def run(args: Namespace) -> None:
         revision=args.revision,
         precision=options.chosen_precision(args) or "float32",
         istft=args.istft,
+        format=args.format,
         calibration=calibration,
         overwrite=args.force,
     )

@@ -98,6 +98,12 @@ def add_checkpoint(parser: argparse.ArgumentParser, help: str) -> None:
         default="numpy",
         help="graph: the inverse STFT in the graph too, for GPUs",
     )
+    parser.add_argument(
+        "--format",
+        choices=("vocos-onnx", "sherpa"),
+        default="vocos-onnx",
+        help="sherpa: of a mel model, a file for sherpa-onnx",
+    )
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:

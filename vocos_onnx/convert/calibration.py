@@ -22,6 +22,7 @@ from vocos_onnx.model.providers import CPU
 from vocos_onnx.network import Network
 
 Score = Callable[[npt.NDArray[Any], npt.NDArray[Any], int], float]  # of a reference, a copy, and their sample rate
+Decode = Callable[[npt.NDArray[Any], int | None], Float]  # as ``Decoder.decode``
 Range = tuple[float, float]
 MIN_SNR_DB = 10.0  # below it something has gone wrong
 _AT_ONCE = 128  # frames
@@ -48,7 +49,10 @@ class Decoder:
 
     def decode(self, array: npt.NDArray[Any], bandwidth_id: int | None = None) -> Float:
         """The same -> audio (samples,)."""
-        spectrum = self.network.spectrum(*self.read(array, bandwidth_id))
+        return self.audio(self.network.spectrum(*self.read(array, bandwidth_id)))
+
+    def audio(self, spectrum: npt.NDArray[Any]) -> Float:
+        """Spectrum (1, T, F) -> audio (samples,)."""
         audio: Float = self._inverse.overlap_add().add(self._inverse.summed(spectrum, 0), last=True)[0]
         return audio
 
@@ -145,16 +149,16 @@ def ranges_of(stretches: Sequence[Stretch], outputs: Iterable[Mapping[str, npt.N
     return ranges
 
 
-def quality_of(variant: Decoder, items: Sequence[Item], score: Score | None = None) -> Quality:
+def quality_of(decode: Decode, items: Sequence[Item], sample_rate: int, score: Score | None = None) -> Quality:
     """How near a model in int8 or float16 comes to the one in float32. ``score``: of the speech, if it is wanted."""
     ratios, scores, seconds = [], [], 0.0
     for item in items:
         expected = item.audio.astype(np.float64)
-        given = variant.decode(item.array, item.bandwidth_id).astype(np.float64)
+        given = decode(item.array, item.bandwidth_id).astype(np.float64)
         noise = np.square(given - expected).sum()
         ratios.append(10 * np.log10(np.square(expected).sum() / noise) if noise else 200.0)  # JSON has no infinity
-        scores.append(score(expected, given, variant.config.sample_rate) if score else np.nan)
-        seconds += len(expected) / variant.config.sample_rate
+        scores.append(score(expected, given, sample_rate) if score else np.nan)
+        seconds += len(expected) / sample_rate
     measured = [value for value in scores if np.isfinite(value)]
     pesq = float(np.mean(measured)) if measured else None
     return Quality(round(float(np.mean(ratios)), 2), None if pesq is None else round(pesq, 3), round(seconds, 1))

@@ -30,6 +30,7 @@ from vocos_onnx.model.checkpoint_config import (
 )
 from vocos_onnx.model.config import METADATA_KEY, PRECISIONS, EncodecFeatures, ModelConfig, Quality, Source
 from vocos_onnx.model.session import evaluate
+from vocos_onnx.model.sherpa import INPUT, SHERPA, check_options, sherpa_metadata, spectrum_of
 from vocos_onnx.model.sources import Files
 from vocos_onnx.version import __version__
 
@@ -60,7 +61,7 @@ class _Weights:
             skeletons.load(self.name, form),
             self.state,
             ranges=ranges,
-            metadata={METADATA_KEY: config.to_json()},
+            metadata=sherpa_metadata(config) if form == skeletons.SPECTRUM else {METADATA_KEY: config.to_json()},
             codebooks=self.codebooks,
             producer_version=__version__,
         )
@@ -78,6 +79,7 @@ def convert_vocoder(
     *,
     precision: str = "float32",
     istft: str = "numpy",
+    format: str = "vocos-onnx",
     calibration: Sequence[npt.ArrayLike] | None = None,
     score: Score | None = None,
     report: Callable[[str], None] = lambda line: None,
@@ -92,6 +94,8 @@ def convert_vocoder(
         output: path to write; what is there is replaced. After an exception it may be half-written.
         precision: "float32", "int8" or "float16".
         istft: "numpy", or "graph": the inverse STFT in the graph too, for GPUs.
+        format: "vocos-onnx"; or "sherpa", for sherpa-onnx: a graph of mels (batch, n_mels, frames) -> mag, x and y,
+            each (batch, n_fft/2 + 1, frames), in float32 (docs/sherpa.md).
         calibration: tokens (K, T) or features (C, T) of real audio, by default bundled speech: the ranges of int8 and
             the quality are measured on them.
         score: of the quality, such as PESQ; see ``quality_of``.
@@ -100,7 +104,8 @@ def convert_vocoder(
     Returns the description that is in the file.
 
     Raises:
-        ValueError: precision or istft is none of these; the model cannot decode the calibration.
+        ValueError: precision, istft or format is none of these, or they contradict one another; sherpa-onnx cannot play
+            the model; the model cannot decode the calibration.
         CheckpointError: config and weights are not those of a supported Vocos, there is no skeleton of the geometry, or
             the file does not compute what the checkpoint's weights do.
     """
@@ -108,20 +113,25 @@ def convert_vocoder(
         raise ValueError(f"precision is {shown(precision)}, expected one of {', '.join(PRECISIONS)}")
     if istft not in ("numpy", "graph"):
         raise ValueError(f"istft is {shown(istft)}, expected 'numpy' or 'graph'")
+    check_options(format, istft, precision)
+    if format == SHERPA and precision == "int8":
+        raise ValueError(
+            "precision is 'int8' and format 'sherpa', for which no graph is bundled: leave one of --int8 and --format "
+            "sherpa out, or convert it with torch: pip install 'vocos-onnx[export]', and vocos-onnx export CHECKPOINT "
+            "-o model.onnx --int8 --format sherpa"
+        )
     with naming(files):
         weights = _read(files, istft)
+    if format == SHERPA:
+        with naming(files):
+            _write_polar(files.name, weights, output, report)
+        return weights.config
     suffix = "-istft" if istft == "graph" else ""
     config = weights.config
     with naming(files):
         weights.write(output, f"float32{suffix}", config)
     original = Decoder(output)
-    difference = _difference(original, weights)
-    report(f"largest difference of the spectrum from float64 arithmetic, relative to the peak: {difference:.1e}")
-    if not difference <= TOLERANCE:  # not <= where it is a NaN
-        raise CheckpointError(
-            f"the model made of {files.name} differs from its weights by {difference:.1e} of the spectrum's peak, "
-            f"expected at most {TOLERANCE:g}"
-        )
+    _check(files.name, _difference(original, weights), report)
     if precision == "float32":
         return config
     items = calibration_items(original, calibration)
@@ -134,7 +144,7 @@ def convert_vocoder(
     form = f"{precision}{suffix}"
     config = replace(config, precision=precision, quality=Quality(0.0, None, 0.0))
     weights.write(output, form, config, ranges)
-    quality = quality_of(Decoder(output), items, score)
+    quality = quality_of(Decoder(output).decode, items, config.sample_rate, score)
     report(quality_line(precision, quality))
     if not quality.snr_db >= MIN_SNR_DB:
         raise CheckpointError(
@@ -144,6 +154,25 @@ def convert_vocoder(
     config = replace(config, quality=quality)
     weights.write(output, form, config, ranges)
     return config
+
+
+def _write_polar(name: str, weights: _Weights, output: Path, report: Callable[[str], None]) -> None:
+    """Write the model file in sherpa-onnx's layout, and check it. Raises ValueError if sherpa-onnx cannot play it."""
+    weights.write(output, skeletons.SPECTRUM, weights.config)
+    mels = _random_mels(weights.config, np.random.default_rng(0))
+    (outputs,) = evaluate(output, [{INPUT: mels[None]}])
+    expected = vocos_spectrum(weights.state, mels, None)
+    _check(name, relative_difference(spectrum_of(outputs)[0], expected), report)
+
+
+def _check(name: str, difference: float, report: Callable[[str], None]) -> None:
+    """Reports the difference of a spectrum from that of ``reference``. Raises CheckpointError if it is too large."""
+    report(f"largest difference of the spectrum from float64 arithmetic, relative to the peak: {difference:.1e}")
+    if not difference <= TOLERANCE:  # not <= where it is a NaN
+        raise CheckpointError(
+            f"the model made of {name} differs from its weights by {difference:.1e} of the spectrum's peak, "
+            f"expected at most {TOLERANCE:g}"
+        )
 
 
 def _read(files: Files, istft: str) -> _Weights:
@@ -236,10 +265,14 @@ def _difference(runtime: Decoder, weights: _Weights) -> float:
             given, _ = runtime.read(codes, bandwidth_id)
             features = sum(weights.codebooks[k][codes[k]] for k in range(count)).T
         else:
-            # log-mels lie between log(1e-7) = -16 and about 4
-            features = rng.uniform(-16, 4, (config.feature_channels, _FRAMES)).astype(np.float32)
+            features = _random_mels(config, rng)
             given = features[None]
         expected = vocos_spectrum(weights.state, features, bandwidth_id)
         found = runtime.network.spectrum(given, bandwidth_id)[0]
         worst = max(worst, relative_difference(found, expected))
     return worst
+
+
+def _random_mels(config: ModelConfig, rng: np.random.Generator) -> Float:
+    # log-mels lie between log(1e-7) = -16 and about 4
+    return rng.uniform(-16, 4, (config.feature_channels, _FRAMES)).astype(np.float32)

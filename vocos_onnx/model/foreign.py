@@ -259,7 +259,8 @@ def _in_metadata(file: ModelFile) -> _Facts:
         found = sherpa.settings(metadata)
     except ValueError as error:
         raise ValueError(f"{file.path}: {first_line(error)}") from None
-    return _Facts(found.sample_rate, found.n_fft, found.hop_length, found.padding, where="its metadata")
+    padding = "center" if found.center else None
+    return _Facts(found.sample_rate, found.n_fft, found.hop_length, padding, where="its metadata")
 
 
 def _beside(path: Path) -> _Facts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeGuard
 
@@ -75,6 +75,11 @@ class Frames:
     def part(self, start: int, stop: int) -> Frames:
         """Some of the frames, without a copy."""
         return Frames(self.values[:, :, start:stop], self.codebooks, self.bandwidth_id, self.is_batch)
+
+    def filled_up(self, missing: int) -> Frames:
+        """Features with so many frames of zeros after them."""
+        assert self.codebooks is None
+        return replace(self, values=np.pad(self.values, ((0, 0), (0, 0), (0, missing)))) if missing else self
 
     def restore(self, audio: Float) -> Float:
         """Audio (B, samples) as the caller's shape asks for it."""

@@ -142,6 +142,11 @@ class Inverse:
                 rows[span.rows] = found
         return [audio[item] for item in sorted(audio)]
 
+    def samples(self, frames: int) -> int:
+        """Samples of audio that so many frames make."""
+        config = self.config
+        return samples_of(frames, config.n_fft, config.hop_length, config.padding)
+
     def _of_rows(self, sums: Iterator[Sum]) -> tuple[Span, Float]:
         """The first span of some sequences, and their audio."""
         first = next(sums)
@@ -151,7 +156,7 @@ class Inverse:
         overlap_add = self.overlap_add()
         if span.is_whole:
             return span, overlap_add.add(first.audio, last=True)
-        samples = samples_of(span.frames.length, config.n_fft, config.hop_length, config.padding)
+        samples = self.samples(span.frames.length)
         audio, done = np.empty((span.batch, samples), np.float32), 0
         for one in itertools.chain([first], sums):
             block = overlap_add.add(one.audio, last=one.span.stop == span.frames.length)

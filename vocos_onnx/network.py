@@ -82,8 +82,6 @@ class Network:
         """The spectra of spans, which go through the network in one call; ``alone`` as ``spectrum`` takes it."""
         features, lengths = stacked(spans)
         bandwidth_id = spans[0].frames.bandwidth_id
-        for span in spans:
-            self._warn_if_filled_up(span.last - span.first)
         rows = list(itertools.accumulate((span.batch for span in spans), initial=0))
         each = [(span, slice(start, stop)) for span, start, stop in zip(spans, rows[:-1], rows[1:], strict=True)]
         if self.makes_audio and all(span.is_whole for span in spans):
@@ -204,30 +202,31 @@ class Network:
         seen = np.concatenate([state["past_features"], features], axis=2)
         # Sequences of which as many frames are known go through the network together. From here on, frame 0 is the
         # first of ``features``; those from -before to after - 1 are known.
-        groups: dict[tuple[int, int, bool], list[int]] = {}
+        groups: dict[tuple[int, int], list[int]] = {}
         for row, (at, stop) in enumerate(zip(first, end, strict=True)):
             before = min(at, self._kept)
             after = frames if stop is None else max(0, min(frames, stop - at))
-            groups.setdefault((before, after, stop is not None), []).append(row)
-        for (before, after, is_end), rows in groups.items():
+            groups.setdefault((before, after), []).append(row)
+        for (before, after), rows in groups.items():
             start, stop = max(-before, -self.reach), min(frames - self.reach, after)
             for span in windows(start, stop, -before, after, self.reach, self.size):
-                if is_end and span.last == after:
-                    self._warn_if_filled_up(span.last - span.first)
                 given = seen[rows, :, self._kept + span.first : self._kept + span.last]
                 found = self.spectrum(np.ascontiguousarray(given), bandwidth_id, alone=alone)
                 wanted = found[:, span.start - span.first : span.stop - span.first]
                 spectrum[rows, span.start + self.reach : span.stop + self.reach] = wanted
         return spectrum, {"past_features": seen[:, :, frames:].copy()}
 
-    def _warn_if_filled_up(self, frames: int) -> None:
-        if self.size is not None and frames < self.size:
-            warn_once(
-                "fixed length",
-                f"this model takes {self.size} frames at once: {frames} frames are filled up with zeros, so that the "
-                f"audio of the last {self.reach or self.size} of them is not that of a model that takes any length; "
-                f"{self.size} frames or more are exact",
-            )
+    def missing(self, frames: int) -> int:
+        """Frames of zeros that a sequence of so many frames needs at its end, of which there is one warning."""
+        if self.size is None or frames >= self.size:
+            return 0
+        warn_once(
+            "fixed length",
+            f"this model takes {self.size} frames at once: {frames} frames are filled up with zeros, so that the audio "
+            f"of the last {min(frames, self.reach or frames)} of them is not that of a model that takes any length; "
+            f"{self.size} frames or more are exact",
+        )
+        return self.size - frames
 
     def _whole(
         self,

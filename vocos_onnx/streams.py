@@ -94,22 +94,28 @@ class Decoder:
         self._reach, self._channels = network.reach, network.config.feature_channels
         self._place, self._bandwidth_id, self._lookahead = place, bandwidth_id, lookahead
         self._inverse, self._kept = inverse, Kept(network.start(1), START)
-        self._frames_in = self._frames_out = 0
+        self._frames_in = self._frames_out = self._samples_out = 0
+        self._missing = network.missing
 
     def push(self, frames: Frames) -> Float:
         """The next frames -> the samples (n,) that are complete with them, n >= 0."""
         audio = self._step(frames, None)
         self._frames_in += frames.length
-        if self._lookahead >= self._reach or self._frames_in <= self._lookahead:
-            return audio
-        # as if the sequence ended here, and without keeping the state
-        peeked = self._step(self._zeros(self._reach - self._lookahead), self._frames_in)
-        return np.concatenate([audio, peeked])
+        if self._lookahead < self._reach and self._frames_in > self._lookahead:
+            # as if the sequence ended here, and without keeping the state
+            peeked = self._step(self._zeros(self._reach - self._lookahead), self._frames_in)
+            audio = np.concatenate([audio, peeked])
+        self._samples_out += len(audio)
+        return audio
 
     def finish(self) -> Float:
         """The samples (n,) that are left when no frame follows."""
         if not self._frames_in:
             return np.zeros(0, np.float32)
+        if missing := self._missing(self._frames_in):
+            wanted = self._inverse.samples(self._frames_in) - self._samples_out
+            filled: Float = np.concatenate([self.push(self._zeros(missing)), self.finish()])
+            return filled[:wanted]
         audio = self._step(self._zeros(self._reach), self._frames_in)
         rest: Float = np.concatenate([audio, self._inverse.overlap_add(self._kept.tail).finish()[0]])
         return rest

@@ -342,13 +342,20 @@ class VocosONNX:
         return self._decode(self._reader.read(tokens_or_features, condition, layout))
 
     def _decode(self, given: Given) -> Float | list[Float]:
-        work = self._plan.work(given.items)
+        items = given.items
+        if self.network.size is not None:
+            items = tuple(frames.filled_up(self.network.missing(frames.length)) for frames in items)
+        work = self._plan.work(items)
 
         def sums(spans: list[Span]) -> list[Sum]:
             return self._inverse.sums(self.network.spectra(spans, alone=work.alone))
 
         each = in_order(sums, work.batches, work.threads)
-        return given.restore(self._inverse.join(itertools.chain.from_iterable(each)))
+        audio = self._inverse.join(itertools.chain.from_iterable(each))
+        if self.network.size is not None:
+            lengths = (self._inverse.samples(frames.length) for frames in given.items)
+            audio = [one[:, :length] for one, length in zip(audio, lengths, strict=True)]
+        return given.restore(audio)
 
     def stream(
         self, bandwidth_id: Any = None, *, bandwidth: float | None = None, lookahead: int | None = None

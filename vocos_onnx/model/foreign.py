@@ -218,6 +218,7 @@ def _settled(file: ModelFile, layout: _Layout, given: Settings) -> _Facts:
         _beside(file.path),
     ]
     found: dict[str, Any] = {}
+    assumed = sherpa.settings(file.metadata)  # with sherpa-onnx's defaults
     for name in ("sample_rate", "n_fft", "hop_length"):
         by = [(getattr(facts, name), facts.where) for facts in said if getattr(facts, name) is not None]
         if name == "n_fft" and layout.makes_audio:
@@ -228,7 +229,7 @@ def _settled(file: ModelFile, layout: _Layout, given: Settings) -> _Facts:
                     f"{file.path}: {name} is {by[0][0]} by {by[0][1]}, and {value} by {where}: "
                     + ("leave it out" if by[0][1] == said[0].where else f"pass {name}=, or mend what is wrong")
                 )
-        found[name] = by[0][0] if by else None
+        found[name] = by[0][0] if by else getattr(assumed, name)
     # sherpa-onnx wants "center" of every file, however it was trained, so that what a config says counts more
     found["padding"] = given.padding or said[3].padding or said[2].padding
     mel = said[2].mel or said[3].mel
@@ -259,8 +260,9 @@ def _in_metadata(file: ModelFile) -> _Facts:
         found = sherpa.settings(metadata)
     except ValueError as error:
         raise ValueError(f"{file.path}: {first_line(error)}") from None
+    sizes = (getattr(found, name) if metadata.get(name) else None for name in ("sample_rate", "n_fft", "hop_length"))
     padding = "center" if found.center else None
-    return _Facts(found.sample_rate, found.n_fft, found.hop_length, padding, where="its metadata")
+    return _Facts(*sizes, padding, where="its metadata")
 
 
 def _beside(path: Path) -> _Facts:

@@ -255,8 +255,8 @@ def _in_metadata(file: ModelFile) -> _Facts:
     try:
         if sherpa.DESCRIPTION_KEY in metadata:
             config = ModelConfig.from_json(metadata[sherpa.DESCRIPTION_KEY])
-            sizes = config.sample_rate, config.n_fft, config.hop_length, config.padding
-            return _Facts(*sizes, config.mel, config.feature_channels, "its metadata")
+            said = config.sample_rate, config.n_fft, config.hop_length, config.padding
+            return _Facts(*said, config.mel, config.feature_channels, "its metadata")
         found = sherpa.settings(metadata)
     except ValueError as error:
         raise ValueError(f"{file.path}: {first_line(error)}") from None

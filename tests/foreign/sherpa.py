@@ -32,23 +32,23 @@ LENGTHS = (2, 3, 28, 300)  # frames; of one, a centred inverse STFT makes no sam
 CONFIG = """\
 feature_extractor:
   class_path: vocos.feature_extractors.MelSpectrogramFeatures
-  init_args: {{sample_rate: {rate}, n_fft: 1024, hop_length: {hop}, n_mels: {n_mels}, padding: {padding}}}
+  init_args: {{sample_rate: {rate}, n_fft: {n_fft}, hop_length: {hop}, n_mels: {n_mels}, padding: {padding}}}
 backbone:
   class_path: vocos.models.VocosBackbone
   init_args: {{input_channels: {n_mels}, dim: 512, intermediate_dim: 1536, num_layers: 8}}
 head:
   class_path: vocos.heads.ISTFTHead
-  init_args: {{dim: 512, n_fft: 1024, hop_length: {hop}, padding: {padding}}}
+  init_args: {{dim: 512, n_fft: {n_fft}, hop_length: {hop}, padding: {padding}}}
 """
-CENTER = {"rate": 24_000, "n_mels": 100, "hop": 256, "padding": "center"}
-SAME = {"rate": 22_050, "n_mels": 80, "hop": 256, "padding": "same"}
-ODD_HOP = {"rate": 22_050, "n_mels": 80, "hop": 300, "padding": "center"}  # no graph of it is bundled
+CENTER = {"rate": 24_000, "n_mels": 100, "n_fft": 1024, "hop": 256, "padding": "center"}
+SAME = {"rate": 22_050, "n_mels": 80, "n_fft": 1024, "hop": 256, "padding": "same"}
+ODD = {"rate": 22_050, "n_mels": 80, "n_fft": 1002, "hop": 300, "padding": "center"}  # no graph of it is bundled
 # name, skeletons whose weights fit, arguments of the config, command, options
 CASES: list[tuple[str, str, dict[str, Any], str, list[str]]] = [
     ("center, convert", "vocos-mel-24khz", CENTER, "convert", []),
     ("same, convert", "vocos-mel-22khz", SAME, "convert", []),
     ("same, export", "vocos-mel-22khz", SAME, "export", []),
-    ("hop of 300, export", "vocos-mel-22khz", ODD_HOP, "export", []),
+    ("300 of 1002, export", "vocos-mel-22khz", ODD, "export", []),
     ("same, export, int8", "vocos-mel-22khz", SAME, "export", ["--int8"]),
 ]
 
@@ -58,8 +58,12 @@ def run(*arguments: object) -> None:
 
 
 def checkpoint(folder: Path, skeleton: str, arguments: dict[str, Any]) -> Path:
-    state = {**random_weights(skeleton), "head.istft.window": hann_window(1024)}
-    return write_vocoder(folder, state, CONFIG.format(**arguments))
+    """A checkpoint with the weights of a geometry; of those of its head, which has an n_fft of 1024, the first."""
+    weights, n_fft = random_weights(skeleton), arguments["n_fft"]
+    head = {name: weights[name][: n_fft + 2] for name in ("head.out.weight", "head.out.bias")}
+    return write_vocoder(
+        folder, {**weights, **head, "head.istft.window": hann_window(n_fft)}, CONFIG.format(**arguments)
+    )
 
 
 def acoustic_model(mels: Float, rate: int) -> onnx.ModelProto:

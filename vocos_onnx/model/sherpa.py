@@ -60,8 +60,8 @@ def sherpa_metadata(config: ModelConfig) -> dict[str, str]:
     explode. So T frames give (T - 1)·hop_length samples. Of a model with ``same`` padding, which makes T·hop_length,
     hop_length / 2 are lost at each end.
 
-    Raises ValueError if sherpa-onnx cannot play the model: if it takes tokens or a bandwidth id, if its head is not
-    that of an inverse STFT, or if n_fft is not a power of two.
+    Raises ValueError if sherpa-onnx cannot play the model: if it takes tokens or a bandwidth id, or if its head is not
+    that of an inverse STFT.
 
     Example:
         >>> sherpa_metadata(config)["n_fft"]
@@ -80,10 +80,6 @@ def sherpa_metadata(config: ModelConfig) -> dict[str, str]:
     require(
         config.head == "istft",
         f"the head is {config.head}, expected istft: sherpa-onnx makes audio by an inverse STFT alone; {_PLAIN}",
-    )
-    require(
-        config.n_fft & (config.n_fft - 1) == 0,
-        f"n_fft is {config.n_fft}, expected a power of two, which the FFT of sherpa-onnx needs; {_PLAIN}",
     )
     return {
         "model_type": MODEL_TYPES[0],

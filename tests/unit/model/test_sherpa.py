@@ -53,9 +53,9 @@ def test_metadata() -> None:
 
 @st.composite
 def configs(draw: st.DrawFn) -> ModelConfig:
-    n_fft = 2 ** draw(st.integers(3, 16))
-    hop = draw(st.integers(max(1, n_fft // 64), n_fft - 2))
-    rate, bands = draw(st.integers(1, MAX_RATE)), draw(st.integers(1, 300))
+    n_fft = 2 * draw(st.integers(2, MAX_N_FFT // 2))
+    hop = draw(st.integers(-(-n_fft // 64), n_fft - 2))
+    rate, bands = draw(st.integers(1, MAX_RATE)), draw(st.integers(1, 64))
     padding = draw(st.sampled_from(["same", "center"]))
     mel = replace(MEL, n_fft=n_fft, hop_length=hop, n_mels=bands, padding=padding, f_max=rate / 2)
     int8 = draw(st.booleans())
@@ -84,7 +84,6 @@ def test_both_ways(config: ModelConfig) -> None:
             {"head": "imdct_cos", "n_fft": 512, "hop_length": 256},
             "the head is imdct_cos, expected istft: sherpa-onnx makes audio by an inverse STFT alone",
         ),
-        ({"n_fft": 1000}, "n_fft is 1000, expected a power of two, which the FFT of sherpa-onnx needs"),
     ],
 )
 def test_what_sherpa_cannot_play(changes: dict[str, Any], match: str) -> None:
@@ -139,7 +138,8 @@ def test_a_contradiction_without_defaults() -> None:
 
 
 KEYS = ("model_type", "sample_rate", "n_fft", "hop_length", "win_length", "window_type", "center", "normalized")
-VALUES = st.one_of(st.text(max_size=8), st.integers(-2, 1 << 70).map(str), st.sampled_from(["vocos", "hann", "1", "0"]))
+TEXTS = st.text("0123456789 -+.e_xhanvocs\n", max_size=8)
+VALUES = st.one_of(TEXTS, st.integers(-2, 1 << 70).map(str), st.sampled_from(["vocos", "hann", "1", "0"]))
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES))

@@ -166,32 +166,6 @@ class MelConvention:
         return audio
 
 
-# What is known of each, with its source, is in docs/mels.md.
-CONVENTIONS = {
-    "f5": MelConvention(axes="btc", bands=100),
-    "zipvoice": MelConvention(axes="btc", scale=0.1, bands=100, clamp=True),
-    "matcha": MelConvention(bands=80),
-    "chattts": MelConvention(bands=100),
-    "mlx": MelConvention(axes="btc"),
-}
-MelsFrom = Literal["f5", "zipvoice", "matcha", "chattts", "mlx"] | MelConvention
-
-_MODELS = {
-    80: ", such as VocosONNX('BSC-LT/vocos-mel-22khz') at 22,050 Hz",
-    100: f", such as VocosONNX({MEL!r}) or VocosONNX('charactr/vocos-mel-24khz')",
-}
-
-
-def convention_of(mels_from: Any, bands: int) -> MelConvention:
-    """The convention that is given, or the known one of that name.
-
-    Raises ValueError if it is neither, or of another number of bands than the model's.
-    """
-    convention = mels_from if isinstance(mels_from, MelConvention) else MelConvention.named(mels_from)
-    convention.check_bands(bands)
-    return convention
-
-
 def _number(name: str, given: Any, meaning: str, most: float = _LARGEST) -> float:
     """A number above 0. Raises ValueError for anything else."""
     value = _of_bands(name, given, meaning, _SMALLEST, most)
@@ -218,6 +192,32 @@ def _column(value: float | Sequence[float] | Array) -> Float:
     """For features (B, C, T): a number, or (C, 1)."""
     column = np.asarray(value, np.float32)
     return column[:, None] if column.ndim else column
+
+
+# What is known of each, with its source, is in docs/mels.md.
+CONVENTIONS = {
+    "f5": MelConvention(axes="btc", bands=100),
+    "zipvoice": MelConvention(axes="btc", scale=0.1, bands=100, clamp=True),
+    "matcha": MelConvention(bands=80),
+    "chattts": MelConvention(bands=100),
+    "mlx": MelConvention(axes="btc"),
+}
+MelsFrom = Literal["f5", "zipvoice", "matcha", "chattts", "mlx"] | MelConvention
+
+_MODELS = {
+    80: ", such as VocosONNX('BSC-LT/vocos-mel-22khz') at 22,050 Hz",
+    100: f", such as VocosONNX({MEL!r}) or VocosONNX('charactr/vocos-mel-24khz')",
+}
+
+
+def convention_of(mels_from: Any, bands: int) -> MelConvention:
+    """The convention that is given, or the known one of that name.
+
+    Raises ValueError if it is neither, or of another number of bands than the model's.
+    """
+    convention = mels_from if isinstance(mels_from, MelConvention) else MelConvention.named(mels_from)
+    convention.check_bands(bands)
+    return convention
 
 
 def transposed_hint(mels: npt.NDArray[Any], bands: int, convention: MelConvention | None) -> str:

@@ -5,6 +5,7 @@ The inverse of each convention is written here a second time, from what is known
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -17,43 +18,53 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.checkpoints import random_weights, write_vocoder
+from tests.checkpoints import random_weights
 from tests.helpers import found
+from tests.torch_bytes import saved
 from vocos_onnx import MelConvention, VocosONNX, once
 from vocos_onnx.arrays import Float
 from vocos_onnx.dsp.stft import hann_window
 from vocos_onnx.frames import MelReader, stock_mel
 from vocos_onnx.mels import CONVENTIONS
+from vocos_onnx.model.bundled import default_model
 
 BUNDLED = VocosONNX("vocos-mel-24khz-small", threads=1)
 SEEDS = st.integers(0, 2**32 - 1)
 search = settings(max_examples=25, deadline=None, database=None, derandomize=True)
 
-# Of the peak. Rounding of features to float32 moves a log-mel by up to 1e-6.
+# Of the peak of the audio. What is rounded to float32 is off by 6e-8 of itself: of a log-mel of -10 by 6e-7 for each
+# step of a convention. Measured: 4e-6 for ZipVoice's scale, 2e-5 for a scale, a normalisation and another logarithm.
 ROUNDED = 1e-5
+ALL_ROUNDED = 5e-5
 STREAMED = 1e-5
 
-MATCHA_CONFIG = """\
-feature_extractor:
-  class_path: vocos.feature_extractors.MelSpectrogramFeatures
-  init_args:
-    {sample_rate: 22050, n_fft: 1024, hop_length: 256, n_mels: 80, padding: same,
-     f_min: 0, f_max: 8000, norm: slaney, mel_scale: slaney}
-backbone:
-  class_path: vocos.models.VocosBackbone
-  init_args: {input_channels: 80, dim: 512, intermediate_dim: 1536, num_layers: 8}
-head:
-  class_path: vocos.heads.ISTFTHead
-  init_args: {dim: 512, n_fft: 1024, hop_length: 256, padding: same}
-"""
+MATCHA_CONFIG = {  # with the arguments of its fork
+    "feature_extractor": {
+        "class_path": "vocos.feature_extractors.MelSpectrogramFeatures",
+        "init_args": {
+            **{"sample_rate": 22_050, "n_fft": 1024, "hop_length": 256, "n_mels": 80, "padding": "same"},
+            **{"f_min": 0, "f_max": 8000, "norm": "slaney", "mel_scale": "slaney"},
+        },
+    },
+    "backbone": {
+        "class_path": "vocos.models.VocosBackbone",
+        "init_args": {"input_channels": 80, "dim": 512, "intermediate_dim": 1536, "num_layers": 8},
+    },
+    "head": {
+        "class_path": "vocos.heads.ISTFTHead",
+        "init_args": {"dim": 512, "n_fft": 1024, "hop_length": 256, "padding": "same"},
+    },
+}
 
 
 @pytest.fixture(scope="module")
 def of_matcha(tmp_path_factory: pytest.TempPathFactory) -> VocosONNX:
     """A Vocos of 80 bands at 22,050 Hz, random weights in the geometry of BSC-LT/vocos-mel-22khz."""
+    folder = tmp_path_factory.mktemp("vocos-mel-22khz")
+    (folder / "config.json").write_text(json.dumps(MATCHA_CONFIG))
     weights = {**random_weights("vocos-mel-22khz"), "head.istft.window": hann_window(1024)}
-    folder = tmp_path_factory.mktemp("matcha") / "vocos-mel-22khz"
-    return VocosONNX(write_vocoder(folder, weights, MATCHA_CONFIG), threads=1)
+    (folder / "pytorch_model.bin").write_bytes(saved(weights))
+    return VocosONNX(folder, threads=1)
 
 
 def mels(seed: int, frames: int, *, batch: int | None = None, bands: int = 100) -> Float:
@@ -199,10 +210,10 @@ def test_any_convention(seed: int, axes: Any, log: Any, scale: float, per_band: 
     handed = made.T if axes == "btc" else made
     convention = MelConvention(axes=axes, log=log, scale=scale, mean=mean, std=std)
     expected = BUNDLED.decode(original)
-    near(BUNDLED.decode(handed, mels_from=convention), expected, ROUNDED)
-    near(BUNDLED.decode(handed[None], mels_from=convention)[0], expected, ROUNDED)
+    near(BUNDLED.decode(handed, mels_from=convention), expected, ALL_ROUNDED)
+    near(BUNDLED.decode(handed[None], mels_from=convention)[0], expected, ALL_ROUNDED)
     chunks = np.split(handed, np.cumsum(lengths), axis=0 if axes == "btc" else 1)
-    near(joined(BUNDLED.stream(mels_from=convention), chunks), expected, 2 * ROUNDED)
+    near(joined(BUNDLED.stream(mels_from=convention), chunks), expected, ALL_ROUNDED)
 
 
 def test_the_clip() -> None:
@@ -222,7 +233,7 @@ def test_the_clip() -> None:
 
 
 def loud(seed: int, frames: int, **options: Any) -> Float:
-    return mels(seed, frames, **options) + 2
+    return mels(seed, frames, **options) + 4
 
 
 def test_the_level_of_the_prompt() -> None:
@@ -442,7 +453,7 @@ def test_the_hints_for_axes(batch: int | None) -> None:
         text = str(caught.value)
         assert re.search(r"; they look like \((B, )?(T, C|C, T)\)", text), text
         passed = [{"mels_from": found} for found in re.findall(r'"(\w+)"', text) if found != "zipvoice"]
-        return [*passed, {"array": eval(found(r"pass (mels[^ ]*?)(,|$)", text)[1], {"mels": array})}]
+        return [*passed, {"array": eval(found(r"pass (mels(\.T|\.transpose\(0, 2, 1\)))", text)[1], {"mels": array})}]
 
     for remedy in (*(plain := remedies(btc(original))), *remedies(btc(original), MelConvention())):
         audio = BUNDLED.decode(remedy.get("array", btc(original)), mels_from=remedy.get("mels_from"))
@@ -502,16 +513,15 @@ def test_mels_of_as_many_frames_as_bands(caplog: pytest.LogCaptureFixture, monke
 
 @pytest.fixture(scope="module")
 def speech() -> Float:
-    """Mels (C, T) of a second and a half of a voice-like sound."""
-    rng = np.random.default_rng(0)
-    seconds = np.arange(36_000) / 24_000
-    tone = sum(np.sin(2 * np.pi * 140 * k * seconds + np.sin(9 * seconds)) / k for k in range(1, 40))
-    audio = tone * (1 + np.sin(25 * seconds)) * 0.1 + rng.normal(0, 0.002, 36_000)
-    return BUNDLED.features(audio.astype(np.float32), 24_000)
+    """Mels (C, T) of two seconds of a recording, from its tokens."""
+    with np.load(default_model().parent / "speech_it_f_paola_48k.npz") as archive:
+        audio = VocosONNX(threads=1).decode(archive["tokens"])
+    return BUNDLED.features(audio, 24_000)[:, :200]
 
 
 def test_check(speech: Float, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
     decibels = speech * np.float32(20 / np.log(10))
+    fresh = VocosONNX("vocos-mel-24khz-small", threads=1)  # of others it is not each call that is looked at
     monkeypatch.setattr(once, "_warned", set())
     for way in ways(BUNDLED, decibels, check=False):
         way()
@@ -531,8 +541,8 @@ def test_check(speech: Float, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.W
         way()
     assert not recwarn.list
     with pytest.warns(UserWarning, match=r"look like decibels: .*check=False silences this"):
-        BUNDLED.decode(decibels)
-    BUNDLED.decode(decibels)  # once
+        fresh.decode(decibels)
+    fresh.decode(decibels)  # once
     with pytest.raises(ValueError, match="cannot be the mels"):  # also after the warning
         BUNDLED.decode(decibels, check=True)
     for check in (1, "yes", 0):
@@ -567,7 +577,7 @@ def test_the_check_is_of_what_the_model_decodes(speech: Float) -> None:
 def test_the_remedy_is_what_to_pass(axes: Any, wrong: Callable[[Float], Float], first: str, speech: Float) -> None:
     handed = wrong(speech).astype(np.float32)
     handed = handed.T if axes == "btc" else handed
-    with pytest.raises(ValueError, match=f"mels_from=[^,]*({first})") as caught:
+    with pytest.raises(ValueError, match=f"pass mels_from=.*({first})") as caught:
         BUNDLED.decode(handed, mels_from=MelConvention(axes=axes), check=True)
     expected = BUNDLED.decode(speech)
     errors = []
@@ -609,7 +619,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             np.save(tmp_path / "handed.npy", handed)
             output = tmp_path / "out.wav"
             assert main(["decode", "-y", str(tmp_path / "handed.npy"), str(output), *options, "--mels-from", name]) == 0
-            near(load_audio(output, 24_000), expected.clip(-1, 1), 1e-4)  # 16 bits
+            given_audio = load_audio(output, 24_000)
+            assert given_audio.shape == expected.shape
+            assert np.abs(given_audio - expected).max() <= 2**-15  # of 16 bits, where a sample may round the other way
     capsys.readouterr()
     file = str(tmp_path / "handed.npy")
     for arguments, message in (

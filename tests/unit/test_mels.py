@@ -258,6 +258,12 @@ def test_the_level_of_the_prompt() -> None:
     assert np.array_equal(BUNDLED.decode(given_mels.T, mels_from="f5"), plain), "f5 clips nothing"
 
 
+def test_empty_chunks() -> None:
+    given_mels = btc(mels(0, 20))
+    chunks = [given_mels[:0], given_mels[:7], given_mels[:0], given_mels[7:], np.zeros((0, 3), np.float32)]
+    near(joined(BUNDLED.stream(mels_from="f5"), chunks), BUNDLED.decode(given_mels, mels_from="f5"), STREAMED)
+
+
 def test_what_is_given_is_not_changed() -> None:
     given_mels = tenth(mels(0, 20))
     before = given_mels.copy()

@@ -100,6 +100,53 @@ def test_commands(folder: Path) -> None:
     assert (folder / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
 
 
+MELS_PROGRAM = """
+import json, sys
+import numpy as np
+snippets, lines = json.load(sys.stdin)
+names = {}
+for snippet in snippets:
+    exec(snippet, names)
+vocos, f5 = names["vocos"], names["mels"]
+np.save("mels.npy", f5)
+expected = vocos.decode(f5.T)
+assert np.abs(expected).max() > 0.1
+assert np.abs(np.concatenate(names["streamed"]) - expected).max() < 1e-5 * np.abs(expected).max()
+rms = names["prompt_rms"]
+assert 0 < rms < 0.1, "the level would not be lowered"
+assert np.allclose(names["audio"], expected * np.float32(rms / 0.1), atol=1e-6)
+assert "pass mels_from=MelConvention(axes='btc', log='db')" in str(names["caught"])
+handed = {
+    "": f5.T[None], "f5": f5[None], "zipvoice": 0.1 * f5[None], "chattts": f5.T[None], "mlx": f5[None],
+    "another system": f5[None] / np.float32(np.log(10)),
+}
+for line in lines:
+    name = next((name for name in handed if name and f'"{name}"' in line), "another system" if "log=10" in line else "")
+    if "matcha" in line:
+        continue  # of 80 bands: tests/unit/test_mels.py
+    (audio,) = eval(line, names | {"mels": handed[name], "lengths": [len(f5)]})
+    assert audio.shape == expected.shape, line
+    assert np.abs(audio - expected.clip(-1, 1)).max() < 1e-5 * np.abs(expected).max(), line
+"""
+
+
+def test_the_page_of_mels(folder: Path) -> None:
+    """Its snippets are one program; each line of its table plays what that system hands over; its commands run."""
+    text = (ROOT / "docs" / "mels.md").read_text(encoding="utf-8")
+    snippets = [re.sub(r"print\(error\)", "caught = error", s) for s in re.findall(r"```python\n(.*?)```", text, re.S)]
+    assert len(snippets) == 5
+    lines = re.findall(r"\| `(vocos\.decode\(.*?\))` \|", text)
+    assert len(lines) == 7
+    (folder / "mels.json").write_text(json.dumps([snippets, lines]))
+    (folder / "mels.py").write_text(MELS_PROGRAM)
+    run("python -W error mels.py < mels.json", folder)
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()]
+    assert len(commands) == 1
+    for command in commands:
+        run(command.replace("decode ", "decode -y "), folder)
+    assert (folder / "out.wav").stat().st_size > 100_000
+
+
 def test_the_first_block_is_what_ci_runs() -> None:
     """Two commands; the first makes what the snippets read."""
     block = re.search(r"```bash\n(.*?)```", TEXT, re.S)

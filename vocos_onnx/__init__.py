@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .encoder import EncodecONNX
     from .io.audio import load_audio, load_blocks, save_audio, save_blocks
     from .io.tokens import Tokens, demo_tokens, load_tokens, save_tokens
+    from .mels import MelConvention
     from .model.config import EncoderConfig, ModelConfig
     from .stream_pool import StreamPool
     from .streams import Stream
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EncodecONNX",
     "EncoderConfig",
+    "MelConvention",
     "ModelConfig",
     "Stream",
     "StreamPool",
@@ -41,6 +43,7 @@ _MODULES = {
     "stream_pool": ("StreamPool",),
     "streams": ("Stream",),
     "io.tokens": ("Tokens", "demo_tokens", "load_tokens", "save_tokens"),
+    "mels": ("MelConvention",),
     "vocoder": ("VocosONNX",),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,14 +28,18 @@ from .bandwidths import Bandwidths, counted, first_codebooks
 from .dsp.mel import MelFeatures
 from .dsp.quantizer import fingerprints, lookup
 from .io.tokens import Tokens, check_codec
-from .limits import MAX_CODEBOOKS
-from .mels import MelCheck
+from .limits import MAX_CODEBOOKS, MAX_N_FFT
+from .mels import MelCheck, MelConvention, MelsFrom, convention_of, transposed_hint
+from .messages import shown
 from .model.bundled import CODEC, MEL
 from .model.config import EncodecFeatures, ModelConfig
+from .once import first_time
 
 Layout = Literal["kbt", "bkt"]
 LAYOUTS = ("kbt", "bkt")
 _SPECIAL = 4  # different values beyond a codebook that special tokens make at most
+
+_log = logging.getLogger("vocos_onnx")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +49,14 @@ class Frames:
     values: codes (K, B, T), or features (B, C, T) in float32.
     codebooks: (K or more, codebook_size, C), which the codes index; None for features.
     is_batch: whether the audio is (B, samples), or that of the only sequence, (samples,).
+    convention: that of the system whose mels they were, which also says what it does to the audio.
     """
 
     values: npt.NDArray[Any]
     codebooks: Float | None
     bandwidth_id: int | None
     is_batch: bool
+    convention: MelConvention | None = None
 
     @property
     def kind(self) -> str:
@@ -74,7 +81,7 @@ class Frames:
 
     def part(self, start: int, stop: int) -> Frames:
         """Some of the frames, without a copy."""
-        return Frames(self.values[:, :, start:stop], self.codebooks, self.bandwidth_id, self.is_batch)
+        return Frames(self.values[:, :, start:stop], self.codebooks, self.bandwidth_id, self.is_batch, self.convention)
 
     def filled_up(self, missing: int) -> Frames:
         """Features with so many frames of zeros after them."""
@@ -82,7 +89,9 @@ class Frames:
         return replace(self, values=np.pad(self.values, ((0, 0), (0, 0), (0, missing)))) if missing else self
 
     def restore(self, audio: Float) -> Float:
-        """Audio (B, samples) as the caller's shape asks for it."""
+        """Audio (B, samples) as the caller's shape and convention ask for it."""
+        if self.convention is not None:
+            audio = self.convention.finished(audio)
         return audio if self.is_batch else audio[0]
 
 
@@ -109,6 +118,20 @@ def features_of(parts: Sequence[Frames]) -> Float:
     return lookup(np.concatenate([part.values for part in parts], 1, dtype=np.intp, casting="unsafe"), first.codebooks)
 
 
+@dataclass(frozen=True)
+class Mels:
+    """How the mels of one call or stream are read.
+
+    convention: that of their system, if one was given.
+    check: looks whether they can be the model's, unless that is not wanted.
+    square: whether to remark on mels of as many frames as bands, whose axes nobody has named.
+    """
+
+    convention: MelConvention | None = None
+    check: MelCheck | None = None
+    square: bool = False
+
+
 class Reader(ABC):
     """Reads what a model decodes. ``MelReader`` and ``TokenReader`` know what that is."""
 
@@ -116,44 +139,84 @@ class Reader(ABC):
         self.config = config
         self.bandwidths = Bandwidths(config)
 
-    def read(self, given: Any, bandwidth_id: Any, layout: Layout, *, check_mels: bool = True) -> Given:
-        """What ``VocosONNX.decode`` takes: one array, or a list of arrays. Raises ValueError as that does.
-
-        ``check_mels``: whether to warn if the features look like another system's mels.
-        """
+    def read(
+        self,
+        given: Any,
+        bandwidth_id: Any,
+        layout: Layout,
+        *,
+        mels_from: MelsFrom | None = None,
+        check: bool | None = None,
+        lengths: Any = None,
+    ) -> Given:
+        """What ``VocosONNX.decode`` takes: one array, or a list of arrays. Raises ValueError as that does."""
         if layout not in LAYOUTS:
             raise ValueError(f"layout is {layout!r}, expected 'kbt' (codebooks, batch, frames) or 'bkt'")
-        mel_check = self.mel_check() if check_mels else None
+        mels = self.mels(self.convention(mels_from), check)
         if not _is_list(given):
-            return Given((self._item(self._array(given), bandwidth_id, layout, mel_check),), is_list=False)
+            array = self._array(given)
+            if lengths is None:
+                return Given((self._item(array, bandwidth_id, layout, mels),), is_list=False)
+            arrays = self._unpadded(array, lengths, layout, mels.convention)
+            return Given(tuple(self._item(one, bandwidth_id, layout, mels) for one in arrays), is_list=True)
+        if lengths is not None:
+            raise ValueError("lengths is given, and the items of a list have their own: leave it out")
         arrays = [self._array(item) for item in given]
         if len({is_float(array) for array in arrays}) > 1:
             raise ValueError("the list holds tokens (integers) and features (floats); decode them in two calls")
         wrong = next((i for i, array in enumerate(arrays) if array.ndim != 2), None)
         if wrong is not None:
             shape = arrays[wrong].shape
+            expected = f"(K, T) or {_axes(mels.convention)}"
             hint = f"; pass item[0] of those of shape (1, {shape[1]}, T)" if len(shape) == 3 and shape[0] == 1 else ""
-            raise ValueError(f"item {wrong} of the list has shape {shape}, expected (K, T) or (C, T){hint}")
-        return Given(tuple(self._item(array, bandwidth_id, layout, mel_check) for array in arrays), is_list=True)
+            raise ValueError(f"item {wrong} of the list has shape {shape}, expected {expected}{hint}")
+        return Given(tuple(self._item(array, bandwidth_id, layout, mels) for array in arrays), is_list=True)
 
-    def read_chunk(self, given: Any, bandwidth_id: int | None, mel_check: MelCheck | None) -> Frames:
+    def _unpadded(
+        self, array: npt.NDArray[Any], lengths: Any, layout: Layout, convention: MelConvention | None
+    ) -> list[npt.NDArray[Any]]:
+        """The items of a padded batch, each without its padding. Raises ValueError if it is none."""
+        if array.ndim != 3:
+            raise ValueError(
+                f"lengths is given, and the array has shape {array.shape}, expected a batch (B, C, T): leave it out"
+            )
+        if is_float(array):
+            self._check_shape(array, convention)
+        items = array.swapaxes(0, 1) if layout == "kbt" and not is_float(array) else array
+        in_front = is_float(array) and _is_transposed(convention)
+        frames = items.shape[1 if in_front else 2]
+        each = zip(items, read_lengths(lengths, len(items), frames), strict=True)
+        return [item[:length] if in_front else item[:, :length] for item, length in each]
+
+    def read_chunk(self, given: Any, bandwidth_id: int | None, mels: Mels) -> Frames:
         """A chunk of a stream: tokens (K, t) or features (C, t), t >= 0. Raises ValueError as ``Stream.push``."""
         array = self._array(given)
         if array.ndim != 2:
             raise ValueError(
-                f"a chunk has shape {array.shape}, expected tokens (K, t) or features (C, t){_chunk_hint(array)}"
+                f"a chunk has shape {array.shape}, expected tokens (K, t) or features "
+                f"{_axes(mels.convention, 't')}{_chunk_hint(array)}"
             )
-        if len(array) and not array.size:
+        rows, frames = array.T.shape if _is_transposed(mels.convention) else array.shape
+        if rows and not frames:
             return Frames(np.zeros((1, self.config.feature_channels, 0), np.float32), None, None, is_batch=False)
-        return self._item(array, bandwidth_id, "kbt", mel_check)
+        return self._item(array, bandwidth_id, "kbt", mels)
 
     def read_codes(self, given: Any, layout: Layout) -> Frames:
         """Tokens (K, T) or (K, B, T) alone, without a bandwidth id. Raises ValueError as ``codes_to_features``."""
         return self._codes(self._array(given), layout)
 
-    def mel_check(self, one_sequence: bool = False) -> MelCheck | None:
-        """What looks at the features of one call or stream, if there is anything to see."""
-        return None
+    @abstractmethod
+    def convention(self, mels_from: MelsFrom | None) -> MelConvention | None:
+        """The convention that a caller names or gives. Raises ValueError if the model cannot decode such mels."""
+
+    def mels(self, convention: MelConvention | None, check: bool | None, *, one_sequence: bool = False) -> Mels:
+        """How the mels of one call or stream are read; ``check`` is that of ``VocosONNX.decode``."""
+        if check is not None and not isinstance(check, bool):
+            raise ValueError(
+                f"check is {shown(check)}, expected None (a warning if these cannot be the model's mels), True (an "
+                "error) or False (neither)"
+            )
+        return Mels(convention)
 
     @property
     @abstractmethod
@@ -177,13 +240,15 @@ class Reader(ABC):
         """Those of the model's first 1, 2, ... codebooks."""
         return ()
 
-    def _item(self, array: npt.NDArray[Any], bandwidth_id: Any, layout: Layout, mel_check: MelCheck | None) -> Frames:
+    def _item(self, array: npt.NDArray[Any], bandwidth_id: Any, layout: Layout, mels: Mels) -> Frames:
         if is_float(array):
-            features = self._features(array)
+            features = self._features(array, mels.convention)
             bandwidth_id = self.bandwidths.checked_id(bandwidth_id)
-            if mel_check is not None:
-                mel_check.add(features)
-            return Frames(features, None, bandwidth_id, is_batch=array.ndim == 3)
+            if mels.square and features.shape[1] == features.shape[2]:
+                _remark_on_axes(array)
+            if mels.check is not None:
+                mels.check.add(features)
+            return Frames(features, None, bandwidth_id, array.ndim == 3, mels.convention)
         frames = self._codes(array, layout)
         codes = frames.values
         if bandwidth_id is None:
@@ -196,27 +261,39 @@ class Reader(ABC):
     def _codes(self, array: npt.NDArray[Any], layout: Layout) -> Frames:
         """Tokens, checked. Raises ValueError if the array holds none."""
 
-    def _features(self, features: npt.NDArray[Any]) -> Float:
-        channels = self.config.feature_channels
-        shape = features.shape
-        if features.ndim not in (2, 3) or shape[-2] != channels:
-            raise ValueError(
-                f"features have shape {shape}, expected ({channels}, T) or (B, {channels}, T)" + self._hint(features)
-            )
+    def _features(self, features: npt.NDArray[Any], convention: MelConvention | None) -> Float:
+        self._check_shape(features, convention)
         if features.size == 0:
-            raise ValueError(f"features are empty, shape {shape}; expected at least one item and one frame")
+            raise ValueError(f"features are empty, shape {features.shape}; expected at least one item and one frame")
+        if _is_transposed(convention):
+            features = features.swapaxes(-1, -2)
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
-            features = np.ascontiguousarray(features.reshape(-1, channels, shape[-1]), np.float32)
+            features = np.ascontiguousarray(features.reshape(-1, *features.shape[-2:]), np.float32)
         if not np.isfinite(features).all():
             bad = features[~np.isfinite(features)]
             raise ValueError(f"features hold {bad.size} values that are NaN or infinite in float32; expected finite")
-        return features
+        return features if convention is None else convention.magnitudes(features)
+
+    def _check_shape(self, features: npt.NDArray[Any], convention: MelConvention | None) -> None:
+        """Raises ValueError unless these are features with their axes as the convention has them."""
+        channels, shape = self.config.feature_channels, features.shape
+        if len(shape) not in (2, 3) or shape[-1 if _is_transposed(convention) else -2] != channels:
+            one = _axes(convention).replace("C", str(channels))
+            says = "" if convention is None else f" with mels_from={shown(convention)}"
+            raise ValueError(
+                f"features have shape {shape}, expected {one} or (B, {one[1:]}{says}{self._hint(features, convention)}"
+            )
+
+    def _transposed_hint(self, given: npt.NDArray[Any], convention: MelConvention | None) -> str:
+        """What to pass in place of features whose axes are in another order."""
+        axes, transposed = ("(T, C)", ".T") if given.ndim == 2 else ("(B, T, C)", ".transpose(0, 2, 1)")
+        return f"; they look like {axes}: pass features{transposed}"
 
     def _other_floats(self, array: npt.NDArray[Any]) -> ValueError:
         hint = stack_hint(array, "features") or float_hint(array.dtype)
         return ValueError(f"features have dtype {array.dtype}, expected floats{hint}")
 
-    def _hint(self, given: npt.NDArray[Any]) -> str:
+    def _hint(self, given: npt.NDArray[Any], convention: MelConvention | None) -> str:
         """A hint for floats of the wrong shape: what they may be, and what to pass."""
         channels, shape, last = self.config.feature_channels, given.shape, given.shape[-2:]
         few = len(shape) in (2, 3) and min(shape[:-1]) <= self.num_codebooks
@@ -224,9 +301,8 @@ class Reader(ABC):
             return (
                 f"; tokens must be integers, not {given.dtype}: if they are tokens, pass them as .astype(numpy.int64)"
             )
-        if len(shape) in (2, 3) and last[1] == channels:
-            axes, transposed = ("(T, C)", ".T") if len(shape) == 2 else ("(B, T, C)", ".transpose(0, 2, 1)")
-            return f"; they look like {axes}: pass features{transposed}"
+        if len(shape) in (2, 3) and channels in last:
+            return self._transposed_hint(given, convention)
         if len(shape) == 4 and 1 in shape[:2] and channels in last:
             return f"; pass features[{'0' if shape[0] == 1 else ':, 0'}]"
         if shape == (channels,):
@@ -240,25 +316,39 @@ class Reader(ABC):
 
 
 class MelReader(Reader):
-    """Reads mels (n_mels, T) or (B, n_mels, T), and knows why anything else is none."""
+    """Reads mels (n_mels, T) or (B, n_mels, T), and knows why anything else is none.
 
-    def __init__(self, config: ModelConfig, mel: MelFeatures):
+    ``mel``: how they are made; None if the model does not say that, as a file of another exporter.
+    """
+
+    def __init__(self, config: ModelConfig, mel: MelFeatures | None):
         super().__init__(config)
-        self._mel = mel
+        self._mel = stock_mel(config) if mel is None else mel
         self._calls = itertools.count(1)  # of decode and stream
 
     @property
     def decodes(self) -> str:
         return "mels"
 
-    def mel_check(self, one_sequence: bool = False) -> MelCheck | None:
-        """What looks at the mels of one call or stream.
+    def convention(self, mels_from: MelsFrom | None) -> MelConvention | None:
+        return None if mels_from is None else convention_of(mels_from, self.config.feature_channels)
 
-        That takes up to a quarter of the time of a short call: the first 16 are looked at, then fewer and fewer.
+    def mels(self, convention: MelConvention | None, check: bool | None, *, one_sequence: bool = False) -> Mels:
+        """How the mels of one call or stream are read.
+
+        To look at them takes up to a quarter of the time of a short call: the first 16 are looked at, then fewer and
+        fewer; all if a fault is an error.
         """
+        plain = super().mels(convention, check)
+        if check is False:
+            return plain
         number = next(self._calls)
         rarely = number > 16 and number & (number - 1)
-        return None if rarely else MelCheck(self._mel, one_sequence)
+        looks = None if rarely and not check else MelCheck(self._mel, one_sequence, convention, strict=bool(check))
+        return Mels(convention, looks, square=convention is None)
+
+    def _transposed_hint(self, given: npt.NDArray[Any], convention: MelConvention | None) -> str:
+        return transposed_hint(given, self.config.feature_channels, convention)
 
     def _codes(self, array: npt.NDArray[Any], layout: Layout) -> Frames:
         if not is_integer(array) and not is_float(array):
@@ -281,6 +371,14 @@ class TokenReader(Reader):
     def decodes(self) -> str:
         return self._codec.codec
 
+    def convention(self, mels_from: MelsFrom | None) -> MelConvention | None:
+        if mels_from is not None:
+            raise ValueError(
+                f"mels_from is {shown(mels_from)}, and this model decodes tokens of {self._codec.codec}, not mels: "
+                f"leave it out, or take a mel model, such as VocosONNX({MEL!r})"
+            )
+        return None
+
     @property
     def num_codebooks(self) -> int:
         return self._codec.num_codebooks
@@ -298,11 +396,38 @@ class TokenReader(Reader):
 
 def reader_of(config: ModelConfig, codebooks: Float | None) -> Reader:
     """The reader of a model, by what it decodes."""
-    if config.mel is not None:
+    if config.encodec is None:
         return MelReader(config, config.mel)
-    assert config.encodec is not None
     assert codebooks is not None
     return TokenReader(config, config.encodec, codebooks)
+
+
+def _remark_on_axes(mels: npt.NDArray[Any]) -> None:
+    """A line in the log, once in a process: a correct program, such as a stream of such chunks, may well pass these."""
+    if first_time("axes"):
+        read, other = ("(C, T)", "(T, C)") if mels.ndim == 2 else ("(B, C, T)", "(B, T, C)")
+        _log.warning(
+            "the mels have as many frames as bands, %d, and are read as %s: if they are %s, pass mels_from= and the "
+            "name of their system, or MelConvention(axes='btc'); mels_from=MelConvention() says that they are %s",
+            mels.shape[-1],
+            read,
+            other,
+            read,
+        )
+
+
+def stock_mel(config: ModelConfig) -> MelFeatures:
+    """What mels of a model usually are that does not say how its mels are made: natural logarithms, clip 1e-5."""
+    hop = config.hop_length
+    return MelFeatures(
+        n_fft=min(max(config.n_fft, 4 * hop), MAX_N_FFT),  # that of a head without a transform is the hop
+        hop_length=hop,
+        n_mels=config.feature_channels,
+        padding=config.padding,
+        f_min=0.0,
+        f_max=config.sample_rate / 2,
+        clip=1e-5,
+    )
 
 
 # what features of so many channels are for, where they are not this model's
@@ -314,6 +439,16 @@ _CHANNELS = {
     128: "128 channels are those of the features of EnCodec, whose codec model is made with: vocos-onnx convert "
     "charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx",
 }
+
+
+def _is_transposed(convention: MelConvention | None) -> bool:
+    """Whether the frames come before the bands."""
+    return convention is not None and convention.axes == "btc"
+
+
+def _axes(convention: MelConvention | None, frames: str = "T") -> str:
+    """The axes of one sequence of features."""
+    return f"({frames}, C)" if _is_transposed(convention) else f"(C, {frames})"
 
 
 def _chunk_hint(given: npt.NDArray[Any]) -> str:
@@ -331,6 +466,22 @@ def _is_list(given: Any) -> TypeGuard[Sequence[Array]]:
     if not given:
         raise ValueError("the list is empty, expected one or more arrays of tokens or features")
     return all(isinstance(item, Tokens) or getattr(item, "ndim", 0) >= 2 for item in given)
+
+
+def read_lengths(lengths: Any, batch: int, frames: int) -> list[int]:
+    """The frames of each item of a padded batch. Raises ValueError unless they are ``batch`` integers, 1 to frames."""
+    array = as_array(lengths, "lengths")
+    if array.ndim != 1 or not is_integer(array) or len(array) != batch:
+        raise ValueError(
+            f"lengths is {shown(lengths)}, expected {batch} integers: the frames of each item of the batch"
+        )
+    frames_of: list[int] = array.tolist()
+    for i, length in enumerate(frames_of):
+        if not 1 <= length <= frames:
+            raise ValueError(
+                f"lengths holds {length} for item {i}, expected 1 to {frames}: the batch has as many frames"
+            )
+    return frames_of
 
 
 def read_tokens(

@@ -1,20 +1,240 @@
-"""Mels of other systems: whether features can be the mels that a model decodes, and what to do if they cannot."""
+"""Mels of other systems: what makes them those of a model, whether features can be that, and what to do if not."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import Float
+from .arrays import Array, Float, as_array
 from .dsp.mel import MelFeatures, filterbank
+from .limits import MAX_CHANNELS, read_integer, require
+from .messages import shown
+from .model.bundled import MEL
 from .once import has_warned, warn_once
 
+AXES = ("bct", "btc")
+# what a value is multiplied by to be a natural logarithm of a magnitude
+_LOGS: dict[Literal["e", 10, "db"], float] = {"e": 1.0, 10: math.log(10), "db": math.log(10) / 20}
+_SMALLEST, _LARGEST = 1e-30, 1e30  # of any field, so that float32 holds it
+_TARGET_RMS = 0.1  # to which F5-TTS and ZipVoice raise a quieter prompt
 _FEWEST, _MOST = 50, 800  # frames: fewer are not check_mels, and after so many no more is looked at
 _BLOCK = 1024  # frames looked at in one step
+
+
+@dataclass(frozen=True, repr=False)
+class MelConvention:
+    """How a system hands over its mels. ``mels_from`` of ``VocosONNX.decode`` takes one, or the name of a known one.
+
+    What the system did is undone in this order, in float32 as the systems compute:
+
+        1. (B, T, C) or (T, C) becomes (B, C, T) or (C, T), if ``axes`` is "btc".
+        2. y = (x / scale · std + mean) · k, with k = 1 for the log "e", ln 10 for 10, and ln(10)/20 for "db".
+        3. y is at least ln(clip), if there is a clip.
+
+    The model decodes y, and of its audio
+
+        4. what is beyond ±1 is clipped, if ``clamp``;
+        5. all is multiplied by prompt_rms / 0.1, if ``prompt_rms`` is below 0.1.
+
+    Steps 4 and 5, in this order, are those of ZipVoice (zipvoice/bin/infer_zipvoice.py), and step 5 is that of F5-TTS
+    (f5_tts/infer/utils_infer.py): both raise a prompt whose root mean square is below 0.1 to that before they compute
+    its mels, and lower the audio as much. Without ``prompt_rms``, step 5 is left out.
+
+    axes: "bct" for (B, C, T) and (C, T), "btc" for (B, T, C) and (T, C).
+    scale: what the system multiplied by, 0.1 for ZipVoice. Logarithms of powers are those of magnitudes times 2.
+    mean, std: of the system's normalisation, a number or one for each band.
+    log: "e" for natural logarithms of magnitudes, 10 for log10, "db" for decibels (20·log10). Any other is a factor,
+        which ``scale`` undoes.
+    clip: the least magnitude, such as 1e-7 where log10(0 + 1e-10) is the system's silence; None leaves it.
+    bands: how many there are; None if that is not known. A model with another number of bands is refused.
+    prompt_rms: root mean square of the prompt before it was raised, with samples within ±1.
+    clamp: whether the audio is clipped at ±1.
+
+    Raises:
+        ValueError: a value out of range, or numbers of bands that contradict one another.
+
+    Example:
+        >>> vocos.decode(mels, mels_from=MelConvention(axes="btc", log=10))
+        >>> vocos.decode(mels, mels_from=MelConvention.named("f5", prompt_rms=0.04))
+    """
+
+    axes: Literal["bct", "btc"] = "bct"
+    scale: float = 1.0
+    mean: float | Sequence[float] | Array = 0.0
+    std: float | Sequence[float] | Array = 1.0
+    log: Literal["e", 10, "db"] = "e"
+    clip: float | None = None
+    bands: int | None = None
+    prompt_rms: float | None = None
+    clamp: bool = False
+
+    def __post_init__(self) -> None:
+        known = isinstance(self.axes, str) and self.axes in AXES
+        require(known, f"axes is {shown(self.axes)}, expected 'bct' for (B, C, T) or 'btc' for (B, T, C)")
+        require(
+            isinstance(self.log, str | int) and self.log in _LOGS,
+            f"log is {shown(self.log)}, expected 'e' (natural logarithms), 10 or 'db' (decibels of magnitudes)",
+        )
+        require(isinstance(self.clamp, bool), f"clamp is {shown(self.clamp)}, expected True or False")
+        values: dict[str, Any] = {
+            "scale": _number("scale", self.scale, "what the system multiplied its mels by"),
+            "mean": _of_bands("mean", self.mean, "that of the mels, or one for each band", -_LARGEST),
+            "std": _of_bands("std", self.std, "the standard deviation of the mels, or one for each band", _SMALLEST),
+        }
+        if self.clip is not None:
+            values["clip"] = _number("clip", self.clip, "the least magnitude, such as 1e-5; or None")
+        if self.prompt_rms is not None:
+            meaning = "the root mean square of the prompt, whose samples are within ±1; or None"
+            values["prompt_rms"] = _number("prompt_rms", self.prompt_rms, meaning, 1.0)
+        if self.bands is not None:
+            values["bands"] = read_integer("bands", self.bands, 1, MAX_CHANNELS, "how many bands there are; or None")
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        if len(set(self._counts.values())) > 1:
+            each = ", ".join(f"{name} of {count}" for name, count in self._counts.items())
+            raise ValueError(f"the numbers of bands contradict one another: {each}")
+
+    @classmethod
+    def named(cls, name: str, **changes: Any) -> MelConvention:
+        """A known convention, with other values of some fields. Raises ValueError, which lists the known ones."""
+        if not isinstance(name, str) or name not in CONVENTIONS:
+            known = ", ".join(map(repr, CONVENTIONS))
+            raise ValueError(
+                f"mels_from is {shown(name)}, expected one of {known}, or a MelConvention for other systems"
+            )
+        return replace(CONVENTIONS[name], **changes)
+
+    def __repr__(self) -> str:
+        """As it can be written, with the fields that are not the default."""
+        changed = ((field.name, getattr(self, field.name)) for field in fields(self))
+        default = {field.name: field.default for field in fields(self)}
+        return f"MelConvention({', '.join(f'{name}={value!r}' for name, value in changed if value != default[name])})"
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        """How many bands there are, as each of the fields has it that says so."""
+        per_band = {name: getattr(self, name) for name in ("mean", "std")}
+        counts = {name: len(value) for name, value in per_band.items() if isinstance(value, tuple)}
+        return counts if self.bands is None else {"bands": self.bands} | counts
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether the mels are natural logarithms already, so that at most their axes change."""
+        return (self.scale, self.mean, self.std, self.log, self.clip) == (1.0, 0.0, 1.0, "e", None)
+
+    def check_bands(self, bands: int) -> None:
+        """Raises ValueError if a model of so many bands cannot decode these mels; the message names one that can."""
+        own = next(iter(self._counts.values()), bands)
+        if own != bands:
+            which = f": take a model of {own} bands{_MODELS.get(own, '')}, or the mels_from of these mels"
+            raise ValueError(f"mels_from={shown(self)} has {own} bands, and this model decodes {bands}{which}")
+
+    def magnitudes(self, features: Float) -> Float:
+        """Features (B, C, T) of the system -> natural logarithms of magnitudes, steps 2 and 3, in float32.
+
+        Raises ValueError if they are not finite.
+        """
+        if self.keeps_values:
+            return features
+        with np.errstate(over="ignore", invalid="ignore"):  # which is refused below
+            values = features / np.float32(self.scale)
+            values *= _column(self.std)
+            values += _column(self.mean)
+            values *= np.float32(_LOGS[self.log])
+        if self.clip is not None:
+            np.maximum(values, np.float32(math.log(self.clip)), out=values)
+        if not np.isfinite(values).all():
+            low, high = features.min(), features.max()
+            raise ValueError(
+                f"features from {low:.3g} to {high:.3g} are infinite in float32 with mels_from={shown(self)}: check "
+                "its scale, std and mean"
+            )
+        return values
+
+    def finished(self, audio: Float) -> Float:
+        """The audio as the system's own vocoder call leaves it, steps 4 and 5."""
+        if self.clamp:
+            audio = audio.clip(-1, 1)
+        if self.prompt_rms is not None and self.prompt_rms < _TARGET_RMS:
+            audio = audio * np.float32(self.prompt_rms / _TARGET_RMS)
+        return audio
+
+
+def _number(name: str, given: Any, meaning: str, most: float = _LARGEST) -> float:
+    """A number above 0. Raises ValueError for anything else."""
+    value = _of_bands(name, given, meaning, _SMALLEST, most)
+    if isinstance(value, tuple):
+        raise ValueError(f"{name} is {shown(given)}, expected one number: {meaning}")
+    return value
+
+
+def _of_bands(name: str, given: Any, meaning: str, above: float, most: float = _LARGEST) -> float | tuple[float, ...]:
+    """A number, or one for each band, above a bound. Raises ValueError for anything else."""
+    array = as_array(given, name)
+    if array.dtype.kind not in "iuf" or array.ndim > 1 or not array.size:
+        raise ValueError(f"{name} is {shown(given)}, expected {meaning}")
+    values = array.astype(np.float64)
+    bad = ~((values > above) & (values <= most))  # NaN, too
+    if bad.any():
+        raise ValueError(
+            f"{name} is {values[bad].flat[0]:g}, expected a number above {above:g} and at most {most:g}: {meaning}"
+        )
+    return float(values) if not array.ndim else tuple(values.tolist())
+
+
+def _column(value: float | Sequence[float] | Array) -> Float:
+    """For features (B, C, T): a number, or (C, 1)."""
+    column = np.asarray(value, np.float32)
+    return column[:, None] if column.ndim else column
+
+
+# What is known of each, with its source, is in docs/mels.md.
+CONVENTIONS = {
+    "f5": MelConvention(axes="btc", bands=100),
+    "zipvoice": MelConvention(axes="btc", scale=0.1, bands=100, clamp=True),
+    "matcha": MelConvention(bands=80),
+    "chattts": MelConvention(bands=100),
+    "mlx": MelConvention(axes="btc"),
+}
+MelsFrom = Literal["f5", "zipvoice", "matcha", "chattts", "mlx"] | MelConvention
+
+_MODELS = {
+    80: ", such as VocosONNX('BSC-LT/vocos-mel-22khz') at 22,050 Hz",
+    100: f", such as VocosONNX({MEL!r}) or VocosONNX('charactr/vocos-mel-24khz')",
+}
+
+
+def convention_of(mels_from: Any, bands: int) -> MelConvention:
+    """The convention that is given, or the known one of that name.
+
+    Raises ValueError if it is neither, or of another number of bands than the model's.
+    """
+    convention = mels_from if isinstance(mels_from, MelConvention) else MelConvention.named(mels_from)
+    convention.check_bands(bands)
+    return convention
+
+
+def transposed_hint(mels: npt.NDArray[Any], bands: int, convention: MelConvention | None) -> str:
+    """What to pass in place of mels whose axes are in another order than was said."""
+    transposed = ".T" if mels.ndim == 2 else ".transpose(0, 2, 1)"
+    found, other = ("(T, C)", "(C, T)") if mels.ndim == 2 else ("(B, T, C)", "(B, C, T)")
+    if convention is not None and convention.axes == "btc":
+        leave = ", or leave mels_from out" if replace(convention, axes="bct", bands=None) == MelConvention() else ""
+        return f"; they look like {other}: pass mels{transposed}{leave}"
+    if convention is not None:
+        return f"; they look like {found}: pass mels{transposed}, or a mels_from with axes='btc'"
+    names = [name for name, one in CONVENTIONS.items() if one.axes == "btc" and one.bands in (None, bands)]
+    plain = " or ".join(f'"{name}"' for name in names if CONVENTIONS[name].keeps_values)
+    scaled = ' ("zipvoice" if they are those of ZipVoice, scaled by 0.1)' if "zipvoice" in names else ""
+    if scaled and mels.any() and mels.max() < 0.5 and mels.min() > -2:
+        return f'; they look like {found}, scaled by 0.1: pass mels_from="zipvoice", or mels{transposed} / 0.1'
+    return f"; they look like {found}: pass mels{transposed}, or mels_from={plain}{scaled}"
 
 
 class MelCheck:
@@ -25,25 +245,27 @@ class MelCheck:
     stream, are judged together.
     """
 
-    def __init__(self, mel: MelFeatures, one_sequence: bool) -> None:
-        self._mel, self._one_sequence = mel, one_sequence
+    def __init__(
+        self, mel: MelFeatures, one_sequence: bool, convention: MelConvention | None = None, *, strict: bool = False
+    ) -> None:
+        """``convention``: that the features have been read with. ``strict``: whether a fault is an error."""
+        self._mel, self._one_sequence, self._convention, self._strict = mel, one_sequence, convention, strict
         self._kept: list[Float] = []
         self._count, self._next = 0, _FEWEST
 
     def add(self, features: Float) -> None:
-        """Features (B, C, t), the next ones."""
+        """Features (B, C, t), the next ones. Raises ValueError if they are at fault and the check is strict."""
         for item in features:
-            if has_warned("mels"):
+            if has_warned("mels") and not self._strict:
                 return
             if self._one_sequence and self._count >= _MOST:
                 return
             blocks = self._telling(item, _MOST - (self._count if self._one_sequence else 0))
             count = sum(block.shape[1] for block in blocks)
             if not count and item.size and item.min() > _HIGHEST:
-                warn_once(
-                    "mels",
-                    f"{_CANNOT}all values of {item.shape[1]} frames are {item.min():.3g} and more, expected natural "
-                    "logarithms of magnitudes",
+                self._report(
+                    f"all values of {item.shape[1]} frames are {item.min():.3g} and more, expected natural logarithms "
+                    "of magnitudes"
                 )
             elif not self._one_sequence and count >= _FEWEST:
                 self._check(blocks)
@@ -70,16 +292,23 @@ class MelCheck:
         return kept
 
     def _check(self, blocks: list[Float]) -> None:
-        fault = mel_fault(np.concatenate(blocks, axis=1), self._mel)
+        fault = mel_fault(np.concatenate(blocks, axis=1), self._mel, self._convention)
         if fault is not None:
-            warn_once("mels", _CANNOT + fault)
+            self._report(fault)
+
+    def _report(self, fault: str) -> None:
+        if self._strict:
+            raise ValueError(f"{_CANNOT}{fault}")
+        warn_once("mels", f"{_CANNOT}{fault} (check=False silences this)")
 
 
 _CANNOT = "these features cannot be the mels that this model decodes: "
 _HIGHEST = 20.0  # of no audio the logarithm of any magnitude is as high, and 0 is what batches are filled up with
 
 
-def mel_fault(features: npt.NDArray[np.floating[Any]], mel: MelFeatures) -> str | None:
+def mel_fault(
+    features: npt.NDArray[np.floating[Any]], mel: MelFeatures, convention: MelConvention | None = None
+) -> str | None:
     """Why features (C, T) or (B, C, T) are probably not those of a model, with the remedy; None where they may be.
 
     Natural logarithms of magnitudes are told from other scales by their range, and by how much they vary: from one
@@ -88,6 +317,8 @@ def mel_fault(features: npt.NDArray[np.floating[Any]], mel: MelFeatures) -> str 
     noise and tones, as mels of 100 bands and of HiFi-GAN: of 4,001 pieces of 60 frames or more none is at fault, also
     60 dB quieter, 12 dB louder or with a clip of 1e-5; of the recordings in another scale 98 % are found.
     Not told apart: log2, and log10 of power.
+
+    ``convention``: that the features have been read with, whose axes the remedy keeps.
     """
     x = np.asarray(np.asarray(features)[..., :_JUDGED], np.float64)
     if x.ndim == 3:
@@ -97,40 +328,59 @@ def mel_fault(features: npt.NDArray[np.floating[Any]], mel: MelFeatures) -> str 
     x = x[:, np.ptp(x, axis=0) > 1e-6][:, :_JUDGED]
     if x.shape[1] < _FEWEST:
         return None
-    scale = "expected natural logarithms of magnitudes, as features() gives"
+    fault = _fault(x, mel, MelConvention() if convention is None else convention)
+    if fault is None:
+        return None
+    look, remedy = fault
+    low, _, high = _range(x)
+    found = f"mels from {low:.3g} to {high:.3g}, expected natural logarithms of magnitudes, as features() gives"
+    if convention is not None and not convention.keeps_values:
+        return f"{found}; read with mels_from={shown(convention)}, these look like {look}: its fields are of other mels"
+    return f"{found}; these look like {look}: {remedy}"
+
+
+def _range(x: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    """Nearly the lowest, the middle and nearly the highest value."""
     low, middle, high = (float(value) for value in np.percentile(x, (0.1, 50, 99.9)))
-    found = f"mels from {low:.3g} to {high:.3g}, {scale}"
+    return low, middle, high
+
+
+def _fault(x: npt.NDArray[np.float64], mel: MelFeatures, convention: MelConvention) -> tuple[str, str] | None:
+    """What features (C, T) look like that are not those of a model, and the remedy; None where they may be."""
+    low, middle, high = _range(x)
     if low >= 0 and middle < 0.1 * high:
         logs = f"np.log(np.maximum(magnitudes, {mel.clip:g}))"
         halved = f"np.log(np.maximum(powers, {mel.clip**2:g})) / 2"
         if high > math.exp(_highest(mel)):  # which no magnitudes are
-            return f"{found}; these look like powers: pass {halved}"
-        return f"{found}; these look like magnitudes or powers: pass {logs} if they are magnitudes, {halved} if powers"
+            return "powers", f"pass {halved}"
+        return "magnitudes or powers", f"pass {logs} if they are magnitudes, {halved} if powers"
     if low < min(math.log(mel.clip), _LOWEST) - 2.5:
-        return f"{found}; {_expanded(float(x.std()))}"
+        return _expanded(float(x.std()), convention)
     if high > _highest(mel):
-        return f"{found}; these look like mels of audio in the range of int16: divide that by 32768"
+        return "mels of audio in the range of int16", "divide that by 32768"
     x = x[:, ((x > math.log(mel.clip) + 0.1) & (x != x.min())).mean(axis=0) > 0.9]  # at the floor nothing varies
     if x.shape[1] < _FEWEST:
         return None
     mean, spread, over_time = float(x.mean()), float(x.std()), float(np.median(x.std(axis=1)))
     step = float(np.median(np.abs(np.diff(x, axis=1))))
     if spread > 2.5 and 0.5 < step < 0.5 * spread:
-        return f"{found}; {_expanded(spread)}"
+        return _expanded(spread, convention)
     if abs(mean) < 1.2 and spread < 0.5 and 0.003 < step < 0.12 and over_time > 0.4 * spread:
         return (
-            f"{found}; these look scaled down: pass features / 0.1 if they are of ZipVoice, and undo the normalisation "
-            "if they are of another system"
+            "mels that are scaled down",
+            f"pass {_zipvoice(convention, len(x))} if they are of ZipVoice, {_normalised(convention)} if of a system "
+            "that normalises its mels",
         )
     if abs(mean) < 0.05 and abs(spread - 1) < 0.05 and step < 0.25 and over_time > 0.3:
-        return f"{found}; these look normalised to mean 0 and deviation 1: pass features * std + mean of that system"
+        return "mels normalised to mean 0 and deviation 1", f"pass {_normalised(convention)}"
     short = x.shape[1] < 3 * _FEWEST
     log10 = any(
         spread < most and least_time < over_time < most_time and 0.03 < step < most_step
         for most, least_time, most_time, most_step in _LOG10[short]
     )
     if log10 and -5 < mean < 2:
-        return f"{found}; these look like log10: pass features * np.log(10), or undo the normalisation if there is one"
+        remedy = f"pass {_written(convention, log=10)}, or {_normalised(convention)} if the system normalises its mels"
+        return "log10", remedy
     return None
 
 
@@ -146,13 +396,27 @@ _JUDGED = 4000  # frames at most
 _LOWEST = math.log(1e-7)  # of the clips in use
 
 
-def _expanded(spread: float) -> str:
-    decibels, power = "features * (np.log(10) / 20)", "features / 2"
+def _expanded(spread: float, convention: MelConvention) -> tuple[str, str]:
+    decibels, power = _written(convention, log="db"), _written(convention, scale=2.0)
     if spread < 5:
-        return f"these look like logarithms of power: pass {power}"
+        return "logarithms of power", f"pass {power}"
     if spread < 8:
-        return f"these look like decibels or logarithms of power: pass {decibels}, or {power}"
-    return f"these look like decibels: pass {decibels}"
+        return "decibels or logarithms of power", f"pass {decibels}, or {power}"
+    return "decibels", f"pass {decibels}"
+
+
+def _written(convention: MelConvention, **changes: Any) -> str:
+    """The ``mels_from`` with these fields, for axes as they were given."""
+    return f"mels_from={MelConvention(axes=convention.axes, **changes)!r}"
+
+
+def _zipvoice(convention: MelConvention, bands: int) -> str:
+    fits = convention.axes == "btc" and bands == CONVENTIONS["zipvoice"].bands
+    return 'mels_from="zipvoice"' if fits else _written(convention, scale=0.1)
+
+
+def _normalised(convention: MelConvention) -> str:
+    return _written(convention)[:-1] + f"{', ' if convention.axes != 'bct' else ''}mean=MEAN, std=STD) of that system"
 
 
 def _highest(mel: MelFeatures) -> float:

@@ -24,6 +24,7 @@ from .arrays import Float
 from .frames import Frames, features_of
 from .inverse import Inverse
 from .limits import read_integer
+from .mels import MelsFrom
 from .messages import shown
 from .network import Network, joined, split
 from .streams import Kept, Stream, Streams
@@ -69,14 +70,23 @@ class StreamPool:
         self._streams = streams
         self._calls = _Calls(streams.network, streams.inverse, max_streams, _read_wait(max_wait))
 
-    def open(self, bandwidth_id: Any = None, *, bandwidth: float | None = None, lookahead: int | None = None) -> Stream:
+    def open(
+        self,
+        bandwidth_id: Any = None,
+        *,
+        bandwidth: float | None = None,
+        lookahead: int | None = None,
+        mels_from: MelsFrom | None = None,
+        check: bool | None = None,
+    ) -> Stream:
         """Another stream, with the arguments of ``VocosONNX.stream``. May be called from any thread.
 
         Raises:
             ValueError: as ``VocosONNX.stream``.
             RuntimeError: the pool has ``max_streams`` open streams, or is closed.
         """
-        return self._streams.make(_Place(self._calls), bandwidth_id, bandwidth, lookahead)
+        place = _Place(self._calls)
+        return self._streams.make(place, bandwidth_id, bandwidth, lookahead, mels_from=mels_from, check=check)
 
     def __len__(self) -> int:
         """How many streams hold a place."""

@@ -20,6 +20,7 @@ from .arrays import EncodecFrames, Float
 from .frames import Frames, Reader
 from .inverse import START, Inverse, Tail
 from .limits import read_integer
+from .mels import MelConvention, MelsFrom
 from .messages import first_line
 from .network import Network, State
 from .spans import LONGEST
@@ -168,10 +169,11 @@ class Stream:
         bandwidth_id: int | None,
         lookahead: int,
         *,
-        check_mels: bool = True,
+        convention: MelConvention | None = None,
+        check: bool | None = None,
     ):
         self._reader, self._network, self._place, self._inverse = reader, network, place, inverse
-        self._bandwidth_id, self._check_mels = bandwidth_id, check_mels
+        self._bandwidth_id, self._convention, self._check = bandwidth_id, convention, check
         self.delay = lookahead
         self.delay_samples = lookahead * reader.config.hop_length + inverse.delay
         self._lock = threading.Lock()
@@ -181,7 +183,7 @@ class Stream:
 
     def _start(self) -> None:
         self._place.take()
-        self._mel_check = self._reader.mel_check(one_sequence=True) if self._check_mels else None
+        self._mels = self._reader.mels(self._convention, self._check, one_sequence=True)
         self._decoder: Decoder | None = None
         self._kind = self._failure = ""
         self._ended = False
@@ -190,8 +192,9 @@ class Stream:
         """The next chunk.
 
         Args:
-            tokens_or_features: tokens (K, t) or features (C, t), as ``decode`` takes them; of the same kind and, of
-                tokens, with the same number of codebooks in every chunk. An empty array (n, 0) of any kind is ignored.
+            tokens_or_features: tokens (K, t) or features (C, t), as ``decode`` takes them, or (t, C) where that is the
+                convention of ``mels_from``; of the same kind and, of tokens, with the same number of codebooks in every
+                chunk. An empty array (n, 0) of any kind is ignored, with (t, C) one of (0, n).
 
         Returns:
             The audio (samples,) in float32 that is complete with it; nothing at first, while the network has not seen
@@ -219,7 +222,7 @@ class Stream:
 
     def _push_blocks(self, chunk: npt.ArrayLike | EncodecFrames) -> Generator[Float, None, None]:
         with self._alone():
-            frames = self._reader.read_chunk(chunk, self._bandwidth_id, self._mel_check)
+            frames = self._reader.read_chunk(chunk, self._bandwidth_id, self._mels)
             if frames.length:
                 if self._decoder is None:
                     bandwidth_id = frames.bandwidth_id
@@ -233,7 +236,7 @@ class Stream:
             yield np.zeros(0, np.float32)  # the chunk is taken, and nothing else may come before it
             for start in range(0, frames.length, LONGEST):  # so that memory does not grow with the chunk
                 assert self._decoder is not None
-                yield self._decoder.push(frames.part(start, min(start + LONGEST, frames.length)))
+                yield self._finished(self._decoder.push(frames.part(start, min(start + LONGEST, frames.length))))
 
     def flush(self) -> Float:
         """The end of the sequence: the rest of the audio (samples,). Raises as ``push``. Only ``reset`` may follow."""
@@ -241,7 +244,10 @@ class Stream:
             audio = np.zeros(0, np.float32) if self._decoder is None else self._decoder.finish()
             self._ended, self._decoder = True, None
             self._place.free()
-            return audio
+            return self._finished(audio)
+
+    def _finished(self, audio: Float) -> Float:
+        return audio if self._convention is None else self._convention.finished(audio)
 
     def reset(self) -> None:
         """Begin anew, with the same settings, as a new stream would: after ``flush``, after an error, or at any time.
@@ -350,7 +356,8 @@ class Streams:
         bandwidth: float | None,
         lookahead: int | None,
         *,
-        check_mels: bool = True,
+        mels_from: MelsFrom | None = None,
+        check: bool | None = None,
     ) -> Stream:
         """A stream. Raises ValueError as ``VocosONNX.stream``."""
         bandwidth_id = self.reader.bandwidths.requested_id(bandwidth, bandwidth_id)
@@ -360,7 +367,17 @@ class Streams:
         lookahead = read_integer("lookahead", lookahead, 0, reach, "frames; by default all that the network sees")
         if bandwidth_id is not None:
             bandwidth_id = self.reader.bandwidths.checked_id(bandwidth_id)
-        return Stream(self.reader, self.network, place, self.inverse, bandwidth_id, lookahead, check_mels=check_mels)
+        convention = self.reader.convention(mels_from)
+        return Stream(
+            self.reader,
+            self.network,
+            place,
+            self.inverse,
+            bandwidth_id,
+            lookahead,
+            convention=convention,
+            check=check,
+        )
 
     def alone(self) -> Place:
         """A place for one stream that runs the network by itself."""

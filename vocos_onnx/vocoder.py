@@ -18,6 +18,7 @@ from .frames import Given, Layout, reader_of
 from .inverse import Inverse, Sum
 from .io.samples import check_audio
 from .io.tokens import Tokens
+from .mels import MelsFrom
 from .messages import shown
 from .model.bundled import CODEC
 from .model.config import METADATA_KEY, ModelConfig
@@ -33,6 +34,7 @@ from .workers import in_order
 
 Ragged = Sequence[Array]
 Nested = Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
+Lengths = Array | Sequence[int]
 
 
 class VocosONNX:
@@ -205,7 +207,7 @@ class VocosONNX:
         check_audio(audio, sample_rate)
         choice = Choice(bandwidth, bandwidth_id, encoder)
         given, index = self._analysis.analyse(audio, sample_rate, choice, progress)
-        decoded = self._decode(self._reader.read(given, index, "kbt", check_mels=False))
+        decoded = self._decode(self._reader.read(given, index, "kbt", check=False))
         assert not isinstance(decoded, list)
         return decoded
 
@@ -239,13 +241,13 @@ class VocosONNX:
         chunks, index = self._analysis.stream(blocks, sample_rate, choice, chunk)
         if self.network.is_streamable:
             streams = self._streams()
-            stream = streams.make(streams.alone(), index, None, lookahead, check_mels=False)
+            stream = streams.make(streams.alone(), index, None, lookahead, check=False)
             return _stream_through(chunks, stream)
         return self._decode_at_the_end(chunks, index)
 
     def _decode_at_the_end(self, chunks: Iterator[npt.NDArray[Any]], bandwidth_id: int | None) -> Iterator[Float]:
         if whole := list(chunks):
-            given = self._reader.read(np.concatenate(whole, axis=1), bandwidth_id, "kbt", check_mels=False)
+            given = self._reader.read(np.concatenate(whole, axis=1), bandwidth_id, "kbt", check=False)
             decoded = self._decode(given)
             assert not isinstance(decoded, list)
             yield decoded
@@ -280,6 +282,9 @@ class VocosONNX:
         *,
         bandwidth: float | None = None,
         layout: Layout = "kbt",
+        mels_from: MelsFrom | None = None,
+        check: bool | None = None,
+        lengths: None = None,
     ) -> Float: ...
 
     @overload
@@ -290,6 +295,22 @@ class VocosONNX:
         *,
         bandwidth: float | None = None,
         layout: Layout = "kbt",
+        mels_from: MelsFrom | None = None,
+        check: bool | None = None,
+        lengths: None = None,
+    ) -> list[Float]: ...
+
+    @overload
+    def decode(
+        self,
+        tokens_or_features: Array | Nested,
+        bandwidth_id: Any = None,
+        *,
+        bandwidth: float | None = None,
+        layout: Layout = "kbt",
+        mels_from: MelsFrom | None = None,
+        check: bool | None = None,
+        lengths: Lengths,
     ) -> list[Float]: ...
 
     def decode(
@@ -299,6 +320,9 @@ class VocosONNX:
         *,
         bandwidth: float | None = None,
         layout: Layout = "kbt",
+        mels_from: MelsFrom | None = None,
+        check: bool | None = None,
+        lengths: Lengths | None = None,
     ) -> Float | list[Float]:
         """Tokens or features to audio.
 
@@ -310,11 +334,10 @@ class VocosONNX:
         Integers are tokens, floats are features. Anything that numpy can read is accepted, and torch tensors of any
         device. bfloat16 and floats of 8 bits, of torch or ml_dtypes, become float32.
 
-        Mels that cannot be the model's (in decibels, of another logarithm or scale) give one warning in a process.
-
         Args:
             tokens_or_features: tokens (K, T) or (K, B, T); features (C, T) or (B, C, T). Or what ``load_tokens`` read,
                 whose codec is checked then; or what encodec's ``encode`` returns of one recording, [(codes, None)].
+                Mels may be (T, C) or (B, T, C) if ``mels_from`` says so.
             bandwidth_id: index into ``bandwidths`` that the network is conditioned on. Tokens imply it where K is the
                 codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do. An id of
                 another bandwidth than K is of is used, as upstream, with one line in a process in the log "vocos_onnx".
@@ -322,24 +345,37 @@ class VocosONNX:
             layout: order of the axes of 3-D tokens. "kbt" is (codebooks, batch, frames), as in upstream Vocos; "bkt"
                 is (batch, codebooks, frames), as encodec and transformers return them. A shape that fits both, such
                 as (2, 2, T), is taken as the layout says: nothing is guessed. 2-D tokens are (K, T) in both.
+            mels_from: the system that made the mels: "f5", "zipvoice", "matcha", "chattts" or "mlx", or a
+                ``MelConvention`` for another one. Its axes, scale and logarithm are undone first, and its audio is made
+                of the model's (docs/mels.md). By default they are natural logarithms (C, T) or (B, C, T).
+            check: what happens with mels that cannot be the model's (in decibels, of another logarithm or scale), of
+                which 50 frames or more show something: None warns once in a process and looks at the first calls and
+                some later ones, True looks at each and raises ValueError, False does not look.
+            lengths: frames of each item of a padded batch (B, C, T), or of tokens (K, B, T): the audio is a list, of
+                each item as if it were decoded alone, whatever the padding holds.
 
         Returns:
             Audio in float32, nominally within ±1 and not clipped, at ``sample_rate``: (samples,) from 2-D input,
-            (B, samples) from 3-D input. ``same`` padding gives T·hop_length samples, ``center`` padding
-            (T - 1)·hop_length, so that there one frame gives none.
+            (B, samples) from 3-D input, a list of (samples,) with ``lengths``. ``same`` padding gives T·hop_length
+            samples, ``center`` padding (T - 1)·hop_length, so that there one frame gives none.
 
         Raises:
             ValueError: tokens that are not integers from 0 to codebook_size - 1 in one of these shapes, or given to a
                 mel model; features of another channel count or with NaN or infinity; an array of another type, masked
                 values, or what is no array, such as a path; an id out of range, missing where the network needs one, or
-                given where it takes none; ``Tokens`` of another codec; an unknown layout. The message names the value,
-                the allowed range and the remedy. Also, at the first call, a file that onnxruntime cannot load.
+                given where it takes none; ``Tokens`` of another codec; an unknown layout; a ``mels_from`` that is
+                unknown, of another number of bands, or given to a model of tokens; ``lengths`` that are not B integers
+                from 1 to T. The message names the value, the allowed range and the remedy. Also, at the first call, a
+                file that onnxruntime cannot load.
             FloatingPointError: the audio would not be finite; the message says which stage made it so.
             RuntimeError: onnxruntime failed, for example because the model file is damaged.
             MemoryError: there is not enough.
         """
         condition = self._reader.bandwidths.requested_id(bandwidth, bandwidth_id)
-        return self._decode(self._reader.read(tokens_or_features, condition, layout))
+        given = self._reader.read(
+            tokens_or_features, condition, layout, mels_from=mels_from, check=check, lengths=lengths
+        )
+        return self._decode(given)
 
     def _decode(self, given: Given) -> Float | list[Float]:
         items = given.items
@@ -358,7 +394,13 @@ class VocosONNX:
         return given.restore(audio)
 
     def stream(
-        self, bandwidth_id: Any = None, *, bandwidth: float | None = None, lookahead: int | None = None
+        self,
+        bandwidth_id: Any = None,
+        *,
+        bandwidth: float | None = None,
+        lookahead: int | None = None,
+        mels_from: MelsFrom | None = None,
+        check: bool | None = None,
     ) -> Stream:
         """Decode while tokens or features come in: ``push`` chunks of any length, and ``flush`` at the end.
 
@@ -369,18 +411,19 @@ class VocosONNX:
                 the network sees ahead (``delay``, 27 frames or 360 ms for the official models), so that the audio is
                 that of ``decode``. With fewer, audio is emitted earlier, is not exactly that, and costs more; the
                 README lists by how much.
+            mels_from, check: as ``decode`` takes them. With them chunks are (t, C) where that is the convention.
 
         Returns:
             A ``Stream``. Beyond the look-ahead, samples wait for the frames that overlap them; its ``delay_samples``
             counts both.
 
         Raises:
-            ValueError: lookahead outside 0 ... ``delay``; a bandwidth_id as ``decode`` refuses it; a model that cannot
-                be streamed, since how far its network sees is not known: of a VocosResNetBackbone exported by 0.4.0 or
-                older, or of another exporter's with operators that see all frames.
+            ValueError: lookahead outside 0 ... ``delay``; a bandwidth_id or mels_from as ``decode`` refuses it; a model
+                that cannot be streamed, since how far its network sees is not known: of a VocosResNetBackbone exported
+                by 0.4.0 or older, or of another exporter's with operators that see all frames.
         """
         streams = self._streams()
-        return streams.make(streams.alone(), bandwidth_id, bandwidth, lookahead)
+        return streams.make(streams.alone(), bandwidth_id, bandwidth, lookahead, mels_from=mels_from, check=check)
 
     def stream_pool(self, max_streams: int = 256, max_wait: float = 0.005) -> StreamPool:
         """Many streams at once, whose chunks go through the network together; see ``StreamPool``.
@@ -407,6 +450,8 @@ class VocosONNX:
         *,
         bandwidth: float | None = None,
         lookahead: int | None = None,
+        mels_from: MelsFrom | None = None,
+        check: bool | None = None,
     ) -> Iterator[Float]:
         """The audio of chunks, as it becomes complete; see ``stream``. Raises as that and ``Stream.push``.
 
@@ -421,7 +466,8 @@ class VocosONNX:
                 f"chunks is one array of shape {np.asarray(chunks).shape}, expected an iterable of chunks (K, t) or "
                 "(C, t): pass [array], or use decode"
             )
-        return _stream_through(chunks, self.stream(bandwidth_id, bandwidth=bandwidth, lookahead=lookahead))
+        stream = self.stream(bandwidth_id, bandwidth=bandwidth, lookahead=lookahead, mels_from=mels_from, check=check)
+        return _stream_through(chunks, stream)
 
     @property
     def delay(self) -> int:

@@ -36,6 +36,8 @@ def settings(path: Path, *, n_fft: int, hop_length: int) -> dict[str, object]:
         return {**SETTINGS, **sizes}
     if name in ("three-keys.onnx", "phoonnx.onnx"):
         return {"padding": "center"}
+    if name == "vocos-16khz-univ.onnx" and n_fft != 1024:  # which it leaves to sherpa-onnx's defaults
+        return {"hop_length": hop_length}
     return {"padding": "same"} if name == "vocos-22khz-univ.onnx" else {}
 
 

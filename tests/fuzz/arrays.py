@@ -11,6 +11,7 @@ import numpy as np
 
 from tests.fuzz.common import DOCUMENTED, Rng, Target, any_array, finite, model
 from tests.helpers import DATA
+from vocos_onnx import MelConvention
 
 
 def tokens(rng: Rng, folder: Path) -> None:
@@ -30,7 +31,18 @@ def tokens(rng: Rng, folder: Path) -> None:
 def features(rng: Rng, folder: Path) -> None:
     name = ["mel", "imdct-symexp", "imdct-cos", "mel-int8"][rng.integers(4)]
     good = rng.uniform(-8, 2, (8, rng.integers(1, 40))).astype(np.float32)
-    audio = model(name).decode(any_array(rng, good))
+    options: dict[str, Any] = {}
+    if rng.random() < 0.3:
+        wrong: list[Any] = ["f5", "mlx", "", 5, None, [1], np.nan, -1, 1e40, "btc", 10, True, np.ones(8), np.zeros(8)]
+        fields = ["axes", "scale", "mean", "std", "log", "clip", "bands", "prompt_rms", "clamp"]
+        given = {fields[rng.integers(9)]: wrong[rng.integers(14)] for _ in range(rng.integers(3))}
+        options["mels_from"] = wrong[rng.integers(14)] if rng.random() < 0.3 else MelConvention(**given)
+    if rng.random() < 0.3:
+        lengths: list[Any] = [[1], [2, 1], [0], np.array([3]), [1.5], "1", None, [10**20], 1, [[1]], [-1], []]
+        options["lengths"] = lengths[rng.integers(12)]
+    if rng.random() < 0.3:
+        options["check"] = [True, False, None, 1, "yes"][rng.integers(5)]
+    audio = model(name).decode(any_array(rng, good), **options)
     for item in audio if isinstance(audio, list) else [audio]:
         finite(item)
 

@@ -69,7 +69,7 @@ def test_tensors(mel: VocosONNX, encodec: VocosONNX, features: torch.Tensor) -> 
             features.to(torch.complex64).conj(),
             r"cannot be read as one array: .*resolve_conj\(\)|complex64, expected floats",
         ),
-        (features.T, r"look like \(T, C\): pass features\.T"),
+        (features.T, r"look like \(T, C\): pass mels\.T"),
         (features.bool(), r"dtype bool, expected floats"),
     ):
         with pytest.raises(ValueError, match=message):

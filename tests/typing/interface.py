@@ -9,7 +9,17 @@ from typing import Any, assert_type
 import numpy as np
 import numpy.typing as npt
 
-from vocos_onnx import EncodecONNX, ModelConfig, Stream, Tokens, VocosONNX, load_audio, load_tokens, save_audio
+from vocos_onnx import (
+    EncodecONNX,
+    MelConvention,
+    ModelConfig,
+    Stream,
+    Tokens,
+    VocosONNX,
+    load_audio,
+    load_tokens,
+    save_audio,
+)
 
 Audio = npt.NDArray[np.float32]
 
@@ -31,6 +41,11 @@ def decode(
     assert_type(vocos.decode([tokens for _ in range(3)]), list[Audio])
     assert_type(vocos.decode((features, features)), list[Audio])
     assert_type(vocos.decode([load_tokens("a.npz")]), list[Audio])
+    assert_type(vocos.decode(features, mels_from="f5", check=True), Audio)
+    assert_type(vocos.decode([features], mels_from="zipvoice"), list[Audio])
+    assert_type(vocos.decode(features, mels_from=MelConvention(axes="btc", mean=[1, 2], std=features)), Audio)
+    assert_type(vocos.decode(features, lengths=[3, 4]), list[Audio])
+    assert_type(vocos.decode(untyped, mels_from="chattts", lengths=tokens), list[Audio])
     audio: Audio = vocos.decode(anything)  # of which it is either
     audio = vocos.decode(np.load("a.npy"))
     save_audio("a.wav", audio, vocos.sample_rate)
@@ -40,6 +55,9 @@ def refused(vocos: VocosONNX, tokens: npt.NDArray[np.int64], layout: str) -> Non
     vocos.decode("a.npz")  # type: ignore[arg-type]
     vocos.decode(5)  # type: ignore[call-overload]
     vocos.decode(tokens, layout=layout)  # type: ignore[call-overload]
+    vocos.decode(tokens, mels_from=layout)  # type: ignore[call-overload]
+    vocos.decode(tokens, lengths=5)  # type: ignore[call-overload]
+    MelConvention(axes="tbc")  # type: ignore[arg-type]
     vocos.decode(tokens, layout="btk")  # type: ignore[call-overload]
     vocos.codes_to_features(tokens, layout="btk")  # type: ignore[arg-type]
 

@@ -397,7 +397,8 @@ def test_empty_chunks_give_nothing(vocos: VocosONNX) -> None:
 def test_reset_is_a_new_stream(vocos: VocosONNX) -> None:
     """After the flush, in the middle, before anything, twice: with the same settings, to the last bit."""
     given, other = random_input(vocos, 50), random_input(vocos, 70, seed=1)
-    for options in ({}, {"lookahead": 2}):
+    each: tuple[dict[str, Any], ...] = ({}, {"lookahead": 2})
+    for options in each:
         expected = streamed(vocos, given, [7, 50], **options)
         stream = vocos.stream(**options)
         stream.reset()

@@ -20,8 +20,8 @@ def tokens_of(*shape: int) -> np.ndarray:
 
 def test_public_names() -> None:
     assert sorted(vocos_onnx.__all__) == [
-        "EncodecONNX", "EncoderConfig", "ModelConfig", "Stream", "StreamPool", "Tokens", "VocosONNX", "demo_tokens",
-        "load_audio", "load_blocks", "load_tokens", "save_audio", "save_blocks", "save_tokens",
+        "EncodecONNX", "EncoderConfig", "MelConvention", "ModelConfig", "Stream", "StreamPool", "Tokens", "VocosONNX",
+        "demo_tokens", "load_audio", "load_blocks", "load_tokens", "save_audio", "save_blocks", "save_tokens",
     ]  # fmt: skip
     public = {n for n in dir(VocosONNX) if not n.startswith("_")}
     assert public == {

@@ -19,7 +19,7 @@ from .parser import Commands
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from vocos_onnx import ModelConfig, Tokens, VocosONNX
+    from vocos_onnx import MelConvention, ModelConfig, Tokens, VocosONNX
     from vocos_onnx.arrays import Float
 
 
@@ -33,6 +33,7 @@ def add(commands: Commands) -> None:
         decode tokens/ audio/                  # every token file of a folder
         decode - - --format flac < t.npz > a.flac
         decode bark.npz out.wav --model vocos-encodec-24khz.onnx --key fine_prompt
+        decode mels.npy out.wav --model vocos-mel-24khz-small --mels-from f5
         """,
     )
     options.add_session(parser)
@@ -62,6 +63,12 @@ def add(commands: Commands) -> None:
         "bandwidth_id of upstream Vocos",
     )
     parser.add_argument("--layout", default="kbt", help="axes of 3-D tokens: kbt (codebooks, batch, frames) or bkt")
+    parser.add_argument(
+        "--mels-from",
+        type=options.mels_from,
+        metavar="NAME",
+        help="system whose mels these are: f5, zipvoice, matcha, chattts or mlx (default: as the model has them)",
+    )
     parser.add_argument("--key", metavar="NAME", help="name of the array, in a file that holds several")
 
 
@@ -79,6 +86,7 @@ def run(args: Namespace) -> None:
     jobs, folder = plan_jobs(args, inputs, f".{args.format or 'wav'}", [args.model], check_audio, ends_in(ARRAYS))
     vocos = open_vocoder(args, args.model)
     bandwidth_id, codebooks = _bandwidth(args, vocos.config)
+    convention = _convention(args, vocos.config)
     rate, hop = vocos.sample_rate, vocos.hop_length
     warned = False
 
@@ -86,9 +94,10 @@ def run(args: Namespace) -> None:
         nonlocal warned
         read = read_token_file(path, args.key)
         tokens = _first_codebooks(job, _one_clip(job, read, args), args, vocos.config, codebooks)
-        samples = tokens.codes.shape[-1] * hop if tokens.codes.ndim else 0
+        frames_axis = -2 if convention is not None and convention.axes == "btc" else -1
+        samples = tokens.codes.shape[frames_axis] * hop if tokens.codes.ndim > 1 else 0
 
-        blocks = _decoded(vocos, tokens, bandwidth_id, args.layout)
+        blocks = _decoded(vocos, tokens, bandwidth_id, args.layout, convention)
 
         def counted() -> Iterator[Float]:
             done = 0
@@ -171,13 +180,29 @@ def _first_codebooks(job: Job, read: Tokens, args: Namespace, config: ModelConfi
     return read
 
 
-def _decoded(vocos: VocosONNX, tokens: Tokens, bandwidth_id: int | None, layout: Any) -> Iterator[Float]:
+def _convention(args: Namespace, config: ModelConfig) -> MelConvention | None:
+    """That of --mels-from. Raises ValueError if the model cannot decode such mels."""
+    from vocos_onnx.mels import convention_of
+
+    if args.mels_from is None:
+        return None
+    if config.encodec is not None:
+        raise ValueError(
+            f"--mels-from is given, but this model decodes tokens of {config.encodec.codec}: leave it out, or pass a "
+            "--model of mels, such as vocos-mel-24khz-small"
+        )
+    return convention_of(args.mels_from, config.feature_channels)
+
+
+def _decoded(
+    vocos: VocosONNX, tokens: Tokens, bandwidth_id: int | None, layout: Any, convention: MelConvention | None
+) -> Iterator[Float]:
     """Blocks of audio (n,), streamed if the model can be; invalid tokens go to ``decode``, which raises the error."""
     from vocos_onnx.frames import LAYOUTS
 
     if vocos.delay and tokens.codes.ndim == 2 and layout in LAYOUTS:
-        return vocos.decode_stream([tokens], bandwidth_id)
-    return iter([vocos.decode(tokens, bandwidth_id, layout=layout)])
+        return vocos.decode_stream([tokens], bandwidth_id, mels_from=convention)
+    return iter([vocos.decode(tokens, bandwidth_id, layout=layout, mels_from=convention)])
 
 
 def _length(job: Job, read: Tokens, decoded: int, hop: int) -> int:

@@ -169,6 +169,15 @@ def kbps(text: str) -> float:
     return value
 
 
+def mels_from(text: str) -> str:
+    """The name of a system whose mels can be decoded."""
+    from vocos_onnx.mels import CONVENTIONS
+
+    if text not in CONVENTIONS:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not one of {', '.join(CONVENTIONS)}")
+    return text
+
+
 def audio_kind(text: str) -> str:
     """The ending of a format of audio files that can be written, such as "wav"."""
     from vocos_onnx.io.audio import audio_format

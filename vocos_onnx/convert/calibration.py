@@ -44,7 +44,7 @@ class Decoder:
         """
         # tokens may have fewer codebooks than the bandwidth, which is not worth a warning here
         requested = None if np.issubdtype(array.dtype, np.integer) else bandwidth_id
-        (frames,) = self._reader.read(array, requested, "kbt", check_mels=False).items
+        (frames,) = self._reader.read(array, requested, "kbt", check=False).items
         return frames.features(0, frames.length), frames.bandwidth_id if bandwidth_id is None else bandwidth_id
 
     def decode(self, array: npt.NDArray[Any], bandwidth_id: int | None = None) -> Float:

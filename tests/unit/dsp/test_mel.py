@@ -14,7 +14,7 @@ from tests.helpers import found
 from vocos_onnx import VocosONNX, load_tokens
 from vocos_onnx.dsp.audio_window import AudioWindow
 from vocos_onnx.dsp.mel import HIFIGAN, MelFeatures, filterbank, log_mel, log_mel_blocks
-from vocos_onnx.mels import mel_fault
+from vocos_onnx.mels import MelConvention, mel_fault
 from vocos_onnx.model.bundled import default_model
 
 CENTER = MelFeatures(1024, 256, 100, "center", 0.0, 12000.0)
@@ -168,15 +168,21 @@ def test_mels_of_recordings_are_not_at_fault(mel: MelFeatures, rate: Any, speech
 @pytest.mark.parametrize(
     ("wrong", "cause"),
     [
-        (lambda x: 20 / np.log(10) * x, r"look like decibels: pass features \* \(np\.log\(10\) / 20\)"),
+        (lambda x: 20 / np.log(10) * x, r"look like decibels: pass mels_from=MelConvention\(log='db'\)"),
         (lambda x: 10 / np.log(10) * x, "look like decibels"),
         (lambda x: np.maximum(8.686 * (x - x.max()), -80), "look like decibels"),
-        (lambda x: 2 * x, r"look like (decibels or )?logarithms of power: pass .*features / 2"),
-        (lambda x: x / np.log(10), r"look like log10: pass features \* np\.log\(10\)"),
-        (lambda x: 0.1 * x, r"look scaled down: pass features / 0\.1 if they are of ZipVoice"),
-        (_unit, "look scaled down"),
-        (lambda x: 2 * _unit(x) - 1, "look scaled down"),
-        (lambda x: (x - x.mean()) / x.std(), r"normalised to mean 0 and deviation 1|undo the normalisation"),
+        (
+            lambda x: 2 * x,
+            r"look like (decibels or )?logarithms of power: pass .*mels_from=MelConvention\(scale=2\.0\)",
+        ),
+        (lambda x: x / np.log(10), r"look like log10: pass mels_from=MelConvention\(log=10\)"),
+        (lambda x: 0.1 * x, r"are scaled down: pass mels_from=MelConvention\(scale=0\.1\) if they are of ZipVoice"),
+        (
+            _unit,
+            r"are scaled down: .*, mels_from=MelConvention\(mean=MEAN, std=STD\) of that system if of a system that",
+        ),
+        (lambda x: 2 * _unit(x) - 1, "are scaled down"),
+        (lambda x: (x - x.mean()) / x.std(), r"mels_from=MelConvention\(mean=MEAN, std=STD\) of that system"),
         (np.exp, r"look like magnitudes or powers: pass np\.log\(np\.maximum\(magnitudes, 1e-0[57]\)\)"),
         (
             lambda x: np.exp(2 * x),
@@ -200,9 +206,11 @@ def test_mels_of_another_scale(
 def test_the_remedies_make_mels_of_them(mel: MelFeatures, rate: Any, speech: dict[str, np.ndarray]) -> None:
     features = log_mel(speech["speech_it_f_paola_48k"], rate, mel)
     for given in (20 / np.log(10) * features, 2 * features, features / np.log(10), np.exp(features), 0.1 * features):
-        remedy = found(r"pass (.*?)(, or| if|$)", mel_fault(given, mel))[1]
-        names = {"features": given, "magnitudes": given, "np": np}
-        np.testing.assert_allclose(eval(remedy, names), features, rtol=0, atol=1e-4)
+        remedy = found(r"pass (.*?)(, or| if|$)", mel_fault(given, mel))[1].removeprefix("mels_from=")
+        names = {"magnitudes": given, "np": np, "MelConvention": MelConvention}
+        passed = eval(remedy, names)
+        made = passed.magnitudes(given) if isinstance(passed, MelConvention) else passed
+        np.testing.assert_allclose(made, features, rtol=0, atol=1e-4)
     for gain in (1, 100):  # powers, of which the loud ones are beyond all magnitudes
         fault = mel_fault(gain * np.exp(2 * features), mel)
         remedy = found(r"np\.log\(np\.maximum\(powers, \S+\)\) / 2", fault)[0]

@@ -58,6 +58,22 @@ class IMDCT:
         return imdct_frames(spectrum)
 
 
+class Samples:
+    """The identity: the network of a WaveNext returns the samples of each frame, (B, T, n_fft), n_fft = hop_length."""
+
+    weight = None
+
+    def frames(self, spectrum: npt.NDArray[Any]) -> Float:
+        return spectrum
+
+
+def transform_of(config: ModelConfig) -> Transform:
+    """Returns the inverse transform of what the network of a model returns."""
+    if config.head == "istft":
+        return ISTFT(config.n_fft)
+    return Samples() if config.head == "wavenext" else IMDCT()
+
+
 @dataclass(frozen=True, eq=False)
 class Sum:
     """The frames of a span, overlap-added: what it contributes to the audio of its sequences.
@@ -107,7 +123,7 @@ class Inverse:
 
     def __init__(self, config: ModelConfig):
         self.config = config
-        self._transform: Transform = ISTFT(config.n_fft) if config.head == "istft" else IMDCT()
+        self._transform = transform_of(config)
 
     def sums(self, spectra: Iterable[Spectrum]) -> list[Sum]:
         """The larger part of the work: each span by itself. Raises FloatingPointError if a sum is not finite."""
@@ -217,8 +233,9 @@ class OverlapAdd:
       - is final before m·hop, where the next frame will begin, n_fft - hop samples before that end;
       - loses its last ``trim`` samples if no frame follows.
     So its last max(n_fft - hop, trim) samples are kept back, and all before them are emitted. If ``trim`` is the larger
-    of the two, the next frame begins within what is kept: ``_frame_offset`` samples after its start. n_fft - hop is 2
-    or more (``ModelConfig`` checks it), so that something is always kept, and no sample is divided by a weight of 0.
+    of the two, the next frame begins within what is kept: ``_frame_offset`` samples after its start. Where a transform
+    has a weight, n_fft - hop is 2 or more (``ModelConfig`` checks it), so that no sample is divided by a weight of 0.
+    Frames of one hop, n_fft = hop, do not overlap: with "same" padding nothing is kept.
 
     Args:
         transform: of a frame.
@@ -269,7 +286,7 @@ class OverlapAdd:
         audio = self._added(summed)
         if last:
             return self._finished(audio, before, count, audio.shape[1] - self._trim)
-        self.tail = Tail(audio[:, -self._kept :].copy(), min(before + count, self._most))
+        self.tail = Tail(audio[:, audio.shape[1] - self._kept :].copy(), min(before + count, self._most))
         return self._finished(audio, before, count, audio.shape[1] - self._kept)
 
     def finish(self) -> Float:
@@ -285,7 +302,7 @@ class OverlapAdd:
             return added
         if self._frame_offset:
             added = np.concatenate([np.zeros((len(added), self._frame_offset), np.float32), added], axis=1)
-        added[:, : self._kept] += kept
+        added[:, : self._kept] += kept  # which has no samples where frames do not overlap
         return added
 
     def _finished(self, audio: Float, before: int, count: int, stop: int) -> Float:

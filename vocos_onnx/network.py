@@ -94,7 +94,8 @@ class Network:
     def spectrum(
         self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None, *, alone: bool = False
     ) -> npt.NDArray[Any]:
-        """Features (B, C, T) -> spectrum (B, T, n_fft/2 + 1) complex64; from an IMDCT head (B, T, n_fft/2) float32.
+        """Features (B, C, T) -> spectrum (B, T, n_fft/2 + 1) complex64; from an IMDCT head (B, T, n_fft/2) float32,
+        and from a WaveNextHead the samples of each frame, (B, T, n_fft) float32.
 
         Args:
             features: whole sequences.
@@ -301,7 +302,9 @@ def split(state: State, batch: int) -> list[State]:
 
 def _bins(config: ModelConfig) -> tuple[int, ...]:
     """The last axes of a spectrum, as the graph has them."""
-    return (config.n_fft // 2 + 1, 2) if config.head == "istft" else (config.n_fft // 2,)
+    if config.head == "istft":
+        return (config.n_fft // 2 + 1, 2)
+    return (config.n_fft,) if config.head == "wavenext" else (config.n_fft // 2,)
 
 
 def _reach(layers: int) -> int:

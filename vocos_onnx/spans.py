@@ -85,8 +85,8 @@ def windows(start: int, stop: int, first: int, last: int, reach: int, size: int 
 class Spectrum:
     """What the network makes of a span.
 
-    values: of the wanted frames, complex64 (B, T, n_fft/2 + 1), from an IMDCT head float32 (B, T, n_fft/2); None if the
-        inverse transform is in the graph.
+    values: of the wanted frames, complex64 (B, T, n_fft/2 + 1), from an IMDCT head float32 (B, T, n_fft/2), from a
+        WaveNextHead float32 (B, T, n_fft); None if the inverse transform is in the graph.
     audio: what that makes of the span, which is of whole sequences, float32 (B, samples); else None.
     """
 

@@ -1,7 +1,8 @@
 """Make the tiny models of this folder and their golden tensors, with the real vocos and transformers packages.
 
 Run in an environment with the extras [export] and the packages vocos, encodec, torchaudio and transformers:
-    python -m tests.data.make
+    python -m tests.data.make [NAME ...]
+which makes all, or the models of these names alone.
 
 Each NAME.onnx is an export of random weights, NAME-int8.onnx the same in int8, and NAME-istft.onnx the same with the
 inverse transform in the graph; NAME.npz holds what upstream computes from them: the input (tokens or features), and
@@ -14,6 +15,7 @@ log-mel.npz holds audio and upstream's features of it.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from transformers import EncodecConfig, EncodecModel
 from vocos.feature_extractors import MelSpectrogramFeatures
 
 from tests.helpers import DATA
-from tests.parity.upstream import Vocos, build, head, save, strengthen
+from tests.parity.upstream import Vocos, WaveNextHead, build, head, save, strengthen
 from vocos_onnx import EncoderConfig, __version__
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.model.config import Source
@@ -35,7 +37,7 @@ from vocos_onnx_export.target import save as write
 from vocos_onnx_export.tracing import trace_encoder
 
 FRAMES, BATCH = 12, 2
-_MEL = {
+_MEL: dict[str, Any] = {
     "class_path": "vocos.feature_extractors.MelSpectrogramFeatures",
     "init_args": {"sample_rate": 8000, "n_fft": 64, "hop_length": 16, "n_mels": 8, "padding": "center"},
 }
@@ -68,6 +70,11 @@ CONFIGS = {
         },
         "head": head("IMDCTCosHead", dim=8, mdct_frame_len=32, padding="center"),
     },
+    "wavenext": {
+        "feature_extractor": {**_MEL, "init_args": {**_MEL["init_args"], "padding": "same"}},
+        "backbone": _PLAIN,
+        "head": head("WaveNextHead", dim=8, n_fft=64, hop_length=16),
+    },
 }  # fmt: skip
 
 
@@ -79,9 +86,14 @@ def golden(model: Vocos, is_encodec: bool) -> dict[str, Any]:
         features = tensors["features"] = model.codes_to_features(tensors["tokens"])
     else:
         features = tensors["features"] = torch.randn((BATCH, 8, FRAMES), generator=generator) * 2
-    inverse = model.head.istft if hasattr(model.head, "istft") else model.head.imdct
-    inverse.register_forward_pre_hook(lambda _, args: tensors.update(spectrum=args[0].clone()))
-    if getattr(model.head, "clip_audio", False):  # upstream clips, and returns, the coefficients instead of the audio
+    if isinstance(model.head, WaveNextHead):
+        model.head.linear_2.register_forward_hook(lambda _, args, samples: tensors.update(spectrum=samples.clone()))
+    else:
+        inverse = model.head.istft if hasattr(model.head, "istft") else model.head.imdct
+        inverse.register_forward_pre_hook(lambda _, args: tensors.update(spectrum=args[0].clone()))
+    if isinstance(model.head, WaveNextHead):
+        tensors["waveform"] = model.decode(features)
+    elif getattr(model.head, "clip_audio", False):  # upstream clips, and returns, the coefficients instead of the audio
         model.head.clip_audio = False
         tensors["waveform"] = model.decode(features).clip(-1, 1)
     else:
@@ -175,12 +187,16 @@ def make_log_mel() -> None:
     np.savez_compressed(DATA / "log-mel.npz", **tensors)
 
 
-def main() -> None:
+def main(*wanted: str) -> None:
     for seed, (name, config) in enumerate(CONFIGS.items()):
+        if wanted and name not in wanted:
+            continue
         is_encodec = name == "encodec"
         model = build(config, seed)
         if name != "imdct-symexp":  # clipped to a peak of 1, it would be judged by rounding errors of values near 100
             strengthen(model)
+        if name == "wavenext":  # so loud that some of the samples need clipping
+            model.head.linear_2.weight.data *= 30
         if is_encodec:  # codebooks of 8 channels instead of 128
             weights = torch.randn(2 * 1024, 8, generator=torch.Generator().manual_seed(seed))
             model.feature_extractor.codebook_weights = torch.nn.Parameter(weights)
@@ -191,6 +207,8 @@ def main() -> None:
             if name in ("mel", "imdct-cos"):
                 export(checkpoint, DATA / f"{name}-istft.onnx", istft="graph")
         np.savez_compressed(DATA / f"{name}.npz", **golden(model, is_encodec))
+    if wanted:
+        return
     make_spectrum_encoder()
     make_log_mel()
     for name in ("encodec", "mel"):
@@ -198,4 +216,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

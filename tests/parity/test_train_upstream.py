@@ -7,8 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torchaudio
 import yaml
 from vocos.discriminators import MultiPeriodDiscriminator, MultiResolutionDiscriminator
 from vocos.feature_extractors import MelSpectrogramFeatures
@@ -16,12 +18,14 @@ from vocos.loss import DiscriminatorLoss, FeatureMatchingLoss, GeneratorLoss, Me
 
 from tests.parity import upstream
 from tests.parity.test_train import ENCODER, data, tree  # noqa: F401
-from vocos_onnx import EncodecONNX
+from vocos_onnx import EncodecONNX, VocosONNX
+from vocos_onnx.cli import main
 from vocos_onnx.dsp.mel import MelFeatures
 from vocos_onnx.model.checkpoint_config import parse_config
+from vocos_onnx.model.yaml_config import YamlLoader
 from vocos_onnx_export import vocos_config
 from vocos_onnx_train import discriminators, losses
-from vocos_onnx_train.config import ConfigLoader, read_config
+from vocos_onnx_train.config import read_config
 from vocos_onnx_train.generator import Generator, MelSpectrogram
 from vocos_onnx_train.trainer import Trainer
 
@@ -88,9 +92,55 @@ model:
     evaluate_periodicty: true
 trainer: {TRAINER}
 """
-    read: dict[str, Any] = yaml.load(text, ConfigLoader)
+    read: dict[str, Any] = yaml.load(text, YamlLoader)
     read["model"]["init_args"] |= model
     return read
+
+
+# configs/wavenext.yaml at github.com/wetdog/wavenext_pytorch: what its model has that upstream's has not
+WAVENEXT = """
+feature_extractor:
+  class_path: vocos.feature_extractors.MelSpectrogramFeatures
+  init_args:
+    sample_rate: 22050
+    n_fft: 1024
+    hop_length: 256
+    n_mels: 80
+    padding: same
+    f_min: 0
+    f_max: 8000
+    norm: "slaney"
+    mel_scale: "slaney"
+    clip_val: 1e-5
+backbone:
+  class_path: vocos.models.VocosBackbone
+  init_args: {input_channels: 80, dim: 512, intermediate_dim: 1536, num_layers: 8}
+head:
+  class_path: vocos.heads.WaveNextHead
+  init_args: {dim: 512, n_fft: 1024, hop_length: 256, padding: same}
+melspec_loss:
+  class_path: vocos.loss.MelSpecReconstructionLoss
+  init_args:
+    sample_rate: 22050
+    n_fft: 1024
+    hop_length: 256
+    n_mels: 128
+    f_min: 0
+    f_max: 11025
+    norm: "slaney"
+    mel_scale: "slaney"
+    clip_val: 1e-5
+"""
+
+
+def wavenext() -> dict[str, Any]:
+    """The YAML of that config."""
+    tree = official("mel")
+    for params in tree["data"]["init_args"].values():
+        params |= {"filelist_path": "list.txt", "sampling_rate": 22_050}
+    tree["model"]["init_args"] |= {"sample_rate": 22_050, "initial_learning_rate": 1e-4, "num_warmup_steps": 500}
+    tree["model"]["init_args"] |= yaml.load(WAVENEXT, YamlLoader)
+    return tree
 
 
 def count(module: torch.nn.Module) -> int:
@@ -280,7 +330,64 @@ def test_a_lightning_checkpoint_brings_its_discriminators(data: Any, tmp_path: P
         Trainer(read_config(narrow), tmp_path / "narrow", checkpoint=str(tmp_path / "last.ckpt"))
 
 
-@pytest.mark.parametrize("name", ["mel-center", "encodec", "imdct-symexp", "imdct-cos"])
+def test_the_config_of_wavenext() -> None:
+    config = read_config(wavenext())
+    generator = Generator(config)
+    mel = generator.features
+    assert isinstance(mel, MelFeatures)
+    assert (mel.clip, mel.f_max, mel.norm, mel.mel_scale, mel.padding) == (1e-5, 8000, "slaney", "slaney", "same")
+    assert config.melspec_loss is not None
+    rate, of_loss = config.melspec_loss
+    assert (rate, of_loss.n_mels, of_loss.clip, of_loss.f_max, of_loss.padding) == (22_050, 128, 1e-5, 11_025, "center")
+    model = upstream.build(upstream.CONFIGS["wavenext-mel"])
+    assert count(generator) == count(model.backbone) + count(model.head)
+
+
+def test_the_mel_loss_of_wavenext() -> None:
+    """What torchaudio's transform with the arguments of the section gives, as MelSpecReconstructionLoss uses it."""
+    config = read_config(wavenext())
+    assert config.melspec_loss is not None
+    transform = torchaudio.transforms.MelSpectrogram(
+        22_050, 1024, hop_length=256, n_mels=128, f_max=11_025, power=1, norm="slaney", mel_scale="slaney"
+    )
+    torch.manual_seed(0)
+    real, fake = (0.1 * torch.randn(2, 9000) for _ in range(2))
+    theirs = torch.nn.functional.l1_loss(*(transform(audio).clip(min=1e-5).log() for audio in (real, fake)))
+    ours = losses.MelLoss(*config.melspec_loss)(fake, real)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=0)
+
+
+def test_wavenext_trains_goes_on_and_is_exported(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """The config with a small network, two steps and two more, and the file that comes of it."""
+    tree = wavenext()
+    model = tree["model"]["init_args"] | {"discriminator_width": 0.03, "evaluate_pesq": False}
+    model["backbone"]["init_args"] |= {"dim": 16, "intermediate_dim": 24, "num_layers": 1}
+    model["head"]["init_args"] |= {"dim": 16}
+    tree["model"]["init_args"] = model
+    for params, split in zip(tree["data"]["init_args"].values(), ("train", "valid"), strict=True):
+        params |= {"filelist_path": str(data / "index.csv"), "split": split, "batch_size": 2, "num_workers": 0}
+        params["num_samples"] = 8192
+    tree["trainer"] |= {"accelerator": "cpu", "val_check_interval": 2}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    out, path = tmp_path / "run", tmp_path / "model.onnx"
+    for steps in (2, 4):
+        arguments = ["train", tmp_path / "config.yaml", "--out", out, "--steps", steps, "--export", path]
+        assert main([*map(str, arguments)]) == 0
+    vocos = VocosONNX(path)
+    assert (vocos.config.head, vocos.config.n_fft, vocos.config.hop_length) == ("wavenext", 256, 256)
+    tree["trainer"]["max_steps"] = 8
+    trained = Trainer(read_config(tree), out)
+    assert trained.step == 4
+    trained.generator.eval()
+    audio = torch.randn(1, 256 * 60) * 0.1
+    with torch.no_grad():
+        expected = trained.generator(audio)[0][0].numpy()
+    given = vocos(audio[0].numpy(), 22_050)
+    assert given.shape == expected.shape
+    assert 0 < np.abs(given - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", ["mel-center", "encodec", "imdct-symexp", "imdct-cos", "wavenext-mel"])
 def test_fresh_networks_begin_as_upstreams_do(name: str) -> None:
     """With the same seed the same weights, those of the symmetric exponential head too, which depend on the rate."""
     config = upstream.CONFIGS[name]

@@ -42,7 +42,7 @@ def test_nan_in_the_weights(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["encodec", "mel", "imdct-symexp", "imdct-cos", "encodec-int8", "mel-int8", "mel-istft"]
+    "name", ["encodec", "mel", "imdct-symexp", "imdct-cos", "wavenext", "encodec-int8", "mel-int8", "mel-istft"]
 )
 @pytest.mark.parametrize("scale", [0.0, 1e-45, 1e-38, 1.0, 1e4, 1e10, 1e20, 1e30, 3e38])
 def test_features_of_any_size(name: str, scale: float) -> None:

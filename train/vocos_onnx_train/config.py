@@ -7,14 +7,14 @@ ours.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vocos_onnx.dsp.mel import MelFeatures
 from vocos_onnx.messages import listed, shown
-from vocos_onnx.model.checkpoint_config import check_args, section
-from vocos_onnx.model.yaml_config import YamlLoader, load_yaml
+from vocos_onnx.model.checkpoint_config import PARTS, check_args, read_features, section
+from vocos_onnx.model.yaml_config import load_yaml
 from vocos_onnx_export.errors import CheckpointError
 
 T = TypeVar("T")
@@ -125,7 +125,10 @@ class Run:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole config. ``model`` holds its sections feature_extractor, backbone and head as they are."""
+    """A whole config. ``model`` holds its sections feature_extractor, backbone and head as they are.
+
+    melspec_loss: what wetdog/wavenext_pytorch sets of the mel loss: its sample rate and mels. None is upstream's.
+    """
 
     seed: int
     train: Files
@@ -134,6 +137,7 @@ class TrainConfig:
     conditional: bool
     run: Run
     model: dict[str, Any]
+    melspec_loss: tuple[int, MelFeatures] | None = None
 
     @property
     def steps(self) -> int:
@@ -173,7 +177,7 @@ def load_config(path: Path, **changes: Any) -> TrainConfig:
         ValueError: it is no YAML mapping; a key, class or value is unknown, missing, of another type or out of range.
     """
     path = find_config(path)
-    tree = load_yaml(path, ConfigLoader)
+    tree = load_yaml(path)
     try:
         return read_config(tree, **changes)
     except ValueError as error:
@@ -188,8 +192,7 @@ def read_config(
     _, data = _class(tree, "data", (DATA,))
     _keys("data.init_args", data, ("train_params", "val_params"))
     model_class, model = _class(tree, "model", (UNCONDITIONAL, CONDITIONAL))
-    parts = ("feature_extractor", "backbone", "head")
-    _keys("model.init_args", model, parts, others=True)
+    _keys("model.init_args", model, PARTS, others=True)
     run = tree["trainer"]
     if isinstance(run, dict) and steps is not None:
         run = {**run, "max_steps": 2 * steps}
@@ -197,10 +200,13 @@ def read_config(
         seed=_integer("seed_everything", tree.get("seed_everything", 0)),
         train=_files("train_params", data["train_params"], train),
         valid=_files("val_params", data["val_params"], valid),
-        experiment=_read("model.init_args", Experiment, {k: v for k, v in model.items() if k not in parts}),
+        experiment=_read(
+            "model.init_args", Experiment, {k: v for k, v in model.items() if k not in (*PARTS, "melspec_loss")}
+        ),
         conditional=model_class == CONDITIONAL,
         run=_read("trainer", Run, run),
-        model={name: model[name] for name in parts},
+        model={name: model[name] for name in PARTS},
+        melspec_loss=_melspec_loss(model) if "melspec_loss" in model else None,
     )
     _check(config)
     return config
@@ -255,6 +261,19 @@ def _check(config: TrainConfig) -> None:
             f"model: {CONDITIONAL if config.conditional else UNCONDITIONAL} does not go with the feature_extractor; "
             f"expected {CONDITIONAL} with EncodecFeatures, and {UNCONDITIONAL} with mels"
         )
+
+
+def _melspec_loss(model: dict[str, Any]) -> tuple[int, MelFeatures]:
+    """The sample rate and the mels of a MelSpecReconstructionLoss, whose arguments are those of mel features."""
+    _, args = _class(model, "melspec_loss", ("vocos.loss.MelSpecReconstructionLoss",))
+    class_path = "vocos.feature_extractors.MelSpectrogramFeatures"
+    args = {"clip_val": 1e-7, **args, "padding": "center"}
+    try:
+        mel, sample_rate = read_features({"feature_extractor": {"class_path": class_path, "init_args": args}})
+    except CheckpointError as error:
+        raise ValueError(str(error).replace("feature_extractor", "melspec_loss", 1)) from None
+    assert isinstance(mel, MelFeatures)
+    return sample_rate, mel
 
 
 def _files(name: str, args: Any, path: str | None) -> Files:
@@ -313,12 +332,3 @@ def _range(where: str, value: list[float] | None, low: float, high: float) -> No
     numbers = value is None or (len(value) == 2 and all(type(v) in (int, float) for v in value))
     if not numbers or (value is not None and not low <= min(value) <= max(value) <= high):
         raise ValueError(f"{where} is {shown(value)}, expected two numbers from {low} to {high:g}")
-
-
-class ConfigLoader(YamlLoader):
-    """YAML 1.1 takes 5e-4, as upstream's configs write it, for a string; here it is a number, as in YAML 1.2."""
-
-
-ConfigLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)

@@ -102,14 +102,14 @@ class Generator(nn.Module):
         super().__init__()
         vocos, parsed = build_modules(config.model)
         features, sample_rate = parsed.features, parsed.sample_rate
-        parsed.described(features, Source("", "", "", ""))
+        described = parsed.described(features, Source("", "", "", ""))
         self.backbone, self.head, self.features = vocos.backbone, vocos.head, features
         hop = self.hop_length = vocos.head.hop_length
         expected = config.experiment.sample_rate
         if sample_rate != expected:
             raise ValueError(f"feature_extractor: sample_rate is {sample_rate}, expected the model's, {expected}")
-        if vocos.head.n_fft % hop:
-            raise ValueError(f"head: hop_length is {hop}, expected a divisor of n_fft = {vocos.head.n_fft}")
+        if described.n_fft % hop:
+            raise ValueError(f"head: hop_length is {hop}, expected a divisor of n_fft = {described.n_fft}")
         for files in (config.train, config.valid):
             shortest = 2 * vocos.head.n_fft
             if files.num_samples % hop or files.num_samples < shortest:

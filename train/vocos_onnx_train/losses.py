@@ -9,43 +9,47 @@ from vocos_onnx.dsp.mel import MelFeatures, filterbank
 
 from .discriminators import DiscriminatorOutput
 
-MEL_SCALES = ((256, 32), (512, 64), (1024, 80), (2048, 128))  # (n_fft, n_mels), hop n_fft / 4
 STFT_SIZES = (512, 1024, 2048)
 COMPRESSION = 0.3
 
 
-def mel_bank(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
-    """HTK triangles (n_fft/2 + 1, n_mels), as torchaudio has them."""
-    mel = MelFeatures(n_fft, n_fft // 4, n_mels, "center", f_min=0.0, f_max=sample_rate // 2)
-    return torch.tensor(filterbank(sample_rate, mel)).float()
+def mel_scales(sample_rate: int) -> tuple[MelFeatures, ...]:
+    """The scales of multi_scale_mel."""
+    sizes = ((256, 32), (512, 64), (1024, 80), (2048, 128))  # n_fft, n_mels
+    return tuple(_htk(sample_rate, n_fft, n_mels, 1e-4) for n_fft, n_mels in sizes)
+
+
+def _htk(sample_rate: int, n_fft: int, n_mels: int, clip: float) -> MelFeatures:
+    """HTK triangles of height 1, as torchaudio has them by default."""
+    return MelFeatures(n_fft, n_fft // 4, n_mels, "center", f_min=0.0, f_max=sample_rate // 2, clip=clip)
 
 
 class MelLoss(nn.Module):
-    """L1 between log-mels ln(max(mel, clip)) of magnitudes: upstream's loss, with one scale of 100 bands."""
+    """L1 between log-mels ln(max(mel, clip)) of magnitudes, the mean over several kinds of mels.
 
-    def __init__(
-        self,
-        sample_rate: int,
-        scales: tuple[tuple[int, int], ...] = ((1024, 100),),
-        clip: float = 1e-7,
-    ) -> None:
+    By default it is upstream's loss, of one kind with 100 bands. Waveforms are padded as "center" padding does it.
+    """
+
+    def __init__(self, sample_rate: int, *mels: MelFeatures) -> None:
         super().__init__()
-        self.scales, self.clip = scales, clip
-        for n_fft, n_mels in scales:
-            self.register_buffer(f"window{n_fft}", torch.hann_window(n_fft), persistent=False)
-            self.register_buffer(f"bank{n_fft}", mel_bank(sample_rate, n_fft, n_mels), persistent=False)
+        self.mels = mels or (_htk(sample_rate, 1024, 100, 1e-7),)
+        for i, mel in enumerate(self.mels):
+            bank = torch.tensor(filterbank(sample_rate, mel)).float()
+            self.register_buffer(f"window{i}", torch.hann_window(mel.n_fft), persistent=False)
+            self.register_buffer(f"bank{i}", bank, persistent=False)
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
         loss = estimate.new_zeros(())
-        for n_fft, _ in self.scales:
-            x, y = (self._log_mel(audio, n_fft) for audio in (estimate, target))
-            loss = loss + (x - y).abs().mean() / len(self.scales)
+        for i in range(len(self.mels)):
+            x, y = (self._log_mel(audio, i) for audio in (estimate, target))
+            loss = loss + (x - y).abs().mean() / len(self.mels)
         return loss
 
-    def _log_mel(self, audio: Tensor, n_fft: int) -> Tensor:
-        magnitude = _magnitude(_stft(audio, n_fft, getattr(self, f"window{n_fft}")), 1e-12)
-        mel: Tensor = magnitude.transpose(1, 2) @ getattr(self, f"bank{n_fft}")
-        return mel.clamp(min=self.clip).log()
+    def _log_mel(self, audio: Tensor, i: int) -> Tensor:
+        mel = self.mels[i]
+        magnitude = _magnitude(_stft(audio, mel.n_fft, mel.hop_length, self.get_buffer(f"window{i}")), 1e-12)
+        bands: Tensor = magnitude.transpose(1, 2) @ self.get_buffer(f"bank{i}")
+        return bands.clamp(min=mel.clip).log()
 
 
 class STFTLoss(nn.Module):
@@ -66,7 +70,7 @@ class STFTLoss(nn.Module):
         """The three; ``phase`` (B,) says by how much the first two count in each item."""
         distances = []
         for n_fft in STFT_SIZES:
-            x, y = (_stft(audio, n_fft, getattr(self, f"window{n_fft}")) for audio in (estimate, target))
+            x, y = (_stft(audio, n_fft, n_fft // 4, getattr(self, f"window{n_fft}")) for audio in (estimate, target))
             linear, scale = _magnitude(x - y, 1e-9), _magnitude(y, 1e-9).mean((1, 2)) + 1e-3
             (x, x_level), (y, y_level) = _compress(x), _compress(y)
             compressed_scale = y_level.mean((1, 2))
@@ -89,9 +93,9 @@ def _compress(spectrum: Tensor) -> tuple[Tensor, Tensor]:
     return spectrum * (power ** ((COMPRESSION - 1) / 2))[..., None], power ** (COMPRESSION / 2)
 
 
-def _stft(audio: Tensor, n_fft: int, window: Tensor) -> Tensor:
-    """Audio (B, N) -> real and imaginary parts (B, n_fft/2 + 1, 1 + N // (n_fft/4), 2)."""
-    return torch.view_as_real(torch.stft(audio, n_fft, n_fft // 4, window=window, return_complex=True))
+def _stft(audio: Tensor, n_fft: int, hop_length: int, window: Tensor) -> Tensor:
+    """Audio (B, N) -> real and imaginary parts (B, n_fft/2 + 1, 1 + N // hop_length, 2)."""
+    return torch.view_as_real(torch.stft(audio, n_fft, hop_length, window=window, return_complex=True))
 
 
 def _magnitude(spectrum: Tensor, floor: float) -> Tensor:

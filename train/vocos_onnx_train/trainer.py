@@ -34,13 +34,13 @@ from .discriminators import (
 )
 from .generator import FrozenCodec, Generator
 from .losses import (
-    MEL_SCALES,
     LoudnessLoss,
     MelLoss,
     STFTLoss,
     discriminator_loss,
     feature_matching_loss,
     generator_loss,
+    mel_scales,
 )
 from .progress import Heartbeat, duration
 from .stop import Stop
@@ -96,12 +96,13 @@ class Trainer:
                 "multiresddisc": MultiResolutionDiscriminator(bandwidths, width),
             }
         )
+        rate = config.experiment.sample_rate
         self.losses = nn.ModuleDict(
             {
-                "mel": MelLoss(config.experiment.sample_rate),
-                "multi_scale_mel": MelLoss(config.experiment.sample_rate, MEL_SCALES, clip=1e-4),
+                "mel": MelLoss(rate) if config.melspec_loss is None else MelLoss(*config.melspec_loss),
+                "multi_scale_mel": MelLoss(rate, *mel_scales(rate)),
                 "stft": STFTLoss(),
-                "loudness": LoudnessLoss(config.experiment.sample_rate),
+                "loudness": LoudnessLoss(rate),
             }
         )
         out.mkdir(parents=True, exist_ok=True)

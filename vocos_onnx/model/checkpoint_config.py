@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from vocos_onnx.dsp.mel import MelFeatures
+from vocos_onnx.dsp.mel import HIFIGAN, MelFeatures
 from vocos_onnx.limits import (
     MAX_BANDWIDTH_IDS,
     MAX_CHANNELS,
@@ -158,8 +159,28 @@ class IMDCTCosHead(_IMDCTHead):
         return self.dim * self.mdct_frame_len
 
 
+@dataclass(frozen=True)
+class WaveNextHead:
+    """The arguments of the class of this name in the fork wetdog/wavenext_pytorch of upstream.
+
+    It makes the hop_length samples of a frame by two linear layers, with n_fft + 2 values between them. The padding has
+    no effect.
+    """
+
+    dim: int
+    n_fft: int
+    hop_length: int
+    padding: str = "same"
+
+    kind, clip_audio = "wavenext", True
+
+    @property
+    def weights(self) -> int:
+        return (self.dim + self.hop_length) * (self.n_fft + 2)
+
+
 Backbone = VocosBackbone | VocosResNetBackbone
-Head = ISTFTHead | IMDCTSymExpHead | IMDCTCosHead
+Head = ISTFTHead | IMDCTSymExpHead | IMDCTCosHead | WaveNextHead
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "vocos.models.VocosBackbone": VocosBackbone,
     "vocos.models.VocosResNetBackbone": VocosResNetBackbone,
@@ -168,6 +189,7 @@ HEADS: dict[str, Callable[..., Head]] = {
     "vocos.heads.ISTFTHead": ISTFTHead,
     "vocos.heads.IMDCTSymExpHead": IMDCTSymExpHead,
     "vocos.heads.IMDCTCosHead": IMDCTCosHead,
+    "vocos.heads.WaveNextHead": WaveNextHead,
 }
 
 
@@ -183,13 +205,15 @@ class VocosConfig:
     def described(self, features: EncodecFeatures | MelFeatures, source: Source) -> ModelConfig:
         """The description of the model file. Raises CheckpointError if features and head contradict one another."""
         head = self.head
+        # a frame of a WaveNextHead is one hop of audio, whatever its n_fft and padding
+        n_fft, padding = (head.hop_length, "same") if isinstance(head, WaveNextHead) else (head.n_fft, head.padding)
         try:
             return ModelConfig(
                 sample_rate=self.sample_rate,
                 head=head.kind,
-                n_fft=head.n_fft,
+                n_fft=n_fft,
                 hop_length=head.hop_length,
-                padding=head.padding,
+                padding=padding,
                 clip_audio=head.clip_audio,
                 feature_channels=self.backbone.input_channels,
                 num_bandwidth_ids=self.backbone.num_bandwidths,
@@ -202,19 +226,46 @@ class VocosConfig:
             raise CheckpointError(f"the config contradicts itself: {first_line(error)}") from error
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The mapping of feature_extractor, backbone and head. Raises CheckpointError if the file holds none.
+PARTS = ("feature_extractor", "backbone", "head")
+# Relatives whose decoders are other networks: their names, by what their configs and their weights have alone.
+_RELATIVES = {"neucodec": "NeuCodec", "xcodec2": "XCodec2", "wavtokenizer": "WavTokenizer"}
+_FOREIGN_KEYS = {"backbone.pos_net.": "WavTokenizer", "generator.backbone.": "NeuCodec or XCodec2"}
 
-    A config.json without class_path, as the ports to MLX have it, is that of upstream's usual classes.
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping of feature_extractor, backbone and head, each with a class_path and init_args.
+
+    Sections without a class_path, as the ports to MLX have them, are of upstream's usual classes. A training config has
+    the sections in its section model. Amphion has the arguments of all three in model.vocos and in preprocess.
+
+    Raises CheckpointError if the file holds none of these.
     """
-    is_json = path.suffix == ".json"
-    config = _read_json(path) if is_json else _read_yaml(path)
-    if isinstance(config, dict) and "model" in config:  # a training config: the model's arguments are nested
-        model = config["model"]
+    config = _read_json(path) if path.suffix == ".json" else _read_yaml(path)
+    model = config.get("model") if isinstance(config, dict) else None
+    if isinstance(model, dict) and isinstance(model.get("vocos"), dict):
+        return _of_amphion(model["vocos"], config.get("preprocess"))
+    if isinstance(config, dict) and "model" in config and not any(part in config for part in PARTS):
         config = model.get("init_args", model) if isinstance(model, dict) else model
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds no mapping; expected feature_extractor, backbone and head")
-    return _with_classes(config) if is_json else config
+    if (relative := _RELATIVES.get(str(config.get("model_type")).lower().replace("_", ""))) is not None:
+        raise _unsupported(relative)
+    return _with_classes(config)
+
+
+def check_relatives(weights: Iterable[str]) -> None:
+    """Raises CheckpointError if weights of these names are those of a relative of Vocos, which is another network."""
+    for name in weights:
+        for prefix, relative in _FOREIGN_KEYS.items():
+            if name.startswith(prefix):
+                raise _unsupported(relative)
+
+
+def _unsupported(relative: str) -> CheckpointError:
+    return CheckpointError(
+        f"this is a checkpoint of {relative}, whose decoder is not that of Vocos: it has attention, which this version "
+        "does not support"
+    )
 
 
 def _read_yaml(path: Path) -> Any:
@@ -227,29 +278,97 @@ def _read_yaml(path: Path) -> Any:
 
 def _read_json(path: Path) -> Any:
     try:
-        return parse_json(read_file(path, MAX_CONFIG, "a config").decode(), finite=False)
+        text = read_file(path, MAX_CONFIG, "a config").decode()
+        # Amphion writes commas before closing brackets, and reads its configs as JSON5; those within strings stay
+        text = re.sub(r'("(?:[^"\\]|\\.)*")|,(?=\s*[]}])', lambda found: found[1] or "", text)
+        return parse_json(text, finite=False)
     except ValueError as error:
         raise CheckpointError(f"{path} is not readable JSON: {first_line(error)}") from error
 
 
 def _with_classes(config: dict[str, Any]) -> dict[str, Any]:
-    """A config in which each section has its class_path; where it lacks one, the defaults are those of vocos-mlx."""
-    sections = {}
-    for name in ("feature_extractor", "backbone", "head"):
-        section = config.get(name)
-        if isinstance(section, dict) and "class_path" not in section and isinstance(section.get("init_args"), dict):
-            args = section["init_args"]
+    """A config in which each section has its class_path; where one lacks it, it is of upstream's usual class.
+
+    The padding of such a head is by default that of the mels, and without any "center", as vocos-mlx has it.
+    """
+    features = _args(config.get("feature_extractor")) or {}
+    is_encodec = "encodec_model" in features or "bandwidths" in features
+    kind = "EncodecFeatures" if is_encodec else "MelSpectrogramFeatures"
+    usual = {
+        "feature_extractor": f"vocos.feature_extractors.{kind}",
+        "backbone": "vocos.models.VocosBackbone",
+        "head": "vocos.heads.ISTFTHead",
+    }
+    sections: dict[str, Any] = {}
+    for name, class_path in usual.items():
+        section: Any = config.get(name)
+        args = _args(section)
+        # a head of an MDCT may be of two classes
+        if args is not None and "class_path" not in section and "mdct_frame_len" not in args:
             if name == "head":
-                section = {"class_path": "vocos.heads.ISTFTHead", "init_args": {"padding": "center", **args}}
-            elif name == "backbone":
-                section = {"class_path": "vocos.models.VocosBackbone", "init_args": args}
-            else:
-                kind = (
-                    "EncodecFeatures" if "encodec_model" in args or "bandwidths" in args else "MelSpectrogramFeatures"
-                )
-                section = {"class_path": f"vocos.feature_extractors.{kind}", "init_args": args}
+                args = {"padding": "same" if is_encodec else features.get("padding", "center"), **args}
+            section = {"class_path": class_path, "init_args": args}
         sections[name] = section
     return {**config, **sections}
+
+
+def _args(section: Any) -> dict[str, Any] | None:
+    """The arguments in a section of a config: its init_args or, if it has neither these nor a class_path, itself."""
+    if not isinstance(section, dict):
+        return None
+    args = section.get("init_args", {} if "class_path" in section else section)
+    return {} if args is None else args if isinstance(args, dict) else None
+
+
+def _of_amphion(vocos: dict[str, Any], preprocess: Any) -> dict[str, Any]:
+    """The config of upstream's layout that says what one of Amphion does: models/codec/amphion_codec/vocos.py.
+
+    Its mels are those of HiFi-GAN at another rate (models/codec/melvqgan/melspec.py).
+    """
+    names = {"sample_rate", "n_fft", "hop_size", "num_mels"}
+    missing = names - preprocess.keys() if isinstance(preprocess, dict) else names
+    if missing:
+        raise CheckpointError(
+            f"the config lacks {listed(f'preprocess.{name}' for name in sorted(missing))}, which "
+            "a config of Amphion has beside model.vocos: they say what mels the model takes, and its sample rate"
+        )
+    vocos = {"adanorm_num_embeddings": None, "padding": "same", **vocos}
+    known = {"input_channels", "dim", "intermediate_dim", "num_layers", "adanorm_num_embeddings"}
+    head = {"n_fft": "n_fft", "hop_size": "hop_length", "padding": "padding"}
+    lacks = [name for name in (*known, *head) if name not in vocos]
+    unknown = [name for name in vocos if name not in known and name not in head]
+    if lacks or unknown:
+        what = f"lacks {listed(sorted(lacks))}" if lacks else f"has the unknown {listed(unknown)}"
+        raise CheckpointError(f"model.vocos {what}; its arguments are {', '.join(sorted(known | head.keys()))}")
+    win_size = preprocess.get("win_size", preprocess["n_fft"])
+    if win_size != preprocess["n_fft"]:
+        raise CheckpointError(f"preprocess.win_size is {shown(win_size)}, expected the n_fft, {preprocess['n_fft']}")
+    return {
+        "feature_extractor": {
+            "class_path": "vocos.feature_extractors.MelSpectrogramFeatures",
+            "init_args": {
+                "sample_rate": preprocess["sample_rate"],
+                "n_fft": preprocess["n_fft"],
+                "hop_length": preprocess["hop_size"],
+                "n_mels": preprocess["num_mels"],
+                "padding": "same",
+                "f_min": preprocess.get("fmin", 0),
+                "f_max": preprocess.get("fmax"),
+                "norm": "slaney",
+                "mel_scale": "slaney",
+                "clip_val": HIFIGAN.clip,
+                "power_offset": HIFIGAN.power_offset,
+            },
+        },
+        "backbone": {
+            "class_path": "vocos.models.VocosBackbone",
+            "init_args": {name: value for name, value in vocos.items() if name in known},
+        },
+        "head": {
+            "class_path": "vocos.heads.ISTFTHead",
+            "init_args": {"dim": vocos["dim"]} | {ours: vocos[name] for name, ours in head.items()},
+        },
+    }
 
 
 def parse_config(config: dict[str, Any]) -> VocosConfig:
@@ -303,13 +422,12 @@ def read_features(config: dict[str, Any]) -> tuple[EncodecFeatures | MelFeatures
         "vocos.feature_extractors.MelSpectrogramFeatures": _mel,
     }
     class_path, args = section(config, "feature_extractor")
-    if class_path not in functions:
-        raise CheckpointError(
-            f"feature_extractor class {listed([class_path])} is not supported; supported are {', '.join(functions)}"
-        )
-    check_args("feature_extractor", class_path, args, functions[class_path])
+    if "dowmsamples" in args or "vq_bins" in args:
+        raise _unsupported("WavTokenizer")
+    function = _class_named("feature_extractor", class_path, functions)
+    check_args("feature_extractor", class_path, args, function)
     try:
-        return functions[class_path](**args)
+        return function(**args)
     except ValueError as error:
         raise CheckpointError(f"feature_extractor: {error}") from error
 
@@ -344,10 +462,13 @@ def _mel(
     f_max: float | None = None,
     norm: str | None = None,
     mel_scale: str | None = None,
+    clip_val: float | None = None,
+    power_offset: float = 0.0,
 ) -> tuple[MelFeatures, int]:
-    """The last four arguments are those of langtech-bsc/vocos, branch matcha, for the mels of HiFi-GAN.
+    """Four arguments are those of langtech-bsc/vocos, branch matcha, for the mels of HiFi-GAN.
 
-    There the logarithm clips at 1e-5. The defaults are torchaudio's.
+    There the logarithm clips at 1e-5. wetdog/wavenext_pytorch has clip_val in addition; power_offset is ours. The
+    defaults are torchaudio's.
     """
     if sample_rate <= 0:
         raise ValueError(f"sample_rate is {sample_rate}, expected a positive integer")
@@ -361,31 +482,40 @@ def _mel(
         f_max=float(f_max or sample_rate // 2),
         mel_scale=mel_scale or "htk",
         norm=norm or "none",
-        clip=1e-5 if fork else 1e-7,
+        clip=float(clip_val) if clip_val is not None else 1e-5 if fork else 1e-7,
+        power_offset=float(power_offset),
     )
     return mel, sample_rate
 
 
 def _instantiate(config: dict[str, Any], name: str, classes: dict[str, Callable[..., T]]) -> T:
     class_path, args = section(config, name)
-    if class_path not in classes:
-        raise CheckpointError(
-            f"{name} class {listed([class_path])} is not supported; supported are {', '.join(classes)}"
-        )
+    made = _class_named(name, class_path, classes)
     if name == "head":
-        _check_head(args)
-    check_args(name, class_path, args, classes[class_path])
+        _check_head(args, even=made is not WaveNextHead)
+    check_args(name, class_path, args, made)
     for argument, value in args.items():
         least = 0 if argument == "adanorm_num_embeddings" else 1
         if argument in _MOST and type(value) is int and value < least:
             expected = "a positive integer" if least else "0 or more"
             raise CheckpointError(f"{name}: {argument} is {shown(value)}, expected {expected}")
-    return classes[class_path](**args)
+    return made(**args)
 
 
-def _check_head(args: dict[str, Any]) -> None:
+def _class_named(name: str, class_path: str, known: dict[str, T]) -> T:
+    """That of this class path, or of another module's class of the same name: forks have upstream's classes too.
+
+    Raises CheckpointError if there is none.
+    """
+    for path, found in known.items():
+        if path.rpartition(".")[2] == class_path.rpartition(".")[2]:
+            return found
+    raise CheckpointError(f"{name} class {listed([class_path])} is not supported; supported are {', '.join(known)}")
+
+
+def _check_head(args: dict[str, Any], even: bool) -> None:
     # upstream's inverse MDCT is silent unless its frame divides by 4, and an inverse real FFT needs even frames
-    for name, multiple in (("n_fft", 2), ("mdct_frame_len", 4)):
+    for name, multiple in (("n_fft", 2 if even else 1), ("mdct_frame_len", 4)):
         frame = args.get(name, multiple)
         if not isinstance(frame, int) or frame < multiple or frame % multiple:
             raise CheckpointError(f"head: {name} is {shown(frame)}, expected a positive multiple of {multiple}")

@@ -41,7 +41,7 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     5: lambda metadata: {**metadata, "reach": 0} if "feature_channels" in metadata else metadata,
 }
 _OLDEST = min(UPGRADES)
-HEADS = ("istft", "imdct_symexp", "imdct_cos")
+HEADS = ("istft", "imdct_symexp", "imdct_cos", "wavenext")
 ENCODER_INPUTS = ("audio", "spectrum")
 PRECISIONS = ("float32", "int8", "float16")
 _MAX_REACH = 1 << 22  # samples of the frames around a span; the bundled encoder has 38,400
@@ -125,12 +125,17 @@ class ModelConfig:
         ):
             read_size(name, getattr(self, name), most)
         check_overlap("n_fft", self.n_fft, self.hop_length)
-        multiple = 2 if self.head == "istft" else 4
+        multiple = {"istft": 2, "wavenext": 1}.get(self.head, 4)
         require(self.n_fft % multiple == 0, f"n_fft is {self.n_fft}, expected a multiple of {multiple}")
         if self.head == "istft":
             require(
                 self.hop_length <= self.n_fft - 2,
                 f"hop_length is {self.hop_length}, expected at most n_fft - 2 = {self.n_fft - 2}: frames must overlap",
+            )
+        elif self.head == "wavenext":
+            require(
+                self.hop_length == self.n_fft,
+                f"hop_length is {self.hop_length}, expected n_fft, {self.n_fft}: each frame is one hop of audio",
             )
         else:
             require(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ _MAX_NODES = 10_000  # of YAML, aliases counted as what they stand for
 
 
 class YamlLoader(yaml.SafeLoader):
-    """YAML of bounded size: what aliases repeat counts each time, since 1 kB of them can stand for terabytes."""
+    """YAML of bounded size: what aliases repeat counts each time, since 1 kB of them can stand for terabytes.
+
+    1e-5, as upstream's configs write it, is a number, as in YAML 1.2, and not a string, as in 1.1.
+    """
 
     def get_single_node(self) -> Any:
         root = super().get_single_node()
@@ -44,10 +48,15 @@ class YamlLoader(yaml.SafeLoader):
         return root
 
 
-def load_yaml(path: Path, loader: type[YamlLoader] = YamlLoader) -> Any:
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_yaml(path: Path) -> Any:
     """The content of a YAML file. Raises CheckpointError if it cannot be read, or if there is too much of it."""
     try:
-        return yaml.load(read_file(path, MAX_CONFIG, "a config").decode(), loader)
+        return yaml.load(read_file(path, MAX_CONFIG, "a config").decode(), YamlLoader)
     except RecursionError:
         raise CheckpointError(f"{path} is not readable YAML: it is nested too deeply") from None
     except OSError:

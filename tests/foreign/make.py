@@ -6,8 +6,8 @@ Run in an environment with the extras [export] and the packages vocos, encodec a
 
 Beside each PATH.onnx is PATH.npz with mels of several lengths and torch's audio of them: mels_N is (B, n_mels, N)
 whatever axes the graph takes, and audio_N is what the layout's own inverse transform makes of it, one item at a time.
-Of a graph of one static length, audio_N of a shorter N is the audio of the mels with zeros after them, cut. The files in
-the folder "refused" have none: those are layouts that the package does not read.
+Of a graph of one static length, audio_N of a shorter N is the audio of the mels with zeros after them, cut. The files
+in the folder "refused" have none: those are layouts that the package does not read.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Convolved(Spectrum):
         """Returns the windowed frames overlap-added, and the squared windows: (B, 1, N) and (1, 1, N)."""
         mag, x, y = super().forward(mels)
         audio = nn.functional.conv_transpose1d(torch.cat([mag * x, mag * y], 1), self.basis, stride=self.hop)
-        ones = torch.ones_like(mag[:1, :1])
+        ones = mag.new_ones(1, 1, mag.size(-1))
         return audio, nn.functional.conv_transpose1d(ones, self.square, stride=self.hop)
 
     def forward(self, mels: Tensor) -> Tensor:  # type: ignore[override]
@@ -249,7 +249,12 @@ def settings(layout: Layout, geometry: Geometry) -> str:
         })  # fmt: skip
     config = config_of(geometry, layout.padding)
     if geometry.sample_rate == BSC.sample_rate:
-        config["feature_extractor"]["init_args"] |= {"f_min": 0, "f_max": f_max, "norm": "slaney", "mel_scale": "slaney"}
+        config["feature_extractor"]["init_args"] |= {
+            "f_min": 0,
+            "f_max": f_max,
+            "norm": "slaney",
+            "mel_scale": "slaney",
+        }
     if layout.network is WaveNext:
         config["head"]["class_path"] = "vocos.heads.WaveNextHead"
     return str(yaml.safe_dump(config))
@@ -319,7 +324,9 @@ def make(folder: Path, layout: Layout, static: int) -> None:
     torch.manual_seed(0)
     network, path = layout.network(model).eval(), folder / layout.path
     frames = static if layout.static else 40
-    shape = (1, frames, layout.geometry.n_mels) if isinstance(network, Transposed) else (1, layout.geometry.n_mels, frames)
+    shape = (
+        (1, frames, layout.geometry.n_mels) if isinstance(network, Transposed) else (1, layout.geometry.n_mels, frames)
+    )
     export(network, (torch.rand(shape),), path, layout)
     np.savez_compressed(path.with_suffix(".npz"), **golden(layout, model, network, static))  # type: ignore[arg-type]
     if layout.beside:
@@ -360,7 +367,11 @@ def make_refused(folder: Path, geometry: Geometry) -> None:
     export(Spectrum(model), (torch.rand(1, geometry.n_mels, 40),), plain, layout)
     quantize_dynamic(plain, folder / "quantized.onnx", weight_type=QuantType.QUInt8)
     onnx.save(
-        onnx.load(plain), folder / "external.onnx", save_as_external_data=True, location="external.data", size_threshold=0
+        onnx.load(plain),
+        folder / "external.onnx",
+        save_as_external_data=True,
+        location="external.data",
+        size_threshold=0,
     )
     plain.unlink()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,37 +44,46 @@ def onnx(rng: Rng, folder: Path) -> None:
 
 
 FOREIGN = DATA / "foreign"
-# message -> its fields that are messages, and those that are integers
+# message -> its fields that are messages; and message, field -> what that is
 _INSIDE = {
     "model": {7: "graph"},
     "graph": {1: "node", 5: "tensor"},
     "node": {5: "attribute"},
     "attribute": {5: "tensor"},
 }
-_INTEGERS = {"attribute": (3, 8), "tensor": (1, 2)}
+_KINDS = {
+    ("node", 1): "name", ("attribute", 3): "attribute", ("attribute", 8): "attribute",
+    ("tensor", 1): "size", ("tensor", 2): "size",
+}  # fmt: skip
+Places = dict[str, list[ByteRange]]
 
 
-def _integers(data: bytes, place: ByteRange, kind: str = "model") -> Iterator[tuple[ByteRange, bool]]:
-    """Where attributes, sizes of weights and short constants are, and whether they are there as in memory."""
+def _places(data: bytes, place: ByteRange, message: str, found: Places) -> Places:
+    """Where names, attributes, sizes of weights and short constants are."""
     for number, _, content, end in fields_of(data, place):
-        if number in _INSIDE.get(kind, {}):
-            yield from _integers(data, (content, end), _INSIDE[kind][number])
-        elif kind == "tensor" and number == 9 and end - content <= 64:
-            yield (content, end), True
-        elif number in _INTEGERS.get(kind, ()):
-            yield (content, end), False
+        if number in _INSIDE.get(message, {}):
+            _places(data, (content, end), _INSIDE[message][number], found)
+        elif message == "tensor" and number == 9 and end - content <= 64:
+            found.setdefault("constant", []).append((content, end))
+        elif (message, number) in _KINDS:
+            found.setdefault(_KINDS[message, number], []).append((content, end))
+    return found
 
 
-def _with_other_integers(rng: Rng, data: bytes) -> bytes:
-    out, found = bytearray(data), list(_integers(data, (0, len(data))))
-    for i in rng.choice(len(found), rng.integers(1, 4)):
-        (start, end), is_raw = found[i]
-        if is_raw:
+def _altered(rng: Rng, data: bytes) -> bytes:
+    """A model with other numbers in some places, or with values that go to other operators; of the same size."""
+    out, found = bytearray(data), _places(data, (0, len(data)), "model", {})
+    for _ in range(rng.integers(1, 4)):
+        kind = ["attribute", "constant", "name", "size"][rng.choice(4, p=[0.4, 0.3, 0.25, 0.05])]
+        start, end = found[kind][rng.integers(len(found[kind]))]
+        if kind == "name":
+            names = [data[a:b] for a, b in found["name"] if b - a == end - start]
+            out[start:end] = names[rng.integers(len(names))]
+        elif kind == "constant":
             at = start + 8 * int(rng.integers((end - start + 7) // 8))
-            out[at : min(at + 8, end)] = NUMBERS[rng.integers(len(NUMBERS))].to_bytes(8, "little", signed=True)[
-                : end - at
-            ]
-        else:  # of as many bytes as before
+            number = NUMBERS[rng.integers(len(NUMBERS))].to_bytes(8, "little", signed=True)
+            out[at : min(at + 8, end)] = number[: end - at]
+        else:
             at = int(rng.integers(start, end))
             out[at] = out[at] & 128 | [0, 1, 2, 3, 7, 16, 64, 127][rng.integers(8)]
     return bytes(out)
@@ -86,9 +94,9 @@ def foreign(rng: Rng, folder: Path) -> None:
     from vocos_onnx.model.onnx_file import read_model
     from vocos_onnx.model.session import evaluate
 
-    paths = sorted(FOREIGN.rglob("*.onnx"))
+    paths = sorted(path for path in FOREIGN.rglob("*.onnx") if path.parent.name != "refused")
     path, data = folder / "m.onnx", paths[rng.integers(len(paths))].read_bytes()
-    data = _with_other_integers(rng, data) if rng.random() < 0.8 else damaged(rng, data)
+    data = _altered(rng, data) if rng.random() < 0.9 else damaged(rng, data)
     path.write_bytes(data)
     file = read_model(path)
     sizes = [(value, [size if isinstance(size, int) else 1 for size in value.shape]) for value in file.inputs]

@@ -271,8 +271,9 @@ def _conv_transpose(node: Node, inputs: _Inputs) -> list[Known]:
     (stride,), (before, after) = node.attributes.get("strides", [1]), node.attributes.get("pads", [0, 0])
     length: Size = None
     if isinstance(data[2], int):
-        length = (data[2] - 1) * stride + kernel - before - after
-        require(data[2] > 0 and length > 0, f" of {data[2]} values, of which {length} are left")
+        samples = (data[2] - 1) * stride + kernel - before - after
+        require(data[2] > 0 and samples > 0, f" of {data[2]} values, of which {samples} are left")
+        length = samples
     return [Known((data[0], outputs * node.attributes.get("group", 1), length))]
 
 

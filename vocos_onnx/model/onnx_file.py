@@ -500,7 +500,7 @@ class _RefusedError(Exception):
 
 
 def _foreign(what: str) -> _RefusedError:
-    return _RefusedError(f"has {what}, which no Vocos model that this version reads has; {_EXPORT}")
+    return _RefusedError(f"has {what}, which no model that this version reads has; {_EXPORT}")
 
 
 class _Scope(NamedTuple):

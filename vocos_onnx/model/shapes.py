@@ -64,32 +64,33 @@ def output_shapes(node: Node, values: Mapping[str, Known]) -> list[Known]:
 def frames_seen(node: Node, values: Mapping[str, Known], lengths: Set[Size]) -> tuple[int, int] | None:
     """Returns how many frames before and after one an operator depends on, at most; None if on all, or if it strides.
 
-    Frames are along the last axis of a convolution. ``lengths`` are numbers that the number of frames may be.
+    ``output_shapes`` must have accepted the operator. Frames may be along any axis that it convolves or pads, and where
+    it sums over an axis, they are along that if its size is not known, or is one of the ``lengths``.
     """
-    shapes = [values[name].shape if name else () for name in node.inputs]
+    inputs = [values[name] if name else _NOTHING for name in node.inputs]
+    summed: Size = 0
     match node.operator:
         case "Conv":
-            span = node.attributes.get("dilations", [1])[-1] * (_number(shapes[1][-1]) - 1)
-            pads = node.attributes.get("pads", [0])
-            before = pads[len(pads) // 2 - 1]
-            strides = set(node.attributes.get("strides", [1]))
-            return (before, span - before) if strides == {1} else None
+            kernel = _numbers(inputs[1].shape[2:]) or []
+            pads = node.attributes.get("pads", [0] * 2 * len(kernel))[: len(kernel)]
+            dilations = node.attributes.get("dilations", [1] * len(kernel))
+            after = [dilation * (size - 1) - pad for dilation, size, pad in zip(dilations, kernel, pads, strict=True)]
+            return (max(pads), max(after)) if set(node.attributes.get("strides", [1])) == {1} else None
         case "ConvTranspose":
-            overlap = -(-_number(shapes[1][-1]) // node.attributes.get("strides", [1])[0])
-            return overlap, overlap
+            ((kernel_size, *_), (stride,)) = _numbers(inputs[1].shape[2:]) or [1], node.attributes.get("strides", [1])
+            return (overlap := -(-kernel_size // stride)), overlap
         case "Pad":
-            pads = values[node.inputs[1]].entries or (0,)
-            return _number(pads[len(pads) // 2 - 1]), 0
+            return max(_numbers(inputs[1].entries or ()) or [0]), 0
         case "LSTM":
             return None
         case "MatMul":
-            return (0, 0) if values[node.inputs[1]].fixed else None
-        case "LayerNormalization" | "ReduceMean" | "ReduceSum":
-            norm = node.operator == "LayerNormalization"
-            (axis,) = [-1] if norm else _reduced(node, [values[name] for name in node.inputs])
-            size = shapes[0][axis]
-            return (0, 0) if isinstance(size, int) and size not in lengths else None
-    return 0, 0
+            summed = inputs[1].shape[-2] if inputs[0].fixed or inputs[1].fixed else None
+        case "LayerNormalization":
+            summed = inputs[0].shape[-1]
+        case "ReduceMean" | "ReduceSum":
+            (axis,) = _reduced(node, inputs)
+            summed = inputs[0].shape[axis]
+    return (0, 0) if isinstance(summed, int) and summed not in lengths else None
 
 
 def branch_shapes(condition: Known, then: Known, otherwise: Known) -> Known:
@@ -215,7 +216,9 @@ def _concat(node: Node, inputs: _Inputs) -> list[Known]:
 
 def _expand(node: Node, inputs: _Inputs) -> list[Known]:
     data, entries = inputs[0], inputs[-1].entries
-    if node.operator == "Expand" and not _keeps(data.shape, entries):
+    if node.operator == "Expand":
+        if _keeps(data.shape, entries):
+            return [Known(data.shape)]
         require(data.fixed, " whose input 0 is no constant")
         require(elements(data) == 1, " of more than one value")
     require(len(inputs[-1].shape) == 1 and entries is not None and None not in entries, " to a shape that is computed")
@@ -234,10 +237,9 @@ def _expand(node: Node, inputs: _Inputs) -> list[Known]:
 
 def _keeps(shape: Shape, entries: Shape | None) -> bool:
     """Whether an expansion to these sizes changes nothing."""
-    if entries is None or len(entries) > len(shape):
+    if entries is None or None in entries or len(entries) > len(shape):
         return False
-    pairs = zip(shape[len(shape) - len(entries) :], entries, strict=True)
-    return all(size == entry or entry == 1 for size, entry in pairs if entry is not None) and None not in entries
+    return all(entry in (1, size) for size, entry in zip(shape[len(shape) - len(entries) :], entries, strict=True))
 
 
 def _conv(node: Node, inputs: _Inputs) -> list[Known]:
@@ -282,6 +284,7 @@ def _pad(node: Node, inputs: _Inputs) -> list[Known]:
     require(pads is not None and len(pads) == 2 * len(shape), " of the rank {} by {}", len(shape), inputs[1].entries)
     assert pads is not None
     more = [before + after for before, after in zip(pads[: len(shape)], pads[len(shape) :], strict=True)]
+    require(len(more) - more.count(0) <= 1, " along several axes, by {}", pads)
     sizes = [size + n if isinstance(size, int) else None if n else size for size, n in zip(shape, more, strict=True)]
     return [Known(tuple(sizes))]
 
@@ -518,11 +521,6 @@ def _axes(value: Known, rank: int) -> set[int]:
     axes = [_axis(axis, rank) for axis in numbers or ()]
     require(len(set(axes)) == len(axes), " of one axis twice")
     return set(axes)
-
-
-def _number(size: Size) -> int:
-    assert isinstance(size, int)
-    return size
 
 
 def _numbers(sizes: Sequence[Size]) -> list[int] | None:

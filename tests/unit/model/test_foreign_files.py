@@ -20,7 +20,7 @@ FOREIGN = DATA / "foreign"
 PATHS = sorted(path for path in FOREIGN.rglob("*.onnx") if path.parent.name != "refused")
 SAME = {"mel_spec_22khz_univ", "vocos-22khz-univ"}
 N_FFT, HOP, REACH = 64, 16, 9  # three convolutions of 7
-REMEDY = "which no Vocos model that this version reads has; convert the checkpoint with: vocos-onnx convert"
+REMEDY = "which no model that this version reads has; convert the checkpoint with: vocos-onnx convert"
 
 
 @pytest.fixture
@@ -131,9 +131,11 @@ TENSORS = [
     tensor("k7", np.ones((8, 8, 7), np.float32)), tensor("k3", np.ones((8, 8, 3), np.float32)),
     tensor("t4", np.ones((8, 2, 4), np.float32)), tensor("t22", np.ones((8, 2, 2, 2), np.float32)),
     tensor("t0", np.ones((8, 0, 4), np.float32)), tensor("b2", np.ones(2, np.float32)),
-    tensor("b3", np.ones(3, np.float32)), tensor("double", np.ones((8, 2, 4))),
+    tensor("b3", np.ones(3, np.float32)), tensor("k71", np.ones((8, 8, 7, 1), np.float32)),
+    tensor("above2", np.array([0, 2, 0, 0, 1, 0])), tensor("double", np.ones((8, 2, 4))),
     tensor("left6", np.array([0, 0, 6, 0, 0, 0])), tensor("huge", np.array([0, 0, 1 << 40, 0, 0, 0])),
-    tensor("minus", np.array([0, 0, -1, 0, 0, 0])), tensor("short", np.array([0, 1])),
+    tensor("sides", np.array([0, 1, 0, 0, 0, 1])), tensor("minus", np.array([0, 0, -1, 0, 0, 0])),
+    tensor("short", np.array([0, 1])),
     tensor("last", np.array([-1])), tensor("axis1", np.array([1])), tensor("two", np.array([1, 2])),
     tensor("axis3", np.array([3])), tensor("none", np.zeros(0, np.int64)), tensor("f", np.array(1.0, np.float32)),
     tensor("i", np.array([1])), tensor("repeats", np.array([1, 1, 2])), tensor("many", np.array([1, 1 << 20, 2])),
@@ -192,6 +194,7 @@ def transposed(**attributes: Any) -> bytes:
         ([node("Pad", ["mels", "huge"], ["a"])], "Pad' by .*, expected 0 to 4096"),
         ([node("Pad", ["mels", "minus"], ["a"])], "Pad' by .*, expected 0 to 4096"),
         ([node("Pad", ["mels", "short"], ["a"])], r"Pad' of the rank 3 by \(0, 1\)"),
+        ([node("Pad", ["mels", "sides"], ["a"])], "Pad' along several axes, by"),
         ([node("Pad", ["mels", "none"], ["a"])], r"Pad' of the rank 3 by \(\)"),
         ([node("Pad", ["mels", "left6"], ["a"], mode="reflect")], "Pad' in the mode 'reflect'"),
         ([node("Pad", ["mels", "left6", "b2"], ["a"])], "Pad' with other than one value"),
@@ -246,7 +249,10 @@ def test_operators_of_others_in_forms_that_crash(read: Any, nodes: list[bytes], 
         ([transposed(strides=[2])], 2),
         ([transposed(strides=[3])], 2),
         ([transposed(strides=[1])], 4),
+        ([node("Pad", ["mels", "above2"], ["a"])], 2),
         ([node("ReduceMean", ["mels"], ["a"], axes=[1])], 0),
+        ([node("MatMul", ["square", "mels"], ["a"])], 0),
+        ([node("Unsqueeze", ["mels", "axis3"], ["u"]), node("Conv", ["u", "k71"], ["a"], pads=[4, 0, 2, 0])], 4),
         ([node("ReduceMean", ["mels"], ["a"], axes=[-1])], None),
         ([node("ReduceSum", ["mels", "last"], ["a"])], None),
         ([node("Transpose", ["mels"], ["t"], perm=[0, 2, 1]), node("MatMul", ["t", "weight"], ["a"])], 0),

@@ -13,6 +13,7 @@ import numpy as np
 from tests import onnx_bytes as ob
 from tests.fuzz.common import DOCUMENTED, Rng, Target, damaged, finite, model
 from tests.helpers import DATA
+from vocos_onnx.model.onnx_bytes import ByteRange, fields_of
 
 ENDS = (*DOCUMENTED, RuntimeError, MemoryError)
 
@@ -42,6 +43,78 @@ def onnx(rng: Rng, folder: Path) -> None:
     finite(vocos.decode(given))
 
 
+FOREIGN = DATA / "foreign"
+# message -> its fields that are messages; and message, field -> what that is
+_INSIDE = {
+    "model": {7: "graph"},
+    "graph": {1: "node", 5: "tensor"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor"},
+}
+_KINDS = {
+    ("node", 1): "name", ("attribute", 3): "attribute", ("attribute", 8): "attribute",
+    ("tensor", 1): "size", ("tensor", 2): "size",
+}  # fmt: skip
+Places = dict[str, list[ByteRange]]
+
+
+def _places(data: bytes, place: ByteRange, message: str, found: Places) -> Places:
+    """Where names, attributes, sizes of weights and short constants are."""
+    for number, _, content, end in fields_of(data, place):
+        if number in _INSIDE.get(message, {}):
+            _places(data, (content, end), _INSIDE[message][number], found)
+        elif message == "tensor" and number == 9 and end - content <= 64:
+            found.setdefault("constant", []).append((content, end))
+        elif (message, number) in _KINDS:
+            found.setdefault(_KINDS[message, number], []).append((content, end))
+    return found
+
+
+def _altered(rng: Rng, data: bytes) -> bytes:
+    """A model with other numbers in some places, or with values that go to other operators; of the same size."""
+    out, found = bytearray(data), _places(data, (0, len(data)), "model", {})
+    for _ in range(rng.integers(1, 4)):
+        kind = ["attribute", "constant", "name", "size"][rng.choice(4, p=[0.4, 0.3, 0.25, 0.05])]
+        start, end = found[kind][rng.integers(len(found[kind]))]
+        if kind == "name":
+            names = [data[a:b] for a, b in found["name"] if b - a == end - start]
+            out[start:end] = names[rng.integers(len(names))]
+        elif kind == "constant":
+            at = start + 8 * int(rng.integers((end - start + 7) // 8))
+            number = NUMBERS[rng.integers(len(NUMBERS))].to_bytes(8, "little", signed=True)
+            out[at : min(at + 8, end)] = number[: end - at]
+        else:
+            at = int(rng.integers(start, end))
+            out[at] = out[at] & 128 | [0, 1, 2, 3, 7, 16, 64, 127][rng.integers(8)]
+    return bytes(out)
+
+
+def foreign(rng: Rng, folder: Path) -> None:
+    """The graphs of other exporters, damaged: onnxruntime loads and runs what the check lets pass."""
+    from vocos_onnx.model.onnx_file import read_model
+    from vocos_onnx.model.session import evaluate
+
+    paths = sorted(path for path in FOREIGN.rglob("*.onnx") if path.parent.name != "refused")
+    path, data = folder / "m.onnx", paths[rng.integers(len(paths))].read_bytes()
+    data = _altered(rng, data) if rng.random() < 0.9 else damaged(rng, data)
+    path.write_bytes(data)
+    file = read_model(path)
+    sizes = [(value, [size if isinstance(size, int) else 1 for size in value.shape]) for value in file.inputs]
+    for value, shape in sizes:
+        if len(shape) == 3 and not isinstance(value.shape[-1], int):
+            shape[-1] = int(rng.choice([1, 2, 40]))
+        if len(shape) == 3 and not isinstance(value.shape[1], int):
+            shape[1] = int(rng.choice([1, 2, 40]))
+    given = {value.name: rng.uniform(-2, 2, shape).astype(np.float32) for value, shape in sizes}
+    try:
+        for made in evaluate(path, [given]):
+            assert list(made) == [value.name for value in file.outputs]
+    except Exception as error:  # evaluate is for our own files, and passes the errors of onnxruntime on
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        raise RuntimeError(str(error)) from None
+
+
 # Sizes, counts and axes: what fits, what is none, what fills the memory, and what overflows
 NUMBERS = [0, 1, 2, 3, 5, 8, 16, -1, -2, -8, 7, 1 << 12, 1 << 20, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63)]
 # operator -> the types of its inputs (f float32, i int64, b bool, u uint8, s int8, a any; in capitals what may be left
@@ -59,9 +132,10 @@ OPERATORS = {
     # the weights of these have a form
     "BatchNormalization": "fffff f", "Conv": "ffF f", "Expand": "fi f", "LSTM": "fffFIFF fff", "Mod": "ii i",
     "Div i": "ii i", "LayerNormalization": "fFF f", "MatMulIntegerToFloat": "usffUSF f", "QuantizeLinear": "ffU u",
-    "Range": "iii i", "ReduceSum": "fI f", "Split": "fI fff",
+    "Range": "iii i", "ReduceSum": "fI f", "Split": "fI fff", "ConvTranspose": "ffF f",
+    "Flatten": "f f", "NonZero": "f i", "Pad": "fiF f", "ReduceMean": "fI f", "ScatterND": "fif f", "Tile": "fi f",
     # and these are in no model
-    "And": "bb b", "DequantizeLinear": "ufU f", "Gemm": "ffF f", "Not": "b b", "Pad": "fiF f", "ReduceMean": "fI f",
+    "And": "bb b", "DequantizeLinear": "ufU f", "Gemm": "ffF f", "Not": "b b",
 }  # fmt: skip
 NUMPY = {"f": np.float32, "i": np.int64, "b": np.bool_, "u": np.uint8, "s": np.int8}
 SHAPES = [(), (1,), (8,), (16,), (8, 16), (8, 8), (16, 16), (1, 8, 5), (1, 5, 16), (8, 8, 1), (4, 8, 3), (0,), (2, 0)]
@@ -72,18 +146,26 @@ ATTRIBUTES: dict[str, dict[str, str]] = {
     "Constant": {"value": "t", "value_int": "i", "value_ints": "n"},
     "ConstantOfShape": {"value": "t"},
     "Conv": {"auto_pad": "s", "dilations": "n", "group": "i", "kernel_shape": "n", "pads": "n", "strides": "n"},
+    "ConvTranspose": {
+        "auto_pad": "s", "dilations": "n", "group": "i", "kernel_shape": "n", "output_padding": "n",
+        "output_shape": "n", "pads": "n", "strides": "n",
+    },
+    "Flatten": {"axis": "i"},
     "Gather": {"axis": "i"},
     "Gelu": {"approximate": "s"},
     "LSTM": {"hidden_size": "i"},
     "LayerNormalization": {"axis": "i", "epsilon": "f", "stash_type": "i"},
     "LeakyRelu": {"alpha": "f"},
     "Mod": {"fmod": "i"},
+    "Pad": {"mode": "s"},
+    "ReduceMean": {"axes": "n", "keepdims": "i", "noop_with_empty_axes": "i"},
     "ReduceSum": {"keepdims": "i", "noop_with_empty_axes": "i"},
     "Reshape": {"allowzero": "i"},
+    "ScatterND": {"reduction": "s"},
     "Shape": {"start": "i", "end": "i"},
     "Split": {"axis": "i", "num_outputs": "i"},
     "Transpose": {"perm": "n"},
-}
+}  # fmt: skip
 TEXTS = ["", "NOTSET", "SAME_UPPER", "VALID", "constant", "reflect", "edge", "wrap", "none", "tanh", "x" * 300]
 
 
@@ -132,6 +214,21 @@ def _formed(rng: Rng, operator: str) -> tuple[dict[int, np.ndarray], dict[str, A
             many = {name: rng.integers(1, 9, rank).tolist() for name in ("strides", "dilations")}
             pads = rng.choice([0, 1, 3, 1 << 20], 2 * rank).tolist()
             return {1: floats(n * group, m, *kernel), 2: floats(n * group)}, {"group": group, "pads": pads, **many}
+        case "ConvTranspose":
+            group, stride = int(rng.choice([1, 2, n])), int(rng.integers(1, k + 1))
+            pads = rng.integers(0, k, 2).tolist()
+            return {1: floats(m * group, n, k), 2: floats(n * group)}, {
+                "group": group, "pads": pads, "strides": [stride],
+            }  # fmt: skip
+        case "ScatterND":
+            places = rng.integers(-2, 4, (m, int(rng.integers(1, 4))))
+            return {1: places, **({2: floats(m, n)} if rng.random() < 0.5 else {})}, {}
+        case "Pad":
+            return {1: rng.choice([0, 0, 1, 3, 4096], 2 * int(rng.choice([1, 2, 3, 3])))}, {}
+        case "Tile":
+            return {1: rng.choice([1, 1, 2, 16, 4096], int(rng.choice([1, 2, 3, 3])))}, {}
+        case "ReduceMean":
+            return ({1: np.array([axis])}, {}) if rng.random() < 0.5 else ({}, {"axes": [axis]})
         case "Div" | "Mod":
             return {1: rng.integers(1, 9, [(), (1,), (n,)][rng.integers(3)])}, {}
         case "Expand":
@@ -165,7 +262,7 @@ def _nodes(rng: Rng, values: list[tuple[str, str]], prefix: str) -> tuple[list[b
     nodes, tensors = [], []
     form = rng.choice([0.2, 0.9])
     for i in range(rng.integers(1, 6)):
-        key = list(OPERATORS)[rng.integers(len(OPERATORS) - (6 if rng.random() < 0.9 else 0))]
+        key = list(OPERATORS)[rng.integers(len(OPERATORS) - (4 if rng.random() < 0.9 else 0))]
         operator, (takes, makes) = key.split()[0], OPERATORS[key].split(" ")
         formed = rng.random() < form
         weights, attributes = _formed(rng, operator) if formed and key not in ("Div", "Shape") else ({}, {})
@@ -176,7 +273,9 @@ def _nodes(rng: Rng, values: list[tuple[str, str]], prefix: str) -> tuple[list[b
             if j in weights:
                 inputs.append(f"{prefix}c{i}.{j}")
                 tensors.append(ob.tensor(inputs[-1], weights[j]))
-            elif (kind == "I" and operator in ("LSTM", "Split") and formed) or (kind.isupper() and rng.random() < 0.4):
+            elif (kind == "I" and operator in ("LSTM", "ReduceMean", "Split") and formed) or (
+                kind.isupper() and rng.random() < 0.4
+            ):
                 inputs.append("")
             elif known and rng.random() < 0.6:
                 inputs.append(known[rng.integers(len(known))])
@@ -228,7 +327,9 @@ def graphs(rng: Rng, folder: Path) -> None:
     turned = ob.node("Transpose", ["features"], ["turned"], perm=[0, 2, 1])
     product = ob.node("MatMul", ["turned", "weight"], ["product"])
     path = folder / "m.onnx"
-    path.write_bytes(ob.tiny([turned, *nodes], tensors, [product, *joined]))
+    opset = int(rng.choice([13, 15, 17, 18, 20, 26])) if rng.random() < 0.5 else 20
+    opsets = [("", opset), ("com.microsoft", 1)]
+    path.write_bytes(ob.tiny([turned, *nodes], tensors, [product, *joined], opsets=opsets))
     _decode(VocosONNX, path)
 
 
@@ -435,6 +536,7 @@ def metadata(rng: Rng, folder: Path) -> None:
 TARGETS = {
     "damaged .onnx files": Target(onnx, 2, ENDS),
     "hostile graphs": Target(graphs, 2, ENDS, seconds=20, memory=2 << 30),
+    "graphs of other exporters": Target(foreign, 2, ENDS, seconds=20, memory=2 << 30),
     "hidden weights": Target(hidden, 1, seconds=10, memory=1 << 30),
     "tables of codebooks": Target(tables, 1, ENDS, seconds=10, memory=1 << 30),
     "races of model files": Target(races, 0.1, seconds=20, memory=2 << 30),

@@ -156,16 +156,22 @@ def other_file_message(path: Path, head: bytes, size: int, key: str) -> str | No
     return f"{refused}. Convert a checkpoint with: vocos-onnx convert CHECKPOINT -o MODEL.onnx"
 
 
-def foreign_vocos_message(inputs: list[str], outputs: list[str]) -> str | None:
-    """Returns what to do with a Vocos of another exporter, by the names in its graph; None for all other graphs."""
+def foreign_vocos(inputs: list[str], outputs: list[str]) -> str | None:
+    """Returns what a Vocos of another exporter is, by the names in its graph; None for all other graphs."""
     if not {"mag", "x", "y"} <= set(outputs) and not (
         len(inputs) == 1 and inputs[0] in ("mels", "mel", "mel_spec") and len(outputs) in (1, 3)
     ):
         return None
+    return f"is a Vocos model of another exporter ({listed(inputs)} in, {listed(outputs)} out)"
+
+
+def foreign_vocos_message(inputs: list[str], outputs: list[str]) -> str | None:
+    """Returns what to do with a Vocos of another exporter, by the names in its graph; None for all other graphs."""
+    if (what := foreign_vocos(inputs, outputs)) is None:
+        return None
     return (
-        f"is a Vocos model of another exporter ({listed(inputs)} in, {listed(outputs)} out), which this version does "
-        "not read. Convert the checkpoint that it was made of, such as: vocos-onnx convert charactr/vocos-mel-24khz -o "
-        "vocos-mel-24khz.onnx"
+        f"{what}, which this version does not read. Convert the checkpoint that it was made of, such as: vocos-onnx "
+        "convert charactr/vocos-mel-24khz -o vocos-mel-24khz.onnx"
     )
 
 

@@ -1,9 +1,9 @@
 """Reads and checks .onnx files before onnxruntime sees them: a file from elsewhere cannot be trusted.
 
 The bytes that are checked are those that are hashed and loaded. Of everything that ONNX and Protocol Buffers allow,
-only what the exports of vocos-onnx write is accepted: one graph of known operators, which holds all of its weights. A
-graph that takes data from other files could read any file that this process may read; other graphs never end, or crash
-onnxruntime.
+only what the exports of vocos-onnx write, and what other exporters write for a Vocos, is accepted: one graph of known
+operators, which holds all of its weights. A graph that takes data from other files could read any file that this
+process may read; other graphs never end, or crash onnxruntime.
 
 Protocol Buffers are decoded here (protobuf.dev/programming-guides/encoding) with the schemas of onnx.proto3; weights
 are not copied. Readers disagree about fields that come twice, tags and numbers with needless bytes, and bits beyond the
@@ -31,11 +31,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vocos_onnx.arrays import Float
-from vocos_onnx.messages import shown
+from vocos_onnx.messages import listed, shown
 
-from .config import METADATA_KEY, newer_format
-from .mistaken import foreign_vocos_message, other_file_message
-from .onnx_bytes import SMALL, ByteRange, field, field_start, fields_of, padding_of, varint
+from .config import ENCODER_KEY, METADATA_KEY, newer_format
+from .mistaken import foreign_vocos, other_file_message
+from .onnx_bytes import SMALL, ByteRange, field, field_start, fields_of, number_field, padding_of, varint
 from .operators import (
     BOOL,
     DOMAINS,
@@ -50,10 +50,11 @@ from .operators import (
     Constant,
     FormError,
     Node,
+    constant_of,
     looked_up,
     output_kind,
 )
-from .shapes import MAX_FIXED, MAX_RANK, Known, Shape, Size, branch_shapes, elements, output_shapes
+from .shapes import MAX_FIXED, MAX_RANK, Known, Shape, Size, branch_shapes, elements, frames_seen, named, output_shapes
 
 CODEBOOKS_NAME = "codebooks"  # the name of the initializer that holds them
 WHOLE, STEP = "whole", "step"  # the graphs of a model: for whole sequences, and for frames that go on from a state
@@ -66,8 +67,16 @@ _MAX_DEPTH = 8
 _FEW = 1024  # the values of longer integer tensors are not read
 _HEAD = 4096  # bytes by which a file of another format is told
 _MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
-_OPSETS = range(18, 27)  # the exports have 20
+_OPSETS = range(13, 27)  # our exports have 20, those of others 13 to 20
 _EXPORT = "convert the checkpoint with: vocos-onnx convert"
+_QUANTIZED = {
+    "ConvInteger",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "MatMulInteger",
+    "QLinearConv",
+    "QLinearMatMul",
+}
 
 _BRANCHES = {"then_branch", "else_branch"}
 
@@ -272,9 +281,16 @@ class ModelFile(NamedTuple):
     of the network's ``If``; without ``has_branches`` they are the same. They are without the codebooks and the larger
     ``weights``, which are here by their names: onnxruntime uses them where they are, and so needs less memory and time
     than for a model in one piece, and its sessions share them. ``inputs`` are those that the caller of the network
-    gives, so no weights. ``codebooks`` is (num_codebooks, codebook_size, channels), or None. ``foreign`` are the inputs
-    and outputs of another exporter's graph, if this is made of one. ``places`` is where the parts of the graph are in
-    ``data``, the bytes of the file.
+    gives, so no weights; they and the ``outputs`` are in the order of the file. ``codebooks`` is (num_codebooks,
+    codebook_size, channels), or None. ``foreign`` are the inputs and outputs of another exporter's graph, if this is
+    made of one. ``places`` is where the parts of the graph are in ``data``, the bytes of the file.
+
+    ``reach`` is how many frames before and after one its output depends on, at most, as far as the operators tell: what
+    moves frames along (a slice, a reshape) is not followed, so that it is to be measured. It is None if an operator
+    depends on all frames, or changes their number by a stride.
+
+    In a graph without our metadata, the outputs have the shapes that follow from the operators, since exporters guess
+    what they declare.
     """
 
     path: Path
@@ -288,6 +304,7 @@ class ModelFile(NamedTuple):
     inputs: Sequence[Value]
     outputs: Sequence[Value]
     codebooks: Float | None
+    reach: int | None
     foreign: str
 
 
@@ -301,7 +318,7 @@ def read_model(
 
     Raises:
         ValueError: ``path`` is no file, or the file is empty, too large, damaged or of another format, has another
-            sha256, changes while it is read, takes data from other files, or has parts that no model of vocos-onnx has.
+            sha256, changes while it is read, takes data from other files, or has parts that no Vocos model has.
         OSError: the file cannot be read.
     """
     data = _read_into_pages(path)
@@ -324,7 +341,7 @@ def parse_model(path: Path, data: Buffer, *, foreign: str = "") -> ModelFile:
         if newer := next(filter(None, map(newer_format, check.metadata.values())), None):
             raise ValueError(f"{path}: {newer}") from None
         raise _refusal(path, check, error) from None
-    edits, graphs = _without_weights(check), {}
+    edits, graphs = _without_weights(check) | check.edits, {}
     for name, branch in (WHOLE, "then_branch"), (STEP, "else_branch"):
         graphs[name] = _rewritten(check, edits | _branch(check, branch))
     weights, codebooks = _arrays(check)
@@ -340,6 +357,7 @@ def parse_model(path: Path, data: Buffer, *, foreign: str = "") -> ModelFile:
         inputs=check.inputs,
         outputs=check.outputs,
         codebooks=codebooks,
+        reach=None if check.reach is None else max(check.reach),
         foreign=foreign,
     )
 
@@ -352,7 +370,12 @@ def _refusal(path: Path, check: _Check, error: _DamagedError | _RefusedError) ->
         )
     # If the weights are in other files, the check ended before it read the names, and the message says that.
     names = ([value.name for value in values] for values in (check.inputs, check.outputs))
-    return ValueError(f"{path} {foreign_vocos_message(*names) or error}")
+    if (what := foreign_vocos(*names)) is not None:
+        return ValueError(f"{path} {what}, and {error}")
+    if check.is_foreign and [value.type for value in check.inputs] not in ([], [FLOAT]):
+        inputs = listed(f"{value.name} ({TYPE_NAMES.get(value.type, value.type)})" for value in check.inputs)
+        return ValueError(f"{path} takes {inputs}, where a Vocos takes mels alone, and {error}")
+    return ValueError(f"{path} {error}")
 
 
 def _rewritten(check: _Check, edits: Mapping[ByteRange, bytes]) -> bytes:
@@ -542,13 +565,11 @@ class _DamagedError(Exception):
 
 
 class _RefusedError(Exception):
-    """The file is valid, but has parts that no model of vocos-onnx has."""
+    """The file is valid, but has parts that no Vocos model has."""
 
 
 def _foreign(what: str) -> _RefusedError:
-    return _RefusedError(
-        f"has {what}, which no model of vocos-onnx has, and models of others are not read by this version; {_EXPORT}"
-    )
+    return _RefusedError(f"has {what}, which no model that this version reads has; {_EXPORT}")
 
 
 class _Scope(NamedTuple):
@@ -623,6 +644,10 @@ class _Check:
         self.codebooks: _Weight | None = None
         self.codebooks_fields: list[ByteRange] = []  # of the graph: their initializer, and their output in format 4
         self.weights: dict[str, _Weight] = {}  # the larger initializers by name
+        # what onnxruntime gets in the place of fields of a foreign graph: outputs with the shapes that they have
+        self.edits: dict[ByteRange, bytes] = {}
+        self._used: set[str] = set()
+        self.reach: tuple[int, int] | None = 0, 0  # frames before and after one
         self._problem: _RefusedError | None = None  # the first; but data from other files is raised at once
 
     def model(self) -> None:
@@ -641,9 +666,17 @@ class _Check:
         if len(graphs) > 1:
             raise _DamagedError("its graph comes in several parts, as no exporter writes it")
         self.graph = graphs[0]
+        if self.is_foreign:  # onnxruntime drops what no operator uses, and then cannot take it from elsewhere
+            unused = self.weights.keys() - self._used - {value.name for value in self.outputs}
+            self.edits.update({self.weights.pop(name).place: b"" for name in unused})
         self._opsets(model)
         if self._problem is not None:
             raise self._problem
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the file is of another exporter."""
+        return not {METADATA_KEY, ENCODER_KEY} & self.metadata.keys()
 
     def note(self, what: str) -> None:
         self._problem = self._problem or _foreign(what)
@@ -701,7 +734,8 @@ class _Check:
         if not depth:
             self._outputs(graph.ranges("output"), outputs, scope)
             self.places = Places(place, graph.ranges("node"), given, graph.ranges("output"), scope.kinds.keys())
-        for name, _, shape in (*outputs, *[self._value(value) for value in graph.ranges("value_info")]):
+        declared = [self._value(value) for value in graph.ranges("value_info")]
+        for name, _, shape in declared if self.is_foreign and not depth else [*outputs, *declared]:
             self._declared(name, shape, scope)
         if depth and graph.ranges("input"):
             self.note("a branch with inputs")
@@ -729,6 +763,9 @@ class _Check:
                     raise _DamagedError(f"the value {shown(name)} is made twice")
                 self.codebooks_fields.append(place)
                 continue
+            if self.is_foreign and name in scope.values:
+                kind, shape = scope.kinds[name], named(scope.values[name].shape)
+                self.edits[place] = field(_GRAPH.numbers["output"], _declaration(name, kind, shape))
             if shape is None:
                 self.note(f"the output {shown(name)} of unknown shape")
             self.outputs.append(Value(name, kind, shape or ()))
@@ -758,6 +795,7 @@ class _Check:
                 raise _DamagedError(f"an operator {shown(operator)} has the attribute {shown(name)} twice")
             attributes[name] = value
         inputs, outputs = message.names("input"), message.names("output")
+        self._used.update(inputs)
         domain = "" if domain == "ai.onnx" else domain
         node = Node(operator, domain, inputs, outputs, attributes)
         made = [(0, Known(()))] * len(outputs)
@@ -771,14 +809,16 @@ class _Check:
                     kind = output_kind(node, scope.constants, scope.tables, scope.kinds)
                     made = [(kind, known) for known in output_shapes(node, scope.values)]
                     self._computed([known for _, known in made])
+                    self._reaches(node, scope)
             except FormError as error:
-                self.note(f"the operator {shown(f'{domain}.{operator}' if domain else operator)}{error}")
+                what = " of a model that onnxruntime has quantised" if operator in _QUANTIZED else ""
+                self.note(f"the operator {shown(f'{domain}.{operator}' if domain else operator)}{error}{what}")
                 made = [(0, Known(()))] * len(outputs)
         for name, (kind, known) in zip(outputs, made, strict=True):
             scope.add(name, kind, known)
         scope.tables.update(looked_up(node, scope.constants, scope.tables))
-        if operator == "Constant" and isinstance(attributes.get("value"), Constant):
-            scope.constants.update(dict.fromkeys(outputs, attributes["value"]))
+        if (constant := constant_of(node, scope.constants)) is not None:
+            scope.constants.update(dict.fromkeys(outputs, constant))
 
     def _computed(self, made: list[Known]) -> None:
         """Raises FormError if onnxruntime would compute too much while it loads the file."""
@@ -788,6 +828,13 @@ class _Check:
                 self._fixed_left -= MAX_FIXED + 1 if count is None else count
                 if self._fixed_left < 0:
                     raise FormError(f" that makes too much of weights alone, {shown(value.shape)}")
+
+    def _reaches(self, node: Node, scope: _Scope) -> None:
+        """Add the frames that an operator depends on, before and after each, to those of the network."""
+        sizes = {size for value in self.inputs for size in value.shape[1:]}
+        seen = frames_seen(node, scope.values, sizes if all(isinstance(size, int) for size in sizes) else set())
+        if self.reach is not None:
+            self.reach = None if seen is None else (self.reach[0] + seen[0], self.reach[1] + seen[1])
 
     def _if(self, node: Node, place: ByteRange, depth: int, scope: _Scope) -> list[tuple[int, Known]]:
         """Returns the element type and what is known of each output."""
@@ -894,10 +941,29 @@ class _Check:
         return tuple(sizes)
 
 
+def _declaration(name: str, kind: int, shape: Shape) -> bytes:
+    """Returns the contents of a value: its name, element type and shape."""
+    sizes = []
+    for size in shape:
+        match size:
+            case int():
+                dimension = number_field(_DIMENSION.numbers["dim_value"], size)
+            case str():
+                dimension = field(_DIMENSION.numbers["dim_param"], size.encode())
+            case _:
+                dimension = b""
+        sizes.append(field(_SHAPE.numbers["dim"], dimension))
+    tensor = number_field(_TENSOR_TYPE.numbers["elem_type"], kind)
+    tensor += field(_TENSOR_TYPE.numbers["shape"], b"".join(sizes))
+    of = field(_TYPE.numbers["tensor_type"], tensor)
+    return field(_VALUE.numbers["name"], name.encode()) + field(_VALUE.numbers["type"], of)
+
+
 def _elsewhere() -> _RefusedError:
     return _RefusedError(
         "takes its weights from other files, which a model from elsewhere must not; models of vocos-onnx hold all of "
-        "their own: export the checkpoint again"
+        "their own: export the checkpoint again. The package onnx makes one file of another project's model: "
+        "onnx.save(onnx.load('MODEL.onnx'), 'ONE.onnx')"
     )
 
 

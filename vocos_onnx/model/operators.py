@@ -1,9 +1,12 @@
-"""The operators of the models of vocos-onnx, and the forms in which they are accepted.
+"""The operators of the models of vocos-onnx and of other exporters' Vocos, and the forms in which they are accepted.
 
 Not every graph of these operators is harmless: every onnxruntime so far has kernels that trust the shapes of weights
 and the values of attributes, and crash the process if those are hostile (integers divided by zero, a layer norm without
 a scale, more outputs than a split has parts). So the inputs that are constants in the exports must be constants, and
 they must fit each other. If the exports get a new operator, its form belongs here.
+
+Before opset 18 axes were attributes, and a layer norm was several operators; torch's exporters write ConvTranspose,
+NonZero and ScatterND for an inverse STFT in the graph.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ TYPE_NAMES = {
 }  # fmt: skip
 _FLOATS = (FLOAT, FLOAT16)
 _MAX_SIZE = 1 << 20  # of a kernel, a pad, a stride or an LSTM
+_MAX_PAD = 1 << 12  # values that are put before or after others
 
 
 class FormError(Exception):
@@ -107,18 +111,33 @@ def _where(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
 
 
 def _value(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
-    default = None if node.operator == "Constant" else Constant(FLOAT, (1,), None)
-    value = node.attributes.get("value", default)
-    require(isinstance(value, Constant), " without a tensor")
-    assert isinstance(value, Constant)
-    require(node.operator == "Constant" or value.shape == (1,), " without a tensor of one value")
+    if node.operator == "Constant":
+        value = constant_of(node, {})
+        require(value is not None, " without a tensor")
+    else:
+        value = node.attributes.get("value", Constant(FLOAT, (1,), None))
+        require(isinstance(value, Constant) and value.shape == (1,), " without a tensor of one value")
+    assert value is not None
     return value.kind
 
 
-def _expand(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
-    data = _constant(node, weights, 0)
-    require(math.prod(data.shape) == 1, " of more than one value")
-    return data.kind
+def constant_of(node: Node, constants: Constants) -> Constant | None:
+    """Returns the constant that an operator hands on as it is; None if it is none."""
+    if node.operator == "Identity" and len(node.inputs) == 1:
+        return constants.get(node.inputs[0])
+    if node.operator != "Constant" or len(node.attributes) != 1:
+        return None
+    ((name, value),) = node.attributes.items()
+    match name, value:
+        case "value", Constant():
+            return value
+        case "value_float", float():
+            return Constant(FLOAT, (), None)
+        case "value_int", int():
+            return Constant(INT64, (), (value,))
+        case "value_ints", [*numbers]:
+            return Constant(INT64, (len(numbers),), tuple(numbers))
+    return None
 
 
 def _range(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
@@ -128,8 +147,13 @@ def _range(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
 
 
 def _reduce(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
-    axes = _constant(node, weights, 1)
-    require(len(axes.shape) == 1 and axes.values is not None and len(axes.values) == 1, " over several axes")
+    axes = node.attributes.get("axes")
+    if axes is None:
+        constant = _constant(node, weights, 1)
+        axes = list(constant.values or ()) if len(constant.shape) == 1 else None
+    else:
+        require(len(node.inputs) == 1, " whose axes come twice")
+    require(isinstance(axes, list) and len(axes) == 1, " over several axes")
     _flags(node, "keepdims", "noop_with_empty_axes")
     return _kind(node, kinds, 0)
 
@@ -198,6 +222,50 @@ def _conv(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
         sizes = node.attributes.get(name, [least] * times * len(kernel))
         right = isinstance(sizes, list) and len(sizes) == times * len(kernel)
         require(right and all(_is_size(size, least) for size in sizes), f" with {name} of {{}}", sizes)
+    return _kind(node, kinds, 0)
+
+
+def _conv_transpose(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
+    weight = _constant(node, weights, 1)
+    require(len(weight.shape) == 3 and min(weight.shape) > 0, f" with a kernel of shape {weight.shape}")
+    channels, outputs, size = weight.shape
+    group = node.attributes.get("group", 1)
+    require(_is_size(group) and channels % group == 0, " in {} groups", group)
+    if len(node.inputs) == 3:
+        bias = _constant(node, weights, 2)
+        require(bias.shape == (outputs * group,) and bias.kind == weight.kind, f" with a bias of shape {bias.shape}")
+    require(node.attributes.get("auto_pad", "NOTSET") == "NOTSET", " that pads itself")
+    require(node.attributes.get("kernel_shape", [size]) == [size], " of another kernel than its weight")
+    require(node.attributes.get("dilations", [1]) == [1], " that is dilated")
+    require(node.attributes.get("output_padding", [0]) == [0], " with padded output")
+    # So the output is no longer than the weights are in the file, for each frame.
+    stride = node.attributes.get("strides", [1])
+    right = isinstance(stride, list) and len(stride) == 1 and 1 <= stride[0] <= size
+    require(right, " with strides of {}, expected 1 to its kernel's size", stride)
+    pads = node.attributes.get("pads", [0, 0])
+    right = isinstance(pads, list) and len(pads) == 2 and min(pads) >= 0 and max(pads) < size
+    require(right, " with pads of {}, expected less than its kernel", pads)
+    return _kind(node, kinds, 0)
+
+
+def _pad(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
+    require(node.attributes.get("mode", "constant") == "constant", " in the mode {}", node.attributes.get("mode"))
+    pads = _constant(node, weights, 1).values
+    require(pads is not None and all(0 <= pad <= _MAX_PAD for pad in pads), " by {}, expected 0 to {}", pads, _MAX_PAD)
+    if len(node.inputs) == 3 and node.inputs[2]:
+        value = _constant(node, weights, 2)
+        require(math.prod(value.shape) == 1 and value.kind == _kind(node, kinds, 0), " with other than one value")
+    return _kind(node, kinds, 0)
+
+
+def _tile(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
+    require(_kind(node, kinds, 1) == INT64, " whose repeats are no integers")
+    return _kind(node, kinds, 0)
+
+
+def _scatter(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
+    require(node.attributes.get("reduction", "none") == "none", " with a reduction")
+    require(_kind(node, kinds, 1) == INT64, " whose places are no integers")
     return _kind(node, kinds, 0)
 
 
@@ -274,25 +342,37 @@ _FORMS: dict[str, dict[str, _Form]] = {
         "Cast": (1, 1, "to", _cast),
         "Clip": (1, 3, "", _same),
         "Concat": (1, _MANY, "axis", _same),
-        "Constant": (0, 0, "value", _value),
+        "Constant": (0, 0, "value value_float value_int value_ints", _value),
         "ConstantOfShape": (1, 1, "value", _value),
         "Conv": (2, 3, "auto_pad dilations group kernel_shape pads strides", _conv),
+        "ConvTranspose": (
+            2,
+            3,
+            "auto_pad dilations group kernel_shape output_padding pads strides",
+            _conv_transpose,
+        ),
         "Div": (2, 2, "", _divide),
-        "Expand": (2, 2, "", _expand),
+        "Expand": (2, 2, "", _same),
+        "Flatten": (1, 1, "axis", _same),
         "Gather": (2, 2, "axis", _same),
         "Gelu": (1, 1, "approximate", _same),
         "LSTM": (7, 7, "hidden_size", _lstm),
         "LayerNormalization": (3, 3, "axis epsilon stash_type", _layer_norm),
         "LeakyRelu": (1, 1, "alpha", _same),
         "Mod": (2, 2, "", _divide),
+        "NonZero": (1, 1, "", _make(INT64)),
+        "Pad": (2, 3, "mode", _pad),
         "QuantizeLinear": (3, 3, "", _quantize),
         "Range": (3, 3, "", _range),
+        "ReduceMean": (1, 2, "axes keepdims noop_with_empty_axes", _reduce),
         "ReduceSum": (2, 2, "keepdims noop_with_empty_axes", _reduce),
         "Reshape": (2, 2, "allowzero", _same),
+        "ScatterND": (3, 3, "reduction", _scatter),
         "Shape": (1, 1, "start end", _make(INT64)),
         "Slice": (3, 5, "", _same),
         "Split": (1, 2, "axis num_outputs", _split),
         "Squeeze": (1, 2, "", _same),
+        "Tile": (2, 2, "", _tile),
         "Transpose": (1, 1, "perm", _same),
         "Unsqueeze": (2, 2, "", _same),
         "Where": (3, 3, "", _where),

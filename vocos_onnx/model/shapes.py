@@ -8,14 +8,16 @@ computes from weights alone while it loads are bounded too: a few bytes can stan
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
-from .operators import Constant, FormError, Node, require
+from .operators import INT64, Constant, FormError, Node, constant_of, require
 
 Size = int | str | None  # of a dimension: a number, the name of a free size of the graph's inputs, or None if unknown
 Shape = tuple[Size, ...]
 MAX_RANK = 8
+UNNAMED = "\0"  # begins the names of sizes that are not those of the graph's inputs
 MAX_FIXED = 1 << 22  # values that all operators together compute from weights alone; none in the exports
 _MAX_EXPANDED = 1 << 20  # for each item or frame; the inverse transform expands to n_fft, a few thousand
 _MAX_RANGE = 1 << 16
@@ -46,18 +48,49 @@ def output_shapes(node: Node, values: Mapping[str, Known]) -> list[Known]:
     inputs = [values[name] if name else None for name in node.inputs]
     given = [value for value in inputs if value is not None]
     fixed = all(value.fixed for value in given)
-    if node.operator == "Constant":
-        value = node.attributes["value"]
-        return [Known.of(value)]
+    if (constant := constant_of(node, {})) is not None:
+        return [Known.of(constant)]
     if not inputs or inputs[0] is None:
         raise FormError(" without its input 0")
     made = _SHAPES[node.operator](node, [value or _NOTHING for value in inputs])
     require(all(len(value.shape) <= MAX_RANK for value in made), f" of more than {MAX_RANK} dimensions")
     if node.operator == "Shape":
         fixed = all(isinstance(size, int) for size in made[0].entries or ())
-    if node.operator in ("Conv", "LSTM", "MatMul", "MatMulIntegerToFloat"):
+    if node.operator in ("Conv", "ConvTranspose", "LSTM", "MatMul", "MatMulIntegerToFloat"):
         require(not inputs[0].fixed or not fixed, " of weights alone")
     return [value._replace(fixed=fixed) for value in made]
+
+
+def frames_seen(node: Node, values: Mapping[str, Known], lengths: Set[Size]) -> tuple[int, int] | None:
+    """Returns how many frames before and after one an operator depends on, at most; None if on all, or if it strides.
+
+    ``output_shapes`` must have accepted the operator. Frames may be along any axis that it convolves or pads, and where
+    it sums over an axis, they are along that if its size is not known, or is one of the ``lengths``.
+    """
+    inputs = [values[name] if name else _NOTHING for name in node.inputs]
+    summed: Size = 0
+    match node.operator:
+        case "Conv":
+            kernel = _numbers(inputs[1].shape[2:]) or []
+            pads = node.attributes.get("pads", [0] * 2 * len(kernel))[: len(kernel)]
+            dilations = node.attributes.get("dilations", [1] * len(kernel))
+            after = [dilation * (size - 1) - pad for dilation, size, pad in zip(dilations, kernel, pads, strict=True)]
+            return (max(pads), max(after)) if set(node.attributes.get("strides", [1])) == {1} else None
+        case "ConvTranspose":
+            ((kernel_size, *_), (stride,)) = _numbers(inputs[1].shape[2:]) or [1], node.attributes.get("strides", [1])
+            return (overlap := -(-kernel_size // stride)), overlap
+        case "Pad":
+            return max(_numbers(inputs[1].entries or ()) or [0]), 0
+        case "LSTM":
+            return None
+        case "MatMul":
+            summed = inputs[1].shape[-2] if inputs[0].fixed or inputs[1].fixed else None
+        case "LayerNormalization":
+            summed = inputs[0].shape[-1]
+        case "ReduceMean" | "ReduceSum":
+            (axis,) = _reduced(node, inputs)
+            summed = inputs[0].shape[axis]
+    return (0, 0) if isinstance(summed, int) and summed not in lengths else None
 
 
 def branch_shapes(condition: Known, then: Known, otherwise: Known) -> Known:
@@ -66,6 +99,11 @@ def branch_shapes(condition: Known, then: Known, otherwise: Known) -> Known:
     pairs = zip(then.shape, otherwise.shape, strict=True)
     shape = tuple(one if one == other else None for one, other in pairs)
     return Known(shape, fixed=condition.fixed and then.fixed and otherwise.fixed)
+
+
+def named(shape: Shape) -> Shape:
+    """Returns a shape with the sizes that are known: numbers, and those of the graph's inputs."""
+    return tuple(None if isinstance(size, str) and size.startswith(UNNAMED) else size for size in shape)
 
 
 def elements(value: Known) -> int | None:
@@ -78,7 +116,7 @@ _Inputs = Sequence[Known]
 
 
 def _same(node: Node, inputs: _Inputs) -> list[Known]:
-    keeps = node.operator in ("Cast", "Identity")
+    keeps = node.operator == "Identity" or node.attributes.get("to") == INT64
     for bound in inputs[1:] if node.operator in ("Clip", "QuantizeLinear") else ():
         require(bound.shape == (), " with bounds that are no single numbers")
     return [Known(inputs[0].shape, inputs[0].entries if keeps else None)]
@@ -98,7 +136,42 @@ def _broadcast(node: Node, inputs: _Inputs) -> list[Known]:
     most = None
     if node.operator == "Mod" and inputs[1].entries:
         most = max(entry for entry in inputs[1].entries if isinstance(entry, int))
-    return [Known(shape, most=most)]
+    return [Known(shape, _computed(node.operator, inputs), most=most)]
+
+
+def _computed(name: str, inputs: _Inputs) -> Shape | None:
+    """Returns what comes of few integers: exporters compute shapes, such as the halves of a split, from others."""
+    if name not in _ARITHMETIC or any(value.entries is None or len(value.shape) > 1 for value in inputs):
+        return None
+    entries = [value.entries or () for value in inputs]
+    count = max(map(len, entries))
+    if any(len(values) not in (1, count) for values in entries):
+        return None
+    rows = zip(*[values if len(values) == count else values * count for values in entries], strict=True)
+    return tuple(_ARITHMETIC[name](*row) for row in rows)
+
+
+def _whole(operation: Callable[[int, int], int]) -> Callable[..., Size]:
+    """Returns an operation on integers that gives None for sizes that are not known, and for large or negative ones."""
+
+    def result(one: Size, other: Size) -> Size:
+        if not isinstance(one, int) or not isinstance(other, int):
+            return None
+        made = operation(one, other)
+        return made if -1 <= made <= _MAX_EXPANDED else None
+
+    return result
+
+
+def _same_size(one: Size, other: Size) -> Size:
+    """Returns whether two sizes are equal, None if that is not known; what has a name is not negative."""
+    if isinstance(one, int) and isinstance(other, int):
+        return int(one == other)
+    return 0 if any(isinstance(size, int) and size < 0 for size in (one, other)) and None not in (one, other) else None
+
+
+def _chosen(condition: Size, one: Size, other: Size) -> Size:
+    return one if condition == 1 else other if condition == 0 else None
 
 
 def _wider(one: Shape, other: Shape) -> Shape:
@@ -142,14 +215,31 @@ def _concat(node: Node, inputs: _Inputs) -> list[Known]:
 
 
 def _expand(node: Node, inputs: _Inputs) -> list[Known]:
-    entries = inputs[-1].entries
+    data, entries = inputs[0], inputs[-1].entries
+    if node.operator == "Expand":
+        if _keeps(data.shape, entries):
+            return [Known(data.shape)]
+        require(data.fixed, " whose input 0 is no constant")
+        require(elements(data) == 1, " of more than one value")
     require(len(inputs[-1].shape) == 1 and entries is not None and None not in entries, " to a shape that is computed")
     assert entries is not None
     sizes = [size for size in entries if isinstance(size, int)]
     require(min(sizes, default=1) >= 1, " to the shape {}", entries)
     require(len(entries) - len(sizes) <= 1, " to the shape {}", entries)
     require(math.prod(sizes) <= _MAX_EXPANDED, " to the shape {}, of more than {} values", entries, _MAX_EXPANDED)
-    return [Known(_wider(inputs[0].shape, entries) if node.operator == "Expand" else entries)]
+    if node.operator == "Expand":
+        return [Known(_wider(data.shape, entries))]
+    value = node.attributes.get("value")
+    values = value.values if isinstance(value, Constant) and len(entries) == 1 else None
+    few = values * sizes[0] if values is not None and sizes and sizes[0] <= MAX_RANK else None
+    return [Known(entries, few)]
+
+
+def _keeps(shape: Shape, entries: Shape | None) -> bool:
+    """Whether an expansion to these sizes changes nothing."""
+    if entries is None or None in entries or len(entries) > len(shape):
+        return False
+    return all(entry in (1, size) for size, entry in zip(shape[len(shape) - len(entries) :], entries, strict=True))
 
 
 def _conv(node: Node, inputs: _Inputs) -> list[Known]:
@@ -172,6 +262,72 @@ def _conv(node: Node, inputs: _Inputs) -> list[Known]:
         else:
             sizes.append(size if more == 0 and strides[i] == 1 else None)
     return [Known((data[0], outputs, *sizes))]
+
+
+def _conv_transpose(node: Node, inputs: _Inputs) -> list[Known]:
+    data, weight = inputs[0].shape, _numbers(inputs[1].shape)
+    assert weight is not None
+    require(len(data) == len(weight), f" of the rank {len(data)} with a kernel of {len(weight)}")
+    channels, outputs, kernel = weight
+    _equal(data[1], channels)
+    (stride,), (before, after) = node.attributes.get("strides", [1]), node.attributes.get("pads", [0, 0])
+    length: Size = None
+    if isinstance(data[2], int):
+        samples = (data[2] - 1) * stride + kernel - before - after
+        require(data[2] > 0 and samples > 0, f" of {data[2]} values, of which {samples} are left")
+        length = samples
+    return [Known((data[0], outputs * node.attributes.get("group", 1), length))]
+
+
+def _pad(node: Node, inputs: _Inputs) -> list[Known]:
+    shape, pads = inputs[0].shape, _numbers(inputs[1].entries or ())
+    require(pads is not None and len(pads) == 2 * len(shape), " of the rank {} by {}", len(shape), inputs[1].entries)
+    assert pads is not None
+    more = [before + after for before, after in zip(pads[: len(shape)], pads[len(shape) :], strict=True)]
+    require(len(more) - more.count(0) <= 1, " along several axes, by {}", pads)
+    sizes = [size + n if isinstance(size, int) else None if n else size for size, n in zip(shape, more, strict=True)]
+    return [Known(tuple(sizes))]
+
+
+def _tile(node: Node, inputs: _Inputs) -> list[Known]:
+    """As many repeats as are known, and along one axis as many as come out when the graph runs."""
+    shape, repeats = inputs[0].shape, inputs[1].entries
+    right = inputs[1].shape == (len(shape),) and repeats is not None and None not in repeats
+    require(right, " of unknown repeats")
+    assert repeats is not None
+    known = [n for n in repeats if isinstance(n, int)]
+    right = min(known, default=1) >= 1 and len(repeats) - len(known) <= 1 and math.prod(known) <= _MAX_EXPANDED
+    require(right, " with the repeats {}", repeats)
+    sizes = [
+        size if n == 1 else size * n if isinstance(size, int) and isinstance(n, int) else n if size == 1 else None
+        for size, n in zip(shape, repeats, strict=True)
+    ]
+    return [Known(tuple(sizes))]
+
+
+def _non_zero(node: Node, inputs: _Inputs) -> list[Known]:
+    require(len(inputs[0].shape) > 0, " of a single number")
+    # a name of its own, so that what is computed of these places is known to be as many
+    return [Known((len(inputs[0].shape), f"{UNNAMED}{node.outputs[0]}"))]
+
+
+def _scatter(node: Node, inputs: _Inputs) -> list[Known]:
+    data, (*count, depth), updates = inputs[0].shape, inputs[1].shape or (None,), inputs[2].shape
+    right = isinstance(depth, int) and 1 <= depth <= len(data)
+    require(right, " of places in {} of {} dimensions", depth, len(data))
+    assert isinstance(depth, int)
+    expected = (*count, *data[depth:])
+    require(len(updates) == len(expected), " of the rank {}, expected {}", len(updates), len(expected))
+    for one, other in zip(updates, expected, strict=True):
+        _fit(one, other)
+    return [Known(data)]
+
+
+def _flatten(node: Node, inputs: _Inputs) -> list[Known]:
+    shape, axis = inputs[0].shape, node.attributes.get("axis", 1)
+    require(type(axis) is int and -len(shape) <= axis <= len(shape), " along the axis {}", axis)
+    axis = axis + len(shape) if axis < 0 else axis
+    return [Known((elements(Known(shape[:axis])), elements(Known(shape[axis:]))))]
 
 
 def _lstm(node: Node, inputs: _Inputs) -> list[Known]:
@@ -318,9 +474,15 @@ def _transpose(node: Node, inputs: _Inputs) -> list[Known]:
     return [Known(tuple(shape[axis] for axis in order))]
 
 
+def _reduced(node: Node, inputs: _Inputs) -> set[int]:
+    """Returns the axes that an operator reduces: before opset 18 they are an attribute."""
+    rank, axes = len(inputs[0].shape), node.attributes.get("axes")
+    return _axes(inputs[1], rank) if axes is None else {_axis(axis, rank) for axis in axes}
+
+
 def _reduce(node: Node, inputs: _Inputs) -> list[Known]:
     shape = inputs[0].shape
-    axes = _axes(inputs[1], len(shape))
+    axes = _reduced(node, inputs)
     left = [1] if node.attributes.get("keepdims", 1) else []
     return [Known(tuple(kept for i, size in enumerate(shape) for kept in (left if i in axes else [size])))]
 
@@ -366,6 +528,14 @@ def _numbers(sizes: Sequence[Size]) -> list[int] | None:
     return numbers if len(numbers) == len(sizes) else None
 
 
+_ARITHMETIC: dict[str, Callable[..., Size]] = {
+    "Add": _whole(operator.add),
+    "Sub": _whole(operator.sub),
+    "Mul": _whole(operator.mul),
+    "Div": _whole(lambda one, other: one // other if one >= 0 and other > 0 else -2),
+    "Equal": _same_size,
+    "Where": _chosen,
+}
 _ALIKE = (
     "Abs", "Cast", "Clip", "Cos", "Erf", "Exp", "Gelu", "Identity", "LeakyRelu", "Log", "Neg", "QuantizeLinear",
     "Reciprocal", "Sign", "Sin", "Sqrt",
@@ -381,19 +551,26 @@ _SHAPES: dict[str, Callable[[Node, _Inputs], list[Known]]] = {
     "Concat": _concat,
     "ConstantOfShape": _expand,
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Expand": _expand,
+    "Flatten": _flatten,
     "Gather": _gather,
     "LSTM": _lstm,
     "LayerNormalization": _norm,
     "MatMul": _matmul,
     "MatMulIntegerToFloat": _integer_product,
+    "NonZero": _non_zero,
+    "Pad": _pad,
     "Range": _range,
+    "ReduceMean": _reduce,
     "ReduceSum": _reduce,
     "Reshape": _reshape,
+    "ScatterND": _scatter,
     "Shape": _shape,
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _squeeze,
+    "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }

@@ -29,7 +29,7 @@ from vocos_onnx.pretrained import opened
 FEATURES = np.ones((8, 5), np.float32)
 ELSEWHERE = field(13, field(1, "location"), field(2, "../../secret"))
 DAMAGED = "truncated, damaged or not an ONNX model"
-FOREIGN = "no model of vocos-onnx has, and models of others are not read.*vocos-onnx convert"
+FOREIGN = "no model that this version reads has; convert the checkpoint with: vocos-onnx convert"
 INSIDE = ob.graph([*ob.NETWORK], [ob.WEIGHT], [ob.FEATURES], [ob.SPECTRUM])
 HEAD = field(1, 10) + field(8, field(1, ""), field(2, 20))
 TAIL = field(14, field(1, "vocos_onnx"), field(2, json.dumps(ob.CONFIG)))
@@ -371,7 +371,7 @@ def test_values_made_twice(write: Any) -> None:
         VocosONNX(write(tiny([node("Abs", ["features"], ["turned"])])))
 
 
-@pytest.mark.parametrize("version", [0, 1, 17, 27, 1 << 62])
+@pytest.mark.parametrize("version", [0, 1, 12, 27, 1 << 62])
 def test_versions_of_operators(write: Any, version: Any) -> None:
     with pytest.raises(ValueError, match=f"has operators of version {version} "):
         VocosONNX(write(tiny(opsets=[("", version)])))

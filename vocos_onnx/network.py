@@ -148,8 +148,12 @@ class Network:
 
     @property
     def _kept(self) -> int:
-        """Frames of features that are kept without a state: those that a window needs."""
-        return max(2 * self.reach, self.size or 0)
+        """Frames of features that are kept without a state.
+
+        A window needs twice the reach, or all frames that the graph takes; of those, as many as the reach may be after
+        the end of the sequence, where its last frames are computed some at a time.
+        """
+        return 2 * self.reach if self.size is None else self.size + self.reach
 
     def step(
         self,
@@ -206,7 +210,7 @@ class Network:
         groups: dict[tuple[int, int], list[int]] = {}
         for row, (at, stop) in enumerate(zip(first, end, strict=True)):
             before = min(at, self._kept)
-            after = frames if stop is None else max(0, min(frames, stop - at))
+            after = frames if stop is None else min(frames, stop - at)
             groups.setdefault((before, after), []).append(row)
         for (before, after), rows in groups.items():
             start, stop = max(-before, -self.reach), min(frames - self.reach, after)
@@ -290,14 +294,14 @@ def joined(states: Sequence[State]) -> State:
         {name: value if isinstance(value, np.ndarray) else value.numpy() for name, value in state.items()}
         for state in states
     ]
-    return {name: np.concatenate([state[name] for state in arrays], axis) for name, axis in _BATCH_AXES.items()}
+    return {name: np.concatenate([state[name] for state in arrays], _BATCH_AXES[name]) for name in arrays[0]}
 
 
 def split(state: State, batch: int) -> list[State]:
     """The state of each of so many sequences, copied: none keeps those of the others in memory."""
     if batch == 1:
         return [state]
-    return [{name: state[name].take([b], axis) for name, axis in _BATCH_AXES.items()} for b in range(batch)]
+    return [{name: array.take([b], _BATCH_AXES[name]) for name, array in state.items()} for b in range(batch)]
 
 
 def _bins(config: ModelConfig) -> tuple[int, ...]:

@@ -115,7 +115,7 @@ class _Layout:
         return len(self.outputs) == 1
 
     def taken(self, features: Float) -> Float:
-        """Features (1, C, T) as the graph takes them, for as many sequences."""
+        """Features (B, C, T) as the graph takes them; of one sequence as many as it takes."""
         mels = features if self.axes == "bct" else features.transpose(0, 2, 1)
         return np.ascontiguousarray(np.repeat(mels, self.rows or 1, axis=0))
 
@@ -134,6 +134,8 @@ def own_file(file: ModelFile, given: Settings, run: Run) -> bytes:
     beside = _beside(file.path) if given.config is None else _of_config(given.config)
     layout = _layout(file, beside.n_mels)
     facts = _settled(file, layout, given, beside)
+    if layout.rows is None and not _takes_batches(layout, run):
+        layout = replace(layout, rows=1)
     reach, hop, samples = _measured(file, layout, run)
     assert facts.sample_rate is not None
     if layout.makes_audio:
@@ -273,9 +275,11 @@ def _in_metadata(file: ModelFile) -> _Facts:
         found = sherpa.settings(metadata)
     except ValueError as error:
         raise ValueError(f"{file.path}: {first_line(error)}") from None
-    sizes = (getattr(found, name) if metadata.get(name) else None for name in ("sample_rate", "n_fft", "hop_length"))
+    rate, n_fft, hop = (
+        getattr(found, name) if metadata.get(name) else None for name in ("sample_rate", "n_fft", "hop_length")
+    )
     padding = "center" if found.center else None
-    return _Facts(*sizes, padding, where="its metadata")
+    return _Facts(rate, n_fft, hop, padding, where="its metadata")
 
 
 def _beside(path: Path) -> _Facts:
@@ -326,6 +330,25 @@ def _why(path: Path) -> str:
 
 
 # What it does
+
+
+def _takes_batches(layout: _Layout, run: Run) -> bool:
+    """Whether a graph that says so takes several sequences, and makes of each what it makes of it alone.
+
+    Some were traced with one, which is in their shapes; F5-TTS's for Triton scale the first alone.
+    """
+    frames = layout.size or 16
+    mels = np.random.default_rng(1).uniform(-10, 2, (2, layout.channels, frames)).astype(np.float32)
+    try:
+        together = run(layout.taken(mels))
+    except ValueError:
+        return False
+    alone = [run(layout.taken(mels[row : row + 1])) for row in (0, 1)]
+    return all(
+        output.shape == (2, *one.shape[1:]) and np.abs(output[row] - one[0]).max() <= _TOLERANCE * np.abs(one).max()
+        for row, outputs in enumerate(alone)
+        for output, one in zip(together, outputs, strict=True)
+    )
 
 
 def _measured(file: ModelFile, layout: _Layout, run: Run) -> tuple[int, int, int]:

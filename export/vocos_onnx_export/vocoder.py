@@ -15,7 +15,7 @@ from .checkpoint import build, load
 from .istft import add_istft
 from .quantization import convert
 from .target import Target, save
-from .tracing import fold_layer_scale, trace
+from .tracing import fold, trace
 from .verify import table, verify
 
 ISTFTS = ("numpy", "graph")
@@ -64,7 +64,7 @@ def export(
     found = load(checkpoint, config, revision)
     model, model_config, codebooks = build(found)
     folded = copy.deepcopy(model)
-    fold_layer_scale(folded)
+    fold(folded)
     proto = trace(folded, model_config, codebooks)
     if istft == "graph":
         add_istft(proto, model_config)

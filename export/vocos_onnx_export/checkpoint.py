@@ -15,8 +15,9 @@ from torch import Tensor
 
 from vocos_onnx import __version__
 from vocos_onnx.dsp.quantizer import fingerprints
-from vocos_onnx.model.checkpoint_config import CODEBOOK_SIZE, CODEBOOKS, check_table, read_config
-from vocos_onnx.model.config import EncodecFeatures, ModelConfig, Source
+from vocos_onnx.model import sources
+from vocos_onnx.model.checkpoint_config import CODEBOOK_SIZE, CODEBOOKS, check_relatives, check_table, read_config
+from vocos_onnx.model.config import METADATA_KEY, EncodecFeatures, ModelConfig, Source
 from vocos_onnx.model.sources import Files, source_name
 
 from .errors import CheckpointError
@@ -26,11 +27,11 @@ from .state_dict import check_finite, check_keys, fold_weight_norm
 from .vocos_config import build_modules, build_shapes
 from .weights import read_weights
 
-CONFIG = "config.yaml"
-WEIGHTS = ("pytorch_model.bin", "model.safetensors")
+CONFIGS = sources.CONFIGS[METADATA_KEY]
+WEIGHTS = sources.WEIGHTS[METADATA_KEY]
 
-# constants of upstream's feature extractors, which a state dict holds beside the networks
-_IGNORED = ("feature_extractor.encodec.", "feature_extractor.mel_spec.")
+# constants of upstream's feature extractors and losses, which a state dict holds beside the networks
+_IGNORED = ("feature_extractor.encodec.", "feature_extractor.mel_spec.", "melspec_loss.")
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def load(checkpoint: str, config: str | None = None, revision: str | None = None
     """Read a folder, a weight file with its config, or a hub id.
 
     Args:
-        checkpoint: a folder with config.yaml and pytorch_model.bin or model.safetensors; or a .ckpt, .bin, .pt or
-            .safetensors file, with config.yaml beside it or given; or owner/name on the Hugging Face hub.
+        checkpoint: a folder with config.yaml or config.json, and pytorch_model.bin or model.safetensors; or a .ckpt,
+            .bin, .pt or .safetensors file, with the config beside it or given; or owner/name on the Hugging Face hub.
         config: path of the config where it is not beside the weights.
         revision: branch, tag or commit on the hub.
 
@@ -61,11 +62,12 @@ def load(checkpoint: str, config: str | None = None, revision: str | None = None
     if path is not None:
         files = _find(path, config)
     elif config is None:
-        files = download(checkpoint, revision, CONFIG, WEIGHTS)
+        files = download(checkpoint, revision, CONFIGS, WEIGHTS)
     else:
         raise CheckpointError(f"config {config} is for local weights; {checkpoint} on the hub brings its own")
     assert files.config is not None
     state, digest = read_weights(files.weights)
+    check_relatives(state)
     return Checkpoint(read_config(files.config), state, files.name, files.revision, digest)
 
 
@@ -92,13 +94,14 @@ def build(checkpoint: Checkpoint) -> tuple[Vocos, ModelConfig, Tensor | None]:
 
 def _find(path: Path, config: str | None) -> Files:
     expected = (
-        f"a folder with {CONFIG} and {' or '.join(WEIGHTS)}, a .ckpt file, or a hub id such as "
+        f"a folder with {CONFIGS[0]} and {' or '.join(WEIGHTS)}, a .ckpt file, or a hub id such as "
         "charactr/vocos-encodec-24khz"
     )
     weights = find_weights(path, WEIGHTS, expected)
-    config_path = Path(config) if config else weights.parent / CONFIG
+    beside = [weights.with_name(name) for name in CONFIGS]
+    config_path = Path(config) if config else next((path for path in beside if path.is_file()), beside[0])
     if not config_path.is_file():
-        raise FileNotFoundError(f"no config {config_path}: put {CONFIG} beside {weights.name}, or pass --config")
+        raise FileNotFoundError(f"no config {config_path}: put {CONFIGS[0]} beside {weights.name}, or pass --config")
     return Files(config_path, weights, source_name(path))
 
 

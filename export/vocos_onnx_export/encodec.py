@@ -100,5 +100,5 @@ def _load(checkpoint: str, revision: str | None) -> tuple[Encoder, Tensor, Encod
     """Modules with their weights, codebooks (K, size, C), and the description of both."""
     path = local_path(checkpoint, revision)
     if path is None:
-        return load_encodec(download(checkpoint, revision, CONFIG, WEIGHTS))
+        return load_encodec(download(checkpoint, revision, (CONFIG,), WEIGHTS))
     return load_trained(path) if is_trained(path) else load_encodec(find_encodec(path))

@@ -23,7 +23,8 @@ def add_istft(proto: onnx.ModelProto, config: ModelConfig) -> None:
     """
     graph, inputs = proto.graph, [node.name for node in proto.graph.input]
     whole = GraphBuilder(f"{PREFIX}.whole")
-    audio = _inverse(whole, config, "mask" in inputs)
+    masked = "mask" in inputs
+    audio = _samples(whole, masked) if config.head == "wavenext" else _inverse(whole, config, masked)
     if "past" in inputs:
         step, once = GraphBuilder(f"{PREFIX}.step"), GraphBuilder(f"{PREFIX}.once")
         nothing = step.op("Identity", step.constant(np.zeros((1, 0), np.float32)))
@@ -40,6 +41,15 @@ def add_istft(proto: onnx.ModelProto, config: ModelConfig) -> None:
         graph.initializer.extend(whole.initializers)
         graph.node.extend([*whole.nodes, helper.make_node("Identity", [audio], ["audio"], PREFIX)])
     graph.output.append(value("audio", "batch", "samples"))
+
+
+def _samples(g: GraphBuilder, masked: bool) -> str:
+    """The samples (B, T, hop_length) of frames that do not overlap -> audio; 0 in those that the mask leaves out."""
+    samples = "spectrum"
+    if masked:
+        inside = g.op("Unsqueeze", g.op("Gather", "mask", g.constant(0), axis=0), g.constant([2]))
+        samples = g.op("Mul", samples, inside)
+    return g.op("Reshape", samples, g.constant([0, -1]))
 
 
 def _inverse(g: GraphBuilder, config: ModelConfig, masked: bool) -> str:

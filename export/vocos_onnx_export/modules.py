@@ -267,6 +267,31 @@ class IMDCTCosHead(_IMDCTHead):
         return value
 
 
+class WaveNextHead(nn.Module):
+    """Hidden states (B, T, dim) -> "spectrum" (B, T, hop_length), the samples of each frame, by two linear layers.
+
+    Okamoto et al., "WaveNeXt: ConvNeXt-based fast neural vocoder without iSTFT layer" (ASRU 2023), as the class of this
+    name in wetdog/wavenext_pytorch has it, where ``padding`` has no effect.
+    """
+
+    kind = "wavenext"
+
+    def __init__(self, dim: int, n_fft: int, hop_length: int, padding: str = "same") -> None:
+        super().__init__()
+        self.n_fft, self.hop_length, self.padding, self.clip_audio = n_fft, hop_length, padding, True
+        self.linear_1 = nn.Linear(dim, n_fft + 2)
+        self.linear_2: nn.Linear | None = nn.Linear(n_fft + 2, hop_length, bias=False)  # None where it is folded
+        for linear in (self.linear_1, self.linear_2):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        samples: Tensor = self.linear_1(x)
+        return samples if self.linear_2 is None else self.linear_2(samples)
+
+    def to_waveform(self, samples: Tensor) -> Tensor:
+        return samples.flatten(1).clip(-1, 1)
+
+
 def overlap_add(frames: Tensor, hop_length: int, trim: int) -> Tensor:
     """Frames (B, n_fft, T) laid ``hop_length`` apart and summed, ``trim`` samples cut off both ends."""
     length = (frames.shape[-1] - 1) * hop_length + frames.shape[1]
@@ -275,7 +300,7 @@ def overlap_add(frames: Tensor, hop_length: int, trim: int) -> Tensor:
 
 
 Backbone = VocosBackbone | VocosResNetBackbone
-Head = ISTFTHead | IMDCTSymExpHead | IMDCTCosHead
+Head = ISTFTHead | IMDCTSymExpHead | IMDCTCosHead | WaveNextHead
 
 
 class Vocos(nn.Module):

@@ -151,7 +151,7 @@ def narrowed(proto: onnx.ModelProto, config: ModelConfig, ranges: Mapping[str, R
         for branch in branches:
             _quantise(branch, ranges)
     else:
-        branches = [_to_float16(branch) for branch in branches]
+        branches = [_to_float16(branch, config.head) for branch in branches]
     codebooks = [tensor for tensor in proto.graph.initializer if tensor.name == CODEBOOKS_NAME]
     has_audio = any(output.name == "audio" for output in proto.graph.output)
     made = join(*branches) if len(branches) == 2 else branches[0]
@@ -254,14 +254,14 @@ def _ranges(proto: onnx.ModelProto, original: Decoder, items: Sequence[Item]) ->
     return ranges_of(stretches, (dict(zip(weights.values(), values, strict=True)) for values in outputs))
 
 
-def _to_float16(proto: onnx.ModelProto) -> onnx.ModelProto:
+def _to_float16(proto: onnx.ModelProto, head: str) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    # in float16 a phase of many radians has no precision left, and exp overflows
-    head = _after(proto, "head.out")
+    # in float16 a phase of many radians has no precision left, and exp overflows; a WaveNextHead has neither
+    wide = [] if head == "wavenext" else _after(proto, "head.out")
     half: onnx.ModelProto = convert_float_to_float16(
-        proto, keep_io_types=True, node_block_list=head, disable_shape_infer=False
+        proto, keep_io_types=True, node_block_list=wide, disable_shape_infer=False
     )
     OnnxModel(half).topological_sort()
     del half.graph.value_info[:]

@@ -1,4 +1,4 @@
-"""Writes the skeletons of the known geometries: ``python -m vocos_onnx_export.skeletons [FOLDER]``.
+"""Writes the skeletons of the known geometries: ``python -m vocos_onnx_export.skeletons [FOLDER [NAME ...]]``.
 
 ``vocos_onnx.model.skeletons`` has their format, and fills them. Each geometry is traced with random weights, as an
 export does it. Then each tensor is looked up among all that the operators of the format make of these weights: as the
@@ -35,10 +35,10 @@ from vocos_onnx.model.skeletons import ENCODEC, RANGES, SPECTRUM, Geometry, Rang
 from . import seanet
 from .graph import value
 from .istft import add_istft
-from .modules import ISTFTHead, Vocos, VocosBackbone
+from .modules import ISTFTHead, Vocos, VocosBackbone, WaveNextHead
 from .quantization import narrowed, products, whole
 from .seanet_graph import seanet_graph
-from .tracing import fold_layer_scale, trace, trace_spectrum
+from .tracing import fold, trace, trace_spectrum
 
 FOLDER = Path(__file__).resolve().parents[2] / "models" / "skeletons"
 _SOURCE = Source("", "", "", "")
@@ -68,11 +68,12 @@ def vocoder(name: str, geometry: Geometry, seed: int = 0) -> Traced:
     """Returns a vocoder of this geometry with random weights, in all forms."""
     g, random = geometry, torch.Generator().manual_seed(seed)
     backbone = VocosBackbone(g.input_channels, g.dim, g.intermediate_dim, g.num_layers, None, g.adanorm_num_embeddings)
-    model = Vocos(backbone, ISTFTHead(g.dim, g.n_fft, g.hop_length, g.padding)).eval()
+    head = ISTFTHead if g.head == "istft" else WaveNextHead
+    model = Vocos(backbone, head(g.dim, g.n_fft, g.hop_length, g.padding)).eval()
     weights = _randomised(model, random)
     config = _config(geometry, backbone.reach)
-    fold_layer_scale(model)
-    spectrum = trace_spectrum(model)
+    fold(model)
+    spectrum = {SPECTRUM: trace_spectrum(model)} if g.head == "istft" else {}
     plain = trace(model, config, None)
     with_istft = _copy(plain)
     add_istft(with_istft, config)
@@ -92,7 +93,7 @@ def vocoder(name: str, geometry: Geometry, seed: int = 0) -> Traced:
         narrow = replace(config, precision=precision, quality=Quality(0.0, None, 0.0))
         for suffix in "", "-istft":
             forms[precision + suffix] = narrowed(forms[f"float32{suffix}"], narrow, by_weight)
-    forms |= {RANGES: _watched(whole(plain), layers), SPECTRUM: spectrum}
+    forms |= {RANGES: _watched(whole(plain), layers), **spectrum}
     return Traced(name, weights, ranges, forms)
 
 
@@ -172,11 +173,13 @@ def _of_a_weight(name: str, weight: Float, weights: Mapping[str, Float]) -> Iter
         return
     layer, _, kind = name.rpartition(".")
     gamma = f"{layer.rpartition('.')[0]}.gamma"
-    if kind == "gamma":
+    if kind == "gamma" or layer == "head.linear_2":  # which are folded into others
         return
     steps: tuple[Step, ...] = (("weight", name),)
     if layer.endswith(".pwconv2") and gamma in weights:
         steps = (*steps, ("times", gamma))
+    if layer == "head.linear_1":
+        steps = (*steps, ("through", "head.linear_2.weight"))
     if weight.ndim == 2 and not layer.endswith((".scale", ".shift")):  # those are tables
         steps = (*steps, ("transpose",))
         yield (*steps, ("int8",))
@@ -232,11 +235,11 @@ def _config(geometry: Geometry, reach: int) -> ModelConfig:
     mel = MelFeatures(g.n_fft, g.hop_length, g.input_channels, g.padding, 0.0, 12_000.0, "htk", "none", 1e-7)
     return ModelConfig(
         sample_rate=24_000,
-        head="istft",
-        n_fft=g.n_fft,
+        head=g.head,
+        n_fft=g.n_fft if g.head == "istft" else g.hop_length,
         hop_length=g.hop_length,
         padding=g.padding,
-        clip_audio=False,
+        clip_audio=g.head == "wavenext",
         feature_channels=g.input_channels,
         num_bandwidth_ids=g.adanorm_num_embeddings,
         reach=reach,
@@ -256,7 +259,7 @@ def _watched(network: onnx.ModelProto, layers: Mapping[str, str]) -> onnx.ModelP
             values[:] = [names.get(name, name) for name in values]
     del watched.graph.output[:]
     for name in names.values():
-        axes = ("batch", "frames") if name == "head.out" else ("batch", 1, "frames")
+        axes = ("batch", "frames") if name.startswith("head.") else ("batch", 1, "frames")
         watched.graph.output.append(value(name, *axes, rows[name]))
     return watched
 
@@ -287,13 +290,13 @@ def traced(name: str, seed: int = 0) -> Traced:
     return encoder(seed) if name == ENCODEC else vocoder(name, skeletons.known()[name], seed)
 
 
-def main(folder: Path = FOLDER) -> None:
+def main(folder: Path = FOLDER, *names: str) -> None:
     folder.mkdir(exist_ok=True)
-    for name in (*skeletons.known(), ENCODEC):
+    for name in names or (*skeletons.known(), ENCODEC):
         archive = compressed(traced(name).archive())
         (folder / f"{name}.tar.xz").write_bytes(archive)
         print(f"{name}: {len(archive)} bytes", flush=True)
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(Path(sys.argv[1]) if sys.argv[1:] else FOLDER, *sys.argv[2:])

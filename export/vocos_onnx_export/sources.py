@@ -32,13 +32,13 @@ def find_weights(path: Path, names: tuple[str, ...], expected: str) -> Path:
     return weights
 
 
-def download(repo: str, revision: str | None, config_name: str, weight_names: tuple[str, ...]) -> Files:
-    """The config and the first of the weights that a hub repository has, from the cache where there is no network.
+def download(repo: str, revision: str | None, config_names: tuple[str, ...], weight_names: tuple[str, ...]) -> Files:
+    """The first of the configs and of the weights that a hub repository has, from the cache where there is no network.
 
     Raises FileNotFoundError if they cannot be had, ImportError if the hub's client is not installed.
     """
     try:
-        config = hub.download(repo, config_name, revision=revision, what=repo)
+        config = hub.download(repo, *config_names, revision=revision, what=repo)
         weights = hub.download(repo, *weight_names, revision=revision, what=repo)
     except hub.MissingFileError as error:
         raise FileNotFoundError(str(error)) from error

@@ -11,13 +11,35 @@ import torch
 from torch import Tensor
 
 from vocos_onnx.model.config import EncoderConfig, ModelConfig
+from vocos_onnx.model.precision import through
 from vocos_onnx.model.sherpa import INPUT, OUTPUTS
 
 from .branches import join
 from .graph import OPSET, attach_metadata, strip
-from .modules import ConvNeXtBlock, Head, ISTFTHead, STFTEncoder, Vocos, VocosBackbone, VocosResNetBackbone
+from .modules import (
+    ConvNeXtBlock,
+    Head,
+    ISTFTHead,
+    STFTEncoder,
+    Vocos,
+    VocosBackbone,
+    VocosResNetBackbone,
+    WaveNextHead,
+)
 
 Axes = dict[int, object] | None  # of one input: the axes whose size may differ between calls
+
+
+def fold(model: Vocos) -> None:
+    """Make one layer of what has nothing between: a layer scale and the layer before it, both of a WaveNextHead."""
+    fold_layer_scale(model)
+    head = model.head
+    if isinstance(head, WaveNextHead) and head.linear_2 is not None:
+        first, second = head.linear_1, head.linear_2.weight.detach().numpy()
+        for name, parameter in first.named_parameters():
+            folded = torch.from_numpy(through(parameter.detach().numpy(), second))
+            setattr(first, name, torch.nn.Parameter(folded))
+        head.linear_2 = None
 
 
 def fold_layer_scale(model: Vocos | STFTEncoder) -> None:

@@ -19,7 +19,7 @@ from .istft import add_istft
 from .modules import Vocos
 from .quantization import convert
 from .target import Target, save
-from .tracing import fold_layer_scale, trace, trace_spectrum
+from .tracing import fold, trace, trace_spectrum
 from .verify import table, verify, verify_polar
 
 ISTFTS = ("numpy", "graph")
@@ -73,7 +73,7 @@ def export(
     found = load(checkpoint, config, revision)
     model, model_config, codebooks = build(found)
     folded = copy.deepcopy(model)
-    fold_layer_scale(folded)
+    fold(folded)
     polar = _sherpa_graph(folded, model_config) if format == SHERPA else None
     with target.staged() as written:
         if polar is not None:

@@ -21,6 +21,7 @@ from .modules import (
     Vocos,
     VocosBackbone,
     VocosResNetBackbone,
+    WaveNextHead,
 )
 
 BACKBONES: dict[type, type[Backbone]] = {
@@ -31,6 +32,7 @@ HEADS: dict[type, type[Head]] = {
     checkpoint_config.ISTFTHead: ISTFTHead,
     checkpoint_config.IMDCTSymExpHead: IMDCTSymExpHead,
     checkpoint_config.IMDCTCosHead: IMDCTCosHead,
+    checkpoint_config.WaveNextHead: WaveNextHead,
 }
 
 

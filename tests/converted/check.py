@@ -3,12 +3,14 @@
 Run in an environment that has neither torch nor onnx. Each checkpoint is converted by ``vocos-onnx convert`` in a
 process of its own. The weights in the file must be those of the export bit by bit (of an encoder, whose weight norm is
 multiplied out, within 1e-6), its audio within 1e-6 of the peak of what the export's file makes (embeddings 3e-6), and
-within 1e-4 of what the reference package makes.
+within 1e-4 of what the reference package makes. VocosONNX takes the folder itself, too. Where expected.txt is in the
+folder, both refuse it with that message; the export's file, if there is one, must make the reference's audio.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
@@ -52,7 +54,29 @@ def weights_of(path: Path) -> dict[str, np.ndarray]:
     return dict(open_file(path, METADATA_KEY).weights)
 
 
+def check_refused(folder: Path) -> None:
+    message = (folder / "expected.txt").read_text()
+    with tempfile.TemporaryDirectory() as output:
+        command = [sys.executable, "-m", "vocos_onnx", "convert", str(folder), "-o", f"{output}/model.onnx"]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        assert done.returncode and message in done.stderr, done
+        assert not list(Path(output).iterdir())
+    if (exported := folder / "expected.onnx").exists():
+        with np.load(folder / "expected.npz") as reference:
+            difference = relative(VocosONNX(exported).decode(reference["given"]), reference["audio"])
+        assert difference <= 1e-4, (folder, difference)
+    try:
+        VocosONNX(folder)
+    except ValueError as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError(folder)
+    print(f"| {folder.name} | refused: {message} | | | |", flush=True)
+
+
 def check(folder: Path) -> None:
+    if (folder / "expected.txt").exists():
+        return check_refused(folder)
     meta = folder / "encodec_24khz.th"
     path, seconds, megabytes = converted(meta if meta.exists() else folder)
     given, expected = weights_of(path), weights_of(folder / "expected.onnx")
@@ -67,6 +91,7 @@ def check(folder: Path) -> None:
         else:
             tokens_or_mels, theirs = reference["given"], reference["audio"]
             ours, exported = (VocosONNX(p).decode(tokens_or_mels) for p in (path, folder / "expected.onnx"))
+            assert np.array_equal(VocosONNX(folder).decode(tokens_or_mels), ours), folder
     path.unlink()
     to_export, to_theirs = relative(ours, exported), relative(ours, theirs)
     assert to_export <= (3e-6 if tolerance else 1e-6) and to_theirs <= 1e-4, (folder, to_export, to_theirs)
@@ -75,6 +100,7 @@ def check(folder: Path) -> None:
 
 def main(folder: Path) -> None:
     assert not importlib.util.find_spec("torch") and not importlib.util.find_spec("onnx")
+    os.environ["VOCOS_ONNX_CACHE"] = tempfile.mkdtemp()
     print("| checkpoint | to the export | to the reference | s | MB |\n|---|---|---|---|---|")
     for checkpoint in sorted(folder.iterdir()):
         check(checkpoint)

@@ -1,7 +1,8 @@
-"""python -m tests.converted.make FOLDER: checkpoints of every known geometry, with vocos, encodec and transformers.
+"""python -m tests.converted.make FOLDER: checkpoints of every known geometry and layout, with the reference packages.
 
-Each is a folder with the checkpoint, made with random weights, and what is expected of its conversion: expected.onnx,
-as the export writes it, and expected.npz with an input and what the reference package makes of it.
+Those are vocos, encodec and transformers. Each checkpoint is a folder with random weights, and what is expected of its
+conversion: expected.onnx, as the export writes it, and expected.npz with an input and what the reference package makes
+of it; or expected.txt, with what a conversion that refuses it says.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ _22K = mels(sample_rate=22_050, n_fft=1024, hop_length=256, n_mels=80, padding="
 _44K = mels(sample_rate=44_100, n_fft=2048, hop_length=512, n_mels=80, padding="same")
 _32K = mels(sample_rate=32_000, n_fft=2048, hop_length=1024, n_mels=128, padding="center")
 _FORK = {"f_min": 0, "f_max": 8000, "norm": "slaney", "mel_scale": "slaney"}  # arguments that vocos 0.1.0 lacks
+_MELSPEC_LOSS = {  # of the training of BSC-LT/wavenext-mel
+    "class_path": "vocos.loss.MelSpecReconstructionLoss",
+    "init_args": {"sample_rate": 22_050, "n_mels": 128, "f_min": 0, "f_max": 11_025, "clip_val": 1e-5},
+}
+_SMALL = mels(sample_rate=24_000, n_fft=1920, hop_length=480, n_mels=128, padding="same")
 CONFIGS = {
     "encodec": upstream.CONFIGS["encodec"],
     "mel": upstream.CONFIGS["mel-center"],
@@ -51,6 +57,12 @@ CONFIGS = {
     "malaysian": config(_STOCK, 768, 2304, 12, "center"),
     "chattts": config(_STOCK, 512, 1536, 8, "center"),
     "mlx": config(_STOCK, 512, 1536, 8, "center"),
+    "wavenext-mel": upstream.CONFIGS["wavenext-mel"],
+    "wavenext-encodec": upstream.CONFIGS["wavenext-encodec"],
+    "fork": upstream.CONFIGS["encodec"],  # whose classes are in other modules
+    "no-classes": config(_22K, 512, 1536, 8, "same"),
+    "tadicodec": config(_SMALL, 64, 256, 3, "same"),  # the layout of TaDiCodec's vocoder, which is larger
+    "wavtokenizer": upstream.CONFIGS["encodec"],  # and weights that Vocos has not
 }
 
 
@@ -60,14 +72,30 @@ def vocoder(name: str, folder: Path) -> None:
     model = upstream.build(described)
     upstream.strengthen(model)
     upstream.save(model, described, folder)
+    described = copy.deepcopy(described)
     if name == "44khz":
-        described = copy.deepcopy(described)
         described["feature_extractor"]["init_args"] |= _FORK
-        (folder / "config.yaml").write_text(yaml.safe_dump(described))
+    if name == "wavenext-mel":
+        described["feature_extractor"]["init_args"] |= {**_FORK, "clip_val": 1e-5}
+        described["melspec_loss"] = _MELSPEC_LOSS
+    if name in ("fork", "wavtokenizer"):
+        for part in described.values():
+            part["class_path"] = part["class_path"].replace("vocos.", "decoder.")
+    if name == "no-classes":
+        described = {part: {"init_args": section["init_args"]} for part, section in described.items()}
+    (folder / "config.yaml").write_text(yaml.safe_dump(described))
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    if name == "wavtokenizer":
+        torch.save({**state, "backbone.pos_net.2.q.weight": torch.zeros(1)}, folder / "pytorch_model.bin")
+        (folder / "expected.txt").write_text("a checkpoint of WavTokenizer, whose decoder is not that of Vocos")
+        return
+    if name == "tadicodec":
+        amphion(described, folder)
+        (folder / "expected.txt").write_text("no graph is bundled for this geometry")
     export(str(folder), folder / "expected.onnx", report=quiet)
     rng = np.random.default_rng(0)
     condition = {}
-    if name == "encodec":
+    if described["feature_extractor"].get("class_path", "").endswith("EncodecFeatures"):
         given: Any = rng.integers(1024, size=(8, 60))
         features, condition = model.codes_to_features(torch.from_numpy(given)), {"bandwidth_id": torch.tensor([2])}
     else:
@@ -76,7 +104,6 @@ def vocoder(name: str, folder: Path) -> None:
     with torch.inference_mode():
         audio = model.decode(features, **condition)[0].numpy()
     np.savez(folder / "expected.npz", given=given, audio=audio)
-    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
     if name == "chattts":
         (folder / "pytorch_model.bin").unlink()
         save_file({k: v.contiguous() for k, v in state.items()}, folder / "Vocos.safetensors")
@@ -89,6 +116,18 @@ def vocoder(name: str, folder: Path) -> None:
         sections = {k: {"init_args": dict(described[k]["init_args"])} for k in described}
         del sections["head"]["init_args"]["padding"]
         (folder / "config.json").write_text(json.dumps(sections))
+
+
+def amphion(described: dict[str, Any], folder: Path) -> None:
+    """The config of the layout that Amphion has, in place of upstream's."""
+    backbone, head, features = (described[part]["init_args"] for part in ("backbone", "head", "feature_extractor"))
+    vocos = {**backbone, "n_fft": head["n_fft"], "hop_size": head["hop_length"], "padding": head["padding"]}
+    preprocess = {
+        "sample_rate": features["sample_rate"], "n_fft": features["n_fft"], "win_size": features["n_fft"],
+        "hop_size": features["hop_length"], "num_mels": features["n_mels"], "fmin": 0, "fmax": 12_000,
+    }  # fmt: skip
+    (folder / "config.yaml").unlink()
+    (folder / "config.json").write_text(json.dumps({"preprocess": preprocess, "model": {"vocos": vocos}}))
 
 
 def encoder(layout: str, folder: Path) -> None:

@@ -29,7 +29,7 @@ def tokens(rng: Rng, folder: Path) -> None:
 
 
 def features(rng: Rng, folder: Path) -> None:
-    name = ["mel", "imdct-symexp", "imdct-cos", "mel-int8"][rng.integers(4)]
+    name = ["mel", "imdct-symexp", "imdct-cos", "wavenext", "mel-int8"][rng.integers(5)]
     good = rng.uniform(-8, 2, (8, rng.integers(1, 40))).astype(np.float32)
     options: dict[str, Any] = {}
     if rng.random() < 0.3:

@@ -75,7 +75,7 @@ def test_a_product_of_two_pairs_never_saturates(variant: tuple[str, Path]) -> No
     assert 2**14 < worst < 2**15
 
 
-@pytest.mark.parametrize("name", ["mel-center", "imdct-symexp", "resnet"])
+@pytest.mark.parametrize("name", ["mel-center", "imdct-symexp", "resnet", "wavenext-mel"])
 @pytest.mark.parametrize("precision", ["int8", "float16"])
 def test_export_of_other_networks(name: str, precision: str, tmp_path: Path) -> None:
     folder = save(build(CONFIGS[name]), CONFIGS[name], tmp_path / name)

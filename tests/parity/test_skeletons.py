@@ -22,13 +22,17 @@ from vocos_onnx.convert.vocoder import convert_vocoder
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.model.bundled import bundled_file
 from vocos_onnx.model.config import ENCODER_KEY, ModelConfig
-from vocos_onnx.model.skeletons import ENCODEC, FORMS, RANGES, SPECTRUM, Geometry, filled, known, load, read
+from vocos_onnx.model.skeletons import ENCODEC, RANGES, SPECTRUM, Geometry, filled, forms, known, load, read
 from vocos_onnx.model.sources import Files
 from vocos_onnx_export import export
 from vocos_onnx_export.skeletons import Traced, compressed, encoder, traced, vocoder
 from vocos_onnx_export.target import save
 
-SMALL = Geometry(8, 16, 24, 2, 0, 64, 16, "same"), Geometry(16, 24, 40, 3, 2, 96, 48, "center")
+SMALL = (
+    Geometry(8, 16, 24, 2, 0, 64, 16, "same"),
+    Geometry(16, 24, 40, 3, 2, 96, 48, "center"),
+    Geometry(8, 16, 24, 2, 2, 31, 20, "same", "wavenext"),
+)
 
 
 def assert_same(given: onnx.ModelProto, expected: onnx.ModelProto) -> None:
@@ -102,11 +106,11 @@ def test_known_geometry(name: str, tmp_path: Path) -> None:
     case = traced(name, seed=1)
     archive = bundled_file(f"skeletons/{name}.tar.xz").read_bytes()
     given = members(archive)
-    assert set(case.forms) == set(FORMS)
+    assert set(case.forms) == set(forms(name))
     expected = case.archive()
     assert list(given) == list(expected)
     assert [member for member in given if given[member] != expected[member]] == []
-    for form in FORMS:
+    for form in forms(name):
         skeleton = onnx.load_from_string(given[f"{form}.onnx"])
         constants = [numpy_helper.to_array(tensor) for tensor in skeleton.graph.initializer]
         assert all(array.size <= 1 or (array.dtype == np.int64 and array.size <= 8) for array in constants)

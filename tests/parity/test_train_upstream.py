@@ -366,11 +366,11 @@ def test_wavenext_trains_goes_on_and_is_exported(data: Path, tmp_path: Path) -> 
     tree["model"]["init_args"] = model
     for params, split in zip(tree["data"]["init_args"].values(), ("train", "valid"), strict=True):
         params |= {"filelist_path": str(data / "index.csv"), "split": split, "batch_size": 2, "num_workers": 0}
-        params["num_samples"] = 8192
     tree["trainer"] |= {"accelerator": "cpu", "val_check_interval": 2}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
-    out, path = tmp_path / "run", tmp_path / "model.onnx"
+    out = tmp_path / "run"
     for steps in (2, 4):
+        path = tmp_path / f"{steps}.onnx"
         arguments = ["train", tmp_path / "config.yaml", "--out", out, "--steps", steps, "--export", path]
         assert main([*map(str, arguments)]) == 0
     vocos = VocosONNX(path)

@@ -27,7 +27,7 @@ from vocos_onnx_export.modules import IMDCTCosHead
 # upstream's own rounding: it computes the phases of its twiddle factors, up to pi * frame / 2, in float32. Given
 # exact ones, upstream agreed with VocosONNX to 2e-6.
 FEATURES_TOLERANCE = 1e-6
-WAVEFORM_TOLERANCE = {"istft": 2e-5, "imdct_symexp": 5e-5, "imdct_cos": 5e-5}
+WAVEFORM_TOLERANCE = {"istft": 2e-5, "imdct_symexp": 5e-5, "imdct_cos": 5e-5, "wavenext": 2e-5}
 EXACT_TWIDDLES_TOLERANCE = 1e-5
 
 LENGTHS = (1, 2, 3, 27, 28, 200, 1000)
@@ -37,7 +37,8 @@ ENCODEC = [n for n, c in ALL.items() if c["feature_extractor"]["class_path"].end
 ADANORM = [n for n, c in ALL.items() if "adanorm_num_embeddings" in c["backbone"]["init_args"]]
 IMDCT = [n for n, c in ALL.items() if "IMDCT" in c["head"]["class_path"]]
 CLIPPED = [n for n, c in ALL.items() if "clip_audio" in c["head"]["init_args"]]
-CENTER = [n for n, c in ALL.items() if c["head"]["init_args"].get("padding") == "center"]
+WAVENEXT = [n for n, c in ALL.items() if "WaveNext" in c["head"]["class_path"]]
+CENTER = [n for n, c in ALL.items() if c["head"]["init_args"].get("padding") == "center" and n not in WAVENEXT]
 
 
 @dataclass(frozen=True)
@@ -307,6 +308,40 @@ def test_upstream_clips_the_wrong_variable(pair: Pair, monkeypatch: pytest.Monke
     assert returned.shape != case.audio.shape
 
 
+@pairs(WAVENEXT)
+def test_wavenext_clips(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As upstream does it: here the samples of the second half are ten times as loud, and many need clipping."""
+    case, condition = pair.case(pair.ids[0], 3, 28), pair.ids[0]
+    head = copy.deepcopy(pair.model.head)
+    head.linear_2.weight.data[pair.ours.hop_length // 2 :] *= 10
+    monkeypatch.setattr(pair.model, "head", head)
+    unclipped = pair.upstream_decode(case.features, condition).numpy()
+    head.clip_audio = True
+    expected = pair.upstream_decode(case.features, condition).numpy()
+    assert 0.01 < (np.abs(expected) == 1).mean() < 0.95
+    monkeypatch.setattr(sys.modules["vocos_onnx_export.verify"], "LENGTHS", (2,))
+    upstream.save(pair.model, pair.config, tmp_path)
+    export(str(tmp_path), tmp_path / "model.onnx", report=lambda line: None)
+    check(VocosONNX(tmp_path / "model.onnx").decode(case.given, condition), expected, 2e-5, np.abs(unclipped).max())
+
+
+@pairs(WAVENEXT)
+def test_wavenext_streams(pair: Pair) -> None:
+    """A stream, and several of a pool, give what decoding as a whole does, which is upstream's audio."""
+    if not pair.ours.delay:
+        pytest.skip("a network without a state")
+    for bandwidth_id in pair.ids:
+        case = pair.case(bandwidth_id, 3, 200)
+        whole = pair.ours.decode(case.given, bandwidth_id)
+        with pair.ours.stream_pool() as pool:
+            for item, expected in zip(case.features.numpy(), whole, strict=True):
+                chunks = [item[:, i : i + 7] for i in range(0, 200, 7)]
+                for stream in (pair.ours.stream(bandwidth_id), pool.open(bandwidth_id)):
+                    assert stream.delay_samples == stream.delay * pair.ours.hop_length
+                    audio = np.concatenate([*(stream.push(chunk) for chunk in chunks), stream.flush()])
+                    check(audio, expected, 1e-5)
+
+
 @pairs(IMDCT)
 def test_imdct_with_exact_twiddles(pair: Pair) -> None:
     """With twiddle factors rounded once, upstream and we agree as closely as for an ISTFT head."""
@@ -381,9 +416,13 @@ def test_metadata(pair: Pair) -> None:
     """The description in the file is the one that ``export`` returned, and says what the config says."""
     assert pair.ours.config == pair.written
     head = pair.config["head"]["init_args"]
-    assert pair.ours.config.n_fft == head.get("n_fft", head.get("mdct_frame_len"))
     assert pair.ours.hop_length == head.get("hop_length", head.get("mdct_frame_len", 0) // 2)
-    assert pair.ours.config.padding == head.get("padding", "same")
+    if pair.ours.config.head == "wavenext":
+        assert pair.ours.config.n_fft == pair.ours.hop_length
+        assert (pair.ours.config.padding, pair.ours.config.clip_audio) == ("same", True)
+    else:
+        assert pair.ours.config.n_fft == head.get("n_fft", head.get("mdct_frame_len"))
+        assert pair.ours.config.padding == head.get("padding", "same")
     assert pair.ours.config.num_bandwidth_ids == pair.config["backbone"]["init_args"].get("adanorm_num_embeddings", 0)
     assert (pair.ours.sample_rate == 48000) == ("48khz" in str(pair.config))
     if pair.ours.config.encodec is not None:

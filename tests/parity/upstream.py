@@ -17,8 +17,28 @@ if not hasattr(scipy.signal, "cosine"):  # vocos 0.1.0 uses the place where scip
     scipy.signal.cosine = scipy.signal.windows.cosine
 
 import encodec
+import vocos.heads
 from vocos.pretrained import Vocos as Vocos
 from vocos.pretrained import instantiate_class as instantiate_class
+
+
+class WaveNextHead(torch.nn.Module):
+    """The head that a fork of upstream adds, by its description: two linear layers, and the samples clipped."""
+
+    def __init__(self, dim: int, n_fft: int, hop_length: int, padding: str = "same") -> None:
+        super().__init__()
+        self.linear_1 = torch.nn.Linear(dim, n_fft + 2)
+        self.linear_2 = torch.nn.Linear(n_fft + 2, hop_length, bias=False)
+        torch.nn.init.trunc_normal_(self.linear_1.weight, std=0.02)
+        torch.nn.init.trunc_normal_(self.linear_2.weight, std=0.02)
+        self.clip_audio = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        audio = self.linear_2(self.linear_1(x)).reshape(len(x), -1)
+        return audio.clip(-1, 1) if self.clip_audio else audio
+
+
+vocos.heads.WaveNextHead = WaveNextHead  # where configs name it
 
 ENCODEC = {"class_path": "vocos.feature_extractors.EncodecFeatures", "init_args": {"encodec_model": "encodec_24khz"}}
 ADANORM = {
@@ -31,7 +51,7 @@ ADANORM = {
         "adanorm_num_embeddings": 4,
     },
 }
-MEL_BACKBONE = {
+MEL_BACKBONE: dict[str, Any] = {
     "class_path": "vocos.models.VocosBackbone",
     "init_args": {"input_channels": 100, "dim": 512, "intermediate_dim": 1536, "num_layers": 8},
 }
@@ -87,6 +107,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "backbone": MEL_BACKBONE,
         "head": head("IMDCTCosHead", dim=512, mdct_frame_len=512, padding="center"),
     },
+    "wavenext-mel": {
+        "feature_extractor": mel(256, n_mels=80, padding="same", sample_rate=22_050),
+        "backbone": {**MEL_BACKBONE, "init_args": {**MEL_BACKBONE["init_args"], "input_channels": 80}},
+        "head": head("WaveNextHead", dim=512, n_fft=1024, hop_length=256, padding="same"),
+    },
+    "wavenext-encodec": {
+        "feature_extractor": ENCODEC,
+        "backbone": ADANORM,
+        "head": head("WaveNextHead", dim=384, n_fft=1280, hop_length=320, padding="same"),
+    },
 }
 
 
@@ -139,6 +169,19 @@ SMALL: dict[str, dict[str, Any]] = {
             "init_args": {"input_channels": 8, "dim": 16, "num_blocks": 2, "layer_scale_init_value": 0.4},
         },
         "head": head("ISTFTHead", dim=16, n_fft=512, hop_length=400, padding="center"),
+    },
+    "wavenext-odd-center": {  # a padding that has no effect
+        "feature_extractor": mel(255),
+        "backbone": convnext(8, layer_scale_init_value=0.7),
+        "head": head("WaveNextHead", dim=16, n_fft=301, hop_length=255, padding="center"),
+    },
+    "wavenext-resnet": {
+        "feature_extractor": mel(160, n_fft=512, sample_rate=16_000),
+        "backbone": {
+            "class_path": "vocos.models.VocosResNetBackbone",
+            "init_args": {"input_channels": 8, "dim": 16, "num_blocks": 1},
+        },
+        "head": head("WaveNextHead", dim=16, n_fft=512, hop_length=160),
     },
     "tiny": {
         "feature_extractor": mel(4, n_fft=16, n_mels=3, sample_rate=8000),

@@ -1,4 +1,4 @@
-"""Files of other exporters (tests/data/foreign, made by tests/foreign/make.py): decoded, streamed, converted, refused."""
+"""Files of other exporters (tests/data/foreign, made by tests/foreign/make.py): read, played, converted, refused."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.foreign.check import difference, in_windows, settings, to_torch
 from tests.cli.test_cli import run
+from tests.foreign.check import difference, in_windows, settings, to_torch
 from tests.helpers import DATA
 from vocos_onnx import VocosONNX, once
 from vocos_onnx.model.onnx_file import read_model

@@ -13,7 +13,7 @@ from typing import Any, Never
 import numpy as np
 import pytest
 
-from tests.helpers import DATA, decode_together, imdct, istft
+from tests.helpers import DATA, altered, decode_together, imdct, istft
 from vocos_onnx import EncodecONNX, Tokens, VocosONNX
 from vocos_onnx.frames import Frames
 from vocos_onnx.inverse import IMDCT, ISTFT, OverlapAdd, Samples, Transform
@@ -313,6 +313,32 @@ def test_overlap_add_in_stretches(head: str, n_fft: int, hop: int, padding: str)
             assert np.array_equal(np.concatenate(parts, axis=1), audio)
             assert audio.shape == expected.shape
             assert not expected.size or np.abs(audio - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_samples_with_center_padding(tmp_path: Path) -> None:
+    """Half a frame less at both ends, in whole, in streams of any cut, and in streams of a pool."""
+    old, new = b'"padding": "same", "clip_audio": true', b'"padding":"center","clip_audio": true'
+    path = altered(tmp_path, old, new, "wavenext")
+    same, center = VocosONNX(DATA / "wavenext.onnx"), VocosONNX(path)
+    assert (center.config.padding, center.hop_length) == ("center", 16)
+    rng = np.random.default_rng(0)
+    pool = center.stream_pool(max_streams=8)
+    for frames in (1, 2, 3, 9, 10, 40, 700):
+        given = random_input(center, frames)
+        expected = same.decode(given)[8 : frames * 16 - 8]
+        assert np.array_equal(center.decode(given), expected)
+        assert center.decode(np.stack([given] * 3)).shape == (3, (frames - 1) * 16)
+        for _ in range(3):
+            ends = cuts(frames, rng)
+            check(streamed(center, given, ends), expected, center)
+            check(streamed(center, given, ends, lookahead=9), expected, center)
+            stream, parts = pool.open(), []
+            for count, chunk in zip(ends, np.split(given, ends[:-1], axis=1), strict=True):
+                parts.append(stream.push(chunk))
+                assert sum(map(len, parts)) == max(0, count * 16 - stream.delay_samples)
+            check(np.concatenate([*parts, stream.flush()]), expected, center)
+            stream.close()
+    pool.close()
 
 
 # bad input

@@ -29,8 +29,11 @@ def relative_difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> 
     return relative if math.isfinite(relative) else math.inf
 
 
-def vocos_spectrum(weights: Weights, features: Float, bandwidth_id: int | None) -> npt.NDArray[np.complex128]:
-    """A VocosBackbone and an ISTFTHead: features (C, T) -> spectrum (T, n_fft/2 + 1).
+def vocos_spectrum(weights: Weights, features: Float, bandwidth_id: int | None) -> npt.NDArray[Any]:
+    """A VocosBackbone and its head: features (C, T) -> spectrum, of an ISTFTHead complex (T, n_fft/2 + 1).
+
+    Of a WaveNextHead, the head.linear_1 and head.linear_2 of wetdog/wavenext_pytorch, it is the samples of the frames,
+    (T, hop_length).
 
     Siuzdak, "Vocos" (arXiv 2306.00814), as vocos 0.1.0 has it in models.py, modules.py and heads.py.
     """
@@ -44,7 +47,10 @@ def vocos_spectrum(weights: Weights, features: Float, bandwidth_id: int | None) 
         y = _linear(_gelu(_linear(y, weights, f"{name}.pwconv1")), weights, f"{name}.pwconv2")
         x = x + y * weights.get(f"{name}.gamma", np.float32(1))
         layer += 1
-    m, p = np.split(_linear(_norm(x, weights, "backbone.final_layer_norm", None), weights, "head.out"), 2, axis=1)
+    x = _norm(x, weights, "backbone.final_layer_norm", None)
+    if "head.linear_2.weight" in weights:
+        return _linear(x, weights, "head.linear_1") @ weights["head.linear_2.weight"].T.astype(np.float64)
+    m, p = np.split(_linear(x, weights, "head.out"), 2, axis=1)
     spectrum: npt.NDArray[np.complex128] = np.minimum(np.exp(m), MAX_MAGNITUDE) * np.exp(1j * p)
     return spectrum
 

@@ -15,7 +15,7 @@ from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.dsp.stft import PADDINGS, hann_window
 from vocos_onnx.messages import shown
 from vocos_onnx.model import skeletons
-from vocos_onnx.model.checkpoint import CheckpointError, check_finite, read_state
+from vocos_onnx.model.checkpoint import CheckpointError, check_finite, open_weights, read_state
 from vocos_onnx.model.checkpoint_config import (
     CODEBOOK_SIZE,
     CODEBOOKS,
@@ -24,6 +24,8 @@ from vocos_onnx.model.checkpoint_config import (
     ISTFTHead,
     VocosBackbone,
     VocosConfig,
+    WaveNextHead,
+    check_relatives,
     check_table,
     parse_config,
     read_config,
@@ -178,6 +180,8 @@ def _check(name: str, difference: float, report: Callable[[str], None]) -> None:
 def _read(files: Files, istft: str) -> _Weights:
     if files.config is None:
         raise CheckpointError(f"{files.name} has no config, which says what its weights are")
+    with open_weights(files.weights) as weights:
+        check_relatives(weights)
     config = parse_config(read_config(files.config))
     name = _skeleton(config, istft)
     state, digest = read_state(files.weights, lambda key: key.startswith(_PARTS))
@@ -198,7 +202,7 @@ def _read(files: Files, istft: str) -> _Weights:
 def _skeleton(config: VocosConfig, istft: str) -> str:
     """The name of the skeletons of a geometry. Raises CheckpointError if there are none."""
     backbone, head = config.backbone, config.head
-    if isinstance(backbone, VocosBackbone) and isinstance(head, ISTFTHead):
+    if isinstance(backbone, VocosBackbone) and isinstance(head, ISTFTHead | WaveNextHead):
         geometry = skeletons.Geometry(
             backbone.input_channels,
             backbone.dim,
@@ -207,10 +211,11 @@ def _skeleton(config: VocosConfig, istft: str) -> str:
             backbone.num_bandwidths,
             head.n_fft,
             head.hop_length,
-            head.padding,
+            "same" if head.kind == "wavenext" else head.padding,
+            head.kind,
         )
         # the padding is only in the graph where the inverse STFT is
-        for padding in PADDINGS if istft == "numpy" else (head.padding,):
+        for padding in PADDINGS if istft == "numpy" else (geometry.padding,):
             if (name := skeletons.find(replace(geometry, padding=padding))) is not None:
                 return name
     raise CheckpointError(

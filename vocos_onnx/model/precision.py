@@ -1,4 +1,4 @@
-"""Weights and ranges in int8 and float16: the numbers that models of those precisions hold.
+"""Weights as models hold them: two layers as one, and the numbers of int8 and float16.
 
 int8: a product's left side has 8 bits, asymmetric, over a range that was measured once. The weights have 7 bits and a
 scale for each column: on CPUs without VNNI, two products of 8 and 8 bits are added in 16 bits and saturate; those of
@@ -14,6 +14,15 @@ from vocos_onnx.arrays import Float
 
 WEIGHT_LIMIT = 64  # 2 · 255 · 64 < 2**15
 _LEAST, _MOST = 5.96e-08, 65504.0  # the magnitudes of float16
+
+
+def through(weight: Float, second: Float) -> Float:
+    """Returns the weight (rows, ...) of one layer in place of two with nothing between them; ``second`` is (out, rows).
+
+    W₂ (W₁ x + b₁) = (W₂ W₁) x + W₂ b₁: of a weight or a bias, in float64 and rounded once.
+    """
+    product: Float = (second.astype(np.float64) @ weight.astype(np.float64)).astype(np.float32)
+    return product
 
 
 def input_scale(low: float, high: float) -> tuple[float, int]:

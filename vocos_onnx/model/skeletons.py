@@ -21,6 +21,7 @@ the end it gets the tensor's shape:
     ["istft_basis", N_FFT]       the inverse STFT of one frame as a matrix, ``dsp.stft.istft_basis``
     ["squared_window", N_FFT]    the squared Hann window
     ["times", NAME]              the first axis multiplied by a weight: the layer scale, which is folded
+    ["through", NAME]            the product of a weight and this one, ``precision.through``: two layers as one
     ["transpose"]                the axes of a matrix exchanged
     ["float16"], ["int8"], ["column_scales"]    as ``precision`` has them
 """
@@ -45,7 +46,7 @@ from .checkpoint import CheckpointError
 from .onnx_bytes import SMALL, field, fields_of, number_field, padding_of, varint
 from .onnx_file import CODEBOOKS_NAME
 from .operators import FLOAT, FLOAT16, INT8, UINT8
-from .precision import column_scales, input_scale, to_float16, to_int8
+from .precision import column_scales, input_scale, through, to_float16, to_int8
 
 Step = tuple[Any, ...]  # the name of an operator, and its arguments
 Array = npt.NDArray[Any]
@@ -54,9 +55,10 @@ Range = tuple[float, float]  # the least and the greatest value, with 0 between 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What shapes the graph of a Vocos: arguments of VocosBackbone and of ISTFTHead, under upstream's names.
+    """What shapes the graph of a Vocos: arguments of VocosBackbone and of the head, under upstream's names.
 
-    adanorm_num_embeddings is 0 where the config has none.
+    adanorm_num_embeddings is 0 where the config has none. The head is that of an ISTFTHead, "istft", or of a
+    WaveNextHead, "wavenext", on which the padding has no effect: it is "same".
     """
 
     input_channels: int
@@ -67,13 +69,15 @@ class Geometry:
     n_fft: int
     hop_length: int
     padding: str
+    head: str = "istft"
 
 
 # The float32 graph for whole sequences whose outputs are the inputs of the layers that are products, by the layers'
 # names: what they reach on real features are the ranges that int8 takes.
 RANGES = "ranges"
 # mels (B, n_mels, T) -> mag, x and y, each (B, n_fft/2 + 1, T): magnitude, and cosine and sine of the phase, without a
-# state, as others export a Vocos. With adanorm_num_embeddings the inputs are features and bandwidth_id.
+# state, as others export a Vocos with an ISTFTHead. With adanorm_num_embeddings the inputs are features and
+# bandwidth_id.
 SPECTRUM = "spectrum"
 FORMS = ("float32", "float32-istft", "int8", "int8-istft", "float16", "float16-istft", RANGES, SPECTRUM)
 
@@ -85,6 +89,8 @@ _KNOWN = {
     "vocos-mel-32khz": Geometry(128, 512, 1536, 8, 0, 2048, 1024, "center"),  # ZhangRC/vocos-audioset-32khz
     "vocos-mel-44khz": Geometry(80, 512, 1536, 8, 0, 2048, 512, "same"),  # patriotyk/vocos-mel-hifigan-compat-44100khz
     "vocos-mel-24khz-768": Geometry(100, 768, 2304, 12, 0, 1024, 256, "center"),  # mesolitica/malaysian-vocos-mel-24khz
+    "wavenext-mel": Geometry(80, 512, 1536, 8, 0, 1024, 256, "same", "wavenext"),  # BSC-LT/wavenext-mel
+    "wavenext-encodec": Geometry(128, 384, 1152, 8, 4, 1280, 320, "same", "wavenext"),  # BSC-LT/wavenext-encodec
 }
 
 _TYPES = {"float32": FLOAT, "float16": FLOAT16, "int8": INT8, "uint8": UINT8}
@@ -142,6 +148,15 @@ def find(geometry: Geometry) -> str | None:
     return next((name for name, other in _KNOWN.items() if other == geometry), None)
 
 
+def forms(name: str) -> tuple[str, ...]:
+    """Returns the forms in which there are skeletons of this name; none if it is unknown."""
+    if name == ENCODEC:
+        return FORMS[:1]
+    if name not in _KNOWN:
+        return ()
+    return FORMS if _KNOWN[name].head == "istft" else tuple(form for form in FORMS if form != SPECTRUM)
+
+
 def load(name: str, form: str = "float32") -> Skeleton:
     """Returns the skeleton of a known geometry, or of ENCODEC, in a form.
 
@@ -151,8 +166,7 @@ def load(name: str, form: str = "float32") -> Skeleton:
     Example:
         >>> load("vocos-mel-24khz", "int8")
     """
-    forms = {ENCODEC: FORMS[:1]} | dict.fromkeys(_KNOWN, FORMS)
-    if form not in forms.get(name, ()):
+    if form not in forms(name):
         raise ValueError(f"there is no skeleton {shown(name)} in the form {shown(form)}")
     return read(bundled_file(f"skeletons/{name}.tar.xz").read_bytes(), name, form)
 
@@ -315,6 +329,8 @@ def _applied(
             return hann_window(arguments[0]) ** 2
         case "times":
             return array * weights[arguments[0]].reshape(-1, *[1] * (array.ndim - 1))
+        case "through":
+            return through(array, weights[arguments[0]])
         case "transpose":
             return array.T
         case "float16":

@@ -11,14 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.checkpoints import CODEBOOKS, ENCODEC_CONFIG, encoder_state, vocoder_state, write_encoder, write_vocoder
+from tests.checkpoints import (
+    CODEBOOKS,
+    ENCODEC_CONFIG,
+    encoder_state,
+    random_weights,
+    vocoder_state,
+    write_encoder,
+    write_vocoder,
+)
 from vocos_onnx import EncodecONNX, VocosONNX
 from vocos_onnx.arrays import Float
 from vocos_onnx.cli import main
 from vocos_onnx.convert.encoder import convert_encoder
+from vocos_onnx.convert.reference import vocos_spectrum
 from vocos_onnx.convert.vocoder import convert_vocoder
-from vocos_onnx.model import skeletons
+from vocos_onnx.model import precision, skeletons
 from vocos_onnx.model.checkpoint import CheckpointError
+from vocos_onnx.model.onnx_file import read_model
 from vocos_onnx.model.skeletons import Skeleton, Step
 from vocos_onnx.model.sources import Files
 
@@ -171,7 +181,101 @@ def test_layout_of_mlx(tmp_path: Path) -> None:
     assert np.array_equal(VocosONNX(folder).decode(tokens), VocosONNX(plain).decode(tokens))
 
 
+WAVENEXT_CONFIG = ENCODEC_CONFIG.replace("ISTFTHead", "WaveNextHead")
+
+
+def wavenext_state() -> State:
+    """Samples of a deviation of about 1, so that some need clipping."""
+    return {CODEBOOKS: vocoder_state()[CODEBOOKS], **random_weights("wavenext-encodec")}
+
+
+@pytest.fixture(scope="module")
+def wavenext(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_vocoder(tmp_path_factory.mktemp("wavenext") / "checkpoint", wavenext_state(), WAVENEXT_CONFIG)
+
+
+def test_wavenext(wavenext: Path) -> None:
+    """The audio is that of the two layers as they are in the checkpoint; in the file they are one."""
+    vocos = VocosONNX(wavenext)
+    assert (vocos.config.head, vocos.config.n_fft, vocos.hop_length) == ("wavenext", 320, 320)
+    state = wavenext_state()
+    tokens = np.random.default_rng(0).integers(1024, size=(8, 50))
+    codebooks = state[CODEBOOKS].reshape(16, 1024, 128)
+    features = np.sum([codebooks[k][tokens[k]] for k in range(8)], axis=0).T
+    expected = vocos_spectrum(state, features, 2).reshape(-1)
+    audio = vocos.decode(tokens)
+    assert audio.shape == (50 * 320,)
+    assert 0.01 < (np.abs(audio) == 1).mean() < 0.9
+    assert np.abs(audio - expected.clip(-1, 1)).max() <= 1e-5 * np.abs(expected).max()
+    stream = np.concatenate(list(vocos.decode_stream([tokens[:, :9], tokens[:, 9:]])))
+    assert np.abs(stream - audio).max() <= 1e-5
+    assert "head.linear_2.weight" not in read_model(Path(str(convert_to(wavenext)))).weights
+
+
+def convert_to(folder: Path, *options: str) -> Path:
+    output = folder.parent / f"model{''.join(options)}.onnx"
+    assert main(["convert", str(folder), "-o", str(output), *options]) == 0
+    return output
+
+
+@pytest.mark.parametrize(("options", "snr_db"), [(["--int8"], 15), (["--fp16"], 40), (["--istft", "graph"], 100)])
+def test_wavenext_in_other_forms(options: list[str], snr_db: float, wavenext: Path) -> None:
+    given, expected = VocosONNX(convert_to(wavenext, *options)), VocosONNX(wavenext)
+    for codes in np.random.default_rng(0).integers(1024, size=(2, 4, 60)):
+        audio, other = given.decode(codes), expected.decode(codes)
+        assert np.square(audio - other).sum() < 10 ** (-snr_db / 10) * np.square(other).sum()
+
+
+def test_a_wrong_fold_is_seen(wavenext: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check computes both layers: here the second one's rows are in another order in the file."""
+    flipped = lambda weight, second: precision.through(weight, second[::-1])  # noqa: E731
+    monkeypatch.setattr(skeletons, "through", flipped)
+    files = Files(wavenext / "config.yaml", wavenext / "pytorch_model.bin", "wavenext")
+    with pytest.raises(CheckpointError, match=r"differs from its weights by \d\.\de[+-]\d+ of the spectrum's peak"):
+        convert_vocoder(files, tmp_path / "model.onnx")
+
+
+def test_layout_of_a_fork(vocoder: Files, tmp_path: Path) -> None:
+    """Classes of the same names in other modules; and no classes."""
+    import yaml
+
+    tokens = np.random.default_rng(0).integers(1024, size=(4, 40))
+    expected = VocosONNX(vocoder.weights.parent).decode(tokens)
+    sections = {k: {"init_args": v["init_args"]} for k, v in yaml.safe_load(ENCODEC_CONFIG).items()}
+    for name, config in (
+        ("fork", ENCODEC_CONFIG.replace("class_path: vocos.", "class_path: decoder.")),
+        ("no-classes", yaml.safe_dump(sections)),
+    ):
+        folder = write_vocoder(tmp_path / name, config=config)
+        assert np.array_equal(VocosONNX(folder).decode(tokens), expected)
+
+
 # What is refused
+
+
+def test_relatives(tmp_path: Path) -> None:
+    """By the names of their weights, whatever the config says."""
+    for name, key in (("WavTokenizer", "backbone.pos_net.2.q.weight"), ("NeuCodec", "generator.backbone.embed.weight")):
+        state = {**vocoder_state(), key: np.zeros(3, np.float32)}
+        folder = write_vocoder(tmp_path / name, state)
+        with pytest.raises(CheckpointError, match=f"this is a checkpoint of {name}.*, whose decoder is not that of V"):
+            VocosONNX(folder)
+
+
+def test_a_geometry_of_amphion_needs_torch(tmp_path: Path) -> None:
+    folder = write_vocoder(tmp_path / "tadicodec", {"head.out.bias": np.zeros(3, np.float32)})
+    (folder / "config.yaml").unlink()
+    vocos = {"input_channels": 128, "dim": 1024, "intermediate_dim": 4096, "num_layers": 30, "n_fft": 1920}
+    vocos |= {"hop_size": 480}
+    preprocess = {"sample_rate": 24000, "n_fft": 1920, "hop_size": 480, "num_mels": 128}
+    (folder / "config.json").write_text(json.dumps({"model": {"vocos": vocos}, "preprocess": preprocess}))
+    with pytest.raises(
+        CheckpointError, match=r"no graph is bundled for this geometry: .*num_layers 30.*, and vocos-on"
+    ):
+        VocosONNX(folder)
+    (folder / "config.json").write_text(json.dumps({"model": {"vocos": vocos}}))
+    with pytest.raises(CheckpointError, match=r"the config lacks .*preprocess\.sample_rate"):
+        VocosONNX(folder)
 
 
 def spoiled(change: Callable[[State], object]) -> State:
@@ -208,7 +312,7 @@ def test_broken_weights(change: Callable[[State], object], match: str, tmp_path:
             "num_layers: 9",
             "no graph is bundled for this geometry: .*num_layers 9,.*onnx export",
         ),
-        ("vocos.heads.ISTFTHead", "vocos.heads.WaveNextHead", "head class vocos.heads.WaveNextHead is not supported"),
+        ("vocos.heads.ISTFTHead", "vocos.heads.FourierHead", "head class vocos.heads.FourierHead is not supported"),
         ("hop_length: 320", "hop_length: 256", "hop_length is 256 but encodec_24khz has 75 frames/s"),
         ("dim: 384\n    n_fft", "dim: 512\n    n_fft", "head: dim is 512 but the backbone's is 384"),
         ("[1.5, 3.0, 6.0, 12.0]", "[1.5, 3.0, 6.0]", r"has shape \(16384, 128\), expected \(8192, 128\)"),

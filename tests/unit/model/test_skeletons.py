@@ -27,7 +27,7 @@ from vocos_onnx.model.config import (
 )
 from vocos_onnx.model.onnx_bytes import ALIGNMENT
 from vocos_onnx.model.onnx_file import read_model
-from vocos_onnx.model.skeletons import ENCODEC, FORMS, RANGES, SPECTRUM, Skeleton, filled, find, known, load
+from vocos_onnx.model.skeletons import ENCODEC, RANGES, SPECTRUM, Skeleton, filled, find, forms, known, load
 
 SMALLEST = "vocos-encodec-24khz"
 SOURCE = Source("", "", "", "0")
@@ -78,9 +78,15 @@ def test_known(name: str) -> None:
     assert find(geometry) == name
     assert find(replace(geometry, n_fft=geometry.n_fft * 2)) is None
     weights = load(name).weights
-    assert weights["head.out.weight"] == (geometry.n_fft + 2, geometry.dim)
+    if geometry.head == "wavenext":
+        assert weights["head.linear_1.weight"] == (geometry.n_fft + 2, geometry.dim)
+        assert weights["head.linear_2.weight"] == (geometry.hop_length, geometry.n_fft + 2)
+        assert SPECTRUM not in forms(name)
+    else:
+        assert weights["head.out.weight"] == (geometry.n_fft + 2, geometry.dim)
+        assert SPECTRUM in forms(name)
     assert weights["backbone.embed.weight"] == (geometry.dim, geometry.input_channels, 7)
-    for form in FORMS:
+    for form in forms(name):
         skeleton = load(name, form)
         assert (skeleton.name, skeleton.form, skeleton.weights) == (name, form, weights)
         assert len(skeleton.model) < 70_000  # the weights have 32 MB and more
@@ -200,7 +206,9 @@ def test_int8_without_ranges() -> None:
     assert refused(SMALLEST, "int8", weights, ranges=some) == message
 
 
-@pytest.mark.parametrize(("name", "form"), [("vocos-mel-24khz", "int4"), ("../x", "float32"), (ENCODEC, "int8")])
+@pytest.mark.parametrize(
+    ("name", "form"), [("vocos-mel-24khz", "int4"), ("../x", "float32"), (ENCODEC, "int8"), ("wavenext-mel", SPECTRUM)]
+)
 def test_no_such_skeleton(name: str, form: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"there is no skeleton '{name}' in the form '{form}'")):
         load(name, form)

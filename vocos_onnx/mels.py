@@ -124,16 +124,14 @@ class MelConvention:
         return counts if self.bands is None else {"bands": self.bands} | counts
 
     @property
+    def num_bands(self) -> int | None:
+        """How many bands there are; None if no field says it."""
+        return next(iter(self._counts.values()), None)
+
+    @property
     def keeps_values(self) -> bool:
         """Whether the mels are natural logarithms already, so that at most their axes change."""
         return (self.scale, self.mean, self.std, self.log, self.clip) == (1.0, 0.0, 1.0, "e", None)
-
-    def check_bands(self, bands: int) -> None:
-        """Raises ValueError if a model of so many bands cannot decode these mels; the message names one that can."""
-        own = next(iter(self._counts.values()), bands)
-        if own != bands:
-            which = f": take a model of {own} bands{_MODELS.get(own, '')}, or the mels_from of these mels"
-            raise ValueError(f"mels_from={shown(self)} has {own} bands, and this model decodes {bands}{which}")
 
     def magnitudes(self, features: Float) -> Float:
         """Features (B, C, T) of the system -> natural logarithms of magnitudes, steps 2 and 3, in float32.
@@ -213,10 +211,16 @@ _MODELS = {
 def convention_of(mels_from: Any, bands: int) -> MelConvention:
     """The convention that is given, or the known one of that name.
 
-    Raises ValueError if it is neither, or of another number of bands than the model's.
+    Raises ValueError if it is neither, or of another number of bands than the model's; the message names a model that
+    has as many.
     """
     convention = mels_from if isinstance(mels_from, MelConvention) else MelConvention.named(mels_from)
-    convention.check_bands(bands)
+    own = bands if convention.num_bands is None else convention.num_bands
+    if own != bands:
+        raise ValueError(
+            f"mels_from={shown(mels_from)} is of {own} bands, and this model decodes {bands}: take a model of {own} "
+            f"bands{_MODELS.get(own, '')}, or the mels_from of these mels"
+        )
     return convention
 
 

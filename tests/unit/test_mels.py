@@ -345,11 +345,11 @@ def ways(vocos: VocosONNX, array: Any, **options: Any) -> Iterator[Callable[[], 
         (["f5"], r"mels_from is \['f5'\], expected one of 'f5'"),
         (
             "matcha",
-            r"mels_from=MelConvention\(bands=80\) has 80 bands, and this model decodes 100: take a model of 80 ",
+            r"mels_from='matcha' is of 80 bands, and this model decodes 100: take a model of 80 ",
         ),
         ("matcha", r"of 80 bands, such as VocosONNX\('BSC-LT/vocos-mel-22khz'\) at 22,050 Hz"),
-        (MelConvention(mean=[0, 0]), "has 2 bands, and this model decodes 100: take a model of 2 bands, or"),
-        (MelConvention(std=[1, 1, 1]), "has 3 bands, and this model decodes 100"),
+        (MelConvention(mean=[0, 0]), "is of 2 bands, and this model decodes 100: take a model of 2 bands, or"),
+        (MelConvention(std=[1, 1, 1]), "is of 3 bands, and this model decodes 100"),
     ],
 )
 def test_conventions_that_do_not_fit(name: Any, message: str) -> None:
@@ -360,7 +360,9 @@ def test_conventions_that_do_not_fit(name: Any, message: str) -> None:
 
 def test_a_model_of_80_bands(of_matcha: VocosONNX) -> None:
     for name in ("f5", "zipvoice", "chattts"):
-        with pytest.raises(ValueError, match=r"has 100 bands, and this model decodes 80: .*'charactr/vocos-mel-24khz'"):
+        with pytest.raises(
+            ValueError, match=r"is of 100 bands, and this model decodes 80: .*'charactr/vocos-mel-24khz'"
+        ):
             of_matcha.decode(mels(0, 20, bands=80), mels_from=name)
     assert of_matcha.decode(mels(0, 20, bands=80).T, mels_from="mlx").shape == (20 * 256,)
 
@@ -636,7 +638,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(tmp_path / "handed.npy")
     for arguments, message in (
         ([*options, "--mels-from", "F5"], "'F5' is not one of f5, zipvoice, matcha, chattts, mlx"),
-        ([*options, "--mels-from", "matcha"], "has 80 bands, and this model decodes 100"),
+        ([*options, "--mels-from", "matcha"], "is of 80 bands, and this model decodes 100"),
         (
             ["--mels-from", "f5"],
             "--mels-from is given, but this model decodes tokens of vocos_onnx_24khz: leave it out",

@@ -11,7 +11,7 @@ import pytest
 
 from tests import onnx_bytes as ob
 from tests.helpers import DATA
-from tests.onnx_bytes import field, node, tensor, value
+from tests.onnx_bytes import field, node, tensor, value, varint
 from vocos_onnx.model.onnx_file import ModelFile, read_model
 from vocos_onnx.model.operators import FLOAT
 from vocos_onnx.model.session import evaluate
@@ -310,15 +310,19 @@ def test_weights_that_no_operator_uses(read: Any) -> None:
     assert list(file.weights) == ["k7"]
 
 
-def test_shapes_within_the_graph_are_no_guesses(read: Any) -> None:
-    data = foreign([node("Abs", ["mels"], ["a"])])
-    inside = field(13, value("a", ["batch", 8, 10**9]))
-    graph = ob.graph(
-        [node("Abs", ["mels"], ["a"]), node("Identity", ["a"], ["audio"])], [], [MELS], [value("audio", ["b", 8, "t"])]
-    )
-    assert read(data).inputs
-    with pytest.raises(ValueError, match=r"has the value 'a' of the shape .* that is said to have"):
-        read(ob.model(graph + inside, "", [("", 17)], key="x"))
+def test_shapes_that_a_foreign_file_only_says(read: Any) -> None:
+    """onnxruntime would believe them, and does not see them."""
+    nodes = [node("Abs", ["mels"], ["a"]), node("Identity", ["a"], ["audio"])]
+    graph = ob.graph(nodes, [], [MELS], [value("audio", ["b", 8, "t"])]) + field(13, value("a", ["b", 8, 10**9]))
+    file = read(ob.model(graph, "", [("", 17)], key="x"))
+    assert file.outputs[0].shape == ("batch", 8, "frames")
+    assert all(varint(10**9) not in data for data in file.graphs.values())
+    (made,) = evaluate(file.path, [{"mels": np.ones((1, 8, 5), np.float32)}])
+    assert made["audio"].shape == (1, 8, 5)
+
+
+def test_the_reach_of_ours_is_in_their_metadata() -> None:
+    assert read_model(DATA / "mel.onnx").reach is None
 
 
 def test_an_input_without_a_name(read: Any) -> None:

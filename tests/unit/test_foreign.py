@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.cli.test_cli import run
-from tests.foreign.check import difference, in_windows, settings, to_torch
+from tests.foreign.play import difference, in_windows, settings, to_torch
 from tests.helpers import DATA
 from vocos_onnx import VocosONNX, once
 from vocos_onnx.model.onnx_file import read_model

@@ -69,14 +69,9 @@ _HEAD = 4096  # bytes by which a file of another format is told
 _MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
 _OPSETS = range(13, 27)  # our exports have 20, those of others 13 to 20
 _EXPORT = "convert the checkpoint with: vocos-onnx convert"
-_QUANTIZED = {
-    "ConvInteger",
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "MatMulInteger",
-    "QLinearConv",
-    "QLinearMatMul",
-}
+_QUANTIZED = (
+    "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul",
+)  # fmt: skip
 
 _BRANCHES = {"then_branch", "else_branch"}
 
@@ -285,12 +280,11 @@ class ModelFile(NamedTuple):
     codebook_size, channels), or None. ``foreign`` are the inputs and outputs of another exporter's graph, if this is
     made of one. ``places`` is where the parts of the graph are in ``data``, the bytes of the file.
 
-    ``reach`` is how many frames before and after one its output depends on, at most, as far as the operators tell: what
-    moves frames along (a slice, a reshape) is not followed, so that it is to be measured. It is None if an operator
-    depends on all frames, or changes their number by a stride.
-
-    In a graph without our metadata, the outputs have the shapes that follow from the operators, since exporters guess
-    what they declare.
+    In a graph without our metadata the outputs have the shapes that follow from the operators: exporters guess what
+    they declare, and onnxruntime does not see it. ``reach`` is how many frames before and after one the output depends
+    on, at most, as far as such a graph's operators tell: what moves frames along (a slice, a reshape) is not followed,
+    so that it is to be measured. It is None if an operator depends on all frames, or strides over them, and with our
+    metadata, which has it.
     """
 
     path: Path
@@ -433,7 +427,7 @@ def with_ends(
     pieces = [field(part["node"], node) for node in first]
     taken = {*places.inputs, *places.outputs}
     for number, start, content, end in fields_of(data, places.graph):
-        if (content, end) in taken:
+        if (content, end) in taken or number == part["value_info"]:  # exporters guess what they declare of values
             continue
         if number == part["node"] and names:
             pieces.append(field(number, _renamed(data, (content, end), names)))
@@ -645,15 +639,17 @@ class _Check:
         self.codebooks_fields: list[ByteRange] = []  # of the graph: their initializer, and their output in format 4
         self.weights: dict[str, _Weight] = {}  # the larger initializers by name
         # what onnxruntime gets in the place of fields of a foreign graph: outputs with the shapes that they have
-        self.edits: dict[ByteRange, bytes] = {}
+        self.edits: dict[ByteRange, bytes] = {}  # and nothing for what is only said of values, and for unused weights
         self._used: set[str] = set()
-        self.reach: tuple[int, int] | None = 0, 0  # frames before and after one
+        self.reach: tuple[int, int] | None = None  # frames before and after one
         self._problem: _RefusedError | None = None  # the first; but data from other files is raised at once
 
     def model(self) -> None:
         """Raises _DamagedError or _RefusedError."""
         model = _Message(self, (0, len(self.data)), _MODEL)
         self._metadata(model)
+        if self.is_foreign:
+            self.reach = 0, 0
         graphs, functions = model.ranges("graph"), model.ranges("functions")
         for graph in graphs:
             self._graph(graph, 0, _Scope({}, {}, {}, {}))
@@ -734,9 +730,12 @@ class _Check:
         if not depth:
             self._outputs(graph.ranges("output"), outputs, scope)
             self.places = Places(place, graph.ranges("node"), given, graph.ranges("output"), scope.kinds.keys())
-        declared = [self._value(value) for value in graph.ranges("value_info")]
-        for name, _, shape in declared if self.is_foreign and not depth else [*outputs, *declared]:
-            self._declared(name, shape, scope)
+        declared = [*outputs, *[self._value(value) for value in graph.ranges("value_info")]]
+        if self.is_foreign and not depth:
+            self.edits.update(dict.fromkeys(graph.ranges("value_info"), b""))
+        else:
+            for name, _, shape in declared:
+                self._declared(name, shape, scope)
         if depth and graph.ranges("input"):
             self.note("a branch with inputs")
         return _Result(
@@ -831,9 +830,9 @@ class _Check:
 
     def _reaches(self, node: Node, scope: _Scope) -> None:
         """Add the frames that an operator depends on, before and after each, to those of the network."""
-        sizes = {size for value in self.inputs for size in value.shape[1:]}
-        seen = frames_seen(node, scope.values, sizes if all(isinstance(size, int) for size in sizes) else set())
         if self.reach is not None:
+            sizes = {size for value in self.inputs for size in value.shape[1:]}
+            seen = frames_seen(node, scope.values, sizes if all(isinstance(size, int) for size in sizes) else set())
             self.reach = None if seen is None else (self.reach[0] + seen[0], self.reach[1] + seen[1])
 
     def _if(self, node: Node, place: ByteRange, depth: int, scope: _Scope) -> list[tuple[int, Known]]:

@@ -346,10 +346,7 @@ _FORMS: dict[str, dict[str, _Form]] = {
         "ConstantOfShape": (1, 1, "value", _value),
         "Conv": (2, 3, "auto_pad dilations group kernel_shape pads strides", _conv),
         "ConvTranspose": (
-            2,
-            3,
-            "auto_pad dilations group kernel_shape output_padding pads strides",
-            _conv_transpose,
+            2, 3, "auto_pad dilations group kernel_shape output_padding pads strides", _conv_transpose,
         ),
         "Div": (2, 2, "", _divide),
         "Expand": (2, 2, "", _same),
@@ -378,5 +375,5 @@ _FORMS: dict[str, dict[str, _Form]] = {
         "Where": (3, 3, "", _where),
     },
     "com.microsoft": {"MatMulIntegerToFloat": (7, 7, "", _integer_product)},
-}
+}  # fmt: skip
 DOMAINS = tuple(_FORMS)

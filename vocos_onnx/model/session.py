@@ -425,7 +425,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def evaluate(path: Path, inputs: Iterable[Mapping[str, npt.NDArray[Any]]]) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """All outputs of a file by name, for each of some inputs; on the CPU, in little memory."""
-    ort, file = import_onnxruntime(), open_file(path, METADATA_KEY)
+    ort, file = import_onnxruntime(), read_model(path)
     options = _session_options(ort, file, read_threads(None))
     options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of all matrices
     session = ort.InferenceSession(file.graphs[STEP], options, providers=[CPU])

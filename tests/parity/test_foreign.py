@@ -1,4 +1,4 @@
-"""What the installed torch writes in the layouts of other exporters passes the check: a new one may write other nodes."""
+"""The layouts of tests/foreign/make.py, exported with the torch that is installed, against its audio."""
 
 from __future__ import annotations
 

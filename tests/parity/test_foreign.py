@@ -1,4 +1,4 @@
-"""What the installed torch writes in the layouts of other exporters passes the check: a new one may write other nodes."""
+"""The layouts of other exporters, as the installed torch writes them, pass the check: a new one may write others."""
 
 from __future__ import annotations
 

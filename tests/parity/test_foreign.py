@@ -1,4 +1,4 @@
-"""The layouts of tests/foreign/make.py, exported with the torch that is installed, against its audio."""
+"""The layouts of other exporters, as the installed torch writes them, pass the check: a new one may write others."""
 
 from __future__ import annotations
 

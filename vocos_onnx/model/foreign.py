@@ -136,11 +136,9 @@ def own_file(file: ModelFile, given: Settings, run: Run) -> bytes:
     facts = _settled(file, layout, given, beside)
     if layout.rows is None and not _takes_batches(layout, run):
         layout = replace(layout, rows=1)
-    reach, hop, samples = _measured(file, layout, run)
-    assert facts.sample_rate is not None
+    reach, hop, rest = _measured(file, layout, run)
     if layout.makes_audio:
-        facts = _of_audio(file, facts, hop, samples)
-    assert facts.n_fft is not None and facts.hop_length is not None and facts.padding is not None
+        facts = _of_audio(file, facts, hop, rest)
     if layout.size is not None and reach and layout.size <= 2 * reach:
         raise ValueError(
             f"{file.path} takes {layout.size} frames at once, fewer than its network sees, {2 * reach + 1}: export it "
@@ -161,7 +159,7 @@ def _layout(file: ModelFile, n_mels: int | None) -> _Layout:
     if mels.type != FLOAT or len(mels.shape) != 3:
         raise refuse(f"its input is {_named([mels])}, expected mels in float32 with 3 axes")
     kinds = {value.type for value in outputs[:3]}
-    if len(outputs) not in (1, 3) and not len(outputs) > 3:
+    if len(outputs) in (0, 2):
         raise refuse(f"it returns {len(outputs)} outputs, {_named(outputs)}, expected mag, x, y, or audio")
     if kinds != {FLOAT}:
         raise refuse(f"it returns {_named(outputs[:3])}, expected float32")
@@ -231,14 +229,16 @@ def _settled(file: ModelFile, layout: _Layout, given: Settings, beside: _Facts) 
     found: dict[str, Any] = {}
     assumed = sherpa.settings(file.metadata)  # with sherpa-onnx's defaults
     for name in ("sample_rate", "n_fft", "hop_length"):
-        by = [(getattr(facts, name), facts.where) for facts in said if getattr(facts, name) is not None]
+        by = [(getattr(facts, name), facts) for facts in said if getattr(facts, name) is not None]
         if name == "n_fft" and layout.makes_audio:
-            by = by[:0]  # which is in the graph
-        for value, where in by[1:]:
-            if value != by[0][0]:
+            by = []  # which is in the graph
+        for value, facts in by[1:]:
+            (first, source), is_given = by[0], by[0][1] is said[0]
+            if value != first and not (is_given and facts is beside):
+                remedy = "leave it out" if is_given else f"pass {name}="
+                remedy += f", or move {facts.where} away" if facts is beside else ""
                 raise ValueError(
-                    f"{file.path}: {name} is {by[0][0]} by {by[0][1]}, and {value} by {where}: "
-                    + ("leave it out" if by[0][1] == said[0].where else f"pass {name}=, or mend what is wrong")
+                    f"{file.path}: {name} is {first} by {source.where}, and {value} by {facts.where}: {remedy}"
                 )
         found[name] = by[0][0] if by else getattr(assumed, name)
     # sherpa-onnx wants "center" of every file, however it was trained, so that what a config says counts more
@@ -375,8 +375,8 @@ def _measured(file: ModelFile, layout: _Layout, run: Run) -> tuple[int, int, int
     if size is None:
         spans = [(0, 3 * reach + 24), (reach + 8, frames)]
     else:
-        shift = max(1, (size - 2 * reach) // 2)
-        spans = [(shift, shift + size)] if shift <= reach else []
+        shift = min(reach, max(1, (size - 2 * reach) // 2))
+        spans = [(shift, shift + size)]
     for start, stop in spans:
         part = frames_of(start, stop)
         first = start + (reach if start else 0)

@@ -69,6 +69,7 @@ _HEAD = 4096  # bytes by which a file of another format is told
 _MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
 _OPSETS = range(13, 27)  # our exports have 20, those of others 13 to 20
 _EXPORT = "convert the checkpoint with: vocos-onnx convert"
+_FLOAT = "onnxruntime has quantised it: take the file in float32"
 _QUANTIZED = (
     "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul",
 )  # fmt: skip
@@ -562,8 +563,8 @@ class _RefusedError(Exception):
     """The file is valid, but has parts that no Vocos model has."""
 
 
-def _foreign(what: str) -> _RefusedError:
-    return _RefusedError(f"has {what}, which no model that this version reads has; {_EXPORT}")
+def _foreign(what: str, remedy: str = _EXPORT) -> _RefusedError:
+    return _RefusedError(f"has {what}, which no model that this version reads has; {remedy}")
 
 
 class _Scope(NamedTuple):
@@ -674,8 +675,8 @@ class _Check:
         """Whether the file is of another exporter."""
         return not {METADATA_KEY, ENCODER_KEY} & self.metadata.keys()
 
-    def note(self, what: str) -> None:
-        self._problem = self._problem or _foreign(what)
+    def note(self, what: str, remedy: str = _EXPORT) -> None:
+        self._problem = self._problem or _foreign(what, remedy)
 
     def _opsets(self, model: _Message) -> None:
         versions: dict[str, int] = {}
@@ -810,8 +811,8 @@ class _Check:
                     self._computed([known for _, known in made])
                     self._reaches(node, scope)
             except FormError as error:
-                what = " of a model that onnxruntime has quantised" if operator in _QUANTIZED else ""
-                self.note(f"the operator {shown(f'{domain}.{operator}' if domain else operator)}{error}{what}")
+                remedy = f"{_FLOAT}, or {_EXPORT}" if operator in _QUANTIZED else _EXPORT
+                self.note(f"the operator {shown(f'{domain}.{operator}' if domain else operator)}{error}", remedy)
                 made = [(0, Known(()))] * len(outputs)
         for name, (kind, known) in zip(outputs, made, strict=True):
             scope.add(name, kind, known)

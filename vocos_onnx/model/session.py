@@ -66,7 +66,7 @@ class Session(Generic[Config]):
         self.codebooks = codebooks
         self.inputs, self.outputs = inputs, outputs
         self.threads, self.has_branches, self.foreign = options.threads, file.has_branches, file.foreign
-        self._file, self._options = file, options
+        self._file, self._options = file._replace(data=b""), options  # the weights are where they are used
         self._opening = threading.Lock()
         self._sessions: dict[tuple[str, int], Any] = {}
         self.providers = [name for name, _ in options.providers]

@@ -168,7 +168,7 @@ def test_settings_out_of_range_or_contradictory(tmp_path: Path) -> None:
         ({"padding": "valid"}, r"padding is 'valid', expected one of \('same', 'center'\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            VocosONNX(path, **given)  # type: ignore[arg-type]
+            VocosONNX(path, **given)
     with pytest.raises(ValueError, match=r"sample_rate, padding given for .*, which is a model of vocos-onnx"):
         VocosONNX(DATA / "mel.onnx", sample_rate=24000, padding="same")
     with pytest.raises(ValueError, match=r"hop_length is said to be 20, and its audio has 16: leave it out"):

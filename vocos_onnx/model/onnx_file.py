@@ -261,13 +261,16 @@ class Value(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where the graph of a model is, its nodes, its inputs without the weights, its outputs, and its values' names."""
+    """Where the graph of a model is, its inputs without the weights, and its outputs; and the names of its values.
+
+    ``edits`` has other bytes for some of its fields, tags and lengths included: those of which onnxruntime would fail.
+    """
 
     graph: ByteRange
-    nodes: Sequence[ByteRange]
     inputs: Sequence[ByteRange]
     outputs: Sequence[ByteRange]
     names: Set[str]
+    edits: Mapping[ByteRange, bytes]
 
 
 class ModelFile(NamedTuple):
@@ -428,9 +431,11 @@ def with_ends(
     pieces = [field(part["node"], node) for node in first]
     taken = {*places.inputs, *places.outputs}
     for number, start, content, end in fields_of(data, places.graph):
-        if (content, end) in taken or number == part["value_info"]:  # exporters guess what they declare of values
+        if (content, end) in taken:
             continue
-        if number == part["node"] and names:
+        if (content, end) in places.edits:
+            pieces.append(places.edits[content, end])
+        elif number == part["node"] and names:
             pieces.append(field(number, _renamed(data, (content, end), names)))
         else:
             pieces.append(data[start:end])
@@ -634,7 +639,7 @@ class _Check:
         self.outputs: list[Value] = []
         self.metadata: dict[str, str] = {}
         self.graph = (0, 0)
-        self.places = Places((0, 0), (), (), (), frozenset())
+        self.places = Places((0, 0), (), (), frozenset(), {})
         self.network: _Choice | None = None
         self.codebooks: _Weight | None = None
         self.codebooks_fields: list[ByteRange] = []  # of the graph: their initializer, and their output in format 4
@@ -730,7 +735,7 @@ class _Check:
         outputs = [self._value(value) for value in graph.ranges("output")]
         if not depth:
             self._outputs(graph.ranges("output"), outputs, scope)
-            self.places = Places(place, graph.ranges("node"), given, graph.ranges("output"), scope.kinds.keys())
+            self.places = Places(place, given, graph.ranges("output"), scope.kinds.keys(), self.edits)
         declared = [*outputs, *[self._value(value) for value in graph.ranges("value_info")]]
         if self.is_foreign and not depth:
             self.edits.update(dict.fromkeys(graph.ranges("value_info"), b""))

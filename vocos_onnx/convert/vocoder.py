@@ -178,10 +178,10 @@ def _check(name: str, difference: float, report: Callable[[str], None]) -> None:
 
 
 def _read(files: Files, istft: str) -> _Weights:
-    if files.config is None:
-        raise CheckpointError(f"{files.name} has no config, which says what its weights are")
     with open_weights(files.weights) as weights:
         check_relatives(weights)
+    if files.config is None:
+        raise CheckpointError(f"{files.name} has no config, which says what its weights are")
     config = parse_config(read_config(files.config))
     name = _skeleton(config, istft)
     state, digest = read_state(files.weights, lambda key: key.startswith(_PARTS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,13 @@ def strip(graph: GraphProto) -> None:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 strip(attribute.g)
+
+
+def named(proto: onnx.ModelProto, metadata: Mapping[str, str], config: ModelConfig) -> onnx.ModelProto:
+    """Set the metadata of a model, and who made it; returns the model that was given."""
+    helper.set_model_props(proto, dict(metadata))
+    proto.producer_name, proto.producer_version = "vocos-onnx", config.source.exporter
+    return proto
 
 
 def set_metadata(proto: onnx.ModelProto, config: ModelConfig | EncoderConfig) -> None:

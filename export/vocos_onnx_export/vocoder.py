@@ -5,22 +5,25 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy.typing as npt
-import onnx
-from onnx import helper
 
 from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx.model.providers import CPU
 from vocos_onnx.model.sherpa import SHERPA, check_options, sherpa_metadata
 
 from .checkpoint import build, load
+from .graph import named
 from .istft import add_istft
 from .modules import Vocos
 from .quantization import convert
 from .target import Target, save
 from .tracing import fold, trace, trace_spectrum
 from .verify import table, verify, verify_polar
+
+if TYPE_CHECKING:
+    import onnx
 
 ISTFTS = ("numpy", "graph")
 
@@ -107,7 +110,4 @@ def export(
 def _sherpa_graph(model: Vocos, config: ModelConfig) -> onnx.ModelProto:
     """The graph in sherpa-onnx's layout. Raises ValueError if sherpa-onnx cannot play the model."""
     metadata = sherpa_metadata(config)
-    proto = trace_spectrum(model)
-    helper.set_model_props(proto, metadata)
-    proto.producer_name, proto.producer_version = "vocos-onnx", config.source.exporter
-    return proto
+    return named(trace_spectrum(model), metadata, config)

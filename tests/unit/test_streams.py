@@ -344,10 +344,13 @@ def test_samples_with_center_padding(tmp_path: Path) -> None:
 # bad input
 
 
-def test_a_residual_network_is_not_streamed() -> None:
-    vocos = VocosONNX(DATA / "imdct-cos.onnx")
+def test_a_network_of_unknown_reach_is_not_streamed() -> None:
+    """A VocosResNetBackbone in a file of format 5 does not say how far it sees."""
+    vocos = VocosONNX(DATA / "format-5" / "imdct-cos.onnx")
     assert vocos.delay == 0
-    with pytest.raises(ValueError, match=r"VocosResNetBackbone, which cannot be streamed: use decode"):
+    with pytest.raises(
+        ValueError, match=r"cannot be streamed, since how far its network sees is not known: use decode"
+    ):
         vocos.stream()
     given = random_input(vocos, 30)
     (alone,) = vocos.decode([given])

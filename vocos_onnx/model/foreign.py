@@ -69,13 +69,9 @@ class Settings:
 
     @property
     def said(self) -> dict[str, Any]:
-        """Those that VocosONNX takes, by their names."""
-        return {name: getattr(self, name) for name in ("sample_rate", "n_fft", "hop_length", "padding")}
-
-    @property
-    def given(self) -> list[str]:
-        """The names of those of them that are not None."""
-        return [name for name, value in self.said.items() if value is not None]
+        """What VocosONNX was given, by the names of its arguments."""
+        names = "sample_rate", "n_fft", "hop_length", "padding"
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 NOTHING = Settings()

@@ -165,16 +165,6 @@ def foreign_vocos(inputs: list[str], outputs: list[str]) -> str | None:
     return f"is a Vocos model of another exporter ({listed(inputs)} in, {listed(outputs)} out)"
 
 
-def foreign_vocos_message(inputs: list[str], outputs: list[str]) -> str | None:
-    """Returns what to do with a Vocos of another exporter, by the names in its graph; None for all other graphs."""
-    if (what := foreign_vocos(inputs, outputs)) is None:
-        return None
-    return (
-        f"{what}, which this version does not read. Convert the checkpoint that it was made of, such as: vocos-onnx "
-        "convert charactr/vocos-mel-24khz -o vocos-mel-24khz.onnx"
-    )
-
-
 def other_kind_message(name: str, key: str) -> str:
     """Returns what to do with a checkpoint of the other kind than is wanted."""
     if key == ENCODER_KEY:

@@ -390,7 +390,7 @@ def _rewritten(check: _Check, edits: Mapping[ByteRange, bytes]) -> bytes:
 def aligned(data: bytes) -> bytes:
     """Returns a model whose larger weights and codebooks are at multiples of 64 bytes, so that none is copied.
 
-    In front of the values of each tensor is a doc_string of as many characters as are missing.
+    In front of the values of each tensor is a doc_string of as many characters as are missing, in place of any other.
     """
     check = _Check(data)
     check.model()
@@ -401,13 +401,19 @@ def aligned(data: bytes) -> bytes:
         size = len(varint(len(graph)))
         at, pieces, length = begin, [], len(head) + 1 + size
         for tensor in tensors:
-            start, stop = tensor.place
             pieces.append(data[at : field_start(tensor.place)])
             length += len(pieces[-1])
-            padding = padding_of(length, tensor.values[0] - start, stop - start)
-            pieces.append(field(_GRAPH.numbers["initializer"], padding + data[start:stop]))
+            first, content = 0, b""  # where the values begin in the content
+            for number, start, begins, stop in fields_of(data, tensor.place):
+                if number == _TENSOR.numbers["doc_string"]:
+                    continue
+                if begins == tensor.values[0]:
+                    first = len(content) + begins - start
+                content += data[start:stop]
+            padding = padding_of(length, first, len(content))
+            pieces.append(field(_GRAPH.numbers["initializer"], padding + content))
             length += len(pieces[-1])
-            at = stop
+            at = tensor.place[1]
         graph = b"".join([*pieces, data[at:end]])
     return head + field(_MODEL.numbers["graph"], graph) + tail
 

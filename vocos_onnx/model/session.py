@@ -21,7 +21,7 @@ from .bundled import find_model
 from .config import ENCODER_KEY, EXPORT_AGAIN, METADATA_KEY, EncoderConfig, ModelConfig
 from .cpus import read_threads
 from .foreign import NOTHING, Settings, own_file
-from .mistaken import checked_path, folder_message, missing_message
+from .mistaken import checked_path, folder_message, foreign_vocos, missing_message
 from .onnx_file import STEP, WHOLE, ModelFile, PinnedFile, Value, parse_model, read_model
 from .operators import FLOAT, INT64, TYPE_NAMES
 from .providers import CPU, CUDA, Provider, asks_for_cuda, choose_providers, load_libraries, why_absent
@@ -231,10 +231,10 @@ def open_file(path: str | os.PathLike[str], key: str, settings: Settings = NOTHI
     file = read_model(path, key, **expected)
     if key == METADATA_KEY and not file.metadata.keys() & {METADATA_KEY, ENCODER_KEY}:
         return parse_model(path, _as_own(file, settings), foreign=_ends(file))
-    if settings.given:
+    if settings.said:
         raise ValueError(
-            f"{listed(settings.given)} given for {path}, which is a model of vocos-onnx and says that itself: leave "
-            f"{'it' if len(settings.given) == 1 else 'them'} out"
+            f"{listed(settings.said)} given for {path}, which is a model of vocos-onnx and says that itself: leave "
+            f"{'it' if len(settings.said) == 1 else 'them'} out"
         )
     return file
 
@@ -287,6 +287,8 @@ def _read_config(file: ModelFile, config_class: type[Config]) -> Config:
         raise ValueError(
             f"{path} is a vocoder, not an encoder: open it with VocosONNX, and pass no encoder= or another"
         )
+    if what := foreign_vocos([v.name for v in file.inputs], [v.name for v in file.outputs]):
+        raise ValueError(f"{path} {what}, not an encoder: open it with VocosONNX, and pass no encoder= or another")
     raise ValueError(
         f"{path} is an ONNX model but not one of vocos-onnx: its metadata has no entry {key!r}; "
         f"convert the checkpoint with: vocos-onnx convert CHECKPOINT -o MODEL.onnx"

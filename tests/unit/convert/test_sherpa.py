@@ -13,9 +13,9 @@ from vocos_onnx import ModelConfig, VocosONNX
 from vocos_onnx.cli import main
 from vocos_onnx.convert.vocoder import convert_vocoder
 from vocos_onnx.model.checkpoint import CheckpointError
-from vocos_onnx.model.config import METADATA_KEY
+from vocos_onnx.model.onnx_file import read_model
 from vocos_onnx.model.operators import FLOAT
-from vocos_onnx.model.session import evaluate, open_file
+from vocos_onnx.model.session import evaluate
 from vocos_onnx.model.sherpa import DESCRIPTION_KEY, settings, sherpa_metadata, spectrum_of
 from vocos_onnx.model.sources import Files
 
@@ -49,7 +49,7 @@ def test_graph_and_metadata(checkpoint: Path, tmp_path: Path, capsys: pytest.Cap
     assert lines[0].startswith("largest difference of the spectrum from float64 arithmetic, relative to the peak:")
     assert lines[1].startswith(f"wrote {theirs}")
 
-    file, vocos = open_file(theirs, METADATA_KEY), VocosONNX(ours)
+    file, vocos = read_model(theirs), VocosONNX(ours)
     assert [tuple(value) for value in file.inputs] == [("mels", FLOAT, ("batch", 80, "frames"))]
     assert [tuple(value) for value in file.outputs] == [
         (name, FLOAT, ("batch", 513, "frames")) for name in ("mag", "x", "y")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from tests.helpers import found
@@ -142,6 +143,7 @@ TEXTS = st.text("0123456789 -+.e_xhanvocs\n", max_size=8)
 VALUES = st.one_of(TEXTS, st.integers(-2, 1 << 70).map(str), st.sampled_from(["vocos", "hann", "1", "0"]))
 
 
+@hypothesis.settings(deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES))
 def test_any_metadata(metadata: dict[str, str]) -> None:
     """Settings within the limits, or a ValueError."""

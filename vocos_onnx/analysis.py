@@ -229,8 +229,8 @@ def _refuse_token_options(bandwidth: float | None, encoder: EncoderOrPath | None
 
 def _unknown_mels_error() -> ValueError:
     return ValueError(
-        "this model's file does not say how its mels are made of audio: decode takes mels; to make them here, put the "
-        "config.yaml of the checkpoint beside the .onnx file, and open it again"
+        "this model does not say how its mels are made of audio, so that only decode can be used, with mels of the "
+        "system that it is for; of another exporter's file, a config.yaml of the checkpoint beside it says how"
     )
 
 

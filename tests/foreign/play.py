@@ -71,7 +71,8 @@ def in_windows(vocos: VocosONNX) -> tuple[float, float]:
         whole = vocos.decode(mels, check=False)
         vocos._plan = Plan(network.reach, network.threads or 2, waiting=10.0)
     cut = difference(vocos.decode(mels, check=False), whole)
-    streamed = [*vocos.decode_stream((mels[:, i : i + 8] for i in range(0, frames, 8)), check=False)]
+    chunk = 500 if (network.size or 0) > 500 else 8  # each takes as long as all frames that the graph takes
+    streamed = [*vocos.decode_stream((mels[:, i : i + chunk] for i in range(0, frames, chunk)), check=False)]
     return cut, difference(np.concatenate(streamed), whole)
 
 

@@ -118,6 +118,8 @@ class Generator(nn.Module):
                     f"num_samples is {files.num_samples}, expected a multiple of the hop of {hop} from {shortest} on, "
                     f"such as {near}"
                 )
+        if features is None:
+            raise ValueError("feature_extractor: the config does not say how the mels are made")
         if isinstance(features, MelFeatures):
             if encoder is not None:
                 raise ValueError("an encoder is given, and the features are mels; leave it out")

@@ -193,16 +193,21 @@ HEADS: dict[str, Callable[..., Head]] = {
 }
 
 
+Features = EncodecFeatures | MelFeatures | None  # None: mels, and it is not known how they are made
+_UNKNOWN_MELS = "vocos_onnx.UnknownMels"  # the class_path of such features
+_AMPHION_RATE = 24_000  # Hz
+
+
 @dataclass(frozen=True)
 class VocosConfig:
     """What a config describes. The features are without the fingerprint of the codebooks."""
 
     backbone: Backbone
     head: Head
-    features: EncodecFeatures | MelFeatures
+    features: Features
     sample_rate: int
 
-    def described(self, features: EncodecFeatures | MelFeatures, source: Source) -> ModelConfig:
+    def described(self, features: Features, source: Source) -> ModelConfig:
         """The description of the model file. Raises CheckpointError if features and head contradict one another."""
         head = self.head
         # a frame of a WaveNextHead is one hop of audio, whatever its n_fft and padding
@@ -323,15 +328,13 @@ def _args(section: Any) -> dict[str, Any] | None:
 def _of_amphion(vocos: dict[str, Any], preprocess: Any) -> dict[str, Any]:
     """The config of upstream's layout that says what one of Amphion does: models/codec/amphion_codec/vocos.py.
 
-    Its mels are those of HiFi-GAN at another rate (models/codec/melvqgan/melspec.py).
+    Its mels are those of HiFi-GAN at another rate (models/codec/melvqgan/melspec.py). Where the config does not say
+    which, or has a mean that is taken from them, as those of Amphion's own models have, it is not known how they are
+    made. All of those models have 24 kHz.
     """
-    names = {"sample_rate", "n_fft", "hop_size", "num_mels"}
-    missing = names - preprocess.keys() if isinstance(preprocess, dict) else names
-    if missing:
-        raise CheckpointError(
-            f"the config lacks {listed(f'preprocess.{name}' for name in sorted(missing))}, which "
-            "a config of Amphion has beside model.vocos: they say what mels the model takes, and its sample rate"
-        )
+    said: dict[str, Any] = preprocess if isinstance(preprocess, dict) else {}
+    is_known = {"sample_rate", "n_fft", "hop_size", "num_mels"} <= said.keys()
+    is_known = is_known and not {"mel_mean", "mel_var"} & said.keys()
     vocos = {"adanorm_num_embeddings": None, "padding": "same", **vocos}
     known = {"input_channels", "dim", "intermediate_dim", "num_layers", "adanorm_num_embeddings"}
     head = {"n_fft": "n_fft", "hop_size": "hop_length", "padding": "padding"}
@@ -340,26 +343,32 @@ def _of_amphion(vocos: dict[str, Any], preprocess: Any) -> dict[str, Any]:
     if lacks or unknown:
         what = f"lacks {listed(sorted(lacks))}" if lacks else f"has the unknown {listed(unknown)}"
         raise CheckpointError(f"model.vocos {what}; its arguments are {', '.join(sorted(known | head.keys()))}")
-    win_size = preprocess.get("win_size", preprocess["n_fft"])
-    if win_size != preprocess["n_fft"]:
-        raise CheckpointError(f"preprocess.win_size is {shown(win_size)}, expected the n_fft, {preprocess['n_fft']}")
-    return {
-        "feature_extractor": {
+    features: dict[str, Any] = {
+        "class_path": _UNKNOWN_MELS,
+        "init_args": {"sample_rate": said.get("sample_rate", _AMPHION_RATE)},
+    }
+    if is_known:
+        win_size = said.get("win_size", said["n_fft"])
+        if win_size != said["n_fft"]:
+            raise CheckpointError(f"preprocess.win_size is {shown(win_size)}, expected the n_fft, {said['n_fft']}")
+        features = {
             "class_path": "vocos.feature_extractors.MelSpectrogramFeatures",
             "init_args": {
-                "sample_rate": preprocess["sample_rate"],
-                "n_fft": preprocess["n_fft"],
-                "hop_length": preprocess["hop_size"],
-                "n_mels": preprocess["num_mels"],
+                "sample_rate": said["sample_rate"],
+                "n_fft": said["n_fft"],
+                "hop_length": said["hop_size"],
+                "n_mels": said["num_mels"],
                 "padding": "same",
-                "f_min": preprocess.get("fmin", 0),
-                "f_max": preprocess.get("fmax"),
+                "f_min": said.get("fmin", 0),
+                "f_max": said.get("fmax"),
                 "norm": "slaney",
                 "mel_scale": "slaney",
                 "clip_val": HIFIGAN.clip,
                 "power_offset": HIFIGAN.power_offset,
             },
-        },
+        }
+    return {
+        "feature_extractor": features,
         "backbone": {
             "class_path": "vocos.models.VocosBackbone",
             "init_args": {name: value for name, value in vocos.items() if name in known},
@@ -415,9 +424,10 @@ def read_encodec_features(config: dict[str, Any]) -> EncodecFeatures:
     return features
 
 
-def read_features(config: dict[str, Any]) -> tuple[EncodecFeatures | MelFeatures, int]:
+def read_features(config: dict[str, Any]) -> tuple[Features, int]:
     """Features, without a fingerprint, and the sample rate in Hz."""
-    functions: dict[str, Callable[..., tuple[EncodecFeatures | MelFeatures, int]]] = {
+    functions: dict[str, Callable[..., tuple[Features, int]]] = {
+        _UNKNOWN_MELS: _unknown_mels,
         "vocos.feature_extractors.EncodecFeatures": _encodec,
         "vocos.feature_extractors.MelSpectrogramFeatures": _mel,
     }
@@ -430,6 +440,10 @@ def read_features(config: dict[str, Any]) -> tuple[EncodecFeatures | MelFeatures
         return function(**args)
     except ValueError as error:
         raise CheckpointError(f"feature_extractor: {error}") from error
+
+
+def _unknown_mels(sample_rate: int) -> tuple[None, int]:
+    return None, sample_rate
 
 
 def _encodec(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import onnx_bytes as ob
 from tests.cli.test_cli import run
 from tests.foreign.play import difference, in_windows, settings, to_torch
 from tests.helpers import DATA
@@ -308,3 +309,69 @@ def test_convert_refuses_options_that_are_not_for_it(tmp_path: Path, capsys: pyt
     assert run("convert", str(tmp_path), "-o", ours, "--padding", "same") == 2
     assert "--padding is for another exporter's .onnx file" in capsys.readouterr().err
     assert not Path(ours).exists()
+
+
+# Graphs that no exporter of a Vocos writes, but that pass the check
+
+
+def exotic(path: Path, nodes: list[bytes], frames: int | str = "time", bands: int | str = 8) -> Path:
+    """A file of one convolution of 7 taps, and of nodes from "c" to "d", whose mag, x and y are all "d"."""
+    rng = np.random.default_rng(0)
+    weights = [
+        ob.tensor("w", rng.normal(0, 0.2, (33, 8, 7)).astype(np.float32)),
+        ob.tensor("one", np.array([1])),
+        ob.tensor("end", np.array([np.iinfo(np.int64).max])),
+        ob.tensor("start", np.array([0])),
+        ob.tensor("time", np.array([2])),
+    ]
+    nodes = [ob.node("Conv", ["mels", "w"], ["c"], pads=[3, 3], kernel_shape=[7]), *nodes]
+    outputs = ["mag", "x", "y"]
+    nodes += [ob.node("Identity", ["d"], [name]) for name in outputs]
+    shape: list[int | str] = ["batch", 33, frames]
+    graph = ob.graph(
+        nodes, weights, [ob.value("mels", ["batch", bands, frames])], [ob.value(o, shape) for o in outputs]
+    )
+    path.write_bytes(ob.model(graph, "vocos", opsets=[("", 17)], key="model_type"))
+    return path
+
+
+SIZES: dict[str, Any] = {"sample_rate": 8000, "hop_length": 16, "padding": "center"}
+PLAIN = [ob.node("Identity", ["c"], ["d"])]
+MEAN = [ob.node("ReduceMean", ["c"], ["m"], axes=[2], keepdims=1), ob.node("Sub", ["c", "m"], ["d"])]
+ROLL = [
+    ob.node("Slice", ["c", "one", "end", "time"], ["late"]),
+    ob.node("Slice", ["c", "start", "one", "time"], ["early"]),
+    ob.node("Concat", ["late", "early"], ["d"], axis=2),
+]
+
+
+def test_a_fixed_length_that_is_shorter_than_the_network_sees(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"takes 6 frames at once, fewer than its network sees, 7: export it with"):
+        VocosONNX(exotic(tmp_path / "six.onnx", PLAIN, frames=6), **SIZES)
+    assert VocosONNX(exotic(tmp_path / "seven.onnx", PLAIN, frames=7), **SIZES).network.reach == 3
+
+
+@pytest.mark.parametrize("nodes", [MEAN, ROLL])
+def test_a_network_that_sees_all_frames_is_not_cut(tmp_path: Path, nodes: list[bytes]) -> None:
+    """By its operators, or as measured: the other end of the sequence is seen, however short the convolutions are."""
+    vocos = VocosONNX(exotic(tmp_path / "all.onnx", nodes), **SIZES)
+    assert (vocos.network.reach, vocos.delay) == (0, 0)
+    with pytest.raises(ValueError, match=r"cannot be streamed, since how far its network sees is not known"):
+        vocos.stream()
+    mels = np.random.default_rng(1).normal(-1, 1, (8, 3000)).astype(np.float32)
+    whole = vocos.network.spectrum(mels[None], None)
+    cut = next(iter(vocos._plan.work(vocos._reader.read(mels, None, "kbt", check=False).items).batches))
+    assert [(span.start, span.stop) for span in cut] == [(0, 3000)]
+    assert np.isfinite(whole).all()
+    fixed = VocosONNX(exotic(tmp_path / "fixed.onnx", nodes, frames=40), **SIZES)
+    assert fixed.decode(mels[:, :40], check=False).shape == (39 * 16,)
+    with pytest.raises(
+        ValueError, match=r"has 41 frames, and this model takes 40 at once: how far it sees is not known"
+    ):
+        fixed.decode(mels[:, :41], check=False)
+
+
+def test_bands_that_nobody_states(tmp_path: Path) -> None:
+    path = exotic(tmp_path / "bands.onnx", PLAIN, bands="bands")
+    with pytest.raises(ValueError, match=r"bands"):
+        VocosONNX(path, **SIZES)

@@ -31,7 +31,7 @@ from .config import METADATA_KEY, ModelConfig, Source, parse_json
 from .onnx_bytes import floats, integers, node
 from .onnx_file import ModelFile, Value, read_file, with_ends
 from .operators import FLOAT, INT64, TYPE_NAMES
-from .shapes import Shape
+from .shapes import Shape, Size
 from .sources import CONFIGS, source_name
 
 Outputs = list[npt.NDArray[Any]]
@@ -159,7 +159,8 @@ def _layout(file: ModelFile, n_mels: int | None) -> _Layout:
         raise refuse(f"it returns {len(outputs)} outputs, {_named(outputs)}, expected mag, x, y, or audio")
     if kinds != {FLOAT}:
         raise refuse(f"it returns {_named(outputs[:3])}, expected float32")
-    axes, channels, size = _axes(mels.shape, n_mels, refuse)
+    frames = outputs[0].shape[-1] if len(outputs) > 1 and outputs[0].shape else None
+    axes, channels, size = _axes(mels.shape, n_mels, frames, refuse)
     rows = mels.shape[0] if isinstance(mels.shape[0], int) else None
     if len(outputs) == 1:
         if len(outputs[0].shape) not in (2, 3):
@@ -175,12 +176,20 @@ def _layout(file: ModelFile, n_mels: int | None) -> _Layout:
     return _Layout(mels.name, axes, rows, channels, size, tuple(value.name for value in spectrum), n_fft)
 
 
-def _axes(shape: Shape, n_mels: int | None, refuse: _Refusal) -> tuple[Literal["bct", "btc"], int, int | None]:
-    """The order of the axes, how many bands there are, and how many frames if that is fixed."""
+def _axes(
+    shape: Shape, n_mels: int | None, frames: Size, refuse: _Refusal
+) -> tuple[Literal["bct", "btc"], int, int | None]:
+    """The order of the axes, how many bands there are, and how many frames if that is fixed.
+
+    Where both sizes are, the number of bands or of the spectrum's ``frames`` tells them apart; of a graph that makes
+    audio, there are more frames than bands.
+    """
     _, one, other = shape
     if isinstance(one, int) and isinstance(other, int):
-        # bands are fewer than frames in every file of a fixed length that is known
-        is_btc = other == n_mels != one or (one != n_mels and other < one)
+        if n_mels in (one, other):
+            is_btc = other == n_mels != one
+        else:
+            is_btc = one == frames != other if frames in (one, other) else other < one
         size = one if is_btc else other
         if not 1 <= size <= _MAX_FRAMES:
             raise refuse(f"it takes {shown(size)} frames, expected 1 to {_MAX_FRAMES}")

@@ -432,6 +432,8 @@ def with_ends(
     """Returns a model with other inputs, outputs and metadata, and with nodes before and after its own.
 
     The parts are the contents of messages. ``names``: other names for some values of the graph's own nodes.
+
+    Raises ValueError if the graph does not fit them.
     """
     data, places, part = file.data, file.places, _GRAPH.numbers
     pieces = [field(part["node"], node) for node in first]
@@ -457,7 +459,10 @@ def with_ends(
     for key, value in metadata.items():
         entry = field(_ENTRY.numbers["key"], key.encode()) + field(_ENTRY.numbers["value"], value.encode())
         model.append(field(_MODEL.numbers["metadata_props"], entry))
-    return aligned(b"".join(model))
+    try:
+        return aligned(b"".join(model))
+    except (_DamagedError, _RefusedError) as error:
+        raise ValueError(f"{file.path} {error}") from None
 
 
 def _without_weights(check: _Check) -> dict[ByteRange, bytes]:

@@ -31,7 +31,12 @@ def varint(number: int) -> bytes:
 
 def field(number: int, content: bytes) -> bytes:
     """A field of a text or a message; its number is 15 or less, so that the tag has one byte."""
-    return bytes([number << 3 | _BYTES]) + varint(len(content)) + content
+    return field_head(number, len(content)) + content
+
+
+def field_head(number: int, length: int) -> bytes:
+    """What comes before the content of such a field, of which there are so many bytes."""
+    return bytes([number << 3 | _BYTES]) + varint(length)
 
 
 def number_field(number: int, value: int) -> bytes:

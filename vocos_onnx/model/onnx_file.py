@@ -35,7 +35,7 @@ from vocos_onnx.messages import listed, shown
 
 from .config import ENCODER_KEY, METADATA_KEY, newer_format
 from .mistaken import foreign_vocos, other_file_message
-from .onnx_bytes import SMALL, ByteRange, field, field_start, fields_of, number_field, padding_of, varint
+from .onnx_bytes import SMALL, ByteRange, field, field_head, field_start, fields_of, number_field, padding_of, varint
 from .operators import (
     BOOL,
     DOMAINS,
@@ -431,38 +431,34 @@ def with_ends(
 ) -> bytes:
     """Returns a model with other inputs, outputs and metadata, and with nodes before and after its own.
 
-    The parts are the contents of messages. ``names``: other names for some values of the graph's own nodes.
-
-    Raises ValueError if the graph does not fit them.
+    The parts are the contents of messages. ``names``: other names for some values of the graph's own nodes. What does
+    not change is copied once, and nothing is checked.
     """
-    data, places, part = file.data, file.places, _GRAPH.numbers
-    pieces = [field(part["node"], node) for node in first]
+    data, places, part = memoryview(file.data), file.places, _GRAPH.numbers
+    pieces: list[bytes | memoryview] = [field(part["node"], node) for node in first]
     taken = {*places.inputs, *places.outputs}
-    for number, start, content, end in fields_of(data, places.graph):
+    for number, start, content, end in fields_of(file.data, places.graph):
         if (content, end) in taken:
             continue
         if (content, end) in places.edits:
             pieces.append(places.edits[content, end])
         elif number == part["node"] and names:
-            pieces.append(field(number, _renamed(data, (content, end), names)))
+            pieces.append(field(number, _renamed(file.data, (content, end), names)))
         else:
             pieces.append(data[start:end])
     pieces += [field(part["node"], node) for node in last]
     for name, contents in (("initializer", initializers), ("input", inputs), ("output", outputs)):
         pieces += [field(part[name], content) for content in contents]
-    model = []
-    for number, start, _, end in fields_of(data, (0, len(data))):
+    model: list[bytes | memoryview] = []
+    for number, start, _, end in fields_of(file.data, (0, len(data))):
         if number == _MODEL.numbers["graph"]:
-            model.append(field(number, b"".join(pieces)))
+            model += [field_head(number, sum(map(len, pieces))), *pieces]
         elif number != _MODEL.numbers["metadata_props"]:
             model.append(data[start:end])
     for key, value in metadata.items():
         entry = field(_ENTRY.numbers["key"], key.encode()) + field(_ENTRY.numbers["value"], value.encode())
         model.append(field(_MODEL.numbers["metadata_props"], entry))
-    try:
-        return aligned(b"".join(model))
-    except (_DamagedError, _RefusedError) as error:
-        raise ValueError(f"{file.path} {error}") from None
+    return b"".join(model)
 
 
 def _without_weights(check: _Check) -> dict[ByteRange, bytes]:

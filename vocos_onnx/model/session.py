@@ -22,7 +22,7 @@ from .config import ENCODER_KEY, EXPORT_AGAIN, METADATA_KEY, EncoderConfig, Mode
 from .cpus import read_threads
 from .foreign import NOTHING, Settings, own_file
 from .mistaken import checked_path, folder_message, foreign_vocos, missing_message
-from .onnx_file import STEP, WHOLE, ModelFile, PinnedFile, Value, parse_model, read_model
+from .onnx_file import STEP, WHOLE, ModelFile, PinnedFile, Value, aligned, parse_model, read_model
 from .operators import FLOAT, INT64, TYPE_NAMES
 from .providers import CPU, CUDA, Provider, asks_for_cuda, choose_providers, load_libraries, why_absent
 from .runtime import calls, import_onnxruntime, never_destroy_in_forks, reserve_blas_memory
@@ -270,7 +270,9 @@ def own_bytes(path: Path, settings: Settings) -> bytes:
     file = read_model(path)
     if keys := file.metadata.keys() & {METADATA_KEY, ENCODER_KEY}:
         raise ValueError(f"{path} is a model of vocos-onnx already ({listed(keys)} in its metadata): copy it")
-    return _as_own(file, settings)
+    data = _as_own(file, settings)
+    parse_model(path, data)
+    return aligned(data)
 
 
 def _read_config(file: ModelFile, config_class: type[Config]) -> Config:

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,7 +147,7 @@ def own_file(file: ModelFile, given: Settings, run: Run) -> bytes:
 
 def _layout(file: ModelFile, n_mels: int | None) -> _Layout:
     """How the graph takes mels. Raises ValueError if it is not one that takes mels alone."""
-    refuse = _Refusal(file)
+    refuse = partial(_refusal, file)
     if len(file.inputs) != 1:
         raise refuse(f"it takes {len(file.inputs)} inputs, {_named(file.inputs)}, and a Vocos takes mels alone")
     (mels,), outputs = file.inputs, file.outputs
@@ -177,7 +178,7 @@ def _layout(file: ModelFile, n_mels: int | None) -> _Layout:
 
 
 def _axes(
-    shape: Shape, n_mels: int | None, frames: Size, refuse: _Refusal
+    shape: Shape, n_mels: int | None, frames: Size, refuse: Callable[[str], ValueError]
 ) -> tuple[Literal["bct", "btc"], int, int | None]:
     """The order of the axes, how many bands there are, and how many frames if that is fixed.
 
@@ -203,17 +204,11 @@ def _axes(
     return "bct", n_mels, None
 
 
-class _Refusal:
-    """Makes the error of a file that is not read."""
-
-    def __init__(self, file: ModelFile) -> None:
-        self._path = file.path
-
-    def __call__(self, reason: str) -> ValueError:
-        return ValueError(
-            f"{self._path} is no Vocos model that this version reads: {reason}. If it was made of a checkpoint of "
-            "Vocos, convert that: vocos-onnx convert CHECKPOINT -o MODEL.onnx"
-        )
+def _refusal(file: ModelFile, reason: str) -> ValueError:
+    return ValueError(
+        f"{file.path} is no Vocos model that this version reads: {reason}. If it was made of a checkpoint of Vocos, "
+        "convert that: vocos-onnx convert CHECKPOINT -o MODEL.onnx"
+    )
 
 
 def _named(values: Sequence[Value]) -> str:
@@ -414,7 +409,7 @@ def _hop(
         hop = samples // frames if samples % frames == 0 else samples // max(1, frames - 1)
     rest = samples - frames * hop
     if hop < 1 or hop > MAX_N_FFT or rest not in (0, -hop):
-        raise _Refusal(file)(f"it makes {samples} samples of {frames} frames, expected frames·hop or (frames - 1)·hop")
+        raise _refusal(file, f"it makes {samples} samples of {frames} frames, expected frames·hop or (frames - 1)·hop")
     return hop, rest
 
 
@@ -425,7 +420,7 @@ def _of_audio(file: ModelFile, facts: _Facts, hop: int, rest: int) -> _Facts:
         if said is not None and said != found and not (name == "padding" and found == "same"):
             raise ValueError(f"{file.path}: {name} is said to be {said}, and its audio has {found}: leave it out")
     if rest and hop % 2:
-        raise _Refusal(file)(f"it has a hop of {hop} samples and an inverse STFT that is centred, expected an even hop")
+        raise _refusal(file, f"it has a hop of {hop} samples and an inverse STFT that is centred, expected an even hop")
     return replace(facts, n_fft=hop, hop_length=hop, padding=padding)
 
 

@@ -268,14 +268,12 @@ def test_a_geometry_of_amphion_needs_torch(tmp_path: Path) -> None:
     vocos = {"input_channels": 128, "dim": 1024, "intermediate_dim": 4096, "num_layers": 30, "n_fft": 1920}
     vocos |= {"hop_size": 480}
     preprocess = {"sample_rate": 24000, "n_fft": 1920, "hop_size": 480, "num_mels": 128}
-    (folder / "config.json").write_text(json.dumps({"model": {"vocos": vocos}, "preprocess": preprocess}))
-    with pytest.raises(
-        CheckpointError, match=r"no graph is bundled for this geometry: .*num_layers 30.*, and vocos-on"
-    ):
-        VocosONNX(folder)
-    (folder / "config.json").write_text(json.dumps({"model": {"vocos": vocos}}))
-    with pytest.raises(CheckpointError, match=r"the config lacks .*preprocess\.sample_rate"):
-        VocosONNX(folder)
+    for config in {"model": {"vocos": vocos}, "preprocess": preprocess}, {"model": {"vocos": vocos}}:
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(
+            CheckpointError, match=r"no graph is bundled for this geometry: .*num_layers 30.*, and vocos-on"
+        ):
+            VocosONNX(folder)
 
 
 def spoiled(change: Callable[[State], object]) -> State:

@@ -63,7 +63,7 @@ def decode_together(vocos: VocosONNX, items: list[np.ndarray], bandwidth_id: int
     """As on a GPU: the items that have one bandwidth as one batch."""
     given = vocos._reader.read(items, bandwidth_id, "kbt")
     batches = list(Plan(vocos.network.reach, None, together=vocos.network.has_state).work(given.items).batches)
-    assert vocos.delay == 0 or len(batches) == len({frames.bandwidth_id for frames in given.items})
+    assert not vocos.network.has_state or len(batches) == len({frames.bandwidth_id for frames in given.items})
     sums = [one for batch in batches for one in vocos._inverse.sums(vocos.network.spectra(batch))]
     decoded = given.restore(vocos._inverse.join(sums))
     assert isinstance(decoded, list)

@@ -427,14 +427,14 @@ def read_encodec_features(config: dict[str, Any]) -> EncodecFeatures:
 def read_features(config: dict[str, Any]) -> tuple[Features, int]:
     """Features, without a fingerprint, and the sample rate in Hz."""
     functions: dict[str, Callable[..., tuple[Features, int]]] = {
-        _UNKNOWN_MELS: _unknown_mels,
         "vocos.feature_extractors.EncodecFeatures": _encodec,
         "vocos.feature_extractors.MelSpectrogramFeatures": _mel,
     }
     class_path, args = section(config, "feature_extractor")
     if "dowmsamples" in args or "vq_bins" in args:
         raise _unsupported("WavTokenizer")
-    function = _class_named("feature_extractor", class_path, functions)
+    is_unknown = class_path == _UNKNOWN_MELS
+    function = _unknown_mels if is_unknown else _class_named("feature_extractor", class_path, functions)
     check_args("feature_extractor", class_path, args, function)
     try:
         return function(**args)

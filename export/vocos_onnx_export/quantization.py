@@ -231,8 +231,8 @@ def _ranges(proto: onnx.ModelProto, original: Decoder, items: Sequence[Item]) ->
 
     if not original.network.has_state:
         raise ValueError(
-            "this model has no state: it has a VocosResNetBackbone, whose work is in convolutions: int8 does nothing for "
-            "it; or it was made of another exporter's file, whose graph stays as it is"
+            "this model has no state: it has a VocosResNetBackbone, whose work is in convolutions: int8 does nothing "
+            "for it; or it was made of another exporter's file, whose graph stays as it is"
         )
     weights = {node.input[0]: node.input[1] for node in products(proto.graph)}
     watched = onnx.ModelProto()

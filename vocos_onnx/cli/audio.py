@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -49,20 +49,6 @@ def check_audio(target: Path | None, format: str | None) -> str | None:
 def save(job: Job, blocks: Iterable[Float], rate: int, overwrite: bool) -> int:
     """Write blocks (n,) of audio to the job's output. Returns the number of samples."""
     return save_blocks(job.output, blocks, rate, format=job.format, overwrite=overwrite, comment=MADE_BY)
-
-
-def cut_end(blocks: Iterable[Float], most: int, length: Callable[[int], int]) -> Iterator[Float]:
-    """The blocks (n,) without up to ``most`` samples at their end.
-
-    ``length`` is called after the last block with the number of samples in all blocks, and returns how many to keep.
-    """
-    tail, done = np.zeros(0, np.float32), 0  # the last samples, which may be cut off; those before them
-    for block in blocks:
-        tail = np.concatenate([tail, block])
-        certain = max(0, len(tail) - most)
-        yield tail[:certain]
-        tail, done = tail[certain:], done + certain
-    yield tail[: length(done + len(tail)) - done]
 
 
 class Recording:

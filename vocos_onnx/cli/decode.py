@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vocos_onnx.io.kinds import ARRAYS, TOKENS
 from vocos_onnx.messages import in_python, python_command
 
 from . import options
 from .console import warn
 from .jobs import Job, ends_in, expand, plan_jobs, run_jobs
 from .models import ENCODEC, open_vocoder
-from .options import ARRAYS, INPUTS, OUTPUTS, TOKENS
+from .options import INPUTS, OUTPUTS
 from .parser import Commands
 from .progress import Progress
 
@@ -73,9 +74,10 @@ def add(commands: Commands) -> None:
 
 
 def run(args: Namespace) -> None:
+    from vocos_onnx.io.samples import cut_end
     from vocos_onnx.io.tokens import read_token_file
 
-    from .audio import check_audio, cut_end, save
+    from .audio import check_audio, save
 
     if args.bandwidth is not None and args.bandwidth_id is not None:
         raise ValueError(

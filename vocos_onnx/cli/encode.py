@@ -6,11 +6,13 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vocos_onnx.io.kinds import AUDIO
+
 from . import options
 from .jobs import Job, ends_in, expand, plan_jobs, run_jobs
 from .mistaken import explained
 from .models import session_options
-from .options import AUDIO, OUTPUTS
+from .options import OUTPUTS
 from .parser import Commands
 from .progress import Progress
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from vocos_onnx.io.files import check_target, new_folder, temporary
+from vocos_onnx.io.kinds import AUDIO, TOKENS
 from vocos_onnx.messages import in_shell, listed
 from vocos_onnx.model.bundled import find_model
 
@@ -30,7 +31,6 @@ from .console import (
     report_done,
     warn,
 )
-from .options import AUDIO, TOKENS
 from .progress import Progress
 
 

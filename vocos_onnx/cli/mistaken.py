@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vocos_onnx.io.kinds import kind_of
+from vocos_onnx.io.kinds import ARRAYS, kind_of
 from vocos_onnx.messages import close_to, in_shell
 from vocos_onnx.model.bundled import BUNDLED, find_model
-
-from .options import ARRAYS
 
 _HEAD = 1 << 13  # bytes that tell what a file is
 

@@ -10,14 +10,6 @@ from pathlib import Path
 
 from vocos_onnx.messages import shown
 
-# The files in a folder with these endings are inputs; a file with another ending can be named on its own.
-AUDIO = (
-    ".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
-    ".rf64", ".voc", ".sph", ".wv", ".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka",
-)  # fmt: skip
-ARRAYS = (".npz", ".npy")
-TOKENS = (*ARRAYS, ".json", ".safetensors")
-
 INPUTS = "- is standard input, and a folder stands for all of its {} files (not those in subfolders)"
 OUTPUTS = "for several inputs a folder, which is created if it does not exist; - is standard output"
 

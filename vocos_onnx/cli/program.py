@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vocos_onnx import __version__
+from vocos_onnx.io.kinds import AUDIO, TOKENS
 from vocos_onnx.messages import shown
 
 from . import (
@@ -26,7 +27,6 @@ from . import (
     train,
 )
 from .console import BAD_INPUT, ReaderGoneError, abandon, complain, warnings_as_lines
-from .options import AUDIO, TOKENS
 from .parser import Commands, Parser
 
 COMMANDS = (

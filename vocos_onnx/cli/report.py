@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from argparse import Namespace
 
+from vocos_onnx.io.kinds import AUDIO
+
 from . import options
 from .console import STDIN, complain, report_done
 from .jobs import check_output, expand
 from .mistaken import explained
 from .models import session_options
-from .options import AUDIO
 from .parser import Commands
 from .progress import Progress
 

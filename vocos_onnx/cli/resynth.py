@@ -7,13 +7,13 @@ from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
 
-from vocos_onnx.io.kinds import kind_of
+from vocos_onnx.io.kinds import AUDIO, kind_of
 from vocos_onnx.messages import printable
 
 from . import options
 from .jobs import Job, check_output, expand, plan_jobs, run_jobs
 from .models import check_encoder, open_vocoder
-from .options import AUDIO, OUTPUTS
+from .options import OUTPUTS
 from .parser import Commands
 from .progress import Progress
 
@@ -43,7 +43,9 @@ def add(commands: Commands) -> None:
 def run(args: Namespace) -> None:
     import numpy as np
 
-    from .audio import Recording, check_audio, cut_end, save
+    from vocos_onnx.io.samples import cut_end
+
+    from .audio import Recording, check_audio, save
 
     inputs = expand(args.inputs, AUDIO, "audio files")
     vocos = open_vocoder(args, args.model, args.encoder)

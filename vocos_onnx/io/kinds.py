@@ -1,8 +1,16 @@
-"""What a file or a stream is, by its first bytes: a container is no raw numbers, and messages can name it."""
+"""What a file or a stream is, by its ending or its first bytes: a container is no raw numbers, messages can name it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+# The files in a folder with these endings are inputs; a file with another ending can be named on its own.
+AUDIO = (
+    ".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
+    ".rf64", ".voc", ".sph", ".wv", ".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka",
+)  # fmt: skip
+ARRAYS = (".npz", ".npy")
+TOKENS = (*ARRAYS, ".json", ".safetensors")
 
 _ENOUGH, _VARIED = 64, 8  # bytes of text, and different ones among them: a constant level may look like text
 _FRAMES = 4096  # bytes in which two frames of mp3 or ADTS begin

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from typing import Any
 
@@ -303,3 +303,17 @@ def read_chunk(chunk: Any) -> int:
 def to_int16(audio: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
     """Samples with full scale ±1 as 16-bit PCM: rounded to the nearest value, and clipped."""
     return np.round(audio * (1 << 15)).clip(-(1 << 15), (1 << 15) - 1).astype(np.int16)
+
+
+def cut_end(blocks: Iterable[Float], most: int, length: Callable[[int], int]) -> Iterator[Float]:
+    """The blocks (n,) without up to ``most`` samples at their end.
+
+    ``length`` is called after the last block with the number of samples in all blocks, and returns how many to keep.
+    """
+    tail, done = np.zeros(0, np.float32), 0  # the last samples, which may be cut off; those before them
+    for block in blocks:
+        tail = np.concatenate([tail, block])
+        certain = max(0, len(tail) - most)
+        yield tail[:certain]
+        tail, done = tail[certain:], done + certain
+    yield tail[: length(done + len(tail)) - done]

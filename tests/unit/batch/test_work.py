@@ -1,0 +1,267 @@
+"""One item: its bytes, what is said of it, and what happens to those that fail."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.helpers import DATA, tone
+from vocos_onnx import EncodecONNX, VocosONNX, load_audio, load_tokens, save_tokens
+from vocos_onnx.batch.job import Settings
+from vocos_onnx.batch.manifest import Item
+from vocos_onnx.batch.work import Worker
+from vocos_onnx.cli import main
+
+MODEL, ENCODER, MEL = DATA / "encodec.onnx", DATA / "encoder.onnx", DATA / "mel.onnx"
+PAIR: dict[str, Any] = {"model": MODEL, "encoder": ENCODER, "bandwidth": 1.5}
+
+
+def item(path: Path, **options: Any) -> Item:
+    return Item(0, path.stem, path, 1, **options)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    path = tmp_path / "tokens.npz"
+    codes = np.random.default_rng(0).integers(1024, size=(2, 30))
+    save_tokens(path, codes, VocosONNX(MODEL), samples=30 * 320 - 100)
+    return path
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "recording.wav"
+    soundfile.write(path, np.stack([tone(440, 16_000), 0.1 * tone(660, 16_000)], axis=1) * 0.5, 16_000)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("format", ["wav", "flac", "mp3", "ogg", "opus"])
+def test_decode_writes_what_the_command_does(tokens: Path, out: Path, format: str) -> None:
+    row = Worker(Settings.of("decode", model=MODEL, format=format), out).do(item(tokens))
+    single = out / f"single.{format}"
+    assert main(["decode", str(tokens), str(single), "--model", str(MODEL), "--threads", "1"]) == 0
+    assert (row.error, row.name, row.seconds, row.warnings) == (None, f"tokens.{format}", round(9500 / 24_000, 6), ())
+    assert row.input is not None and row.output is not None
+    assert (row.input.sha256, row.output.sha256) == (digest(tokens), digest(out / row.name))
+    if format in ("wav", "flac", "mp3"):
+        assert (out / row.name).read_bytes() == single.read_bytes()
+    else:  # Ogg has a serial number by chance
+        np.testing.assert_array_equal(load_audio(out / row.name, 24_000), load_audio(single, 24_000))
+
+
+def test_encode_writes_what_the_command_does(recording: Path, out: Path) -> None:
+    row = Worker(Settings.of("encode", encoder=ENCODER, bandwidth=1.5), out).do(item(recording))
+    command = ["encode", recording, out / "single.npz", "--encoder", ENCODER, "--bandwidth", "1.5", "--threads", "1"]
+    assert main([str(word) for word in command]) == 0
+    assert (row.error, row.name, row.seconds) == (None, "recording.npz", 0.5)
+    assert (out / "recording.npz").read_bytes() == (out / "single.npz").read_bytes()
+    with zipfile.ZipFile(out / "recording.npz") as archive:  # which has no time of writing
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    audio = load_audio(recording, 24_000)
+    read = load_tokens(out / "recording.npz")
+    np.testing.assert_array_equal(read.codes, EncodecONNX(ENCODER, threads=1).encode(audio, 24_000, 1.5))
+    assert read.samples == 12_000
+
+
+@pytest.mark.parametrize("options", [PAIR, {"model": MEL}], ids=["tokens", "mels"])
+def test_resynth_writes_what_the_command_does(recording: Path, out: Path, options: dict[str, Any]) -> None:
+    row = Worker(Settings.of("resynth", **options), out).do(item(recording))
+    words = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    assert main(["resynth", str(recording), str(out / "single.wav"), *words, "--threads", "1"]) == 0
+    assert row.error is None
+    assert (out / "recording.wav").read_bytes() == (out / "single.wav").read_bytes()
+    assert row.seconds == round(len(load_audio(out / "recording.wav", 24_000)) / 24_000, 6)
+
+
+def test_mels_and_their_conventions(tmp_path: Path, out: Path, mel: VocosONNX) -> None:
+    mels = np.random.default_rng(0).normal(-5, 1, (8, 20)).astype(np.float32)
+    np.save(tmp_path / "a.npy", mels)
+    np.save(tmp_path / "b.npy", mels.T)
+    own = Worker(Settings.of("decode", model=MEL), out).do(item(tmp_path / "a.npy"))
+    mlx = Worker(Settings.of("decode", model=MEL, mels_from="mlx"), out).do(item(tmp_path / "b.npy"))
+    assert own.output is not None and mlx.output is not None
+    assert own.output.sha256 == mlx.output.sha256
+    assert own.seconds == round(19 * 16 / mel.sample_rate, 6)
+
+
+def test_the_first_codebooks(tokens: Path, out: Path) -> None:
+    np.save(out / "first.npy", load_tokens(tokens).codes[:1])
+    kbps = VocosONNX(MODEL).bandwidths[0]
+    one = Worker(Settings.of("decode", model=MODEL), out).do(item(out / "first.npy"))
+    worker = Worker(Settings.of("decode", model=MODEL, bandwidth=kbps, format="wav"), out)
+    row = worker.do(item(tokens))
+    first, whole = (load_audio(out / r.name, 24_000) for r in (one, row))
+    np.testing.assert_array_equal(first[: len(whole)], whole)
+    assert one.warnings == ("it names no codec: its tokens are taken for those of encodec_24khz",)
+
+
+def test_an_item_that_is_the_same_is_not_done_again(tokens: Path, out: Path) -> None:
+    """Though its time is another: its sha256 says so, and that of the output."""
+    worker = Worker(Settings.of("decode", model=MODEL), out)
+    first = worker.do(item(tokens))
+    assert first.output is not None and first.input is not None
+    os.utime(tokens, ns=(1, 1))
+    os.utime(out / first.name, ns=(2, 2))
+    again = worker.do(item(tokens, known=first))
+    assert again.output is not None and again.input is not None
+    assert (out / first.name).stat().st_mtime_ns == 2
+    assert (again.input.modified, again.output.modified) == (1, 2)
+    assert (again.input.sha256, again.output.sha256) == (first.input.sha256, first.output.sha256)
+    (out / first.name).write_bytes(b"damaged")
+    assert worker.do(item(tokens, known=first)).output != again.output
+    assert digest(out / first.name) == first.output.sha256
+
+
+def fails(path: Path, out: Path, task: Any = "decode", **options: Any) -> str:
+    """The error of an item, which leaves nothing."""
+    row = Worker(Settings.of(task, **options), out).do(item(path))
+    assert list(out.iterdir()) == []
+    assert row.error is not None
+    return row.error
+
+
+def test_items_that_fail(tmp_path: Path, tokens: Path, recording: Path, out: Path) -> None:
+    decode: dict[str, Any] = {"model": MODEL}
+    np.save(tmp_path / "large.npy", np.full((2, 5), 5000))
+    np.save(tmp_path / "batch.npy", np.zeros((2, 3, 5), int))
+    np.save(tmp_path / "mels.npy", np.zeros((8, 5), np.float32))
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "cut.wav").write_bytes(recording.read_bytes()[:2000])
+    (tmp_path / "folder.wav").mkdir()
+    loud = tmp_path / "nan.wav"
+    soundfile.write(loud, np.full(1000, np.nan), 24_000, "FLOAT")
+    assert "No such file" in fails(tmp_path / "none.npy", out, **decode)
+    assert "5000" in fails(tmp_path / "large.npy", out, **decode)
+    assert "expected one recording" in fails(tmp_path / "batch.npy", out, **decode)
+    assert "mel model" in fails(tokens, out, model=MEL)
+    assert "codebooks, and" in fails(first_codebook(tokens), out, model=MODEL, bandwidth=VocosONNX(MODEL).bandwidths[1])
+    for name in ("empty.wav", "cut.wav", "nan.wav"):
+        assert name in fails(tmp_path / name, out, "encode", encoder=ENCODER, bandwidth=1.5)
+    assert "is not a file" in fails(tmp_path / "folder.wav", out, "resynth", **PAIR)
+
+
+def first_codebook(tokens: Path) -> Path:
+    path = tokens.with_name("one.npy")
+    np.save(path, load_tokens(tokens).codes[:1])
+    return path
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
+def test_a_pipe_does_not_hang(tmp_path: Path, out: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert "is not a file" in fails(tmp_path / "pipe.wav", out, "resynth", **PAIR)
+
+
+def test_an_output_of_an_earlier_input_goes_where_the_item_fails(tokens: Path, out: Path) -> None:
+    worker = Worker(Settings.of("decode", model=MODEL), out)
+    known = worker.do(item(tokens))
+    tokens.write_bytes(b"nonsense")
+    assert worker.do(item(tokens, known=known)).error is not None
+    assert list(out.iterdir()) == []
+
+
+def test_a_folder_that_is_full_is_no_fault_of_an_item(tokens: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    worker = Worker(Settings.of("decode", model=MODEL), out)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            worker.do(item(tokens))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
+    assert list(out.iterdir()) == []
+
+
+def test_warnings_are_in_the_row(tmp_path: Path, out: Path) -> None:
+    audio = np.stack([tone(440, 24_000), -tone(440, 24_000)], axis=1)
+    soundfile.write(tmp_path / "inverted.wav", audio, 24_000, "FLOAT")
+    soundfile.write(tmp_path / "loud.wav", 3 * tone(440, 24_000), 24_000, "FLOAT")
+    worker = Worker(Settings.of("resynth", **PAIR), out)
+    assert "cancel" in worker.do(item(tmp_path / "inverted.wav")).warnings[0]
+    assert "3.0 times full scale" in worker.do(item(tmp_path / "loud.wav")).warnings[0]
+
+
+def test_settings_go_to_other_processes() -> None:
+    for settings in (Settings.of("decode", model=MODEL), Settings.of("resynth", **PAIR), Settings.of("decode")):
+        assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_a_model_that_has_changed_is_refused(tmp_path: Path, out: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(MODEL.read_bytes())
+    settings = Settings.of("decode", model=model)
+    model.write_bytes((DATA / "encodec-int8.onnx").read_bytes())
+    with pytest.raises(ValueError, match="sha256"):
+        Worker(settings, out)
+
+
+def test_the_sha256_of_settings_is_that_of_what_decides_the_bytes(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes(MODEL.read_bytes())
+    settings = Settings.of("decode", model=MODEL)
+    assert Settings.of("decode", model=copy).sha256 == settings.sha256
+    others = [
+        Settings.of("decode", model=DATA / "encodec-int8.onnx"),
+        Settings.of("decode", model=MODEL, format="flac"),
+        Settings.of("decode", model=MODEL, key="codes"),
+        Settings.of("decode", model=MODEL, shard_size=10),
+        Settings.of("decode", model=MODEL, bandwidth=VocosONNX(MODEL).bandwidths[0]),
+        Settings.of("resynth", **PAIR),
+    ]
+    assert len({settings.sha256, *(other.sha256 for other in others)}) == 1 + len(others)
+    assert settings.differences(others[1].described()) == ["format is 'wav' here and 'flac' there"]
+
+
+BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "task": ({"task": "train"}, "task is 'train', expected decode or resynth or encode"),
+    "format": ({"format": "m4a"}, "format is 'm4a', expected wav or flac or mp3 or ogg or opus"),
+    "format of encode": ({"task": "encode", "format": "wav"}, r"format is 'wav', expected npz \(of encode\)"),
+    "encoder": ({"encoder": ENCODER}, "encoder is .*decode takes none"),
+    "model": ({"task": "encode", "model": MODEL}, "model is .*encode takes none"),
+    "shard_size": ({"shard_size": 0}, "shard_size is 0, expected 1 to 1,000,000"),
+    "bandwidth": ({"bandwidth": 7}, "bandwidth is 7.0, expected one of"),
+    "mels_from": ({"mels_from": "f6"}, "mels_from is 'f6', expected f5"),
+    "mels of tokens": ({"mels_from": "f5"}, "this model decodes tokens"),
+    "bandwidth of mels": ({"model": MEL, "bandwidth": 6}, "this is a mel model"),
+    "bandwidth of encode": ({"task": "encode", "encoder": ENCODER, "bandwidth": 7}, "bandwidth is 7.0, expected"),
+    "provider": ({"provider": "tpu"}, "provider 'tpu' is not in this onnxruntime"),
+    "no encoder": ({"task": "resynth", "model": MODEL}, "needs its encoder"),
+    "other codebooks": ({"task": "resynth", "model": MODEL, "encoder": "vocos-codec-24khz-encoder"}, "other codebooks"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(BAD_SETTINGS))
+def test_settings_that_are_refused(name: str) -> None:
+    given, message = BAD_SETTINGS[name]
+    options = dict(given)
+    with pytest.raises(ValueError, match=message):
+        Settings.of(options.pop("task", "decode"), **options)
+
+
+def test_the_output_is_whole(tokens: Path, out: Path) -> None:
+    row = Worker(Settings.of("decode", model=MODEL), out).do(item(tokens))
+    assert [path.name for path in out.iterdir()] == [row.name]
+    with soundfile.SoundFile(io.BytesIO((out / row.name).read_bytes())) as file:
+        assert (file.subtype, file.samplerate, file.frames) == ("PCM_16", 24_000, 9500)

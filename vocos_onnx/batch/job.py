@@ -1,0 +1,239 @@
+"""What a job does with its items: the settings, all of them, that decide the bytes of an output."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from vocos_onnx.bandwidths import DEFAULT_BANDWIDTH, bandwidth_index
+from vocos_onnx.messages import shown
+from vocos_onnx.model.bundled import BUNDLED_CODEC, CODEC, CODEC_ENCODER, find_model
+from vocos_onnx.model.cache import file_sha256
+from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY
+from vocos_onnx.model.origin import Wanted, reopened
+from vocos_onnx.pretrained import opened
+
+if TYPE_CHECKING:
+    import os
+
+    from vocos_onnx import EncodecONNX, ModelConfig, VocosONNX
+
+Task = Literal["decode", "resynth", "encode"]
+System = Literal["f5", "zipvoice", "matcha", "chattts", "mlx"]  # whose mels are known
+FORMATS = ("wav", "flac", "mp3", "ogg", "opus")  # of audio
+MAX_SHARD = 1_000_000  # items
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as every process of a job opens it: by its path or its id, if it still has that sha256.
+
+    name: to print.
+    sha256: of the .onnx file; of a checkpoint, of what it was converted to.
+    pinned: what opens it again, as a pickle of the object has it.
+    """
+
+    name: str
+    sha256: str
+    pinned: tuple[str, str] | Wanted
+
+    @classmethod
+    def of(cls, given: str | os.PathLike[str], key: str) -> Model:
+        """The model that an argument of VocosONNX or EncodecONNX means. Raises what these raise."""
+        sha256, origin = opened(Wanted.of(given, key), lambda file: file_sha256(Path(find_model(file))))
+        return cls(origin.name, sha256, origin.pinned())
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done with each item. The bytes of an output depend on its input and on these alone.
+
+    Make them with ``Settings.of``, which checks them.
+
+    task: "decode" (tokens or mels to audio), "encode" (audio to tokens), "resynth" (audio to audio).
+    format: "wav" (16 bits), "flac", "mp3", "ogg", "opus", or of encode "npz".
+    model, encoder: those that the task needs.
+    provider: the execution provider.
+    bandwidth: kbps; None if it is implied.
+    mels_from: the system that made the mels; None for the model's own.
+    key: the array to read in files that hold several.
+    shard_size: items of a tar file; None for a file of each item.
+    """
+
+    task: Task
+    format: str
+    model: Model | None = None
+    encoder: Model | None = None
+    provider: str = "cpu"
+    bandwidth: float | None = None
+    mels_from: System | None = None
+    key: str | None = None
+    shard_size: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        *,
+        format: str | None = None,
+        model: str | os.PathLike[str] | None = None,
+        encoder: str | os.PathLike[str] | None = None,
+        provider: str = "cpu",
+        bandwidth: float | None = None,
+        mels_from: System | None = None,
+        key: str | None = None,
+        shard_size: int | None = None,
+    ) -> Settings:
+        """The settings of a job, checked by opening the models once.
+
+        Args:
+            task: "decode", "encode" or "resynth".
+            format: by default "wav", and "npz" of encode, which has no other.
+            model: as ``VocosONNX`` takes it, by default the bundled codec; not of encode.
+            encoder: as ``EncodecONNX`` takes it, by default that of the bundled codec; not of decode.
+            provider: "cpu", "cuda", or another execution provider of onnxruntime.
+            bandwidth: kbps. Of encode and resynth by default 6; of decode those of the tokens: if they have more
+                codebooks, the first ones are decoded.
+            mels_from: of decode, as ``VocosONNX.decode`` takes the name of a system.
+            key: of decode, the name of the array in files that hold several.
+            shard_size: items of a tar file in webdataset's layout; None writes a file for each item.
+
+        Raises:
+            ValueError: an unknown task or format, a setting that the task does not take or the models do not have, or
+                models that do not fit together.
+            FileNotFoundError, RuntimeError, ImportError: as ``VocosONNX``.
+
+        Example:
+            >>> settings = Settings.of("decode", format="flac")
+        """
+        _check_choice("task", task, get_args(Task))
+        format = format or ("npz" if task == "encode" else "wav")
+        _check_choice("format", format, ("npz",) if task == "encode" else FORMATS, f" (of {task})")
+        given = {"model": model, "encoder": encoder, "mels_from": mels_from, "key": key}
+        for name in {"decode": ("encoder",), "encode": ("model", "mels_from", "key")}.get(task, ("mels_from", "key")):
+            if given[name] is not None:
+                raise ValueError(f"{name} is {shown(given[name])}, and {task} takes none: leave it out")
+        if mels_from is not None and mels_from not in get_args(System):
+            raise ValueError(f"mels_from is {shown(mels_from)}, expected {', '.join(get_args(System))}, or None")
+        _check_shard(shard_size)
+        if bandwidth is not None:
+            bandwidth = float(bandwidth)
+        common: dict[str, Any] = {
+            "task": task, "format": format, "provider": provider, "mels_from": mels_from, "key": key,
+            "shard_size": shard_size,
+        }  # fmt: skip
+        if task == "encode":
+            pinned = Model.of(CODEC_ENCODER if encoder is None else encoder, ENCODER_KEY)
+            settings = cls(**common, encoder=pinned, bandwidth=DEFAULT_BANDWIDTH if bandwidth is None else bandwidth)
+            bandwidth_index(settings.bandwidth or 0, settings.open_encoder().bandwidths)
+            return settings
+        vocoder = Model.of(CODEC if model is None else model, METADATA_KEY)
+        settings = cls(**common, model=vocoder, bandwidth=bandwidth)
+        vocos = settings.open_vocoder()
+        _check_format(format, vocos.sample_rate)
+        if task == "decode":
+            _check_decode(settings, vocos.config)
+            return settings
+        if vocos.config.encodec is not None and encoder is None and vocos.config.encodec.codec != BUNDLED_CODEC:
+            raise ValueError(f"audio to tokens of {vocos.config.encodec.codec} needs its encoder: pass encoder=")
+        if vocos.config.encodec is not None:
+            settings = cls(
+                **common,
+                model=vocoder,
+                encoder=Model.of(CODEC_ENCODER if encoder is None else encoder, ENCODER_KEY),
+                bandwidth=DEFAULT_BANDWIDTH if bandwidth is None else bandwidth,
+            )
+        elif encoder is not None or bandwidth is not None:
+            name = "encoder" if encoder is not None else "bandwidth"
+            raise ValueError(f"{name} is given, but this is a mel model, without tokens: leave it out")
+        _check_resynth(settings)
+        return settings
+
+    def open_vocoder(self) -> VocosONNX:
+        """The vocoder, with the encoder of resynth, on one thread."""
+        from vocos_onnx.vocoder import VocosONNX
+
+        assert self.model is not None
+        encoder = None if self.encoder is None else self.open_encoder()
+        pinned = reopened(self.model.pinned, "VocosONNX")
+        return VocosONNX(pinned, providers=[self.provider], threads=1, encoder=encoder)
+
+    def open_encoder(self) -> EncodecONNX:
+        """The encoder, on one thread."""
+        from vocos_onnx.encoder import EncodecONNX
+
+        assert self.encoder is not None
+        return EncodecONNX(reopened(self.encoder.pinned, "EncodecONNX"), providers=[self.provider], threads=1)
+
+    def described(self) -> dict[str, str | float | int | None]:
+        """The settings as JSON has them: of a model its sha256, wherever it lies."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value.sha256 if isinstance(value, Model) else value for name, value in values.items()}
+
+    @property
+    def sha256(self) -> str:
+        """Of the canonical JSON of ``described``."""
+        text = json.dumps(self.described(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """How what another job has ``described`` differs from these settings, a setting each."""
+        own = self.described()
+        return [
+            f"{name} is {_short(own.get(name))} here and {_short(other.get(name))} there"
+            for name in {**own, **other}
+            if own.get(name) != other.get(name)
+        ]
+
+
+def _short(value: Any) -> str:
+    is_digest = isinstance(value, str) and len(value) == 64
+    return f"the file of sha256 {value[:12]}..." if is_digest else shown(value)
+
+
+def _check_choice(name: str, value: Any, known: tuple[str, ...], of: str = "") -> None:
+    if value not in known:
+        raise ValueError(f"{name} is {shown(value)}, expected {' or '.join(known)}{of}")
+
+
+def _check_shard(size: Any) -> None:
+    if size is not None and not (type(size) is int and 1 <= size <= MAX_SHARD):
+        raise ValueError(f"shard_size is {shown(size)}, expected 1 to {MAX_SHARD:,} items, or None for single files")
+
+
+def _check_format(format: str, rate: int) -> None:
+    """Raises ValueError if files of that format cannot have the model's sample rate."""
+    import io
+
+    import numpy as np
+
+    from vocos_onnx.io.audio import save_blocks
+
+    save_blocks(io.BytesIO(), [np.zeros(rate, np.float32)], rate, format=format)
+
+
+def _check_decode(settings: Settings, config: ModelConfig) -> None:
+    if settings.bandwidth is not None:
+        if config.encodec is None:
+            raise ValueError("bandwidth is given, but this is a mel model, without tokens: leave it out")
+        bandwidth_index(settings.bandwidth, config.encodec.bandwidths)
+    if settings.mels_from is not None:
+        from vocos_onnx.mels import convention_of
+
+        if config.encodec is not None:
+            raise ValueError(
+                f"mels_from is given, but this model decodes tokens of {config.encodec.codec}: leave it out, or pass a "
+                "model of mels, such as vocos-mel-24khz-small"
+            )
+        convention_of(settings.mels_from, config.feature_channels)
+
+
+def _check_resynth(settings: Settings) -> None:
+    import numpy as np
+
+    vocos = settings.open_vocoder()  # which raises if the encoder's codebooks are not those of the model
+    vocos(np.zeros(vocos.sample_rate), vocos.sample_rate, bandwidth=settings.bandwidth)

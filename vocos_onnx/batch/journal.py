@@ -1,0 +1,292 @@
+"""What is done: a line of journal.jsonl for each item, written when its output is there, and not before.
+
+::
+
+    OUT/journal.jsonl   {"vocos-onnx batch": 1, "settings": {...}, "sha256": ...}     the first line
+                        {"id", "input": {...}, "output": {...}, "seconds", ...}       an item that is done
+                        {"shard", "output": {...}, "ids": [...]}                      a tar file that is whole
+    OUT/errors.jsonl    {"id", "path", "error"}                                       an item that has failed
+    OUT/.lock           locked by the one process that works on OUT
+
+Later lines hold in place of earlier ones. A process that is killed may leave half a line at the end, which the next
+one cuts off; a line that cannot be read says nothing, so that its item is done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from vocos_onnx.version import __version__
+
+from .job import Settings
+from .manifest import Item
+
+JOURNAL, ERRORS, LOCK = "journal.jsonl", "errors.jsonl", ".lock"
+_KEY, _FORMAT = "vocos-onnx batch", 1
+_log = logging.getLogger("vocos_onnx")
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file by its content, and by what shows without reading it that it has not changed."""
+
+    sha256: str
+    size: int
+    modified: int  # ns
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """Raises OSError, or ValueError if it changes while it is read."""
+        with path.open("rb") as file:
+            before = os.fstat(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        state = cls(digest, before.st_size, before.st_mtime_ns)
+        if not state.is_of(path):
+            raise ValueError(f"{path} changed while it was read; run the job again")
+        return state
+
+    def is_of(self, path: Path) -> bool:
+        """Whether a file has this size and time."""
+        try:
+            found = path.stat()
+        except OSError:
+            return False
+        return (found.st_size, found.st_mtime_ns) == (self.size, self.modified)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"sha256": self.sha256, "size": self.size, "mtime_ns": self.modified}
+
+    @classmethod
+    def from_json(cls, value: Any) -> FileState:
+        return cls(str(value["sha256"]), int(value["size"]), int(value["mtime_ns"]))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of an item: its input and output and the seconds of audio, or else the error.
+
+    name: of the output, a file of ``Settings.folder`` or a member of a tar file.
+    warnings: what there was to say of it.
+    """
+
+    id: str
+    path: str = ""
+    input: FileState | None = None
+    name: str = ""
+    output: FileState | None = None
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+
+    @classmethod
+    def failed(cls, item: Item, error: str) -> Row:
+        return cls(item.id, str(item.path), error=error)
+
+    def to_json(self) -> dict[str, Any]:
+        if self.error is not None:
+            return {"id": self.id, "path": self.path, "error": self.error}
+        assert self.input is not None and self.output is not None
+        said: dict[str, Any] = {"warnings": list(self.warnings)} if self.warnings else {}
+        return {
+            "id": self.id,
+            "input": self.input.to_json(),
+            "output": {"name": self.name, **self.output.to_json()},
+            "seconds": self.seconds,
+            **said,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Row:
+        output = value["output"]
+        return cls(
+            str(value["id"]),
+            "",
+            FileState.from_json(value["input"]),
+            str(output["name"]),
+            FileState.from_json(output),
+            float(value["seconds"]),
+            tuple(map(str, value.get("warnings", ()))),
+        )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar file that is whole: its number from 0, and the ids of its members in their order."""
+
+    number: int
+    output: FileState
+    ids: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"shard": self.number, "output": self.output.to_json(), "ids": list(self.ids)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Shard:
+        return cls(int(value["shard"]), FileState.from_json(value["output"]), tuple(map(str, value["ids"])))
+
+
+class Journal:
+    """The journal of an output folder, which this process alone works on until it is closed.
+
+    Args:
+        out: the folder, which is made if it does not exist.
+        settings: of the job.
+        resume: whether the folder may hold a journal, which must be of the same settings.
+
+    Raises:
+        ValueError: the folder holds a job, and ``resume`` is false; or it holds one of other settings, which the
+            message names; or it holds files, and no journal.
+        NotADirectoryError: it is no folder.
+        RuntimeError: another process works on it.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, out: Path, settings: Settings, resume: bool):
+        self.out, self._path, self._settings = out, out / JOURNAL, settings
+        if out.exists() and not out.is_dir():
+            raise NotADirectoryError(f"{out} is a file, expected a new folder for the outputs")
+        _check_folder(out)
+        out.mkdir(parents=True, exist_ok=True)
+        self._errors: IO[bytes] | None = None
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_locked(out))
+            if self._path.exists() and self._path.stat().st_size:
+                self._check_header(resume)
+            self._file: IO[bytes] = stack.enter_context(self._path.open("ab"))
+            if not self._file.tell():
+                header = {_KEY: _FORMAT, "version": __version__, "settings": settings.described()}
+                self._write(self._file, {**header, "sha256": settings.sha256})
+            (out / ERRORS).unlink(missing_ok=True)  # what failed is tried again
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the folder."""
+        self._stack.close()
+
+    def records(self) -> Iterator[tuple[int, Row | Shard]]:
+        """What earlier runs have written, in that order, with the places for ``row_at``."""
+        with self._path.open("rb") as file:
+            place = len(file.readline())
+            for line in file:
+                if (record := _record(line)) is not None:
+                    yield place, record
+                place += len(line)
+
+    def row_at(self, place: int) -> Row:
+        """The row at a place that ``records`` gave."""
+        with self._path.open("rb") as file:
+            file.seek(place)
+            row = _record(file.readline())
+        assert isinstance(row, Row)
+        return row
+
+    def add(self, record: Row | Shard) -> None:
+        """Write what has been done, or failed. Raises OSError, as where the disk is full."""
+        if isinstance(record, Row) and record.error is not None:
+            if self._errors is None:
+                self._errors = self._stack.enter_context((self.out / ERRORS).open("wb"))
+            self._write(self._errors, record.to_json())
+        else:
+            self._write(self._file, record.to_json())
+
+    def _write(self, file: IO[bytes], value: dict[str, Any]) -> None:
+        file.write(json.dumps(value, separators=(",", ":")).encode() + b"\n")
+        file.flush()
+
+    def _check_header(self, resume: bool) -> None:
+        """Raises ValueError unless the journal is of the same settings and may be gone on with; cuts its torn end."""
+        with self._path.open("rb+") as file:
+            first = file.readline()
+            if not first.endswith(b"\n"):  # killed before anything was done
+                file.truncate(0)
+                return
+            try:
+                header = json.loads(first)
+                version, other = header[_KEY], dict(header["settings"])
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"{self._path} is no journal of vocos-onnx batch: name a new folder") from None
+            if version != _FORMAT:
+                raise ValueError(
+                    f"{self._path} has version {version} of the journal, and this vocos-onnx reads version {_FORMAT}: "
+                    "go on with the vocos-onnx that wrote it, or name a new folder"
+                )
+            if differences := self._settings.differences(other):
+                raise ValueError(
+                    f"{self.out} holds another job, and its items would not fit: {'; '.join(differences)}; name a new "
+                    "folder, or the settings of that job"
+                )
+            if not resume:
+                raise ValueError(
+                    f"{self.out} holds a job of these settings: pass --resume (in Python resume=True) to go on with "
+                    "it, or name a new folder"
+                )
+            file.truncate(_end_of_last_line(file))
+
+
+def _end_of_last_line(file: IO[bytes]) -> int:
+    """The place behind the last line that is whole."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - (1 << 16))
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _record(line: bytes) -> Row | Shard | None:
+    """What a line says; None if it cannot be read."""
+    try:
+        value = json.loads(line)
+        return Shard.from_json(value) if "shard" in value else Row.from_json(value)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _check_folder(out: Path) -> None:
+    """Raises ValueError if there are files, and no journal."""
+    if out.is_dir() and not (out / JOURNAL).exists():
+        held = next((path.name for path in sorted(out.iterdir()) if path.name != LOCK), None)
+        if held is not None:
+            raise ValueError(f"the folder {out} holds {held}, and no journal of a job: name a new or an empty folder")
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Inside it, no other process can lock the folder. The system releases the lock when the process ends."""
+    with (out / LOCK).open("ab") as file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise RuntimeError(
+                    f"another process works on {out}: wait for its end, or name another folder"
+                ) from None
+            _log.warning("%s cannot be locked (%s): let no other process work on it", out, error)
+        yield

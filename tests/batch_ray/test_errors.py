@@ -44,10 +44,10 @@ def test_no_cluster(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, address: str, error: Any, message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        next(rows(item(tmp_path), settings, tmp_path, address=address))
+        next(rows(settings, tmp_path, item(tmp_path), address=address))
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(error, match=message):
-        next(rows(item(tmp_path), settings, tmp_path))
+        next(rows(settings, tmp_path, item(tmp_path)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -69,12 +69,12 @@ def test_no_gpu(local_ray: Any, tmp_path: Path, settings: Settings) -> None:
     with pytest.raises(
         ValueError, match="an actor needs 1 GPU, and the cluster has 0 in all: start its nodes with --num"
     ):
-        next(rows(item(tmp_path), cuda, tmp_path, gpus=1))
+        next(rows(cuda, tmp_path, item(tmp_path)))
 
 
 def test_a_node_that_cannot_open_the_model(local_ray: Any, tmp_path: Path, settings: Settings) -> None:
     assert settings.model is not None
     gone = replace(settings, model=replace(settings.model, pinned=("/nowhere/model.onnx", settings.model.sha256)))
     with pytest.raises(RuntimeError, match=r"^node .*: .*/nowhere/model\.onnx"):
-        next(rows(item(tmp_path), gone, tmp_path))
+        next(rows(gone, tmp_path, item(tmp_path)))
     assert list(tmp_path.iterdir()) == []

@@ -44,24 +44,24 @@ STORE = 128 << 20  # bytes of shared memory of a Ray that is started here: what 
 
 
 def rows(
-    items: Iterable[Item],
     settings: Settings,
     out: Path,
-    *,
+    items: Iterable[Item],
     workers: int | None = None,
+    *,
     address: str | None = None,
-    gpus: float = 0,
+    gpus: float | None = None,
 ) -> Iterator[Row]:
-    """Do the items through Ray Data; returns the row of each once, as they are done.
+    """Do the items through Ray Data; yields the row of each once, as they are done. Closing it ends the work.
 
     Args:
-        items: those to be done, the longest first.
-        settings: what is done with them.
+        settings: what is done with the items.
         out: the folder of the outputs, which all nodes have under this path.
+        items: those to be done, the longest first.
         workers: at most so many actors; by default as many as the cluster has CPUs, or GPUs for, also when it grows.
         address: of the head of a cluster, HOST:PORT, or "auto" for the one that runs on this machine; by default
             RAY_ADDRESS, and if that is not set, Ray is started on this machine, for this job.
-        gpus: of each actor; 0.5 lets two share one. Needs a provider other than the CPU.
+        gpus: of each actor; 0.5 lets two share one. By default 1 with the provider "cuda", and else none.
 
     Raises:
         ImportError: Ray is not installed.
@@ -70,8 +70,9 @@ def rows(
         OSError: a node cannot write to OUT, as where the disk is full.
         RuntimeError: a node does not have OUT or the models, or has another version of this package; Ray has failed.
     """
-    _check(settings, workers, gpus)
+    gpus = _checked(settings, workers, gpus)
     ray = import_ray()
+    out = out.absolute()
     folder = out / FOLDER
     with connected(ray, address, workers), _emptied(folder):
         slots = _slots(ray, gpus)
@@ -140,13 +141,17 @@ def connected(ray: Any, address: str | None, workers: int | None) -> Iterator[No
         ray.shutdown()
 
 
-def _check(settings: Settings, workers: int | None, gpus: float) -> None:
+def _checked(settings: Settings, workers: int | None, gpus: float | None) -> float:
+    """Returns how many GPUs an actor has. Raises ValueError for what is out of range."""
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}, expected 1 or more, or None for all that the cluster has room for")
-    if not 0 <= gpus <= 8:
-        raise ValueError(f"gpus is {gpus}, expected 0 to 8 for each actor; 0.5 lets two share one")
-    if gpus and settings.provider == "cpu":
-        raise ValueError(f"gpus is {gpus}, and the provider is the CPU: pass --provider cuda, too")
+    if gpus is None:
+        return 1.0 if settings.provider == "cuda" else 0.0
+    if not 0 < gpus <= 8:
+        raise ValueError(f"gpus is {gpus}, expected more than 0, and at most 8, for each actor; 0.5 lets two share one")
+    if settings.provider == "cpu":
+        raise ValueError(f"gpus is {gpus}, and the provider is the CPU: pass --provider cuda, or leave it out")
+    return gpus
 
 
 def _check_address(address: str) -> None:

@@ -168,18 +168,18 @@ def test_a_full_disk_stops_the_job(settings: Settings, items: list[Item], out: P
 def test_ray_is_not_installed(settings: Settings, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"--engine ray needs ray: pip install 'vocos-onnx\[ray\]'"):
-        next(rows([], settings, out))
+        next(rows(settings, out, []))
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"workers": 0}, "workers is 0, expected 1 or more"),
-        ({"gpus": -1}, "gpus is -1, expected 0 to 8"),
-        ({"gpus": 9}, "gpus is 9, expected 0 to 8"),
+        ({"gpus": 0}, "gpus is 0, expected more than 0, and at most 8"),
+        ({"gpus": 9}, "gpus is 9, expected more than 0, and at most 8"),
         ({"gpus": 1}, "gpus is 1, and the provider is the CPU: pass --provider cuda"),
     ],
 )
 def test_bad_arguments(settings: Settings, out: Path, given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        next(rows([], settings, out, **given))
+        next(rows(settings, out, [], **given))

@@ -271,19 +271,23 @@ class Actor:
             yield {"rows": [self._stopped]}
             return
         for first, place, count in zip(*(batch[name].tolist() for name in ("first", "place", "count")), strict=True):
-            done, size = list[tuple[int, Any]](), 0
-            tried = _Tried(self._todo.parent / str(first))
-            for position, item in enumerate(_items(self._todo, place, count), first):
-                try:
-                    done.append((position, self._done(item, position, tried)))
-                except OSError as error:  # a full disk
-                    yield {"rows": [_stop(error)]}
-                    return
+            try:
+                for done in self._portions(first, _items(self._todo, place, count)):
+                    yield {"rows": [json.dumps({"rows": done})]}
+            except OSError as error:  # a full disk
+                yield {"rows": [_stop(error)]}
+
+    def _portions(self, first: int, items: Iterator[Item]) -> Iterator[list[tuple[int, Any]]]:
+        """The rows of a chunk's items with their places, some at a time."""
+        done, size = list[tuple[int, Any]](), 0
+        with _Tried(self._todo.parent / str(first)) as tried:
+            for position, item in enumerate(items, first):
+                done.append((position, self._done(item, position, tried)))
                 size += item.size
                 if len(done) == ROWS_AT_ONCE or size >= BYTES_AT_ONCE:
-                    yield {"rows": [json.dumps({"rows": done})]}
+                    yield done
                     done, size = [], 0
-            yield {"rows": [json.dumps({"rows": done})]}
+        yield done
 
     def _done(self, item: Item, position: int, tried: _Tried) -> Any:
         """The row of an item, done now or by an actor before."""
@@ -307,7 +311,6 @@ class _Tried:
     """
 
     def __init__(self, path: Path):
-        self._path = path
         self.rows: dict[int, Any] = {}
         self.begun: Counter[int] = Counter()
         self.last = ""
@@ -320,6 +323,13 @@ class _Tried:
                     else:
                         self.begun[entry["position"]] += 1
                         self.last = f"process {entry['process']} of {entry['node']}"
+        self._file = path.open("ab", buffering=0)
+
+    def __enter__(self) -> _Tried:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
 
     def begin(self, position: int) -> None:
         self._append({"position": position, "process": os.getpid(), "node": socket.gethostname()})
@@ -328,8 +338,7 @@ class _Tried:
         self._append({"position": position, "row": row})
 
     def _append(self, entry: dict[str, Any]) -> None:
-        with self._path.open("ab") as file:
-            file.write(b"\n" + json.dumps(entry).encode() + b"\n")  # the line before may be cut
+        self._file.write(b"\n" + json.dumps(entry).encode() + b"\n")  # the line before may be cut
 
 
 def _stop(error: Exception) -> str:

@@ -1,1 +1,12 @@
-"""Corpora: many items with the same settings, in several processes, which go on where they stopped."""
+"""Corpora: many items with the same settings, in several processes, which go on where they stopped.
+
+Example:
+    >>> from vocos_onnx.batch import Settings, run
+    >>> summary = run("corpus.jsonl", "audio", Settings.of("decode", format="flac"), resume=True)
+"""
+
+from .job import Settings
+from .manifest import Manifest
+from .run import Summary, run
+
+__all__ = ["Manifest", "Settings", "Summary", "run"]

@@ -236,7 +236,9 @@ class Journal:
                     f"{self.out} holds a job of these settings: pass --resume (in Python resume=True) to go on with "
                     "it, or name a new folder"
                 )
-            file.truncate(_end_of_last_line(file))
+            end = _end_of_last_line(file)
+            if end < file.seek(0, os.SEEK_END):
+                file.truncate(end)
 
 
 def _end_of_last_line(file: IO[bytes]) -> int:

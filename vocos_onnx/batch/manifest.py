@@ -13,6 +13,7 @@ import json
 import os
 import re
 import tempfile
+import threading
 import weakref
 from array import array
 from collections.abc import Iterable, Iterator
@@ -52,10 +53,11 @@ class Item:
 
 
 class Manifest:
-    """The items of a job, by their index.
+    """The items of a job, by their index; for any thread.
 
     path: of the manifest or the folder.
     kind: of all inputs: "audio", or "tokens", which are files of tokens or mels.
+    dotted: the first id that holds a dot, at which webdataset ends the key; None if there is none.
 
     Example:
         >>> manifest = Manifest("corpus.jsonl")
@@ -63,7 +65,7 @@ class Manifest:
         (10000, 'utterance-0001')
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, dots: bool = True):
+    def __init__(self, path: str | os.PathLike[str]):
         """Read a manifest or a folder.
 
         Args:
@@ -71,7 +73,6 @@ class Manifest:
                 ``path`` or ``audio_filepath``, and may have ``id``: else it is the file's name without its ending.
                 Paths are relative to the manifest. Or a folder, whose audio or .npy and .npz files are taken, those in
                 subfolders too, but for what is hidden.
-            dots: whether an id may hold a dot; webdataset's keys end at the first one.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -81,9 +82,10 @@ class Manifest:
         """
         self.path = Path(path)
         self.kind: Kind = "audio"
-        self._dots = dots
+        self.dotted: str | None = None
         self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the object
         weakref.finalize(self, self._file.close)
+        self._lock = threading.Lock()  # of its position
         self._places, self._sizes, self._times = array("q"), array("q"), array("q")
         self._end = 0  # of the temporary file
         self._indices: dict[bytes, int] = {}
@@ -104,8 +106,11 @@ class Manifest:
         return len(self._places)
 
     def __getitem__(self, index: int) -> Item:
-        self._file.seek(self._places[index])
-        return self._item(index, self._file.readline())
+        with self._lock:
+            self._file.seek(self._places[index])
+            line = self._file.readline()
+        id, path = json.loads(line)
+        return Item(index, id, self._folder / path, self._sizes[index])
 
     def __iter__(self) -> Iterator[Item]:
         for index in range(len(self)):
@@ -124,10 +129,6 @@ class Manifest:
         """Whether an input had that size and that time in ns when the manifest was read."""
         return self._sizes[index] == size and self._times[index] == modified
 
-    def _item(self, index: int, line: bytes) -> Item:
-        id, path = json.loads(line)
-        return Item(index, id, self._folder / path, self._sizes[index])
-
     def _add(self, place: str, row: Any) -> None:
         """Keep a row, or why it cannot be used."""
         self._rows += 1
@@ -135,7 +136,7 @@ class Manifest:
             if isinstance(row, ValueError):
                 raise row
             path = _path_of(row)
-            id = _id_of(row, path, self._dots)
+            id = _id_of(row, path)
             kind = _kind_of(path)
             digest = _digest(id)
             if (earlier := self._indices.get(digest)) is not None:
@@ -148,6 +149,8 @@ class Manifest:
                 self._bad.append(f"{place}: {error}")
             return
         self._kinds.setdefault(kind, f"{place} ({shown(path)})")
+        if "." in id and self.dotted is None:
+            self.dotted = id
         self._indices[digest] = len(self._places)
         self._places.append(self._end)
         self._end += self._file.write(json.dumps([id, path]).encode() + b"\n")
@@ -306,7 +309,7 @@ def _path_of(row: dict[str, Any]) -> str:
     return path
 
 
-def _id_of(row: dict[str, Any], path: str, dots: bool) -> str:
+def _id_of(row: dict[str, Any], path: str) -> str:
     """The id of a row. Raises ValueError if it cannot be the name of a file, on any system."""
     given = row.get("id")
     if given is None:
@@ -325,8 +328,6 @@ def _id_of(row: dict[str, Any], path: str, dots: bool) -> str:
         reason = "holds what no name of a file should: control characters, or spaces at its ends"
     elif len(id.encode()) > _LONGEST_ID:
         reason = f"is longer than {_LONGEST_ID} bytes"
-    elif not dots and "." in id:
-        reason = "holds a dot, at which webdataset ends a key"
     if reason:
         raise ValueError(f"{what} {shown(_text(id))} {reason}; it names the output, as in utterance-0017")
     return id

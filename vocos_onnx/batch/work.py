@@ -88,7 +88,7 @@ class Worker:
         seconds = self._make(item.path, target)
         if not given.is_of(item.path):
             raise ValueError(f"{item.path} changed while it was read; run the job again")
-        return Row(item.id, str(item.path), given, target.name, FileState.of(target), round(seconds, 6))
+        return Row(item.id, str(item.path), given, target.name, FileState.of(target), seconds)
 
     def _decode(self, path: Path, target: Path) -> float:
         """Tokens or features to audio. Returns its seconds."""

@@ -89,10 +89,11 @@ class Commands:
         """The subcommands of a command, which also runs without one."""
         return Commands(command, metavar, required=False)
 
-    def add(self, name: str, run: Callable[[argparse.Namespace], None], help: str, examples: str = "") -> Parser:
+    def add(self, name: str, run: Callable[[argparse.Namespace], int | None], help: str, examples: str = "") -> Parser:
         """The parser of a new command, which declares the command's options.
 
-        ``run`` is called with the arguments. ``examples``: one command line on each line, without the program's name.
+        ``run`` is called with the arguments, and returns the exit code, None for 0. ``examples``: one command line on
+        each line, without the program's name.
         """
         lines = [f"  vocos-onnx {line.strip()}" for line in examples.strip().splitlines()]
         parser: Parser = self._made.add_parser(

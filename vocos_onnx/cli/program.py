@@ -12,6 +12,7 @@ from vocos_onnx.io.kinds import AUDIO, TOKENS
 from vocos_onnx.messages import shown
 
 from . import (
+    batch,
     convert,
     decode,
     demo,
@@ -33,6 +34,7 @@ COMMANDS = (
     decode,
     encode,
     resynth,
+    batch,
     stream,
     info,
     models_command,
@@ -50,13 +52,15 @@ examples:
   vocos-onnx encode speech.wav tokens.npz           audio to tokens
   vocos-onnx decode tokens.npz out.wav              tokens to audio
   vocos-onnx resynth recordings/ copies/            every recording of a folder, through the codec and back
+  vocos-onnx batch corpus.jsonl audio/              a corpus, in all cores, which goes on where it stopped
   vocos-onnx info                                   describe the bundled codec; info MODEL.onnx: a model
   vocos-onnx models                                 list bundled, cached and known models
   vocos-onnx resynth speech.wav copy.wav --model charactr/vocos-encodec-24khz --encoder facebook/encodec_24khz
                                                     the official models; decode --model for tokens of Bark
 
 vocos-onnx COMMAND --help explains a command; without one this help is printed. Exit codes: 0 done, 2 not
-(stderr has the reason), 1 if the reader of standard output has gone away, 128 + N if signal N ended it.
+(stderr has the reason), 1 if items of a batch failed or the reader of standard output has gone away, 128 + N if signal
+N ended it.
 """
 
 
@@ -66,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             args = parse(sys.argv[1:] if argv is None else argv)
             if args is not None:
-                args.run(args)
+                return args.run(args) or 0
         except ReaderGoneError:  # there is nobody to tell
             abandon(sys.stdout)
             return 1

@@ -22,7 +22,7 @@ def wipe() -> None:
 
 
 class Progress:
-    """The bar for files with these names. It is not drawn if stderr is not a terminal, or the terminal is gone.
+    """The bar for files with these names. ``is_off``: stderr is no terminal, or the terminal is gone.
 
     Example:
         >>> with Progress(["a.wav", "b.wav"]) as progress:
@@ -30,11 +30,11 @@ class Progress:
         ...     progress(300, 750)  # frames or samples of a.wav that are done, and their total
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str] = ()) -> None:
         self._names, self._index = names, 0
         self._bar: Any = None
         self._is_drawn = False
-        self._is_off = sys.stderr is None or not sys.stderr.isatty()
+        self.is_off = sys.stderr is None or not sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
         return self
@@ -56,12 +56,17 @@ class Progress:
 
     def __call__(self, done: int, frames: int) -> None:
         """Draw the bar, with ``done`` of the current file's frames done."""
+        if not self.is_off:
+            count = len(self._names)
+            text = f"{self._index + 1}/{count} {printable(self._names[self._index])}"
+            self.draw(self._index + done / frames, count, text)
+
+    def draw(self, n: float, count: float, text: str) -> None:
+        """Draw the bar, with ``n`` of ``count`` done, and a text behind it."""
         global _shown
-        if self._is_off:
+        if self.is_off:
             return
         with self._terminal():
-            n, count = self._index + done / frames, len(self._names)
-            text = f"{self._index + 1}/{count} {printable(self._names[self._index])}"
             self._is_drawn, _shown = True, self
             if self._bar is None:
                 self._bar = _new_bar(n, count, text)
@@ -85,14 +90,14 @@ class Progress:
         except UnicodeEncodeError:  # a name that the terminal's encoding does not have
             pass
         except OSError:  # the terminal is gone
-            self._is_off = True
+            self.is_off = True
 
 
 def _columns() -> int:
     return shutil.get_terminal_size().columns - 1
 
 
-def _new_bar(n: float, count: int, text: str) -> Any:
+def _new_bar(n: float, count: float, text: str) -> Any:
     from tqdm import tqdm  # only for terminals
 
     tqdm.monitor_interval = 0  # no thread that draws it anew,

@@ -20,6 +20,7 @@ _log = logging.getLogger("vocos_onnx")
 _staging: dict[Path, int] = {}  # folders of files that are not whole yet, and the processes that write them
 _made: list[tuple[Path, int]] = []  # folders that were made for files to come, and the processes that made them
 # renaming is refused for a file that is mounted, or whose folder cannot be written though the file itself can
+STAGED = ".vocos-"  # how the folders of files that are not whole yet begin; a process that is killed leaves them
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CANNOT_RENAME = {errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -146,6 +147,14 @@ def remove_unfinished() -> None:
     _remove_empty([path for path, process in list(_made) if process == os.getpid()])
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what processes that were killed have left in a folder, which no process may be writing to."""
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.name.startswith(STAGED):
+                shutil.rmtree(path, ignore_errors=True)
+
+
 def is_stdout(path: Path) -> bool:
     """Whether what is written to the path goes where standard output goes: then nothing else may be printed there."""
     try:
@@ -160,7 +169,7 @@ def _staged(name: str, folder: Path | None) -> Iterator[Path]:
 
     The folder is known before it is made, so that no signal can come between.
     """
-    name_of_ours = f".vocos-{secrets.token_hex(8)}"
+    name_of_ours = f"{STAGED}{secrets.token_hex(8)}"
     process = os.getpid()
     staging = (folder or Path(tempfile.gettempdir())) / name_of_ours
     _staging[staging] = process

@@ -18,8 +18,8 @@ def write(path: Path, *rows: Any) -> Path:
     return path
 
 
-def read(path: Path, **options: Any) -> list[tuple[str, Path]]:
-    return [(item.id, item.path) for item in Manifest(path, **options)]
+def read(path: Path) -> list[tuple[str, Path]]:
+    return [(item.id, item.path) for item in Manifest(path)]
 
 
 def test_jsonl(tmp_path: Path) -> None:
@@ -115,11 +115,10 @@ def test_bad_rows_are_named(tmp_path: Path, name: str) -> None:
         Manifest(path)
 
 
-def test_dots_end_a_key_of_webdataset(tmp_path: Path) -> None:
-    path = write(tmp_path / "m.jsonl", {"path": "a.1.wav"})
-    assert read(path) == [("a.1", tmp_path / "a.1.wav")]
-    with pytest.raises(ValueError, match=r"the id, taken from its file's name, 'a\.1' holds a dot"):
-        Manifest(path, dots=False)
+def test_ids_with_dots(tmp_path: Path) -> None:
+    manifest = Manifest(write(tmp_path / "m.jsonl", {"path": "a.wav"}, {"path": "b.1.wav"}, {"path": "c.2.wav"}))
+    assert [item.id for item in manifest] == ["a", "b.1", "c.2"]
+    assert manifest.dotted == "b.1"
 
 
 def test_the_first_bad_rows_of_many(tmp_path: Path) -> None:

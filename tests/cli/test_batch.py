@@ -1,0 +1,189 @@
+"""``vocos-onnx batch``: what it takes, prints and returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.helpers import DATA, tone
+from vocos_onnx import VocosONNX, load_tokens, save_tokens
+from vocos_onnx.cli import main
+
+MODEL, ENCODER = str(DATA / "encodec.onnx"), str(DATA / "encoder.onnx")
+
+
+def run(*args: object) -> int:
+    return main([*map(str, args), "--workers", "1"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with tokens/, mels/, recordings/ and manifests of them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("tokens", "mels", "recordings"):
+        Path(name).mkdir()
+    vocos, random = VocosONNX(MODEL), np.random.default_rng(0)
+    for n in range(3):
+        save_tokens(f"tokens/{n}.npz", random.integers(1024, size=(2, 10 + n)), vocos)
+        np.save(f"mels/{n}.npy", random.normal(-5, 1, (8, 20)).astype(np.float32))
+        soundfile.write(f"recordings/{n}.flac", tone(440, 24_000, 0.1 + n / 10), 24_000)
+    Path("tokens.jsonl").write_text(
+        "".join(json.dumps({"id": f"t{n}", "path": f"tokens/{n}.npz"}) + "\n" for n in range(3))
+    )
+    return tmp_path
+
+
+def names(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir() if path.name not in (".lock", "journal.jsonl"))
+
+
+def test_tokens_to_audio(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("batch", "tokens.jsonl", "out", "--model", MODEL) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("out: 3 of 3 done, 0.00 h in 0:00:0")
+    assert printed.out.endswith(" x real time\n")
+    assert printed.err == ""
+    assert names("out") == ["t0.wav", "t1.wav", "t2.wav"]
+    assert soundfile.info("out/t1.wav").frames == 11 * 320
+
+
+def test_mels_to_audio(folder: Path) -> None:
+    assert run("batch", "mels", "out", "--model", DATA / "mel.onnx", "--format", "flac") == 0
+    assert names("out") == ["0.flac", "1.flac", "2.flac"]
+
+
+def test_audio_to_tokens_and_to_audio(folder: Path) -> None:
+    pair = ("--encoder", ENCODER, "--bandwidth", "1.5")
+    assert run("batch", "recordings", "tokens out", *pair) == 0
+    assert names("tokens out") == ["0.npz", "1.npz", "2.npz"]
+    assert load_tokens("tokens out/2.npz").samples == 7200
+    assert run("batch", "recordings", "copies", *pair, "--model", MODEL, "--format", "wav") == 0
+    assert names("copies") == ["0.wav", "1.wav", "2.wav"]
+    assert soundfile.info("copies/2.wav").frames == 7200
+
+
+def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("tokens/1.npz").write_bytes(b"nonsense")
+    assert run("batch", "tokens", "out", "--model", MODEL, "--json") == 1
+    printed = capsys.readouterr()
+    summary = json.loads(printed.out)
+    assert {name: summary[name] for name in ("items", "done", "before", "failed", "warned", "share")} == {
+        "items": 3, "done": 2, "before": 0, "failed": 1, "warned": 0, "share": 1,
+    }  # fmt: skip
+    assert summary["errors"] == str(folder / "out" / "errors.jsonl")
+    assert summary["hours"] == pytest.approx(22 * 320 / 24_000 / 3600)
+
+
+def test_items_that_fail(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are counted and named, and tried again with --resume."""
+    with Path("tokens.jsonl").open("a") as file:
+        file.write('{"path": "nothing.npz"}\n')
+    assert run("batch", "tokens.jsonl", "out", "--model", MODEL) == 1
+    printed = capsys.readouterr()
+    assert "out: 3 of 4 done, 1 failed" in printed.out
+    assert printed.err == (
+        "vocos-onnx: 1 of 4 items failed: out/errors.jsonl has each with its reason, and --resume tries them again\n"
+    )
+    error = json.loads(Path("out/errors.jsonl").read_text())
+    assert error == {
+        "id": "nothing",
+        "path": str(folder / "nothing.npz"),
+        "error": f"No such file or directory: {folder / 'nothing.npz'}",
+    }
+    assert run("batch", "tokens.jsonl", "out", "--model", MODEL, "--resume") == 1
+    Path("nothing.npz").write_bytes(Path("tokens/0.npz").read_bytes())
+    capsys.readouterr()
+    assert run("batch", "tokens.jsonl", "out", "--model", MODEL, "--resume") == 0
+    assert "out: 4 of 4 done (3 before), " in capsys.readouterr().out
+    assert not Path("out/errors.jsonl").exists()
+
+
+def test_warnings_are_told_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for n in range(3):
+        np.save(f"tokens/{n}.npy", load_tokens(f"tokens/{n}.npz").codes)
+        Path(f"tokens/{n}.npz").unlink()
+    assert run("batch", "tokens", "out", "--model", MODEL) == 0
+    assert capsys.readouterr().err == (
+        "vocos-onnx: warning: 2: it names no codec: its tokens are taken for those of encodec_24khz, and 2 others have "
+        "warnings: out/journal.jsonl has them\n"
+    )
+
+
+REFUSED = {
+    "another job": (["tokens", "other", "--format", "flac"], "another job.*format is 'flac' here and 'wav' there"),
+    "no --resume": (["tokens", "other"], "other holds a job of these settings: pass --resume"),
+    "a folder with files": (["tokens", "recordings"], "recordings holds 0.flac, and no journal of a job"),
+    "no manifest": (["nothing.jsonl", "new"], "no manifest nothing.jsonl"),
+    "no folder": (["nothing", "new"], "no manifest nothing; expected"),
+    "unreadable lines": (["bad.jsonl", "new"], "bad.jsonl: 2 of 3 lines cannot be used: line 2: it is no JSON"),
+    "ids that are there twice": (["twice.jsonl", "new"], "line 2: the id '0' is that of '.*tokens/0.npz', too"),
+    "ids with /": (["slash.jsonl", "new"], "line 1: its id '../0' holds a /"),
+    "mixed kinds": (["mixed.jsonl", "new"], "mixes kinds: tokens in line 1 .* and audio in line 2"),
+    "a format of tokens": (["recordings", "new", "--format", "m4a"], "--format is 'm4a', expected wav, flac, .*, npz"),
+    "a format of audio": (["tokens", "new", "--format", "npz"], "format is 'npz', expected wav or flac"),
+    "a shard size": (["tokens", "new", "--shard-size", "0"], "shard_size is 0, expected 1 to 1,000,000"),
+    "a bandwidth": (["tokens", "new", "--bandwidth", "7"], "bandwidth is 7.0, expected one of"),
+    "mels of tokens": (["tokens", "new", "--mels-from", "f5"], "this model decodes tokens"),
+    "no model": (["tokens", "new", "--model", "none.onnx"], "none.onnx"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_what_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    Path("bad.jsonl").write_text('{"path": "tokens/0.npz"}\n{"path"\n[]\n')
+    Path("twice.jsonl").write_text('{"path": "tokens/0.npz"}\n{"path": "mels/0.npy"}\n')
+    Path("slash.jsonl").write_text('{"id": "../0", "path": "tokens/0.npz"}\n')
+    Path("mixed.jsonl").write_text('{"path": "tokens/0.npz"}\n{"path": "recordings/1.flac"}\n')
+    assert run("batch", "tokens", "other", "--model", MODEL) == 0
+    capsys.readouterr()
+    args, message = REFUSED[name]
+    model = [] if "--model" in args else ["--model", MODEL]
+    assert run("batch", *args, *model) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("vocos-onnx: error: ")
+    assert printed.err.count("\n") == 1
+    assert re.search(message, printed.err), printed.err
+    assert not Path("new").exists()
+
+
+def test_lines_in_place_of_a_bar(folder: Path) -> None:
+    """A log gets a line a minute, and so nothing of a job this short."""
+    command = [sys.executable, "-m", "vocos_onnx", "batch", "tokens", "out", "--model", MODEL, "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals")
+def test_the_bar(folder: Path) -> None:
+    import pty
+
+    for n in range(200):
+        Path(f"tokens/more{n}.npz").write_bytes(Path("tokens/0.npz").read_bytes())
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "vocos_onnx", "batch", "tokens", "out", "--model", MODEL, "--workers", "1"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "COLUMNS": "100"}
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                block = os.read(ours, 1 << 16)
+            except OSError:
+                break
+            if not block:
+                break
+            shown += block
+        assert process.wait() == 0
+    os.close(ours)
+    assert b"% 0 of 203 done, 0.00 h in 0:00:00, 0 x real time" in shown
+    assert shown.rstrip(b"\r").rpartition(b"\r")[2].strip() == b""  # nothing of it stays

@@ -1,0 +1,499 @@
+"""Jobs: what is done, again and again, with any number of workers, whatever happens to the processes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.helpers import DATA
+from vocos_onnx import VocosONNX, save_tokens
+from vocos_onnx.batch import Manifest, Settings, Summary, run
+from vocos_onnx.batch.journal import Row
+from vocos_onnx.batch.manifest import Item
+from vocos_onnx.batch.work import Worker
+
+MODEL, ENCODER = DATA / "encodec.onnx", DATA / "encoder.onnx"
+STATE = {"journal.jsonl", "errors.jsonl", ".lock"}
+
+
+@pytest.fixture(scope="module")
+def decode() -> Settings:
+    return Settings.of("decode", model=MODEL)
+
+
+@pytest.fixture(scope="module")
+def shards() -> Settings:
+    return Settings.of("decode", model=MODEL, format="flac", shard_size=5)
+
+
+def write_items(folder: Path, count: int, longest: int = 40) -> Path:
+    folder.mkdir()
+    vocos, random = VocosONNX(MODEL), np.random.default_rng(count)
+    for n in range(count):
+        save_tokens(folder / f"{n:04d}.npz", random.integers(1024, size=(2, random.integers(1, longest))), vocos)
+    return folder
+
+
+def here(settings: Settings, out: Path, items: Iterable[Item], workers: int | None) -> Generator[Row, None, None]:
+    """An engine without processes."""
+    worker = Worker(settings, out)
+    for item in items:
+        yield worker.do(item)
+
+
+def outputs(out: Path) -> dict[str, str]:
+    """The sha256 of each output."""
+    found = {str(path.relative_to(out)): path for path in out.rglob("*") if path.is_file()}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items() if name not in STATE}
+
+
+def journaled(out: Path) -> list[str]:
+    """The ids in the journal, in order."""
+    rows = map(json.loads, (out / "journal.jsonl").read_text().splitlines()[1:])
+    return [row["id"] for row in rows if "id" in row]
+
+
+def errors(out: Path) -> dict[str, str]:
+    lines = (out / "errors.jsonl").read_text().splitlines()
+    return {row["id"]: row["error"] for row in map(json.loads, lines)}
+
+
+def test_each_number_of_workers_writes_the_same(tmp_path: Path, decode: Settings, shards: Settings) -> None:
+    source = write_items(tmp_path / "in", 23)
+    (source / "0011.npz").write_bytes(b"nonsense")
+    for settings in (decode, shards):
+        found = []
+        for workers in (0, 1, 3):
+            out = tmp_path / f"{settings.format}-{workers}"
+            engine = {"engine": here} if not workers else {"workers": workers}
+            summary = run(source, out, settings, **engine)
+            assert (summary.items, summary.done, summary.before, summary.failed) == (23, 22, 0, 1)
+            assert list(errors(out)) == ["0011"]
+            assert sorted(journaled(out)) == [f"{n:04d}" for n in range(23) if n != 11]
+            found.append(outputs(out))
+        assert found[0] == found[1] == found[2]
+        assert len(found[0]) == (22 if settings is decode else 5)
+
+
+def test_the_longest_come_first(tmp_path: Path, decode: Settings, shards: Settings) -> None:
+    source = write_items(tmp_path / "in", 20, 200)
+    sizes = {path.stem: path.stat().st_size for path in source.iterdir()}
+    run(source, tmp_path / "out", decode, engine=here)
+    done = [sizes[id] for id in journaled(tmp_path / "out")]
+    assert done == sorted(done, reverse=True)
+    run(source, tmp_path / "shards", shards, engine=here)
+    ids = journaled(tmp_path / "shards")
+    assert [int(id) // 5 for id in ids] == [n // 5 for n in range(20)]  # one shard after another
+    assert [sizes[id] for id in ids[:5]] == sorted((sizes[id] for id in ids[:5]), reverse=True)
+
+
+def test_shards(tmp_path: Path, shards: Settings) -> None:
+    """Shard k has the items 5k to 5k + 5, in their order, under webdataset's keys; and nothing else is left."""
+    source = write_items(tmp_path / "in", 12)
+    assert run(source, tmp_path / "out", shards, engine=here).done == 12
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".lock", "000000.tar", "000001.tar", "000002.tar", "journal.jsonl",
+    ]  # fmt: skip
+    names = []
+    for number in range(3):
+        with tarfile.open(tmp_path / "out" / f"00000{number}.tar") as tar:
+            names.append(tar.getnames())
+            for name in tar.getnames():
+                data = tar.extractfile(name)
+                assert data is not None
+                assert soundfile.info(data).samplerate == 24_000
+    assert names == [[f"{n:04d}.flac" for n in range(12)][5 * k : 5 * k + 5] for k in range(3)]
+
+
+@pytest.mark.parametrize("name", ["decode", "shards"])
+def test_resume(tmp_path: Path, request: pytest.FixtureRequest, name: str) -> None:
+    """Nothing is done again but what has changed, has failed, or is gone."""
+    settings: Settings = request.getfixturevalue(name)
+    source = write_items(tmp_path / "in", 12)
+    bad = source / "0003.npz"
+    good = bad.read_bytes()
+    run(source, tmp_path / "expected", settings, engine=here)
+    expected = outputs(tmp_path / "expected")
+    bad.write_bytes(b"nonsense")
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="--resume"):
+        run(source, tmp_path / "expected", settings, engine=here)
+    run(source, out, settings, engine=here, resume=True)
+
+    def again() -> tuple[int, int, int]:
+        before = len(journaled(out))
+        summary = run(source, out, settings, engine=here, resume=True)
+        return summary.before, summary.failed, len(journaled(out)) - before
+
+    assert again() == (11, 1, 0)
+    assert list(errors(out)) == ["0003"]
+    bad.write_bytes(good)
+    assert again() == (11, 0, 1)
+    assert outputs(out) == expected
+    assert not (out / "errors.jsonl").exists()
+    times = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert again() == (12, 0, 0)
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == times
+    shutil.copy(source / "0001.npz", source / "0002.npz")  # another input
+    assert again() == (11, 0, 1)
+    assert outputs(out) != expected
+    os.utime(source / "0005.npz", ns=(1, 1))  # the same one with another time
+    changed = outputs(out)
+    assert again() == (11, 0, 1)
+    assert again() == (12, 0, 0)
+    assert outputs(out) == changed
+    (source / "0007.npz").write_bytes(b"nonsense")  # its output goes
+    assert again() == (11, 1, 0)
+    assert outputs(out) != changed
+    assert len(outputs(out)) == (11 if name == "decode" else 3)
+
+
+def test_outputs_that_are_gone_or_damaged_are_made_again(tmp_path: Path, decode: Settings, shards: Settings) -> None:
+    source = write_items(tmp_path / "in", 12)
+    for settings, names, counts in (
+        (decode, ("0001.wav", "0002.wav", "0003.wav"), (10, 2)),
+        (shards, ("000001.tar",) * 3, (7, 5)),
+    ):
+        out = tmp_path / settings.format
+        run(source, out, settings, engine=here)
+        expected, before = outputs(out), len(journaled(out))
+        (out / names[0]).unlink()
+        (out / names[1]).write_bytes(b"damaged")
+        os.utime(out / "000000.tar" if settings is shards else out / names[2], ns=(5, 5))  # and this is as it was
+        summary = run(source, out, settings, engine=here, resume=True)
+        assert (summary.done, summary.before) == (12, counts[0] - (settings is decode))
+        assert outputs(out) == expected
+        assert len(journaled(out)) - before == counts[1] + (settings is decode)
+
+
+def test_more_items_at_the_end(tmp_path: Path, decode: Settings, shards: Settings) -> None:
+    source = write_items(tmp_path / "in", 12)
+    rows = [json.dumps({"path": f"in/{n:04d}.npz"}) + "\n" for n in range(12)]
+    manifest = tmp_path / "m.jsonl"
+    for settings in (decode, shards):
+        out = tmp_path / settings.format
+        manifest.write_text("".join(rows[:7]))
+        run(manifest, out, settings, engine=here)
+        manifest.write_text("".join(rows))
+        summary = run(manifest, out, settings, engine=here, resume=True)
+        assert (summary.before, summary.done) == (7, 12)
+        run(source, tmp_path / f"whole-{settings.format}", settings, engine=here)
+        assert outputs(out) == outputs(tmp_path / f"whole-{settings.format}")
+    manifest.write_text("".join(rows[1:]))
+    with pytest.raises(ValueError, match=r"000000.tar holds the item '0000', which does not belong there"):
+        run(manifest, tmp_path / "flac", shards, engine=here, resume=True)
+    assert run(manifest, tmp_path / "wav", decode, engine=here, resume=True).before == 11
+
+
+def test_an_interrupted_run_tells_what_is_done(tmp_path: Path, decode: Settings, shards: Settings) -> None:
+    """However it ends, the rest is done later, and shards are whole only once."""
+    source = write_items(tmp_path / "in", 12)
+    for settings in (decode, shards):
+        run(source, tmp_path / f"expected-{settings.format}", settings, engine=here)
+        out = tmp_path / settings.format
+        for count in (3, 4, 2):
+
+            def some(job: Settings, folder: Path, items: Iterable[Item], workers: int | None, n: int = count) -> Any:
+                for index, row in enumerate(here(job, folder, items, workers)):
+                    if index == n:
+                        raise KeyboardInterrupt
+                    yield row
+
+            with pytest.raises(KeyboardInterrupt):
+                run(source, out, settings, engine=some, resume=True)
+            (out / ".vocos-0123").mkdir()  # as a process that is killed leaves it
+            (out / ".vocos-0123" / "0001.wav").write_bytes(b"half")
+        assert run(source, out, settings, engine=here, resume=True).before == 9
+        assert outputs(out) == outputs(tmp_path / f"expected-{settings.format}")
+        assert sorted(journaled(out)) == [f"{n:04d}" for n in range(12)]
+
+
+def test_progress(tmp_path: Path, decode: Settings) -> None:
+    source = write_items(tmp_path / "in", 5)
+    seen: list[Summary] = []
+    last = run(source, tmp_path / "out", decode, engine=here, progress=seen.append)
+    assert [summary.done for summary in seen] == [0, 1, 2, 3, 4, 5]
+    assert [summary.share for summary in seen] == sorted(summary.share for summary in seen)
+    assert (seen[0].share, last.share) == (0, 1)
+    frames = [VocosONNX(MODEL).decode(np.load(path)["tokens"]).size for path in source.iterdir()]
+    assert last.hours == pytest.approx(sum(frames) / 24_000 / 3600, abs=1e-9)
+    assert last.speed == pytest.approx(3600 * last.hours / last.elapsed)
+    assert (last.errors, last.out) == (None, str(tmp_path / "out"))
+
+
+def test_what_is_refused(tmp_path: Path, decode: Settings, shards: Settings) -> None:
+    source = write_items(tmp_path / "in", 2)
+    out = tmp_path / "out"
+    soundfile.write(tmp_path / "a.wav", np.zeros(2400), 24_000)
+    (tmp_path / "audio.jsonl").write_text('{"path": "a.wav"}\n')
+    (tmp_path / "dots.jsonl").write_text('{"id": "a.b", "path": "in/0000.npz"}\n')
+    with pytest.raises(ValueError, match="names audio, which decode does not take: the task is encode or resynth"):
+        run(tmp_path / "audio.jsonl", out, decode, engine=here)
+    with pytest.raises(ValueError, match="names tokens or mels, which encode does not take: the task is decode"):
+        run(source, out, Settings.of("encode", encoder=ENCODER, bandwidth=1.5), engine=here)
+    with pytest.raises(ValueError, match=r"the id 'a\.b' holds a dot"):
+        run(tmp_path / "dots.jsonl", out, shards, engine=here)
+    with pytest.raises(ValueError, match="lies in the folder of the inputs"):
+        run(source, source / "out", decode, engine=here)
+    with pytest.raises(ValueError, match="workers is 0, expected 1 or more"):
+        run(source, out, decode, workers=0)
+    with pytest.raises(ValueError, match="engine is 'spark', expected local or ray"):
+        run(source, out, decode, engine="spark")
+    assert not out.exists()
+    assert not (source / "out").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no limit on the size of files")
+@pytest.mark.parametrize("name", ["decode", "shards"])
+def test_a_disk_that_fills(tmp_path: Path, request: pytest.FixtureRequest, name: str) -> None:
+    """It stops, says what is done, and goes on when there is room."""
+    settings: Settings = request.getfixturevalue(name)
+    source = write_items(tmp_path / "in", 12)
+    run(source, tmp_path / "expected", settings, engine=here)
+    code = f"""
+import resource
+from pathlib import Path
+from vocos_onnx.batch import Settings, run
+if __name__ == "__main__":
+    settings = Settings.of("decode", model={str(MODEL)!r}, format={settings.format!r}, shard_size={settings.shard_size})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
+    try:
+        run({str(source)!r}, {str(tmp_path / "out")!r}, settings, workers=2)
+    except OSError as error:
+        print(error.errno, error.strerror)
+"""
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100)
+    assert done.stderr == ""
+    assert done.stdout.startswith(f"{errno.EFBIG} File too large: {tmp_path / 'out'}. "), done.stdout
+    assert "of 12 items are done; make room, and go on with the same command and --resume" in done.stdout
+    assert not [path for path in (tmp_path / "out").rglob(".vocos-*")]
+    before = len(journaled(tmp_path / "out"))
+    summary = run(source, tmp_path / "out", settings, workers=2, resume=True)
+    assert (summary.before, summary.done) == (before, 12)
+    assert outputs(tmp_path / "out") == outputs(tmp_path / "expected")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(options, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_real_disk_that_fills(tmp_path: Path, small_disk: Path, decode: Settings) -> None:
+    source = write_items(tmp_path / "in", 30)
+    run(source, tmp_path / "expected", decode, engine=here)
+    with pytest.raises(OSError, match=r"No space left on device.*items are done; make room") as caught:
+        run(source, small_disk / "out", decode, workers=2)
+    assert caught.value.errno == errno.ENOSPC
+    assert 0 < len(outputs(small_disk / "out")) < 30
+    subprocess.run(["mount", "-o", "remount,size=10m", str(small_disk)], check=True)
+    assert run(source, small_disk / "out", decode, workers=2, resume=True).done == 30
+    assert outputs(small_disk / "out") == outputs(tmp_path / "expected")
+    assert not list((small_disk / "out").glob(".vocos-*"))
+
+
+# -- processes that die --
+
+
+def children(process: int) -> list[int]:
+    """The workers of a run, which have the executor's main program."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            command = path.with_name("cmdline").read_bytes()
+        except (OSError, IndexError, ValueError):
+            continue
+        if parent == process and b"spawn_main" in command:
+            found.append(int(path.parent.name))
+    return found
+
+
+def start(source: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vocos_onnx", "batch", str(source), str(out), "--model", str(MODEL), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    for _ in range(round(seconds / 0.005)):
+        if found := condition():
+            return found
+        time.sleep(0.005)
+    raise AssertionError("it takes too long")
+
+
+def lines(out: Path) -> int:
+    path = out / "journal.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+
+
+@needs_proc
+@pytest.mark.parametrize("options", [(), ("--format", "flac", "--shard-size", "40")], ids=["files", "shards"])
+def test_three_kills(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Of a worker, of the parent, and of a worker again: every item is there once, with the same bytes."""
+    source = write_items(tmp_path / "in", 200, 100)
+    whole = start(source, tmp_path / "expected", *options)
+    assert whole.communicate(timeout=100)[1] == ""
+    assert whole.returncode == 0
+    out = tmp_path / "out"
+    first = start(source, out, "--workers", "2", *options)
+    until(lambda: lines(out) > 20 and len(children(first.pid)) == 2)
+    os.kill(children(first.pid)[0], signal.SIGKILL)
+    until(lambda: lines(out) > 60)
+    workers = children(first.pid)
+    first.kill()
+    assert first.communicate() == ("", "")
+    assert lines(out) < 200
+    until(lambda: not any(is_running(worker) for worker in workers))  # they do not stay behind
+    second = start(source, out, "--workers", "2", "--resume", *options)
+    until(lambda: lines(out) > 110 and len(children(second.pid)) == 2)
+    os.kill(children(second.pid)[1], signal.SIGKILL)
+    stdout, stderr = second.communicate(timeout=100)
+    assert (second.returncode, stderr) == (0, "")
+    assert "200 of 200 done" in stdout
+    assert outputs(out) == outputs(tmp_path / "expected")
+    assert sorted(set(journaled(out))) == [f"{n:04d}" for n in range(200)]
+    assert not list(out.rglob(".vocos-*"))
+
+
+@needs_proc
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("group", [False, True])
+def test_signals_end_it_at_once(tmp_path: Path, number: signal.Signals, group: bool) -> None:
+    """With nothing half-written and no traceback, whether the workers get the signal too (as from a terminal)."""
+    source = write_items(tmp_path / "in", 200, 300)
+    out = tmp_path / "out"
+    process = start(source, out, "--workers", "2")
+    until(lambda: lines(out) > 10)
+    workers = children(process.pid)
+    assert len(workers) == 2
+    if group:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=5)
+    assert (process.returncode, stdout, stderr) == (128 + number, "", "")
+    until(lambda: not any(is_running(worker) for worker in workers), 5)
+    assert not list(out.rglob(".vocos-*"))
+    done = lines(out) - 1
+    assert run(source, out, Settings.of("decode", model=MODEL), workers=2, resume=True).before == done
+
+
+@needs_proc
+def test_an_item_that_kills_its_process_fails_alone(tmp_path: Path, decode: Settings) -> None:
+    """Such as one that takes all memory: a limit on the address space of the workers stands for that."""
+    source = write_items(tmp_path / "in", 30)
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import os
+from pathlib import Path
+from vocos_onnx.batch import Settings, run, work
+
+class Deadly(work.Worker):
+    def do(self, item):
+        if item.id in ("0007", "0021"):
+            os._exit(9)
+        return super().do(item)
+
+from vocos_onnx.batch import local
+local.Worker = Deadly  # in the workers too, which import this file
+
+if __name__ == "__main__":
+    summary = run({str(source)!r}, {str(tmp_path / "out")!r}, Settings.of("decode", model={str(MODEL)!r}), workers=2)
+    print(summary.done, summary.failed)
+""")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100)
+    assert (done.stdout, done.stderr) == ("28 2\n", "")
+    reasons = errors(tmp_path / "out")
+    assert sorted(reasons) == ["0007", "0021"]
+    assert set(reasons.values()) == {"its process ended twice without a word: killed, out of memory, or crashed"}
+    assert len(outputs(tmp_path / "out")) == 28
+    assert run(source, tmp_path / "out", decode, workers=1, resume=True).done == 30
+
+
+def test_processes_that_always_die_end_the_job(tmp_path: Path) -> None:
+    source = write_items(tmp_path / "in", 30)
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import os
+if __name__ == "__mp_main__":
+    os._exit(3)
+from vocos_onnx.batch import Settings, run
+if __name__ == "__main__":
+    try:
+        run({str(source)!r}, {str(tmp_path / "out")!r}, Settings.of("decode", model={str(MODEL)!r}), workers=2)
+    except RuntimeError as error:
+        print(error)
+""")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100)
+    assert "5 items in a row have ended theirs twice" in done.stdout, done
+    assert done.stderr == ""
+    assert outputs(tmp_path / "out") == {}
+
+
+def test_a_model_that_is_gone_ends_the_job(tmp_path: Path) -> None:
+    source = write_items(tmp_path / "in", 5)
+    model = tmp_path / "model.onnx"
+    shutil.copy(MODEL, model)
+    settings = Settings.of("decode", model=model)
+    model.unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.onnx"):
+        run(source, tmp_path / "out", settings, workers=2)
+    assert outputs(tmp_path / "out") == {}
+
+
+def test_ten_thousand_done_items_are_known_at_once(tmp_path: Path, decode: Settings) -> None:
+    """Without a look into one of them: an engine that is asked for none is not asked."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for n in range(10_000):
+        (source / f"{n:05d}.npy").touch()
+
+    def pretend(job: Settings, out: Path, items: Iterable[Item], workers: int | None) -> Generator[Row, None, None]:
+        from vocos_onnx.batch.journal import FileState
+
+        for item in items:
+            (out / f"{item.id}.wav").touch()
+            yield Row(item.id, "", FileState.of(item.path), f"{item.id}.wav", FileState.of(out / f"{item.id}.wav"), 1.0)
+
+    assert run(source, tmp_path / "out", decode, engine=pretend).done == 10_000
+
+    def never(job: Settings, out: Path, items: Iterable[Item], workers: int | None) -> Generator[Row, None, None]:
+        raise AssertionError
+        yield
+
+    summary = run(Manifest(source), tmp_path / "out", decode, engine=never, resume=True)
+    assert (summary.before, summary.done, summary.failed) == (10_000, 10_000, 0)
+    assert len(journaled(tmp_path / "out")) == 10_000

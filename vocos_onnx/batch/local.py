@@ -1,0 +1,211 @@
+"""The items of a job in processes of this machine: one a core, each on one thread.
+
+A process that dies (killed, out of memory, crashed in a C library) breaks concurrent.futures' executor, which then
+ends all its processes. A new one takes its place, and what was being worked on is tried once more, an item at a time,
+so that the one that is to blame fails alone.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from itertools import islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+
+from vocos_onnx.io.files import remove_unfinished
+from vocos_onnx.model.cpus import available_cpus
+
+from .job import Settings
+from .journal import Row
+from .manifest import Item
+from .work import Worker
+
+_AHEAD = 4  # items for each process that are being done or wait for it
+_MOST_DEATHS = 5  # items in a row that end their process: it is not the items then
+_SIGNALS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+
+
+def rows(
+    settings: Settings, out: Path, items: Iterable[Item], workers: int | None = None
+) -> Generator[Row, None, None]:
+    """The row of each item, as they are done.
+
+    Args:
+        settings: of the job.
+        out: the output folder.
+        items: taken as they are needed, a few ahead.
+        workers: processes; by default the CPUs that this process may use.
+
+    When the iterator ends or is closed, no process is left. Raises what ``Worker`` and ``Worker.do`` raise, and
+    RuntimeError if the processes die whatever they do.
+    """
+    pool = _Pool(settings, out, available_cpus() if workers is None else workers)
+    try:
+        yield from pool.rows(items)
+    finally:
+        pool.end()
+
+
+class _Pool:
+    def __init__(self, settings: Settings, out: Path, count: int):
+        self._job, self._count = (settings, out), count
+        self._processes = _Processes(*self._job, count)
+        self._running: dict[Future[Row], Item] = {}
+        self._suspects: deque[Item] = deque()  # each was being worked on when a process died
+        self._deaths = 0  # since the last item that was done
+
+    def rows(self, items: Iterable[Item]) -> Iterator[Row]:
+        source = iter(items)
+        while True:
+            alone = bool(self._suspects) and not self._running
+            if alone:
+                self._submit(self._suspects.popleft())
+            elif not self._suspects:
+                for item in islice(source, _AHEAD * self._count - len(self._running)):
+                    self._submit(item)
+            if not self._running and not self._suspects:
+                return
+            lost = []
+            problem: Exception | None = None
+            for future in wait(self._running, return_when=FIRST_COMPLETED).done:
+                item = self._running.pop(future)
+                try:
+                    row = future.result()
+                except BrokenProcessPool:
+                    lost.append(item)
+                except Exception as error:  # which ends the job, but not before what is done is told
+                    problem = error
+                else:
+                    self._deaths = 0
+                    yield row
+            if problem is not None:
+                raise problem
+            if lost:
+                lost += self._running.values()  # which are lost, too
+                self._begin_again()
+                if alone:
+                    yield self._failed(*lost)
+                else:
+                    self._suspects += lost
+
+    def end(self) -> None:
+        self._processes.end()
+
+    def _submit(self, item: Item) -> None:
+        try:
+            self._running[self._processes.submit(item)] = item
+        except BrokenProcessPool:  # it has died in the meantime
+            self._suspects.append(item)
+            if not self._running:
+                self._begin_again()
+
+    def _begin_again(self) -> None:
+        self._running.clear()
+        self._processes.end()
+        self._processes = _Processes(*self._job, self._count)
+
+    def _failed(self, item: Item) -> Row:
+        self._deaths += 1
+        if self._deaths == _MOST_DEATHS:
+            raise RuntimeError(
+                f"the processes end at once: {_MOST_DEATHS} items in a row have ended theirs twice. There may be too "
+                "little memory for so many workers; a script that calls run needs if __name__ == '__main__': before it"
+            )
+        return Row.failed(item, "its process ended twice without a word: killed, out of memory, or crashed")
+
+
+def _start_tracker() -> None:
+    """Start multiprocessing's process that frees semaphores, which else warns of those of a process that was killed."""
+    if os.name != "posix":
+        return
+    from multiprocessing import resource_tracker
+
+    name, before = "PYTHONWARNINGS", os.environ.get("PYTHONWARNINGS")
+    os.environ[name] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+class _Processes:
+    """An executor whose processes end when they are told to, and with this process, however that ends.
+
+    They hold one end of a pipe, and this process the other, which the system closes with it.
+    """
+
+    def __init__(self, settings: Settings, out: Path, count: int):
+        _start_tracker()
+        context = multiprocessing.get_context("spawn")
+        theirs, self._ours = context.Pipe(duplex=False)
+        self._theirs = theirs
+        self._executor = ProcessPoolExecutor(count, context, _begin, (settings, out, theirs))
+
+    def submit(self, item: Item) -> Future[Row]:
+        with _signals_held():  # a process that starts would print a traceback at Ctrl-C
+            return self._executor.submit(_do, item)
+
+    def end(self) -> None:
+        self._ours.close()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._theirs.close()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Inside it, signals wait; processes that start there begin so."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# In a process of the executor
+
+_job: tuple[Settings, Path]
+_worker: Worker | None = None
+
+
+def _begin(settings: Settings, out: Path, leash: Connection) -> None:
+    """Ctrl-C goes to the whole group of processes: the one that started these decides."""
+    global _job
+    _job = (settings, out)
+    for number in _SIGNALS:
+        signal.signal(number, _end if number == signal.SIGTERM else signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    threading.Thread(target=_end_with, args=(leash,), daemon=True).start()
+
+
+def _do(item: Item) -> Row:
+    global _worker
+    if _worker is None:
+        _worker = Worker(*_job)
+    return _worker.do(item)
+
+
+def _end_with(leash: Connection) -> None:
+    with suppress(EOFError, OSError):
+        leash.recv_bytes()
+    _end()
+
+
+def _end(number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
+    remove_unfinished()
+    os._exit(128 + number)

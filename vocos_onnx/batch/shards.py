@@ -1,0 +1,131 @@
+"""Tar files as webdataset reads them, made of finished items: shard k has the items k·n to (k+1)·n of the manifest.
+
+An item that is done waits as a file until all items of its shard are done or have failed. Then the tar is written, and
+the files are deleted. A shard that changes later, since an item that had failed is done now, is written anew: what has
+not changed is copied from the old tar. Owners, modes and times in it are fixed, so that the same items are the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vocos_onnx.io.files import whole_file
+
+from .journal import FileState, Journal, Shard
+
+MODE = 0o644
+
+
+class Member(NamedTuple):
+    """A member of a tar file: its name, and the file that it is; None copies it from the tar that is there."""
+
+    name: str
+    file: Path | None
+
+
+class Shards:
+    """The tar files of a job, of ``size`` items each. They are written on a thread of their own."""
+
+    def __init__(self, size: int, out: Path, journal: Journal):
+        self.size, self._out, self._journal = size, out, journal
+        self._known: dict[int, FileState] = {}
+        self._left: dict[int, int] = {}
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: dict[Future[FileState | None], tuple[int, list[str], list[Member]]] = {}
+
+    def path(self, number: int) -> Path:
+        """The file of a shard, such as ``OUT/000012.tar``."""
+        return self._out / f"{number:06d}.tar"
+
+    def recall(self, shard: Shard) -> None:
+        """An earlier run has written this one."""
+        self._known[shard.number] = shard.output
+
+    def lost(self) -> list[int]:
+        """The numbers of those that are gone, or not what was written."""
+        return [number for number, state in self._known.items() if not _is_same(self.path(number), state)]
+
+    def expect(self, left: npt.NDArray[np.int64]) -> None:
+        """The items with these indices are to be done."""
+        numbers, counts = np.unique(left // self.size, return_counts=True)
+        self._left = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+
+    def left(self, number: int) -> int:
+        """How many items of a shard are still to be done."""
+        return self._left.get(number, 0)
+
+    def finished(self, index: int) -> int:
+        """An item is done or has failed; returns the number of its shard."""
+        number = index // self.size
+        self._left[number] -= 1
+        return number
+
+    def write(self, number: int, ids: list[str], members: list[Member]) -> None:
+        """Begin to write a shard; without members it is deleted."""
+        path = self.path(number)
+
+        def make() -> FileState | None:
+            if members:
+                return write_shard(path, members)
+            path.unlink(missing_ok=True)
+            return None
+
+        self._writing[self._thread.submit(make)] = (number, ids, members)
+
+    def note_written(self, *, wait: bool = False) -> None:
+        """Note in the journal those that are whole, and delete the files of their items. Raises OSError."""
+        for future in [future for future in self._writing if wait or future.done()]:
+            number, ids, members = self._writing.pop(future)
+            state = future.result()
+            if state is not None:
+                self._journal.add(Shard(number, state, tuple(ids)))
+            for member in members:
+                if member.file is not None:
+                    member.file.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._thread.shutdown(cancel_futures=True)
+
+
+def _is_same(path: Path, state: FileState) -> bool:
+    if state.is_of(path):
+        return True
+    with suppress(OSError, ValueError):
+        return FileState.of(path).sha256 == state.sha256
+    return False
+
+
+def write_shard(path: Path, members: Sequence[Member]) -> FileState:
+    """Write a tar file, whole or not at all, in place of the one that is there.
+
+    Raises OSError, as where the disk is full, and KeyError if the tar that is there lacks a member.
+    """
+    with ExitStack() as stack:
+        old = None
+        if any(member.file is None for member in members):
+            old = stack.enter_context(tarfile.open(path, "r:"))
+        partial = stack.enter_context(whole_file(path))
+        tar = stack.enter_context(tarfile.open(partial, "w:", format=tarfile.PAX_FORMAT))
+        for name, file in members:
+            if file is not None:
+                with file.open("rb") as source:
+                    _add(tar, name, source, file.stat().st_size)
+            elif old is not None and (copied := old.extractfile(name)) is not None:
+                _add(tar, name, copied, old.getmember(name).size)
+    return FileState.of(path)
+
+
+def _add(tar: tarfile.TarFile, name: str, source: IO[bytes], size: int) -> None:
+    entry = tarfile.TarInfo(name)  # of no owner, and of the time 0
+    entry.size, entry.mode = size, MODE
+    tar.addfile(entry, source)

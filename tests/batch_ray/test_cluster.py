@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,8 @@ import numpy as np
 import pytest
 
 from vocos_onnx import save_tokens
-from vocos_onnx.batch.job import Settings
-from vocos_onnx.batch.journal import Journal
-from vocos_onnx.batch.manifest import Manifest
+from vocos_onnx.batch import Settings, Summary, run
 from vocos_onnx.batch.ray_engine import FOLDER, rows
-from vocos_onnx.batch.work import Worker
 
 COUNT = 60
 
@@ -47,21 +45,10 @@ def settings() -> Settings:
 
 @pytest.fixture(scope="module")
 def expected(corpus: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process makes, without Ray."""
-    out = tmp_path_factory.mktemp("local")
-    worker = Worker(settings, out)
-    for item in Manifest(corpus):
-        worker.do(item)
+    """What the local engine makes."""
+    out = tmp_path_factory.mktemp("local") / "out"
+    run(corpus, out, settings, workers=2)
     return out
-
-
-def run(corpus: Path, out: Path, settings: Settings, address: str) -> None:
-    """The job through Ray, as its driver."""
-    manifest = Manifest(corpus)
-    order = sorted(range(len(manifest)), key=lambda index: manifest.sizes[index], reverse=True)
-    with Journal(out, settings, resume=False) as journal:
-        for row in rows(settings, out, (manifest[index] for index in order), address=address):
-            journal.add(row)
 
 
 @pytest.fixture
@@ -75,6 +62,10 @@ def cluster() -> Iterator[Any]:
     )
     yield cluster
     cluster.shutdown()
+
+
+def run_with_ray(corpus: Path, out: Path, settings: Settings, cluster: Any) -> Summary:
+    return run(corpus, out, settings, engine=partial(rows, address=cluster.address))
 
 
 def journal(out: Path) -> list[dict[str, Any]]:
@@ -135,10 +126,11 @@ def test_a_node_dies(cluster: Any, corpus: Path, settings: Settings, expected: P
         cluster.remove_node(node, allow_graceful=False)
 
     thread = meanwhile(lambda: done(out) >= 8, kill)
-    run(corpus, out, settings, cluster.address)
+    summary = run_with_ray(corpus, out, settings, cluster)
     thread.join()
     assert 8 <= killed[0] < COUNT // 2
     check(out, expected)
+    assert (summary.items, summary.done, summary.failed) == (COUNT + 1, COUNT, 1)
 
 
 def test_an_actor_is_killed(cluster: Any, corpus: Path, settings: Settings, expected: Path, tmp_path: Path) -> None:
@@ -150,10 +142,11 @@ def test_an_actor_is_killed(cluster: Any, corpus: Path, settings: Settings, expe
         os.kill(killed[0], signal.SIGKILL)
 
     thread = meanwhile(lambda: done(out) >= 8, kill)
-    run(corpus, out, settings, cluster.address)
+    summary = run_with_ray(corpus, out, settings, cluster)
     thread.join()
     assert killed
     check(out, expected)
+    assert (summary.done, summary.failed) == (COUNT, 1)
 
 
 def test_an_item_that_ends_its_process_twice(
@@ -174,11 +167,16 @@ def test_an_item_that_ends_its_process_twice(
 
     thread = threading.Thread(target=kill)
     thread.start()
-    run(corpus, out, settings, cluster.address)
+    summary = run_with_ray(corpus, out, settings, cluster)
     thread.join()
     assert len(killed) == 2
     check(out, expected, ("bad", "item-0"))
     errors = {row["id"]: row["error"] for row in map(json.loads, (out / "errors.jsonl").read_text().splitlines())}
     assert errors["item-0"] == (
-        f"the process that did it ended 2 times, at last process {killed[1]} of {socket.gethostname()}"
+        "its process ended twice without a word: killed, out of memory, or crashed (at last process "
+        f"{killed[1]} of {socket.gethostname()})"
     )
+    assert (summary.done, summary.failed) == (COUNT - 1, 2)
+    summary = run(corpus, out, settings, workers=1, resume=True)  # the local engine tries it again
+    assert (summary.before, summary.done, summary.failed) == (COUNT - 1, COUNT, 1)
+    check(out, expected)

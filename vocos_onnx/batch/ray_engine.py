@@ -20,7 +20,7 @@ import socket
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,15 @@ from vocos_onnx.version import __version__
 from .job import Settings
 from .journal import Row
 from .manifest import Item
-from .work import Worker, reason
+from .work import Worker
+from .work import reason as reason_of
 
 FOLDER = ".ray"  # in OUT, while a job runs
 MAX_CHUNKS = 4096  # Ray's start and the driver's memory grow with them
 ITEMS_A_CHUNK = 32  # of jobs with fewer items than would make so many
 CHUNKS_AN_ACTOR = 16  # at least: the last one should not keep the others waiting for long
 ROWS_AT_ONCE, BYTES_AT_ONCE = 8, 4 << 20  # how many rows are handed back together, or of how much input
-TRIES = 2  # of an item that ends the process
+TRIES = 2  # of an item that ends its process
 STORE = 128 << 20  # bytes of shared memory of a Ray that is started here: what goes through it is small
 
 
@@ -51,7 +52,7 @@ def rows(
     *,
     address: str | None = None,
     gpus: float | None = None,
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Do the items through Ray Data; yields the row of each once, as they are done. Closing it ends the work.
 
     Args:
@@ -294,7 +295,8 @@ class Actor:
         if position in tried.rows:
             return tried.rows[position]
         if tried.begun[position] >= TRIES:
-            row = Row.failed(item, f"the process that did it ended {TRIES} times, at last {tried.last}").to_json()
+            reason = f"its process ended twice without a word: killed, out of memory, or crashed (at last {tried.last})"
+            row = Row.failed(item, reason).to_json()
         else:
             tried.begin(position)
             row = self._worker.do(item).to_json()
@@ -343,7 +345,7 @@ class _Tried:
 
 def _stop(error: Exception) -> str:
     """Why an actor cannot go on, as it is handed back."""
-    message = f"node {socket.gethostname()}: {reason(error)}"
+    message = f"node {socket.gethostname()}: {reason_of(error)}"
     return json.dumps({"stopped": message, "errno": error.errno if isinstance(error, OSError) else None})
 
 

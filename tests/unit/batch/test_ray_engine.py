@@ -131,8 +131,10 @@ def test_an_actor_goes_on_where_another_died(settings: Settings, items: list[Ite
     third = joined(received(Actor(settings, str(todo), __version__), chunk))
     assert [row.id for _, row in third if row.error] == ["item-5", "item-9"]
     error = third[9][1].error or ""
-    assert error.startswith("the process that did it ended 2 times, at last process ")
-    assert error.endswith(f" of {socket.gethostname()}")
+    assert error.startswith(
+        "its process ended twice without a word: killed, out of memory, or crashed (at last process "
+    )
+    assert error.endswith(f" of {socket.gethostname()})")
 
 
 def test_an_actor_that_cannot_work(settings: Settings, items: list[Item], out: Path) -> None:

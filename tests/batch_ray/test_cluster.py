@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 
 from vocos_onnx import save_tokens
 from vocos_onnx.batch import Settings, Summary, run
-from vocos_onnx.batch.ray_engine import FOLDER, rows
+from vocos_onnx.batch.ray_engine import FOLDER, through_ray
 
 COUNT = 60
 
@@ -65,7 +64,7 @@ def cluster() -> Iterator[Any]:
 
 
 def run_with_ray(corpus: Path, out: Path, settings: Settings, cluster: Any) -> Summary:
-    return run(corpus, out, settings, engine=partial(rows, address=cluster.address))
+    return run(corpus, out, settings, engine=through_ray(cluster.address))
 
 
 def journal(out: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import pytest
 from tests.helpers import DATA
 from vocos_onnx.batch.job import Settings
 from vocos_onnx.batch.manifest import Item
-from vocos_onnx.batch.ray_engine import rows
+from vocos_onnx.batch.ray_engine import rows, through_ray
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,8 @@ def test_no_cluster(
 ) -> None:
     with pytest.raises(error, match=message):
         next(rows(settings, tmp_path, item(tmp_path), address=address))
+    with pytest.raises(error, match=message):
+        through_ray(address)
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(error, match=message):
         next(rows(settings, tmp_path, item(tmp_path)))

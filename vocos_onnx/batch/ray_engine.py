@@ -22,8 +22,9 @@ from array import array
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vocos_onnx.messages import first_line
 from vocos_onnx.model.cpus import available_cpus
@@ -35,6 +36,9 @@ from .manifest import Item
 from .work import Worker
 from .work import reason as reason_of
 
+if TYPE_CHECKING:
+    from .run import Engine
+
 FOLDER = ".ray"  # in OUT, while a job runs
 MAX_CHUNKS = 4096  # Ray's start and the driver's memory grow with them
 ITEMS_A_CHUNK = 32  # of jobs with fewer items than would make so many
@@ -42,6 +46,20 @@ CHUNKS_AN_ACTOR = 16  # at least: the last one should not keep the others waitin
 ROWS_AT_ONCE, BYTES_AT_ONCE = 8, 4 << 20  # how many rows are handed back together, or of how much input
 TRIES = 2  # of an item that ends its process
 STORE = 128 << 20  # bytes of shared memory of a Ray that is started here: what goes through it is small
+
+
+def through_ray(address: str | None = None, *, gpus: float | None = None) -> Engine:
+    """Returns the engine that does a job through the cluster at an address, with so many GPUs for each actor.
+
+    It is ``rows``, which describes them. Raises ImportError if Ray is not installed, ConnectionError if nothing listens
+    at the address, before the job's folder is made.
+
+    Example:
+        >>> summary = run("corpus.jsonl", "/shared/audio", settings, engine=through_ray("10.0.0.5:6379"))
+    """
+    import_ray()
+    _check_address(_resolved(address))
+    return partial(rows, address=address, gpus=gpus)
 
 
 def rows(
@@ -117,14 +135,12 @@ def connected(ray: Any, address: str | None, workers: int | None) -> Iterator[No
     if ray.is_initialized():
         yield
         return
-    if address is None:
-        address = os.environ.get("RAY_ADDRESS") or "local"
+    address = _resolved(address)
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if address == "local":
         cpus = workers or available_cpus()
         options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE}
-    else:
-        _check_address(address)
+    _check_address(address)
     terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, **options)
@@ -155,9 +171,13 @@ def _checked(settings: Settings, workers: int | None, gpus: float | None) -> flo
     return gpus
 
 
+def _resolved(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
 def _check_address(address: str) -> None:
     """Raises ConnectionError if nothing listens at the address; Ray itself takes long to say so."""
-    if address == "auto":
+    if address in ("auto", "local"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:

@@ -19,7 +19,7 @@ from vocos_onnx.batch import ray_engine
 from vocos_onnx.batch.job import Settings
 from vocos_onnx.batch.journal import FileState, Row
 from vocos_onnx.batch.manifest import Item
-from vocos_onnx.batch.ray_engine import Actor, rows
+from vocos_onnx.batch.ray_engine import Actor, rows, through_ray
 from vocos_onnx.version import __version__
 
 
@@ -171,6 +171,8 @@ def test_ray_is_not_installed(settings: Settings, out: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"--engine ray needs ray: pip install 'vocos-onnx\[ray\]'"):
         next(rows(settings, out, []))
+    with pytest.raises(ImportError, match=r"--engine ray needs ray: pip install 'vocos-onnx\[ray\]'"):
+        through_ray()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.helpers import DATA, tone
+from tests.helpers import DATA, ROOT, tone
 from vocos_onnx import VocosONNX, load_tokens, save_tokens
 from vocos_onnx.cli import main
 
@@ -187,3 +187,30 @@ def test_the_bar(folder: Path) -> None:
     os.close(ours)
     assert b"% 0 of 203 done, 0.00 h in 0:00:00, 0 x real time" in shown
     assert shown.rstrip(b"\r").rpartition(b"\r")[2].strip() == b""  # nothing of it stays
+
+
+def test_the_page_of_corpora(tmp_path: Path) -> None:
+    """Its commands and programs run in their order, in a folder with recordings; its JSON is what is written."""
+    text = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8")
+    for name in ("recordings/b.flac", "recordings/day1/a17.flac", "wavs/day1/a.flac", "wavs/day2/a.flac"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / name, tone(440, 24_000, 0.3), 24_000)
+    blocks = re.findall(r"```(sh|python)\n(.*?)```", text, re.S)
+    assert [kind for kind, _ in blocks] == ["sh", "python", "sh", "python"]
+    for kind, block in blocks:
+        (tmp_path / "script.py").write_text(block)
+        lines = [line for line in block.splitlines() if line] if kind == "sh" else ["python script.py"]
+        for line in lines:
+            words = line.partition("#")[0].split()
+            program = [sys.executable, "-m", "vocos_onnx"] if words[0] == "vocos-onnx" else [sys.executable]
+            done = subprocess.run([*program, *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+            assert (done.returncode, done.stderr) == (0, ""), line
+    assert done.stdout == "2 0 0.0\n"  # what the first command has done
+    assert names(str(tmp_path / "audio")) == ["a17.flac", "b.flac"]
+    assert names(str(tmp_path / "shards")) == ["000000.tar"]
+    assert load_tokens(tmp_path / "tokens" / "a17.npz").codes.shape[0] == 4
+    shown = [json.loads(line) for block in re.findall(r"```json\n(.*?)```", text, re.S) for line in block.splitlines()]
+    row = json.loads((tmp_path / "audio" / "journal.jsonl").read_text().splitlines()[1])
+    assert [list(each) for each in (shown[2], shown[2]["input"], shown[2]["output"])] == [
+        list(each) for each in (row, row["input"], row["output"])
+    ]

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from vocos_onnx.io.files import write_all
 from vocos_onnx.version import __version__
 
 from .job import Settings
@@ -162,7 +163,7 @@ class Journal:
             stack.enter_context(_locked(out))
             if self._path.exists() and self._path.stat().st_size:
                 self._check_header(resume)
-            self._file: IO[bytes] = stack.enter_context(self._path.open("ab"))
+            self._file: IO[bytes] = stack.enter_context(self._path.open("ab", buffering=0))
             if not self._file.tell():
                 header = {_KEY: _FORMAT, "version": __version__, "settings": settings.described()}
                 self._write(self._file, {**header, "sha256": settings.sha256})
@@ -200,14 +201,13 @@ class Journal:
         """Write what has been done, or failed. Raises OSError, as where the disk is full."""
         if isinstance(record, Row) and record.error is not None:
             if self._errors is None:
-                self._errors = self._stack.enter_context((self.out / ERRORS).open("wb"))
+                self._errors = self._stack.enter_context((self.out / ERRORS).open("wb", buffering=0))
             self._write(self._errors, record.to_json())
         else:
             self._write(self._file, record.to_json())
 
     def _write(self, file: IO[bytes], value: dict[str, Any]) -> None:
-        file.write(json.dumps(value, separators=(",", ":")).encode() + b"\n")
-        file.flush()
+        write_all(file, json.dumps(value, separators=(",", ":")).encode() + b"\n")  # unbuffered: it is out at once
 
     def _check_header(self, resume: bool) -> None:
         """Raises ValueError unless the journal is of the same settings and may be gone on with; cuts its torn end."""

@@ -98,7 +98,7 @@ class _Pool:
                     self._suspects += lost
 
     def end(self) -> None:
-        self._processes.end()
+        self._processes.end(at_once=bool(self._running))
 
     def _submit(self, item: Item) -> None:
         try:
@@ -110,7 +110,7 @@ class _Pool:
 
     def _begin_again(self) -> None:
         self._running.clear()
-        self._processes.end()
+        self._processes.end(at_once=True)
         self._processes = _Processes(*self._job, self._count)
 
     def _failed(self, item: Item) -> Row:
@@ -157,9 +157,11 @@ class _Processes:
         with _signals_held():  # a process that starts would print a traceback at Ctrl-C
             return self._executor.submit(_do, item)
 
-    def end(self) -> None:
-        self._ours.close()
+    def end(self, *, at_once: bool) -> None:
+        if at_once:
+            self._ours.close()
         self._executor.shutdown(wait=True, cancel_futures=True)
+        self._ours.close()
         self._theirs.close()
 
 

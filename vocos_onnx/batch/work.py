@@ -63,6 +63,9 @@ class Worker:
         What is wrong with an item is in the row. Raises OSError where no output can be written, as on a full disk.
         """
         target = self._folder / f"{item.id}.{self._settings.format}"
+        with suppress(OSError):
+            if item.path.samefile(target):
+                return Row.failed(item, f"its output, {target}, would be written over it")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:

@@ -56,6 +56,25 @@ def test_a_torn_line_is_cut(tmp_path: Path, settings: Settings, cut: int) -> Non
     assert path.read_bytes() == data
 
 
+def test_a_disk_that_fills(tmp_path: Path, settings: Settings) -> None:
+    """What cannot be written is an error once, and no whole line is lost."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    written = 0
+    with Journal(tmp_path, settings, False) as journal:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+        try:
+            with pytest.raises(OSError, match="too large"):
+                while True:
+                    journal.add(ROW)
+                    written += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "journal.jsonl").stat().st_size == 2000
+    assert written > 2
+    assert records(tmp_path, settings) == [ROW] * written
+
+
 def test_a_torn_first_line(tmp_path: Path, settings: Settings) -> None:
     Journal(tmp_path, settings, False).close()
     path = tmp_path / "journal.jsonl"

@@ -363,7 +363,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no
 @pytest.mark.parametrize("options", [(), ("--format", "flac", "--shard-size", "40")], ids=["files", "shards"])
 def test_three_kills(tmp_path: Path, options: tuple[str, ...]) -> None:
     """Of a worker, of the parent, and of a worker again: every item is there once, with the same bytes."""
-    source = write_items(tmp_path / "in", 200, 100)
+    source = write_items(tmp_path / "in", 200, 300)
     whole = start(source, tmp_path / "expected", *options)
     assert whole.communicate(timeout=100)[1] == ""
     assert whole.returncode == 0
@@ -412,8 +412,30 @@ def test_signals_end_it_at_once(tmp_path: Path, number: signal.Signals, group: b
 
 
 @needs_proc
+def test_ctrl_c_in_a_program(tmp_path: Path) -> None:
+    """KeyboardInterrupt, and the workers end."""
+    source = write_items(tmp_path / "in", 200, 300)
+    out, script = tmp_path / "out", tmp_path / "script.py"
+    script.write_text(f"""
+from vocos_onnx.batch import Settings, run
+if __name__ == "__main__":
+    try:
+        run({str(source)!r}, {str(out)!r}, Settings.of("decode", model={str(MODEL)!r}), workers=2)
+    except KeyboardInterrupt:
+        print("interrupted")
+""")
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        until(lambda: lines(out) > 10)
+        workers = children(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10) == (b"interrupted\n", b"")
+        assert not any(is_running(worker) for worker in workers)
+    assert not list(out.rglob(".vocos-*"))
+
+
+@needs_proc
 def test_an_item_that_kills_its_process_fails_alone(tmp_path: Path, decode: Settings) -> None:
-    """Such as one that takes all memory: a limit on the address space of the workers stands for that."""
+    """As one that takes all memory would: the others are done."""
     source = write_items(tmp_path / "in", 30)
     script = tmp_path / "script.py"
     script.write_text(f"""

@@ -160,6 +160,15 @@ def test_items_that_fail(tmp_path: Path, tokens: Path, recording: Path, out: Pat
     assert "is not a file" in fails(tmp_path / "folder.wav", out, "resynth", **PAIR)
 
 
+def test_an_input_is_never_written_over(recording: Path, out: Path) -> None:
+    """Nor deleted, as an output of an item that fails is."""
+    for data in (recording.read_bytes(), b"nonsense"):
+        (out / "a.wav").write_bytes(data)
+        row = Worker(Settings.of("resynth", **PAIR), out).do(item(out / "a.wav"))
+        assert row.error == f"its output, {out / 'a.wav'}, would be written over it"
+        assert (out / "a.wav").read_bytes() == data
+
+
 def first_codebook(tokens: Path) -> Path:
     path = tokens.with_name("one.npy")
     np.save(path, load_tokens(tokens).codes[:1])

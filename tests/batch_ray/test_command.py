@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vocos_onnx import save_tokens
+from vocos_onnx import VocosONNX, save_tokens
 from vocos_onnx.batch import Settings, run
 
 COUNT = 40
@@ -24,10 +24,10 @@ COMMAND = [sys.executable, "-m", "vocos_onnx", "batch", "corpus.jsonl", "out", "
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A corpus of tokens of 2 to 12 s."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    rng = np.random.default_rng(0)
+    rng, vocos = np.random.default_rng(0), VocosONNX()
     with (tmp_path / "corpus.jsonl").open("w") as manifest:
         for index in range(COUNT):
-            save_tokens(tmp_path / f"{index}.npz", rng.integers(1024, size=(8, int(rng.integers(150, 900)))))
+            save_tokens(tmp_path / f"{index}.npz", rng.integers(1024, size=(8, int(rng.integers(150, 900)))), vocos)
             manifest.write(json.dumps({"path": f"{index}.npz"}) + "\n")
     run(tmp_path / "corpus.jsonl", tmp_path / "expected", Settings.of("decode"), workers=2)
     return tmp_path

@@ -117,12 +117,14 @@ def rows(
 def import_ray() -> Any:
     """Import Ray Data. Raises ImportError if it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that is started here sends nothing to anybody
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its errors are about how Ray Data uses it
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise ImportError(f"--engine ray needs {error.name}: pip install 'vocos-onnx[ray]'") from error
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it says that there is no bar of its own
     return ray
 
 

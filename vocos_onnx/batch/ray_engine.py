@@ -138,7 +138,7 @@ def connected(ray: Any, address: str | None, workers: int | None) -> Iterator[No
         yield
         return
     address = _resolved(address)
-    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address == "local":
         cpus = workers or available_cpus()
         options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE}
@@ -148,7 +148,7 @@ def connected(ray: Any, address: str | None, workers: int | None) -> Iterator[No
         ray.init(address, **options)
     except (ConnectionError, TimeoutError) as error:
         raise ConnectionError(_no_cluster(address, first_line(error))) from error
-    except RuntimeError as error:  # of another version of Ray or Python, which it names
+    except (RuntimeError, ray.exceptions.RayError) as error:  # of another version, or it wants another token
         raise ValueError(
             f"the Ray cluster at {address} cannot be used from here: {' '.join(str(error).split())}"
         ) from (error)

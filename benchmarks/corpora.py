@@ -2,6 +2,7 @@
 
     python benchmarks/corpora.py throughput --items 2000    # one worker against all cores, in turns
     python benchmarks/corpora.py kills --items 10000        # kill -9 of the parent or a worker, three times at random
+    python benchmarks/corpora.py ray --items 8000 --rounds 1   # Ray, started on this machine, against the local engine
     python benchmarks/corpora.py memory --items 1000000     # of the parent, with a manifest of so many rows
 
 Items are 1 to 5 s of random tokens of the bundled codec at 3 kbps, decoded to WAV; OMP_NUM_THREADS and the like do not
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from vocos_onnx import VocosONNX, save_tokens
-from vocos_onnx.batch import Manifest, Settings, run
+from vocos_onnx.batch import Manifest, Settings, Summary, run
 from vocos_onnx.batch.journal import FileState, Row
 from vocos_onnx.batch.manifest import Item
 from vocos_onnx.model.cpus import available_cpus
@@ -71,6 +72,32 @@ def throughput(folder: Path, items: int, rounds: int) -> None:
             shutil.rmtree(folder / "out")
         ratios.append(speeds[cores] / speeds[1])
     print(f"{cores} workers against 1: {statistics.median(ratios):.2f} (of {', '.join(f'{r:.2f}' for r in ratios)})")
+
+
+def ray(folder: Path, items: int, rounds: int) -> None:
+    """Both engines in turns, on all cores, from the first row on; what comes before it is the start."""
+    write_items(folder / "in", items)
+    ratios = []
+    for index in range(rounds):
+        speeds = {}
+        for engine in ("local", "ray") if index % 2 == 0 else ("ray", "local"):
+            marks: list[tuple[float, float]] = []
+
+            def note(summary: Summary, marks: list[tuple[float, float]] = marks) -> None:
+                marks.append((time.monotonic(), 3600 * summary.hours))
+
+            run(folder / "in", folder / "out", Settings.of("decode"), engine=engine, progress=note)
+            ended = time.monotonic()
+            (begun, _), (first, some), *_, (last, audio) = marks
+            speeds[engine] = (audio - some) / (last - first)
+            print(
+                f"{engine}: start {first - begun:.1f} s, {last - first:.1f} s of work at {speeds[engine]:.1f} x real "
+                f"time, end {ended - last:.1f} s",
+                flush=True,
+            )
+            shutil.rmtree(folder / "out")
+        ratios.append(speeds["ray"] / speeds["local"])
+    print(f"ray against local: {statistics.median(ratios):.2f} (of {', '.join(f'{r:.2f}' for r in ratios)})")
 
 
 def kills(folder: Path, items: int, seed: int) -> None:
@@ -157,15 +184,17 @@ def memory(folder: Path, items: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("throughput", "kills", "memory"))
+    parser.add_argument("what", choices=("throughput", "ray", "kills", "memory"))
     parser.add_argument("--items", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3, help="of throughput")
+    parser.add_argument("--rounds", type=int, default=3, help="of throughput and ray")
     parser.add_argument("--seed", type=int, default=0, help="of kills")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if args.what == "throughput":
             throughput(folder, args.items, args.rounds)
+        elif args.what == "ray":
+            ray(folder, args.items, args.rounds)
         elif args.what == "kills":
             kills(folder, args.items, args.seed)
         else:

@@ -20,6 +20,7 @@ from .progress import Progress
 if TYPE_CHECKING:
     from vocos_onnx.batch import Manifest, Settings, Summary
     from vocos_onnx.batch.job import Task
+    from vocos_onnx.batch.run import Engine
 
 _EVERY = 60.0  # seconds from one line to the next where there is no terminal
 _REDRAWN = 0.2  # seconds from one bar to the next
@@ -67,6 +68,18 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--engine", choices=("local", "ray"), default="local", help="ray: on a cluster of Ray (needs [ray])"
     )
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of --engine ray: the head of a cluster, or auto for the one that runs here (default: RAY_ADDRESS, else "
+        "Ray is started for this job)",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=options.share,
+        metavar="N",
+        help="of --engine ray with --provider cuda: GPUs of each worker; 0.5 lets two share one (default: 1)",
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     options.add_model(parser)
     options.add_encoder(parser)
@@ -95,7 +108,7 @@ def run(args: Namespace) -> int:
             manifest,
             args.output,
             settings,
-            engine=args.engine,
+            engine=_engine(args),
             workers=args.workers,
             resume=args.resume,
             progress=report,
@@ -113,6 +126,17 @@ def run(args: Namespace) -> int:
         tell(f"{failed}: {args.output / ERRORS} has each with its reason, and --resume tries them again")
         return 1
     return 0
+
+
+def _engine(args: Namespace) -> str | Engine:
+    if args.engine == "ray":
+        from vocos_onnx.batch.ray_engine import through_ray
+
+        return through_ray(args.address, gpus=args.gpus)
+    for name, given in (("--address", args.address), ("--gpus", args.gpus)):
+        if given is not None:
+            raise ValueError(f"{name} is {shown(given)}, and the engine is local: pass --engine ray, or leave it out")
+    return str(args.engine)
 
 
 def _settings(args: Namespace, manifest: Manifest) -> Settings:

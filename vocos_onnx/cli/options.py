@@ -157,6 +157,12 @@ def integer(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", text):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a number such as 1 or 0.5")
+    return float(text)
+
+
 def provider(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("an empty name, expected cpu, cuda, or another execution provider")

@@ -1,0 +1,82 @@
+"""What is said where there is no cluster, or one that cannot do the job."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import DATA
+from vocos_onnx.batch.job import Settings
+from vocos_onnx.batch.manifest import Item
+from vocos_onnx.batch.ray_engine import rows, through_ray
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return Settings.of("decode", model=DATA / "encodec.onnx")
+
+
+def item(tmp_path: Path) -> list[Item]:
+    return [Item(0, "a", tmp_path / "a.npz", 1)]
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "message"),
+    [
+        (
+            "127.0.0.1:1",
+            ConnectionError,
+            r"no Ray cluster at 127\.0\.0\.1:1 \(.*refused.*\): start it with ray start --head",
+        ),
+        ("ray://127.0.0.1:1", ConnectionError, r"no Ray cluster at ray://127\.0\.0\.1:1"),
+        ("no.such.host.invalid:6379", ConnectionError, r"no Ray cluster at no\.such\.host\.invalid:6379"),
+        ("head", ValueError, r"the address of Ray is 'head', expected HOST:PORT, as in 10\.0\.0\.5:6379, or auto"),
+        ("head:0", ValueError, r"the address of Ray is 'head:0', expected HOST:PORT"),
+    ],
+)
+def test_no_cluster(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, address: str, error: Any, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        next(rows(settings, tmp_path, item(tmp_path), address=address))
+    with pytest.raises(error, match=message):
+        through_ray(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(error, match=message):
+        next(rows(settings, tmp_path, item(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_none_runs_here(tmp_path: Path) -> None:
+    code = "from vocos_onnx.batch.ray_engine import *; connected(import_ray(), 'auto', None).__enter__()"
+    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path)}
+    environment.pop("RAY_ADDRESS", None)
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    last = found.stderr.splitlines()[-1]
+    assert "ConnectionError: there is no Ray cluster that runs on this machine (" in last
+    assert last.endswith(
+        "): start it with ray start --head, or leave the address out (RAY_ADDRESS, too), and Ray is started on this "
+        "machine"
+    )
+
+
+def test_no_gpu(local_ray: Any, tmp_path: Path, settings: Settings) -> None:
+    cuda = replace(settings, provider="cuda")
+    with pytest.raises(
+        ValueError, match="an actor needs 1 GPU, and the cluster has 0 in all: start its nodes with --num"
+    ):
+        next(rows(cuda, tmp_path, item(tmp_path)))
+
+
+def test_a_node_that_cannot_open_the_model(local_ray: Any, tmp_path: Path, settings: Settings) -> None:
+    assert settings.model is not None
+    gone = replace(settings, model=replace(settings.model, pinned=("/nowhere/model.onnx", settings.model.sha256)))
+    with pytest.raises(RuntimeError, match=r"^node .*: .*/nowhere/model\.onnx"):
+        next(rows(gone, tmp_path, item(tmp_path)))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,391 @@
+"""The same job through Ray Data: on this machine, or on the nodes of a cluster, which share the folder OUT.
+
+The items that are to be done lie in OUT/.ray/items, one a line, and what goes through Ray is where *chunks* of them
+begin: the driver and the object store hold some thousand chunks, however long the manifest is. An actor has one Worker.
+It reads the items of a chunk, writes their outputs into OUT as the local engine's processes do, and hands back a row
+for each, a few at a time; the driver gets them as they are done.
+
+When a node or an actor dies, Ray gives its chunks to another actor. That finds in OUT/.ray what became of a chunk's
+items: it goes on with the one that was being done, and gives that up if it has ended two processes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import threading
+from array import array
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vocos_onnx.messages import first_line
+from vocos_onnx.model.cpus import available_cpus
+from vocos_onnx.version import __version__
+
+from .job import Settings
+from .journal import Row
+from .manifest import Item
+from .work import Worker
+from .work import reason as reason_of
+
+if TYPE_CHECKING:
+    from .run import Engine
+
+FOLDER = ".ray"  # in OUT, while a job runs
+MAX_CHUNKS = 4096  # Ray's start and the driver's memory grow with them
+ITEMS_A_CHUNK = 32  # of jobs with fewer items than would make so many
+CHUNKS_AN_ACTOR = 16  # at least: the last one should not keep the others waiting for long
+ROWS_AT_ONCE, BYTES_AT_ONCE = 8, 4 << 20  # how many rows are handed back together, or of how much input
+TRIES = 2  # of an item that ends its process
+STORE = 128 << 20  # bytes of shared memory of a Ray that is started here: what goes through it is small
+
+
+def through_ray(address: str | None = None, *, gpus: float | None = None) -> Engine:
+    """Returns the engine that does a job through the cluster at an address, with so many GPUs for each actor.
+
+    It is ``rows``, which describes them. Raises ImportError if Ray is not installed, ConnectionError if nothing listens
+    at the address, before the job's folder is made.
+
+    Example:
+        >>> summary = run("corpus.jsonl", "/shared/audio", settings, engine=through_ray("10.0.0.5:6379"))
+    """
+    import_ray()
+    _check_address(_resolved(address))
+    return partial(rows, address=address, gpus=gpus)
+
+
+def rows(
+    settings: Settings,
+    out: Path,
+    items: Iterable[Item],
+    workers: int | None = None,
+    *,
+    address: str | None = None,
+    gpus: float | None = None,
+) -> Generator[Row, None, None]:
+    """Do the items through Ray Data; yields the row of each once, as they are done. Closing it ends the work.
+
+    Args:
+        settings: what is done with the items.
+        out: the folder of the outputs, which all nodes have under this path.
+        items: those to be done, the longest first.
+        workers: at most so many actors; by default as many as the cluster has CPUs, or GPUs for, also when it grows.
+        address: of the head of a cluster, HOST:PORT, or "auto" for the one that runs on this machine; by default
+            RAY_ADDRESS, and if that is not set, Ray is started on this machine, for this job.
+        gpus: of each actor; 0.5 lets two share one. By default 1 with the provider "cuda", and else none.
+
+    Raises:
+        ImportError: Ray is not installed.
+        ConnectionError: there is no cluster at that address.
+        ValueError: the cluster has no such GPUs, or has another Ray or Python; workers or gpus out of range.
+        OSError: a node cannot write to OUT, as where the disk is full.
+        RuntimeError: a node does not have OUT or the models, or has another version of this package; Ray has failed.
+    """
+    gpus = _checked(settings, workers, gpus)
+    ray = import_ray()
+    out = out.absolute()
+    folder = out / FOLDER
+    with connected(ray, address, workers), _emptied(folder):
+        slots = _slots(ray, gpus)
+        todo = folder / "items"
+        chunks = _write(items, todo, CHUNKS_AN_ACTOR * min(slots, workers or slots))
+        if not chunks:
+            return
+        count = sum(chunk["count"] for chunk in chunks)
+        dataset = _dataset(ray, chunks, settings, todo, min(slots, workers or slots, len(chunks)), workers, gpus)
+        seen = bytearray(count)
+        try:
+            for part in dataset.iter_rows():
+                for position, row in _received(part["rows"]):
+                    if not seen[position]:  # a node that was given up may have gone on
+                        seen[position] = 1
+                        yield row
+        except ray.exceptions.RayError as error:
+            raise RuntimeError(f"Ray has failed: {first_line(error)}; run it again, and it goes on") from error
+        if missing := seen.count(0):
+            raise RuntimeError(f"Ray has lost {missing} of {count} items; run it again, and it goes on with these")
+
+
+def import_ray() -> Any:
+    """Import Ray Data. Raises ImportError if it is not installed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that is started here sends nothing to anybody
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its errors are about how Ray Data uses it
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ImportError(f"--engine ray needs {error.name}: pip install 'vocos-onnx[ray]'") from error
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it says that there is no bar of its own
+    return ray
+
+
+@contextmanager
+def connected(ray: Any, address: str | None, workers: int | None) -> Iterator[None]:
+    """Be the driver of a cluster, or of a Ray on this machine that ends with it; an open connection is used as it is.
+
+    Raises ConnectionError if there is no cluster at the address, ValueError if it has another Ray or Python.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = _resolved(address)
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address == "local":
+        cpus = workers or available_cpus()
+        options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE}
+    _check_address(address)
+    terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address, **options)
+    except (ConnectionError, TimeoutError) as error:
+        raise ConnectionError(_no_cluster(address, first_line(error))) from error
+    except (RuntimeError, ray.exceptions.RayError) as error:  # of another version, or it wants another token
+        raise ValueError(
+            f"the Ray cluster at {address} cannot be used from here: {' '.join(str(error).split())}"
+        ) from (error)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)  # Ray has taken it
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _checked(settings: Settings, workers: int | None, gpus: float | None) -> float:
+    """Returns how many GPUs an actor has. Raises ValueError for what is out of range."""
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}, expected 1 or more, or None for all that the cluster has room for")
+    if gpus is None:
+        return 1.0 if settings.provider == "cuda" else 0.0
+    if not 0 < gpus <= 8:
+        raise ValueError(f"gpus is {gpus}, expected more than 0, and at most 8, for each actor; 0.5 lets two share one")
+    if settings.provider == "cpu":
+        raise ValueError(f"gpus is {gpus}, and the provider is the CPU: pass --provider cuda, or leave it out")
+    return gpus
+
+
+def _resolved(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def _check_address(address: str) -> None:
+    """Raises ConnectionError if nothing listens at the address; Ray itself takes long to say so."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ValueError(f"the address of Ray is {address!r}, expected HOST:PORT, as in 10.0.0.5:6379, or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConnectionError(_no_cluster(address, str(error))) from error
+
+
+def _no_cluster(address: str, reason: str) -> str:
+    where = "that runs on this machine" if address == "auto" else f"at {address}"
+    remedy = "ray start --head" if address == "auto" else "ray start --head --port=6379 on its first node"
+    return (
+        f"there is no Ray cluster {where} ({reason}): start it with {remedy}, or leave the address out (RAY_ADDRESS, "
+        "too), and Ray is started on this machine"
+    )
+
+
+def _slots(ray: Any, gpus: float) -> int:
+    """Returns for how many actors the cluster has room. Raises ValueError if for none."""
+    resources = ray.cluster_resources()
+    kind, each = ("GPU", gpus) if gpus else ("CPU", 1)
+    found = resources.get(kind, 0)
+    if found < each:
+        raise ValueError(
+            f"an actor needs {each:g} {kind}, and the cluster has {found:g} in all: start its nodes with "
+            f"--num-{kind.lower()}s, or ask for less"
+        )
+    return int(found / each)
+
+
+@contextmanager
+def _emptied(folder: Path) -> Iterator[None]:
+    """A folder that is new, and gone afterwards; a run that was killed may have left one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(items: Iterable[Item], path: Path, chunks_wanted: int) -> list[dict[str, int]]:
+    """Write the items, and cut them into chunks of about equal work: with as much input, in order."""
+    places, sizes = array("q"), array("q")
+    with path.open("wb") as file:
+        for item in items:
+            places.append(file.tell())
+            sizes.append(max(item.size, 1))
+            file.write(_line(item))
+    wanted = min(max(chunks_wanted, len(places) // ITEMS_A_CHUNK), MAX_CHUNKS)
+    share, chunks, taken = sum(sizes) / wanted, list[dict[str, int]](), 0.0
+    for position, (place, size) in enumerate(zip(places, sizes, strict=True)):
+        if not chunks or taken >= share * len(chunks):
+            chunks.append({"first": position, "place": place, "count": 0})
+        chunks[-1]["count"] += 1
+        taken += size
+    return chunks
+
+
+def _dataset(
+    ray: Any, chunks: list[dict[str, int]], settings: Settings, todo: Path, actors: int, most: int | None, gpus: float
+) -> Any:
+    """The chunks -> the rows of their items."""
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.target_max_block_size = 1  # what an actor yields is handed on at once
+    context.max_consecutive_actor_init_deaths = 10  # a node may die while an actor starts there
+    context.execution_no_progress_timeout_s = -1  # an item may take hours
+    with ray.data.DataContext.current(context):
+        return ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
+            Actor,
+            fn_constructor_args=(settings, str(todo), __version__),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=actors),
+            num_gpus=gpus or None,
+        )
+
+
+def _received(text: str) -> Iterator[tuple[int, Row]]:
+    """The rows that an actor has handed back, with their places in the to-do list. Raises what has stopped it."""
+    given = json.loads(text)
+    if (message := given.get("stopped")) is not None:
+        raise RuntimeError(message) if given["errno"] is None else OSError(given["errno"], message)
+    for position, row in given["rows"]:
+        yield position, _row(row)
+
+
+class Actor:
+    """One of the processes of the cluster: it has the models open, and does chunk after chunk."""
+
+    def __init__(self, settings: Settings, todo: str, version: str):
+        """What is wrong here is handed back at the first chunk: Ray would hide it in a traceback of its own."""
+        self._todo, self._stopped = Path(todo), ""
+        try:
+            if version != __version__:
+                raise RuntimeError(f"it has vocos-onnx {__version__}, and the driver {version}: install the same one")
+            if not self._todo.is_file():
+                raise FileNotFoundError(f"it has no {todo}: the folder of the outputs must be one that all nodes share")
+            self._worker = Worker(settings, self._todo.parent.parent)
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            self._stopped = _stop(error)
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
+        """Do the chunks of a batch, which are one.
+
+        A chunk that is done again must be handed back in the same portions, of which the driver may have had the first
+        ones: so they depend on the items alone, and not on the time.
+        """
+        if self._stopped:
+            yield {"rows": [self._stopped]}
+            return
+        for first, place, count in zip(*(batch[name].tolist() for name in ("first", "place", "count")), strict=True):
+            try:
+                for done in self._portions(first, _items(self._todo, place, count)):
+                    yield {"rows": [json.dumps({"rows": done})]}
+            except OSError as error:  # a full disk
+                yield {"rows": [_stop(error)]}
+
+    def _portions(self, first: int, items: Iterator[Item]) -> Iterator[list[tuple[int, Any]]]:
+        """The rows of a chunk's items with their places, some at a time."""
+        done, size = list[tuple[int, Any]](), 0
+        with _Tried(self._todo.parent / str(first)) as tried:
+            for position, item in enumerate(items, first):
+                done.append((position, self._done(item, position, tried)))
+                size += item.size
+                if len(done) == ROWS_AT_ONCE or size >= BYTES_AT_ONCE:
+                    yield done
+                    done, size = [], 0
+        yield done
+
+    def _done(self, item: Item, position: int, tried: _Tried) -> Any:
+        """The row of an item, done now or by an actor before."""
+        if position in tried.rows:
+            return tried.rows[position]
+        if tried.begun[position] >= TRIES:
+            reason = f"its process ended twice without a word: killed, out of memory, or crashed (at last {tried.last})"
+            row = Row.failed(item, reason).to_json()
+        else:
+            tried.begin(position)
+            row = self._worker.do(item).to_json()
+        tried.finish(position, row)
+        return row
+
+
+class _Tried:
+    """What has become of the items of a chunk in this actor and those before it, kept in a file.
+
+    rows: of those that are done.
+    begun: how often the others have been begun.
+    last: which process did the last one.
+    """
+
+    def __init__(self, path: Path):
+        self.rows: dict[int, Any] = {}
+        self.begun: Counter[int] = Counter()
+        self.last = ""
+        with suppress(FileNotFoundError):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                with suppress(ValueError):  # cut by the end of the process
+                    entry = json.loads(line)
+                    if "row" in entry:
+                        self.rows[entry["position"]] = entry["row"]
+                    else:
+                        self.begun[entry["position"]] += 1
+                        self.last = f"process {entry['process']} of {entry['node']}"
+        self._file = path.open("ab", buffering=0)
+
+    def __enter__(self) -> _Tried:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def begin(self, position: int) -> None:
+        self._append({"position": position, "process": os.getpid(), "node": socket.gethostname()})
+
+    def finish(self, position: int, row: Any) -> None:
+        self._append({"position": position, "row": row})
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        self._file.write(b"\n" + json.dumps(entry).encode() + b"\n")  # the line before may be cut
+
+
+def _stop(error: Exception) -> str:
+    """Why an actor cannot go on, as it is handed back."""
+    message = f"node {socket.gethostname()}: {reason_of(error)}"
+    return json.dumps({"stopped": message, "errno": error.errno if isinstance(error, OSError) else None})
+
+
+def _items(path: Path, place: int, count: int) -> Iterator[Item]:
+    with path.open("rb") as file:
+        file.seek(place)
+        for _ in range(count):
+            index, id, where, size, known = json.loads(file.readline())
+            yield Item(index, id, Path(where), size, None if known is None else _row(known))
+
+
+def _row(value: Any) -> Row:
+    """A row of ``Row.to_json``, which may be of an item that failed."""
+    if "error" in value:
+        return Row(value["id"], value["path"], error=value["error"])
+    return Row.from_json(value)
+
+
+def _line(item: Item) -> bytes:
+    known = None if item.known is None else item.known.to_json()
+    return json.dumps([item.index, item.id, str(item.path), item.size, known]).encode() + b"\n"

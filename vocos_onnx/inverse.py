@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Float
-from .dsp.stft import hann_window, imdct_frames, istft_frames, overlap_add, samples_of, trim_of
+from .dsp.stft import hann_window, imdct_frames, istft_frames, overlap_add, trim_of
 from .model.config import ModelConfig
 from .spans import Span, Spectrum
 
@@ -158,11 +158,6 @@ class Inverse:
                 rows[span.rows] = found
         return [audio[item] for item in sorted(audio)]
 
-    def samples(self, frames: int) -> int:
-        """Samples of audio that so many frames make."""
-        config = self.config
-        return samples_of(frames, config.n_fft, config.hop_length, config.padding)
-
     def _of_rows(self, sums: Iterator[Sum]) -> tuple[Span, Float]:
         """The first span of some sequences, and their audio."""
         first = next(sums)
@@ -172,7 +167,7 @@ class Inverse:
         overlap_add = self.overlap_add()
         if span.is_whole:
             return span, overlap_add.add(first.audio, last=True)
-        samples = self.samples(span.frames.length)
+        samples = config.samples(span.frames.length)
         audio, done = np.empty((span.batch, samples), np.float32), 0
         for one in itertools.chain([first], sums):
             block = overlap_add.add(one.audio, last=one.span.stop == span.frames.length)

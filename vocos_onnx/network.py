@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import Float
-from .dsp.stft import samples_of
 from .limits import MAX_CHANNELS, MAX_LAYERS, read_size
 from .model.config import ModelConfig
 from .model.foreign import NOTHING, Settings
@@ -87,7 +86,7 @@ class Network:
         if self.makes_audio and all(span.is_whole for span in spans):
             audio = self.audio(features, bandwidth_id, lengths, alone=alone)
             if np.isfinite(audio).all():  # else the spectrum says why
-                return [Spectrum(span, None, audio[of, : self._samples(span.frames.length)]) for span, of in each]
+                return [Spectrum(span, None, audio[of, : self.config.samples(span.frames.length)]) for span, of in each]
         spectrum = self.spectrum(features, bandwidth_id, lengths, alone=alone)
         return [Spectrum(span, spectrum[of, span.start - span.first : span.stop - span.first]) for span, of in each]
 
@@ -124,7 +123,7 @@ class Network:
         The arguments are those of ``spectrum``; the audio of an item ends with its last frame, and zeros are after it.
         """
         batch, _, frames = features.shape
-        shapes = {"audio": (batch, self._samples(frames))}
+        shapes = {"audio": (batch, self.config.samples(frames))}
         return self._whole(shapes, features, bandwidth_id, lengths, alone)
 
     def inputs(
@@ -252,10 +251,6 @@ class Network:
     def placement(self) -> dict[str, list[str]]:
         """As ``Session.placement``, of a network that was opened with a ``profile``."""
         return self._session.placement()
-
-    def _samples(self, frames: int) -> int:
-        config = self.config
-        return samples_of(frames, config.n_fft, config.hop_length, config.padding)
 
     def _zeros(self, batch: int, past: int) -> State:
         return {name: np.zeros(shape, np.float32) for name, shape in self._state_shapes(batch, past).items()}

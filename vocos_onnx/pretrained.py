@@ -322,7 +322,7 @@ def _hub_file(repo: str, wanted: Wanted, filename: str) -> _Located:
         for name in (*CONFIGS[METADATA_KEY], f"{path.name}.json"):
             with suppress(FileNotFoundError):
                 beside = str(PurePosixPath(filename).with_name(name))
-                hub.download(repo, beside, local_files_only=wanted.local_files_only, **where)
+                hub.download(repo, beside, local_files_only=wanted.local_files_only, **{**where, "revision": commit})
     if wanted.sha256 is None:
         return _Located(path, again)
     return _Located(PinnedFile(path, wanted.sha256, "pass the revision that it belongs to"), again)

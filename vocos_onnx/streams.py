@@ -114,7 +114,7 @@ class Decoder:
         if not self._frames_in:
             return np.zeros(0, np.float32)
         if missing := self._missing(self._frames_in):
-            wanted = self._inverse.samples(self._frames_in) - self._samples_out
+            wanted = self._inverse.config.samples(self._frames_in) - self._samples_out
             filled: Float = np.concatenate([self.push(self._zeros(missing)), self.finish()])
             return filled[:wanted]
         audio = self._step(self._zeros(self._reach), self._frames_in)

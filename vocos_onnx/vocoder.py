@@ -388,7 +388,7 @@ class VocosONNX:
         each = in_order(sums, work.batches, work.threads)
         audio = self._inverse.join(itertools.chain.from_iterable(each))
         if self.network.size is not None:
-            lengths = (self._inverse.samples(frames.length) for frames in given.items)
+            lengths = (self.config.samples(frames.length) for frames in given.items)
             audio = [one[:, :length] for one, length in zip(audio, lengths, strict=True)]
         return given.restore(audio)
 

@@ -101,5 +101,4 @@ def set_metadata(proto: onnx.ModelProto, config: ModelConfig | EncoderConfig) ->
 
 def set_sherpa_metadata(proto: onnx.ModelProto, config: ModelConfig) -> None:
     """The same of a model in sherpa-onnx's layout. Raises ValueError if sherpa-onnx cannot play it."""
-    del proto.metadata_props[:]
-    helper.set_model_props(proto, sherpa_metadata(config))
+    named(proto, sherpa_metadata(config), config)

@@ -20,10 +20,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from vocos_onnx import ModelConfig
-from vocos_onnx.arrays import Float
 from vocos_onnx.convert.calibration import (
     MIN_SNR_DB,
-    Decode,
     Decoder,
     Item,
     Range,
@@ -39,8 +37,7 @@ from vocos_onnx.model.config import Quality
 from vocos_onnx.model.onnx_file import CODEBOOKS_NAME
 from vocos_onnx.model.precision import column_scales, input_scale, to_int8
 from vocos_onnx.model.providers import CPU
-from vocos_onnx.model.session import evaluate
-from vocos_onnx.model.sherpa import INPUT, spectrum_of
+from vocos_onnx.model.sherpa import INPUT
 
 from .branches import join, split
 from .graph import set_metadata, set_sherpa_metadata
@@ -116,8 +113,7 @@ def convert(
     proto = narrowed(proto, config, ranges)
     describe(proto, config)
     save(proto, staged)
-    decode = Decoder(staged).decode if polar is None else _polar_decode(staged, original)
-    quality = quality_of(decode, items, config.sample_rate, pesq_wb_or_nan)
+    quality = quality_of(Decoder(staged).decode, items, config.sample_rate, pesq_wb_or_nan)
     report(quality_line(precision, quality))
     if not quality.snr_db >= MIN_SNR_DB:
         raise target.refused(
@@ -128,17 +124,6 @@ def convert(
     describe(proto, config)
     save(proto, staged)
     return config
-
-
-def _polar_decode(path: Path, original: Decoder) -> Decode:
-    """What decodes as ``original`` does, with the network of a file in sherpa-onnx's layout."""
-
-    def decode(array: npt.NDArray[Any], bandwidth_id: int | None) -> Float:
-        features, _ = original.read(array, bandwidth_id)
-        (outputs,) = evaluate(path, [{INPUT: features}])
-        return original.audio(spectrum_of(outputs))
-
-    return decode
 
 
 def narrowed(proto: onnx.ModelProto, config: ModelConfig, ranges: Mapping[str, Range]) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import write_encoder, write_vocoder
-from tests.helpers import ROOT
+from tests.helpers import DATA, ROOT
 from tests.hub.server import Hub
 from tests.hub.test_hub import User
 from vocos_onnx import load_audio, save_audio
@@ -102,3 +103,21 @@ def test_convert_checks_the_sha256_of_the_registry(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert f"expected {known.sha256}: it is not converted" in err
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_the_config_beside_another_exporters_file(tmp_path: Path) -> None:
+    """It is downloaded with the file, from the same commit, and is there without the hub, too."""
+    repository, commit = tmp_path / "repository", "a" * 40
+    shutil.copytree(DATA / "foreign" / "bsc", repository / "onnx", ignore=shutil.ignore_patterns("*.npz"))
+    code = """
+from vocos_onnx import VocosONNX
+vocos = VocosONNX.from_pretrained("acme/vocos", "onnx/mel_spec_22khz_univ.onnx", providers=["cpu"])
+print(vocos.config.padding, vocos.sample_rate, vocos.config.mel.n_mels)
+"""
+    with Hub({"acme/vocos": {commit: repository}}, {"acme/vocos": {"main": commit}}).serve() as url:
+        user = User(tmp_path / "user", url)
+        for variables in {}, {"HF_HUB_OFFLINE": "1"}:
+            process = user.start("-c", code, **variables)
+            out, err = process.communicate(timeout=120)
+            assert process.returncode == 0, err
+            assert out.split() == ["same", "22050", "8"]

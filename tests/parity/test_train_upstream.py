@@ -16,6 +16,7 @@ from vocos.discriminators import MultiPeriodDiscriminator, MultiResolutionDiscri
 from vocos.feature_extractors import MelSpectrogramFeatures
 from vocos.loss import DiscriminatorLoss, FeatureMatchingLoss, GeneratorLoss, MelSpecReconstructionLoss
 
+from tests.checkpoints import WAVENEXT
 from tests.parity import upstream
 from tests.parity.test_train import ENCODER, data, tree  # noqa: F401
 from vocos_onnx import EncodecONNX, VocosONNX
@@ -95,42 +96,6 @@ trainer: {TRAINER}
     read: dict[str, Any] = yaml.load(text, YamlLoader)
     read["model"]["init_args"] |= model
     return read
-
-
-# configs/wavenext.yaml at github.com/wetdog/wavenext_pytorch: what its model has that upstream's has not
-WAVENEXT = """
-feature_extractor:
-  class_path: vocos.feature_extractors.MelSpectrogramFeatures
-  init_args:
-    sample_rate: 22050
-    n_fft: 1024
-    hop_length: 256
-    n_mels: 80
-    padding: same
-    f_min: 0
-    f_max: 8000
-    norm: "slaney"
-    mel_scale: "slaney"
-    clip_val: 1e-5
-backbone:
-  class_path: vocos.models.VocosBackbone
-  init_args: {input_channels: 80, dim: 512, intermediate_dim: 1536, num_layers: 8}
-head:
-  class_path: vocos.heads.WaveNextHead
-  init_args: {dim: 512, n_fft: 1024, hop_length: 256, padding: same}
-melspec_loss:
-  class_path: vocos.loss.MelSpecReconstructionLoss
-  init_args:
-    sample_rate: 22050
-    n_fft: 1024
-    hop_length: 256
-    n_mels: 128
-    f_min: 0
-    f_max: 11025
-    norm: "slaney"
-    mel_scale: "slaney"
-    clip_val: 1e-5
-"""
 
 
 def wavenext() -> dict[str, Any]:

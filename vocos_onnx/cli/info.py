@@ -71,9 +71,9 @@ def _opened(file: str | os.PathLike[str]) -> VocosONNX | EncodecONNX:
     """The file as a model or an encoder, depending on its metadata."""
     from vocos_onnx import EncodecONNX, VocosONNX
     from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY
-    from vocos_onnx.model.session import open_file
+    from vocos_onnx.model.session import stored_file
 
-    kind = EncodecONNX if ENCODER_KEY in open_file(file, METADATA_KEY).metadata else VocosONNX
+    kind = EncodecONNX if ENCODER_KEY in stored_file(file, METADATA_KEY).metadata else VocosONNX
     return kind(file, providers=["cpu"])
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from vocos_onnx.dsp.mel import MelFeatures
-from vocos_onnx.dsp.stft import PADDINGS
+from vocos_onnx.dsp.stft import PADDINGS, samples_of
 from vocos_onnx.limits import (
     MAX_BANDWIDTH_IDS,
     MAX_CHANNELS,
@@ -181,6 +181,10 @@ class ModelConfig:
                 self.num_bandwidth_ids == 0 or self.num_bandwidth_ids >= len(enc.bandwidths),
                 f"{len(enc.bandwidths)} bandwidths but only {self.num_bandwidth_ids} bandwidth embeddings",
             )
+
+    def samples(self, frames: int) -> int:
+        """Samples of audio that so many frames make."""
+        return samples_of(frames, self.n_fft, self.hop_length, self.padding)
 
     def to_json(self) -> str:
         return _to_json(self)

@@ -219,6 +219,19 @@ def open_file(path: str | os.PathLike[str], key: str, settings: Settings = NOTHI
 
     Raises FileNotFoundError or ValueError as VocosONNX does, but does not read the description.
     """
+    file = stored_file(path, key)
+    if key == METADATA_KEY and not file.metadata.keys() & {METADATA_KEY, ENCODER_KEY}:
+        return parse_model(file.path, _as_own(file, settings), foreign=_ends(file))
+    if settings.said:
+        raise ValueError(
+            f"{listed(settings.said)} given for {file.path}, which is a model of vocos-onnx and says that itself: "
+            f"leave {'it' if len(settings.said) == 1 else 'them'} out"
+        )
+    return file
+
+
+def stored_file(path: str | os.PathLike[str], key: str) -> ModelFile:
+    """The same, but another exporter's file as it is. Raises as ``open_file``."""
     pinned = path if isinstance(path, PinnedFile) else None
     given, path = path, find_model(checked_path(path, key))
     if not path.exists():
@@ -228,15 +241,7 @@ def open_file(path: str | os.PathLike[str], key: str, settings: Settings = NOTHI
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected the .onnx file that vocos-onnx convert wrote")
     expected = {} if pinned is None else {"sha256": pinned.sha256, "remedy": pinned.remedy}
-    file = read_model(path, key, **expected)
-    if key == METADATA_KEY and not file.metadata.keys() & {METADATA_KEY, ENCODER_KEY}:
-        return parse_model(path, _as_own(file, settings), foreign=_ends(file))
-    if settings.said:
-        raise ValueError(
-            f"{listed(settings.said)} given for {path}, which is a model of vocos-onnx and says that itself: leave "
-            f"{'it' if len(settings.said) == 1 else 'them'} out"
-        )
-    return file
+    return read_model(path, key, **expected)
 
 
 def _ends(file: ModelFile) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.checkpoints import WAVENEXT
 from vocos_onnx.dsp.mel import HIFIGAN, MelFeatures
 from vocos_onnx.model.checkpoint import CheckpointError
 from vocos_onnx.model.checkpoint_config import (
@@ -22,31 +23,6 @@ from vocos_onnx.model.config import EncodecFeatures, ModelConfig, Source
 
 yaml = pytest.importorskip("yaml")
 
-# what the configs of wetdog/wavenext_pytorch say of a model, and of its training
-WAVENEXT = """
-feature_extractor:
-  class_path: vocos.feature_extractors.MelSpectrogramFeatures
-  init_args:
-    sample_rate: 22050
-    n_fft: 1024
-    hop_length: 256
-    n_mels: 80
-    padding: same
-    f_min: 0
-    f_max: 8000
-    norm: "slaney"
-    mel_scale: "slaney"
-    clip_val: 1e-5
-backbone:
-  class_path: vocos.models.VocosBackbone
-  init_args: {input_channels: 80, dim: 512, intermediate_dim: 1536, num_layers: 8}
-head:
-  class_path: vocos.heads.WaveNextHead
-  init_args: {dim: 512, n_fft: 1024, hop_length: 256, padding: same}
-melspec_loss:
-  class_path: vocos.loss.MelSpecReconstructionLoss
-  init_args: {sample_rate: 22050, n_mels: 128, clip_val: 1e-5}
-"""
 # models/vc/vevo/config/Vocoder.json of open-mmlab/Amphion, which ends with a comma too many
 AMPHION = """{
     "model_type": "Vocoder",

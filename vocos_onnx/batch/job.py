@@ -180,19 +180,30 @@ class Settings:
         text = json.dumps(self.described(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """How what another job has ``described`` differs from these settings, a setting each."""
-        own = self.described()
+    def names(self) -> dict[str, str]:
+        """The names of the model and the encoder, to print; of those that the job has."""
+        models = {"model": self.model, "encoder": self.encoder}
+        return {setting: model.name for setting, model in models.items() if model is not None}
+
+    def differences(self, other: Mapping[str, Any], names: Mapping[str, str] | None = None) -> list[str]:
+        """How what another job has ``described`` differs from these settings, a setting each.
+
+        names: of the models of that job, as far as they are known. They are printed, and not compared.
+        """
+        own, own_names, names = self.described(), self.names(), names or {}
         return [
-            f"{name} is {_short(own.get(name))} here and {_short(other.get(name))} there"
-            for name in {**own, **other}
-            if own.get(name) != other.get(name)
+            f"{setting} is {_short(own.get(setting), own_names.get(setting))} here and "
+            f"{_short(other.get(setting), names.get(setting))} there"
+            for setting in {**own, **other}
+            if own.get(setting) != other.get(setting)
         ]
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, name: str | None) -> str:
     is_digest = isinstance(value, str) and len(value) == 64
-    return f"the file of sha256 {value[:12]}..." if is_digest else shown(value)
+    if not is_digest:
+        return shown(value)
+    return f"the file of sha256 {value[:12]}..." if name is None else f"{name} (sha256 {value[:12]}...)"
 
 
 def _check_choice(name: str, value: Any, known: tuple[str, ...], of: str = "") -> None:

@@ -73,16 +73,24 @@ def message_of(error: Exception) -> str:
 
 def complain(error: Exception) -> None:
     """Print an error as one line on stderr, with options in place of the Python arguments in its message."""
-    text = re.sub(r"\s*[\r\n]\s*", " ", message_of(error).strip())
-    text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout)=(?=(['\w]?))", _option, text)
-    text = re.sub(r", or overwrite=True|, or None for all that this process may use", "", text)
-    text = re.sub(r"\bVocosONNX\('([\w.-]+)'\)", r"--model \1", text)
-    tell(f"error: {text}")
+    tell(f"error: {with_options(message_of(error))}")
+
+
+def with_options(message: str) -> str:
+    """A message on one line, with options in place of the Python arguments in it."""
+    text = re.sub(r"\s*[\r\n]\s*", " ", message.strip())
+    text = text.replace("go on with resume=True", "go on with the same command and --resume")
+    text = text.replace("resume=True", "--resume")
+    text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout|model|provider)=(?=(['\w]?))", _option, text)
+    text = re.sub(r"^(workers|gpus|format|model|encoder|key)(?= is )|\b(shard_size|mels_from)(?= is )", _option, text)
+    text = re.sub(r", or overwrite=True|, or None for [^:;]+", "", text)
+    return re.sub(r"\bVocosONNX\('([\w.-]+)'\)", r"--model \1", text)
 
 
 def _option(argument: re.Match[str]) -> str:
-    """``encoder='e.onnx'`` of Python is ``--encoder 'e.onnx'`` here."""
-    return f"--{argument[1].replace('_', '-')}{' ' if argument[2] else ''}"
+    """``encoder='e.onnx'`` of Python is ``--encoder 'e.onnx'`` here, and an argument ``encoder`` is ``--encoder``."""
+    name, value = argument[1] or argument[2], "=" in argument[0] and argument[2]
+    return f"--{name.replace('_', '-')}{' ' if value else ''}"
 
 
 @contextmanager

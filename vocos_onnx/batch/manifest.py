@@ -43,6 +43,7 @@ class Item:
     path: of its input, absolute.
     size: of its input in bytes, by which work is ordered; -1 if there is none.
     known: what an earlier run made of it, if that has to be checked by its sha256, because a time or size has changed.
+    in_tar: whether that output is a member of a tar file, which is whole.
     """
 
     index: int
@@ -50,6 +51,7 @@ class Item:
     path: Path
     size: int
     known: Row | None = None
+    in_tar: bool = False
 
 
 class Manifest:

@@ -73,8 +73,6 @@ class Worker:
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in FULL:
                     raise
-                with suppress(OSError):
-                    target.unlink(missing_ok=True)  # of an earlier run, when the input was another
                 return Row.failed(item, reason(error))
         return replace(row, warnings=row.warnings or tuple(_text(str(w.message)) for w in caught))
 
@@ -84,6 +82,8 @@ class Worker:
             raise ValueError(f"{item.path} is not a file")
         given, known = FileState.of(item.path), item.known
         if known is not None and known.input is not None and known.input.sha256 == given.sha256:
+            if item.in_tar:
+                return replace(known, input=given)
             with suppress(OSError):
                 output = FileState.of(target)
                 if known.output is not None and known.output.sha256 == output.sha256:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TextIO
 
 from vocos_onnx.io.files import is_stdout
-from vocos_onnx.messages import printable
+from vocos_onnx.messages import SeveralLines, printable
 
 from .progress import wipe
 
@@ -72,12 +72,18 @@ def message_of(error: Exception) -> str:
 
 
 def complain(error: Exception) -> None:
-    """Print an error as one line on stderr, with options in place of the Python arguments in its message."""
-    text = re.sub(r"\s*[\r\n]\s*", " ", message_of(error).strip())
+    """Print an error on stderr, as one line unless it is of several, with options in place of Python's arguments."""
+    text = message_of(error).strip()
+    if not isinstance(error, SeveralLines):
+        text = re.sub(r"\s*[\r\n]\s*", " ", text)
     text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout)=(?=(['\w]?))", _option, text)
     text = re.sub(r", or overwrite=True|, or None for all that this process may use", "", text)
     text = re.sub(r"\bVocosONNX\('([\w.-]+)'\)", r"--model \1", text)
-    tell(f"error: {text}")
+    first, *others = text.split("\n")
+    tell(f"error: {first}")
+    with suppress(OSError):
+        for line in others:
+            print_line(sys.stderr, line)
 
 
 def _option(argument: re.Match[str]) -> str:

@@ -265,7 +265,7 @@ class _Job:
         if index is None or row.input is None or row.output is None:
             return
         self._places[index] = place
-        same = self._manifest.has_input(index, row.input.size, row.input.modified)
+        same = self._manifest.has_input(index, row.input.size, row.input.modified, row.offset, row.duration)
         there = row.output.is_of(self._folder / row.name)
         self._known[index] = (_SAME_INPUT if same else 0) | (_FILE if there else 0)
 

@@ -208,7 +208,7 @@ def check_segment(offset: Any, duration: Any) -> None:
             continue
         is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
         if not is_number or not (0 <= value <= _MOST_SECONDS) or (name == "duration" and not value):
-            raise ValueError(f"{name} is {shown(value)}, expected {expected} seconds, a number")
+            raise ValueError(f"{name} is {shown(value)}, expected a number of seconds, {expected}")
 
 
 def expected_samples(file: AudioFile, sample_rate: int) -> int:

@@ -155,6 +155,17 @@ def test_another_manifest_for_the_same_folder(folder: Path, capsys: pytest.Captu
     assert names("out") == ["t0.wav", "t1.wav", "t2.wav"]
 
 
+def test_ids_of_paths(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two inputs of the same name are refused with the option that tells them apart."""
+    for n in range(2):
+        Path(f"days/{n}").mkdir(parents=True)
+        Path(f"days/{n}/a.npz").write_bytes(Path(f"tokens/{n}.npz").read_bytes())
+    assert run("batch", "days", "out", "--model", MODEL) == 2
+    assert "\n  pass --ids path for ids that begin with the folders" in capsys.readouterr().err
+    assert run("batch", "days", "out", "--model", MODEL, "--ids", "path", "--format", ".FLAC") == 0
+    assert names("out") == ["0_a.flac", "1_a.flac"]
+
+
 def test_more_workers_than_cpus(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["batch", "tokens", "out", "--model", MODEL, "--workers", "500"]) == 0
     assert re.fullmatch(
@@ -184,7 +195,7 @@ REFUSED = {
     "a folder with files": (["tokens", "recordings"], "recordings holds 0.flac, and no journal of a job"),
     "no manifest": (["nothing.jsonl", "new"], "no manifest nothing.jsonl"),
     "no folder": (["nothing", "new"], "no manifest nothing; expected"),
-    "unreadable lines": (["bad.jsonl", "new"], "bad.jsonl: 2 of 3 lines cannot be used: line 2: it is no JSON"),
+    "unreadable lines": (["bad.jsonl", "new"], "bad.jsonl: 2 of 3 lines cannot be used:\n  line 2: it is no JSON"),
     "ids that are there twice": (["twice.jsonl", "new"], "line 2: the id '0' is that of '.*tokens/0.npz', too"),
     "ids with /": (["slash.jsonl", "new"], "line 1: its id '../0' holds a /"),
     "mixed kinds": (["mixed.jsonl", "new"], "mixes kinds: tokens in line 1 .* and audio in line 2"),
@@ -215,8 +226,9 @@ def test_what_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], name:
     assert main(["batch", *args, *model, *workers]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("vocos-onnx: error: ")
-    assert printed.err.count("\n") == 1
+    first, *others = printed.err.splitlines()
+    assert first.startswith("vocos-onnx: error: ")
+    assert all(line.startswith("  ") for line in others)  # one of the manifest each
     assert re.search(message, printed.err), printed.err
     assert not Path("new").exists()
 

@@ -76,6 +76,7 @@ class FileState:
 class Row:
     """What became of an item: its input and output and the seconds of audio, or else the error.
 
+    offset, duration: of the segment of the input that it is of, in seconds, as ``Item`` has them.
     name: of the output, a file of ``Settings.folder`` or a member of a tar file.
     warnings: what there was to say of it.
     """
@@ -88,19 +89,25 @@ class Row:
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     error: str | None = None
+    offset: float = 0.0
+    duration: float | None = None
 
     @classmethod
     def failed(cls, item: Item, error: str) -> Row:
-        return cls(item.id, str(item.path), error=error)
+        return cls(item.id, str(item.path), error=error, offset=item.offset, duration=item.duration)
 
     def to_json(self) -> dict[str, Any]:
+        segment: dict[str, Any] = {"offset": self.offset} if self.offset else {}
+        if self.duration is not None:
+            segment["duration"] = self.duration
         if self.error is not None:
-            return {"id": self.id, "path": self.path, "error": self.error}
+            return {"id": self.id, "path": self.path, **segment, "error": self.error}
         assert self.input is not None and self.output is not None
         said: dict[str, Any] = {"warnings": list(self.warnings)} if self.warnings else {}
         return {
             "id": self.id,
             "input": self.input.to_json(),
+            **segment,
             "output": {"name": self.name, **self.output.to_json()},
             "seconds": self.seconds,
             **said,
@@ -117,6 +124,8 @@ class Row:
             FileState.from_json(output),
             float(value["seconds"]),
             tuple(map(str, value.get("warnings", ()))),
+            offset=float(value.get("offset", 0)),
+            duration=None if (duration := value.get("duration")) is None else float(duration),
         )
 
 

@@ -318,7 +318,8 @@ class _Job:
 
     def _same_input(self, index: int, row: Row) -> int:
         assert row.input is not None
-        return _SAME_INPUT if self._manifest.has_input(index, row.input.size, row.input.modified) else 0
+        same = self._manifest.has_input(index, row.input.size, row.input.modified, row.offset, row.duration)
+        return _SAME_INPUT if same else 0
 
     def _is_there(self, row: Row) -> bool:
         """Whether there is the file of an output."""

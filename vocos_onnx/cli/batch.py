@@ -65,6 +65,12 @@ def add(commands: Commands) -> None:
         metavar="F",
         help="wav, flac, mp3, ogg or opus, or npz for tokens (default: of audio npz, else wav)",
     )
+    parser.add_argument(
+        "--ids",
+        choices=("name", "path"),
+        default="name",
+        help="of inputs without an id. name: recordings/day1/a17.wav becomes a17; path: day1_a17 (default: name)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the job in OUT; what failed is tried again")
     parser.add_argument(
         "--shard-size",
@@ -111,7 +117,7 @@ def run(args: Namespace) -> int:
     from vocos_onnx.batch import run as run_batch
     from vocos_onnx.model.cpus import available_cpus
 
-    manifest = Manifest(args.manifest)
+    manifest = Manifest(args.manifest, ids=args.ids)
     settings = _settings(args, manifest)
     engine = _engine(args)
     if engine == "local" and args.workers is not None and args.workers > available_cpus():

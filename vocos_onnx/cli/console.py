@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TextIO
 
 from vocos_onnx.io.files import is_stdout
-from vocos_onnx.messages import printable
+from vocos_onnx.messages import SeveralLines, printable
 
 from .progress import wipe
 
@@ -72,15 +72,21 @@ def message_of(error: Exception) -> str:
 
 
 def complain(error: Exception) -> None:
-    """Print an error as one line on stderr, with options in place of the Python arguments in its message."""
-    tell(f"error: {with_options(message_of(error))}")
+    """Print an error on stderr, as one line unless it is of several, with options in place of Python's arguments."""
+    text = message_of(error).strip()
+    if not isinstance(error, SeveralLines):
+        text = re.sub(r"\s*[\r\n]\s*", " ", text)
+    first, *others = with_options(text).split("\n")
+    tell(f"error: {first}")
+    with suppress(OSError):
+        for line in others:
+            print_line(sys.stderr, line)
 
 
-def with_options(message: str) -> str:
-    """A message on one line, with options in place of the Python arguments in it."""
-    text = re.sub(r"\s*[\r\n]\s*", " ", message.strip())
+def with_options(text: str) -> str:
+    """A message with options in place of Python's arguments."""
     text = text.replace("go on with resume=True", "go on with the same command and --resume")
-    text = text.replace("resume=True", "--resume")
+    text = text.replace("resume=True", "--resume").replace('ids="path"', "--ids path")
     text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout|model|provider)=(?=(['\w]?))", _option, text)
     text = re.sub(r"^(workers|gpus|format|model|encoder|key)(?= is )|\b(shard_size|mels_from)(?= is )", _option, text)
     text = re.sub(r", or overwrite=True|, or None for [^:;]+", "", text)

@@ -487,8 +487,8 @@ def is_running(process: int) -> bool:
 
 
 LOST_ONE = (
-    r"vocos-onnx: warning: a worker ended without a word \(killed by signal 9\): (the item in work is|the \d items in work "
-    r"are) tried once more\n"
+    r"vocos-onnx: warning: a worker ended without a word \(killed by signal 9\): "
+    r"(the item in work is|the \d items in work are) tried once more\n"
 )
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
 

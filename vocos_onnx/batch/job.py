@@ -225,13 +225,13 @@ def _check_choice(name: str, value: Any, known: tuple[str, ...], why: str = "") 
 
 def _read_format(task: Task, format: Any) -> str:
     """The ending of the outputs, as the single commands take it: ".FLAC" is "flac". Raises ValueError."""
-    known, why = FORMATS, ": the outputs are audio"
-    if task == "encode":
-        known, why = ("npz",), f": the outputs are tokens; {_COPIES}"
+    is_audio = task != "encode"
+    known = FORMATS if is_audio else ("npz",)
     ending = format.lower().removeprefix(".") if isinstance(format, str) else format
     if not ending:
         return known[0]
-    _check_choice("format", ending if ending in known else format, known, why)
+    why = "the outputs are audio" if is_audio else f"the outputs are tokens; {_COPIES}"
+    _check_choice("format", ending if ending in known else format, known, f": {why}")
     return str(ending)
 
 

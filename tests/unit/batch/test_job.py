@@ -41,9 +41,9 @@ def test_differences_name_the_models() -> None:
     ],
 )  # fmt: skip
 def test_formats_as_the_single_commands_take_them(task: Any, given: str | None, expected: str) -> None:
-    models: dict[str, Any] = {"decode": {"model": MODEL}, "encode": {"encoder": ENCODER, "bandwidth": 1.5}}.get(
-        task, {"model": MODEL, "encoder": ENCODER, "bandwidth": 1.5}
-    )
+    models: dict[str, Any] = {} if task == "encode" else {"model": MODEL}
+    if task != "decode":
+        models |= {"encoder": ENCODER, "bandwidth": 1.5}
     assert Settings.of(task, format=given, **models).format == expected
 
 

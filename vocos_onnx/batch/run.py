@@ -8,7 +8,6 @@ from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,6 @@ from .work import FULL, items_folder
 
 Engine = Callable[[Settings, Path, Iterable[Item], int | None], Generator[Row, None, None]]
 """Yields the row of each item, in any order: ``engine(settings, out, items, workers)``."""
-ENGINES = {"local": ".local", "ray": ".ray_engine"}
 _SAME_INPUT, _FILE, _IN_TAR = 1, 2, 4  # what is known of an item: its output is a file, or a member of its tar
 
 
@@ -100,10 +98,10 @@ def run(
     """
     if workers is not None and not (type(workers) is int and workers >= 1):
         raise ValueError(f"workers is {shown(workers)}, expected 1 or more, or None for one a core")
-    do = _engine(engine)
     read = manifest if isinstance(manifest, Manifest) else Manifest(manifest)
     folder = Path(out).absolute()
     _check(read, folder, settings)
+    do = _engine(engine)  # before the folder is made: there may be no cluster
     with Journal(folder, settings, resume) as journal:
         job = _Job(read, folder, settings, journal)
         try:
@@ -133,10 +131,15 @@ def run(
 def _engine(engine: str | Engine) -> Engine:
     if callable(engine):
         return engine
-    if engine not in ENGINES:
-        raise ValueError(f"engine is {shown(engine)}, expected {' or '.join(ENGINES)}")
-    rows: Engine = import_module(ENGINES[engine], __package__).rows
-    return rows
+    if engine == "ray":
+        from .ray_engine import through_ray
+
+        return through_ray()
+    if engine == "local":
+        from .local import rows
+
+        return rows
+    raise ValueError(f"engine is {shown(engine)}, expected local or ray")
 
 
 def _check(manifest: Manifest, out: Path, settings: Settings) -> None:

@@ -108,3 +108,37 @@ def test_closing_ends_the_work(connection: Any, tmp_path: Path) -> None:
     assert wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes), 30)
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".wav"}
     assert connection.is_initialized()
+
+
+@pytest.mark.parametrize("name", ["tokens to audio", "tokens to tar files"])
+def test_an_input_that_is_gone_deletes_nothing(connection: Any, tokens: Path, tmp_path: Path, name: str) -> None:
+    """Outputs of an earlier run stay; when the inputs are back, those are not made again."""
+    _, task, options = JOBS[name]
+    source, out, settings = tmp_path / "in", tmp_path / "out", Settings.of(task, **options)
+    source.mkdir()
+    with (tmp_path / "corpus.jsonl").open("w") as manifest:
+        for path in sorted(tokens.glob("[5-9].npz")):
+            (source / path.name).write_bytes(path.read_bytes())
+            manifest.write(json.dumps({"path": f"in/{path.name}"}) + "\n")
+    assert run(tmp_path / "corpus.jsonl", out, settings, workers=1).done == 5
+
+    def outputs() -> dict[str, tuple[bytes, int]]:
+        paths = [path for path in out.iterdir() if path.suffix in (".flac", ".tar")]
+        return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+
+    before = outputs()
+    (source / "6.npz").rename(tmp_path / "6.npz")
+    (source / "8.npz").write_bytes(b"")
+    found = run(tmp_path / "corpus.jsonl", out, settings, engine=through_ray(), resume=True)
+    assert (found.done, found.failed) == (3, 2)
+    errors = {row["id"]: row["error"] for row in map(json.loads, (out / "errors.jsonl").read_text().splitlines())}
+    assert sorted(errors) == ["6", "8"]
+    assert errors["6"] == f"No such file or directory: {source / '6.npz'}"
+    assert outputs() == before
+
+    for number in "68":
+        (source / f"{number}.npz").write_bytes((tokens / f"{number}.npz").read_bytes())
+    found = run(tmp_path / "corpus.jsonl", out, settings, engine=through_ray(), resume=True)
+    assert (found.done, found.failed) == (5, 0)
+    assert outputs() == before
+    assert not (out / "errors.jsonl").exists()

@@ -404,9 +404,7 @@ def _items(path: Path, place: int, count: int) -> Iterator[Item]:
 
 def _row(value: Any) -> Row:
     """A row of ``Row.to_json``, which may be of an item that failed."""
-    if "error" in value:
-        return Row(value["id"], value["path"], error=value["error"])
-    return Row.from_json(value)
+    return Row(**value) if "error" in value else Row.from_json(value)
 
 
 def _line(item: Item) -> bytes:

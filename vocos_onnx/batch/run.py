@@ -9,7 +9,6 @@ from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 Engine = Callable[[Settings, Path, Iterable[Item], int | None], "Generator[Row | Replaced, None, None]"]
 """Yields the row of each item, in any order: ``engine(settings, out, items, workers)``; between them, workers lost."""
-ENGINES = {"local": ".local", "ray": ".ray_engine"}
 _SAME_INPUT, _FILE, _IN_TAR = 1, 2, 4  # what is known of an item: there is a file of its output, or a member of its tar
 _MOST_REASONS = 1000  # that are told apart
 _log = logging.getLogger("vocos_onnx")
@@ -121,10 +119,10 @@ def run(
     """
     if workers is not None and not (type(workers) is int and workers >= 1):
         raise ValueError(f"workers is {shown(workers)}, expected 1 or more, or None for one a core")
-    do = _engine(engine)
     read = manifest if isinstance(manifest, Manifest) else Manifest(manifest)
     folder = Path(out).absolute()
     _check(read, folder, settings)
+    do = _engine(engine)  # before the folder is made: there may be no cluster
     with Journal(folder, settings, resume) as journal:
         job = _Job(read, folder, settings, journal)
         try:
@@ -158,10 +156,15 @@ def run(
 def _engine(engine: str | Engine) -> Engine:
     if callable(engine):
         return engine
-    if engine not in ENGINES:
-        raise ValueError(f"engine is {shown(engine)}, expected {' or '.join(ENGINES)}")
-    rows: Engine = import_module(ENGINES[engine], __package__).rows
-    return rows
+    if engine == "ray":
+        from .ray_engine import through_ray
+
+        return through_ray()
+    if engine == "local":
+        from .local import rows
+
+        return rows
+    raise ValueError(f"engine is {shown(engine)}, expected local or ray")
 
 
 def _check(manifest: Manifest, out: Path, settings: Settings) -> None:

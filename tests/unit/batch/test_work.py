@@ -342,9 +342,9 @@ def test_the_sha256_of_settings_is_that_of_what_decides_the_bytes(tmp_path: Path
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "task": ({"task": "train"}, "task is 'train', expected decode or resynth or encode"),
     "format": ({"format": "m4a"}, "format is 'm4a', expected wav or flac or mp3 or ogg or opus"),
-    "format of encode": ({"task": "encode", "format": "wav"}, r"format is 'wav', expected npz \(of encode\)"),
-    "encoder": ({"encoder": ENCODER}, "encoder is .*decode takes none"),
-    "model": ({"task": "encode", "model": MODEL}, "model is .*encode takes none"),
+    "format of encode": ({"task": "encode", "format": "wav"}, "format is 'wav', expected npz: the outputs are tokens"),
+    "encoder": ({"encoder": ENCODER}, "encoder is .*tokens or mels to audio takes none"),
+    "model": ({"task": "encode", "model": MODEL}, "model is .*audio to tokens takes none"),
     "shard_size": ({"shard_size": 0}, "shard_size is 0, expected 1 to 1,000,000"),
     "bandwidth": ({"bandwidth": 7}, "bandwidth is 7.0, expected one of"),
     "mels_from": ({"mels_from": "f6"}, "mels_from is 'f6', expected f5"),

@@ -180,7 +180,8 @@ def test_warnings_are_told_once(folder: Path, capsys: pytest.CaptureFixture[str]
         Path(f"tokens/{n}.npz").unlink()
     assert run("batch", "tokens", "out", "--model", MODEL) == 0
     assert capsys.readouterr().err == (
-        "vocos-onnx: warning: 2: it names no codec: its tokens are taken for those of encodec_24khz\n"
+        "vocos-onnx: warning: 2: it names no codec: its tokens are taken for those of encodec_24khz, which this model "
+        "decodes; those of another codec come out as noise\n"
         "vocos-onnx: 3 of 3 items have warnings: out/journal.jsonl has each\n"
     )
     for n in range(2):

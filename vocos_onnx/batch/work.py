@@ -111,7 +111,7 @@ class Worker:
 
     def _decode(self, item: Item, target: Path) -> float:
         """Tokens or features to audio. Returns its seconds."""
-        from vocos_onnx.io.tokens import read_token_file
+        from vocos_onnx.io.tokens import of_no_codec, read_token_file
 
         vocos, settings = self._vocos, self._settings
         read = read_token_file(item.path, settings.key)
@@ -136,7 +136,7 @@ class Worker:
                     )
                 read = replace(read, codes=read.codes[:count])
         if read.anonymous and encodec is not None:
-            warnings.warn(f"it names no codec: its tokens are taken for those of {encodec.codec}", stacklevel=1)
+            warnings.warn(f"it {of_no_codec(encodec.codec)}", stacklevel=1)
         blocks = decoded(vocos, read, "it", bandwidth_id, mels_from=settings.mels_from)
         return self._save(target, self._of_duration(blocks, item))
 

@@ -14,7 +14,7 @@ from vocos_onnx.messages import in_python, python_command
 from . import options
 from .console import warn
 from .jobs import Job, ends_in, expand, plan_jobs, run_jobs
-from .models import ENCODEC, open_vocoder
+from .models import open_vocoder
 from .options import INPUTS, OUTPUTS
 from .parser import Commands
 from .progress import Progress
@@ -75,7 +75,7 @@ def add(commands: Commands) -> None:
 
 def run(args: Namespace) -> None:
     from vocos_onnx.batch.work import decoded
-    from vocos_onnx.io.tokens import read_token_file
+    from vocos_onnx.io.tokens import of_no_codec, read_token_file
 
     from .audio import check_audio, save
 
@@ -111,7 +111,7 @@ def run(args: Namespace) -> None:
         written = save(job, counted(), rate, args.force)
         if not warned and read.anonymous and vocos.config.encodec is not None:
             warned = True
-            _warn_of_no_codec(vocos.config.encodec.codec)
+            warn(f"the file {of_no_codec(vocos.config.encodec.codec)}")
         return f"wrote {job.target_name}: {written / rate:.2f} s at {rate} Hz"
 
     run_jobs(jobs, folder, decode_file)
@@ -191,12 +191,3 @@ def _convention(args: Namespace, config: ModelConfig) -> MelConvention | None:
             "--model of mels, such as vocos-mel-24khz-small"
         )
     return convention_of(args.mels_from, config.feature_channels)
-
-
-def _warn_of_no_codec(codec: str) -> None:
-    """Print a warning on stderr about tokens whose codec is unknown."""
-    others = "" if codec == ENCODEC else " (Bark, VALL-E and the like have EnCodec's)"
-    warn(
-        f"the file names no codec: its tokens are taken for those of {codec}, which this model decodes; those of "
-        f"another codec{others} come out as noise"
-    )

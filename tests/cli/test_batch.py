@@ -88,6 +88,27 @@ def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert summary["hours"] == pytest.approx(22 * 320 / 24_000 / 3600)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no limit on the size of files")
+def test_json_of_a_job_that_stops(folder: Path) -> None:
+    """As on a full disk: the summary is printed all the same, and the reason on stderr."""
+    import resource
+
+    save_tokens("tokens/long.npz", np.zeros((2, 200), np.int64), VocosONNX(MODEL))
+    command = [sys.executable, "-m", "vocos_onnx", "batch", "tokens", "out", "--model", MODEL, "--json"]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+
+    stopped = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=limit)
+    assert stopped.returncode == 2
+    summary = json.loads(stopped.stdout)
+    assert (summary["items"], summary["failed"]) == (4, 0)
+    done = f"{summary['done']} of 4 items are done; make room, and go on with the same command and --resume\n"
+    assert stopped.stderr == f"vocos-onnx: error: File too large: {folder / 'out'}. {done}"
+    refused = subprocess.run([*command, "--format", "npz"], capture_output=True, text=True, timeout=60)
+    assert (refused.returncode, refused.stdout) == (2, "")  # nothing was begun
+
+
 def test_items_that_fail(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """They are counted and named, and tried again with --resume."""
     with Path("tokens.jsonl").open("a") as file:

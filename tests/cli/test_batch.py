@@ -97,7 +97,7 @@ def test_json_of_a_job_that_stops(folder: Path) -> None:
     command = [sys.executable, "-m", "vocos_onnx", "batch", "tokens", "out", "--model", MODEL, "--json"]
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 
     stopped = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=limit)
     assert stopped.returncode == 2

@@ -200,7 +200,7 @@ def _settings(args: Namespace, manifest: Manifest) -> Settings:
         given = getattr(args, name)
         if given is not None and task not in tasks.split():
             copies = f", or pass --format {audio} for copies of the audio" if name == "model" else ""
-            what = "audio to tokens" if task == "encode" else "audio to audio" if task == "resynth" else kind
+            what = {"decode": f"{kind} to audio", "encode": "audio to tokens", "resynth": "audio to audio"}[task]
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} is {shown(given)}, and {what} takes none: leave it out{copies}")
     with explained(("--model", args.model), ("--encoder", args.encoder)):
@@ -222,7 +222,7 @@ class _Report:
 
     def __init__(self, is_json: bool) -> None:
         self._bar, self._last, self._is_json = Progress(), 0.0, is_json
-        self._first: Summary | None = None
+        self._first: Summary | None = None  # after an item
         self._newest: Summary | None = None
         self._before: dict[int, Handler] = {}  # what signals did
 
@@ -244,7 +244,9 @@ class _Report:
     def __call__(self, summary: Summary) -> None:
         if summary.warning is not None and (self._newest is None or self._newest.warning is None):
             warn(with_options(summary.warning))
-        self._first, self._newest = self._first or summary, summary
+        if self._first is None and self._newest is not None and summary.share > self._newest.share:
+            self._first = summary  # what is before that is the start of the processes
+        self._newest = summary
         now = time.monotonic()
         if now - self._last < (_EVERY if self._bar.is_off else _REDRAWN):
             return
@@ -260,8 +262,9 @@ class _Report:
             print_line(sys.stdout, _json(self._newest))
 
     def _left(self, summary: Summary) -> float | None:
-        """Seconds that the rest will take, if it goes on as since the first summary."""
-        assert self._first is not None
+        """Seconds that the rest will take, if it goes on as since the first item."""
+        if self._first is None:
+            return None
         share, seconds = summary.share - self._first.share, summary.elapsed - self._first.elapsed
         return seconds * (1 - summary.share) / share if share > 0 and summary.share < 1 else None
 

@@ -63,7 +63,7 @@ def add(commands: Commands) -> None:
         "--format",
         type=options.ending,
         metavar="F",
-        help="wav, flac, mp3, ogg or opus, or npz for tokens (default: of audio npz, else wav)",
+        help="wav, flac, mp3, ogg or opus, or npz for tokens (default: of audio npz, of others wav)",
     )
     parser.add_argument(
         "--ids",

@@ -217,7 +217,7 @@ REFUSED = {
     "a folder with files": (["tokens", "recordings"], "recordings holds 0.flac, and no journal of a job"),
     "no manifest": (["nothing.jsonl", "new"], "no manifest nothing.jsonl"),
     "no folder": (["nothing", "new"], "no manifest nothing; expected"),
-    "unreadable lines": (["bad.jsonl", "new"], "bad.jsonl: 2 of 3 lines cannot be used:\n  line 2: it is no JSON"),
+    "unreadable lines": (["bad.jsonl", "new"], r"2 of 3 lines .*\n  line 2: it is no JSON .*\n  line 3: it is"),
     "ids that are there twice": (["twice.jsonl", "new"], "line 2: the id '0' is that of '.*tokens/0.npz', too"),
     "ids with /": (["slash.jsonl", "new"], "line 1: its id '../0' holds a /"),
     "mixed kinds": (["mixed.jsonl", "new"], "mixes kinds: tokens in line 1 .* and audio in line 2"),
@@ -248,9 +248,8 @@ def test_what_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], name:
     assert main(["batch", *args, *model, *workers]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    first, *others = printed.err.splitlines()
-    assert first.startswith("vocos-onnx: error: ")
-    assert all(line.startswith("  ") for line in others)  # one of the manifest each
+    assert printed.err.startswith("vocos-onnx: error: ")
+    assert all(line.startswith("  ") for line in printed.err.splitlines()[1:])
     assert re.search(message, printed.err), printed.err
     assert not Path("new").exists()
 
@@ -338,6 +337,6 @@ def test_the_page_of_corpora(tmp_path: Path) -> None:
     assert load_tokens(tmp_path / "tokens" / "a17.npz").codes.shape[0] == 4
     shown = [json.loads(line) for block in re.findall(r"```json\n(.*?)```", text, re.S) for line in block.splitlines()]
     row = json.loads((tmp_path / "audio" / "journal.jsonl").read_text().splitlines()[1])
-    assert [list(each) for each in (shown[2], shown[2]["input"], shown[2]["output"])] == [
+    assert [list(each) for each in (shown[-1], shown[-1]["input"], shown[-1]["output"])] == [
         list(each) for each in (row, row["input"], row["output"])
     ]

@@ -13,6 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -89,6 +90,7 @@ _CANCELLED = 1e-3  # of the channels' energy: uncorrelated ones leave a tenth an
 _PATIENCE = 5.0  # seconds in which something is to come out of a FIFO
 _SEEKS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS", "OPUS")  # exactly; libmpg123 prints errors if it seeks
 _MOST_SECONDS = 1e9
+_BEFORE = 30  # s from which on Vorbis is decoded: within the last page, libsndfile finds another sample
 _ROUNDED = 0.01  # s: a duration that is so much shorter than the file is that of the file, in hundredths
 _OVERSHOOT = 0.5  # s by which a segment may end behind the file, as Kaldi has it
 
@@ -138,9 +140,10 @@ def load_blocks(
 
     With ``offset`` and ``duration``, in seconds, it is a segment of the file: the samples from round(offset · rate) on,
     round(duration · rate) of them, with the rate of the file, and they are resampled as a file of these alone would be.
-    What is before them is not decoded, but of mp3 and other formats in which no sample can be found exactly; what is
-    behind them is not looked at. The segment may end up to 0.5 s behind the file. A duration that is up to 10 ms
-    shorter than the file, without an offset, is that of the whole file.
+    What is before them is not decoded, but of mp3 and other formats in which no sample can be found exactly, and of
+    Vorbis 30 s; what is behind them is not looked at. Opus is decoded from 80 ms before them on, as its specification
+    has it, and may differ by 0.001 from what is decoded from the beginning of the file. The segment may end up to 0.5 s
+    behind the file. A duration that is up to 10 ms shorter than the file, without an offset, is that of the whole file.
 
     Raises as ``load_audio`` does, which may be after some blocks: that a file is cut off may show only at its end.
     ValueError, too, if the offset or the duration is none, or the segment begins at the end of the file or behind it,
@@ -515,6 +518,8 @@ def _mixed(
     before = after = 0.0  # the energy of the channels, on average, and of their mean
     left, total = start, 0  # samples to pass over, and those that there are
     for stream in streams:
+        if left and isinstance(stream, Part) and stream.counted and stream.found:
+            stream = replace(stream, spans=stream.found)
         with _open_stream(file, stream) as audio:
             if audio.samplerate != rate:
                 raise Incomplete(f"it holds several recordings, of {rate} and of {audio.samplerate} Hz")
@@ -550,11 +555,13 @@ def _mixed(
 
 
 def _seek(audio: Any, stream: Part | Path, start: int) -> int:
-    """Go to a sample of a stream. Returns it, or 0 where it has to be decoded up to there."""
+    """Go to a sample of a stream, or to one before it. Returns which; 0 where it has to be decoded up to there."""
     if not start or isinstance(stream, Path) or not stream.counted or start >= (stream.samples or audio.frames):
         return 0
     if not audio.subtype.startswith(_SEEKS) or (audio.format == "OGG" and audio.subtype.startswith("PCM_")):
         return 0
+    if audio.subtype == "VORBIS":
+        start = max(0, start - _BEFORE * audio.samplerate)
     audio.seek(start)
     audio.check()
     return start

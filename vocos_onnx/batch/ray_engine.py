@@ -18,6 +18,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from array import array
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
@@ -46,6 +47,7 @@ ITEMS_A_CHUNK = 32  # of jobs with fewer items than would make so many
 CHUNKS_AN_ACTOR = 16  # at least: the last one should not keep the others waiting for long
 ROWS_AT_ONCE, BYTES_AT_ONCE = 8, 4 << 20  # how many rows are handed back together, or of how much input
 TRIES = 2  # of an item that ends its process
+_REMOVALS = 50  # how often it is tried to delete the folder, every 0.1 s
 STORE = 128 << 20  # bytes of shared memory of a Ray that is started here: what goes through it is small
 
 
@@ -242,7 +244,11 @@ def _emptied(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(_REMOVALS):  # an actor that is being ended may still write there
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)
 
 
 def _write(items: Iterable[Item], path: Path, chunks_wanted: int) -> list[dict[str, int]]:

@@ -54,11 +54,27 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def segments(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of segments of those recordings, of which one is of the damaged one."""
+    manifest = tmp_path_factory.mktemp("segments") / "segments.jsonl"
+    rows = [("a", 5, 0.1, 0.2), ("b", 5, 0.35, 0.25), ("c", 4, 0, 0.3), ("d", 1, 0.05, 0.1), ("e", 3, 0.1, 0.2)]
+    manifest.write_text(
+        "".join(
+            json.dumps({"id": id, "audio_filepath": f"{recordings}/{n}.wav", "offset": offset, "duration": duration})
+            + "\n"
+            for id, n, offset, duration in rows
+        )
+    )
+    return manifest
+
+
 PAIR: dict[str, Any] = {"encoder": ENCODER, "bandwidth": 1.5}
 JOBS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "tokens to audio": ("tokens", "decode", {"model": MODEL, "format": "flac"}),
     "tokens to tar files": ("tokens", "decode", {"model": MODEL, "shard_size": 4}),
     "audio to tokens": ("recordings", "encode", PAIR),
+    "segments to tokens": ("segments", "encode", PAIR),
     "audio to audio in tar files": ("recordings", "resynth", {"model": MODEL, **PAIR, "shard_size": 4}),
 }
 

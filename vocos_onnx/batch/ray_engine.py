@@ -175,8 +175,8 @@ def _connect(ray: Any, address: str, **options: Any) -> None:
         if address == "auto":
             raise ConnectionError(_no_cluster(address, first_line(error))) from error
         raise ConnectionError(
-            f"what listens at {address} does not let this process in ({first_line(error)}): if the cluster has a token, "
-            "set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from its first node"
+            f"what listens at {address} does not let this process in ({first_line(error)}): if the cluster has a "
+            "token, set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from its first node"
         ) from error
     except (RuntimeError, ray.exceptions.RayError) as error:  # of another version, or it wants another token
         reason = " ".join(str(error).split())

@@ -58,7 +58,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def segments(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of segments of those recordings, of which one is of the damaged one."""
     manifest = tmp_path_factory.mktemp("segments") / "segments.jsonl"
-    rows = [("a", 5, 0.1, 0.2), ("b", 5, 0.35, 0.25), ("c", 4, 0, 0.3), ("d", 1, 0.05, 0.1), ("e", 3, 0.1, 0.2)]
+    rows = [("a", 5, 0.1, 0.2), ("b", 5, 0.35, 0.25), ("c", 4, 0, 0.3), ("d", 1, 0.05, 0.3), ("e", 3, 0.1, 0.2)]
     manifest.write_text(
         "".join(
             json.dumps({"id": id, "audio_filepath": f"{recordings}/{n}.wav", "offset": offset, "duration": duration})

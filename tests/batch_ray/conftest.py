@@ -16,7 +16,8 @@ if find_spec("ray") is None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Warnings of Ray, which uses what it has deprecated itself, are no errors here."""
+    """Warnings of Ray, which uses what it has deprecated itself, are no errors here; first is what needs no cluster."""
+    items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.filterwarnings("default"))

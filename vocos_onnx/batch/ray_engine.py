@@ -18,6 +18,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from array import array
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
@@ -46,6 +47,7 @@ ITEMS_A_CHUNK = 32  # of jobs with fewer items than would make so many
 CHUNKS_AN_ACTOR = 16  # at least: the last one should not keep the others waiting for long
 ROWS_AT_ONCE, BYTES_AT_ONCE = 8, 4 << 20  # how many rows are handed back together, or of how much input
 TRIES = 2  # of an item that ends its process
+_REMOVALS = 50  # how often it is tried to delete the folder, every 0.1 s
 STORE = 128 << 20  # bytes of shared memory of a Ray that is started here: what goes through it is small
 
 
@@ -170,7 +172,12 @@ def _connect(ray: Any, address: str, **options: Any) -> None:
     try:
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, TimeoutError) as error:
-        raise ConnectionError(_no_cluster(address, first_line(error))) from error
+        if address == "auto":
+            raise ConnectionError(_no_cluster(address, first_line(error))) from error
+        raise ConnectionError(
+            f"what listens at {address} does not let this process in ({first_line(error)}): if the cluster has a "
+            "token, set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from its first node"
+        ) from error
     except (RuntimeError, ray.exceptions.RayError) as error:  # of another version, or it wants another token
         reason = " ".join(str(error).split())
         raise ValueError(f"the Ray cluster at {address} cannot be used from here: {reason}") from error
@@ -242,7 +249,11 @@ def _emptied(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(_REMOVALS):  # an actor that is being ended may still write there
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)
 
 
 def _write(items: Iterable[Item], path: Path, chunks_wanted: int) -> list[dict[str, int]]:

@@ -12,6 +12,10 @@ _LONGEST, _LONGEST_NAME = 200, 400
 _JOINERS = "\u200c\u200d"  # of letters and of emoji: they are part of names
 
 
+class SeveralLines(ValueError):
+    """An error whose message has a line for each thing that is wrong; others are printed as one line."""
+
+
 class _Short(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()

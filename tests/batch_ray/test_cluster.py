@@ -8,16 +8,17 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.batch_ray.progress import begun, done, journal, wait_until
 from vocos_onnx import save_tokens
 from vocos_onnx.batch import Settings, Summary, run
-from vocos_onnx.batch.ray_engine import FOLDER, through_ray
+from vocos_onnx.batch.ray_engine import through_ray
 
 COUNT = 60
 
@@ -50,26 +51,8 @@ def expected(corpus: Path, settings: Settings, tmp_path_factory: pytest.TempPath
     return out
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A head with one CPU, which notices soon that a node is gone."""
-    from ray.cluster_utils import Cluster
-
-    soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": soon}
-    )
-    yield cluster
-    cluster.shutdown()
-
-
 def run_with_ray(corpus: Path, out: Path, settings: Settings, cluster: Any) -> Summary:
     return run(corpus, out, settings, engine=through_ray(cluster.address))
-
-
-def journal(out: Path) -> list[dict[str, Any]]:
-    _, *lines = (out / "journal.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def check(out: Path, expected: Path, failed: tuple[str, ...] = ("bad",)) -> None:
@@ -89,31 +72,12 @@ def meanwhile(condition: Callable[[], bool], action: Callable[[], object]) -> th
     """Do something as soon as a condition holds, in a thread."""
 
     def wait() -> None:
-        for _ in range(2000):
-            if condition():
-                action()
-                return
-            time.sleep(0.05)
+        if wait_until(condition):
+            action()
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     return thread
-
-
-def done(out: Path) -> int:
-    """How many items are in the journal so far."""
-    path = out / "journal.jsonl"
-    return path.read_bytes().count(b"\n") - 1 if path.exists() else 0
-
-
-def begun(out: Path) -> list[dict[str, Any]]:
-    """What the actors have begun."""
-    entries = []
-    for path in (out / FOLDER).glob("[0-9]*"):
-        for line in path.read_text(errors="replace").splitlines():
-            if line.startswith("{") and line.endswith("}") and "process" in (entry := json.loads(line)):
-                entries.append(entry)
-    return entries
 
 
 def test_a_node_dies(cluster: Any, corpus: Path, settings: Settings, expected: Path, tmp_path: Path) -> None:
@@ -159,7 +123,7 @@ def test_an_item_that_ends_its_process_twice(
     out, killed = tmp_path / "out", list[int]()
 
     def kill() -> None:
-        for _ in range(4000):
+        for _ in range(8000):
             for entry in begun(out):
                 if entry["position"] == 0 and entry["process"] not in killed:
                     os.kill(entry["process"], signal.SIGKILL)

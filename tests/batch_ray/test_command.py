@@ -1,4 +1,4 @@
-"""vocos-onnx batch --engine ray, which starts Ray on this machine: what it prints, and how it is ended."""
+"""vocos-onnx batch --engine ray, on a Ray of its own and on a cluster: what it prints, and how it is ended."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.batch_ray.progress import begun, done, wait_until
 from vocos_onnx import VocosONNX, save_tokens
 from vocos_onnx.batch import Settings, run
 
-COUNT = 40
-COMMAND = [sys.executable, "-m", "vocos_onnx", "batch", "corpus.jsonl", "out", "--engine", "ray", "--workers", "2"]
+COUNT = 60
+COMMAND = [sys.executable, "-m", "vocos_onnx", "batch", "corpus.jsonl", "out", "--engine", "ray"]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A corpus of tokens of 2 to 12 s."""
+    """A corpus of tokens of 2 to 12 s, and what the local engine makes of it."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     rng, vocos = np.random.default_rng(0), VocosONNX()
     with (tmp_path / "corpus.jsonl").open("w") as manifest:
@@ -42,46 +43,48 @@ def said(errors: str) -> list[str]:
     return [line for line in errors.splitlines() if "RAY_BACKEND_LOG_LEVEL" not in line]
 
 
-def test_ended_and_gone_on_with(folder: Path) -> None:
-    """SIGTERM ends it soon, with nothing half-written; the next run does the rest, and prints the summary alone."""
-    process = subprocess.Popen(COMMAND, cwd=folder, stderr=subprocess.PIPE, text=True)
-    journal = folder / "out" / "journal.jsonl"
-    for _ in range(1200):
-        if journal.exists() and journal.read_bytes().count(b"\n") > 4:
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 143, errors
-    assert "Traceback" not in errors
-    assert outputs(folder / "out").items() <= outputs(folder / "expected").items()
-    before = journal.read_bytes().count(b"\n") - 1
-    assert 4 <= before < COUNT
+def lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process}/stat")  # where nobody waits for what has ended
+    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
-    done = subprocess.run([*COMMAND, "--resume", "--json"], cwd=folder, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, said(done.stderr)) == (0, [])
-    summary = json.loads(done.stdout)
-    assert (summary["items"], summary["done"], summary["before"], summary["failed"]) == (COUNT, COUNT, before, 0)
-    assert outputs(folder / "out") == outputs(folder / "expected")
-    assert sorted(path.name for path in (folder / "out").iterdir() if path.suffix != ".wav") == [
-        ".lock",
-        "journal.jsonl",
-    ]
+
+def interrupt(folder: Path, number: int, *options: str) -> tuple[int, str]:
+    """Run the command until some items are done, and end it with a signal; returns its exit code and stderr.
+
+    Its actors must have ended soon after.
+    """
+    out = folder / "out"
+    before = max(done(out), 0)
+    process = subprocess.Popen([*COMMAND, *options], cwd=folder, stderr=subprocess.PIPE, text=True)
+    assert wait_until(lambda: done(out) > before + 4 or process.poll() is not None)
+    actors = {entry["process"] for entry in begun(out)}
+    assert actors
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert before + 4 < done(out) < COUNT
+    assert wait_until(lambda: not any(map(lives, actors)), 30)
+    assert outputs(out).items() <= outputs(folder / "expected").items()
+    return process.returncode, errors
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="no SIGKILL")
-def test_a_driver_that_is_killed(folder: Path) -> None:
-    """Its Ray ends with it; the next run finds what it left."""
-    process = subprocess.Popen(COMMAND, cwd=folder, stderr=subprocess.DEVNULL)
-    journal = folder / "out" / "journal.jsonl"
-    for _ in range(1200):
-        if journal.exists() and journal.read_bytes().count(b"\n") > 4:
-            break
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    before = journal.read_bytes().count(b"\n") - 1
-    done = subprocess.run([*COMMAND, "--resume", "--json"], cwd=folder, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, said(done.stderr)) == (0, [])
-    assert json.loads(done.stdout)["before"] >= before
+def test_killed_ended_and_gone_on_with(folder: Path, cluster: Any) -> None:
+    """The first run is killed with its own Ray, the second gets SIGTERM on a cluster, and the third does the rest."""
+    code, _ = interrupt(folder, signal.SIGKILL, "--workers", "2")
+    assert code == -signal.SIGKILL
+    code, errors = interrupt(folder, signal.SIGTERM, "--resume", "--address", cluster.address)
+    assert (code, "Traceback" in errors) == (143, False), errors
+    before, address = done(folder / "out"), ["--address", cluster.address]
+    last = subprocess.run(
+        [*COMMAND, "--resume", "--json", *address], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert (last.returncode, said(last.stderr)) == (0, [])
+    summary = json.loads(last.stdout)
+    assert (summary["items"], summary["done"], summary["before"], summary["failed"]) == (COUNT, COUNT, before, 0)
     assert outputs(folder / "out") == outputs(folder / "expected")
+    left = sorted(path.name for path in (folder / "out").iterdir() if path.suffix != ".wav")
+    assert left == [".lock", "journal.jsonl"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import DATA
-from vocos_onnx.batch.job import Settings
+from vocos_onnx.batch import Settings, run
 from vocos_onnx.batch.manifest import Item
 from vocos_onnx.batch.ray_engine import rows, through_ray
 
@@ -41,8 +41,15 @@ def item(tmp_path: Path) -> list[Item]:
     ],
 )
 def test_no_cluster(
-    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, address: str, error: Any, message: str
+    no_connection: None,
+    tmp_path: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    error: Any,
+    message: str,
 ) -> None:
+    """And nothing is left behind."""
     with pytest.raises(error, match=message):
         next(rows(settings, tmp_path, item(tmp_path), address=address))
     with pytest.raises(error, match=message):
@@ -50,31 +57,40 @@ def test_no_cluster(
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(error, match=message):
         next(rows(settings, tmp_path, item(tmp_path)))
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "corpus.csv").write_text("path\na.npz\n")
+    with pytest.raises(error, match=message):
+        run(tmp_path / "corpus.csv", tmp_path / "out", settings, engine="ray")
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.csv"]
 
 
 def test_none_runs_here(tmp_path: Path) -> None:
-    code = "from vocos_onnx.batch.ray_engine import *; connected(import_ray(), 'auto', None).__enter__()"
-    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path)}
+    """As the command says it, which leaves nothing behind either."""
+    (tmp_path / "corpus.csv").write_text("path\na.npz\n")
+    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / "ray")}
     environment.pop("RAY_ADDRESS", None)
-    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    command = [sys.executable, "-m", "vocos_onnx", "batch", "corpus.csv", "out", "--engine", "ray", "--address", "auto"]
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    assert found.returncode == 2
     last = found.stderr.splitlines()[-1]
-    assert "ConnectionError: there is no Ray cluster that runs on this machine (" in last
+    assert last.startswith("vocos-onnx: error: there is no Ray cluster that runs on this machine (")
     assert last.endswith(
         "): start it with ray start --head, or leave the address out (RAY_ADDRESS, too), and Ray is started on this "
         "machine"
     )
+    assert not (tmp_path / "out").exists()
 
 
-def test_no_gpu(local_ray: Any, tmp_path: Path, settings: Settings) -> None:
+def test_no_gpu(connection: Any, tmp_path: Path, settings: Settings) -> None:
     cuda = replace(settings, provider="cuda")
-    with pytest.raises(
-        ValueError, match="an actor needs 1 GPU, and the cluster has 0 in all: start its nodes with --num"
-    ):
+    message = "an actor needs 1 GPU, and the cluster has 0 in all: start its nodes with --num"
+    with pytest.raises(ValueError, match=message):
         next(rows(cuda, tmp_path, item(tmp_path)))
+    with pytest.raises(ValueError, match=message):
+        through_ray(gpus=1)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_node_that_cannot_open_the_model(local_ray: Any, tmp_path: Path, settings: Settings) -> None:
+def test_a_node_that_cannot_open_the_model(connection: Any, tmp_path: Path, settings: Settings) -> None:
     assert settings.model is not None
     gone = replace(settings, model=replace(settings.model, pinned=("/nowhere/model.onnx", settings.model.sha256)))
     with pytest.raises(RuntimeError, match=r"^node .*: .*/nowhere/model\.onnx"):

@@ -48,8 +48,7 @@ def names(folder: str) -> list[str]:
 def test_tokens_to_audio(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("batch", "tokens.jsonl", "out", "--model", MODEL) == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith("out: 3 of 3 done, 0.00 h in 0:00:0")
-    assert printed.out.endswith(" x real time\n")
+    assert re.fullmatch(r"out: 3 of 3 items are done: 0\.4 s of audio in \d\.\d s, [\d.]+ x real time\n", printed.out)
     assert printed.err == ""
     assert names("out") == ["t0.wav", "t1.wav", "t2.wav"]
     assert soundfile.info("out/t1.wav").frames == 11 * 320
@@ -75,11 +74,39 @@ def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("batch", "tokens", "out", "--model", MODEL, "--json") == 1
     printed = capsys.readouterr()
     summary = json.loads(printed.out)
-    assert {name: summary[name] for name in ("items", "done", "before", "failed", "warned", "share")} == {
-        "items": 3, "done": 2, "before": 0, "failed": 1, "warned": 0, "share": 1,
+    told = ("items", "done", "before", "others", "failed", "kept", "alike", "warned", "warning", "replaced", "share")
+    assert {name: summary[name] for name in told} == {
+        "items": 3, "done": 2, "before": 0, "others": 0, "failed": 1, "kept": 0, "alike": 1, "warned": 0,
+        "warning": None, "replaced": 0, "share": 1,
     }  # fmt: skip
+    assert summary["reason"].startswith(f"1: cannot read {folder / 'tokens' / '1.npz'}")
+    text = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8")
+    assert {key for keys in re.findall(r"^\| (`.*?) \|", text, re.M) for key in re.findall(r"`(\w+)`", keys)} >= {
+        *summary
+    }
     assert summary["errors"] == str(folder / "out" / "errors.jsonl")
     assert summary["hours"] == pytest.approx(22 * 320 / 24_000 / 3600)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no limit on the size of files")
+def test_json_of_a_job_that_stops(folder: Path) -> None:
+    """As on a full disk: the summary is printed all the same, and the reason on stderr."""
+    import resource
+
+    save_tokens("tokens/long.npz", np.zeros((2, 200), np.int64), VocosONNX(MODEL))
+    command = [sys.executable, "-m", "vocos_onnx", "batch", "tokens", "out", "--model", MODEL, "--json"]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+
+    stopped = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=limit)
+    assert stopped.returncode == 2
+    summary = json.loads(stopped.stdout)
+    assert (summary["items"], summary["failed"]) == (4, 0)
+    done = f"{summary['done']} of 4 items are done; make room, and go on with the same command and --resume\n"
+    assert stopped.stderr == f"vocos-onnx: error: File too large: {folder / 'out'}. {done}"
+    refused = subprocess.run([*command, "--format", "npz"], capture_output=True, text=True, timeout=60)
+    assert (refused.returncode, refused.stdout) == (2, "")  # nothing was begun
 
 
 def test_items_that_fail(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,9 +115,10 @@ def test_items_that_fail(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
         file.write('{"path": "nothing.npz"}\n')
     assert run("batch", "tokens.jsonl", "out", "--model", MODEL) == 1
     printed = capsys.readouterr()
-    assert "out: 3 of 4 done, 1 failed" in printed.out
+    assert re.search(r"^out: 3 of 4 items are done: 0\.4 s of audio in .* x real time; 1 failed$", printed.out, re.M)
     assert printed.err == (
-        "vocos-onnx: 1 of 4 items failed: out/errors.jsonl has each with its reason, and --resume tries them again\n"
+        f"vocos-onnx: 1 of 4 items failed, nothing: No such file or directory: {folder / 'nothing.npz'}\n"
+        "vocos-onnx: out/errors.jsonl has it, too, and --resume tries it again\n"
     )
     error = json.loads(Path("out/errors.jsonl").read_text())
     assert error == {
@@ -102,8 +130,69 @@ def test_items_that_fail(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     Path("nothing.npz").write_bytes(Path("tokens/0.npz").read_bytes())
     capsys.readouterr()
     assert run("batch", "tokens.jsonl", "out", "--model", MODEL, "--resume") == 0
-    assert "out: 4 of 4 done (3 before), " in capsys.readouterr().out
+    assert "out: 4 of 4 items are done, 1 of them in this run: 0.1 s of audio in " in capsys.readouterr().out
     assert not Path("out/errors.jsonl").exists()
+    assert run("batch", "tokens.jsonl", "out", "--model", MODEL, "--resume") == 0
+    assert capsys.readouterr() == ("out: nothing to do: all 4 items are done\n", "")
+    Path("nothing.npz").unlink()
+    Path("tokens/0.npz").unlink()
+    assert run("batch", "tokens.jsonl", "out", "--model", MODEL, "--resume") == 1
+    printed = capsys.readouterr()
+    assert printed.out == "out: 2 of 4 items are done; 2 failed\n"
+    assert printed.err.splitlines() == [
+        "vocos-onnx: 2 of 4 items failed, all for the same reason as t0: No such file or directory: "
+        f"{folder / 'tokens' / '0.npz'}",
+        "vocos-onnx: out/errors.jsonl has each with its reason, and --resume tries them again; of 2 the output of an "
+        "earlier run stays",
+    ]
+
+
+def test_why_items_fail(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The most frequent reason is printed, with what it is that all have in common."""
+    assert run("batch", "tokens", "out", "--model", DATA / "mel.onnx") == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"vocos-onnx: 3 of 3 items failed, all for the same reason as 2: .*mel.*", first), first
+    assert second == "vocos-onnx: out/errors.jsonl has each with its reason, and --resume tries them again"
+    assert run("batch", "tokens", "out", "--model", MODEL, "--resume") == 0  # nothing was done with the wrong one
+    assert names("out") == ["0.wav", "1.wav", "2.wav"]
+    for n, data in enumerate((b"", b"nonsense")):
+        Path(f"tokens/{n}.npz").write_bytes(data)
+    capsys.readouterr()
+    assert run("batch", "tokens", "other", "--model", MODEL) == 1
+    assert "2 of 3 items failed, the first is 1: cannot read " in capsys.readouterr().err
+    Path("tokens/2.npz").write_bytes(b"nonsense")
+    assert run("batch", "tokens", "third", "--model", MODEL) == 1
+    assert "3 of 3 items failed, 2 of them for the same reason as " in capsys.readouterr().err
+
+
+def test_another_manifest_for_the_same_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("batch", "tokens.jsonl", "out", "--model", MODEL) == 0
+    Path("tokens.jsonl").write_text('{"id": "t1", "path": "tokens/1.npz"}\n')
+    capsys.readouterr()
+    assert run("batch", "tokens.jsonl", "out", "--model", MODEL, "--resume") == 0
+    assert capsys.readouterr().out == (
+        "out: nothing to do: the item is done; 2 others are done that are not in this manifest\n"
+    )
+    assert names("out") == ["t0.wav", "t1.wav", "t2.wav"]
+
+
+def test_ids_of_paths(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two inputs of the same name are refused with the option that tells them apart."""
+    for n in range(2):
+        Path(f"days/{n}").mkdir(parents=True)
+        Path(f"days/{n}/a.npz").write_bytes(Path(f"tokens/{n}.npz").read_bytes())
+    assert run("batch", "days", "out", "--model", MODEL) == 2
+    assert "\n  pass --ids path for ids that begin with the folders" in capsys.readouterr().err
+    assert run("batch", "days", "out", "--model", MODEL, "--ids", "path", "--format", ".FLAC") == 0
+    assert names("out") == ["0_a.flac", "1_a.flac"]
+
+
+def test_more_workers_than_cpus(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["batch", "tokens", "out", "--model", MODEL, "--workers", "500"]) == 0
+    assert re.fullmatch(
+        r"vocos-onnx: --workers is 500, and this process may use \d+ CPUs?: more workers than that take longer\n",
+        capsys.readouterr().err,
+    )
 
 
 def test_warnings_are_told_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,9 +201,14 @@ def test_warnings_are_told_once(folder: Path, capsys: pytest.CaptureFixture[str]
         Path(f"tokens/{n}.npz").unlink()
     assert run("batch", "tokens", "out", "--model", MODEL) == 0
     assert capsys.readouterr().err == (
-        "vocos-onnx: warning: 2: it names no codec: its tokens are taken for those of encodec_24khz, and 2 others have "
-        "warnings: out/journal.jsonl has them\n"
+        "vocos-onnx: warning: 2: it names no codec: its tokens are taken for those of encodec_24khz, which this model "
+        "decodes; those of another codec come out as noise\n"
+        "vocos-onnx: 3 of 3 items have warnings: out/journal.jsonl has each\n"
     )
+    for n in range(2):
+        Path(f"tokens/{n}.npy").unlink()
+    assert run("batch", "tokens", "one", "--model", MODEL) == 0
+    assert capsys.readouterr().err.endswith("vocos-onnx: 1 of 1 item has a warning: one/journal.jsonl has it\n")
 
 
 REFUSED = {
@@ -123,13 +217,17 @@ REFUSED = {
     "a folder with files": (["tokens", "recordings"], "recordings holds 0.flac, and no journal of a job"),
     "no manifest": (["nothing.jsonl", "new"], "no manifest nothing.jsonl"),
     "no folder": (["nothing", "new"], "no manifest nothing; expected"),
-    "unreadable lines": (["bad.jsonl", "new"], "bad.jsonl: 2 of 3 lines cannot be used: line 2: it is no JSON"),
+    "unreadable lines": (["bad.jsonl", "new"], r"2 of 3 lines .*\n  line 2: it is no JSON .*\n  line 3: it is"),
     "ids that are there twice": (["twice.jsonl", "new"], "line 2: the id '0' is that of '.*tokens/0.npz', too"),
     "ids with /": (["slash.jsonl", "new"], "line 1: its id '../0' holds a /"),
     "mixed kinds": (["mixed.jsonl", "new"], "mixes kinds: tokens in line 1 .* and audio in line 2"),
     "a format of tokens": (["recordings", "new", "--format", "m4a"], "--format is 'm4a', expected wav, flac, .*, npz"),
-    "a format of audio": (["tokens", "new", "--format", "npz"], "format is 'npz', expected wav or flac"),
-    "a shard size": (["tokens", "new", "--shard-size", "0"], "shard_size is 0, expected 1 to 1,000,000"),
+    "a format of audio": (["tokens", "new", "--format", "npz"], "--format is 'npz', expected wav, .*tokens or mels"),
+    "a shard size": (["tokens", "new", "--shard-size", "0"], "--shard-size is 0, expected 1 to 1,000,000 items\n"),
+    "no workers": (["tokens", "new", "--workers", "0"], "--workers is 0, expected 1 or more\n"),
+    "a model of no use": (["recordings", "new", "--model", MODEL], "--model is .* audio to tokens takes none: "
+                          "leave it out, or pass --format wav, .* for copies of the audio"),
+    "mels of audio": (["recordings", "new", "--mels-from", "f5"], "--mels-from is 'f5', and audio to tokens takes"),
     "a bandwidth": (["tokens", "new", "--bandwidth", "7"], "bandwidth is 7.0, expected one of"),
     "mels of tokens": (["tokens", "new", "--mels-from", "f5"], "this model decodes tokens"),
     "no model": (["tokens", "new", "--model", "none.onnx"], "none.onnx"),
@@ -145,12 +243,13 @@ def test_what_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], name:
     assert run("batch", "tokens", "other", "--model", MODEL) == 0
     capsys.readouterr()
     args, message = REFUSED[name]
-    model = [] if "--model" in args else ["--model", MODEL]
-    assert run("batch", *args, *model) == 2
+    model = [] if "--model" in args or "recordings" in args else ["--model", MODEL]
+    workers = [] if "--workers" in args else ["--workers", "1"]
+    assert main(["batch", *args, *model, *workers]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("vocos-onnx: error: ")
-    assert printed.err.count("\n") == 1
+    assert all(line.startswith("  ") for line in printed.err.splitlines()[1:])
     assert re.search(message, printed.err), printed.err
     assert not Path("new").exists()
 
@@ -162,17 +261,12 @@ def test_lines_in_place_of_a_bar(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals")
-def test_the_bar(folder: Path) -> None:
-    import pty
-
-    for n in range(200):
-        Path(f"tokens/more{n}.npz").write_bytes(Path("tokens/0.npz").read_bytes())
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "vocos_onnx", "batch", "tokens", "out", "--model", MODEL, "--workers", "1"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "COLUMNS": "100"}
-    ) as process:
+def on_terminal(columns: int, *args: str) -> list[str]:
+    """What the command shows on a terminal, each time that it begins the line anew."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "vocos_onnx", "batch", *args, "--model", MODEL, "--workers", "1"]
+    environment = {**os.environ, "COLUMNS": str(columns)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment) as process:
         os.close(theirs)
         shown = b""
         while True:
@@ -185,8 +279,40 @@ def test_the_bar(folder: Path) -> None:
             shown += block
         assert process.wait() == 0
     os.close(ours)
-    assert b"% 0 of 203 done, 0.00 h in 0:00:00, 0 x real time" in shown
-    assert shown.rstrip(b"\r").rpartition(b"\r")[2].strip() == b""  # nothing of it stays
+    return shown.decode().replace("\r\n", "\n").split("\r")
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals")
+def test_the_bar(folder: Path) -> None:
+    """What matters can be read in each width, also of a job that goes on; nothing of it stays."""
+    pages = {
+        100: r"\[[#.]{30}\] +\d+% \d+ of \d+(, \d+ now)?  [\d.]+ s of audio  [\d.]+ x  [\d.]+ s left",
+        80: r"\[[#.]{16,24}\] +\d+% \d+ of \d+(, \d+ now)?  [\d.]+ s of audio  [\d.]+ x  [\d.]+ s left",
+        40: r"\[[#.]{6,}\] +\d+% \d+ of \d+  (\d+ x  )?[\d.]+ s left",
+    }
+    count = 3
+    for columns, page in pages.items():
+        for n in range(150):
+            Path(f"tokens/more{columns}-{n}.npz").write_bytes(Path("tokens/0.npz").read_bytes())
+        shown = on_terminal(columns, "tokens", "out", "--resume")
+        before, count = count, count + 150
+        assert any(f"% {0 if columns == 100 else before} of {count}" in text for text in shown), shown
+        assert any(re.fullmatch(page, text) for text in shown), (columns, shown)
+        assert max(map(len, shown)) < columns
+        assert shown[-1].strip() == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals")
+def test_the_first_warning_is_above_the_bar(folder: Path) -> None:
+    for n in range(200):
+        np.save(f"tokens/{n}.npy", load_tokens("tokens/0.npz").codes)
+    for n in range(3):
+        Path(f"tokens/{n}.npz").unlink()
+    shown = on_terminal(100, "tokens", "out")
+    index = next(index for index, text in enumerate(shown) if "\n" in text)
+    assert re.fullmatch(r"vocos-onnx: warning: \d+: it names no codec: .*\n", shown[index]), shown
+    assert " of 200" in shown[index + 1]
+    assert shown[-1] == "vocos-onnx: 200 of 200 items have warnings: out/journal.jsonl has each\n"
 
 
 def test_the_page_of_corpora(tmp_path: Path) -> None:
@@ -211,6 +337,6 @@ def test_the_page_of_corpora(tmp_path: Path) -> None:
     assert load_tokens(tmp_path / "tokens" / "a17.npz").codes.shape[0] == 4
     shown = [json.loads(line) for block in re.findall(r"```json\n(.*?)```", text, re.S) for line in block.splitlines()]
     row = json.loads((tmp_path / "audio" / "journal.jsonl").read_text().splitlines()[1])
-    assert [list(each) for each in (shown[2], shown[2]["input"], shown[2]["output"])] == [
+    assert [list(each) for each in (shown[-1], shown[-1]["input"], shown[-1]["output"])] == [
         list(each) for each in (row, row["input"], row["output"])
     ]

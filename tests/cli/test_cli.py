@@ -1237,6 +1237,7 @@ def test_a_vocoder_for_encode(recording: np.ndarray, capsys: pytest.CaptureFixtu
     assert run("encode", "speech.wav", "o.npz", "--encoder", "vocos-codec-24khz") == 2
     error = capsys.readouterr().err
     assert "is a vocoder, not an encoder: leave --encoder out for the bundled one" in error
+    assert "vocos-onnx convert facebook/encodec_24khz -o encodec_24khz.onnx" in error  # which needs no torch
     assert "--model" not in error
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vocos_onnx.bandwidths import DEFAULT_BANDWIDTH, bandwidth_index
 from vocos_onnx.messages import shown
-from vocos_onnx.model.bundled import BUNDLED_CODEC, CODEC, CODEC_ENCODER, find_model
+from vocos_onnx.model.bundled import BUNDLED_CODEC, CODEC, CODEC_ENCODER, MEL, find_model
 from vocos_onnx.model.cache import file_sha256
 from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY
 from vocos_onnx.model.origin import Wanted, reopened
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Task = Literal["decode", "resynth", "encode"]
 System = Literal["f5", "zipvoice", "matcha", "chattts", "mlx"]  # whose mels are known
 FORMATS = ("wav", "flac", "mp3", "ogg", "opus")  # of audio
+_DOES: dict[Task, str] = {"decode": "tokens or mels to audio", "encode": "audio to tokens", "resynth": "audio to audio"}
+_COPIES = "pass task='resynth' for copies of the audio"
 MAX_SHARD = 1_000_000  # items
 
 
@@ -92,7 +94,7 @@ class Settings:
 
         Args:
             task: "decode", "encode" or "resynth".
-            format: by default "wav", and "npz" of encode, which has no other.
+            format: by default "wav", and "npz" of encode, which has no other; in any case, with or without a dot.
             model: as ``VocosONNX`` takes it, by default the bundled codec; not of encode.
             encoder: as ``EncodecONNX`` takes it, by default that of the bundled codec; not of decode.
             provider: "cpu", "cuda", or another execution provider of onnxruntime.
@@ -111,14 +113,15 @@ class Settings:
             >>> settings = Settings.of("decode", format="flac")
         """
         _check_choice("task", task, get_args(Task))
-        format = format or ("npz" if task == "encode" else "wav")
-        _check_choice("format", format, ("npz",) if task == "encode" else FORMATS, f" (of {task})")
+        format = _read_format(task, format)
         given = {"model": model, "encoder": encoder, "mels_from": mels_from, "key": key}
         for name in {"decode": ("encoder",), "encode": ("model", "mels_from", "key")}.get(task, ("mels_from", "key")):
             if given[name] is not None:
-                raise ValueError(f"{name} is {shown(given[name])}, and {task} takes none: leave it out")
+                remedy = f"leave it out, or {_COPIES}" if name == "model" else "leave it out"
+                raise ValueError(f"{name} is {shown(given[name])}, but {_DOES[task]} takes none: {remedy}")
         if mels_from is not None and mels_from not in get_args(System):
-            raise ValueError(f"mels_from is {shown(mels_from)}, expected {', '.join(get_args(System))}, or None")
+            known = ", ".join(get_args(System))
+            raise ValueError(f"mels_from is {shown(mels_from)}, expected {known}, or None for the model's own")
         _check_shard(shard_size)
         if bandwidth is not None:
             bandwidth = float(bandwidth)
@@ -139,7 +142,8 @@ class Settings:
             _check_decode(settings, vocos.config)
             return settings
         if vocos.config.encodec is not None and encoder is None and vocos.config.encodec.codec != BUNDLED_CODEC:
-            raise ValueError(f"audio to tokens of {vocos.config.encodec.codec} needs its encoder: pass encoder=")
+            # which raises: there is no encoder, and the message names the one that the model needs
+            _check_resynth(replace(settings, bandwidth=vocos.config.encodec.bandwidths[0]))
         if vocos.config.encodec is not None:
             settings = cls(
                 **common,
@@ -180,24 +184,55 @@ class Settings:
         text = json.dumps(self.described(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """How what another job has ``described`` differs from these settings, a setting each."""
-        own = self.described()
+    def names(self) -> dict[str, str]:
+        """The names of the model and the encoder, to print; of those that the job has."""
+        models = {"model": self.model, "encoder": self.encoder}
+        return {setting: model.name for setting, model in models.items() if model is not None}
+
+    def differences(self, other: Mapping[str, Any], names: Mapping[str, str] | None = None) -> list[str]:
+        """How what another job has ``described`` differs from these settings, a setting each.
+
+        Args:
+            other: what that job has ``described``.
+            names: of its models, as far as they are known. They are printed, and not compared.
+
+        Example:
+            >>> settings.differences(other.described(), other.names())
+            ["bandwidth is 3 here and 6 there"]
+        """
+        own, own_names, names = self.described(), self.names(), names or {}
         return [
-            f"{name} is {_short(own.get(name))} here and {_short(other.get(name))} there"
-            for name in {**own, **other}
-            if own.get(name) != other.get(name)
+            f"{setting} is {_short(own.get(setting), own_names.get(setting))} here and "
+            f"{_short(other.get(setting), names.get(setting))} there"
+            for setting in {**own, **other}
+            if own.get(setting) != other.get(setting)
         ]
 
 
-def _short(value: Any) -> str:
-    is_digest = isinstance(value, str) and len(value) == 64
-    return f"the file of sha256 {value[:12]}..." if is_digest else shown(value)
+def _short(value: Any, name: str | None) -> str:
+    """The value of a setting, of a model its name and sha256."""
+    if value is None:
+        return "none"
+    if isinstance(value, str) and len(value) == 64:
+        return f"the file of sha256 {value[:12]}..." if name is None else f"{name} (sha256 {value[:12]}...)"
+    return f"{value:g}" if isinstance(value, float) else shown(value)
 
 
-def _check_choice(name: str, value: Any, known: tuple[str, ...], of: str = "") -> None:
+def _check_choice(name: str, value: Any, known: tuple[str, ...], why: str = "") -> None:
     if value not in known:
-        raise ValueError(f"{name} is {shown(value)}, expected {' or '.join(known)}{of}")
+        raise ValueError(f"{name} is {shown(value)}, expected {' or '.join(known)}{why}")
+
+
+def _read_format(task: Task, format: Any) -> str:
+    """The ending of the outputs, as the single commands take it: ".FLAC" is "flac". Raises ValueError."""
+    is_audio = task != "encode"
+    known = FORMATS if is_audio else ("npz",)
+    ending = format.lower().removeprefix(".") if isinstance(format, str) else format
+    if not ending:
+        return known[0]
+    why = "the outputs are audio" if is_audio else f"the outputs are tokens; {_COPIES}"
+    _check_choice("format", ending if ending in known else format, known, f": {why}")
+    return str(ending)
 
 
 def _check_shard(size: Any) -> None:
@@ -227,7 +262,7 @@ def _check_decode(settings: Settings, config: ModelConfig) -> None:
         if config.encodec is not None:
             raise ValueError(
                 f"mels_from is given, but this model decodes tokens of {config.encodec.codec}: leave it out, or pass a "
-                "model of mels, such as vocos-mel-24khz-small"
+                f"model of mels, such as model={MEL!r}"
             )
         convention_of(settings.mels_from, config.feature_channels)
 

@@ -2,7 +2,7 @@
 
 ::
 
-    OUT/journal.jsonl   {"vocos-onnx batch": 1, "settings": {...}, "sha256": ...}     the first line
+    OUT/journal.jsonl   {"vocos-onnx batch": 1, "settings": {...}, "names": {...}, "sha256": ...}  the first line
                         {"id", "input": {...}, "output": {...}, "seconds", ...}       an item that is done
                         {"shard", "output": {...}, "ids": [...]}                      a tar file that is whole
     OUT/errors.jsonl    {"id", "path", "error"}                                       an item that has failed
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from vocos_onnx.io.files import write_all
+from vocos_onnx.io.files import STAGED, write_all
 from vocos_onnx.version import __version__
 
 from .job import Settings
@@ -76,6 +76,7 @@ class FileState:
 class Row:
     """What became of an item: its input and output and the seconds of audio, or else the error.
 
+    offset, duration: of the segment of the input that it is of, in seconds, as ``Item`` has them.
     name: of the output, a file of ``Settings.folder`` or a member of a tar file.
     warnings: what there was to say of it.
     """
@@ -88,19 +89,25 @@ class Row:
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     error: str | None = None
+    offset: float = 0.0
+    duration: float | None = None
 
     @classmethod
     def failed(cls, item: Item, error: str) -> Row:
-        return cls(item.id, str(item.path), error=error)
+        return cls(item.id, str(item.path), error=error, offset=item.offset, duration=item.duration)
 
     def to_json(self) -> dict[str, Any]:
+        segment: dict[str, Any] = {"offset": self.offset} if self.offset else {}
+        if self.duration is not None:
+            segment["duration"] = self.duration
         if self.error is not None:
-            return {"id": self.id, "path": self.path, "error": self.error}
+            return {"id": self.id, "path": self.path, **segment, "error": self.error}
         assert self.input is not None and self.output is not None
         said: dict[str, Any] = {"warnings": list(self.warnings)} if self.warnings else {}
         return {
             "id": self.id,
             "input": self.input.to_json(),
+            **segment,
             "output": {"name": self.name, **self.output.to_json()},
             "seconds": self.seconds,
             **said,
@@ -117,6 +124,8 @@ class Row:
             FileState.from_json(output),
             float(value["seconds"]),
             tuple(map(str, value.get("warnings", ()))),
+            offset=float(value.get("offset", 0)),
+            duration=None if (duration := value.get("duration")) is None else float(duration),
         )
 
 
@@ -142,7 +151,8 @@ class Journal:
     Args:
         out: the folder, which is made if it does not exist.
         settings: of the job.
-        resume: whether the folder may hold a journal, which must be of the same settings.
+        resume: whether the folder may hold a journal, which must be of the same settings. One in which nothing is done,
+            beside no outputs, is begun anew.
 
     Raises:
         ValueError: the folder holds a job, and ``resume`` is false; or it holds one of other settings, which the
@@ -166,7 +176,7 @@ class Journal:
             self._file: IO[bytes] = stack.enter_context(self._path.open("ab", buffering=0))
             if not self._file.tell():
                 header = {_KEY: _FORMAT, "version": __version__, "settings": settings.described()}
-                self._write(self._file, {**header, "sha256": settings.sha256})
+                self._write(self._file, {**header, "names": settings.names(), "sha256": settings.sha256})
             (out / ERRORS).unlink(missing_ok=True)  # what failed is tried again
             self._stack = stack.pop_all()
 
@@ -210,7 +220,10 @@ class Journal:
         write_all(file, json.dumps(value, separators=(",", ":")).encode() + b"\n")  # unbuffered: it is out at once
 
     def _check_header(self, resume: bool) -> None:
-        """Raises ValueError unless the journal is of the same settings and may be gone on with; cuts its torn end."""
+        """Raises ValueError unless the journal is of the same settings and may be gone on with; cuts its torn end.
+
+        It is emptied if nothing was done, so that settings that fit no item do not cling to the folder.
+        """
         with self._path.open("rb+") as file:
             first = file.readline()
             if not first.endswith(b"\n"):  # killed before anything was done
@@ -219,6 +232,7 @@ class Journal:
             try:
                 header = json.loads(first)
                 version, other = header[_KEY], dict(header["settings"])
+                names = dict(header.get("names", {}))
             except (ValueError, KeyError, TypeError):
                 raise ValueError(f"{self._path} is no journal of vocos-onnx batch: name a new folder") from None
             if version != _FORMAT:
@@ -226,15 +240,17 @@ class Journal:
                     f"{self._path} has version {version} of the journal, and this vocos-onnx reads version {_FORMAT}: "
                     "go on with the vocos-onnx that wrote it, or name a new folder"
                 )
-            if differences := self._settings.differences(other):
+            if not file.readline().endswith(b"\n") and not _holds_outputs(self.out):
+                file.truncate(0)
+                return
+            if differences := self._settings.differences(other, names):
                 raise ValueError(
                     f"{self.out} holds another job, and its items would not fit: {'; '.join(differences)}; name a new "
                     "folder, or the settings of that job"
                 )
             if not resume:
                 raise ValueError(
-                    f"{self.out} holds a job of these settings: pass --resume (in Python resume=True) to go on with "
-                    "it, or name a new folder"
+                    f"{self.out} holds a job of these settings: pass resume=True to go on with it, or name a new folder"
                 )
             end = _end_of_last_line(file)
             if end < file.seek(0, os.SEEK_END):
@@ -261,6 +277,13 @@ def _record(line: bytes) -> Row | Shard | None:
         return Shard.from_json(value) if "shard" in value else Row.from_json(value)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _holds_outputs(out: Path) -> bool:
+    """Whether there are files that no job leaves in which nothing is done; what is half-written does not count."""
+    found = [path for path in out.iterdir() if path.name not in (JOURNAL, ERRORS, LOCK)]
+    found += [inner for path in found if path.is_dir() for inner in path.iterdir()]
+    return any(not path.is_dir() and STAGED not in str(path.relative_to(out)) for path in found)
 
 
 def _check_folder(out: Path) -> None:

@@ -16,8 +16,10 @@ from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
@@ -31,13 +33,22 @@ from .work import Worker
 
 _AHEAD = 4  # items for each process that are being done or wait for it
 _MOST_DEATHS = 5  # items in a row that end their process: it is not the items then
+_TOLD = 128 + signal.SIGTERM  # the exit code of a process that has been told to end
 _SIGNALS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """Workers that have ended without a word, and have been replaced; ``message`` says what comes of their items."""
+
+    workers: int
+    message: str
 
 
 def rows(
     settings: Settings, out: Path, items: Iterable[Item], workers: int | None = None
-) -> Generator[Row, None, None]:
-    """The row of each item, as they are done.
+) -> Generator[Row | Replaced, None, None]:
+    """The row of each item, as they are done, and between them what workers have been replaced.
 
     Args:
         settings: of the job.
@@ -61,9 +72,10 @@ class _Pool:
         self._processes = _Processes(*self._job, count)
         self._running: dict[Future[Row], Item] = {}
         self._suspects: deque[Item] = deque()  # each was being worked on when a process died
+        self._is_broken = False  # a process has died, and nothing can be submitted any more
         self._deaths = 0  # since the last item that was done
 
-    def rows(self, items: Iterable[Item]) -> Iterator[Row]:
+    def rows(self, items: Iterable[Item]) -> Iterator[Row | Replaced]:
         source = iter(items)
         while True:
             alone = bool(self._suspects) and not self._running
@@ -72,6 +84,8 @@ class _Pool:
             elif not self._suspects:
                 for item in islice(source, _AHEAD * self._count - len(self._running)):
                     self._submit(item)
+            if self._is_broken and not self._running:
+                yield self._replaced(len(self._suspects))
             if not self._running and not self._suspects:
                 return
             lost = []
@@ -91,11 +105,11 @@ class _Pool:
                 raise problem
             if lost:
                 lost += self._running.values()  # which are lost, too
-                self._begin_again()
+                if not alone:
+                    self._suspects += lost
+                yield self._replaced(0 if alone else len(lost))
                 if alone:
                     yield self._failed(*lost)
-                else:
-                    self._suspects += lost
 
     def end(self) -> None:
         self._processes.end(at_once=bool(self._running))
@@ -105,13 +119,20 @@ class _Pool:
             self._running[self._processes.submit(item)] = item
         except BrokenProcessPool:  # it has died in the meantime
             self._suspects.append(item)
-            if not self._running:
-                self._begin_again()
+            self._is_broken = True
 
-    def _begin_again(self) -> None:
+    def _replaced(self, again: int) -> Replaced:
+        """Replace all processes, of which some have ended; so many items are tried again."""
         self._running.clear()
         self._processes.end(at_once=True)
-        self._processes = _Processes(*self._job, self._count)
+        ended = self._processes.ended()
+        self._processes, self._is_broken = _Processes(*self._job, self._count), False
+        which = "a worker" if len(ended) < 2 else f"{len(ended)} workers"
+        how = sorted({f"killed by signal {-code}" if code < 0 else f"exit code {code}" for code in ended})
+        items = "the item in work is" if again == 1 else f"the {again} items in work are"
+        comes = f"{items} tried once more" if again else "the item in work has failed"
+        message = f"{which} ended without a word ({' and '.join(how) or 'killed, or crashed'}): {comes}"
+        return Replaced(max(1, len(ended)), message)
 
     def _failed(self, item: Item) -> Row:
         self._deaths += 1
@@ -152,10 +173,22 @@ class _Processes:
         theirs, self._ours = context.Pipe(duplex=False)
         self._theirs = theirs
         self._executor = ProcessPoolExecutor(count, context, _begin, (settings, out, theirs))
+        self._count = count
+        self._started: set[BaseProcess] = set()
 
     def submit(self, item: Item) -> Future[Row]:
-        with _signals_held():  # a process that starts would print a traceback at Ctrl-C
+        if len(self._started) == self._count:
             return self._executor.submit(_do, item)
+        before = set(multiprocessing.active_children())
+        with _signals_held():  # a process that starts would print a traceback at Ctrl-C
+            future = self._executor.submit(_do, item)
+        self._started |= set(multiprocessing.active_children()) - before
+        return future
+
+    def ended(self) -> list[int]:
+        """The exit codes of those that have ended, and were not told to."""
+        codes = [process.exitcode for process in self._started]
+        return [code for code in codes if code is not None and code not in (0, -signal.SIGTERM, _TOLD)]
 
     def end(self, *, at_once: bool) -> None:
         if at_once:

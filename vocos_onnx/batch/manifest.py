@@ -14,24 +14,32 @@ import os
 import re
 import tempfile
 import threading
+import unicodedata
 import weakref
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
-from vocos_onnx.io.kinds import ARRAYS, AUDIO, TOKENS
-from vocos_onnx.messages import listed, shown
+from vocos_onnx.io.audio import check_segment
+from vocos_onnx.io.kinds import ARRAYS, AUDIO, TOKENS, UNREAD
+from vocos_onnx.messages import SeveralLines, in_shell, listed, shown
 
 if TYPE_CHECKING:
     from .journal import Row
 
 Kind = Literal["audio", "tokens"]
+Ids = Literal["name", "path"]  # what the id of a row without one is made of
 PATHS = ("path", "audio_filepath")  # the names of the path in a row: ours, and NeMo's
 JSON, TABLES = (".jsonl", ".ndjson", ".json"), {".csv": ",", ".tsv": "\t"}
 _LONGEST_LINE, _LONGEST_ID, _LONGEST_PATH = 1 << 20, 200, 4096  # bytes
 _SHOWN = 10  # bad lines in a message
+_TARS = (".tar", ".tgz", ".tar.gz", ".tar.zst", ".tar.xz")
+_SECONDS = ("offset", "duration")  # NeMo's names, too
+_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)  # of Windows
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,9 @@ class Item:
     id: the name of its output without the ending.
     path: of its input, absolute.
     size: of its input in bytes, by which work is ordered; -1 if there is none.
+    offset, duration: of the segment of its input that it is, in seconds; the whole of it with 0 and None.
     known: what an earlier run made of it, if that has to be checked by its sha256, because a time or size has changed.
+    in_tar: whether that output is a member of a tar file, which is whole.
     """
 
     index: int
@@ -50,6 +60,9 @@ class Item:
     path: Path
     size: int
     known: Row | None = None
+    in_tar: bool = False
+    offset: float = 0.0
+    duration: float | None = None
 
 
 class Manifest:
@@ -65,32 +78,43 @@ class Manifest:
         (10000, 'utterance-0001')
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], *, ids: Ids = "name"):
         """Read a manifest or a folder.
 
         Args:
             path: a .jsonl (.ndjson, .json) file with one object a line, or a .csv or .tsv file with a header, that have
-                ``path`` or ``audio_filepath``, and may have ``id``: else it is the file's name without its ending.
-                Paths are relative to the manifest. Or a folder, whose audio or .npy and .npz files are taken, those in
-                subfolders too, but for what is hidden.
+                ``path`` or ``audio_filepath``, and may have ``id``. Paths are relative to the manifest. With ``offset``
+                and ``duration``, in seconds, an item is a segment of an audio file, as in NeMo's manifests; a
+                ``duration`` that is that of the file, rounded, means all of it. Or a folder, whose audio or .npy and
+                .npz files are taken, those in subfolders too, but for what is hidden.
+            ids: of rows without one, and of the files of a folder: "name" is the file's name without its ending, a17;
+                "path" is its path with _ between the folders, day1_a17. If a row has an offset, that follows in
+                milliseconds, and then the end if it has a duration: a17_61500_65700.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it is of another kind, empty, or has rows that cannot be used: unreadable ones, ids that are
-                there twice or no names of files, inputs that are neither audio nor tokens, or both. The message names
-                the lines. Missing inputs are no error here: they fail on their own.
+                there twice or are no names of files on every system, inputs that are neither audio nor tokens, or both,
+                segments of tokens. The message has a line for each. Missing inputs are no error here: they fail on
+                their own.
         """
+        if ids not in get_args(Ids):
+            raise ValueError(f"ids is {shown(ids)}, expected {' or '.join(get_args(Ids))}")
         self.path = Path(path)
         self.kind: Kind = "audio"
         self.dotted: str | None = None
+        self._ids = ids
         self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the object
         weakref.finalize(self, self._file.close)
         self._lock = threading.Lock()  # of its position
         self._places, self._sizes, self._times = array("q"), array("q"), array("q")
+        self._offsets, self._durations = array("d"), array("d")  # 0 is none
         self._end = 0  # of the temporary file
         self._indices: dict[bytes, int] = {}
+        self._checksums = array("I")  # of the ids as they are written
         self._bad: list[str] = []
         self._failures = self._rows = 0
+        self._collide = False  # ids that were not given
         self._kinds: dict[str, str] = {}  # a place of each
         if self.path.is_dir():
             self._where, self._folder = "file", self.path.absolute()
@@ -110,7 +134,14 @@ class Manifest:
             self._file.seek(self._places[index])
             line = self._file.readline()
         id, path = json.loads(line)
-        return Item(index, id, self._folder / path, self._sizes[index])
+        return Item(
+            index,
+            id,
+            self._folder / path,
+            self._sizes[index],
+            offset=self._offsets[index],
+            duration=self._durations[index] or None,
+        )
 
     def __iter__(self) -> Iterator[Item]:
         for index in range(len(self)):
@@ -118,16 +149,24 @@ class Manifest:
 
     def find(self, id: str) -> int | None:
         """The index of an id; None if it is not there."""
-        return self._indices.get(_digest(id))
+        index = self._indices.get(_digest(id))
+        return index if index is not None and self._checksums[index] == zlib.crc32(id.encode()) else None
 
     @property
     def sizes(self) -> array[int]:
         """Of the inputs in bytes; -1 where there is none."""
         return self._sizes
 
-    def has_input(self, index: int, size: int, modified: int) -> bool:
-        """Whether an input had that size and that time in ns when the manifest was read."""
-        return self._sizes[index] == size and self._times[index] == modified
+    def has_input(
+        self, index: int, size: int, modified: int, offset: float = 0.0, duration: float | None = None
+    ) -> bool:
+        """Whether an item is of that segment, and its input had that size and that time in ns when this was read."""
+        return (
+            self._sizes[index] == size
+            and self._times[index] == modified
+            and self._offsets[index] == offset
+            and (self._durations[index] or None) == duration
+        )
 
     def _add(self, place: str, row: Any) -> None:
         """Keep a row, or why it cannot be used."""
@@ -136,23 +175,27 @@ class Manifest:
             if isinstance(row, ValueError):
                 raise row
             path = _path_of(row)
-            id = _id_of(row, path)
             kind = _kind_of(path)
+            offset, duration = _segment_of(row, kind)
+            id = _id_of(row, path, self._ids, offset, duration)
             digest = _digest(id)
             if (earlier := self._indices.get(digest)) is not None:
-                first = self[earlier]
-                self._file.seek(self._end)
-                raise ValueError(f"the id {shown(id)} is that of {shown(_text(first.path))}, too")
+                self._collide |= row.get("id") is None
+                raise ValueError(self._same_id(id, self[earlier]))
         except ValueError as error:
             self._failures += 1
             if len(self._bad) < _SHOWN:
                 self._bad.append(f"{place}: {error}")
             return
-        self._kinds.setdefault(kind, f"{place} ({shown(path)})")
+        self._kinds.setdefault(kind, place if self._where == "file" else f"{place} ({shown(path)})")
         if "." in id and self.dotted is None:
             self.dotted = id
         self._indices[digest] = len(self._places)
+        self._checksums.append(zlib.crc32(id.encode()))
+        self._offsets.append(offset)
+        self._durations.append(duration or 0.0)
         self._places.append(self._end)
+        self._file.seek(self._end)
         self._end += self._file.write(json.dumps([id, path]).encode() + b"\n")
         try:
             found = (self._folder / path).stat()
@@ -163,26 +206,38 @@ class Manifest:
         self._sizes.append(size)
         self._times.append(modified)
 
+    def _same_id(self, id: str, earlier: Item) -> str:
+        """That an id is that of an earlier row, too."""
+        if id == earlier.id:
+            return f"the id {shown(id)} is that of {shown(_text(earlier.path))}, too"
+        if _composed(id) == _composed(earlier.id):
+            return f"the id {id!a} is {earlier.id!a} with accents encoded otherwise: on macOS these are one file"
+        return f"the id {shown(id)} is {shown(earlier.id)} with other capitals: on macOS and Windows these are one file"
+
     def _indices_are_complete(self) -> None:
         """Raises ValueError if there is a row that cannot be used, or none that can."""
         name = str(self.path)
         if self._failures:
-            more = f"; and {self._failures - len(self._bad)} more" if self._failures > len(self._bad) else ""
-            remedy = "; a manifest can name them otherwise" if self._where == "file" else ""
-            raise ValueError(
-                f"{name}: {self._failures} of {self._rows} {self._where}s cannot be used: {'; '.join(self._bad)}{more}"
-                f"{remedy}"
-            )
+            lines = [f"{name}: {self._failures:,} of {self._rows:,} {self._where}s cannot be used:"]
+            lines += [f"  {bad}" for bad in self._bad]
+            if self._failures > len(self._bad):
+                lines.append(f"  and {self._failures - len(self._bad):,} more")
+            if self._collide and self._ids == "name":
+                lines.append('  pass ids="path" for ids that begin with the folders, as in day1_a17; or write ids')
+            elif self._where == "file":
+                lines.append("  a manifest can name them otherwise, or leave them out")
+            raise SeveralLines("\n".join(lines))
         if not len(self):
             raise ValueError(
-                f"the folder {name} holds no audio and no .npy or .npz files"
+                f"the folder {name} holds no audio and no .npy or .npz files{_others_in(self.path)}"
                 if self._where == "file"
                 else f"{name} holds no rows; expected one item a line"
             )
         if len(self._kinds) > 1:
+            remedy = "name a folder of one kind, or write a manifest" if self._where == "file" else "write a manifest"
             raise ValueError(
                 f"{name} mixes kinds: {' and '.join(f'{kind} in {where}' for kind, where in self._kinds.items())}; "
-                "write a manifest of each"
+                f"{remedy} of each"
             )
         (kind,) = self._kinds
         self.kind = "audio" if kind == "audio" else "tokens"
@@ -190,16 +245,45 @@ class Manifest:
 
 def _in_file(path: Path) -> Iterator[tuple[str, Any]]:
     """The rows of a manifest with their lines, of which some may be a ValueError."""
+    if str(path) == "-":
+        raise ValueError("the manifest is -, expected a file or a folder: going on with a job needs it again")
     if not path.exists():
         raise FileNotFoundError(f"no manifest {path}; expected a .jsonl, .csv or .tsv file, or a folder")
     ending = path.suffix.lower()
+    if path.name.lower().endswith(_TARS):
+        raise ValueError(
+            f"{path.name!r} is a tar file, which is no manifest: unpack it (mkdir FOLDER; tar -xf "
+            f"{in_shell(str(path))} -C FOLDER), and name the folder"
+        )
     if ending not in (*JSON, *TABLES):
+        remedy = "; a file by itself is done by decode, encode or resynth" if ending in (*AUDIO, *TOKENS) else ""
         raise ValueError(
             f"{path.name!r} does not end as a manifest does: expected {', '.join((*JSON, *TABLES))}, or a folder"
+            f"{remedy}"
         )
     with path.open("rb") as file:
+        _check_start(file.readline(_LONGEST_LINE), path)
+        file.seek(0)
         lines = _lines(file)
         yield from _table(lines, TABLES[ending], str(path)) if ending in TABLES else _objects(lines)
+
+
+def _check_start(first: bytes, path: Path) -> None:
+    """Raises ValueError if the first line shows that the file is written in another way."""
+    line = first.removeprefix(b"\xef\xbb\xbf").strip()
+    if first.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{path} is in UTF-16: save it as UTF-8")
+    if b"\r" in line:
+        raise ValueError(
+            f"{path} ends its lines with CR alone, expected LF or CR LF: make one with tr '\\r' '\\n' "
+            f"< {in_shell(str(path))} > new{path.suffix}"
+        )
+    if path.suffix.lower() in TABLES:
+        return
+    if line.startswith(b"["):
+        raise ValueError(f"{path} is a list: write one object a line, without the brackets and commas of a list")
+    if line == b"{":
+        raise ValueError(f"{path} has objects of several lines: write one object a line")
 
 
 def _lines(file: BinaryIO) -> Iterator[str | ValueError]:
@@ -227,7 +311,8 @@ def _objects(lines: Iterable[str | ValueError]) -> Iterator[tuple[str, Any]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                row = ValueError(f"it is no JSON ({error}); expected one object a line")
+                where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+                row = ValueError(f"it is no JSON ({where}); expected one object a line")
             else:
                 if not isinstance(row, dict):
                     row = ValueError(f'it is {shown(row)}, expected an object such as {{"id": ..., "path": ...}}')
@@ -235,7 +320,7 @@ def _objects(lines: Iterable[str | ValueError]) -> Iterator[tuple[str, Any]]:
 
 
 def _table(lines: Iterator[str | ValueError], delimiter: str, name: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a table. One may take several lines, in quotes; it is named by its last."""
+    """The rows of a table. One may take several lines, in quotes; it is named by its first."""
     number = 0
     broken: ValueError | None = None
 
@@ -252,30 +337,68 @@ def _table(lines: Iterator[str | ValueError], delimiter: str, name: str) -> Iter
             else:
                 yield line
 
-    reader = csv.reader(text(), delimiter=delimiter)
+    reader = csv.reader(text(), delimiter=delimiter, strict=True)  # else an open quote swallows the rows behind it
     header: list[str] | None = None
     while True:
-        broken, row, error = None, None, None
+        broken, row, error, first = None, None, None, number + 1
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as problem:
-            error = ValueError(f"it cannot be read ({problem})")
+            error = ValueError(_unreadable(str(problem), number - first))
         error = broken or error
         if header is None:
-            header = row or []
-            if error is not None or not set(header) & set(PATHS):
-                raise ValueError(
-                    f"{name}: the first line has the columns {listed(header) or error or 'of nothing'}; expected "
-                    "path, or audio_filepath, and possibly id"
-                )
+            header = [column.strip().lower() for column in row or []]
+            _check_columns(header, delimiter, error, name)
         elif error is not None:
-            yield f"line {number}", error
+            yield f"line {first}", error
         elif row:
-            values = {key: value for key, value in zip(header, row, strict=False) if value}
             wrong = ValueError(f"it has {len(row)} columns, and the first line {len(header)}")
-            yield f"line {number}", values if len(row) == len(header) else wrong
+            yield f"line {first}", _values(header, row) if len(row) == len(header) else wrong
+
+
+def _unreadable(problem: str, more: int) -> str:
+    """What is wrong with a row of a table that goes over so many lines more, by what csv says."""
+    if "unexpected end of data" in problem:
+        return 'a quote (") opens there, and is not closed to the end of the file'
+    if "field limit" in problem:
+        quote = ": a quote may not be closed" if more else ""
+        return f"a field is longer than {csv.field_size_limit():,} characters{quote}"
+    if "expected after" in problem:
+        lines = f", {more} {'lines' if more > 1 else 'line'} further down" if more else ""
+        return f'a quote (") in it closes before the end of its field{lines}: double those inside, as in "a ""b"" c"'
+    return f"it cannot be read ({problem})"
+
+
+def _check_columns(header: list[str], delimiter: str, error: ValueError | None, name: str) -> None:
+    """Raises ValueError if the first line of a table does not name the columns."""
+    if error is not None:
+        raise ValueError(f"{name}: line 1: {error}")
+    used = [column for column in header if column in ("id", *PATHS, *_SECONDS)]
+    if twice := next((column for column in used if used.count(column) > 1), None):
+        raise ValueError(f"{name}: the first line has the column {twice} twice")
+    if not set(header) & set(PATHS):
+        words = {",": "commas", "\t": "tabs, as in .tsv", ";": "semicolons", "|": "bars"}
+        found = next((each for each in words if len(header) == 1 and each in header[0]), None)
+        if found is not None:
+            raise ValueError(f"{name} separates its columns with {words[found]}, expected {words[delimiter]}")
+        raise ValueError(
+            f"{name}: the first line has the columns {listed(header) or 'of nothing'}; expected path, or "
+            "audio_filepath, and possibly id, offset and duration"
+        )
+
+
+def _values(header: list[str], row: list[str]) -> dict[str, Any]:
+    """A row of a table by its columns; those that are empty are left out."""
+    values: dict[str, Any] = {}
+    for key, text in zip(header, row, strict=True):
+        if value := text.strip():
+            values[key] = value
+            if key in _SECONDS:
+                with suppress(ValueError):
+                    values[key] = float(value)
+    return values
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[str, Any]]:
@@ -296,6 +419,16 @@ def _in_folder(folder: Path) -> Iterator[tuple[str, Any]]:
         yield shown(_text(path)), {"path": path}
 
 
+def _others_in(folder: Path) -> str:
+    """What a folder holds in place of audio or arrays, if a manifest or another step would do."""
+    names = [path.name.lower() for path in folder.iterdir()]
+    if any(name.endswith(_TARS) for name in names):
+        return "; tar files are not read: unpack them"
+    if any(name.endswith((".json", ".safetensors")) for name in names):
+        return "; .json and .safetensors files of tokens are taken from a manifest"
+    return ""
+
+
 def _path_of(row: dict[str, Any]) -> str:
     """Raises ValueError if a row has none."""
     name = next((name for name in PATHS if name in row), None)
@@ -306,14 +439,53 @@ def _path_of(row: dict[str, Any]) -> str:
         raise ValueError(f"its {name} is {shown(path)}, expected the name of a file")
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", path):
         raise ValueError(f"its {name} is {shown(path)}, a URL; expected a file, to which it has been downloaded")
-    return path
+    return os.path.expanduser(path) if path.startswith("~/") else path  # noqa: PTH111 a Path would change it
 
 
-def _id_of(row: dict[str, Any], path: str) -> str:
+def _kind_of(path: str) -> str:
+    """Raises ValueError for a file that is no input by its ending."""
+    ending = os.path.splitext(path)[1].lower()  # noqa: PTH122
+    name = shown(_text(path))
+    if ending in UNREAD:
+        source = os.path.basename(path)  # noqa: PTH119
+        raise ValueError(
+            f"{name} ends in {ending}, which is not read; convert it: ffmpeg -i {in_shell(source)} "
+            f"{in_shell(source, '.flac')}"
+        )
+    if ending in AUDIO:
+        return "audio"
+    if ending in TOKENS:
+        return "tokens"
+    if path.lower().endswith(_TARS):
+        raise ValueError(f"{name} is a tar file: unpack it, and name the files in it")
+    raise ValueError(
+        f"{name} ends neither as audio (.wav, .flac, .mp3, ...) nor as tokens or mels ({', '.join(TOKENS)})"
+    )
+
+
+def _segment_of(row: dict[str, Any], kind: str) -> tuple[float, float | None]:
+    """The offset and duration of a row, in seconds. Raises ValueError if there is no such segment."""
+    offset, duration = row.get("offset"), row.get("duration")
+    offset = 0.0 if offset is None else offset
+    try:
+        check_segment(offset, duration)
+    except ValueError as error:
+        raise ValueError(f"its {error}") from None
+    if offset and kind != "audio":
+        raise ValueError(f"its offset is {offset:g}, and only audio has segments: leave it out if it tells the origin")
+    return float(offset), None if duration is None else float(duration)
+
+
+def _id_of(row: dict[str, Any], path: str, ids: Ids, offset: float, duration: float | None) -> str:
     """The id of a row. Raises ValueError if it cannot be the name of a file, on any system."""
     given = row.get("id")
     if given is None:
-        given, what = os.path.splitext(os.path.basename(path))[0], "the id, taken from its file's name,"  # noqa: PTH119, PTH122
+        stem = PurePath(os.path.splitext(path)[0])  # noqa: PTH122
+        folders = [part for part in stem.parts[:-1] if part not in (stem.anchor, "..")]
+        given, what = "_".join([*folders, stem.name]) if ids == "path" else stem.name, f"the id, taken from its {ids},"
+        if row.get("offset") is not None:  # as NeMo names segments
+            end = "" if duration is None else f"_{round(1000 * (offset + duration))}"
+            given += f"_{round(1000 * offset)}{end}"
     else:
         what = "its id"
     id = str(given) if type(given) is int else given
@@ -326,6 +498,12 @@ def _id_of(row: dict[str, Any], path: str) -> str:
         reason = "holds .." if ".." in id else "begins with a dot"
     elif not id.isprintable() or id != id.strip():
         reason = "holds what no name of a file should: control characters, or spaces at its ends"
+    elif character := next((character for character in id if character in ':*?"<>|'), None):
+        reason = f"holds {character}, which no name of a file has on Windows"
+    elif id.endswith("."):
+        reason = "ends with a dot, which no name of a file does on Windows"
+    elif _DEVICES.fullmatch(id):
+        reason = "is the name of a device on Windows, and of no file"
     elif len(id.encode()) > _LONGEST_ID:
         reason = f"is longer than {_LONGEST_ID} bytes"
     if reason:
@@ -333,21 +511,15 @@ def _id_of(row: dict[str, Any], path: str) -> str:
     return id
 
 
-def _kind_of(path: str) -> str:
-    ending = os.path.splitext(path)[1].lower()  # noqa: PTH122
-    if ending in AUDIO:
-        return "audio"
-    if ending in TOKENS:
-        return "tokens"
-    raise ValueError(
-        f"{shown(_text(path))} ends neither as audio (.wav, .flac, .mp3, ...) nor as tokens or mels "
-        f"({', '.join(TOKENS)})"
-    )
-
-
 def _digest(id: str) -> bytes:
-    """Of an id as the name of a file: Windows does not tell capitals from small letters."""
-    return hashlib.blake2b(os.path.normcase(id).encode(), digest_size=16).digest()
+    """Of an id as the name of a file: macOS and Windows do not tell capitals from small letters."""
+    folded = _composed(_composed(id).lower())
+    return hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _composed(id: str) -> str:
+    """An id with its accents in the letters: macOS does not tell é from e with an accent behind it."""
+    return id if id.isascii() else unicodedata.normalize("NFC", id)
 
 
 def _text(name: str | Path) -> str:

@@ -18,10 +18,12 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from array import array
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,20 +47,35 @@ ITEMS_A_CHUNK = 32  # of jobs with fewer items than would make so many
 CHUNKS_AN_ACTOR = 16  # at least: the last one should not keep the others waiting for long
 ROWS_AT_ONCE, BYTES_AT_ONCE = 8, 4 << 20  # how many rows are handed back together, or of how much input
 TRIES = 2  # of an item that ends its process
+_REMOVALS = 50  # how often it is tried to delete the folder, every 0.1 s
 STORE = 128 << 20  # bytes of shared memory of a Ray that is started here: what goes through it is small
 
 
 def through_ray(address: str | None = None, *, gpus: float | None = None) -> Engine:
-    """Returns the engine that does a job through the cluster at an address, with so many GPUs for each actor.
+    """Connects this process to a cluster; returns the engine that does a job there, ``rows`` with these arguments.
 
-    It is ``rows``, which describes them. Raises ImportError if Ray is not installed, ConnectionError if nothing listens
-    at the address, before the job's folder is made.
+    The connection stays for further jobs, as that of ``ray.init``, until ``ray.shutdown()`` or the end of the process.
+    Without an address, and without RAY_ADDRESS, there is nothing to connect to: each job starts Ray on this machine,
+    and ends it. So a cluster that cannot be used raises an error here, before a job has made its folder.
+
+    Args:
+        address: of the head of the cluster, as ``rows`` takes it.
+        gpus: of each actor, as ``rows`` takes them.
+
+    Raises:
+        ImportError: Ray is not installed.
+        ConnectionError: there is no cluster at that address.
+        ValueError: the cluster has no such GPUs, or has another Ray or Python; the address is none.
 
     Example:
         >>> summary = run("corpus.jsonl", "/shared/audio", settings, engine=through_ray("10.0.0.5:6379"))
     """
-    import_ray()
-    _check_address(_resolved(address))
+    ray = import_ray()
+    _check_gpus(gpus)
+    if not ray.is_initialized() and (found := _resolved(address)) != "local":
+        _connect(ray, found)
+    if gpus is not None and ray.is_initialized():
+        _slots(ray, gpus)
     return partial(rows, address=address, gpus=gpus)
 
 
@@ -137,40 +154,52 @@ def connected(ray: Any, address: str | None, workers: int | None) -> Iterator[No
     if ray.is_initialized():
         yield
         return
-    address = _resolved(address)
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address == "local":
+    options: dict[str, Any] = {}
+    if (found := _resolved(address)) == "local":
         cpus = workers or available_cpus()
-        options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE}
-    _check_address(address)
-    terminate = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address, **options)
-    except (ConnectionError, TimeoutError) as error:
-        raise ConnectionError(_no_cluster(address, first_line(error))) from error
-    except (RuntimeError, ray.exceptions.RayError) as error:  # of another version, or it wants another token
-        raise ValueError(
-            f"the Ray cluster at {address} cannot be used from here: {' '.join(str(error).split())}"
-        ) from (error)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)  # Ray has taken it
+        options = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": STORE}
+    _connect(ray, found, **options)
     try:
         yield
     finally:
         ray.shutdown()
 
 
+def _connect(ray: Any, address: str, **options: Any) -> None:
+    """Connect to a cluster, or start Ray with these options. Raises as ``connected``."""
+    _check_address(address)
+    terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
+    except (ConnectionError, TimeoutError) as error:
+        if address == "auto":
+            raise ConnectionError(_no_cluster(address, first_line(error))) from error
+        raise ConnectionError(
+            f"what listens at {address} does not let this process in ({first_line(error)}): if the cluster has a "
+            "token, set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from its first node"
+        ) from error
+    except (RuntimeError, ray.exceptions.RayError) as error:  # of another version, or it wants another token
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the Ray cluster at {address} cannot be used from here: {reason}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)  # Ray has taken it
+
+
 def _checked(settings: Settings, workers: int | None, gpus: float | None) -> float:
     """Returns how many GPUs an actor has. Raises ValueError for what is out of range."""
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}, expected 1 or more, or None for all that the cluster has room for")
+    _check_gpus(gpus)
     if gpus is None:
         return 1.0 if settings.provider == "cuda" else 0.0
-    if not 0 < gpus <= 8:
-        raise ValueError(f"gpus is {gpus}, expected more than 0, and at most 8, for each actor; 0.5 lets two share one")
     if settings.provider == "cpu":
-        raise ValueError(f"gpus is {gpus}, and the provider is the CPU: pass --provider cuda, or leave it out")
+        raise ValueError(f"gpus is {gpus}, and the provider is the CPU: pass provider='cuda', or leave it out")
     return gpus
+
+
+def _check_gpus(gpus: float | None) -> None:
+    if gpus is not None and not 0 < gpus <= 8:
+        raise ValueError(f"gpus is {gpus}, expected more than 0, and at most 8, for each actor; 0.5 lets two share one")
 
 
 def _resolved(address: str | None) -> str:
@@ -220,7 +249,11 @@ def _emptied(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(_REMOVALS):  # an actor that is being ended may still write there
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)
 
 
 def _write(items: Iterable[Item], path: Path, chunks_wanted: int) -> list[dict[str, int]]:
@@ -375,17 +408,17 @@ def _items(path: Path, place: int, count: int) -> Iterator[Item]:
     with path.open("rb") as file:
         file.seek(place)
         for _ in range(count):
-            index, id, where, size, known = json.loads(file.readline())
-            yield Item(index, id, Path(where), size, None if known is None else _row(known))
+            values = json.loads(file.readline())
+            known = None if values["known"] is None else _row(values["known"])
+            yield Item(**{**values, "path": Path(values["path"]), "known": known})
 
 
 def _row(value: Any) -> Row:
     """A row of ``Row.to_json``, which may be of an item that failed."""
-    if "error" in value:
-        return Row(value["id"], value["path"], error=value["error"])
-    return Row.from_json(value)
+    return Row(**value) if "error" in value else Row.from_json(value)
 
 
 def _line(item: Item) -> bytes:
+    values = {field.name: getattr(item, field.name) for field in fields(item)}
     known = None if item.known is None else item.known.to_json()
-    return json.dumps([item.index, item.id, str(item.path), item.size, known]).encode() + b"\n"
+    return json.dumps({**values, "path": str(item.path), "known": known}).encode() + b"\n"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,28 +23,46 @@ from .manifest import Item, Manifest
 from .shards import Member, Shards
 from .work import FULL, items_folder
 
-Engine = Callable[[Settings, Path, Iterable[Item], int | None], Generator[Row, None, None]]
-"""Yields the row of each item, in any order: ``engine(settings, out, items, workers)``."""
-ENGINES = {"local": ".local", "ray": ".ray_engine"}
-_SAME_INPUT, _FILE, _IN_TAR = 1, 2, 4  # what is known of an item: its output is a file, or a member of its tar
+if TYPE_CHECKING:
+    from .local import Replaced
+
+Engine = Callable[[Settings, Path, Iterable[Item], int | None], "Generator[Row | Replaced, None, None]"]
+"""Yields the row of each item, in any order: ``engine(settings, out, items, workers)``; between them, workers lost."""
+_SAME_INPUT, _FILE, _IN_TAR = 1, 2, 4  # what is known of an item: there is a file of its output, or a member of its tar
+_MOST_REASONS = 1000  # that are told apart
+_log = logging.getLogger("vocos_onnx")
 
 
 @dataclass(frozen=True)
 class Summary:
     """How far a job has come, in this run and the ones before.
 
-    items: in the manifest. done: whose outputs are there, ``before`` of them from earlier runs. failed: in
-    errors.jsonl. warned: done in this run with something to say, which the journal has. warning: the first of these.
-    hours: of audio, of what was done in this run. elapsed: seconds since it began.
-    share: of the work, from 0 to 1, by the size of the inputs.
+    items: in the manifest.
+    done: whose outputs are there and are those of the inputs, ``before`` of them from earlier runs.
+    others: done in earlier runs, and not in this manifest; they are not among ``done``.
+    failed: in errors.jsonl; of ``kept`` of them the output of an earlier run is still there.
+    reason: why most of those failed, as the first of them has it, with its id; None if none failed.
+    alike: how many failed for that reason, but for the name of the input.
+    warned: done in this run with something to say, which the journal has.
+    warning: the first of these, with its id; None if there is none.
+    replaced: workers that ended without a word, killed or crashed, in this run.
+    hours: of audio, of what was done in this run.
+    elapsed: seconds since it began.
+    share: of the work of the manifest that is behind, from 0 to 1, by the size of the inputs.
+    out: the output folder.
     """
 
     items: int
     done: int
     before: int
+    others: int
     failed: int
+    kept: int
+    reason: str | None
+    alike: int
     warned: int
     warning: str | None
+    replaced: int
     hours: float
     elapsed: float
     share: float
@@ -78,9 +97,9 @@ def run(
             the same job.
         settings: what is done with each item.
         engine: "local", "ray", or a function that does the items.
-        workers: processes, by default the CPUs that this process may use.
+        workers: processes, by default the CPUs that this process may use; at most one for each item that is left.
         resume: whether to go on with the job that ``out`` holds. What has failed is tried again.
-        progress: called after each item.
+        progress: called at the beginning, after each item, and when a worker has been replaced.
 
     Returns:
         The summary. Items that fail are in errors.jsonl, and are no error here.
@@ -100,10 +119,10 @@ def run(
     """
     if workers is not None and not (type(workers) is int and workers >= 1):
         raise ValueError(f"workers is {shown(workers)}, expected 1 or more, or None for one a core")
-    do = _engine(engine)
     read = manifest if isinstance(manifest, Manifest) else Manifest(manifest)
     folder = Path(out).absolute()
     _check(read, folder, settings)
+    do = _engine(engine)  # before the folder is made: there may be no cluster
     with Journal(folder, settings, resume) as journal:
         job = _Job(read, folder, settings, journal)
         try:
@@ -111,9 +130,13 @@ def run(
             if progress is not None:
                 progress(job.summary())
             if job.left:
-                with closing(do(settings, folder, job.items(), workers)) as rows:
+                most = None if workers is None else min(workers, job.left)
+                with closing(do(settings, folder, job.items(), most)) as rows:
                     for row in rows:
-                        job.add(row)
+                        if isinstance(row, Row):
+                            job.add(row)
+                        else:
+                            job.note(row)
                         if progress is not None:
                             progress(job.summary())
             job.end()
@@ -123,7 +146,7 @@ def run(
             done = f"{job.summary().done:,} of {len(read):,} items are done"
             raise OSError(
                 error.errno,
-                f"{error.strerror}: {folder}. {done}; make room, and go on with the same command and --resume",
+                f"{error.strerror}: {folder}. {done}; make room, and go on with resume=True",
             ) from error
         finally:
             job.close()
@@ -133,10 +156,15 @@ def run(
 def _engine(engine: str | Engine) -> Engine:
     if callable(engine):
         return engine
-    if engine not in ENGINES:
-        raise ValueError(f"engine is {shown(engine)}, expected {' or '.join(ENGINES)}")
-    rows: Engine = import_module(ENGINES[engine], __package__).rows
-    return rows
+    if engine == "ray":
+        from .ray_engine import through_ray
+
+        return through_ray()
+    if engine == "local":
+        from .local import rows
+
+        return rows
+    raise ValueError(f"engine is {shown(engine)}, expected local or ray")
 
 
 def _check(manifest: Manifest, out: Path, settings: Settings) -> None:
@@ -163,9 +191,15 @@ class _Job:
         self._folder = items_folder(settings, out)
         self._known = bytearray(len(manifest))  # bits
         self._places = array("q", [-1]) * len(manifest)  # of their rows in the journal
+        self._damaged: set[int] = set()  # tars of which some members are left
+        self._older: dict[int, int] = {}  # items whose row is newer than their tar, which has that of this place
+        self._others: set[str] = set()  # the ids in the journal that are not in the manifest
         self._shards = None if settings.shard_size is None else Shards(settings.shard_size, out, journal)
         self._order = np.zeros(0, np.int64)
-        self._done = self._before = self._failed = self._warned = 0
+        self._done = self._before = self._failed = self._kept = self._warned = self._replaced = 0
+        self._reasons: dict[str, tuple[int, str]] = {}  # how often, and the first one
+        self._alike = 0  # items that failed for the most frequent one
+        self._reason: str | None = None
         self._warning: str | None = None
         self._seconds = 0.0
         self._bytes_done = self._bytes = 0
@@ -186,8 +220,7 @@ class _Job:
             elif self._shards is not None:
                 self._recall_shard(self._shards, record)
         if self._shards is not None:
-            for number in self._shards.lost():
-                self._forget_tar(self._members(self._shards, number))
+            self._check_tars(self._shards)
         known = np.frombuffer(self._known, np.uint8)
         done = (known & _SAME_INPUT > 0) & (known & (_FILE | _IN_TAR) > 0)
         self._done = self._before = int(done.sum())
@@ -200,9 +233,8 @@ class _Job:
             return
         self._order = left[np.lexsort((-sizes[left], left // self._shards.size))]  # one shard after another
         self._shards.expect(left)
-        self._remove_files_in_tars()
-        changed = np.flatnonzero(done != (known & _IN_TAR > 0))
-        for number in np.unique(changed // self._shards.size).tolist():
+        waiting = (np.flatnonzero(known & _FILE) // self._shards.size).tolist()
+        for number in sorted({*waiting, *self._damaged}):
             self._finish(self._shards, number)
 
     def items(self) -> Iterator[Item]:
@@ -210,7 +242,8 @@ class _Job:
         for index in self._order.tolist():
             item = self._manifest[index]
             if (place := self._places[index]) >= 0:
-                item = replace(item, known=self._journal.row_at(place))
+                in_tar = bool(self._known[index] & _IN_TAR) and index not in self._older
+                item = replace(item, known=self._journal.row_at(place), in_tar=in_tar)
             yield item
 
     def add(self, row: Row) -> None:
@@ -221,17 +254,25 @@ class _Job:
         self._bytes_done += max(self._manifest.sizes[index], 0) + 1
         if row.error is not None:
             self._failed += 1
-            self._known[index] &= _IN_TAR
+            self._note_reason(row, row.error)
+            self._keep(index)
         else:
             self._done += 1
             self._seconds += row.seconds
             self._warned += bool(row.warnings)
             if row.warnings and self._warning is None:
                 self._warning = f"{row.id}: {row.warnings[0]}"
-            self._known[index] = _SAME_INPUT | _FILE
+            in_tar = self._known[index] & _IN_TAR
+            is_file = not in_tar or self._is_there(row)  # else its output is the member that is there
+            self._known[index] = _SAME_INPUT | in_tar | (_FILE if is_file else 0)
         if self._shards is not None:
             self._finish(self._shards, self._shards.finished(index))
             self._shards.note_written()
+
+    def note(self, replaced: Replaced) -> None:
+        """Workers have ended without a word."""
+        self._replaced += replaced.workers
+        _log.warning("%s", replaced.message)
 
     def end(self) -> None:
         """Wait for what is still being written."""
@@ -250,9 +291,14 @@ class _Job:
             items=len(self._manifest),
             done=self._done,
             before=self._before,
+            others=len(self._others),
             failed=self._failed,
+            kept=self._kept,
+            reason=self._reason,
+            alike=self._alike,
             warned=self._warned,
             warning=self._warning,
+            replaced=self._replaced,
             hours=self._seconds / 3600,
             elapsed=time.monotonic() - self._start,
             share=self._bytes_done / self._bytes,
@@ -262,12 +308,25 @@ class _Job:
     def _recall(self, place: int, row: Row) -> None:
         """A row of an earlier run, in place of those before it."""
         index = self._manifest.find(row.id)
-        if index is None or row.input is None or row.output is None:
+        if index is None:
+            self._others.add(row.id)
             return
+        in_tar = self._known[index] & _IN_TAR
+        if in_tar:
+            older = self._older.pop(index, self._places[index])
+            if older < 0 or _sha256(self._journal.row_at(older)) != _sha256(row):
+                self._older[index] = older
         self._places[index] = place
-        same = self._manifest.has_input(index, row.input.size, row.input.modified)
-        there = row.output.is_of(self._folder / row.name)
-        self._known[index] = (_SAME_INPUT if same else 0) | (_FILE if there else 0)
+        self._known[index] = self._same_input(index, row) | in_tar | (_FILE if self._is_there(row) else 0)
+
+    def _same_input(self, index: int, row: Row) -> int:
+        assert row.input is not None
+        same = self._manifest.has_input(index, row.input.size, row.input.modified, row.offset, row.duration)
+        return _SAME_INPUT if same else 0
+
+    def _is_there(self, row: Row) -> bool:
+        """Whether there is the file of an output."""
+        return row.output is not None and row.output.is_of(self._folder / row.name)
 
     def _recall_shard(self, shards: Shards, shard: Shard) -> None:
         """A shard of an earlier run: it holds what the rows before say, of the items that it names."""
@@ -286,35 +345,92 @@ class _Job:
     def _forget_tar(self, members: range) -> None:
         for index in members:
             self._known[index] &= _SAME_INPUT | _FILE
+            self._older.pop(index, None)
+
+    def _check_tars(self, shards: Shards) -> None:
+        """Make what is known true of the files that there are."""
+        self._damaged = {number for number in shards.lost() if self._forget_damaged(shards, number)}
+        for index in [index for index in self._older if not self._known[index] & _FILE]:
+            self._go_back(index)
+        for path in list(self._folder.iterdir()):
+            found = self._manifest.find(path.stem)
+            if found is not None and self._known[found] & _IN_TAR and found not in self._older:
+                path.unlink(missing_ok=True)  # a process that was killed has left it though it is in the tar
+                self._known[found] &= ~_FILE
+
+    def _forget_damaged(self, shards: Shards, number: int) -> bool:
+        """Forget what a tar that is not what was written does not hold any more. Returns whether that is not all."""
+        members, places = self._members(shards, number), {}
+        for index in members:
+            place = self._older.get(index, self._places[index])
+            if self._known[index] & _IN_TAR and place >= 0:
+                places[index] = place, self._journal.row_at(place)
+        expected = {row.name: _sha256(row) for _, row in places.values()}
+        older = {index: self._older[index] for index in members if index in self._older}
+        intact = shards.intact(number, expected)
+        self._forget_tar(members)
+        for index, (_, row) in places.items():
+            if row.name in intact:
+                self._known[index] |= _IN_TAR
+                if index in older:
+                    self._older[index] = older[index]
+        return bool(intact)
+
+    def _keep(self, index: int) -> None:
+        """An item has failed: the output that an earlier run made stays."""
+        self._known[index] &= ~_SAME_INPUT
+        if self._known[index] & _FILE and not self._is_there(self._journal.row_at(self._places[index])):
+            self._known[index] &= ~_FILE
+            if index in self._older:
+                self._go_back(index)
+        self._kept += bool(self._known[index] & (_FILE | _IN_TAR))
+
+    def _go_back(self, index: int) -> None:
+        """The newer output of an item is gone: the one in the tar, and its row, hold again."""
+        place = self._older.pop(index)
+        if place < 0:  # it has none
+            self._known[index] &= ~_IN_TAR
+            return
+        row = self._journal.row_at(place)
+        self._journal.add(row)
+        self._places[index] = place
+        self._known[index] = _IN_TAR | self._same_input(index, row)
+
+    def _note_reason(self, row: Row, error: str) -> None:
+        kind = error.replace(row.path, "") if row.path else error
+        count, first = self._reasons.get(kind, (0, f"{row.id}: {error}"))
+        if count or len(self._reasons) < _MOST_REASONS:
+            self._reasons[kind] = count + 1, first
+            if count + 1 > self._alike:
+                self._alike, self._reason = count + 1, first
 
     def _members(self, shards: Shards, number: int) -> range:
         start, count = number * shards.size, len(self._manifest)
         return range(min(start, count), min(start + shards.size, count))
 
     def _finish(self, shards: Shards, number: int) -> None:
-        """Write a shard if all its items are done or have failed, and it is not what it was."""
+        """Write a shard if all its items are done or have failed, and it is not what it was.
+
+        It gets the outputs that there are, also those of earlier runs whose items fail now.
+        """
         if shards.left(number):
             return
-        ids, members, changed = [], [], False
+        ids, members = [], []
         for index in self._members(shards, number):
-            known = self._known[index]
-            is_done = bool(known & _SAME_INPUT and known & (_FILE | _IN_TAR))
-            changed |= is_done != bool(known & _IN_TAR)
-            if is_done:
+            if known := self._known[index] & (_FILE | _IN_TAR):
                 id = self._manifest[index].id
                 name = f"{id}.{self._settings.format}"
                 ids.append(id)
-                members.append(Member(name, None if known & _IN_TAR else self._folder / name))
-        if changed:
+                members.append(Member(name, self._folder / name if known & _FILE else None))
+        if number in self._damaged or any(member.file is not None for member in members):
             shards.write(number, ids, members)
-
-    def _remove_files_in_tars(self) -> None:
-        """Delete the files that a process that was killed has left though they are in a tar."""
-        for path in list(self._folder.iterdir()):
-            index = self._manifest.find(path.stem)
-            if index is None or self._known[index] & _IN_TAR:
-                path.unlink(missing_ok=True)
 
     def _remove_leftovers(self) -> None:
         for folder in {self._out, self._folder}:
             remove_leftovers(folder)
+
+
+def _sha256(row: Row) -> str:
+    """Of its output."""
+    assert row.output is not None
+    return row.output.sha256

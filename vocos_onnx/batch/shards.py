@@ -2,14 +2,15 @@
 
 An item that is done waits as a file until all items of its shard are done or have failed. Then the tar is written, and
 the files are deleted. A shard that changes later, since an item that had failed is done now, is written anew: what has
-not changed is copied from the old tar. Owners, modes and times in it are fixed, so that the same items are the same
-bytes.
+not changed is copied from the old tar, and so is what fails now and was done before. Owners, modes and times in it are
+fixed, so that the same items are the same bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from vocos_onnx.io.files import whole_file
 from .journal import FileState, Journal, Shard
 
 MODE = 0o644
+_BLOCK = 1 << 20  # bytes
 
 
 class Member(NamedTuple):
@@ -40,7 +42,7 @@ class Shards:
         self._known: dict[int, FileState] = {}
         self._left: dict[int, int] = {}
         self._thread = ThreadPoolExecutor(1)
-        self._writing: dict[Future[FileState | None], tuple[int, list[str], list[Member]]] = {}
+        self._writing: dict[Future[FileState], tuple[int, list[str], list[Member]]] = {}
 
     def path(self, number: int) -> Path:
         """The file of a shard, such as ``OUT/000012.tar``."""
@@ -53,6 +55,17 @@ class Shards:
     def lost(self) -> list[int]:
         """The numbers of those that are gone, or not what was written."""
         return [number for number, state in self._known.items() if not _is_same(self.path(number), state)]
+
+    def intact(self, number: int, members: Mapping[str, str]) -> set[str]:
+        """Which of the members, given with their sha256, a tar that is not what was written still holds."""
+        found = {}
+        with suppress(OSError, tarfile.TarError, ValueError, EOFError), tarfile.open(self.path(number), "r:") as tar:
+            for entry in tar.getmembers():
+                digest, data = hashlib.sha256(), tar.extractfile(entry)
+                while data is not None and (block := data.read(_BLOCK)):
+                    digest.update(block)
+                found[entry.name] = digest.hexdigest() == members.get(entry.name)
+        return {name for name, is_same in found.items() if is_same}
 
     def expect(self, left: npt.NDArray[np.int64]) -> None:
         """The items with these indices are to be done."""
@@ -70,24 +83,14 @@ class Shards:
         return number
 
     def write(self, number: int, ids: list[str], members: list[Member]) -> None:
-        """Begin to write a shard; without members it is deleted."""
-        path = self.path(number)
-
-        def make() -> FileState | None:
-            if members:
-                return write_shard(path, members)
-            path.unlink(missing_ok=True)
-            return None
-
-        self._writing[self._thread.submit(make)] = (number, ids, members)
+        """Begin to write a shard, in place of the one that is there."""
+        self._writing[self._thread.submit(write_shard, self.path(number), members)] = (number, ids, members)
 
     def note_written(self, *, wait: bool = False) -> None:
         """Note in the journal those that are whole, and delete the files of their items. Raises OSError."""
         for future in [future for future in self._writing if wait or future.done()]:
             number, ids, members = self._writing.pop(future)
-            state = future.result()
-            if state is not None:
-                self._journal.add(Shard(number, state, tuple(ids)))
+            self._journal.add(Shard(number, future.result(), tuple(ids)))
             for member in members:
                 if member.file is not None:
                     member.file.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,10 +20,13 @@ from .job import Settings
 from .journal import FileState, Row
 from .manifest import Item
 
+if TYPE_CHECKING:
+    from vocos_onnx import Tokens, VocosONNX
+    from vocos_onnx.mels import MelsFrom
+
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # no item's fault: the job stops
 PARTS = ".items"  # the folder in OUT of finished items that are not in a tar file yet
-_MADE_BY = "vocos-onnx"  # the comment in audio files, as the commands write it
-_LOUD = 2.0  # peak, with full scale 1, above which the codec does not keep the level
+_OTHER_LENGTH = 0.5  # s by which audio may differ from the duration of its row, which segments do not have to hold
 _LONGEST = 500  # characters of a reason
 
 
@@ -49,7 +52,8 @@ class Worker:
 
     def __init__(self, settings: Settings, out: Path):
         self._settings, self._folder = settings, items_folder(settings, out)
-        self._make: Callable[[Path, Path], float]
+        self._make: Callable[[Item, Path], float]
+        self._last: tuple[Path, FileState] | None = None  # segments of a file come one after another
         if settings.task == "encode":
             self._encoder = settings.open_encoder()
             self._make = self._encode
@@ -73,8 +77,6 @@ class Worker:
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in FULL:
                     raise
-                with suppress(OSError):
-                    target.unlink(missing_ok=True)  # of an earlier run, when the input was another
                 return Row.failed(item, reason(error))
         return replace(row, warnings=row.warnings or tuple(_text(str(w.message)) for w in caught))
 
@@ -82,26 +84,44 @@ class Worker:
         found = item.path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{item.path} is not a file")
-        given, known = FileState.of(item.path), item.known
-        if known is not None and known.input is not None and known.input.sha256 == given.sha256:
+        given, known = self._state(item.path), item.known
+        segment = item.offset, item.duration
+        if (
+            known is not None
+            and known.input is not None
+            and known.input.sha256 == given.sha256
+            and (known.offset, known.duration) == segment
+        ):
+            if item.in_tar:
+                return replace(known, input=given)
             with suppress(OSError):
                 output = FileState.of(target)
                 if known.output is not None and known.output.sha256 == output.sha256:
                     return replace(known, input=given, output=output)
-        seconds = self._make(item.path, target)
+        seconds = self._make(item, target)
         if not given.is_of(item.path):
             raise ValueError(f"{item.path} changed while it was read; run the job again")
-        return Row(item.id, str(item.path), given, target.name, FileState.of(target), seconds)
+        row = Row(item.id, str(item.path), given, target.name, FileState.of(target), seconds)
+        return replace(row, offset=item.offset, duration=item.duration)
 
-    def _decode(self, path: Path, target: Path) -> float:
+    def _state(self, path: Path) -> FileState:
+        if self._last is None or self._last[0] != path or not self._last[1].is_of(path):
+            self._last = path, FileState.of(path)
+        return self._last[1]
+
+    def _decode(self, item: Item, target: Path) -> float:
         """Tokens or features to audio. Returns its seconds."""
-        from vocos_onnx.io.samples import cut_end
-        from vocos_onnx.io.tokens import read_token_file
+        from vocos_onnx.io.tokens import of_no_codec, read_token_file
 
         vocos, settings = self._vocos, self._settings
-        read = read_token_file(path, settings.key)
+        read = read_token_file(item.path, settings.key)
+        what = "features" if read.codes.dtype.kind == "f" else "tokens"
         if read.codes.ndim == 3:
             raise ValueError(f"it holds an array of shape {read.codes.shape}, expected one recording (K, T) or (C, T)")
+        if not read.codes.size:
+            raise ValueError(
+                f"{item.path}: the array of {what} is empty, shape {read.codes.shape}; expected at least one frame"
+            )
         bandwidth_id = None
         encodec = vocos.config.encodec
         if settings.bandwidth is not None and encodec is not None:
@@ -116,68 +136,105 @@ class Worker:
                     )
                 read = replace(read, codes=read.codes[:count])
         if read.anonymous and encodec is not None:
-            warnings.warn(f"it names no codec: its tokens are taken for those of {encodec.codec}", stacklevel=1)
-        if vocos.delay and read.codes.ndim == 2:
-            blocks = vocos.decode_stream([read], bandwidth_id, mels_from=settings.mels_from)
-        else:  # which raises the error of other shapes
-            blocks = iter([vocos.decode(read, bandwidth_id, mels_from=settings.mels_from)])
-        hop = vocos.hop_length
+            warnings.warn(f"it {of_no_codec(encodec.codec)}", stacklevel=1)
+        blocks = decoded(vocos, read, "it", bandwidth_id, mels_from=settings.mels_from)
+        return self._save(target, self._of_duration(blocks, item))
 
-        def length(decoded: int) -> int:
-            if read.samples is None:
-                return decoded
-            if not decoded - hop < read.samples <= decoded:
-                raise ValueError(
-                    f"it says that it is of {read.samples} samples, but {read.codes.shape[-1]} frames are "
-                    f"{decoded - hop + 1} to {decoded} of them: it is not whole"
-                )
-            return read.samples
+    def _of_duration(self, blocks: Iterator[Float], item: Item) -> Iterator[Float]:
+        """The blocks of a whole item. Raises ValueError if they are none, or of another length than its row says."""
+        samples = 0
+        for block in blocks:
+            yield block
+            samples += len(block)
+        if not samples:
+            raise ValueError(f"{item.path}: it is of 0 samples; expected at least one")
+        seconds = samples / self._vocos.sample_rate
+        if item.duration is not None and abs(seconds - item.duration) > _OTHER_LENGTH:
+            raise ValueError(
+                f"its duration is {item.duration:.10g} s, and it is decoded to {seconds:.10g} s: only audio has "
+                "segments; leave it out if it is of something else"
+            )
 
-        return self._save(target, cut_end(blocks, hop, length))
-
-    def _resynth(self, path: Path, target: Path) -> float:
+    def _resynth(self, item: Item, target: Path) -> float:
         """Audio to audio. Returns its seconds."""
         from vocos_onnx.io.samples import cut_end
 
         vocos = self._vocos
-        recording = _Recording(path, vocos.sample_rate)
+        recording = _Recording(item, vocos.sample_rate)
         blocks = vocos.resynth_stream(recording, vocos.sample_rate, bandwidth=self._settings.bandwidth)
         # whole frames are decoded: the end that is longer than the recording is cut off
         return self._save(target, cut_end(blocks, vocos.hop_length, lambda decoded: min(decoded, recording.samples)))
 
-    def _encode(self, path: Path, target: Path) -> float:
+    def _encode(self, item: Item, target: Path) -> float:
         """Audio to tokens. Returns the seconds of the audio."""
         from vocos_onnx.io.tokens import save_tokens
 
         encoder, bandwidth = self._encoder, self._settings.bandwidth
         assert bandwidth is not None
-        recording = _Recording(path, encoder.sample_rate)
+        recording = _Recording(item, encoder.sample_rate)
         codes = np.concatenate(list(encoder.encode_stream(recording, encoder.sample_rate, bandwidth)), axis=1)
         save_tokens(target, codes, encoder, samples=recording.samples)
         return recording.samples / encoder.sample_rate
 
     def _save(self, target: Path, blocks: Iterator[Float]) -> float:
-        from vocos_onnx.io.audio import save_blocks
+        from vocos_onnx.io.audio import MADE_BY, save_blocks
 
         rate = self._vocos.sample_rate
-        return save_blocks(target, blocks, rate, comment=_MADE_BY) / rate
+        return save_blocks(target, blocks, rate, comment=MADE_BY) / rate
+
+
+def decoded(
+    vocos: VocosONNX,
+    tokens: Tokens,
+    name: str,
+    bandwidth_id: int | None = None,
+    *,
+    layout: Any = "kbt",
+    mels_from: MelsFrom | None = None,
+) -> Iterator[Float]:
+    """Blocks (n,) of the audio of a file of tokens or features: streamed if the model can be, and as long as it says.
+
+    Raises what ``VocosONNX.decode`` raises, and ValueError, with the name, if it says that it is of another number of
+    samples than its frames can be; the last frame may be longer than the recording.
+    """
+    from vocos_onnx.frames import LAYOUTS
+    from vocos_onnx.io.samples import cut_end
+
+    if vocos.delay and tokens.codes.ndim == 2 and layout in LAYOUTS:
+        blocks = vocos.decode_stream([tokens], bandwidth_id, mels_from=mels_from)
+    else:  # which raises the error of other shapes
+        blocks = iter([vocos.decode(tokens, bandwidth_id, layout=layout, mels_from=mels_from)])
+    hop = vocos.hop_length
+
+    def length(done: int) -> int:
+        if tokens.samples is None:
+            return done
+        if not done - hop < tokens.samples <= done:
+            raise ValueError(
+                f"{name} says that it is of {tokens.samples} samples, but {tokens.codes.shape[-1]} frames are "
+                f"{done - hop + 1} to {done} of them: it is not whole"
+            )
+        return tokens.samples
+
+    return cut_end(blocks, hop, length)
 
 
 class _Recording:
-    """The blocks (n,) of a file at a sample rate. ``samples`` counts those read so far; warns of a loud file."""
+    """The blocks (n,) of an item at a sample rate. ``samples`` counts those read so far; warns of a loud file."""
 
-    def __init__(self, path: Path, rate: int):
-        self.path, self.rate, self.samples = path, rate, 0
+    def __init__(self, item: Item, rate: int):
+        self.item, self.rate, self.samples = item, rate, 0
 
     def __iter__(self) -> Iterator[Float]:
-        from vocos_onnx.io.audio import load_blocks
+        from vocos_onnx.io.audio import LOUD, load_blocks
 
+        item = self.item
         peak = 0.0
-        for block in load_blocks(self.path, self.rate):
+        for block in load_blocks(item.path, self.rate, offset=item.offset, duration=item.duration):
             yield block
             peak = max(peak, float(np.abs(block).max(initial=0)))
             self.samples += len(block)
-        if peak > _LOUD:
+        if peak > LOUD:
             warnings.warn(f"it peaks at {peak:.1f} times full scale: the copy will not have that level", stacklevel=1)
 
 

@@ -10,15 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from vocos_onnx.arrays import Float
-from vocos_onnx.io.audio import audio_format, expected_samples, load_blocks, save_blocks
+from vocos_onnx.io.audio import LOUD, MADE_BY, audio_format, expected_samples, load_blocks, save_blocks
 from vocos_onnx.io.files import check_target
 
 from .console import warn
 from .jobs import Job
 from .progress import Progress
-
-MADE_BY = "vocos-onnx"  # the comment in audio files written here: those may be replaced, recordings may not
-LOUD = 2.0  # peak, with full scale 1, above which the codec does not keep the level
 
 
 def check_audio(target: Path | None, format: str | None) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TextIO
 
 from vocos_onnx.io.files import is_stdout
-from vocos_onnx.messages import printable
+from vocos_onnx.messages import SeveralLines, printable
 
 from .progress import wipe
 
@@ -72,17 +72,31 @@ def message_of(error: Exception) -> str:
 
 
 def complain(error: Exception) -> None:
-    """Print an error as one line on stderr, with options in place of the Python arguments in its message."""
-    text = re.sub(r"\s*[\r\n]\s*", " ", message_of(error).strip())
-    text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout)=(?=(['\w]?))", _option, text)
-    text = re.sub(r", or overwrite=True|, or None for all that this process may use", "", text)
-    text = re.sub(r"\bVocosONNX\('([\w.-]+)'\)", r"--model \1", text)
-    tell(f"error: {text}")
+    """Print an error on stderr, as one line unless it is of several, with options in place of Python's arguments."""
+    text = message_of(error).strip()
+    if not isinstance(error, SeveralLines):
+        text = re.sub(r"\s*[\r\n]\s*", " ", text)
+    first, *others = with_options(text).split("\n")
+    tell(f"error: {first}")
+    with suppress(OSError):
+        for line in others:
+            print_line(sys.stderr, line)
+
+
+def with_options(text: str) -> str:
+    """A message with options in place of Python's arguments."""
+    text = text.replace("go on with resume=True", "go on with the same command and --resume")
+    text = text.replace("resume=True", "--resume").replace('ids="path"', "--ids path")
+    text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout|model|provider)=(?=(['\w]?))", _option, text)
+    text = re.sub(r"^(workers|gpus|format|model|encoder|key)(?= is )|\b(shard_size|mels_from)(?= is )", _option, text)
+    text = re.sub(r", or overwrite=True|, or None for [^:;]+", "", text)
+    return re.sub(r"\bVocosONNX\('([\w.-]+)'\)", r"--model \1", text)
 
 
 def _option(argument: re.Match[str]) -> str:
-    """``encoder='e.onnx'`` of Python is ``--encoder 'e.onnx'`` here."""
-    return f"--{argument[1].replace('_', '-')}{' ' if argument[2] else ''}"
+    """``encoder='e.onnx'`` of Python is ``--encoder 'e.onnx'`` here, and an argument ``encoder`` is ``--encoder``."""
+    name, value = argument[1] or argument[2], "=" in argument[0] and argument[2]
+    return f"--{name.replace('_', '-')}{' ' if value else ''}"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vocos_onnx.io.kinds import ARRAYS, TOKENS
 from vocos_onnx.messages import in_python, python_command
@@ -14,13 +14,13 @@ from vocos_onnx.messages import in_python, python_command
 from . import options
 from .console import warn
 from .jobs import Job, ends_in, expand, plan_jobs, run_jobs
-from .models import ENCODEC, open_vocoder
+from .models import open_vocoder
 from .options import INPUTS, OUTPUTS
 from .parser import Commands
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from vocos_onnx import MelConvention, ModelConfig, Tokens, VocosONNX
+    from vocos_onnx import MelConvention, ModelConfig, Tokens
     from vocos_onnx.arrays import Float
 
 
@@ -74,8 +74,8 @@ def add(commands: Commands) -> None:
 
 
 def run(args: Namespace) -> None:
-    from vocos_onnx.io.samples import cut_end
-    from vocos_onnx.io.tokens import read_token_file
+    from vocos_onnx.batch.work import decoded
+    from vocos_onnx.io.tokens import of_no_codec, read_token_file
 
     from .audio import check_audio, save
 
@@ -99,7 +99,7 @@ def run(args: Namespace) -> None:
         frames_axis = -2 if convention is not None and convention.axes == "btc" else -1
         samples = tokens.codes.shape[frames_axis] * hop if tokens.codes.ndim > 1 else 0
 
-        blocks = _decoded(vocos, tokens, bandwidth_id, args.layout, convention)
+        blocks = decoded(vocos, tokens, job.source_name, bandwidth_id, layout=args.layout, mels_from=convention)
 
         def counted() -> Iterator[Float]:
             done = 0
@@ -108,13 +108,10 @@ def run(args: Namespace) -> None:
                 done += len(block)
                 progress(min(done, samples), samples)
 
-        def length(decoded: int) -> int:
-            return _length(job, read, decoded, hop)
-
-        written = save(job, cut_end(counted(), hop, length), rate, args.force)
+        written = save(job, counted(), rate, args.force)
         if not warned and read.anonymous and vocos.config.encodec is not None:
             warned = True
-            _warn_of_no_codec(vocos.config.encodec.codec)
+            warn(f"the file {of_no_codec(vocos.config.encodec.codec)}")
         return f"wrote {job.target_name}: {written / rate:.2f} s at {rate} Hz"
 
     run_jobs(jobs, folder, decode_file)
@@ -194,35 +191,3 @@ def _convention(args: Namespace, config: ModelConfig) -> MelConvention | None:
             "--model of mels, such as vocos-mel-24khz-small"
         )
     return convention_of(args.mels_from, config.feature_channels)
-
-
-def _decoded(
-    vocos: VocosONNX, tokens: Tokens, bandwidth_id: int | None, layout: Any, convention: MelConvention | None
-) -> Iterator[Float]:
-    """Blocks of audio (n,), streamed if the model can be; invalid tokens go to ``decode``, which raises the error."""
-    from vocos_onnx.frames import LAYOUTS
-
-    if vocos.delay and tokens.codes.ndim == 2 and layout in LAYOUTS:
-        return vocos.decode_stream([tokens], bandwidth_id, mels_from=convention)
-    return iter([vocos.decode(tokens, bandwidth_id, layout=layout, mels_from=convention)])
-
-
-def _length(job: Job, read: Tokens, decoded: int, hop: int) -> int:
-    """Samples to keep of the whole frames that were decoded: those of the recording, if the file states how many."""
-    if read.samples is None:
-        return decoded
-    if not decoded - hop < read.samples <= decoded:
-        raise ValueError(
-            f"{job.source_name} says that it is of {read.samples} samples, but {read.codes.shape[-1]} frames are "
-            f"{decoded - hop + 1} to {decoded} of them: it is not whole"
-        )
-    return read.samples
-
-
-def _warn_of_no_codec(codec: str) -> None:
-    """Print a warning on stderr about tokens whose codec is unknown."""
-    others = "" if codec == ENCODEC else " (Bark, VALL-E and the like have EnCodec's)"
-    warn(
-        f"the file names no codec: its tokens are taken for those of {codec}, which this model decodes; those of "
-        f"another codec{others} come out as noise"
-    )

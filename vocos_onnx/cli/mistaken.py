@@ -76,6 +76,6 @@ def _other_role(path: Path, option: str) -> str | None:
         remedy = "pass it as --model" if option == "--encoder" else "leave --encoder out for the bundled one"
         return (
             f"{path} is a vocoder, not an encoder: {remedy}; encoders of EnCodec's tokens are made with: vocos-onnx "
-            "export-encodec facebook/encodec_24khz -o encodec_24khz.onnx"
+            "convert facebook/encodec_24khz -o encodec_24khz.onnx"
         )
     return None

@@ -64,11 +64,11 @@ def add_encoder(
     parser.add_argument("--encoder", metavar="E", help=help)
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, default: str = "the bundled codec") -> None:
     parser.add_argument(
         "--model",
         metavar="M",
-        help=".onnx file, checkpoint, owner/name on the hub, or a bundled model (default: the bundled codec)",
+        help=f".onnx file, checkpoint, owner/name on the hub, or a bundled model (default: {default})",
     )
 
 
@@ -190,15 +190,20 @@ def mels_from(text: str) -> str:
     return text
 
 
+def ending(text: str) -> str:
+    """The ending of a file, such as "wav", also where it is given as ".WAV"."""
+    return text.lower().lstrip(".")
+
+
 def audio_kind(text: str) -> str:
     """The ending of a format of audio files that can be written, such as "wav"."""
     from vocos_onnx.io.audio import audio_format
 
-    ending = text.lower().lstrip(".")
+    kind = ending(text)
     try:
-        audio_format(io.BytesIO(), ending)
+        audio_format(io.BytesIO(), kind)
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{shown(text)} is not a kind of audio to write, such as wav, flac or ogg"
         ) from None
-    return ending
+    return kind

@@ -11,7 +11,8 @@ from typing import Any
 
 from vocos_onnx.messages import printable
 
-_FORMAT = "[{bar:30}] {percentage:3.0f}% {desc}"
+_FORMAT = "[{{bar:{}}}] {{percentage:3.0f}}% {{desc}}"
+_WIDTH, _LEAST_WIDTH, _AROUND = 30, 6, 8  # of the bar; of its brackets and the percentage
 _shown: Progress | None = None  # there is one terminal
 
 
@@ -61,17 +62,24 @@ class Progress:
             text = f"{self._index + 1}/{count} {printable(self._names[self._index])}"
             self.draw(self._index + done / frames, count, text)
 
-    def draw(self, n: float, count: float, text: str) -> None:
-        """Draw the bar, with ``n`` of ``count`` done, and a text behind it."""
+    def draw(self, n: float, count: float, *texts: str) -> None:
+        """Draw the bar, with ``n`` of ``count`` done, and behind it the first text that there is room for, or the last.
+
+        What is too long is cut at the right.
+        """
         global _shown
         if self.is_off:
             return
+        columns = _columns()
+        rooms = [(columns - _AROUND - len(text), text) for text in texts]
+        room, text = next((found for found in rooms if found[0] >= _LEAST_WIDTH), rooms[-1])
+        format = _FORMAT.format(min(_WIDTH, max(_LEAST_WIDTH, room)))
         with self._terminal():
             self._is_drawn, _shown = True, self
             if self._bar is None:
-                self._bar = _new_bar(n, count, text)
+                self._bar = _new_bar(n, count, text, format)
             else:
-                self._bar.n, self._bar.desc, self._bar.ncols = n, text, _columns()
+                self._bar.n, self._bar.desc, self._bar.bar_format, self._bar.ncols = n, text, format, columns
                 self._bar.refresh()
 
     def clear(self) -> None:
@@ -97,7 +105,7 @@ def _columns() -> int:
     return shutil.get_terminal_size().columns - 1
 
 
-def _new_bar(n: float, count: float, text: str) -> Any:
+def _new_bar(n: float, count: float, text: str, format: str) -> Any:
     from tqdm import tqdm  # only for terminals
 
     tqdm.monitor_interval = 0  # no thread that draws it anew,
@@ -107,7 +115,7 @@ def _new_bar(n: float, count: float, text: str) -> Any:
         total=count,
         initial=n,
         desc=text,
-        bar_format=_FORMAT,
+        bar_format=format,
         ascii=".#",
         position=0,
         leave=False,

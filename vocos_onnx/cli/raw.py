@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vocos_onnx.io.audio import LOUD
 from vocos_onnx.io.kinds import Kind, kind_of
 from vocos_onnx.messages import in_python, in_shell, python_command
 
-from .audio import LOUD, warn_of_level
+from .audio import warn_of_level
 from .console import BAD_INPUT, STDIN, read_stdin
 
 Rows = npt.NDArray[Any]  # (n, width)

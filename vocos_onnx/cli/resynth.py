@@ -82,7 +82,7 @@ def _is_recording(path: Path, rate: int) -> bool:
     """
     import soundfile
 
-    from .audio import MADE_BY
+    from vocos_onnx.io.audio import MADE_BY
 
     if not path.is_file():
         return False

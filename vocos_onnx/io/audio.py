@@ -13,7 +13,8 @@ import tempfile
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from functools import cache, partial
+from dataclasses import replace
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -39,6 +40,8 @@ from .samples import (
     to_int16,
 )
 
+MADE_BY = "vocos-onnx"  # the comment in audio files of the commands: those may be replaced, recordings may not
+LOUD = 2.0  # peak, with full scale 1, above which a codec does not keep the level
 _BLOCK, _VALUES = 1 << 18, 1 << 20  # read at once: samples, and numbers in all their channels
 _SLICE = 4096  # samples written at once: libvorbis takes as much room on the stack
 _KINDS = {  # endings that are written: libsndfile's format and subtype of each, which tests read back
@@ -85,6 +88,11 @@ _WALKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "O
 _BY_NAME = (".gsm", ".sd2", ".vox", ".vox6", ".vox8")  # without a header, or with one in another file
 _CANCELLED = 1e-3  # of the channels' energy: uncorrelated ones leave a tenth and more, of up to ten of them
 _PATIENCE = 5.0  # seconds in which something is to come out of a FIFO
+_SEEKS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS", "OPUS")  # exactly; libmpg123 prints errors if it seeks
+_MOST_SECONDS = 1e9
+_BEFORE = 30  # s from which on Vorbis is decoded: within the last page, libsndfile finds another sample
+_ROUNDED = 0.01  # s: a duration that is so much shorter than the file is that of the file, in hundredths
+_OVERSHOOT = 0.5  # s by which a segment may end behind the file, as Kaldi has it
 
 AudioFile = str | os.PathLike[str] | IO[bytes]
 
@@ -125,27 +133,48 @@ def load_audio(file: AudioFile, sample_rate: int) -> Float:
     return audio
 
 
-def load_blocks(file: AudioFile, sample_rate: int) -> Iterator[Float]:
+def load_blocks(
+    file: AudioFile, sample_rate: int, *, offset: float = 0.0, duration: float | None = None
+) -> Iterator[Float]:
     """What ``load_audio`` gives, some seconds at a time (samples,), so that memory does not grow.
 
-    Raises as that does, which may be after some blocks: that a file is cut off may show only at its end.
+    With ``offset`` and ``duration``, in seconds, it is a segment of the file: the samples from round(offset · rate) on,
+    round(duration · rate) of them, with the rate of the file, and they are resampled as a file of these alone would be.
+    What is before them is not decoded, but of mp3 and other formats in which no sample can be found exactly, and of
+    Vorbis 30 s; what is behind them is not looked at. Opus is decoded from 80 ms before them on, as its specification
+    has it, and may differ by 0.001 from what is decoded from the beginning of the file. The segment may end up to 0.5 s
+    behind the file. A duration that is up to 10 ms shorter than the file, without an offset, is that of the whole file.
+
+    Raises as ``load_audio`` does, which may be after some blocks: that a file is cut off may show only at its end.
+    ValueError, too, if the offset or the duration is none, or the segment begins at the end of the file or behind it,
+    or ends more than 0.5 s behind it.
+
+    Example:
+        >>> blocks = load_blocks("interview.flac", 24_000, offset=61.5, duration=4.2)
     """
     import soundfile  # not needed to decode, and slow to load
 
     path = _path_or_object(file, sample_rate, "load_blocks")
     name = path if path is not None else name_of(file)
     sample_rate = read_rate(sample_rate)
+    check_segment(offset, duration)
     done = 0
     with ExitStack() as stack:
         source = stack.enter_context(_opened(path) if path is not None else _spooled(file))
         try:
             if kind := foreign(source):
                 raise _Foreign(kind)
-            streams = _streams(source, path)
+            if path is not None and path.is_file() and (offset or duration is not None):
+                streams = _streams_of(path, *_version(source))
+            else:
+                streams = _streams(source, path)
             with _open_stream(source, streams[0]) as first:
                 rate = first.samplerate
-            with closing(_mixed(source, streams, rate, str(name))) as mixed:
-                for block in read_blocks(mixed, rate, sample_rate):
+            start, count = round(offset * rate), None if duration is None else max(1, round(duration * rate))
+            most = _BLOCK if count is None else min(_BLOCK, count)
+            with closing(_mixed(source, streams, rate, str(name), start, most)) as mixed:
+                cut = mixed if count is None else _first(mixed, count, start, rate)
+                for block in read_blocks(cut, rate, sample_rate):
                     done += block.shape[1]
                     yield block[0]
         except soundfile.LibsndfileError as error:
@@ -173,6 +202,16 @@ def load_blocks(file: AudioFile, sample_rate: int) -> Iterator[Float]:
             raise ValueError(f"{name}: {error}") from None
     if not done:
         raise ValueError(f"{name}: audio is empty; expected at least one sample")
+
+
+def check_segment(offset: Any, duration: Any) -> None:
+    """Raises ValueError for an offset and a duration in seconds that no segment of a file can have."""
+    for name, value, expected in (("offset", offset, "0 or more"), ("duration", duration, "more than 0")):
+        if name == "duration" and value is None:
+            continue
+        is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+        if not is_number or not (0 <= value <= _MOST_SECONDS) or (name == "duration" and not value):
+            raise ValueError(f"{name} is {shown(value)}, expected a number of seconds, {expected}")
 
 
 def expected_samples(file: AudioFile, sample_rate: int) -> int:
@@ -355,6 +394,19 @@ def _streams(file: BinaryIO, path: Path | None) -> Sequence[Part | Path]:
     return [Part(((0, file.seek(0, os.SEEK_END)),), walked=False)]
 
 
+@lru_cache(1)
+def _streams_of(path: Path, *version: int) -> Sequence[Part | Path]:
+    """The streams of a file, which are looked for once for all of its segments: that reads the file."""
+    with _opened(path) as file:
+        return _streams(file, path)
+
+
+def _version(file: BinaryIO) -> tuple[int, int, int]:
+    """What is another where a file has been replaced or written to."""
+    found = os.fstat(file.fileno())
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _above_standard(path: str, flags: int) -> int:
     """Open a file, but never as a standard stream that was closed: C libraries print to those by their number."""
     opened = [os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)]
@@ -456,16 +508,28 @@ def _open_stream(file: BinaryIO, stream: Part | Path) -> Any:
     return audio
 
 
-def _mixed(file: BinaryIO, streams: Sequence[Part | Path], rate: int, name: str) -> Generator[Float, None, None]:
-    """The mean of the channels (n,), taken while reading, so that those of a long file never are in memory together."""
+def _mixed(
+    file: BinaryIO, streams: Sequence[Part | Path], rate: int, name: str, start: int, most: int
+) -> Generator[Float, None, None]:
+    """The mean of the channels (n,), taken while reading, so that those of a long file never are in memory together.
+
+    From the sample ``start`` on, with blocks of up to ``most`` samples.
+    """
     before = after = 0.0  # the energy of the channels, on average, and of their mean
+    left, total = start, 0  # samples to pass over, and those that there are
     for stream in streams:
+        if left and isinstance(stream, Part) and stream.counted and stream.found:
+            stream = replace(stream, spans=stream.found)
         with _open_stream(file, stream) as audio:
             if audio.samplerate != rate:
                 raise Incomplete(f"it holds several recordings, of {rate} and of {audio.samplerate} Hz")
-            frames = 0
-            for block in _blocks(audio, stream):
+            frames = _seek(audio, stream, left)
+            left -= frames
+            for block in _blocks(audio, stream, frames, most):
                 frames += len(block)
+                passed = min(left, len(block))
+                left -= passed
+                block = block[passed:]
                 mean = block.mean(axis=1)
                 if audio.channels > 1:
                     before += float(np.vdot(block, block)) / audio.channels
@@ -476,8 +540,11 @@ def _mixed(file: BinaryIO, streams: Sequence[Part | Path], rate: int, name: str)
                 promised = stream.most or stream.samples or (promised if stream.counted else 0)
             if frames < promised:
                 raise Incomplete(f"it is truncated: its header promises {promised} samples, and it holds {frames}")
-            if isinstance(stream, Part) and (left := stream.left(audio.name.tell())):
-                raise Incomplete(f"its header promises {promised} samples, and {left} bytes of audio are behind them")
+            if isinstance(stream, Part) and (behind := stream.left(audio.name.tell())):
+                raise Incomplete(f"its header promises {promised} samples, and {behind} bytes of audio are behind them")
+            total += frames
+    if start >= total > 0:
+        raise ValueError(f"its segment begins at {start / rate:.10g} s, and the file ends at {total / rate:.10g} s")
     if after < _CANCELLED * before:
         below = f"{10 * math.log10(before / after):.0f} dB below them" if after else "silence"
         warnings.warn(
@@ -487,12 +554,45 @@ def _mixed(file: BinaryIO, streams: Sequence[Part | Path], rate: int, name: str)
         )
 
 
-def _blocks(audio: Any, stream: Part | Path) -> Iterator[Float]:
-    """Blocks (n, channels) in memory that is used again."""
+def _seek(audio: Any, stream: Part | Path, start: int) -> int:
+    """Go to a sample of a stream, or to one before it. Returns which; 0 where it has to be decoded up to there."""
+    if not start or isinstance(stream, Path) or not stream.counted or start >= (stream.samples or audio.frames):
+        return 0
+    if not audio.subtype.startswith(_SEEKS) or (audio.format == "OGG" and audio.subtype.startswith("PCM_")):
+        return 0
+    if audio.subtype == "VORBIS":
+        start = max(0, start - _BEFORE * audio.samplerate)
+    audio.seek(start)
+    audio.check()
+    return start
+
+
+def _first(blocks: Iterable[Float], count: int, start: int, rate: int) -> Iterator[Float]:
+    """The first ``count`` samples of a file from ``start`` on, or all if these are the whole of it but for rounding.
+
+    Raises ValueError if there are not as many.
+    """
+    left, slack = count, 0 if start else round(_ROUNDED * rate)
+    behind: list[Float] = []
+    for block in blocks:
+        yield block[:left]
+        behind.append(block[left:])
+        left -= min(left, len(block))
+        if not left and (not slack or sum(map(len, behind)) > slack):
+            return
+    yield from behind
+    if left > _OVERSHOOT * rate:
+        raise ValueError(
+            f"its segment ends at {(start + count) / rate:.10g} s, and the file ends at "
+            f"{(start + count - left) / rate:.10g} s"
+        )
+
+
+def _blocks(audio: Any, stream: Part | Path, done: int, most: int) -> Iterator[Float]:
+    """Blocks (n, channels) of up to ``most`` samples, from the sample ``done`` on, in memory that is used again."""
     import soundfile
 
-    buffer = np.empty((max(1, min(_BLOCK, _VALUES // audio.channels)), audio.channels), np.float32)
-    done = 0
+    buffer = np.empty((max(1, min(most, _VALUES // audio.channels)), audio.channels), np.float32)
     while True:
         wanted = buffer[: max(1, audio.frames - done)]
         wanted.fill(0)  # whatever libsndfile makes of a damaged file, nothing else is to be found in it

@@ -45,6 +45,7 @@ class Part:
     most: int | None = None  # samples, where libsndfile takes padding for audio
     end: int = 0  # byte of the spans at which the audio ends, as far as is known
     walked: bool = True  # by its headers, and not left to libsndfile
+    found: tuple[Span, ...] = ()  # in place of the spans, those in which libsndfile finds a sample quickly
 
     def left(self, at: int) -> int:
         """Bytes of audio behind where libsndfile stopped, if so many that it must have left some out."""
@@ -679,7 +680,8 @@ def _flac(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
     samples, unknown = info & ((1 << 36) - 1), ((1 << 36) - 1)
     end = _flac_end(file, audio, _find(file, _FLAC, audio, size) or size, longest, info >> 44, samples > 0)
     patch = (info | unknown).to_bytes(8, "big")
-    yield Part(((start, start + 18), patch, (start + 26, end)), samples or None, bool(samples))
+    spans: tuple[Span, ...] = ((start, start + 18), patch, (start + 26, end))
+    yield Part(spans, samples or None, bool(samples), found=((start, end),))  # libFLAC looks from the middle on
     return end
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+UNREAD = (".wv", ".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka")  # audio that libsndfile does not read
 # The files in a folder with these endings are inputs; a file with another ending can be named on its own.
 AUDIO = (
     ".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
-    ".rf64", ".voc", ".sph", ".wv", ".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka",
+    ".rf64", ".voc", ".sph", *UNREAD,
 )  # fmt: skip
 ARRAYS = (".npz", ".npy")
 TOKENS = (*ARRAYS, ".json", ".safetensors")

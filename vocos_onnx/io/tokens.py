@@ -126,6 +126,15 @@ def load_tokens(path_or_file: str | os.PathLike[str] | IO[bytes], *, key: str | 
     return tokens
 
 
+def of_no_codec(codec: str) -> str:
+    """What to warn of, behind the name of a file whose tokens name no codec: the model decodes those of this one."""
+    others = "" if codec == "encodec_24khz" else " (Bark, VALL-E and the like have EnCodec's)"
+    return (
+        f"names no codec: its tokens are taken for those of {codec}, which this model decodes; those of another codec"
+        f"{others} come out as noise"
+    )
+
+
 def save_tokens(
     path: str | os.PathLike[str] | IO[bytes],
     tokens: npt.ArrayLike | Tokens,

@@ -104,12 +104,57 @@ def test_another_job_is_refused(tmp_path: Path, settings: Settings) -> None:
     for resume in (False, True):
         with pytest.raises(ValueError, match=r"holds another job.*format is 'flac' here and 'wav' there; name a new"):
             Journal(tmp_path, flac, resume)
-        with pytest.raises(ValueError, match=r"model is the file of sha256 \w{12}\.\.\. here and the file of sha256"):
+        with pytest.raises(ValueError, match=r"model is encodec-int8\.onnx \(.*\) here and encodec\.onnx \("):
             Journal(tmp_path, int8, resume)
-    with pytest.raises(ValueError, match="holds a job of these settings: pass --resume"):
+    with pytest.raises(ValueError, match="holds a job of these settings: pass resume=True to go on with it"):
         Journal(tmp_path, settings, False)
     assert (tmp_path / "journal.jsonl").read_bytes() == before
     assert records(tmp_path, settings) == [ROW]
+
+
+def test_models_of_a_journal_without_names(tmp_path: Path, settings: Settings) -> None:
+    """As it was written before they were in it: their sha256 is shown."""
+    with Journal(tmp_path, settings, False) as journal:
+        journal.add(ROW)
+    path = tmp_path / "journal.jsonl"
+    first, *rows = path.read_text().splitlines()
+    header = json.loads(first)
+    assert header.pop("names") == {"model": "encodec.onnx"}
+    path.write_text("".join(line + "\n" for line in (json.dumps(header), *rows)))
+    int8 = Settings.of("decode", model=DATA / "encodec-int8.onnx")
+    with pytest.raises(
+        ValueError, match=r"model is encodec-int8\.onnx \(.*\) here and the file of sha256 \w{12}\.\.\. th"
+    ):
+        Journal(tmp_path, int8, True)
+    assert records(tmp_path, settings) == [ROW]
+
+
+def test_a_job_in_which_nothing_is_done_is_begun_anew(tmp_path: Path, settings: Settings) -> None:
+    """As where all items have failed by a setting: other ones do not need another folder. Outputs are not mixed."""
+    failed = Row.failed(Item(0, "c", Path("/data/c.npz"), 5), "no good")
+    flac = Settings.of("decode", model=DATA / "encodec.onnx", format="flac")
+    with Journal(tmp_path, settings, False) as journal:
+        journal.add(failed)
+    path = tmp_path / "journal.jsonl"
+    (tmp_path / ".items").mkdir()
+    (tmp_path / ".vocos-0123").mkdir()  # as a process that is killed leaves it
+    (tmp_path / ".vocos-0123" / "a.wav").touch()
+    for resume, torn in ((True, ""), (False, '{"id": "a", "input": {"sha')):
+        for each in (flac, settings):
+            with path.open("a") as file:
+                file.write(torn)
+            Journal(tmp_path, each, resume).close()
+            assert json.loads(path.read_text())["settings"] == each.described()
+            assert not (tmp_path / "errors.jsonl").exists()
+    for name in ("a.wav", ".items/a.flac"):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=r"holds another job.*format is 'flac' here and 'wav' there"):
+            Journal(tmp_path, flac, True)
+        (tmp_path / name).unlink()
+    with Journal(tmp_path, flac, True) as journal:
+        journal.add(ROW)
+    with pytest.raises(ValueError, match="holds another job"):
+        Journal(tmp_path, settings, True)
 
 
 def test_folders_that_are_none_of_a_job(tmp_path: Path, settings: Settings) -> None:

@@ -181,7 +181,7 @@ def test_ray_is_not_installed(settings: Settings, out: Path, monkeypatch: pytest
         ({"workers": 0}, "workers is 0, expected 1 or more"),
         ({"gpus": 0}, "gpus is 0, expected more than 0, and at most 8"),
         ({"gpus": 9}, "gpus is 9, expected more than 0, and at most 8"),
-        ({"gpus": 1}, "gpus is 1, and the provider is the CPU: pass --provider cuda"),
+        ({"gpus": 1}, "gpus is 1, and the provider is the CPU: pass provider=.cuda., or leave it out"),
     ],
 )
 def test_bad_arguments(settings: Settings, out: Path, given: dict[str, Any], message: str) -> None:

@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import soundfile
 from tests.helpers import DATA, tone
 from vocos_onnx import EncodecONNX, VocosONNX, load_audio, load_tokens, save_tokens
 from vocos_onnx.batch.job import Settings
+from vocos_onnx.batch.journal import Row
 from vocos_onnx.batch.manifest import Item
 from vocos_onnx.batch.work import Worker
 from vocos_onnx.cli import main
@@ -112,7 +114,10 @@ def test_the_first_codebooks(tokens: Path, out: Path) -> None:
     row = worker.do(item(tokens))
     first, whole = (load_audio(out / r.name, 24_000) for r in (one, row))
     np.testing.assert_array_equal(first[: len(whole)], whole)
-    assert one.warnings == ("it names no codec: its tokens are taken for those of encodec_24khz",)
+    assert one.warnings == (
+        "it names no codec: its tokens are taken for those of encodec_24khz, which this model decodes; those of "
+        "another codec come out as noise",
+    )
 
 
 def test_an_item_that_is_the_same_is_not_done_again(tokens: Path, out: Path) -> None:
@@ -181,11 +186,105 @@ def test_a_pipe_does_not_hang(tmp_path: Path, out: Path) -> None:
     assert "is not a file" in fails(tmp_path / "pipe.wav", out, "resynth", **PAIR)
 
 
-def test_an_output_of_an_earlier_input_goes_where_the_item_fails(tokens: Path, out: Path) -> None:
+@pytest.mark.parametrize("change", ["missing", "empty", "damaged", "of another model"])
+def test_an_item_that_fails_keeps_the_output_of_an_earlier_run(tokens: Path, out: Path, change: str) -> None:
+    """When its input is back, though with another time, it is not done again."""
     worker = Worker(Settings.of("decode", model=MODEL), out)
     known = worker.do(item(tokens))
-    tokens.write_bytes(b"nonsense")
+    made, content = (out / known.name).read_bytes(), tokens.read_bytes()
+    if change == "missing":
+        tokens.unlink()
+    elif change == "of another model":
+        np.savez(tokens, tokens=np.zeros((2, 5), int) + 5000)
+    else:
+        tokens.write_bytes(b"" if change == "empty" else content[: len(content) // 2])
     assert worker.do(item(tokens, known=known)).error is not None
+    assert [path.name for path in out.iterdir()] == [known.name]
+    assert (out / known.name).read_bytes() == made
+    tokens.write_bytes(content)
+    time = (out / known.name).stat().st_mtime_ns
+    again = worker.do(item(tokens, known=known))
+    assert (again.error, again.output, (out / known.name).stat().st_mtime_ns) == (None, known.output, time)
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (0, 0)])
+def test_empty_tokens_fail(tmp_path: Path, out: Path, shape: tuple[int, int]) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape, int))
+    error = fails(tmp_path / "a.npy", out, model=MODEL)
+    assert error.endswith(f"a.npy: the array of tokens is empty, shape {shape}; expected at least one frame")
+
+
+@pytest.mark.parametrize("format", ["wav", "flac", "opus"])
+def test_empty_mels_fail(tmp_path: Path, out: Path, format: str) -> None:
+    """And one frame, of which a model that is padded so makes no sample."""
+    np.save(tmp_path / "a.npy", np.zeros((8, 0), np.float32))
+    assert "the array of features is empty, shape (8, 0)" in fails(tmp_path / "a.npy", out, model=MEL, format=format)
+    np.save(tmp_path / "a.npy", np.zeros((8, 1), np.float32))
+    assert "a.npy: it is of 0 samples" in fails(tmp_path / "a.npy", out, model=MEL, format=format)
+
+
+@pytest.fixture
+def long_recording(tmp_path: Path) -> tuple[Path, Any]:
+    audio = (20_000 * np.random.default_rng(3).uniform(-1, 1, 5 * 24_000 + 137)).astype(np.int16)
+    soundfile.write(tmp_path / "long.flac", audio, 24_000)
+    return tmp_path / "long.flac", audio
+
+
+def test_a_segment_is_as_a_file_of_it(tmp_path: Path, out: Path, long_recording: tuple[Path, Any]) -> None:
+    path, audio = long_recording
+    worker = Worker(Settings.of("encode", encoder=ENCODER, bandwidth=1.5), out)
+    for name, (offset, duration) in {"a": (1.25, 0.7), "b": (0.0, 2.0), "c": (3.3, None), "d": (4.0, 1.3)}.items():
+        start = round(offset * 24_000)
+        stop = None if duration is None else start + round(duration * 24_000)
+        soundfile.write(tmp_path / f"{name}_alone.wav", audio[start:stop], 24_000)
+        alone = worker.do(item(tmp_path / f"{name}_alone.wav"))
+        row = worker.do(Item(0, name, path, 1, offset=offset, duration=duration))
+        assert (row.error, row.seconds) == (None, alone.seconds)
+        assert (row.offset, row.duration) == (offset, duration)
+        assert (out / row.name).read_bytes() == (out / alone.name).read_bytes()
+        assert Row.from_json(row.to_json()) == replace(row, path="")
+        assert worker.do(Item(0, name, path, 1, offset=offset, duration=duration, known=row)) == row
+        for other in ((offset + 0.1, duration), (offset, 0.5)):
+            again = worker.do(Item(0, name, path, 1, offset=other[0], duration=other[1], known=row))
+            assert again.output != row.output
+
+
+def test_the_duration_of_a_whole_file(out: Path, long_recording: tuple[Path, Any]) -> None:
+    """As NeMo's manifests have it, rounded or cut."""
+    path, _ = long_recording
+    worker = Worker(Settings.of("encode", encoder=ENCODER, bandwidth=1.5), out)
+    whole = worker.do(item(path))
+    for duration in (5.005708333333, 5.0057, 5.006, 5.005, 5.01, 5.0, 5.1, 5.5):
+        row = worker.do(Item(0, "x", path, 1, duration=duration))
+        assert (row.error, row.seconds) == (None, whole.seconds)
+        assert (out / "x.npz").read_bytes() == (out / whole.name).read_bytes()
+    assert worker.do(Item(0, "x", path, 1, duration=4.99)).seconds == 4.99
+
+
+def test_segments_that_there_are_not(out: Path, long_recording: tuple[Path, Any], tokens: Path) -> None:
+    path, _ = long_recording
+    worker = Worker(Settings.of("encode", encoder=ENCODER, bandwidth=1.5), out)
+
+    def error(offset: float, duration: float | None) -> str:
+        row = worker.do(Item(0, "x", path, 1, offset=offset, duration=duration))
+        assert list(out.iterdir()) == []
+        assert row.to_json().get("offset", 0) == offset
+        return row.error or ""
+
+    assert error(5.5, None).endswith("its segment begins at 5.5 s, and the file ends at 5.005708333 s")
+    assert error(6, 0.1).endswith("its segment begins at 6 s, and the file ends at 5.005708333 s")
+    assert error(4, 2).endswith("its segment ends at 6 s, and the file ends at 5.005708333 s")
+    assert error(0, 9).endswith("its segment ends at 9 s, and the file ends at 5.005708333 s")
+
+
+def test_the_duration_of_tokens(tokens: Path, out: Path) -> None:
+    """That of their audio is as none; another is an error."""
+    worker = Worker(Settings.of("decode", model=MODEL), out)
+    assert worker.do(Item(0, "x", tokens, 1, duration=0.4)).error is None
+    (out / "x.wav").unlink()
+    row = worker.do(Item(0, "x", tokens, 1, duration=1.0))
+    assert row.error is not None
+    assert "its duration is 1 s, and it is decoded to 0.3958333333 s: only audio has segments" in row.error
     assert list(out.iterdir()) == []
 
 
@@ -246,9 +345,9 @@ def test_the_sha256_of_settings_is_that_of_what_decides_the_bytes(tmp_path: Path
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "task": ({"task": "train"}, "task is 'train', expected decode or resynth or encode"),
     "format": ({"format": "m4a"}, "format is 'm4a', expected wav or flac or mp3 or ogg or opus"),
-    "format of encode": ({"task": "encode", "format": "wav"}, r"format is 'wav', expected npz \(of encode\)"),
-    "encoder": ({"encoder": ENCODER}, "encoder is .*decode takes none"),
-    "model": ({"task": "encode", "model": MODEL}, "model is .*encode takes none"),
+    "format of encode": ({"task": "encode", "format": "wav"}, "format is 'wav', expected npz: the outputs are tokens"),
+    "encoder": ({"encoder": ENCODER}, "encoder is .*tokens or mels to audio takes none"),
+    "model": ({"task": "encode", "model": MODEL}, "model is .*audio to tokens takes none"),
     "shard_size": ({"shard_size": 0}, "shard_size is 0, expected 1 to 1,000,000"),
     "bandwidth": ({"bandwidth": 7}, "bandwidth is 7.0, expected one of"),
     "mels_from": ({"mels_from": "f6"}, "mels_from is 'f6', expected f5"),

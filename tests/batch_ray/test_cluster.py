@@ -143,7 +143,7 @@ def test_an_item_that_ends_its_process_twice(
         "its process ended twice without a word: killed, out of memory, or crashed (at last process "
         f"{killed[1]} of {socket.gethostname()})"
     )
-    assert (summary.done, summary.failed) == (COUNT - 1, 2)
+    assert (summary.done, summary.failed, summary.replaced) == (COUNT - 1, 2, 2)
     summary = run(corpus, out, settings, workers=1, resume=True)  # the local engine tries it again
     assert (summary.before, summary.done, summary.failed) == (COUNT - 1, COUNT, 1)
     check(out, expected)

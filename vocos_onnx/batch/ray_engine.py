@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 from array import array
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
@@ -34,6 +34,7 @@ from vocos_onnx.version import __version__
 
 from .job import Settings
 from .journal import Row
+from .local import Replaced
 from .manifest import Item
 from .work import Worker
 from .work import reason as reason_of
@@ -87,8 +88,10 @@ def rows(
     *,
     address: str | None = None,
     gpus: float | None = None,
-) -> Generator[Row, None, None]:
-    """Do the items through Ray Data; yields the row of each once, as they are done. Closing it ends the work.
+) -> Generator[Row | Replaced, None, None]:
+    """Do the items through Ray Data; yields the row of each once, as they are done, and what actors were replaced.
+
+    Closing it ends the work.
 
     Args:
         settings: what is done with the items.
@@ -118,10 +121,16 @@ def rows(
             return
         count = sum(chunk["count"] for chunk in chunks)
         dataset = _dataset(ray, chunks, settings, todo, min(slots, workers or slots, len(chunks)), workers, gpus)
-        seen = bytearray(count)
+        seen, ended = bytearray(count), set[Replaced]()
         try:
             for part in dataset.iter_rows():
-                for position, row in _received(part["rows"]):
+                for found in _received(part["rows"]):
+                    if isinstance(found, Replaced):
+                        if found not in ended:
+                            ended.add(found)
+                            yield found
+                        continue
+                    position, row = found
                     if not seen[position]:  # a node that was given up may have gone on
                         seen[position] = 1
                         yield row
@@ -293,11 +302,14 @@ def _dataset(
         )
 
 
-def _received(text: str) -> Iterator[tuple[int, Row]]:
-    """The rows that an actor has handed back, with their places in the to-do list. Raises what has stopped it."""
+def _received(text: str) -> Iterator[tuple[int, Row] | Replaced]:
+    """What an actor has handed back: the rows with their places in the to-do list, and what actors it has found to have
+    ended before. Raises what has stopped it."""
     given = json.loads(text)
     if (message := given.get("stopped")) is not None:
         raise RuntimeError(message) if given["errno"] is None else OSError(given["errno"], message)
+    for message in given["ended"]:
+        yield Replaced(1, message)
     for position, row in given["rows"]:
         yield position, _row(row)
 
@@ -328,29 +340,31 @@ class Actor:
             return
         for first, place, count in zip(*(batch[name].tolist() for name in ("first", "place", "count")), strict=True):
             try:
-                for done in self._portions(first, _items(self._todo, place, count)):
-                    yield {"rows": [json.dumps({"rows": done})]}
+                for portion in self._portions(first, _items(self._todo, place, count)):
+                    yield {"rows": [json.dumps(portion)]}
             except OSError as error:  # a full disk
                 yield {"rows": [_stop(error)]}
 
-    def _portions(self, first: int, items: Iterator[Item]) -> Iterator[list[tuple[int, Any]]]:
-        """The rows of a chunk's items with their places, some at a time."""
-        done, size = list[tuple[int, Any]](), 0
+    def _portions(self, first: int, items: Iterator[Item]) -> Iterator[dict[str, list[Any]]]:
+        """The rows of a chunk's items with their places, some at a time, and what actors have ended in these items."""
+        done, ended, size = list[tuple[int, Any]](), list[str](), 0
         with _Tried(self._todo.parent / str(first)) as tried:
             for position, item in enumerate(items, first):
+                ended += tried.ended(position)
                 done.append((position, self._done(item, position, tried)))
                 size += item.size
                 if len(done) == ROWS_AT_ONCE or size >= BYTES_AT_ONCE:
-                    yield done
-                    done, size = [], 0
-        yield done
+                    yield {"rows": done, "ended": ended}
+                    done, ended, size = [], [], 0
+        yield {"rows": done, "ended": ended}
 
     def _done(self, item: Item, position: int, tried: _Tried) -> Any:
         """The row of an item, done now or by an actor before."""
         if position in tried.rows:
             return tried.rows[position]
-        if tried.begun[position] >= TRIES:
-            reason = f"its process ended twice without a word: killed, out of memory, or crashed (at last {tried.last})"
+        if len(processes := tried.begun[position]) >= TRIES:
+            last = f"at last {processes[-1]}"
+            reason = f"its process ended twice without a word: killed, out of memory, or crashed ({last})"
             row = Row.failed(item, reason).to_json()
         else:
             tried.begin(position)
@@ -363,14 +377,12 @@ class _Tried:
     """What has become of the items of a chunk in this actor and those before it, kept in a file.
 
     rows: of those that are done.
-    begun: how often the others have been begun.
-    last: which process did the last one.
+    begun: which processes have begun the others.
     """
 
     def __init__(self, path: Path):
         self.rows: dict[int, Any] = {}
-        self.begun: Counter[int] = Counter()
-        self.last = ""
+        self.begun: defaultdict[int, list[str]] = defaultdict(list)
         with suppress(FileNotFoundError):
             for line in path.read_text(encoding="utf-8").splitlines():
                 with suppress(ValueError):  # cut by the end of the process
@@ -378,8 +390,7 @@ class _Tried:
                     if "row" in entry:
                         self.rows[entry["position"]] = entry["row"]
                     else:
-                        self.begun[entry["position"]] += 1
-                        self.last = f"process {entry['process']} of {entry['node']}"
+                        self.begun[entry["position"]].append(f"process {entry['process']} of {entry['node']}")
         self._file = path.open("ab", buffering=0)
 
     def __enter__(self) -> _Tried:
@@ -387,6 +398,15 @@ class _Tried:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+
+    def ended(self, position: int) -> list[str]:
+        """Messages of the processes that have ended in the middle of an item."""
+        if position in self.rows:
+            return []
+        return [
+            f"a worker ended without a word ({process}): the item in work {comes}"
+            for process, comes in zip(self.begun[position], ("is tried once more", "has failed"), strict=False)
+        ]
 
     def begin(self, position: int) -> None:
         self._append({"position": position, "process": os.getpid(), "node": socket.gethostname()})

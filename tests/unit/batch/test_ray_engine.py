@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import socket
 import sys
@@ -18,6 +19,7 @@ from vocos_onnx import save_tokens
 from vocos_onnx.batch import ray_engine
 from vocos_onnx.batch.job import Settings
 from vocos_onnx.batch.journal import FileState, Row
+from vocos_onnx.batch.local import Replaced
 from vocos_onnx.batch.manifest import Item
 from vocos_onnx.batch.ray_engine import Actor, rows, through_ray
 from vocos_onnx.version import __version__
@@ -51,8 +53,14 @@ def batch(chunk: dict[str, int]) -> dict[str, Any]:
     return {name: np.array([value]) for name, value in chunk.items()}
 
 
-def received(actor: Actor, chunk: dict[str, int]) -> list[list[tuple[int, Row]]]:
-    return [list(ray_engine._received(text)) for part in actor(batch(chunk)) for text in part["rows"]]
+def received(
+    actor: Actor, chunk: dict[str, int], replaced: list[Replaced] | None = None
+) -> list[list[tuple[int, Row]]]:
+    """The rows of an actor, portion by portion; to ``replaced`` goes what actors it found to have ended."""
+    portions = [list(ray_engine._received(text)) for part in actor(batch(chunk)) for text in part["rows"]]
+    if replaced is not None:
+        replaced += [found for portion in portions for found in portion if isinstance(found, Replaced)]
+    return [[found for found in portion if not isinstance(found, Replaced)] for portion in portions]
 
 
 def joined(parts: list[list[tuple[int, Row]]]) -> list[tuple[int, Row]]:
@@ -119,7 +127,10 @@ def test_an_actor_goes_on_where_another_died(settings: Settings, items: list[Ite
     began = next(i for i, line in enumerate(lines) if b'"position": 9' in line)
     (todo.parent / "0").write_bytes(b"\n".join(lines[: began + 1]) + b'\n{"position": 9, "ro')
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.wav")}
-    again = received(Actor(settings, str(todo), __version__), chunk)
+    replaced: list[Replaced] = []
+    again = received(Actor(settings, str(todo), __version__), chunk, replaced)
+    who = f"a worker ended without a word (process {os.getpid()} of {socket.gethostname()}): the item in work"
+    assert replaced == [Replaced(1, f"{who} is tried once more")]
     assert [[position for position, _ in part] for part in again] == [[p for p, _ in part] for part in whole]
     for (_, one), (_, other) in zip(joined(whole), joined(again), strict=True):
         assert (one.id, one.error, one.name) == (other.id, other.error, other.name)
@@ -128,7 +139,9 @@ def test_an_actor_goes_on_where_another_died(settings: Settings, items: list[Ite
     assert {name for name in before if before[name] != after[name]} == {f"item-{i}.wav" for i in range(9, 20)}
 
     (todo.parent / "0").write_bytes(b"\n".join([*lines[: began + 1], lines[began]]) + b"\n")
-    third = joined(received(Actor(settings, str(todo), __version__), chunk))
+    replaced = []
+    third = joined(received(Actor(settings, str(todo), __version__), chunk, replaced))
+    assert replaced == [Replaced(1, f"{who} is tried once more"), Replaced(1, f"{who} has failed")]
     assert [row.id for _, row in third if row.error] == ["item-5", "item-9"]
     error = third[9][1].error or ""
     assert error.startswith(

@@ -280,11 +280,13 @@ class _Job:
             self._shards.note_written(wait=True)
             with suppress(OSError):
                 self._folder.rmdir()
-        self._remove_leftovers()
 
     def close(self) -> None:
+        """Leave nothing half-written, however the job ends; no worker is left that could write."""
         if self._shards is not None:
             self._shards.close()
+        with suppress(OSError):
+            self._remove_leftovers()
 
     def summary(self) -> Summary:
         return Summary(

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -32,6 +33,7 @@ from .manifest import Item
 from .work import Worker
 
 _AHEAD = 4  # items for each process that are being done or wait for it
+_PATIENCE = 2.0  # seconds in which a process that is told to end does so between two of its steps
 _MOST_DEATHS = 5  # items in a row that end their process: it is not the items then
 _TOLD = 128 + signal.SIGTERM  # the exit code of a process that has been told to end
 _SIGNALS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
@@ -238,6 +240,10 @@ def _do(item: Item) -> Row:
 def _end_with(leash: Connection) -> None:
     with suppress(EOFError, OSError):
         leash.recv_bytes()
+    # by the thread that works, between two of its steps: beside it, this one could miss what is just being staged
+    if hasattr(signal, "pthread_kill") and (ident := threading.main_thread().ident) is not None:
+        signal.pthread_kill(ident, signal.SIGTERM)
+        time.sleep(_PATIENCE)
     _end()
 
 

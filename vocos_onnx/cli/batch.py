@@ -156,13 +156,13 @@ def _tell_problems(out: Path, summary: Summary) -> int:
     if not summary.failed:
         return 0
     assert summary.reason is not None
-    alike = f"{'all' if summary.alike == summary.failed else f'{summary.alike:,} of them'} for the same reason as "
+    alike = f"{'all' if summary.alike == summary.failed else f'{summary.alike:,} of them'} for the same reason: "
     if summary.failed == 1:
         alike = ""
     elif summary.alike == 1:
         alike = "the first is "
     tell(f"{summary.failed:,} of {_items(summary)} failed, {alike}{with_options(summary.reason)}")
-    kept = f"; of {summary.kept:,} the output of an earlier run stays" if summary.kept else ""
+    kept = f"; {summary.kept:,} of them keep the output of an earlier run" if summary.kept else ""
     which = "each with its reason" if summary.failed > 1 else "it, too"
     tell(f"{out / ERRORS} has {which}, and --resume tries {'them' if summary.failed > 1 else 'it'} again{kept}")
     return 1

@@ -20,13 +20,14 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from vocos_onnx.io.files import STAGED, write_all
+from vocos_onnx.io.files import STAGED, whole_file, write_all
 from vocos_onnx.version import __version__
 
 from .job import Settings
@@ -79,6 +80,7 @@ class Row:
     offset, duration: of the segment of the input that it is of, in seconds, as ``Item`` has them.
     name: of the output, a file of ``Settings.folder`` or a member of a tar file.
     warnings: what there was to say of it.
+    verified: the output was there, and its sha256 was compared; nothing was computed.
     """
 
     id: str
@@ -91,6 +93,7 @@ class Row:
     error: str | None = None
     offset: float = 0.0
     duration: float | None = None
+    verified: bool = False
 
     @classmethod
     def failed(cls, item: Item, error: str) -> Row:
@@ -104,6 +107,8 @@ class Row:
             return {"id": self.id, "path": self.path, **segment, "error": self.error}
         assert self.input is not None and self.output is not None
         said: dict[str, Any] = {"warnings": list(self.warnings)} if self.warnings else {}
+        if self.verified:
+            said["verified"] = True
         return {
             "id": self.id,
             "input": self.input.to_json(),
@@ -126,6 +131,7 @@ class Row:
             tuple(map(str, value.get("warnings", ()))),
             offset=float(value.get("offset", 0)),
             duration=None if (duration := value.get("duration")) is None else float(duration),
+            verified=bool(value.get("verified", False)),
         )
 
 
@@ -177,7 +183,8 @@ class Journal:
             if not self._file.tell():
                 header = {_KEY: _FORMAT, "version": __version__, "settings": settings.described()}
                 self._write(self._file, {**header, "names": settings.names(), "sha256": settings.sha256})
-            (out / ERRORS).unlink(missing_ok=True)  # what failed is tried again
+                (out / ERRORS).unlink(missing_ok=True)
+            self._earlier_errors = _whole_lines(out / ERRORS)  # bytes: of items that are tried again
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Journal:
@@ -185,6 +192,26 @@ class Journal:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def end(self) -> None:
+        """All items have been done or tried: what failed in earlier runs, and is in errors.jsonl until now, goes.
+
+        Raises RuntimeError if the journal is not there any more, so that nobody takes the job for done.
+        """
+        if not self._path.exists():
+            raise RuntimeError(f"{self._path} has been deleted while the job ran: name a new folder")
+        if not self._earlier_errors:
+            return
+        with (self.out / ERRORS).open("rb") as file:
+            file.seek(self._earlier_errors)
+            first = file.read(1)
+            if first:
+                with whole_file(self.out / ERRORS) as partial, partial.open("wb") as new:
+                    new.write(first)
+                    shutil.copyfileobj(file, new)
+        if not first:
+            (self.out / ERRORS).unlink()
+        self._earlier_errors = 0
 
     def close(self) -> None:
         """Release the folder."""
@@ -211,7 +238,7 @@ class Journal:
         """Write what has been done, or failed. Raises OSError, as where the disk is full."""
         if isinstance(record, Row) and record.error is not None:
             if self._errors is None:
-                self._errors = self._stack.enter_context((self.out / ERRORS).open("wb", buffering=0))
+                self._errors = self._stack.enter_context((self.out / ERRORS).open("ab", buffering=0))
             self._write(self._errors, record.to_json())
         else:
             self._write(self._file, record.to_json())
@@ -255,6 +282,16 @@ class Journal:
             end = _end_of_last_line(file)
             if end < file.seek(0, os.SEEK_END):
                 file.truncate(end)
+
+
+def _whole_lines(path: Path) -> int:
+    """The size of a file, whose torn end is cut off; 0 if it is not there."""
+    if not path.exists():
+        return 0
+    with path.open("rb+") as file:
+        end = _end_of_last_line(file)
+        file.truncate(end)
+    return end
 
 
 def _end_of_last_line(file: IO[bytes]) -> int:

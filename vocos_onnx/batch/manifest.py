@@ -114,7 +114,7 @@ class Manifest:
         self._checksums = array("I")  # of the ids as they are written
         self._bad: list[str] = []
         self._failures = self._rows = 0
-        self._collide = False  # ids that were not given
+        self._collide = self._apart = False  # ids that were not given; of files in several folders
         self._kinds: dict[str, str] = {}  # a place of each
         if self.path.is_dir():
             self._where, self._folder = "file", self.path.absolute()
@@ -180,8 +180,11 @@ class Manifest:
             id = _id_of(row, path, self._ids, offset, duration)
             digest = _digest(id)
             if (earlier := self._indices.get(digest)) is not None:
-                self._collide |= row.get("id") is None
-                raise ValueError(self._same_id(id, self[earlier]))
+                found = self[earlier]
+                if row.get("id") is None:
+                    self._collide = True
+                    self._apart |= found.path.parent != (self._folder / path).parent
+                raise ValueError(self._same_id(id, found))
         except ValueError as error:
             self._failures += 1
             if len(self._bad) < _SHOWN:
@@ -218,14 +221,17 @@ class Manifest:
         """Raises ValueError if there is a row that cannot be used, or none that can."""
         name = str(self.path)
         if self._failures:
-            lines = [f"{name}: {self._failures:,} of {self._rows:,} {self._where}s cannot be used:"]
+            plural = "" if self._rows == 1 else "s"
+            lines = [f"{name}: {self._failures:,} of {self._rows:,} {self._where}{plural} cannot be used:"]
             lines += [f"  {bad}" for bad in self._bad]
             if self._failures > len(self._bad):
                 lines.append(f"  and {self._failures - len(self._bad):,} more")
-            if self._collide and self._ids == "name":
+            if self._apart and self._ids == "name":
                 lines.append('  pass ids="path" for ids that begin with the folders, as in day1_a17; or write ids')
             elif self._where == "file":
-                lines.append("  a manifest can name them otherwise, or leave them out")
+                lines.append("  rename them; or write a manifest that names them otherwise, or leaves them out")
+            elif self._collide:
+                lines.append("  write ids that differ")
             raise SeveralLines("\n".join(lines))
         if not len(self):
             raise ValueError(
@@ -354,7 +360,8 @@ def _table(lines: Iterator[str | ValueError], delimiter: str, name: str) -> Iter
         elif error is not None:
             yield f"line {first}", error
         elif row:
-            wrong = ValueError(f"it has {len(row)} columns, and the first line {len(header)}")
+            columns = "1 column" if len(row) == 1 else f"{len(row)} columns"
+            wrong = ValueError(f"it has {columns}, and the first line {len(header)}")
             yield f"line {first}", _values(header, row) if len(row) == len(header) else wrong
 
 
@@ -402,14 +409,27 @@ def _values(header: list[str], row: list[str]) -> dict[str, Any]:
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[str, Any]]:
-    """The files below a folder, sorted, with their paths from there."""
+    """The files below a folder, sorted, with their paths from there.
+
+    Links to folders elsewhere are followed, once each; those to folders that are found anyway are not.
+    """
 
     def refuse(error: OSError) -> None:
         raise error
 
-    found = []
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    found, top, seen = [], folder.resolve(), set[Path]()
+
+    def is_taken(path: Path) -> bool:
+        if path.name.startswith("."):
+            return False
+        real = path.resolve()
+        if real in seen or (path.is_symlink() and (real.is_relative_to(top) or top.is_relative_to(real))):
+            return False
+        seen.add(real)
+        return True
+
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if is_taken(Path(place, name))]
         inner = os.path.relpath(place, folder)
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in (*AUDIO, *ARRAYS):  # noqa: PTH122
@@ -497,7 +517,7 @@ def _id_of(row: dict[str, Any], path: str, ids: Ids, offset: float, duration: fl
     elif ".." in id or id.startswith("."):
         reason = "holds .." if ".." in id else "begins with a dot"
     elif not id.isprintable() or id != id.strip():
-        reason = "holds what no name of a file should: control characters, or spaces at its ends"
+        reason = "holds what no name of a file should: control characters, spaces at its ends, or what is not UTF-8"
     elif character := next((character for character in id if character in ':*?"<>|'), None):
         reason = f"holds {character}, which no name of a file has on Windows"
     elif id.endswith("."):

@@ -75,7 +75,7 @@ class Summary:
 
     @property
     def errors(self) -> str | None:
-        """The file with the items that have failed, and why; None if there are none."""
+        """The file with the items that have failed in this run, and why; None if there are none."""
         return os.path.join(self.out, ERRORS) if self.failed else None  # noqa: PTH118
 
 
@@ -191,7 +191,7 @@ class _Job:
         self._folder = items_folder(settings, out)
         self._known = bytearray(len(manifest))  # bits
         self._places = array("q", [-1]) * len(manifest)  # of their rows in the journal
-        self._damaged: set[int] = set()  # tars of which some members are left
+        self._damaged: set[int] = set()  # tars of which some members are left, or in another order
         self._older: dict[int, int] = {}  # items whose row is newer than their tar, which has that of this place
         self._others: set[str] = set()  # the ids in the journal that are not in the manifest
         self._shards = None if settings.shard_size is None else Shards(settings.shard_size, out, journal)
@@ -258,16 +258,23 @@ class _Job:
             self._keep(index)
         else:
             self._done += 1
-            self._seconds += row.seconds
-            self._warned += bool(row.warnings)
-            if row.warnings and self._warning is None:
-                self._warning = f"{row.id}: {row.warnings[0]}"
+            if row.verified:
+                self._before += 1
+            else:
+                self._count(row)
             in_tar = self._known[index] & _IN_TAR
             is_file = not in_tar or self._is_there(row)  # else its output is the member that is there
             self._known[index] = _SAME_INPUT | in_tar | (_FILE if is_file else 0)
         if self._shards is not None:
             self._finish(self._shards, self._shards.finished(index))
             self._shards.note_written()
+
+    def _count(self, row: Row) -> None:
+        """An item has been done in this run."""
+        self._seconds += row.seconds
+        self._warned += bool(row.warnings)
+        if row.warnings and self._warning is None:
+            self._warning = f"{row.id}: {row.warnings[0]}"
 
     def note(self, replaced: Replaced) -> None:
         """Workers have ended without a word."""
@@ -280,6 +287,7 @@ class _Job:
             self._shards.note_written(wait=True)
             with suppress(OSError):
                 self._folder.rmdir()
+        self._journal.end()
 
     def close(self) -> None:
         """Leave nothing half-written, however the job ends; no worker is left that could write."""
@@ -334,6 +342,7 @@ class _Job:
         """A shard of an earlier run: it holds what the rows before say, of the items that it names."""
         members = self._members(shards, shard.number)
         self._forget_tar(members)
+        last = -1
         for id in shard.ids:
             index = self._manifest.find(id)
             if index is None or index not in members:
@@ -342,6 +351,9 @@ class _Job:
                     "manifest: items may only be added at its end; else name a new folder"
                 )
             self._known[index] |= _IN_TAR
+            if index < last:  # the manifest has another order now, and the tar gets that
+                self._damaged.add(shard.number)
+            last = index
         shards.recall(shard)
 
     def _forget_tar(self, members: range) -> None:
@@ -351,7 +363,7 @@ class _Job:
 
     def _check_tars(self, shards: Shards) -> None:
         """Make what is known true of the files that there are."""
-        self._damaged = {number for number in shards.lost() if self._forget_damaged(shards, number)}
+        self._damaged |= {number for number in shards.lost() if self._forget_damaged(shards, number)}
         for index in [index for index in self._older if not self._known[index] & _FILE]:
             self._go_back(index)
         for path in list(self._folder.iterdir()):

@@ -93,11 +93,11 @@ class Worker:
             and (known.offset, known.duration) == segment
         ):
             if item.in_tar:
-                return replace(known, input=given)
+                return replace(known, input=given, verified=True)
             with suppress(OSError):
                 output = FileState.of(target)
                 if known.output is not None and known.output.sha256 == output.sha256:
-                    return replace(known, input=given, output=output)
+                    return replace(known, input=given, output=output, verified=True)
         seconds = self._make(item, target)
         if not given.is_of(item.path):
             raise ValueError(f"{item.path} changed while it was read; run the job again")

@@ -39,7 +39,42 @@ def test_what_is_written_is_read(tmp_path: Path, settings: Settings) -> None:
     with Journal(out, settings, True) as journal:
         assert [record for _, record in journal.records()] == [ROW, shard]
         assert journal.row_at(next(place for place, _ in journal.records())) == ROW
-    assert not (out / "errors.jsonl").exists()  # it is tried again
+
+    assert records(out, settings) == [ROW, shard]
+
+
+def test_errors_of_earlier_runs_stay_until_the_end(tmp_path: Path, settings: Settings) -> None:
+    """An interrupted run has not tried all of them again."""
+
+    def failed() -> list[str]:
+        return [json.loads(line)["id"] for line in (tmp_path / "errors.jsonl").read_text().splitlines()]
+
+    path = tmp_path / "errors.jsonl"
+    with Journal(tmp_path, settings, False) as journal:
+        journal.add(ROW)
+        for id in "ab":
+            journal.add(Row.failed(Item(0, id, Path("/x.npz"), 5), "no good"))
+        journal.end()
+    with path.open("ab") as file:
+        file.write(b'{"id": "c", "pa')  # torn
+    with Journal(tmp_path, settings, True) as journal:
+        journal.add(Row.failed(Item(0, "b", Path("/x.npz"), 5), "no good"))
+    assert failed() == ["a", "b", "b"]
+    with Journal(tmp_path, settings, True) as journal:
+        journal.add(Row.failed(Item(0, "a", Path("/x.npz"), 5), "no good"))
+        journal.end()
+        assert failed() == ["a"]
+    with Journal(tmp_path, settings, True) as journal:
+        assert failed() == ["a"]
+        journal.end()
+    assert not path.exists()
+
+
+def test_a_journal_that_is_deleted_meanwhile(tmp_path: Path, settings: Settings) -> None:
+    with Journal(tmp_path, settings, False) as journal:
+        (tmp_path / "journal.jsonl").unlink()
+        with pytest.raises(RuntimeError, match="deleted while the job ran"):
+            journal.end()
 
 
 @pytest.mark.parametrize("cut", [1, 10, 200])

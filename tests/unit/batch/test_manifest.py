@@ -208,7 +208,7 @@ def test_bad_tables(tmp_path: Path) -> None:
     path.write_text("id,path\na,a.wav\nb\nc,c.wav,x\nd,d\0.wav\n")
     with pytest.raises(
         ValueError,
-        match=r"3 of 4 lines .*\n  line 3: it has 1 columns, .*\n  line 4: it has 3 .*\n  line 5: it holds a null",
+        match=r"3 of 4 lines .*\n  line 3: it has 1 column, .*\n  line 4: it has 3 .*\n  line 5: it holds a null",
     ):
         Manifest(path)
     path.write_text("\na,b\n")
@@ -336,6 +336,38 @@ def test_what_is_no_manifest(tmp_path: Path) -> None:
         Manifest(tmp_path / "folder")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="not everybody may make links there")
+def test_links_to_folders(tmp_path: Path) -> None:
+    """Those elsewhere are followed, once; those to what is found anyway, and loops, are not."""
+    folder, disk = tmp_path / "in", tmp_path / "disk"
+    for path in (folder / "day1/a.wav", disk / "b.wav", disk / "deep/c.wav", disk / ".hidden/d.wav"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1")
+    for link, target in (
+        ("day2", disk), ("deep", disk / "deep"), ("again", folder / "day1"), ("up", tmp_path), ("self", folder),
+        (".secret", disk), ("gone", tmp_path / "nothing"),
+    ):  # fmt: skip
+        (folder / link).symlink_to(target)
+    (disk / "loop").symlink_to(disk)
+    (disk / "back").symlink_to(folder)
+    assert [str(item.path.relative_to(folder)) for item in Manifest(folder)] == [
+        "day1/a.wav",
+        "day2/b.wav",
+        "deep/c.wav",
+    ]
+    (tmp_path / "link").symlink_to(folder)
+    assert len(Manifest(tmp_path / "link")) == 3
+
+
+def test_names_that_are_there_twice_in_one_folder(tmp_path: Path) -> None:
+    """Their folders would not tell them apart."""
+    for name in ("1.wav", "1.mp3"):
+        (tmp_path / name).write_bytes(b"1")
+    with pytest.raises(ValueError, match=r"the id '1' .*\n  rename them; or write a manifest") as raised:
+        Manifest(tmp_path)
+    assert "path" not in str(raised.value).rpartition("\n")[2]
+
+
 def test_names_in_a_folder_that_are_there_twice(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -349,7 +381,7 @@ def test_names_in_a_folder_that_are_there_twice(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav")).write_bytes(b"1")
-    with pytest.raises(ValueError, match=r"1 of 1 files cannot be used:\n.*control characters.*\n  a manifest can"):
+    with pytest.raises(ValueError, match=r"1 of 1 file cannot be used:\n.*not UTF-8.*\n  rename them"):
         Manifest(tmp_path)
     path = write(tmp_path / "m.jsonl", {"id": "a", "path": os.fsdecode(b"\xff.wav")})
     manifest = Manifest(path)

@@ -156,7 +156,7 @@ def test_resume(tmp_path: Path, request: pytest.FixtureRequest, name: str) -> No
     assert outputs(out) != expected
     os.utime(source / "0005.npz", ns=(1, 1))  # the same one with another time
     changed = outputs(out)
-    assert again() == (11, 0, 1)
+    assert again() == (12, 0, 1)
     assert again() == (12, 0, 0)
     assert outputs(out) == changed
     (source / "0007.npz").write_bytes(b"nonsense")  # its output stays
@@ -192,7 +192,7 @@ def test_what_fails_now_keeps_its_output(tmp_path: Path, request: pytest.Fixture
         (source / "0003.npz").write_bytes(bad)
         assert again() == (11, 11, 1, 1)
     (source / "0003.npz").write_bytes(good)  # with another time: its sha256 decides
-    assert again() == (11, 12, 0, 0)
+    assert again() == (12, 12, 0, 0)
     assert again() == (12, 12, 0, 0)
     manifest.write_text(rows + json.dumps({"path": "in/none.npz"}) + "\n")
     assert again() == (12, 12, 1, 0)
@@ -306,7 +306,7 @@ def test_outputs_that_are_gone_or_damaged_are_made_again(tmp_path: Path, decode:
         (out / names[1]).write_bytes(b"damaged")
         os.utime(out / "000000.tar" if settings is shards else out / names[2], ns=(5, 5))  # and this is as it was
         summary = run(source, out, settings, engine=here, resume=True)
-        assert (summary.done, summary.before) == (12, counts[0] - (settings is decode))
+        assert (summary.done, summary.before) == (12, counts[0])
         assert outputs(out) == expected
         assert len(journaled(out)) - before == counts[1] + (settings is decode)
 
@@ -328,6 +328,50 @@ def test_more_items_at_the_end(tmp_path: Path, decode: Settings, shards: Setting
     with pytest.raises(ValueError, match=r"000000.tar holds the item '0000', which does not belong there"):
         run(manifest, tmp_path / "flac", shards, engine=here, resume=True)
     assert run(manifest, tmp_path / "wav", decode, engine=here, resume=True).before == 11
+
+
+def test_a_copied_job_is_verified_and_not_done(tmp_path: Path, decode: Settings, shards: Settings) -> None:
+    """All times are others, and all contents the same."""
+    source = write_items(tmp_path / "in", 12)
+    for settings in (decode, shards):
+        out = tmp_path / settings.format
+        first = run(source, out, settings, engine=here)
+        os.utime(source / "0003.npz", (1, 1))
+        for path in out.iterdir():
+            if path.suffix == ".wav":
+                os.utime(path, (2, 2))
+        before = outputs(out)
+        again = run(source, out, settings, engine=here, resume=True)
+        assert (again.done, again.before, again.hours, again.warned) == (12, 12, 0.0, 0)
+        assert first.hours > 0
+        assert outputs(out) == before
+        (source / "0003.npz").write_bytes((source / ("0004.npz" if settings is decode else "0005.npz")).read_bytes())
+        changed = run(source, out, settings, engine=here, resume=True)
+        assert (changed.done, changed.before) == (12, 11)
+        assert changed.hours > 0
+
+
+def test_items_of_a_shard_that_change_places(tmp_path: Path, shards: Settings) -> None:
+    write_items(tmp_path / "in", 10)
+    manifest = tmp_path / "m.jsonl"
+    names = [f"{n:04d}" for n in range(10)]
+
+    def write(order: list[str]) -> None:
+        manifest.write_text("".join(json.dumps({"path": f"in/{name}.npz"}) + "\n" for name in order))
+
+    write(names)
+    run(manifest, tmp_path / "out", shards, engine=here)
+    second = hashlib.sha256((tmp_path / "out" / "000001.tar").read_bytes()).hexdigest()
+    names[0], names[3] = names[3], names[0]
+    write(names)
+    for _ in range(2):
+        summary = run(manifest, tmp_path / "out", shards, engine=here, resume=True)
+        assert (summary.done, summary.before) == (10, 10)
+        with tarfile.open(tmp_path / "out" / "000000.tar") as tar:
+            assert tar.getnames() == [f"{name}.flac" for name in names[:5]]
+    assert hashlib.sha256((tmp_path / "out" / "000001.tar").read_bytes()).hexdigest() == second
+    run(manifest, tmp_path / "anew", shards, engine=here)
+    assert outputs(tmp_path / "anew") == outputs(tmp_path / "out")
 
 
 def test_an_interrupted_run_tells_what_is_done(tmp_path: Path, decode: Settings, shards: Settings) -> None:

@@ -243,7 +243,9 @@ def test_a_segment_is_as_a_file_of_it(tmp_path: Path, out: Path, long_recording:
         assert (row.offset, row.duration) == (offset, duration)
         assert (out / row.name).read_bytes() == (out / alone.name).read_bytes()
         assert Row.from_json(row.to_json()) == replace(row, path="")
-        assert worker.do(Item(0, name, path, 1, offset=offset, duration=duration, known=row)) == row
+        assert worker.do(Item(0, name, path, 1, offset=offset, duration=duration, known=row)) == replace(
+            row, verified=True
+        )
         for other in ((offset + 0.1, duration), (offset, 0.5)):
             again = worker.do(Item(0, name, path, 1, offset=other[0], duration=other[1], known=row))
             assert again.output != row.output

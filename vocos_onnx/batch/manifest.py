@@ -180,11 +180,11 @@ class Manifest:
             id = _id_of(row, path, self._ids, offset, duration)
             digest = _digest(id)
             if (earlier := self._indices.get(digest)) is not None:
-                found = self[earlier]
+                other = self[earlier]
                 if row.get("id") is None:
                     self._collide = True
-                    self._apart |= found.path.parent != (self._folder / path).parent
-                raise ValueError(self._same_id(id, found))
+                    self._apart |= other.path.parent != (self._folder / path).parent
+                raise ValueError(self._same_id(id, other))
         except ValueError as error:
             self._failures += 1
             if len(self._bad) < _SHOWN:

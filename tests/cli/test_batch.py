@@ -158,7 +158,7 @@ def test_why_items_fail(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     for n, data in enumerate((b"", b"nonsense")):
         Path(f"tokens/{n}.npz").write_bytes(data)
     capsys.readouterr()
-    assert run("batch", "tokens", "other", "--model", MODEL) == 1
+    assert run("batch", "tokens", "other", "--model", MODEL, "--workers", "1") == 1
     assert "2 of 3 items failed, the first is 1: cannot read " in capsys.readouterr().err
     Path("tokens/2.npz").write_bytes(b"nonsense")
     assert run("batch", "tokens", "third", "--model", MODEL) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import stat
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from vocos_onnx.messages import of_files, printable
 from vocos_onnx.once import watched
 
 from .job import Settings
+from .journal import FULL as FULL
 from .journal import FileState, Row
 from .manifest import Item
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from vocos_onnx import Tokens, VocosONNX
     from vocos_onnx.mels import MelsFrom
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # no item's fault: the job stops
 PARTS = ".items"  # the folder in OUT of finished items that are not in a tar file yet
 _OTHER_LENGTH = 0.5  # s by which audio may differ from the duration of its row, which segments do not have to hold
 _LONGEST = 500  # characters of a reason

@@ -33,7 +33,7 @@ from .mels import MelCheck, MelConvention, MelsFrom, convention_of, transposed_h
 from .messages import shown
 from .model.bundled import CODEC, MEL
 from .model.config import EncodecFeatures, ModelConfig
-from .once import first_time
+from .once import first_time, is_watched
 
 Layout = Literal["kbt", "bkt"]
 LAYOUTS = ("kbt", "bkt")
@@ -337,14 +337,15 @@ class MelReader(Reader):
         """How the mels of one call or stream are read.
 
         To look at them takes up to a quarter of the time of a short call: the first 16 are looked at, then fewer and
-        fewer; all if a fault is an error.
+        fewer; all if a fault is an error, or warnings are ``watched``.
         """
         plain = super().mels(convention, check)
         if check is False:
             return plain
         number = next(self._calls)
-        rarely = number > 16 and number & (number - 1)
-        looks = None if rarely and not check else MelCheck(self._mel, one_sequence, convention, strict=bool(check))
+        looks = None
+        if check or is_watched() or number <= 16 or not number & (number - 1):
+            looks = MelCheck(self._mel, one_sequence, convention, strict=bool(check))
         return Mels(convention, looks, square=convention is None)
 
     def _transposed_hint(self, given: npt.NDArray[Any], convention: MelConvention | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 import unicodedata
 from collections.abc import Iterable
@@ -70,6 +71,49 @@ def _escaped(character: str) -> str:
 
 def _cut(text: str, longest: int = _LONGEST) -> str:
     return text if len(text) <= longest else f"{text[: longest // 2]}...{text[-longest // 4 :]}"
+
+
+_BEFORE_SAVED = r"transpose them (\1.T) before they are saved"
+_SYSTEM = "--mels-from (in Python mels_from=)"
+_OF_FILES = [
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r" \(check=False silences this\)", ""),
+        (
+            r"pass mels_from= and the name of their system, or MelConvention\(axes='btc'\); .*",
+            f"transpose them (mels.T) before they are saved, or name their system with {_SYSTEM}",
+        ),
+        (r'\bpass tokens\.T, of a file numpy\.save\("transposed\.npy", tokens\.T\)', "pass tokens.T"),
+        (r"\bpass (mels|features|tokens)(?:\.T|\.transpose\(0, 2, 1\))(?! /)", _BEFORE_SAVED),
+        (r"\ba mels_from with axes='btc'", f"name a system of such axes with {_SYSTEM}"),
+        (r"\bleave mels_from out", f"leave {_SYSTEM} out"),
+        (r"\bwith mels_from=MelConvention\([^()]*\)", "as mels of the system that is named"),
+        (r"\bmels_from=(MelConvention\([^()]*\))", r"vocos_onnx.\1.magnitudes(mels)"),
+        (
+            r'(?:\bpass )?\bmels_from="(\w+)" or "(\w+)"',
+            r'name their system: --mels-from \1 or \2 (in Python mels_from="\1")',
+        ),
+        (r'(?:\bpass )?\bmels_from="(\w+)"', r'name their system: --mels-from \1 (in Python mels_from="\1")'),
+        (r"\bpass (?=(?:tokens|features|mels)\b|np\.|vocos_onnx\.|one frame as |them as \.)", "save "),
+        (r"\bmay be passed as (?=\.)", "may be saved as "),
+        (r"\bcopy-synthesis is vocos\(audio, sample_rate\), .*", "save it as .wav, for copy-synthesis"),
+        (r"\bVocosONNX\('([\w./-]+)'\)", r"\1"),
+    )
+]
+
+
+def of_files(text: str) -> str:
+    """A message on the arrays of a file: what to save, in place of what to pass in Python.
+
+    It is for those who use the command, and those who use Python.
+
+    Example:
+        >>> of_files("they look like (T, C): pass mels.T")
+        'they look like (T, C): transpose them (mels.T) before they are saved'
+    """
+    for pattern, new in _OF_FILES:
+        text = pattern.sub(new, text)
+    return text
 
 
 def in_shell(name: str, ending: str | None = None) -> str:

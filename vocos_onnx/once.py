@@ -1,13 +1,17 @@
-"""Warnings that are given once in a process."""
+"""Warnings that are given once in a process, or for each input that is ``watched``."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _lock = threading.Lock()
 _warned: set[str] = set()
+_watched = False
 
 
 def warn_once(kind: str, text: str) -> None:
@@ -32,3 +36,40 @@ def first_time(kind: str) -> bool:
 def has_warned(kind: str) -> bool:
     """Whether a warning of that kind has been given."""
     return kind in _warned
+
+
+def is_watched() -> bool:
+    """Whether what could be warned of is to be looked for, and not now and then alone."""
+    return _watched
+
+
+@contextmanager
+def watched() -> Iterator[list[str]]:
+    """Inside it, as in a process of its own, the texts of all warnings: Python's, and those of the package's logger.
+
+    Python's are not shown; what is logged goes to other handlers, too. It is for a process that does one thing at a
+    time.
+    """
+    global _warned, _watched
+    texts: list[str] = []
+    handler, log = _Collector(texts), logging.getLogger("vocos_onnx")
+    before = _warned, _watched
+    _warned, _watched = set(), True
+    log.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = lambda message, *where, **more: texts.append(str(message))
+            yield texts
+    finally:
+        log.removeHandler(handler)
+        _warned, _watched = before
+
+
+class _Collector(logging.Handler):
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._texts = texts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._texts.append(record.getMessage())

@@ -211,6 +211,21 @@ def test_warnings_are_told_once(folder: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.endswith("vocos-onnx: 1 of 1 item has a warning: one/journal.jsonl has it\n")
 
 
+def test_what_the_package_logs_is_in_the_journal(folder: Path) -> None:
+    """And not on the streams of the workers."""
+    for n in range(3):
+        np.save(f"mels/{n}.npy", np.load(f"mels/{n}.npy")[:, :8])
+    command = [sys.executable, "-m", "vocos_onnx", "batch", "mels", "out", "--model", str(DATA / "mel.onnx")]
+    done = subprocess.run([*command, "--workers", "2"], capture_output=True, text=True, timeout=60)
+    text = "the mels have as many frames as bands, 8, and are read as (C, T): if they are (T, C), transpose them "
+    assert re.sub(": [012]: ", ": ID: ", done.stderr) == (
+        f"vocos-onnx: warning: ID: {text}(mels.T) before they are saved, or name their system with --mels-from (in "
+        "Python mels_from=)\nvocos-onnx: 3 of 3 items have warnings: out/journal.jsonl has each\n"
+    )
+    rows = [json.loads(line) for line in Path("out/journal.jsonl").read_text().splitlines()[1:]]
+    assert [len(row["warnings"]) for row in rows] == [1, 1, 1]
+
+
 REFUSED = {
     "another job": (["tokens", "other", "--format", "flac"], "another job.*format is 'flac' here and 'wav' there"),
     "no --resume": (["tokens", "other"], "other holds a job of these settings: pass --resume"),

@@ -34,6 +34,7 @@ from .job import Settings
 from .manifest import Item
 
 JOURNAL, ERRORS, LOCK = "journal.jsonl", "errors.jsonl", ".lock"
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # no item's fault: the job stops
 _KEY, _FORMAT = "vocos-onnx batch", 1
 _log = logging.getLogger("vocos_onnx")
 
@@ -173,9 +174,9 @@ class Journal:
         if out.exists() and not out.is_dir():
             raise NotADirectoryError(f"{out} is a file, expected a new folder for the outputs")
         _check_folder(out)
-        out.mkdir(parents=True, exist_ok=True)
         self._errors: IO[bytes] | None = None
-        with contextlib.ExitStack() as stack:
+        with _naming(out), contextlib.ExitStack() as stack:
+            out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_locked(out))
             if self._path.exists() and self._path.stat().st_size:
                 self._check_header(resume)
@@ -329,6 +330,18 @@ def _check_folder(out: Path) -> None:
         held = next((path.name for path in sorted(out.iterdir()) if path.name != LOCK), None)
         if held is not None:
             raise ValueError(f"the folder {out} holds {held}, and no journal of a job: name a new or an empty folder")
+
+
+@contextlib.contextmanager
+def _naming(out: Path) -> Iterator[None]:
+    """Inside it the job is begun: an error of a full disk names the folder, and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        remedy = "name a folder elsewhere" if error.errno == errno.EROFS else "make room, and go on with resume=True"
+        raise OSError(error.errno, f"{error.strerror}: {out}. Nothing was done in this run; {remedy}") from error
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ so that the one that is to blame fails alone.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -58,14 +59,28 @@ def rows(
         items: taken as they are needed, a few ahead.
         workers: processes; by default the CPUs that this process may use.
 
-    When the iterator ends or is closed, no process is left. Raises what ``Worker`` and ``Worker.do`` raise, and
-    RuntimeError if the processes die whatever they do.
+    When the iterator ends or is closed, no process is left. Raises what ``Worker`` and ``Worker.do`` raise,
+    RuntimeError if no process can be started, or if they die whatever they do, and OSError if they need too many open
+    files.
     """
-    pool = _Pool(settings, out, available_cpus() if workers is None else workers)
+    if multiprocessing.current_process().daemon:
+        raise RuntimeError(
+            "run was called in a daemonic process, such as a worker of multiprocessing.Pool, which cannot start "
+            "processes: call it outside of the pool, which needs none (run has workers of its own), or in a process of "
+            "concurrent.futures.ProcessPoolExecutor"
+        )
+    count = available_cpus() if workers is None else workers
     try:
-        yield from pool.rows(items)
-    finally:
-        pool.end()
+        with closing(_Pool(settings, out, count)) as pool:
+            yield from pool.rows(items)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise OSError(
+            error.errno,
+            f"{error.strerror} for {count} worker{'' if count == 1 else 's'}: raise the limit, as with ulimit -n 1024, "
+            "or take fewer of them with --workers (in Python workers=)",
+        ) from error
 
 
 class _Pool:
@@ -76,6 +91,7 @@ class _Pool:
         self._suspects: deque[Item] = deque()  # each was being worked on when a process died
         self._is_broken = False  # a process has died, and nothing can be submitted any more
         self._deaths = 0  # since the last item that was done
+        self._has_begun = False  # any process
 
     def rows(self, items: Iterable[Item]) -> Iterator[Row | Replaced]:
         source = iter(items)
@@ -113,7 +129,7 @@ class _Pool:
                 if alone:
                     yield self._failed(*lost)
 
-    def end(self) -> None:
+    def close(self) -> None:
         self._processes.end(at_once=bool(self._running))
 
     def _submit(self, item: Item) -> None:
@@ -126,8 +142,15 @@ class _Pool:
     def _replaced(self, again: int) -> Replaced:
         """Replace all processes, of which some have ended; so many items are tried again."""
         self._running.clear()
+        self._has_begun |= self._processes.has_begun()
         self._processes.end(at_once=True)
         ended = self._processes.ended()
+        if not self._has_begun and ended and min(ended) > 0:
+            raise RuntimeError(
+                f"the workers end while they start (exit code {ended[0]}): a script that calls run needs "
+                "if __name__ == '__main__': before that, as each worker imports the script; if it has that, what they "
+                "have printed says why"
+            )
         self._processes, self._is_broken = _Processes(*self._job, self._count), False
         which = "a worker" if len(ended) < 2 else f"{len(ended)} workers"
         how = sorted({f"killed by signal {-code}" if code < 0 else f"exit code {code}" for code in ended})
@@ -141,7 +164,7 @@ class _Pool:
         if self._deaths == _MOST_DEATHS:
             raise RuntimeError(
                 f"the processes end at once: {_MOST_DEATHS} items in a row have ended theirs twice. There may be too "
-                "little memory for so many workers; a script that calls run needs if __name__ == '__main__': before it"
+                "little memory for so many workers"
             )
         return Row.failed(item, "its process ended twice without a word: killed, out of memory, or crashed")
 
@@ -166,15 +189,17 @@ def _start_tracker() -> None:
 class _Processes:
     """An executor whose processes end when they are told to, and with this process, however that ends.
 
-    They hold one end of a pipe, and this process the other, which the system closes with it.
+    They hold one end of a pipe, and this process the other, which the system closes with it. Through a second one each
+    says that it has begun.
     """
 
     def __init__(self, settings: Settings, out: Path, count: int):
         _start_tracker()
         context = multiprocessing.get_context("spawn")
         theirs, self._ours = context.Pipe(duplex=False)
-        self._theirs = theirs
-        self._executor = ProcessPoolExecutor(count, context, _begin, (settings, out, theirs))
+        self._begun, begun = context.Pipe(duplex=False)
+        self._theirs = theirs, begun
+        self._executor = ProcessPoolExecutor(count, context, _begin, (settings, out, theirs, begun))
         self._count = count
         self._started: set[BaseProcess] = set()
 
@@ -188,16 +213,25 @@ class _Processes:
         return future
 
     def ended(self) -> list[int]:
-        """The exit codes of those that have ended, and were not told to."""
+        """The exit codes of those that have ended of themselves; if there are none, that of one that was told to.
+
+        When one ends, the executor tells the others to: if all were told to, somebody else has told the first one.
+        """
         codes = [process.exitcode for process in self._started]
-        return [code for code in codes if code is not None and code not in (0, -signal.SIGTERM, _TOLD)]
+        told = (-signal.SIGTERM, _TOLD)
+        ended = [code for code in codes if code is not None and code not in (0, *told)]
+        return ended or [-signal.SIGTERM for code in codes if code in told][:1]
+
+    def has_begun(self) -> bool:
+        """Whether any of them has come so far that it can take items."""
+        return self._begun.poll()
 
     def end(self, *, at_once: bool) -> None:
         if at_once:
             self._ours.close()
         self._executor.shutdown(wait=True, cancel_futures=True)
-        self._ours.close()
-        self._theirs.close()
+        for end in (self._ours, self._begun, *self._theirs):
+            end.close()
 
 
 @contextmanager
@@ -219,7 +253,7 @@ _job: tuple[Settings, Path]
 _worker: Worker | None = None
 
 
-def _begin(settings: Settings, out: Path, leash: Connection) -> None:
+def _begin(settings: Settings, out: Path, leash: Connection, begun: Connection) -> None:
     """Ctrl-C goes to the whole group of processes: the one that started these decides."""
     global _job
     _job = (settings, out)
@@ -228,6 +262,8 @@ def _begin(settings: Settings, out: Path, leash: Connection) -> None:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     threading.Thread(target=_end_with, args=(leash,), daemon=True).start()
+    with suppress(OSError):  # the process that started this one has ended, and this one does
+        begun.send_bytes(b"1")
 
 
 def _do(item: Item) -> Row:

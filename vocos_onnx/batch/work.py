@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import stat
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vocos_onnx.arrays import Float
-from vocos_onnx.messages import printable
+from vocos_onnx.messages import of_files, printable
+from vocos_onnx.once import watched
 
 from .job import Settings
+from .journal import FULL as FULL
 from .journal import FileState, Row
 from .manifest import Item
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from vocos_onnx import Tokens, VocosONNX
     from vocos_onnx.mels import MelsFrom
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # no item's fault: the job stops
 PARTS = ".items"  # the folder in OUT of finished items that are not in a tar file yet
 _OTHER_LENGTH = 0.5  # s by which audio may differ from the duration of its row, which segments do not have to hold
 _LONGEST = 500  # characters of a reason
@@ -70,15 +70,14 @@ class Worker:
         with suppress(OSError):
             if item.path.samefile(target):
                 return Row.failed(item, f"its output, {target}, would be written over it")
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with watched() as said:
             try:
                 row = self._done(item, target)
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in FULL:
                     raise
                 return Row.failed(item, reason(error))
-        return replace(row, warnings=row.warnings or tuple(_text(str(w.message)) for w in caught))
+        return replace(row, warnings=row.warnings or tuple(map(_text, said)))
 
     def _done(self, item: Item, target: Path) -> Row:
         found = item.path.stat()
@@ -250,4 +249,4 @@ def reason(error: BaseException) -> str:
 
 
 def _text(text: Any) -> str:
-    return printable(" ".join(str(text).split()))[:_LONGEST]
+    return printable(of_files(" ".join(str(text).split())))[:_LONGEST]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TextIO
 
 from vocos_onnx.io.files import is_stdout
-from vocos_onnx.messages import SeveralLines, printable
+from vocos_onnx.messages import SeveralLines, of_files, printable
 
 from .progress import wipe
 
@@ -84,13 +84,13 @@ def complain(error: Exception) -> None:
 
 
 def with_options(text: str) -> str:
-    """A message with options in place of Python's arguments."""
+    """A message with options in place of Python's arguments, and of arrays what to save in place of what to pass."""
     text = text.replace("go on with resume=True", "go on with the same command and --resume")
     text = text.replace("resume=True", "--resume").replace('ids="path"', "--ids path")
     text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout|model|provider)=(?=(['\w]?))", _option, text)
     text = re.sub(r"^(workers|gpus|format|model|encoder|key)(?= is )|\b(shard_size|mels_from)(?= is )", _option, text)
     text = re.sub(r", or overwrite=True|, or None for [^:;]+", "", text)
-    return re.sub(r"\bVocosONNX\('([\w.-]+)'\)", r"--model \1", text)
+    return of_files(re.sub(r"\bVocosONNX\('([\w.-]+)'\)", r"--model \1", text))
 
 
 def _option(argument: re.Match[str]) -> str:
@@ -113,12 +113,12 @@ def warnings_as_lines() -> Iterator[None]:
 
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
-    warn(" ".join(str(message).split()))
+    warn(with_options(" ".join(str(message).split())))
 
 
 class _LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        warn(record.getMessage())
+        warn(with_options(record.getMessage()))
 
 
 # Bytes

@@ -488,6 +488,50 @@ def test_a_real_disk_that_fills(tmp_path: Path, small_disk: Path, decode: Settin
     assert not list((small_disk / "out").glob(".vocos-*"))
 
 
+def test_a_disk_that_is_full_from_the_start(tmp_path: Path, small_disk: Path, decode: Settings) -> None:
+    """The folder is named, and what to do."""
+    source = write_items(tmp_path / "in", 3)
+    with pytest.raises(OSError, match="No space left"), (small_disk / "full").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device: ") as caught:
+        run(source, small_disk / "out", decode, workers=1)
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.strerror == (
+        f"No space left on device: {small_disk / 'out'}. Nothing was done in this run; make room, and go on with "
+        "resume=True"
+    )
+    (small_disk / "full").unlink()
+    assert run(source, small_disk / "out", decode, workers=1, resume=True).done == 3
+
+
+def of_script(script: Path, code: str) -> subprocess.CompletedProcess[str]:
+    script.write_text(code)
+    return subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no limit on the number of files")
+def test_too_few_open_files(tmp_path: Path) -> None:
+    source, out = write_items(tmp_path / "in", 3), tmp_path / "out"
+    code = f"""
+import resource
+from vocos_onnx.batch import Settings, run
+if __name__ == "__main__":
+    settings = Settings.of("decode", model={str(MODEL)!r})
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MOST, MOST))
+    try:
+        run({str(source)!r}, {str(out)!r}, settings, workers=2, resume=True)
+    except OSError as error:
+        print(error.strerror)
+"""
+    for limit in (10, 16, 20):
+        done = of_script(tmp_path / "script.py", code.replace("MOST", str(limit)))
+        assert done.stdout == (
+            "Too many open files for 2 workers: raise the limit, as with ulimit -n 1024, or take fewer of them with "
+            "--workers (in Python workers=)\n"
+        ), done
+
+
 # -- processes that die --
 
 
@@ -661,24 +705,99 @@ if __name__ == "__main__":
     assert run(source, tmp_path / "out", decode, workers=1, resume=True).done == 30
 
 
-def test_processes_that_always_die_end_the_job(tmp_path: Path) -> None:
+def test_items_that_all_kill_their_processes_end_the_job(tmp_path: Path) -> None:
     source = write_items(tmp_path / "in", 30)
-    script = tmp_path / "script.py"
-    script.write_text(f"""
+    done = of_script(
+        tmp_path / "script.py",
+        f"""
 import os
-if __name__ == "__mp_main__":
-    os._exit(3)
-from vocos_onnx.batch import Settings, run
+from vocos_onnx.batch import Settings, local, run, work
+
+class Deadly(work.Worker):
+    def do(self, item):
+        os._exit(3)
+
+local.Worker = Deadly  # in the workers too, which import this file
+
 if __name__ == "__main__":
     try:
         run({str(source)!r}, {str(tmp_path / "out")!r}, Settings.of("decode", model={str(MODEL)!r}), workers=2)
     except RuntimeError as error:
         print(error)
-""")
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100)
+""",
+    )
     assert "5 items in a row have ended theirs twice" in done.stdout, done
     assert len(re.findall(r"^a worker ended without a word|^2 workers ended", done.stderr, re.M)) == 6, done.stderr
     assert outputs(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_script_without_a_guard(tmp_path: Path, workers: int) -> None:
+    """It is told at once, and no item is blamed."""
+    source, out = write_items(tmp_path / "in", 3), tmp_path / "out"
+    done = of_script(
+        tmp_path / "script.py",
+        f"""
+from vocos_onnx.batch import Settings, run
+run({str(source)!r}, {str(out)!r}, Settings.of("decode", model={str(MODEL)!r}), workers={workers})
+print("it has come to its end")
+""",
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == (
+        "RuntimeError: the workers end while they start (exit code 1): a script that calls run needs "
+        "if __name__ == '__main__': before that, as each worker imports the script; if it has that, what they have "
+        "printed says why"
+    )
+    assert not (out / "errors.jsonl").exists()
+    assert journaled(out) == []
+
+
+def test_a_daemonic_process(tmp_path: Path) -> None:
+    """As a worker of multiprocessing.Pool, which cannot start processes; one of concurrent.futures can."""
+    source = write_items(tmp_path / "in", 3)
+    done = of_script(
+        tmp_path / "script.py",
+        f"""
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from vocos_onnx.batch import Settings, run
+
+def job(out):
+    return run({str(source)!r}, out, Settings.of("decode", model={str(MODEL)!r}), workers=1).done
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        try:
+            pool.map(job, [{str(tmp_path / "a")!r}])
+        except RuntimeError as error:
+            print(error)
+    with ProcessPoolExecutor(1, context) as pool:
+        print(*pool.map(job, [{str(tmp_path / "b")!r}]))
+""",
+    )
+    assert done.stdout == (
+        "run was called in a daemonic process, such as a worker of multiprocessing.Pool, which cannot start processes: "
+        "call it outside of the pool, which needs none (run has workers of its own), or in a process of "
+        "concurrent.futures.ProcessPoolExecutor\n3\n"
+    ), done
+
+
+@needs_proc
+def test_a_worker_that_is_told_to_end(tmp_path: Path) -> None:
+    """By somebody else, with SIGTERM: it is said by what signal."""
+    source, out = write_items(tmp_path / "in", 150, 400), tmp_path / "out"
+    process = start(source, out, "--workers", "2")
+    until(lambda: lines(out) > 10)
+    os.kill(children(process.pid)[0], signal.SIGTERM)
+    told = process.communicate(timeout=100)[1]
+    assert process.returncode == 0, told
+    assert re.search(
+        r"^vocos-onnx: warning: a worker ended without a word \(killed by signal 15\): the ", told, re.M
+    ), told
+    assert len(journaled(out)) == 150
 
 
 def test_a_model_that_is_gone_ends_the_job(tmp_path: Path) -> None:

@@ -313,6 +313,47 @@ def test_warnings_are_in_the_row(tmp_path: Path, out: Path) -> None:
     assert "3.0 times full scale" in worker.do(item(tmp_path / "loud.wav")).warnings[0]
 
 
+def test_what_is_warned_of_once_in_a_process_is_in_each_row(
+    tmp_path: Path, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the package logs, too; and of mels, of which it looks at the first calls and then at fewer and fewer."""
+    mels = np.random.default_rng(0).normal(-60, 10, (8, 60)).astype(np.float32)  # decibels
+    np.save(tmp_path / "decibels.npy", mels)
+    np.save(tmp_path / "square.npy", mels[:, :8] / 10)
+    worker = Worker(Settings.of("decode", model=MEL), out)
+    for _ in range(20):
+        (scale,) = worker.do(item(tmp_path / "decibels.npy")).warnings
+        (axes,) = worker.do(item(tmp_path / "square.npy")).warnings
+    assert scale.endswith("these look like decibels: save vocos_onnx.MelConvention(log='db').magnitudes(mels)")
+    assert axes.endswith(
+        "are read as (C, T): if they are (T, C), transpose them (mels.T) before they are saved, or name their system "
+        "with --mels-from (in Python mels_from=)"
+    )
+    caplog.clear()
+    with pytest.warns(UserWarning, match="check=False silences this"):  # outside of it once, as before
+        VocosONNX(MEL).decode(mels)
+    VocosONNX(MEL).decode(mels[:, :8] / 10)
+    VocosONNX(MEL).decode(mels[:, :8] / 10)
+    assert len(caplog.messages) == 1
+
+
+def test_reasons_are_for_files(tmp_path: Path, out: Path) -> None:
+    """They name no arguments of Python alone: those who use the command read them, too."""
+    np.save(tmp_path / "frames.npy", np.zeros((20, 8), np.float32))
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    transposed = (
+        "they look like (T, C): transpose them (mels.T) before they are saved, or name their system: --mels-from"
+    )
+    assert transposed in fails(tmp_path / "frames.npy", out, model=MEL)
+    assert fails(tmp_path / "frames.npy", out, model=MEL).endswith('--mels-from mlx (in Python mels_from="mlx")')
+    np.save(tmp_path / "bands.npy", np.zeros((8, 20), np.float32))
+    assert fails(tmp_path / "bands.npy", out, model=MEL, mels_from="mlx").endswith(
+        "as mels of the system that is named; they look like (C, T): transpose them (mels.T) before they are saved, or "
+        "leave --mels-from (in Python mels_from=) out"
+    )
+    assert 'of mels numpy.save("mels.npy", numpy.array(mels' in fails(tmp_path / "objects.npy", out, model=MEL)
+
+
 def test_settings_go_to_other_processes() -> None:
     for settings in (Settings.of("decode", model=MODEL), Settings.of("resynth", **PAIR), Settings.of("decode")):
         assert pickle.loads(pickle.dumps(settings)) == settings

@@ -96,6 +96,11 @@ _OF_FILES = [
         (r'(?:\bpass )?\bmels_from="(\w+)"', r'name their system: --mels-from \1 (in Python mels_from="\1")'),
         (r"\bpass (?=(?:tokens|features|mels)\b|np\.|vocos_onnx\.|one frame as |them as \.)", "save "),
         (r"\bmay be passed as (?=\.)", "may be saved as "),
+        (
+            r"(to decode the first ones of them), or bandwidth_id .* of 0 to \d+",
+            r"\1, or take the bandwidth of as many",
+        ),
+        (r"; pass bandwidth_id \d+, or another of 0 to \d+", ""),
         (r"\bcopy-synthesis is vocos\(audio, sample_rate\), .*", "save it as .wav, for copy-synthesis"),
         (r"\bVocosONNX\('([\w./-]+)'\)", r"\1"),
     )

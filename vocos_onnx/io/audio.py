@@ -139,11 +139,12 @@ def load_blocks(
     """What ``load_audio`` gives, some seconds at a time (samples,), so that memory does not grow.
 
     With ``offset`` and ``duration``, in seconds, it is a segment of the file: the samples from round(offset · rate) on,
-    round(duration · rate) of them, with the rate of the file, and they are resampled as a file of these alone would be.
-    What is before them is not decoded, but of mp3 and other formats in which no sample can be found exactly, and of
-    Vorbis 30 s; what is behind them is not looked at. Opus is decoded from 80 ms before them on, as its specification
-    has it, and may differ by 0.001 from what is decoded from the beginning of the file. The segment may end up to 0.5 s
-    behind the file. A duration that is up to 10 ms shorter than the file, without an offset, is that of the whole file.
+    round(duration · rate) of them and at least one, with the rate of the file, and they are resampled as a file of
+    these alone would be. What is before them is not decoded, but of mp3 and other formats in which no sample can be
+    found exactly, and of Vorbis 30 s; what is behind them is not looked at. Opus is decoded from 80 ms before them on,
+    as its specification has it, and may differ by 0.001 from what is decoded from the beginning of the file. The
+    segment may end up to 0.5 s behind the file. A duration that is up to 10 ms shorter than the file, without an
+    offset, is that of the whole file.
 
     Raises as ``load_audio`` does, which may be after some blocks: that a file is cut off may show only at its end.
     ValueError, too, if the offset or the duration is none, or the segment begins at the end of the file or behind it,

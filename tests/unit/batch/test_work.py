@@ -273,6 +273,9 @@ def test_segments_that_there_are_not(out: Path, long_recording: tuple[Path, Any]
         assert row.to_json().get("offset", 0) == offset
         return row.error or ""
 
+    shortest = worker.do(Item(0, "shortest", path, 1, offset=1, duration=1e-6))  # half a sample is rounded to one
+    assert (shortest.error, shortest.seconds) == (None, 1 / 24_000)
+    (out / shortest.name).unlink()
     assert error(5.5, None).endswith("its segment begins at 5.5 s, and the file ends at 5.005708333 s")
     assert error(6, 0.1).endswith("its segment begins at 6 s, and the file ends at 5.005708333 s")
     assert error(4, 2).endswith("its segment ends at 6 s, and the file ends at 5.005708333 s")
@@ -351,6 +354,12 @@ def test_reasons_are_for_files(tmp_path: Path, out: Path) -> None:
         "as mels of the system that is named; they look like (C, T): transpose them (mels.T) before they are saved, or "
         "leave --mels-from (in Python mels_from=) out"
     )
+    np.save(tmp_path / "three.npy", np.zeros((3, 20), int))
+    assert fails(tmp_path / "three.npy", out).endswith(
+        "they have 2, 4, 8, 16; save tokens[:2] to decode the first ones of them, or take the bandwidth of as many"
+    )
+    np.save(tmp_path / "one.npy", np.zeros((1, 20), int))
+    assert fails(tmp_path / "one.npy", out).endswith("no bandwidth has as many: they have 2, 4, 8, 16")
     assert 'of mels numpy.save("mels.npy", numpy.array(mels' in fails(tmp_path / "objects.npy", out, model=MEL)
 
 

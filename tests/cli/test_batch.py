@@ -352,6 +352,8 @@ def test_the_page_of_corpora(tmp_path: Path) -> None:
     assert load_tokens(tmp_path / "tokens" / "a17.npz").codes.shape[0] == 4
     shown = [json.loads(line) for block in re.findall(r"```json\n(.*?)```", text, re.S) for line in block.splitlines()]
     row = json.loads((tmp_path / "audio" / "journal.jsonl").read_text().splitlines()[1])
-    assert [list(each) for each in (shown[-1], shown[-1]["input"], shown[-1]["output"])] == [
+    tar = json.loads((tmp_path / "shards" / "journal.jsonl").read_text().splitlines()[-1])
+    assert [list(each) for each in (shown[-2], shown[-2]["input"], shown[-2]["output"])] == [
         list(each) for each in (row, row["input"], row["output"])
     ]
+    assert [list(each) for each in (shown[-1], shown[-1]["output"])] == [list(each) for each in (tar, tar["output"])]

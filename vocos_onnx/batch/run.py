@@ -18,10 +18,10 @@ from vocos_onnx.io.files import remove_leftovers
 from vocos_onnx.messages import shown
 
 from .job import Settings
-from .journal import ERRORS, Journal, Row, Shard
+from .journal import ERRORS, FULL, Journal, Row, Shard
 from .manifest import Item, Manifest
 from .shards import Member, Shards
-from .work import FULL, items_folder
+from .work import items_folder
 
 if TYPE_CHECKING:
     from .local import Replaced

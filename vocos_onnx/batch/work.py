@@ -17,8 +17,7 @@ from vocos_onnx.messages import of_files, printable
 from vocos_onnx.once import watched
 
 from .job import Settings
-from .journal import FULL as FULL
-from .journal import FileState, Row
+from .journal import FULL, FileState, Row
 from .manifest import Item
 
 if TYPE_CHECKING:

@@ -108,7 +108,8 @@ class _Pool:
                 return
             lost = []
             problem: Exception | None = None
-            for future in wait(self._running, return_when=FIRST_COMPLETED).done:
+            done = wait(self._running, return_when=FIRST_COMPLETED).done
+            for future in [future for future in self._running if future in done]:  # in the order of the items
                 item = self._running.pop(future)
                 try:
                     row = future.result()

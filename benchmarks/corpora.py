@@ -2,7 +2,7 @@
 
     python benchmarks/corpora.py throughput --items 2000    # one worker against all cores, in turns
     python benchmarks/corpora.py kills --items 10000        # kill -9 of the parent or a worker, three times at random
-    python benchmarks/corpora.py ray --items 8000 --rounds 1   # Ray, started on this machine, against the local engine
+    python benchmarks/corpora.py ray --items 64000 --rounds 1 --local 0.25   # Ray, started here, and the local engine
     python benchmarks/corpora.py memory --items 1000000     # of the parent, with a manifest of so many rows
 
 Items are 1 to 5 s of random tokens of the bundled codec at 3 kbps, decoded to WAV; OMP_NUM_THREADS and the like do not
@@ -74,9 +74,16 @@ def throughput(folder: Path, items: int, rounds: int) -> None:
     print(f"{cores} workers against 1: {statistics.median(ratios):.2f} (of {', '.join(f'{r:.2f}' for r in ratios)})")
 
 
-def ray(folder: Path, items: int, rounds: int) -> None:
-    """Both engines in turns, on all cores, from the first row on; what comes before it is the start."""
+def ray(folder: Path, items: int, rounds: int, local: float) -> None:
+    """Both engines in turns, on all cores, from the first row on; what comes before it is the start.
+
+    local: the share of the items that the local engine does.
+    """
     write_items(folder / "in", items)
+    manifests = {"local": folder / "local.jsonl", "ray": folder / "ray.jsonl"}
+    for engine, count in (("local", round(local * items)), ("ray", items)):
+        rows = (json.dumps({"path": f"in/{n:06d}.npz"}) + "\n" for n in range(count))
+        manifests[engine].write_text("".join(rows))
     ratios = []
     for index in range(rounds):
         speeds = {}
@@ -86,7 +93,7 @@ def ray(folder: Path, items: int, rounds: int) -> None:
             def note(summary: Summary, marks: list[tuple[float, float]] = marks) -> None:
                 marks.append((time.monotonic(), 3600 * summary.hours))
 
-            run(folder / "in", folder / "out", Settings.of("decode"), engine=engine, progress=note)
+            run(manifests[engine], folder / "out", Settings.of("decode"), engine=engine, progress=note)
             ended = time.monotonic()
             (begun, _), (first, some), *_, (last, audio) = marks
             speeds[engine] = (audio - some) / (last - first)
@@ -187,6 +194,7 @@ def main() -> None:
     parser.add_argument("what", choices=("throughput", "ray", "kills", "memory"))
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3, help="of throughput and ray")
+    parser.add_argument("--local", type=float, default=1.0, help="of ray: the share of the items for the local engine")
     parser.add_argument("--seed", type=int, default=0, help="of kills")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -194,7 +202,7 @@ def main() -> None:
         if args.what == "throughput":
             throughput(folder, args.items, args.rounds)
         elif args.what == "ray":
-            ray(folder, args.items, args.rounds)
+            ray(folder, args.items, args.rounds, args.local)
         elif args.what == "kills":
             kills(folder, args.items, args.seed)
         else:

@@ -186,6 +186,7 @@ class Journal:
                 self._write(self._file, {**header, "names": settings.names(), "sha256": settings.sha256})
                 (out / ERRORS).unlink(missing_ok=True)
             self._earlier_errors = _whole_lines(out / ERRORS)  # bytes: of items that are tried again
+            self._reader = stack.enter_context(self._path.open("rb"))  # of single rows
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Journal:
@@ -229,9 +230,8 @@ class Journal:
 
     def row_at(self, place: int) -> Row:
         """The row at a place that ``records`` gave."""
-        with self._path.open("rb") as file:
-            file.seek(place)
-            row = _record(file.readline())
+        self._reader.seek(place)
+        row = _record(self._reader.readline())
         assert isinstance(row, Row)
         return row
 

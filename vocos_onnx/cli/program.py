@@ -24,6 +24,7 @@ from . import (
     quantize,
     report,
     resynth,
+    serve,
     stream,
     train,
 )
@@ -36,6 +37,7 @@ COMMANDS = (
     resynth,
     batch,
     stream,
+    serve,
     info,
     models_command,
     demo,

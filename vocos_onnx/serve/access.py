@@ -46,7 +46,7 @@ class Access:
         if not self._origins:
             return app
         return CORSMiddleware(
-            app,  # type: ignore[arg-type]
+            app,
             allow_origins=sorted(self._origins),
             allow_methods=("GET", "POST"),
             allow_headers=("Authorization", "Content-Type"),
@@ -60,7 +60,7 @@ class Access:
         scheme, _, place = origin.partition("://")
         port = {"http": ":80", "https": ":443"}.get(scheme, "")
         host = hosts[0].lower() if len(hosts) == 1 else ""
-        is_own = bool(place) and place in (host, host.removesuffix(port) if port else host)
+        is_own = bool(port and place) and place.removesuffix(port) == host.removesuffix(port)
         return is_own or "*" in self._origins or origin in self._origins
 
     def _is_open(self, scope: Scope) -> bool:

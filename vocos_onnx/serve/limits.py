@@ -362,11 +362,12 @@ class Limits:
             await _deny(scope, send, 431, f"the headers may have {HEADERS} bytes")
             return
         self.open_sockets += 1
+        transport = getattr(getattr(send, "__self__", None), "transport", None)
         try:
             await self.app(scope, receive, send)
-        except OSError:  # the client is gone: uvicorn's ClientDisconnected, too
-            pass
         except Exception as error:
+            if transport is not None and transport.is_closing():  # the client is gone, which uvicorn raises
+                return
             _log_failure(error)
             with contextlib.suppress(Exception):
                 await send({"type": "websocket.close", "code": 1011})

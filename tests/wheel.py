@@ -23,6 +23,7 @@ configs = ("vocos_onnx_train/configs/vocos-mel-24khz.yaml", "vocos_onnx_train/co
 for name in (
     "vocos_onnx/py.typed",
     "vocos_onnx/evaluate/report.html.j2",
+    "vocos_onnx/serve/service.py",
     *configs,
     *(f"vocos_onnx/models/{file}" for file in bundled),
     *(f"vocos_onnx/models/skeletons/{name}.tar.xz" for name in skeletons),

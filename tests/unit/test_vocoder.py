@@ -26,8 +26,8 @@ def test_public_names() -> None:
     public = {n for n in dir(VocosONNX) if not n.startswith("_")}
     assert public == {
         "adecode", "adecode_stream", "aresynth", "bandwidths", "codes_to_features", "config", "decode",
-        "decode_stream", "delay", "features", "features_stream", "from_pretrained", "hop_length", "num_codebooks", "providers", "resynth_stream",
-        "sample_rate", "stream", "stream_pool",
+        "decode_stream", "delay", "features", "features_stream", "from_pretrained", "hop_length", "num_codebooks",
+        "providers", "resynth_stream", "sample_rate", "stream", "stream_pool",
     }  # fmt: skip
     public = {n for n in dir(vocos_onnx.EncodecONNX) if not n.startswith("_")}
     assert public == {

@@ -276,9 +276,7 @@ class _Connection:
             await self._send({"type": "websocket.send", "bytes": rest})
             await self._say({"type": "end", "frames": frames, "samples": samples})
         else:
-            raise _Closed(
-                WRONG_KIND, f'type is {shown(kind)}, expected "start" or "flush"; chunks are binary messages'
-            )
+            raise _Closed(WRONG_KIND, f'type is {shown(kind)}, expected "start" or "flush"; chunks are binary messages')
 
     async def _started(self, start: Mapping[str, Any]) -> _Open:
         unknown = next((key for key in start if key not in _KEYS), None)

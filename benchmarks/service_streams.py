@@ -3,8 +3,8 @@
     python benchmarks/service_streams.py [--streams 100] [--minutes 5] [--model M] [--threads 1] [--chunk 8]
 
 Each stream sends a chunk of frames when a microphone or a language model would have them, whether or not the last one
-has been answered, and begins a new sequence every half a minute or so. The clients are one process, beside the server on
-the same machine. Times are counted from when a chunk was due. Prints the share of chunks that were answered within 100 ms,
+has been answered, and begins a new sequence every half a minute or so. The clients are one process, beside the server
+on the same machine. Times are counted from when a chunk was due. Prints the share of chunks answered within 100 ms,
 percentiles, the first audio of sequences, and what both processes took. Exits with 1 if an answer is missing or wrong,
 or the server's memory grows after the first third.
 """
@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import base64
 import json
+import math
 import os
 import random
 import re
@@ -38,8 +39,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 class Listener(asyncio.Protocol):
     """One client, with as little work as possible: what it computes the server cannot.
 
-    latencies: seconds from when a chunk was due to its answer. firsts: of the chunks that completed the frames which the
-    first audio of a sequence needs. audio: of the first sequence, where ``keeps``.
+    latencies: seconds from when a chunk was due to its answer. firsts: of the chunks that completed the frames which
+    the first audio of a sequence needs. audio: of the first sequence, where ``keeps``.
     """
 
     def __init__(self, start: bytes, chunks: list[bytes], interval: float, until: float, seed: int, keeps: bool):
@@ -120,10 +121,11 @@ class Listener(asyncio.Protocol):
     def _push(self, due: float) -> None:
         if self.done.done():
             return
-        self._due.append(due)
         if not self._left or time.monotonic() >= self._until:
+            self._due.append(math.nan)  # the end is not a chunk: no time is taken
             self._transport.write(FLUSH)
             return
+        self._due.append(due)
         self._left -= 1
         which = self._random.randrange(len(self._chunks))
         if self.audio is not None and not self.sequences:
@@ -134,11 +136,11 @@ class Listener(asyncio.Protocol):
 
     def _answered(self, audio: bytes) -> None:
         took = self._loop.time() - self._due.popleft()
-        if self._due or self._left:  # and not the flush, which has several chunks' worth of work
+        if not math.isnan(took):
             self.latencies.append(took)
-        if audio and not self._has_audio:
-            self._has_audio = True
-            self.firsts.append(took)
+            if audio and not self._has_audio:
+                self._has_audio = True
+                self.firsts.append(took)
         self._bytes += len(audio)
         if self.audio is not None and not self.sequences:
             self.audio.append(audio)

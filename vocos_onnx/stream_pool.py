@@ -367,8 +367,9 @@ class _Calls:
     def _lead(self, leader: _Step, call: _Call) -> None:
         """One call, on a worker, for the step of a coroutine and others."""
         try:
-            self._wait_for_others(leader, call)
-            self._make(leader, call)
+            if not leader.is_over:
+                self._wait_for_others(leader, call)
+                self._make(leader, call)
         except Exception as error:
             with self._lock:
                 _fail(leader, error)

@@ -76,7 +76,7 @@ def _etag(content: bytes) -> str:
 
 
 def _unless_known(request: Request, content: bytes, etag: str, kind: str, headers: dict[str, str]) -> Response:
-    """The content, or 304 where the client has it: it keeps what it got, and asks each time whether that is the same."""
+    """The content, or 304 where the client has it: it keeps what it got, and asks each time whether it changed."""
     headers = {**headers, "ETag": etag, "Cache-Control": "no-cache"}
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("If-None-Match", "").split(",")}
     if known & {etag, "*"}:

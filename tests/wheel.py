@@ -25,6 +25,7 @@ for name in (
     "vocos_onnx/py.typed",
     "vocos_onnx/evaluate/report.html.j2",
     *(f"vocos_onnx/serve/page/{file}" for file in ("index.html", "style.css", "app.js", "icon.svg")),
+    "vocos_onnx/serve/service.py",
     *configs,
     *(f"vocos_onnx/models/{file}" for file in bundled),
     *(f"vocos_onnx/models/skeletons/{name}.tar.xz" for name in skeletons),

@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from vocos_onnx.bandwidths import bandwidth_index
+from vocos_onnx.encoder import EncodecONNX
 from vocos_onnx.messages import shown
+from vocos_onnx.model.bundled import BUNDLED_CODEC
 from vocos_onnx.stream_pool import StreamPool
 from vocos_onnx.vocoder import VocosONNX
 
@@ -17,7 +18,7 @@ from .settings import Settings, Source
 
 _FACTS = (
     *("kind", "sample_rate", "hop_length", "bandwidths", "codebooks", "channels", "codec", "codebooks_sha256"),
-    *("streamable", "delay_frames", "precision", "providers"),
+    *("encodes", "streamable", "delay_frames", "precision", "providers"),
 )
 _log = logging.getLogger("vocos_onnx.serve")
 
@@ -36,10 +37,11 @@ class Model:
     Attributes:
         name: as clients ask for it.
         vocos: the model itself.
+        encoder: what makes its tokens of audio; None for a model of mels, and for a codec whose encoder is not given.
     """
 
-    def __init__(self, name: str, vocos: VocosONNX, max_streams: int) -> None:
-        self.name, self.vocos = name, vocos
+    def __init__(self, name: str, vocos: VocosONNX, encoder: EncodecONNX | None, max_streams: int) -> None:
+        self.name, self.vocos, self.encoder = name, vocos, encoder
         self._max_streams, self._lock = max(1, max_streams), threading.Lock()
         self._pool: StreamPool | None = None
 
@@ -60,11 +62,6 @@ class Model:
         """Whether it decodes tokens, and not mels."""
         return self.vocos.config.encodec is not None
 
-    def bandwidth_id(self, bandwidth: float) -> int | None:
-        """The id of a bandwidth in kbps, None if the network takes none. Raises ValueError if the model has it not."""
-        index = bandwidth_index(bandwidth, self.vocos.bandwidths)
-        return index if self.vocos.config.num_bandwidth_ids else None
-
     def describe(self) -> dict[str, Any]:
         """What /v1/models says of it."""
         config = self.vocos.config
@@ -78,6 +75,7 @@ class Model:
             "channels": config.feature_channels if codec is None else None,
             "codec": None if codec is None else codec.codec,
             "codebooks_sha256": None if codec is None else codec.codebooks_sha256,
+            "encodes": self.encoder is not None,
             "streamable": self.vocos.network.is_streamable,
             "delay_frames": self.vocos.delay,
             "precision": config.precision,
@@ -135,15 +133,14 @@ class Models:
             self._loading[name].add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             return await asyncio.shield(self._loading[name])
-        except Exception:
-            raise NotLoadedError(f"the model {name} cannot be loaded: the log of the service has the reason") from None
+        except Exception as error:
+            raise NotLoadedError(f"the model {name} cannot be loaded: the log of the service has the reason") from error
 
     async def _load(self, source: Source) -> Model:
         """Raises whatever VocosONNX does."""
         worked = False
         try:
-            vocos = await asyncio.to_thread(self._open, source)
-            model = self._loaded[source.name] = Model(source.name, vocos, self._settings.streams)
+            model = self._loaded[source.name] = await asyncio.to_thread(self._open, source)
             worked = True
             return model
         except Exception as error:
@@ -154,9 +151,17 @@ class Models:
             del self._loading[source.name]
             self._on_load(source.name, worked)
 
-    def _open(self, source: Source) -> VocosONNX:
-        providers = None if self._settings.provider is None else [self._settings.provider]
-        return VocosONNX(source.model, providers=providers, threads=self._settings.threads, encoder=source.encoder)
+    def _open(self, source: Source) -> Model:
+        options: dict[str, Any] = {
+            "providers": None if self._settings.provider is None else [self._settings.provider],
+            "threads": self._settings.threads,
+        }
+        encoder = None if source.encoder is None else EncodecONNX(source.encoder, **options)
+        vocos = VocosONNX(source.model, encoder=encoder, **options)  # raises if they are no pair
+        codec = vocos.config.encodec
+        if encoder is None and codec is not None and codec.codec == BUNDLED_CODEC:
+            encoder = EncodecONNX(**options)
+        return Model(source.name, vocos, encoder, self._settings.streams)
 
     def describe(self) -> dict[str, Any]:
         """The answer to /v1/models: what is known of a model once it has been loaded."""

@@ -141,6 +141,11 @@ class Settings:
             value = getattr(self, name)
             fits = isinstance(value, int | float) and math.isfinite(value) and value >= least_seconds
             require(fits, f"{name} is {shown(value)}, expected seconds, {least_seconds:g} or more")
+        if 2 * self.streams > self.connections:
+            raise ValueError(
+                f"streams is {self.streams} and connections {self.connections}: streams take at most half of the "
+                f"connections, expected {2 * self.streams} of these or more"
+            )
         if self.token is not None and not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", self.token):
             raise ValueError(
                 "the token (VOCOS_TOKEN) is empty, or holds characters that no bearer token has: expected letters, "

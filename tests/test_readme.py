@@ -147,6 +147,30 @@ def test_the_page_of_mels(folder: Path) -> None:
     assert (folder / "out.wav").stat().st_size > 100_000
 
 
+ASYNC_PROGRAM = """
+import json, sys
+names = {}
+for snippet in json.load(sys.stdin):
+    exec(snippet, names)
+np, vocos, tokens = names["np"], names["vocos"], names["tokens"]
+expected = vocos.decode(tokens)
+assert np.array_equal(names["audio"], expected) and np.array_equal(names["rough"], vocos.decode(tokens[:2]))
+assert np.array_equal(names["codes"], names["encoder"].encode(expected, 24_000, 6.0))
+for audio in (names["streamed"], names["again"]):
+    assert np.abs(audio - expected).max() < 1e-5 * np.abs(expected).max()
+assert [len(audio) for audio in names["listeners"]] == [320 * (20 + i) for i in range(100)]
+"""
+
+
+def test_the_page_of_asyncio(folder: Path) -> None:
+    """Its snippets are one program."""
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "async.md").read_text(encoding="utf-8"), re.S)
+    assert len(snippets) == 4
+    (folder / "async.json").write_text(json.dumps(snippets))
+    (folder / "async.py").write_text(ASYNC_PROGRAM)
+    run("python -W error async.py < async.json", folder)
+
+
 def test_the_first_block_is_what_ci_runs() -> None:
     """Two commands; the first makes what the snippets read."""
     block = re.search(r"```bash\n(.*?)```", TEXT, re.S)

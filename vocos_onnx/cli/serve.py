@@ -50,6 +50,12 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--streams", type=options.integer, metavar="N", help="WebSocket streams at once (default: 256)")
     parser.add_argument(
+        "--stream-idle", type=seconds, metavar="S", help="close a WebSocket over which nothing comes (default: 60)"
+    )
+    parser.add_argument(
+        "--stream-stall", type=seconds, metavar="S", help="close one whose client does not read (default: 10)"
+    )
+    parser.add_argument(
         "--connections", type=options.integer, metavar="N", help="connections at once, of all kinds (default: 512)"
     )
     parser.add_argument("--max-body", type=megabytes, metavar="MB", help="of one body (default: 10)")
@@ -84,6 +90,8 @@ def run(args: Namespace) -> None:
         "workers": args.workers,
         "queue": args.queue,
         "streams": args.streams,
+        "stream_idle": args.stream_idle,
+        "stream_stall": args.stream_stall,
         "connections": args.connections,
         "max_body": args.max_body,
         "max_json": args.max_json,

@@ -282,7 +282,7 @@ class Limits:
         end_seconds: from SIGTERM to the end; Docker waits for 10.
         free: paths without bounds on places and memory: of small answers that take no time. One that ends in "/" is of
             all that begin so.
-        sockets: WebSockets at once, at most half of the connections; None for that half.
+        sockets: WebSockets at once, at most five eighths of the connections; None for those.
         admit: is called with the scope of a request before its body is read; what it returns refuses it. WebSockets are
             for the application to refuse.
         layer: what goes around the application, and around refusals too: headers of CORS, counters.
@@ -328,7 +328,7 @@ class Limits:
         self.answer_seconds, self.linger, self.patience = answer_seconds, linger, patience
         self.end_seconds, self.free = end_seconds, frozenset(free)
         self._folders = tuple(path for path in free if path.endswith("/") and path != "/")
-        most = self.connections // 2
+        most = self.connections * 5 // 8
         self.sockets = most if sockets is None else min(sockets, most)
         self.working = self.long = self.held = self.open_sockets = 0
         self._accounts: set[Account] = set()
@@ -356,10 +356,10 @@ class Limits:
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.open_sockets >= self.sockets:
-            await _deny(scope, send, 503, f"{self.open_sockets} WebSockets are open, try again")
+            await deny(scope, send, Refused(503, f"{self.open_sockets} WebSockets are open, try again", 1))
             return
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS:
-            await _deny(scope, send, 431, f"the headers may have {HEADERS} bytes")
+            await deny(scope, send, Refused(431, f"the headers may have {HEADERS} bytes"))
             return
         self.open_sockets += 1
         try:
@@ -677,14 +677,16 @@ def _saying(refused: Refused, closes: bool) -> App:
     return say
 
 
-async def _deny(scope: Scope, send: Send, status: int, reason: str) -> None:
-    """Refuse a WebSocket before it is accepted."""
+async def deny(scope: Scope, send: Send, refused: Refused) -> None:
+    """Refuse a WebSocket before it is accepted; 403 where the server cannot say anything else."""
     if "websocket.http.response" not in (scope.get("extensions") or {}):
-        await send({"type": "websocket.close", "code": 1013})
+        await send({"type": "websocket.close", "code": 1008})
         return
-    headers = [(b"content-type", b"application/json"), (b"retry-after", b"1")]
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": json.dumps({"error": reason}).encode()})
+    headers = [(b"content-type", b"application/json"), *refused.headers]
+    if refused.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % refused.retry_after))
+    await send({"type": "websocket.http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": json.dumps({"error": refused.reason}).encode()})
 
 
 def _given(data: bytes, account: Account) -> Receive:
@@ -773,13 +775,42 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
     """uvicorn's protocol of WebSockets, which takes over a connection that was admitted."""
 
     class BoundedSocket(base):  # type: ignore[valid-type, misc]
+        _admitted: asyncio.Transport
+        _reads = READ
+
         def connection_made(self, transport: asyncio.Transport) -> None:
             self._admitted = transport
             if (connection := limits._connections.get(transport)) is not None:
                 connection.is_socket = True
-            with contextlib.suppress(AttributeError):
-                transport.max_size = PIECE  # type: ignore[attr-defined]
+            self._read_at_most(READ)
             super().connection_made(transport)
+
+        def data_received(self, data: bytes) -> None:
+            begun = time.thread_time()
+            super().data_received(data)
+            took = time.thread_time() - begun
+            dear = took > PARSE + PARSE_BYTE * len(data)  # as of thousands of empty frames
+            self._read_at_most(READ if dear else 2 * self._reads)
+            if dear and not self._admitted.is_closing():
+                self._admitted.pause_reading()
+                limits._tired += 1
+                asyncio.get_running_loop().call_later(8 * min(took, 20 * PARSE) * limits._tired, self._go_on)
+
+        def handle_ping(self) -> None:
+            if self.writable.is_set():
+                super().handle_ping()
+            else:
+                self.conn.data_to_send()  # who does not read gets no answers, which would pile up
+
+        def _read_at_most(self, size: int) -> None:
+            self._reads = min(size, PIECE)
+            with contextlib.suppress(AttributeError):  # uvloop's transports read what there is
+                self._admitted.max_size = self._reads  # type: ignore[attr-defined]
+
+        def _go_on(self) -> None:
+            limits._tired -= 1
+            if not self._admitted.is_closing() and not self.read_paused:
+                self._admitted.resume_reading()
 
         def connection_lost(self, error: Exception | None) -> None:
             limits._connections.pop(self._admitted, None)

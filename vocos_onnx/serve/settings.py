@@ -93,6 +93,8 @@ class Settings:
     max_seconds: of audio of one request.
     memory: bytes of all requests together.
     streams: WebSocket streams that are open at once.
+    stream_idle: seconds after which a WebSocket is closed over which nothing comes.
+    stream_stall: seconds after which one is closed whose client does not read.
     connections: at once, of all kinds.
     drain: seconds from SIGTERM to the end.
     token: which clients have to know; None asks for none.
@@ -115,6 +117,8 @@ class Settings:
     max_seconds: float = 600
     memory: int = 256 << 20
     streams: int = 256
+    stream_idle: float = 60
+    stream_stall: float = 10
     connections: int = 512
     drain: float = 8
     token: str | None = field(default=None, repr=False)
@@ -137,7 +141,10 @@ class Settings:
             value = getattr(self, name)
             fits = type(value) is int and least <= value <= most
             require(fits, f"{name} is {shown(value)}, expected {least} to {most}")
-        for name, least_seconds in (("max_seconds", 0.1), ("drain", 0.0)):
+        for name, least_seconds in (
+            *(("max_seconds", 0.1), ("drain", 0.0)),
+            *(("stream_idle", 0.1), ("stream_stall", 0.1)),
+        ):
             value = getattr(self, name)
             fits = isinstance(value, int | float) and math.isfinite(value) and value >= least_seconds
             require(fits, f"{name} is {shown(value)}, expected seconds, {least_seconds:g} or more")

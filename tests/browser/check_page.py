@@ -28,7 +28,7 @@ import soundfile
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from playwright.sync_api import Error as BrowserError
 
-TOKEN = "a-secret.of_this~test+1"
+TOKEN = "a-secret.of/this~test+1="
 SLOW = 30_000  # ms: the service loads its models, on a machine that does other things too
 
 # Play for some moments, and give the state of the player.

@@ -87,16 +87,20 @@ function offer(list, options, otherwise) {
 
 /** Whether the buttons can be used, and what the shell would do. */
 function refresh() {
-  const ready = chosen.blob !== null && models.length > 0;
+  const { name, kind, encodes, streamable } = model() ?? {};
+  const copies = !(kind === "tokens" && encodes === false);
+  show("model-hint", copies ? "" : `${name} has no encoder here: it decodes tokens, and takes no recordings.`);
+  const ready = chosen.blob !== null && models.length > 0 && copies;
   $("run").disabled = !ready && !running;
-  const streamable = ready && model().kind === "tokens" && model().streamable;
-  $("stream-play").disabled = !streamable && !streaming;
-  show("stream-hint", ready && !streamable
-    ? model().kind === null
-      ? "Known as soon as the model has made its first copy."
-      : "Only of models that decode tokens and have a stream."
-    : "The recording becomes tokens, which go over a WebSocket eight frames at a time; the audio plays as it arrives.");
+  const streams = kind === "tokens" && streamable;
+  $("stream-play").disabled = !(ready && streams) && !streaming;
+  show("stream-hint", kind === null && ready
+    ? "Known as soon as the model has made its first copy."
+    : ready && !streams
+      ? "Only of models that decode tokens and can be streamed."
+      : "The recording becomes tokens, which go over a WebSocket eight frames at a time; the audio plays as it arrives.");
   if (models.length === 0) return;
+  $("openapi").hidden = getToken() !== ""; // a link sends no token
   const token = getToken() ? ' -H "Authorization: Bearer $VOCOS_TOKEN"' : "";
   const target = `curl --fail-with-body${token} -H 'Content-Type: application/octet-stream'`;
   const url = quoted(new URL(`v1/resynth?${query()}`, document.baseURI).href);

@@ -90,12 +90,7 @@ export async function playStream(context, tokens, start, signal, onFirst) {
   const url = new URL("v1/stream", document.baseURI);
   url.protocol = url.protocol.replace("http", "ws");
   const token = getToken();
-  let socket;
-  try {
-    socket = new WebSocket(url, token ? [`vocos.bearer.${token}`] : []);
-  } catch {
-    throw new ServiceError("This token has characters that a browser cannot send over a WebSocket.", 0);
-  }
+  const socket = new WebSocket(url, token ? [`vocos.bearer.${encodeURIComponent(token)}`] : []); // it sends no headers
   socket.binaryType = "arraybuffer";
   const messages = new Messages(socket, signal);
   try {

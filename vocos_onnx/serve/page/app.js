@@ -123,7 +123,7 @@ async function loadSamples() {
   $("samples").replaceChildren(...samples.map(({ name, title, seconds }) => {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: `${title}, ${seconds.toFixed(0)} s` });
     button.dataset.sample = name;
-    button.setAttribute("aria-pressed", "false");
+    button.setAttribute("aria-pressed", String(name === chosen.sample));
     button.addEventListener("click", () => chooseSample(name, title));
     return button;
   }));
@@ -177,7 +177,7 @@ async function choose(blob, name, title, sample, mine) {
 }
 
 function forgetCopy() {
-  made.samples = null;
+  made.samples = last = null;
   $("copy").querySelector(".what").textContent = "";
   play("copy", null);
   $("figures").hidden = true;
@@ -200,12 +200,23 @@ function play(name, blob) {
   $(`play-${name}`).disabled = blob === null;
 }
 
-/** Play one where the other one is; pause it where it plays. */
+let last = null; // the name of the one that played last
+
+/** Play one where the other one is, or was; pause it where it plays. */
 function listen(name) {
-  if ($(`play-${name}`).disabled) return;
   const audio = player(name);
-  if (audio.paused) audio.play().catch((error) => error.name === "AbortError" || show("run-error", `The browser does not play it: ${error.message}`));
-  else audio.pause();
+  if ($(`play-${name}`).disabled) return;
+  if (!audio.paused) return audio.pause();
+  if (last !== null && last !== name && !player(last).ended) seek(audio, player(last).currentTime);
+  start(audio);
+}
+
+function start(audio) {
+  audio.play().catch((error) => error.name === "AbortError" || show("run-error", `The browser does not play it: ${error.message}`));
+}
+
+function seek(audio, time) {
+  audio.currentTime = Math.min(time, audio.duration || 0);
 }
 
 for (const [index, name] of names.entries()) {
@@ -219,11 +230,10 @@ for (const [index, name] of names.entries()) {
   };
   audio.addEventListener("play", () => {
     if (!other.paused) {
-      audio.currentTime = Math.min(other.currentTime, audio.duration || 0);
+      seek(audio, other.currentTime);
       other.pause();
-    } else if (audio.currentTime === 0 && other.currentTime > 0 && !other.ended) {
-      audio.currentTime = Math.min(other.currentTime, audio.duration || 0);
     }
+    last = name;
     $(name).classList.add("playing");
     $(`play-${name}`).setAttribute("aria-pressed", "true");
     follow();
@@ -236,8 +246,9 @@ for (const [index, name] of names.entries()) {
   picture.addEventListener("click", (event) => {
     if ($(`play-${name}`).disabled || !audio.duration) return;
     const box = picture.getBoundingClientRect();
-    audio.currentTime = Math.min(audio.duration, ((event.clientX - box.left) / box.width) * seconds());
-    if (audio.paused) listen(name);
+    other.pause();
+    seek(audio, ((event.clientX - box.left) / box.width) * seconds());
+    start(audio);
   });
   $(`play-${name}`).addEventListener("click", () => listen(name));
 }
@@ -298,11 +309,14 @@ function ticks(length) {
 
 async function makeCopy() {
   const mine = (running = new AbortController());
-  const [began, spoken] = [performance.now(), model().loaded ? "Making the copy." : "Loading the model and making the copy."];
-  const [used, kbps, source] = [model(), bandwidth(), chosen.blob];
+  const [used, asked, source] = [model(), bandwidth(), chosen.blob];
   clearErrors();
-  show("status", spoken);
-  const tell = () => show("run", `Working, ${((performance.now() - began) / 1000).toFixed(1)} s – cancel`);
+  show("status", used.loaded ? "Making the copy." : "Loading the model and making the copy.");
+  const time = document.createElement("span");
+  time.setAttribute("aria-hidden", "true"); // the name of the button stays
+  $("run").replaceChildren("Working, cancel", time);
+  const began = performance.now();
+  const tell = () => (time.textContent = ` (${((performance.now() - began) / 1000).toFixed(1)} s)`);
   const clock = setInterval(tell, 100);
   tell();
   try {
@@ -314,13 +328,15 @@ async function makeCopy() {
     const samples = await decode(blob);
     mine.signal.throwIfAborted();
     if (running !== mine) return;
+    if (!used.loaded) await loadModels(); // what it is, is known now
+    mine.signal.throwIfAborted();
+    const kbps = asked ?? bandwidth();
     made.samples = samples.length ? samples : null;
     $("copy").querySelector(".what").textContent = kbps === null ? used.name : `${used.name}, ${kbps} kbps`;
     play("copy", blob);
     drawBoth();
     const stem = chosen.name.replace(/\.[^.]*$/, "");
     Object.assign($("download"), { href: player("copy").src, download: `${stem}-${kbps === null ? "mels" : `${kbps}kbps`}.${FORMAT}` });
-    if (!used.loaded) await loadModels();
     showFigures(models.find(({ name }) => name === used.name), kbps, source, answered, answer.headers);
     show("status", `The copy is ready: ${(samples.length / SAMPLE_RATE).toFixed(2)} s.`);
   } catch (error) {
@@ -337,7 +353,7 @@ async function makeCopy() {
   }
 }
 
-function showFigures({ kind, sample_rate: rate, hop_length: hop, channels, bandwidths, loaded }, kbps, source, answered, headers) {
+function showFigures({ kind, sample_rate: rate, hop_length: hop, channels }, kbps, source, answered, headers) {
   const length = Number(headers.get("X-Vocos-Seconds")) || made.samples?.length / SAMPLE_RATE || 0;
   const computed = computeMs(headers);
   const speed = (1000 * length) / (computed ?? answered);
@@ -345,7 +361,7 @@ function showFigures({ kind, sample_rate: rate, hop_length: hop, channels, bandw
   show("compute-ms", computed === null ? "–" : inMs(computed));
   show("speed", `${three(speed)} × real time`);
   show("speed-of", `${length.toFixed(2)} s of audio ÷ ${computed === null ? "the answer" : "computing"}`);
-  const rateOf = kind === "mels" ? (channels * 32 * rate) / hop / 1000 : (kbps ?? bandwidths?.at(-1) ?? 0);
+  const rateOf = kind === "mels" ? (channels * 32 * rate) / hop / 1000 : (kbps ?? 0);
   const bytes = (rateOf * 1000 * length) / 8;
   show("size", length && rateOf ? `${inBytes(bytes)} of ${inBytes(source.size)}` : "–");
   show("size-of", length && rateOf ? `${kind}: ${three(rateOf)} kbps; the file: ${three((8 * source.size) / 1000 / length)} kbps` : "");
@@ -396,10 +412,13 @@ async function stream() {
 
 // What is pressed, dropped and typed
 
+let pressed = 0; // when the button last did something
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (running) running.abort();
-  else makeCopy();
+  if (!running) makeCopy();
+  else if (performance.now() - pressed > 300) running.abort(); // the second press of two is no wish to cancel
+  else return;
+  pressed = performance.now();
 });
 $("stream-play").addEventListener("click", () => (streaming ? streaming.abort() : stream()));
 $("model").addEventListener("change", () => {
@@ -468,6 +487,7 @@ $("token").addEventListener("keydown", (event) => {
 async function begin() {
   try {
     await loadModels();
+    if ($("access").contains(document.activeElement)) $("file").focus();
     $("access").hidden = true;
     await loadSamples();
   } catch (error) {

@@ -48,10 +48,14 @@ function transform(real, imaginary) {
     const stride = BINS / half;
     for (let start = 0; start < SIZE; start += 2 * half) {
       for (let k = 0; k < half; k++) {
-        const [a, b] = [start + k, start + k + half];
-        const [c, s] = [cosines[k * stride], sines[k * stride]];
-        const [re, im] = [real[b] * c - imaginary[b] * s, real[b] * s + imaginary[b] * c];
-        [real[b], imaginary[b]] = [real[a] - re, imaginary[a] - im];
+        const a = start + k;
+        const b = a + half;
+        const c = cosines[k * stride];
+        const s = sines[k * stride];
+        const re = real[b] * c - imaginary[b] * s;
+        const im = real[b] * s + imaginary[b] * c;
+        real[b] = real[a] - re;
+        imaginary[b] = imaginary[a] - im;
         real[a] += re;
         imaginary[a] += im;
       }
@@ -69,8 +73,10 @@ export function analyse(samples, seconds) {
   let top = -Infinity;
   for (let column = 0; column * hop < samples.length; column++) {
     const first = column * hop - SIZE / 2; // the window is centred
-    for (let n = 0; n < SIZE; n++) real[n] = hann[n] * (samples[first + n] ?? 0);
+    real.fill(0);
     imaginary.fill(0);
+    const end = Math.min(SIZE, samples.length - first);
+    for (let n = Math.max(0, -first); n < end; n++) real[n] = hann[n] * samples[first + n];
     transform(real, imaginary);
     for (let bin = 0; bin < BINS; bin++) {
       const power = real[bin] ** 2 + imaginary[bin] ** 2;

@@ -40,6 +40,10 @@ PLAY = """async audio => {
   const others = [...document.querySelectorAll("audio")].filter(other => other !== audio && !other.paused).length;
   return {duration: audio.duration, time: audio.currentTime, others};
 }"""
+LATER = """async audio => {
+  for (let waited = 0; waited < 10000 && audio.currentTime <= 0.3; waited += 20)
+    await new Promise(done => setTimeout(done, 20));
+}"""
 COLOURS = """canvas => {
   const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   return [canvas.width, canvas.height, ...new Uint32Array(data.buffer).filter((_, n) => n % 97 === 0)];
@@ -211,9 +215,9 @@ def bundled(visit: Visit) -> None:
     for figure, pattern in (
         ("answer-ms", r"[\d.,]+ m?s"),
         ("compute-ms", r"[\d.,]+ m?s"),
-        ("speed", r"[\d.,]+ × real time"),
-        ("size", r"4\.58 kB of 587 kB"),
-        ("size-of", r"tokens: 6 kbps; the file: 768 kbps"),
+        ("speed", r"[\d.,]+ ×"),
+        ("size", r"4\.58 kB"),
+        ("size-of", r"tokens of 6 kbps; the file: 587 kB, 768 kbps"),
     ):
         assert re.fullmatch(pattern, page.inner_text(f"#{figure}")), (figure, page.inner_text(f"#{figure}"))
     command = page.inner_text("#curl")
@@ -232,7 +236,7 @@ def settings(visit: Visit) -> None:
     page.select_option("#model", "vocos-mel-24khz-small")
     copies.append(copy(page))
     expect(page.locator("#copy .what")).to_have_text("vocos-mel-24khz-small")
-    assert page.inner_text("#size-of").startswith("mels: 300 kbps"), page.inner_text("#size-of")
+    assert page.inner_text("#size-of").startswith("mels of 300 kbps"), page.inner_text("#size-of")
     expect(page.locator("#bandwidth")).to_be_disabled()
     for one, other in ((0, 1), (1, 2), (0, 2)):
         size = min(len(copies[one]), len(copies[other]))
@@ -279,19 +283,22 @@ def refused(visit: Visit) -> None:
 
 def long_silence() -> bytes:
     file = io.BytesIO()
-    soundfile.write(file, np.zeros(700 * 8000, np.int16), 8000, format="FLAC", subtype="PCM_16")
+    soundfile.write(file, np.zeros(610 * 8000, np.int16), 8000, format="FLAC", subtype="PCM_16")
     return file.getvalue()
 
 
 def cancelled(visit: Visit) -> None:
     """The button cancels what runs, Esc too, and what is chosen meanwhile; nothing old comes after that."""
     page = visit.ready()
-    choose(page, "long.wav", recording(150))
-    for cancel in (lambda: page.click("#run"), lambda: page.keyboard.press("Escape")):
+    choose(page, "long.wav", recording(75))
+    for key in (None, "Escape"):
         page.click("#run")
         expect(page.locator("#run")).to_have_text(re.compile("Working, cancel"))
         page.wait_for_timeout(350)  # a second press right after the first is taken for a double click
-        cancel()
+        if key is None:
+            page.click("#run")
+        else:
+            page.keyboard.press(key)
         expect(page.locator("#status")).to_have_text("Cancelled.")
         expect(page.locator("#run")).to_have_text("Make the copy")
         expect(page.locator("#figures")).to_be_hidden()
@@ -335,7 +342,7 @@ def keyboard(visit: Visit) -> None:
     go("play-original")
     page.keyboard.press("b")
     expect(page.locator("#play-copy")).to_have_attribute("aria-pressed", "true")
-    page.wait_for_function("document.querySelector('#copy audio').currentTime > 0.3")
+    page.eval_on_selector("#copy audio", LATER)
     page.keyboard.press("a")
     expect(page.locator("#play-original")).to_have_attribute("aria-pressed", "true")
     times = page.evaluate("[...document.querySelectorAll('audio')].map(audio => [audio.paused, audio.currentTime])")

@@ -40,7 +40,7 @@ def get(path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
         "headers": lines,
         "http_version": "1.1",
     }
-    asyncio.run(Starlette(routes=routes())(scope, receive, send))  # type: ignore[arg-type]
+    asyncio.run(Starlette(routes=routes())(scope, receive, send))
     given = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], given, b"".join(message.get("body", b"") for message in sent[1:])
 

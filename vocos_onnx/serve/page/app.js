@@ -105,8 +105,8 @@ function refresh() {
   const target = `curl --fail-with-body${token} -H 'Content-Type: application/octet-stream'`;
   const url = quoted(new URL(`v1/resynth?${query()}`, document.baseURI).href);
   show("curl", chosen.sample === null
-    ? `${target} \\\n  --data-binary @${quoted(chosen.name || "recording.wav")} \\\n  ${url} -o copy.${FORMAT}`
-    : `curl -s${token} ${quoted(new URL(`v1/samples/${chosen.sample}`, document.baseURI).href)} |\n  ${target} \\\n  --data-binary @- ${url} -o copy.${FORMAT}`);
+    ? `${target} \\\n  --data-binary @${quoted(chosen.name || "recording.wav")} -o copy.${FORMAT} \\\n  ${url}`
+    : `curl -s${token} ${quoted(new URL(`v1/samples/${chosen.sample}`, document.baseURI).href)} |\n  ${target} \\\n  --data-binary @- -o copy.${FORMAT} \\\n  ${url}`);
 }
 
 function query(format = FORMAT) {
@@ -194,7 +194,7 @@ function play(name, blob) {
   const audio = player(name);
   audio.pause();
   if (audio.src) URL.revokeObjectURL(audio.src);
-  if (blob) audio.src = URL.createObjectURL(blob);
+  if (blob?.size) audio.src = URL.createObjectURL(blob);
   else audio.removeAttribute("src");
   audio.load();
   $(`play-${name}`).disabled = blob === null;
@@ -359,12 +359,12 @@ function showFigures({ kind, sample_rate: rate, hop_length: hop, channels }, kbp
   const speed = (1000 * length) / (computed ?? answered);
   show("answer-ms", inMs(answered));
   show("compute-ms", computed === null ? "–" : inMs(computed));
-  show("speed", `${three(speed)} × real time`);
-  show("speed-of", `${length.toFixed(2)} s of audio ÷ ${computed === null ? "the answer" : "computing"}`);
+  show("speed", `${three(speed)} ×`);
+  show("speed-of", `real time: ${length.toFixed(2)} s of audio ÷ ${computed === null ? "answer" : "computing"}`);
   const rateOf = kind === "mels" ? (channels * 32 * rate) / hop / 1000 : (kbps ?? 0);
   const bytes = (rateOf * 1000 * length) / 8;
-  show("size", length && rateOf ? `${inBytes(bytes)} of ${inBytes(source.size)}` : "–");
-  show("size-of", length && rateOf ? `${kind}: ${three(rateOf)} kbps; the file: ${three((8 * source.size) / 1000 / length)} kbps` : "");
+  show("size", length && rateOf ? inBytes(bytes) : "–");
+  show("size-of", length && rateOf ? `${kind} of ${three(rateOf)} kbps; the file: ${inBytes(source.size)}, ${three((8 * source.size) / 1000 / length)} kbps` : "");
   $("figures").hidden = false;
 }
 

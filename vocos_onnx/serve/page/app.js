@@ -21,7 +21,7 @@ const numbers = (most) => new Intl.NumberFormat("en", { maximumFractionDigits: m
 const whole = (value) => numbers(0).format(value);
 const three = (value) => (value < 1000 ? new Intl.NumberFormat("en", { maximumSignificantDigits: 3 }).format(value) : whole(value));
 const inMs = (ms) => (ms < 10_000 ? `${three(ms)} ms` : `${three(ms / 1000)} s`);
-const inBytes = (bytes) => (bytes < 1e6 ? `${three(bytes / 1e3)} kB` : `${three(bytes / 1e6)} MB`);
+const inBytes = (bytes) => (bytes < 1000 ? `${whole(bytes)} bytes` : bytes < 1e6 ? `${three(bytes / 1e3)} kB` : `${three(bytes / 1e6)} MB`);
 const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
 function show(id, text) {

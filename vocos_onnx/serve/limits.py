@@ -777,6 +777,7 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
     class BoundedSocket(base):  # type: ignore[valid-type, misc]
         _admitted: asyncio.Transport
         _reads = READ
+        on_lost: Callable[[], None] | None = None  # of the application, which may be in the middle of something
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             self._admitted = transport
@@ -815,6 +816,9 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
         def connection_lost(self, error: Exception | None) -> None:
             limits._connections.pop(self._admitted, None)
             super().connection_lost(error)
+            if self.on_lost is not None:
+                self.on_lost()
+                self.on_lost = None
 
         def shutdown(self) -> None:
             limits._end()

@@ -93,10 +93,11 @@ def serve(root: Path, command: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     words = [{"0.0.0.0": "127.0.0.1", "8000": port}.get(word, word) for word in command]
-    python = root / "usr/local/bin" / words[0]
+    binaries = root / "usr/local/bin"
+    python = binaries / "python"  # the first line of a script names that of the stage in which it was installed
     demo = "import json, vocos_onnx; print(json.dumps({'tokens': vocos_onnx.demo_tokens().codes.tolist()}))"
     tokens = subprocess.run([python, "-I", "-c", demo], check=True, capture_output=True).stdout
-    with subprocess.Popen([python, *words[1:]], cwd=root / "app") as service:
+    with subprocess.Popen([python, binaries / words[0], *words[1:]], cwd=root / "app") as service:
         try:
             for _ in range(300):
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -25,9 +26,11 @@ from tests.helpers import DATA
 from tests.service.process import Answer, Server, request, rest
 from tests.service.test_server import SERVE, TOKENS, file, npy, npz, same
 from vocos_onnx import EncodecONNX, VocosONNX, load_audio, load_tokens, save_tokens
+from vocos_onnx.cli import main
 from vocos_onnx.model.bundled import CODEC, MEL
-from vocos_onnx.serve.app import routes
+from vocos_onnx.serve.app import create_app, routes
 from vocos_onnx.serve.metrics import METHODS
+from vocos_onnx.serve.models import Models, NotLoadedError, UnknownModelError
 from vocos_onnx.serve.openapi import description
 from vocos_onnx.serve.settings import Settings, Source, parse_models
 
@@ -340,7 +343,6 @@ def test_metrics(server: Server) -> None:
     assert value(asked) == before + 1
     made = value('vocos_audio_seconds_total{route="/v1/decode"}') - seconds
     assert made == pytest.approx(320 * TOKENS.shape[1] / 24_000)
-    server.say(request("/v1/dec\xf6de?secret".encode("latin-1").decode("latin-1"), b"", "Connection: close"))
     server.ask("/secret/secret", method="GET")
     server.say(b"SECRET /secret HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     answer = server.ask("/metrics", method="GET")
@@ -374,6 +376,19 @@ def test_every_route_is_described_and_every_path_is_a_route() -> None:
     of_the_page = {"/", "/page/{file}", "/v1/samples", "/v1/samples/{name}"}
     assert {path: described[path] for path in there} == there
     assert set(described) - set(there) <= of_the_page - set(there)
+
+
+def test_every_parameter_is_read(server: Server) -> None:
+    """A wrong value of each is refused, and what is not described is not looked at."""
+    for path, item in description()["paths"].items():
+        for operation in (item[method] for method in item if method == "post"):
+            body = npy(TOKENS) if path == "/v1/decode" else file(TONE)
+            for parameter in operation["parameters"]:
+                answer = server.ask(
+                    f"{path}?model={MEL}&{parameter['name']}=%21".replace(f"model={MEL}&model", "model"), body
+                )
+                assert answer.status == (404 if parameter["name"] == "model" else 400), (path, parameter["name"])
+    assert server.ask("/v1/decode?other=x", npy(TOKENS)).status == 200
 
 
 def test_description_holds(server: Server, guarded: Server) -> None:
@@ -519,18 +534,23 @@ WRONG_SETTINGS = {
 
 
 @pytest.mark.parametrize("name", WRONG_SETTINGS)
-def test_wrong_settings(name: str) -> None:
+def test_wrong_settings(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     words, environment, reason = WRONG_SETTINGS[name]
-    done = start(*words, **environment)
-    assert done.returncode == 2 and reason in done.stderr and "Traceback" not in done.stderr
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    try:
+        code = main(["serve", *words])
+    except SystemExit as error:  # of argparse
+        code = int(error.code or 0)
+    assert code == 2
+    assert reason in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module", ["starlette", "uvicorn", "websockets", "prometheus_client"])
-def test_without_the_extra(module: str) -> None:
-    code = f"import sys; sys.modules['{module}'] = None; from vocos_onnx.cli import main; sys.exit(main(['serve']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert f"serve needs {module}: pip install 'vocos-onnx[serve]'" in done.stderr
+def test_without_the_extra(module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["serve"]) == 2
+    assert f"serve needs {module}: pip install 'vocos-onnx[serve]'" in capsys.readouterr().err
 
 
 def test_default_model_that_cannot_be_loaded(tmp_path: Path) -> None:
@@ -571,7 +591,7 @@ def test_other_machines_without_a_token() -> None:
 
 
 def test_drain() -> None:
-    """What runs is ended, and nothing new is begun: a connection that is open is told that it is not ready."""
+    """What runs is ended."""
     tokens = npy(np.zeros((8, 75 * 300), np.int16))
     with Server(*SERVE, "--workers", "1", "--drain", "20") as server:
         busy = server.connect(request("/v1/decode", tokens))
@@ -584,7 +604,7 @@ def test_drain() -> None:
 
 
 def test_drain_is_bounded() -> None:
-    tokens = npy(np.zeros((8, 75 * 590), np.int16))
+    tokens = npy(np.zeros((8, 75 * 300), np.int16))
     with Server(*SERVE, "--workers", "1", "--drain", "0.3") as server:
         plugs = [server.connect(request("/v1/decode", tokens)) for _ in range(8)]
         while server.health()[1]["requests"] < 8:
@@ -610,6 +630,45 @@ def test_names_of_models(tmp_path: Path) -> None:
     for wrong in (["../x/=y"], ["=m.onnx"], ["a b=m.onnx"], ["é=m.onnx"], ["a="]):
         with pytest.raises(ValueError):
             parse_models(wrong)
+
+
+def test_state() -> None:
+    async def states() -> list[str]:
+        _, service = create_app(Settings(models=(Source("tiny", str(DATA / "encodec.onnx")),)))
+        found = [service.state]
+        await service.models.get()
+        found.append(service.state)
+        service.limits.working = service.limits.places
+        found.append(service.state)
+        service.ending = True
+        return [*found, service.state]
+
+    assert asyncio.run(states()) == ["loading", "ok", "full", "ending"]
+
+
+def test_a_model_is_loaded_once() -> None:
+    async def loaded() -> None:
+        tried: list[tuple[str, bool]] = []
+        models = Models(
+            Settings(models=(Source("a", "nothing.onnx"), Source("b", str(DATA / "encodec.onnx")))),
+            lambda *one: tried.append(one),
+        )
+        first, *others = await asyncio.gather(*(models.get("b") for _ in range(5)))
+        assert all(other is first for other in others) and tried == [("b", True)]
+        for failure in await asyncio.gather(*(models.get() for _ in range(3)), return_exceptions=True):
+            assert isinstance(failure, NotLoadedError) and "nothing.onnx" not in str(failure)
+        with pytest.raises(NotLoadedError):
+            await models.get("a")  # which tries again
+        assert tried[1:] == [("a", False)] * 2
+        with pytest.raises(UnknownModelError, match="expected one of a, b"):
+            await models.get("c")
+        pool = first.pool()
+        assert first.pool() is pool and first.open_streams() == 0
+        models.close()
+        with pytest.raises(RuntimeError):
+            pool.open(0)
+
+    asyncio.run(loaded())
 
 
 def test_token_is_not_in_the_repr() -> None:

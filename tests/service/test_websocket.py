@@ -43,7 +43,7 @@ def options() -> list[str]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """With room for four streams."""
-    with Server(*options(), "--streams", "4", OMP_NUM_THREADS="1") as running:
+    with Server(*options(), "--streams", "4", "--connections", "24", OMP_NUM_THREADS="1") as running:
         yield running
 
 

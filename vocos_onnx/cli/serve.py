@@ -56,12 +56,12 @@ def add(commands: Commands) -> None:
         "--stream-stall", type=seconds, metavar="S", help="close one whose client does not read (default: 10)"
     )
     parser.add_argument(
-        "--connections", type=options.integer, metavar="N", help="connections at once, of all kinds (default: 512)"
+        "--connections", type=options.integer, metavar="N", help="connections at once, of all kinds (default: 768)"
     )
     parser.add_argument("--max-body", type=megabytes, metavar="MB", help="of one body (default: 10)")
     parser.add_argument("--max-json", type=megabytes, metavar="MB", help="of one in JSON (default: 2)")
     parser.add_argument("--max-seconds", type=seconds, metavar="S", help="of audio of one request (default: 600)")
-    parser.add_argument("--memory", type=megabytes, metavar="MB", help="of all requests together (default: 268)")
+    parser.add_argument("--memory", type=megabytes, metavar="MB", help="of all requests together (default: 256)")
     parser.add_argument("--drain", type=seconds, metavar="S", help="from SIGTERM to the end (default: 8)")
     parser.add_argument(
         "--cors",

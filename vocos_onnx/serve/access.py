@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from starlette.middleware.cors import CORSMiddleware
 
-from .limits import App, Refused, Scope
+from .limits import App, Receive, Refused, Scope, Send
 from .settings import Settings
 
 OPEN = ("/", "/healthz", "/readyz")  # without a token; the page, which asks for it, and health checks
@@ -45,13 +45,21 @@ class Access:
         """The application with the headers of CORS, if pages of any other site may use it."""
         if not self._origins:
             return app
-        return CORSMiddleware(
-            app,  # type: ignore[arg-type]
+        with_headers = CORSMiddleware(
+            app,
             allow_origins=sorted(self._origins),
             allow_methods=("GET", "POST"),
             allow_headers=("Authorization", "Content-Type"),
             expose_headers=EXPOSED,
         )
+
+        async def chosen(scope: Scope, receive: Receive, send: Send) -> None:
+            origins = _values(scope, b"origin") if scope["type"] == "http" else []
+            allowed = not origins or self._is_allowed(origins, _values(scope, b"host"))
+            # what is refused is said by the application, also to a preflight
+            await (with_headers if allowed else app)(scope, receive, send)
+
+        return chosen
 
     def _is_allowed(self, origins: Sequence[str], hosts: Sequence[str]) -> bool:
         if len(origins) > 1:
@@ -60,7 +68,7 @@ class Access:
         scheme, _, place = origin.partition("://")
         port = {"http": ":80", "https": ":443"}.get(scheme, "")
         host = hosts[0].lower() if len(hosts) == 1 else ""
-        is_own = bool(place) and place in (host, host.removesuffix(port) if port else host)
+        is_own = bool(port and place) and place.removesuffix(port) == host.removesuffix(port)
         return is_own or "*" in self._origins or origin in self._origins
 
     def _is_open(self, scope: Scope) -> bool:

@@ -63,7 +63,7 @@ def chosen_format(request: Request, formats: dict[str, Format] = FORMATS) -> str
         return next(iter(formats))
     best, best_weight = None, 0.0
     for name, one in formats.items():
-        weight = max((_weight(accepted, media) for media in (one.media, *one.also)), default=0.0)
+        weight = _weight(accepted, one)
         if weight > best_weight:
             best, best_weight = name, weight
     if best is None:
@@ -86,10 +86,10 @@ def _accepted(values: list[str]) -> Iterator[tuple[str, float]]:
             yield media, weight
 
 
-def _weight(accepted: list[tuple[str, float]], media: str) -> float:
+def _weight(accepted: list[tuple[str, float]], format: Format) -> float:
     """How much a client wants it: what is most exactly said of it counts."""
-    for pattern in (media, f"{media.partition('/')[0]}/*", "*/*"):
-        found = [weight for name, weight in accepted if name == pattern]
+    for patterns in ((format.media, *format.also), (f"{format.media.partition('/')[0]}/*",), ("*/*",)):
+        found = [weight for name, weight in accepted if name in patterns]
         if found:
             return max(found)
     return 0.0
@@ -178,6 +178,8 @@ class Answers:
             async with self._workers.turns:
                 parts = await self._made(request, work, making)
         size = sum(map(len, parts))
+        if not making.samples and format in ("flac", "opus"):
+            raise HTTPException(400, f"there is no audio in this input, and {format} cannot hold that: ask for wav")
         account_of(request).hold(size)
         rate = work.model.vocos.sample_rate
         self._metrics.audio.labels(work.route).inc(making.samples / rate)

@@ -43,7 +43,7 @@ def run(settings: Settings, announce: Callable[[str], object] = print) -> None:
     _check_models(settings)
     app, service = create_app(settings)
     options: dict[str, Any] = {
-        "loop": "asyncio",
+        "loop": "asyncio",  # uvloop reads all there is at once, so that chunks of one byte would take the others' time
         "access_log": settings.access_log,
         "log_config": None,
         "server_header": False,

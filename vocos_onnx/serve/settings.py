@@ -112,14 +112,14 @@ class Settings:
     threads: int = 1
     workers: int = field(default_factory=available_cpus)
     queue: int = 16
-    max_body: int = 10 << 20
+    max_body: int = 10_000_000
     max_json: int = 2_000_000
     max_seconds: float = 600
-    memory: int = 256 << 20
+    memory: int = 256_000_000
     streams: int = 256
     stream_idle: float = 60
     stream_stall: float = 10
-    connections: int = 512
+    connections: int = 768
     drain: float = 8
     token: str | None = field(default=None, repr=False)
     cors: tuple[str, ...] = ()

@@ -395,7 +395,6 @@ def create_app(settings: Settings) -> tuple[Limits, Service]:
         max_body=settings.max_body,
         memory=settings.memory,
         connections=settings.connections,
-        sockets=settings.streams + max(8, settings.streams // 16),  # who is one too many gets to know it
         end_seconds=settings.drain,
         free=FREE,
         admit=service.access.refusal,

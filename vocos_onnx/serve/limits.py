@@ -219,6 +219,7 @@ class _Connection:
         self.since = now  # of the last change
         # since when headers are waited for: after a request from their first byte, until which uvicorn has a deadline
         self.expects: float | None = now
+        self.is_late = False  # whether that was too long at the last look
         self.unasked = 0  # bytes that came while there was no request
         self.closing: float | None = None
         self.is_socket = False  # a WebSocket, which the application bounds
@@ -235,7 +236,7 @@ class _Connection:
 
     def begin(self, account: Account) -> None:
         self.accounts.add(account)
-        self.expects, self.unasked = None, 0
+        self.expects, self.unasked, self.is_late = None, 0, False
 
     def end(self, account: Account, now: float) -> None:
         self.accounts.discard(account)
@@ -282,7 +283,7 @@ class Limits:
         end_seconds: from SIGTERM to the end; Docker waits for 10.
         free: paths without bounds on places and memory: of small answers that take no time. One that ends in "/" is of
             all that begin so.
-        sockets: WebSockets at once, at most five eighths of the connections; None for those.
+        sockets: WebSockets at once, at most half of the connections; None for that half.
         admit: is called with the scope of a request before its body is read; what it returns refuses it. WebSockets are
             for the application to refuse.
         layer: what goes around the application, and around refusals too: headers of CORS, counters.
@@ -328,7 +329,7 @@ class Limits:
         self.answer_seconds, self.linger, self.patience = answer_seconds, linger, patience
         self.end_seconds, self.free = end_seconds, frozenset(free)
         self._folders = tuple(path for path in free if path.endswith("/") and path != "/")
-        most = self.connections * 5 // 8
+        most = self.connections // 2
         self.sockets = most if sockets is None else min(sockets, most)
         self.working = self.long = self.held = self.open_sockets = 0
         self._accounts: set[Account] = set()
@@ -487,12 +488,12 @@ class Limits:
     def _check(self, connection: _Connection, now: float) -> None:
         if connection.accounts:
             return
-        if (
-            not connection.is_socket
-            and connection.expects is not None
-            and now - connection.expects > self.header_seconds
-        ):
-            connection.transport.abort()
+        since = None if connection.is_socket else connection.expects
+        if since is not None and now - since > self.header_seconds:
+            # else it is the service that is late: it has not read what is there, or not begun with what it has read
+            if connection.is_late and not connection.speaks():
+                connection.transport.abort()
+            connection.is_late = not connection.speaks()
         elif connection.transport.is_closing():  # when what waits for the client has been sent: perhaps never
             connection.closing = now if connection.closing is None else connection.closing
             patience = self.answer_seconds if self._ending is None else self.patience
@@ -778,6 +779,7 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
     class BoundedSocket(base):  # type: ignore[valid-type, misc]
         _admitted: asyncio.Transport
         _reads = READ
+        on_lost: Callable[[], None] | None = None  # of the application, which may be in the middle of something
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             self._admitted = transport
@@ -816,6 +818,9 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
         def connection_lost(self, error: Exception | None) -> None:
             limits._connections.pop(self._admitted, None)
             super().connection_lost(error)
+            if self.on_lost is not None:
+                self.on_lost()
+                self.on_lost = None
 
         def shutdown(self) -> None:
             limits._end()

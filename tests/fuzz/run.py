@@ -2,7 +2,7 @@
 
 Every case ends with the right result or with one of the errors that are documented for it; whatever else happens, a
 crash of the interpreter too, is a failure, and is printed with what repeats it: its target and number. The cases run in
-processes of their own, with limits of memory and time (``common.Target``). The HTTP example is left out where starlette
+processes of their own, with limits of memory and time (``common.Target``). The service is left out where starlette
 and uvicorn are not installed.
 """
 

@@ -1,4 +1,4 @@
-"""The HTTP example under slow, silent, greedy, malformed and leaving clients, several at once and for many cases."""
+"""The service under slow, silent, greedy, malformed and leaving clients, several at once and for many cases."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ import numpy as np
 
 from tests.fuzz.audio import recordings
 from tests.fuzz.common import Rng, Target, any_array, damaged
-from tests.helpers import EXAMPLES
 
-SETTINGS = {"VOCOS_MEMORY": "64000000", "VOCOS_MAX_SECONDS": "60", "VOCOS_QUEUE": "6", "OMP_NUM_THREADS": "1"}
+COMMAND = ("-m", "vocos_onnx", "serve", "--memory", "61", "--max-seconds", "60", "--queue", "6")
 OPEN = 150  # connections that stay, from one case to the next
 MEMORY = 600  # MB
-STATUS = {200, 400, 404, 405, 408, 413, 429, 431, 501, 503}
+STATUS = {200, 206, 304, 400, 401, 403, 404, 405, 406, 408, 413, 415, 416, 426, 429, 431, 501, 503}
 TOKENS = np.random.default_rng(0).integers(1024, size=(8, 20))
 
 
@@ -38,15 +37,15 @@ def _end_with_parent() -> None:
 class Server:
     """It ends with the process of the fuzzer that started it."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.log = tempfile.TemporaryFile()  # noqa: SIM115
         self.read = 0
         self.process = subprocess.Popen(
-            [sys.executable, *command, "--port", str(self.port)],
-            env={**os.environ, **SETTINGS},
+            [sys.executable, *COMMAND, "--port", str(self.port)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=self.log,
             stderr=self.log,
             preexec_fn=_end_with_parent,
@@ -54,13 +53,14 @@ class Server:
         end = time.monotonic() + 60
         while True:
             try:
-                self.ask(_request("/health", method="GET"))
-                break
+                if self.ask(_request("/readyz", method="GET")).startswith(b"HTTP/1.1 200"):
+                    break
             except OSError:
-                assert self.process.poll() is None and time.monotonic() < end
-                time.sleep(0.05)
+                pass
+            assert self.process.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
         self.open: list[socket.socket] = []
-        self.right = self.ask(_request("/decode", _npy(TOKENS)))
+        self.right = self.ask(_request("/v1/decode", _npy(TOKENS)))
         assert self.right.startswith(b"HTTP/1.1 200")
 
     def connect(self) -> socket.socket:
@@ -74,12 +74,12 @@ class Server:
     def check(self) -> None:
         """Health, an honest client, memory, and nothing in the log that should not be there."""
         begun = time.monotonic()
-        assert b'"waiting"' in self.ask(_request("/health", method="GET"))
+        assert b'"ok"' in self.ask(_request("/healthz", method="GET"))
         took = time.monotonic() - begun
-        assert took <= 1, f"/health took {took:.2f} s"
+        assert took <= 1, f"/healthz took {took:.2f} s"
         end = time.monotonic() + 15
         while True:
-            answer = self.ask(_request("/decode", _npy(TOKENS)))
+            answer = self.ask(_request("/v1/decode", _npy(TOKENS)))
             status = int(answer[9:12] or 0)
             assert status in (200, 429, 503), answer[:200]
             if status == 200:
@@ -96,16 +96,9 @@ class Server:
         assert b"Traceback" not in said, said[-800:].decode()
 
 
-# with h11, and with httptools where that is installed
-COMMANDS = (
-    (str(EXAMPLES / "server.py"),),
-    ("-m", "uvicorn", "--no-access-log", "--app-dir", str(EXAMPLES), "server:app"),
-)
-
-
 @cache
-def _server(kind: int) -> Server:
-    return Server(*COMMANDS[kind])
+def _server() -> Server:
+    return Server()
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -155,13 +148,22 @@ def _body(rng: Rng) -> bytes:
             return damaged(rng, known[rng.integers(len(known))])
 
 
+PATHS = (
+    *("/v1/decode", "/v1/decode", "/v1/decode", "/v1/decode?stream=true", "/v1/decode?model=vocos-mel-24khz-small"),
+    *("/v1/decode?format=flac", "/v1/resynth", "/v1/resynth", "/v1/resynth?stream=true&format=opus", "/v1/encode"),
+    *("/v1/encode?format=json", "/v1/stream", "/v1/models", "/healthz", "/readyz", "/metrics", "/", "/page/app.js"),
+    *("/page/../healthz", "*"),
+)
+NAMES = ("bandwidth", "bandwidth_id", "model", "format", "stream", "mels_from", "a")
+
+
 def _any_request(rng: Rng) -> bytes:
-    path = ["/decode", "/resynth", "/stream", "/health", "/", "/decode/../health", "*"][rng.choice(7, p=PATHS)]
+    path = PATHS[rng.integers(len(PATHS))]
     if rng.random() < 0.3:
         value = ["1", "nan", "-inf", "1e400", "9" * 500, "%D9%A3", "%00", "6", "12", "x" * 3000, "1_0"][
             rng.integers(11)
         ]
-        path += f"?{['bandwidth', 'bandwidth_id', 'a'][rng.integers(3)]}={value}"
+        path += f"{'&' if '?' in path else '?'}{NAMES[rng.integers(len(NAMES))]}={value}"
     method = ["GET", "HEAD", "PUT", "POST", "BREW"][rng.integers(5)] if rng.random() < 0.2 else "POST"
     body, headers = _body(rng), []
     match rng.integers(12):
@@ -191,11 +193,8 @@ def _any_request(rng: Rng) -> bytes:
     return data
 
 
-PATHS = [0.35, 0.2, 0.2, 0.1, 0.05, 0.05, 0.05]
-
-
 def clients(rng: Rng, folder: Path) -> None:
-    server = _server(int(rng.integers(2)))
+    server = _server()
     listening = []
     for _ in range(rng.integers(1, 9)):
         with contextlib.suppress(ConnectionError, TimeoutError):
@@ -236,5 +235,5 @@ def clients(rng: Rng, folder: Path) -> None:
 
 
 TARGETS = {}
-if all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn")):
-    TARGETS["clients of the HTTP example"] = Target(clients, 0.3, seconds=60, memory=8 << 30)
+if all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn", "websockets", "prometheus_client")):
+    TARGETS["clients of the service"] = Target(clients, 0.3, seconds=60, memory=8 << 30)

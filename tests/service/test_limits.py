@@ -451,16 +451,14 @@ def test_websockets_are_no_requests(server: Server) -> None:
 
 def test_websockets_beyond_the_bound(start: Start) -> None:
     with start(sockets=2) as server:
-        open_ones = [speak(server), speak(server)]
-        with pytest.raises(InvalidStatus) as refused:
-            speak(server)
-        assert refused.value.response.status_code == 503
-        open_ones.pop().close()
-        until(lambda: server.health()[1]["sockets"] == 1)
+        with speak(server), speak(server):
+            with pytest.raises(InvalidStatus) as refused, speak(server):
+                pass
+            assert refused.value.response.status_code == 503
+        until(lambda: server.health()[1]["sockets"] == 0)
         with speak(server) as again:
             again.send("hello")
             assert again.recv(5) == "hello"
-        open_ones[0].close()
 
 
 def test_websockets_are_not_closed_for_others(server: Server) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from starlette.middleware.cors import CORSMiddleware
 
-from .limits import App, Refused, Scope
+from .limits import App, Receive, Refused, Scope, Send
 from .settings import Settings
 
 OPEN = ("/", "/healthz", "/readyz")  # without a token; the page, which asks for it, and health checks
@@ -45,13 +45,21 @@ class Access:
         """The application with the headers of CORS, if pages of any other site may use it."""
         if not self._origins:
             return app
-        return CORSMiddleware(
+        with_headers = CORSMiddleware(
             app,
             allow_origins=sorted(self._origins),
             allow_methods=("GET", "POST"),
             allow_headers=("Authorization", "Content-Type"),
             expose_headers=EXPOSED,
         )
+
+        async def chosen(scope: Scope, receive: Receive, send: Send) -> None:
+            origins = _values(scope, b"origin") if scope["type"] == "http" else []
+            allowed = not origins or self._is_allowed(origins, _values(scope, b"host"))
+            # what is refused is said by the application, also to a preflight
+            await (with_headers if allowed else app)(scope, receive, send)
+
+        return chosen
 
     def _is_allowed(self, origins: Sequence[str], hosts: Sequence[str]) -> bool:
         if len(origins) > 1:

@@ -219,6 +219,7 @@ class _Connection:
         self.since = now  # of the last change
         # since when headers are waited for: after a request from their first byte, until which uvicorn has a deadline
         self.expects: float | None = now
+        self.is_late = False  # whether that was too long at the last look
         self.unasked = 0  # bytes that came while there was no request
         self.closing: float | None = None
         self.is_socket = False  # a WebSocket, which the application bounds
@@ -235,7 +236,7 @@ class _Connection:
 
     def begin(self, account: Account) -> None:
         self.accounts.add(account)
-        self.expects, self.unasked = None, 0
+        self.expects, self.unasked, self.is_late = None, 0, False
 
     def end(self, account: Account, now: float) -> None:
         self.accounts.discard(account)
@@ -487,12 +488,12 @@ class Limits:
     def _check(self, connection: _Connection, now: float) -> None:
         if connection.accounts:
             return
-        if (
-            not connection.is_socket
-            and connection.expects is not None
-            and now - connection.expects > self.header_seconds
-        ):
-            connection.transport.abort()
+        since = None if connection.is_socket else connection.expects
+        if since is not None and now - since > self.header_seconds:
+            # else it is the service that is late: it has not read what is there, or not begun with what it has read
+            if connection.is_late and not connection.speaks():
+                connection.transport.abort()
+            connection.is_late = not connection.speaks()
         elif connection.transport.is_closing():  # when what waits for the client has been sent: perhaps never
             connection.closing = now if connection.closing is None else connection.closing
             patience = self.answer_seconds if self._ending is None else self.patience

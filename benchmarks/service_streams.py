@@ -290,8 +290,8 @@ def measure(server: subprocess.Popen[str], args: argparse.Namespace) -> int:
     while time.monotonic() < began + seconds:
         time.sleep(min(1, seconds / 20))
         memory.append(watched.memory())
-    took, cpu = time.monotonic() - began, watched.cpu() - cpu
     report = json.loads(process.communicate()[0])
+    took, cpu = time.monotonic() - began, watched.cpu() - cpu
     latencies, chunks = np.array(report["latencies"]), len(report["latencies"])
     third = memory[len(memory) // 3]
     off = difference(report, given, args.model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
@@ -37,7 +37,7 @@ def checkpoint() -> None:
 
 
 class Waiter:
-    """Lets a coroutine wait until any thread has called ``wake``; if its loop is closed by then, nothing happens.
+    """Wakes a coroutine, which awaits ``future``, from any thread; if its loop is closed by then, nothing happens.
 
     Raises RuntimeError if it is not made in a coroutine of asyncio.
     """
@@ -52,19 +52,23 @@ class Waiter:
                 "there is no running event loop of asyncio: await this within asyncio.run; with another library, such "
                 "as trio, run the method without the a in front in a thread, for example by trio.to_thread.run_sync"
             ) from None
-        self.future: asyncio.Future[None] = self.loop.create_future()
+        # None once it is woken: of a loop that is closed, nothing but this would hold the coroutine
+        self.future: asyncio.Future[None] | None = self.loop.create_future()
 
-    def wake(self) -> None:
-        wake_all([self])
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self.future.__await__()
+    def begun(self) -> asyncio.Future[None]:
+        """What to await."""
+        assert self.future is not None
+        return self.future
 
 
 def wake_all(waiters: Sequence[Waiter]) -> None:
-    """``wake`` of each, with one call for all of one loop: that is a system call."""
+    """Wake each, with one call for all of one loop: that is a system call."""
     for loop in {waiter.loop for waiter in waiters}:
-        futures = [waiter.future for waiter in waiters if waiter.loop is loop]
+        futures = []
+        for waiter in waiters:
+            if waiter.loop is loop and waiter.future is not None:
+                futures.append(waiter.future)
+                waiter.future = None
         with suppress(RuntimeError):  # it is closed
             loop.call_soon_threadsafe(_set, futures)
 
@@ -83,18 +87,19 @@ async def in_background(
     If it is cancelled, the coroutine gets CancelledError at once; the function is not begun, or ends at its next
     ``checkpoint``. ``submit`` has another thread do it than one of those that are for whole calls.
     """
-    job = _Job(function, Waiter())
+    waiter = Waiter()
+    job, future = _Job(function, waiter), waiter.begun()
     del function  # what it holds is freed when it has been computed
     try:
         (submit or _threads.submit)(job)
-        await job.waiter
+        await future
         return job.result()
     finally:
         job.stop()
         del job
 
 
-async def each(iterable: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[Item]:
+async def each(iterable: Iterable[Item] | AsyncIterable[Item]) -> AsyncGenerator[Item, None]:
     """The items of either kind of iterable; one that is not asynchronous is iterated on threads."""
     if hasattr(iterable, "__aiter__"):
         async for item in iterable:
@@ -115,7 +120,7 @@ class _Job(Generic[Result]):
     """A function that a thread is to compute for a coroutine."""
 
     def __init__(self, function: Callable[[], Result], waiter: Waiter):
-        self.waiter, self.is_stopped = waiter, False
+        self._waiter, self.is_stopped = waiter, False
         self._function: Callable[[], Result] | None = function
         self._context = copy_context()
         self._results: list[Result] = []
@@ -131,7 +136,7 @@ class _Job(Generic[Result]):
             except BaseException as error:
                 self._error = error
         del function
-        self.waiter.wake()
+        wake_all([self._waiter])
 
     def _computed(self, function: Callable[[], Result]) -> Result:
         _current.set(self)

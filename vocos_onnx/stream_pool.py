@@ -151,10 +151,10 @@ class _Place:
 
     async def astep(self, request: Request) -> Outcome:
         waiter = Waiter()
-        step = self._begun(_Step(request, waiter))
+        step, future = self._begun(_Step(request, waiter)), waiter.begun()
         try:
             self._calls.add(self, step)
-            await waiter
+            await future
             return step.outcome()
         finally:
             self._done(step)

@@ -402,7 +402,8 @@ class Stream:
                 self._fail(_GIVEN_UP.format(method))
                 raise
             except BaseException as error:
-                self._fail(": ".join(filter(None, (type(error).__name__, first_line(error)))))
+                name, text = type(error).__name__, first_line(error)  # which of CancelledError is the name alone
+                self._fail(name if text == name else f"{name}: {text}")
                 raise
         finally:
             self._unfinished = None

@@ -25,6 +25,7 @@ from tests.service.test_server import SERVE
 from vocos_onnx import VocosONNX
 
 TIMEOUT = 30
+OPTIONS: dict[str, Any] = {"open_timeout": TIMEOUT, "close_timeout": 1, "proxy": None}
 MODELS = {
     **{name: DATA / f"{name}.onnx" for name in ("encodec", "mel", "mel-istft", "encodec-int8")},
     "unstreamable": DATA / "format-5" / "imdct-cos.onnx",
@@ -42,7 +43,7 @@ def options() -> list[str]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """With room for four streams."""
-    with Server(*options(), "--streams", "4", OMP_NUM_THREADS="1") as running:
+    with Server(*options(), "--streams", "4", "--connections", "24", OMP_NUM_THREADS="1") as running:
         yield running
 
 
@@ -64,9 +65,8 @@ class Client:
     """A connection, and what is said over it."""
 
     def __init__(self, server: Server, **options: Any) -> None:
-        self.plug: ClientConnection = connect(
-            f"ws://127.0.0.1:{server.port}/v1/stream", open_timeout=TIMEOUT, close_timeout=1, proxy=None, **options
-        )
+        opening = connect(f"ws://127.0.0.1:{server.port}/v1/stream", **{**OPTIONS, **options})
+        self.plug: ClientConnection = opening.__enter__()
 
     def say(self, message: dict[str, Any] | str) -> None:
         self.plug.send(message if isinstance(message, str) else json.dumps(message))
@@ -222,9 +222,9 @@ def test_many_streams_at_once() -> None:
     """In real time or as fast as they can, which leave at random: each has its own audio, and all places are free."""
     vocos = VocosONNX(MODELS["encodec"], threads=1)
 
-    async def one(number: int) -> None:
+    async def one(port: int, number: int) -> None:
         tokens = np.random.default_rng(number).integers(1024, size=(2, 100)).astype("<u2")
-        async with aconnect(f"ws://127.0.0.1:{server.port}/v1/stream", proxy=None) as plug:
+        async with aconnect(f"ws://127.0.0.1:{port}/v1/stream", proxy=None) as plug:
             await plug.send(json.dumps(START | {"format": "f32le"}))
             await plug.recv()
             audio = b""
@@ -239,13 +239,13 @@ def test_many_streams_at_once() -> None:
             audio += bytes(await plug.recv())  # type: ignore[arg-type]
         check(audio, vocos.decode(tokens), "f32le")
 
-    async def main() -> None:
+    async def main(port: int) -> None:
         async with asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as group:
             for number in range(60):
-                group.create_task(one(number))
+                group.create_task(one(port, number))
 
     with Server(*options(), "--streams", "60", OMP_NUM_THREADS="1") as server:
-        asyncio.run(main())
+        asyncio.run(main(server.port))
         until_none_is_open(server)
 
 
@@ -307,13 +307,12 @@ MEL_START = START | {"model": "mel", "kind": "mels", "codebooks": None}
 def test_bad_input(server: Server, messages: list[Any], code: int, error: str) -> None:
     """Each with its code and a reason, and the place of the stream is free again."""
     with Client(server) as client:
-        for message in messages:
-            if isinstance(message, bytes):
-                client.plug.send(message)
-            else:
-                client.say(message)
-                while len(messages) > 1 and message is not messages[-1] and client.heard().__class__ is bytes:
-                    pass
+        for message in messages[:-1]:
+            client.plug.send(message) if isinstance(message, bytes) else client.say(message)
+            while isinstance(client.heard(), bytes) and not isinstance(message, bytes):
+                pass  # a flush is answered by audio, too
+        last = messages[-1]
+        client.plug.send(last) if isinstance(last, bytes) else client.say(last)
         found_code, reason = client.refused()
     assert found_code == code, reason
     assert re.search(error, reason), reason
@@ -379,6 +378,7 @@ def test_no_more_than_max_streams(server: Server) -> None:
 
 def test_no_more_than_so_many_connections(server: Server) -> None:
     """Those that open no stream are bounded too: refused before they are accepted."""
+    until_none_is_open(server)
     clients = []
     with pytest.raises(InvalidStatus) as refused:
         for _ in range(20):

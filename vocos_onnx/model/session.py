@@ -133,13 +133,15 @@ class Session(Generic[Config]):
 
     def _session(self, graph: str, threads: int) -> Any:
         key = graph if self.has_branches else STEP, threads
-        if key not in self._sessions:
+        session = self._sessions.get(key)
+        if session is None:
             with self._opening:
-                if key not in self._sessions:
+                session = self._sessions.get(key)
+                if session is None:
                     if key == (STEP, self.threads) and self.threads > 1 and self._options.profile is None:
-                        self._sessions.pop((WHOLE, self.threads), None)
-                    self._sessions[key] = _start(self._file, key[0], threads, self._options)
-        return self._sessions[key]
+                        self._sessions.pop((WHOLE, self.threads), None)  # who is using it keeps it until then
+                    session = self._sessions[key] = _start(self._file, key[0], threads, self._options)
+        return session
 
 
 def _run_on(session: Any, device: tuple[str, int], names: list[str], inputs: Mapping[str, Any]) -> list[Any]:

@@ -283,7 +283,7 @@ class Limits:
         end_seconds: from SIGTERM to the end; Docker waits for 10.
         free: paths without bounds on places and memory: of small answers that take no time. One that ends in "/" is of
             all that begin so.
-        sockets: WebSockets at once, at most five eighths of the connections; None for those.
+        sockets: WebSockets at once, at most half of the connections; None for that half.
         admit: is called with the scope of a request before its body is read; what it returns refuses it. WebSockets are
             for the application to refuse.
         layer: what goes around the application, and around refusals too: headers of CORS, counters.
@@ -329,7 +329,7 @@ class Limits:
         self.answer_seconds, self.linger, self.patience = answer_seconds, linger, patience
         self.end_seconds, self.free = end_seconds, frozenset(free)
         self._folders = tuple(path for path in free if path.endswith("/") and path != "/")
-        most = self.connections * 5 // 8
+        most = self.connections // 2
         self.sockets = most if sockets is None else min(sockets, most)
         self.working = self.long = self.held = self.open_sockets = 0
         self._accounts: set[Account] = set()
@@ -779,6 +779,7 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
     class BoundedSocket(base):  # type: ignore[valid-type, misc]
         _admitted: asyncio.Transport
         _reads = READ
+        on_lost: Callable[[], None] | None = None  # of the application, which may be in the middle of something
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             self._admitted = transport
@@ -817,6 +818,9 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
         def connection_lost(self, error: Exception | None) -> None:
             limits._connections.pop(self._admitted, None)
             super().connection_lost(error)
+            if self.on_lost is not None:
+                self.on_lost()
+                self.on_lost = None
 
         def shutdown(self) -> None:
             limits._end()

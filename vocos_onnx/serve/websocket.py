@@ -167,10 +167,10 @@ class _Open:
         return given
 
     def _check_codec(self, start: Mapping[str, Any]) -> None:
-        names = {name: _text(start, name) for name in ("codec", "codebooks_sha256")}
-        if any(names.values()):
+        codec, sha256 = _text(start, "codec"), _text(start, "codebooks_sha256")
+        if codec or sha256:
             try:  # without a frame nothing is computed
-                self.stream.push(Tokens(np.empty((self.width, 0), np.int64), **names))
+                self.stream.push(Tokens(np.empty((self.width, 0), np.int64), codec=codec, codebooks_sha256=sha256))
             except ValueError as error:
                 raise _Closed(BAD_DATA, str(error)) from None
 
@@ -221,6 +221,10 @@ class _Connection:
         self._idle, self._stall = settings.stream_idle, settings.stream_stall
         self._open: _Open | None = None
         self._watch = _Watch()
+        self._is_gone = False
+        protocol = getattr(receive, "__self__", None)
+        if protocol is not None and hasattr(protocol, "on_lost"):  # of limits.py
+            protocol.on_lost = self._leave
 
     async def run(self) -> None:
         """Serve it to its end. Raises OSError if the client has gone away."""
@@ -299,16 +303,26 @@ class _Connection:
     async def _computed(self, compute: Callable[..., Any], *given: Any) -> Any:
         """What the stream makes of a chunk, or of its end. Raises _Closed for whatever goes wrong."""
         try:
-            return await compute(*given)
+            computed = await compute(*given)
+            if not self._is_gone:
+                return computed
         except (ValueError, FloatingPointError) as error:
             raise _Closed(BAD_DATA, str(error)) from None
         except MemoryError:
             raise _Closed(BUSY, "there is not enough memory now, try again") from None
         except RuntimeError as error:
+            if self._is_gone:
+                raise ConnectionResetError from None
             if self._service.ending:
                 raise _Closed(ENDING, "the service is ending, try again") from None
             _log.error("a stream has failed: %s", error)
             raise _Closed(FAILED, "the service has failed at this stream") from None
+        raise ConnectionResetError
+
+    def _leave(self) -> None:
+        """The client has gone away, whatever is being done for it."""
+        self._is_gone = True
+        self._free()
 
     def _free(self) -> None:
         """Give back the place, and what is kept for the stream."""

@@ -141,6 +141,19 @@ def test_recordings(
     assert not list(folder.glob("vocos-*"))
 
 
+def test_audio_is_as_long_as_the_recording_was(server: Server, vocos: VocosONNX, tmp_path: Path) -> None:
+    """Where the tokens say so, in an archive and in JSON, as the command line has it; not where it cannot be so."""
+    samples, expected = 200 * 320 - 100, vocos.decode(TOKENS)
+    save_tokens(tmp_path / "t.npz", TOKENS, vocos, samples=samples)
+    text = json.dumps({"tokens": TOKENS.tolist(), "samples": samples}).encode()
+    for body in ((tmp_path / "t.npz").read_bytes(), text):
+        same(server.ask("/v1/decode", body), expected[:samples])
+        assert len(server.ask(STREAM, body).body) == 2 * samples
+    for wrong in (samples - 320, 200 * 320 + 1, -1, 1.5, "1", True):
+        answer = server.ask("/v1/decode", json.dumps({"tokens": TOKENS.tolist(), "samples": wrong}).encode())
+        assert answer.status == 400 and answer.json()["error"].startswith("samples is ")
+
+
 BAD = {
     "empty": ("/v1/decode", b"", "empty"),
     "no array": ("/v1/decode", b"\x93NUMPY\x01\x00garbage", "cannot read"),

@@ -180,6 +180,14 @@ async def decode(request: Request) -> Response:
             bandwidth_id = vocos.bandwidths.index(bandwidth)
     axis = 0 if convention is not None and convention.axes == "btc" else 1
     samples = config.samples(given.codes.shape[axis])
+    if model.is_codec and given.samples is not None:  # as the command line has it: the last frame may be longer
+        if not samples - config.hop_length < given.samples <= samples:
+            raise HTTPException(
+                400,
+                f"samples is {given.samples}, but {given.codes.shape[axis]} frames are of "
+                f"{samples - config.hop_length + 1} to {samples} of them: the tokens are not whole, or leave it out",
+            )
+        samples = given.samples
 
     def begin() -> Iterator[Float]:
         return _decoded(model, given, bandwidth_id, convention, axis, CHUNK if streamed else BLOCK)

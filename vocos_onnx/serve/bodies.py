@@ -22,6 +22,7 @@ from vocos_onnx.arrays import Float
 from vocos_onnx.io.audio import load_blocks
 from vocos_onnx.io.tokens import Tokens, read_token_file
 from vocos_onnx.mels import MelConvention
+from vocos_onnx.messages import shown
 
 from .limits import Account
 from .models import Model
@@ -179,7 +180,10 @@ class _Limits:
         codec, sha256 = (given.get(key) for key in _NAMES)
         if not all(text is None or (isinstance(text, str) and len(text) <= 200) for text in (codec, sha256)):
             raise ValueError("codec and codebooks_sha256 are names, expected texts of up to 200 characters")
-        return Tokens(array, codec=codec, codebooks_sha256=sha256)
+        samples = given.get("samples")
+        if samples is not None and not (type(samples) is int and 0 <= samples < 1 << 62):
+            raise ValueError(f"samples is {shown(samples)}, expected how many samples the recording has")
+        return Tokens(array, samples, codec=codec, codebooks_sha256=sha256)
 
     def _rows(self, rows: Any, name: str) -> npt.NDArray[Any]:
         where = f"cannot read the body as JSON with {name}"

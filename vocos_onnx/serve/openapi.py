@@ -293,7 +293,12 @@ _SCHEMAS: Schema = {
     ),
     "Arrays": {
         "oneOf": [
-            _object("tokens", tokens=_ROWS | {"items": _ROWS | {"items": _INTEGER}}, **_CODEC),
+            _object(
+                "tokens",
+                tokens=_ROWS | {"items": _ROWS | {"items": _INTEGER}},
+                samples=_or_null("integer", minimum=0, description="Of the recording; the audio is as long"),
+                **_CODEC,
+            ),
             _object("mels", mels=_ROWS | {"items": _ROWS | {"items": _NUMBER}}),
         ]
     },

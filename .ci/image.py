@@ -104,7 +104,8 @@ def serve(root: Path, command: list[str], healthcheck: list[str]) -> None:
     tokens = subprocess.run([python, "-I", "-c", demo], check=True, capture_output=True).stdout
     url, headers = f"http://127.0.0.1:{port}", {"Authorization": "Bearer a-token"}
     assert healthcheck[0] == "python" and "127.0.0.1:8000" in healthcheck[-1], healthcheck
-    check: list[str | Path] = [python, *(word.replace("127.0.0.1:8000", f"127.0.0.1:{port}") for word in healthcheck[1:])]
+    asked = [word.replace("127.0.0.1:8000", f"127.0.0.1:{port}") for word in healthcheck[1:]]
+    check: list[str | Path] = [python, *asked]
     environment = {**os.environ, "VOCOS_TOKEN": "a-token"}
     with subprocess.Popen([python, binaries / words[0], *words[1:]], cwd=root / "app", env=environment) as service:
         try:

@@ -237,4 +237,4 @@ def clients(rng: Rng, folder: Path) -> None:
 
 TARGETS = {}
 if all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn")):
-    TARGETS["clients of the HTTP example"] = Target(clients, 0.3, seconds=60, memory=8 << 30)
+    TARGETS["clients of the service"] = Target(clients, 0.3, seconds=60, memory=8 << 30)

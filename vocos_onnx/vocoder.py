@@ -553,8 +553,6 @@ class VocosONNX:
 
         With an error the iterator is at its end: nothing of what follows the chunk is emitted.
         """
-        if not isinstance(chunks, Iterable):
-            raise _chunks_error(chunks)
         _check_chunks(chunks)
         stream = self.stream(bandwidth_id, bandwidth=bandwidth, lookahead=lookahead, mels_from=mels_from, check=check)
         return _stream_through(chunks, stream)
@@ -579,8 +577,6 @@ class VocosONNX:
             ...     await websocket.send(audio.tobytes())
         """
         if not isinstance(chunks, AsyncIterable):
-            if not isinstance(chunks, Iterable):
-                raise _chunks_error(chunks)
             _check_chunks(chunks)
         stream = self.stream(bandwidth_id, bandwidth=bandwidth, lookahead=lookahead, mels_from=mels_from, check=check)
         return _astream_through(chunks, stream)
@@ -649,16 +645,14 @@ async def _astream_through(
     yield await stream.aflush()
 
 
-def _check_chunks(chunks: Iterable[Any]) -> None:
-    """Raises ValueError for one array, or the path of a file, in place of an iterable of chunks."""
+def _check_chunks(chunks: Any) -> None:
+    """Raises ValueError unless it is an iterable, and neither one array nor the path of a file."""
     if isinstance(chunks, str | bytes | os.PathLike):
         as_array(chunks, "chunks")
+    if not isinstance(chunks, Tokens | np.ndarray | Iterable):
+        raise ValueError(f"chunks is {shown(chunks)}, expected an iterable of chunks (K, t) or (C, t)")
     if isinstance(chunks, Tokens) or getattr(chunks, "ndim", 3) < 3:
         raise ValueError(
             f"chunks is one array of shape {np.asarray(chunks).shape}, expected an iterable of chunks (K, t) or "
             "(C, t): pass [array], or use decode"
         )
-
-
-def _chunks_error(chunks: object) -> ValueError:
-    return ValueError(f"chunks is {shown(chunks)}, expected an iterable of chunks (K, t) or (C, t)")

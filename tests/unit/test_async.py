@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import DATA, ROOT
-from vocos_onnx import EncodecONNX, Stream, StreamPool, VocosONNX, background
+from vocos_onnx import EncodecONNX, Stream, StreamPool, Tokens, VocosONNX, background
 from vocos_onnx.model.cpus import available_cpus
 
 TIMEOUT = 60  # seconds after which something hangs
@@ -202,7 +202,7 @@ def test_errors(vocos: VocosONNX, mel: VocosONNX) -> None:
             with pytest.raises(ValueError) as found:
                 await coroutine(*given)
             assert str(found.value) == str(expected.value)
-        for chunks in (None, 5, "t.npz", tokens):
+        for chunks in (None, 5, "t.npz", tokens, Tokens(tokens)):
             with pytest.raises(ValueError) as expected:
                 vocos.decode_stream(chunks)  # type: ignore[arg-type]
             with pytest.raises(ValueError) as found:
@@ -312,7 +312,7 @@ def test_a_long_decode_is_cancelled(vocos: VocosONNX, gate: Gate) -> None:
 def test_a_long_encode_and_mels_are_cancelled(vocos: VocosONNX, mel: VocosONNX) -> None:
     """The thread ends, too; ``progress`` shows how far it has come."""
     encoder = EncodecONNX(DATA / "encoder.onnx")
-    audio = np.zeros(24_000 * 600, np.float32)
+    audio = np.zeros(24_000 * 60, np.float32)
 
     async def main() -> None:
         makes: tuple[Callable[..., Coroutine[Any, Any, Any]], ...] = (

@@ -85,6 +85,13 @@ def description(*, needs_token: bool = False) -> Schema:
             "/v1/decode": {"post": _decode()},
             "/v1/resynth": {"post": _resynth()},
             "/v1/encode": {"post": _encode()},
+            "/v1/stream": {
+                "get": _operation(
+                    "stream",
+                    "A WebSocket, which docs/service.md describes",
+                    {"101": {"description": "It is open"}, "426": _error("The request asks for no WebSocket")},
+                )
+            },
         },
         "components": {
             "schemas": _SCHEMAS,

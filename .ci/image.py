@@ -4,7 +4,8 @@
 
 A folder with a virtual environment of this Python as its /usr/local stands in for python:3.12-slim. What is checked:
 each step runs; one layer has all the models, and what comes after it, with the code, is less than 2 megabytes;
-nothing is left of the sources; the service that the image starts answers, and ends when it is told to.
+nothing is left of the sources; the service that the image starts answers, asks for the token, is healthy by its
+HEALTHCHECK as long as it is there, and ends when it is told to.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import venv
 from pathlib import Path
@@ -27,13 +29,14 @@ VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 PATHS = re.compile(r"(?<![\w.:/-])/(?=(?:src|app|package|usr|requirements)\b)")
 
 
-def follow(checkout: Path, folder: Path) -> tuple[Path, list[tuple[str, int, list[str]]], list[str]]:
-    """Returns the root of the last stage, what each of its steps has added (step, bytes, names), and its CMD."""
+def follow(checkout: Path, folder: Path) -> tuple[Path, list[tuple[str, int, list[str]]], list[str], list[str]]:
+    """Returns the root of the last stage, what each of its steps has added (step, bytes, names), and its commands."""
     stages: dict[str, Path] = {}
     settings: dict[str, str] = {}
     root = folder
     layers: list[tuple[str, int, list[str]]] = []
     command: list[str] = []
+    healthcheck: list[str] = []
     text = (checkout / "Dockerfile").read_text(encoding="utf-8")
     versions = set(re.findall(r"(?:FROM python:|lib/python)(\d+\.\d+)", text))
     assert len(versions) == 1, versions
@@ -66,7 +69,9 @@ def follow(checkout: Path, folder: Path) -> tuple[Path, list[tuple[str, int, lis
             layers.append((line, sum(size for size, _ in new.values()), list(new)))
         elif step == "CMD":
             command = json.loads(rest)
-    return root, layers, command
+        elif step == "HEALTHCHECK":
+            healthcheck = json.loads(rest.partition(" CMD ")[2])
+    return root, layers, command, healthcheck
 
 
 def copy(words: list[str], stages: dict[str, Path], checkout: Path, root: Path) -> None:
@@ -89,7 +94,7 @@ def state(root: Path) -> dict[str, tuple[int, int]]:
     return {str(path.relative_to(root)): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
-def serve(root: Path, command: list[str]) -> None:
+def serve(root: Path, command: list[str], healthcheck: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     words = [{"0.0.0.0": "127.0.0.1", "8000": port}.get(word, word) for word in command]
@@ -97,25 +102,38 @@ def serve(root: Path, command: list[str]) -> None:
     python = binaries / "python"  # the first line of a script names that of the stage in which it was installed
     demo = "import json, vocos_onnx; print(json.dumps({'tokens': vocos_onnx.demo_tokens().codes.tolist()}))"
     tokens = subprocess.run([python, "-I", "-c", demo], check=True, capture_output=True).stdout
-    with subprocess.Popen([python, binaries / words[0], *words[1:]], cwd=root / "app") as service:
+    url, headers = f"http://127.0.0.1:{port}", {"Authorization": "Bearer a-token"}
+    assert healthcheck[0] == "python" and "127.0.0.1:8000" in healthcheck[-1], healthcheck
+    asked = [word.replace("127.0.0.1:8000", f"127.0.0.1:{port}") for word in healthcheck[1:]]
+    check: list[str | Path] = [python, *asked]
+    environment = {**os.environ, "VOCOS_TOKEN": "a-token"}
+    with subprocess.Popen([python, binaries / words[0], *words[1:]], cwd=root / "app", env=environment) as service:
         try:
             for _ in range(300):
                 try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10).close()
+                    urllib.request.urlopen(f"{url}/readyz", timeout=10).close()
                     break
                 except OSError:
                     assert service.poll() is None, service.returncode
                     time.sleep(0.1)
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/decode", tokens, timeout=60) as answer:
+            request = urllib.request.Request(f"{url}/v1/decode", tokens, headers)
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 assert len(answer.read()) > 400_000
+            try:
+                urllib.request.urlopen(f"{url}/v1/models", timeout=10).close()
+                raise AssertionError("no token was asked for")
+            except urllib.error.HTTPError as error:
+                assert error.code == 401
+            subprocess.run(check, check=True, timeout=10)
             service.send_signal(signal.SIGTERM)
             assert service.wait(10) in (-signal.SIGTERM, 128 + signal.SIGTERM)  # a shell, and Docker, say 143
+            assert subprocess.run(check, stderr=subprocess.DEVNULL, timeout=10).returncode != 0
         finally:
             service.kill()
 
 
 def main(checkout: Path, folder: Path) -> None:
-    root, layers, command = follow(checkout.resolve(), folder.resolve())
+    root, layers, command, healthcheck = follow(checkout.resolve(), folder.resolve())
     models = [line for line, _, names in layers if any("vocos_onnx/models/" in name for name in names)]
     assert len(models) == 1 and models[0].startswith("COPY models "), models
     after = layers[[line for line, _, _ in layers].index(models[0]) + 1 :]
@@ -124,7 +142,7 @@ def main(checkout: Path, folder: Path) -> None:
         print(f"{size / 1e6:8.2f} MB  {line[:100]}")
     assert sum(size for _, size, _ in after) < 2e6
     assert not (root / "src").exists()
-    serve(root, command)
+    serve(root, command, healthcheck)
 
 
 main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -194,7 +194,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_no_release_is_promised_that_there_is_not() -> None:
     """Until it is on PyPI, only where the package is installed does its name mean anything to pip."""
-    for page in ("README.md", "docs/deploy.md", "CONTRIBUTING.md"):
+    for page in ("README.md", "docs/deploy.md", "docs/service.md", "CONTRIBUTING.md"):
         text = (README.parent / page).read_text(encoding="utf-8")
         for found in re.finditer(r"pip install [\"']?vocos-onnx", text):
             assert "Where it is installed, " in text[found.start() - 30 : found.start()], (page, found.group())

@@ -1,0 +1,123 @@
+"""docs/service.md: its clients run as they stand, against the service; and the systemd unit that it is about."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.helpers import ROOT
+from tests.service.process import Server
+from tests.test_readme import run
+from vocos_onnx.cli.program import build_parser
+
+TEXT = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+UNIT = ROOT / "examples" / "vocos-onnx.service"
+ADDRESS = "127.0.0.1:8000"
+TOKEN = "0123456789abcdef"
+# What the Python on the page is to have made.
+CHECKED = """
+from vocos_onnx import VocosONNX, load_audio
+expected = VocosONNX().decode(tokens)
+assert np.abs(audio / 32768 - expected.clip(-1, 1 - 2**-15)).max() < 2 / 32768
+copy = load_audio("copy.wav", 24000)
+assert len(copy) == len(load_audio("speech.wav", 24000)) and copy.std() > 0.01
+try:
+    post("/v1/decode", b"")
+except RuntimeError as error:
+    assert "empty" in str(error)
+else:
+    raise AssertionError("a refusal was none")
+"""
+
+
+def blocks(language: str, port: int) -> list[str]:
+    """The code blocks of the page in a language, which call the service at that port."""
+    found = re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
+    return [block.replace(ADDRESS, f"127.0.0.1:{port}") for block in found]
+
+
+def lines(port: int) -> list[str]:
+    """The commands of its clients."""
+    return [line for block in blocks("sh", port) for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server("-m", "vocos_onnx", "serve", VOCOS_TOKEN=TOKEN) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the recording and the tokens that the commands begin with."""
+    from vocos_onnx import EncodecONNX, demo_tokens, save_tokens
+
+    path = tmp_path_factory.mktemp("docs")
+    run("vocos-onnx demo speech.wav", path)
+    save_tokens(path / "tokens.npz", demo_tokens().codes, EncodecONNX())
+    return path
+
+
+def test_python(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks are one program; with a token, which it takes from the environment."""
+    monkeypatch.setenv("VOCOS_TOKEN", TOKEN)
+    snippets = blocks("python", server.port)
+    assert len(snippets) == 2
+    (folder / "client.py").write_text("\n".join([*snippets, CHECKED]))
+    run("python -W error client.py", folder)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl; tests/browser/check_clients.py needs it")
+def test_curl(folder: Path) -> None:
+    with Server("-m", "vocos_onnx", "serve") as server:
+        demo, *commands = (line for line in lines(server.port) if "ffplay" not in line and "ffmpeg" not in line)
+        assert demo == "vocos-onnx demo speech.wav" and len(commands) == 4
+        run("\n".join(["set -e", "export VOCOS_TOKEN=", *commands]), folder)
+    audio, rate = soundfile.read(folder / "out.wav", dtype="int16")
+    assert rate == 24_000 and len(audio) == soundfile.info(folder / "speech.wav").frames
+    assert np.abs(audio).max() > 1000
+    assert soundfile.info(folder / "copy.flac").format == "FLAC"
+
+
+def test_options() -> None:
+    """Every command that starts the service is one, and every option that is named is there."""
+    commands = re.findall(r"^vocos-onnx serve.*$", TEXT, re.M)
+    assert len(commands) == 3
+    for command in commands:
+        assert build_parser().parse_args(shlex.split(command, comments=True)[1:])
+    known = subprocess.run(
+        [sys.executable, "-m", "vocos_onnx", "serve", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    page = re.sub(r"```.*?```", "", TEXT, flags=re.S)
+    named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", page)) - {"--data-binary", "--fail-with-body", "--build-arg"}
+    assert len(named) > 12
+    for option in named:
+        assert option in known, option
+
+
+def test_unit(tmp_path: Path) -> None:
+    """What it starts serves, with the token of its file; systemd has nothing against it, where there is one."""
+    text = UNIT.read_text(encoding="utf-8")
+    (start,) = re.findall(r"^ExecStart=(.*)$", text, re.M)
+    assert re.findall(r"^EnvironmentFile=(.*)$", text, re.M) == ["/etc/vocos-onnx.env"]
+    program, *words = shlex.split(start)
+    assert program == "/opt/vocos-onnx/bin/vocos-onnx" and words[-2:] == ["--port", "8000"]
+    with Server("-m", "vocos_onnx", *words[:-2], VOCOS_TOKEN=TOKEN) as server:
+        assert server.ask("/v1/models", method="GET").status == 401
+        assert server.ask("/v1/models", b"", f"Authorization: Bearer {TOKEN}", method="GET").status == 200
+        code, seconds, _ = server.stop(15)
+    limits = dict(re.findall(r"^(SuccessExitStatus|TimeoutStopSec)=(\d+)$", text, re.M))
+    assert code == int(limits["SuccessExitStatus"]) and seconds < int(limits["TimeoutStopSec"])
+    if shutil.which("systemd-analyze") is not None:
+        (tmp_path / UNIT.name).write_text(text.replace(program, sys.executable))
+        done = subprocess.run(["systemd-analyze", "verify", tmp_path / UNIT.name], capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr, done.stderr

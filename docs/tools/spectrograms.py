@@ -1,4 +1,4 @@
-"""The picture of the README: python docs/spectrograms.py RECORDING
+"""The picture of the README: python docs/tools/spectrograms.py RECORDING
 
 RECORDING is speech_en_m_joe_48k_stereo.flac, from which the bundled tokens of that name are (Nabu Casa Voice Datasets,
 en_US, joe; CC0 1.0). Needs the extra [plot].
@@ -17,7 +17,7 @@ from vocos_onnx import VocosONNX, load_audio
 from vocos_onnx.io.plot import draw_spectrogram, spectrogram
 
 SECONDS, HOP, KBPS = 4, 120, 6.0
-OUTPUT = Path(__file__).with_suffix(".png")
+OUTPUT = Path(__file__).resolve().parents[1] / "assets" / "spectrograms.png"
 
 vocos = VocosONNX()
 rate = vocos.sample_rate

@@ -185,13 +185,15 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", [*TEXTS, "CONTRIBUTING.md", "SECURITY.md", "models/README.md"])
+@pytest.mark.parametrize("name", [*TEXTS, "CONTRIBUTING.md", "SECURITY.md"])
 def test_links_lead_somewhere(name: str) -> None:
     """In the repository; tests/check_site.py checks those of the site."""
     text = (ROOT / name).read_text(encoding="utf-8")
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
         target, _, anchor = link.partition("#")
-        path = (ROOT / name).parent / target if target else ROOT / name
+        path = ((ROOT / name).parent / target).resolve() if target else ROOT / name
+        if path.is_relative_to(ROOT / "models") and not (ROOT / "models").exists():
+            continue  # where the wheel is tested, which has it
         assert path.exists(), (name, link)
         if anchor:
             assert anchor in anchors(path.read_text(encoding="utf-8")), (name, link)

@@ -54,6 +54,7 @@ WORDS = {
             r"(have|has|split has) parts",
             r"parts are the contents",
             r"fewest parts",
+            "part j of",  # of a frame, one hop long
             r"in parts \(n,\)",
             r"^Parts \(n,\)",
             r"\| part \|",

@@ -222,7 +222,10 @@ def test_no_release_is_promised_that_there_is_not() -> None:
     for name in (*TEXTS, "CONTRIBUTING.md", "examples/server.py"):
         text = (ROOT / name).read_text(encoding="utf-8")
         for found in re.finditer(r"pip install [\"']?vocos-onnx", text):
-            assert re.search(r"([Ww]here it is installed,\s+`|needs ray: )$", text[: found.start()]), (name, found.group())
+            assert re.search(r"([Ww]here it is installed,\s+`|needs ray: )$", text[: found.start()]), (
+                name,
+                found.group(),
+            )
 
 
 def test_what_is_public_is_in_the_reference() -> None:

@@ -33,14 +33,14 @@ class MelConvention:
 
     What the system did is undone in this order, in float32 as the systems compute:
 
-        1. (B, T, C) or (T, C) becomes (B, C, T) or (C, T), if ``axes`` is "btc".
-        2. y = (x / scale · std + mean) · k, with k = 1 for the log "e", ln 10 for 10, and ln(10)/20 for "db".
-        3. y is at least ln(clip), if there is a clip.
+    1. (B, T, C) or (T, C) becomes (B, C, T) or (C, T), if ``axes`` is "btc".
+    2. y = (x / scale · std + mean) · k, with k = 1 for the log "e", ln 10 for 10, and ln(10)/20 for "db".
+    3. y is at least ln(clip), if there is a clip.
 
     The model decodes y, and of its audio
 
-        4. what is beyond ±1 is clipped, if ``clamp``;
-        5. all is multiplied by prompt_rms / 0.1, if ``prompt_rms`` is below 0.1.
+    4. what is beyond ±1 is clipped, if ``clamp``;
+    5. all is multiplied by prompt_rms / 0.1, if ``prompt_rms`` is below 0.1.
 
     Steps 4 and 5, in this order, are those of ZipVoice (zipvoice/bin/infer_zipvoice.py), and step 5 is that of F5-TTS
     (f5_tts/infer/utils_infer.py): both raise a prompt whose root mean square is below 0.1 to that before they compute

@@ -20,6 +20,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # whose command line it is
@@ -64,6 +65,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put in what a page includes, and turn its links into links between pages."""
     uri = page.file.src_uri
+    if uri == "index.md":
+        page.meta["hide"] = ["navigation"]  # which would be one line
     markdown = _with_links(markdown, _SOURCES.get(uri, f"docs/{uri}"), uri, config)
 
     def included(found: re.Match[str]) -> str:
@@ -75,7 +78,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put a player behind each link to a sound."""
+    """Put a player behind each link to a sound; pages that docstrings name become links."""
+
+    def linked(found: re.Match[str]) -> str:
+        file = files.get_file_from_path(found[1])
+        if file is None or file.page is None:
+            raise PluginError(f"{page.file.src_uri} names docs/{found[1]}, which is not there")
+        return f'<a href="{get_relative_url(file.url, page.url)}">{file.page.title}</a>'
+
+    if page.file.src_uri.startswith("reference/api/"):
+        html = re.sub(r"\bdocs/([\w/-]+\.md)\b", linked, html)
     return _PLAYED.sub(r'\g<0><audio controls preload="none" src="\1"></audio>', html)
 
 
@@ -130,7 +142,7 @@ def _described(program: Parser) -> list[str]:
 
 def _command(name: str, parser: argparse.ArgumentParser) -> list[str]:
     """A command as Markdown: what it does, its usage, arguments and examples."""
-    os.environ["COLUMNS"] = "90"  # by which argparse wraps the usage
+    os.environ["COLUMNS"] = "80"  # by which argparse wraps the usage
     lines = [f"## {name}", "", str(parser.description), "", "```text", parser.format_usage().strip(), "```", ""]
     formatter = parser._get_formatter()  # noqa: SLF001 argparse has no other way to list what it was told
     rows = []
@@ -141,7 +153,7 @@ def _command(name: str, parser: argparse.ArgumentParser) -> list[str]:
         names = ", ".join(action.option_strings)
         what = f"{names} {value}".strip() if names else value
         help = formatter._expand_help(action) if action.help else ""  # noqa: SLF001
-        rows.append(f"| `{what}` | {_in_cell(help)}{' Required.' if names and action.required else ''} |")
+        rows.append(f"| `{what}` | {_in_cell(help)}{'; required' * bool(names and action.required)} |")
     if rows:
         lines += ["| argument | |", "|---|---|", *rows, ""]
     if parser.epilog:
@@ -155,5 +167,4 @@ def _choices(action: argparse.Action) -> str:
 
 
 def _in_cell(text: Any) -> str:
-    sentence = str(text).replace("|", "\\|").replace("<", "&lt;")
-    return sentence[:1].upper() + sentence[1:] + "."
+    return str(text).replace("|", "\\|").replace("<", "&lt;")

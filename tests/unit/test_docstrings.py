@@ -86,6 +86,8 @@ def names() -> dict[str, Any]:
         "audio": audio,
         "rate": 24_000,
         "data": data.getvalue(),
+        "buffer": io.BytesIO(),
+        "config": mel_vocos.config,
         "mels": mel_vocos.features(audio, 24_000),
         "play": len,
         "settings": Settings.of("encode", bandwidth=3),
@@ -125,6 +127,7 @@ def _examples() -> Iterator[tuple[str, str]]:
                 yield module, test.name
 
 
+@pytest.mark.filterwarnings("ignore:these features:UserWarning")  # mels of several conventions are one array here
 @pytest.mark.parametrize(("module", "name"), list(_examples()))
 def test_examples(module: str, name: str, names: dict[str, Any], folder: Path) -> None:
     if "metrics" in module:
@@ -138,7 +141,7 @@ def test_examples(module: str, name: str, names: dict[str, Any], folder: Path) -
         names = names | {"vocos": VocosONNX("vocos-mel-24khz-small"), "mels": names["mels"].T}
     if "skeletons" in module and "filled" in "".join(example.source for example in test.examples):
         pytest.skip("its weights are those of a checkpoint: tests/unit/convert")
-    test.globs = {**vars(loaded), **names, "__name__": "__main__"}
+    test.globs = {**names, **vars(loaded), "__name__": "__main__"}
     shown: list[str] = []
     doctest.DocTestRunner(_Checker(), optionflags=doctest.ELLIPSIS).run(test, out=shown.append)
     assert not shown, "".join(shown)

@@ -1,9 +1,9 @@
-# A small HTTP service on the CPU, examples/server.py:
+# The HTTP service on the CPU, vocos-onnx serve:
 #   docker build -t vocos . && docker run --rm -p 8000:8000 --read-only --tmpfs /tmp --cpus 2 --memory 1g vocos
 # On an NVIDIA GPU: docker build --build-arg DEVICE=gpu -t vocos-gpu . && docker run --gpus all ...
 #
-# The layers, from what changes least: what is needed, the models (45 MB), the package, the service. A change of the code
-# makes the last two anew, which are small, and none of them holds the checkout.
+# The layers, from what changes least: what is needed, the models (45 MB), the package. A change of the code makes the
+# last one anew, which is small, and none of them holds the checkout.
 FROM python:3.12-slim AS python
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONUNBUFFERED=1 ORT_DISABLE_TELEMETRY=1
 
@@ -27,10 +27,9 @@ COPY --from=requirements /requirements.txt /app/
 RUN pip install -r /app/requirements.txt
 COPY models /usr/local/lib/python3.12/site-packages/vocos_onnx/models
 COPY --from=package /package /usr/local
-COPY examples/server.py examples/limits.py /app/
 WORKDIR /app
 USER vocos
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health')"]
+HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz')"]
 # ends within 8 s of SIGTERM: docker stop waits for 10
-CMD ["python", "server.py", "--host", "0.0.0.0", "--port", "8000"]
+CMD ["vocos-onnx", "serve", "--host", "0.0.0.0", "--port", "8000"]

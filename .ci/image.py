@@ -100,12 +100,12 @@ def serve(root: Path, command: list[str]) -> None:
         try:
             for _ in range(300):
                 try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10).close()
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10).close()
                     break
                 except OSError:
                     assert service.poll() is None, service.returncode
                     time.sleep(0.1)
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/decode", tokens, timeout=60) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/decode", tokens, timeout=60) as answer:
                 assert len(answer.read()) > 400_000
             service.send_signal(signal.SIGTERM)
             assert service.wait(10) in (-signal.SIGTERM, 128 + signal.SIGTERM)  # a shell, and Docker, say 143

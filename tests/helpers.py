@@ -14,7 +14,6 @@ from vocos_onnx.spans import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data"
-EXAMPLES = ROOT / "examples"
 
 
 def altered(tmp_path: Path, old: bytes, new: bytes, name: str = "encodec") -> Path:

@@ -17,12 +17,15 @@ bundled = (
     "vocos-mel-24khz-small.onnx",
     "README.md",
     "registry.json",
+    "speech_en_m_joe_48k_stereo.flac",
 )
 skeletons = ("vocos-encodec-24khz", "vocos-mel-24khz", "encodec_24khz")
 configs = ("vocos_onnx_train/configs/vocos-mel-24khz.yaml", "vocos_onnx_train/configs/vocos-encodec-24khz.yaml")
 for name in (
     "vocos_onnx/py.typed",
     "vocos_onnx/evaluate/report.html.j2",
+    *(f"vocos_onnx/serve/page/{file}" for file in ("index.html", "style.css", "app.js", "icon.svg")),
+    "vocos_onnx/serve/service.py",
     *configs,
     *(f"vocos_onnx/models/{file}" for file in bundled),
     *(f"vocos_onnx/models/skeletons/{name}.tar.xz" for name in skeletons),

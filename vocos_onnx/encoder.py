@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .arrays import Float, Progress
+from .background import checkpoint, in_background
 from .bandwidths import DEFAULT_BANDWIDTH, bandwidth_index
 from .dsp.audio_window import AudioWindow
 from .dsp.quantizer import quantize
@@ -140,6 +142,24 @@ class EncodecONNX:
                 progress(done, frames)
         return codes[:, 0] if np.ndim(audio) == 1 else codes
 
+    async def aencode(
+        self,
+        audio: npt.ArrayLike,
+        sample_rate: int,
+        bandwidth: float = DEFAULT_BANDWIDTH,
+        *,
+        progress: Progress | None = None,
+    ) -> npt.NDArray[np.int64]:
+        """``encode`` for asyncio: computed on a thread while the event loop goes on. Returns and raises as that.
+
+        ``progress`` is called in that thread. If it is cancelled, the task gets CancelledError at once, and the work
+        behind it ends after some seconds of audio, see ``VocosONNX.adecode``.
+
+        Example:
+            >>> tokens = await encoder.aencode(recording, sample_rate)
+        """
+        return await in_background(partial(self.encode, audio, sample_rate, bandwidth, progress=progress))
+
     def encode_stream(
         self,
         blocks: Iterable[npt.ArrayLike],
@@ -235,6 +255,7 @@ class EncodecONNX:
         config, hop = self.config, self.hop_length
         start = 0
         while True:
+            checkpoint()
             count = chunk if start else max(chunk, _FIRST)
             there = audio.read_until((start + count + config.right_context) * hop + config.n_fft)
             frames = -(-there // hop)  # in all, if the end has come

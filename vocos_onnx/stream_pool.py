@@ -13,7 +13,6 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, Self
@@ -21,14 +20,15 @@ from typing import Any, NamedTuple, NoReturn, Self
 import numpy as np
 
 from .arrays import Float
-from .frames import Frames, features_of
+from .background import Waiter, wake_all
+from .frames import features_of
 from .inverse import Inverse
 from .limits import read_integer
 from .mels import MelsFrom
 from .messages import shown
 from .network import Network, joined, split
-from .streams import Kept, Stream, Streams
-from .workers import on_a_worker
+from .streams import Kept, Outcome, Request, Stream, Streams
+from .workers import begin, on_a_worker
 
 MOST_STREAMS = 1 << 16
 FRAMES = 256  # of a call, where there are several streams: more are hardly cheaper, and the others would wait for them
@@ -40,7 +40,9 @@ class StreamPool:
     Each thread opens a ``Stream`` and uses it as if it were alone. ``push`` and ``flush`` block until the audio is
     there, and return what those of ``VocosONNX.stream`` would, within 1e-5 of the peak. The pool has no thread of its
     own: one of the threads that push runs the network for all whose chunks are there, while the others wait; what is
-    pushed while it runs goes together in the next call. While nobody else pushes, a stream does so at once.
+    pushed while it runs goes together in the next call. While nobody else pushes, a stream does so at once. Tasks of
+    asyncio use ``apush`` and ``aflush``, for which the network runs on the threads that decode spans; both may be used
+    in one pool.
 
     Streams share a call of the network if they have the same bandwidth id; chunks of different lengths are cut. A
     stream that stalls, fails or is abandoned holds up no other: each waits for another one at most ``max_wait``
@@ -138,25 +140,36 @@ class _Place:
     def free(self) -> None:
         self._calls.leave(self)
 
-    def step(
-        self, frames: Frames, bandwidth_id: int | None, kept: Kept, first: int, end: int | None, skip: int
-    ) -> tuple[Sequence[Float], Kept]:
-        self._bandwidth_id = bandwidth_id
-        self._pauses = (self._pauses[1], time.monotonic() - self._over)
-        step = self.step_now = _Step(frames, bandwidth_id, kept, first, end, skip)
+    def step(self, request: Request) -> Outcome:
+        step = self._begun(_Step(request, None))
         try:
             self._calls.run(self, step)
+            return step.outcome()
         finally:
-            self._calls.withdraw(step)
-            self.step_now = None
-            self._over = time.monotonic()
-        progress, error = step.progress, step.error
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error, step, progress  # they would keep one another alive
-        return progress.audio, progress.kept
+            self._done(step)
+            del step  # it would keep its error alive, and that this frame
+
+    async def astep(self, request: Request) -> Outcome:
+        waiter = Waiter()
+        step = self._begun(_Step(request, waiter))
+        try:
+            self._calls.add(self, step)
+            await waiter
+            return step.outcome()
+        finally:
+            self._done(step)
+            del step
+
+    def _begun(self, step: _Step) -> _Step:
+        self._bandwidth_id = step.bandwidth_id
+        self._pauses = (self._pauses[1], time.monotonic() - self._over)
+        self.step_now = step
+        return step
+
+    def _done(self, step: _Step) -> None:
+        self._calls.withdraw(step)
+        self.step_now = None
+        self._over = time.monotonic()
 
     def is_expected(self, bandwidth_id: int | None, wait: float) -> bool:
         """Whether another step is to come within so many seconds of the last, to judge by the pauses before."""
@@ -167,19 +180,31 @@ class _Place:
 
 
 class _Step:
-    """What one stream wants of the network, see ``streams.Place.step``; any thread may run it, in several calls.
+    """What one stream wants of the network, see ``streams.Request``; any thread may run it, in several calls.
 
     ``progress`` is replaced as a whole, and nothing else changes when frames are done: the thread that runs the step
     may be interrupted (Ctrl-C) at any point, and another one goes on from there.
+
+    ``waiter``: of the coroutine that waits until it is over; None if a thread does, which may also run it.
     """
 
-    def __init__(self, frames: Frames, bandwidth_id: int | None, kept: Kept, first: int, end: int | None, skip: int):
-        self.frames, self.bandwidth_id, self.first, self.end, self.skip = frames, bandwidth_id, first, end, skip
+    def __init__(self, request: Request, waiter: Waiter | None):
+        self.frames, self.bandwidth_id, kept, self.first, self.end, self.skip = request
         self.progress = _Progress(0, (), kept, next(_turns))
+        self.waiter = waiter
         self.error: Exception | None = None
         self.patience = math.inf  # seconds for which it may still wait for other streams
         self._asleep = threading.Lock()
         self._asleep.acquire()
+
+    def outcome(self) -> Outcome:
+        """The audio, and what is kept. Raises the error of the step."""
+        if self.error is None:
+            return self.progress.audio, self.progress.kept
+        try:
+            raise self.error
+        finally:
+            del self  # they would keep one another alive
 
     @property
     def left(self) -> int:
@@ -219,7 +244,8 @@ class _Calls:
     """The calls of the network for all steps that wait.
 
     Some of the threads that wait lead, as many as calls of the network should run side by side: each makes one call,
-    in which its own step takes part, and then another thread leads. All that they share changes under ``_lock``, which
+    in which its own step takes part, and then another thread leads. For the step of a coroutine, a worker does so. All
+    that they share changes under ``_lock``, which
     nobody holds for long. A thread may be interrupted at any point, and then ``withdraw`` puts right what it has left
     undone.
     """
@@ -272,7 +298,7 @@ class _Calls:
         if step is not None and os.getpid() == self._process:
             with self._lock:
                 _fail(step, RuntimeError("the stream was closed while its chunk was waiting in the pool"))
-                step.wake()
+                _wake([step])
                 self._withdraw(step)
 
     def close(self) -> None:
@@ -283,8 +309,8 @@ class _Calls:
                     _fail(step, RuntimeError(_CLOSED))
                 self._wake()
 
-    def run(self, place: _Place, step: _Step) -> None:
-        """Returns when the step is over, whoever has run it."""
+    def add(self, place: _Place, step: _Step) -> None:
+        """Have it run, by whichever thread."""
         with self._lock:
             self.check()
             if id(place) not in self._places:
@@ -293,6 +319,10 @@ class _Calls:
             self._waiting[step] = None
             self._no_longer_awaited(place)
             self._appoint()
+
+    def run(self, place: _Place, step: _Step) -> None:
+        """Returns when the step is over, whoever has run it."""
+        self.add(place, step)
         while not step.is_over:
             call = self._leaders.get(step)
             if call is not None:
@@ -302,8 +332,10 @@ class _Calls:
                 step.sleep()
 
     def withdraw(self, step: _Step) -> None:
-        """The thread of the step waits no longer, for whatever reason."""
+        """Nobody waits for the step any longer, for whatever reason."""
         with self._lock:
+            if step.waiter is not None:  # no worker need begin with it
+                _fail(step, RuntimeError("the push was cancelled"))
             self._withdraw(step)
 
     def _withdraw(self, step: _Step) -> None:
@@ -315,7 +347,8 @@ class _Calls:
     def _appoint(self) -> None:
         """Let another thread lead, where a call can be made and somebody waits for one."""
         for leader in list(self._leaders):
-            if leader.is_over or leader not in self._waiting:  # its call is over, or it was interrupted or closed
+            # its call is over, or it was interrupted or closed; a worker goes on to the end, whatever happens
+            if leader.waiter is None and (leader.is_over or leader not in self._waiting):
                 self._leaders.pop(leader, None)
         if not self._waiting:
             return
@@ -325,15 +358,32 @@ class _Calls:
         taken = self._taken()
         left = [step for step in list(self._waiting) if not step.is_over and step not in taken]
         for leader in sorted(left, key=_turn_of)[:room]:
-            self._leaders[leader] = _Call()
-            leader.wake()
+            call = self._leaders[leader] = _Call()
+            if leader.waiter is None:
+                leader.wake()
+            else:
+                begin(partial(self._lead, leader, call))
+
+    def _lead(self, leader: _Step, call: _Call) -> None:
+        """One call, on a worker, for the step of a coroutine and others."""
+        try:
+            if not leader.is_over:
+                self._wait_for_others(leader, call)
+                self._make(leader, call)
+        except Exception as error:
+            with self._lock:
+                _fail(leader, error)
+        finally:
+            with self._lock:
+                if self._leaders.get(leader) is call:  # it has made none
+                    self._end(leader)
 
     def _wake(self) -> None:
-        """Wake the threads whose steps are over."""
-        for step in list(self._waiting):
-            if step.is_over:
-                step.wake()
-                self._waiting.pop(step, None)
+        """Wake those whose steps are over."""
+        over = [step for step in list(self._waiting) if step.is_over]
+        for step in over:
+            self._waiting.pop(step, None)
+        _wake(over)
 
     def _taken(self) -> set[_Step]:
         """The steps that are in a call, or about to make one."""
@@ -396,7 +446,7 @@ class _Calls:
         try:
             # Side by side on threads that stay: on those that push, which come and go, the scheduler often has both
             # calls on one core at first.
-            after = on_a_worker(compute) if is_alone else compute()
+            after = on_a_worker(compute) if is_alone and leader.waiter is None else compute()
         except Exception as error:
             with self._lock:
                 for step in steps:
@@ -491,6 +541,12 @@ def _turn_of(step: _Step) -> int:
 def _fail(step: _Step, error: Exception) -> None:
     if not step.is_over:
         step.error = error
+
+
+def _wake(steps: list[_Step]) -> None:
+    for step in steps:
+        step.wake()
+    wake_all([step.waiter for step in steps if step.waiter is not None])
 
 
 def _another(error: Exception) -> Exception:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn, Protocol, Self
+from functools import partial
+from typing import Any, NamedTuple, NoReturn, Protocol, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from .arrays import EncodecFrames, Float
+from .background import checkpoint, in_background
 from .frames import Frames, Reader
 from .inverse import START, Inverse, Tail
 from .limits import read_integer
@@ -24,11 +26,14 @@ from .mels import MelConvention, MelsFrom
 from .messages import first_line
 from .network import Network, State
 from .spans import LONGEST
+from .workers import begin
 
 _TWO_THREADS = (
-    "two threads use one stream at the same time, or an iterator of push_blocks is not at its end: give each thread a "
-    "stream of its own, and iterate to the end"
+    "two threads use one stream at the same time, or two tasks, or an iterator of push_blocks is not at its end: give "
+    "each a stream of its own, await one push before the next, and iterate to the end"
 )
+_GIVEN_UP = "a chunk was not decoded to its end: {} was given up"
+_SMALL = 1 << 16  # numbers of a chunk that takes no time to check
 
 
 class Kept(NamedTuple):
@@ -36,6 +41,25 @@ class Kept(NamedTuple):
 
     state: State
     tail: Tail
+
+
+class Request(NamedTuple):
+    """What a sequence wants of the network in one step.
+
+    As ``Network.step`` for one sequence, with the inverse transform and the overlap-add: one sequence of t frames ->
+    its audio, in parts (n,), of all frames of the spectrum but the first ``skip``; and what is to be kept.
+    """
+
+    frames: Frames
+    bandwidth_id: int | None
+    kept: Kept
+    first: int
+    end: int | None
+    skip: int
+
+
+Outcome = tuple[Sequence[Float], Kept]
+Steps = Generator[Request, Outcome, Float]  # asks for steps one after the other, and returns the audio (n,) of all
 
 
 class Place(Protocol):
@@ -47,14 +71,11 @@ class Place(Protocol):
     def check(self) -> None:
         """Raises RuntimeError if there cannot be another step, whatever the stream does."""
 
-    def step(
-        self, frames: Frames, bandwidth_id: int | None, kept: Kept, first: int, end: int | None, skip: int
-    ) -> tuple[Sequence[Float], Kept]:
-        """As ``Network.step`` for one sequence, with the inverse transform and the overlap-add.
+    def step(self, request: Request) -> Outcome:
+        """Raises FloatingPointError if the audio is not finite."""
 
-        One sequence of t frames -> its audio, in parts (n,), of all frames of the spectrum but the first ``skip``; and
-        what is to be kept. Raises FloatingPointError if the audio is not finite.
-        """
+    async def astep(self, request: Request) -> Outcome:
+        """The same, without blocking the event loop."""
 
     def free(self) -> None:
         """Called after the last step of a sequence, also if that has failed; perhaps more than once."""
@@ -72,63 +93,66 @@ class Alone:
     def check(self) -> None:
         pass
 
-    def step(
-        self, frames: Frames, bandwidth_id: int | None, kept: Kept, first: int, end: int | None, skip: int
-    ) -> tuple[Sequence[Float], Kept]:
+    def step(self, request: Request) -> Outcome:
+        frames, bandwidth_id, kept, first, end, skip = request
         features = frames.features(0, frames.length)
         spectrum, state = self._network.step(features, bandwidth_id, kept.state, [first], [end])
         audio, tail = self._inverse.go_on(spectrum[0], kept.tail, skip, first - self._network.reach)
         return [audio], Kept(state, tail)
+
+    async def astep(self, request: Request) -> Outcome:
+        return await in_background(partial(self.step, request), begin)
 
     def free(self) -> None:
         pass
 
 
 class Decoder:
-    """Frames to audio, some at a time: the network step by step, and the overlap-add.
+    """Frames to audio, some at a time: which steps the network is to make, and the overlap-add.
 
     ``lookahead``: how many later frames must be there for a frame to be emitted, at most the network's reach. Where the
     network sees further ahead than that, the sequence ends there for it.
     """
 
-    def __init__(self, network: Network, place: Place, inverse: Inverse, bandwidth_id: int | None, lookahead: int):
+    def __init__(self, network: Network, inverse: Inverse, bandwidth_id: int | None, lookahead: int):
         self._reach, self._channels = network.reach, network.config.feature_channels
-        self._place, self._bandwidth_id, self._lookahead = place, bandwidth_id, lookahead
+        self._bandwidth_id, self._lookahead = bandwidth_id, lookahead
         self._inverse, self._kept = inverse, Kept(network.start(1), START)
         self._frames_in = self._frames_out = self._samples_out = 0
         self._missing = network.missing
 
-    def push(self, frames: Frames) -> Float:
+    def push(self, frames: Frames) -> Steps:
         """The next frames -> the samples (n,) that are complete with them, n >= 0."""
-        audio = self._step(frames, None)
+        audio = yield from self._step(frames, None)
         self._frames_in += frames.length
         if self._lookahead < self._reach and self._frames_in > self._lookahead:
             # as if the sequence ended here, and without keeping the state
-            peeked = self._step(self._zeros(self._reach - self._lookahead), self._frames_in)
+            peeked = yield from self._step(self._zeros(self._reach - self._lookahead), self._frames_in)
             audio = np.concatenate([audio, peeked])
         self._samples_out += len(audio)
         return audio
 
-    def finish(self) -> Float:
+    def finish(self) -> Steps:
         """The samples (n,) that are left when no frame follows."""
         if not self._frames_in:
             return np.zeros(0, np.float32)
         if missing := self._missing(self._frames_in):
             wanted = self._inverse.config.samples(self._frames_in) - self._samples_out
-            filled: Float = np.concatenate([self.push(self._zeros(missing)), self.finish()])
-            return filled[:wanted]
-        audio = self._step(self._zeros(self._reach), self._frames_in)
+            pushed = yield from self.push(self._zeros(missing))
+            finished = yield from self.finish()
+            return np.concatenate([pushed, finished])[:wanted]
+        audio = yield from self._step(self._zeros(self._reach), self._frames_in)
         rest: Float = np.concatenate([audio, self._inverse.overlap_add(self._kept.tail).finish()[0]])
         return rest
 
-    def _step(self, given: Frames, end: int | None) -> Float:
+    def _step(self, given: Frames, end: int | None) -> Steps:
         """The audio (n,) of the frames that are complete with those given, and have not been emitted.
 
         The spectrum is ``reach`` frames late, so that frames before the first are in it, which have no meaning.
         """
         first, frames = self._frames_in - self._reach, given.length
         skip = min(frames, max(0, self._frames_out - first))
-        audio, kept = self._place.step(given, self._bandwidth_id, self._kept, self._frames_in, end, skip)
+        audio, kept = yield Request(given, self._bandwidth_id, self._kept, self._frames_in, end, skip)
         self._kept = kept if end is None else Kept(self._kept.state, kept.tail)
         self._frames_out += frames - skip
         return _joined(audio)
@@ -140,7 +164,7 @@ class Decoder:
 class Stream:
     """Audio while its tokens or features come in. Made by ``VocosONNX.stream``, or ``open`` of a ``StreamPool``.
 
-    It is for one thread at a time.
+    It is for one thread, or one task of asyncio, at a time: ``apush`` and ``aflush`` are ``push`` and ``flush`` there.
 
     What all ``push`` and the ``flush`` at the end return, one after the other, is what ``decode`` returns for all
     chunks joined, within rounding, however they are cut. After ``flush``, and after any error, ``reset`` makes the
@@ -223,30 +247,93 @@ class Stream:
         return blocks
 
     def _push_blocks(self, chunk: npt.ArrayLike | EncodecFrames) -> Generator[Float, None, None]:
-        with self._alone():
-            frames = self._reader.read_chunk(chunk, self._bandwidth_id, self._mels)
-            if frames.length:
-                if self._decoder is None:
-                    bandwidth_id = frames.bandwidth_id
-                    self._decoder = Decoder(self._network, self._place, self._inverse, bandwidth_id, self.delay)
-                    self._kind = frames.kind
-                elif frames.kind != self._kind:
-                    raise ValueError(
-                        f"this chunk is {frames.kind}, and those before it were {self._kind}: decode them in two "
-                        "streams"
-                    )
+        with self._alone("push_blocks"):
+            parts = self._parts(self._read(chunk))
             yield np.zeros(0, np.float32)  # the chunk is taken, and nothing else may come before it
-            for start in range(0, frames.length, LONGEST):  # so that memory does not grow with the chunk
-                assert self._decoder is not None
-                yield self._finished(self._decoder.push(frames.part(start, min(start + LONGEST, frames.length))))
+            for part in parts:
+                yield self._finished(self._run(part))
+
+    async def apush(self, tokens_or_features: npt.ArrayLike | EncodecFrames) -> Float:
+        """``push`` for asyncio: the event loop goes on while the network runs. Raises as that.
+
+        In a ``StreamPool`` it takes no thread while it waits, so that one loop serves hundreds of streams.
+
+        If it is cancelled, also by ``asyncio.timeout``, the task gets CancelledError at once, the chunk is lost, and
+        the stream has stopped as after an error: ``reset`` begins anew.
+
+        Example:
+            >>> async with asyncio.TaskGroup() as group:  # of several streams
+            ...     tasks = [group.create_task(stream.apush(tokens)) for stream in streams]
+        """
+        with self._alone("apush"):
+            parts = self._parts(await self._aread(tokens_or_features))
+            return _joined([self._finished(await self._arun(part)) for part in parts])
+
+    async def apush_blocks(self, tokens_or_features: npt.ArrayLike | EncodecFrames) -> AsyncGenerator[Float, None]:
+        """``push_blocks`` for asyncio: ``async for`` over the audio of a long chunk. Begins when it is iterated."""
+        with self._alone("apush_blocks"):
+            for part in self._parts(await self._aread(tokens_or_features)):
+                yield self._finished(await self._arun(part))
+
+    def _read(self, chunk: npt.ArrayLike | EncodecFrames) -> Frames:
+        return self._reader.read_chunk(chunk, self._bandwidth_id, self._mels)
+
+    async def _aread(self, chunk: npt.ArrayLike | EncodecFrames) -> Frames:
+        if isinstance(chunk, np.ndarray) and chunk.size <= _SMALL:
+            return self._read(chunk)
+        return await in_background(partial(self._read, chunk))
+
+    def _parts(self, frames: Frames) -> Iterator[Steps]:
+        """The steps of a chunk, some seconds at a time, so that memory does not grow with it."""
+        if frames.length:
+            if self._decoder is None:
+                self._decoder = Decoder(self._network, self._inverse, frames.bandwidth_id, self.delay)
+                self._kind = frames.kind
+            elif frames.kind != self._kind:
+                raise ValueError(
+                    f"this chunk is {frames.kind}, and those before it were {self._kind}: decode them in two streams"
+                )
+        starts = range(0, frames.length, LONGEST)
+        decoder = self._decoder
+        return (decoder.push(frames.part(a, min(a + LONGEST, frames.length))) for a in starts if decoder is not None)
+
+    def _run(self, steps: Steps) -> Float:
+        """Have the network make the steps."""
+        try:
+            request = next(steps)
+            while True:
+                checkpoint()
+                request = steps.send(self._place.step(request))
+        except StopIteration as end:
+            return cast(Float, end.value)
+
+    async def _arun(self, steps: Steps) -> Float:
+        try:
+            request = next(steps)
+            while True:
+                request = steps.send(await self._place.astep(request))
+        except StopIteration as end:
+            return cast(Float, end.value)
 
     def flush(self) -> Float:
         """The end of the sequence: the rest of the audio (samples,). Raises as ``push``. Only ``reset`` may follow."""
-        with self._alone():
-            audio = np.zeros(0, np.float32) if self._decoder is None else self._decoder.finish()
-            self._ended, self._decoder = True, None
-            self._place.free()
-            return self._finished(audio)
+        with self._alone("flush"):
+            return self._ended_with(self._run(self._rest()))
+
+    async def aflush(self) -> Float:
+        """``flush`` for asyncio. Raises as that; if it is cancelled, the stream has stopped, see ``apush``."""
+        with self._alone("aflush"):
+            return self._ended_with(await self._arun(self._rest()))
+
+    def _rest(self) -> Steps:
+        if self._decoder is None:
+            return np.zeros(0, np.float32)
+        return (yield from self._decoder.finish())
+
+    def _ended_with(self, audio: Float) -> Float:
+        self._ended, self._decoder = True, None
+        self._place.free()
+        return self._finished(audio)
 
     def _finished(self, audio: Float) -> Float:
         return audio if self._convention is None else self._convention.finished(audio)
@@ -299,7 +386,7 @@ class Stream:
         self._place.check()
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self, method: str) -> Iterator[None]:
         if not self._lock.acquire(blocking=False):
             raise RuntimeError(_TWO_THREADS)
         try:
@@ -314,10 +401,10 @@ class Stream:
             try:
                 yield
             except GeneratorExit:
-                self._fail("a chunk was not decoded to its end: push_blocks was given up")
+                self._fail(_GIVEN_UP.format(method))
                 raise
             except BaseException as error:
-                self._fail(f"{type(error).__name__}: {first_line(error)}")
+                self._fail(": ".join(filter(None, (type(error).__name__, first_line(error)))))
                 raise
         finally:
             self._unfinished = None

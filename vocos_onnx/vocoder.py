@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from functools import partial
 from typing import Any, overload
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy.typing as npt
 
 from .analysis import Choice, EncoderOrPath, analysis_of
 from .arrays import Array, EncodecFrames, Float, Progress, as_array
+from .background import each, in_background
 from .dsp.mel import CHUNK
 from .frames import Given, Layout, reader_of
 from .inverse import Inverse, Sum
@@ -210,6 +213,26 @@ class VocosONNX:
         assert not isinstance(decoded, list)
         return decoded
 
+    async def aresynth(
+        self,
+        audio: npt.ArrayLike,
+        sample_rate: int,
+        *,
+        bandwidth: float | None = None,
+        bandwidth_id: Any = None,
+        encoder: EncoderOrPath | None = None,
+        progress: Progress | None = None,
+    ) -> Float:
+        """What calling the object returns, for asyncio: computed on a thread while the event loop goes on.
+
+        ``progress`` is called in that thread. Raises as the call does; about cancelling see ``adecode``.
+
+        Example:
+            >>> copy = await vocos.aresynth(recording, sample_rate, bandwidth=6.0)
+        """
+        options: dict[str, Any] = {"bandwidth": bandwidth, "bandwidth_id": bandwidth_id, "encoder": encoder}
+        return await in_background(partial(self, audio, sample_rate, progress=progress, **options))
+
     def resynth_stream(
         self,
         blocks: Iterable[npt.ArrayLike],
@@ -376,6 +399,80 @@ class VocosONNX:
         )
         return self._decode(given)
 
+    @overload
+    async def adecode(
+        self,
+        tokens_or_features: Array | Nested | EncodecFrames,
+        bandwidth_id: Any = None,
+        *,
+        bandwidth: float | None = None,
+        layout: Layout = "kbt",
+        mels_from: MelsFrom | None = None,
+        check: bool | None = None,
+        lengths: None = None,
+    ) -> Float: ...
+
+    @overload
+    async def adecode(
+        self,
+        tokens_or_features: Ragged,
+        bandwidth_id: Any = None,
+        *,
+        bandwidth: float | None = None,
+        layout: Layout = "kbt",
+        mels_from: MelsFrom | None = None,
+        check: bool | None = None,
+        lengths: None = None,
+    ) -> list[Float]: ...
+
+    @overload
+    async def adecode(
+        self,
+        tokens_or_features: Array | Nested,
+        bandwidth_id: Any = None,
+        *,
+        bandwidth: float | None = None,
+        layout: Layout = "kbt",
+        mels_from: MelsFrom | None = None,
+        check: bool | None = None,
+        lengths: Lengths,
+    ) -> list[Float]: ...
+
+    async def adecode(
+        self,
+        tokens_or_features: Array | Nested | EncodecFrames | Ragged,
+        bandwidth_id: Any = None,
+        *,
+        bandwidth: float | None = None,
+        layout: Layout = "kbt",
+        mels_from: MelsFrom | None = None,
+        check: bool | None = None,
+        lengths: Lengths | None = None,
+    ) -> Float | list[Float]:
+        """``decode`` for asyncio: computed on a thread while the event loop goes on. Returns and raises as that.
+
+        In a process, as many such calls are in progress as asyncio has threads of its own, four more than there are
+        CPUs and at most 32; others wait. The arrays must not change until it returns.
+
+        If it is cancelled, also by ``asyncio.timeout``, the task gets CancelledError at once, and the work behind it
+        ends after the span that is being computed (some 20 s of audio, which take a few hundredths of a second; a model
+        whose input cannot be cut computes to its end).
+
+        Raises:
+            RuntimeError: also, no event loop of asyncio is running: of trio, use ``trio.to_thread.run_sync`` and
+                ``decode``.
+
+        Example:
+            >>> async with asyncio.timeout(10):
+            ...     audio = await vocos.adecode(tokens)
+        """
+        options: dict[str, Any] = {"bandwidth": bandwidth, "layout": layout, "mels_from": mels_from}
+        options |= {"check": check, "lengths": lengths}
+        decoded: Float | list[Float] = await in_background(
+            partial(self.decode, tokens_or_features, bandwidth_id, **options)
+        )
+        return decoded
+
     def _decode(self, given: Given) -> Float | list[Float]:
         items = given.items
         if self.network.size is not None:
@@ -456,17 +553,37 @@ class VocosONNX:
 
         With an error the iterator is at its end: nothing of what follows the chunk is emitted.
         """
-        if isinstance(chunks, str | bytes | os.PathLike):
-            as_array(chunks, "chunks")
-        if not isinstance(chunks, Tokens | np.ndarray | Iterable):
-            raise ValueError(f"chunks is {shown(chunks)}, expected an iterable of chunks (K, t) or (C, t)")
-        if isinstance(chunks, Tokens) or getattr(chunks, "ndim", 3) < 3:
-            raise ValueError(
-                f"chunks is one array of shape {np.asarray(chunks).shape}, expected an iterable of chunks (K, t) or "
-                "(C, t): pass [array], or use decode"
-            )
+        if not isinstance(chunks, Iterable):
+            raise _chunks_error(chunks)
+        _check_chunks(chunks)
         stream = self.stream(bandwidth_id, bandwidth=bandwidth, lookahead=lookahead, mels_from=mels_from, check=check)
         return _stream_through(chunks, stream)
+
+    def adecode_stream(
+        self,
+        chunks: Iterable[npt.ArrayLike | EncodecFrames] | AsyncIterable[npt.ArrayLike | EncodecFrames],
+        bandwidth_id: Any = None,
+        *,
+        bandwidth: float | None = None,
+        lookahead: int | None = None,
+        mels_from: MelsFrom | None = None,
+        check: bool | None = None,
+    ) -> AsyncIterator[Float]:
+        """``decode_stream`` for asyncio: ``async for`` over the audio of chunks. Raises as that.
+
+        ``chunks`` may be an asynchronous iterable, too. Another one, unless it is a list or tuple, is iterated on
+        threads, since it may block; it takes one of the threads of ``adecode`` as long as it does.
+
+        Example:
+            >>> async for audio in vocos.adecode_stream(chunks):
+            ...     await websocket.send(audio.tobytes())
+        """
+        if not isinstance(chunks, AsyncIterable):
+            if not isinstance(chunks, Iterable):
+                raise _chunks_error(chunks)
+            _check_chunks(chunks)
+        stream = self.stream(bandwidth_id, bandwidth=bandwidth, lookahead=lookahead, mels_from=mels_from, check=check)
+        return _astream_through(chunks, stream)
 
     @property
     def delay(self) -> int:
@@ -518,3 +635,30 @@ def _stream_through(chunks: Iterable[npt.ArrayLike | EncodecFrames], stream: Str
             if audio.size:
                 yield audio
     yield stream.flush()
+
+
+async def _astream_through(
+    chunks: Iterable[npt.ArrayLike | EncodecFrames] | AsyncIterable[npt.ArrayLike | EncodecFrames], stream: Stream
+) -> AsyncGenerator[Float, None]:
+    async with aclosing(each(chunks)) as given:
+        async for chunk in given:
+            async with aclosing(stream.apush_blocks(chunk)) as blocks:
+                async for audio in blocks:
+                    if audio.size:
+                        yield audio
+    yield await stream.aflush()
+
+
+def _check_chunks(chunks: Iterable[Any]) -> None:
+    """Raises ValueError for one array, or the path of a file, in place of an iterable of chunks."""
+    if isinstance(chunks, str | bytes | os.PathLike):
+        as_array(chunks, "chunks")
+    if isinstance(chunks, Tokens) or getattr(chunks, "ndim", 3) < 3:
+        raise ValueError(
+            f"chunks is one array of shape {np.asarray(chunks).shape}, expected an iterable of chunks (K, t) or "
+            "(C, t): pass [array], or use decode"
+        )
+
+
+def _chunks_error(chunks: object) -> ValueError:
+    return ValueError(f"chunks is {shown(chunks)}, expected an iterable of chunks (K, t) or (C, t)")

@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from .background import checkpoint
 from .model.cpus import available_cpus
 
 AHEAD = 4  # items for each thread that are being computed or done, and not yet returned
@@ -49,6 +50,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.forget)
 
 
+def begin(job: Callable[[], None]) -> None:
+    """Have something done on one of the threads, which raises nothing."""
+    _pool.submit(job)
+
+
 def on_a_worker(function: Callable[[], Result]) -> Result:
     """What a function returns, computed on one of the threads while the caller waits."""
     return _pool.submit(function).result()
@@ -59,15 +65,18 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads:
 
     While an item takes long, those after it go on, up to AHEAD for each thread; no more are taken from the iterable. An
     exception ends the iterator: it is that of the first item that has one. When the iterator ends or is closed, none of
-    its items is being computed any more.
+    its items is being computed any more. For a coroutine that has been cancelled it ends between two items.
     """
     if threads == 1:
-        yield from map(function, items)
+        for item in items:
+            checkpoint()
+            yield function(item)
         return
     source, begun = iter(items), deque[Future[Result]]()
     more = True
     try:
         while True:
+            checkpoint()
             running = [future for future in begun if not future.done()]
             while more and len(running) < threads and len(begun) < AHEAD * threads:
                 try:

@@ -66,11 +66,12 @@ class Server:
             end = time.monotonic() + 60
             while True:
                 try:
-                    assert self.ask("/health", method="GET").status == 200
-                    return
+                    if self.ask("/readyz", method="GET").status == 200:
+                        return
                 except ConnectionError:
-                    assert self.process.poll() is None and time.monotonic() < end, self.stop()
-                    time.sleep(0.02)
+                    pass
+                assert self.process.poll() is None and time.monotonic() < end, self.stop()
+                time.sleep(0.02)
         except BaseException:
             self.__exit__()
             raise
@@ -98,8 +99,8 @@ class Server:
         with contextlib.suppress(OSError):
             self.connect(data)
 
-    def health(self, path: str = "/health") -> tuple[float, Any]:
-        """How long /health takes, and what it says."""
+    def health(self, path: str = "/readyz") -> tuple[float, Any]:
+        """How long it takes, and what it says."""
         begun = time.monotonic()
         answer = self.ask(path, method="GET")
         return time.monotonic() - begun, answer.json()

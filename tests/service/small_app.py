@@ -6,7 +6,7 @@ import os
 from typing import Any
 from urllib.parse import parse_qsl
 
-from limits import Limits
+from vocos_onnx.serve.limits import Limits
 
 seen = {"cancelled": 0, "pieces": 0, "bodies": 0}
 
@@ -17,9 +17,11 @@ async def small(scope: Any, receive: Any, send: Any) -> None:
             kind = (await receive())["type"]
             await send({"type": f"{kind}.complete"})
         return
+    if scope["type"] == "websocket":
+        return await echo(receive, send)
     query = {name: int(value) for name, value in parse_qsl(scope["query_string"].decode())}
-    if scope["path"] in ("/health", "/state"):
-        state = {"working": app.working, "long": app.long, "held": app.held, **seen}
+    if scope["path"] in ("/healthz", "/readyz"):
+        state = {"working": app.working, "long": app.long, "held": app.held, "sockets": app.open_sockets, **seen}
         return await answer(send, json.dumps(state).encode())
     body = (await receive())["body"]
     seen["bodies"] += 1
@@ -43,10 +45,20 @@ async def small(scope: Any, receive: Any, send: Any) -> None:
         raise
 
 
+async def echo(receive: Any, send: Any) -> None:
+    """Of a WebSocket: each message is sent back, and "fail" fails."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        if message.get("text") == "fail":
+            raise ValueError("on purpose")
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
 async def answer(send: Any, body: Any) -> None:
     headers = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-app = Limits(small, free=("/health", "/state"), **json.loads(os.environ["BOUNDS"]))
+app = Limits(small, free=("/healthz", "/readyz"), **json.loads(os.environ["BOUNDS"]))

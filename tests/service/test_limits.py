@@ -1,4 +1,4 @@
-"""examples/limits.py before a small application: each bound is met by clients that go beyond it."""
+"""vocos_onnx/serve/limits.py before a small application: each bound is met by clients that go beyond it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
-from tests.helpers import EXAMPLES
 from tests.service.process import Answer, Server, closed, request, rest
 
 SHORT = {
@@ -37,7 +38,7 @@ def protocol(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def start(protocol: str) -> Start:
     def started(log: str = "error", **bounds: float) -> Server:
-        path = os.pathsep.join([str(EXAMPLES), str(Path(__file__).parent)])
+        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         command = ["-m", "uvicorn", "small_app:app", "--http", protocol, "--log-level", log, "--no-access-log"]
         return Server(*command, PYTHONPATH=path, BOUNDS=json.dumps({**SHORT, **bounds}))
 
@@ -252,7 +253,7 @@ def test_burst_of_connections(start: Start) -> None:
 
 
 def test_streams_over_all_connections(start: Start) -> None:
-    """That are read: honest clients, of whom /health is independent."""
+    """That are read: honest clients, of whom /healthz is independent."""
 
     def begin(plug: socket.socket) -> bytes:
         try:
@@ -339,13 +340,13 @@ def test_garbage_in_the_log(start: Start) -> None:
 
 def test_headers_that_do_not_come(server: Server) -> None:
     begun = time.monotonic()
-    with server.connect() as silent, server.connect(b"GET /health HTTP/1.1\r\nX: ") as slow:
+    with server.connect() as silent, server.connect(b"GET /healthz HTTP/1.1\r\nX: ") as slow:
         with contextlib.suppress(ConnectionError):
             while time.monotonic() - begun < 5 and closed(slow, 0.05) is None:
                 slow.sendall(b"x")
         assert time.monotonic() - begun < 3
         assert closed(silent, 1) is not None
-    with server.connect(request("/health", method="GET")) as again:  # after a request that was right
+    with server.connect(request("/healthz", method="GET")) as again:  # after a request that was right
         assert again.recv(1000)
         begun = time.monotonic()
         with contextlib.suppress(ConnectionError):
@@ -361,7 +362,7 @@ def test_requests_for_health_whose_answers_are_not_read(server: Server) -> None:
         with contextlib.suppress(ConnectionError):
             while time.monotonic() - begun < 10:
                 with contextlib.suppress(TimeoutError):
-                    greedy.sendall(request("/health", method="GET") * 100)
+                    greedy.sendall(request("/healthz", method="GET") * 100)
                 assert server.health()[0] < 5
         assert time.monotonic() - begun < 10  # cut off
 
@@ -383,7 +384,7 @@ def test_requests_that_are_expensive_to_parse(start: Start) -> None:
 
 
 def test_health_with_a_body_that_never_ends(server: Server) -> None:
-    with server.connect(request("/health", b"x", method="GET", length=10**9)) as plug:
+    with server.connect(request("/healthz", b"x", method="GET", length=10**9)) as plug:
         assert plug.recv(1000).startswith(b"HTTP/1.1 200")
         with pytest.raises(ConnectionError):
             for _ in range(10_000):
@@ -413,7 +414,7 @@ def test_end_with_slow_clients(start: Start) -> None:
             server.connect(request("/echo", b"x", length=1000)),
             server.connect(request("/echo?size=2000000"), receive_buffer=4096),
             server.connect(request("/echo?pieces=100&size=60000"), receive_buffer=4096),
-            server.connect(request("/health", method="GET")),
+            server.connect(request("/healthz", method="GET")),
         ]
         busy = server.connect(request("/echo?sleep=800", b"finished"))
         until(lambda: server.health()[1]["working"] == 1)
@@ -432,3 +433,65 @@ def test_end_while_the_work_takes_too_long(start: Start) -> None:
         code, took, _ = server.stop(signal.SIGTERM)
         assert code == -signal.SIGTERM
         assert took < 6
+
+
+def speak(server: Server) -> ClientConnection:
+    return connect(f"ws://127.0.0.1:{server.port}/echo", compression=None, proxy=None)
+
+
+def test_websockets_are_no_requests(server: Server) -> None:
+    with speak(server) as one, speak(server) as two:
+        for socket_ in (one, two):
+            socket_.send("hello")
+            assert socket_.recv(5) == "hello"
+        state = server.health()[1]
+        assert (state["sockets"], state["working"], state["held"]) == (2, 0, 0)
+    until(lambda: server.health()[1]["sockets"] == 0)
+
+
+def test_websockets_beyond_the_bound(start: Start) -> None:
+    with start(sockets=2) as server:
+        open_ones = [speak(server), speak(server)]
+        with pytest.raises(InvalidStatus) as refused:
+            speak(server)
+        assert refused.value.response.status_code == 503
+        open_ones.pop().close()
+        until(lambda: server.health()[1]["sockets"] == 1)
+        with speak(server) as again:
+            again.send("hello")
+            assert again.recv(5) == "hello"
+        open_ones[0].close()
+
+
+def test_websockets_are_not_closed_for_others(server: Server) -> None:
+    """A connection that has said nothing for long is, but a WebSocket is for the application to close."""
+    with speak(server) as talking:
+        silent = [server.connect() for _ in range(40)]
+        time.sleep(1)
+        assert server.ask("/echo", b"honest").body == b"honest"
+        talking.send("hello")
+        assert talking.recv(5) == "hello"
+        for plug in silent:
+            plug.close()
+
+
+def test_websocket_whose_application_fails(start: Start) -> None:
+    with start() as server:
+        with speak(server) as one:
+            one.send("fail")
+            with pytest.raises(ConnectionClosed):
+                one.recv(5)
+            assert one.close_code == 1011
+        said = server.stop(signal.SIGTERM)[2]
+    assert "a request failed: ValueError at" in said and "purpose" not in said and "Traceback" not in said
+
+
+def test_websockets_at_the_end(start: Start) -> None:
+    with start(end_seconds=20) as server, speak(server) as one:
+        one.send("hello")
+        assert one.recv(5) == "hello"
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed):
+            one.recv(5)
+        assert one.close_code == 1012
+        assert server.stop(signal.SIGTERM)[1] < 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -75,3 +75,17 @@ def others(vocos: VocosONNX, encoder: EncodecONNX, tokens: npt.NDArray[np.int64]
     assert_type(VocosONNX.from_pretrained(Path("a")), VocosONNX)
     assert_type(encoder.encode(load_audio("a.wav", 24_000), 24_000), npt.NDArray[np.int64])
     assert_type(Tokens(tokens).codes, npt.NDArray[Any])
+
+
+async def awaited(
+    vocos: VocosONNX, encoder: EncodecONNX, tokens: npt.NDArray[np.int64], chunks: AsyncIterator[Audio]
+) -> None:
+    assert_type(await vocos.adecode(tokens), Audio)
+    assert_type(await vocos.adecode([tokens, tokens]), list[Audio])
+    assert_type(await vocos.aresynth(load_audio("a.wav", 24_000), 24_000), Audio)
+    assert_type(await encoder.aencode(load_audio("a.wav", 24_000), 24_000), npt.NDArray[np.int64])
+    assert_type(vocos.adecode_stream([tokens]), AsyncIterator[Audio])
+    assert_type(vocos.adecode_stream(chunks), AsyncIterator[Audio])
+    stream = vocos.stream()
+    assert_type(await stream.apush(tokens), Audio)
+    assert_type(await stream.aflush(), Audio)

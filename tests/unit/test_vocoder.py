@@ -25,13 +25,13 @@ def test_public_names() -> None:
     ]  # fmt: skip
     public = {n for n in dir(VocosONNX) if not n.startswith("_")}
     assert public == {
-        "bandwidths", "codes_to_features", "config", "decode", "decode_stream", "delay", "features",
-        "features_stream", "from_pretrained", "hop_length", "num_codebooks", "providers", "resynth_stream",
-        "sample_rate", "stream", "stream_pool",
+        "adecode", "adecode_stream", "aresynth", "bandwidths", "codes_to_features", "config", "decode",
+        "decode_stream", "delay", "features", "features_stream", "from_pretrained", "hop_length", "num_codebooks",
+        "providers", "resynth_stream", "sample_rate", "stream", "stream_pool",
     }  # fmt: skip
     public = {n for n in dir(vocos_onnx.EncodecONNX) if not n.startswith("_")}
     assert public == {
-        "bandwidths", "embed", "encode", "encode_stream", "from_pretrained", "hop_length", "num_codebooks",
+        "aencode", "bandwidths", "embed", "encode", "encode_stream", "from_pretrained", "hop_length", "num_codebooks",
         "providers", "sample_rate",
     }  # fmt: skip
 

@@ -24,6 +24,7 @@ from . import (
     quantize,
     report,
     resynth,
+    serve,
     stream,
     train,
 )
@@ -36,6 +37,7 @@ COMMANDS = (
     resynth,
     batch,
     stream,
+    serve,
     info,
     models_command,
     demo,
@@ -53,6 +55,7 @@ examples:
   vocos-onnx decode tokens.npz out.wav              tokens to audio
   vocos-onnx resynth recordings/ copies/            every recording of a folder, through the codec and back
   vocos-onnx batch corpus.jsonl audio/              a corpus, in all cores, which goes on where it stopped
+  vocos-onnx serve                                  the models over HTTP, with a page at http://127.0.0.1:8000
   vocos-onnx info                                   describe the bundled codec; info MODEL.onnx: a model
   vocos-onnx models                                 list bundled, cached and known models
   vocos-onnx resynth speech.wav copy.wav --model charactr/vocos-encodec-24khz --encoder facebook/encodec_24khz

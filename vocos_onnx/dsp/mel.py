@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vocos_onnx.arrays import Float, Progress
+from vocos_onnx.background import checkpoint
 from vocos_onnx.limits import MAX_CHANNELS, MAX_N_FFT, check_overlap, read_size, require
 from vocos_onnx.messages import shown
 
@@ -126,6 +127,7 @@ def log_mel_blocks(audio: AudioWindow, sample_rate: int, mel: MelFeatures, chunk
     bank = filterbank(sample_rate, mel)
     start = 0
     while True:
+        checkpoint()
         there = audio.read_until((start + chunk) * hop + mel.n_fft)  # N, if the end has come
         if start == 0 and there < (shortest := max(pad + 1, mel.n_fft - 2 * pad)):
             raise ValueError(

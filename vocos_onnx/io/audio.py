@@ -766,45 +766,148 @@ def _write(
     raw: io.RawIOBase, blocks: Iterable[npt.ArrayLike], name: str, rate: int, kind: str, subtype: str, comment: str
 ) -> int:
     """Write a whole file. Returns the samples."""
-    import soundfile
+    writer = _Writer(raw, name, rate, kind, subtype, comment)
+    try:
+        for block in blocks:
+            writer.write(block)
+    except BaseException:
+        writer.abandon()
+        raise
+    writer.close()
+    return writer.samples
 
-    sink, samples = Sink(raw, _MOST.get(kind)), 0
 
-    def attempt(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+class _Writer:
+    """A file that libsndfile writes, block by block. ``samples``: how many there are so far."""
+
+    def __init__(self, raw: io.RawIOBase, name: str, rate: int, kind: str, subtype: str, comment: str = "") -> None:
+        import soundfile
+
+        self.samples = 0
+        self._sink, self._name, self._rate, self._subtype = Sink(raw, _MOST.get(kind)), name, rate, subtype
+        self._file = self._attempt(_open, self._sink, "w", samplerate=rate, channels=1, format=kind, subtype=subtype)
+        if comment:
+            try:
+                with suppress(soundfile.LibsndfileError):  # a format without
+                    self._file.comment = comment
+            except BaseException:
+                self.abandon()
+                raise
+
+    def write(self, block: npt.ArrayLike) -> None:
+        audio = _writable(as_samples(block, self._rate), self.samples)
+        if self._subtype == "PCM_16" and audio.dtype not in FULL_SCALE:  # libsndfile rounds down, but for FLAC
+            audio = to_int16(audio)
+        if self._subtype == "DOUBLE" and audio.dtype in FULL_SCALE:  # which soundfile does not scale
+            audio = audio / np.float64(FULL_SCALE[audio.dtype])
+        for start in range(0, len(audio), _SLICE):
+            self._attempt(self._file.write, audio[start : start + _SLICE])
+        self.samples += len(audio)
+
+    def close(self) -> None:
+        self._attempt(self._file.close)
+
+    def abandon(self) -> None:
+        """Close it after an error, which is raised already."""
+        with suppress(BaseException):
+            self._file.close()
+
+    def _attempt(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        import soundfile
+
+        sink = self._sink
         try:
             result = call(*args, **options)
         except soundfile.LibsndfileError as error:
             if sink.error:
                 raise sink.error from None
-            raise ValueError(f"cannot write {name} at {rate} Hz: {error.error_string} Try .wav") from None
+            raise ValueError(f"cannot write {self._name} at {self._rate} Hz: {error.error_string} Try .wav") from None
         except AssertionError:  # of soundfile, if less was written than given
             if sink.error:
                 raise sink.error from None
-            raise ValueError(f"cannot write {name} at {rate} Hz: not all of it was taken. Try .wav") from None
+            raise ValueError(
+                f"cannot write {self._name} at {self._rate} Hz: not all of it was taken. Try .wav"
+            ) from None
         if sink.error:
             raise sink.error
         return result
 
-    audio_file = attempt(_open, sink, "w", samplerate=rate, channels=1, format=kind, subtype=subtype)
-    try:
-        if comment:
-            with suppress(soundfile.LibsndfileError):  # a format without
-                audio_file.comment = comment
-        for block in blocks:
-            audio = _writable(as_samples(block, rate), samples)
-            if subtype == "PCM_16" and audio.dtype not in FULL_SCALE:  # libsndfile rounds down, but for FLAC
-                audio = to_int16(audio)
-            if subtype == "DOUBLE" and audio.dtype in FULL_SCALE:  # which soundfile does not scale
-                audio = audio / np.float64(FULL_SCALE[audio.dtype])
-            for start in range(0, len(audio), _SLICE):
-                attempt(audio_file.write, audio[start : start + _SLICE])
-            samples += len(audio)
-    except BaseException:
-        with suppress(BaseException):  # that one is raised already
-            audio_file.close()
-        raise
-    attempt(audio_file.close)
-    return samples
+
+class AudioEncoder:
+    """Audio to the bytes of a file, block by block, for what is sent while it is made.
+
+    What has been sent cannot be changed any more: the header of FLAC says neither the length nor the checksum of the
+    samples, which are optional there, and Ogg has neither. Any other format needs to go back to its header, and is
+    refused. Used by one thread at a time.
+
+    Args:
+        sample_rate: of the audio, in Hz.
+        format: "flac", "opus" or "ogg".
+        whole: whether all bytes are kept until ``finish``, and the header is complete.
+
+    Raises:
+        ValueError: another format, or a rate that it does not have.
+
+    Example:
+        >>> encoder = AudioEncoder(24_000, "opus")
+        >>> for block in blocks:
+        ...     send(encoder.encode(block))
+        >>> send(encoder.finish())
+    """
+
+    def __init__(self, sample_rate: int, format: str, *, whole: bool = False) -> None:
+        rate = read_rate(sample_rate)
+        if format not in ("flac", "opus", "ogg", "oga"):
+            raise ValueError(f"format is {shown(format)}, expected 'flac', 'opus' or 'ogg': others have to be whole")
+        _check_kind_has(rate, format, "the answer")
+        kind, subtype = _KINDS[format]
+        self._sent, self._whole = _Sent(), whole
+        self._writer = _Writer(self._sent, "the answer", rate, kind, subtype)
+
+    def encode(self, audio: npt.ArrayLike) -> bytes:
+        """The next block (n,), as ``save_audio`` takes audio -> the bytes that are complete with it, perhaps none.
+
+        Raises as ``save_audio`` does.
+        """
+        self._writer.write(audio)
+        return b"" if self._whole else self._sent.taken()
+
+    def finish(self) -> bytes:
+        """The bytes that are left when no audio follows; nothing may be called after it."""
+        self._writer.close()
+        return self._sent.taken()
+
+    def close(self) -> None:
+        """Let go of it before its end."""
+        self._writer.abandon()
+
+
+class _Sent(io.RawIOBase):
+    """A file whose beginning is gone: what is written there again is ignored."""
+
+    def __init__(self) -> None:
+        self._first, self._at, self._data = 0, 0, bytearray()  # the data begins at _first
+
+    def write(self, data: Any) -> int:
+        data = bytes(data)
+        new = data[max(0, self._first - self._at) :]
+        start = max(0, self._at - self._first)
+        self._data[start : start + len(new)] = new
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._first + len(self._data)}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def taken(self) -> bytes:
+        """What has come since the last call."""
+        data, self._first = bytes(self._data), self._first + len(self._data)
+        self._data.clear()
+        return data
 
 
 def _writable(audio: npt.NDArray[Any], first: int = 0) -> npt.NDArray[Any]:

@@ -13,7 +13,9 @@ A client may send one byte and wait, never read its answer, send too much, open 
 - at most ``places`` requests are worked on or wait for that: 429 with Retry-After beyond. A place lasts from the whole
   body to the beginning of the answer: no client can hold one by being slow;
 - the work for a client that has gone away is cancelled;
-- the paths in ``free`` (/health) take no place, wait for no body and are answered whatever else goes on;
+- the paths in ``free`` (health, and the files of a page) take no place, wait for no body and are answered whatever else
+  goes on;
+- who may not use it (``admit``) is refused before the body is read;
 - what the application raises is 500 without a word of it, and one line in the log (its traceback at level DEBUG).
 
 Of the connections themselves an ASGI application sees nothing. Where the server is uvicorn (its command line,
@@ -32,7 +34,9 @@ Of the connections themselves an ASGI application sees nothing. Where the server
 - a fifth of the time for what is expensive to parse (bodies in chunks of one byte, thousands of headers);
 - an end: after SIGTERM no slow client is waited for longer than ``patience``, and all else ends within ``end_seconds``
   (uvicorn's ``timeout_graceful_shutdown``, where that is not set);
-- no WebSockets, which nothing here would bound.
+- at most ``sockets`` WebSockets (503 beyond), which count as connections and not as requests, and are not closed for
+  others. At SIGTERM they are closed with the code 1012. What they send and do not read is for the application to bound,
+  and the size of a message, and the pings, for uvicorn's ``ws_max_size``, ``ws_max_queue`` and ``ws_ping_interval``.
 
 Before another server these are the server's to give, or a proxy's. One ``Limits`` is for one event loop; nothing of
 it, but for the numbers it shows, may be used from other threads.
@@ -48,7 +52,7 @@ import re
 import select
 import socket
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, MutableMapping, Sequence
 from typing import Any
 
 Message = MutableMapping[str, Any]
@@ -72,12 +76,21 @@ logger = logging.getLogger(__name__)
 class Refused(Exception):
     """A request is refused: with this HTTP status and reason; ``retry_after`` in seconds where another try may help.
 
-    ``slow``: because of its client's slowness, which is not waited for to send the rest.
+    ``slow``: because of its client's slowness, which is not waited for to send the rest. ``headers`` go with it.
     """
 
-    def __init__(self, status: int, reason: str, retry_after: int | None = None, *, slow: bool = False) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        retry_after: int | None = None,
+        *,
+        slow: bool = False,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
         super().__init__(reason)
         self.status, self.reason, self.retry_after, self.slow = status, reason, retry_after, slow
+        self.headers = headers
 
 
 class Gone(Exception):
@@ -208,6 +221,7 @@ class _Connection:
         self.expects: float | None = now
         self.unasked = 0  # bytes that came while there was no request
         self.closing: float | None = None
+        self.is_socket = False  # a WebSocket, which the application bounds
 
     def received(self, size: int, now: float) -> bool:
         """Whether it may go on after these bytes."""
@@ -238,6 +252,8 @@ class _Connection:
 
     def rank(self, now: float) -> tuple[int, float] | None:
         """Where it stands among those that may be closed for another, and since when; None where it may not."""
+        if self.is_socket:
+            return None
         if not self.accounts:
             return 0, self.since
         account = next(iter(self.accounts))
@@ -264,10 +280,16 @@ class Limits:
             gets an error, and not the answer.
         patience: seconds that a client may keep the service waiting while others need the room, or the service ends.
         end_seconds: from SIGTERM to the end; Docker waits for 10.
-        free: paths without bounds on places and memory: of small answers that take no time.
+        free: paths without bounds on places and memory: of small answers that take no time. One that ends in "/" is of
+            all that begin so.
+        sockets: WebSockets at once, at most five eighths of the connections; None for those.
+        admit: is called with the scope of a request before its body is read; what it returns refuses it. WebSockets are
+            for the application to refuse.
+        layer: what goes around the application, and around refusals too: headers of CORS, counters.
 
     Attributes:
         working: requests that have a place. ``long``: those of them that are long. ``held``: bytes.
+        open_sockets: WebSockets. ``open_connections``: connections, those of WebSockets included.
     """
 
     def __init__(
@@ -287,9 +309,12 @@ class Limits:
         linger: float = 10,
         patience: float = 2,
         end_seconds: float = 8,
-        free: Collection[str] = ("/health",),
+        free: Collection[str] = ("/healthz", "/readyz"),
+        sockets: int | None = None,
+        admit: Callable[[Scope], Refused | None] = lambda scope: None,
+        layer: Callable[[App], App] = lambda app: app,
     ) -> None:
-        self.app = app
+        self.app, self._layer, self.admit = layer(app), layer, admit
         self.places, self.max_body, self.memory = places, max_body, memory
         self.long_places = places if long_places is None else long_places
         # a quarter of the files for those that are accepted and not here yet, or closed and not gone
@@ -302,7 +327,10 @@ class Limits:
         self.body_rate, self.body_window = body_rate, body_window
         self.answer_seconds, self.linger, self.patience = answer_seconds, linger, patience
         self.end_seconds, self.free = end_seconds, frozenset(free)
-        self.working = self.long = self.held = 0
+        self._folders = tuple(path for path in free if path.endswith("/") and path != "/")
+        most = self.connections * 5 // 8
+        self.sockets = most if sockets is None else min(sockets, most)
+        self.working = self.long = self.held = self.open_sockets = 0
         self._accounts: set[Account] = set()
         self._connections: dict[asyncio.Transport, _Connection] = {}
         self._ending: float | None = None
@@ -314,9 +342,36 @@ class Limits:
             self._set_up(receive)
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
+            await self._socket(scope, receive, send)
         else:
             await self._answer(scope, receive, send)
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._connections)
+
+    def is_free(self, path: str) -> bool:
+        """Whether requests for this path take no place."""
+        return path in self.free or path.startswith(self._folders)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.open_sockets >= self.sockets:
+            await deny(scope, send, Refused(503, f"{self.open_sockets} WebSockets are open, try again", 1))
+            return
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS:
+            await deny(scope, send, Refused(431, f"the headers may have {HEADERS} bytes"))
+            return
+        self.open_sockets += 1
+        try:
+            await self.app(scope, receive, send)
+        except OSError:  # the client is gone: uvicorn's ClientDisconnected, too
+            pass
+        except Exception as error:
+            _log_failure(error)
+            with contextlib.suppress(Exception):
+                await send({"type": "websocket.close", "code": 1011})
+        finally:
+            self.open_sockets -= 1
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         transport = getattr(getattr(send, "__self__", None), "transport", None)  # uvicorn's, or none
@@ -336,7 +391,7 @@ class Limits:
                 if answer.begun:
                     raise Gone from None
                 account._stage, account._since = "refused", self._now()
-                await account._run(self._refuse(refused, body, answer, account))
+                await account._run(self._refuse(refused, scope, body, answer, account))
             except Gone:
                 raise
             except Exception as error:
@@ -348,7 +403,7 @@ class Limits:
                     raise Gone from None
                 account._stage, account._since = "refused", self._now()
                 failed = Refused(500, "the service has failed at this request")
-                await account._run(self._refuse(failed, body, answer, account))
+                await account._run(self._refuse(failed, scope, body, answer, account))
         except (Gone, Refused):
             if transport is None:
                 raise ConnectionAbortedError("the client is gone or cut off") from None
@@ -371,7 +426,9 @@ class Limits:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS:
             raise Refused(431, f"the headers may have {HEADERS} bytes")
         scope = {**scope, "limits": account}
-        if scope["path"] in self.free:
+        if (refused := self.admit(scope)) is not None:
+            raise refused
+        if self.is_free(scope["path"]):
             account._stage, account._since = "work", None
             await self.app(scope, _given(b"", account), answer)
             return
@@ -387,18 +444,12 @@ class Limits:
         finally:
             watcher.cancel()
 
-    async def _refuse(self, refused: Refused, body: _Body, answer: _Answer, account: Account) -> None:
-        if not refused.slow and refused.status in (413, 429, 503):  # of others the end may not be known
+    async def _refuse(self, refused: Refused, scope: Scope, body: _Body, answer: _Answer, account: Account) -> None:
+        if not refused.slow and refused.status in (401, 403, 413, 429, 503):  # of others the end may not be known
             await body.discard(8 * self.max_body, self.linger)
-        data = json.dumps({"error": refused.reason}).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))]
-        if refused.retry_after is not None:
-            headers.append((b"retry-after", b"%d" % refused.retry_after))
-        if not body.complete:
-            headers.append((b"connection", b"close"))
         account._stage = "work"
-        await answer({"type": "http.response.start", "status": refused.status, "headers": headers})
-        await answer({"type": "http.response.body", "body": data})
+        saying = self._layer(_saying(refused, closes=not body.complete))
+        await saying({**scope, "limits": account}, _given(b"", account), answer)
 
     def _make_room(self, account: Account, size: int) -> None:
         """So that the account may hold so many bytes. Raises Refused."""
@@ -435,7 +486,11 @@ class Limits:
     def _check(self, connection: _Connection, now: float) -> None:
         if connection.accounts:
             return
-        if connection.expects is not None and now - connection.expects > self.header_seconds:
+        if (
+            not connection.is_socket
+            and connection.expects is not None
+            and now - connection.expects > self.header_seconds
+        ):
             connection.transport.abort()
         elif connection.transport.is_closing():  # when what waits for the client has been sent: perhaps never
             connection.closing = now if connection.closing is None else connection.closing
@@ -496,11 +551,12 @@ class Limits:
         assert config is not None
         config.http_protocol_class = _bounded(protocol if issubclass(protocol, H11Protocol) else H11Protocol, self)
         config.backlog = min(config.backlog, self.backlog)  # it listens, again or first, after this
-        for name in ("asyncio", "uvicorn.error", __name__):
+        for name in ("asyncio", "uvicorn.error", __name__, __name__.rpartition(".")[0]):
             known = logging.getLogger(name)
             if not any(isinstance(f, _Sparing) for f in known.filters):
                 known.addFilter(_Sparing())
-        config.ws_protocol_class = None
+        if config.ws_protocol_class is not None:
+            config.ws_protocol_class = _bounded_socket(config.ws_protocol_class, self)
         if config.timeout_graceful_shutdown is None:
             config.timeout_graceful_shutdown = self.end_seconds
 
@@ -605,6 +661,34 @@ class _Answer:
         account._since = None
 
 
+def _saying(refused: Refused, closes: bool) -> App:
+    """The application that answers with a refusal."""
+
+    async def say(scope: Scope, receive: Receive, send: Send) -> None:
+        data = json.dumps({"error": refused.reason}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data)), *refused.headers]
+        if refused.retry_after is not None:
+            headers.append((b"retry-after", b"%d" % refused.retry_after))
+        if closes:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+        await send({"type": "http.response.body", "body": data})
+
+    return say
+
+
+async def deny(scope: Scope, send: Send, refused: Refused) -> None:
+    """Refuse a WebSocket before it is accepted; 403 where the server cannot say anything else."""
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    headers = [(b"content-type", b"application/json"), *refused.headers]
+    if refused.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % refused.retry_after))
+    await send({"type": "websocket.http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": json.dumps({"error": refused.reason}).encode()})
+
+
 def _given(data: bytes, account: Account) -> Receive:
     """``receive`` of a body that is there, and then of the client's going away."""
     left = [data]
@@ -685,6 +769,58 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
             super().shutdown()
 
     return Bounded
+
+
+def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Protocol]:
+    """uvicorn's protocol of WebSockets, which takes over a connection that was admitted."""
+
+    class BoundedSocket(base):  # type: ignore[valid-type, misc]
+        _admitted: asyncio.Transport
+        _reads = READ
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            self._admitted = transport
+            if (connection := limits._connections.get(transport)) is not None:
+                connection.is_socket = True
+            self._read_at_most(READ)
+            super().connection_made(transport)
+
+        def data_received(self, data: bytes) -> None:
+            begun = time.thread_time()
+            super().data_received(data)
+            took = time.thread_time() - begun
+            dear = took > PARSE + PARSE_BYTE * len(data)  # as of thousands of empty frames
+            self._read_at_most(READ if dear else 2 * self._reads)
+            if dear and not self._admitted.is_closing():
+                self._admitted.pause_reading()
+                limits._tired += 1
+                asyncio.get_running_loop().call_later(8 * min(took, 20 * PARSE) * limits._tired, self._go_on)
+
+        def handle_ping(self) -> None:
+            if self.writable.is_set():
+                super().handle_ping()
+            else:
+                self.conn.data_to_send()  # who does not read gets no answers, which would pile up
+
+        def _read_at_most(self, size: int) -> None:
+            self._reads = min(size, PIECE)
+            with contextlib.suppress(AttributeError):  # uvloop's transports read what there is
+                self._admitted.max_size = self._reads  # type: ignore[attr-defined]
+
+        def _go_on(self) -> None:
+            limits._tired -= 1
+            if not self._admitted.is_closing() and not self.read_paused:
+                self._admitted.resume_reading()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            limits._connections.pop(self._admitted, None)
+            super().connection_lost(error)
+
+        def shutdown(self) -> None:
+            limits._end()
+            super().shutdown()
+
+    return BoundedSocket
 
 
 class _Sparing(logging.Filter):

@@ -1,11 +1,11 @@
-"""What examples/server.py holds: python examples/load_test.py [--clients 32] [--requests 2000] [--attack 5]
+"""What vocos-onnx serve holds: python benchmarks/load_test.py [--clients 32] [--requests 2000] [--attack 5]
 
 Starts the server on this machine, and many clients at once, each with one request after the other: tokens of 1 to 5 s,
 one in ten of them wrong. Who is told to wait (429) asks again. Every answer must be what the library gives, or 400 for
 what is wrong; some clients go away in the middle of an answer.
 
 Then come clients that mean no good, ``--attack`` seconds of each kind: a single byte, no reading, much JSON, nothing at
-all. Meanwhile /health must answer within a second, and an honest client must get the right audio; the server may take
+all. Meanwhile /readyz must answer within a second, and an honest client must get the right audio; the server may take
 1 GB. In the end SIGTERM, with slow clients there.
 """
 
@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import signal
 import socket
 import statistics
@@ -35,7 +34,8 @@ import soundfile
 
 from vocos_onnx import VocosONNX
 
-HERE = Path(__file__).resolve().parent
+STREAM = "/v1/decode?stream=true&format=pcm"
+SERVE = [sys.executable, "-m", "vocos_onnx", "serve"]
 
 
 def ask(url: str, data: bytes | None = None) -> tuple[int, bytes]:
@@ -48,10 +48,11 @@ def ask(url: str, data: bytes | None = None) -> tuple[int, bytes]:
 
 def wait_for(url: str) -> bytes:
     while True:
-        try:
-            return ask(f"{url}/health")[1]
-        except urllib.error.URLError:
-            time.sleep(0.05)
+        with contextlib.suppress(urllib.error.URLError):
+            status, body = ask(f"{url}/readyz")
+            if status == 200:
+                return body
+        time.sleep(0.05)
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -75,41 +76,41 @@ ALLOWED_JSON = b'{"tokens": [[' + b"1," * 990_000 + b"1]]}"
 
 
 def one_byte(plug: socket.socket, stop: threading.Event) -> None:
-    plug.sendall(post("/decode", 100_000) + b"x")
+    plug.sendall(post("/v1/decode", 100_000) + b"x")
     stop.wait()
 
 
 def half_a_body(plug: socket.socket, stop: threading.Event) -> None:
-    plug.sendall(post("/decode", 2_000_000) + bytes(1_900_000))
+    plug.sendall(post("/v1/decode", 2_000_000) + bytes(1_900_000))
     stop.wait()
 
 
 def no_reading(plug: socket.socket, stop: threading.Event) -> None:
     data = TEN_MINUTES
-    plug.sendall(post("/decode", len(data)) + data)
+    plug.sendall(post("/v1/decode", len(data)) + data)
     stop.wait()
 
 
 def no_reading_of_a_stream(plug: socket.socket, stop: threading.Event) -> None:
     data = TEN_MINUTES
-    plug.sendall(post("/stream", len(data)) + data)
+    plug.sendall(post(STREAM, len(data)) + data)
     stop.wait()
 
 
 def much_json(plug: socket.socket, stop: threading.Event) -> None:
     data = MUCH_JSON
-    plug.sendall(post("/decode", len(data)) + data)
+    plug.sendall(post("/v1/decode", len(data)) + data)
     plug.recv(1000)
 
 
 def json_as_allowed(plug: socket.socket, stop: threading.Event) -> None:
     data = ALLOWED_JSON
-    plug.sendall(post("/decode", len(data)) + data)
+    plug.sendall(post("/v1/decode", len(data)) + data)
     plug.recv(1000)
 
 
 def tiny_chunks(plug: socket.socket, stop: threading.Event) -> None:
-    head = b"POST /decode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /v1/decode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     plug.sendall(head + b"1\r\nx\r\n" * 400_000)
     plug.recv(1000)
 
@@ -119,14 +120,14 @@ def nothing(plug: socket.socket, stop: threading.Event) -> None:
 
 
 def half_a_header(plug: socket.socket, stop: threading.Event) -> None:
-    plug.sendall(b"POST /decode HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+    plug.sendall(b"POST /v1/decode HTTP/1.1\r\nHost: x\r\nX-Slow: ")
     while not stop.wait(0.5):
         plug.sendall(b"x")
 
 
 def much_health(plug: socket.socket, stop: threading.Event) -> None:
     while not stop.is_set():
-        plug.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+        plug.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
 
 
 Client = Callable[[socket.socket, threading.Event], None]
@@ -180,7 +181,7 @@ class Attack:
 
 def withstand(port: int, pid: int, seconds: float, tokens: np.ndarray, pcm: np.ndarray) -> None:
     url, data = f"http://127.0.0.1:{port}", npy(tokens)
-    print("| attack | honest answers | told to wait | slowest answer | slowest /health | peak memory |")
+    print("| attack | honest answers | told to wait | slowest answer | slowest /readyz | peak memory |")
     print("|---|---|---|---|---|---|")
     for name, kinds in ATTACKS:
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak from here on
@@ -192,10 +193,10 @@ def withstand(port: int, pid: int, seconds: float, tokens: np.ndarray, pcm: np.n
             while not over.wait(0.1):
                 begun = time.perf_counter()
                 with socket.create_connection(("127.0.0.1", port), 30) as plug:
-                    plug.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    plug.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                     answer = b"".join(iter(lambda: plug.recv(1000), b""))
                 slowest_health = max(slowest_health, time.perf_counter() - begun)
-                assert b'"waiting"' in answer, answer
+                assert b'"requests"' in answer, answer
 
         with Attack(port, kinds), ThreadPoolExecutor(1) as asking:
             checked = asking.submit(health)
@@ -203,7 +204,7 @@ def withstand(port: int, pid: int, seconds: float, tokens: np.ndarray, pcm: np.n
             while time.perf_counter() < end or not right:
                 assert time.perf_counter() < end + 60, f"{name}: no honest client is served"
                 begun = time.perf_counter()
-                status, answer = ask(url + "/decode", data)
+                status, answer = ask(url + "/v1/decode", data)
                 assert status in (200, 429, 503), (name, status, answer[:100])
                 if status == 200:
                     given = soundfile.read(io.BytesIO(answer), dtype="int16")[0]
@@ -228,9 +229,7 @@ def main() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), "server:app", "--port", str(port)]
-    settings = {"VOCOS_MAX_BODY": "2000000", "VOCOS_MAX_SECONDS": "60"}
-    server = subprocess.Popen([*command, "--log-level", "warning"], env={**os.environ, **settings})
+    server = subprocess.Popen([*SERVE, "--port", str(port), "--max-body", "2", "--max-seconds", "60"])
     try:
         begun = time.perf_counter()
         body = wait_for(url)
@@ -243,11 +242,11 @@ def main() -> None:
 
         def one(i: int) -> tuple[str, float]:
             nonlocal turned_away
-            bad, path = i % 10 == 0, "/decode" if i % 3 else "/stream"
+            bad, path = i % 10 == 0, "/v1/decode" if i % 3 else STREAM
             data = npy(tokens[i % 20] + (1024 if bad else 0))
             if i % 23 == 0:
                 with socket.create_connection(("127.0.0.1", port)) as gone:
-                    head = f"POST /stream HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+                    head = f"POST {STREAM} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
                     gone.sendall(head.encode() + data)
                 return "went away", 0.0
             start, status = time.perf_counter(), 429
@@ -261,10 +260,10 @@ def main() -> None:
                 assert status == 400 and "expected 0 to 1023" in json.loads(answer)["error"], (status, answer[:100])
                 return "400, with the reason", took
             assert status == 200, (status, answer[:200])
-            if path == "/decode":
+            if path == "/v1/decode":
                 given = soundfile.read(io.BytesIO(answer), dtype="int16")[0]
             else:
-                given = np.frombuffer(answer, ">i2")
+                given = np.frombuffer(answer, "<i2")
             # a stream rounds otherwise in the last bit of float32
             assert np.abs(given.astype(int) - pcm[i % 20]).max() <= 1, "another result"
             return "200, right", took
@@ -290,24 +289,24 @@ def main() -> None:
         recording = io.BytesIO()
         soundfile.write(recording, pcm[4] / 32768, 24_000, format="FLAC")
         wrong = {
-            "too large": ("/decode", bytes(3_000_000), 413),
-            "six times too large": ("/decode", bytes(12_000_000), 413),
-            "too long": ("/decode", npy(np.zeros((2, 75 * 61), int)), 400),
-            "empty": ("/decode", b"", 400),
-            "damaged": ("/decode", b"\x93NUMPY\x01\x00garbage", 400),
-            "a pickle": ("/decode", b"\x80\x04K\x01.", 400),
-            "JSON": ("/decode", json.dumps({"tokens": tokens[0][:2].tolist()}).encode(), 200),
-            "bad JSON": ("/decode", b'{"tokens": [[1], [2, 3]]}', 400),
-            "bad id": ("/decode?bandwidth_id=9", npy(tokens[0]), 400),
-            "no number": ("/decode?bandwidth_id=x", npy(tokens[0]), 400),
-            "audio": ("/resynth?bandwidth=1.5", recording.getvalue(), 200),
-            "no audio": ("/resynth", b"hello", 400),
-            "bad bandwidth": ("/resynth?bandwidth=5", recording.getvalue(), 400),
+            "too large": ("/v1/decode", bytes(3_000_000), 413),
+            "six times too large": ("/v1/decode", bytes(12_000_000), 413),
+            "too long": ("/v1/decode", npy(np.zeros((2, 75 * 61), int)), 400),
+            "empty": ("/v1/decode", b"", 400),
+            "damaged": ("/v1/decode", b"\x93NUMPY\x01\x00garbage", 400),
+            "a pickle": ("/v1/decode", b"\x80\x04K\x01.", 400),
+            "JSON": ("/v1/decode", json.dumps({"tokens": tokens[0][:2].tolist()}).encode(), 200),
+            "bad JSON": ("/v1/decode", b'{"tokens": [[1], [2, 3]]}', 400),
+            "bad id": ("/v1/decode?bandwidth_id=9", npy(tokens[0]), 400),
+            "no number": ("/v1/decode?bandwidth_id=x", npy(tokens[0]), 400),
+            "audio": ("/v1/resynth?bandwidth=1.5", recording.getvalue(), 200),
+            "no audio": ("/v1/resynth", b"hello", 400),
+            "bad bandwidth": ("/v1/resynth?bandwidth=5", recording.getvalue(), 400),
             "no such path": ("/other", b"x", 404),
         }
         with socket.create_connection(("127.0.0.1", port)) as polite:  # asks before it sends the body
             polite.sendall(
-                b"POST /decode HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\nExpect: 100-continue\r\n\r\n"
+                b"POST /v1/decode HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\nExpect: 100-continue\r\n\r\n"
             )
             assert polite.recv(100).startswith(b"HTTP/1.1 413"), "the body was let in before it was refused"
         for name, (path, data, expected) in wrong.items():
@@ -316,13 +315,13 @@ def main() -> None:
         print(
             f"- {len(wrong)} single requests, {sum(e >= 400 for _, _, e in wrong.values())} of them wrong: as expected"
         )
-        status, body = ask(f"{url}/health")
-        assert json.loads(body) == {"status": "ok", "waiting": 0, "providers": vocos.providers}, body
+        status, body = ask(f"{url}/readyz")
+        assert json.loads(body) == {"status": "ok", "requests": 0, "held_bytes": 0}, body
         print(f"- in the end {body.decode()}, peak memory {memory(server.pid)} MB")
         server.terminate()
         server.wait(20)
         if args.attack:  # with the settings that it has by default
-            server = subprocess.Popen([sys.executable, str(HERE / "server.py"), "--port", str(port)])
+            server = subprocess.Popen([*SERVE, "--port", str(port)])
             wait_for(url)
             withstand(port, server.pid, args.attack, tokens[0], pcm[0])
             with Attack(port, [(1, one_byte), (1, no_reading), (1, no_reading_of_a_stream), (1, half_a_header)]):
@@ -331,7 +330,7 @@ def main() -> None:
                 server.terminate()
                 code = server.wait(30)
                 print(f"- from SIGTERM to the end {time.perf_counter() - begun:.1f} s, exit code {code}")
-                assert code == -signal.SIGTERM
+                assert code == 128 + signal.SIGTERM
     finally:
         server.kill()
         server.wait(20)

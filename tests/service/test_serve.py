@@ -1,0 +1,616 @@
+"""vocos-onnx serve: what each route answers, in each format, and with which status it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import soundfile
+from starlette.routing import Route
+
+from tests.helpers import DATA
+from tests.service.process import Answer, Server, request, rest
+from tests.service.test_server import SERVE, TOKENS, file, npy, npz, same
+from vocos_onnx import EncodecONNX, VocosONNX, load_audio, load_tokens, save_tokens
+from vocos_onnx.model.bundled import CODEC, MEL
+from vocos_onnx.serve.app import routes
+from vocos_onnx.serve.metrics import METHODS
+from vocos_onnx.serve.openapi import description
+from vocos_onnx.serve.settings import Settings, Source, parse_models
+
+TONE = (0.3 * np.sin(np.arange(48_000) / 30)).astype(np.float32)
+TOKEN = "s3cret/token+of=="
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With the bundled models, one of another codec, and one that cannot be loaded."""
+    broken = tmp_path_factory.mktemp("models") / "broken.onnx"
+    broken.write_bytes(file(TONE))
+    models = [CODEC, MEL, f"tiny={DATA / 'encodec.onnx'}", f"broken={broken}"]
+    with Server(*SERVE, *(word for model in models for word in ("--model", model)), OMP_NUM_THREADS="1") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Server]:
+    """That asks for a token, and lets pages of one other site use it."""
+    with Server(*SERVE, "--cors", "https://example.org", VOCOS_TOKEN=TOKEN) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def vocos() -> VocosONNX:
+    return VocosONNX(threads=1)
+
+
+@pytest.fixture(scope="module")
+def mel() -> VocosONNX:
+    return VocosONNX(MEL, threads=1)
+
+
+def read(answer: Answer) -> np.ndarray:
+    assert answer.status == 200, answer.raw[:300]
+    audio: np.ndarray = load_audio(io.BytesIO(answer.body), 24_000)
+    return audio
+
+
+def close(given: np.ndarray, wanted: np.ndarray, most: float = 2 / 32768) -> None:
+    assert given.shape == wanted.shape
+    assert np.abs(given - wanted.clip(-1, 1)).max() <= most
+
+
+# Formats
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+@pytest.mark.parametrize(("format", "media"), [("wav", "audio/wav"), ("flac", "audio/flac"), ("opus", "audio/ogg")])
+def test_formats(server: Server, vocos: VocosONNX, format: str, media: str, stream: str) -> None:
+    answer = server.ask(f"/v1/decode?format={format}&stream={stream}", npy(TOKENS))
+    expected = vocos.decode(TOKENS)
+    assert answer.headers["content-type"] == media
+    given = read(answer)
+    if format == "opus":  # which is lossy
+        assert given.shape == expected.shape
+    else:
+        close(given, expected)
+    assert answer.headers["x-vocos-model"] == CODEC
+    assert float(answer.headers["x-vocos-seconds"]) == pytest.approx(len(expected) / 24_000, abs=1e-4)
+    is_whole = stream == "false"
+    assert ("content-length" in answer.headers) == is_whole == ("x-vocos-compute-ms" in answer.headers)
+    assert (answer.headers.get("transfer-encoding") == "chunked") == (not is_whole)
+    if is_whole:
+        assert answer.headers["server-timing"] == f"compute;dur={answer.headers['x-vocos-compute-ms']}"
+        assert soundfile.info(io.BytesIO(answer.body)).frames == len(expected)  # the header is complete
+
+
+def test_opus_is_the_same_audio(server: Server, vocos: VocosONNX) -> None:
+    """By their spectra: the codec keeps no sample."""
+    tokens = np.asarray(load_demo())[:, :300]
+    given = read(server.ask("/v1/decode?format=opus", npy(tokens)))
+    expected = vocos.decode(tokens)
+
+    def bands(audio: np.ndarray) -> np.ndarray:
+        spectra = np.abs(np.fft.rfft(audio[: len(audio) // 480 * 480].reshape(-1, 480)))
+        return np.log(spectra.reshape(len(spectra), -1)[:, :80].mean(axis=1) + 1e-2)
+
+    assert np.corrcoef(bands(given), bands(expected))[0, 1] > 0.95
+
+
+def load_demo() -> Any:
+    from vocos_onnx import demo_tokens
+
+    return demo_tokens()
+
+
+def test_pcm(server: Server, vocos: VocosONNX) -> None:
+    for stream in ("", "&stream=true"):
+        answer = server.ask(f"/v1/decode?format=pcm{stream}", npy(TOKENS))
+        assert answer.headers["content-type"] == "audio/pcm;rate=24000;channels=1;encoding=s16le"
+        close(np.frombuffer(answer.body, "<i2") / 32768, vocos.decode(TOKENS))
+
+
+def test_streamed_wav_has_the_header_of_ffmpeg(server: Server) -> None:
+    body = server.ask("/v1/decode?stream=true", npy(TOKENS)).body
+    assert body[4:8] == body[40:44] == b"\xff\xff\xff\xff"
+    assert len(body) == 44 + 2 * 320 * TOKENS.shape[1]
+
+
+ACCEPTED = {
+    "*/*": "audio/wav",
+    "audio/*": "audio/wav",
+    "audio/flac": "audio/flac",
+    "audio/x-flac, */*;q=0.1": "audio/flac",
+    "application/json, text/plain, */*": "audio/wav",
+    "audio/wav;q=0.2, audio/ogg;q=0.9, audio/flac;q=0.5": "audio/ogg",
+    "audio/*;q=0.5, audio/wav;q=0": "audio/flac",
+    "audio/opus": "audio/ogg",
+    "AUDIO/FLAC": "audio/flac",
+}
+
+
+@pytest.mark.parametrize("accept", ACCEPTED)
+def test_accept(server: Server, accept: str) -> None:
+    answer = server.ask("/v1/decode", npy(TOKENS), f"Accept: {accept}")
+    assert (answer.status, answer.headers["content-type"]) == (200, ACCEPTED[accept])
+
+
+def test_format_goes_before_accept(server: Server) -> None:
+    answer = server.ask("/v1/decode?format=wav", npy(TOKENS), "Accept: audio/flac")
+    assert answer.headers["content-type"] == "audio/wav"
+    answer = server.ask("/v1/decode", npy(TOKENS), "Accept: image/png")
+    assert answer.status == 406 and "wav, flac, opus, pcm" in answer.json()["error"]
+
+
+# Kinds of input
+
+
+def test_mels(server: Server, mel: VocosONNX) -> None:
+    mels = mel.features(TONE, 24_000)
+    expected = mel.decode(mels)
+    for body in (npy(mels), npy(mels.astype(np.float64)), npz(mels=mels)):
+        same(server.ask(f"/v1/decode?model={MEL}", body), expected)
+    text = json.dumps({"mels": mels[:, :60].astype(float).round(4).tolist()}).encode()
+    close(read(server.ask(f"/v1/decode?model={MEL}", text)), mel.decode(mels[:, :60].round(4)), 1e-3)
+    log10 = mels.T / np.log(10)
+    answer = server.ask(f"/v1/decode?model={MEL}&mels_from=mlx&stream=true", npy(log10.astype(np.float32)))
+    from vocos_onnx.mels import CONVENTIONS
+
+    if CONVENTIONS["mlx"].axes == "btc":
+        assert answer.status == 200 or "bands" in answer.json()["error"]
+    zipvoice = server.ask(f"/v1/decode?model={MEL}&mels_from=zipvoice", npy(mels.T * np.float32(0.1)))
+    close(read(zipvoice), mel.decode(mels.T * np.float32(0.1), mels_from="zipvoice"))
+    rows = json.dumps({"mels": (mels.T[:200] * 0.1).astype(float).round(5).tolist()}).encode()
+    assert server.ask(f"/v1/decode?model={MEL}&mels_from=zipvoice", rows).status == 200
+
+
+def test_long_mels_in_blocks(server: Server, mel: VocosONNX) -> None:
+    mels = np.tile(mel.features(TONE, 24_000), (1, 10))[:, :1700]
+    close(read(server.ask(f"/v1/decode?model={MEL}", npy(mels))), mel.decode(mels), 1e-3)
+
+
+def test_recording_to_tokens(server: Server, tmp_path: Path) -> None:
+    encoder = EncodecONNX(threads=1)
+    data = file(TONE, kind="FLAC")
+    audio = load_audio(io.BytesIO(data), 24_000)
+    for query, bandwidth in (("", 6.0), ("?bandwidth=1.5", 1.5), ("?format=npz&bandwidth=12", 12.0)):
+        answer = server.ask(f"/v1/encode{query}", data)
+        assert answer.headers["content-type"] == "application/x-npz"
+        (tmp_path / "t.npz").write_bytes(answer.body)
+        tokens = load_tokens(tmp_path / "t.npz")
+        np.testing.assert_array_equal(tokens.codes, encoder.encode(audio, 24_000, bandwidth))
+        save_tokens(tmp_path / "own.npz", tokens.codes, encoder, samples=len(audio))
+        assert tokens == load_tokens(tmp_path / "own.npz")
+    for answer in (
+        server.ask("/v1/encode?format=json", data),
+        server.ask("/v1/encode", data, "Accept: application/json"),
+    ):
+        given = answer.json()
+        np.testing.assert_array_equal(given["tokens"], encoder.encode(audio, 24_000))
+        assert given["samples"] == len(audio) and given["codec"] == "vocos_onnx_24khz"
+        again = server.ask("/v1/decode", answer.body, "Content-Type: application/json")
+        assert again.status == 200
+    assert float(answer.headers["x-vocos-seconds"]) == 2
+
+
+@pytest.mark.parametrize("query", ["", "&stream=true&format=flac"])
+@pytest.mark.parametrize("model", [CODEC, MEL])
+def test_recording_through_a_model(server: Server, model: str, query: str) -> None:
+    vocos, data = VocosONNX(model, threads=1), file(TONE)
+    given = read(server.ask(f"/v1/resynth?model={model}{query}", data))
+    expected = vocos(load_audio(io.BytesIO(data), 24_000), 24_000)[: len(TONE)]
+    assert len(given) == len(expected)
+    close(given, expected, 1e-3)
+
+
+def test_bandwidth_takes_the_first_codebooks(server: Server, vocos: VocosONNX) -> None:
+    tokens = np.random.default_rng(1).integers(1024, size=(16, 100))
+    same(server.ask("/v1/decode?bandwidth=3", npy(tokens)), vocos.decode(tokens[:4]))
+    same(server.ask("/v1/decode?bandwidth_id=1", npy(tokens)), vocos.decode(tokens, 1))
+    same(server.ask(f"/v1/decode?model={CODEC}", npy(tokens)), vocos.decode(tokens))
+
+
+# What is refused
+
+REFUSED = {
+    "both bandwidths": ("/v1/decode?bandwidth=3&bandwidth_id=1", npy(TOKENS), 400, "give one of the two"),
+    "no such bandwidth": ("/v1/decode?bandwidth=5", npy(TOKENS), 400, "one of 1.5, 3, 6, 12"),
+    "too few codebooks": ("/v1/decode?bandwidth=12", npy(TOKENS), 400, "8 codebooks, and 12 kbps are 16"),
+    "a bandwidth of mels": (f"/v1/decode?model={MEL}&bandwidth=6", npy(TOKENS), 400, "mel model"),
+    "a bandwidth of mels again": (f"/v1/resynth?model={MEL}&bandwidth=6", file(TONE), 400, "mel model"),
+    "tokens for a mel model": (f"/v1/decode?model={MEL}", npy(TOKENS), 400, ""),
+    "mels for a codec": ("/v1/decode", b'{"mels": [[0.5, 1.5]]}', 400, "decodes tokens of vocos_onnx_24khz"),
+    "tokens and mels": ("/v1/decode", b'{"mels": [[1]], "tokens": [[1]]}', 400, "expected"),
+    "mels of texts": (f"/v1/decode?model={MEL}", b'{"mels": [["a"]]}', 400, "numbers alone"),
+    "mels of nan": (f"/v1/decode?model={MEL}", b'{"mels": [' + b"[NaN]," * 99 + b"[NaN]]}", 400, "NaN"),
+    "mels beyond float32": (f"/v1/decode?model={MEL}", b'{"mels": [' + b"[1e99]," * 99 + b"[1e99]]}", 400, "infinite"),
+    "mels of other bands": (f"/v1/decode?model={MEL}", npy(np.zeros((80, 60), np.float32)), 400, "100"),
+    "decibels": (f"/v1/decode?model={MEL}", npy(np.linspace(-90, 30, 10000).reshape(100, 100)), 400, "decibels"),
+    "a convention of tokens": ("/v1/decode?mels_from=f5", npy(TOKENS), 400, "leave it out"),
+    "no such convention": (f"/v1/decode?model={MEL}&mels_from=x", npy(TOKENS), 400, "'f5'"),
+    "no such format": ("/v1/decode?format=mp3", npy(TOKENS), 400, "wav, flac, opus, pcm"),
+    "a format of tokens": ("/v1/encode?format=wav", file(TONE), 400, "npz, json"),
+    "a stream that is neither": ("/v1/decode?stream=yes", npy(TOKENS), 400, "true or false"),
+    "tokens of a mel model": (f"/v1/encode?model={MEL}", file(TONE), 400, "name a codec"),
+    "a codec without an encoder": ("/v1/encode?model=tiny", file(TONE), 400, "--encoder tiny=ENCODER"),
+    "through a codec without an encoder": ("/v1/resynth?model=tiny", file(TONE), 400, "--encoder tiny=ENCODER"),
+    "no such model": ("/v1/decode?model=other", npy(TOKENS), 404, f"{CODEC}, {MEL}, tiny, broken"),
+    "a path for a model": ("/v1/decode?model=/etc/passwd", npy(TOKENS), 404, "there is no model"),
+    "an empty name": ("/v1/resynth?model=", file(TONE), 404, "there is no model ''"),
+    "no such recording": ("/v1/samples/other", b"", 404, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(server: Server, name: str) -> None:
+    path, body, status, reason = REFUSED[name]
+    answer = server.ask(path, body, method="POST" if body else "GET")
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/json"), answer.raw[:500]
+    assert reason in answer.json()["error"]
+
+
+def test_tokens_of_two_models(server: Server, tmp_path: Path) -> None:
+    """Each is decoded by its own model, and refused by the other."""
+    tiny = VocosONNX(DATA / "encodec.onnx", threads=1)
+    codes = np.zeros((tiny.num_codebooks, 20), int)
+    save_tokens(tmp_path / "tiny.npz", codes, tiny)
+    data = (tmp_path / "tiny.npz").read_bytes()
+    bandwidth = "" if len(codes) in tiny._reader.bandwidths.counts else "&bandwidth_id=0"
+    assert server.ask(f"/v1/decode?model=tiny{bandwidth}", data).status == 200
+    answer = server.ask("/v1/decode", data)
+    assert answer.status == 400 and "this model decodes those of vocos_onnx_24khz" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/v1/decode", "text/html"),
+        ("/v1/decode", "multipart/form-data; boundary=x"),
+        ("/v1/decode", "audio/wav"),
+        ("/v1/decode?stream=true", "image/png"),
+        ("/v1/resynth", "application/json"),
+        ("/v1/encode", "multipart/form-data; boundary=x"),
+    ],
+)
+def test_content_types_of_other_kinds(server: Server, path: str, kind: str) -> None:
+    answer = server.ask(path, npy(TOKENS), f"Content-Type: {kind}")
+    assert answer.status == 415 and kind.partition(";")[0] in answer.json()["error"]
+
+
+def test_content_types(server: Server) -> None:
+    for kind in ("application/octet-stream", "application/x-www-form-urlencoded", "application/x-npy", ""):
+        assert server.ask("/v1/decode", npy(TOKENS), f"Content-Type: {kind}").status == 200
+    for kind in ("audio/wav", "audio/mpeg", "application/octet-stream", "application/ogg"):
+        assert server.ask("/v1/encode", file(TONE), f"Content-Type: {kind}").status == 200
+    answer = server.ask("/v1/decode", npy(TOKENS), "Content-Type: application/json")
+    assert answer.status == 400 and "JSON" in answer.json()["error"]
+
+
+def test_model_that_cannot_be_loaded(server: Server) -> None:
+    for _ in range(2):  # it is tried again
+        answer = server.ask("/v1/decode?model=broken", npy(TOKENS))
+        assert (answer.status, answer.headers["retry-after"]) == (503, "10")
+        assert "cannot be loaded" in answer.json()["error"] and "/" not in answer.json()["error"]
+    counted = server.ask("/metrics", method="GET").body.decode()
+    assert int(float(sample(counted, 'vocos_model_loads_total{model="broken",result="failed"}'))) >= 2
+
+
+def sample(text: str, name: str) -> str:
+    """The value of a metric."""
+    return next(line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(name))
+
+
+# What is said of the service
+
+
+def test_models(server: Server) -> None:
+    assert server.ask("/v1/decode?model=tiny&bandwidth_id=0", npy(np.zeros((1, 9), int))).status in (200, 400)
+    given = server.ask("/v1/models", method="GET").json()
+    assert given["default"] == CODEC
+    assert [model["name"] for model in given["models"]] == [CODEC, MEL, "tiny", "broken"]
+    first = given["models"][0]
+    assert first["loaded"] and first["kind"] == "tokens" and first["streamable"] and first["encodes"]
+    assert first["bandwidths"] == [1.5, 3, 6, 12] and first["codebooks"] == [2, 4, 8, 16]
+    assert (first["sample_rate"], first["hop_length"], first["channels"]) == (24_000, 320, None)
+    assert given["models"][2]["loaded"] and not given["models"][2]["encodes"]
+    assert not given["models"][3]["loaded"] and given["models"][3]["kind"] is None
+
+
+def test_metrics(server: Server) -> None:
+    def value(name: str) -> float:
+        return float(sample(server.ask("/metrics", method="GET").body.decode(), name))
+
+    asked = 'vocos_requests_total{method="POST",route="/v1/decode",status="200"}'
+    server.ask("/v1/decode", npy(TOKENS))
+    before, seconds = value(asked), value('vocos_audio_seconds_total{route="/v1/decode"}')
+    server.ask("/v1/decode?stream=true&format=opus", npy(TOKENS))
+    assert value(asked) == before + 1
+    made = value('vocos_audio_seconds_total{route="/v1/decode"}') - seconds
+    assert made == pytest.approx(320 * TOKENS.shape[1] / 24_000)
+    server.say(request("/v1/dec\xf6de?secret".encode("latin-1").decode("latin-1"), b"", "Connection: close"))
+    server.ask("/secret/secret", method="GET")
+    server.say(b"SECRET /secret HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = server.ask("/metrics", method="GET")
+    assert answer.headers["content-type"].startswith("text/plain")
+    text = answer.body.decode()
+    assert "secret" not in text.lower()
+    assert float(sample(text, 'vocos_requests_total{method="GET",route="other",status="404"}')) >= 1
+    for name in (
+        *("vocos_requests_in_progress", "vocos_calls_waiting", "vocos_held_bytes", "vocos_connections_open"),
+        *("vocos_websockets_open", "vocos_streams_open", "process_resident_memory_bytes"),
+        *("vocos_request_seconds_bucket", "vocos_compute_seconds_count"),
+    ):
+        assert float(sample(text, name)) >= 0
+    methods = set(re.findall(r'vocos_requests_total{method="(\w+)"', text))
+    assert methods <= {*METHODS, "other"} and "other" in methods
+
+
+def templates() -> dict[str, set[str]]:
+    """The methods of each route."""
+    found: dict[str, set[str]] = {}
+    for route in routes():
+        if isinstance(route, Route):
+            path = "/page/{file}" if route.path.startswith("/page/") else route.path
+            found[path] = {method.lower() for method in route.methods or ()} - {"head"}
+    return found
+
+
+def test_every_route_is_described_and_every_path_is_a_route() -> None:
+    described = {path: set(item) for path, item in description()["paths"].items()}
+    there = templates()
+    of_the_page = {"/", "/page/{file}", "/v1/samples", "/v1/samples/{name}"}
+    assert {path: described[path] for path in there} == there
+    assert set(described) - set(there) <= of_the_page - set(there)
+
+
+def test_description_holds(server: Server, guarded: Server) -> None:
+    """Of its own references, and of what the routes answer."""
+    document = server.ask("/openapi.json", method="GET").json()
+    assert document == description()
+    for reference in re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document)):
+        node = document
+        for part in reference.split("/"):
+            node = node[part]
+    names = [item[method]["operationId"] for item in document["paths"].values() for method in item]
+    assert len(set(names)) == len(names)
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            declared = {one["name"] for one in operation.get("parameters", []) if one["in"] == "path"}
+            assert declared == set(re.findall(r"{(\w+)}", path))
+            assert {"200", "403"} <= set(operation["responses"])
+
+    def check(answer: Answer, path: str, method: str = "get") -> None:
+        said = document["paths"][path][method]["responses"][str(answer.status)]
+        kind = answer.headers["content-type"].partition(";")[0]
+        assert kind in said["content"], (path, answer.status, kind)
+        for name in said.get("headers", {}):
+            if name == "Retry-After":
+                assert name.lower() in answer.headers
+        if kind == "application/json":
+            schema = said["content"][kind]["schema"] | {"components": document["components"]}
+            jsonschema.Draft202012Validator(schema).validate(answer.json())
+
+    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models"):
+        check(server.ask(path, method="GET"), path)
+    asked: list[tuple[str, bytes, tuple[str, ...]]] = [
+        *((f"/v1/decode?format={name}", npy(TOKENS), ()) for name in ("wav", "flac", "opus", "pcm")),
+        ("/v1/resynth", file(TONE), ()),
+        ("/v1/encode?format=npz", file(TONE), ()),
+        ("/v1/encode?format=json", file(TONE), ()),
+        ("/v1/decode?model=x", npy(TOKENS), ()),
+        ("/v1/decode", b"x", ()),
+        ("/v1/decode", b"x", ("Content-Type: image/png",)),
+        ("/v1/decode", b"x", ("Accept: image/png",)),
+        ("/v1/decode", bytes((10 << 20) + 1), ()),
+        ("/v1/decode?model=broken", npy(TOKENS), ()),
+        ("/v1/decode", npy(TOKENS), ("Origin: https://example.com",)),
+    ]
+    for path, body, headers in asked:
+        check(server.ask(path, body, *headers), path.partition("?")[0], "post")
+    check(guarded.ask("/v1/decode", npy(TOKENS)), "/v1/decode", "post")
+    check(guarded.ask("/v1/models", method="GET"), "/v1/models")
+    own = guarded.ask("/openapi.json", b"", f"Authorization: Bearer {TOKEN}", method="GET").json()
+    assert own["security"] == [{"token": []}] and own["paths"]["/healthz"]["get"]["security"] == []
+
+
+# Access
+
+
+def test_token(guarded: Server) -> None:
+    right = f"Authorization: Bearer {TOKEN}"
+    for path, method in (("/v1/models", "GET"), ("/metrics", "GET"), ("/openapi.json", "GET"), ("/v1/decode", "POST")):
+        body = npy(TOKENS) if method == "POST" else b""
+        answer = guarded.ask(path, body, method=method)
+        assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert "bearer token is needed" in answer.json()["error"]
+        for wrong in ("Bearer x", "Bearer ", "bearer", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x", "Bearer \xff"):
+            data = request(path, body, "Connection: close", method=method)
+            head, _, tail = data.partition(b"\r\n\r\n")
+            given = head + b"\r\nAuthorization: " + wrong.encode("latin-1") + b"\r\n\r\n" + tail
+            assert guarded.say(given).status == 401, wrong
+        assert guarded.ask(path, body, right, right, method=method).status == 401  # two of them
+        assert guarded.ask(path, body, right, method=method).status == 200
+        assert guarded.ask(path, body, f"authorization: bearer   {TOKEN}", method=method).status == 200
+    for path in ("/healthz", "/readyz"):
+        assert guarded.ask(path, method="GET").status == 200
+    assert guarded.ask("/", method="GET").status in (200, 404)
+
+
+def test_token_is_asked_for_before_the_body_is_read(guarded: Server) -> None:
+    with guarded.connect(request("/v1/decode", b"", "Expect: 100-continue", length=1000)) as plug:
+        assert plug.recv(1000).startswith(b"HTTP/1.1 401")
+    assert guarded.ask("/v1/decode", bytes(3_000_000)).status == 401  # which is read by a client that sends all first
+
+
+def test_pages_of_other_sites(server: Server, guarded: Server) -> None:
+    for origin in ("https://example.org", "null", "http://127.0.0.1:1"):
+        answer = server.ask("/v1/decode", npy(TOKENS), f"Origin: {origin}")
+        assert answer.status == 403 and "access-control-allow-origin" not in answer.headers
+    for own in ("http://x", "http://x:80", "https://x", "HTTPS://X"):  # the Host is x
+        assert server.ask("/v1/decode", npy(TOKENS), f"Origin: {own}").status == 200
+    assert server.ask("/v1/decode", npy(TOKENS), "Origin: http://x:81").status == 403
+    asking = ["Access-Control-Request-Method: POST", "Access-Control-Request-Headers: authorization, content-type"]
+    site, right = "Origin: https://example.org", f"Authorization: Bearer {TOKEN}"
+    assert server.ask("/v1/decode", b"", "Origin: http://x", *asking, method="OPTIONS").status == 405
+    preflight = guarded.ask("/v1/decode", b"", site, *asking, method="OPTIONS")
+    assert preflight.status == 200
+    assert preflight.headers["access-control-allow-origin"] == "https://example.org"
+    assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
+    assert "POST" in preflight.headers["access-control-allow-methods"]
+    assert guarded.ask("/v1/decode", b"", "Origin: https://a.b", *asking, method="OPTIONS").status == 403
+    answer = guarded.ask("/v1/decode", npy(TOKENS), site, right)
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "https://example.org")
+    assert "X-Vocos-Seconds" in answer.headers["access-control-expose-headers"]
+    refused = guarded.ask("/v1/decode", npy(TOKENS), site)  # the reason is for that page, too
+    assert (refused.status, refused.headers["access-control-allow-origin"]) == (401, "https://example.org")
+
+
+def test_any_site() -> None:
+    with Server(*SERVE, "--cors", "*", "--model", f"tiny={DATA / 'encodec.onnx'}") as server:
+        answer = server.ask("/v1/models", b"", "Origin: https://a.b", method="GET")
+        assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "*")
+        assert "pages of any site can use the service" in server.stop(signal.SIGTERM)[2]
+
+
+# The beginning and the end
+
+
+def start(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Of a service that does not get to run."""
+    command = [sys.executable, *SERVE, *words]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60)
+
+
+def test_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = start("--port", str(port))
+    assert done.returncode == 2
+    assert done.stderr == f"vocos-onnx: error: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
+
+
+WRONG_SETTINGS = {
+    "an empty token": ([], {"VOCOS_TOKEN": ""}, "VOCOS_TOKEN"),
+    "a token with a space": ([], {"VOCOS_TOKEN": "a b"}, "VOCOS_TOKEN"),
+    "no such file": (["--model", "nothing.onnx"], {}, "no model file nothing.onnx"),
+    "no such encoder": (["--model", CODEC, "--encoder", "nothing.onnx"], {}, "no model file nothing.onnx"),
+    "a name twice": (["--model", f"a={CODEC}", "--model", f"a={MEL}"], {}, "two models are called a"),
+    "an encoder of none": (["--encoder", "b=x.onnx"], {}, "with the name of one of the models"),
+    "a port": (["--port", "70000"], {}, "port is 70000, expected 0 to 65535"),
+    "an origin": (["--cors", "example.org"], {}, "expected one such as https://example.org"),
+    "no workers": (["--workers", "0"], {}, "workers is 0, expected 1 to 1024"),
+    "many streams": (["--streams", "1000"], {}, "expected 2000 of these or more"),
+    "no host": (["--host", "no.such.host.invalid"], {}, "cannot listen on no.such.host.invalid"),
+    "a length": (["--max-seconds", "nan"], {}, "not a number of seconds"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SETTINGS)
+def test_wrong_settings(name: str) -> None:
+    words, environment, reason = WRONG_SETTINGS[name]
+    done = start(*words, **environment)
+    assert done.returncode == 2 and reason in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["starlette", "uvicorn", "websockets", "prometheus_client"])
+def test_without_the_extra(module: str) -> None:
+    code = f"import sys; sys.modules['{module}'] = None; from vocos_onnx.cli import main; sys.exit(main(['serve']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert f"serve needs {module}: pip install 'vocos-onnx[serve]'" in done.stderr
+
+
+def test_default_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(file(TONE))
+    done = start("--port", "0", "--model", str(tmp_path / "broken.onnx"))
+    assert done.returncode == 2
+    assert "is audio (WAV), not an ONNX model" in done.stderr and "the service has ended" in done.stderr
+
+
+def test_start_and_end(tmp_path: Path) -> None:
+    """At a port that is free, with one line that says where; it ends with the code of a shell."""
+    tiny = DATA / "encodec.onnx"
+    command = [sys.executable, *SERVE, "--port", "0", "--model", f"a={tiny}", "--model", f"b={tiny}"]
+    with subprocess.Popen([*command, "--access-log"], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            match = re.fullmatch(
+                r"vocos-onnx: http://127\.0\.0\.1:(\d+) serves a \(default\), b; no token is asked for\n", line
+            )
+            assert match is not None, line
+            with socket.create_connection(("127.0.0.1", int(match[1]))) as plug:
+                plug.sendall(request("/healthz", b"", "Connection: close", method="GET"))
+                assert Answer(rest(plug)).json() == {"status": "ok"}
+            process.send_signal(signal.SIGTERM)
+            said = process.stderr.read()
+            assert process.wait(20) == 143
+            assert re.fullmatch(r'vocos-onnx: 127\.0\.0\.1:\d+ - "GET /healthz HTTP/1\.1" 200\n', said), said
+        finally:
+            process.kill()
+
+
+def test_other_machines_without_a_token() -> None:
+    warned = "other machines can use the service"
+    for environment, is_warned in (({}, True), ({"VOCOS_TOKEN": "x"}, False)):
+        with Server(*SERVE, "--host", "0.0.0.0", "--model", f"a={DATA / 'encodec.onnx'}", **environment) as server:
+            assert (warned in server.stop(signal.SIGTERM)[2]) == is_warned
+
+
+def test_drain() -> None:
+    """What runs is ended, and nothing new is begun: a connection that is open is told that it is not ready."""
+    tokens = npy(np.zeros((8, 75 * 300), np.int16))
+    with Server(*SERVE, "--workers", "1", "--drain", "20") as server:
+        busy = server.connect(request("/v1/decode", tokens))
+        while not server.health()[1]["requests"]:
+            time.sleep(0.01)
+        server.process.send_signal(signal.SIGTERM)
+        answer = Answer(rest(busy))
+        assert answer.status == 200 and len(answer.body) == 44 + 2 * 320 * 75 * 300
+        assert server.process.wait(20) == 143
+
+
+def test_drain_is_bounded() -> None:
+    tokens = npy(np.zeros((8, 75 * 590), np.int16))
+    with Server(*SERVE, "--workers", "1", "--drain", "0.3") as server:
+        plugs = [server.connect(request("/v1/decode", tokens)) for _ in range(8)]
+        while server.health()[1]["requests"] < 8:
+            time.sleep(0.01)
+        code, took, said = server.stop(signal.SIGTERM)
+        assert code == 143 and took < 8 and "Traceback" not in said
+        for plug in plugs:
+            plug.close()
+
+
+# Settings
+
+
+def test_names_of_models(tmp_path: Path) -> None:
+    assert [source.name for source in parse_models()] == [CODEC, MEL]
+    given = ["own=a/b.onnx", "runs/last.onnx", "charactr/vocos-mel-24khz", CODEC]
+    assert [source.name for source in parse_models(given)] == ["own", "last", "charactr/vocos-mel-24khz", CODEC]
+    assert parse_models(["a=m.onnx"], ["e.onnx"]) == (Source("a", "m.onnx", "e.onnx"),)
+    assert parse_models(["a=m", "b=n"], ["b=e"]) == (Source("a", "m"), Source("b", "n", "e"))
+    odd = tmp_path / "x=y.onnx"
+    odd.touch()
+    assert parse_models([f"z={odd}"]) == (Source("z", str(odd)),)
+    for wrong in (["../x/=y"], ["=m.onnx"], ["a b=m.onnx"], ["é=m.onnx"], ["a="]):
+        with pytest.raises(ValueError):
+            parse_models(wrong)
+
+
+def test_token_is_not_in_the_repr() -> None:
+    assert "s3cret" not in repr(Settings(token=TOKEN))

@@ -1,0 +1,523 @@
+"""WS /v1/stream of vocos-onnx serve: the audio is that of decode; bad input, and clients that mean no good."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from websockets.asyncio.client import connect as aconnect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from tests.helpers import DATA, found
+from tests.service.process import Server
+from tests.service.test_server import SERVE
+from vocos_onnx import VocosONNX
+
+TIMEOUT = 30
+MODELS = {
+    **{name: DATA / f"{name}.onnx" for name in ("encodec", "mel", "mel-istft", "encodec-int8")},
+    "unstreamable": DATA / "format-5" / "imdct-cos.onnx",
+}
+TOKENS = np.random.default_rng(0).integers(1024, size=(2, 200)).astype("<u2")
+MELS = np.random.default_rng(0).uniform(-8, 2, (8, 200)).astype("<f4")
+TOKEN = "s3cret.token"
+START = {"type": "start", "model": "encodec", "kind": "tokens", "codebooks": 2}
+
+
+def options() -> list[str]:
+    return [*SERVE, *(word for name, path in MODELS.items() for word in ("--model", f"{name}={path}"))]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """With room for four streams."""
+    with Server(*options(), "--streams", "4", OMP_NUM_THREADS="1") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Server]:
+    """That waits for no client longer than a second, and has room for two streams."""
+    times = ("--stream-idle", "1", "--stream-stall", "1")
+    with Server(*options(), "--streams", "2", *times, OMP_NUM_THREADS="1") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Server]:
+    with Server(*options(), "--cors", "https://example.org", VOCOS_TOKEN=TOKEN) as running:
+        yield running
+
+
+class Client:
+    """A connection, and what is said over it."""
+
+    def __init__(self, server: Server, **options: Any) -> None:
+        self.plug: ClientConnection = connect(
+            f"ws://127.0.0.1:{server.port}/v1/stream", open_timeout=TIMEOUT, close_timeout=1, proxy=None, **options
+        )
+
+    def say(self, message: dict[str, Any] | str) -> None:
+        self.plug.send(message if isinstance(message, str) else json.dumps(message))
+
+    def heard(self) -> Any:
+        """The next message: bytes, or what JSON says."""
+        message = self.plug.recv(TIMEOUT)
+        return json.loads(message) if isinstance(message, str) else message
+
+    def start(self, **given: Any) -> Any:
+        self.say({**START, **given})
+        return self.heard()
+
+    def push(self, chunk: np.ndarray) -> bytes:
+        """A chunk (K, t) or (C, t)."""
+        self.plug.send(chunk.T.tobytes())
+        answer = self.heard()
+        assert isinstance(answer, bytes), answer
+        return answer
+
+    def flush(self) -> tuple[bytes, Any]:
+        self.say({"type": "flush"})
+        return self.heard(), self.heard()
+
+    def refused(self) -> tuple[int, str]:
+        """The code with which it is closed, and the error before; audio is passed over."""
+        while isinstance(message := self.heard(), bytes):
+            pass
+        assert message["type"] == "error", message
+        with pytest.raises(ConnectionClosed) as closed:
+            self.plug.recv(TIMEOUT)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == message["code"]
+        assert message["error"].startswith(closed.value.rcvd.reason)
+        return closed.value.rcvd.code, message["error"]
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.plug.close()
+
+
+def chunked(whole: np.ndarray, seed: int, most: int = 40) -> list[np.ndarray]:
+    rng, chunks, start = np.random.default_rng(seed), [], 0
+    while start < whole.shape[1]:
+        length = int(rng.integers(0, most))
+        chunks.append(whole[:, start : start + length])
+        start += length
+    return chunks
+
+
+def check(given: bytes, expected: np.ndarray, format: str) -> None:
+    audio = np.frombuffer(given, "<i2" if format == "s16le" else "<f4")
+    assert audio.shape == expected.shape
+    if format == "s16le":
+        assert np.abs(audio - (expected * 32768).clip(-32768, 32767)).max() <= 1
+    else:
+        assert np.abs(audio - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def open_streams(server: Server) -> int:
+    text = server.ask("/metrics", method="GET").body.decode()
+    return int(float(found(r"(?m)^vocos_streams_open (\S+)$", text)[1]))
+
+
+def until_none_is_open(server: Server) -> None:
+    end = time.monotonic() + TIMEOUT
+    while open_streams(server):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+# The audio
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "more"),
+    [
+        ("encodec", TOKENS, {}),
+        ("encodec", TOKENS[:1], {"format": "s16le"}),
+        ("encodec", TOKENS, {"format": "f32le", "bandwidth": 1.5}),
+        ("encodec", TOKENS[:1], {"format": "f32le", "bandwidth_id": 0, "codec": "encodec_24khz"}),
+        ("encodec-int8", TOKENS, {"format": "f32le"}),
+        ("mel", MELS, {"format": "f32le"}),
+        ("mel", MELS, {"channels": 8}),
+        ("mel", MELS, {"format": "f32le", "mels_from": "mlx"}),
+        ("mel-istft", MELS, {"format": "f32le"}),
+    ],
+)
+def test_audio_is_that_of_decode(server: Server, model: str, given: np.ndarray, more: dict[str, Any]) -> None:
+    """Each chunk, whatever its length, gets one answer; the flush gets the rest."""
+    vocos = VocosONNX(MODELS[model], threads=1)
+    is_tokens = given.dtype == np.uint16
+    if "codec" in more:
+        assert vocos.config.encodec is not None
+        more = {**more, "codec": vocos.config.encodec.codec}
+    facts = {"kind": "tokens" if is_tokens else "mels", "codebooks": len(given) if is_tokens else None}
+    known = {name: more[name] for name in ("bandwidth", "bandwidth_id") if name in more}
+    expected = vocos.decode(given, check=None if is_tokens else False, **known)
+    stream, hop = vocos.stream(**known), vocos.hop_length
+    with Client(server) as client:
+        assert client.start(model=model, **facts, **more) == {
+            "type": "started",
+            "model": model,
+            "sample_rate": vocos.sample_rate,
+            "hop_length": hop,
+            "delay_frames": stream.delay,
+            "delay_samples": stream.delay_samples,
+            "codebooks" if is_tokens else "channels": len(given),
+            "format": more.get("format", "s16le"),
+        }
+        answers, frames, size = [], 0, 4 if more.get("format") == "f32le" else 2
+        for chunk in chunked(given, len(model)):
+            answers.append(client.push(chunk))
+            frames += chunk.shape[1]
+            assert sum(map(len, answers)) == size * max(0, frames * hop - stream.delay_samples)
+        rest, end = client.flush()
+        assert end == {"type": "end", "frames": given.shape[1], "samples": len(expected)}
+    check(b"".join([*answers, rest]), expected, more.get("format", "s16le"))
+
+
+def test_one_stream_after_another(server: Server) -> None:
+    """Over one connection, of different models; an empty one, too. Chunks may be sent ahead."""
+    encodec, mel = (VocosONNX(MODELS[name], threads=1) for name in ("encodec", "mel"))
+    with Client(server) as client:
+        for _ in range(2):
+            client.start(format="f32le")
+            chunks = chunked(TOKENS, 1)
+            for chunk in chunks:
+                client.plug.send(chunk.T.tobytes())
+            client.say({"type": "flush"})
+            answers = [client.heard() for _ in range(len(chunks) + 1)]
+            check(b"".join(answers), encodec.decode(TOKENS), "f32le")
+            assert client.heard()["type"] == "end"
+            client.start(model="mel", kind="mels", codebooks=None)
+            check(client.push(MELS) + client.flush()[0], mel.decode(MELS, check=False), "s16le")
+            client.start()
+            assert client.flush() == (b"", {"type": "end", "frames": 0, "samples": 0})
+
+
+def test_the_default_model_and_one_in_fragments(server: Server) -> None:
+    """A message that comes in several frames of the protocol is one chunk."""
+    with Client(server) as client:
+        client.start(model=None, format="f32le")
+        data = TOKENS.T.tobytes()
+        client.plug.send([data[:7], data[7:500], data[500:]])
+        audio = client.heard() + client.flush()[0]
+    check(audio, VocosONNX(MODELS["encodec"]).decode(TOKENS), "f32le")
+
+
+def test_many_streams_at_once() -> None:
+    """In real time or as fast as they can, which leave at random: each has its own audio, and all places are free."""
+    vocos = VocosONNX(MODELS["encodec"], threads=1)
+
+    async def one(number: int) -> None:
+        tokens = np.random.default_rng(number).integers(1024, size=(2, 100)).astype("<u2")
+        async with aconnect(f"ws://127.0.0.1:{server.port}/v1/stream", proxy=None) as plug:
+            await plug.send(json.dumps(START | {"format": "f32le"}))
+            await plug.recv()
+            audio = b""
+            for chunk in chunked(tokens, number):
+                await plug.send(chunk.T.tobytes())
+                audio += bytes(await plug.recv())  # type: ignore[arg-type]
+                if number % 5 == 0 and np.random.default_rng(len(audio)).random() < 0.2:
+                    plug.transport.abort()
+                    return
+                await asyncio.sleep(0.01 * (number % 2))
+            await plug.send('{"type": "flush"}')
+            audio += bytes(await plug.recv())  # type: ignore[arg-type]
+        check(audio, vocos.decode(tokens), "f32le")
+
+    async def main() -> None:
+        async with asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as group:
+            for number in range(60):
+                group.create_task(one(number))
+
+    with Server(*options(), "--streams", "60", OMP_NUM_THREADS="1") as server:
+        asyncio.run(main())
+        until_none_is_open(server)
+
+
+# What is refused
+
+
+CHUNK = TOKENS[:, :8].T.tobytes()
+MEL_START = START | {"model": "mel", "kind": "mels", "codebooks": None}
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "error"),
+    [
+        # order
+        ([CHUNK], 1008, r'^a chunk comes before \{"type": "start"\}$'),
+        ([{"type": "flush"}], 1008, r"^flush comes before .*, or twice"),
+        ([START, {"type": "flush"}, {"type": "flush"}], 1008, r"^flush comes before .*, or twice"),
+        ([START, {"type": "flush"}, CHUNK], 1008, r"^a chunk comes before"),
+        ([START, START], 1008, r"^start comes twice: flush the stream"),
+        # kind
+        ([START, "tokens"], 1007, r"^cannot read a text message as JSON: "),
+        ([START, {"type": "chunk"}], 1003, r"""^type is 'chunk', expected "start" or "flush"; chunks are binary"""),
+        ([START | {"kind": "mels"}], 1003, r"^kind is 'mels', and encodec decodes tokens of "),
+        ([MEL_START | {"kind": "tokens"}], 1003, r"^kind is 'tokens', and mel decodes mels$"),
+        ([START | {"kind": "audio"}], 1007, r"^kind is 'audio', expected tokens or mels$"),
+        ([{"type": "start"}], 1007, r"^kind is None, expected tokens or mels$"),
+        (["[1, 2]"], 1007, r"^a text message is \[1, 2\], expected \{"),
+        (["[" * 4000], 1007, r"^cannot read a text message as JSON: "),
+        (['{"type": "start", "bandwidth": NaN}'], 1007, r"NaN is no number of JSON"),
+        (["x" * 5000], 1009, r"^a text message has 5000 characters, expected at most 4096$"),
+        # fields
+        ([START | {"model": "nothing"}], 1008, r"^there is no model 'nothing', expected one of encodec, mel, "),
+        ([START | {"model": 5}], 1007, r"^model is 5, expected a text"),
+        ([START | {"model": "unstreamable", "kind": "mels", "codebooks": None}], 1008, r"cannot be streamed: send all"),
+        ([START | {"codebooks": None}], 1007, r"^codebooks is missing, expected 1 to 2"),
+        ([START | {"codebooks": 3}], 1007, r"^codebooks is 3, expected 1 to 2"),
+        ([START | {"codebooks": 0}], 1007, r"^codebooks is 0, expected 1 to 2"),
+        ([START | {"codebooks": True}], 1007, r"^codebooks is True, expected an integer$"),
+        ([START | {"channels": 8}], 1007, r"^channels is given, and these are tokens$"),
+        ([MEL_START | {"channels": 80}], 1007, r"^channels is 80, expected 8, as mel has$"),
+        ([START | {"bandwidth": 7}], 1007, r"bandwidth is 7.*expected"),
+        ([START | {"bandwidth": "6"}], 1007, r"^bandwidth is '6', expected a number$"),
+        ([START | {"bandwidth_id": 9}], 1007, r"^bandwidth_id is 9, expected 0 to 1"),
+        ([START | {"format": "mp3"}], 1007, r"^format is 'mp3', expected s16le or f32le$"),
+        ([START | {"mels_from": "f5"}], 1007, r"^mels_from is 'f5', and these are tokens"),
+        ([MEL_START | {"mels_from": "nobody"}], 1007, r"^mels_from is 'nobody', expected"),
+        ([START | {"codeboks": 2}], 1007, r"^start has 'codeboks', expected some of type, model, kind, codebooks"),
+        # tokens of another codec
+        ([START | {"codec": "other"}], 1007, r"^these are tokens of other, and this model decodes those of "),
+        ([START | {"codebooks_sha256": "0" * 64}], 1007, r"^these are tokens of another codec, and this model"),
+        # data
+        ([START, CHUNK[:-1]], 1007, r"^a message has 31 bytes, expected a multiple of 4: frames of 2 tokens in"),
+        ([MEL_START, b"\0" * 20], 1007, r"^a message has 20 bytes, expected a multiple of 32: frames of 8 channels in"),
+        ([START, CHUNK, struct.pack("<4H", 1, 2, 3, 1024)], 1007, r"^tokens hold the value 1024, expected 0 to 1023"),
+        ([MEL_START, struct.pack("<8f", *[0] * 7, np.nan)], 1007, r"^features hold 1 values that are NaN or infinite"),
+        ([START, b"\0" * 4 * 376], 1009, r"^a chunk has 376 frames, expected at most 375, which are 5 s"),
+    ],
+)  # fmt: skip
+def test_bad_input(server: Server, messages: list[Any], code: int, error: str) -> None:
+    """Each with its code and a reason, and the place of the stream is free again."""
+    with Client(server) as client:
+        for message in messages:
+            if isinstance(message, bytes):
+                client.plug.send(message)
+            else:
+                client.say(message)
+                while len(messages) > 1 and message is not messages[-1] and client.heard().__class__ is bytes:
+                    pass
+        found_code, reason = client.refused()
+    assert found_code == code, reason
+    assert re.search(error, reason), reason
+    assert str(DATA) not in reason
+    until_none_is_open(server)
+
+
+def test_messages_that_the_protocol_refuses(server: Server) -> None:
+    with Client(server) as client:
+        client.start()
+        with pytest.raises(ConnectionClosed) as closed:
+            client.plug.send(bytes(2 << 20))
+            client.plug.recv(TIMEOUT)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+    with Client(server) as client:
+        client.start()
+        client.plug.send(b"\xff\xfe", text=True)
+        with pytest.raises(ConnectionClosed) as closed:
+            client.plug.recv(TIMEOUT)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1007
+    until_none_is_open(server)
+
+
+def test_a_request_that_is_no_websocket(server: Server) -> None:
+    answer = server.ask("/v1/stream", method="GET")
+    assert answer.status == 426
+    assert answer.headers["upgrade"] == "websocket"
+    assert "ws://" in answer.json()["error"]
+
+
+# Places
+
+
+def test_no_more_than_max_streams(server: Server) -> None:
+    """The one too many is told so; when a client goes away, without a word, its place is free at once."""
+    until_none_is_open(server)
+    clients = [Client(server) for _ in range(4)]
+    for client in clients:
+        assert client.start()["type"] == "started"
+        client.push(TOKENS[:, :50])
+    with Client(server) as more:
+        more.say(START)
+        assert more.refused() == (1013, "4 streams are open, as many as --streams allows: try again")
+    for client in clients:
+        client.plug.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        client.plug.send(TOKENS[:, 50:].T.tobytes())
+        client.plug.socket.shutdown(socket.SHUT_RDWR)
+    again = [Client(server) for _ in range(4)]
+    for client in again:
+        assert client.start()["type"] == "started"
+    assert open_streams(server) == 4
+    again[0].flush()  # the place of a stream that has ended is another one's, though the connection stays
+    with Client(server) as other:
+        assert other.start()["type"] == "started"
+        again[0].say(START)
+        assert again[0].refused()[0] == 1013
+    for client in clients + again:
+        client.plug.close()
+    until_none_is_open(server)
+
+
+def test_no_more_than_so_many_connections(server: Server) -> None:
+    """Those that open no stream are bounded too: refused before they are accepted."""
+    clients = []
+    with pytest.raises(InvalidStatus) as refused:
+        for _ in range(20):
+            clients.append(Client(server))
+    assert len(clients) == 12
+    assert refused.value.response.status_code == 503
+    assert refused.value.response.headers["Retry-After"] == "1"
+    assert b"WebSockets are open" in refused.value.response.body
+    for client in clients:
+        client.plug.close()
+
+
+# Clients that are slow, or say nothing
+
+
+def test_a_client_that_does_not_read(hasty: Server) -> None:
+    """It is closed after the deadline, with its code behind what it has not read; its place is free at once."""
+    plug = socket.socket()
+    plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    plug.connect(("127.0.0.1", hasty.port))
+    with Client(hasty, sock=plug, max_queue=1) as client:
+        client.start(format="f32le")
+        for _ in range(8):
+            client.plug.send(np.zeros((375, 2), "<u2").tobytes())
+        end = time.monotonic() + TIMEOUT
+        while open_streams(hasty):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        code, error = client.refused()
+    assert (code, error) == (4408, "the audio has not been read for 1 s")
+    others = [Client(hasty), Client(hasty)]
+    assert [client.start()["type"] for client in others] == ["started"] * 2
+    for client in others:
+        client.plug.close()
+
+
+def test_a_client_that_never_reads_again(hasty: Server) -> None:
+    """The connection ends, too."""
+    plug = socket.socket()
+    plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    plug.connect(("127.0.0.1", hasty.port))
+    client = Client(hasty, sock=plug, max_queue=1)
+    client.start(format="f32le")
+    for _ in range(8):
+        client.plug.send(np.zeros((375, 2), "<u2").tobytes())
+    end = time.monotonic() + TIMEOUT
+    while "\nvocos_websockets_open 0.0" not in hasty.ask("/metrics", method="GET").body.decode():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    client.plug.close()
+
+
+@pytest.mark.parametrize("first", [None, "start", "chunk"])
+def test_a_client_that_says_nothing(hasty: Server, first: str | None) -> None:
+    with Client(hasty) as client:
+        if first is not None:
+            client.start()
+        if first == "chunk":
+            client.push(TOKENS)
+        assert client.refused() == (4408, "nothing has come for 1 s")
+    until_none_is_open(hasty)
+
+
+def test_pings_without_an_end(hasty: Server) -> None:
+    """Of a client that reads no answers: they do not pile up, and others are served."""
+    with socket.create_connection(("127.0.0.1", hasty.port)) as plug:
+        plug.sendall(
+            b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert b"101" in plug.recv(4096)
+        before, flood = hasty.memory(), (b"\x89\xfd\0\0\0\0" + b"x" * 125) * 500
+        plug.setblocking(False)
+        end, sent = time.monotonic() + 3, 0
+        while time.monotonic() < end and sent < 40 << 20:
+            try:
+                sent += plug.send(flood)
+            except BlockingIOError:
+                time.sleep(0.001)
+            except OSError:
+                break
+        assert hasty.health()[1]["status"] == "ok"
+        assert hasty.memory() - before < 20
+
+
+# Who may use it
+
+
+def test_tokens_of_access(guarded: Server) -> None:
+    """In the header, or in a subprotocol, which is answered as a browser wants it."""
+    with Client(guarded, additional_headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        assert client.start()["type"] == "started"
+    with Client(guarded, subprotocols=[f"vocos.bearer.{TOKEN}"]) as client:
+        assert client.plug.subprotocol == f"vocos.bearer.{TOKEN}"
+        assert client.start()["type"] == "started"
+    each: tuple[dict[str, Any], ...] = (
+        {},
+        {"additional_headers": {"Authorization": "Bearer wrong"}},
+        {"subprotocols": ["vocos.bearer.wrong"]},
+    )
+    for options in each:
+        with pytest.raises(InvalidStatus) as refused:
+            Client(guarded, **options)
+        assert refused.value.response.status_code == 401
+        assert "token" in json.loads(refused.value.response.body)["error"]
+
+
+def test_pages_of_other_origins(guarded: Server, server: Server) -> None:
+    subprotocols: Any = [f"vocos.bearer.{TOKEN}"]
+    with Client(guarded, origin="https://example.org", subprotocols=subprotocols) as client:
+        assert client.start()["type"] == "started"
+    with Client(server, origin=f"http://127.0.0.1:{server.port}") as client:  # its own page
+        assert client.start()["type"] == "started"
+    for running in (guarded, server):
+        with pytest.raises(InvalidStatus) as refused:
+            Client(running, origin="https://evil.example", subprotocols=subprotocols)
+        assert refused.value.response.status_code == 403
+
+
+# The end
+
+
+def test_the_service_ends() -> None:
+    """Each stream is closed with 1012 at once, whatever it is doing, and the exit code is that of SIGTERM."""
+    with Server(*options(), OMP_NUM_THREADS="1") as server:
+        clients = [Client(server) for _ in range(5)]
+        for client in clients[1:]:
+            client.start()
+        for client in clients[2:]:
+            client.push(TOKENS)
+        for _ in range(20):
+            clients[3].plug.send(TOKENS.T.tobytes())
+        os.kill(server.process.pid, signal.SIGTERM)
+        for client in clients:
+            with pytest.raises(ConnectionClosed) as closed:
+                while True:
+                    client.plug.recv(TIMEOUT)
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1012
+        code, _, said = server.stop(0, TIMEOUT)  # no other signal
+        assert code == 143
+        assert "Traceback" not in said

@@ -1,0 +1,205 @@
+"""What coroutines wait for: work on threads, while their event loop goes on; and the end of it when they are cancelled.
+
+For asyncio alone, which is imported when it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
+from contextlib import suppress
+from contextvars import ContextVar, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterable
+
+MOST = min(32, (os.cpu_count() or 1) + 4)  # calls in progress in a process, as many as asyncio's own threads
+IDLE = 5.0  # seconds after which a thread ends
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class _Stopped(BaseException):
+    """Raised in a thread whose result nobody waits for any more."""
+
+
+def checkpoint() -> None:
+    """Ends the work of this thread if it is for a coroutine that has been cancelled. Called between two spans."""
+    job = _current.get()
+    if job is not None and job.is_stopped:
+        raise _Stopped
+
+
+class Waiter:
+    """Lets a coroutine wait until any thread has called ``wake``; if its loop is closed by then, nothing happens.
+
+    Raises RuntimeError if it is not made in a coroutine of asyncio.
+    """
+
+    def __init__(self) -> None:
+        import asyncio
+
+        try:
+            self.loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(
+                "there is no running event loop of asyncio: await this within asyncio.run; with another library, such "
+                "as trio, run the method without the a in front in a thread, for example by trio.to_thread.run_sync"
+            ) from None
+        self.future: asyncio.Future[None] = self.loop.create_future()
+
+    def wake(self) -> None:
+        wake_all([self])
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self.future.__await__()
+
+
+def wake_all(waiters: Sequence[Waiter]) -> None:
+    """``wake`` of each, with one call for all of one loop: that is a system call."""
+    for loop in {waiter.loop for waiter in waiters}:
+        futures = [waiter.future for waiter in waiters if waiter.loop is loop]
+        with suppress(RuntimeError):  # it is closed
+            loop.call_soon_threadsafe(_set, futures)
+
+
+def _set(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+async def in_background(
+    function: Callable[[], Result], submit: Callable[[Callable[[], None]], object] | None = None
+) -> Result:
+    """What a function returns or raises, computed on a thread while the event loop goes on.
+
+    If it is cancelled, the coroutine gets CancelledError at once; the function is not begun, or ends at its next
+    ``checkpoint``. ``submit`` has another thread do it than one of those that are for whole calls.
+    """
+    job = _Job(function, Waiter())
+    del function  # what it holds is freed when it has been computed
+    try:
+        (submit or _threads.submit)(job)
+        await job.waiter
+        return job.result()
+    finally:
+        job.stop()
+        del job
+
+
+async def each(iterable: Iterable[Item] | AsyncIterable[Item]) -> AsyncIterator[Item]:
+    """The items of either kind of iterable; one that is not asynchronous is iterated on threads."""
+    if hasattr(iterable, "__aiter__"):
+        async for item in iterable:
+            yield item
+    elif isinstance(iterable, list | tuple):
+        for item in iterable:
+            yield item
+    else:
+        iterator = await in_background(partial(iter, iterable))
+        while (item := await in_background(partial(next, iterator, cast(Item, _END)))) is not _END:
+            yield item
+
+
+_END = object()
+
+
+class _Job(Generic[Result]):
+    """A function that a thread is to compute for a coroutine."""
+
+    def __init__(self, function: Callable[[], Result], waiter: Waiter):
+        self.waiter, self.is_stopped = waiter, False
+        self._function: Callable[[], Result] | None = function
+        self._context = copy_context()
+        self._results: list[Result] = []
+        self._error: BaseException | None = None
+
+    def __call__(self) -> None:
+        function, self._function = self._function, None
+        if function is not None and not self.is_stopped:
+            try:
+                self._results.append(self._context.run(self._computed, function))
+            except _Stopped:
+                pass
+            except BaseException as error:
+                self._error = error
+        del function
+        self.waiter.wake()
+
+    def _computed(self, function: Callable[[], Result]) -> Result:
+        _current.set(self)
+        return function()
+
+    def result(self) -> Result:
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error, self  # they would keep one another alive
+        return self._results.pop()
+
+    def stop(self) -> None:
+        self.is_stopped, self._function = True, None
+        self._results.clear()
+
+
+_current: ContextVar[_Job[Any] | None] = ContextVar("vocos_onnx_job", default=None)
+
+
+class _Threads:
+    """Threads that begin when they are needed, up to so many, and end when they have had nothing to do for a while.
+
+    Daemons, unlike those of concurrent.futures: an interpreter that exits waits for none of them.
+    """
+
+    def __init__(self, most: int):
+        self._most = most
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: a forked child has no threads."""
+        self._changed = threading.Condition()
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._count = self._idle = 0
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Have it done, after those that were submitted before. Raises RuntimeError if no thread can be started."""
+        with self._changed:
+            self._jobs.append(job)
+            if self._idle >= len(self._jobs):
+                self._changed.notify()
+            elif self._count < self._most:
+                self._count += 1
+                try:
+                    threading.Thread(target=self._serve, name="vocos-onnx-async", daemon=True).start()
+                except RuntimeError:
+                    self._count -= 1
+                    if not self._count:
+                        self._jobs.remove(job)
+                        raise
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                there = self._changed.wait_for(lambda: self._jobs, IDLE)
+                self._idle -= 1
+                if not there:
+                    self._count -= 1
+                    return
+                job = self._jobs.popleft()
+            job()
+            del job
+
+
+_threads = _Threads(MOST)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.forget)

@@ -1,0 +1,266 @@
+"""Audio -> the body of an answer: WAV, FLAC, Opus or PCM, whole or as it is made."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from vocos_onnx.arrays import Float
+from vocos_onnx.io.audio import AudioEncoder
+from vocos_onnx.io.samples import to_int16
+
+from .bodies import account_of
+from .metrics import Metrics
+from .models import Model
+from .workers import SLICE, Clock, Workers
+
+CHUNK = 75  # frames of a streamed answer that are decoded at once
+BLOCK = 1500  # frames of a whole answer that are: requests take turns at the workers, block by block
+UNKNOWN = 0xFFFFFFFF  # the sizes in the header of a streamed WAV, as ffmpeg writes them to a pipe
+_MOST_WAV = UNKNOWN - 64  # bytes of samples that a header can say
+
+
+class Format(NamedTuple):
+    """A format of audio: its content type, and by what else clients ask for it."""
+
+    media: str
+    also: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "wav": Format("audio/wav", ("audio/x-wav", "audio/wave", "audio/vnd.wave")),
+    "flac": Format("audio/flac", ("audio/x-flac",)),
+    "opus": Format("audio/ogg", ("audio/opus", "application/ogg")),
+    "pcm": Format("audio/pcm"),
+}
+TOKENS = {
+    "npz": Format("application/x-npz", ("application/zip", "application/octet-stream")),
+    "json": Format("application/json"),
+}
+
+
+def chosen_format(request: Request, formats: dict[str, Format] = FORMATS) -> str:
+    """The format that is asked for, by ``format`` or else the header Accept; the first of them by default.
+
+    Raises HTTPException: 400 for an unknown format, 406 if the client accepts none of them.
+    """
+    known = ", ".join(formats)
+    if (given := request.query_params.get("format")) is not None:
+        if given not in formats:
+            raise HTTPException(400, f"format is {given[:40]!r}, expected one of {known}")
+        return given
+    accepted = list(_accepted(request.headers.getlist("accept")))
+    if not accepted:
+        return next(iter(formats))
+    best, best_weight = None, 0.0
+    for name, one in formats.items():
+        weight = max((_weight(accepted, media) for media in (one.media, *one.also)), default=0.0)
+        if weight > best_weight:
+            best, best_weight = name, weight
+    if best is None:
+        media = ", ".join(one.media for one in formats.values())
+        raise HTTPException(406, f"the client accepts none of {media}: name a format, one of {known}")
+    return best
+
+
+def _accepted(values: list[str]) -> Iterator[tuple[str, float]]:
+    for part in ",".join(values).split(","):
+        media, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    weight = min(1.0, max(0.0, float(parameter[2:])))
+                except ValueError:
+                    weight = 0.0
+        if media:
+            yield media, weight
+
+
+def _weight(accepted: list[tuple[str, float]], media: str) -> float:
+    """How much a client wants it: what is most exactly said of it counts."""
+    for pattern in (media, f"{media.partition('/')[0]}/*", "*/*"):
+        found = [weight for name, weight in accepted if name == pattern]
+        if found:
+            return max(found)
+    return 0.0
+
+
+@dataclass
+class Work:
+    """Audio that is to be made for an answer.
+
+    model: that makes it.
+    route: for the counters.
+    begin: called in a thread, gives the blocks (n,) of audio.
+    samples: how many of them count, of those that have come: what is behind is cut off.
+    expected: about how many there are, 0 where that is not known. ``exact``: whether it is certain.
+    clock: how long was computed so far.
+    """
+
+    model: Model
+    route: str
+    begin: Callable[[], Iterator[Float]]
+    samples: Callable[[], int]
+    expected: int
+    exact: bool
+    clock: Clock = field(default_factory=Clock)
+
+
+class _Encoder(Protocol):
+    def encode(self, audio: Float) -> bytes: ...
+
+    def finish(self) -> bytes: ...
+
+
+class _Pcm:
+    """16-bit samples, little-endian."""
+
+    def encode(self, audio: Float) -> bytes:
+        return to_int16(audio).astype("<i2").tobytes()
+
+    def finish(self) -> bytes:
+        return b""
+
+
+class _Making:
+    """The bytes of an answer, block by block. ``samples``: those that are in it so far."""
+
+    def __init__(self, work: Work, format: str, *, whole: bool) -> None:
+        self._work, self.samples = work, 0
+        rate = work.model.vocos.sample_rate
+        self._encoder: _Encoder = _Pcm()
+        if format in ("flac", "opus"):
+            try:
+                self._encoder = AudioEncoder(rate, format, whole=whole)
+            except ValueError as error:
+                raise HTTPException(400, str(error)) from None
+        self._blocks: Iterator[Float] | None = None
+        self._finished = False
+
+    def step(self) -> bytes | None:
+        """The bytes of the next block, perhaps none yet; None behind the last one. Called in a thread."""
+        if self._finished:
+            return None
+        if self._blocks is None:
+            self._blocks = self._work.begin()
+        block = next(self._blocks, None)
+        if block is None:
+            self._finished = True
+            return self._encoder.finish()
+        block = block[: max(0, self._work.samples() - self.samples)]
+        self.samples += len(block)
+        return self._encoder.encode(block) if len(block) else b""
+
+
+class Answers:
+    """Makes audio, and answers with it."""
+
+    def __init__(self, workers: Workers, metrics: Metrics) -> None:
+        self._workers, self._metrics = workers, metrics
+
+    async def whole(self, request: Request, work: Work, format: str) -> Response:
+        """All of it, when it is made. Raises HTTPException."""
+        making = _Making(work, format, whole=True)
+        if 0 < work.expected <= BLOCK * work.model.vocos.hop_length:
+            parts = await self._made(request, work, making)
+        else:
+            account_of(request).long()
+            async with self._workers.turns:
+                parts = await self._made(request, work, making)
+        size = sum(map(len, parts))
+        account_of(request).hold(size)
+        rate = work.model.vocos.sample_rate
+        self._metrics.audio.labels(work.route).inc(making.samples / rate)
+        self._metrics.compute.labels(work.route).observe(work.clock.seconds)
+        if format == "wav":
+            if size > _MOST_WAV:
+                raise HTTPException(400, f"a WAV holds {_MOST_WAV} bytes, and this has {size}: ask for flac")
+            parts.appendleft(_wav_header(rate, size))
+        headers = _headers(work, format, making.samples)
+        headers["Content-Length"] = str(sum(map(len, parts)))
+        milliseconds = f"{1000 * work.clock.seconds:.1f}"
+        headers |= {"X-Vocos-Compute-Ms": milliseconds, "Server-Timing": f"compute;dur={milliseconds}"}
+        return StreamingResponse(_given(parts), headers=headers)
+
+    async def _made(self, request: Request, work: Work, making: _Making) -> deque[bytes]:
+        """The parts: what they take is accounted for, and another client's come between."""
+        account, parts = account_of(request), deque[bytes]()
+        # bytes of a sample: all of it is there as float32 where it is not streamed
+        before, size = account.held, 2 if work.model.vocos.network.is_streamable else 6
+        account.hold(before + size * work.expected)
+
+        def some() -> bool:
+            """Whether there is more."""
+            end = time.monotonic() + SLICE
+            while time.monotonic() < end:
+                part = making.step()
+                if part is None:
+                    return False
+                if part:
+                    parts.append(part)
+            return True
+
+        while await self._workers.run(some, clock=work.clock):
+            account.hold(before + max(size * work.expected, 2 * making.samples))
+        return parts
+
+    async def streamed(self, request: Request, work: Work, format: str, kept: AsyncExitStack) -> Response:
+        """It begins with the first part, and goes on as they are made and read; ``kept`` is closed at the end.
+
+        What is wrong with the input shows with the first part, while it can be said. Raises HTTPException.
+        """
+        making = _Making(work, format, whole=False)
+        rate, audio = work.model.vocos.sample_rate, self._metrics.audio.labels(work.route)
+
+        async def next_part() -> bytes | None:
+            before = making.samples
+            part = await self._workers.run(making.step, clock=work.clock)
+            audio.inc((making.samples - before) / rate)
+            return part
+
+        first = b""
+        while not making.samples and (part := await next_part()) is not None:
+            first += part
+
+        async def parts() -> AsyncIterator[bytes]:
+            async with kept:
+                yield (_wav_header(rate, None) if format == "wav" else b"") + first
+                while (part := await next_part()) is not None:
+                    if part:
+                        yield part
+                self._metrics.compute.labels(work.route).observe(work.clock.seconds)
+
+        return StreamingResponse(parts(), headers=_headers(work, format, work.expected if work.exact else None))
+
+
+async def _given(parts: deque[bytes]) -> AsyncIterator[bytes]:
+    while parts:
+        yield parts.popleft()
+
+
+def _headers(work: Work, format: str, samples: int | None) -> dict[str, str]:
+    rate = work.model.vocos.sample_rate
+    media = FORMATS[format].media
+    if format == "pcm":
+        media += f";rate={rate};channels=1;encoding=s16le"
+    headers = {"Content-Type": media, "X-Vocos-Model": work.model.name, "Cache-Control": "no-store"}
+    if samples is not None:
+        headers["X-Vocos-Seconds"] = f"{samples / rate:.4f}".rstrip("0").rstrip(".")
+    return headers
+
+
+def _wav_header(rate: int, size: int | None) -> bytes:
+    """Of 16-bit mono samples of so many bytes; None where that is not known yet."""
+    sizes: tuple[Any, Any] = (UNKNOWN, UNKNOWN) if size is None else (size + 36, size)
+    fields = b"WAVEfmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data"
+    return struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", sizes[0], *fields, sizes[1])

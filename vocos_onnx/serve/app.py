@@ -1,0 +1,404 @@
+"""The application: its routes, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from vocos_onnx.arrays import Float
+from vocos_onnx.bandwidths import DEFAULT_BANDWIDTH, bandwidth_index
+from vocos_onnx.encoder import EncodecONNX
+from vocos_onnx.io.tokens import Tokens, save_tokens
+from vocos_onnx.mels import MelConvention, convention_of
+
+from . import page, websocket
+from .access import Access
+from .answers import BLOCK, CHUNK, TOKENS, Answers, Work, chosen_format
+from .bodies import Bodies, Recording, account_of, first_codebooks
+from .limits import Limits
+from .metrics import Metrics
+from .models import Model, Models, NotLoadedError, UnknownModelError
+from .openapi import description
+from .settings import Settings
+from .workers import AGAIN, Clock, Workers
+
+Value = TypeVar("Value")
+
+FREE = ("/", "/page/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models")  # quick, and small
+_LONGEST_REASON = 300  # characters of what is said about bad input, which may hold a part of it
+_NUMBER = r"[+-]?(\d{1,9}\.?\d{0,9}|\.\d{1,9})(e[+-]?\d{1,2})?"
+
+
+class Service:
+    """What the routes share; they find it as ``request.app.state.service``.
+
+    Attributes:
+        settings: everything that was set.
+        models: by name, loaded when they are first asked for.
+        metrics: the counters at /metrics.
+        access: who may use the service. Requests have been admitted where a route gets them; a WebSocket is refused by
+            its endpoint, with what ``access.refusal(scope)`` returns.
+        limits: the bounds on requests and connections, with their numbers.
+        workers: the threads in which requests compute.
+        ending: whether the service has been told to end.
+    """
+
+    limits: Limits
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.ending = settings, False
+        self.metrics, self.access = Metrics(), Access(settings)
+        self.models = Models(settings, lambda name, ok: self.metrics.loads.labels(name, "ok" if ok else "failed").inc())
+        self.workers = Workers(settings.workers)
+        self.bodies, self.answers = Bodies(settings, self.workers), Answers(self.workers, self.metrics)
+        self.metrics.streams.set_function(lambda: sum(model.open_streams() for model in self.models.loaded))
+        for name, text, value in (
+            ("requests_in_progress", "Requests that are worked on or wait for it", lambda: self.limits.working),
+            ("calls_waiting", "Calls that wait for a worker", lambda: self.workers.waiting),
+            ("held_bytes", "Bytes that are held for requests", lambda: self.limits.held),
+            ("connections_open", "Connections", lambda: self.limits.open_connections),
+            ("websockets_open", "WebSockets", lambda: self.limits.open_sockets),
+        ):
+            self.metrics.gauge(name, text, value)
+        self.failed: Exception | None = None
+        """Why the default model could not be loaded at the start, if it could not."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        first = asyncio.create_task(self._load_default())
+        yield
+        first.cancel()
+        self.models.close()
+        self.workers.close()
+
+    async def _load_default(self) -> None:
+        try:
+            await self.models.get()
+        except NotLoadedError as error:
+            self.failed = error
+
+    @property
+    def state(self) -> str:
+        """ "ok", or why requests are better sent elsewhere."""
+        if self.ending:
+            return "ending"
+        if not self.models.is_ready():
+            return "loading"
+        return "full" if self.limits.working >= self.limits.places else "ok"
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+# What is asked for
+
+
+async def _model(request: Request) -> Model:
+    """The model that is asked for. Raises HTTPException: 404 if there is none, 503 if it cannot be loaded."""
+    try:
+        return await service_of(request).models.get(request.query_params.get("model"))
+    except UnknownModelError as error:
+        raise HTTPException(404, str(error)) from None
+    except NotLoadedError as error:
+        raise HTTPException(503, str(error), {"Retry-After": "10"}) from None
+
+
+def _parameter(request: Request, name: str, pattern: str, kind: Callable[[str], Value], what: str) -> Value | None:
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    if not re.fullmatch(pattern, text, re.ASCII):
+        raise HTTPException(400, f"{name} is {text[:40]!r}, expected {what}")
+    return kind(text)
+
+
+def _bandwidth(request: Request) -> float | None:
+    return _parameter(request, "bandwidth", _NUMBER, float, "a number of kbps")
+
+
+def _streamed(request: Request) -> bool:
+    return bool(_parameter(request, "stream", "true|false|1|0", lambda text: text in ("true", "1"), "true or false"))
+
+
+@contextlib.contextmanager
+def _bad_input() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise HTTPException(400, str(error)) from None
+
+
+# Routes
+
+
+async def decode(request: Request) -> Response:
+    """Tokens or mels to audio."""
+    format, streamed = chosen_format(request), _streamed(request)
+    bandwidth = _bandwidth(request)
+    bandwidth_id = _parameter(request, "bandwidth_id", r"[+-]?\d{1,9}", int, "a number")
+    mels_from = request.query_params.get("mels_from")
+    if bandwidth is not None and bandwidth_id is not None:
+        raise HTTPException(
+            400,
+            f"bandwidth={bandwidth:g} decodes the first codebooks, those of {bandwidth:g} kbps, and bandwidth_id="
+            f"{bandwidth_id} decodes all, as tokens of that bandwidth: give one of the two",
+        )
+    model, service, clock = await _model(request), service_of(request), Clock()
+    vocos, config = model.vocos, model.vocos.config
+    convention: MelConvention | None = None
+    with _bad_input():
+        if bandwidth is not None:
+            if not model.is_codec:
+                raise ValueError("bandwidth is given, but this is a mel model, without tokens: leave it out")
+            bandwidth_index(bandwidth, vocos.bandwidths)
+        if mels_from is not None:
+            if model.is_codec:
+                raise ValueError("mels_from is given, but this model decodes tokens: leave it out, or name another")
+            convention = convention_of(mels_from, config.feature_channels)
+    given = await service.bodies.arrays(request, model, convention, clock)
+    if bandwidth is not None:
+        with _bad_input():
+            given = first_codebooks(given, model, bandwidth)
+        if config.num_bandwidth_ids:
+            bandwidth_id = vocos.bandwidths.index(bandwidth)
+    axis = 0 if convention is not None and convention.axes == "btc" else 1
+    samples = config.samples(given.codes.shape[axis])
+
+    def begin() -> Iterator[Float]:
+        return _decoded(model, given, bandwidth_id, convention, axis, CHUNK if streamed else BLOCK)
+
+    work = Work(model, "/v1/decode", begin, lambda: samples, samples, True, clock)
+    if not streamed:
+        return await service.answers.whole(request, work, format)
+    return await service.answers.streamed(request, work, format, AsyncExitStack())
+
+
+def _decoded(
+    model: Model, given: Tokens, bandwidth_id: int | None, convention: MelConvention | None, axis: int, chunk: int
+) -> Iterator[Float]:
+    """The audio of tokens or mels, some frames at a time; all at once of a model that cannot be streamed."""
+    vocos, frames = model.vocos, given.codes.shape[axis]
+    options: dict[str, Any] = {"mels_from": convention, "check": None if model.is_codec else True}
+    if not vocos.network.is_streamable or frames <= chunk:
+        return iter([vocos.decode(given, bandwidth_id, **options)])
+    spans = (slice(first, first + chunk) for first in range(0, frames, chunk))
+    chunks = (replace(given, codes=given.codes[span] if axis == 0 else given.codes[:, span]) for span in spans)
+    return vocos.decode_stream(chunks, bandwidth_id, **options)
+
+
+async def resynth(request: Request) -> Response:
+    """A recording through the model and back."""
+    format, streamed, bandwidth = chosen_format(request), _streamed(request), _bandwidth(request)
+    model, service, clock = await _model(request), service_of(request), Clock()
+    vocos = model.vocos
+    if model.is_codec:
+        _encoder_of(model)
+        with _bad_input():
+            bandwidth_index(DEFAULT_BANDWIDTH if bandwidth is None else bandwidth, vocos.bandwidths)
+    async with AsyncExitStack() as stack:
+        recording = await stack.enter_async_context(service.bodies.recording(request, vocos.sample_rate, clock))
+
+        def begin() -> Iterator[Float]:
+            chunk = CHUNK if streamed else None
+            blocks, rate = recording.blocks(), vocos.sample_rate
+            return vocos.resynth_stream(blocks, rate, bandwidth=bandwidth, encoder=model.encoder, chunk=chunk)
+
+        work = Work(model, "/v1/resynth", begin, lambda: recording.read, recording.expected, False, clock)
+        if not streamed:
+            return await service.answers.whole(request, work, format)
+        answer = await service.answers.streamed(request, work, format, kept := AsyncExitStack())
+        kept.push_async_exit(stack.pop_all())  # the file is there until the end of the answer
+        return answer
+
+
+async def encode(request: Request) -> Response:
+    """A recording to tokens."""
+    format, bandwidth = chosen_format(request, TOKENS), _bandwidth(request)
+    model, service, clock = await _model(request), service_of(request), Clock()
+    if not model.is_codec:
+        raise HTTPException(400, f"{model.name} is a mel model, without tokens: name a codec as model")
+    encoder = _encoder_of(model)
+    bandwidth = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
+    with _bad_input():
+        index = bandwidth_index(bandwidth, encoder.bandwidths)
+    async with service.bodies.recording(request, encoder.sample_rate, clock) as recording:
+        codes = await _encoded(request, encoder, recording, bandwidth, clock)
+        count = encoder.config.codebooks_per_bandwidth[index]
+        named = Tokens(
+            codes,
+            recording.read,
+            encoder.sample_rate,
+            encoder.config.codec,
+            encoder.config.codebooks_sha256[count - 1],
+        )
+        if format == "json":
+            async with service.workers.one_json:
+                data = await service.workers.run(_json, named, clock=clock)
+        else:
+            data = await service.workers.run(_npz, named, clock=clock)
+    account_of(request).hold(len(data))
+    milliseconds = f"{1000 * clock.seconds:.1f}"
+    service.metrics.compute.labels("/v1/encode").observe(clock.seconds)
+    headers = {
+        "X-Vocos-Model": model.name,
+        "X-Vocos-Seconds": f"{recording.read / encoder.sample_rate:.4f}".rstrip("0").rstrip("."),
+        "X-Vocos-Compute-Ms": milliseconds,
+        "Server-Timing": f"compute;dur={milliseconds}",
+        "Cache-Control": "no-store",
+    }
+    return Response(data, headers=headers, media_type=TOKENS[format].media)
+
+
+def _encoder_of(model: Model) -> EncodecONNX:
+    if model.encoder is None:
+        raise HTTPException(
+            400,
+            f"{model.name} has no encoder here, so that it decodes tokens and takes no recordings: start the service "
+            f"with --encoder {model.name}=ENCODER",
+        )
+    return model.encoder
+
+
+async def _encoded(
+    request: Request, encoder: EncodecONNX, recording: Recording, bandwidth: float, clock: Clock
+) -> npt.NDArray[Any]:
+    """The tokens (K, T) of a recording; other clients get their turn in between."""
+    account, workers = account_of(request), service_of(request).workers
+    smallest = np.min_scalar_type(encoder.config.codebook_size - 1)
+    parts: list[npt.NDArray[Any]] = []
+    before = account.held
+    chunks: Iterator[npt.NDArray[Any]] | None = None
+
+    def some() -> bool:
+        """Whether there is more."""
+        nonlocal chunks
+        if chunks is None:
+            chunks = encoder.encode_stream(recording.blocks(), encoder.sample_rate, bandwidth)
+        part = next(chunks, None)  # some seconds of audio
+        if part is not None:
+            parts.append(part.astype(smallest))
+        return part is not None
+
+    is_short = 0 < recording.expected <= BLOCK * encoder.hop_length
+    if not is_short:
+        account.long()
+    async with contextlib.nullcontext() if is_short else workers.turns:
+        while await workers.run(some, clock=clock):
+            account.hold(before + 4 * sum(part.nbytes for part in parts))  # joined, and as a file
+    return np.concatenate(parts, axis=1)
+
+
+def _npz(tokens: Tokens) -> bytes:
+    file = io.BytesIO()
+    save_tokens(file, tokens)
+    return file.getvalue()
+
+
+def _json(tokens: Tokens) -> bytes:
+    rows = ",".join(f"[{','.join(map(str, row.tolist()))}]" for row in tokens.codes)
+    more = {
+        "samples": tokens.samples,
+        "sample_rate": tokens.sample_rate,
+        "codec": tokens.codec,
+        "codebooks_sha256": tokens.codebooks_sha256,
+    }
+    return f'{{"tokens":[{rows}],{json.dumps(more)[1:]}'.encode()
+
+
+async def healthz(_: Request) -> Response:
+    """Whether it is alive."""
+    return JSONResponse({"status": "ok"})
+
+
+async def readyz(request: Request) -> Response:
+    """Whether requests may be sent to it."""
+    service = service_of(request)
+    state = service.state
+    numbers = {"requests": service.limits.working, "held_bytes": service.limits.held}
+    return JSONResponse({"status": state, **numbers}, 200 if state == "ok" else 503, {} if state == "ok" else AGAIN)
+
+
+async def list_models(request: Request) -> Response:
+    """The models, and what is known of those that are loaded."""
+    return JSONResponse(service_of(request).models.describe())
+
+
+async def metrics(request: Request) -> Response:
+    """The counters, for Prometheus."""
+    data, kind = service_of(request).metrics.exposition()
+    return Response(data, headers={"Content-Type": kind})
+
+
+async def openapi(request: Request) -> Response:
+    """The description of the routes."""
+    return JSONResponse(description(needs_token=service_of(request).settings.token is not None))
+
+
+async def say(_: Request, error: Exception) -> Response:
+    """Why a request is refused."""
+    assert isinstance(error, HTTPException)
+    reason = re.sub(r" at 0x[0-9a-fA-F]+", "", error.detail)  # where an object is in memory, in a parser's words
+    if len(reason) > _LONGEST_REASON:
+        reason = reason[: _LONGEST_REASON - 4] + " ..."
+    return JSONResponse({"error": reason}, error.status_code, error.headers)
+
+
+async def say_failed(_: Request, error: Exception) -> Response:
+    """That a request has failed; limits.py logs where."""
+    return JSONResponse({"error": "the service has failed at this request"}, 500)
+
+
+def routes() -> list[BaseRoute]:
+    """All routes of the service."""
+    return [
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics),
+        Route("/openapi.json", openapi),
+        Route("/v1/models", list_models),
+        Route("/v1/decode", decode, methods=["POST"]),
+        Route("/v1/resynth", resynth, methods=["POST"]),
+        Route("/v1/encode", encode, methods=["POST"]),
+        *websocket.routes(),
+        *page.routes(),
+    ]
+
+
+def create_app(settings: Settings) -> tuple[Limits, Service]:
+    """The ASGI application, and what its routes share."""
+    service, all_routes = Service(settings), routes()
+    handlers: Any = {HTTPException: say, Exception: say_failed}
+    app = Starlette(routes=all_routes, exception_handlers=handlers, lifespan=service.lifespan)
+    app.state.service = service
+    counted = service.metrics.layer(all_routes)
+    service.limits = Limits(
+        app,
+        places=settings.workers + settings.queue,
+        long_places=max(1, settings.workers + settings.queue // 2),
+        max_body=settings.max_body,
+        memory=settings.memory,
+        connections=settings.connections,
+        sockets=settings.streams + max(8, settings.streams // 16),  # who is one too many gets to know it
+        end_seconds=settings.drain,
+        free=FREE,
+        admit=service.access.refusal,
+        layer=lambda inner: counted(service.access.cors(inner)),
+    )
+    return service.limits, service

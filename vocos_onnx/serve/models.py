@@ -1,0 +1,181 @@
+"""The models of the service, by name: loaded when they are first asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from vocos_onnx.encoder import EncodecONNX
+from vocos_onnx.messages import shown
+from vocos_onnx.model.bundled import BUNDLED_CODEC
+from vocos_onnx.stream_pool import StreamPool
+from vocos_onnx.vocoder import VocosONNX
+
+from .settings import Settings, Source
+
+_FACTS = (
+    *("kind", "sample_rate", "hop_length", "bandwidths", "codebooks", "channels", "codec", "codebooks_sha256"),
+    *("encodes", "streamable", "delay_frames", "precision", "providers"),
+)
+_log = logging.getLogger("vocos_onnx.serve")
+
+
+class UnknownModelError(LookupError):
+    """There is no model of this name; the message lists those that there are."""
+
+
+class NotLoadedError(RuntimeError):
+    """A model cannot be loaded now; the message is for clients, and names no path. The log has the reason."""
+
+
+class Model:
+    """A model that is loaded. Its methods may be called from any thread.
+
+    Attributes:
+        name: as clients ask for it.
+        vocos: the model itself.
+        encoder: what makes its tokens of audio; None for a model of mels, and for a codec whose encoder is not given.
+    """
+
+    def __init__(self, name: str, vocos: VocosONNX, encoder: EncodecONNX | None, max_streams: int) -> None:
+        self.name, self.vocos, self.encoder = name, vocos, encoder
+        self._max_streams, self._lock = max(1, max_streams), threading.Lock()
+        self._pool: StreamPool | None = None
+
+    def pool(self) -> StreamPool:
+        """The pool of its streams, made when it is first needed. Raises ValueError for a model without streams."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = self.vocos.stream_pool(self._max_streams)
+            return self._pool
+
+    def open_streams(self) -> int:
+        """How many streams are open."""
+        with self._lock:
+            return 0 if self._pool is None else len(self._pool)
+
+    @property
+    def is_codec(self) -> bool:
+        """Whether it decodes tokens, and not mels."""
+        return self.vocos.config.encodec is not None
+
+    def describe(self) -> dict[str, Any]:
+        """What /v1/models says of it."""
+        config = self.vocos.config
+        codec = config.encodec
+        return {
+            "kind": "tokens" if codec is not None else "mels",
+            "sample_rate": config.sample_rate,
+            "hop_length": config.hop_length,
+            "bandwidths": None if codec is None else list(codec.bandwidths),
+            "codebooks": None if codec is None else list(codec.codebooks_per_bandwidth),
+            "channels": config.feature_channels if codec is None else None,
+            "codec": None if codec is None else codec.codec,
+            "codebooks_sha256": None if codec is None else codec.codebooks_sha256,
+            "encodes": self.encoder is not None,
+            "streamable": self.vocos.network.is_streamable,
+            "delay_frames": self.vocos.delay,
+            "precision": config.precision,
+            "providers": self.vocos.providers,
+        }
+
+    def close(self) -> None:
+        with self._lock:
+            if self._pool is not None:
+                self._pool.close()
+
+
+class Models:
+    """The models that the service offers. Used from its event loop alone.
+
+    A model is loaded in a thread when it is first asked for, once, however many ask meanwhile. If that fails, each of
+    them is told so, and the next request tries again.
+
+    Args:
+        settings: those of the service.
+        on_load: called with the name and whether it worked, after each try.
+    """
+
+    def __init__(self, settings: Settings, on_load: Callable[[str, bool], None] = lambda name, ok: None) -> None:
+        self._settings, self._on_load = settings, on_load
+        self._sources = {source.name: source for source in settings.models}
+        self._loaded: dict[str, Model] = {}
+        self._loading: dict[str, asyncio.Task[Model]] = {}
+        self.default = settings.models[0].name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._sources)
+
+    @property
+    def loaded(self) -> tuple[Model, ...]:
+        return tuple(self._loaded.values())
+
+    def is_ready(self) -> bool:
+        """Whether the default model is loaded."""
+        return self.default in self._loaded
+
+    async def get(self, name: str | None = None) -> Model:
+        """The model of this name, loaded; without a name, the default.
+
+        Raises UnknownModelError, NotLoadedError.
+        """
+        name = self.default if name is None else name
+        if (model := self._loaded.get(name)) is not None:
+            return model
+        if name not in self._sources:
+            raise UnknownModelError(f"there is no model {shown(name)}, expected one of {', '.join(self._sources)}")
+        if name not in self._loading:
+            self._loading[name] = asyncio.create_task(self._load(self._sources[name]))
+            self._loading[name].add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            return await asyncio.shield(self._loading[name])
+        except Exception as error:
+            raise NotLoadedError(f"the model {name} cannot be loaded: the log of the service has the reason") from error
+
+    async def _load(self, source: Source) -> Model:
+        """Raises whatever VocosONNX does."""
+        worked = False
+        try:
+            model = self._loaded[source.name] = await asyncio.to_thread(self._open, source)
+            worked = True
+            return model
+        except Exception as error:
+            _log.error("the model %s cannot be loaded: %s", source.name, error)
+            _log.debug("it failed with", exc_info=error)
+            raise
+        finally:
+            del self._loading[source.name]
+            self._on_load(source.name, worked)
+
+    def _open(self, source: Source) -> Model:
+        options: dict[str, Any] = {
+            "providers": None if self._settings.provider is None else [self._settings.provider],
+            "threads": self._settings.threads,
+        }
+        encoder = None if source.encoder is None else EncodecONNX(source.encoder, **options)
+        vocos = VocosONNX(source.model, encoder=encoder, **options)  # raises if they are no pair
+        codec = vocos.config.encodec
+        if encoder is None and codec is not None and codec.codec == BUNDLED_CODEC:
+            encoder = EncodecONNX(**options)
+        return Model(source.name, vocos, encoder, self._settings.streams)
+
+    def describe(self) -> dict[str, Any]:
+        """The answer to /v1/models: what is known of a model once it has been loaded."""
+        unknown = dict.fromkeys(_FACTS)
+        models = [
+            {"name": name, "loaded": name in self._loaded}
+            | (self._loaded[name].describe() if name in self._loaded else unknown)
+            for name in self._sources
+        ]
+        return {"default": self.default, "models": models}
+
+    def close(self) -> None:
+        """Close the pools of streams: what waits in them ends with RuntimeError."""
+        for task in self._loading.values():
+            task.cancel()
+        for model in self._loaded.values():
+            model.close()

@@ -1,0 +1,165 @@
+"""Everything that can be set about the service."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vocos_onnx.limits import require
+from vocos_onnx.messages import shown
+from vocos_onnx.model.bundled import CODEC, MEL
+from vocos_onnx.model.cpus import available_cpus
+from vocos_onnx.model.names import is_hub_id
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}"  # of a model, as clients ask for it
+_ORIGIN = r"https?://[A-Za-z0-9.\[\]:_-]+"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that the service offers: its name, and what VocosONNX opens it by.
+
+    model: path of a file or a checkpoint, the name of a bundled model, or an id on the hub.
+    encoder: what makes tokens of audio for it, as ``VocosONNX`` takes it; None is that of the bundled codec.
+    """
+
+    name: str
+    model: str
+    encoder: str | None = None
+
+
+DEFAULT_MODELS = (Source(CODEC, CODEC), Source(MEL, MEL))
+
+
+def parse_models(models: Iterable[str] = (), encoders: Iterable[str] = ()) -> tuple[Source, ...]:
+    """The models of --model [NAME=]MODEL and --encoder [NAME=]ENCODER; without any, the two bundled ones.
+
+    Without a name, a file has that of itself without its ending, and an id on the hub or a bundled model its own.
+
+    Raises ValueError for a name that is no name or there twice, and for an encoder of no model.
+
+    Example:
+        >>> parse_models(["own=runs/model.onnx", "charactr/vocos-mel-24khz"])
+        (Source(name='own', model='runs/model.onnx', encoder=None), ...)
+    """
+    found: dict[str, Source] = {}
+    for given in models:
+        name, model = _named(given)
+        if name is None:
+            name = model if is_hub_id(model) else Path(model).name.removesuffix(".onnx")
+        require(bool(model), f"--model is {shown(given)}, expected NAME=MODEL, or MODEL alone")
+        if not re.fullmatch(_NAME, name):
+            raise ValueError(
+                f"{shown(name)} is no name for a model: expected letters, digits and ._/-, which begin with one of the "
+                "first two; give it another one as --model NAME=MODEL"
+            )
+        require(
+            name not in found, f"two models are called {name}: give one of them another name, as --model NAME=MODEL"
+        )
+        found[name] = Source(name, model)
+    found = found or {source.name: source for source in DEFAULT_MODELS}
+    for given in encoders:
+        name, encoder = _named(given)
+        if name is None and len(found) == 1:
+            name = next(iter(found))
+        if name is None or name not in found:
+            raise ValueError(
+                f"--encoder is {shown(given)}, expected NAME=ENCODER with the name of one of the models: "
+                f"{', '.join(found)}"
+            )
+        require(bool(encoder), f"--encoder is {shown(given)}, expected NAME=ENCODER")
+        found[name] = Source(name, found[name].model, encoder)
+    return tuple(found.values())
+
+
+def _named(given: str) -> tuple[str | None, str]:
+    """NAME=REST as its parts; a file that is there may have a "=" in its path."""
+    name, sign, rest = given.partition("=")
+    return (name, rest) if sign and not Path(given).exists() else (None, given)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set about the service.
+
+    models: what it offers; the first is the default, which is loaded at the start, others when first asked for.
+    host, port: where it listens; port 0 is one that is free.
+    provider: execution provider of onnxruntime, None as VocosONNX chooses. threads: of one network call.
+    workers: decodes at once. queue: requests that may wait for one.
+    max_body: bytes of a body; max_json of one in JSON, which takes ten times its size while it is read.
+    max_seconds: of audio of one request.
+    memory: bytes of all requests together.
+    streams: WebSocket streams that are open at once.
+    stream_idle: seconds after which a WebSocket is closed over which nothing comes.
+    stream_stall: seconds after which one is closed whose client does not read.
+    connections: at once, of all kinds.
+    drain: seconds from SIGTERM to the end.
+    token: which clients have to know; None asks for none.
+    cors: origins of other sites whose pages may use the service; "*" is any.
+    access_log: whether each request is a line in the log.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    models: tuple[Source, ...] = DEFAULT_MODELS
+    host: str = "127.0.0.1"
+    port: int = 8000
+    provider: str | None = None
+    threads: int = 1
+    workers: int = field(default_factory=available_cpus)
+    queue: int = 16
+    max_body: int = 10 << 20
+    max_json: int = 2_000_000
+    max_seconds: float = 600
+    memory: int = 256 << 20
+    streams: int = 256
+    stream_idle: float = 60
+    stream_stall: float = 10
+    connections: int = 512
+    drain: float = 8
+    token: str | None = field(default=None, repr=False)
+    cors: tuple[str, ...] = ()
+    access_log: bool = False
+
+    def __post_init__(self) -> None:
+        require(bool(self.models), "there are no models: expected one at least")
+        for name, least, most in (
+            ("port", 0, 65_535),
+            ("threads", 1, 1024),
+            ("workers", 1, 1024),
+            ("queue", 0, 100_000),
+            ("max_body", 1000, 1 << 40),
+            ("max_json", 1000, 1 << 40),
+            ("memory", 1 << 20, 1 << 50),
+            ("streams", 0, 1 << 16),
+            ("connections", 8, 1 << 20),
+        ):
+            value = getattr(self, name)
+            fits = type(value) is int and least <= value <= most
+            require(fits, f"{name} is {shown(value)}, expected {least} to {most}")
+        for name, least_seconds in (
+            *(("max_seconds", 0.1), ("drain", 0.0)),
+            *(("stream_idle", 0.1), ("stream_stall", 0.1)),
+        ):
+            value = getattr(self, name)
+            fits = isinstance(value, int | float) and math.isfinite(value) and value >= least_seconds
+            require(fits, f"{name} is {shown(value)}, expected seconds, {least_seconds:g} or more")
+        if 2 * self.streams > self.connections:
+            raise ValueError(
+                f"streams is {self.streams} and connections {self.connections}: streams take at most half of the "
+                f"connections, expected {2 * self.streams} of these or more"
+            )
+        if self.token is not None and not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", self.token):
+            raise ValueError(
+                "the token (VOCOS_TOKEN) is empty, or holds characters that no bearer token has: expected letters, "
+                "digits and -._~+/; leave the variable unset to ask for none"
+            )
+        for origin in self.cors:
+            if origin != "*" and not re.fullmatch(_ORIGIN, origin):
+                raise ValueError(
+                    f"an origin is {shown(origin)}, expected one such as https://example.org, without a path, or *"
+                )

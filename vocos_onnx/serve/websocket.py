@@ -1,0 +1,433 @@
+"""The WebSocket /v1/stream: chunks of tokens or mels come in, and the audio of each goes out; docs/service.md.
+
+All streams of a model share a ``StreamPool``. Everything but the network runs in the event loop, in the one task that
+the server has for a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import unquote
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+
+from vocos_onnx.arrays import Float
+from vocos_onnx.io.samples import to_int16
+from vocos_onnx.io.tokens import Tokens
+from vocos_onnx.mels import MelConvention, convention_of
+from vocos_onnx.messages import shown
+from vocos_onnx.streams import Stream
+
+from .access import SUBPROTOCOL
+from .limits import Receive, Refused, Scope, Send, deny
+from .models import Model, NotLoadedError, UnknownModelError
+
+if TYPE_CHECKING:
+    from .app import Service
+
+WRONG_KIND, BAD_DATA, POLICY, TOO_LARGE, FAILED, ENDING, BUSY, STALLED = 1003, 1007, 1008, 1009, 1011, 1012, 1013, 4408
+MOST_SECONDS = 5  # of audio of one chunk: so much is computed and kept for a client at once
+LINGER = 5.0  # seconds in which a client that did not read may still get to know why it was cut off
+_LONGEST_TEXT = 4096  # bytes of a message in JSON
+_LONGEST_REASON, _LONGEST_CLOSE = 300, 120  # characters of an error; bytes of what the closing frame says
+_FORMATS: dict[str, Callable[[Float], bytes]] = {
+    "s16le": lambda audio: to_int16(audio).astype("<i2", copy=False).tobytes(),
+    "f32le": lambda audio: audio.astype("<f4", copy=False).tobytes(),
+}
+_KEYS = (
+    *("type", "model", "kind", "codebooks", "channels", "bandwidth_id", "bandwidth", "codec", "codebooks_sha256"),
+    *("mels_from", "format"),
+)
+_log = logging.getLogger(__name__)
+
+
+class _Closed(Exception):
+    """The connection is to be closed: with this code, after a message with this reason."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+class _Watch:
+    """Cancels the task of a connection when its client has been waited for too long.
+
+    A timer is set once in a while and not for each message, of which there are a thousand in a second.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._until, self._timer = math.inf, self._loop.call_later(0, lambda: None)
+        self._looks_at = math.inf
+        self.reason = ""
+        self.is_over = False
+
+    def begin(self, seconds: float, reason: str) -> None:
+        """From now on the client is waited for, for so many seconds at most."""
+        self.reason, self._until = reason, self._loop.time() + seconds
+        if self._until < self._looks_at:
+            self._look_at(self._until)
+
+    def end(self) -> None:
+        """It is no longer waited for."""
+        self._until = math.inf
+
+    def close(self) -> None:
+        """Look no more."""
+        self._timer.cancel()
+        self._looks_at = -math.inf
+
+    def _look_at(self, time: float) -> None:
+        self._timer.cancel()
+        self._looks_at, self._timer = time, self._loop.call_at(time, self._look)
+
+    def _look(self) -> None:
+        self._looks_at = math.inf
+        if self._until <= self._loop.time():
+            self.is_over = True
+            if self._task is not None:
+                self._task.cancel()
+        elif self._until < math.inf:
+            self._look_at(self._until)
+
+
+class _Open:
+    """A stream that is open, and how its messages are read and written."""
+
+    def __init__(self, model: Model, start: Mapping[str, Any]) -> None:
+        """Raises _Closed for what is wrong with the first message."""
+        self.model, config = model, model.vocos.config
+        kind = _one_of(start, "kind", ("tokens", "mels"))
+        self.is_tokens = kind == "tokens"
+        if self.is_tokens != model.is_codec:
+            decodes = f"tokens of {config.encodec.codec}" if config.encodec else "mels"
+            raise _Closed(WRONG_KIND, f"kind is {kind!r}, and {model.name} decodes {decodes}")
+        if not model.vocos.network.is_streamable:
+            raise _Closed(POLICY, f"{model.name} cannot be streamed: send all of it to /v1/decode")
+        self.format = _one_of(start, "format", tuple(_FORMATS), "s16le")
+        self._written = _FORMATS[self.format]
+        convention = self._convention(start)
+        self._frames_first = convention is not None and convention.axes == "btc"
+        self.width = self._width(start)
+        self._dtype = np.dtype("<u2" if self.is_tokens else "<f4")
+        self._frame_bytes = self.width * self._dtype.itemsize
+        self._most = int(MOST_SECONDS * config.sample_rate / config.hop_length)
+        self.frames = self.samples = 0
+        bandwidth = _number(start, "bandwidth")
+        bandwidth_id = _integer(start, "bandwidth_id")
+        try:
+            self.stream: Stream = model.pool().open(
+                bandwidth_id, bandwidth=bandwidth, mels_from=convention, check=None if self.is_tokens else True
+            )
+        except ValueError as error:
+            raise _Closed(BAD_DATA, str(error)) from None
+        try:
+            self._check_codec(start)
+        except _Closed:
+            self.stream.close()
+            raise
+
+    def _convention(self, start: Mapping[str, Any]) -> MelConvention | None:
+        name = _text(start, "mels_from")
+        if name is None:
+            return None
+        if self.is_tokens:
+            raise _Closed(BAD_DATA, f"mels_from is {shown(name)}, and these are tokens: leave it out")
+        try:
+            return convention_of(name, self.model.vocos.config.feature_channels)
+        except ValueError as error:
+            raise _Closed(BAD_DATA, str(error)) from None
+
+    def _width(self, start: Mapping[str, Any]) -> int:
+        """The numbers of a frame."""
+        config = self.model.vocos.config
+        name, other = ("codebooks", "channels") if self.is_tokens else ("channels", "codebooks")
+        if start.get(other) is not None:
+            raise _Closed(BAD_DATA, f"{other} is given, and these are {'tokens' if self.is_tokens else 'mels'}")
+        given = _integer(start, name)
+        if not self.is_tokens:
+            channels = config.feature_channels
+            if given not in (None, channels):
+                raise _Closed(BAD_DATA, f"channels is {given}, expected {channels}, as {self.model.name} has")
+            return channels
+        most = self.model.vocos.num_codebooks
+        if given is None:
+            raise _Closed(BAD_DATA, f"codebooks is missing, expected 1 to {most}: the tokens of a frame")
+        if not 1 <= given <= most:
+            raise _Closed(BAD_DATA, f"codebooks is {given}, expected 1 to {most}: the tokens of a frame")
+        return given
+
+    def _check_codec(self, start: Mapping[str, Any]) -> None:
+        names = {name: _text(start, name) for name in ("codec", "codebooks_sha256")}
+        if any(names.values()):
+            try:  # without a frame nothing is computed
+                self.stream.push(Tokens(np.empty((self.width, 0), np.int64), **names))
+            except ValueError as error:
+                raise _Closed(BAD_DATA, str(error)) from None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The answer to the first message."""
+        return {
+            "type": "started",
+            "model": self.model.name,
+            "sample_rate": self.model.vocos.sample_rate,
+            "hop_length": self.model.vocos.hop_length,
+            "delay_frames": self.stream.delay,
+            "delay_samples": self.stream.delay_samples,
+            "codebooks" if self.is_tokens else "channels": self.width,
+            "format": self.format,
+        }
+
+    async def push(self, data: bytes) -> bytes:
+        """A chunk, frame after frame -> the audio. Raises _Closed for a wrong size, and what ``Stream.apush`` does."""
+        frames, rest = divmod(len(data), self._frame_bytes)
+        if rest:
+            what = f"{self.width} tokens in uint16" if self.is_tokens else f"{self.width} channels in float32"
+            reason = f"a message has {len(data)} bytes, expected a multiple of {self._frame_bytes}: frames of {what}"
+            raise _Closed(BAD_DATA, reason)
+        if frames > self._most:
+            raise _Closed(
+                TOO_LARGE,
+                f"a chunk has {frames} frames, expected at most {self._most}, which are {MOST_SECONDS} s: send several",
+            )
+        chunk = np.frombuffer(data, self._dtype).reshape(frames, self.width)
+        audio = await self.stream.apush(chunk if self._frames_first else chunk.T)
+        self.frames += frames
+        self.samples += len(audio)
+        return self._written(audio)
+
+    async def flush(self) -> bytes:
+        audio = await self.stream.aflush()
+        self.samples += len(audio)
+        return self._written(audio)
+
+
+class _Connection:
+    """A WebSocket from its acceptance to its end."""
+
+    def __init__(self, service: Service, receive: Receive, send: Send) -> None:
+        self._service, self._receive, self._send_message = service, receive, send
+        settings = service.settings
+        self._idle, self._stall = settings.stream_idle, settings.stream_stall
+        self._open: _Open | None = None
+        self._watch = _Watch()
+
+    async def run(self) -> None:
+        """Serve it to its end. Raises OSError if the client has gone away."""
+        try:
+            try:
+                while (message := await self._next()) is not None:
+                    await self._answer(message)
+            except _Closed as closed:
+                self._free()
+                await self._say_why(closed.code, closed.reason)
+                await self._close(closed.code, closed.reason)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._watch.is_over or task is None or task.uncancel():
+                raise
+            self._free()
+            await self._cut()
+        finally:
+            self._watch.close()
+            self._free()
+
+    async def _next(self) -> Any:
+        """A message of the client, text or bytes; None at the end."""
+        self._watch.begin(self._idle, f"nothing has come for {self._idle:g} s")
+        message = await self._receive()
+        self._watch.end()
+        if message["type"] != "websocket.receive":
+            return None
+        data = message.get("bytes")
+        return message.get("text") if data is None else data
+
+    async def _answer(self, message: str | bytes) -> None:
+        if isinstance(message, bytes):
+            if self._open is None:
+                raise _Closed(POLICY, 'a chunk comes before {"type": "start"}')
+            await self._send({"type": "websocket.send", "bytes": await self._computed(self._open.push, message)})
+            return
+        if len(message) > _LONGEST_TEXT:
+            raise _Closed(TOO_LARGE, f"a text message has {len(message)} characters, expected at most {_LONGEST_TEXT}")
+        given = _read(message)
+        kind = given.get("type")
+        if kind == "start":
+            if self._open is not None:
+                raise _Closed(POLICY, "start comes twice: flush the stream, or open another connection")
+            self._open = await self._started(given)
+            await self._say(self._open.facts)
+        elif kind == "flush":
+            if self._open is None:
+                raise _Closed(POLICY, 'flush comes before {"type": "start"}, or twice')
+            rest = await self._computed(self._open.flush)
+            frames, samples = self._open.frames, self._open.samples
+            self._free()  # others may have its place while the client reads
+            await self._send({"type": "websocket.send", "bytes": rest})
+            await self._say({"type": "end", "frames": frames, "samples": samples})
+        else:
+            raise _Closed(WRONG_KIND, f'type is {shown(kind)}, expected "start" or "flush"; chunks are binary messages')
+
+    async def _started(self, start: Mapping[str, Any]) -> _Open:
+        unknown = next((key for key in start if key not in _KEYS), None)
+        if unknown is not None:
+            raise _Closed(BAD_DATA, f"start has {shown(unknown)}, expected some of {', '.join(_KEYS)}")
+        models = self._service.models
+        try:
+            model = await models.get(_text(start, "model"))
+        except UnknownModelError as error:
+            raise _Closed(POLICY, str(error)) from None
+        except NotLoadedError as error:
+            raise _Closed(BUSY, str(error)) from None
+        if self._service.ending:
+            raise _Closed(ENDING, "the service is ending, try again")
+        most = self._service.settings.streams
+        if sum(one.open_streams() for one in models.loaded) >= most:
+            raise _Closed(BUSY, f"{most} streams are open, as many as --streams allows: try again")
+        return _Open(model, start)
+
+    async def _computed(self, compute: Callable[..., Any], *given: Any) -> Any:
+        """What the stream makes of a chunk, or of its end. Raises _Closed for whatever goes wrong."""
+        try:
+            return await compute(*given)
+        except (ValueError, FloatingPointError) as error:
+            raise _Closed(BAD_DATA, str(error)) from None
+        except MemoryError:
+            raise _Closed(BUSY, "there is not enough memory now, try again") from None
+        except RuntimeError as error:
+            if self._service.ending:
+                raise _Closed(ENDING, "the service is ending, try again") from None
+            _log.error("a stream has failed: %s", error)
+            raise _Closed(FAILED, "the service has failed at this stream") from None
+
+    def _free(self) -> None:
+        """Give back the place, and what is kept for the stream."""
+        if self._open is not None:
+            self._open.stream.close()
+            seconds = self._open.samples / self._open.model.vocos.sample_rate
+            self._service.metrics.audio.labels("/v1/stream").inc(seconds)
+            self._open = None
+
+    async def _say(self, message: Mapping[str, Any]) -> None:
+        await self._send({"type": "websocket.send", "text": json.dumps(message)})
+
+    async def _say_why(self, code: int, reason: str) -> None:
+        if len(reason) > _LONGEST_REASON:
+            reason = reason[: _LONGEST_REASON - 4] + " ..."
+        await self._say({"type": "error", "error": reason, "code": code})
+
+    async def _close(self, code: int, reason: str) -> None:
+        short = reason.encode()[:_LONGEST_CLOSE].decode(errors="ignore")
+        await self._send({"type": "websocket.close", "code": code, "reason": short})
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        """Waits while the client does not read what it was sent before, until the deadline."""
+        self._watch.begin(self._stall, f"the audio has not been read for {self._stall:g} s")
+        await self._send_message(message)
+        self._watch.end()
+
+    async def _cut(self) -> None:
+        """Say why, behind what the client has not read, and leave it some seconds to read that."""
+        protocol = getattr(self._receive, "__self__", None)
+        transport, writable = getattr(protocol, "transport", None), getattr(protocol, "writable", None)
+        if isinstance(writable, asyncio.Event):  # of uvicorn, which would wait for the client
+            writable.set()
+        if isinstance(transport, asyncio.Transport):
+            asyncio.get_running_loop().call_later(LINGER, transport.abort)
+        reason = self._watch.reason
+        self._watch.close()
+        async with asyncio.timeout(LINGER):
+            await self._say_why(STALLED, reason)
+            await self._close(STALLED, reason)
+
+
+class _Endpoint:
+    """The ASGI application of the route. As a class it is called as it is, without Starlette's layers."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service: Service = scope["app"].state.service
+        await receive()  # websocket.connect
+        refused = service.access.refusal(scope)
+        if refused is None and service.ending:
+            refused = Refused(503, "the service is ending, try again", 1)
+        if refused is not None:
+            await deny(scope, send, refused)
+            return
+        await send({"type": "websocket.accept", "subprotocol": _subprotocol(scope)})
+        await _Connection(service, receive, send).run()
+
+
+def _subprotocol(scope: Scope) -> str | None:
+    """What a browser that has sent a token so has to be answered; clients that only know other ones are not for it."""
+    return next((name for name in scope.get("subprotocols") or [] if unquote(name).startswith(SUBPROTOCOL)), None)
+
+
+async def _upgrade(_: Request) -> Response:
+    """What a request that is none for a WebSocket gets."""
+    return JSONResponse(
+        {"error": "this is a WebSocket: connect to it with ws:// or wss://"},
+        426,
+        {"Upgrade": "websocket", "Connection": "Upgrade"},
+    )
+
+
+def routes() -> list[BaseRoute]:
+    """The route of the WebSocket."""
+    return [WebSocketRoute("/v1/stream", _Endpoint()), Route("/v1/stream", _upgrade)]
+
+
+# The fields of a message
+
+
+def _read(text: str) -> dict[str, Any]:
+    try:
+        given = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise _Closed(BAD_DATA, f"cannot read a text message as JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise _Closed(BAD_DATA, f'a text message is {shown(given)}, expected {{"type": "start", ...}}')
+    return given
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _one_of(given: Mapping[str, Any], name: str, known: tuple[str, ...], default: str | None = None) -> str:
+    value = given.get(name, default)
+    if not (isinstance(value, str) and value in known):
+        raise _Closed(BAD_DATA, f"{name} is {shown(value)}, expected {' or '.join(known)}")
+    return value
+
+
+def _field(given: Mapping[str, Any], name: str, fits: Callable[[Any], bool], expected: str) -> Any:
+    value = given.get(name)
+    if value is not None and not fits(value):
+        raise _Closed(BAD_DATA, f"{name} is {shown(value)}, expected {expected}")
+    return value
+
+
+def _integer(given: Mapping[str, Any], name: str) -> int | None:
+    value: int | None = _field(given, name, lambda value: type(value) is int, "an integer")
+    return value
+
+
+def _number(given: Mapping[str, Any], name: str) -> float | None:
+    value: float | None = _field(given, name, lambda value: type(value) in (int, float), "a number")
+    return value
+
+
+def _text(given: Mapping[str, Any], name: str) -> str | None:
+    fits = "a text of up to 200 characters"
+    value: str | None = _field(given, name, lambda value: isinstance(value, str) and len(value) <= 200, fits)
+    return value

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from torch import Tensor, nn
 
 from vocos_onnx import EncodecONNX
 from vocos_onnx.evaluate import metrics
+from vocos_onnx.model.bundled import BUNDLED_CODEC, find_model
 from vocos_onnx_export import export, export_encodec
+from vocos_onnx_export.modules import STFTEncoder
+from vocos_onnx_export.recovery import recover
 from vocos_onnx_export.trained_codec import ENCODER_WEIGHTS
 
 from .checkpoint import init_from, save, write_checkpoint
@@ -31,9 +35,11 @@ from .discriminators import (
     DiscriminatorOutput,
     MultiPeriodDiscriminator,
     MultiResolutionDiscriminator,
+    STFTDiscriminators,
 )
 from .generator import FrozenCodec, Generator
 from .losses import (
+    HeadLoss,
     LoudnessLoss,
     MelLoss,
     STFTLoss,
@@ -49,6 +55,8 @@ from .token_cache import TokenCache, encode
 LAST, BEST, LOG = "last.pt", "best.pt", "log.csv"
 BETAS = (0.8, 0.9)
 AUDIO_IN_TENSORBOARD = 3  # clips
+SMALL = "stftdisc"
+KINDS = {"multiperioddisc": "period", "multiresddisc": "resolution", SMALL: "spectrum"}  # and their names in the log
 
 
 class Trainer:
@@ -85,26 +93,35 @@ class Trainer:
         self.config, self.out, self.report = config, out, report
         self.device = choose_device(device, config.run.accelerator, report)
         on_cuda = self.device.type == "cuda"
-        self.encoder = EncodecONNX(encoder) if encoder else None
+        self.encoder = EncodecONNX(encoder, threads=torch.get_num_threads()) if encoder else None
         torch.manual_seed(config.seed)
-        self.generator = Generator(config, self.encoder)
+        module = None
+        if encoder and self.encoder and self.encoder.config.codec == BUNDLED_CODEC:
+            module = STFTEncoder()
+            module.load_state_dict(recover(find_model(encoder)).state, strict=False)
+        self.generator = Generator(config, self.encoder, module)
         bandwidths = len(self.generator.counts) or None
-        width = config.experiment.discriminator_width
-        self.discriminators = nn.ModuleDict(
-            {
-                "multiperioddisc": MultiPeriodDiscriminator(bandwidths, width),
-                "multiresddisc": MultiResolutionDiscriminator(bandwidths, width),
+        experiment = config.experiment
+        if channels := experiment.stft_discriminator_channels:
+            kinds: dict[str, nn.Module] = {SMALL: STFTDiscriminators(bandwidths, channels)}
+        else:
+            kinds = {
+                "multiperioddisc": MultiPeriodDiscriminator(bandwidths, experiment.discriminator_width),
+                "multiresddisc": MultiResolutionDiscriminator(bandwidths, experiment.discriminator_width),
             }
-        )
-        rate = config.experiment.sample_rate
+        self.discriminators = nn.ModuleDict(kinds)
+        rate, head = experiment.sample_rate, self.generator.head
         self.losses = nn.ModuleDict(
             {
                 "mel": MelLoss(rate) if config.melspec_loss is None else MelLoss(*config.melspec_loss),
-                "multi_scale_mel": MelLoss(rate, *mel_scales(rate)),
-                "stft": STFTLoss(),
+                "multi_scale_mel": MelLoss(rate, *mel_scales(rate, experiment.mel_sizes)),
+                "stft": STFTLoss(rate, experiment.phase_below),
                 "loudness": LoudnessLoss(rate),
+                "head": HeadLoss(head.n_fft, head.hop_length, head.padding),
             }
         )
+        if (experiment.log_amplitude_coeff or experiment.consistency_coeff) and head.kind != "istft":
+            raise ValueError("log_amplitude_coeff and consistency_coeff are for an ISTFTHead; set them to 0")
         out.mkdir(parents=True, exist_ok=True)
         self.step, self.seconds, self.best = 0, 0.0, -math.inf
         self.validates = False  # whether the validation of this step is still to be done
@@ -114,6 +131,8 @@ class Trainer:
             report(f"weights of {checkpoint}" + (", with its discriminators" if with_discriminators else ""))
         for module in (self.generator, self.discriminators, self.losses):
             module.to(self.device)
+        # what is validated and exported
+        self.average = copy.deepcopy(self.generator).requires_grad_(False) if experiment.ema else self.generator
         self.autocast = (config.precision or ("bfloat16" if on_cuda else "float32")) == "bfloat16"
         if on_cuda:
             torch.set_float32_matmul_precision("high")
@@ -124,8 +143,9 @@ class Trainer:
                 lr=config.experiment.initial_learning_rate,
                 betas=betas,
                 weight_decay=config.experiment.weight_decay,
+                fused=True,
             )
-            for name, module in self._modules()
+            for name, module in (("generator", self.generator), ("discriminators", self.discriminators))
         }
         if resumes:
             self._load()
@@ -209,6 +229,10 @@ class Trainer:
                             saved = self.step
                             began = time.perf_counter()
                         beat.restart()
+                    if run.save_every_n_steps and self.step % run.save_every_n_steps == 0 and self.step > saved:
+                        self._check(int(bad))
+                        self.save(self.out / LAST)
+                        saved = self.step
                     stop.check()
             except (KeyboardInterrupt, SystemExit, OSError):  # the last where nobody reads the lines any more
                 if whole and (self.step > saved or self.validates) and int(bad) < 0:
@@ -219,8 +243,8 @@ class Trainer:
                     self.report(f"stopped at step {saved}; the same command goes on from there")
                 raise
         if (self.out / BEST).exists():
-            self.generator.load_state_dict(self._read(BEST)["generator"])
-        write_checkpoint(self.generator, self.config, self.out / "checkpoint")
+            self.average.load_state_dict(self._read(BEST)["average" if self.config.experiment.ema else "generator"])
+        write_checkpoint(self.average, self.config, self.out / "checkpoint")
         self.report(f"wrote {self.out / 'checkpoint'}: the best weights, PESQ-WB {self.best:.3f}")
 
     def train_step(self) -> dict[str, Tensor]:
@@ -229,13 +253,13 @@ class Trainer:
         # seeded by step, so that going on from a saved state is the same as not having stopped
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         rng = np.random.default_rng((self.config.seed, self.step))
-        audio, codes = self.clips.batch(rng)
+        audio, codes, level = self.clips.batch(rng)
         ids = None
         if self.bandwidth_probability is not None:
             drawn = rng.choice(len(self.bandwidth_probability), len(audio), p=self.bandwidth_probability)
             ids = torch.from_numpy(drawn).to(self.device)
-            if codes is None and self.encoder is not None:
-                codes = self._codes(audio.cpu().numpy())
+            if codes is None:
+                codes = self._codes(audio)
         rate = self.learning_rate(self.step)
         for optimizer in (optimize_g, optimize_d):
             for group in optimizer.param_groups:
@@ -243,36 +267,64 @@ class Trainer:
         losses: dict[str, Tensor] = {}
         adversarial = self.step >= experiment.pretrain_mel_steps
         with self._precision():
-            estimate, commitment = self.generator(audio, ids, codes)
+            made, commitment, spectrum = self.generator(audio, ids, codes)
+        if experiment.same_level:
+            made, audio, spectrum = made / level, audio / level, spectrum / level[:, :, None, None]
+        estimate, target = self._heard(made), self._heard(audio)
         if adversarial:
-            both = torch.cat([audio, estimate.detach()])
+            both = torch.cat([target, estimate.detach()])
             both_ids = None if ids is None else torch.cat([ids, ids])
             with self._precision():
-                outputs = [discriminators(both, both_ids) for discriminators in self.discriminators.values()]
-                period, resolution = (discriminator_loss(*_split(of_kind, len(audio))) for of_kind in outputs)
-            losses["d_period"], losses["d_resolution"] = period, resolution
-            self._update(optimize_d, self.discriminators, period + experiment.mrd_loss_coeff * resolution)
+                of_kinds = {
+                    name: discriminator_loss(*_split(discriminators(both, both_ids), len(target)))
+                    for name, discriminators in self.discriminators.items()
+                }
+            losses |= {f"d_{KINDS[name]}": loss for name, loss in of_kinds.items()}
+            total = torch.stack([self._of_kind(name) * loss for name, loss in of_kinds.items()]).sum()
+            self._update(optimize_d, self.discriminators, total)
         total = commitment
         losses["commitment"] = commitment
         for name, weight in self._weights().items():
             if weight and name not in losses:
-                losses |= self._reconstruction(name, estimate, audio, ids)
+                if name in ("log_amplitude", "consistency"):
+                    losses |= self.losses["head"](spectrum, made, audio, experiment.context_frames)
+                else:
+                    losses |= self._reconstruction(name, estimate, target, ids)
             total = total + weight * losses.get(name, 0)
         if adversarial:
             self.discriminators.requires_grad_(False)
             with self._precision():
-                for name, weight in (("multiperioddisc", 1.0), ("multiresddisc", experiment.mrd_loss_coeff)):
+                for name, discriminators in self.discriminators.items():
                     with torch.no_grad():
-                        real = self.discriminators[name](audio, ids)
-                    fake = self.discriminators[name](estimate, ids)
-                    short = "period" if name == "multiperioddisc" else "resolution"
-                    losses[f"g_{short}"] = generator_loss(fake)
-                    losses[f"match_{short}"] = feature_matching_loss(real, fake)
-                    total = total + weight * (losses[f"g_{short}"] + losses[f"match_{short}"])
+                        real = discriminators(target, ids)
+                    fake = discriminators(estimate, ids)
+                    score = losses[f"g_{KINDS[name]}"] = generator_loss(fake)
+                    match = losses[f"match_{KINDS[name]}"] = feature_matching_loss(real, fake, name == SMALL)
+                    weighted = experiment.adversarial_coeff * score + experiment.matching_coeff * match
+                    total = total + self._of_kind(name) * weighted
             self.discriminators.requires_grad_(True)
         losses["total"] = total
         losses["grad_norm"] = self._update(optimize_g, self.generator, total)
+        if experiment.ema:
+            self._follow(min(experiment.ema, (1 + self.step) / (10 + self.step)))
         return {name: value.detach().float() for name, value in losses.items()}
+
+    def _heard(self, audio: Tensor) -> Tensor:
+        """Audio (B, N) without the frames at its ends that losses do not hear."""
+        samples = self.config.experiment.context_frames * self.generator.hop_length
+        return audio[:, samples : audio.shape[1] - samples]
+
+    def _of_kind(self, name: str) -> float:
+        """How much the discriminators of a kind count."""
+        return self.config.experiment.mrd_loss_coeff if name == "multiresddisc" else 1.0
+
+    @torch.no_grad()
+    def _follow(self, decay: float) -> None:
+        """The moving average takes a step towards the weights; buffers are taken over."""
+        averages, weights = list(self.average.parameters()), list(self.generator.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for average, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            average.copy_(buffer)
 
     def _weights(self) -> dict[str, float]:
         """The weights of the reconstruction losses at this step."""
@@ -284,6 +336,8 @@ class Trainer:
             "compressed_stft": experiment.compressed_stft_coeff,
             "compressed_magnitude": experiment.compressed_magnitude_coeff,
             "loudness": experiment.loudness_coeff,
+            "log_amplitude": experiment.log_amplitude_coeff,
+            "consistency": experiment.consistency_coeff,
         }
 
     def _reconstruction(self, name: str, estimate: Tensor, audio: Tensor, ids: Tensor | None) -> dict[str, Tensor]:
@@ -362,11 +416,11 @@ class Trainer:
 
     def validate(self, board: Any = None, stop: Stop | None = None) -> dict[str, list[float]]:
         """Means over the validation files of PESQ-WB, STOI and mel distance, each a list: one for each bandwidth."""
-        self.generator.eval()
+        self.average.eval()
         try:
             return self._measure(board, stop)
         finally:
-            self.generator.train()
+            self.average.train()
 
     def _measure(self, board: Any, stop: Stop | None) -> dict[str, list[float]]:
         limit = self.config.run.limit_val_batches
@@ -401,19 +455,23 @@ class Trainer:
         copies = max(1, len(self.generator.counts))
         batch = torch.from_numpy(padded).to(self.device).expand(copies, -1)
         ids = torch.arange(copies, device=self.device) if self.generator.counts else None
-        codes = None
-        if isinstance(self.generator.feature_extractor, FrozenCodec):
-            codes = self._codes(padded[None]).expand(-1, copies, -1)
-        estimate, _ = self.generator(batch, ids, codes)
-        copy: npt.NDArray[np.float32] = estimate[:, : len(audio)].cpu().numpy()
-        return copy
+        codes = self._codes(batch[:1])
+        if codes is not None:
+            codes = codes.expand(-1, copies, -1)
+        made: npt.NDArray[np.float32] = self.average(batch, ids, codes).audio[:, : len(audio)].cpu().numpy()
+        return made
 
-    def _codes(self, audio: npt.NDArray[np.float32]) -> Tensor:
-        """Audio (B, N) -> codes (K, B, T) of the highest bandwidth, on the device."""
-        return torch.from_numpy(encode(self._tokenizer(), audio, max(self.generator.counts))).to(self.device)
+    def _codes(self, audio: Tensor) -> Tensor | None:
+        """Audio (B, N) -> codes (K, B, T) of the highest bandwidth, on the device; None where the generator encodes."""
+        extractor = self.generator.feature_extractor
+        if not isinstance(extractor, FrozenCodec) or extractor.encoder is not None:
+            return None
+        codes = encode(self._tokenizer(), audio.cpu().numpy(), max(self.generator.counts))
+        return torch.from_numpy(codes).to(self.device)
 
     def _modules(self) -> tuple[tuple[str, nn.Module], ...]:
-        return (("generator", self.generator), ("discriminators", self.discriminators))
+        average = (("average", self.average),) if self.config.experiment.ema else ()
+        return (("generator", self.generator), ("discriminators", self.discriminators), *average)
 
     def save(self, path: Path) -> None:
         state: dict[str, Any] = {"step": self.step, "seconds": self.seconds, "best": self.best}
@@ -492,8 +550,8 @@ def train(
     config: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    train: str | None = None,
-    valid: str | None = None,
+    train: str | Sequence[str] | None = None,
+    valid: str | Sequence[str] | None = None,
     steps: int | None = None,
     encoder: str | None = None,
     token_cache: str | os.PathLike[str] | None = None,

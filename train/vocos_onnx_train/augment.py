@@ -149,9 +149,7 @@ def _harmonics(samples: int, rate: int, rng: np.random.Generator) -> npt.NDArray
     return sum((np.sin(k * phase + rng.uniform(0, 7)) / k**slope for k in range(1, count + 1)), np.zeros(samples))
 
 
-def _log_uniform(
-    rng: np.random.Generator, low: float, high: float, size: int | None = None
-) -> npt.NDArray[np.float64]:
+def _log_uniform(rng: np.random.Generator, low: float, high: float, size: int | None = None) -> npt.NDArray[np.float64]:
     return np.asarray(np.exp(rng.uniform(np.log(low), np.log(high), size)))
 
 

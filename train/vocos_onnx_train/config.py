@@ -96,6 +96,8 @@ class Experiment:
         ``discriminators.STFTDiscriminator``. 0 is upstream's.
     adversarial_coeff, matching_coeff: how much the scores of the discriminators, and the distances of their feature
         maps, count for the generator. The small ones have the distance relative to the size of the map.
+    evaluate_sound: whether validation measures DNSMOS P.808 (needs the extra [report]), harmonicity and the line at the
+        frame rate, too, and the best state is chosen with them; see ``trainer.mix``.
     ema: decay of the moving average of the weights, which is what is validated and exported; 0 is none.
     betas, weight_decay: of AdamW.
     bandwidth_weights: how often each bandwidth is drawn.
@@ -127,6 +129,7 @@ class Experiment:
     stft_discriminator_channels: int = 0
     adversarial_coeff: float = 1.0
     matching_coeff: float = 1.0
+    evaluate_sound: bool = False
     ema: float = 0.0
     betas: Numbers = None
     weight_decay: float = 0.01
@@ -201,7 +204,8 @@ def find_config(path: Path) -> Path:
 
 
 def load_config(path: Path, **changes: Any) -> TrainConfig:
-    """Read a config; of the changes, ``train`` and ``valid`` are filelist paths, or lists of them, and ``steps`` half of max_steps.
+    """Read a config; of the changes, ``train`` and ``valid`` are filelist paths or lists of them, ``steps`` half of
+    max_steps.
 
     ``path`` may be the name of a bundled config, such as "vocos-mel-24khz". Where ``train`` or ``valid`` is not a .csv,
     the config's ``split`` does not count.
@@ -317,12 +321,10 @@ def _check_losses(where: str, config: TrainConfig) -> None:
     below = experiment.phase_below
     if below is not None and not 0 < below <= rate / 2:
         raise ValueError(
-            f"{where}: phase_below is {below:g}, expected Hz, more than 0 and at most half the sample rate, {rate / 2:g}"
+            f"{where}: phase_below is {below:g}, expected Hz, more than 0 and at most half the rate, {rate / 2:g}"
         )
     if not 0 <= experiment.ema < 1:
         raise ValueError(f"{where}: ema is {experiment.ema:g}, expected a decay from 0, for none, to less than 1")
-    if not 0 <= experiment.context_frames <= 1 << 10:
-        raise ValueError(f"{where}: context_frames is {experiment.context_frames}, expected 0 to {1 << 10}")
     if not 0 <= experiment.stft_discriminator_channels <= 1 << 10:
         raise ValueError(
             f"{where}: stft_discriminator_channels is {experiment.stft_discriminator_channels}, expected 0, for "

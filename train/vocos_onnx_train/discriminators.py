@@ -111,20 +111,20 @@ class STFTDiscriminator(Discriminator):
     """Sees the spectrogram with compressed magnitudes through a few convolutions: ours, small enough for a CPU.
 
     Magnitudes are to the power 0.3, so that one stack of weights serves loud and soft bands. The scores are of patches
-    of about 100 bins and 11 frames.
+    of 11 frames and 157 bins.
     """
 
     window: Tensor
 
     def __init__(self, n_fft: int, num_embeddings: int | None = None, channels: int = 16) -> None:
-        super().__init__(channels, num_embeddings)
+        super().__init__(2 * channels, num_embeddings)
         self.n_fft = n_fft
-        shapes = ((2, (3, 9), 2), (channels, (3, 9), 2), (channels, (3, 9), 2), (channels, (3, 3), 1))
+        widths, sizes = (2, channels, *[2 * channels] * 3), ((3, 9), (3, 9), (3, 9), (3, 3))
         self.convs = nn.ModuleList(
-            weight_norm(nn.Conv2d(i, channels, size, (1, stride), padding=(1, size[1] // 2)))
-            for i, size, stride in shapes
+            weight_norm(nn.Conv2d(i, o, size, (1, stride), padding=(1, size[1] // 2)))
+            for i, o, size, stride in zip(widths, widths[1:], sizes, (4, 2, 2, 1), strict=False)
         )
-        self.conv_post = weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
+        self.conv_post = weight_norm(nn.Conv2d(2 * channels, 1, 3, padding=1))
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None) -> DiscriminatorOutput:
@@ -136,7 +136,7 @@ class STFTDiscriminator(Discriminator):
             x = torch.stack([real * factor, imag * factor], dim=-1).permute(0, 3, 1, 2)
         maps = []
         for conv in self.convs:
-            x = F.leaky_relu(conv(x), 0.1)
+            x = F.leaky_relu(conv(x), 0.1, inplace=True)
             maps.append(x)
         scores = self.score(x, bandwidth_id)
         return scores, [*maps, scores]

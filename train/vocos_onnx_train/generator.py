@@ -106,7 +106,7 @@ class TrainableCodec(nn.Module):
 
 
 class Reconstruction(NamedTuple):
-    """Audio (B, N), the commitment loss, which is 0 unless the codec is trained, and the head's spectrum (B, T, ...)."""
+    """Audio (B, N), the commitment loss, 0 unless the codec is trained, and the head's spectrum (B, T, ...)."""
 
     audio: Tensor
     commitment: Tensor
@@ -147,6 +147,12 @@ class Generator(nn.Module):
                     f"num_samples is {files.num_samples}, expected a multiple of the hop of {hop} from {shortest} on, "
                     f"such as {near}"
                 )
+        most = (config.train.num_samples - 2 * vocos.head.n_fft) // (2 * hop)
+        if not 0 <= config.experiment.context_frames <= most:
+            raise ValueError(
+                f"context_frames is {config.experiment.context_frames}, expected 0 to {most}, so that of the crops of "
+                f"{config.train.num_samples} samples {2 * vocos.head.n_fft} are heard"
+            )
         if features is None:
             raise ValueError("feature_extractor: the config does not say how the mels are made")
         if isinstance(features, MelFeatures):
@@ -197,9 +203,7 @@ class Generator(nn.Module):
             )
         return torch.from_numpy(encoder.codebooks[: features.num_codebooks].copy())
 
-    def forward(
-        self, audio: Tensor, bandwidth_id: Tensor | None = None, codes: Tensor | None = None
-    ) -> Reconstruction:
+    def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None, codes: Tensor | None = None) -> Reconstruction:
         """Reconstruct.
 
         Args:

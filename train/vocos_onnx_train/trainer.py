@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 import torch.compiler.config
 from torch import Tensor, nn
+from torch._functorch import config as functorch
 
 from vocos_onnx import EncodecONNX
 from vocos_onnx.evaluate import metrics
@@ -27,12 +28,11 @@ from vocos_onnx_export.modules import STFTEncoder
 from vocos_onnx_export.recovery import recover
 from vocos_onnx_export.trained_codec import ENCODER_WEIGHTS
 
-from .checkpoint import init_from, save, write_checkpoint
+from .checkpoint import init_from, save, write_checkpoint, write_weights
 from .config import TrainConfig, load_config
 from .data import Clips
 from .discriminators import (
     Discriminator,
-    DiscriminatorOutput,
     MultiPeriodDiscriminator,
     MultiResolutionDiscriminator,
     STFTDiscriminators,
@@ -52,7 +52,7 @@ from .progress import Heartbeat, duration
 from .stop import Stop
 from .token_cache import TokenCache, encode
 
-LAST, BEST, LOG = "last.pt", "best.pt", "log.csv"
+LAST, BEST, LOG, WEIGHTS = "last.pt", "best.pt", "log.csv", "weights.safetensors"
 BETAS = (0.8, 0.9)
 AUDIO_IN_TENSORBOARD = 3  # clips
 SMALL = "stftdisc"
@@ -64,9 +64,10 @@ class Trainer:
 
     Args:
         config: what to train, see ``load_config``.
-        out: folder of the run; it is made. last.pt is the state to go on from, best.pt that of the best PESQ-WB on the
+        out: folder of the run; it is made. last.pt is the state to go on from, best.pt the best by ``mix`` on the
             validation files, log.csv has a line for each validation, checkpoint/ at the end the best weights in the
-            layout of the official checkpoints; events for TensorBoard are beside them.
+            layout of the official checkpoints; weights.safetensors has those of last.pt and of the discriminators in
+            half precision, for another run to begin with. Events for TensorBoard are beside them.
         encoder: .onnx of the tokens' encoder, where the features are those of EnCodec.
         token_cache: folder of tokens of whole files; by default crops are encoded as they are drawn.
         checkpoint: to begin with its weights; see ``init_from``.
@@ -152,6 +153,7 @@ class Trainer:
         if compile if compile is not None else on_cuda:
             # each discriminator of a kind, with and without gradient, is a version of the same code
             torch.compiler.config.recompile_limit = 64
+            functorch.donated_buffer = False  # ``_judge`` goes through their graph twice
             self.generator.backbone.compile()
             for part in self.discriminators.modules():
                 if isinstance(part, Discriminator):
@@ -245,7 +247,7 @@ class Trainer:
         if (self.out / BEST).exists():
             self.average.load_state_dict(self._read(BEST)["average" if self.config.experiment.ema else "generator"])
         write_checkpoint(self.average, self.config, self.out / "checkpoint")
-        self.report(f"wrote {self.out / 'checkpoint'}: the best weights, PESQ-WB {self.best:.3f}")
+        self.report(f"wrote {self.out / 'checkpoint'}: the best weights, with a score of {self.best:.3f}")
 
     def train_step(self) -> dict[str, Tensor]:
         """One step of the discriminators, once they take part, and one of the generator. Returns the losses."""
@@ -271,17 +273,6 @@ class Trainer:
         if experiment.same_level:
             made, audio, spectrum = made / level, audio / level, spectrum / level[:, :, None, None]
         estimate, target = self._heard(made), self._heard(audio)
-        if adversarial:
-            both = torch.cat([target, estimate.detach()])
-            both_ids = None if ids is None else torch.cat([ids, ids])
-            with self._precision():
-                of_kinds = {
-                    name: discriminator_loss(*_split(discriminators(both, both_ids), len(target)))
-                    for name, discriminators in self.discriminators.items()
-                }
-            losses |= {f"d_{KINDS[name]}": loss for name, loss in of_kinds.items()}
-            total = torch.stack([self._of_kind(name) * loss for name, loss in of_kinds.items()]).sum()
-            self._update(optimize_d, self.discriminators, total)
         total = commitment
         losses["commitment"] = commitment
         for name, weight in self._weights().items():
@@ -292,31 +283,45 @@ class Trainer:
                     losses |= self._reconstruction(name, estimate, target, ids)
             total = total + weight * losses.get(name, 0)
         if adversarial:
-            self.discriminators.requires_grad_(False)
-            with self._precision():
-                for name, discriminators in self.discriminators.items():
-                    with torch.no_grad():
-                        real = discriminators(target, ids)
-                    fake = discriminators(estimate, ids)
-                    score = losses[f"g_{KINDS[name]}"] = generator_loss(fake)
-                    match = losses[f"match_{KINDS[name]}"] = feature_matching_loss(real, fake, name == SMALL)
-                    weighted = experiment.adversarial_coeff * score + experiment.matching_coeff * match
-                    total = total + self._of_kind(name) * weighted
-            self.discriminators.requires_grad_(True)
+            judged, adversarial_losses = self._judge(estimate, target, ids, optimize_d)
+            losses |= adversarial_losses
+            total = total + judged
         losses["total"] = total
         losses["grad_norm"] = self._update(optimize_g, self.generator, total)
         if experiment.ema:
             self._follow(min(experiment.ema, (1 + self.step) / (10 + self.step)))
         return {name: value.detach().float() for name, value in losses.items()}
 
+    def _judge(
+        self, estimate: Tensor, target: Tensor, ids: Tensor | None, optimizer: torch.optim.Optimizer
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """A step of the discriminators. Returns the generator's part, as a function of the estimate, and the losses.
+
+        Both are of one pass through the discriminators, as they were before the step.
+        """
+        experiment = self.config.experiment
+        copied = estimate.detach().requires_grad_()
+        losses: dict[str, Tensor] = {}
+        total_d = total_g = estimate.new_zeros(())
+        with self._precision():
+            for name, discriminators in self.discriminators.items():
+                short, weight = KINDS[name], experiment.mrd_loss_coeff if name == "multiresddisc" else 1.0
+                real, fake = discriminators(target, ids), discriminators(copied, ids)
+                of_d = losses[f"d_{short}"] = discriminator_loss(real, fake)
+                score = losses[f"g_{short}"] = generator_loss(fake)
+                real = [(scores.detach(), [m.detach() for m in maps]) for scores, maps in real]
+                match = losses[f"match_{short}"] = feature_matching_loss(real, fake, relative=name == SMALL)
+                total_d = total_d + weight * of_d
+                total_g = total_g + weight * (experiment.adversarial_coeff * score + experiment.matching_coeff * match)
+        (slope,) = torch.autograd.grad(total_g, copied, retain_graph=True)
+        self._update(optimizer, self.discriminators, total_d)
+        value = total_g.detach()
+        return value + (slope * (estimate - copied.detach())).sum(), losses
+
     def _heard(self, audio: Tensor) -> Tensor:
         """Audio (B, N) without the frames at its ends that losses do not hear."""
         samples = self.config.experiment.context_frames * self.generator.hop_length
         return audio[:, samples : audio.shape[1] - samples]
-
-    def _of_kind(self, name: str) -> float:
-        """How much the discriminators of a kind count."""
-        return self.config.experiment.mrd_loss_coeff if name == "multiresddisc" else 1.0
 
     @torch.no_grad()
     def _follow(self, decay: float) -> None:
@@ -390,7 +395,7 @@ class Trainer:
     def _validate(self, board: Any, stop: Stop) -> None:
         figures = self.validate(board, stop)
         self.validates = False
-        score = float(np.mean(figures["pesq"])) if "pesq" in figures else -float(np.mean(figures["mel_distance"]))
+        score = mix(figures)
         better = score > self.best
         self.best = max(self.best, score)
         self.save(self.out / LAST)
@@ -415,7 +420,11 @@ class Trainer:
         return [f"_{kbps:g}kbps" for kbps in bandwidths] or [""]
 
     def validate(self, board: Any = None, stop: Stop | None = None) -> dict[str, list[float]]:
-        """Means over the validation files of PESQ-WB, STOI and mel distance, each a list: one for each bandwidth."""
+        """Means over the validation files of each figure, each a list: one for each bandwidth.
+
+        They are PESQ-WB, STOI and mel distance, and with ``evaluate_sound`` DNSMOS P.808, harmonicity from 1 to 2 kHz
+        and the line at the frame rate.
+        """
         self.average.eval()
         try:
             return self._measure(board, stop)
@@ -428,9 +437,14 @@ class Trainer:
             len(self.valid.clips) if limit is None else min(len(self.valid.clips), limit * self.config.valid.batch_size)
         )
         rate = self.config.experiment.sample_rate
-        names = {"pesq": metrics.pesq_wb, "stoi": metrics.stoi, "mel_distance": metrics.mel_distance}
-        if not self.config.experiment.evaluate_pesq:
-            del names["pesq"]
+        names: dict[str, Callable[[Any, Any, int], float]] = {}
+        if self.config.experiment.evaluate_pesq:
+            names["pesq"] = metrics.pesq_wb
+        names |= {"stoi": metrics.stoi, "mel_distance": metrics.mel_distance}
+        if self.config.experiment.evaluate_sound:
+            names["p808"] = lambda audio, row, rate: metrics.dnsmos(row, rate)["p808"]
+            names["harmonicity"] = lambda audio, row, rate: metrics.harmonicity(row, rate, 1000, 2000)
+            names["line"] = self._line
         table = []
         beat = Heartbeat(self.report)
         for i in range(count):
@@ -446,6 +460,11 @@ class Trainer:
                     board.add_audio(f"{i}/copy{suffix}", row[None].clip(-1, 1), self.step, rate)
         means = np.nanmean(np.array(table), axis=0)
         return {name: [float(v) for v in row] for name, row in zip(names, means, strict=True)}
+
+    def _line(self, audio: npt.NDArray[np.float32], copy: npt.NDArray[np.float32], rate: int) -> float:
+        """By how many dB the line at the frame rate is above that of the recording."""
+        lines = [metrics.frame_rate_line(x, rate, rate / self.generator.hop_length) for x in (copy, audio)]
+        return lines[0] - lines[1]
 
     @torch.no_grad()
     def reconstruct(self, audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -479,6 +498,8 @@ class Trainer:
         state |= {name: module.state_dict() for name, module in self._modules()}
         state["optimizers"] = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         save(state, path)
+        if path.name == LAST:
+            write_weights(self.average, self.discriminators, self.out / WEIGHTS)
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -516,15 +537,15 @@ class Trainer:
             board.close()
 
 
-def _split(
-    outputs: list[DiscriminatorOutput], size: int
-) -> tuple[list[DiscriminatorOutput], list[DiscriminatorOutput]]:
-    """Outputs for a batch of real audio and generated audio behind it, as those of each."""
-    real, fake = (
-        [(scores[items], [m[items] for m in maps]) for scores, maps in outputs]
-        for items in (slice(size), slice(size, None))
-    )
-    return real, fake
+def mix(figures: dict[str, list[float]]) -> float:
+    """What the best state is chosen by: PESQ-WB, or where that is not measured the mel distance, negative.
+
+    Where they are measured, DNSMOS P.808 is added, and a tenth of the line (dB) taken off, which is at least 0: PESQ
+    does not hear a buzz. All are means over the bandwidths.
+    """
+    means = {name: float(np.mean(values)) for name, values in figures.items()}
+    score = means["pesq"] if "pesq" in means else -means["mel_distance"]
+    return score + means.get("p808", 0.0) - 0.1 * max(0.0, means.get("line", 0.0))
 
 
 def choose_device(given: str | None, accelerator: str, report: Callable[[str], None]) -> torch.device:

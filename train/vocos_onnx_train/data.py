@@ -128,14 +128,16 @@ class Clips:
             return Batch(level * self._crops(clip, self._starts(rng, clip, samples), samples), None, level)
         wide = samples + 2 * _MARGIN
 
-        def crops_of(clip: npt.NDArray[np.int64]) -> Tensor:
+        def crops_of(clips: npt.NDArray[np.int64]) -> Tensor:
             need = round(wide * speed)
-            return change_speed(self._crops(clip, self._starts(rng, clip, need), need), wide)
+            return change_speed(self._crops(clips, self._starts(rng, clips, need), need), wide)
+
+        def others(count: int) -> Tensor:
+            return crops_of(self._draw(rng, count)).cpu()
 
         crops = crops_of(clip)
         if self.files.eq_db:
             crops = equalize(crops, rng.uniform(-self.files.eq_db, self.files.eq_db, (size, EQ_BANDS)))
-        others = lambda count: crops_of(self._draw(rng, count)).cpu()  # noqa: E731
         crops = changed(crops, self.files.sampling_rate, augment, rng, others)
         return Batch(level * crops[:, _MARGIN:-_MARGIN], None, level)
 

@@ -128,7 +128,8 @@ class STFTDiscriminator(Discriminator):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None) -> DiscriminatorOutput:
-        # (B, 2, T, F), with the channels last in memory: on a CPU the convolutions are some times faster so
+        # (B, 2, T, F) with the channels last in memory: on a CPU the convolutions are some times faster so. What is
+        # computed of the maps is in that order, too, or its gradients would have to be brought into it.
         with torch.autocast(audio.device.type, enabled=False):
             spectrum = torch.stft(audio, self.n_fft, self.n_fft // 4, window=self.window, return_complex=True)
             real, imag = spectrum.real.transpose(1, 2), spectrum.imag.transpose(1, 2)
@@ -137,8 +138,10 @@ class STFTDiscriminator(Discriminator):
         maps = []
         for conv in self.convs:
             x = F.leaky_relu(conv(x), 0.1, inplace=True)
-            maps.append(x)
-        scores = self.score(x, bandwidth_id)
+            maps.append(x.permute(0, 2, 3, 1))
+        scores: Tensor = self.conv_post(x).permute(0, 2, 3, 1)
+        if bandwidth_id is not None:
+            scores = scores + (maps[-1].flatten(1, 2) @ self.emb(bandwidth_id)[:, :, None]).view_as(scores)
         return scores, [*maps, scores]
 
 

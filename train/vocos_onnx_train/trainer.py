@@ -159,8 +159,9 @@ class Trainer:
                 if isinstance(part, Discriminator):
                     part.compile()
         cache = TokenCache(token_cache, self._tokenizer(), max(self.generator.counts), report) if token_cache else None
-        if cache and config.train.speed:
-            raise ValueError("speed changes the audio, and the token cache holds the tokens of whole files; give one")
+        for name in ("speed", "eq_db", "augment"):
+            if cache and getattr(config.train, name):
+                raise ValueError(f"{name} changes the audio, and the token cache holds tokens of whole files; give one")
         self.clips = Clips(config.train, self.device, report, cache)
         self.valid = Clips(config.valid, torch.device("cpu"), report)
         self.clips.fill_cache()
@@ -326,8 +327,9 @@ class Trainer:
     @torch.no_grad()
     def _follow(self, decay: float) -> None:
         """The moving average takes a step towards the weights; buffers are taken over."""
-        averages, weights = list(self.average.parameters()), list(self.generator.parameters())
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for average, weight in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+            if weight.requires_grad:
+                average.lerp_(weight, 1 - decay)
         for average, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             average.copy_(buffer)
 
@@ -369,7 +371,7 @@ class Trainer:
     def _update(self, optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> Tensor:
         """A step of the optimizer. Returns the norm of the gradient, before it is clipped."""
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss, inputs=[weight for weight in module.parameters() if weight.requires_grad])
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.run.gradient_clip_val or math.inf)
         optimizer.step()
         return norm

@@ -192,7 +192,10 @@ class Trainer:
         loss is not finite; OSError where the state cannot be saved. The last saved state is whole.
         """
         run, steps = self.config.run, self.config.steps
-        generator, discriminators = (sum(p.numel() for p in m.parameters()) / 1e6 for _, m in self._modules())
+        generator, discriminators = (
+            sum(weight.numel() for weight in module.parameters() if weight.requires_grad) / 1e6
+            for module in (self.generator, self.discriminators)
+        )
         self.report(
             f"{generator:.1f}M parameters, discriminators {discriminators:.1f}M; "
             f"{self.device}, {'bfloat16' if self.autocast else 'float32'}; steps {self.step} to {steps}"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 from torch import Tensor
 
@@ -84,12 +83,11 @@ def recover(path: str | os.PathLike[str]) -> Recovered:
 def _read(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise FileNotFoundError(f"no model file {path}")
-    proto = onnx.ModelProto()
+    data = read_file(path, _MAX_SIZE, "model")
     try:
-        proto.ParseFromString(read_file(path, _MAX_SIZE, "model"))
-    except (DecodeError, ValueError) as error:
+        return onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's own
         raise CheckpointError(f"{path} cannot be read as ONNX: {first_line(error)}") from error
-    return proto
 
 
 def _tensor(tensor: onnx.TensorProto) -> Tensor:

@@ -215,11 +215,11 @@ def test_small_discriminators_learn_to_tell(data: Path, tmp_path: Path) -> None:
 
 def test_relative_matching_does_not_depend_on_the_size_of_the_maps() -> None:
     real, fake = [(torch.zeros(2, 1), [torch.randn(2, 3, 4)]) for _ in range(2)]
-    scaled = [[(s, [10 * m for m in maps])] for s, maps in (real, fake)]
+    louder, copied = ([(s, [10 * m for m in maps])] for s, maps in (real, fake))
     plain = feature_matching_loss([real], [fake])
-    assert feature_matching_loss(*scaled) == pytest.approx(10 * float(plain), rel=1e-4)
+    assert feature_matching_loss(louder, copied) == pytest.approx(10 * float(plain), rel=1e-4)
     relative = feature_matching_loss([real], [fake], relative=True)
-    assert feature_matching_loss(*scaled, relative=True) == pytest.approx(float(relative), rel=1e-2)
+    assert feature_matching_loss(louder, copied, relative=True) == pytest.approx(float(relative), rel=1e-2)
 
 
 def test_the_losses_of_the_head_are_for_an_istft_head(data: Path, tmp_path: Path) -> None:  # noqa: F811

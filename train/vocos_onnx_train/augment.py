@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vocos_onnx.arrays import Float
+Double = npt.NDArray[np.float64]
 
 LOWEST_DB = -60.0  # of the peak of a quiet crop, dBFS
 LOW_PASS_HZ = (3400.0, 11000.0)
@@ -54,21 +54,22 @@ def changed(
     """Crops (B, N) with all but ``quiet`` done to the shares of ``augment``; ``others(n)`` returns n further crops."""
     crops = crops.clone()
     size, samples = crops.shape
-    for share, change in (
-        (augment.mixture, lambda x: mixed(x, others(len(x)), rng.uniform(*MIXTURE_DB, len(x)))),
-        (augment.reverb, lambda x: reverberant(x, rate, rng)),
-        (augment.noise, lambda x: mixed(x, coloured_noise(*x.shape, rng), rng.uniform(*NOISE_DB, len(x)))),
-        (augment.synthetic, lambda x: torch.stack([synthetic(samples, rate, rng) for _ in x])),
-        (augment.low_pass, lambda x: low_pass(x, _log_uniform(rng, *LOW_PASS_HZ, len(x)) / rate)),
-    ):
+    changes: tuple[tuple[float, Callable[[Tensor, int], Tensor]], ...] = (
+        (augment.mixture, lambda x, n: mixed(x, others(n), rng.uniform(*MIXTURE_DB, n))),
+        (augment.reverb, lambda x, n: reverberant(x, rate, rng)),
+        (augment.noise, lambda x, n: mixed(x, coloured_noise(n, samples, rng), rng.uniform(*NOISE_DB, n))),
+        (augment.synthetic, lambda x, n: torch.stack([synthetic(samples, rate, rng) for _ in range(n)])),
+        (augment.low_pass, lambda x, n: low_pass(x, _log_uniform(rng, *LOW_PASS_HZ, n) / rate)),
+    )
+    for share, change in changes:
         rows = drawn(rng, share, size)
         if len(rows):
             index = torch.from_numpy(rows)
-            crops[index] = change(crops[index].cpu()).to(crops.device)
+            crops[index] = change(crops[index].cpu(), len(rows)).to(crops.device)
     return crops / crops.abs().amax(1, keepdim=True).clamp(min=1)
 
 
-def low_pass(crops: Tensor, cutoff: Float) -> Tensor:
+def low_pass(crops: Tensor, cutoff: Double) -> Tensor:
     """Crops (B, N) without what is above ``cutoff`` (B,), in cycles a sample; the edge is a tenth of it wide."""
     frequency = torch.fft.rfftfreq(crops.shape[1])
     edge = torch.from_numpy(cutoff.astype(np.float32))[:, None]
@@ -77,7 +78,7 @@ def low_pass(crops: Tensor, cutoff: Float) -> Tensor:
     return filtered
 
 
-def mixed(crops: Tensor, others: Tensor, below_db: Float) -> Tensor:
+def mixed(crops: Tensor, others: Tensor, below_db: Double) -> Tensor:
     """Crops (B, N) with others added, whose rms lies ``below_db`` (B,) below theirs."""
     ratio = _rms(crops) / (_rms(others) + 1e-9)
     return crops + others * ratio * torch.from_numpy(10 ** (-below_db / 20)).float()[:, None]
@@ -111,7 +112,7 @@ def synthetic(samples: int, rate: int, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(sound.astype(np.float32))
 
 
-def _tones(samples: int, rate: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _tones(samples: int, rate: int, rng: np.random.Generator) -> Double:
     """One to four steady tones."""
     time = np.arange(samples) / rate
     sound = np.zeros(samples)
@@ -121,14 +122,14 @@ def _tones(samples: int, rate: int, rng: np.random.Generator) -> npt.NDArray[np.
     return sound
 
 
-def _sweep(samples: int, rate: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _sweep(samples: int, rate: int, rng: np.random.Generator) -> Double:
     """A tone whose frequency moves from one value to another, by equal ratios in equal times."""
     first, last = _log_uniform(rng, *TONE_HZ), _log_uniform(rng, *TONE_HZ)
     frequency = first * (last / first) ** np.linspace(0, 1, samples)
     return np.sin(2 * np.pi * np.cumsum(frequency) / rate)
 
 
-def _clicks(samples: int, rate: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _clicks(samples: int, rate: int, rng: np.random.Generator) -> Double:
     """Clicks at random times, 2 to 60 a second, each 1 to 20 samples long."""
     sound = np.zeros(samples)
     for start in rng.integers(0, samples, max(1, rng.poisson(rng.uniform(2, 60) * samples / rate))):
@@ -136,7 +137,7 @@ def _clicks(samples: int, rate: int, rng: np.random.Generator) -> npt.NDArray[np
     return sound
 
 
-def _harmonics(samples: int, rate: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _harmonics(samples: int, rate: int, rng: np.random.Generator) -> Double:
     """Harmonics of a gliding fundamental with vibrato, as far as half the rate goes, softer the higher."""
     time = np.arange(samples) / rate
     fundamental = _log_uniform(rng, *VOICE_HZ)
@@ -149,7 +150,7 @@ def _harmonics(samples: int, rate: int, rng: np.random.Generator) -> npt.NDArray
     return sum((np.sin(k * phase + rng.uniform(0, 7)) / k**slope for k in range(1, count + 1)), np.zeros(samples))
 
 
-def _log_uniform(rng: np.random.Generator, low: float, high: float, size: int | None = None) -> npt.NDArray[np.float64]:
+def _log_uniform(rng: np.random.Generator, low: float, high: float, size: int | None = None) -> Double:
     return np.asarray(np.exp(rng.uniform(np.log(low), np.log(high), size)))
 
 

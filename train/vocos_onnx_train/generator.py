@@ -76,7 +76,8 @@ class FrozenCodec(nn.Module):
             left = residual[items]
             codes = nearest(left.flatten(0, 1), codebook)
             residual[items] = left - codebook[codes].view_as(left)
-        return (latents - residual).transpose(1, 2)
+        features: Tensor = (latents - residual).transpose(1, 2)
+        return features
 
 
 def embed(codes: Tensor, codebooks: Tensor, num_codebooks: Tensor) -> Tensor:
@@ -120,13 +121,13 @@ class Generator(nn.Module):
         config: its sections feature_extractor, backbone and head.
         encoder: of the tokens, where the features are those of a codec that is not trained. The bundled codec is
             trained unless its encoder is given.
-        module: the same encoder as a module, of the bundled codec, so that codes need not be given.
+        frozen: the same encoder as a module, of the bundled codec, so that codes need not be given.
 
     Raises ValueError where the sections are unknown, contradict one another, or the encoder does not fit.
     """
 
     def __init__(
-        self, config: TrainConfig, encoder: EncodecONNX | None = None, module: STFTEncoder | None = None
+        self, config: TrainConfig, encoder: EncodecONNX | None = None, frozen: STFTEncoder | None = None
     ) -> None:
         super().__init__()
         vocos, parsed = build_modules(config.model)
@@ -174,7 +175,7 @@ class Generator(nn.Module):
                 self.feature_extractor = TrainableCodec(features.num_codebooks)
             else:
                 codebooks = self._read_codebooks(encoder, features, sample_rate)
-                self.feature_extractor = FrozenCodec(codebooks, module)
+                self.feature_extractor = FrozenCodec(codebooks, frozen)
         if isinstance(self.backbone, VocosResNetBackbone):  # as upstream trains it
             for module in self.backbone.modules():
                 if isinstance(module, nn.Conv1d):

@@ -96,11 +96,11 @@ class Trainer:
         on_cuda = self.device.type == "cuda"
         self.encoder = EncodecONNX(encoder, threads=torch.get_num_threads()) if encoder else None
         torch.manual_seed(config.seed)
-        module = None
+        frozen = None
         if encoder and self.encoder and self.encoder.config.codec == BUNDLED_CODEC:
-            module = STFTEncoder()
-            module.load_state_dict(recover(find_model(encoder)).state, strict=False)
-        self.generator = Generator(config, self.encoder, module)
+            frozen = STFTEncoder()
+            frozen.load_state_dict(recover(find_model(encoder)).state, strict=False)
+        self.generator = Generator(config, self.encoder, frozen)
         bandwidths = len(self.generator.counts) or None
         experiment = config.experiment
         if channels := experiment.stft_discriminator_channels:
@@ -333,8 +333,8 @@ class Trainer:
         for average, weight in zip(self.average.parameters(), self.generator.parameters(), strict=True):
             if weight.requires_grad:
                 average.lerp_(weight, 1 - decay)
-        for average, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            average.copy_(buffer)
+        for mine, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            mine.copy_(buffer)
 
     def _weights(self) -> dict[str, float]:
         """The weights of the reconstruction losses at this step."""

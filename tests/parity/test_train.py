@@ -805,7 +805,7 @@ BAD_CONFIGS = {
         change(f"{MODEL}/stft_discriminator_channels", -1),
         r"stft_discriminator_channels is -1, expected 0, for upstream's discriminators, to 1024",
     ),
-    "consistency": (change(f"{MODEL}/consistency_coeff", -1.0), r"consistency_coeff is -1, expected 0 or more"),
+    "consistency": (change(f"{MODEL}/consistency_coeff", -1.0), r"consistency_coeff is -1.0, expected 0 or more"),
     "states": (change("trainer/save_every_n_steps", 0), r"save_every_n_steps is 0, expected 1 or more"),
     "experiment": (
         change("model/class_path", "vocos.experiment.VocosEncodecExp"),

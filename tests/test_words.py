@@ -49,7 +49,8 @@ WORDS = {
             r"takes? part",
             r"(larger|largest|every|several|same) parts?",
             r"parts? of (this|the|a|its|their|names|an|it|both|all|CODE)",
-            r"(path|key|name)'s parts",
+            r"(path|key|name|generator)'s parts?",
+            r"(first part|as its parts|The parts: what)",  # of an answer, and of a text
             r"parts? that (no|both)",
             r"(have|has|split has) parts",
             r"parts are the contents",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import doctest
 import importlib
 import inspect
@@ -22,8 +24,9 @@ from vocos_onnx import EncodecONNX, VocosONNX, demo_tokens, save_audio, save_tok
 from vocos_onnx.batch import Settings
 from vocos_onnx.batch.manifest import Item
 
-# what these examples take is not on every machine: the hub and a cluster, which the pages and tests/batch_ray have
-_ELSEWHERE = ("charactr/", "facebook/", "10.0.0.5")
+# what these examples take is not on every machine, or does not end: the hub, a cluster and a server, which the pages,
+# tests/batch_ray and tests/service have
+_ELSEWHERE = ("charactr/", "facebook/", "10.0.0.5", "run(Settings(port")
 _OPTIONAL = {"vocos_onnx.batch.ray_engine": "ray", "vocos_onnx.evaluate": "jinja2"}
 MODULES = sorted(info.name for info in pkgutil.walk_packages(vocos_onnx.__path__, "vocos_onnx."))
 
@@ -65,6 +68,14 @@ def test_every_module_has_a_docstring(name: str) -> None:
     assert (importable(name).__doc__ or "").strip()
 
 
+class _Listener:
+    """A socket at whose other end somebody hears everything."""
+
+    async def send(self, message: bytes) -> None:
+        """Takes a message."""
+        assert message
+
+
 @pytest.fixture(scope="module")
 def names() -> dict[str, Any]:
     """What the examples take as given."""
@@ -84,7 +95,14 @@ def names() -> dict[str, Any]:
         "tokens": tokens,
         "chunks": [tokens[:, :75], tokens[:, 75:]],
         "audio": audio,
+        "recording": audio,
+        "blocks": [audio],
         "rate": 24_000,
+        "sample_rate": 24_000,
+        "asyncio": asyncio,
+        "streams": [vocos.stream(), vocos.stream()],
+        "websocket": _Listener(),
+        "send": len,
         "data": data.getvalue(),
         "buffer": io.BytesIO(),
         "config": mel_vocos.config,
@@ -127,6 +145,12 @@ def _examples() -> Iterator[tuple[str, str]]:
                 yield module, test.name
 
 
+def _run_as_coroutine(source: str, names: dict[str, Any]) -> None:
+    """Run what stands in a coroutine."""
+    coroutine = eval(compile(source, "example", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+    asyncio.run(coroutine)
+
+
 @pytest.mark.filterwarnings("ignore:these features:UserWarning")  # mels of several conventions are one array here
 @pytest.mark.parametrize(("module", "name"), list(_examples()))
 def test_examples(module: str, name: str, names: dict[str, Any], folder: Path) -> None:
@@ -142,6 +166,9 @@ def test_examples(module: str, name: str, names: dict[str, Any], folder: Path) -
     if "skeletons" in module and "filled" in "".join(example.source for example in test.examples):
         pytest.skip("its weights are those of a checkpoint: tests/unit/convert")
     test.globs = {**names, **vars(loaded), "__name__": "__main__"}
+    if any(word in example.source for example in test.examples for word in ("await ", "async ")):
+        _run_as_coroutine("".join(example.source for example in test.examples), test.globs)
+        return
     shown: list[str] = []
     doctest.DocTestRunner(_Checker(), optionflags=doctest.ELLIPSIS).run(test, out=shown.append)
     assert not shown, "".join(shown)

@@ -1,7 +1,7 @@
 # The HTTP service on the CPU, vocos-onnx serve:
 #   docker build -t vocos .
 #   docker run --rm -p 8000:8000 -e VOCOS_TOKEN --read-only --tmpfs /tmp --cpus 2 --memory 1g vocos
-# With VOCOS_TOKEN in the environment, clients need it as their bearer token; docs/service.md has the rest.
+# With VOCOS_TOKEN in the environment, clients need it as their bearer token; docs/guides/service.md has the rest.
 # On an NVIDIA GPU: docker build --build-arg DEVICE=gpu -t vocos-gpu . && docker run --gpus all ...
 #
 # The layers, from what changes least: what is needed, the models (45 MB), the package. A change of the code makes the

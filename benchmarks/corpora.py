@@ -1,4 +1,4 @@
-"""Batches of a corpus: throughput, kills and restarts, resuming, memory. See docs/corpora.md.
+"""Batches of a corpus: throughput, kills and restarts, resuming, memory. See docs/guides/corpora.md.
 
     python benchmarks/corpora.py throughput --items 2000    # one worker against all cores, in turns
     python benchmarks/corpora.py kills --items 10000        # kill -9 of the parent or a worker, three times at random

@@ -2,7 +2,8 @@
 
     python benchmarks/soak.py [--model M] [--threads 8] [--decodes 10000]
 
-Every result is compared, bit for bit, with what one thread decodes alone. Prints what docs/reliability.md says.
+Every result is compared, bit for bit, with what one thread decodes alone. Prints what is in
+docs/explanation/reliability.md.
 """
 
 from __future__ import annotations

@@ -33,28 +33,30 @@ class MelConvention:
 
     What the system did is undone in this order, in float32 as the systems compute:
 
-        1. (B, T, C) or (T, C) becomes (B, C, T) or (C, T), if ``axes`` is "btc".
-        2. y = (x / scale · std + mean) · k, with k = 1 for the log "e", ln 10 for 10, and ln(10)/20 for "db".
-        3. y is at least ln(clip), if there is a clip.
+    1. (B, T, C) or (T, C) becomes (B, C, T) or (C, T), if ``axes`` is "btc".
+    2. y = (x / scale · std + mean) · k, with k = 1 for the log "e", ln 10 for 10, and ln(10)/20 for "db".
+    3. y is at least ln(clip), if there is a clip.
 
     The model decodes y, and of its audio
 
-        4. what is beyond ±1 is clipped, if ``clamp``;
-        5. all is multiplied by prompt_rms / 0.1, if ``prompt_rms`` is below 0.1.
+    4. what is beyond ±1 is clipped, if ``clamp``;
+    5. all is multiplied by prompt_rms / 0.1, if ``prompt_rms`` is below 0.1.
 
     Steps 4 and 5, in this order, are those of ZipVoice (zipvoice/bin/infer_zipvoice.py), and step 5 is that of F5-TTS
     (f5_tts/infer/utils_infer.py): both raise a prompt whose root mean square is below 0.1 to that before they compute
     its mels, and lower the audio as much. Without ``prompt_rms``, step 5 is left out.
 
-    axes: "bct" for (B, C, T) and (C, T), "btc" for (B, T, C) and (T, C).
-    scale: what the system multiplied by, 0.1 for ZipVoice. Logarithms of powers are those of magnitudes times 2.
-    mean, std: of the system's normalisation, a number or one for each band.
-    log: "e" for natural logarithms of magnitudes, 10 for log10, "db" for decibels (20·log10). Any other is a factor,
-        which ``scale`` undoes.
-    clip: the least magnitude, such as 1e-7 where log10(0 + 1e-10) is the system's silence; None leaves it.
-    bands: how many there are; None if that is not known. A model with another number of bands is refused.
-    prompt_rms: root mean square of the prompt before it was raised, with samples within ±1.
-    clamp: whether the audio is clipped at ±1.
+    Attributes:
+        axes: "bct" for (B, C, T) and (C, T), "btc" for (B, T, C) and (T, C).
+        scale: what the system multiplied by, 0.1 for ZipVoice. Logarithms of powers are those of magnitudes times 2.
+        mean: of the system's normalisation, a number or one for each band.
+        std: the standard deviation of the same.
+        log: "e" for natural logarithms of magnitudes, 10 for log10, "db" for decibels (20·log10). Any other is a
+            factor, which ``scale`` undoes.
+        clip: the least magnitude, such as 1e-7 where log10(0 + 1e-10) is the system's silence; None leaves it.
+        bands: how many there are; None if that is not known. A model with another number of bands raises ValueError.
+        prompt_rms: root mean square of the prompt before it was raised, with samples within ±1.
+        clamp: whether the audio is clipped at ±1.
 
     Raises:
         ValueError: a value out of range, or numbers of bands that contradict one another.
@@ -192,7 +194,7 @@ def _column(value: float | Sequence[float] | Array) -> Float:
     return column[:, None] if column.ndim else column
 
 
-# What is known of each, with its source, is in docs/mels.md.
+# What is known of each, with its source, is in docs/guides/mels.md.
 CONVENTIONS = {
     "f5": MelConvention(axes="btc", bands=100),
     "zipvoice": MelConvention(axes="btc", scale=0.1, bands=100, clamp=True),
@@ -318,7 +320,7 @@ def mel_fault(
     Natural logarithms of magnitudes are told from other scales by their range, and by how much they vary: from one
     frame to the next, over time in a band, and in all. Silence, frames of one value (as fill up a batch), and fewer
     than 50 others are never at fault. Measured on 300 recordings of speech, singing, music, rain, single sounds,
-    noise and tones, as mels of 100 bands and of HiFi-GAN: of 4,001 pieces of 60 frames or more none is at fault, also
+    noise and tones, as mels of 100 bands and of HiFi-GAN: of 4,001 excerpts of 60 frames or more none is at fault, also
     60 dB quieter, 12 dB louder or with a clip of 1e-5; of the recordings in another scale 98 % are found.
     Not told apart: log2, and log10 of power.
 

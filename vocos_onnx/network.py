@@ -43,7 +43,7 @@ class Network:
 
     With a state, each convolution has 7 taps. Of T frames it is given ``past`` frames before them, and adds 6 - past
     zeros behind them: with past = 3, and zeros, it is the ordinary network, padded with zeros on both sides; with past
-    = 6, the state, it goes on from there and is 3 frames late (docs/format.md).
+    = 6, the state, it goes on from there and is 3 frames late (docs/reference/format.md).
 
     Without a state, frames go through the network in windows: with the frames before and after them that it sees. What
     is kept from one call to the next are the features of the frames before.

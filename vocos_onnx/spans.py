@@ -18,7 +18,7 @@ LONGEST = 1500  # frames of a span, 20 s at 75 frames/s: memory does not grow wi
 ALONE = 500  # frames of a span on one thread; longer ones take more memory, and are slower a frame from 750 on
 MOST = 64 * LONGEST  # frames of a batch, with those that fill up its shorter rows: nor with the number of items
 # What each thread inside operators loses, beyond the first, because it waits for the others, and because the inverse
-# transform is on one thread: measured on two cores with the official geometries, see docs/performance.md.
+# transform is on one thread: measured on two cores with the official geometries, see docs/explanation/performance.md.
 WAITING = {"float32": 0.12, "int8": 0.25, "float16": 0.12}
 
 

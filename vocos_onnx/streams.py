@@ -166,15 +166,17 @@ class Stream:
 
     It is for one thread, or one task of asyncio, at a time: ``apush`` and ``aflush`` are ``push`` and ``flush`` there.
 
-    What all ``push`` and the ``flush`` at the end return, one after the other, is what ``decode`` gives for all chunks
-    in one piece, within rounding, however they are cut. After ``flush``, and after any error, ``reset`` makes the
+    What all ``push`` and the ``flush`` at the end return, one after the other, is what ``decode`` returns for all
+    chunks joined, within rounding, however they are cut. After ``flush``, and after any error, ``reset`` makes the
     stream a new one. A stream cannot be pickled or copied.
 
-    delay: frames that must follow a frame before its audio is emitted, the ``lookahead`` that the stream was made with.
-    delay_samples: samples by which the audio is late, those included that wait for the frames that overlap them. After
-        n frames, max(0, n·hop_length - delay_samples) samples have been emitted. With ``same`` padding it is
-        delay·hop_length + (n_fft - hop_length) // 2, with ``center`` padding delay·hop_length + max(n_fft / 2,
-        hop_length).
+    Attributes:
+        delay: frames that must follow a frame before its audio is emitted, the ``lookahead`` that the stream was made
+            with.
+        delay_samples: samples by which the audio is late, those included that wait for the frames that overlap them.
+            After n frames, max(0, n·hop_length - delay_samples) samples have been emitted. With ``same`` padding it is
+            delay·hop_length + (n_fft - hop_length) // 2, with ``center`` padding delay·hop_length + max(n_fft / 2,
+            hop_length).
 
     Example:
         >>> stream = vocos.stream()

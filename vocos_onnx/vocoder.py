@@ -46,7 +46,7 @@ class VocosONNX:
         model: path of an .onnx file of vocos-onnx; the name of a bundled one, "vocos-codec-24khz" (the default) or
             "vocos-mel-24khz-small"; the id of a repository on the Hugging Face hub, such as
             "charactr/vocos-encodec-24khz"; or a folder or file of a checkpoint. Checkpoints are converted to float32
-            once and kept (docs/models.md); ``from_pretrained`` has more options.
+            once and kept (docs/guides/official-models.md); ``from_pretrained`` has more options.
         providers: execution providers: "cuda", "cpu", names or (name, options) pairs as onnxruntime takes them. A
             provider that is asked for is used, or an error is raised. By default CUDA if it works, else the CPU; the
             logger "vocos_onnx" reports it at INFO, and ``providers`` of the object returns it.
@@ -58,9 +58,9 @@ class VocosONNX:
             model was trained; it may be given although the file says it, since files for sherpa-onnx always say
             "center".
 
-    A Vocos that another program has exported (mag, x and y, or audio, of mels) is opened, too; docs/family.md has what
-    is known to work. Its graph keeps no state, so that streams and long input go through it in windows: with the frames
-    on both sides that it sees.
+    A Vocos that another program has exported (mag, x and y, or audio, of mels) is opened, too; docs/guides/family.md
+    has what is known to work. Its graph keeps no state, so that streams and long input go through it in windows: with
+    the frames on both sides that it sees.
 
     On the CPU, onnxruntime opens the network at the first decode, which takes some 50 ms more: one graph for short
     input and streams, and another, with the same weights, for what is computed side by side.
@@ -131,8 +131,8 @@ class VocosONNX:
         """A model of a folder, or of a repository of the Hugging Face hub, which needs the extra [hub].
 
         If it has a ``model.onnx``, that is opened; else its checkpoint is converted, and the result is kept in the
-        cache of the user (docs/models.md): ``config.yaml`` or ``config.json`` with ``pytorch_model.bin`` or
-        ``model.safetensors``.
+        cache of the user (docs/guides/official-models.md): ``config.yaml`` or ``config.json`` with
+        ``pytorch_model.bin`` or ``model.safetensors``.
 
         Args:
             repo_or_folder: a folder or a file of weights, else an id such as "charactr/vocos-encodec-24khz".
@@ -350,7 +350,7 @@ class VocosONNX:
 
         A list of arrays (K, T) or (C, T) of different lengths gives a list: the audio of each as if it were alone. On
         CUDA, those of up to 1,500 frames go through the network in batches. On the CPU, the items of a list or a batch,
-        and parts of long ones, are computed side by side, each on one thread. Memory beyond the input and the audio
+        and spans of long ones, are computed side by side, each on one thread. Memory beyond the input and the audio
         does not grow with the length.
 
         Integers are tokens, floats are features. Anything that numpy can read is accepted, and torch tensors of any
@@ -369,7 +369,7 @@ class VocosONNX:
                 as (2, 2, T), is taken as the layout says: nothing is guessed. 2-D tokens are (K, T) in both.
             mels_from: the system that made the mels: "f5", "zipvoice", "matcha", "chattts" or "mlx", or a
                 ``MelConvention`` for another one. Its axes, scale and logarithm are undone first, and its audio is made
-                of the model's (docs/mels.md). By default they are natural logarithms (C, T) or (B, C, T).
+                of the model's (docs/guides/mels.md). By default they are natural logarithms (C, T) or (B, C, T).
             check: what happens with mels that cannot be the model's (in decibels, of another logarithm or scale), of
                 which 50 frames or more show something: None warns once in a process and looks at the first calls and
                 some later ones, True looks at each and raises ValueError, False does not look.

@@ -52,7 +52,8 @@ def export(
         istft: where the runtime makes audio of a spectrum: "numpy"; or "graph", which adds it to the graph, for batches
             on a GPU. Streams, and all of more than 1,500 frames, are made in numpy from that graph too.
         format: "vocos-onnx"; or "sherpa", for sherpa-onnx: a graph of mels (batch, n_mels, frames) -> mag, x and y,
-            each (batch, n_fft/2 + 1, frames), of a mel model with an ISTFTHead, in float32 or int8 (docs/sherpa.md).
+            each (batch, n_fft/2 + 1, frames), of a mel model with an ISTFTHead, in float32 or int8
+            (docs/guides/sherpa.md).
         calibration: as ``quantize`` takes it.
         overwrite: whether a file that exists is replaced.
         report: called with each line of the report.

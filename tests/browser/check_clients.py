@@ -1,4 +1,4 @@
-"""The clients on docs/service.md: python -m tests.browser.check_clients [--browser /usr/bin/chromium]
+"""The clients on docs/guides/service.md: python -m tests.browser.check_clients [--browser /usr/bin/chromium]
 
 Needs playwright, a Chromium, curl, ffmpeg with ffplay, and the package with [cpu,serve,test]. The shell's commands are
 run in their order, and the JavaScript in a page of the service's origin. Exits with an error where one does not do what
@@ -17,8 +17,7 @@ import soundfile
 from playwright.sync_api import sync_playwright
 
 from tests.service.process import Server
-from tests.service.test_docs import blocks, lines
-from tests.test_readme import run
+from tests.service.test_docs import blocks, lines, run
 from vocos_onnx import EncodecONNX, VocosONNX, load_audio
 from vocos_onnx.model.bundled import bundled_file
 

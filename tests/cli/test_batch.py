@@ -80,7 +80,7 @@ def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "warning": None, "replaced": 0, "share": 1,
     }  # fmt: skip
     assert summary["reason"].startswith(f"1: cannot read {folder / 'tokens' / '1.npz'}")
-    text = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guides" / "corpora.md").read_text(encoding="utf-8")
     assert {key for keys in re.findall(r"^\| (`.*?) \|", text, re.M) for key in re.findall(r"`(\w+)`", keys)} >= {
         *summary
     }
@@ -202,7 +202,7 @@ def test_warnings_are_told_once(folder: Path, capsys: pytest.CaptureFixture[str]
     assert run("batch", "tokens", "out", "--model", MODEL) == 0
     assert capsys.readouterr().err == (
         "vocos-onnx: warning: 2: it names no codec: its tokens are taken for those of encodec_24khz, which this model "
-        "decodes; those of another codec come out as noise\n"
+        "decodes; those of another codec become noise\n"
         "vocos-onnx: 3 of 3 items have warnings: out/journal.jsonl has each\n"
     )
     for n in range(2):
@@ -328,32 +328,3 @@ def test_the_first_warning_is_above_the_bar(folder: Path) -> None:
     assert re.fullmatch(r"vocos-onnx: warning: \d+: it names no codec: .*\n", shown[index]), shown
     assert " of 200" in shown[index + 1]
     assert shown[-1] == "vocos-onnx: 200 of 200 items have warnings: out/journal.jsonl has each\n"
-
-
-def test_the_page_of_corpora(tmp_path: Path) -> None:
-    """Its commands and programs run in their order, in a folder with recordings; its JSON is what is written."""
-    text = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8")
-    for name in ("recordings/b.flac", "recordings/day1/a17.flac", "wavs/day1/a.flac", "wavs/day2/a.flac"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(tmp_path / name, tone(440, 24_000, 0.3), 24_000)
-    blocks = re.findall(r"```(sh|python)\n(.*?)```", text, re.S)
-    assert [kind for kind, _ in blocks] == ["sh", "python", "sh", "python"]
-    for kind, block in blocks:
-        (tmp_path / "script.py").write_text(block)
-        lines = [line for line in block.splitlines() if line] if kind == "sh" else ["python script.py"]
-        for line in lines:
-            words = line.partition("#")[0].split()
-            program = [sys.executable, "-m", "vocos_onnx"] if words[0] == "vocos-onnx" else [sys.executable]
-            done = subprocess.run([*program, *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=100)
-            assert (done.returncode, done.stderr) == (0, ""), line
-    assert done.stdout == "2 0 0.0\n"  # what the first command has done
-    assert names(str(tmp_path / "audio")) == ["a17.flac", "b.flac"]
-    assert names(str(tmp_path / "shards")) == ["000000.tar"]
-    assert load_tokens(tmp_path / "tokens" / "a17.npz").codes.shape[0] == 4
-    shown = [json.loads(line) for block in re.findall(r"```json\n(.*?)```", text, re.S) for line in block.splitlines()]
-    row = json.loads((tmp_path / "audio" / "journal.jsonl").read_text().splitlines()[1])
-    tar = json.loads((tmp_path / "shards" / "journal.jsonl").read_text().splitlines()[-1])
-    assert [list(each) for each in (shown[-2], shown[-2]["input"], shown[-2]["output"])] == [
-        list(each) for each in (row, row["input"], row["output"])
-    ]
-    assert [list(each) for each in (shown[-1], shown[-1]["output"])] == [list(each) for each in (tar, tar["output"])]

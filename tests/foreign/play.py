@@ -2,9 +2,9 @@
 
     python -m tests.foreign.play FOLDER
 
-It needs neither torch nor onnx. It prints a row for each file, as docs/family.md has them, and exits with 1 if one
-differs from torch by more than 1e-4 of the peak, or in windows by more than 1e-5, or if a file is read that should not
-be.
+It needs neither torch nor onnx. It prints a row for each file, as docs/guides/family.md has them, and exits with
+1 if one differs from torch by more than 1e-4 of the peak, or in windows by more than 1e-5, or if a file is read that
+should not be.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The commands of the README, from an empty cache on: real conversions of the official geometries, without torch."""
+"""The commands of the official models, from an empty cache on: real conversions of their geometries, without torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.checkpoints import write_encoder, write_vocoder
+from tests.checkpoints import write_vocoder
 from tests.helpers import DATA, ROOT
+from tests.hub.official import official as hub_of
 from tests.hub.server import Hub
 from tests.hub.test_hub import User
 from vocos_onnx import load_audio, save_audio
@@ -27,13 +28,7 @@ PROGRAM = "import sys; from vocos_onnx.__main__ import main; sys.argv = ['vocos-
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Hub:
-    folder = tmp_path_factory.mktemp("official")
-    repositories = {}
-    for name, write in (("charactr/vocos-encodec-24khz", write_vocoder), ("facebook/encodec_24khz", write_encoder)):
-        known = find_known(name)
-        assert known is not None and known.revision
-        repositories[name] = {known.revision: write(folder / name)}
-    return Hub(repositories, {name: {"main": next(iter(each))} for name, each in repositories.items()})
+    return hub_of(tmp_path_factory.mktemp("official"))
 
 
 @pytest.fixture
@@ -44,8 +39,9 @@ def user(official: Hub, tmp_path: Path) -> Iterator[User]:
 
 
 def command(folder: Path, output: str) -> list[str]:
-    """The README's command, with files in a folder."""
-    line = re.search(r"^vocos-onnx (resynth speech\.wav copy\.wav --model .*)$", (ROOT / "README.md").read_text(), re.M)
+    """The command of the page of the official models, with files in a folder."""
+    page = (ROOT / "docs" / "guides" / "official-models.md").read_text(encoding="utf-8")
+    line = re.search(r"^vocos-onnx (resynth speech\.wav copy\.wav --model .*)$", page, re.M)
     assert line is not None
     names = {"speech.wav": str(folder / "speech.wav"), "copy.wav": str(folder / output)}
     return [names.get(word, word) for word in line[1].split()]
@@ -61,7 +57,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     return err
 
 
-def test_the_command_of_the_readme(official: Hub, user: User, tmp_path: Path) -> None:
+def test_the_command_of_the_page(official: Hub, user: User, tmp_path: Path) -> None:
     """Twice at once from an empty cache, then warm, and without a network."""
     rng = np.random.default_rng(0)
     save_audio(tmp_path / "speech.wav", rng.normal(0, 0.1, 30_000).astype(np.float32), 24_000)

@@ -12,7 +12,7 @@ import pytest
 from vocos_onnx import VocosONNX
 from vocos_onnx.model.bundled import CODEC, find_model
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "format.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "format.md"
 
 
 def test_the_program_decodes_as_we_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
-"""docs/service.md: its clients run as they stand, against the service; and the systemd unit that it is about."""
+"""docs/guides/service.md: its clients run as they stand, against the service; and the systemd unit that it is about."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -15,11 +16,11 @@ import pytest
 import soundfile
 
 from tests.helpers import ROOT
+from tests.page import SHELL_PRELUDE
 from tests.service.process import Server
-from tests.test_readme import run
 from vocos_onnx.cli.program import build_parser
 
-TEXT = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "guides" / "service.md").read_text(encoding="utf-8")
 UNIT = ROOT / "examples" / "vocos-onnx.service"
 ADDRESS = "127.0.0.1:8000"
 TOKEN = "0123456789abcdef"
@@ -37,6 +38,17 @@ except RuntimeError as error:
 else:
     raise AssertionError("a refusal was none")
 """
+
+
+def run(command: str, folder: Path) -> None:
+    """In a shell where the package's environment is active, and nothing of the checkout is on the path."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    if entries := environment.pop("PYTHONPATH", None):  # as it was meant where it was set
+        environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in entries.split(os.pathsep))
+    script = ["bash", "-c", SHELL_PRELUDE + command]
+    done = subprocess.run(script, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    assert "warning" not in done.stderr, done.stderr
 
 
 def blocks(language: str, port: int) -> list[str]:

@@ -1,6 +1,6 @@
 """Mels of other systems: each convention is the identity that it states, and what is not one is refused by name.
 
-The inverse of each convention is written here a second time, from what is known of the systems (docs/mels.md).
+The inverse of each convention is written here a second time, from what is known of the systems (docs/guides/mels.md).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from vocos_onnx.model.checkpoint_config import CODEBOOKS
 from vocos_onnx.model.config import EncodecFeatures
 from vocos_onnx_export.checkpoint import load
 from vocos_onnx_export.errors import CheckpointError
+from vocos_onnx_export.recovery import recover
 from vocos_onnx_export.state_dict import check_finite, check_keys, fold_weight_norm
 from vocos_onnx_export.trained_codec import ENCODER_WEIGHTS
 from vocos_onnx_export.weights import read_state, read_tree
@@ -48,25 +49,58 @@ def write_checkpoint(generator: Generator, config: TrainConfig, folder: Path) ->
 
 
 def init_from(generator: Generator, discriminators: nn.Module, checkpoint: str, revision: str | None = None) -> bool:
-    """Weights of a checkpoint of the same geometry: a folder, a Lightning .ckpt with its config, or a hub id.
+    """Weights of the same geometry: a folder, a Lightning .ckpt with its config, a hub id, a model file (.onnx), or
+    what ``write_weights`` wrote (.safetensors).
 
     The discriminators' weights are loaded too where the file has them. Returns whether it does.
 
     Raises FileNotFoundError, or ValueError that names the weights that do not fit.
     """
-    found = load(checkpoint, None, revision)
-    state = fold_weight_norm(found.state)
+    suffix = Path(checkpoint).suffix
+    if suffix == ".onnx":
+        state = recover(checkpoint).state
+    elif suffix == ".safetensors":
+        state = read_state(Path(checkpoint))
+    else:
+        state = fold_weight_norm(load(checkpoint, None, revision).state)
+    constants = dict(generator.named_buffers())
     expected = {
         k: v for k, v in fold_weight_norm(generator.state_dict()).items() if k.startswith(("backbone.", "head."))
     }
     given = {k: v for k, v in state.items() if k.startswith(("backbone.", "head."))}
+    if suffix in (".onnx", ".safetensors"):  # without constants
+        given = {**{k: v for k, v in expected.items() if k in constants}, **given}
     check_keys(given, expected, f"of {checkpoint} is of another geometry than the config")
     check_finite(given)
-    constants = dict(generator.named_buffers())
     _load_folded(generator, {k: v.float() for k, v in given.items() if k not in constants})
     if isinstance(generator.features, EncodecFeatures):
         _init_features(generator, checkpoint, state)
+    if suffix == ".safetensors":
+        return _load_small(checkpoint, state, discriminators)
     return load_discriminators(Path(checkpoint), discriminators)
+
+
+def _load_small(checkpoint: str, state: dict[str, Tensor], discriminators: nn.Module) -> bool:
+    prefix = "discriminators."
+    found = {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
+    if not found:
+        return False
+    check_keys(found, discriminators.state_dict(), f"of the discriminators of {checkpoint} does not fit the config")
+    discriminators.load_state_dict(found)
+    return True
+
+
+def write_weights(average: Generator, discriminators: nn.Module, path: Path) -> None:
+    """Write what another run can begin with, in half precision: the weights, and those of the discriminators.
+
+    The codebooks are not among them, nor is a codec's encoder: they are in the bundled model files.
+    """
+    constants = dict(average.named_buffers())
+    weights = {k: v for k, v in average.checkpoint()[0].items() if k.startswith(("backbone.", "head."))}
+    state = {k: v.half() for k, v in weights.items() if k not in constants}
+    state |= {f"discriminators.{k}": v.detach().cpu().half() for k, v in discriminators.state_dict().items()}
+    with whole_file(path) as partial:
+        save_file(state, partial)
 
 
 def _load_folded(generator: Generator, weights: dict[str, Tensor]) -> None:
@@ -84,6 +118,8 @@ def _load_folded(generator: Generator, weights: dict[str, Tensor]) -> None:
 def _init_features(generator: Generator, checkpoint: str, state: dict[str, Tensor]) -> None:
     extractor = generator.feature_extractor
     codebooks = state.get(CODEBOOKS)
+    if codebooks is None and isinstance(extractor, FrozenCodec) and Path(checkpoint).suffix == ".safetensors":
+        return  # of ``write_weights``
     if codebooks is None:
         raise CheckpointError(f"{checkpoint} lacks {CODEBOOKS}")
     if isinstance(extractor, FrozenCodec):
@@ -93,14 +129,27 @@ def _init_features(generator: Generator, checkpoint: str, state: dict[str, Tenso
                 f"the codebooks of {checkpoint} are not those of the encoder: its tokens would mean something else"
             )
     elif isinstance(extractor, TrainableCodec):
-        path = Path(checkpoint) / ENCODER_WEIGHTS
-        if not path.is_file():
-            raise FileNotFoundError(f"no {path}: expected a folder that training wrote, with the codec's encoder")
-        encoder = read_state(path)
-        check_keys(encoder, extractor.encoder.state_dict(), f"of {path} is of another geometry than the config")
+        encoder = _read_encoder(Path(checkpoint), extractor)
         check_finite(encoder)
         extractor.encoder.load_state_dict(encoder)
         extractor.quantizer.load_codebooks(codebooks.float().view_as(extractor.quantizer.codebooks))
+
+
+def _read_encoder(checkpoint: Path, extractor: TrainableCodec) -> dict[str, Tensor]:
+    """The codec's encoder: of a folder that training wrote, or in the file beside the decoder's."""
+    expected = extractor.encoder.state_dict()
+    if checkpoint.suffix == ".onnx":
+        path = checkpoint.with_name(f"{checkpoint.stem}-encoder.onnx")
+        encoder = recover(path).state
+        encoder.pop(CODEBOOKS, None)
+        encoder = {**{k: v for k, v in expected.items() if k in ("window", "norm.num_batches_tracked")}, **encoder}
+    else:
+        path = checkpoint / ENCODER_WEIGHTS
+        if not path.is_file():
+            raise FileNotFoundError(f"no {path}: expected a folder that training wrote, with the codec's encoder")
+        encoder = read_state(path)
+    check_keys(encoder, expected, f"of {path} is of another geometry than the config")
+    return encoder
 
 
 def load_discriminators(path: Path, discriminators: nn.Module) -> bool:

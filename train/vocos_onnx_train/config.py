@@ -7,7 +7,8 @@ ours.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,9 @@ from vocos_onnx.messages import listed, shown
 from vocos_onnx.model.checkpoint_config import PARTS, check_args, read_features, section
 from vocos_onnx.model.yaml_config import load_yaml
 from vocos_onnx_export.errors import CheckpointError
+
+from .augment import Augment
+from .losses import MEL_BANDS
 
 T = TypeVar("T")
 
@@ -44,7 +48,8 @@ class Files:
     """Audio to train on or to validate with.
 
     filelist_path: a text file of paths, one a line; a .csv with a column ``file`` (and perhaps ``speaker`` and
-        ``split``), relative to it; or a folder, every audio file in and under it.
+        ``split``), relative to it; or a folder, every audio file in and under it. Ours: a list of such, all of which
+        are used.
     num_samples: length of the crops. In validation, the most that is taken of a file, from its start.
     gain_db: ours; the peak of the whole file is brought to a random level between the two, in dBFS.
     speed: ours; the range of speeds at which crops are played, pitch and all.
@@ -52,9 +57,10 @@ class Files:
     split: ours; only the lines of the .csv with this in their column ``split``.
     balance_speakers: ours; a speaker is drawn by the square root of their share of the seconds, not by the share.
     every: ours; only every so many-th file, to validate faster.
+    augment: ours; what else is made of crops, see ``augment.Augment``.
     """
 
-    filelist_path: str
+    filelist_path: str | list  # type: ignore[type-arg]  # as Numbers
     sampling_rate: int
     num_samples: int
     batch_size: int
@@ -65,15 +71,34 @@ class Files:
     split: str | None = None
     balance_speakers: bool = False
     every: int = 1
+    augment: Any = None
+
+    @property
+    def paths(self) -> list[str]:
+        """What filelist_path names."""
+        return [self.filelist_path] if isinstance(self.filelist_path, str) else self.filelist_path
 
 
 @dataclass(frozen=True)
 class Experiment:
     """How the model is trained: the arguments of upstream's VocosExp, and ours from ``multi_scale_mel_coeff`` on.
 
-    multi_scale_mel_coeff, stft_coeff, compressed_stft_coeff, compressed_magnitude_coeff, loudness_coeff: of losses, see
-        ``losses.py``.
+    multi_scale_mel_coeff, stft_coeff, compressed_stft_coeff, compressed_magnitude_coeff, loudness_coeff,
+        log_amplitude_coeff, consistency_coeff: of losses, see ``losses.py``.
+    mel_sizes: n_fft of the scales of multi_scale_mel, of ``losses.MEL_BANDS``; by default 256 to 2048.
+    phase_below: the frequency in Hz up to which stft and compressed_stft count; by default all.
+    context_frames: so many frames at both ends of a crop are decoded, and not heard by losses and discriminators: their
+        neighbours are missing.
+    same_level: losses and discriminators hear copy and recording as if the peak of the recording's file were at
+        -3 dBFS, so that a quiet crop counts as a loud one does.
     discriminator_width: times the channels of upstream's discriminators, so that they fit a CPU.
+    stft_discriminator_channels: of small discriminators of spectrograms, which then replace upstream's; see
+        ``discriminators.STFTDiscriminator``. 0 is upstream's.
+    adversarial_coeff, matching_coeff: how much the scores of the discriminators, and the distances of their feature
+        maps, count for the generator. The small ones have the distance relative to the size of the map.
+    evaluate_sound: whether validation measures DNSMOS P.808 (needs the extra [report]), harmonicity and the line at the
+        frame rate, too, and the best state is chosen with them; see ``trainer.mix``.
+    ema: decay of the moving average of the weights, which is what is validated and exported; 0 is none.
     betas, weight_decay: of AdamW.
     bandwidth_weights: how often each bandwidth is drawn.
     bandwidth_phase: by how much the losses that tie the phase down, stft and compressed_stft, count at each bandwidth.
@@ -94,7 +119,18 @@ class Experiment:
     compressed_stft_coeff: float = 0.0
     compressed_magnitude_coeff: float = 0.0
     loudness_coeff: float = 0.0
+    log_amplitude_coeff: float = 0.0
+    consistency_coeff: float = 0.0
+    mel_sizes: Numbers = None
+    phase_below: float | None = None
+    context_frames: int = 0
+    same_level: bool = False
     discriminator_width: float = 1.0
+    stft_discriminator_channels: int = 0
+    adversarial_coeff: float = 1.0
+    matching_coeff: float = 1.0
+    evaluate_sound: bool = False
+    ema: float = 0.0
     betas: Numbers = None
     weight_decay: float = 0.01
     bandwidth_weights: Numbers = None
@@ -107,7 +143,7 @@ class Run:
 
     max_steps: as Lightning counts them, one for each of the two optimizers: half of them are steps of the generator.
     limit_val_batches, log_every_n_steps: as there. val_check_interval: steps from one validation, and saved state, to
-        the next.
+        the next. save_every_n_steps: ours; saves the state between validations, too.
     """
 
     max_steps: int
@@ -119,6 +155,7 @@ class Run:
     devices: Any = 1
     log_every_n_steps: int = 50
     val_check_interval: int = 5000
+    save_every_n_steps: int | None = None
     precision: int | str | None = None
     gradient_clip_val: float | None = None
 
@@ -167,7 +204,8 @@ def find_config(path: Path) -> Path:
 
 
 def load_config(path: Path, **changes: Any) -> TrainConfig:
-    """Read a config; of the changes, ``train`` and ``valid`` are filelist paths, and ``steps`` half of max_steps.
+    """Read a config; of the changes, ``train`` and ``valid`` are filelist paths or lists of them, ``steps`` half of
+    max_steps.
 
     ``path`` may be the name of a bundled config, such as "vocos-mel-24khz". Where ``train`` or ``valid`` is not a .csv,
     the config's ``split`` does not count.
@@ -185,7 +223,11 @@ def load_config(path: Path, **changes: Any) -> TrainConfig:
 
 
 def read_config(
-    tree: Any, *, train: str | None = None, valid: str | None = None, steps: int | None = None
+    tree: Any,
+    *,
+    train: str | Sequence[str] | None = None,
+    valid: str | Sequence[str] | None = None,
+    steps: int | None = None,
 ) -> TrainConfig:
     """A config from what is in its YAML, see ``load_config``."""
     _keys("the config", tree, ("seed_everything", "data", "model", "trainer"), optional=("seed_everything",))
@@ -227,6 +269,9 @@ def _check(config: TrainConfig) -> None:
             )
         _range(f"{where}: gain_db", files.gain_db, -60, 0)
         _range(f"{where}: speed", files.speed, 0.5, 2)
+        for share, value in vars(files.augment or Augment()).items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{where}: augment: {share} is {value:g}, expected a share of the crops from 0 to 1")
     where = "model.init_args"
     _at_least(where, experiment, 0, "num_warmup_steps", "pretrain_mel_steps", "weight_decay")
     coefficients = [name for name in vars(experiment) if name.endswith("_coeff") and name != "decay_mel_coeff"]
@@ -237,11 +282,14 @@ def _check(config: TrainConfig) -> None:
             f"sample_rate is {experiment.sample_rate}, expected 16000 or more; set loudness_coeff to 0"
         )
     _range(f"{where}: betas", experiment.betas, 0, 1 - 1e-9)
+    _check_losses(where, config)
     for name in ("initial_learning_rate", "discriminator_width"):
         if not 0 < getattr(experiment, name) <= 100:
             raise ValueError(f"{where}: {name} is {getattr(experiment, name)}, expected more than 0, and at most 100")
     _at_least("trainer", run, 2, "max_steps")
     _at_least("trainer", run, 1, "log_every_n_steps", "val_check_interval")
+    if run.save_every_n_steps is not None:
+        _at_least("trainer", run, 1, "save_every_n_steps")
     if run.precision is not None and str(run.precision) not in PRECISIONS:
         raise ValueError(f"trainer: precision is {shown(run.precision)}, expected one of {', '.join(PRECISIONS)}")
     if run.accelerator not in ("auto", "cpu", "gpu", "cuda"):
@@ -263,6 +311,27 @@ def _check(config: TrainConfig) -> None:
         )
 
 
+def _check_losses(where: str, config: TrainConfig) -> None:
+    """Raises ValueError if an argument of the losses that is ours is out of range."""
+    experiment, rate = config.experiment, config.experiment.sample_rate
+    sizes = experiment.mel_sizes
+    if sizes is not None and (not sizes or any(size not in MEL_BANDS for size in sizes)):
+        known = ", ".join(map(str, MEL_BANDS))
+        raise ValueError(f"{where}: mel_sizes is {shown(sizes)}, expected a list of n_fft among {known}")
+    below = experiment.phase_below
+    if below is not None and not 0 < below <= rate / 2:
+        raise ValueError(
+            f"{where}: phase_below is {below:g}, expected Hz, more than 0 and at most half the rate, {rate / 2:g}"
+        )
+    if not 0 <= experiment.ema < 1:
+        raise ValueError(f"{where}: ema is {experiment.ema:g}, expected a decay from 0, for none, to less than 1")
+    if not 0 <= experiment.stft_discriminator_channels <= 1 << 10:
+        raise ValueError(
+            f"{where}: stft_discriminator_channels is {experiment.stft_discriminator_channels}, expected 0, for "
+            f"upstream's discriminators, to {1 << 10}"
+        )
+
+
 def _melspec_loss(model: dict[str, Any]) -> tuple[int, MelFeatures]:
     """The sample rate and the mels of a MelSpecReconstructionLoss, whose arguments are those of mel features."""
     _, args = _class(model, "melspec_loss", ("vocos.loss.MelSpecReconstructionLoss",))
@@ -276,16 +345,22 @@ def _melspec_loss(model: dict[str, Any]) -> tuple[int, MelFeatures]:
     return sample_rate, mel
 
 
-def _files(name: str, args: Any, path: str | None) -> Files:
+def _files(name: str, args: Any, path: str | Sequence[str] | None) -> Files:
     where = f"data.init_args.{name}"
     if isinstance(args, dict) and path is not None:
-        args = {**args, "filelist_path": path}
-        if Path(path).suffix.lower() != ".csv":  # the config's split is one of its index, and this is none
+        paths = [path] if isinstance(path, str) else list(path)
+        args = {**args, "filelist_path": paths[0] if len(paths) == 1 else paths}
+        if not any(Path(p).suffix.lower() == ".csv" for p in paths):  # the config's split is one of its index
             args.pop("split", None)
     if isinstance(args, dict) and args.get("filelist_path") == "???":
         flag = "--train" if name == "train_params" else "--valid"
         raise ValueError(f"{where}: filelist_path is not filled in; fill it in, in a file of your own, or pass {flag}")
-    return _read(where, Files, args)
+    files = _read(where, Files, args)
+    if not files.paths or not all(isinstance(p, str) for p in files.paths):
+        raise ValueError(f"{where}: filelist_path is {shown(files.filelist_path)}, expected a path, or a list of paths")
+    if files.augment is None:
+        return files
+    return replace(files, augment=_read(f"{where}: augment", Augment, files.augment))
 
 
 def _read(where: str, kind: type[T], args: Any) -> T:

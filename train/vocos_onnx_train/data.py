@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vocos_onnx import load_audio
 
+from .augment import LOWEST_DB, Augment, changed, drawn
 from .config import Files
 from .progress import Heartbeat
 from .token_cache import TokenCache
@@ -25,6 +26,19 @@ GAIN_DB = (-6.0, -1.0)  # upstream's levels of the peak, in training and in vali
 VALID_GAIN_DB = -3.0  # of the audio that tokens are made of, too
 EQ_BANDS, EQ_OCTAVES = 8, 0.9  # of the random equaliser, and from one to the next: 152 Hz to 12 kHz
 _MARGIN = 1024  # samples beside a crop whose speed is changed: the transform is periodic, its ends are thrown away
+
+
+class Batch(NamedTuple):
+    """Crops of a batch.
+
+    audio: (B, N) float32 on the device.
+    codes: (K, B, T) of a token cache, or None.
+    level: (B, 1), what the crops were multiplied by after the peak of their file was brought to VALID_GAIN_DB.
+    """
+
+    audio: Tensor
+    codes: Tensor | None
+    level: Tensor
 
 
 class Clips:
@@ -49,18 +63,19 @@ class Clips:
         self.files, self.cache = files, cache
         rows = list_files(files)
         read = reader(files)
-        report(f"{files.filelist_path}: reading {len(rows)} files")
+        name = ", ".join(files.paths)
+        report(f"{name}: reading {len(rows)} files")
         beat = Heartbeat(report)
         found = []
         with ThreadPoolExecutor(max(1, files.num_workers)) as pool:
             for clip in pool.map(read, [row["file"] for row in rows]):
                 found.append(clip)
-                beat(f"{files.filelist_path}: read {len(found)} of {len(rows)} files")
+                beat(f"{name}: read {len(found)} of {len(rows)} files")
         for error in [clip for clip in found if isinstance(clip, str)]:
             report(f"skipped {error}")
         kept = [(clip, row) for clip, row in zip(found, rows, strict=True) if not isinstance(clip, str)]
         if not kept:
-            raise ValueError(f"{files.filelist_path} has no audio that can be used; {len(rows)} files were skipped")
+            raise ValueError(f"{name} has no audio that can be used; {len(rows)} files were skipped")
         self.names = [str(row["file"]) for _, row in kept]
         hop = cache.encoder.hop_length if cache else 1  # whole frames, so that repeated tokens fit repeated audio
         self.lengths = np.array([len(clip) // hop * hop for clip, _ in kept])
@@ -70,7 +85,7 @@ class Clips:
         self.peaks = np.array([np.abs(clip.astype(np.int32)).max() / 32768 for clip in self.clips])
         self.probability = self._probability([row["speaker"] for _, row in kept])
         report(
-            f"{files.filelist_path}: {len(kept)} files, {self.lengths.sum() / files.sampling_rate / 3600:.2f} h"
+            f"{name}: {len(kept)} files, {self.lengths.sum() / files.sampling_rate / 3600:.2f} h"
             + (f"; {len(rows) - len(kept)} skipped" if len(rows) > len(kept) else "")
         )
         self.samples = torch.from_numpy(samples)
@@ -92,47 +107,59 @@ class Clips:
         probability: npt.NDArray[np.float64] = weight / weight.sum()
         return probability
 
-    def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
-        """Random crops (batch_size, num_samples) float32 on the device, and with a cache their codes (K, B, T)."""
+    def batch(self, rng: np.random.Generator) -> Batch:
+        """Random crops: batch_size of them, of num_samples."""
         size, samples = self.files.batch_size, self.files.num_samples
-        clip = rng.choice(len(self.clips), size, p=self.probability)
-        low, high = self.files.gain_db or GAIN_DB
+        clip = self._draw(rng, size)
         if self.cache:
             # the tokens are those of the file at one level
-            gain_db = np.full(size, VALID_GAIN_DB)
             hop = self.cache.encoder.hop_length
             start, codes = self.cache.crop(clip, samples // hop, rng)
-            return self._crops(clip, start * hop, samples, gain_db), codes.to(self.device)
+            level = torch.ones(size, 1, device=self.device)
+            return Batch(self._crops(clip, start * hop, samples), codes.to(self.device), level)
+        low, high = self.files.gain_db or GAIN_DB
         gain_db = rng.uniform(low, high, size)
+        augment: Augment = self.files.augment or Augment()
+        quiet = drawn(rng, augment.quiet, size)
+        gain_db[quiet] = rng.uniform(LOWEST_DB, low, len(quiet))
+        level = torch.from_numpy((10 ** ((gain_db - VALID_GAIN_DB) / 20)).astype(np.float32)).to(self.device)[:, None]
         speed = rng.uniform(*self.files.speed) if self.files.speed else 1.0
-        if speed == 1 and not self.files.eq_db:
-            return self._crops(clip, self._starts(rng, clip, samples), samples, gain_db), None
+        if speed == 1 and not self.files.eq_db and augment == Augment(quiet=augment.quiet):
+            return Batch(level * self._crops(clip, self._starts(rng, clip, samples), samples), None, level)
         wide = samples + 2 * _MARGIN
-        need = round(wide * speed)
-        crops = change_speed(self._crops(clip, self._starts(rng, clip, need), need, gain_db), wide)
+
+        def crops_of(clips: npt.NDArray[np.int64]) -> Tensor:
+            need = round(wide * speed)
+            return change_speed(self._crops(clips, self._starts(rng, clips, need), need), wide)
+
+        def others(count: int) -> Tensor:
+            return crops_of(self._draw(rng, count)).cpu()
+
+        crops = crops_of(clip)
         if self.files.eq_db:
             crops = equalize(crops, rng.uniform(-self.files.eq_db, self.files.eq_db, (size, EQ_BANDS)))
-        return crops[:, _MARGIN:-_MARGIN], None
+        crops = changed(crops, self.files.sampling_rate, augment, rng, others)
+        return Batch(level * crops[:, _MARGIN:-_MARGIN], None, level)
+
+    def _draw(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
+        return rng.choice(len(self.clips), count, p=self.probability)
 
     def _starts(self, rng: np.random.Generator, clip: npt.NDArray[np.int64], samples: int) -> npt.NDArray[np.int64]:
         starts: npt.NDArray[np.int64] = rng.integers(np.maximum(1, self.lengths[clip] - samples + 1))
         return starts
 
-    def _crops(
-        self,
-        clip: npt.NDArray[np.int64],
-        start: npt.NDArray[np.int64],
-        samples: int,
-        gain_db: npt.NDArray[np.float64],
-    ) -> Tensor:
-        """Samples of each clip from its start on; clips that are too short are repeated, as upstream does it."""
+    def _crops(self, clip: npt.NDArray[np.int64], start: npt.NDArray[np.int64], samples: int) -> Tensor:
+        """Samples of each clip from its start on, the peak of the clip at VALID_GAIN_DB.
+
+        Clips that are too short are repeated, as upstream does it.
+        """
         to = self.samples.device
         index = torch.from_numpy(start).to(to)[:, None] + torch.arange(samples, device=to)
         index = (
             torch.from_numpy(self.starts[clip]).to(to)[:, None]
             + index % torch.from_numpy(self.lengths[clip]).to(to)[:, None]
         )
-        scale = 10 ** (gain_db / 20) / self.peaks[clip] / 32768
+        scale = 10 ** (VALID_GAIN_DB / 20) / self.peaks[clip] / 32768
         crops = self.samples[index].float() * torch.from_numpy(scale.astype(np.float32)).to(to)[:, None]
         return crops.to(self.device)
 
@@ -162,25 +189,29 @@ def equalize(audio: Tensor, gain_db: npt.NDArray[np.float64]) -> Tensor:
 
 
 def list_files(files: Files) -> list[dict[str, Any]]:
-    """The files of a folder, a filelist or an index, each with its speaker, which by default is its folder's name."""
-    path = Path(files.filelist_path)
+    """The files of folders, filelists or indices, each with its speaker, which by default is its folder's name."""
+    rows = [row for path in files.paths for row in _list(Path(path), files.split)]
+    return [{"speaker": row["file"].parent.name, **row} for row in rows][:: files.every]
+
+
+def _list(path: Path, split: str | None) -> list[dict[str, Any]]:
     if path.is_dir():
         rows = [{"file": p} for p in sorted(path.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES]
     elif not path.is_file():
         raise FileNotFoundError(f"no filelist or folder {path}")
     elif path.suffix.lower() == ".csv":
-        rows = _index(path, files.split)
+        rows = _index(path, split)
     else:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         # as upstream from the working directory, else from where the list is
         found = [Path(line) if Path(line).exists() else path.parent / line for line in lines if line]
         rows = [{"file": p} for p in found]
-    if files.split is not None and path.suffix.lower() != ".csv":
-        raise ValueError(f"split {files.split!r} is for a .csv with a column split; {path} is none")
+    if split is not None and path.suffix.lower() != ".csv":
+        raise ValueError(f"split {split!r} is for a .csv with a column split; {path} is none")
     if not rows:
-        of = f" of split {files.split!r}" if files.split is not None else ""
+        of = f" of split {split!r}" if split is not None else ""
         raise ValueError(f"{path} has no audio file{of}")
-    return [{"speaker": row["file"].parent.name, **row} for row in rows][:: files.every]
+    return rows
 
 
 def _index(path: Path, split: str | None) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 PERIODS = (2, 3, 5, 7, 11)
 FFT_SIZES = (2048, 1024, 512)
+COMPRESSION = 0.3
 BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # edges, as shares of the bins
 
 DiscriminatorOutput = tuple[Tensor, list[Tensor]]  # scores, and feature maps with the scores as the last
@@ -106,6 +107,44 @@ class DiscriminatorR(Discriminator):
         return scores, [*maps, scores]
 
 
+class STFTDiscriminator(Discriminator):
+    """Sees the spectrogram with compressed magnitudes through a few convolutions: ours, small enough for a CPU.
+
+    Magnitudes are to the power 0.3, so that one stack of weights serves loud and soft bands. The scores are of patches
+    of 11 frames and 157 bins.
+    """
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, num_embeddings: int | None = None, channels: int = 16) -> None:
+        super().__init__(2 * channels, num_embeddings)
+        self.n_fft = n_fft
+        widths, sizes = (2, channels, *[2 * channels] * 3), ((3, 9), (3, 9), (3, 9), (3, 3))
+        self.convs = nn.ModuleList(
+            weight_norm(nn.Conv2d(i, o, size, (1, stride), padding=(1, size[1] // 2)))
+            for i, o, size, stride in zip(widths, widths[1:], sizes, (4, 2, 2, 1), strict=False)
+        )
+        self.conv_post = weight_norm(nn.Conv2d(2 * channels, 1, 3, padding=1))
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+
+    def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None) -> DiscriminatorOutput:
+        # (B, 2, T, F) with the channels last in memory: on a CPU the convolutions are some times faster so. What is
+        # computed of the maps is in that order, too, or its gradients would have to be brought into it.
+        with torch.autocast(audio.device.type, enabled=False):
+            spectrum = torch.stft(audio, self.n_fft, self.n_fft // 4, window=self.window, return_complex=True)
+            real, imag = spectrum.real.transpose(1, 2), spectrum.imag.transpose(1, 2)
+            factor = raised(real.square() + imag.square() + 1e-7, (COMPRESSION - 1) / 2)
+            x = torch.stack([real * factor, imag * factor], dim=-1).permute(0, 3, 1, 2)
+        maps = []
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), 0.1, inplace=True)
+            maps.append(x.permute(0, 2, 3, 1))
+        scores: Tensor = self.conv_post(x).permute(0, 2, 3, 1)
+        if bandwidth_id is not None:
+            scores = scores + (maps[-1].flatten(1, 2) @ self.emb(bandwidth_id)[:, :, None]).view_as(scores)
+        return scores, [*maps, scores]
+
+
 class DiscriminatorSet(nn.Module):
     """Discriminators of one kind."""
 
@@ -126,3 +165,13 @@ class MultiPeriodDiscriminator(DiscriminatorSet):
 class MultiResolutionDiscriminator(DiscriminatorSet):
     def __init__(self, num_embeddings: int | None = None, width: float = 1) -> None:
         super().__init__([DiscriminatorR(n_fft, num_embeddings, width) for n_fft in FFT_SIZES])
+
+
+class STFTDiscriminators(DiscriminatorSet):
+    def __init__(self, num_embeddings: int | None = None, channels: int = 16) -> None:
+        super().__init__([STFTDiscriminator(n_fft, num_embeddings, channels) for n_fft in FFT_SIZES])
+
+
+def raised(x: Tensor, exponent: float) -> Tensor:
+    """x ** exponent of positive numbers; on a CPU logarithm and exponential take a third of the time of a power."""
+    return (x.log() * exponent).exp()

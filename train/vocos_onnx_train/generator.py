@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from vocos_onnx.model.config import EncodecFeatures, Source
 from vocos_onnx_export.modules import STFTEncoder, VocosResNetBackbone
 from vocos_onnx_export.vocos_config import build_modules
 
-from .codec import ResidualQuantizer
+from .codec import ResidualQuantizer, nearest
 from .config import TrainConfig
 
 
@@ -48,18 +48,36 @@ class MelSpectrogram(nn.Module):
 
 
 class FrozenCodec(nn.Module):
-    """The codebooks of a codec that is not trained: the features are sums of the entries that the tokens name."""
+    """The codebooks of a codec that is not trained: the features are sums of the entries that the tokens name.
+
+    With the bundled codec's encoder audio may be given in place of tokens.
+    """
 
     codebook_weights: Tensor
 
-    def __init__(self, codebooks: Tensor) -> None:
+    def __init__(self, codebooks: Tensor, encoder: STFTEncoder | None = None) -> None:
         super().__init__()
         self.shape = codebooks.shape
         self.register_buffer("codebook_weights", codebooks.flatten(0, 1).clone())
+        self.encoder = encoder.requires_grad_(False) if encoder is not None else None
 
     def forward(self, codes: Tensor, num_codebooks: Tensor) -> Tensor:
         """Codes (K, B, T), and how many of the K each item uses (B,) -> features (B, C, T)."""
         return embed(codes, self.codebook_weights.view(self.shape), num_codebooks)
+
+    @torch.no_grad()
+    def quantised(self, audio: Tensor, num_codebooks: Tensor) -> Tensor:
+        """Audio (B, N), and how many codebooks each item uses (B,) -> features (B, C, ceil(N / hop))."""
+        assert self.encoder is not None
+        latents = self.encoder.eval()(audio).float().transpose(1, 2)
+        residual = latents.clone()
+        for level, codebook in enumerate(self.codebook_weights.view(self.shape)[: int(num_codebooks.max())]):
+            items = (num_codebooks > level).nonzero()[:, 0]
+            left = residual[items]
+            codes = nearest(left.flatten(0, 1), codebook)
+            residual[items] = left - codebook[codes].view_as(left)
+        features: Tensor = (latents - residual).transpose(1, 2)
+        return features
 
 
 def embed(codes: Tensor, codebooks: Tensor, num_codebooks: Tensor) -> Tensor:
@@ -88,17 +106,29 @@ class TrainableCodec(nn.Module):
             return embed(codes, self.quantizer.codebooks, num_codebooks), latents.new_zeros(())
 
 
+class Reconstruction(NamedTuple):
+    """Audio (B, N), the commitment loss, 0 unless the codec is trained, and the head's spectrum (B, T, ...)."""
+
+    audio: Tensor
+    commitment: Tensor
+    spectrum: Tensor
+
+
 class Generator(nn.Module):
     """A Vocos and what its features are made by.
 
     Args:
         config: its sections feature_extractor, backbone and head.
-        encoder: of the tokens, where the features are those of a codec that is not trained.
+        encoder: of the tokens, where the features are those of a codec that is not trained. The bundled codec is
+            trained unless its encoder is given.
+        frozen: the same encoder as a module, of the bundled codec, so that codes need not be given.
 
     Raises ValueError where the sections are unknown, contradict one another, or the encoder does not fit.
     """
 
-    def __init__(self, config: TrainConfig, encoder: EncodecONNX | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, encoder: EncodecONNX | None = None, frozen: STFTEncoder | None = None
+    ) -> None:
         super().__init__()
         vocos, parsed = build_modules(config.model)
         features, sample_rate = parsed.features, parsed.sample_rate
@@ -118,6 +148,12 @@ class Generator(nn.Module):
                     f"num_samples is {files.num_samples}, expected a multiple of the hop of {hop} from {shortest} on, "
                     f"such as {near}"
                 )
+        most = (config.train.num_samples - 2 * vocos.head.n_fft) // (2 * hop)
+        if not 0 <= config.experiment.context_frames <= most:
+            raise ValueError(
+                f"context_frames is {config.experiment.context_frames}, expected 0 to {most}, so that of the crops of "
+                f"{config.train.num_samples} samples {2 * vocos.head.n_fft} are heard"
+            )
         if features is None:
             raise ValueError("feature_extractor: the config does not say how the mels are made")
         if isinstance(features, MelFeatures):
@@ -134,19 +170,18 @@ class Generator(nn.Module):
                     f"{len(features.bandwidths)}, one for each of the bandwidths"
                 )
             self.counts = features.codebooks_per_bandwidth
-            if features.codec == BUNDLED_CODEC:
-                self._check_trainable(encoder)
+            if features.codec == BUNDLED_CODEC and encoder is None:
+                self._check_trainable()
                 self.feature_extractor = TrainableCodec(features.num_codebooks)
             else:
-                self.feature_extractor = FrozenCodec(self._read_codebooks(encoder, features, sample_rate))
+                codebooks = self._read_codebooks(encoder, features, sample_rate)
+                self.feature_extractor = FrozenCodec(codebooks, frozen)
         if isinstance(self.backbone, VocosResNetBackbone):  # as upstream trains it
             for module in self.backbone.modules():
                 if isinstance(module, nn.Conv1d):
                     weight_norm(module)
 
-    def _check_trainable(self, encoder: EncodecONNX | None) -> None:
-        if encoder is not None:
-            raise ValueError(f"an encoder is given, and that of {BUNDLED_CODEC} is trained along; leave it out")
+    def _check_trainable(self) -> None:
         expected = (STFTEncoder.code_dim, STFTEncoder.hop_length)
         if (self.backbone.input_channels, self.hop_length) != expected:
             raise ValueError(
@@ -169,18 +204,14 @@ class Generator(nn.Module):
             )
         return torch.from_numpy(encoder.codebooks[: features.num_codebooks].copy())
 
-    def forward(
-        self, audio: Tensor, bandwidth_id: Tensor | None = None, codes: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None, codes: Tensor | None = None) -> Reconstruction:
         """Reconstruct.
 
         Args:
             audio: (B, N), N a multiple of the hop.
             bandwidth_id: (B,), of a model that has them.
-            codes: (K, B, N / hop), of a model of tokens.
+            codes: (K, B, N / hop), of a model of tokens whose encoder is not a part of it.
 
-        Returns:
-            audio (B, N), and the commitment loss, which is 0 unless the codec is trained.
         """
         commitment = audio.new_zeros(())
         if bandwidth_id is None:
@@ -190,12 +221,14 @@ class Generator(nn.Module):
             counts = torch.tensor(self.counts, device=audio.device)[bandwidth_id]
             if codes is not None:
                 features = self.feature_extractor(codes, counts)
+            elif isinstance(self.feature_extractor, FrozenCodec):
+                features = self.feature_extractor.quantised(audio, counts)
             else:
                 features, commitment = self.feature_extractor(audio, counts)
         hidden = self.backbone(features, bandwidth_id)
         with torch.autocast(audio.device.type, enabled=False):  # a phase of several radians does not fit bfloat16
-            estimate = self.head.to_waveform(self.head(hidden.float()))
-        return estimate, commitment
+            spectrum = self.head(hidden.float())
+            return Reconstruction(self.head.to_waveform(spectrum), commitment, spectrum)
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """State dicts: as the official checkpoints have it, and of the codec's encoder, empty unless it is trained."""

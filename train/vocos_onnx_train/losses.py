@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vocos_onnx.dsp.mel import MelFeatures, filterbank
 
-from .discriminators import DiscriminatorOutput
+from .discriminators import COMPRESSION, DiscriminatorOutput, raised
 
 STFT_SIZES = (512, 1024, 2048)
-COMPRESSION = 0.3
+Parts = tuple[Tensor, Tensor]  # the real and the imaginary part of a spectrum
+MEL_BANDS = {64: 8, 128: 16, 256: 32, 512: 64, 1024: 80, 2048: 128}  # n_fft of a scale, and its n_mels
+MEL_SIZES = (256, 512, 1024, 2048)
+AMPLITUDE_FLOOR = 1e-3  # of log_amplitude: about that of noise at -90 dBFS
 
 
-def mel_scales(sample_rate: int) -> tuple[MelFeatures, ...]:
-    """The scales of multi_scale_mel."""
-    sizes = ((256, 32), (512, 64), (1024, 80), (2048, 128))  # n_fft, n_mels
-    return tuple(_htk(sample_rate, n_fft, n_mels, 1e-4) for n_fft, n_mels in sizes)
+def mel_scales(sample_rate: int, sizes: Sequence[int] | None = None) -> tuple[MelFeatures, ...]:
+    """The scales of multi_scale_mel. Those of 64 and 128 hear how loud every 1 to 2 ms is: a buzz at the frame rate."""
+    return tuple(_htk(sample_rate, n_fft, MEL_BANDS[n_fft], 1e-4) for n_fft in sizes or MEL_SIZES)
 
 
 def _htk(sample_rate: int, n_fft: int, n_mels: int, clip: float) -> MelFeatures:
@@ -47,7 +52,7 @@ class MelLoss(nn.Module):
 
     def _log_mel(self, audio: Tensor, i: int) -> Tensor:
         mel = self.mels[i]
-        magnitude = _magnitude(_stft(audio, mel.n_fft, mel.hop_length, self.get_buffer(f"window{i}")), 1e-12)
+        magnitude = _magnitude(*_stft(audio, mel.n_fft, mel.hop_length, self.get_buffer(f"window{i}")), 1e-12)
         bands: Tensor = magnitude.transpose(1, 2) @ self.get_buffer(f"bank{i}")
         return bands.clamp(min=mel.clip).log()
 
@@ -58,11 +63,13 @@ class STFTLoss(nn.Module):
     ``stft`` is |X - Y|. ``compressed_stft`` is |X' - Y'|, where X' has the phase of X and its magnitude to the power
     0.3, so that what is soft counts too, and ``compressed_magnitude`` is ||X'| - |Y'||: Braun & Tashev, "A consolidated
     view of loss functions for supervised deep learning-based speech enhancement" (arXiv 2009.12286). The first two tie
-    the phase down: they are for features that know it, tokens and not mels.
+    the phase down: they are for features that know it, tokens and not mels. They count up to ``phase_below`` Hz: what a
+    codec of few bits does not know, such as the phase above, is only blurred by them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sample_rate: int, phase_below: float | None = None) -> None:
         super().__init__()
+        self.phase_share = 1.0 if phase_below is None else 2 * phase_below / sample_rate
         for n_fft in STFT_SIZES:
             self.register_buffer(f"window{n_fft}", torch.hann_window(n_fft), persistent=False)
 
@@ -71,15 +78,18 @@ class STFTLoss(nn.Module):
         distances = []
         for n_fft in STFT_SIZES:
             x, y = (_stft(audio, n_fft, n_fft // 4, getattr(self, f"window{n_fft}")) for audio in (estimate, target))
-            linear, scale = _magnitude(x - y, 1e-9), _magnitude(y, 1e-9).mean((1, 2)) + 1e-3
-            (x, x_level), (y, y_level) = _compress(x), _compress(y)
-            compressed_scale = y_level.mean((1, 2))
+            x_power, y_power = (_power(*spectrum) for spectrum in (x, y))
+            x_level, y_level = (raised(power, COMPRESSION / 2) for power in (x_power, y_power))
+            bins = 1 + int(self.phase_share * (n_fft // 2))
+            x, y = ((real[:, :bins], imag[:, :bins]) for real, imag in (x, y))
+            linear, scale = _distance(x, y, 1e-9), _magnitude(*y, 1e-9).mean((1, 2)) + 1e-3
+            compressed = _distance(_compress(*x), _compress(*y), 1e-6)
             distances.append(
                 torch.stack(
                     [
                         (phase * linear.mean((1, 2)) / scale).mean(),
-                        (phase * _magnitude(x - y, 1e-6).mean((1, 2)) / compressed_scale).mean(),
-                        ((x_level - y_level).abs().mean((1, 2)) / compressed_scale).mean(),
+                        (phase * compressed.mean((1, 2)) / y_level[:, :bins].mean((1, 2))).mean(),
+                        ((x_level - y_level).abs().mean((1, 2)) / y_level.mean((1, 2))).mean(),
                     ]
                 )
             )
@@ -87,20 +97,71 @@ class STFTLoss(nn.Module):
         return dict(zip(("stft", "compressed_stft", "compressed_magnitude"), means, strict=True))
 
 
-def _compress(spectrum: Tensor) -> tuple[Tensor, Tensor]:
-    """Spectrum (..., 2) -> the same with compressed magnitudes, and those magnitudes."""
-    power = spectrum.square().sum(-1) + 1e-7
-    return spectrum * (power ** ((COMPRESSION - 1) / 2))[..., None], power ** (COMPRESSION / 2)
+class HeadLoss(nn.Module):
+    """Two distances of the spectrum that an ISTFTHead makes, of which the audio does not tell all.
+
+    ``log_amplitude`` is the L1 between its log-magnitudes and those of the recording's STFT, of the same frames.
+    ``consistency`` is the distance of the spectrum from the STFT of the audio made of it, relative to the recording's
+    magnitudes, both with their magnitudes to the power 0.3: where neighbouring frames contradict one another they
+    cancel each other out between their centres, which is heard as a buzz at the frame rate. Both as in Du et al.,
+    "APNet2" (arXiv 2311.11545), which has squares.
+    """
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, hop_length: int, padding: str) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length, self.padding = n_fft, hop_length, padding
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+
+    def forward(self, spectrum: Tensor, estimate: Tensor, target: Tensor, context: int = 0) -> dict[str, Tensor]:
+        """Spectrum (B, T, n_fft/2 + 1, 2), the audio (B, N) made of it and the recording (B, N) -> the two.
+
+        The first and last ``context`` frames do not count.
+        """
+        frames = slice(context, spectrum.shape[1] - context)
+        x = spectrum[:, frames, :, 0], spectrum[:, frames, :, 1]
+        again, y = (self._frames(audio, frames) for audio in (estimate, target))
+        log_x, log_y = ((_power(*s) + AMPLITUDE_FLOOR**2).log() / 2 for s in (x, y))
+        inconsistent = _distance(_compress(*x), _compress(*again), 1e-6)
+        scale = raised(_power(*y), COMPRESSION / 2).mean((1, 2))
+        return {
+            "log_amplitude": (log_x - log_y).abs().mean(),
+            "consistency": (inconsistent.mean((1, 2)) / scale).mean(),
+        }
+
+    def _frames(self, audio: Tensor, frames: slice) -> Parts:
+        """Audio (B, N) -> those frames of its STFT (B, T, n_fft/2 + 1), in the frames of the head."""
+        pad = self.n_fft // 2 if self.padding == "center" else (self.n_fft - self.hop_length) // 2
+        audio = F.pad(audio[:, None], (pad, pad), "reflect")[:, 0]
+        spectrum = torch.stft(audio, self.n_fft, self.hop_length, window=self.window, center=False, return_complex=True)
+        spectrum = spectrum.transpose(1, 2)[:, frames]
+        return spectrum.real, spectrum.imag
 
 
-def _stft(audio: Tensor, n_fft: int, hop_length: int, window: Tensor) -> Tensor:
-    """Audio (B, N) -> real and imaginary parts (B, n_fft/2 + 1, 1 + N // hop_length, 2)."""
-    return torch.view_as_real(torch.stft(audio, n_fft, hop_length, window=window, return_complex=True))
+def _stft(audio: Tensor, n_fft: int, hop_length: int, window: Tensor) -> Parts:
+    """Audio (B, N) -> its spectrum (B, n_fft/2 + 1, 1 + N // hop_length)."""
+    spectrum = torch.stft(audio, n_fft, hop_length, window=window, return_complex=True)
+    return spectrum.real, spectrum.imag
 
 
-def _magnitude(spectrum: Tensor, floor: float) -> Tensor:
+def _power(real: Tensor, imag: Tensor) -> Tensor:
+    return real.square() + imag.square() + 1e-7
+
+
+def _magnitude(real: Tensor, imag: Tensor, floor: float) -> Tensor:
     """Root of power and a floor, without which its gradient at zero is infinite."""
-    return (spectrum.square().sum(-1) + floor).sqrt()
+    return (real.square() + imag.square() + floor).sqrt()
+
+
+def _distance(x: Parts, y: Parts, floor: float) -> Tensor:
+    return _magnitude(x[0] - y[0], x[1] - y[1], floor)
+
+
+def _compress(real: Tensor, imag: Tensor) -> Parts:
+    """The spectrum with compressed magnitudes."""
+    factor = raised(_power(real, imag), (COMPRESSION - 1) / 2)
+    return real * factor, imag * factor
 
 
 # The 49 bands of ITU-T P.862.2 at 16 kHz: bins of 31.25 Hz, density correction, width in Bark, threshold of hearing.
@@ -235,10 +296,19 @@ def generator_loss(fake: list[DiscriminatorOutput]) -> Tensor:
     return torch.stack([(1 - scores).relu().mean() for scores, _ in fake]).mean()
 
 
-def feature_matching_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput]) -> Tensor:
-    """L1 between feature maps, summed over the maps of a discriminator, the mean over the discriminators."""
-    losses = [
-        torch.stack([(r - f).abs().mean() for r, f in zip(real_maps, fake_maps, strict=True)]).sum()
-        for (_, real_maps), (_, fake_maps) in zip(real, fake, strict=True)
-    ]
+def feature_matching_loss(
+    real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput], relative: bool = False
+) -> Tensor:
+    """L1 between feature maps, summed over the maps of a discriminator, the mean over the discriminators.
+
+    ``relative``: each to the mean of the recording's map, whose size a discriminator could otherwise choose at will;
+    and the mean over the maps.
+    """
+    losses = []
+    for (_, real_maps), (_, fake_maps) in zip(real, fake, strict=True):
+        maps = [(r, (r - f).abs().mean()) for r, f in zip(real_maps, fake_maps, strict=True)]
+        if relative:
+            losses.append(torch.stack([distance / (r.abs().mean() + 1e-3) for r, distance in maps]).mean())
+        else:
+            losses.append(torch.stack([distance for _, distance in maps]).sum())
     return torch.stack(losses).mean()

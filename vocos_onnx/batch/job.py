@@ -198,7 +198,7 @@ class Settings:
 
         Example:
             >>> settings.differences(other.described(), other.names())
-            ["bandwidth is 3 here and 6 there"]
+            ['bandwidth is 3 here and 6 there']
         """
         own, own_names, names = self.described(), self.names(), names or {}
         return [

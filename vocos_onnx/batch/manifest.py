@@ -75,7 +75,7 @@ class Manifest:
     Example:
         >>> manifest = Manifest("corpus.jsonl")
         >>> len(manifest), manifest[0].id
-        (10000, 'utterance-0001')
+        (2, 'utterance-0001')
     """
 
     def __init__(self, path: str | os.PathLike[str], *, ids: Ids = "name"):

@@ -332,8 +332,8 @@ class Actor:
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
         """Do the chunks of a batch, which are one.
 
-        A chunk that is done again must be handed back in the same portions, of which the driver may have had the first
-        ones: so they depend on the items alone, and not on the time.
+        A chunk that is done again must be handed back in the same batches of rows, of which the driver may have had the
+        first ones: so they depend on the items alone, and not on the time.
         """
         if self._stopped:
             yield {"rows": [self._stopped]}

@@ -37,19 +37,22 @@ _log = logging.getLogger("vocos_onnx")
 class Summary:
     """How far a job has come, in this run and the ones before.
 
-    items: in the manifest.
-    done: whose outputs are there and are those of the inputs, ``before`` of them from earlier runs.
-    others: done in earlier runs, and not in this manifest; they are not among ``done``.
-    failed: in errors.jsonl; of ``kept`` of them the output of an earlier run is still there.
-    reason: why most of those failed, as the first of them has it, with its id; None if none failed.
-    alike: how many failed for that reason, but for the name of the input.
-    warned: done in this run with something to say, which the journal has.
-    warning: the first of these, with its id; None if there is none.
-    replaced: workers that ended without a word, killed or crashed, in this run.
-    hours: of audio, of what was done in this run.
-    elapsed: seconds since it began.
-    share: of the work of the manifest that is behind, from 0 to 1, by the size of the inputs.
-    out: the output folder.
+    Attributes:
+        items: in the manifest.
+        done: whose outputs are there and are those of the inputs.
+        before: those of them that are from earlier runs.
+        others: done in earlier runs, and not in this manifest; they are not among ``done``.
+        failed: in errors.jsonl.
+        kept: those of them whose output of an earlier run is still there.
+        reason: why most of those failed, as the first of them has it, with its id; None if none failed.
+        alike: how many failed for that reason, but for the name of the input.
+        warned: done in this run with a warning, which the journal has.
+        warning: the first of these, with its id; None if there is none.
+        replaced: workers that ended without a word, killed or crashed, in this run.
+        hours: of audio, of what was done in this run.
+        elapsed: seconds since it began.
+        share: of the work of the manifest that is behind, from 0 to 1, by the size of the inputs.
+        out: the output folder.
     """
 
     items: int
@@ -115,7 +118,7 @@ def run(
     Example:
         >>> summary = run("corpus.jsonl", "audio", Settings.of("decode", format="flac"))
         >>> summary.done, summary.failed
-        (9998, 2)
+        (2, 0)
     """
     if workers is not None and not (type(workers) is int and workers >= 1):
         raise ValueError(f"workers is {shown(workers)}, expected 1 or more, or None for one a core")

@@ -46,7 +46,7 @@ class Worker:
     Example:
         >>> worker = Worker(settings, Path("out"))
         >>> worker.do(Item(0, "a", Path("a.npz"), 1234)).seconds
-        2.5
+        2.0
     """
 
     def __init__(self, settings: Settings, out: Path):

@@ -22,8 +22,13 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="folder of the run; a run that was stopped is resumed",
     )
-    parser.add_argument("--train", metavar="PATH", help="folder, filelist or index.csv, instead of the config's")
-    parser.add_argument("--valid", metavar="PATH", help="the same, for validation")
+    parser.add_argument(
+        "--train",
+        action="append",
+        metavar="PATH",
+        help="folder, filelist or index.csv, instead of the config's; may be given several times",
+    )
+    parser.add_argument("--valid", action="append", metavar="PATH", help="the same, for validation")
     parser.add_argument(
         "--steps", type=options.integer, metavar="N", help="steps of the generator, half the config's max_steps"
     )
@@ -36,7 +41,7 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="encode whole files once, keep their tokens here, and crop those",
     )
-    parser.add_argument("--init-from", metavar="CHECKPOINT", help="start with its weights: folder, .ckpt or hub id")
+    parser.add_argument("--init-from", metavar="CHECKPOINT", help="start with its weights: folder, file or hub id")
     options.add_revision(parser)
     parser.add_argument("--device", help="auto, cpu or cuda, instead of the config's accelerator")
     parser.add_argument(

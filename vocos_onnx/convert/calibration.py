@@ -139,7 +139,7 @@ def cut(original: Decoder, items: Sequence[Item]) -> list[Stretch]:
 
 
 def ranges_of(stretches: Sequence[Stretch], outputs: Iterable[Mapping[str, npt.NDArray[Any]]]) -> dict[str, Range]:
-    """The least and the greatest value of each output (..., frames, channels) of the stretches, with 0 between them."""
+    """The least and the greatest value of each output (..., frames, channels) of the spans, with 0 between them."""
     ranges: dict[str, Range] = {}
     for stretch, values in zip(stretches, outputs, strict=True):
         for name, value in values.items():

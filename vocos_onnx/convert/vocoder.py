@@ -97,7 +97,7 @@ def convert_vocoder(
         precision: "float32", "int8" or "float16".
         istft: "numpy", or "graph": the inverse STFT in the graph too, for GPUs.
         format: "vocos-onnx"; or "sherpa", for sherpa-onnx: a graph of mels (batch, n_mels, frames) -> mag, x and y,
-            each (batch, n_fft/2 + 1, frames), in float32 (docs/sherpa.md).
+            each (batch, n_fft/2 + 1, frames), in float32 (docs/guides/sherpa.md).
         calibration: tokens (K, T) or features (C, T) of real audio, by default bundled speech: the ranges of int8 and
             the quality are measured on them.
         score: of the quality, such as PESQ; see ``quality_of``.

@@ -1,4 +1,4 @@
-"""Audio from one sample rate to another, in one piece or block by block."""
+"""Audio from one sample rate to another, whole or block by block."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def resample(audio: Float, rate: int, to: int) -> Float:
 
 
 def resample_blocks(blocks: Iterable[Float], rate: int, to: int) -> Iterator[Float]:
-    """What ``resample`` makes of the blocks (B, n) in one piece, block by block.
+    """What ``resample`` makes of the joined blocks (B, n), block by block.
 
     Output m is at the position m · down / up of the input. So with up and down in lowest terms, an input sample whose
     number is a multiple of ``down`` is where an output is, whose number is a multiple of ``up``. If the input is cut

@@ -1,7 +1,8 @@
 """The figures of the bundled models: python -m vocos_onnx.evaluate.card --models models --clips DIR
 
-Copies every speech clip with the exported models as their users do, the codec at each bandwidth, and prints two tables
-in Markdown: PESQ-WB of each clip, and the means of all metrics. ``--tokens OUT`` also writes the tokens of the clips
+Copies every speech clip with the exported models as their users do, the codec at each bandwidth, and prints four tables
+in Markdown: PESQ-WB of each clip, the means of all metrics, the means of what they do not hear (harmonicity, the line
+at the frame rate, levels by band), and the levels of probes. ``--tokens OUT`` also writes the tokens of the clips
 named with ``--clip``.
 """
 
@@ -18,7 +19,8 @@ from vocos_onnx import load_audio, save_tokens
 from vocos_onnx.io.files import whole_file
 from vocos_onnx.model.bundled import BUNDLED
 
-from .metrics import compare, dnsmos
+from .metrics import alone, compare
+from .probes import probe
 from .systems import System, open_systems
 
 CODEC, ENCODER, MEL = (f"{name}.onnx" for name in BUNDLED)
@@ -29,6 +31,17 @@ MEANS = {
     "ovrl": ("DNSMOS overall", ".2f"),
     "sig": ("speech", ".2f"),
     "bak": ("background", ".2f"),
+    "p808": ("DNSMOS P.808", ".2f"),
+}
+SOUND = {
+    "harmonicity": ("harmonicity 0.1-1 kHz", ".2f"),
+    "harmonicity_1k": ("1-2 kHz", ".2f"),
+    "harmonicity_2k": ("2-4 kHz", ".2f"),
+    "line": ("line at the frame rate, dB", ".1f"),
+    "level_0k": ("level 0-1 kHz, dB", "+.1f"),
+    "level_1k": ("1-4 kHz", "+.1f"),
+    "level_4k": ("4-8 kHz", "+.1f"),
+    "level_8k": ("8-12 kHz", "+.1f"),
 }
 
 
@@ -64,7 +77,7 @@ def write_tokens(clip: Path, row: dict[str, str], folder: Path, system: System) 
 
 
 def print_figures(clips: list[Path], systems: list[System]) -> None:
-    """Print PESQ-WB of each clip, one column a system, and below it the means of all metrics."""
+    """Print PESQ-WB of each clip, one column a system; below it the means of all metrics, and the levels of probes."""
     names = [system.model if system.bandwidth is None else f"{system.bandwidth:g} kbps" for system in systems]
     figures = []  # by clip, then by system, the recording itself being the first
     print_row("clip", names)
@@ -72,22 +85,35 @@ def print_figures(clips: list[Path], systems: list[System]) -> None:
     for clip in clips:
         recordings = {rate: load_audio(clip, rate) for rate in {system.vocos.sample_rate for system in systems}}
         highest = max(recordings)
-        scores = [dnsmos(recordings[highest], highest)]
+        scores = [alone(recordings[highest], highest)]
         for system in systems:
             rate = system.vocos.sample_rate
-            scores.append(compare(recordings[rate], system.copy(recordings[rate]), rate))
+            frame_rate = rate / system.vocos.hop_length
+            scores.append(compare(recordings[rate], system.copy(recordings[rate]), rate, frame_rate))
         figures.append(scores)
         print_row(clip.stem, [f"{score['pesq_wb']:.2f}" for score in scores[1:]])
     means = [
-        {key: np.mean([score[key] for score in of_system]) for key in MEANS if key in of_system[0]}
+        {key: float(np.nanmean([score[key] for score in of_system])) for key in of_system[0]}
         for of_system in zip(*figures, strict=True)
     ]
     print_row(f"**mean of {len(clips)}**", [f"**{mean['pesq_wb']:.2f}**" for mean in means[1:]])
+    for columns in (MEANS, SOUND):
+        print_means(f"mean of {len(clips)}", columns, dict(zip(["recording", *names], means, strict=True)))
+    rows = {}
+    for name, system in zip(names, systems, strict=True):
+        rate = system.vocos.sample_rate
+        rows[name] = probe(system.copy, [load_audio(clip, rate) for clip in clips], rate)
+    columns = {key: (f"{key}, dBFS" if key == "silence" else f"{key}, dB", "+.1f") for key in rows[names[0]]}
+    print_means("level error", columns, rows)
+
+
+def print_means(title: str, columns: dict[str, tuple[str, str]], rows: dict[str, dict[str, float]]) -> None:
+    """Print a table of figures by their names, with a heading and a format for each; a dash where a row lacks one."""
     print()
-    print_row(f"mean of {len(clips)}", [heading for heading, _ in MEANS.values()])
-    print_row("---", ["---"] * len(MEANS))
-    for name, mean in zip(["recording", *names], means, strict=True):
-        print_row(name, [format(mean[key], form) if key in mean else "–" for key, (_, form) in MEANS.items()])
+    print_row(title, [heading for heading, _ in columns.values()])
+    print_row("---", ["---"] * len(columns))
+    for name, figures in rows.items():
+        print_row(name, [format(figures[key], form) if key in figures else "–" for key, (_, form) in columns.items()])
 
 
 def print_row(first: str, cells: list[str]) -> None:

@@ -24,6 +24,15 @@ MEL_RATE = 24_000
 MEL = MelFeatures(n_fft=1024, hop_length=256, n_mels=100, padding="center", f_min=0.0, f_max=MEL_RATE / 2)
 PESQ_LONGEST = 20  # s
 DNSMOS_RATE, DNSMOS_SHORTEST = 16_000, 0.25  # Hz, s
+BUZZ_BAND = (2_500, 6_000)  # Hz, whose envelope ``frame_rate_line`` looks at
+HARMONIC_BANDS = {"harmonicity": (100, 1_000), "harmonicity_1k": (1_000, 2_000), "harmonicity_2k": (2_000, 4_000)}
+LEVEL_BANDS = {
+    "level_0k": (0, 1_000),
+    "level_1k": (1_000, 4_000),
+    "level_4k": (4_000, 8_000),
+    "level_8k": (8_000, 12_000),
+}
+FRAME, STEP = 1200, 600  # samples at 24 kHz of ``harmonicity``
 
 
 def pesq_wb(reference: Audio, estimate: Audio, sample_rate: int) -> float:
@@ -128,8 +137,91 @@ def dnsmos(audio: Audio, sample_rate: int) -> dict[str, float]:
     return {name: float(scores[f"{name}_mos"]) for name in names}
 
 
-def compare(reference: Audio, estimate: Audio, sample_rate: int) -> dict[str, float]:
-    """Every figure of a copy by its name: ``pesq_wb``, ``stoi``, ``mel_distance``, and those that ``dnsmos`` returns.
+def frame_rate_line(audio: Audio, sample_rate: int, frame_rate: float) -> float:
+    """How far the envelope of 2.5 to 6 kHz stands out at the frame rate, at 24 kHz: dB, about 0 in recordings.
+
+    The power of the envelope's spectrum within 0.3 Hz of ``frame_rate`` (Hz, frames a second of a vocoder), over that
+    1 to 8 Hz beside it. Neighbouring frames that contradict one another are heard as a buzz; it is more than 2 dB.
+
+    Returns:
+        nan where the audio is silent, or shorter than 2 s.
+
+    Raises:
+        ValueError: audio is not (N,).
+        ImportError: scipy, which the package pystoi brings, is not installed.
+    """
+    pair = _pair(audio, audio, sample_rate, MEL_RATE)
+    if pair is None or len(pair[0]) < 2 * MEL_RATE:
+        return np.nan
+    signal = require("scipy.signal")
+    envelope = np.abs(_band(pair[0], *BUZZ_BAND))
+    power = np.abs(np.fft.rfft((envelope - envelope.mean()) * signal.windows.hann(len(envelope)))) ** 2
+    away = np.abs(np.fft.rfftfreq(len(envelope), 1 / MEL_RATE) - frame_rate)
+    beside = power[(away > 1) & (away < 8)].mean()
+    return float(10 * np.log10(power[away < 0.3].mean() / beside)) if beside else np.nan
+
+
+def harmonicity(audio: Audio, sample_rate: int, low: float, high: float) -> float:
+    """How periodic a voice is in a band of ``low`` to ``high`` Hz, at 24 kHz: 0 (noise) to about 1.
+
+    The median, over the frames of 50 ms whose energy is at least 3 % of the loudest one's, of the highest normalised
+    autocorrelation at lags of 2.5 to 12.5 ms (pitches of 80 to 400 Hz).
+
+    Returns:
+        nan where the audio is silent, or shorter than 50 ms.
+
+    Raises:
+        ValueError: audio is not (N,).
+        ImportError: scipy, which the package pystoi brings, is not installed.
+    """
+    pair = _pair(audio, audio, sample_rate, MEL_RATE)
+    if pair is None or len(pair[0]) < FRAME:
+        return np.nan
+    frames = np.lib.stride_tricks.sliding_window_view(_band(pair[0], low, high), FRAME)[::STEP]
+    energy = (frames**2).mean(1)
+    frames = frames[energy > energy.max() * 0.03]
+    frames = frames - frames.mean(1, keepdims=True)
+    correlation = np.fft.irfft(np.abs(np.fft.rfft(frames, 2 * FRAME)) ** 2)[:, :FRAME]
+    correlation /= correlation[:, :1] + 1e-12
+    correlation /= 1 - np.arange(FRAME) / FRAME + 1e-3  # fewer samples overlap the larger the lag
+    return float(np.median(correlation[:, MEL_RATE // 400 : MEL_RATE // 80].max(1)))
+
+
+def level_error(
+    reference: Audio, estimate: Audio, sample_rate: int, low: float = 0, high: float | None = None
+) -> float:
+    """How much louder a copy is than its recording between ``low`` and ``high`` Hz, by default everywhere: dB.
+
+    Returns:
+        nan where the reference has nothing there, or is shorter than 50 ms.
+
+    Raises:
+        ValueError: reference and estimate are not both (N,).
+    """
+    if _pair(reference, estimate, sample_rate, sample_rate) is None or 20 * len(reference) < sample_rate:
+        return np.nan
+    frequency = np.fft.rfftfreq(len(reference), 1 / sample_rate)
+    inside = (frequency >= low) & (frequency <= (sample_rate if high is None else high))
+    one, other = ((np.abs(np.fft.rfft(audio.astype(np.float64))) ** 2)[inside].sum() for audio in (reference, estimate))
+    return float(10 * np.log10((other + 1e-18) / one)) if one else np.nan
+
+
+def _band(audio: Float, low: float, high: float) -> npt.NDArray[np.float64]:
+    """Audio (N,) at 24 kHz between two frequencies, without delay."""
+    signal = require("scipy.signal")
+    filtered: npt.NDArray[np.float64] = signal.sosfiltfilt(
+        signal.butter(4, [low, high], "band", fs=MEL_RATE, output="sos"), audio.astype(np.float64)
+    )
+    return filtered
+
+
+def compare(reference: Audio, estimate: Audio, sample_rate: int, frame_rate: float | None = None) -> dict[str, float]:
+    """Every figure of a copy by its name.
+
+    ``pesq_wb``, ``stoi``, ``mel_distance``; those that ``dnsmos`` returns; ``harmonicity`` (100 Hz to 1 kHz),
+    ``harmonicity_1k`` (to 2 kHz) and ``harmonicity_2k`` (to 4 kHz); ``level_0k``, ``level_1k``, ``level_4k`` and
+    ``level_8k``, the errors of the level up to 1, 4, 8 and 12 kHz; and given the vocoder's frame rate in Hz, ``line``,
+    by how many dB its line is above that of the recording.
 
     A vocoder makes whole frames, so a copy (M,) may be longer or shorter than its recording (N,): the first min(M, N)
     samples of both are compared.
@@ -140,7 +232,18 @@ def compare(reference: Audio, estimate: Audio, sample_rate: int) -> dict[str, fl
     length = min(len(reference), len(estimate))
     reference, estimate = reference[:length], estimate[:length]
     figures = {metric.__name__: metric(reference, estimate, sample_rate) for metric in (pesq_wb, stoi, mel_distance)}
-    return {**figures, **dnsmos(estimate, sample_rate)}
+    figures |= alone(estimate, sample_rate)
+    figures |= {name: level_error(reference, estimate, sample_rate, *band) for name, band in LEVEL_BANDS.items()}
+    if frame_rate is not None:
+        lines = [frame_rate_line(audio, sample_rate, frame_rate) for audio in (estimate, reference)]
+        figures["line"] = lines[0] - lines[1]
+    return figures
+
+
+def alone(audio: Audio, sample_rate: int) -> dict[str, float]:
+    """The figures of ``compare`` that need no reference: those of ``dnsmos``, and harmonicities."""
+    harmonicities = {name: harmonicity(audio, sample_rate, *band) for name, band in HARMONIC_BANDS.items()}
+    return {**dnsmos(audio, sample_rate), **harmonicities}
 
 
 def require(package: str) -> Any:

@@ -20,7 +20,7 @@ from vocos_onnx.io.samples import to_int16
 from vocos_onnx.messages import printable
 from vocos_onnx.model.providers import Provider
 
-from .metrics import compare, dnsmos, require
+from .metrics import alone, compare, require
 from .systems import PathLike, System, open_systems, titles
 
 TEMPLATE = "report.html.j2"  # beside this module
@@ -32,6 +32,9 @@ COLUMNS = (
     ("stoi", "STOI ↑", ".3f"),
     ("mel_distance", "Mel ↓", ".3f"),
     ("ovrl", "DNSMOS ↑", ".2f"),
+    ("p808", "P.808 ↑", ".2f"),
+    ("harmonicity_1k", "Harmonicity ↑", ".2f"),
+    ("line", "Buzz ↓", ".1f"),
 )
 
 
@@ -137,7 +140,7 @@ def read_clip(path: Path, title: str, systems: list[System], progress: Callable[
     rates = {system.vocos.sample_rate for system in systems}
     recordings = {rate: load_audio(path, rate) for rate in rates}
     rate = max(rates)
-    rows = [Row("", "Original", dnsmos(recordings[rate], rate))]
+    rows = [Row("", "Original", alone(recordings[rate], rate))]
     heard = [(recordings[rate], rate)]
     for done, system in enumerate(systems, 1):
         recording, copy_rate = recordings[system.vocos.sample_rate], system.vocos.sample_rate
@@ -145,7 +148,8 @@ def read_clip(path: Path, title: str, systems: list[System], progress: Callable[
             copy = system.copy(recording)
         except ValueError as error:  # too short for the mels
             raise ValueError(f"{path}: {error}") from None
-        rows.append(Row(system.model, system.features, compare(recording, copy, copy_rate)))
+        frame_rate = copy_rate / system.vocos.hop_length
+        rows.append(Row(system.model, system.features, compare(recording, copy, copy_rate, frame_rate)))
         heard.append((copy, copy_rate))
         progress(done)
     seconds = len(recordings[rate]) / rate

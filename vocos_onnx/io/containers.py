@@ -951,7 +951,7 @@ def _side(frame: _Frame) -> int:
 
 
 def _info(body: bytes, first: _Frame, frames: int) -> bytes:
-    """Frames that say how many follow, so that as many times the samples of one come out, from the first on.
+    """Frames that say how many follow, so that as many times the samples of one are decoded, from the first on.
 
     libsndfile leaves out the delay that the header names (LAME's "mp3 info tag"), and 529 of its own: these are taken
     from a frame of silence.

@@ -61,7 +61,7 @@ def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:
 
 
 def read_blocks(blocks: Iterable[npt.ArrayLike], sample_rate: int, to: int) -> Iterator[Float]:
-    """What ``read_waveform`` makes of the blocks (n,) of one recording in one piece, (1, m) each. Raises ValueError."""
+    """What ``read_waveform`` makes of the joined blocks (n,) of one recording, (1, m) each. Raises ValueError."""
     check_order(blocks, sample_rate, "blocks")
     if isinstance(blocks, Tokens) or getattr(blocks, "ndim", 0) == 2:
         check_audio(blocks, sample_rate)
@@ -232,7 +232,7 @@ def check_values(audio: npt.NDArray[Any], first: int) -> None:
 
 
 def _mean(audio: npt.NDArray[Any], axis: int) -> str:
-    """How to mix channels, so that what comes out is audio."""
+    """How to mix channels, so that the result is audio."""
     scale = FULL_SCALE.get(audio.dtype.newbyteorder("="))
     return f"(audio / {scale}).mean(axis={axis})" if scale else f"audio.mean(axis={axis})"
 

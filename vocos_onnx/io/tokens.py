@@ -42,11 +42,14 @@ class Tokenizer(Protocol):
 class Tokens:
     """What a token file holds. ``VocosONNX.decode`` takes it as it is, and checks that the codec is its own.
 
-    codes: the array of the file, without axes of one that others put around a recording; of ``vocos-onnx encode``
-        integers (K, T): K codebooks, T frames.
-    samples: of the recording that they were made from, at ``sample_rate`` in Hz; None where the file does not say it.
-    codec: name of the codec whose tokens they are, and codebooks_sha256 the fingerprint of its codebooks: the sha256 of
-        the first K of them (K, codebook_size, channels), little-endian float32. None where the file does not say it.
+    Attributes:
+        codes: the array of the file, without axes of one that others put around a recording; of ``vocos-onnx encode``
+            integers (K, T): K codebooks, T frames.
+        samples: of the recording that they were made from; None where the file does not say it.
+        sample_rate: of these samples, in Hz.
+        codec: name of the codec whose tokens they are; None where the file does not say it.
+        codebooks_sha256: the fingerprint of its codebooks: the sha256 of the first K of them (K, codebook_size,
+            channels), little-endian float32. None where the file does not say it.
 
     ``numpy.asarray(tokens)`` is the codes alone, ``tokens.shape`` their shape, and ``len(tokens)`` the codebooks. Two
     are equal if all of that is.
@@ -121,7 +124,7 @@ def load_tokens(path_or_file: str | os.PathLike[str] | IO[bytes], *, key: str | 
         warn_once(
             "codec",
             f"{_name(path_or_file)} names no codec: its tokens are taken for those of the model that decodes them; "
-            "those of another codec (Bark, VALL-E and the like have EnCodec's) come out as noise. save_tokens names it",
+            "those of another codec (Bark, VALL-E and the like have EnCodec's) become noise. save_tokens names it",
         )
     return tokens
 
@@ -131,7 +134,7 @@ def of_no_codec(codec: str) -> str:
     others = "" if codec == "encodec_24khz" else " (Bark, VALL-E and the like have EnCodec's)"
     return (
         f"names no codec: its tokens are taken for those of {codec}, which this model decodes; those of another codec"
-        f"{others} come out as noise"
+        f"{others} become noise"
     )
 
 

@@ -2,7 +2,8 @@
 
 The export writes it with ``to_json``; the runtime reads it with ``from_json``. Every key is required and no other is
 allowed, so a damaged file is refused instead of half understood. Files of format 4 and of all later formats stay
-readable: ``UPGRADES`` turns the metadata of each format into that of the next. docs/format.md is the specification.
+readable: ``UPGRADES`` turns the metadata of each format into that of the next. docs/reference/format.md is the
+specification.
 """
 
 from __future__ import annotations
@@ -187,6 +188,7 @@ class ModelConfig:
         return samples_of(frames, self.n_fft, self.hop_length, self.padding)
 
     def to_json(self) -> str:
+        """The description as JSON, as it stands in the metadata of a file (docs/reference/format.md)."""
         return _to_json(self)
 
     @classmethod
@@ -251,9 +253,11 @@ class EncoderConfig:
 
     @property
     def num_codebooks(self) -> int:
+        """The most codebooks that its tokens can have."""
         return len(self.codebooks_sha256)
 
     def to_json(self) -> str:
+        """The description as JSON, as it stands in the metadata of a file (docs/reference/format.md)."""
         return _to_json(self)
 
     @classmethod

@@ -1,8 +1,8 @@
 """Vocos models that other programs have exported: what they are, and what makes files of ours of them.
 
 Such a file is recognised by its outputs: three (magnitude, and cosine and sine of the phase) are a spectrum, one is
-audio. Its graph is written again with the inputs and outputs of docs/format.md around it, and with our description of
-it; from there on it is a model like any other. Neither its weights nor its operators change.
+audio. Its graph is written again with the inputs and outputs of docs/reference/format.md around it, and with our
+description of it; from there on it is a model like any other. Neither its weights nor its operators change.
 """
 
 from __future__ import annotations

@@ -290,7 +290,7 @@ def _pad(node: Node, inputs: _Inputs) -> list[Known]:
 
 
 def _tile(node: Node, inputs: _Inputs) -> list[Known]:
-    """As many repeats as are known, and along one axis as many as come out when the graph runs."""
+    """As many repeats as are known, and along one axis as many as there are when the graph runs."""
     shape, repeats = inputs[0].shape, inputs[1].entries
     right = inputs[1].shape == (len(shape),) and repeats is not None and None not in repeats
     require(right, " of unknown repeats")

@@ -25,7 +25,7 @@ def description(*, needs_token: bool = False) -> Schema:
             "title": "vocos-onnx",
             "version": __version__,
             "description": "Tokens and mels to audio, recordings to tokens and back. Errors are JSON with the reason. "
-            "/v1/stream is a WebSocket, which docs/service.md describes.",
+            "/v1/stream is a WebSocket, which docs/guides/service.md describes.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
@@ -88,7 +88,7 @@ def description(*, needs_token: bool = False) -> Schema:
             "/v1/stream": {
                 "get": _operation(
                     "stream",
-                    "A WebSocket, which docs/service.md describes",
+                    "A WebSocket, which docs/guides/service.md describes",
                     {"101": {"description": "It is open"}, "426": _error("The request asks for no WebSocket")},
                 )
             },

@@ -1,4 +1,4 @@
-"""The WebSocket /v1/stream: chunks of tokens or mels come in, and the audio of each goes out; docs/service.md.
+"""The WebSocket /v1/stream: chunks of tokens or mels come in, and the audio of each goes out; docs/guides/service.md.
 
 All streams of a model share a ``StreamPool``. Everything but the network runs in the event loop, in the one task that
 the server has for a connection.

@@ -116,7 +116,7 @@ def test_the_first_codebooks(tokens: Path, out: Path) -> None:
     np.testing.assert_array_equal(first[: len(whole)], whole)
     assert one.warnings == (
         "it names no codec: its tokens are taken for those of encodec_24khz, which this model decodes; those of "
-        "another codec come out as noise",
+        "another codec become noise",
     )
 
 

@@ -1,4 +1,4 @@
-"""docs/format.schema.json, held against the code: what one takes the other takes."""
+"""docs/reference/format.schema.json, held against the code: what one takes the other takes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vocos_onnx.model.config import (
 )  # fmt: skip
 from vocos_onnx.model.onnx_file import read_model
 
-DOCS = Path(__file__).resolve().parents[3] / "docs"
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "reference"
 SCHEMA = json.loads((DOCS / "format.schema.json").read_text(encoding="utf-8"))
 DEFINITIONS = {
     ModelConfig: "model", EncoderConfig: "encoder", EncodecFeatures: "encodec", MelFeatures: "mel", Source: "source",

@@ -40,8 +40,8 @@ else:
 """
 
 
-def run(command: str, folder: Path) -> None:
-    """In a shell where the package's environment is active, and nothing of the checkout is on the path."""
+def run(command: str, folder: Path) -> str:
+    """What a shell prints where the package's environment is active, and nothing of the checkout is on the path."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     if entries := environment.pop("PYTHONPATH", None):  # as it was meant where it was set
         environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in entries.split(os.pathsep))
@@ -49,6 +49,7 @@ def run(command: str, folder: Path) -> None:
     done = subprocess.run(script, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, (command, done.stdout, done.stderr)
     assert "warning" not in done.stderr, done.stderr
+    return done.stdout
 
 
 def blocks(language: str, port: int) -> list[str]:

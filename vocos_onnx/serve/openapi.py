@@ -114,7 +114,8 @@ def description(*, needs_token: bool = False) -> Schema:
                     "A WebSocket: chunks of tokens or mels come in, and the audio of each goes out",
                     {
                         "101": {"description": "The WebSocket is open, and waits for the message start"},
-                        "426": _error("The request asks for no WebSocket"),
+                        "400": _error("The query has a parameter: what a stream is set by is in the first message"),
+                        "426": _json("The request asks for no WebSocket", _of("NoWebSocket")),
                         "503": _error("As many WebSockets are open as may be, or the service ends")
                         | {"headers": {"Retry-After": _header(_INTEGER, "Seconds after which to try again")}},
                     },
@@ -128,8 +129,8 @@ def description(*, needs_token: bool = False) -> Schema:
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "The header Authorization: Bearer TOKEN. A WebSocket of a browser, which can send no "
-                    f"headers, offers the subprotocol {SUBPROTOCOL}TOKEN instead, with the token as "
+                    "description": "The header Authorization: Bearer TOKEN. A WebSocket of a browser, which can send "
+                    f"no headers, offers the subprotocol {SUBPROTOCOL}TOKEN instead, with the token as "
                     "encodeURIComponent writes it. A token in the address is not read.",
                 }
             },
@@ -152,8 +153,8 @@ def _decode() -> Schema:
         _query(
             "bandwidth_id",
             _INTEGER,
-            "Index of a bandwidth of the model, which has as many codebooks as the tokens. It follows from them where it "
-            "is left out, and cannot be given together with bandwidth.",
+            "Index of a bandwidth of the model, which has as many codebooks as the tokens. It follows from them where "
+            "it is left out, and cannot be given together with bandwidth.",
         ),
         _query(
             "mels_from",
@@ -169,9 +170,9 @@ def _decode() -> Schema:
         "application/x-npy": {"schema": _binary()},
     }
     text = (
-        "The body holds tokens (codebooks, frames) or mels (channels, frames): it is JSON, a .npz as /v1/encode answers "
-        "with, or a .npy. The number of codebooks has to be that of a bandwidth of the model. Tokens that name their "
-        "codec are decoded by a model of that codec alone."
+        "The body holds tokens (codebooks, frames) or mels (channels, frames): it is JSON, a .npz as /v1/encode "
+        "answers with, or a .npy. The number of codebooks has to be that of a bandwidth of the model. Tokens that name "
+        "their codec are decoded by a model of that codec alone."
     )
     return _work("decode", "Tokens or mels to audio", text, parameters, body, _audio())
 
@@ -310,24 +311,25 @@ _PROTOCOL = """\
 All that is needed to write a client is here; docs/service.md has the same with examples.
 
 1. The client sends a text message, JSON: `{"type": "start", "kind": "tokens", "codebooks": 8}`, or
-   `{"type": "start", "kind": "mels"}`. Other keys, all optional: `model` (a name in /v1/models, by default the first),
-   `bandwidth_id` or `bandwidth` (of tokens; by default as `codebooks` implies), `channels` (of mels), `mels_from` (the
-   system that made the mels), `codec` and `codebooks_sha256` (of the tokens, which are then checked), `format` of the
-   audio (`s16le`, the default, or `f32le`).
-2. The service answers `{"type": "started", "model": ..., "sample_rate": ..., "hop_length": ..., "delay_frames": ...,
-   "delay_samples": ..., "codebooks" or "channels": ..., "format": ...}`.
-3. The client sends binary messages, each of them one chunk: whole frames, one after another. A frame of tokens is
-   `codebooks` numbers, uint16 and little-endian; a frame of mels is `channels` numbers, float32 and little-endian. A
-   chunk has up to 5 s of audio.
+   `{"type": "start", "kind": "mels"}`. Other keys are optional: `model`, a name in /v1/models (by default the first);
+   `dtype`, the type of the numbers in a chunk: `uint16` (the default), `uint8`, `int16`, `int32` or `int64` of tokens,
+   `float32` (the default), `float16` or `float64` of mels; `bandwidth_id` or `bandwidth` of tokens, which has to be the
+   one that has so many codebooks; `channels` of mels, and `mels_from`, the system that made them; `codec` and
+   `codebooks_sha256` of the tokens, which are then checked; `format` of the audio: `s16le` (the default) or `f32le`.
+2. The service answers `{"type": "started", ...}` with `model`, `sample_rate`, `hop_length`, `delay_frames`,
+   `delay_samples`, `codebooks` or `channels`, `dtype`, `frame_bytes`, `frame` (in words, what a frame is) and `format`.
+3. The client sends binary messages, each of them one chunk: whole frames, one after another, up to 5 s of audio. A
+   frame is `codebooks` or `channels` numbers of `dtype`, little-endian; of an array (codebooks, frames) these are the
+   bytes of its transpose.
 4. Each chunk is answered by one binary message with audio, mono and in `format`. It is empty while the look-ahead of
    `delay_frames` frames fills.
 5. The client sends `{"type": "flush"}`. The service answers with a binary message, the rest of the audio, and with
    `{"type": "end", "frames": ..., "samples": ...}`. Another `start` may follow.
 
 What is wrong is answered with `{"type": "error", "error": REASON, "code": CODE}`, after which the connection is closed
-with that code: 1003 (a message of the wrong kind), 1007 (wrong data), 1008 (a message out of order, or another model), 1009
-(a message or chunk that is too large), 1011 (the service has failed), 1012 (the service ends), 1013 (no room now: try
-again), 4408 (nothing has come, or the audio has not been read, for too long)."""
+with that code: 1003 (a message of the wrong kind), 1007 (wrong data), 1008 (a message out of order, or another model),
+1009 (a message or chunk that is too large), 1011 (the service has failed), 1012 (the service ends), 1013 (there is no
+room now: try again), 4408 (nothing has come, or the audio has not been read, for too long)."""
 _CODEC = {
     "codec": _or_null("string", description="Name of the codec that makes the tokens"),
     "codebooks_sha256": _or_null(
@@ -336,6 +338,13 @@ _CODEC = {
 }
 _SCHEMAS: Schema = {
     "Error": _object("error", error={"type": "string", "description": "The reason"}),
+    "NoWebSocket": _object(
+        "error",
+        error={"type": "string", "description": "The reason"},
+        first_message={"type": "object", "description": "An example of the message start"},
+        protocol={"type": "string", "description": "The messages in words"},
+        documentation={"type": "string", "description": "Where the documentation has more"},
+    ),
     "Health": _object("status", status={"const": "ok"}),
     "Readiness": _object(
         "status requests held_bytes",
@@ -345,8 +354,8 @@ _SCHEMAS: Schema = {
     ),
     "Models": _object("default models", default=_TEXT, models={"type": "array", "items": _of("Model")}),
     "Model": {
-        "description": "A model. Of one that is not loaded yet is known what its file tells; a field is null where that "
-        "does not, as in all fields of a model on the hub, or where it does not belong to models of this kind.",
+        "description": "A model. Of one that is not loaded yet is known what its file tells; a field is null where "
+        "that does not, as in all fields of a model on the hub, or where it does not belong to models of this kind.",
         **_object(
             "name loaded kind sample_rate hop_length bandwidths codebooks channels codec codebooks_sha256 encodes "
             "streamable delay_frames precision providers",

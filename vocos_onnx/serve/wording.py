@@ -24,7 +24,10 @@ _OF_REQUESTS = [
         (r" in the layout '\w+'", ""),
         (r"save tokens\[:(\d+)\]", r"send their first \1 rows"),
         (r"save it as \.wav, for copy-synthesis", "recordings are for /v1/resynth"),
-        (r" of numpy\b", ""),
+        (r"save vocos_onnx\.MelConvention\([^()]*\)\.magnitudes\(mels\)", "send natural logarithms of magnitudes"),
+        (r", as features\(\) gives", ""),
+        (r" or \(B, (\d+), T\)| or \(B, T, (\d+)\)", ""),
+        (r"\(B, (\d+), T\)", r"(\1, T)"),
         (r"\bsave (?=tokens|features|mels|them|one )", "send "),
         (r"\bpass\b", "give"),
     )
@@ -46,17 +49,18 @@ def for_clients(text: str, models: Collection[str] = ()) -> str:
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """The end of a reason that something has no such name: those there are, and the nearest of them.
+    """The end of a reason that something has no such name: the nearest of those there are, and all of them.
 
     Example:
         >>> "there is no parameter " + unknown("bandwith", ["model", "bandwidth"])
-        "there is no parameter 'bandwith', expected model or bandwidth: did you mean bandwidth?"
+        "there is no parameter 'bandwith' (did you mean bandwidth?), expected model or bandwidth"
     """
     known = tuple(known)
     if not known:
         return f"{shown(name)}, expected none"
     close = close_to(name.lower(), known, 1, 0.6)
-    return f"{shown(name)}, expected {one_of(known)}" + (f": did you mean {close[0]}?" if close else "")
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"{shown(name)}{hint}, expected {one_of(known)}"
 
 
 def one_of(names: Iterable[object]) -> str:

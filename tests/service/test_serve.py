@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import os
 import re
@@ -27,12 +28,15 @@ from tests.service.process import Answer, Server, request, rest
 from tests.service.test_server import SERVE, TOKENS, file, npy, npz, same
 from vocos_onnx import EncodecONNX, VocosONNX, load_audio, load_tokens, save_tokens
 from vocos_onnx.cli import main
-from vocos_onnx.model.bundled import CODEC, MEL, find_model
+from vocos_onnx.io.tokens import Tokens
+from vocos_onnx.mels import CONVENTIONS
+from vocos_onnx.model.bundled import BUNDLED_CODEC, CODEC, MEL, find_model
 from vocos_onnx.serve.app import create_app, routes
 from vocos_onnx.serve.metrics import METHODS
 from vocos_onnx.serve.models import Models, NotLoadedError, UnknownModelError
 from vocos_onnx.serve.openapi import description
 from vocos_onnx.serve.settings import Settings, Source, parse_models
+from vocos_onnx.serve.wording import for_clients
 
 TONE = (0.3 * np.sin(np.arange(48_000) / 30)).astype(np.float32)
 TOKEN = "s3cret/token+of=="
@@ -170,8 +174,6 @@ def test_mels(server: Server, mel: VocosONNX) -> None:
     close(read(server.ask(f"/v1/decode?model={MEL}", text)), mel.decode(mels[:, :60].round(4)), 1e-3)
     log10 = mels.T / np.log(10)
     answer = server.ask(f"/v1/decode?model={MEL}&mels_from=mlx&stream=true", npy(log10.astype(np.float32)))
-    from vocos_onnx.mels import CONVENTIONS
-
     if CONVENTIONS["mlx"].axes == "btc":
         assert answer.status == 200 or "bands" in answer.json()["error"]
     zipvoice = server.ask(f"/v1/decode?model={MEL}&mels_from=zipvoice", npy(mels.T * np.float32(0.1)))
@@ -720,6 +722,17 @@ def test_drain_is_bounded() -> None:
             plug.close()
 
 
+def test_warnings_of_the_library_are_for_no_log(tmp_path: Path) -> None:
+    """They advise in Python whoever calls it; the client has sent what is right here."""
+    square = VocosONNX(MEL, threads=1).features(TONE, 24_000)[:, :100]
+    cancels = file(np.stack([TONE, -TONE], axis=1))
+    with Server(*SERVE, "--model", MEL) as server:
+        assert server.ask("/v1/decode", npy(square)).status == 200
+        assert server.ask("/v1/resynth", cancels).status == 200
+        said = server.stop(signal.SIGTERM)[2]
+    assert re.fullmatch(r"vocos-onnx: http://\S+ serves \S+ \(default\); no token is asked for\n", said), said
+
+
 # Settings
 
 
@@ -749,6 +762,66 @@ def test_state() -> None:
         return [*found, service.state]
 
     assert asyncio.run(states()) == ["loading", "ok", "full", "ending"]
+
+
+def test_refusals_name_the_option() -> None:
+    """Of the bounds on all requests, by the application itself."""
+
+    async def refused(**bounds: int) -> tuple[int, str]:
+        app, _ = create_app(Settings(models=(Source("tiny", str(DATA / "encodec.onnx")),)))
+        for name, value in bounds.items():
+            setattr(app, name, value)
+        sent: list[Any] = []
+        waiting = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            if sent:
+                await waiting.wait()
+            return {"type": "http.request", "body": b"x" * 2000}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "path": "/v1/decode", "method": "POST", "query_string": b"", "headers": []}
+        await app(scope, receive, send)
+        return sent[0]["status"], json.loads(sent[1]["body"])["error"]
+
+    for bounds, status, option in (
+        ({"places": 0}, 429, "--queue"),
+        ({"max_body": 1000}, 413, "--max-body"),
+        ({"memory": 1000}, 413, "--memory"),
+        ({"held": 256_000_000}, 503, "--memory"),
+    ):
+        found, reason = asyncio.run(refused(**bounds))
+        assert found == status and f"({option} of the service)" in reason, reason
+
+
+def test_reasons_of_the_library_in_words_of_http(vocos: VocosONNX, mel: VocosONNX) -> None:
+    """Of all that may be wrong with an array, of either kind of model."""
+    mels, names = np.full((100, 60), -5, np.float32), (CODEC, MEL)
+    arrays = [
+        *(mels, mels[:80], mels.T, mels.T[:, :80], -mels * 100, mels * np.nan, mels[:64], mels[:1], np.abs(mels)),
+        *(np.linspace(-90, 30, 10_000).reshape(100, 100), np.zeros((128, 9)), mels[:, :0], mels * 0, mels / 1e3),
+        *(TOKENS, TOKENS.T, TOKENS[:3], TOKENS[:1], TOKENS - 1, TOKENS + 1, TOKENS + 5000, TOKENS[:0], TOKENS[:, :9].T),
+        *(
+            np.zeros((20, 9), int),
+            np.zeros((9, 8), int),
+            Tokens(TOKENS, codec="other"),
+            Tokens(TOKENS, sample_rate=8000),
+        ),
+        *(Tokens(TOKENS, codec=BUNDLED_CODEC, codebooks_sha256="ab" * 32), Tokens(TOKENS, 9, 8000, BUNDLED_CODEC)),
+    ]
+    refused = 0
+    for model in (vocos, mel):
+        conventions = (None, *CONVENTIONS, "other")
+        for array, mels_from in itertools.product(arrays, conventions):
+            try:
+                model.decode(array, mels_from=mels_from, check=model is mel or None)  # type: ignore[arg-type]
+            except ValueError as error:
+                refused += 1
+                reason = for_clients(str(error), names)
+                assert not IN_PYTHON.search(reason), (str(error), reason)
+    assert refused > 150
 
 
 def test_a_model_is_loaded_once() -> None:

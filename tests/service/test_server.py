@@ -117,6 +117,7 @@ def test_tokens_that_name_their_codec(server: Server, vocos: VocosONNX, tmp_path
             answer = server.ask(path, body)
             assert answer.status == 400
             assert "these are tokens of some_codec, and this model decodes those of" in answer.json()["error"]
+            assert "no other model of the service is known" in answer.json()["error"]
 
 
 def test_bandwidths(server: Server, vocos: VocosONNX) -> None:
@@ -203,7 +204,7 @@ BAD = {
     "JSON of lists in lists": ("/v1/decode", b'{"tokens": [[[1], [2]]]}', "integers alone"),
     "JSON of objects": ("/v1/decode", b'{"tokens": [[{}, 2]]}', "integers alone"),
     "JSON of numbers beyond 64 bits": ("/v1/decode", b'{"tokens": [[1, 9223372036854775808]]}', "64 bits"),
-    "JSON of negative numbers": ("/v1/decode", b'{"tokens": [[1, -9223372036854775808]]}', "1023"),
+    "JSON of negative numbers": ("/v1/decode", b'{"tokens": [[1, 2], [3, -9223372036854775808]]}', "1023"),
     "JSON of nothing": ("/v1/decode", b'{"tokens": []}', "shape"),
     "JSON of empty lists": ("/v1/decode", b'{"tokens": [[], []]}', "shape"),
     "JSON of one list": ("/v1/decode", b'{"tokens": [1, 2]}', "a list of equal length"),

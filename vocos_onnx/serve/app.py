@@ -217,7 +217,7 @@ async def decode(request: Request) -> Response:
             return await service.answers.whole(request, work, format)
         return await service.answers.streamed(request, work, format, AsyncExitStack())
     except HTTPException as error:  # of the library, which knows of no other model
-        remedy = service.models.for_codec(given)
+        remedy = service.models.for_codec(given, model)
         wanted = r": pass the model of their codec|(?<=this is a mel model, which decodes features)"
         error.detail = re.sub(wanted, f": {remedy}", error.detail)
         raise

@@ -164,14 +164,16 @@ class Models:
                 return name
         return None
 
-    def for_codec(self, tokens: Tokens) -> str:
-        """What to ask for, for tokens that name their codec: the model that decodes them, if one is known to."""
+    def for_codec(self, tokens: Tokens, not_by: Model) -> str:
+        """What to ask for, for tokens that name their codec: another model that decodes them, if one is known to."""
         for name in self._sources:
+            if name == not_by.name:
+                continue
             config = self._config(name)
             codec = None if config is None else config.encodec
             if codec is not None and tokens.codec == codec.codec:
                 return f"ask for model={name}"
-        return "no model of the service is known to decode them; /v1/models lists those there are"
+        return "no other model of the service is known to decode them; /v1/models lists those there are"
 
     def _config(self, name: str) -> ModelConfig | None:
         loaded = self._loaded.get(name)

@@ -93,7 +93,10 @@ _OF_FILES = [
             r'(?:\bpass )?\bmels_from="(\w+)" or "(\w+)"',
             r'name their system: --mels-from \1 or \2 (in Python mels_from="\1")',
         ),
-        (r'(?:\bpass )?\bmels_from="(\w+)"', r'name their system: --mels-from \1 (in Python mels_from="\1")'),
+        (
+            r'(?<!in Python )(?:\bpass )?\bmels_from="(\w+)"',
+            r'name their system: --mels-from \1 (in Python mels_from="\1")',
+        ),
         (r"\bpass (?=(?:tokens|features|mels)\b|np\.|vocos_onnx\.|one frame as |them as \.)", "save "),
         (r"\bmay be passed as (?=\.)", "may be saved as "),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import os
 import re
@@ -27,12 +28,15 @@ from tests.service.process import Answer, Server, request, rest
 from tests.service.test_server import SERVE, TOKENS, file, npy, npz, same
 from vocos_onnx import EncodecONNX, VocosONNX, load_audio, load_tokens, save_tokens
 from vocos_onnx.cli import main
-from vocos_onnx.model.bundled import CODEC, MEL
+from vocos_onnx.io.tokens import Tokens
+from vocos_onnx.mels import CONVENTIONS
+from vocos_onnx.model.bundled import BUNDLED_CODEC, CODEC, MEL, find_model
 from vocos_onnx.serve.app import create_app, routes
 from vocos_onnx.serve.metrics import METHODS
 from vocos_onnx.serve.models import Models, NotLoadedError, UnknownModelError
 from vocos_onnx.serve.openapi import description
 from vocos_onnx.serve.settings import Settings, Source, parse_models
+from vocos_onnx.serve.wording import for_clients
 
 TONE = (0.3 * np.sin(np.arange(48_000) / 30)).astype(np.float32)
 TOKEN = "s3cret/token+of=="
@@ -170,8 +174,6 @@ def test_mels(server: Server, mel: VocosONNX) -> None:
     close(read(server.ask(f"/v1/decode?model={MEL}", text)), mel.decode(mels[:, :60].round(4)), 1e-3)
     log10 = mels.T / np.log(10)
     answer = server.ask(f"/v1/decode?model={MEL}&mels_from=mlx&stream=true", npy(log10.astype(np.float32)))
-    from vocos_onnx.mels import CONVENTIONS
-
     if CONVENTIONS["mlx"].axes == "btc":
         assert answer.status == 200 or "bands" in answer.json()["error"]
     zipvoice = server.ask(f"/v1/decode?model={MEL}&mels_from=zipvoice", npy(mels.T * np.float32(0.1)))
@@ -222,7 +224,7 @@ def test_recording_through_a_model(server: Server, model: str, query: str) -> No
 def test_bandwidth_takes_the_first_codebooks(server: Server, vocos: VocosONNX) -> None:
     tokens = np.random.default_rng(1).integers(1024, size=(16, 100))
     same(server.ask("/v1/decode?bandwidth=3", npy(tokens)), vocos.decode(tokens[:4]))
-    same(server.ask("/v1/decode?bandwidth_id=1", npy(tokens)), vocos.decode(tokens, 1))
+    same(server.ask("/v1/decode?bandwidth_id=1", npy(tokens[:4])), vocos.decode(tokens[:4]))
     same(server.ask(f"/v1/decode?model={CODEC}", npy(tokens)), vocos.decode(tokens))
 
 
@@ -250,11 +252,79 @@ REFUSED = {
     "tokens of a mel model": (f"/v1/encode?model={MEL}", file(TONE), 400, "name a codec"),
     "a codec without an encoder": ("/v1/encode?model=tiny", file(TONE), 400, "--encoder tiny=ENCODER"),
     "through a codec without an encoder": ("/v1/resynth?model=tiny", file(TONE), 400, "--encoder tiny=ENCODER"),
-    "no such model": ("/v1/decode?model=other", npy(TOKENS), 404, f"{CODEC}, {MEL}, tiny, broken"),
+    "no such model": ("/v1/decode?model=other", npy(TOKENS), 404, f"{CODEC}, {MEL}, tiny or broken"),
     "a path for a model": ("/v1/decode?model=/etc/passwd", npy(TOKENS), 404, "there is no model"),
     "an empty name": ("/v1/resynth?model=", file(TONE), 404, "there is no model ''"),
+    "a parameter that is no one's": (
+        "/v1/decode?bandwith=6",
+        npy(TOKENS),
+        400,
+        "(did you mean bandwidth?), expected model",
+    ),
+    "a parameter of another route": ("/v1/encode?stream=1", file(TONE), 400, "no parameter 'stream', expected model"),
+    "a parameter twice": ("/v1/resynth?format=wav&format=flac", file(TONE), 400, "format is given twice"),
+    "a parameter of none": ("/v1/models?model=x", b"", 400, "'model', expected none"),
+    "a key of the query": ("/v1/decode", b'{"tokens": [[1]], "bandwidth": 7}', 400, "/v1/decode?bandwidth=..."),
+    "a key of no one": ("/v1/decode", b'{"tokens": [[1]], "sampels": 7}', 400, "(did you mean samples?)"),
+    "a key of tokens": (f"/v1/decode?model={MEL}", b'{"mels": [[1]], "samples": 7}', 400, "expected mels"),
+    "a key twice": ("/v1/decode", b'{"tokens": [[1]], "tokens": [[2]]}', 400, "'tokens' is there twice"),
+    "a rate that is none": (
+        "/v1/decode",
+        b'{"tokens": [[1],[1]], "sample_rate": 0}',
+        400,
+        "sample_rate is 0, expected Hz",
+    ),
+    "tokens of another rate": (
+        "/v1/decode",
+        b'{"tokens": [[1],[1]], "codec": "vocos_onnx_24khz", "sample_rate": 16000}',
+        400,
+        "16000 Hz",
+    ),
+    "codes": ("/v1/decode", b'{"codes": [[1]]}', 400, "it has the keys codes, expected "),
+    "a mel": ("/v1/decode", b'{"mel": [[1]]}', 400, "did you mean mels?"),
+    "a list": ("/v1/decode", b"[[1, 2], [3, 4]]", 400, "it is a list, expected {"),
+    "a recording to decode": (
+        "/v1/decode",
+        file(TONE),
+        400,
+        "a RIFF file, such as .wav, expected tokens or mels; recordings are for /v1/resynth",
+    ),
+    "tokens to encode": ("/v1/encode", npy(TOKENS), 400, "tokens and mels are for /v1/decode"),
+    "tokens in JSON to encode": (
+        "/v1/encode",
+        json.dumps({"tokens": TOKENS.tolist()}).encode(),
+        400,
+        "it is JSON, expected a recording",
+    ),
+    "a text to encode": (
+        "/v1/encode",
+        b"a text of more than a few letters, which is no recording",
+        400,
+        "ffmpeg -i IN OUT.wav",
+    ),
+    "the codebooks of no bandwidth": (
+        "/v1/decode",
+        npy(TOKENS[:3]),
+        400,
+        "3 codebooks, expected 2, 4, 8 or 16, as 1.5, 3, 6 or 12 kbps have: bandwidth=1.5 in",
+    ),
+    "one codebook": ("/v1/decode", npy(TOKENS[:1]), 400, "1 codebook, expected 2, 4, 8 or 16"),
+    "tokens of frames": ("/v1/decode", npy(TOKENS.T), 400, "send them transposed"),
+    "the codebooks of another bandwidth": (
+        "/v1/decode?bandwidth_id=1",
+        npy(TOKENS),
+        400,
+        "8 codebooks, and bandwidth_id 1 (3 kbps) has 4: leave bandwidth_id out, or give bandwidth_id=2",
+    ),
+    "a path with a slash": ("/v1/models/", b"", 404, "(did you mean /v1/models?)"),
+    "another method": ("/v1/decode", b"", 405, "the method is 'GET', and /v1/decode takes POST"),
     "no such recording": ("/v1/samples/other", b"", 404, ""),
-}  # fmt: skip
+}
+
+
+IN_PYTHON = re.compile(
+    r"VocosONNX|MelConvention|tokens\[|\.T\b|numpy|layout|check=|_onnx\.|\bpass\b|in Python|features\(\)|--mels"
+)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -262,7 +332,9 @@ def test_refused(server: Server, name: str) -> None:
     path, body, status, reason = REFUSED[name]
     answer = server.ask(path, body, method="POST" if body else "GET")
     assert (answer.status, answer.headers["content-type"]) == (status, "application/json"), answer.raw[:500]
-    assert reason in answer.json()["error"]
+    error = answer.json()["error"]
+    assert reason in error
+    assert not IN_PYTHON.search(error), error
 
 
 def test_tokens_of_two_models(server: Server, tmp_path: Path) -> None:
@@ -271,10 +343,12 @@ def test_tokens_of_two_models(server: Server, tmp_path: Path) -> None:
     codes = np.zeros((tiny.num_codebooks, 20), int)
     save_tokens(tmp_path / "tiny.npz", codes, tiny)
     data = (tmp_path / "tiny.npz").read_bytes()
-    bandwidth = "" if len(codes) in tiny._reader.bandwidths.counts else "&bandwidth_id=0"
-    assert server.ask(f"/v1/decode?model=tiny{bandwidth}", data).status == 200
+    assert server.ask("/v1/decode?model=tiny", data).status == 200
     answer = server.ask("/v1/decode", data)
     assert answer.status == 400 and "this model decodes those of vocos_onnx_24khz" in answer.json()["error"]
+    assert answer.json()["error"].endswith(": ask for model=tiny")
+    answer = server.ask(f"/v1/decode?model={MEL}&stream=true", data)
+    assert answer.status == 400 and answer.json()["error"].endswith(": ask for model=tiny")
 
 
 @pytest.mark.parametrize(
@@ -329,6 +403,11 @@ def test_models(server: Server) -> None:
     assert first["bandwidths"] == [1.5, 3, 6, 12] and first["codebooks"] == [2, 4, 8, 16]
     assert (first["sample_rate"], first["hop_length"], first["channels"]) == (24_000, 320, None)
     assert given["models"][2]["loaded"] and not given["models"][2]["encodes"]
+    with Server(*SERVE, "--model", f"tiny={DATA / 'encodec.onnx'}", "--model", MEL, "--model", CODEC) as other:
+        _, mel, codec = other.ask("/v1/models", method="GET").json()["models"]
+        assert (mel["loaded"], mel["kind"], mel["channels"], mel["sample_rate"]) == (False, "mels", 100, 24_000)
+        known = [name for name, value in codec.items() if value is not None and name != "loaded"]
+        assert {name: codec[name] for name in known} == {name: first[name] for name in known} and len(known) >= 9
     assert not given["models"][3]["loaded"] and given["models"][3]["kind"] is None
 
 
@@ -379,7 +458,7 @@ def test_every_route_is_described_and_every_path_is_a_route() -> None:
 
 
 def test_every_parameter_is_read(server: Server) -> None:
-    """A wrong value of each is refused, and what is not described is not looked at."""
+    """A wrong value of each is refused, and what is not described is no parameter."""
     for path, item in description()["paths"].items():
         for operation in (item[method] for method in item if method == "post"):
             body = npy(TOKENS) if path == "/v1/decode" else file(TONE)
@@ -388,7 +467,9 @@ def test_every_parameter_is_read(server: Server) -> None:
                     f"{path}?model={MEL}&{parameter['name']}=%21".replace(f"model={MEL}&model", "model"), body
                 )
                 assert answer.status == (404 if parameter["name"] == "model" else 400), (path, parameter["name"])
-    assert server.ask("/v1/decode?other=x", npy(TOKENS)).status == 200
+            known = ", ".join(sorted(parameter["name"] for parameter in operation["parameters"]))
+            reason = server.ask(f"{path}?other=x", body).json()["error"]
+            assert ", ".join(sorted(re.split(r", | or ", reason.partition("expected ")[2]))) == known
 
 
 def test_description_holds(server: Server, guarded: Server) -> None:
@@ -429,7 +510,7 @@ def test_description_holds(server: Server, guarded: Server) -> None:
         ("/v1/decode", b"x", ()),
         ("/v1/decode", b"x", ("Content-Type: image/png",)),
         ("/v1/decode", b"x", ("Accept: image/png",)),
-        ("/v1/decode", bytes((10 << 20) + 1), ()),
+        ("/v1/decode", bytes(64_000_001), ()),
         ("/v1/decode?model=broken", npy(TOKENS), ()),
         ("/v1/decode", npy(TOKENS), ("Origin: https://example.com",)),
     ]
@@ -450,7 +531,12 @@ def test_token(guarded: Server) -> None:
         body = npy(TOKENS) if method == "POST" else b""
         answer = guarded.ask(path, body, method=method)
         assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
-        assert "bearer token is needed" in answer.json()["error"]
+        assert 'needed: send the header "Authorization: Bearer TOKEN"' in answer.json()["error"]
+        answer = guarded.ask(f"{path}?token={TOKEN}", body, method=method)
+        assert answer.status == 401 and "it is not read from the address" in answer.json()["error"]
+        for bare in (TOKEN, f"Token {TOKEN}"):
+            answer = guarded.ask(path, body, f"Authorization: {bare}", method=method)
+            assert answer.status == 401 and 'lacks the word "Bearer"' in answer.json()["error"]
         for wrong in ("Bearer x", "Bearer ", "bearer", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x", "Bearer \xff"):
             data = request(path, body, "Connection: close", method=method)
             head, _, tail = data.partition(b"\r\n\r\n")
@@ -474,6 +560,7 @@ def test_pages_of_other_sites(server: Server, guarded: Server) -> None:
     for origin in ("https://example.org", "null", "http://127.0.0.1:1"):
         answer = server.ask("/v1/decode", npy(TOKENS), f"Origin: {origin}")
         assert answer.status == 403 and "access-control-allow-origin" not in answer.headers
+        assert f"pages of '{origin}' may not" in answer.json()["error"] and "Host" in answer.json()["error"]
     for own in ("http://x", "http://x:80", "https://x", "HTTPS://X"):  # the Host is x
         assert server.ask("/v1/decode", npy(TOKENS), f"Origin: {own}").status == 200
     assert server.ask("/v1/decode", npy(TOKENS), "Origin: http://x:81").status == 403
@@ -514,19 +601,24 @@ def test_port_in_use() -> None:
         port = taken.getsockname()[1]
         done = start("--port", str(port))
     assert done.returncode == 2
-    assert done.stderr == f"vocos-onnx: error: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
+    reason = f"cannot listen on 127.0.0.1, port {port}: Address already in use; name another one as --port N, or "
+    assert done.stderr == f"vocos-onnx: error: {reason}--port 0 for any that is free\n"
 
 
 WRONG_SETTINGS = {
     "an empty token": ([], {"VOCOS_TOKEN": ""}, "VOCOS_TOKEN"),
-    "a token with a space": ([], {"VOCOS_TOKEN": "a b"}, "VOCOS_TOKEN"),
+    "a token with a space": ([], {"VOCOS_TOKEN": "ab c"}, "(VOCOS_TOKEN) holds ' ' at character 3"),
     "no such file": (["--model", "nothing.onnx"], {}, "no model file nothing.onnx"),
     "no such encoder": (["--model", CODEC, "--encoder", "nothing.onnx"], {}, "no model file nothing.onnx"),
     "a name twice": (["--model", f"a={CODEC}", "--model", f"a={MEL}"], {}, "two models are called a"),
     "an encoder of none": (["--encoder", "b=x.onnx"], {}, "with the name of one of the models"),
-    "a port": (["--port", "70000"], {}, "port is 70000, expected 0 to 65535"),
-    "an origin": (["--cors", "example.org"], {}, "expected one such as https://example.org"),
-    "no workers": (["--workers", "0"], {}, "workers is 0, expected 1 to 1024"),
+    "a model without its option": (["m.onnx", "n.onnx"], {}, "with --model m.onnx --model n.onnx"),
+    "a token as an option": (["--token", "x"], {}, "set the environment variable VOCOS_TOKEN"),
+    "no body": (["--max-body", "0"], {}, "--max-body is 0 MB, expected 0.001 to "),
+    "little memory": (["--memory", "0.5"], {}, "--memory is 0.5 MB, expected 1.04858 to "),
+    "a port": (["--port", "70000"], {}, "--port is 70000, expected 0 to 65535"),
+    "an origin": (["--cors", "example.org"], {}, "expected an origin such as https://example.org"),
+    "no workers": (["--workers", "0"], {}, "--workers is 0, expected 1 to 1024"),
     "many streams": (["--streams", "1000"], {}, "expected 2000 of these or more"),
     "no host": (["--host", "no.such.host.invalid"], {}, "cannot listen on no.such.host.invalid"),
     "a length": (["--max-seconds", "nan"], {}, "not a number of seconds"),
@@ -553,11 +645,26 @@ def test_without_the_extra(module: str, monkeypatch: pytest.MonkeyPatch, capsys:
     assert f"serve needs {module}: pip install 'vocos-onnx[serve]'" in capsys.readouterr().err
 
 
-def test_default_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--model", "{folder}/broken.onnx"], "the model broken cannot be loaded: {folder}/broken.onnx is audio (WAV)"),
+        (
+            ["--encoder", "{codec}", "--model", CODEC],
+            f"the model {CODEC} cannot be loaded: {{codec}} is a vocoder, not an",
+        ),
+        (["--provider", "foo"], f"the model {CODEC} cannot be loaded: provider 'foo' is not in this onnxruntime"),
+        (["--model", "nobody/nothing"], "the model nobody/nothing cannot be loaded: "),
+    ],
+)
+def test_default_model_that_cannot_be_loaded(tmp_path: Path, words: list[str], reason: str) -> None:
+    """One line tells why, and none before it that the service is there."""
     (tmp_path / "broken.onnx").write_bytes(file(TONE))
-    done = start("--port", "0", "--model", str(tmp_path / "broken.onnx"))
+    places = {"folder": str(tmp_path), "codec": str(find_model(CODEC))}
+    done = start("--port", "0", *(word.format(**places) for word in words), HF_HUB_OFFLINE="1")
     assert done.returncode == 2
-    assert "is audio (WAV), not an ONNX model" in done.stderr and "the service has ended" in done.stderr
+    assert done.stderr.startswith(f"vocos-onnx: error: {reason.format(**places)}")
+    assert done.stderr.count("\n") == 1
 
 
 def test_start_and_end(tmp_path: Path) -> None:
@@ -615,6 +722,17 @@ def test_drain_is_bounded() -> None:
             plug.close()
 
 
+def test_warnings_of_the_library_are_for_no_log(tmp_path: Path) -> None:
+    """They advise in Python whoever calls it; the client has sent what is right here."""
+    square = VocosONNX(MEL, threads=1).features(TONE, 24_000)[:, :100]
+    cancels = file(np.stack([TONE, -TONE], axis=1))
+    with Server(*SERVE, "--model", MEL) as server:
+        assert server.ask("/v1/decode", npy(square)).status == 200
+        assert server.ask("/v1/resynth", cancels).status == 200
+        said = server.stop(signal.SIGTERM)[2]
+    assert re.fullmatch(r"vocos-onnx: http://\S+ serves \S+ \(default\); no token is asked for\n", said), said
+
+
 # Settings
 
 
@@ -646,6 +764,66 @@ def test_state() -> None:
     assert asyncio.run(states()) == ["loading", "ok", "full", "ending"]
 
 
+def test_refusals_name_the_option() -> None:
+    """Of the bounds on all requests, by the application itself."""
+
+    async def refused(**bounds: int) -> tuple[int, str]:
+        app, _ = create_app(Settings(models=(Source("tiny", str(DATA / "encodec.onnx")),)))
+        for name, value in bounds.items():
+            setattr(app, name, value)
+        sent: list[Any] = []
+        waiting = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            if sent:
+                await waiting.wait()
+            return {"type": "http.request", "body": b"x" * 2000}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "path": "/v1/decode", "method": "POST", "query_string": b"", "headers": []}
+        await app(scope, receive, send)
+        return sent[0]["status"], json.loads(sent[1]["body"])["error"]
+
+    for bounds, status, option in (
+        ({"places": 0}, 429, "--queue"),
+        ({"max_body": 1000}, 413, "--max-body"),
+        ({"memory": 1000}, 413, "--memory"),
+        ({"held": 256_000_000}, 503, "--memory"),
+    ):
+        found, reason = asyncio.run(refused(**bounds))
+        assert found == status and f"({option} of the service)" in reason, reason
+
+
+def test_reasons_of_the_library_in_words_of_http(vocos: VocosONNX, mel: VocosONNX) -> None:
+    """Of all that may be wrong with an array, of either kind of model."""
+    mels, names = np.full((100, 60), -5, np.float32), (CODEC, MEL)
+    arrays = [
+        *(mels, mels[:80], mels.T, mels.T[:, :80], -mels * 100, mels * np.nan, mels[:64], mels[:1], np.abs(mels)),
+        *(np.linspace(-90, 30, 10_000).reshape(100, 100), np.zeros((128, 9)), mels[:, :0], mels * 0, mels / 1e3),
+        *(TOKENS, TOKENS.T, TOKENS[:3], TOKENS[:1], TOKENS - 1, TOKENS + 1, TOKENS + 5000, TOKENS[:0], TOKENS[:, :9].T),
+        *(
+            np.zeros((20, 9), int),
+            np.zeros((9, 8), int),
+            Tokens(TOKENS, codec="other"),
+            Tokens(TOKENS, sample_rate=8000),
+        ),
+        *(Tokens(TOKENS, codec=BUNDLED_CODEC, codebooks_sha256="ab" * 32), Tokens(TOKENS, 9, 8000, BUNDLED_CODEC)),
+    ]
+    refused = 0
+    for model in (vocos, mel):
+        conventions = (None, *CONVENTIONS, "other")
+        for array, mels_from in itertools.product(arrays, conventions):
+            try:
+                model.decode(array, mels_from=mels_from, check=model is mel or None)  # type: ignore[arg-type]
+            except ValueError as error:
+                refused += 1
+                reason = for_clients(str(error), names)
+                assert not IN_PYTHON.search(reason), (str(error), reason)
+    assert refused > 150
+
+
 def test_a_model_is_loaded_once() -> None:
     async def loaded() -> None:
         tried: list[tuple[str, bool]] = []
@@ -660,7 +838,7 @@ def test_a_model_is_loaded_once() -> None:
         with pytest.raises(NotLoadedError):
             await models.get("a")  # which tries again
         assert tried[1:] == [("a", False)] * 2
-        with pytest.raises(UnknownModelError, match="expected one of a, b"):
+        with pytest.raises(UnknownModelError, match="there is no model 'c', expected a or b"):
             await models.get("c")
         pool = first.pool()
         assert first.pool() is pool and first.open_streams() == 0

@@ -93,7 +93,8 @@ def test_tokens(server: Server, vocos: VocosONNX, frames: int) -> None:
     same(server.ask("/v1/decode", npy(tokens)), expected)
     same(server.ask("/v1/decode", npy(np.asfortranarray(tokens.astype(">u2")), (2, 0))), expected)
     if frames < 2000:
-        same(server.ask("/v1/decode", json.dumps({"tokens": tokens.tolist(), "more": [1]}).encode()), expected)
+        text = json.dumps({"tokens": tokens.tolist(), "sample_rate": 24_000}).encode()
+        same(server.ask("/v1/decode", text), expected)
     answer = server.ask(STREAM, npy(tokens))
     assert answer.headers["content-type"] == "audio/pcm;rate=24000;channels=1;encoding=s16le"
     pcm = np.round(expected * 32768).clip(-32768, 32767)
@@ -116,10 +117,11 @@ def test_tokens_that_name_their_codec(server: Server, vocos: VocosONNX, tmp_path
             answer = server.ask(path, body)
             assert answer.status == 400
             assert "these are tokens of some_codec, and this model decodes those of" in answer.json()["error"]
+            assert "no other model of the service is known" in answer.json()["error"]
 
 
 def test_bandwidths(server: Server, vocos: VocosONNX) -> None:
-    same(server.ask("/v1/decode?bandwidth_id=1", npy(TOKENS[:3])), vocos.decode(TOKENS[:3], 1))
+    same(server.ask("/v1/decode?bandwidth_id=1", npy(TOKENS[:4])), vocos.decode(TOKENS[:4]))
     audio = vocos.decode(TOKENS)
     for text, bandwidth in [("", None), ("?bandwidth=1.5", 1.5), ("?bandwidth=12", 12)]:
         read = soundfile.read(io.BytesIO(file(audio)), dtype="float32")[0]
@@ -170,7 +172,7 @@ BAD = {
     "an archive of garbage": ("/v1/decode", b"PK\3\4" + b"x" * 100, "cannot read the body as .npz"),
     "an archive without tokens": ("/v1/decode", npz(a=TOKENS, b=TOKENS), "holds the arrays a (8, "),
     "an archive of many entries": ("/v1/decode", npz(**{f"a{i}": 0 for i in range(1000)}), "more than 16 entries"),
-    "an archive of zeros": ("/v1/decode", npz(zipfile.ZIP_DEFLATED, tokens=np.zeros((8, 500_000), int)), "unpacks to"),
+    "an archive of zeros": ("/v1/decode", npz(zipfile.ZIP_DEFLATED, tokens=np.zeros((8, 1_100_000))), "unpacks to"),
     "an archive of bzip2": ("/v1/decode", npz(zipfile.ZIP_BZIP2, tokens=TOKENS), "stored or deflated"),
     "an archive of a batch": ("/v1/decode", npz(tokens=np.stack([TOKENS, TOKENS])), "shape"),
     "an archive of texts": ("/v1/decode", npz(tokens=[["a"]]), "dtype"),
@@ -202,7 +204,7 @@ BAD = {
     "JSON of lists in lists": ("/v1/decode", b'{"tokens": [[[1], [2]]]}', "integers alone"),
     "JSON of objects": ("/v1/decode", b'{"tokens": [[{}, 2]]}', "integers alone"),
     "JSON of numbers beyond 64 bits": ("/v1/decode", b'{"tokens": [[1, 9223372036854775808]]}', "64 bits"),
-    "JSON of negative numbers": ("/v1/decode", b'{"tokens": [[1, -9223372036854775808]]}', "1023"),
+    "JSON of negative numbers": ("/v1/decode", b'{"tokens": [[1, 2], [3, -9223372036854775808]]}', "1023"),
     "JSON of nothing": ("/v1/decode", b'{"tokens": []}', "shape"),
     "JSON of empty lists": ("/v1/decode", b'{"tokens": [[], []]}', "shape"),
     "JSON of one list": ("/v1/decode", b'{"tokens": [1, 2]}', "a list of equal length"),
@@ -247,13 +249,14 @@ def test_bad_input(server: Server, folder: Path, name: str) -> None:
 
 def test_other_refusals(server: Server) -> None:
     assert server.ask("/v1/decode", json.dumps({"tokens": [[1] * 60_000]}).encode()).status == 413
-    assert server.ask("/v1/decode", bytes((10 << 20) + 1)).status == 413
+    assert server.ask("/v1/decode", bytes(64_000_001)).status == 413
     assert server.ask("/nothing", b"x").status == 404
     for path in ("/v1/decode", "/v1/resynth", "/v1/encode"):
         for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS"):
             assert server.ask(path, method=method).status == 405
     assert server.ask("/healthz", method="HEAD").status == 200
-    assert server.ask("/v1/decode?" + "a" * 10_000 + "=1", npy(TOKENS)).status == 200
+    long = server.ask("/v1/decode?" + "a" * 10_000 + "=1", npy(TOKENS))
+    assert long.status == 400 and len(long.body) < 400
     upgrade = ["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
     data = request("/v1/decode", b"", "Connection: close, Upgrade", *upgrade, method="GET")
     assert b"HTTP/1.1 101" not in server.say(data).raw  # which is for /v1/stream alone

@@ -8,10 +8,14 @@ import os
 from argparse import Namespace
 from importlib import import_module
 
+from vocos_onnx.messages import in_shell
+
 from . import options
 from .console import tell
 from .parser import Commands
 
+_TOKEN = """environment:
+  VOCOS_TOKEN  the bearer token that clients have to send; without it the service asks for none"""
 _NEEDED = ("starlette", "uvicorn", "websockets", "prometheus_client")
 
 
@@ -24,56 +28,75 @@ def add(commands: Commands) -> None:
         serve                                # the bundled models, and a page: http://127.0.0.1:8000
         serve --model own=runs/model.onnx --model charactr/vocos-mel-24khz
         serve --model charactr/vocos-encodec-24khz --encoder facebook/encodec_24khz
-        serve --host 0.0.0.0                 # for other machines; VOCOS_TOKEN in the environment is asked for
+        serve --host 0.0.0.0                 # for other machines; see VOCOS_TOKEN above
         """,
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.description = f"{parser.description}\n\n{_TOKEN}"
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)  # a model, as other programs take it
+    parser.add_argument("--token", nargs="?", const="", help=argparse.SUPPRESS)
     parser.add_argument(
-        "--port", type=options.integer, default=8000, metavar="N", help="default: 8000; 0: any that is free"
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)"
+    )
+    parser.add_argument(
+        "--port",
+        type=options.integer,
+        default=8000,
+        metavar="N",
+        help="port to listen on; 0 is any that is free (default: 8000)",
     )
     parser.add_argument(
         "--model",
         action="append",
         default=[],
         metavar="[NAME=]M",
-        help="model to offer, as --model of other commands takes it; repeatable, and the first is the default. Others "
-        "are loaded when first asked for, and stay (default: the two bundled ones)",
+        help="model to offer, as --model of other commands takes it; repeatable. The first is the default model, which "
+        "is loaded at the start. The others are loaded when they are first asked for, and stay (default: the two "
+        "bundled ones)",
     )
     parser.add_argument(
         "--encoder", action="append", default=[], metavar="[NAME=]E", help="encoder of the model NAME; repeatable"
     )
     options.add_provider(parser, "cpu, cuda, or another execution provider of onnxruntime")
-    parser.add_argument("--threads", type=options.integer, metavar="N", help="of one decode on the CPU (default: 1)")
-    parser.add_argument("--workers", type=options.integer, metavar="N", help="decodes at once (default: one a core)")
-    parser.add_argument(
-        "--queue", type=options.integer, metavar="N", help="requests that may wait; more are 429 (default: 16)"
-    )
-    parser.add_argument("--streams", type=options.integer, metavar="N", help="WebSocket streams at once (default: 256)")
-    parser.add_argument(
-        "--stream-idle", type=seconds, metavar="S", help="close a WebSocket over which nothing comes (default: 60)"
-    )
-    parser.add_argument(
-        "--stream-stall", type=seconds, metavar="S", help="close one whose client does not read (default: 10)"
-    )
-    parser.add_argument(
-        "--connections", type=options.integer, metavar="N", help="connections at once, of all kinds (default: 768)"
-    )
-    parser.add_argument("--max-body", type=megabytes, metavar="MB", help="of one body (default: 10)")
-    parser.add_argument("--max-json", type=megabytes, metavar="MB", help="of one in JSON (default: 2)")
-    parser.add_argument("--max-seconds", type=seconds, metavar="S", help="of audio of one request (default: 600)")
-    parser.add_argument("--memory", type=megabytes, metavar="MB", help="of all requests together (default: 256)")
-    parser.add_argument("--drain", type=seconds, metavar="S", help="from SIGTERM to the end (default: 8)")
+    for name, type, metavar, text in (
+        ("threads", options.integer, "N", "threads of one decode on the CPU (default: 1)"),
+        ("workers", options.integer, "N", "requests that compute at once (default: one for each core)"),
+        ("queue", options.integer, "N", "requests that may wait; the next one is answered with 429 (default: 16)"),
+        ("streams", options.integer, "N", "WebSocket streams that may be open at once (default: 256)"),
+        ("stream-idle", seconds, "S", "seconds after which a silent WebSocket is closed (default: 60)"),
+        (
+            "stream-stall",
+            seconds,
+            "S",
+            "seconds after which a WebSocket is closed whose client does not read (default: 10)",
+        ),
+        ("connections", options.integer, "N", "connections of all kinds that may be open at once (default: 768)"),
+        ("max-body", megabytes, "MB", "megabytes that the body of a request may have (default: 64)"),
+        ("max-json", megabytes, "MB", "megabytes that a body in JSON may have (default: 2)"),
+        ("max-seconds", seconds, "S", "seconds of audio that one request may ask for (default: 600)"),
+        ("memory", megabytes, "MB", "megabytes that all requests together may take (default: 256)"),
+        ("drain", seconds, "S", "seconds that running requests have to end after SIGTERM (default: 8)"),
+    ):
+        parser.add_argument(f"--{name}", type=type, metavar=metavar, help=text)
     parser.add_argument(
         "--cors",
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="let pages of this site use it, such as https://example.org, or * for any; repeatable (default: none)",
+        help="site whose pages may use the service, such as https://example.org, or * for any; repeatable (default: "
+        "none)",
     )
     parser.add_argument("--access-log", action="store_true", help="print a line for each request")
 
 
 def run(args: Namespace) -> None:
+    if args.words:
+        models = " ".join(f"--model {in_shell(word)}" for word in args.words)
+        raise ValueError(f"unexpected {' '.join(args.words)}: models are named with {models}")
+    if args.token is not None:
+        raise ValueError(
+            "--token is no option, since all users of a machine see the options of a process: set the environment "
+            "variable VOCOS_TOKEN"
+        )
     for name in _NEEDED:
         try:
             import_module(name)

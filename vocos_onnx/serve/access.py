@@ -5,9 +5,11 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Sequence
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from starlette.middleware.cors import CORSMiddleware
+
+from vocos_onnx.messages import shown
 
 from .limits import App, Receive, Refused, Scope, Send
 from .settings import Settings
@@ -15,6 +17,8 @@ from .settings import Settings
 OPEN = ("/", "/healthz", "/readyz")  # without a token; the page, which asks for it, and health checks
 PAGE = "/page/"
 SUBPROTOCOL = "vocos.bearer."  # and the token, as encodeURIComponent writes it: browsers send no headers of WebSockets
+_WAY = 'the header "Authorization: Bearer TOKEN"'
+_WAYS_OF_SOCKETS = f"{_WAY}, or from a browser the subprotocol {SUBPROTOCOL}TOKEN"
 EXPOSED = ("Retry-After", "Server-Timing", "X-Vocos-Compute-Ms", "X-Vocos-Model", "X-Vocos-Seconds")
 
 
@@ -32,14 +36,38 @@ class Access:
         """
         origins, hosts = _values(scope, b"origin"), _values(scope, b"host")
         if origins and not self._is_allowed(origins, hosts):
-            return Refused(403, "pages of this origin may not use the service: allow it with --cors")
+            return Refused(
+                403,
+                f"pages of {shown(', '.join(origins))} may not use the service: allow that with --cors ORIGIN; where "
+                "that is its own address, a proxy before it has to pass the header Host on, which is "
+                f"{shown(', '.join(hosts))} here",
+            )
         if self._token is None or self._is_open(scope):
             return None
         given = _tokens(scope)
         if len(given) == 1 and hmac.compare_digest(given[0], self._token):
             return None
-        reason = "a bearer token is needed" if not given else "this is not the bearer token of the service"
-        return Refused(401, reason, headers=[(b"www-authenticate", b"Bearer")])
+        return Refused(401, self._why_not(scope, given), headers=[(b"www-authenticate", b"Bearer")])
+
+    def _why_not(self, scope: Scope, given: Sequence[bytes]) -> str:
+        """Why what is given is not enough, and what is."""
+        ways = _WAYS_OF_SOCKETS if scope["type"] == "websocket" or scope["path"] == "/v1/stream" else _WAY
+        query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+        if not given and any(name in ("token", "access_token", "bearer") for name, _ in query):
+            return f"a bearer token is needed, and it is not read from the address, which logs keep: send {ways}"
+        if not given:
+            return f"a bearer token is needed: send {ways}"
+        if len(given) > 1:
+            return f"{len(given)} tokens are given, expected one: send {ways}"
+        if any(hmac.compare_digest(value.encode("latin-1"), self._token or b"") for value in self._bare(scope)):
+            return f'the header Authorization lacks the word "Bearer" before the token: send {_WAY}'
+        if not given[0]:
+            return f"the header Authorization holds no bearer token: send {ways}"
+        return "this is not the bearer token of the service, which its operator set as VOCOS_TOKEN"
+
+    def _bare(self, scope: Scope) -> list[str]:
+        """What stands in the header in place of a bearer token, with its first word and without it."""
+        return [part for value in _values(scope, b"authorization") for part in (value, value.partition(" ")[2].strip())]
 
     def cors(self, app: App) -> App:
         """The application with the headers of CORS, if pages of any other site may use it."""

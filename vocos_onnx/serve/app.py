@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,16 +26,18 @@ from vocos_onnx.bandwidths import DEFAULT_BANDWIDTH, bandwidth_index
 from vocos_onnx.encoder import EncodecONNX
 from vocos_onnx.io.tokens import Tokens, save_tokens
 from vocos_onnx.mels import MelConvention, convention_of
+from vocos_onnx.messages import shown
 
 from . import page, websocket
 from .access import Access
 from .answers import BLOCK, CHUNK, TOKENS, Answers, Work, chosen_format
-from .bodies import Bodies, Recording, account_of, first_codebooks
+from .bodies import Bodies, Recording, account_of, check_codebooks, first_codebooks
 from .limits import Limits
 from .metrics import Metrics
 from .models import Model, Models, NotLoadedError, UnknownModelError
 from .openapi import description
 from .settings import Settings
+from .wording import for_clients, one_of, unknown
 from .workers import AGAIN, Clock, Workers
 
 Value = TypeVar("Value")
@@ -88,7 +91,7 @@ class Service:
 
     async def _load_default(self) -> None:
         try:
-            await self.models.get()
+            await self.models.load_default()
         except NotLoadedError as error:
             self.failed = error
 
@@ -108,6 +111,17 @@ def service_of(request: Request) -> Service:
 
 
 # What is asked for
+
+
+def _check_query(request: Request, *known: str) -> None:
+    """Raises HTTPException for a parameter that the route does not know, or that is given twice."""
+    seen: set[str] = set()
+    for name, _ in request.query_params.multi_items():
+        if name not in known:
+            raise HTTPException(400, f"there is no parameter {unknown(name, known)}")
+        if name in seen:
+            raise HTTPException(400, f"the parameter {name} is given twice, expected once")
+        seen.add(name)
 
 
 async def _model(request: Request) -> Model:
@@ -150,6 +164,7 @@ def _bad_input() -> Iterator[None]:
 
 async def decode(request: Request) -> Response:
     """Tokens or mels to audio."""
+    _check_query(request, "model", "bandwidth", "bandwidth_id", "mels_from", "format", "stream")
     format, streamed = chosen_format(request), _streamed(request)
     bandwidth = _bandwidth(request)
     bandwidth_id = _parameter(request, "bandwidth_id", r"[+-]?\d{1,9}", int, "a number")
@@ -157,8 +172,8 @@ async def decode(request: Request) -> Response:
     if bandwidth is not None and bandwidth_id is not None:
         raise HTTPException(
             400,
-            f"bandwidth={bandwidth:g} decodes the first codebooks, those of {bandwidth:g} kbps, and bandwidth_id="
-            f"{bandwidth_id} decodes all, as tokens of that bandwidth: give one of the two",
+            f"bandwidth is {bandwidth:g}, which decodes the first codebooks, those of {bandwidth:g} kbps, and "
+            f"bandwidth_id is {bandwidth_id}, for tokens that have the codebooks of that id: give one of the two",
         )
     model, service, clock = await _model(request), service_of(request), Clock()
     vocos, config = model.vocos, model.vocos.config
@@ -170,14 +185,18 @@ async def decode(request: Request) -> Response:
             bandwidth_index(bandwidth, vocos.bandwidths)
         if mels_from is not None:
             if model.is_codec:
-                raise ValueError("mels_from is given, but this model decodes tokens: leave it out, or name another")
+                mel = service.models.first("mels")
+                other = "leave it out" if mel is None else f"leave it out, or name a mel model, as model={mel}"
+                raise ValueError(f"mels_from is given, but {model.name} decodes tokens: {other}")
             convention = convention_of(mels_from, config.feature_channels)
     given = await service.bodies.arrays(request, model, convention, clock)
     if bandwidth is not None:
         with _bad_input():
             given = first_codebooks(given, model, bandwidth)
-        if config.num_bandwidth_ids:
-            bandwidth_id = vocos.bandwidths.index(bandwidth)
+    with _bad_input():
+        check_codebooks(given, model, bandwidth_id)
+    if bandwidth is not None and config.num_bandwidth_ids:
+        bandwidth_id = vocos.bandwidths.index(bandwidth)
     axis = 0 if convention is not None and convention.axes == "btc" else 1
     samples = config.samples(given.codes.shape[axis])
     if model.is_codec and given.samples is not None:  # as the command line has it: the last frame may be longer
@@ -185,7 +204,7 @@ async def decode(request: Request) -> Response:
             raise HTTPException(
                 400,
                 f"samples is {given.samples}, but {given.codes.shape[axis]} frames are of "
-                f"{samples - config.hop_length + 1} to {samples} of them: the tokens are not whole, or leave it out",
+                f"{samples - config.hop_length + 1} to {samples} of them: send all tokens, or leave samples out",
             )
         samples = given.samples
 
@@ -193,9 +212,15 @@ async def decode(request: Request) -> Response:
         return _decoded(model, given, bandwidth_id, convention, axis, CHUNK if streamed else BLOCK)
 
     work = Work(model, "/v1/decode", begin, lambda: samples, samples, True, clock)
-    if not streamed:
-        return await service.answers.whole(request, work, format)
-    return await service.answers.streamed(request, work, format, AsyncExitStack())
+    try:
+        if not streamed:
+            return await service.answers.whole(request, work, format)
+        return await service.answers.streamed(request, work, format, AsyncExitStack())
+    except HTTPException as error:  # of the library, which knows of no other model
+        remedy = service.models.for_codec(given, model)
+        wanted = r": pass the model of their codec|(?<=this is a mel model, which decodes features)"
+        error.detail = re.sub(wanted, f": {remedy}", error.detail)
+        raise
 
 
 def _decoded(
@@ -213,6 +238,7 @@ def _decoded(
 
 async def resynth(request: Request) -> Response:
     """A recording through the model and back."""
+    _check_query(request, "model", "bandwidth", "format", "stream")
     format, streamed, bandwidth = chosen_format(request), _streamed(request), _bandwidth(request)
     model, service, clock = await _model(request), service_of(request), Clock()
     vocos = model.vocos
@@ -238,10 +264,13 @@ async def resynth(request: Request) -> Response:
 
 async def encode(request: Request) -> Response:
     """A recording to tokens."""
+    _check_query(request, "model", "bandwidth", "format")
     format, bandwidth = chosen_format(request, TOKENS), _bandwidth(request)
     model, service, clock = await _model(request), service_of(request), Clock()
     if not model.is_codec:
-        raise HTTPException(400, f"{model.name} is a mel model, without tokens: name a codec as model")
+        codec = service.models.first("tokens")
+        remedy = "the service has no codec" if codec is None else f"name a codec, as model={codec}"
+        raise HTTPException(400, f"{model.name} is a mel model, without tokens: {remedy}")
     encoder = _encoder_of(model)
     bandwidth = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
     with _bad_input():
@@ -344,7 +373,8 @@ async def readyz(request: Request) -> Response:
 
 
 async def list_models(request: Request) -> Response:
-    """The models, and what is known of those that are loaded."""
+    """The models, and what is known of each."""
+    _check_query(request)
     return JSONResponse(service_of(request).models.describe())
 
 
@@ -359,13 +389,28 @@ async def openapi(request: Request) -> Response:
     return JSONResponse(description(needs_token=service_of(request).settings.token is not None))
 
 
-async def say(_: Request, error: Exception) -> Response:
+async def say(request: Request, error: Exception) -> Response:
     """Why a request is refused."""
     assert isinstance(error, HTTPException)
     reason = re.sub(r" at 0x[0-9a-fA-F]+", "", error.detail)  # where an object is in memory, in a parser's words
+    reason = for_clients(reason, service_of(request).models.names)
+    if reason == HTTPStatus(error.status_code).phrase:  # of the framework
+        reason = _elsewhere(request, error)
     if len(reason) > _LONGEST_REASON:
         reason = reason[: _LONGEST_REASON - 4] + " ..."
     return JSONResponse({"error": reason}, error.status_code, error.headers)
+
+
+def _elsewhere(request: Request, error: HTTPException) -> str:
+    """Why a path or a method is refused, and what there is."""
+    paths = [route.path for route in request.app.routes if isinstance(route, Route) and "/page/" not in route.path]
+    path, allowed = request.url.path, (error.headers or {}).get("Allow")
+    if error.status_code == 405 and allowed:
+        methods = [name for name in allowed.replace(" ", "").split(",") if name != "HEAD"]
+        return f"the method is {shown(request.method)}, and {path} takes {one_of(sorted(methods))}"
+    if error.status_code == 404:
+        return f"there is no path {unknown(path, paths)}"
+    return error.detail
 
 
 async def say_failed(_: Request, error: Exception) -> Response:
@@ -394,6 +439,7 @@ def create_app(settings: Settings) -> tuple[Limits, Service]:
     service, all_routes = Service(settings), routes()
     handlers: Any = {HTTPException: say, Exception: say_failed}
     app = Starlette(routes=all_routes, exception_handlers=handlers, lifespan=service.lifespan)
+    app.router.redirect_slashes = False  # to where a POST could not follow; the reason names the path without it
     app.state.service = service
     counted = service.metrics.layer(all_routes)
     service.limits = Limits(
@@ -407,5 +453,12 @@ def create_app(settings: Settings) -> tuple[Limits, Service]:
         free=FREE,
         admit=service.access.refusal,
         layer=lambda inner: counted(service.access.cors(inner)),
+        options={
+            "places": "--queue",
+            "max_body": "--max-body",
+            "memory": "--memory",
+            "connections": "--connections",
+            "sockets": "--connections",
+        },
     )
     return service.limits, service

@@ -19,14 +19,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from vocos_onnx.arrays import Float
+from vocos_onnx.bandwidths import counted
 from vocos_onnx.io.audio import load_blocks
+from vocos_onnx.io.kinds import TEXT, Kind, kind_of
 from vocos_onnx.io.tokens import Tokens, read_token_file
 from vocos_onnx.mels import MelConvention
-from vocos_onnx.messages import shown
+from vocos_onnx.messages import listed, shown
 
 from .limits import Account
 from .models import Model
 from .settings import Settings
+from .wording import one_of, unknown
 from .workers import AGAIN, Clock, Workers
 
 MAX_AUDIO_CHANNELS = 32
@@ -36,6 +39,11 @@ _ANY = ("", "application/octet-stream", "application/x-www-form-urlencoded", "bi
 _ARRAYS = ("application/json", "application/zip", "application/x-npz", "application/x-npy", "application/npz")
 _KINDS = ("application/npy", "application/vnd.numpy", "application/x-numpy")
 _NAMES = ("codec", "codebooks_sha256")
+_TOKEN_KEYS = ("tokens", "samples", "sample_rate", *_NAMES)  # of JSON
+_OF_QUERY = ("model", "bandwidth", "bandwidth_id", "mels_from", "format", "stream")
+_MEANT = {"tokens": ("token", "codes", "code", "audio_codes", "indices"), "mels": ("mel", "features", "spectrogram")}
+_OF_RECORDINGS = "recordings are for /v1/resynth and /v1/encode"
+_OF_ARRAYS = "tokens and mels are for /v1/decode"
 
 
 def account_of(request: Request) -> Account:
@@ -59,21 +67,28 @@ class Bodies:
         """
         kind = _content_type(request)
         if kind not in (*_ANY, *_ARRAYS, *_KINDS):
-            audio = "; recordings are for /v1/resynth and /v1/encode" if kind.startswith(("audio/", "video/")) else ""
+            audio = f"; {_OF_RECORDINGS}" if kind.startswith(("audio/", "video/")) else ""
             raise _wrong_kind(kind, f"tokens or mels as application/json, or as .npz or .npy{audio}")
         data = await _body(request)
         limits = _Limits(self._settings, model, convention)
         run, account = self._workers.run, account_of(request)
-        if kind == "application/json" or data[:1000].lstrip()[:1] == b"{":
+        if kind == "application/json" or data[:1000].lstrip()[:1] in (b"{", b"["):
             most = self._settings.max_json
             if len(data) > most:
-                raise HTTPException(413, f"JSON may have {most} bytes, and this has {len(data)}: send it as .npy")
+                raise HTTPException(
+                    413,
+                    f"the JSON has {len(data)} bytes, expected at most {most} (--max-json of the service): send it as "
+                    ".npz or .npy",
+                )
             async with self._workers.one_json:
                 read = await run(limits.read_json, data, clock=clock)
         elif data[:4] == b"PK\3\4":
             account.hold(len(data) + await run(limits.npz_size, data, clock=clock))
             read = await run(limits.read_npz, data, clock=clock)
         else:
+            found = _found(data)
+            if found is not None and found.group == "audio":
+                raise HTTPException(400, f"the body is {found.name}, expected tokens or mels; {_OF_RECORDINGS}")
             try:
                 read = Tokens(limits.read_npy(data))  # takes no time: it is a view
             except ValueError as error:
@@ -89,8 +104,17 @@ class Bodies:
         """
         kind = _content_type(request)
         if kind not in (*_ANY, "application/ogg") and not kind.startswith(("audio/", "video/")):
-            raise _wrong_kind(kind, "a recording, as audio/wav, audio/flac or another kind of audio")
+            arrays = f"; {_OF_ARRAYS}" if kind in (*_ARRAYS, *_KINDS) else ""
+            raise _wrong_kind(kind, f"a recording, as audio/wav, audio/flac or another kind of audio{arrays}")
         data = await _body(request)
+        found = _found(data)
+        is_json = data[:1000].lstrip()[:1] in (b"{", b"[") and found is not None and found.group == "text"
+        if found is not None and (found.group == "array" or is_json):
+            raise HTTPException(
+                400,
+                f"cannot read the body as audio: it is {'JSON' if is_json else found.name}, expected a recording; "
+                f"{_OF_ARRAYS}",
+            )
         account_of(request).hold(2 * len(data))  # /tmp may be in memory, too
         with ExitStack() as stack:
             try:
@@ -136,24 +160,25 @@ class Recording:
         if info is None or not 0 < info.frames < 1 << 40:  # a stream's header may not know
             return
         if info.channels > MAX_AUDIO_CHANNELS:
-            raise ValueError(f"{info.channels} channels, expected at most {MAX_AUDIO_CHANNELS}")
+            raise ValueError(f"the recording has {info.channels} channels, expected at most {MAX_AUDIO_CHANNELS}")
         samples = math.ceil(info.frames * self._rate / info.samplerate)
         _check_length(samples, self._rate, self._max_seconds)  # before it is decoded: a small file may hold hours
         self.expected = samples
 
     def blocks(self) -> Iterator[Float]:
         """Its samples (n,), mono and at the rate that is wanted. Raises ValueError as ``load_blocks`` does."""
-        for block in load_blocks(self._path, self._rate):
-            self.read += len(block)
-            _check_length(self.read, self._rate, self._max_seconds)  # a header may promise less than there is
-            yield block
+        with self._path.open("rb") as file:  # not by its path, which would be in the commands that messages advise
+            for block in load_blocks(file, self._rate):
+                self.read += len(block)
+                _check_length(self.read, self._rate, self._max_seconds)  # a header may promise less than there is
+                yield block
 
 
 class _Limits:
     """Reads tokens or features for one model, within what the service allows. All methods raise ValueError."""
 
     def __init__(self, settings: Settings, model: Model, convention: MelConvention | None) -> None:
-        self._settings, self._config = settings, model.vocos.config
+        self._settings, self._model, self._config = settings, model, model.vocos.config
         self._frames_first = convention is not None and convention.axes == "btc"
 
     def read_json(self, data: bytes) -> Tokens:
@@ -167,23 +192,30 @@ class _Limits:
         if not self._frames_first:
             self._check_frames(data.count(b",") // max(1, data.count(b"[") - 1))
         try:
-            given = json.loads(data)
+            given = json.loads(data, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"cannot read the body as JSON with tokens or mels: {error}") from None
-        names = [name for name in ("tokens", "mels") if isinstance(given, dict) and name in given]
-        if len(names) != 1:
-            raise ValueError('cannot read the body as JSON: expected {"tokens": [[...]]} or {"mels": [[...]]}')
-        name = names[0]
+        name = _name_of_rows(given)
+        known = _TOKEN_KEYS if name == "tokens" else ("mels",)
+        for key in given:
+            if key in _OF_QUERY:
+                raise ValueError(f"the JSON has the key {key!r}: give it in the query, as /v1/decode?{key}=...")
+            if key not in known:
+                raise ValueError(f"the JSON with {name} has the key {unknown(key, known)}")
         if name == "mels" and self._config.encodec is not None:
-            raise ValueError(f"these are mels, and this model decodes tokens of {self._config.encodec.codec}")
+            raise ValueError(
+                f"these are mels, and {self._model.name} decodes tokens of {self._config.encodec.codec}: name a mel "
+                "model with model=NAME in the query; /v1/models lists those there are"
+            )
         array = self._rows(given[name], name)
         codec, sha256 = (given.get(key) for key in _NAMES)
         if not all(text is None or (isinstance(text, str) and len(text) <= 200) for text in (codec, sha256)):
             raise ValueError("codec and codebooks_sha256 are names, expected texts of up to 200 characters")
-        samples = given.get("samples")
-        if samples is not None and not (type(samples) is int and 0 <= samples < 1 << 62):
-            raise ValueError(f"samples is {shown(samples)}, expected how many samples the recording has")
-        return Tokens(array, samples, codec=codec, codebooks_sha256=sha256)
+        for key, what in (("samples", "how many samples the recording has"), ("sample_rate", "Hz, as an integer")):
+            value = given.get(key)
+            if value is not None and not (type(value) is int and (key == "sample_rate") <= value < 1 << 62):
+                raise ValueError(f"{key} is {shown(value)}, expected {what}")
+        return Tokens(array, given.get("samples"), given.get("sample_rate"), codec, sha256)
 
     def _rows(self, rows: Any, name: str) -> npt.NDArray[Any]:
         where = f"cannot read the body as JSON with {name}"
@@ -213,7 +245,10 @@ class _Limits:
             raise ValueError("cannot read the body as .npz: its directory is damaged") from None
         size, most = sum(entry.file_size for entry in entries), self._settings.max_body
         if size > most or any(e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for e in entries):
-            raise ValueError(f"the .npz unpacks to {size} bytes, expected at most {most}, stored or deflated")
+            raise ValueError(
+                f"the .npz unpacks to {size} bytes, expected at most {most} (--max-body of the service), stored or "
+                "deflated"
+            )
         return size
 
     def read_npz(self, data: bytes) -> Tokens:
@@ -239,8 +274,11 @@ class _Limits:
             if not all(type(size) is int for size in shape):  # numpy lets True through
                 raise ValueError
         except Exception:  # of damaged bytes numpy raises whatever its parsers do, and says what is not the client's
-            reason = "cannot read the body as .npy, whose header is damaged, nor as .npz or JSON"
-            raise ValueError(reason) from None
+            if data[:6] == b"\x93NUMPY":
+                raise ValueError("cannot read the body as .npy: its header is damaged") from None
+            found = _found(data)
+            is_other = "" if found is None else f", and holds {found.name}" if found is TEXT else f", but {found.name}"
+            raise ValueError(f"cannot read the body, which is none of .npz, .npy and JSON{is_other}") from None
         first = file.tell()
         self._check(shape, dtype)
         size, there = math.prod(shape) * dtype.itemsize, len(data) - first
@@ -277,10 +315,69 @@ def first_codebooks(tokens: Tokens, model: Model, bandwidth: float | None) -> To
     assert codec is not None
     count, found = codec.codebooks_per_bandwidth[index], len(tokens.codes)
     if found < count:
-        raise ValueError(
-            f"these tokens have {found} codebooks, and {bandwidth:g} kbps are {count}: leave bandwidth out"
-        )
+        raise ValueError(f"these tokens have {counted(found)}, and {bandwidth:g} kbps are {count}: leave bandwidth out")
     return replace(tokens, codes=tokens.codes[:count])
+
+
+def check_codebooks(tokens: Tokens, model: Model, bandwidth_id: int | None) -> None:
+    """Raises ValueError for tokens (K, T) whose K is of no bandwidth of the model, or of another than the one given.
+
+    A model that is not conditioned on the bandwidth takes any K up to its own.
+    """
+    codec = model.vocos.config.encodec
+    if codec is None or tokens.codes.dtype.kind == "f":
+        return
+    counts, kbps = codec.codebooks_per_bandwidth, codec.bandwidths
+    count, frames = tokens.codes.shape
+    rows = f"these tokens have {counted(count)}"
+    if model.vocos.config.num_bandwidth_ids and count not in counts:
+        fewer = [i for i, one in enumerate(counts) if one < count]
+        remedies = (
+            [f"bandwidth={kbps[fewer[-1]]:g} in the query decodes the first {counts[fewer[-1]]}"] if fewer else []
+        )
+        if frames in counts:
+            remedies.append("where they are (frames, codebooks) send them transposed")
+        remedy = f": {'; '.join(remedies)}" if remedies else ""
+        raise ValueError(
+            f"{rows}, expected {one_of(counts)}, as {one_of(f'{one:g}' for one in kbps)} kbps have{remedy}"
+        )
+    if bandwidth_id is not None and 0 <= bandwidth_id < len(counts) and count != counts[bandwidth_id]:
+        right = f", or give bandwidth_id={counts.index(count)}" if count in counts else ""
+        raise ValueError(
+            f"{rows}, and bandwidth_id {bandwidth_id} ({kbps[bandwidth_id]:g} kbps) has {counts[bandwidth_id]}: leave "
+            f"bandwidth_id out{right}"
+        )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError for a key that is there twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} is there twice")
+    return made
+
+
+def _name_of_rows(given: Any) -> str:
+    """Whether JSON holds "tokens" or "mels". Raises ValueError if it holds neither, or both."""
+    expected = 'expected {"tokens": [[...]]} or {"mels": [[...]]}'
+    if not isinstance(given, dict):
+        what = "a list" if isinstance(given, list) else shown(given)
+        raise ValueError(f"cannot read the body as JSON with tokens or mels: it is {what}, {expected}")
+    names = [name for name in ("tokens", "mels") if name in given]
+    if len(names) == 2:
+        raise ValueError(f"cannot read the body as JSON: it has both tokens and mels, {expected}")
+    if not names:
+        meant = next((meant for key in given for meant in _MEANT if key.lower() in _MEANT[meant]), None)
+        hint = f": did you mean {meant}?" if meant else ""
+        keys = f"it has the keys {listed(given)}" if given else "it is empty"
+        raise ValueError(f"cannot read the body as JSON with tokens or mels: {keys}, {expected}{hint}")
+    return names[0]
+
+
+def _found(data: bytes) -> Kind | None:
+    """What the body is, where its first bytes say that."""
+    return kind_of(data[:8192], len(data) <= 8192)[0]
 
 
 async def _body(request: Request) -> bytes:
@@ -306,4 +403,6 @@ def _no_file(error: OSError) -> HTTPException:
 def _check_length(samples: int, rate: int, most: float) -> None:
     if samples > most * rate:
         seconds = min(samples, 1 << 60) / rate
-        raise ValueError(f"{seconds:.4g} s of audio, expected at most {most:g}")
+        raise ValueError(
+            f"there are {seconds:.4g} s of audio, expected at most {most:g} (--max-seconds of the service)"
+        )

@@ -52,7 +52,7 @@ import re
 import select
 import socket
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, MutableMapping, Sequence
 from typing import Any
 
 Message = MutableMapping[str, Any]
@@ -139,10 +139,15 @@ class Account:
         if self._long or not self._placed:
             return
         if self._limits.long >= self._limits.long_places:
-            self._fate = Refused(429, f"{self._limits.long} long requests are waiting, try again", 1)
+            set_by = self._limits.set_by("places")
+            self._fate = Refused(429, f"{self._limits.long} long requests are waiting{set_by}: try again", 1)
             raise self._fate
         self._long = True
         self._limits.long += 1
+
+    def set_by(self, name: str) -> str:
+        """As ``Limits.set_by``."""
+        return self._limits.set_by(name)
 
     def _resize(self, size: int) -> None:
         self._limits.held += size - self.held
@@ -150,7 +155,8 @@ class Account:
 
     def _take_place(self) -> None:
         if self._limits.working >= self._limits.places:
-            raise Refused(429, f"{self._limits.working} requests are waiting, try again", 1)
+            set_by = self._limits.set_by("places")
+            raise Refused(429, f"{self._limits.working} requests are waiting{set_by}: try again", 1)
         self._placed = True
         self._limits.working += 1
 
@@ -287,6 +293,8 @@ class Limits:
         admit: is called with the scope of a request before its body is read; what it returns refuses it. WebSockets are
             for the application to refuse.
         layer: what goes around the application, and around refusals too: headers of CORS, counters.
+        options: what the operator sets a bound with, by its name here, such as {"max_body": "--max-body"}: refusals
+            name it.
 
     Attributes:
         working: requests that have a place. ``long``: those of them that are long. ``held``: bytes.
@@ -314,6 +322,7 @@ class Limits:
         sockets: int | None = None,
         admit: Callable[[Scope], Refused | None] = lambda scope: None,
         layer: Callable[[App], App] = lambda app: app,
+        options: Mapping[str, str] | None = None,
     ) -> None:
         self.app, self._layer, self.admit = layer(app), layer, admit
         self.places, self.max_body, self.memory = places, max_body, memory
@@ -327,7 +336,7 @@ class Limits:
         self.header_seconds, self.body_seconds = header_seconds, body_seconds
         self.body_rate, self.body_window = body_rate, body_window
         self.answer_seconds, self.linger, self.patience = answer_seconds, linger, patience
-        self.end_seconds, self.free = end_seconds, frozenset(free)
+        self.end_seconds, self.free, self._options = end_seconds, frozenset(free), dict(options or {})
         self._folders = tuple(path for path in free if path.endswith("/") and path != "/")
         most = self.connections // 2
         self.sockets = most if sockets is None else min(sockets, most)
@@ -351,13 +360,21 @@ class Limits:
     def open_connections(self) -> int:
         return len(self._connections)
 
+    def set_by(self, name: str) -> str:
+        """In a refusal: what the operator sets this bound with, in parentheses; "" where that is not known."""
+        return f" ({self._options[name]} of the service)" if name in self._options else ""
+
     def is_free(self, path: str) -> bool:
         """Whether requests for this path take no place."""
         return path in self.free or path.startswith(self._folders)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.open_sockets >= self.sockets:
-            await deny(scope, send, Refused(503, f"{self.open_sockets} WebSockets are open, try again", 1))
+            await deny(
+                scope,
+                send,
+                Refused(503, f"{self.open_sockets} WebSockets are open{self.set_by('sockets')}: try again", 1),
+            )
             return
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS:
             await deny(scope, send, Refused(431, f"the headers may have {HEADERS} bytes"))
@@ -456,12 +473,17 @@ class Limits:
     def _make_room(self, account: Account, size: int) -> None:
         """So that the account may hold so many bytes. Raises Refused."""
         if size > self.memory:
-            raise Refused(413, f"the request takes {size} bytes, and there are {self.memory} for all")
+            raise Refused(
+                413,
+                f"the request takes {size} bytes, and all requests together may take {self.memory}"
+                f"{self.set_by('memory')}",
+            )
         now = self._now()
         while self.held - account.held + size > self.memory:
             slow = [a for a in self._accounts if a is not account and a.held and a._kept_waiting(now)]
             if not slow:
-                raise Refused(503, "there is not enough memory for this request now, try again", 1)
+                set_by = self.set_by("memory")
+                raise Refused(503, f"there is not enough memory{set_by} for this request now: try again", 1)
             slowest = min(slow, key=lambda a: a._since or 0)
             reason = "others wait for the memory that this slow request holds, try again"
             slowest._cut(Refused(503, reason, 1, slow=True) if slowest._stage == "body" else Gone())
@@ -533,7 +555,8 @@ class Limits:
         asking = [c for c in self._connections.values() if any(other._asks for other in c.accounts)]
         if len(asking) >= self.connections - self.reserve and not self._make_way(asking):
             account._turned_away = True
-            raise Refused(503, f"{len(asking)} connections have requests, try again", 1, slow=True)
+            set_by = self.set_by("connections")
+            raise Refused(503, f"{len(asking)} connections have requests{set_by}: try again", 1, slow=True)
         account._asks = True
 
     def _end(self) -> None:
@@ -580,13 +603,15 @@ class _Body:
         if lengths and not re.fullmatch(rb"[0-9]{1,18}", lengths[0]):
             raise Refused(400, "content-length is not a number of bytes")
         if lengths and int(lengths[0]) > most:
-            raise Refused(413, f"the body may have {most} bytes, and {int(lengths[0])} are announced")
+            raise Refused(
+                413, f"the body has {int(lengths[0])} bytes, expected at most {most}{account.set_by('max_body')}"
+            )
         account.hold(OVERHEAD)
-        data = bytearray()
+        data, set_by = bytearray(), account.set_by("max_body")
         while not self.complete:
             part = await self._next()
             if len(data) + len(part) > most:
-                raise Refused(413, f"the body may have {most} bytes")
+                raise Refused(413, f"the body has more than {most} bytes, the most there may be{set_by}")
             account.hold(OVERHEAD + len(data) + len(part))
             account._received(len(part))
             data += part

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from vocos_onnx.encoder import EncodecONNX
-from vocos_onnx.messages import shown
-from vocos_onnx.model.bundled import BUNDLED_CODEC
+from vocos_onnx.io.tokens import Tokens
+from vocos_onnx.model.bundled import BUNDLED_CODEC, find_model
+from vocos_onnx.model.config import METADATA_KEY, ModelConfig
+from vocos_onnx.model.session import stored_file
 from vocos_onnx.stream_pool import StreamPool
 from vocos_onnx.vocoder import VocosONNX
 
 from .settings import Settings, Source
+from .wording import unknown
 
 _FACTS = (
     *("kind", "sample_rate", "hop_length", "bandwidths", "codebooks", "channels", "codec", "codebooks_sha256"),
     *("encodes", "streamable", "delay_frames", "precision", "providers"),
 )
 _log = logging.getLogger("vocos_onnx.serve")
+is_loading = contextvars.ContextVar("is_loading", default=False)
+"""Whether a model is being loaded by what runs: of that, and of no request, the library's warnings are for the log."""
 
 
 class UnknownModelError(LookupError):
@@ -63,22 +70,11 @@ class Model:
         return self.vocos.config.encodec is not None
 
     def describe(self) -> dict[str, Any]:
-        """What /v1/models says of it."""
-        config = self.vocos.config
-        codec = config.encodec
-        return {
-            "kind": "tokens" if codec is not None else "mels",
-            "sample_rate": config.sample_rate,
-            "hop_length": config.hop_length,
-            "bandwidths": None if codec is None else list(codec.bandwidths),
-            "codebooks": None if codec is None else list(codec.codebooks_per_bandwidth),
-            "channels": config.feature_channels if codec is None else None,
-            "codec": None if codec is None else codec.codec,
-            "codebooks_sha256": None if codec is None else codec.codebooks_sha256,
+        """What /v1/models tells of it."""
+        return _described(self.vocos.config) | {
             "encodes": self.encoder is not None,
             "streamable": self.vocos.network.is_streamable,
             "delay_frames": self.vocos.delay,
-            "precision": config.precision,
             "providers": self.vocos.providers,
         }
 
@@ -104,7 +100,9 @@ class Models:
         self._sources = {source.name: source for source in settings.models}
         self._loaded: dict[str, Model] = {}
         self._loading: dict[str, asyncio.Task[Model]] = {}
+        self._configs: dict[str, ModelConfig] = {}  # of what is on this disk, whether loaded or not
         self.default = settings.models[0].name
+        self._is_starting = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -127,7 +125,7 @@ class Models:
         if (model := self._loaded.get(name)) is not None:
             return model
         if name not in self._sources:
-            raise UnknownModelError(f"there is no model {shown(name)}, expected one of {', '.join(self._sources)}")
+            raise UnknownModelError(f"there is no model {unknown(name, self._sources)}")
         if name not in self._loading:
             self._loading[name] = asyncio.create_task(self._load(self._sources[name]))
             self._loading[name].add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -136,15 +134,62 @@ class Models:
         except Exception as error:
             raise NotLoadedError(f"the model {name} cannot be loaded: the log of the service has the reason") from error
 
+    async def load_default(self) -> Model:
+        """Load the default model, and look at what the files of the others say of themselves, for ``describe``.
+
+        Raises NotLoadedError, whose cause is why; it is not in the log.
+        """
+        self._is_starting = True
+        try:
+            self._configs = await asyncio.to_thread(self._read_configs)
+            return await self.get()
+        finally:
+            self._is_starting = False
+
+    def _read_configs(self) -> dict[str, ModelConfig]:
+        found = {}
+        for source in self._sources.values():
+            if find_model(source.model).is_file():
+                with suppress(ValueError, OSError):  # which it says where it is loaded
+                    metadata = stored_file(source.model, METADATA_KEY).metadata
+                    if METADATA_KEY in metadata:
+                        found[source.name] = ModelConfig.from_json(metadata[METADATA_KEY])
+        return found
+
+    def first(self, kind: str) -> str | None:
+        """The first model that decodes "tokens" or "mels", of those of which that is known; None if there is none."""
+        for name in self._sources:
+            config = self._config(name)
+            if config is not None and (kind == "tokens") == (config.encodec is not None):
+                return name
+        return None
+
+    def for_codec(self, tokens: Tokens, not_by: Model) -> str:
+        """What to ask for, for tokens that name their codec: another model that decodes them, if one is known to."""
+        for name in self._sources:
+            if name == not_by.name:
+                continue
+            config = self._config(name)
+            codec = None if config is None else config.encodec
+            if codec is not None and tokens.codec == codec.codec:
+                return f"ask for model={name}"
+        return "no other model of the service is known to decode them; /v1/models lists those there are"
+
+    def _config(self, name: str) -> ModelConfig | None:
+        loaded = self._loaded.get(name)
+        return self._configs.get(name) if loaded is None else loaded.vocos.config
+
     async def _load(self, source: Source) -> Model:
         """Raises whatever VocosONNX does."""
         worked = False
+        is_loading.set(True)  # of this task alone, and of the thread that it waits for
         try:
             model = self._loaded[source.name] = await asyncio.to_thread(self._open, source)
             worked = True
             return model
         except Exception as error:
-            _log.error("the model %s cannot be loaded: %s", source.name, error)
+            if not self._is_starting:  # at the start the caller says it
+                _log.error("the model %s cannot be loaded: %s", source.name, error)
             _log.debug("it failed with", exc_info=error)
             raise
         finally:
@@ -164,14 +209,18 @@ class Models:
         return Model(source.name, vocos, encoder, self._settings.streams)
 
     def describe(self) -> dict[str, Any]:
-        """The answer to /v1/models: what is known of a model once it has been loaded."""
-        unknown = dict.fromkeys(_FACTS)
-        models = [
-            {"name": name, "loaded": name in self._loaded}
-            | (self._loaded[name].describe() if name in self._loaded else unknown)
-            for name in self._sources
-        ]
-        return {"default": self.default, "models": models}
+        """The answer to /v1/models: of a model that is not loaded, what its file tells."""
+        return {"default": self.default, "models": [self._describe(source) for source in self._sources.values()]}
+
+    def _describe(self, source: Source) -> dict[str, Any]:
+        loaded, config = self._loaded.get(source.name), self._config(source.name)
+        facts: dict[str, Any] = dict.fromkeys(_FACTS)
+        if loaded is not None:
+            facts |= loaded.describe()
+        elif config is not None:
+            has_own = config.encodec is not None and config.encodec.codec == BUNDLED_CODEC
+            facts |= _described(config) | {"encodes": source.encoder is not None or has_own}
+        return {"name": source.name, "loaded": loaded is not None, **facts}
 
     def close(self) -> None:
         """Close the pools of streams: what waits in them ends with RuntimeError."""
@@ -179,3 +228,19 @@ class Models:
             task.cancel()
         for model in self._loaded.values():
             model.close()
+
+
+def _described(config: ModelConfig) -> dict[str, Any]:
+    """What the description in a model's file tells."""
+    codec = config.encodec
+    return {
+        "kind": "tokens" if codec is not None else "mels",
+        "sample_rate": config.sample_rate,
+        "hop_length": config.hop_length,
+        "bandwidths": None if codec is None else list(codec.bandwidths),
+        "codebooks": None if codec is None else list(codec.codebooks_per_bandwidth),
+        "channels": config.feature_channels if codec is None else None,
+        "codec": None if codec is None else codec.codec,
+        "codebooks_sha256": None if codec is None else codec.codebooks_sha256,
+        "precision": config.precision,
+    }

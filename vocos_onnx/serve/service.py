@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -19,9 +21,11 @@ from vocos_onnx.model.mistaken import missing_message
 from vocos_onnx.model.names import is_hub_id
 
 from .app import Service, create_app
+from .models import is_loading
 from .settings import Settings
 
 MESSAGE = 1 << 20  # bytes of a WebSocket message
+LONG = 30  # tenths of a second after which it is told that the default model is being loaded
 _log = logging.getLogger("vocos_onnx.serve")
 
 
@@ -30,12 +34,12 @@ def run(settings: Settings, announce: Callable[[str], object] = print) -> None:
 
     Args:
         settings: everything that can be set.
-        announce: is called with one line when the service listens.
+        announce: is called with a line when the default model is loaded, and before with one if that takes long.
 
     Raises:
         FileNotFoundError: a model is no file that is there, and no id on the hub.
         OSError: it cannot listen at that address, as where the port is in use.
-        RuntimeError: the default model cannot be loaded; the log has the reason.
+        RuntimeError: the default model cannot be loaded; the message has the reason.
 
     Example:
         >>> run(Settings(port=8000))
@@ -68,25 +72,34 @@ def run(settings: Settings, announce: Callable[[str], object] = print) -> None:
         names = ", ".join([f"{first} (default)", *others])
         token = "no token is asked for" if settings.token is None else "a token is asked for"
         shown_host = f"[{host}]" if ":" in host else host
-        line = f"http://{shown_host}:{port} serves {names}; {token}"
-        _Server(uvicorn.Config(app, **options), service, lambda: announce(line)).run([plug])
+        url = f"http://{shown_host}:{port}"
+        lines = f"{url} serves {names}; {token}", f"{url} is loading {first}"
+        with _warnings_of_loading():
+            _Server(uvicorn.Config(app, **options), service, announce, *lines).run([plug])
     if service.failed is not None:
-        raise RuntimeError(f"the service has ended: {service.failed}")
+        reason = service.failed.__cause__ or service.failed
+        raise RuntimeError(f"the model {first} cannot be loaded: {reason}") from reason
 
 
 class _Server(uvicorn.Server):
     """uvicorn's, which says when it listens, and tells the service that it ends as soon as it is told."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, announce: Callable[[], object]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, announce: Callable[[str], object], serves: str, loads: str
+    ) -> None:
         super().__init__(config)
         self._service, self._announce = service, announce
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._announce()
+        self._serves, self._loads = serves, loads
+        self._is_announced = False
 
     async def on_tick(self, counter: int) -> bool:
+        """Called each tenth of a second, from 0 on."""
+        if not self._is_announced:
+            self._is_announced = self._service.models.is_ready()
+            if self._is_announced:
+                self._announce(self._serves)
+            elif counter == LONG and self._service.failed is None:
+                self._announce(self._loads)
         return self._service.failed is not None or await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -114,8 +127,35 @@ def _bound(host: str, port: int) -> socket.socket:
             plug.close()
             raise
     except (OSError, UnicodeError) as error:
-        raise OSError(f"cannot listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}") from None
+        remedy = ""
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            remedy = "; name another one as --port N, or --port 0 for any that is free"
+        why = getattr(error, "strerror", None) or error
+        raise OSError(f"cannot listen on {host}, port {port}: {why}{remedy}") from None
     return plug
+
+
+@contextmanager
+def _warnings_of_loading() -> Iterator[None]:
+    """Inside it, the library's warnings are of models that are being loaded: of requests they would advise in Python,
+    and those who sent them do not see them."""
+
+    def is_of_loading(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING or is_loading.get()
+
+    library, show = logging.getLogger("vocos_onnx"), warnings.showwarning
+
+    def show_of_loading(*given: Any, **more: Any) -> None:
+        if is_loading.get():
+            show(*given, **more)
+
+    library.addFilter(is_of_loading)
+    warnings.showwarning = show_of_loading
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+        library.removeFilter(is_of_loading)
 
 
 def _log_to_stderr(access: bool) -> None:

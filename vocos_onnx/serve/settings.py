@@ -112,7 +112,7 @@ class Settings:
     threads: int = 1
     workers: int = field(default_factory=available_cpus)
     queue: int = 16
-    max_body: int = 10_000_000
+    max_body: int = 64_000_000
     max_json: int = 2_000_000
     max_seconds: float = 600
     memory: int = 256_000_000
@@ -139,27 +139,35 @@ class Settings:
             ("connections", 8, 1 << 20),
         ):
             value = getattr(self, name)
-            fits = type(value) is int and least <= value <= most
-            require(fits, f"{name} is {shown(value)}, expected {least} to {most}")
+            fits, option = type(value) is int and least <= value <= most, f"--{name.replace('_', '-')}"
+            if name in ("max_body", "max_json", "memory") and type(value) is int:
+                scaled = f"{value / 1e6:g} MB, expected {least / 1e6:g} to {most / 1e6:.0f} (of a million bytes)"
+                require(fits, f"{option} is {scaled}")
+            require(fits, f"{option} is {shown(value)}, expected {least} to {most}")
         for name, least_seconds in (
             *(("max_seconds", 0.1), ("drain", 0.0)),
             *(("stream_idle", 0.1), ("stream_stall", 0.1)),
         ):
             value = getattr(self, name)
             fits = isinstance(value, int | float) and math.isfinite(value) and value >= least_seconds
-            require(fits, f"{name} is {shown(value)}, expected seconds, {least_seconds:g} or more")
+            option = f"--{name.replace('_', '-')}"
+            require(fits, f"{option} is {shown(value)}, expected seconds, {least_seconds:g} or more")
         if 2 * self.streams > self.connections:
             raise ValueError(
-                f"streams is {self.streams} and connections {self.connections}: streams take at most half of the "
+                f"--streams is {self.streams} and --connections {self.connections}: streams take at most half of the "
                 f"connections, expected {2 * self.streams} of these or more"
             )
         if self.token is not None and not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", self.token):
+            wrong = re.search(r"[^A-Za-z0-9._~+/=-]|^=|=(?=[^=])", self.token)
+            what = "is empty" if not self.token else "holds what no bearer token has"
+            if wrong is not None:
+                what = f"holds {shown(wrong[0])} at character {wrong.start() + 1}"
             raise ValueError(
-                "the token (VOCOS_TOKEN) is empty, or holds characters that no bearer token has: expected letters, "
-                "digits and -._~+/; leave the variable unset to ask for none"
+                f"the token (VOCOS_TOKEN) {what}: expected letters, digits and -._~+/, and = only at the end; leave "
+                "the variable unset to ask for none"
             )
         for origin in self.cors:
             if origin != "*" and not re.fullmatch(_ORIGIN, origin):
                 raise ValueError(
-                    f"an origin is {shown(origin)}, expected one such as https://example.org, without a path, or *"
+                    f"--cors is {shown(origin)}, expected an origin such as https://example.org, without a path, or *"
                 )

@@ -1,0 +1,69 @@
+"""Reasons in words of HTTP: the library's name what to pass in Python, which a client of the service cannot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+from vocos_onnx.messages import close_to, of_files, shown
+
+_OBJECT = re.compile(r"\bVocosONNX\('([\w./-]+)'\)")
+_OF_REQUESTS = [
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r", or a MelConvention for other systems", ""),
+        (
+            r"transpose them \((?:mels|features|tokens)\.T\) before they are saved",
+            "transpose them before they are sent",
+        ),
+        (r"--mels-from (\w+) or (\w+) \(in Python [^()]*\)", r"mels_from=\1 or mels_from=\2 in the query"),
+        (r"--mels-from (\w+) \(in Python [^()]*\)", r"mels_from=\1 in the query"),
+        (r"--mels-from \(in Python mels_from=\)", "mels_from in the query"),
+        (r"; features that are integers may be saved as \.astype\(numpy\.float32\)", "; mels are sent as floats"),
+        (r" in the layout '\w+'", ""),
+        (r"save tokens\[:(\d+)\]", r"send their first \1 rows"),
+        (r"save it as \.wav, for copy-synthesis", "recordings are for /v1/resynth"),
+        (r"save vocos_onnx\.MelConvention\([^()]*\)\.magnitudes\(mels\)", "send natural logarithms of magnitudes"),
+        (r", as features\(\) gives", ""),
+        (r"(?:pass|send|save) them as \.astype\(numpy\.int64\)", "send them as integers"),
+        (r" or \(B, (\d+), T\)| or \(B, T, (\d+)\)", ""),
+        (r"\(B, (\d+), T\)", r"(\1, T)"),
+        (r"\bsave (?=tokens|features|mels|them|one )", "send "),
+        (r"\bpass\b", "give"),
+    )
+]
+
+
+def for_clients(text: str, models: Collection[str] = ()) -> str:
+    """A reason of the library as a client can follow it. ``models``: the names that it may ask for.
+
+    Example:
+        >>> for_clients("take a mel model, such as VocosONNX('vocos-mel-24khz-small')", ["vocos-mel-24khz-small"])
+        'take a mel model, such as model=vocos-mel-24khz-small'
+    """
+    text = _OBJECT.sub(lambda found: f"model={found[1]}" if found[1] in models else found[1], text)
+    text = of_files(text)
+    for pattern, new in _OF_REQUESTS:
+        text = pattern.sub(new, text)
+    return text
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """The end of a reason that something has no such name: the nearest of those there are, and all of them.
+
+    Example:
+        >>> "there is no parameter " + unknown("bandwith", ["model", "bandwidth"])
+        "there is no parameter 'bandwith' (did you mean bandwidth?), expected model or bandwidth"
+    """
+    known = tuple(known)
+    if not known:
+        return f"{shown(name)}, expected none"
+    close = close_to(name.lower(), known, 1, 0.6)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"{shown(name)}{hint}, expected {one_of(known)}"
+
+
+def one_of(names: Iterable[object]) -> str:
+    """Names or numbers with commas, and "or" before the last."""
+    *others, last = map(str, names)
+    return f"{', '.join(others)} or {last}" if others else last

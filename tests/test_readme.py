@@ -148,7 +148,8 @@ def test_the_page_of_mels(folder: Path) -> None:
 
 
 ASYNC_PROGRAM = """
-import json, sys
+import asyncio, io, json, sys
+from vocos_onnx import load_audio, save_tokens
 names = {}
 for snippet in json.load(sys.stdin):
     exec(snippet, names)
@@ -158,6 +159,30 @@ assert np.array_equal(names["audio"], expected) and np.array_equal(names["rough"
 assert np.array_equal(names["codes"], names["encoder"].encode(expected, 24_000, 6.0))
 for audio in (names["streamed"], names["again"]):
     assert np.abs(audio - expected).max() < 1e-5 * np.abs(expected).max()
+
+def ask(path, body):
+    sent, given = [], [{"type": "http.request", "body": part, "more_body": True} for part in (body[:333], body[333:])]
+    given.append({"type": "http.request"})
+
+    async def receive():
+        return given.pop(0) if given else await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "asgi": {"spec_version": "2.4"}, "method": "POST", "path": path, "headers": []}
+    asyncio.run(names["app"](scope | {"query_string": b"", "root_path": ""}, receive, send))
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+file = io.BytesIO()
+save_tokens(file, names["demo_tokens"]())
+status, body = ask("/decode", file.getvalue())
+assert status == 200 and np.abs(load_audio(io.BytesIO(body), 24_000) - expected.clip(-1, 1)).max() < 1e-4
+assert ask("/decode", b"nothing")[0] == 400
+status, body = ask("/stream", tokens[:8].T.astype("<u2").tobytes())
+expected = vocos.decode(tokens[:8])
+assert status == 200 and np.abs(np.frombuffer(body, "f4") - expected).max() < 1e-5 * np.abs(expected).max()
 assert [len(audio) for audio in names["listeners"]] == [320 * (20 + i) for i in range(100)]
 """
 
@@ -165,7 +190,7 @@ assert [len(audio) for audio in names["listeners"]] == [320 * (20 + i) for i in 
 def test_the_page_of_asyncio(folder: Path) -> None:
     """Its snippets are one program."""
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "async.md").read_text(encoding="utf-8"), re.S)
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     (folder / "async.json").write_text(json.dumps(snippets))
     (folder / "async.py").write_text(ASYNC_PROGRAM)
     run("python -W error async.py < async.json", folder)

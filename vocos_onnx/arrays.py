@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,10 +32,11 @@ def as_array(given: Any, what: str) -> npt.NDArray[Any]:
     bfloat16 and the types of 8 bits and fewer (of torch and ml_dtypes), which numpy's functions do not know, become
     float32, which holds all of their values.
 
-    Raises ValueError where it is no array: a path, bytes, lists of different lengths.
+    Raises ValueError where it is no array: a path, bytes, lists of different lengths, a coroutine.
     """
     if isinstance(given, str | bytes | bytearray | os.PathLike):
         raise ValueError(f"{what}: {_no_array(given)}")
+    check_awaited(given, what)
     try:
         if hasattr(given, "detach") and hasattr(given, "cpu"):
             given = given.detach().cpu()
@@ -48,6 +49,25 @@ def as_array(given: Any, what: str) -> npt.NDArray[Any]:
             reason = _differences(given)
         raise ValueError(f"{what} cannot be read as one array: {reason}") from None
     return array.astype(np.float32) if _is_narrow_float(array.dtype) else array
+
+
+def check_awaited(given: Any, name: str, of_blocks: str = "") -> None:
+    """Raises ValueError for what has to be awaited, or iterated with ``async for``, before it is an array.
+
+    ``of_blocks``: what else takes an asynchronous iterable, as a remedy.
+    """
+    if isinstance(given, list | tuple):
+        given, what = next(iter(given), None), "the first item is"
+    else:
+        what = "what is given is"
+    if isinstance(given, np.ndarray):  # nearly always
+        return
+    kind = type(given).__name__
+    if isinstance(given, Awaitable):
+        raise ValueError(f"{name}: {what} a {kind}, whose result is not there yet: await it first")
+    if isinstance(given, AsyncIterable):
+        remedy = of_blocks or "collect its items first, as in [item async for item in given]"
+        raise ValueError(f"{name}: {what} an asynchronous iterable ({kind}): {remedy}")
 
 
 def _differences(given: list[Any] | tuple[Any, ...]) -> str:

@@ -37,6 +37,8 @@ FRAMES = 256  # of a call, where there are several streams: more are hardly chea
 class StreamPool:
     """Many streams of one model at once, whose chunks share the network. Made by ``VocosONNX.stream_pool``.
 
+    ``with`` and ``async with`` close the pool at their end.
+
     Each thread opens a ``Stream`` and uses it as if it were alone. ``push`` and ``flush`` block until the audio is
     there, and return what those of ``VocosONNX.stream`` would, within 1e-5 of the peak. The pool has no thread of its
     own: one of the threads that push runs the network for all whose chunks are there, while the others wait; what is
@@ -102,6 +104,12 @@ class StreamPool:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
         self.close()
 
     def __reduce__(self) -> NoReturn:
@@ -245,9 +253,8 @@ class _Calls:
 
     Some of the threads that wait lead, as many as calls of the network should run side by side: each makes one call,
     in which its own step takes part, and then another thread leads. For the step of a coroutine, a worker does so. All
-    that they share changes under ``_lock``, which
-    nobody holds for long. A thread may be interrupted at any point, and then ``withdraw`` puts right what it has left
-    undone.
+    that they share changes under ``_lock``, which nobody holds for long. A thread may be interrupted at any point, and
+    then ``withdraw`` puts right what it has left undone.
     """
 
     def __init__(self, network: Network, inverse: Inverse, max_streams: int, max_wait: float):

@@ -28,10 +28,17 @@ from .network import Network, State
 from .spans import LONGEST
 from .workers import begin
 
-_TWO_THREADS = (
-    "two threads use one stream at the same time, or two tasks, or an iterator of push_blocks is not at its end: give "
-    "each a stream of its own, await one push before the next, and iterate to the end"
+_NOT_AT_ITS_END = "an iterator of {} is not at its end: iterate to its end before anything else, or "
+_TWO_TASKS = (
+    "two tasks use one stream at the same time: await one push before the next, or give each task a stream of its own"
 )
+_IN_USE = {  # by the method that has not ended
+    "push_blocks": _NOT_AT_ITS_END.format("push_blocks") + "call reset()",
+    "apush_blocks": _NOT_AT_ITS_END.format("apush_blocks") + "await its aclose(), and call reset()",
+    "apush": _TWO_TASKS,
+    "aflush": _TWO_TASKS,
+}
+_TWO_THREADS = "two threads use one stream at the same time: give each a stream of its own"
 _GIVEN_UP = "a chunk was not decoded to its end: {} was given up"
 _SMALL = 1 << 16  # numbers of a chunk that takes no time to check
 
@@ -204,6 +211,7 @@ class Stream:
         self.delay_samples = lookahead * reader.config.hop_length + inverse.delay
         self._lock = threading.Lock()
         self._unfinished: weakref.ref[Generator[Float, None, None]] | None = None  # of push_blocks, while it runs
+        self._user = ""  # the method that has the lock, or had it last
         self._closed = False
         self._start()
 
@@ -227,10 +235,10 @@ class Stream:
             as far ahead as it looks.
 
         Raises:
-            ValueError: as ``decode``; a chunk of another kind than those before it; after ``flush`` or ``close``; and,
-                until ``reset``, after an error of any kind, since audio after a missing chunk would be shifted in time.
-            RuntimeError: another thread is pushing, or an iterator of ``push_blocks`` is not at its end; the pool is
-                closed, or the stream is while the chunk waits in the pool.
+            ValueError: as ``decode``; a chunk of another kind than those before it; after ``flush``; and, until
+                ``reset``, after an error of any kind, since audio after a missing chunk would be shifted in time.
+            RuntimeError: another thread or task is pushing, or an iterator of ``push_blocks`` is not at its end; the
+                pool or the stream is closed, or is closed while the chunk waits in the pool.
         """
         return _joined([*self.push_blocks(tokens_or_features)])
 
@@ -344,9 +352,8 @@ class Stream:
         What was pushed and has not been emitted is dropped. An iterator of ``push_blocks`` that was not exhausted ends.
 
         Raises:
-            ValueError: after ``close``.
-            RuntimeError: another thread is pushing; the pool is closed, or it has no room: ``flush`` and errors give
-                the place of a stream to others.
+            RuntimeError: another thread or task is pushing; the stream or the pool is closed, or the pool has no room:
+                ``flush`` and errors give the place of a stream to others.
         """
         self._check_open()
         unfinished = None if self._unfinished is None else self._unfinished()
@@ -356,7 +363,8 @@ class Stream:
             except ValueError:  # of a generator that is running
                 raise RuntimeError(_TWO_THREADS) from None
         if not self._lock.acquire(blocking=False):
-            raise RuntimeError(_TWO_THREADS)
+            raise self._in_use()
+        self._user = "reset"
         try:
             self._start()
         finally:
@@ -365,8 +373,8 @@ class Stream:
     def close(self) -> None:
         """Drop the stream, from any thread, and free its place in the pool; what has not been emitted is lost.
 
-        A ``push`` that waits in a pool raises RuntimeError. Closing it again does nothing; anything else raises
-        ValueError. ``with`` closes the stream at its end.
+        A ``push`` that waits in a pool raises RuntimeError, and so does anything else from now on; closing it again
+        does nothing. ``with`` and ``async with`` close the stream at their end.
         """
         self._closed = True
         self._place.free()
@@ -380,15 +388,22 @@ class Stream:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.close()
+
     def _check_open(self) -> None:
         if self._closed:
-            raise ValueError("the stream is closed: make another one")
+            raise RuntimeError("the stream is closed: make another one")
         self._place.check()
 
     @contextmanager
     def _alone(self, method: str) -> Iterator[None]:
         if not self._lock.acquire(blocking=False):
-            raise RuntimeError(_TWO_THREADS)
+            raise self._in_use()
+        self._user = method
         try:
             self._check_open()
             if self._ended:
@@ -410,6 +425,15 @@ class Stream:
         finally:
             self._unfinished = None
             self._lock.release()
+
+    def _in_use(self) -> RuntimeError:
+        """Why a method cannot begin: another one has not ended."""
+        import inspect  # of use in errors alone
+
+        blocks = None if self._unfinished is None else self._unfinished()
+        if self._user == "push_blocks" and (blocks is None or inspect.getgeneratorstate(blocks) == inspect.GEN_RUNNING):
+            return RuntimeError(_TWO_THREADS)
+        return RuntimeError(_IN_USE.get(self._user, _TWO_THREADS))
 
     def _fail(self, reason: str) -> None:
         self._failure, self._decoder = reason, None

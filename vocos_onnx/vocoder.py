@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .analysis import Choice, EncoderOrPath, analysis_of
-from .arrays import Array, EncodecFrames, Float, Progress, as_array
+from .arrays import Array, EncodecFrames, Float, Progress, as_array, check_awaited
 from .background import each, in_background
 from .dsp.mel import CHUNK
 from .frames import Given, Layout, reader_of
@@ -553,6 +553,7 @@ class VocosONNX:
 
         With an error the iterator is at its end: nothing of what follows the chunk is emitted.
         """
+        check_awaited(chunks, "chunks", "use adecode_stream, which takes one")
         _check_chunks(chunks)
         stream = self.stream(bandwidth_id, bandwidth=bandwidth, lookahead=lookahead, mels_from=mels_from, check=check)
         return _stream_through(chunks, stream)
@@ -577,6 +578,7 @@ class VocosONNX:
             ...     await websocket.send(audio.tobytes())
         """
         if not isinstance(chunks, AsyncIterable):
+            check_awaited(chunks, "chunks")
             _check_chunks(chunks)
         stream = self.stream(bandwidth_id, bandwidth=bandwidth, lookahead=lookahead, mels_from=mels_from, check=check)
         return _astream_through(chunks, stream)

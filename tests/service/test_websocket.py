@@ -26,14 +26,15 @@ from vocos_onnx import VocosONNX
 
 TIMEOUT = 30
 OPTIONS: dict[str, Any] = {"open_timeout": TIMEOUT, "close_timeout": 1, "proxy": None}
-MODELS = {
+MODELS: dict[str, Any] = {
     **{name: DATA / f"{name}.onnx" for name in ("encodec", "mel", "mel-istft", "encodec-int8")},
     "unstreamable": DATA / "format-5" / "imdct-cos.onnx",
+    "bundled": "vocos-codec-24khz",
 }
 TOKENS = np.random.default_rng(0).integers(1024, size=(2, 200)).astype("<u2")
 MELS = np.random.default_rng(0).uniform(-8, 2, (8, 200)).astype("<f4")
 TOKEN = "s3cret.token"
-START = {"type": "start", "model": "encodec", "kind": "tokens", "codebooks": 2}
+START: dict[str, Any] = {"type": "start", "model": "encodec", "kind": "tokens", "codebooks": 2}
 
 
 def options() -> list[str]:
@@ -177,6 +178,9 @@ def test_audio_is_that_of_decode(server: Server, model: str, given: np.ndarray, 
             "delay_frames": stream.delay,
             "delay_samples": stream.delay_samples,
             "codebooks" if is_tokens else "channels": len(given),
+            "dtype": given.dtype.name,
+            "frame_bytes": len(given) * given.itemsize,
+            "frame": f"{len(given)} x {given.dtype.name}, little-endian, frame after frame",
             "format": more.get("format", "s16le"),
         }
         answers, frames, size = [], 0, 4 if more.get("format") == "f32le" else 2
@@ -187,6 +191,20 @@ def test_audio_is_that_of_decode(server: Server, model: str, given: np.ndarray, 
         rest, end = client.flush()
         assert end == {"type": "end", "frames": given.shape[1], "samples": len(expected)}
     check(b"".join([*answers, rest]), expected, more.get("format", "s16le"))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "int64", "float16", "float32", "float64"])
+def test_numbers_of_other_types(server: Server, dtype: str) -> None:
+    """As numpy has them, if the start names the type."""
+    start, given = (MEL_START, MELS) if dtype.startswith("float") else (START, TOKENS)
+    given = given.astype(dtype)
+    vocos = VocosONNX(MODELS[start["model"]], threads=1)
+    with Client(server) as client:
+        started = client.start(**{**start, "dtype": dtype, "format": "f32le"})
+        assert started["dtype"] == dtype
+        assert started["frame_bytes"] == given[:, :1].nbytes
+        audio = b"".join(client.push(chunk) for chunk in chunked(given, 3)) + client.flush()[0]
+    check(audio, vocos.decode(given, check=None if given.dtype.kind in "iu" else False), "f32le")
 
 
 def test_one_stream_after_another(server: Server) -> None:
@@ -253,6 +271,7 @@ def test_many_streams_at_once() -> None:
 
 
 CHUNK = TOKENS[:, :8].T.tobytes()
+BUNDLED = START | {"model": "bundled"}
 MEL_START = START | {"model": "mel", "kind": "mels", "codebooks": None}
 
 
@@ -268,8 +287,8 @@ MEL_START = START | {"model": "mel", "kind": "mels", "codebooks": None}
         # kind
         ([START, "tokens"], 1007, r"^cannot read a text message as JSON: "),
         ([START, {"type": "chunk"}], 1003, r"""^type is 'chunk', expected "start" or "flush"; chunks are binary"""),
-        ([START | {"kind": "mels"}], 1003, r"^kind is 'mels', and encodec decodes tokens of "),
-        ([MEL_START | {"kind": "tokens"}], 1003, r"^kind is 'tokens', and mel decodes mels$"),
+        ([START | {"kind": "mels"}], 1003, r"^kind is 'mels', and encodec decodes tokens of .*: name a model"),
+        ([MEL_START | {"kind": "tokens"}], 1003, r"^kind is 'tokens', and mel decodes mels: name a model that "),
         ([START | {"kind": "audio"}], 1007, r"^kind is 'audio', expected tokens or mels$"),
         ([{"type": "start"}], 1007, r"^kind is None, expected tokens or mels$"),
         (["[1, 2]"], 1007, r"^a text message is \[1, 2\], expected \{"),
@@ -277,12 +296,24 @@ MEL_START = START | {"model": "mel", "kind": "mels", "codebooks": None}
         (['{"type": "start", "bandwidth": NaN}'], 1007, r"NaN is no number of JSON"),
         (["x" * 5000], 1009, r"^a text message has 5000 characters, expected at most 4096$"),
         # fields
-        ([START | {"model": "nothing"}], 1008, r"^there is no model 'nothing', expected one of encodec, mel, "),
+        ([START | {"model": "nothing"}], 1008, r"^there is no model 'nothing', expected (one of )?encodec, mel, "),
         ([START | {"model": 5}], 1007, r"^model is 5, expected a text"),
         ([START | {"model": "unstreamable", "kind": "mels", "codebooks": None}], 1008, r"cannot be streamed: send all"),
-        ([START | {"codebooks": None}], 1007, r"^codebooks is missing, expected 1 to 2"),
-        ([START | {"codebooks": 3}], 1007, r"^codebooks is 3, expected 1 to 2"),
-        ([START | {"codebooks": 0}], 1007, r"^codebooks is 0, expected 1 to 2"),
+        ([START | {"codebooks": None}], 1007, r"^codebooks is missing, expected 1 or 2"),
+        ([BUNDLED | {"codebooks": 3}], 1007, r"^codebooks is 3, expected 2, 4, 8 or 16: the tokens of a frame$"),
+        ([START | {"codebooks": 0}], 1007, r"^codebooks is 0, expected 1 or 2"),
+        ([START | {"dtype": "int8"}], 1007, r"^dtype is 'int8', expected uint16 or uint8 or int16 or int32 or int64$"),
+        ([START | {"dtype": "uint8"}], 1007, r"^dtype is uint8, which ends at 255, and tokens are 0 to 1023: give a"),
+        ([START | {"dtype": "float32"}], 1007, r"^dtype is 'float32', expected uint16 or"),
+        ([MEL_START | {"dtype": "int64"}], 1007, r"^dtype is 'int64', expected float32 or"),
+        # tokens of another bandwidth
+        ([BUNDLED | {"codebooks": 16, "bandwidth": 6}], 1007, r"^codebooks is 16, and bandwidth is 6, which is of 8 "
+            r"codebooks: leave bandwidth out, or send the first 8 codebooks of each frame, and give codebooks as 8$"),
+        ([BUNDLED | {"codebooks": 4, "bandwidth": 6}], 1007, r"^codebooks is 4, and bandwidth is 6, which is of 8 "
+            r"codebooks: leave bandwidth out, or give 3$"),
+        ([BUNDLED | {"codebooks": 16, "bandwidth_id": 0}], 1007, r"^codebooks is 16, and bandwidth_id is 0, which is of"
+            r" 2 codebooks: leave bandwidth_id out, or send the first 2 codebooks"),
+        ([START | {"bandwidth": 1.5, "bandwidth_id": 1}], 1007, r"^bandwidth \(1\.5\) and bandwidth_id \(1\) are"),
         ([START | {"codebooks": True}], 1007, r"^codebooks is True, expected an integer$"),
         ([START | {"channels": 8}], 1007, r"^channels is given, and these are tokens$"),
         ([MEL_START | {"channels": 80}], 1007, r"^channels is 80, expected 8, as mel has$"),
@@ -291,14 +322,14 @@ MEL_START = START | {"model": "mel", "kind": "mels", "codebooks": None}
         ([START | {"bandwidth_id": 9}], 1007, r"^bandwidth_id is 9, expected 0 to 1"),
         ([START | {"format": "mp3"}], 1007, r"^format is 'mp3', expected s16le or f32le$"),
         ([START | {"mels_from": "f5"}], 1007, r"^mels_from is 'f5', and these are tokens"),
-        ([MEL_START | {"mels_from": "nobody"}], 1007, r"^mels_from is 'nobody', expected"),
+        ([MEL_START | {"mels_from": "nobody"}], 1007, r"^mels_from is 'nobody', expected one of [^;]*'mlx'$"),
         ([START | {"codeboks": 2}], 1007, r"^start has 'codeboks', expected some of type, model, kind, codebooks"),
         # tokens of another codec
-        ([START | {"codec": "other"}], 1007, r"^these are tokens of other, and this model decodes those of "),
+        ([START | {"codec": "other"}], 1007, r"^these are tokens of other, and this .*: name the model of their"),
         ([START | {"codebooks_sha256": "0" * 64}], 1007, r"^these are tokens of another codec, and this model"),
         # data
-        ([START, CHUNK[:-1]], 1007, r"^a message has 31 bytes, expected a multiple of 4: frames of 2 tokens in"),
-        ([MEL_START, b"\0" * 20], 1007, r"^a message has 20 bytes, expected a multiple of 32: frames of 8 channels in"),
+        ([START, CHUNK[:-1]], 1007, r"^a message has 31 bytes, expected a multiple of 4: 2 x uint16, little-"),
+        ([MEL_START, b"\0" * 20], 1007, r"^a message has 20 bytes, expected a multiple of 32: 8 x float32"),
         ([START, CHUNK, struct.pack("<4H", 1, 2, 3, 1024)], 1007, r"^tokens hold the value 1024, expected 0 to 1023"),
         ([MEL_START, struct.pack("<8f", *[0] * 7, np.nan)], 1007, r"^features hold 1 values that are NaN or infinite"),
         ([START, b"\0" * 4 * 376], 1009, r"^a chunk has 376 frames, expected at most 375, which are 5 s"),
@@ -342,7 +373,42 @@ def test_a_request_that_is_no_websocket(server: Server) -> None:
     answer = server.ask("/v1/stream", method="GET")
     assert answer.status == 426
     assert answer.headers["upgrade"] == "websocket"
-    assert "ws://" in answer.json()["error"]
+    said = answer.json()
+    assert "ws://" in said["error"]
+    assert str(said["first_message"]["codebooks"]) in said["protocol"]
+    with Client(server) as client:
+        client.say({**said["first_message"], "model": "bundled"})
+        assert client.heard()["type"] == "started"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "error"),
+    [
+        ("/v1/streams", 404, "there is no WebSocket at '/v1/streams': connect to /v1/stream"),
+        ("/v1/stream/", 404, "there is no WebSocket at '/v1/stream/'"),
+        ("/v1/decode", 404, "connect to /v1/stream"),
+        ("/", 404, "connect to /v1/stream"),
+        ("/v1/stream?model=mel", 400, "the query has 'model', and /v1/stream takes no parameters: the first message"),
+        ("/v1/stream?token=x", 400, "the query has 'token', and /v1/stream takes no parameters: send the bearer token"),
+    ],
+)
+def test_wrong_addresses(server: Server, path: str, status: int, error: str) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        connect(f"ws://127.0.0.1:{server.port}{path}", **OPTIONS).__enter__()
+    assert refused.value.response.status_code == status
+    assert error in json.loads(refused.value.response.body)["error"]
+
+
+def test_a_refusal_is_one_line_in_the_log() -> None:
+    with Server(*options()) as server:
+        with pytest.raises(InvalidStatus):
+            connect(f"ws://127.0.0.1:{server.port}/v1/nothing%0Ahere", **OPTIONS).__enter__()
+        _, _, said = server.stop(signal.SIGTERM)
+    assert [line for line in said.splitlines() if "WebSocket" in line] == [
+        r"vocos-onnx: warning: a WebSocket to '/v1/nothing\nhere' is refused with 404: there is no WebSocket at "
+        r"'/v1/nothing\nhere': connect to /v1/stream"
+    ]
+    assert "handshake" not in said
 
 
 # Places

@@ -11,13 +11,14 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.helpers import DATA, ROOT
-from vocos_onnx import EncodecONNX, Stream, StreamPool, Tokens, VocosONNX, background
+from vocos_onnx import EncodecONNX, Stream, StreamPool, Tokens, VocosONNX, background, save_audio, save_blocks
 from vocos_onnx.model.cpus import available_cpus
 
 TIMEOUT = 60  # seconds after which something hangs
@@ -252,14 +253,60 @@ def test_two_tasks_on_one_stream(vocos: VocosONNX, gate: Gate) -> None:
         for stream in (vocos.stream(), vocos.stream_pool().open()):
             first = asyncio.create_task(stream.apush(tokens_of(20)))
             await asyncio.sleep(0)
-            with pytest.raises(RuntimeError, match="two tasks"):
+            with pytest.raises(RuntimeError, match=r"^two tasks use one stream at the same time: await"):
                 await stream.apush(tokens_of(20))
-            with pytest.raises(RuntimeError, match="two tasks"):
-                stream.flush()
+            for call in (stream.flush, stream.reset):
+                with pytest.raises(RuntimeError, match=r"^two tasks use one stream at the same time"):
+                    call()
             gate.open()
             assert (await first).size
 
     run(main())
+
+
+def test_await_is_forgotten(vocos: VocosONNX, tmp_path: Path) -> None:
+    """Errors say so, wherever it is, alone or in a list; and what to do with an asynchronous iterable."""
+    encoder, tokens = EncodecONNX(DATA / "encoder.onnx"), tokens_of(20)
+    silence = np.zeros(5000, np.float32)
+
+    async def blocks() -> AsyncIterator[np.ndarray]:
+        yield silence
+
+    def file(given: Any) -> None:
+        save_audio(tmp_path / "x.wav", given, 24_000)
+
+    async def main() -> None:
+        uses: tuple[tuple[Callable[[Any], Any], Callable[[], Coroutine[Any, Any, Any]]], ...] = (
+            (file, lambda: vocos.adecode(tokens)),
+            (lambda given: vocos(given, 24_000, bandwidth=1.5), lambda: vocos.adecode(tokens)),
+            (lambda given: encoder.encode(given, 24_000, 1.5), lambda: vocos.adecode(tokens)),
+            (lambda given: [*vocos.resynth_stream(given, 24_000, bandwidth=1.5)], lambda: vocos.adecode(tokens)),
+            (lambda given: save_blocks(tmp_path / "y.wav", given, 24_000), lambda: vocos.adecode(tokens)),
+            (vocos.decode, lambda: encoder.aencode(silence, 24_000, 1.5)),
+            (vocos.codes_to_features, lambda: encoder.aencode(silence, 24_000, 1.5)),
+            (vocos.stream().push, lambda: encoder.aencode(silence, 24_000, 1.5)),
+            (vocos.decode_stream, lambda: encoder.aencode(silence, 24_000, 1.5)),
+            (vocos.adecode_stream, lambda: encoder.aencode(silence, 24_000, 1.5)),
+            (Tokens, lambda: encoder.aencode(silence, 24_000, 1.5)),
+        )
+        for use, make in uses:
+            for given in (make(), asyncio.create_task(make())):
+                for wrapped in (given, [given]):
+                    with pytest.raises(ValueError, match=r"is a (coroutine|Task), .*: await it first"):
+                        use(wrapped)
+                given.close() if isinstance(given, Coroutine) else await given
+        remedies: tuple[tuple[Callable[[Any], Any], str], ...] = (
+            (vocos.decode_stream, "use adecode_stream"),
+            (vocos.decode, "collect its items first"),
+            (file, r"np\.concatenate\(\[block async for block in audio\]\)"),
+            (lambda given: vocos.resynth_stream(given, 24_000, bandwidth=1.5), r"\[block async for block in blocks\]"),
+        )
+        for use, remedy in remedies:
+            with pytest.raises(ValueError, match=rf"is an asynchronous iterable \(async_generator\): .*{remedy}"):
+                use(blocks())
+
+    run(main())
+    assert not list(tmp_path.iterdir())
 
 
 # the loop goes on, and work that nobody waits for ends
@@ -418,7 +465,7 @@ def test_an_iteration_that_is_left(vocos: VocosONNX) -> None:
         stream = vocos.stream()
         blocks = stream.apush_blocks(tokens_of(4000))
         await anext(blocks)
-        with pytest.raises(RuntimeError, match="is not at its end"):
+        with pytest.raises(RuntimeError, match=r"^an iterator of apush_blocks is not at its end: .*aclose\(\)"):
             await stream.apush(tokens_of(8))
         await blocks.aclose()
         with pytest.raises(ValueError, match="apush_blocks was given up"):
@@ -469,6 +516,24 @@ def test_hundreds_of_streams_on_one_loop(vocos: VocosONNX, monkeypatch: pytest.M
     assert max(sizes) > 10
     assert len(sizes) < 0.5 * 300 * 6
     assert all(name.startswith("vocos-onnx") for name in threads)
+
+
+def test_async_with(vocos: VocosONNX) -> None:
+    """It closes pools and streams, as ``with`` does."""
+
+    async def main() -> None:
+        async with vocos.stream_pool() as pool:
+            async with pool.open() as stream, vocos.stream() as alone:
+                assert equal(await stream.apush(tokens_of(20)), await alone.apush(tokens_of(20)))
+                assert len(pool) == 1
+            assert len(pool) == 0
+            for closed in (stream, alone):
+                with pytest.raises(RuntimeError, match="the stream is closed"):
+                    await closed.apush(tokens_of(20))
+        with pytest.raises(RuntimeError, match="the pool is closed"):
+            pool.open()
+
+    run(main())
 
 
 def test_tasks_and_threads_in_one_pool(vocos: VocosONNX) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vocos_onnx.arrays import Float, as_array, check_order, count_masked
+from vocos_onnx.arrays import Float, as_array, check_awaited, check_order, count_masked
 from vocos_onnx.dsp.resample import resample, resample_blocks
 from vocos_onnx.limits import MAX_RATE, MIN_RATE
 from vocos_onnx.messages import in_python, shown
@@ -72,6 +72,7 @@ def read_blocks(blocks: Iterable[npt.ArrayLike], sample_rate: int, to: int) -> I
 def as_samples(audio: Any, rate: int, blockwise: str = "resynth_stream or encode_stream") -> npt.NDArray[Any]:
     """Audio as an array of a type that is audio's. Raises ValueError for what is another thing than samples."""
     _refuse_files(audio, rate, "audio", "load_audio")
+    check_awaited(audio, "audio", "join its blocks first, as in np.concatenate([block async for block in audio])")
     expected = "expected an array of samples"
     if isinstance(audio, Iterator):
         raise ValueError(
@@ -115,6 +116,7 @@ def _objects(array: npt.NDArray[Any]) -> str:
 def as_blocks(blocks: Any, rate: int) -> Iterable[npt.ArrayLike]:
     """Blocks of audio, not yet looked at. Raises ValueError for what is another thing."""
     _refuse_files(blocks, rate, "blocks", "load_blocks")
+    check_awaited(blocks, "blocks", "collect them first, as in [block async for block in blocks]")
     if getattr(blocks, "ndim", 3) < 3 or not isinstance(blocks, Iterable):
         what = f"one array of shape {np.shape(blocks)}" if hasattr(blocks, "ndim") else shown(blocks)
         remedy = "pass [audio] for one array"

@@ -705,7 +705,10 @@ def _saying(refused: Refused, closes: bool) -> App:
 
 
 async def deny(scope: Scope, send: Send, refused: Refused) -> None:
-    """Refuse a WebSocket before it is accepted; 403 where the server cannot say anything else."""
+    """Refuse a WebSocket before it is accepted; 403 where the server cannot say anything else. Logs a line."""
+    path = scope["path"]
+    path = repr(path if len(path) <= 100 else f"{path[:100]}...")
+    logger.warning("a WebSocket to %s is refused with %d: %s", path, refused.status, refused.reason)
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": 1008})
         return
@@ -823,6 +826,11 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
                 self._admitted.pause_reading()
                 limits._tired += 1
                 asyncio.get_running_loop().call_later(8 * min(took, 20 * PARSE) * limits._tired, self._go_on)
+
+        async def send(self, message: Message) -> None:
+            await super().send(message)
+            if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+                self.handshake_complete = True  # which uvicorn forgets, and then logs that it is not
 
         def handle_ping(self) -> None:
             if self.writable.is_set():

@@ -10,16 +10,18 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Match, Route
 
 from vocos_onnx.arrays import Float
+from vocos_onnx.bandwidths import counted
 from vocos_onnx.io.samples import to_int16
 from vocos_onnx.io.tokens import Tokens
 from vocos_onnx.mels import MelConvention, convention_of
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from .app import Service
 
 WRONG_KIND, BAD_DATA, POLICY, TOO_LARGE, FAILED, ENDING, BUSY, STALLED = 1003, 1007, 1008, 1009, 1011, 1012, 1013, 4408
+PATH = "/v1/stream"
 MOST_SECONDS = 5  # of audio of one chunk: so much is computed and kept for a client at once
 LINGER = 5.0  # seconds in which a client that did not read may still get to know why it was cut off
 _LONGEST_TEXT = 4096  # bytes of a message in JSON
@@ -42,10 +45,27 @@ _FORMATS: dict[str, Callable[[Float], bytes]] = {
     "s16le": lambda audio: to_int16(audio).astype("<i2", copy=False).tobytes(),
     "f32le": lambda audio: audio.astype("<f4", copy=False).tobytes(),
 }
+_DTYPES = {  # of the numbers in a chunk, the first by default
+    True: ("uint16", "uint8", "int16", "int32", "int64"),  # of tokens
+    False: ("float32", "float16", "float64"),  # of mels
+}
 _KEYS = (
-    *("type", "model", "kind", "codebooks", "channels", "bandwidth_id", "bandwidth", "codec", "codebooks_sha256"),
-    *("mels_from", "format"),
+    *("type", "model", "kind", "codebooks", "channels", "dtype", "bandwidth_id", "bandwidth", "codec"),
+    *("codebooks_sha256", "mels_from", "format"),
 )
+FIRST = {"type": "start", "kind": "tokens", "codebooks": 8, "dtype": "uint16", "format": "s16le"}
+PROTOCOL = (
+    f"/v1/stream is a WebSocket. The first message is text, JSON such as {json.dumps(FIRST)}; of mels it is "
+    '{"type": "start", "kind": "mels"}. The service answers with {"type": "started", ...}, which has the sample rate, '
+    "frame_bytes and, in words, what a frame is. Then each binary message of the client is one chunk, of frames one "
+    "after another (so of tokens (K, T) the bytes of tokens.T), with up to 5 s, and is answered by one binary message "
+    'of audio, which may be empty. The text {"type": "flush"} ends the stream: the service answers with the rest of '
+    'the audio, one binary message, and with {"type": "end", "frames": ..., "samples": ...}. Then another start may '
+    'follow. What is wrong is answered by {"type": "error", "error": REASON, "code": CODE} and the end of the '
+    "connection with that code. The bearer token, where one is needed, is sent in the header Authorization or as the "
+    f"subprotocol {SUBPROTOCOL}TOKEN, percent-encoded."
+)
+GUIDE = "docs/service.md, The WebSocket"
 _log = logging.getLogger(__name__)
 
 
@@ -110,26 +130,27 @@ class _Open:
         self.is_tokens = kind == "tokens"
         if self.is_tokens != model.is_codec:
             decodes = f"tokens of {config.encodec.codec}" if config.encodec else "mels"
-            raise _Closed(WRONG_KIND, f"kind is {kind!r}, and {model.name} decodes {decodes}")
+            remedy = "name a model that does, of those in /v1/models"
+            raise _Closed(WRONG_KIND, f"kind is {kind!r}, and {model.name} decodes {decodes}: {remedy}")
         if not model.vocos.network.is_streamable:
             raise _Closed(POLICY, f"{model.name} cannot be streamed: send all of it to /v1/decode")
         self.format = _one_of(start, "format", tuple(_FORMATS), "s16le")
         self._written = _FORMATS[self.format]
         convention = self._convention(start)
         self._frames_first = convention is not None and convention.axes == "btc"
+        bandwidth, bandwidth_id = _number(start, "bandwidth"), _integer(start, "bandwidth_id")
         self.width = self._width(start)
-        self._dtype = np.dtype("<u2" if self.is_tokens else "<f4")
-        self._frame_bytes = self.width * self._dtype.itemsize
+        self.dtype = self._read_dtype(start)
+        self.frame_bytes = self.width * self.dtype.itemsize
+        self._check_bandwidth(bandwidth, bandwidth_id)
         self._most = int(MOST_SECONDS * config.sample_rate / config.hop_length)
         self.frames = self.samples = 0
-        bandwidth = _number(start, "bandwidth")
-        bandwidth_id = _integer(start, "bandwidth_id")
         try:
             self.stream: Stream = model.pool().open(
                 bandwidth_id, bandwidth=bandwidth, mels_from=convention, check=None if self.is_tokens else True
             )
         except ValueError as error:
-            raise _Closed(BAD_DATA, str(error)) from None
+            raise _Closed(BAD_DATA, _reworded(error)) from None
         try:
             self._check_codec(start)
         except _Closed:
@@ -138,14 +159,14 @@ class _Open:
 
     def _convention(self, start: Mapping[str, Any]) -> MelConvention | None:
         name = _text(start, "mels_from")
-        if name is None:
-            return None
+        if name is None:  # a convention of its own says that the axes are known: there is nothing to remark on
+            return None if self.is_tokens else MelConvention()
         if self.is_tokens:
             raise _Closed(BAD_DATA, f"mels_from is {shown(name)}, and these are tokens: leave it out")
         try:
             return convention_of(name, self.model.vocos.config.feature_channels)
         except ValueError as error:
-            raise _Closed(BAD_DATA, str(error)) from None
+            raise _Closed(BAD_DATA, _reworded(error)) from None
 
     def _width(self, start: Mapping[str, Any]) -> int:
         """The numbers of a frame."""
@@ -159,12 +180,64 @@ class _Open:
             if given not in (None, channels):
                 raise _Closed(BAD_DATA, f"channels is {given}, expected {channels}, as {self.model.name} has")
             return channels
-        most = self.model.vocos.num_codebooks
+        counts = self._counts
+        expected = f"{_either(counts)}: the tokens of a frame"
         if given is None:
-            raise _Closed(BAD_DATA, f"codebooks is missing, expected 1 to {most}: the tokens of a frame")
-        if not 1 <= given <= most:
-            raise _Closed(BAD_DATA, f"codebooks is {given}, expected 1 to {most}: the tokens of a frame")
+            raise _Closed(BAD_DATA, f"codebooks is missing, expected {expected}")
+        if given not in counts:
+            raise _Closed(BAD_DATA, f"codebooks is {given}, expected {expected}")
         return given
+
+    @property
+    def _counts(self) -> Sequence[int]:
+        """How many codebooks tokens can have: of a network that is conditioned on a bandwidth, as many as one has."""
+        config = self.model.vocos.config
+        if config.encodec is not None and config.num_bandwidth_ids:
+            return sorted(set(config.encodec.codebooks_per_bandwidth))
+        return range(1, self.model.vocos.num_codebooks + 1)
+
+    def _read_dtype(self, start: Mapping[str, Any]) -> np.dtype[Any]:
+        """The type of the numbers in a chunk."""
+        known = _DTYPES[self.is_tokens]
+        name = _one_of(start, "dtype", known, known[0])
+        dtype = np.dtype(name).newbyteorder("<")
+        codec = self.model.vocos.config.encodec
+        if codec is not None and (most := int(np.iinfo(dtype).max)) < codec.codebook_size - 1:
+            reason = f"dtype is {name}, which ends at {most}, and tokens are 0 to {codec.codebook_size - 1}"
+            raise _Closed(BAD_DATA, f"{reason}: give a wider one, such as int32")
+        return dtype
+
+    def _check_bandwidth(self, bandwidth: float | None, bandwidth_id: int | None) -> None:
+        """Raises _Closed for one that is missing, or not that of so many codebooks; ``open`` refuses what is none."""
+        config = self.model.vocos.config
+        codec, width = config.encodec, self.width
+        if codec is None:
+            if config.num_bandwidth_ids and bandwidth_id is None and bandwidth is None:
+                last = config.num_bandwidth_ids - 1
+                raise _Closed(BAD_DATA, f"bandwidth_id is missing, expected 0 to {last}: mels do not imply one")
+            return
+        if bandwidth is not None and bandwidth_id is None and bandwidth in codec.bandwidths:
+            index, given = codec.bandwidths.index(bandwidth), f"bandwidth is {bandwidth:g}"
+        elif bandwidth_id is not None and bandwidth is None and 0 <= bandwidth_id < len(codec.bandwidths):
+            index, given = bandwidth_id, f"bandwidth_id is {bandwidth_id}"
+        else:
+            return
+        count = codec.codebooks_per_bandwidth[index]
+        if count == width:
+            return
+        name = given.partition(" ")[0]
+        reason = f"codebooks is {width}, and {given}, which is of {counted(count)}"
+        if count < width:
+            remedy = (
+                f"leave {name} out, or send the first {counted(count)} of each frame, and give codebooks as {count}"
+            )
+        elif width in codec.codebooks_per_bandwidth:
+            own = codec.codebooks_per_bandwidth.index(width)
+            value = f"{codec.bandwidths[own]:g}" if name == "bandwidth" else f"{own}"
+            remedy = f"leave {name} out, or give {value}"
+        else:
+            remedy = f"leave {name} out"
+        raise _Closed(BAD_DATA, f"{reason}: {remedy}")
 
     def _check_codec(self, start: Mapping[str, Any]) -> None:
         codec, sha256 = _text(start, "codec"), _text(start, "codebooks_sha256")
@@ -172,7 +245,7 @@ class _Open:
             try:  # without a frame nothing is computed
                 self.stream.push(Tokens(np.empty((self.width, 0), np.int64), codec=codec, codebooks_sha256=sha256))
             except ValueError as error:
-                raise _Closed(BAD_DATA, str(error)) from None
+                raise _Closed(BAD_DATA, _reworded(error)) from None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -185,22 +258,29 @@ class _Open:
             "delay_frames": self.stream.delay,
             "delay_samples": self.stream.delay_samples,
             "codebooks" if self.is_tokens else "channels": self.width,
+            "dtype": self.dtype.name,
+            "frame_bytes": self.frame_bytes,
+            "frame": self._frame,
             "format": self.format,
         }
 
+    @property
+    def _frame(self) -> str:
+        """What the bytes of a chunk are, in words."""
+        return f"{self.width} x {self.dtype.name}, little-endian, frame after frame"
+
     async def push(self, data: bytes) -> bytes:
         """A chunk, frame after frame -> the audio. Raises _Closed for a wrong size, and what ``Stream.apush`` does."""
-        frames, rest = divmod(len(data), self._frame_bytes)
+        frames, rest = divmod(len(data), self.frame_bytes)
         if rest:
-            what = f"{self.width} tokens in uint16" if self.is_tokens else f"{self.width} channels in float32"
-            reason = f"a message has {len(data)} bytes, expected a multiple of {self._frame_bytes}: frames of {what}"
-            raise _Closed(BAD_DATA, reason)
+            reason = f"a message has {len(data)} bytes, expected a multiple of {self.frame_bytes}: {self._frame}"
+            raise _Closed(BAD_DATA, f"{reason}; dtype of start names another type")
         if frames > self._most:
             raise _Closed(
                 TOO_LARGE,
                 f"a chunk has {frames} frames, expected at most {self._most}, which are {MOST_SECONDS} s: send several",
             )
-        chunk = np.frombuffer(data, self._dtype).reshape(frames, self.width)
+        chunk = np.frombuffer(data, self.dtype).reshape(frames, self.width)
         audio = await self.stream.apush(chunk if self._frames_first else chunk.T)
         self.frames += frames
         self.samples += len(audio)
@@ -307,7 +387,7 @@ class _Connection:
             if not self._is_gone:
                 return computed
         except (ValueError, FloatingPointError) as error:
-            raise _Closed(BAD_DATA, str(error)) from None
+            raise _Closed(BAD_DATA, _reworded(error)) from None
         except MemoryError:
             raise _Closed(BUSY, "there is not enough memory now, try again") from None
         except RuntimeError as error:
@@ -329,7 +409,7 @@ class _Connection:
         if self._open is not None:
             self._open.stream.close()
             seconds = self._open.samples / self._open.model.vocos.sample_rate
-            self._service.metrics.audio.labels("/v1/stream").inc(seconds)
+            self._service.metrics.audio.labels(PATH).inc(seconds)
             self._open = None
 
     async def _say(self, message: Mapping[str, Any]) -> None:
@@ -365,13 +445,18 @@ class _Connection:
             await self._close(STALLED, reason)
 
 
-class _Endpoint:
-    """The ASGI application of the route. As a class it is called as it is, without Starlette's layers."""
+class _Sockets(BaseRoute):
+    """The route of all WebSockets, of whatever address; those of any but /v1/stream are refused."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return (Match.FULL if scope["type"] == "websocket" else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         service: Service = scope["app"].state.service
         await receive()  # websocket.connect
         refused = service.access.refusal(scope)
+        if refused is None:
+            refused = _wrong_address(scope)
         if refused is None and service.ending:
             refused = Refused(503, "the service is ending, try again", 1)
         if refused is not None:
@@ -386,18 +471,64 @@ def _subprotocol(scope: Scope) -> str | None:
     return next((name for name in scope.get("subprotocols") or [] if unquote(name).startswith(SUBPROTOCOL)), None)
 
 
+def _wrong_address(scope: Scope) -> Refused | None:
+    """What a WebSocket is refused with that is not for /v1/stream, or asks for something in its query."""
+    if scope["path"] != PATH:
+        return Refused(404, f"there is no WebSocket at {shown(scope['path'])}: connect to {PATH}")
+    if names := [name for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)]:
+        if names[0] in ("token", "access_token"):
+            remedy = f"send the bearer token in the header Authorization, or as the subprotocol {SUBPROTOCOL}TOKEN"
+        else:
+            remedy = f"the first message has the settings, such as {json.dumps(FIRST)}"
+        return Refused(400, f"the query has {shown(names[0])}, and {PATH} takes no parameters: {remedy}")
+    return None
+
+
 async def _upgrade(_: Request) -> Response:
     """What a request that is none for a WebSocket gets."""
-    return JSONResponse(
-        {"error": "this is a WebSocket: connect to it with ws:// or wss://"},
-        426,
-        {"Upgrade": "websocket", "Connection": "Upgrade"},
-    )
+    said = {
+        "error": "this is a WebSocket: connect to it with ws:// or wss://",
+        "first_message": FIRST,
+        "protocol": PROTOCOL,
+        "documentation": GUIDE,
+    }
+    return JSONResponse(said, 426, {"Upgrade": "websocket", "Connection": "Upgrade"})
 
 
 def routes() -> list[BaseRoute]:
-    """The route of the WebSocket."""
-    return [WebSocketRoute("/v1/stream", _Endpoint()), Route("/v1/stream", _upgrade)]
+    """The WebSocket, and what a request for its address gets that is none."""
+    return [_Sockets(), Route(PATH, _upgrade)]
+
+
+# Words
+
+_OF_PYTHON = [  # what errors advise in Python, and what to do here in place of that
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r": pass the model of their codec", ": name the model of their codec, of those in /v1/models"),
+        (r", or a MelConvention for other systems", ""),
+        (r"(?:\bpass )?\bmels_from=\"(\w+)\"", r'give "mels_from": "\1" at the start'),
+        (r"\bmels_from=(MelConvention\([^()]*\))", r"make them natural with vocos_onnx.\1.magnitudes(mels)"),
+        (r"; pass one$", ": give one of them"),
+        (r"\bpass bandwidth_id=(\d+)", r"give bandwidth_id as \1"),
+    )
+]
+
+
+def _reworded(error: Exception) -> str:
+    """The message of an error for who sends JSON and bytes."""
+    text = str(error)
+    for pattern, new in _OF_PYTHON:
+        text = pattern.sub(new, text)
+    return text
+
+
+def _either(numbers: Sequence[int]) -> str:
+    """Numbers of which one is expected: 1 to 8, or 2, 4, 8 or 16."""
+    if isinstance(numbers, range):
+        return f"{numbers[0]} to {numbers[-1]}"
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 # The fields of a message

@@ -35,12 +35,13 @@ function explain(error, otherwise) {
     console.error(error);
     show(otherwise, `This page failed: ${error.message}`);
   } else if (error.status === 401) {
+    document.body.classList.toggle("locked", models.length === 0); // there is nothing to show without it
     $("access").hidden = false;
-    show("token-error", error.message);
+    show("token-error", getToken() ? error.message : ""); // who has not been asked yet has done nothing wrong
     $("token").focus();
   } else {
     const place = { 400: "recording-error", 413: "recording-error", 415: "recording-error", 404: "model-error" }[error.status];
-    show(place ?? otherwise, error.message);
+    show(place ?? otherwise, error.message.replace("ffmpeg -i IN ", `ffmpeg -i ${quoted(chosen.name || "IN")} `));
   }
 }
 
@@ -72,7 +73,7 @@ async function loadModels(wait = 0.5) {
 /** Offer the bandwidths of the model; of one that is not loaded yet the service does not know them. */
 function showBandwidths() {
   const { kind, bandwidths } = model();
-  const options = bandwidths?.map((kbps) => [String(kbps), `${kbps} kbps`]) ?? [["", kind === "mels" ? "none: it takes mels" : "its own"]];
+  const options = bandwidths?.map((kbps) => [String(kbps), `${kbps} kbps`]) ?? [["", kind === "mels" ? "none: it takes mels" : "shown once it is loaded"]];
   offer($("bandwidth"), options, bandwidths?.includes(6) ? "6" : options.at(-1)[0]);
   $("bandwidth").disabled = !bandwidths?.length;
   refresh();
@@ -100,13 +101,25 @@ function refresh() {
       ? "Only of models that decode tokens and can be streamed."
       : "The recording becomes tokens, which go over a WebSocket eight frames at a time; the audio plays as it arrives.");
   if (models.length === 0) return;
-  $("openapi").hidden = getToken() !== ""; // a link sends no token
   const token = getToken() ? ' -H "Authorization: Bearer $VOCOS_TOKEN"' : "";
   const target = `curl --fail-with-body${token} -H 'Content-Type: application/octet-stream'`;
-  const url = quoted(new URL(`v1/resynth?${query()}`, document.baseURI).href);
+  const at = (path) => quoted(new URL(path, document.baseURI).href);
+  const url = at(`v1/resynth?${query()}`);
   show("curl", chosen.sample === null
     ? `${target} \\\n  --data-binary @${quoted(chosen.name || "recording.wav")} -o copy.${FORMAT} \\\n  ${url}`
-    : `curl -s${token} ${quoted(new URL(`v1/samples/${chosen.sample}`, document.baseURI).href)} |\n  ${target} \\\n  --data-binary @- -o copy.${FORMAT} \\\n  ${url}`);
+    : `curl -s${token} ${at(`v1/samples/${chosen.sample}`)} |\n  ${target} \\\n  --data-binary @- -o copy.${FORMAT} \\\n  ${url}`);
+  const file = quoted(chosen.sample === null ? chosen.name || "recording.wav" : `${chosen.sample}.wav`);
+  const named = `model=${encodeURIComponent(name)}`;
+  const plays = "ffplay -autoexit -nodisp -";
+  const steps = [
+    ["The same, heard while it is made", `${target} \\\n  --data-binary @${file} \\\n  ${at(`v1/resynth?${query()}&stream=true`)} |\n  ${plays}`],
+    ["A recording to tokens", `${target} \\\n  --data-binary @${file} -o tokens.npz \\\n  ${at(`v1/encode?${query("npz")}`)}`],
+    ["Tokens to audio", `${target} \\\n  --data-binary @tokens.npz -o audio.${FORMAT} \\\n  ${at(`v1/decode?${named}&format=${FORMAT}`)}`],
+    ["Tokens to audio, heard while it is made", `${target} \\\n  --data-binary @tokens.npz \\\n  ${at(`v1/decode?${named}&stream=true`)} |\n  ${plays}`],
+    ["The messages of the WebSocket, in words", `curl -s${token} ${at("v1/stream")}`],
+  ];
+  if (chosen.sample !== null) steps.unshift(["The recording", `curl -s${token} -o ${file} ${at(`v1/samples/${chosen.sample}`)}`]);
+  show("curl-steps", steps.filter(([what]) => kind !== "mels" || !what.includes("okens")).map(([what, command]) => `# ${what}\n${command}`).join("\n\n"));
 }
 
 function query(format = FORMAT) {
@@ -153,7 +166,7 @@ async function chooseFile(file) {
 /** Take a recording as what is to be copied, and show it. */
 async function choose(blob, name, title, sample, mine) {
   running?.abort();
-  streaming?.abort();
+  endStream();
   Object.assign(chosen, { blob, name, sample, samples: null, problem: "" });
   forgetCopy();
   for (const button of $("samples").children) button.setAttribute("aria-pressed", String(button.dataset.sample === sample));
@@ -182,7 +195,6 @@ function forgetCopy() {
   play("copy", null);
   $("figures").hidden = true;
   show("status", "");
-  show("stream-status", "");
 }
 
 // Both players
@@ -410,6 +422,14 @@ async function stream() {
   }
 }
 
+/** End it, and what is said of it, since it is of something that is no longer chosen. */
+function endStream() {
+  streaming?.abort();
+  streaming = null;
+  show("stream-play", "Play as a stream");
+  show("stream-status", "");
+}
+
 // What is pressed, dropped and typed
 
 let pressed = 0; // when the button last did something
@@ -423,13 +443,13 @@ $("form").addEventListener("submit", (event) => {
 $("stream-play").addEventListener("click", () => (streaming ? streaming.abort() : stream()));
 $("model").addEventListener("change", () => {
   running?.abort();
-  streaming?.abort();
+  endStream();
   clearErrors();
   showBandwidths();
 });
 $("bandwidth").addEventListener("change", () => {
   running?.abort();
-  streaming?.abort();
+  endStream();
   refresh();
 });
 $("file").addEventListener("change", () => {
@@ -473,6 +493,18 @@ $("curl-copy").addEventListener("click", async () => {
   setTimeout(() => show("curl-copy", "Copy the command"), 2000);
 });
 
+$("openapi").addEventListener("click", async (event) => {
+  if (!getToken()) return;
+  event.preventDefault(); // a link sends no token
+  try {
+    const href = URL.createObjectURL(await (await ask("openapi.json")).blob());
+    Object.assign(document.createElement("a"), { href, download: "openapi.json" }).click();
+    setTimeout(() => URL.revokeObjectURL(href), 10_000);
+  } catch (error) {
+    explain(error, "run-error");
+  }
+});
+
 $("token-use").addEventListener("click", () => {
   setToken($("token").value.trim());
   clearErrors();
@@ -487,6 +519,7 @@ $("token").addEventListener("keydown", (event) => {
 async function begin() {
   try {
     await loadModels();
+    document.body.classList.remove("locked");
     if ($("access").contains(document.activeElement)) $("file").focus();
     $("access").hidden = true;
     await loadSamples();

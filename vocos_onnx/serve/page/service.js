@@ -34,6 +34,12 @@ export function setToken(given) {
   }
 }
 
+/** A reason of the service as a sentence: it begins in lower case there, as names and commands do that stay as they are. */
+export function sentence(reason) {
+  const begun = /^[a-z]+(?=[ ,:]|'s )/.test(reason) ? reason[0].toUpperCase() + reason.slice(1) : reason;
+  return /[.?!]$/.test(begun) || begun.includes("ffmpeg ") ? begun : `${begun}.`;
+}
+
 /** The answer to a request. Throws ServiceError, or AbortError where the signal ends it. */
 export async function ask(path, options = {}) {
   const headers = new Headers(options.headers);
@@ -55,7 +61,7 @@ export async function ask(path, options = {}) {
   }
   const wait = response.headers.get("Retry-After");
   if (wait) reason += ` (try again in ${wait} s)`;
-  throw new ServiceError(reason, response.status);
+  throw new ServiceError(sentence(reason), response.status);
 }
 
 /** Milliseconds that the service computed, or null. */

@@ -1,6 +1,6 @@
 // Tokens over the WebSocket in chunks, and the audio played as it arrives.
 
-import { ServiceError, getToken } from "./service.js";
+import { ServiceError, getToken, sentence } from "./service.js";
 
 const CHUNK = 8; // frames
 const AHEAD = 1; // seconds of audio that wait to be played, at most
@@ -18,7 +18,7 @@ class Messages {
     socket.onmessage = (event) => this.#add(event.data);
     socket.onclose = (event) => {
       const why = event.reason || (event.code === 1006 ? "it ended without a reason" : `code ${event.code}`);
-      this.#fail(new ServiceError(`The service closed the stream: ${why}.`, 0));
+      this.#fail(new ServiceError(sentence(`The service closed the stream: ${why}`), 0));
     };
     signal.addEventListener("abort", () => {
       this.#fail(signal.reason);
@@ -44,7 +44,7 @@ class Messages {
     else data = await new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
     if (typeof data !== "string") return data;
     const message = JSON.parse(data);
-    if (message.type === "error") throw new ServiceError(message.error, 0);
+    if (message.type === "error") throw new ServiceError(sentence(message.error), 0);
     return message;
   }
 }

@@ -56,6 +56,32 @@ assert np.array_equal(codes, encoder.encode(expected, 24_000, 6.0))
 for each in (streamed, again):
     assert np.abs(each - expected).max() < 1e-5 * np.abs(expected).max()
 assert [len(each) for each in listeners] == [320 * (20 + i) for i in range(100)]
+
+import asyncio, io
+from vocos_onnx import demo_tokens, load_audio, save_tokens
+
+def ask(path, body):
+    sent, given = [], [{"type": "http.request", "body": part, "more_body": True} for part in (body[:333], body[333:])]
+    given.append({"type": "http.request"})
+
+    async def receive():
+        return given.pop(0) if given else await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "asgi": {"spec_version": "2.4"}, "method": "POST", "path": path, "headers": []}
+    asyncio.run(app(scope | {"query_string": b"", "root_path": ""}, receive, send))
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+file = io.BytesIO()
+save_tokens(file, demo_tokens())
+status, body = ask("/decode", file.getvalue())
+assert status == 200 and np.abs(load_audio(io.BytesIO(body), 24_000) - expected.clip(-1, 1)).max() < 1e-4
+assert ask("/decode", b"nothing")[0] == 400
+status, body = ask("/stream", tokens[:8].T.astype("<u2").tobytes())
+expected = vocos.decode(tokens[:8])
+assert status == 200 and np.abs(np.frombuffer(body, "f4") - expected).max() < 1e-5 * np.abs(expected).max()
 """,
     "docs/guides/copy-synthesis.md": """
 assert np.array_equal(audio, copy) and tokens.shape[0] == 2

@@ -308,7 +308,7 @@ def _or_null(kind: str, **more: Any) -> Schema:
 
 
 _PROTOCOL = """\
-All that is needed to write a client is here; docs/service.md has the same with examples.
+All that is needed to write a client is here; docs/guides/service.md has the same with examples.
 
 1. The client sends a text message, JSON: `{"type": "start", "kind": "tokens", "codebooks": 8}`, or
    `{"type": "start", "kind": "mels"}`. Other keys are optional: `model`, a name in /v1/models (by default the first);

@@ -65,7 +65,7 @@ PROTOCOL = (
     "connection with that code. The bearer token, where one is needed, is sent in the header Authorization or as the "
     f"subprotocol {SUBPROTOCOL}TOKEN, percent-encoded."
 )
-GUIDE = "docs/service.md, The WebSocket"
+GUIDE = "docs/guides/service.md, The WebSocket"
 _log = logging.getLogger(__name__)
 
 

@@ -372,7 +372,7 @@ _SCHEMAS: Schema = {
             channels=_or_null("integer", description="Channels of its mels"),
             encodes=_or_null("boolean", description="Whether it takes recordings: its encoder is there"),
             streamable=_or_null(
-                "boolean", description="Whether it can decode a part at a time; known once it is loaded"
+                "boolean", description="Whether it can decode chunk by chunk; known once it is loaded"
             ),
             delay_frames=_or_null(
                 "integer",

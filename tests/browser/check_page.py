@@ -267,7 +267,7 @@ def refused(visit: Visit) -> None:
         ("empty.wav", b"", r"empty"),
         ("cut.flac", recording(1.0, 24000, "FLAC")[:5000], r"\w{3}"),
         ("long.flac", long_silence(), r"600"),
-        ("large.wav", b"RIFF" + bytes(64_000_000), r"the body has \d+ bytes"),
+        ("large.wav", b"RIFF" + bytes(11 << 20), r"the body may have"),
     ):
         choose(page, name, content)
         page.click("#run")

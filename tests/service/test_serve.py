@@ -269,6 +269,8 @@ REFUSED = {
     ),
     "a parameter twice": ("/v1/resynth?format=wav&format=flac", file(TONE), 400, "format is given twice"),
     "a parameter of none": ("/v1/models?model=x", b"", 400, "'model', expected none"),
+    "a parameter of the samples": ("/v1/samples?format=wav", b"", 400, "'format', expected none"),
+    "a parameter of a sample": ("/v1/samples/speech_ja_css10_22k?format=flac", b"", 400, "'format', expected none"),
     "a key of the query": ("/v1/decode", b'{"tokens": [[1]], "bandwidth": 7}', 400, "/v1/decode?bandwidth=..."),
     "a key of no one": ("/v1/decode", b'{"tokens": [[1]], "sampels": 7}', 400, "(did you mean samples?)"),
     "a key of tokens": (f"/v1/decode?model={MEL}", b'{"mels": [[1]], "samples": 7}', 400, "expected mels"),

@@ -205,7 +205,7 @@ def wrong_ones(library: Library) -> tuple[list[Request], list[WrongStream]]:
         refused(401, "not the bearer token", decode, good, "Authorization: Bearer another"),
         refused(401, "no bearer token", "/v1/models", b"", "Authorization: Basic eDp5", method="GET"),
         refused(403, "--cors", decode, good, "Origin: https://elsewhere.example"),
-        refused(404, f"expected {CODEC} or {MEL}", f"{decode}?model=other", good),
+        refused(404, f"expected one of {CODEC}, {MEL}", f"{decode}?model=other", good),
         refused(404, "", "/v1/decoder", good),
         refused(404, "", "/v1/samples/..%2f..%2fetc%2fpasswd", method="GET"),
         refused(405, "", decode, method="GET"),

@@ -36,6 +36,7 @@ from .limits import Limits
 from .metrics import Metrics
 from .models import Model, Models, NotLoadedError, UnknownModelError
 from .openapi import description
+from .queries import check_query
 from .settings import Settings
 from .wording import for_clients, one_of, unknown
 from .workers import AGAIN, Clock, Workers
@@ -113,17 +114,6 @@ def service_of(request: Request) -> Service:
 # What is asked for
 
 
-def _check_query(request: Request, *known: str) -> None:
-    """Raises HTTPException for a parameter that the route does not know, or that is given twice."""
-    seen: set[str] = set()
-    for name, _ in request.query_params.multi_items():
-        if name not in known:
-            raise HTTPException(400, f"there is no parameter {unknown(name, known)}")
-        if name in seen:
-            raise HTTPException(400, f"the parameter {name} is given twice, expected once")
-        seen.add(name)
-
-
 async def _model(request: Request) -> Model:
     """The model that is asked for. Raises HTTPException: 404 if there is none, 503 if it cannot be loaded."""
     try:
@@ -164,7 +154,7 @@ def _bad_input() -> Iterator[None]:
 
 async def decode(request: Request) -> Response:
     """Tokens or mels to audio."""
-    _check_query(request, "model", "bandwidth", "bandwidth_id", "mels_from", "format", "stream")
+    check_query(request, "model", "bandwidth", "bandwidth_id", "mels_from", "format", "stream")
     format, streamed = chosen_format(request), _streamed(request)
     bandwidth = _bandwidth(request)
     bandwidth_id = _parameter(request, "bandwidth_id", r"[+-]?\d{1,9}", int, "a number")
@@ -238,7 +228,7 @@ def _decoded(
 
 async def resynth(request: Request) -> Response:
     """A recording through the model and back."""
-    _check_query(request, "model", "bandwidth", "format", "stream")
+    check_query(request, "model", "bandwidth", "format", "stream")
     format, streamed, bandwidth = chosen_format(request), _streamed(request), _bandwidth(request)
     model, service, clock = await _model(request), service_of(request), Clock()
     vocos = model.vocos
@@ -264,7 +254,7 @@ async def resynth(request: Request) -> Response:
 
 async def encode(request: Request) -> Response:
     """A recording to tokens."""
-    _check_query(request, "model", "bandwidth", "format")
+    check_query(request, "model", "bandwidth", "format")
     format, bandwidth = chosen_format(request, TOKENS), _bandwidth(request)
     model, service, clock = await _model(request), service_of(request), Clock()
     if not model.is_codec:
@@ -374,7 +364,7 @@ async def readyz(request: Request) -> Response:
 
 async def list_models(request: Request) -> Response:
     """The models, and what is known of each."""
-    _check_query(request)
+    check_query(request)
     return JSONResponse(service_of(request).models.describe())
 
 

@@ -15,6 +15,7 @@ Schema = dict[str, Any]
 _TEXT: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "number"}
 _INTEGER: Schema = {"type": "integer"}
+_NO_PARAMETER = "The query has a parameter, and this path takes none"
 _ROWS: Schema = {"type": "array", "minItems": 1}
 
 
@@ -85,13 +86,15 @@ def description(*, needs_token: bool = False) -> Schema:
                     "The models, loaded or not",
                     {
                         "200": _json("The models", _of("Models")),
-                        "400": _error("There is a parameter, and this path takes none"),
+                        "400": _error(_NO_PARAMETER),
                     },
                 )
             },
             "/v1/samples": {
                 "get": _operation(
-                    "listSamples", "The bundled recordings", {"200": _json("The recordings", _of("Samples"))}
+                    "listSamples",
+                    "The bundled recordings",
+                    {"200": _json("The recordings", _of("Samples")), "400": _error(_NO_PARAMETER)},
                 )
             },
             "/v1/samples/{name}": {
@@ -100,6 +103,7 @@ def description(*, needs_token: bool = False) -> Schema:
                     "A bundled recording",
                     {
                         "200": _content("The recording", "audio/wav", _binary()),
+                        "400": _error(_NO_PARAMETER),
                         "404": _error("There is no such recording"),
                     },
                     [_in_path("name", "Name of a recording, one of those in /v1/samples")],

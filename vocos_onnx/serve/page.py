@@ -17,6 +17,8 @@ from starlette.routing import BaseRoute, Route
 
 from vocos_onnx.model.bundled import bundled_file
 
+from .queries import check_query
+
 _FOLDER = Path(__file__).with_suffix("")  # page/, beside this module
 _KINDS = {
     ".html": "text/html; charset=utf-8",
@@ -83,11 +85,13 @@ def _unless_known(request: Request, content: bytes, etag: str, kind: str, header
     return Response(content, headers=headers, media_type=kind)
 
 
-async def _list_samples(_: Request) -> Response:
+async def _list_samples(request: Request) -> Response:
+    check_query(request)
     return JSONResponse({"samples": [sample._asdict() for sample in SAMPLES]})
 
 
 async def _send_sample(request: Request) -> Response:
+    check_query(request)
     name = request.path_params["name"]
     if name not in {sample.name for sample in SAMPLES}:
         names = ", ".join(sample.name for sample in SAMPLES)

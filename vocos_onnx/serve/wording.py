@@ -53,14 +53,14 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
     Example:
         >>> "there is no parameter " + unknown("bandwith", ["model", "bandwidth"])
-        "there is no parameter 'bandwith' (did you mean bandwidth?), expected model or bandwidth"
+        "there is no parameter 'bandwith' (did you mean bandwidth?), expected one of model, bandwidth"
     """
     known = tuple(known)
     if not known:
         return f"{shown(name)}, expected none"
     close = close_to(name.lower(), known, 1, 0.6)
     hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"{shown(name)}{hint}, expected {one_of(known)}"
+    return f"{shown(name)}{hint}, expected {'one of ' if len(known) > 1 else ''}{', '.join(known)}"
 
 
 def one_of(names: Iterable[object]) -> str:

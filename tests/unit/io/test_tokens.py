@@ -1034,6 +1034,6 @@ def test_names_and_numbers_that_cannot_be_printed(encoder: EncodecONNX, encodec:
     for number in (10**3900, 10**5000):
         for name in ("bandwidth", "bandwidth_id"):
             with pytest.raises(ValueError, match=rf"^{name} is an integer of \d+ bits, expected"):
-                encodec.decode(CODES, **{name: number})
+                encodec.decode(CODES, **dict[str, Any]({name: number}))
     with pytest.raises(ValueError, match=r"an integer of \d+ bits\) are given; pass one"):
         encodec.decode(CODES, bandwidth=10**5000, bandwidth_id=10**5000)

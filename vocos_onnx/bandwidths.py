@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .limits import read_integer
+from .messages import shown
 from .model.config import ModelConfig
 from .once import first_time
 
@@ -38,7 +39,9 @@ class Bandwidths:
             raise ValueError("bandwidth is given, but this is a mel model, without tokens: leave it out")
         if bandwidth_id is not None:
             if bandwidth is not None:
-                raise ValueError(f"bandwidth ({bandwidth!r}) and bandwidth_id ({bandwidth_id!r}) are given; pass one")
+                raise ValueError(
+                    f"bandwidth ({shown(bandwidth)}) and bandwidth_id ({shown(bandwidth_id)}) are given; pass one"
+                )
             return _read_id(bandwidth_id, len(self.kbps), self._names())
         bandwidth = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
         try:
@@ -64,7 +67,8 @@ class Bandwidths:
         if not self.num_ids:
             if bandwidth_id is not None:
                 raise ValueError(
-                    f"bandwidth_id is {bandwidth_id!r}, but this model is not conditioned on a bandwidth: leave it out"
+                    f"bandwidth_id is {shown(bandwidth_id)}, but this model is not conditioned on a bandwidth: leave "
+                    "it out"
                 )
             return None
         names = self._names()
@@ -143,7 +147,7 @@ def bandwidth_index(bandwidth: float, bandwidths: tuple[float, ...]) -> int:
         return bandwidths.index(bandwidth)
     except ValueError:
         known = ", ".join(f"{kbps:g}" for kbps in bandwidths)
-        raise ValueError(f"bandwidth is {bandwidth!r}, expected one of {known} (kbps)") from None
+        raise ValueError(f"bandwidth is {shown(bandwidth)}, expected one of {known} (kbps)") from None
 
 
 def counted(codebooks: int) -> str:

@@ -40,8 +40,8 @@ def shown(value: Any) -> str:
 
 
 def listed(names: Iterable[Any]) -> str:
-    """Names from outside, with commas between them: the first ten, and how many more there are."""
-    each = [_cut(str(name), 80) for name in names]
+    """Names from outside, printable, with commas between them: the first ten, and how many more there are."""
+    each = [_cut(printable(str(name)), 80) for name in names]
     more = f" and {len(each) - 10} more" if len(each) > 10 else ""
     return ", ".join(each[:10]) + more
 

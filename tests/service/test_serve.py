@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import itertools
 import json
@@ -25,7 +26,7 @@ from starlette.routing import Route
 
 from tests.helpers import DATA
 from tests.service.process import Answer, Server, request, rest
-from tests.service.test_server import SERVE, TOKENS, file, npy, npz, same
+from tests.service.test_server import SERVE, TOKENS, archive, file, header, npy, npz, same
 from vocos_onnx import EncodecONNX, VocosONNX, load_audio, load_tokens, save_tokens
 from vocos_onnx.cli import main
 from vocos_onnx.io.tokens import Tokens
@@ -39,6 +40,7 @@ from vocos_onnx.serve.settings import Settings, Source, parse_models
 from vocos_onnx.serve.wording import for_clients
 
 TONE = (0.3 * np.sin(np.arange(48_000) / 30)).astype(np.float32)
+MP3 = file(TONE, 24_000, "MP3", "MPEG_LAYER_III")
 TOKEN = "s3cret/token+of=="
 
 
@@ -323,6 +325,48 @@ REFUSED = {
         400,
         "8 codebooks, and bandwidth_id 1 (3 kbps) has 4: leave bandwidth_id out, or give bandwidth_id=2",
     ),
+    "a key of no UTF-8": ("/v1/decode", b'{"tokens": [[1]], "a\\ud800": 1}', 400, r"the key 'a\ud800'"),
+    "keys of no UTF-8 alone": ("/v1/decode", b'{"a\\ud800": 1}', 400, r"it has the keys a\ud800, expected"),
+    "a codec of no UTF-8": (
+        "/v1/decode",
+        b'{"tokens": [[1]], "codec": "\\ud800"}',
+        400,
+        r"codec is '\ud800', expected a",
+    ),
+    "a codec of two lines": ("/v1/decode", b'{"tokens": [[1]], "codec": "a\\n\\u001b"}', 400, r"codec is 'a\n\x1b', "),
+    "no codec": ("/v1/decode", b'{"tokens": [[1]], "codec": ""}', 400, "codec is '', expected a name of up to 200"),
+    "a fingerprint of no UTF-8": ("/v1/decode", b'{"tokens": [[1]], "codebooks_sha256": "\\udfff"}', 400, r"'\udfff'"),
+    "an integer of 5,000 digits": (
+        "/v1/decode",
+        b'{"tokens": [[1' + b"0" * 5000 + b"]]}",
+        400,
+        "it has an integer of thousands of digits",
+    ),
+    "a mel of 400 digits": (
+        f"/v1/decode?model={MEL}",
+        b'{"mels": [[1' + b"0" * 400 + b"]]}",
+        400,
+        "expected numbers of up to 32 bits",
+    ),
+    "a shape of 3,900 digits": (
+        "/v1/decode",
+        header("(1" + "0" * 3900 + ", 8)"),
+        400,
+        "bits, 8), expected at most 1024",
+    ),
+    "a shape of 3,900 digits in an archive": (
+        "/v1/decode",
+        archive(header("(1" + "0" * 3900 + ", 8)")),
+        400,
+        "promises an integer of ",
+    ),
+    "an entry twice": (
+        "/v1/decode",
+        archive(npy(TOKENS), npy(TOKENS[:1])),
+        400,
+        "has the name 'tokens' more than once",
+    ),
+    "the first 20 bytes of an mp3": ("/v1/resynth", MP3[:20], 400, "no audio is found in it"),
     "a path with a slash": ("/v1/models/", b"", 404, "(did you mean /v1/models?)"),
     "another method": ("/v1/decode", b"", 405, "the method is 'GET', and /v1/decode takes POST"),
     "no such recording": ("/v1/samples/other", b"", 404, ""),
@@ -372,6 +416,30 @@ def test_tokens_of_two_models(server: Server, tmp_path: Path) -> None:
 def test_content_types_of_other_kinds(server: Server, path: str, kind: str) -> None:
     answer = server.ask(path, npy(TOKENS), f"Content-Type: {kind}")
     assert answer.status == 415 and kind.partition(";")[0] in answer.json()["error"]
+
+
+def test_bodies_that_are_compressed_as_a_whole(server: Server) -> None:
+    for path, body in (("/v1/decode", npy(TOKENS)), ("/v1/resynth", file(TONE)), ("/v1/encode", file(TONE))):
+        answer = server.ask(path, gzip.compress(body), "Content-Encoding: gzip")
+        assert (answer.status, answer.headers["accept-encoding"]) == (415, "identity")
+        assert "the content encoding is 'gzip', and bodies are not unpacked" in answer.json()["error"]
+        assert server.ask(path, body, "Content-Encoding: identity").status == 200
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/decod", 404), ("/v1/decode/", 404), ("/v1/models", 405)])
+def test_what_is_for_no_route_is_refused_before_its_body(server: Server, path: str, status: int) -> None:
+    with server.connect(request(path, b"", "Expect: 100-continue", length=1000)) as plug:
+        assert plug.recv(1000).startswith(b"HTTP/1.1 %d " % status)
+    answer = server.ask(path, bytes(3_000_000))  # of a client that sends all first
+    assert answer.status == status
+    assert status == 404 or answer.headers["allow"] == "GET, HEAD"
+
+
+def test_a_little_too_long(server: Server) -> None:
+    """By less than is written of a number of four digits."""
+    with Server(*SERVE, "--max-seconds", "2", "--model", f"tiny={DATA / 'encodec.onnx'}") as short:
+        answer = short.ask("/v1/decode", npy(np.zeros((2, 151), int)))
+        assert "there are 2.02 s of audio, expected at most 2 (" in answer.json()["error"]
 
 
 def test_content_types(server: Server) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import struct
 import time
+import warnings
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,10 +63,12 @@ def header(shape: str, descr: str = "'<i8'") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
 
 
-def archive(entry: bytes) -> bytes:
+def archive(*entries: bytes) -> bytes:
+    """With each of them as the tokens."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as made:
-        made.writestr("tokens.npy", entry)
+    with zipfile.ZipFile(out, "w") as made, warnings.catch_warnings(action="ignore"):  # of names that are there twice
+        for entry in entries:
+            made.writestr("tokens.npy", entry)
     return out.getvalue()
 
 
@@ -177,7 +180,7 @@ BAD = {
     "an archive of a batch": ("/v1/decode", npz(tokens=np.stack([TOKENS, TOKENS])), "shape"),
     "an archive of texts": ("/v1/decode", npz(tokens=[["a"]]), "dtype"),
     "an archive of a pickle": ("/v1/decode", npz(tokens=np.zeros(3), codec=[None]), "cannot read"),
-    "a codec that is no name": ("/v1/decode", b'{"tokens": [[1]], "codec": [1]}', "expected texts"),
+    "a codec that is no name": ("/v1/decode", b'{"tokens": [[1]], "codec": [1]}', "codec is [1], expected a name"),
     "one axis": ("/v1/decode", npy(TOKENS[0]), "shape"),
     "three axes": (STREAM, npy(TOKENS[None]), "shape"),
     "no frames": ("/v1/decode", npy(TOKENS[:, :0]), "shape"),

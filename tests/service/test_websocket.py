@@ -293,7 +293,7 @@ MEL_START = START | {"model": "mel", "kind": "mels", "codebooks": None}
         ([{"type": "start"}], 1007, r"^kind is None, expected tokens or mels$"),
         (["[1, 2]"], 1007, r"^a text message is \[1, 2\], expected \{"),
         (["[" * 4000], 1007, r"^cannot read a text message as JSON: "),
-        (['{"type": "start", "bandwidth": NaN}'], 1007, r"NaN is no number of JSON"),
+        (['{"type": "start", "bandwidth": NaN}'], 1007, r"it has the number 'NaN', expected a finite"),
         (["x" * 5000], 1009, r"^a text message has 5000 characters, expected at most 4096$"),
         # fields
         ([START | {"model": "nothing"}], 1008, r"^there is no model 'nothing', expected (one of )?encodec, mel, "),
@@ -325,8 +325,23 @@ MEL_START = START | {"model": "mel", "kind": "mels", "codebooks": None}
         ([MEL_START | {"mels_from": "nobody"}], 1007, r"^mels_from is 'nobody', expected one of [^;]*'mlx'$"),
         ([START | {"codeboks": 2}], 1007, r"^start has 'codeboks', expected some of type, model, kind, codebooks"),
         # tokens of another codec
-        ([START | {"codec": "other"}], 1007, r"^these are tokens of other, and this .*: name the model of their"),
+        ([START | {"codec": "other"}], 1007, r"^these are tokens of other, and this .*: no other model of the"),
         ([START | {"codebooks_sha256": "0" * 64}], 1007, r"^these are tokens of another codec, and this model"),
+        ([BUNDLED | {"codec": "encodec_24khz"}], 1007, r"^these are tokens of encodec_24khz, and.*: ask for model=enc"),
+        ([MEL_START | {"kind": "tokens", "codec": "encodec_24khz"}], 1003, r"and mel decodes mels: ask for model=enc"),
+        # texts and numbers that cannot be repeated as they are
+        ([START | {"codec": "\ud800"}], 1007, r"^codec is '\\ud800', expected a name of up to 200 printable"),
+        ([START | {"codebooks_sha256": "a\n\x1b"}], 1007, r"^codebooks_sha256 is 'a\\n\\x1b', expected a name"),
+        ([START | {"codec": ""}], 1007, r"^codec is '', expected a name"),
+        ([START | {"model": "\udfff"}], 1007, r"^model is '\\udfff', expected a text"),
+        ([START | {"\ud800": 1}], 1007, r"^start has '\\ud800', expected some of"),
+        ([START | {"type": "\ud800"}], 1003, r"^type is '\\ud800', expected"),
+        *(
+            ([START | {name: 10**zeros}], 1007, error)
+            for name in ("bandwidth", "bandwidth_id", "codebooks", "channels")
+            for zeros, error in ((19, r"0000|channels is given"), (3900, r"JSON: it has an integer of 3901 digits$"))
+        ),
+        (['{"type": "start", "type": "start"}'], 1007, r"^cannot read a text message as JSON: it has 'type' twice$"),
         # data
         ([START, CHUNK[:-1]], 1007, r"^a message has 31 bytes, expected a multiple of 4: 2 x uint16, little-"),
         ([MEL_START, b"\0" * 20], 1007, r"^a message has 20 bytes, expected a multiple of 32: 8 x float32"),

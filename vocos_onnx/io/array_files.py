@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -184,7 +185,9 @@ def _numpy(opened: Callable[[], IO[bytes]], size: int) -> Entry:
             raise ValueError(_NO_OBJECTS)
         promised, there = math.prod(shape) * dtype.itemsize, size - start
         if promised > there:
-            raise ValueError(f"promises {promised} bytes and has {there}: it is truncated, copy or make it again")
+            raise ValueError(
+                f"promises {shown(promised)} bytes and has {there}: it is truncated, copy or make it again"
+            )
         _check_end(there - promised)
         array: npt.NDArray[Any] = np.lib.format.read_array(opened(), allow_pickle=False)
         return array
@@ -205,22 +208,42 @@ def _archive(file: IO[bytes], name: str) -> dict[str, Entry]:
     _check_end(min((member.header_offset for member in members), default=0), "before its start")
     if any(member.filename.rpartition("/")[2] == "data.pkl" for member in members):
         _refuse_torch(name)
+    names = [member.filename.removesuffix(".npy") for member in members]
+    _check_once(names)
 
     def entry(member: zipfile.ZipInfo) -> Entry:
         most = max(_FREE, _RATIO * member.compress_size)
         found = _numpy(lambda: archive.open(member), member.file_size)
 
         def read() -> npt.NDArray[Any]:
-            if member.file_size > most or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            if (reason := not_unpacked(member)) is not None:
+                raise ValueError(reason)
+            if member.file_size > most:
                 raise ValueError(
-                    f"unpacks to {member.file_size} bytes, from {member.compress_size}, expected at most {most}, "
-                    "stored or deflated as numpy does it"
+                    f"unpacks to {member.file_size} bytes, from {member.compress_size}, expected at most {most}"
                 )
             return found.read()
 
         return Entry(found.bytes, found.header, read)
 
-    return {member.filename.removesuffix(".npy"): entry(member) for member in members}
+    return {name: entry(member) for name, member in zip(names, members, strict=True)}
+
+
+def not_unpacked(member: zipfile.ZipInfo) -> str | None:
+    """Why an entry of an archive is not unpacked, whatever its size; None where it can be."""
+    if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return None
+    method = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA"}.get(
+        member.compress_type, f"the method {member.compress_type}"
+    )
+    return f"is compressed by {method}, expected stored or deflated, as numpy does it"
+
+
+def _check_once(names: Sequence[str]) -> None:
+    """Raises ValueError for a name that is there twice: of which one is meant nothing says."""
+    for name, count in Counter(names).most_common(1):
+        if count > 1:
+            raise ValueError(f"it has the name {shown(name)} more than once")
 
 
 def _safetensors(file: IO[bytes], size: int) -> dict[str, Entry]:
@@ -298,12 +321,8 @@ def _parse(text: bytes) -> Any:
         return int(digits)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in result if names.count(name) > 1)
-            raise ValueError(f"it has the name {shown(twice)} more than once")
-        return result
+        _check_once([name for name, _ in pairs])
+        return dict(pairs)
 
     try:
         return json.loads(text, parse_constant=no_constant, parse_int=integer, object_pairs_hook=unique)

@@ -85,6 +85,7 @@ _MOST = {  # bytes of which a kind can say how many they are; a margin for what 
     "VOC": (1 << 24) - 1,
 }
 _WALKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3")  # by ``parts``
+_FORKS = ("._", ".AppleDouble")  # where libsndfile looks for an SD2 of what it reads, mp3 before all
 _BY_NAME = (".gsm", ".sd2", ".vox", ".vox6", ".vox8")  # without a header, or with one in another file
 _CANCELLED = 1e-3  # of the channels' energy: uncorrelated ones leave a tenth and more, of up to ten of them
 _PATIENCE = 5.0  # seconds in which something is to come out of a FIFO
@@ -109,6 +110,8 @@ def load_audio(file: AudioFile, sample_rate: int) -> Float:
     stopped, is no hindrance; tags and padding are passed over. A file that holds less than it promises is refused.
     PAF, PVF, IRCAM and XI promise nothing: what is cut off there, or joined to them, is not noticed. Samples that are
     damaged are noticed where the format has checksums: in FLAC and Ogg (Vorbis, Opus); WAV, mp3, ALAC have none.
+    A file ``._`` or a folder ``.AppleDouble`` in the working directory is in the way of mp3 (of libsndfile, which takes
+    it for a resource fork); the message names it.
 
     Args:
         file: a path, or a binary file object, which is read from where it stands to its end, and stays open. Pipes and
@@ -185,8 +188,9 @@ def load_blocks(
                     f"cannot read {name} as audio: samples without a header do not say their rate, type and channels. "
                     f"If they are 16-bit, mono and of {sample_rate} Hz: {_ffmpeg(path, before=raw)}"
                 ) from None
-            why = unreadable(source) or error.error_string.rstrip(".")
-            if source.seek(0, os.SEEK_END):
+            forked = _forked()
+            why = unreadable(source) or forked or _said(error)
+            if source.seek(0, os.SEEK_END) and why != forked:
                 why += f". It is damaged or of another kind; if ffmpeg can read it, convert it: {_ffmpeg(path)}"
             raise ValueError(f"cannot read {name} as audio: {why}") from None
         except _Foreign as error:
@@ -203,6 +207,18 @@ def load_blocks(
             raise ValueError(f"{name}: {error}") from None
     if not done:
         raise ValueError(f"{name}: audio is empty; expected at least one sample")
+
+
+def _said(error: Any) -> str:
+    """What libsndfile says of a file that is open."""
+    text = str(error.error_string).rstrip(".")
+    return "no audio is found in it" if text.startswith("File does not exist") else text  # which it cannot know here
+
+
+def _forked() -> str | None:
+    """What in the working directory libsndfile takes for the resource fork of a file without a name, if it is there."""
+    name = next((name for name in _FORKS if os.path.lexists(name)), None)
+    return None if name is None else f"libsndfile takes {name} in the working directory for a part of it: rename that"
 
 
 def check_segment(offset: Any, duration: Any) -> None:

@@ -27,6 +27,7 @@ from .files import check_target, whole_file, write_all
 
 _ENTRIES = ("samples", "sample_rate", "codec", "codebooks_sha256")
 _LONGEST = 200  # characters of a name in a file that are looked at
+A_NAME = f"a name of up to {_LONGEST} printable characters"
 _SMALL = 4096  # bytes of an entry of one value
 _SPOOLED, _MOST = 16 << 20, 1 << 30  # bytes of a file that cannot seek: in memory, and in all
 
@@ -233,13 +234,18 @@ def _check_length(samples: int | None, frames: int, hop: int | None, remedy: str
     )
 
 
+def is_name(text: Any) -> bool:
+    """Whether it can be the name of a codec or the fingerprint of its codebooks."""
+    return isinstance(text, str) and text.isprintable() and 0 < len(text) <= _LONGEST
+
+
 def _check_entries(
     samples: Any, sample_rate: Any, codec: Any, digest: Any
 ) -> tuple[int | None, int | None, str | None, str | None]:
     """What a file says of its tokens, with integers as Python's."""
     for name, text in (("codec", codec), ("codebooks_sha256", digest)):
-        if text is not None and not (isinstance(text, str) and text.isprintable() and 0 < len(text) <= _LONGEST):
-            raise ValueError(f"{name} is {shown(text)}, expected a name of up to {_LONGEST} printable characters")
+        if text is not None and not is_name(text):
+            raise ValueError(f"{name} is {shown(text)}, expected {A_NAME}")
     return (
         _count("samples", samples, 0, "how many samples the recording has"),
         _count("sample_rate", sample_rate, 1, "a number of Hz"),
@@ -289,8 +295,8 @@ def _named(given: Tokens, codec: Any) -> Tokens:
         same = given.codec in (None, config.codec)
     if not same or given.sample_rate not in (None, config.sample_rate):
         other = " with other codebooks" if given.codec == features.codec and not same else ""
-        name = "another codec" if given.codec is None else given.codec
-        rate = f" at {given.sample_rate} Hz" if given.sample_rate is not None else ""
+        name = "another codec" if given.codec is None else listed([given.codec])
+        rate = f" at {shown(given.sample_rate)} Hz" if given.sample_rate is not None else ""
         raise ValueError(
             f"these are tokens of {name}{other}{rate}, and the codec that is given is {features.codec} at "
             f"{config.sample_rate} Hz: leave the codec out, for the tokens know theirs, or pass that which made them"
@@ -307,7 +313,7 @@ def check_codec(tokens: Tokens, config: ModelConfig, known: tuple[str, ...]) -> 
     """
     if tokens.codec is None and tokens.codebooks_sha256 is None:
         return
-    name = "another codec" if tokens.codec is None else tokens.codec
+    name = "another codec" if tokens.codec is None else listed([tokens.codec])
     if config.encodec is None:
         raise ValueError(f"these are tokens of {name}, and this is a mel model, which decodes features")
     own = config.encodec
@@ -317,15 +323,15 @@ def check_codec(tokens: Tokens, config: ModelConfig, known: tuple[str, ...]) -> 
     else:
         same = tokens.codec == own.codec
     if not same:
-        other = "" if name != own.codec else " (of that name too, but with other codebooks)"
+        other = "" if tokens.codec != own.codec else " (of that name too, but with other codebooks)"
         raise ValueError(
             f"these are tokens of {name}, and this model decodes those of {own.codec}{other}, to which they are noise: "
             "pass the model of their codec"
         )
     if tokens.sample_rate not in (None, config.sample_rate):
         raise ValueError(
-            f"these are tokens of audio at {tokens.sample_rate} Hz, and this model is of {config.sample_rate} Hz: pass "
-            "the model of their codec"
+            f"these are tokens of audio at {shown(tokens.sample_rate)} Hz, and this model is of {config.sample_rate} "
+            "Hz: pass the model of their codec"
         )
 
 

@@ -7,7 +7,7 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from http import HTTPStatus
@@ -19,20 +19,20 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
 
 from vocos_onnx.arrays import Float
 from vocos_onnx.bandwidths import DEFAULT_BANDWIDTH, bandwidth_index
 from vocos_onnx.encoder import EncodecONNX
 from vocos_onnx.io.tokens import Tokens, save_tokens
 from vocos_onnx.mels import MelConvention, convention_of
-from vocos_onnx.messages import shown
+from vocos_onnx.messages import listed, printable, shown
 
 from . import page, websocket
 from .access import Access
 from .answers import BLOCK, CHUNK, TOKENS, Answers, Work, chosen_format
 from .bodies import Bodies, Recording, account_of, check_codebooks, first_codebooks
-from .limits import Limits
+from .limits import Limits, Refused, Scope
 from .metrics import Metrics
 from .models import Model, Models, NotLoadedError, UnknownModelError
 from .openapi import description
@@ -206,10 +206,8 @@ async def decode(request: Request) -> Response:
         if not streamed:
             return await service.answers.whole(request, work, format)
         return await service.answers.streamed(request, work, format, AsyncExitStack())
-    except HTTPException as error:  # of the library, which knows of no other model
-        remedy = service.models.for_codec(given, model)
-        wanted = r": pass the model of their codec|(?<=this is a mel model, which decodes features)"
-        error.detail = re.sub(wanted, f": {remedy}", error.detail)
+    except HTTPException as error:
+        error.detail = service.models.with_remedy(error.detail, given, model)
         raise
 
 
@@ -383,24 +381,33 @@ async def say(request: Request, error: Exception) -> Response:
     """Why a request is refused."""
     assert isinstance(error, HTTPException)
     reason = re.sub(r" at 0x[0-9a-fA-F]+", "", error.detail)  # where an object is in memory, in a parser's words
-    reason = for_clients(reason, service_of(request).models.names)
+    reason = printable(for_clients(reason, service_of(request).models.names))
     if reason == HTTPStatus(error.status_code).phrase:  # of the framework
-        reason = _elsewhere(request, error)
-    if len(reason) > _LONGEST_REASON:
-        reason = reason[: _LONGEST_REASON - 4] + " ..."
-    return JSONResponse({"error": reason}, error.status_code, error.headers)
+        refused = _elsewhere(request.scope, request.app.routes)
+        reason = reason if refused is None else refused.reason
+    return JSONResponse({"error": _short(reason)}, error.status_code, error.headers)
 
 
-def _elsewhere(request: Request, error: HTTPException) -> str:
-    """Why a path or a method is refused, and what there is."""
-    paths = [route.path for route in request.app.routes if isinstance(route, Route) and "/page/" not in route.path]
-    path, allowed = request.url.path, (error.headers or {}).get("Allow")
-    if error.status_code == 405 and allowed:
-        methods = [name for name in allowed.replace(" ", "").split(",") if name != "HEAD"]
-        return f"the method is {shown(request.method)}, and {path} takes {one_of(sorted(methods))}"
-    if error.status_code == 404:
-        return f"there is no path {unknown(path, paths)}"
-    return error.detail
+def _short(reason: str) -> str:
+    return reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 4] + " ..."
+
+
+def _elsewhere(scope: Scope, routes: Sequence[BaseRoute]) -> Refused | None:
+    """What a request is refused with whose path is of no route, or of one that does not take its method."""
+    path, allowed = scope["path"], set[str]()
+    for route in routes:
+        match, _ = route.matches(scope)
+        if match == Match.FULL:
+            return None
+        if match == Match.PARTIAL and isinstance(route, Route):
+            allowed |= route.methods or set()
+    if allowed:
+        methods = one_of(sorted(allowed - {"HEAD"}))
+        headers = [(b"allow", ", ".join(sorted(allowed)).encode())]
+        reason = f"the method is {shown(scope['method'])}, and {listed([path])} takes {methods}"
+        return Refused(405, reason, headers=headers)
+    paths = [route.path for route in routes if isinstance(route, Route) and "/page/" not in route.path]
+    return Refused(404, _short(f"there is no path {unknown(path, paths)}"))
 
 
 async def say_failed(_: Request, error: Exception) -> Response:
@@ -432,6 +439,12 @@ def create_app(settings: Settings) -> tuple[Limits, Service]:
     app.router.redirect_slashes = False  # to where a POST could not follow; the reason names the path without it
     app.state.service = service
     counted = service.metrics.layer(all_routes)
+
+    def admitted(scope: Scope) -> Refused | None:
+        # before the body is read, or asked for (Expect: 100-continue); OPTIONS are for CORS first
+        refused = service.access.refusal(scope)
+        return _elsewhere(scope, all_routes) if refused is None and scope["method"] != "OPTIONS" else refused
+
     service.limits = Limits(
         app,
         places=settings.workers + settings.queue,
@@ -441,7 +454,7 @@ def create_app(settings: Settings) -> tuple[Limits, Service]:
         connections=settings.connections,
         end_seconds=settings.drain,
         free=FREE,
-        admit=service.access.refusal,
+        admit=admitted,
         layer=lambda inner: counted(service.access.cors(inner)),
         options={
             "places": "--queue",

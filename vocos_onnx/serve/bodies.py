@@ -20,9 +20,10 @@ from starlette.requests import Request
 
 from vocos_onnx.arrays import Float
 from vocos_onnx.bandwidths import counted
+from vocos_onnx.io.array_files import not_unpacked
 from vocos_onnx.io.audio import load_blocks
 from vocos_onnx.io.kinds import TEXT, Kind, kind_of
-from vocos_onnx.io.tokens import Tokens, read_token_file
+from vocos_onnx.io.tokens import A_NAME, Tokens, is_name, read_token_file
 from vocos_onnx.mels import MelConvention
 from vocos_onnx.messages import listed, shown
 
@@ -65,6 +66,7 @@ class Bodies:
 
         Raises HTTPException: 400 for what they are not, 413 for too much JSON, 415 for a body of another kind.
         """
+        _check_coding(request)
         kind = _content_type(request)
         if kind not in (*_ANY, *_ARRAYS, *_KINDS):
             audio = f"; {_OF_RECORDINGS}" if kind.startswith(("audio/", "video/")) else ""
@@ -102,6 +104,7 @@ class Bodies:
 
         Raises HTTPException: 400 for what is no recording, 415 for a body of another kind, 503 where there is no room.
         """
+        _check_coding(request)
         kind = _content_type(request)
         if kind not in (*_ANY, "application/ogg") and not kind.startswith(("audio/", "video/")):
             arrays = f"; {_OF_ARRAYS}" if kind in (*_ARRAYS, *_KINDS) else ""
@@ -194,7 +197,10 @@ class _Limits:
         try:
             given = json.loads(data, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"cannot read the body as JSON with tokens or mels: {error}") from None
+            # Python refuses to read integers of so many digits, and advises how to allow that
+            is_long = "int_max_str_digits" in str(error)
+            reason = "it has an integer of thousands of digits" if is_long else str(error)
+            raise ValueError(f"cannot read the body as JSON with tokens or mels: {reason}") from None
         name = _name_of_rows(given)
         known = _TOKEN_KEYS if name == "tokens" else ("mels",)
         for key in given:
@@ -209,8 +215,9 @@ class _Limits:
             )
         array = self._rows(given[name], name)
         codec, sha256 = (given.get(key) for key in _NAMES)
-        if not all(text is None or (isinstance(text, str) and len(text) <= 200) for text in (codec, sha256)):
-            raise ValueError("codec and codebooks_sha256 are names, expected texts of up to 200 characters")
+        for key, text in zip(_NAMES, (codec, sha256), strict=True):
+            if text is not None and not is_name(text):
+                raise ValueError(f"{key} is {shown(text)}, expected {A_NAME}")
         for key, what in (("samples", "how many samples the recording has"), ("sample_rate", "Hz, as an integer")):
             value = given.get(key)
             if value is not None and not (type(value) is int and (key == "sample_rate") <= value < 1 << 62):
@@ -232,7 +239,7 @@ class _Limits:
                 for i, row in enumerate(rows):
                     array[i] = row
         except OverflowError:
-            raise ValueError(f"{where}: expected integers of up to 64 bits") from None
+            raise ValueError(f"{where}: expected {numbers} of up to {8 * array.itemsize} bits") from None
         return array
 
     def npz_size(self, data: bytes) -> int:
@@ -243,12 +250,12 @@ class _Limits:
             entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
         except Exception:  # of damaged archives zipfile raises whatever struct does
             raise ValueError("cannot read the body as .npz: its directory is damaged") from None
+        for entry in entries:
+            if (reason := not_unpacked(entry)) is not None:
+                raise ValueError(f"cannot read the body as .npz: its {shown(entry.filename)} {reason}")
         size, most = sum(entry.file_size for entry in entries), self._settings.max_body
-        if size > most or any(e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for e in entries):
-            raise ValueError(
-                f"the .npz unpacks to {size} bytes, expected at most {most} (--max-body of the service), stored or "
-                "deflated"
-            )
+        if size > most:
+            raise ValueError(f"the .npz unpacks to {size} bytes, expected at most {most} (--max-body of the service)")
         return size
 
     def read_npz(self, data: bytes) -> Tokens:
@@ -290,13 +297,13 @@ class _Limits:
         """Raises ValueError where neither tokens nor features may have that shape."""
         expected = "(frames, channels)" if self._frames_first else "(codebooks or channels, frames)"
         if len(shape) != 2 or min(shape) < 1:
-            raise ValueError(f"the array has shape {shape}, expected {expected}")
+            raise ValueError(f"the array has shape {shown(shape)}, expected {expected}")
         if dtype.kind not in "iuf":
             raise ValueError(f"the array has dtype {dtype}, expected integers for tokens or floats for mels")
         rows, frames = shape[::-1] if self._frames_first else shape
         self._check_frames(frames)
         if rows > MAX_ROWS:
-            raise ValueError(f"the array has shape {shape}, expected at most {MAX_ROWS} codebooks or channels")
+            raise ValueError(f"the array has shape {shown(shape)}, expected at most {MAX_ROWS} codebooks or channels")
 
     def _check_frames(self, frames: int) -> None:
         rate = self._config.sample_rate
@@ -391,6 +398,18 @@ def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def _check_coding(request: Request) -> None:
+    """Raises HTTPException for a body that is compressed as a whole."""
+    codings = ",".join(request.headers.getlist("content-encoding")).split(",")
+    if found := [name for name in map(str.strip, codings) if name.lower() not in ("", "identity")]:
+        raise HTTPException(
+            415,
+            f"the content encoding is {shown(found[0])}, and bodies are not unpacked: send it as it is, without the "
+            "header Content-Encoding (.npz and .flac are compressed in themselves)",
+            {"Accept-Encoding": "identity"},
+        )
+
+
 def _wrong_kind(kind: str, expected: str) -> HTTPException:
     form = "; send the file itself as the body (curl --data-binary @FILE)" if kind.startswith("multipart/") else ""
     return HTTPException(415, f"the content type is {kind[:60]!r}, expected {expected}{form}")
@@ -402,7 +421,7 @@ def _no_file(error: OSError) -> HTTPException:
 
 def _check_length(samples: int, rate: int, most: float) -> None:
     if samples > most * rate:
-        seconds = min(samples, 1 << 60) / rate
+        seconds = math.ceil(100 * min(samples, 1 << 60) / rate) / 100  # more than the most, as it is written, too
         raise ValueError(
-            f"there are {seconds:.4g} s of audio, expected at most {most:g} (--max-seconds of the service)"
+            f"there are {seconds:.10g} s of audio, expected at most {most:g} (--max-seconds of the service)"
         )

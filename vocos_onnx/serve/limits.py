@@ -464,7 +464,15 @@ class Limits:
             watcher.cancel()
 
     async def _refuse(self, refused: Refused, scope: Scope, body: _Body, answer: _Answer, account: Account) -> None:
-        if not refused.slow and refused.status in (401, 403, 413, 429, 503):  # of others the end may not be known
+        if not refused.slow and refused.status in (
+            401,
+            403,
+            404,
+            405,
+            413,
+            429,
+            503,
+        ):  # of others the end may not be known
             await body.discard(8 * self.max_body, self.linger)
         account._stage = "work"
         saying = self._layer(_saying(refused, closes=not body.complete))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -163,6 +164,14 @@ class Models:
             if config is not None and (kind == "tokens") == (config.encodec is not None):
                 return name
         return None
+
+    def with_remedy(self, reason: str, tokens: Tokens, not_by: Model) -> str:
+        """A reason of the library why a model does not decode tokens, with the model that does.
+
+        The library knows of no other model. Any other reason stays as it is.
+        """
+        wanted = r": pass the model of their codec|(?<=this is a mel model, which decodes features)"
+        return re.sub(wanted, f": {self.for_codec(tokens, not_by)}", reason)
 
     def for_codec(self, tokens: Tokens, not_by: Model) -> str:
         """What to ask for, for tokens that name their codec: another model that decodes them, if one is known to."""

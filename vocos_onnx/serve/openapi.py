@@ -215,7 +215,7 @@ def _work(name: str, summary: str, text: str, parameters: list[Schema], body: Sc
         "406": _error("No format that the service has is accepted"),
         "408": _error("The body has come too slowly"),
         "413": _error("The body is too large, or takes too much memory"),
-        "415": _error("The body is of another kind"),
+        "415": _error("The body is of another kind, or compressed (Content-Encoding)"),
         "429": _error("Too many requests are waiting") | again,
         "500": _error("The service has failed"),
         "503": _error("There is no memory or room for it now, the model cannot be loaded, or the service ends") | again,

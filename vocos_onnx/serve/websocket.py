@@ -12,7 +12,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
 import numpy as np
@@ -23,14 +23,15 @@ from starlette.routing import BaseRoute, Match, Route
 from vocos_onnx.arrays import Float
 from vocos_onnx.bandwidths import counted
 from vocos_onnx.io.samples import to_int16
-from vocos_onnx.io.tokens import Tokens
+from vocos_onnx.io.tokens import A_NAME, Tokens, is_name
 from vocos_onnx.mels import MelConvention, convention_of
-from vocos_onnx.messages import shown
+from vocos_onnx.messages import printable, shown
+from vocos_onnx.model.config import parse_json
 from vocos_onnx.streams import Stream
 
 from .access import SUBPROTOCOL
 from .limits import Receive, Refused, Scope, Send, deny
-from .models import Model, NotLoadedError, UnknownModelError
+from .models import Model, Models, NotLoadedError, UnknownModelError
 
 if TYPE_CHECKING:
     from .app import Service
@@ -74,7 +75,7 @@ class _Closed(Exception):
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
-        self.code, self.reason = code, reason
+        self.code, self.reason = code, printable(reason)
 
 
 class _Watch:
@@ -123,14 +124,17 @@ class _Watch:
 class _Open:
     """A stream that is open, and how its messages are read and written."""
 
-    def __init__(self, model: Model, start: Mapping[str, Any]) -> None:
-        """Raises _Closed for what is wrong with the first message."""
-        self.model, config = model, model.vocos.config
+    def __init__(self, models: Models, model: Model, start: Mapping[str, Any]) -> None:
+        """Raises _Closed for what is wrong with the first message; ``models`` are those that it may ask for."""
+        self.model, self._models, config = model, models, model.vocos.config
         kind = _one_of(start, "kind", ("tokens", "mels"))
         self.is_tokens = kind == "tokens"
         if self.is_tokens != model.is_codec:
             decodes = f"tokens of {config.encodec.codec}" if config.encodec else "mels"
-            remedy = "name a model that does, of those in /v1/models"
+            other = models.first(kind)
+            remedy = f"name a model that does, {'of those in /v1/models' if other is None else f'such as {other}'}"
+            if self.is_tokens and _name(start, "codec") is not None:
+                remedy = models.for_codec(self._named(start, 0), model)
             raise _Closed(WRONG_KIND, f"kind is {kind!r}, and {model.name} decodes {decodes}: {remedy}")
         if not model.vocos.network.is_streamable:
             raise _Closed(POLICY, f"{model.name} cannot be streamed: send all of it to /v1/decode")
@@ -178,14 +182,14 @@ class _Open:
         if not self.is_tokens:
             channels = config.feature_channels
             if given not in (None, channels):
-                raise _Closed(BAD_DATA, f"channels is {given}, expected {channels}, as {self.model.name} has")
+                raise _Closed(BAD_DATA, f"channels is {shown(given)}, expected {channels}, as {self.model.name} has")
             return channels
         counts = self._counts
         expected = f"{_either(counts)}: the tokens of a frame"
         if given is None:
             raise _Closed(BAD_DATA, f"codebooks is missing, expected {expected}")
         if given not in counts:
-            raise _Closed(BAD_DATA, f"codebooks is {given}, expected {expected}")
+            raise _Closed(BAD_DATA, f"codebooks is {shown(given)}, expected {expected}")
         return given
 
     @property
@@ -240,12 +244,18 @@ class _Open:
         raise _Closed(BAD_DATA, f"{reason}: {remedy}")
 
     def _check_codec(self, start: Mapping[str, Any]) -> None:
-        codec, sha256 = _text(start, "codec"), _text(start, "codebooks_sha256")
-        if codec or sha256:
+        named = self._named(start, self.width)
+        if named.codec is not None or named.codebooks_sha256 is not None:
             try:  # without a frame nothing is computed
-                self.stream.push(Tokens(np.empty((self.width, 0), np.int64), codec=codec, codebooks_sha256=sha256))
+                self.stream.push(named)
             except ValueError as error:
-                raise _Closed(BAD_DATA, _reworded(error)) from None
+                raise _Closed(BAD_DATA, self._models.with_remedy(_reworded(error), named, self.model)) from None
+
+    @staticmethod
+    def _named(start: Mapping[str, Any], width: int) -> Tokens:
+        """Tokens (width, 0) of the codec that the first message names."""
+        codec, sha256 = _name(start, "codec"), _name(start, "codebooks_sha256")
+        return Tokens(np.empty((width, 0), np.int64), codec=codec, codebooks_sha256=sha256)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -378,7 +388,7 @@ class _Connection:
         most = self._service.settings.streams
         if sum(one.open_streams() for one in models.loaded) >= most:
             raise _Closed(BUSY, f"{most} streams are open, as many as --streams allows: try again")
-        return _Open(model, start)
+        return _Open(models, model, start)
 
     async def _computed(self, compute: Callable[..., Any], *given: Any) -> Any:
         """What the stream makes of a chunk, or of its end. Raises _Closed for whatever goes wrong."""
@@ -505,7 +515,6 @@ def routes() -> list[BaseRoute]:
 _OF_PYTHON = [  # what errors advise in Python, and what to do here in place of that
     (re.compile(pattern), new)
     for pattern, new in (
-        (r": pass the model of their codec", ": name the model of their codec, of those in /v1/models"),
         (r", or a MelConvention for other systems", ""),
         (r"(?:\bpass )?\bmels_from=\"(\w+)\"", r'give "mels_from": "\1" at the start'),
         (r"\bmels_from=(MelConvention\([^()]*\))", r"make them natural with vocos_onnx.\1.magnitudes(mels)"),
@@ -536,16 +545,12 @@ def _either(numbers: Sequence[int]) -> str:
 
 def _read(text: str) -> dict[str, Any]:
     try:
-        given = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        given = parse_json(text)
+    except ValueError as error:
         raise _Closed(BAD_DATA, f"cannot read a text message as JSON: {error}") from None
     if not isinstance(given, dict):
         raise _Closed(BAD_DATA, f'a text message is {shown(given)}, expected {{"type": "start", ...}}')
     return given
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _one_of(given: Mapping[str, Any], name: str, known: tuple[str, ...], default: str | None = None) -> str:
@@ -573,6 +578,10 @@ def _number(given: Mapping[str, Any], name: str) -> float | None:
 
 
 def _text(given: Mapping[str, Any], name: str) -> str | None:
-    fits = "a text of up to 200 characters"
-    value: str | None = _field(given, name, lambda value: isinstance(value, str) and len(value) <= 200, fits)
+    value: str | None = _field(given, name, lambda value: value == "" or is_name(value), f"a text, {A_NAME}")
+    return value
+
+
+def _name(given: Mapping[str, Any], name: str) -> str | None:
+    value: str | None = _field(given, name, is_name, A_NAME)
     return value

@@ -951,3 +951,21 @@ def test_channels_that_cancel_one_another_are_one_warning(tmp_path: Path, recwar
     command = [sys.executable, "-m", "vocos_onnx", "resynth", "anti.wav", "out.wav"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "anti.wav: the channels cancel" in done.stderr, done
+
+
+@pytest.mark.parametrize("name", ["._", ".AppleDouble"])
+def test_what_libsndfile_takes_for_a_resource_fork(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks in the working directory; the message names what is in the way."""
+    monkeypatch.chdir(tmp_path)
+    soundfile.write(file := io.BytesIO(), np.sin(np.arange(9000) / 9) / 4, 24_000, format="MP3")
+    assert len(load_audio(io.BytesIO(file.getvalue()), 24_000)) == 9000
+    (tmp_path / name).mkdir() if name == ".AppleDouble" else (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=rf"libsndfile takes {re.escape(name)} in the working directory for a part"):
+        load_audio(io.BytesIO(file.getvalue()), 24_000)
+
+
+def test_the_beginning_of_an_mp3() -> None:
+    """libsndfile says that there is no such file."""
+    soundfile.write(file := io.BytesIO(), np.sin(np.arange(9000) / 9) / 4, 24_000, format="MP3")
+    with pytest.raises(ValueError, match=r"as audio: no audio is found in it\. It is damaged or of another"):
+        load_audio(io.BytesIO(file.getvalue()[:20]), 24_000)

@@ -493,3 +493,44 @@ def test_websockets_at_the_end(start: Start) -> None:
             one.recv(5)
         assert one.close_code == 1012
         assert server.stop(signal.SIGTERM)[1] < 10
+
+
+UPGRADE = (
+    *("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "method", "status", "word"),
+    [
+        ("/echo", UPGRADE, "POST", 405, "GET"),
+        ("/echo", (*UPGRADE, "Content-Length: 1"), "GET", 400, "body"),
+        ("/echo", (*UPGRADE, "Transfer-Encoding: chunked"), "GET", 400, "body"),
+        ("/echo", (*UPGRADE, "Cookie: " + "a" * 8200), "GET", 431, "headers"),
+        ("/echo", (*UPGRADE, *["A: a"] * 200), "GET", 431, "headers"),
+        ("/echo?" + "a" * 8200, UPGRADE, "GET", 414, "address"),
+        ("/echo", UPGRADE[:2] + UPGRADE[3:], "GET", 426, "version"),
+        ("/echo", UPGRADE[:3], "GET", 400, "Key"),
+    ],
+)
+def test_websockets_that_cannot_be_opened(
+    server: Server, path: str, headers: tuple[str, ...], method: str, status: int, word: str
+) -> None:
+    """Are answered: the parser of WebSockets is silent about them, and no deadline is for what it has."""
+    with server.connect(request(path, b"", *headers, method=method)) as plug:
+        answer = Answer(rest(plug))
+    assert answer.status == status and word in answer.json()["error"]
+    assert server.health()[1]["sockets"] == 0
+
+
+def test_what_the_parser_of_websockets_does_not_take(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its bounds are other ones than ours, the connection is closed, and not kept for ever."""
+    monkeypatch.setenv("WEBSOCKETS_MAX_LINE_LENGTH", "100")
+    with start() as server:
+        greedy = [
+            server.connect(request("/echo", b"", *UPGRADE, "Cookie: " + "a" * 200, method="GET")) for _ in range(10)
+        ]
+        assert server.health()[0] < 2
+        for plug in greedy:
+            assert closed(plug, 5) is not None

@@ -68,7 +68,9 @@ READ = 1 << 12  # bytes that are read of a connection at once, and up to PIECE w
 PARSE, PARSE_BYTE = 5e-4, 5e-9  # seconds, and for each byte; what takes longer, such as chunks of one byte, waits
 OVERHEAD = 1 << 17  # bytes that a request is charged beside its body: the buffers of its connection
 SWEEP = 0.25  # seconds between two looks at the deadlines
+LINE, LINES_OF_HEAD = 1 << 13, 128  # bytes and number of lines of headers that websockets parses for an upgrade
 LINES = 3  # of the log in a minute, of each logger and level from WARNING on
+_REFUSED = "limits.refused"  # in the scope of a request: what it is refused with before anything else
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +230,7 @@ class _Connection:
         self.is_late = False  # whether that was too long at the last look
         self.unasked = 0  # bytes that came while there was no request
         self.closing: float | None = None
-        self.is_socket = False  # a WebSocket, which the application bounds
+        self.is_socket = False  # a WebSocket whose application has begun, which bounds it from then on
 
     def received(self, size: int, now: float) -> bool:
         """Whether it may go on after these bytes."""
@@ -381,6 +383,8 @@ class Limits:
             return
         self.open_sockets += 1
         transport = getattr(getattr(send, "__self__", None), "transport", None)
+        if (connection := self._connections.get(transport)) is not None:
+            connection.is_socket = True
         try:
             await self.app(scope, receive, send)
         except Exception as error:
@@ -444,6 +448,8 @@ class Limits:
     async def _request(self, scope: Scope, body: _Body, answer: _Answer, account: Account) -> None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS:
             raise Refused(431, f"the headers may have {HEADERS} bytes")
+        if (refused := scope.get(_REFUSED)) is not None:
+            raise refused
         scope = {**scope, "limits": account}
         if (refused := self.admit(scope)) is not None:
             raise refused
@@ -776,6 +782,18 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
                 limits._tired += 1
                 asyncio.get_running_loop().call_later(8 * min(took, 20 * PARSE) * limits._tired, self._go_on)
 
+        def _should_upgrade(self) -> bool:
+            if not super()._should_upgrade():
+                return False
+            self.scope[_REFUSED] = _refused_upgrade(self.scope, self.headers)
+            return self.scope[_REFUSED] is None
+
+        def handle_websocket_upgrade(self, event: Any) -> None:
+            super().handle_websocket_upgrade(event)
+            taken = self.transport.get_protocol()
+            if not getattr(taken, "handshake_initiated", True):  # its parser has another opinion, and says nothing
+                self.transport.abort()
+
         def _read_at_most(self, size: int) -> None:
             self._reads = min(size, PIECE)
             if self._connection is not None:
@@ -801,6 +819,29 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
     return Bounded
 
 
+def _refused_upgrade(scope: Scope, headers: Sequence[tuple[bytes, bytes]]) -> Refused | None:
+    """What a request is refused with that asks for a WebSocket, and which no parser of WebSockets takes."""
+    if scope["method"] != "GET":
+        return Refused(405, f"a WebSocket is opened with GET, not {scope['method'][:20]}", headers=[(b"allow", b"GET")])
+    given: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        given.setdefault(name, []).append(value)
+    if b"transfer-encoding" in given or set(given.get(b"content-length", [])) - {b"0"}:
+        return Refused(400, "a request for a WebSocket has no body: leave Content-Length out")
+    if len(scope["raw_path"]) + len(scope["query_string"]) > LINE - 20:
+        return Refused(414, f"the address of a WebSocket may have {LINE - 20} bytes")
+    if len(headers) > LINES_OF_HEAD or any(len(name) + len(value) > LINE - 4 for name, value in headers):
+        reason = f"a request for a WebSocket may have {LINES_OF_HEAD} headers of {LINE - 4} bytes each"
+        return Refused(431, reason)
+    versions, keys = given.get(b"sec-websocket-version", []), given.get(b"sec-websocket-key", [])
+    if versions != [b"13"]:
+        wanted = [(b"sec-websocket-version", b"13"), (b"upgrade", b"websocket")]
+        return Refused(426, "the version of a WebSocket (Sec-WebSocket-Version) has to be 13", headers=wanted)
+    if len(keys) != 1 or not re.fullmatch(rb"[A-Za-z0-9+/]{22}==", keys[0]):
+        return Refused(400, "a request for a WebSocket needs one Sec-WebSocket-Key, of 16 bytes in base64")
+    return None
+
+
 def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Protocol]:
     """uvicorn's protocol of WebSockets, which takes over a connection that was admitted."""
 
@@ -811,8 +852,6 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             self._admitted = transport
-            if (connection := limits._connections.get(transport)) is not None:
-                connection.is_socket = True
             self._read_at_most(READ)
             super().connection_made(transport)
 

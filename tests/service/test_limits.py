@@ -534,3 +534,65 @@ def test_what_the_parser_of_websockets_does_not_take(start: Start, monkeypatch: 
         assert server.health()[0] < 2
         for plug in greedy:
             assert closed(plug, 5) is not None
+
+
+def frame(operation: int, data: bytes, length: int | None = None, end: bool = True) -> bytes:
+    """One of a client, which is masked with nothing; ``length`` is what it says of its data."""
+    size = len(data) if length is None else length
+    head = bytes([operation | end << 7]) + (bytes([0x80 | size]) if size < 126 else struct.pack(">BQ", 0xFF, size))
+    return head + bytes(4) + data
+
+
+def opened(server: Server, data: bytes = b"") -> socket.socket:
+    """A WebSocket over which something has been sent."""
+    plug = server.connect(request("/echo", b"", *UPGRADE, method="GET"))
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += plug.recv(1000)
+    assert head.startswith(b"HTTP/1.1 101")
+    plug.sendall(data)
+    return plug
+
+
+def test_messages_that_do_not_come_whole(server: Server) -> None:
+    """They are of the memory, and give way to who is served meanwhile."""
+    half = frame(1, b"a" * 1_200_000, 1_200_001)
+    slow = [opened(server, half) for _ in range(3)]
+    until(lambda: server.health()[1]["held"] >= 3_600_000)
+    with opened(server, half) as another:  # none is slow yet, or the slowest gives way
+        until(lambda: server.health()[1]["held"] <= 4_000_000)
+        time.sleep(0.5)
+        assert server.ask("/echo?hold=3900000", b"x").status == 200
+        assert server.health()[1]["held"] == 0
+        for plug in [*slow, another]:
+            assert rest(plug)[2:4] == struct.pack(">H", 1013)
+    with opened(server, frame(1, b"a" * 4_100_000, 4_100_001)) as large:
+        assert rest(large)[2:4] == struct.pack(">H", 1009)  # never enough
+
+
+def test_memory_of_messages_comes_back(server: Server) -> None:
+    for _ in range(40):
+        with opened(server, frame(1, b"a" * 3_000_000, 3_000_001)):
+            until(lambda: server.health()[1]["held"] >= 3_000_000)
+        until(lambda: server.health()[1]["held"] == 0)
+    assert server.memory() < 90  # else 120 more
+
+
+def test_message_in_thousands_of_frames(server: Server) -> None:
+    before = server.memory()
+    with opened(server, frame(1, b"a", end=False) + frame(0, b"bc", end=False) * 60_000 + frame(0, b"d")) as plug:
+        head = struct.pack(">BBQ", 0x81, 0x7F, 120_002)
+        answer = b""
+        while len(answer) < len(head) + 120_002:
+            answer += plug.recv(1 << 16)
+        assert answer == head + b"a" + b"bc" * 60_000 + b"d"
+    assert server.memory() < before + 3  # else 6
+
+
+def test_text_that_is_not_utf8(start: Start) -> None:
+    with start() as server:
+        for data in (frame(1, b"\xff"), frame(1, b"a", end=False) + frame(0, b"\xff")):
+            with opened(server, data) as plug:
+                assert rest(plug)[2:4] == struct.pack(">H", 1007)
+        said = server.stop(signal.SIGTERM)[2]
+    assert not said, said

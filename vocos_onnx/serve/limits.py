@@ -35,8 +35,10 @@ Of the connections themselves an ASGI application sees nothing. Where the server
 - an end: after SIGTERM no slow client is waited for longer than ``patience``, and all else ends within ``end_seconds``
   (uvicorn's ``timeout_graceful_shutdown``, where that is not set);
 - at most ``sockets`` WebSockets (503 beyond), which count as connections and not as requests, and are not closed for
-  others. At SIGTERM they are closed with the code 1012. What they send and do not read is for the application to bound,
-  and the size of a message, and the pings, for uvicorn's ``ws_max_size``, ``ws_max_queue`` and ``ws_ping_interval``.
+  others. At SIGTERM they are closed with the code 1012. Messages that are still coming, or wait for the application,
+  are of the ``memory``: where there is not enough, the client that has kept the service waiting longest is closed with
+  1013, or the new one. What they do not read is for the application to bound, and the size of a message, and the pings,
+  for uvicorn's ``ws_max_size``, ``ws_max_queue`` and ``ws_ping_interval``.
 
 Before another server these are the server's to give, or a proxy's. One ``Limits`` is for one event loop; nothing of
 it, but for the numbers it shows, may be used from other threads.
@@ -65,6 +67,7 @@ PIECE = 1 << 16  # bytes of an answer that are sent at once
 HEADERS = 1 << 14  # bytes; h11 has the same bound where they come in pieces
 BUFFER = 1 << 17  # SO_SNDBUF and SO_RCVBUF, which Linux doubles
 READ = 1 << 12  # bytes that are read of a connection at once, and up to PIECE where they are quickly parsed
+WAITS = 400  # bytes that a message of a WebSocket takes beside its content, while it waits for the application
 PARSE, PARSE_BYTE = 5e-4, 5e-9  # seconds, and for each byte; what takes longer, such as chunks of one byte, waits
 OVERHEAD = 1 << 17  # bytes that a request is charged beside its body: the buffers of its connection
 SWEEP = 0.25  # seconds between two looks at the deadlines
@@ -218,6 +221,48 @@ class Account:
             self._cut(Gone())
 
 
+class _Incoming:
+    """What a WebSocket has sent that its application has not done with: part of a message, and messages that wait."""
+
+    def __init__(self, limits: Limits, fail: Callable[[int, str], None]) -> None:
+        self.held = 0  # bytes
+        self._limits, self._fail = limits, fail
+        self._coming: float | None = None  # since when a message has been incomplete
+        self._unread: float | None = None  # since when the client has not read, so that its messages wait
+        limits._incoming.add(self)
+
+    @property
+    def _since(self) -> float | None:
+        return min((since for since in (self._coming, self._unread) if since is not None), default=None)
+
+    def _kept_waiting(self, now: float) -> bool:
+        return (since := self._since) is not None and now - since > self._limits.patience
+
+    def hold(self, size: int) -> None:
+        """As that of ``Account``, but that the WebSocket is closed where there is not enough."""
+        if size > self.held:
+            try:
+                self._limits._make_room(self, size)
+            except Refused as refused:
+                self._cut(refused)
+                return
+        self._limits.held += size - self.held
+        self.held = size
+
+    def _cut(self, fate: Exception) -> None:
+        self._release()
+        if isinstance(fate, Refused):
+            self._fail(1009 if fate.status == 413 else 1013, fate.reason)
+
+    def _release(self) -> None:
+        self._limits.held -= self.held
+        self.held = 0
+
+    def close(self) -> None:
+        self._release()
+        self._limits._incoming.discard(self)
+
+
 class _Connection:
     """A connection of uvicorn: whether, and since when, it has no request."""
 
@@ -344,6 +389,7 @@ class Limits:
         self.sockets = most if sockets is None else min(sockets, most)
         self.working = self.long = self.held = self.open_sockets = 0
         self._accounts: set[Account] = set()
+        self._incoming: set[_Incoming] = set()
         self._connections: dict[asyncio.Transport, _Connection] = {}
         self._ending: float | None = None
         self._tired = 0  # connections that wait, since what they send is expensive to parse
@@ -476,7 +522,7 @@ class Limits:
         saying = self._layer(_saying(refused, closes=not body.complete))
         await saying({**scope, "limits": account}, _given(b"", account), answer)
 
-    def _make_room(self, account: Account, size: int) -> None:
+    def _make_room(self, account: Account | _Incoming, size: int) -> None:
         """So that the account may hold so many bytes. Raises Refused."""
         if size > self.memory:
             raise Refused(
@@ -486,13 +532,15 @@ class Limits:
             )
         now = self._now()
         while self.held - account.held + size > self.memory:
-            slow = [a for a in self._accounts if a is not account and a.held and a._kept_waiting(now)]
+            holders: list[Account | _Incoming] = [*self._accounts, *self._incoming]
+            slow = [a for a in holders if a is not account and a.held and a._kept_waiting(now)]
             if not slow:
                 set_by = self.set_by("memory")
                 raise Refused(503, f"there is not enough memory{set_by} for this request now: try again", 1)
             slowest = min(slow, key=lambda a: a._since or 0)
             reason = "others wait for the memory that this slow request holds, try again"
-            slowest._cut(Refused(503, reason, 1, slow=True) if slowest._stage == "body" else Gone())
+            says = isinstance(slowest, _Incoming) or slowest._stage == "body"
+            slowest._cut(Refused(503, reason, 1, slow=True) if says else Gone())
             if slowest.held:  # it is ending anyway, and will give back what it holds
                 slowest._release()
 
@@ -852,12 +900,15 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             self._admitted = transport
+            self._waiting = 0  # bytes of the messages that wait for the application, or are in its hands
+            self._incoming = _Incoming(limits, self._fail)
             self._read_at_most(READ)
             super().connection_made(transport)
 
         def data_received(self, data: bytes) -> None:
             begun = time.thread_time()
             super().data_received(data)
+            self._count()
             took = time.thread_time() - begun
             dear = took > PARSE + PARSE_BYTE * len(data)  # as of thousands of empty frames
             self._read_at_most(READ if dear else 2 * self._reads)
@@ -865,6 +916,66 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
                 self._admitted.pause_reading()
                 limits._tired += 1
                 asyncio.get_running_loop().call_later(8 * min(took, 20 * PARSE) * limits._tired, self._go_on)
+
+        def _count(self) -> None:
+            """Hold what there is of messages, if it is still wanted."""
+            coming = len(self.conn.reader.buffer) + (len(self.frames[0]) if self.frames else 0)
+            if not coming:
+                self._incoming._coming = None
+            elif self._incoming._coming is None:
+                self._incoming._coming = limits._now()
+            self._incoming.hold(0 if self._admitted.is_closing() else coming + self._waiting)
+
+        def _fail(self, code: int, reason: str) -> None:
+            """Close it, and forget what it has sent."""
+            if not self._admitted.is_closing():
+                self.frames = []
+                self.conn.fail(code, reason[:100])
+                self.handle_parser_exception()
+
+        def handle_parser_exception(self) -> None:
+            if self.conn.close_sent is None:  # before the application has accepted it
+                self._admitted.abort()
+            else:
+                super().handle_parser_exception()
+
+        def handle_cont(self, event: Any) -> None:
+            """Frames are joined as they come: thousands of small ones would take much more than their bytes."""
+            so_far = self.frames[0] if isinstance(self.frames[0], bytearray) else bytearray(self.frames[0])
+            so_far += event.data
+            self.frames = [so_far]
+            if event.fin:
+                self.send_receive_event_to_app()
+
+        def send_receive_event_to_app(self) -> None:
+            """A message is complete."""
+            data = bytes(self.frames[0])
+            if self.curr_msg_data_type == "text":
+                try:
+                    data.decode()
+                except UnicodeDecodeError:  # of which uvicorn logs a traceback
+                    self._fail(1007, "a text message is not UTF-8")
+                    return
+            self.frames = [data]
+            self._incoming._coming = None
+            if not self.close_sent:  # else nobody waits for it
+                self._waiting += len(data) + WAITS
+            super().send_receive_event_to_app()
+
+        async def receive(self) -> Message:
+            if self.queue.empty():  # then the application has done with all before
+                self._waiting = 0
+                self._count()
+            message: Message = await super().receive()
+            return message
+
+        def pause_writing(self) -> None:
+            self._incoming._unread = limits._now()
+            super().pause_writing()
+
+        def resume_writing(self) -> None:
+            self._incoming._unread = None
+            super().resume_writing()
 
         async def send(self, message: Message) -> None:
             await super().send(message)
@@ -889,6 +1000,10 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
 
         def connection_lost(self, error: Exception | None) -> None:
             limits._connections.pop(self._admitted, None)
+            self._incoming.close()
+            self.frames = []
+            self.conn.parser.close()  # which refers to itself, so that all of this would wait for a collection
+            self.conn.reader.discard()
             super().connection_lost(error)
             if self.on_lost is not None:
                 self.on_lost()

@@ -328,6 +328,22 @@ def test_trailers_without_end(server: Server) -> None:
     assert server.memory() < 120
 
 
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"garbage\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (request("/echo", b"", "Content-Length: abc"), 400),
+        (request("/echo?" + "a" * 60_000, b"x"), 431),
+    ],
+)
+def test_what_is_not_http(server: Server, data: bytes, status: int) -> None:
+    answer = server.say(data)
+    assert (answer.status, answer.headers["connection"]) == (status, "close")
+    assert "HTTP/1.1" in answer.json()["error"]
+
+
 def test_garbage_in_the_log(start: Start) -> None:
     with start(log="info") as server:
         for _ in range(100):
@@ -393,6 +409,14 @@ def test_health_with_a_body_that_never_ends(server: Server) -> None:
 
 def test_work_for_a_client_that_left_is_cancelled(server: Server) -> None:
     with server.connect(request("/echo?sleep=20000", b"x")):
+        until(lambda: server.health()[1]["working"] == 1)
+    until(lambda: server.health()[1]["cancelled"] == 1)
+    assert server.health()[1]["working"] == 0
+
+
+def test_work_for_a_client_that_left_more_behind_is_cancelled(server: Server) -> None:
+    """A second request waits for the end of the first, and what comes after it is not read."""
+    with server.connect(request("/echo?sleep=20000", b"x") + request("/echo", b"x")):
         until(lambda: server.health()[1]["working"] == 1)
     until(lambda: server.health()[1]["cancelled"] == 1)
     assert server.health()[1]["working"] == 0
@@ -596,3 +620,14 @@ def test_text_that_is_not_utf8(start: Start) -> None:
                 assert rest(plug)[2:4] == struct.pack(">H", 1007)
         said = server.stop(signal.SIGTERM)[2]
     assert not said, said
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_websocket_whose_client_left_behind_messages(server: Server, resets: bool) -> None:
+    """What it has sent is not read while the application is busy, and nor is its end."""
+    with opened(server, frame(1, b"sleep") + frame(1, b"a") * 3) as plug:
+        until(lambda: server.health()[1]["sockets"] == 1)
+        time.sleep(0.1)
+        if resets:
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    until(lambda: server.health()[1]["connections"] == 1)  # that of the question

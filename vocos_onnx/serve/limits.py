@@ -12,7 +12,8 @@ A client may send one byte and wait, never read its answer, send too much, open 
   for longer than ``patience``, the new request is refused: 503 with Retry-After;
 - at most ``places`` requests are worked on or wait for that: 429 with Retry-After beyond. A place lasts from the whole
   body to the beginning of the answer: no client can hold one by being slow;
-- the work for a client that has gone away is cancelled;
+- the work for a client that has gone away is cancelled. One that has closed its side only, and would still read, counts
+  as gone: the server cannot tell the two apart;
 - the paths in ``free`` (health, and the files of a page) take no place, wait for no body and are answered whatever else
   goes on;
 - who may not use it (``admit``) is refused before the body is read;
@@ -48,11 +49,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http
 import json
 import logging
 import re
 import select
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -429,7 +432,8 @@ class Limits:
             return
         self.open_sockets += 1
         transport = getattr(getattr(send, "__self__", None), "transport", None)
-        if (connection := self._connections.get(transport)) is not None:
+        connection = self._connections.get(transport) if transport is not None else None
+        if connection is not None:
             connection.is_socket = True
         try:
             await self.app(scope, receive, send)
@@ -558,8 +562,22 @@ class Limits:
             account._check(now)
         for connection in list(self._connections.values()):
             self._check(connection, now)
+        self._abort_those_gone()
         if self._accounts or self._connections:
             self._watch()
+
+    def _abort_those_gone(self) -> None:
+        """Of the connections that are not read now, so that the event loop does not see their end."""
+        if not hasattr(select, "poll"):  # Windows
+            return
+        poll, paused = select.poll(), {}
+        for transport in self._connections:
+            plug = transport.get_extra_info("socket")
+            if plug is not None and not transport.is_closing() and not transport.is_reading():
+                paused[plug.fileno()] = transport
+                poll.register(plug.fileno(), getattr(select, "POLLRDHUP", 0))  # and POLLHUP and POLLERR, as always
+        for file, _ in poll.poll(0) if paused else ():
+            paused[file].abort()
 
     def _check(self, connection: _Connection, now: float) -> None:
         if connection.accounts:
@@ -796,6 +814,7 @@ async def _leave(body: _Body, answer: _Answer, account: Account) -> None:
 
 def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Protocol]:
     """uvicorn's protocol, whose connections are admitted, watched, and told of the end."""
+    import h11  # which is there where uvicorn is
 
     class Bounded(base):  # type: ignore[valid-type, misc]
         _connection: _Connection | None = None
@@ -829,6 +848,23 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
                 transport.pause_reading()
                 limits._tired += 1
                 asyncio.get_running_loop().call_later(8 * min(took, 20 * PARSE) * limits._tired, self._go_on)
+
+        def send_400_response(self, msg: str) -> None:
+            """Called where h11 has raised what is wrong with the request."""
+            error = sys.exc_info()[1]
+            status, reason = 400, msg
+            if isinstance(error, h11.RemoteProtocolError):
+                status, reason = error.error_status_hint, f"this is no request of HTTP/1.1: {str(error)[:200]}"
+            data = json.dumps({"error": reason}).encode()
+            headers = [
+                ("content-type", "application/json"),
+                ("content-length", str(len(data))),
+                ("connection", "close"),
+            ]
+            said = h11.Response(status_code=status, headers=headers, reason=http.HTTPStatus(status).phrase)
+            for event in (said, h11.Data(data=data), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+            self.transport.close()
 
         def _should_upgrade(self) -> bool:
             if not super()._should_upgrade():
@@ -895,6 +931,7 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
 
     class BoundedSocket(base):  # type: ignore[valid-type, misc]
         _admitted: asyncio.Transport
+        frames: list[bytes | bytearray]  # of a message that is coming; here only one, of all that has come
         _reads = READ
         on_lost: Callable[[], None] | None = None  # of the application, which may be in the middle of something
 

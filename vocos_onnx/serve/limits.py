@@ -225,7 +225,7 @@ class Account:
 
 
 class _Incoming:
-    """What a WebSocket has sent that its application has not done with: a message that is still coming, and those that wait."""
+    """What a WebSocket has sent that its application has not done with: messages that wait, and one still coming."""
 
     def __init__(self, limits: Limits, fail: Callable[[int, str], None]) -> None:
         self.held = 0  # bytes

@@ -1,6 +1,7 @@
 """An application of no framework behind Limits, to be served by uvicorn; its bounds come from the environment."""
 
 import asyncio
+import gc
 import json
 import os
 from typing import Any
@@ -21,7 +22,8 @@ async def small(scope: Any, receive: Any, send: Any) -> None:
         return await echo(receive, send)
     query = {name: int(value) for name, value in parse_qsl(scope["query_string"].decode())}
     if scope["path"] in ("/healthz", "/readyz"):
-        state = {"working": app.working, "long": app.long, "held": app.held, "sockets": app.open_sockets, **seen}
+        counts = {"held": app.held, "sockets": app.open_sockets, "connections": app.open_connections}
+        state = {"working": app.working, "long": app.long, **counts, **seen}
         return await answer(send, json.dumps(state).encode())
     body = (await receive())["body"]
     seen["bodies"] += 1
@@ -46,12 +48,14 @@ async def small(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def echo(receive: Any, send: Any) -> None:
-    """Of a WebSocket: each message is sent back, and "fail" fails."""
+    """Of a WebSocket: each message is sent back, "fail" fails, and "sleep" takes long."""
     await receive()
     await send({"type": "websocket.accept"})
     while (message := await receive())["type"] == "websocket.receive":
         if message.get("text") == "fail":
             raise ValueError("on purpose")
+        if message.get("text") == "sleep":
+            await asyncio.sleep(20)
         await send({"type": "websocket.send", "text": message["text"]})
 
 
@@ -62,3 +66,5 @@ async def answer(send: Any, body: Any) -> None:
 
 
 app = Limits(small, free=("/healthz", "/readyz"), **json.loads(os.environ["BOUNDS"]))
+if not os.environ.get("COLLECTS", "yes"):
+    gc.disable()

@@ -12,7 +12,8 @@ A client may send one byte and wait, never read its answer, send too much, open 
   for longer than ``patience``, the new request is refused: 503 with Retry-After;
 - at most ``places`` requests are worked on or wait for that: 429 with Retry-After beyond. A place lasts from the whole
   body to the beginning of the answer: no client can hold one by being slow;
-- the work for a client that has gone away is cancelled;
+- the work for a client that has gone away is cancelled. One that has closed its side only, and would still read, counts
+  as gone: the server cannot tell the two apart;
 - the paths in ``free`` (health, and the files of a page) take no place, wait for no body and are answered whatever else
   goes on;
 - who may not use it (``admit``) is refused before the body is read;
@@ -35,8 +36,10 @@ Of the connections themselves an ASGI application sees nothing. Where the server
 - an end: after SIGTERM no slow client is waited for longer than ``patience``, and all else ends within ``end_seconds``
   (uvicorn's ``timeout_graceful_shutdown``, where that is not set);
 - at most ``sockets`` WebSockets (503 beyond), which count as connections and not as requests, and are not closed for
-  others. At SIGTERM they are closed with the code 1012. What they send and do not read is for the application to bound,
-  and the size of a message, and the pings, for uvicorn's ``ws_max_size``, ``ws_max_queue`` and ``ws_ping_interval``.
+  others. At SIGTERM they are closed with the code 1012. Messages that are still coming, or wait for the application,
+  are of the ``memory``: where there is not enough, the client that has kept the service waiting longest is closed with
+  1013, or the new one. What they do not read is for the application to bound, and the size of a message, and the pings,
+  for uvicorn's ``ws_max_size``, ``ws_max_queue`` and ``ws_ping_interval``.
 
 Before another server these are the server's to give, or a proxy's. One ``Limits`` is for one event loop; nothing of
 it, but for the numbers it shows, may be used from other threads.
@@ -46,11 +49,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http
 import json
 import logging
 import re
 import select
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -65,10 +70,13 @@ PIECE = 1 << 16  # bytes of an answer that are sent at once
 HEADERS = 1 << 14  # bytes; h11 has the same bound where they come in pieces
 BUFFER = 1 << 17  # SO_SNDBUF and SO_RCVBUF, which Linux doubles
 READ = 1 << 12  # bytes that are read of a connection at once, and up to PIECE where they are quickly parsed
+WAITS = 400  # bytes that a message of a WebSocket takes beside its content, while it waits for the application
 PARSE, PARSE_BYTE = 5e-4, 5e-9  # seconds, and for each byte; what takes longer, such as chunks of one byte, waits
 OVERHEAD = 1 << 17  # bytes that a request is charged beside its body: the buffers of its connection
 SWEEP = 0.25  # seconds between two looks at the deadlines
+LINE, LINES_OF_HEAD = 1 << 13, 128  # bytes and number of lines of headers that websockets parses for an upgrade
 LINES = 3  # of the log in a minute, of each logger and level from WARNING on
+_REFUSED = "limits.refused"  # in the scope of a request: what it is refused with before anything else
 
 logger = logging.getLogger(__name__)
 
@@ -216,6 +224,48 @@ class Account:
             self._cut(Gone())
 
 
+class _Incoming:
+    """What a WebSocket has sent that its application has not done with: messages that wait, and one still coming."""
+
+    def __init__(self, limits: Limits, fail: Callable[[int, str], None]) -> None:
+        self.held = 0  # bytes
+        self._limits, self._fail = limits, fail
+        self._coming: float | None = None  # since when a message has been incomplete
+        self._unread: float | None = None  # since when the client has not read, so that its messages wait
+        limits._incoming.add(self)
+
+    @property
+    def _since(self) -> float | None:
+        return min((since for since in (self._coming, self._unread) if since is not None), default=None)
+
+    def _kept_waiting(self, now: float) -> bool:
+        return (since := self._since) is not None and now - since > self._limits.patience
+
+    def hold(self, size: int) -> None:
+        """As that of ``Account``, but that the WebSocket is closed where there is not enough."""
+        if size > self.held:
+            try:
+                self._limits._make_room(self, size)
+            except Refused as refused:
+                self._cut(refused)
+                return
+        self._limits.held += size - self.held
+        self.held = size
+
+    def _cut(self, fate: Exception) -> None:
+        self._release()
+        if isinstance(fate, Refused):
+            self._fail(1009 if fate.status == 413 else 1013, fate.reason)
+
+    def _release(self) -> None:
+        self._limits.held -= self.held
+        self.held = 0
+
+    def close(self) -> None:
+        self._release()
+        self._limits._incoming.discard(self)
+
+
 class _Connection:
     """A connection of uvicorn: whether, and since when, it has no request."""
 
@@ -228,7 +278,7 @@ class _Connection:
         self.is_late = False  # whether that was too long at the last look
         self.unasked = 0  # bytes that came while there was no request
         self.closing: float | None = None
-        self.is_socket = False  # a WebSocket, which the application bounds
+        self.is_socket = False  # a WebSocket whose application has begun, which bounds it from then on
 
     def received(self, size: int, now: float) -> bool:
         """Whether it may go on after these bytes."""
@@ -342,6 +392,7 @@ class Limits:
         self.sockets = most if sockets is None else min(sockets, most)
         self.working = self.long = self.held = self.open_sockets = 0
         self._accounts: set[Account] = set()
+        self._incoming: set[_Incoming] = set()
         self._connections: dict[asyncio.Transport, _Connection] = {}
         self._ending: float | None = None
         self._tired = 0  # connections that wait, since what they send is expensive to parse
@@ -381,6 +432,9 @@ class Limits:
             return
         self.open_sockets += 1
         transport = getattr(getattr(send, "__self__", None), "transport", None)
+        connection = self._connections.get(transport) if transport is not None else None
+        if connection is not None:
+            connection.is_socket = True
         try:
             await self.app(scope, receive, send)
         except Exception as error:
@@ -444,6 +498,8 @@ class Limits:
     async def _request(self, scope: Scope, body: _Body, answer: _Answer, account: Account) -> None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS:
             raise Refused(431, f"the headers may have {HEADERS} bytes")
+        if (refused := scope.get(_REFUSED)) is not None:
+            raise refused
         scope = {**scope, "limits": account}
         if (refused := self.admit(scope)) is not None:
             raise refused
@@ -478,7 +534,7 @@ class Limits:
         saying = self._layer(_saying(refused, closes=not body.complete))
         await saying({**scope, "limits": account}, _given(b"", account), answer)
 
-    def _make_room(self, account: Account, size: int) -> None:
+    def _make_room(self, account: Account | _Incoming, size: int) -> None:
         """So that the account may hold so many bytes. Raises Refused."""
         if size > self.memory:
             raise Refused(
@@ -488,13 +544,15 @@ class Limits:
             )
         now = self._now()
         while self.held - account.held + size > self.memory:
-            slow = [a for a in self._accounts if a is not account and a.held and a._kept_waiting(now)]
+            holders: list[Account | _Incoming] = [*self._accounts, *self._incoming]
+            slow = [a for a in holders if a is not account and a.held and a._kept_waiting(now)]
             if not slow:
                 set_by = self.set_by("memory")
                 raise Refused(503, f"there is not enough memory{set_by} for this request now: try again", 1)
             slowest = min(slow, key=lambda a: a._since or 0)
             reason = "others wait for the memory that this slow request holds, try again"
-            slowest._cut(Refused(503, reason, 1, slow=True) if slowest._stage == "body" else Gone())
+            says = isinstance(slowest, _Incoming) or slowest._stage == "body"
+            slowest._cut(Refused(503, reason, 1, slow=True) if says else Gone())
             if slowest.held:  # it is ending anyway, and will give back what it holds
                 slowest._release()
 
@@ -512,8 +570,22 @@ class Limits:
             account._check(now)
         for connection in list(self._connections.values()):
             self._check(connection, now)
+        self._abort_those_gone()
         if self._accounts or self._connections:
             self._watch()
+
+    def _abort_those_gone(self) -> None:
+        """Of the connections that are not read now, so that the event loop does not see their end."""
+        if not hasattr(select, "poll"):  # Windows
+            return
+        poll, paused = select.poll(), {}
+        for transport in self._connections:
+            plug = transport.get_extra_info("socket")
+            if plug is not None and not transport.is_closing() and not transport.is_reading():
+                paused[plug.fileno()] = transport
+                poll.register(plug.fileno(), getattr(select, "POLLRDHUP", 0))  # and POLLHUP and POLLERR, as always
+        for file, _ in poll.poll(0) if paused else ():
+            paused[file].abort()
 
     def _check(self, connection: _Connection, now: float) -> None:
         if connection.accounts:
@@ -750,6 +822,7 @@ async def _leave(body: _Body, answer: _Answer, account: Account) -> None:
 
 def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Protocol]:
     """uvicorn's protocol, whose connections are admitted, watched, and told of the end."""
+    import h11  # which is there where uvicorn is
 
     class Bounded(base):  # type: ignore[valid-type, misc]
         _connection: _Connection | None = None
@@ -784,6 +857,35 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
                 limits._tired += 1
                 asyncio.get_running_loop().call_later(8 * min(took, 20 * PARSE) * limits._tired, self._go_on)
 
+        def send_400_response(self, msg: str) -> None:
+            """Called where h11 has raised what is wrong with the request."""
+            error = sys.exc_info()[1]
+            status, reason = 400, msg
+            if isinstance(error, h11.RemoteProtocolError):
+                status, reason = error.error_status_hint, f"this is no request of HTTP/1.1: {str(error)[:200]}"
+            data = json.dumps({"error": reason}).encode()
+            headers = [
+                ("content-type", "application/json"),
+                ("content-length", str(len(data))),
+                ("connection", "close"),
+            ]
+            said = h11.Response(status_code=status, headers=headers, reason=http.HTTPStatus(status).phrase)
+            for event in (said, h11.Data(data=data), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+            self.transport.close()
+
+        def _should_upgrade(self) -> bool:
+            if not super()._should_upgrade():
+                return False
+            self.scope[_REFUSED] = _refused_upgrade(self.scope, self.headers)
+            return self.scope[_REFUSED] is None
+
+        def handle_websocket_upgrade(self, event: Any) -> None:
+            super().handle_websocket_upgrade(event)
+            taken = self.transport.get_protocol()
+            if not getattr(taken, "handshake_initiated", True):  # its parser has another opinion, and says nothing
+                self.transport.abort()
+
         def _read_at_most(self, size: int) -> None:
             self._reads = min(size, PIECE)
             if self._connection is not None:
@@ -809,24 +911,49 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
     return Bounded
 
 
+def _refused_upgrade(scope: Scope, headers: Sequence[tuple[bytes, bytes]]) -> Refused | None:
+    """What a request is refused with that asks for a WebSocket, and which no parser of WebSockets takes."""
+    if scope["method"] != "GET":
+        return Refused(405, f"a WebSocket is opened with GET, not {scope['method'][:20]}", headers=[(b"allow", b"GET")])
+    given: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        given.setdefault(name, []).append(value)
+    if b"transfer-encoding" in given or set(given.get(b"content-length", [])) - {b"0"}:
+        return Refused(400, "a request for a WebSocket has no body: leave Content-Length out")
+    if len(scope["raw_path"]) + len(scope["query_string"]) > LINE - 20:
+        return Refused(414, f"the address of a WebSocket may have {LINE - 20} bytes")
+    if len(headers) > LINES_OF_HEAD or any(len(name) + len(value) > LINE - 4 for name, value in headers):
+        reason = f"a request for a WebSocket may have {LINES_OF_HEAD} headers of {LINE - 4} bytes each"
+        return Refused(431, reason)
+    versions, keys = given.get(b"sec-websocket-version", []), given.get(b"sec-websocket-key", [])
+    if versions != [b"13"]:
+        wanted = [(b"sec-websocket-version", b"13"), (b"upgrade", b"websocket")]
+        return Refused(426, "the version of a WebSocket (Sec-WebSocket-Version) has to be 13", headers=wanted)
+    if len(keys) != 1 or not re.fullmatch(rb"[A-Za-z0-9+/]{22}==", keys[0]):
+        return Refused(400, "a request for a WebSocket needs one Sec-WebSocket-Key, of 16 bytes in base64")
+    return None
+
+
 def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Protocol]:
     """uvicorn's protocol of WebSockets, which takes over a connection that was admitted."""
 
     class BoundedSocket(base):  # type: ignore[valid-type, misc]
         _admitted: asyncio.Transport
+        frames: list[bytes | bytearray]  # of a message that is coming; here only one, of all that has come
         _reads = READ
         on_lost: Callable[[], None] | None = None  # of the application, which may be in the middle of something
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             self._admitted = transport
-            if (connection := limits._connections.get(transport)) is not None:
-                connection.is_socket = True
+            self._waiting = 0  # bytes of the messages that wait for the application, or are in its hands
+            self._incoming = _Incoming(limits, self._fail)
             self._read_at_most(READ)
             super().connection_made(transport)
 
         def data_received(self, data: bytes) -> None:
             begun = time.thread_time()
             super().data_received(data)
+            self._count()
             took = time.thread_time() - begun
             dear = took > PARSE + PARSE_BYTE * len(data)  # as of thousands of empty frames
             self._read_at_most(READ if dear else 2 * self._reads)
@@ -834,6 +961,66 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
                 self._admitted.pause_reading()
                 limits._tired += 1
                 asyncio.get_running_loop().call_later(8 * min(took, 20 * PARSE) * limits._tired, self._go_on)
+
+        def _count(self) -> None:
+            """Hold what there is of messages, if it is still wanted."""
+            coming = len(self.conn.reader.buffer) + (len(self.frames[0]) if self.frames else 0)
+            if not coming:
+                self._incoming._coming = None
+            elif self._incoming._coming is None:
+                self._incoming._coming = limits._now()
+            self._incoming.hold(0 if self._admitted.is_closing() else coming + self._waiting)
+
+        def _fail(self, code: int, reason: str) -> None:
+            """Close it, and forget what it has sent."""
+            if not self._admitted.is_closing():
+                self.frames = []
+                self.conn.fail(code, reason[:100])
+                self.handle_parser_exception()
+
+        def handle_parser_exception(self) -> None:
+            if self.conn.close_sent is None:  # before the application has accepted it
+                self._admitted.abort()
+            else:
+                super().handle_parser_exception()
+
+        def handle_cont(self, event: Any) -> None:
+            """Frames are joined as they come: thousands of small ones would take much more than their bytes."""
+            so_far = self.frames[0] if isinstance(self.frames[0], bytearray) else bytearray(self.frames[0])
+            so_far += event.data
+            self.frames = [so_far]
+            if event.fin:
+                self.send_receive_event_to_app()
+
+        def send_receive_event_to_app(self) -> None:
+            """A message is complete."""
+            data = bytes(self.frames[0])
+            if self.curr_msg_data_type == "text":
+                try:
+                    data.decode()
+                except UnicodeDecodeError:  # of which uvicorn logs a traceback
+                    self._fail(1007, "a text message is not UTF-8")
+                    return
+            self.frames = [data]
+            self._incoming._coming = None
+            if not self.close_sent:  # else nobody waits for it
+                self._waiting += len(data) + WAITS
+            super().send_receive_event_to_app()
+
+        async def receive(self) -> Message:
+            if self.queue.empty():  # then the application has done with all before
+                self._waiting = 0
+                self._count()
+            message: Message = await super().receive()
+            return message
+
+        def pause_writing(self) -> None:
+            self._incoming._unread = limits._now()
+            super().pause_writing()
+
+        def resume_writing(self) -> None:
+            self._incoming._unread = None
+            super().resume_writing()
 
         async def send(self, message: Message) -> None:
             await super().send(message)
@@ -858,6 +1045,10 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
 
         def connection_lost(self, error: Exception | None) -> None:
             limits._connections.pop(self._admitted, None)
+            self._incoming.close()
+            self.frames = []
+            self.conn.parser.close()  # which refers to itself, so that all of this would wait for a collection
+            self.conn.reader.discard()
             super().connection_lost(error)
             if self.on_lost is not None:
                 self.on_lost()

@@ -24,7 +24,7 @@ from .app import Service, create_app
 from .models import is_loading
 from .settings import Settings
 
-MESSAGE = 1 << 20  # bytes of a WebSocket message
+MESSAGE = 1 << 19  # bytes of a WebSocket message: 5 s of mels in float64 have 400 kB
 LONG = 30  # tenths of a second after which it is told that the default model is being loaded
 _log = logging.getLogger("vocos_onnx.serve")
 

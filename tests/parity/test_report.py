@@ -342,7 +342,7 @@ def test_from_python_a_bad_file_is_an_error_unless_it_is_asked_for(quick: None) 
 def test_silence_has_no_figures(folder: Path, tmp_path: Path) -> None:
     report(tmp_path / "out.html", [folder / "silence.wav"], bandwidths=[6])
     (table,) = Page(tmp_path / "out.html").tables
-    assert table[1] == ["Original", *"––––"]
+    assert table[1] == ["Original", *"–––––––"]
     assert table[3][:4] == ["6 kbps", *"–––"]  # what a codec makes of silence need not be silent
 
 
@@ -463,7 +463,12 @@ def test_the_card(speech: list[np.ndarray], tmp_path: Path) -> None:
     assert lines[2].startswith("| speech_one | ")
     assert lines[3].replace("*", "") == lines[2].replace("speech_one", "mean of 1")
     systems = lines[0].strip("| ").split(" | ")[1:]
-    assert [line.strip("| ").split(" | ")[0] for line in lines[7:]] == ["recording", *systems]
+    tables = [block.splitlines() for block in done.stdout.strip().split("\n\n")[1:]]
+    assert ["DNSMOS P.808" in tables[0][0], "line at the frame rate" in tables[1][0]] == [True, True]
+    assert tables[2][0].startswith("| level error | 440 Hz, dB | 3 kHz, dB | sweep, dB | silence, dBFS | ")
+    for table, rows in zip(tables, (["recording", *systems], ["recording", *systems], systems), strict=True):
+        assert [line.strip("| ").split(" | ")[0] for line in table[2:]] == rows
+        assert all(line.count("|") == table[0].count("|") for line in table)
     encoder = EncodecONNX()
     tokens = load_tokens(tmp_path / "speech_one.npz")
     assert tokens == Tokens(

@@ -375,9 +375,7 @@ _SCHEMAS: Schema = {
             codebooks=_or_null("array", items=_INTEGER, description="Codebooks of each of these bandwidths"),
             channels=_or_null("integer", description="Channels of its mels"),
             encodes=_or_null("boolean", description="Whether it takes recordings: its encoder is there"),
-            streamable=_or_null(
-                "boolean", description="Whether it can decode chunk by chunk; known once it is loaded"
-            ),
+            streamable=_or_null("boolean", description="Whether it can decode chunk by chunk; known once it is loaded"),
             delay_frames=_or_null(
                 "integer",
                 description="Frames that a stream looks ahead, so that its audio is late by them; known once "

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 
 from tests.helpers import DATA, tone
-from vocos_onnx import EncodecONNX, VocosONNX, load_audio, load_tokens, save_tokens
+from vocos_onnx import EncodecONNX, VocosONNX, load_audio, load_tokens, once, save_tokens
 from vocos_onnx.batch.job import Settings
 from vocos_onnx.batch.journal import Row
 from vocos_onnx.batch.manifest import Item
@@ -317,9 +317,10 @@ def test_warnings_are_in_the_row(tmp_path: Path, out: Path) -> None:
 
 
 def test_what_is_warned_of_once_in_a_process_is_in_each_row(
-    tmp_path: Path, out: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, out: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the package logs, too; and of mels, of which it looks at the first calls and then at fewer and fewer."""
+    monkeypatch.setattr(once, "_warned", set())  # other tests of this process may have been warned
     mels = np.random.default_rng(0).normal(-60, 10, (8, 60)).astype(np.float32)  # decibels
     np.save(tmp_path / "decibels.npy", mels)
     np.save(tmp_path / "square.npy", mels[:, :8] / 10)

@@ -475,12 +475,17 @@ def test_no_more_than_so_many_connections(server: Server) -> None:
 # Clients that are slow, or say nothing
 
 
-def test_a_client_that_does_not_read(hasty: Server) -> None:
-    """It is closed after the deadline, with its code behind what it has not read; its place is free at once."""
+def reader(server: Server) -> Client:
+    """A client with little room for what it does not read."""
     plug = socket.socket()
     plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    plug.connect(("127.0.0.1", hasty.port))
-    with Client(hasty, sock=plug, max_queue=1) as client:
+    plug.connect(("127.0.0.1", server.port))
+    return Client(server, sock=plug, max_queue=1)
+
+
+def test_a_client_that_does_not_read(hasty: Server) -> None:
+    """It is closed after the deadline, with its code behind what it has not read; its place is free at once."""
+    with reader(hasty) as client:
         client.start(format="f32le")
         for _ in range(8):
             client.plug.send(np.zeros((375, 2), "<u2").tobytes())
@@ -498,10 +503,7 @@ def test_a_client_that_does_not_read(hasty: Server) -> None:
 
 def test_a_client_that_never_reads_again(hasty: Server) -> None:
     """The connection ends, too."""
-    plug = socket.socket()
-    plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    plug.connect(("127.0.0.1", hasty.port))
-    client = Client(hasty, sock=plug, max_queue=1)
+    client = reader(hasty)
     client.start(format="f32le")
     for _ in range(8):
         client.plug.send(np.zeros((375, 2), "<u2").tobytes())

@@ -32,6 +32,7 @@ from vocos_onnx.streams import Stream
 from .access import SUBPROTOCOL
 from .limits import Receive, Refused, Scope, Send, deny
 from .models import Model, Models, NotLoadedError, UnknownModelError
+from .wording import one_of
 
 if TYPE_CHECKING:
     from .app import Service
@@ -534,10 +535,7 @@ def _reworded(error: Exception) -> str:
 
 def _either(numbers: Sequence[int]) -> str:
     """Numbers of which one is expected: 1 to 8, or 2, 4, 8 or 16."""
-    if isinstance(numbers, range):
-        return f"{numbers[0]} to {numbers[-1]}"
-    *most, last = map(str, numbers)
-    return f"{', '.join(most)} or {last}" if most else last
+    return f"{numbers[0]} to {numbers[-1]}" if isinstance(numbers, range) else one_of(numbers)
 
 
 # The fields of a message

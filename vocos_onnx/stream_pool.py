@@ -26,6 +26,7 @@ from .inverse import Inverse
 from .limits import read_integer
 from .mels import MelsFrom
 from .messages import shown
+from .model.cpus import read_threads
 from .network import Network, joined, split
 from .streams import Kept, Outcome, Request, Stream, Streams
 from .workers import begin, on_a_worker
@@ -69,10 +70,13 @@ class StreamPool:
         ...             play(stream.flush())
     """
 
-    def __init__(self, streams: Streams, max_streams: int, max_wait: float):
+    def __init__(self, streams: Streams, max_streams: int, max_wait: float, threads: int | None):
         max_streams = read_integer("max_streams", max_streams, 1, MOST_STREAMS, "streams that are open at once")
-        self._streams = streams
-        self._calls = _Calls(streams.network, streams.inverse, max_streams, _read_wait(max_wait))
+        self._streams, of_network = streams, streams.network.threads
+        if threads is not None:
+            threads = read_threads(threads)
+        side_by_side = 1 if of_network is None else threads or of_network  # off the CPU, one call at a time
+        self._calls = _Calls(streams.network, streams.inverse, max_streams, _read_wait(max_wait), side_by_side)
 
     def open(
         self,
@@ -257,9 +261,11 @@ class _Calls:
     then ``withdraw`` puts right what it has left undone.
     """
 
-    def __init__(self, network: Network, inverse: Inverse, max_streams: int, max_wait: float):
+    def __init__(
+        self, network: Network, inverse: Inverse, max_streams: int, max_wait: float, side_by_side: int
+    ) -> None:
         self._network, self._inverse, self._max_streams, self._max_wait = network, inverse, max_streams, max_wait
-        self._side_by_side = network.threads or 1  # calls, each on one thread; off the CPU, one at a time
+        self._side_by_side = side_by_side  # calls, each on one thread
         self._process = os.getpid()
         self._lock = threading.RLock()  # a signal's handler may close the pool
         self._closed = False
@@ -445,7 +451,7 @@ class _Calls:
                 return
             steps, frames = self._chosen(leader)
             call.steps = steps
-            call.is_wide = len(steps) == 1 == len(self._leaders)
+            call.is_wide = len(steps) == 1 == len(self._leaders) and self._network.threads != 1
             before = [step.progress for step in steps]
             self._appoint()
         is_alone = self._side_by_side > 1 and not call.is_wide

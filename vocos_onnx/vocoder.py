@@ -521,7 +521,7 @@ class VocosONNX:
         streams = self._streams()
         return streams.make(streams.alone(), bandwidth_id, bandwidth, lookahead, mels_from=mels_from, check=check)
 
-    def stream_pool(self, max_streams: int = 256, max_wait: float = 0.005) -> StreamPool:
+    def stream_pool(self, max_streams: int = 256, max_wait: float = 0.005, *, threads: int | None = None) -> StreamPool:
         """Many streams at once, whose chunks go through the network together; see ``StreamPool``.
 
         Args:
@@ -529,12 +529,15 @@ class VocosONNX:
             max_wait: the most seconds that a chunk waits for those of other streams before the network runs. It waits
                 only for streams that have lately pushed again within that time. With 0, what is pushed while the
                 network runs still goes together in the next call.
+            threads: on the CPU, how many calls of the network run side by side, each on one thread; by default as many
+                as the model's own ``threads``. A service that opens the model with ``threads=1``, since it decodes
+                several requests at once, has its streams share all cores with ``threads=os.cpu_count()``.
 
         Raises:
-            ValueError: max_streams is not an integer from 1 to 65,536; max_wait is negative or not finite; a model
-                that cannot be streamed, see ``stream``.
+            ValueError: max_streams is not an integer from 1 to 65,536; max_wait is negative or not finite; threads is
+                out of range; a model that cannot be streamed, see ``stream``.
         """
-        return StreamPool(self._streams(), max_streams, max_wait)
+        return StreamPool(self._streams(), max_streams, max_wait, threads)
 
     def _streams(self) -> Streams:
         return Streams(self._reader, self.network, self._inverse)

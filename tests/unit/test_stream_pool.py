@@ -117,8 +117,11 @@ PLANS = st.tuples(
     max_wait=st.sampled_from([0.0, 0.002]),
     threads=st.integers(1, 4),
     frames=st.sampled_from([1, 16, 256]),
+    side_by_side=st.sampled_from([None, 1, 3]),
 )
-def test_random_streams(name: str, plans: Any, seed: int, max_wait: float, threads: int, frames: int) -> None:
+def test_random_streams(
+    name: str, plans: Any, seed: int, max_wait: float, threads: int, frames: int, side_by_side: int | None
+) -> None:
     """Joins, leaves, errors and chunkings, over several threads: the audio is that of a stream alone."""
     vocos = MODELS[name]
     jobs = list(enumerate(plans))
@@ -153,7 +156,7 @@ def test_random_streams(name: str, plans: Any, seed: int, max_wait: float, threa
     old = stream_pool.FRAMES
     stream_pool.FRAMES = frames
     try:
-        with vocos.stream_pool(threads, max_wait) as pool:
+        with vocos.stream_pool(threads, max_wait, threads=side_by_side) as pool:
             together(*[lambda: work(pool)] * threads)
             gc.collect()
             assert len(pool) == 0
@@ -191,6 +194,32 @@ def test_chunks_go_together(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(batch * frames for batch, frames in calls) == 16 * (80 + vocos.delay)
     for each, expected in zip(audio, whole, strict=True):
         check(each, vocos.decode(expected), vocos)
+
+
+def test_threads_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that computes on one thread makes as many calls side by side as its pool has threads, and no more."""
+    vocos = VocosONNX(DATA / "encodec.onnx", threads=1)
+    inside: list[int] = []
+    gate = threading.Event()
+    step = vocos.network.step
+
+    def gated(features: Any, *args: Any, **options: Any) -> Any:
+        inside.append(len(features))
+        assert gate.wait(TIMEOUT)
+        return step(features, *args, **options)
+
+    monkeypatch.setattr(vocos.network, "step", gated)
+    tokens = random_input(vocos, 20, 0)
+    expected = vocos.decode(tokens)
+    with vocos.stream_pool(max_wait=0, threads=2) as pool:
+        streams = [pool.open() for _ in range(8)]
+        threads = [Thread(lambda s=s: push_all(s, [tokens])) for s in streams]  # type: ignore[misc]
+        wait_until(lambda: len(pool._calls._waiting) == 8 and len(inside) == 2)
+        time.sleep(0.05)
+        assert len(inside) == 2
+        gate.set()
+        for thread in threads:
+            check(thread.result(), expected, vocos)
 
 
 def test_calls_take_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -498,8 +527,8 @@ class Interrupt:
         sys.settrace(None)
 
 
-@pytest.mark.parametrize("cpus", [1, 2])
-def test_an_interrupted_thread_holds_up_nobody(encodec: VocosONNX, cpus: int) -> None:
+@pytest.mark.parametrize(("cpus", "of_pool"), [(1, None), (2, None), (1, 2)])
+def test_an_interrupted_thread_holds_up_nobody(encodec: VocosONNX, cpus: int, of_pool: int | None) -> None:
     """At every line of the code that threads share, while others push: theirs goes on, and is right."""
     vocos = VocosONNX(DATA / "encodec.onnx", threads=cpus)
     tokens = random_input(encodec, 30, 0)
@@ -521,7 +550,7 @@ def test_an_interrupted_thread_holds_up_nobody(encodec: VocosONNX, cpus: int) ->
     tracing = sys.gettrace()
     try:
         for number in range(1, 150):
-            with vocos.stream_pool(max_wait=0.001) as pool:
+            with vocos.stream_pool(max_wait=0.001, threads=of_pool) as pool:
                 streams = [pool.open() for _ in range(3)]
                 first, *rest = together(
                     lambda: interrupted(pool, number),  # noqa: B023
@@ -550,6 +579,12 @@ def test_bad_max_streams(encodec: VocosONNX, max_streams: Any) -> None:
 def test_bad_max_wait(encodec: VocosONNX, max_wait: Any) -> None:
     with pytest.raises(ValueError, match=r"max_wait is .*, expected seconds, 0 or more: .*; 0 waits for none"):
         encodec.stream_pool(max_wait=max_wait)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", 1 << 20])
+def test_bad_threads(encodec: VocosONNX, threads: Any) -> None:
+    with pytest.raises(ValueError, match=r"threads is .*, expected an integer of 1 or more, \d+ at most"):
+        encodec.stream_pool(threads=threads)
 
 
 def test_bad_arguments_of_open(encodec: VocosONNX) -> None:

@@ -15,6 +15,7 @@ from vocos_onnx.encoder import EncodecONNX
 from vocos_onnx.io.tokens import Tokens
 from vocos_onnx.model.bundled import BUNDLED_CODEC, find_model
 from vocos_onnx.model.config import METADATA_KEY, ModelConfig
+from vocos_onnx.model.cpus import available_cpus
 from vocos_onnx.model.session import stored_file
 from vocos_onnx.stream_pool import StreamPool
 from vocos_onnx.vocoder import VocosONNX
@@ -57,7 +58,8 @@ class Model:
         """The pool of its streams, made when it is first needed. Raises ValueError for a model without streams."""
         with self._lock:
             if self._pool is None:
-                self._pool = self.vocos.stream_pool(self._max_streams)
+                # decodes run side by side as workers, each on ``threads``; streams share one pool, which has all cores
+                self._pool = self.vocos.stream_pool(self._max_streams, threads=available_cpus())
             return self._pool
 
     def open_streams(self) -> int:

@@ -43,6 +43,7 @@ _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 _FENCED = re.compile(r"^( *)(```+).*?^\1\2 *$", re.M | re.S)
 _INCLUDE = re.compile(r"^<!-- include ([\w./-]+): (.+) -->$", re.M)
 _COMMANDS = "<!-- the commands -->"
+_EXAMPLES = "<!-- the programs -->"
 _PLAYED = re.compile(r'<a href="([^"]+\.(?:mp3|flac|wav))">.*?</a>')
 
 
@@ -74,6 +75,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return _with_links(_section(source, heading), source, uri, config)
 
     markdown = _INCLUDE.sub(included, markdown)
+    if _EXAMPLES in markdown:
+        markdown = markdown.replace(_EXAMPLES, "\n\n".join(map(_as_code, sorted((ROOT / "examples").glob("*.py")))))
     return markdown.replace(_COMMANDS, "\n".join(_described(build_parser()))) if _COMMANDS in markdown else markdown
 
 
@@ -98,6 +101,10 @@ def _section(source: str, heading: str) -> str:
     if found is None:
         raise PluginError(f"{source} has no heading {heading!r}")
     return found[2].strip()
+
+
+def _as_code(path: Path) -> str:
+    return f"## {path.name}\n\n```python\n{path.read_text(encoding='utf-8').strip()}\n```"
 
 
 def _with_links(markdown: str, source: str, page: str, config: MkDocsConfig) -> str:

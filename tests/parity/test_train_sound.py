@@ -56,7 +56,9 @@ def codec(data: Path, **experiment: Any) -> dict[str, Any]:  # noqa: F811
 
 
 def test_the_bundled_decoder_goes_on_with_its_codec_frozen(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    run = Trainer(read_config(codec(data)), tmp_path / "run", encoder=ENCODER, checkpoint=CODEC)
+    run = Trainer(
+        read_config(codec(data)), tmp_path / "run", encoder="vocos-codec-24khz-encoder", checkpoint="vocos-codec-24khz"
+    )
     vocos, encoder = VocosONNX(CODEC, encoder=ENCODER), EncodecONNX(ENCODER)
     audio = load_audio(data / "speech_ja_css10_22k.wav", 24_000)[: 320 * 90]
     before = run.reconstruct(audio)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vocos_onnx.io.files import whole_file
+from vocos_onnx.model.bundled import find_model
 from vocos_onnx.model.checkpoint_config import CODEBOOKS
 from vocos_onnx.model.config import EncodecFeatures
 from vocos_onnx_export.checkpoint import load
@@ -49,18 +50,19 @@ def write_checkpoint(generator: Generator, config: TrainConfig, folder: Path) ->
 
 
 def init_from(generator: Generator, discriminators: nn.Module, checkpoint: str, revision: str | None = None) -> bool:
-    """Weights of the same geometry: a folder, a Lightning .ckpt with its config, a hub id, a model file (.onnx), or
-    what ``write_weights`` wrote (.safetensors).
+    """Weights of the same geometry: a folder, a Lightning .ckpt with its config, a hub id, a model file (.onnx), the
+    name of a bundled model, or what ``write_weights`` wrote (.safetensors).
 
     The discriminators' weights are loaded too where the file has them. Returns whether it does.
 
     Raises FileNotFoundError, or ValueError that names the weights that do not fit.
     """
-    suffix = Path(checkpoint).suffix
+    found = find_model(checkpoint)
+    suffix = found.suffix
     if suffix == ".onnx":
-        state = recover(checkpoint).state
+        state = recover(found).state
     elif suffix == ".safetensors":
-        state = read_state(Path(checkpoint))
+        state = read_state(found)
     else:
         state = fold_weight_norm(load(checkpoint, None, revision).state)
     constants = dict(generator.named_buffers())

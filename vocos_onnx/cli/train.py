@@ -41,7 +41,9 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="encode whole files once, keep their tokens here, and crop those",
     )
-    parser.add_argument("--init-from", metavar="CHECKPOINT", help="start with its weights: folder, file or hub id")
+    parser.add_argument(
+        "--init-from", metavar="CHECKPOINT", help="start with its weights: folder, file, hub id or bundled model"
+    )
     options.add_revision(parser)
     parser.add_argument("--device", help="auto, cpu or cuda, instead of the config's accelerator")
     parser.add_argument(

@@ -1,0 +1,29 @@
+"""A mel vocoder in the layout of sherpa-onnx, which plays it behind Matcha-TTS and ZipVoice.
+
+    pip install "vocos-onnx[cpu,hub]"             # no torch, for the checkpoints that ``vocos-onnx models`` lists
+    python export_to_sherpa.py BSC-LT/vocos-mel-22khz vocos-22khz.onnx
+
+The file opens in this package as well, so that you hear it before an app is built around it.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from vocos_onnx import VocosONNX
+from vocos_onnx.cli import main as vocos_onnx
+
+
+def main(checkpoint: str, target: str) -> None:
+    failed = vocos_onnx(["convert", checkpoint, "-o", target, "--format", "sherpa"])
+    if failed:
+        sys.exit(failed)
+    vocos = VocosONNX(Path(target))
+    bands = vocos.config.feature_channels
+    audio = vocos.decode(np.full((bands, 100), np.log(1e-7), np.float32))  # silence
+    print(f"{target}: mels of {bands} bands, {vocos.sample_rate} Hz; 100 frames are {len(audio)} samples")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,37 @@
+"""A vocoder for F5-TTS that needs no torch of its own.
+
+    pip install "vocos-onnx[cpu,hub]"
+    python f5_mels.py mels.npy out.wav
+
+In a program with F5-TTS, ``F5TTS().vocoder = Vocoder()`` puts it in the place of its own: both have ``decode``.
+The command decodes mels (frames, 100) that were saved as an array.
+"""
+
+import sys
+
+import numpy as np
+
+from vocos_onnx import VocosONNX, save_audio
+
+
+class Vocoder:
+    """What F5-TTS calls as ``vocoder.decode(mels)``, with a tensor (batch, 100, frames)."""
+
+    def __init__(self, model: str = "charactr/vocos-mel-24khz") -> None:
+        self.vocos = VocosONNX(model)
+
+    def decode(self, mels):
+        import torch  # which F5-TTS has
+
+        audio = self.vocos.decode(mels.float().cpu().numpy())
+        return torch.from_numpy(audio).to(mels.device)
+
+
+def main(source: str, target: str, model: str = "charactr/vocos-mel-24khz") -> None:
+    vocos = VocosONNX(model)
+    audio = vocos.decode(np.load(source), mels_from="f5")
+    save_audio(target, audio, vocos.sample_rate)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,34 @@
+"""The bundled codec's decoder, fine-tuned on recordings of your own; its tokens keep their meaning.
+
+    pip install "vocos-onnx[cpu,train]"           # with torch; the CPU build is enough to try it
+    python fine_tune.py recordings/ held-back/ run/ [steps]
+
+The run can be stopped and started again. At its end there is run/fine-tuned.onnx, which decodes the same tokens.
+"""
+
+import sys
+from pathlib import Path
+
+from vocos_onnx import VocosONNX, demo_tokens, save_audio
+from vocos_onnx_train.trainer import train
+
+
+def main(recordings: str, held_back: str, run: str, steps: int = 5_000) -> None:
+    Path(run).mkdir(parents=True, exist_ok=True)
+    tuned = Path(run, "fine-tuned.onnx")
+    train(
+        "bundled-codec-5",
+        run,
+        train=recordings,
+        valid=held_back,
+        steps=steps,
+        encoder="vocos-codec-24khz-encoder",  # frozen: only the decoder is trained
+        checkpoint="vocos-codec-24khz",  # whose weights it begins with
+        model=tuned,
+    )
+    vocos = VocosONNX(tuned)
+    save_audio(Path(run, "demo.wav"), vocos.decode(demo_tokens()), vocos.sample_rate, overwrite=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4], *map(int, sys.argv[4:5]))

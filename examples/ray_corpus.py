@@ -1,0 +1,28 @@
+"""A folder of recordings to tokens, on a Ray cluster or on this machine; a second run goes on where the first stopped.
+
+What is done is noted in the folder of the tokens.
+
+    pip install "vocos-onnx[cpu,ray]"
+    python ray_corpus.py recordings/ tokens/ [address of the cluster]
+"""
+
+import sys
+
+from vocos_onnx.batch import Settings, Summary, run
+from vocos_onnx.batch.ray_engine import through_ray
+
+
+def shown(summary: Summary) -> None:
+    print(f"\r{summary.done} of {summary.items} done, {summary.failed} failed", end="", file=sys.stderr)
+
+
+def main(recordings: str, tokens: str, address: str | None = None) -> None:
+    settings = Settings.of("encode", bandwidth=6.0)
+    summary = run(recordings, tokens, settings, engine=through_ray(address), resume=True, progress=shown)
+    print(f"\n{summary.done} of {summary.items} recordings, {summary.hours:.3f} hours in this run")
+    if summary.failed:
+        sys.exit(f"{summary.failed} failed, such as {summary.reason}: see {summary.errors}")
+
+
+if __name__ == "__main__":  # without this line, the processes that are started would run the script again
+    main(*sys.argv[1:])

@@ -1,3 +1,3 @@
 """The version of the package, for those of its modules that the package itself imports."""
 
-__version__ = "0.4.0"
+__version__ = "1.0.0"

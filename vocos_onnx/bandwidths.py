@@ -96,6 +96,8 @@ class Bandwidths:
             hint = f"layout={'bkt' if layout == 'kbt' else 'kbt'!r} for the other order of the first two axes"
         elif len(shape) == 3 and shape[0] == 1 and shape[2] in counts:
             hint = "tokens[0].T, for they look like (batch, frames, codebooks)"
+        elif len(shape) == 3 and shape[1] > max(shape[0], shape[2]) and shape[2] in counts:
+            hint = "tokens.transpose(0, 2, 1) with layout='bkt', for they look like (batch, frames, codebooks)"
         else:
             above = [(count, i) for i, count in enumerate(counts) if count > num_codebooks]
             nearest = (

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -143,22 +143,25 @@ class Reader(ABC):
         self,
         given: Any,
         bandwidth_id: Any,
-        layout: Layout,
+        layout: Layout | None,
         *,
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
         lengths: Any = None,
     ) -> Given:
         """What ``VocosONNX.decode`` takes: one array, or a list of arrays. Raises ValueError as that does."""
-        if layout not in LAYOUTS:
-            raise ValueError(f"layout is {layout!r}, expected 'kbt' (codebooks, batch, frames) or 'bkt'")
+        axes = _layout_of(layout)
         mels = self.mels(self.convention(mels_from), check)
         if not _is_list(given):
             array = self._array(given)
             if lengths is None:
-                return Given((self._item(array, bandwidth_id, layout, mels),), is_list=False)
-            arrays = self._unpadded(array, lengths, layout, mels.convention)
-            return Given(tuple(self._item(one, bandwidth_id, layout, mels) for one in arrays), is_list=True)
+                items, is_list = (self._item(array, bandwidth_id, axes, mels),), False
+            else:
+                arrays = self._unpadded(array, lengths, axes, mels.convention)
+                items, is_list = tuple(self._item(one, bandwidth_id, axes, mels) for one in arrays), True
+            if layout is None and (lengths is None or array.shape[0] == array.shape[1]):  # else they tell the batch
+                self._remark_on_layout(array)
+            return Given(items, is_list)
         if lengths is not None:
             raise ValueError("lengths is given, and the items of a list have their own: leave it out")
         arrays = [self._array(item) for item in given]
@@ -170,7 +173,7 @@ class Reader(ABC):
             expected = f"(K, T) or {_axes(mels.convention)}"
             hint = f"; pass item[0] of those of shape (1, {shape[1]}, T)" if len(shape) == 3 and shape[0] == 1 else ""
             raise ValueError(f"item {wrong} of the list has shape {shape}, expected {expected}{hint}")
-        return Given(tuple(self._item(array, bandwidth_id, layout, mels) for array in arrays), is_list=True)
+        return Given(tuple(self._item(array, bandwidth_id, axes, mels) for array in arrays), is_list=True)
 
     def _unpadded(
         self, array: npt.NDArray[Any], lengths: Any, layout: Layout, convention: MelConvention | None
@@ -201,9 +204,34 @@ class Reader(ABC):
             return Frames(np.zeros((1, self.config.feature_channels, 0), np.float32), None, None, is_batch=False)
         return self._item(array, bandwidth_id, "kbt", mels)
 
-    def read_codes(self, given: Any, layout: Layout) -> Frames:
+    def read_codes(self, given: Any, layout: Layout | None) -> Frames:
         """Tokens (K, T) or (K, B, T) alone, without a bandwidth id. Raises ValueError as ``codes_to_features``."""
-        return self._codes(self._array(given), layout)
+        array = self._array(given)
+        codes = self._codes(array, _layout_of(layout))
+        if layout is None:
+            self._remark_on_layout(array)
+        return codes
+
+    def _remark_on_layout(self, array: npt.NDArray[Any]) -> None:
+        """A line in the log, once in a process, on tokens whose axes may as well be meant in another order."""
+        if array.ndim != 3 or not is_integer(array):
+            return
+        counts, (first, second, last) = self.bandwidths.counts, array.shape
+        if second > 1 and second in counts:
+            other = "if they are (batch, codebooks, frames), pass layout='bkt'"
+        elif second > max(first, last) and last in counts:
+            other = "if they are (batch, frames, codebooks), pass tokens.transpose(0, 2, 1) with layout='bkt'"
+        else:
+            return
+        if first_time("layout"):
+            _log.warning(
+                "tokens of shape %s are read as (codebooks, batch, frames), a batch of %d with %s: %s; layout='kbt' says "
+                "that this is right",
+                array.shape,
+                second,
+                counted(first),
+                other,
+            )
 
     @abstractmethod
     def convention(self, mels_from: MelsFrom | None) -> MelConvention | None:
@@ -460,6 +488,17 @@ def _chunk_hint(given: npt.NDArray[Any]) -> str:
     return ""
 
 
+def _layout_of(given: Any) -> Layout:
+    """The layout that is given, or the default one. Raises ValueError if it is none."""
+    if given is None:
+        return "kbt"
+    if not isinstance(given, str) or given not in LAYOUTS:
+        raise ValueError(
+            f"layout is {shown(given)}, expected 'kbt' (codebooks, batch, frames) or 'bkt' (batch, codebooks, frames)"
+        )
+    return cast(Layout, given)
+
+
 def _is_list(given: Any) -> TypeGuard[Sequence[Array]]:
     """A list of arrays, each a sequence, and not one array written as a list. Raises ValueError for an empty one."""
     if not isinstance(given, list | tuple):
@@ -490,11 +529,9 @@ def read_tokens(
 ) -> npt.NDArray[np.integer[Any]]:
     """Check tokens and bring them into the shape (K, B, T).
 
-    Raises ValueError where the layout is unknown or the tokens are not integers, not 2-D or 3-D, empty, of more than
-    ``num_codebooks`` codebooks, or outside 0 ... codebook_size - 1.
+    Raises ValueError where the tokens are not integers, not 2-D or 3-D, empty, of more than ``num_codebooks``
+    codebooks, or outside 0 ... codebook_size - 1.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout is {layout!r}, expected 'kbt' (codebooks, batch, frames) or 'bkt'")
     codes = np.asarray(tokens)
     if codes.dtype.kind not in "iu":
         raise ValueError(not_tokens_message(codes, codebook_size))

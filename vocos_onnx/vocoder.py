@@ -303,7 +303,7 @@ class VocosONNX:
         bandwidth_id: Any = None,
         *,
         bandwidth: float | None = None,
-        layout: Layout = "kbt",
+        layout: Layout | None = None,
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
         lengths: None = None,
@@ -316,7 +316,7 @@ class VocosONNX:
         bandwidth_id: Any = None,
         *,
         bandwidth: float | None = None,
-        layout: Layout = "kbt",
+        layout: Layout | None = None,
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
         lengths: None = None,
@@ -329,7 +329,7 @@ class VocosONNX:
         bandwidth_id: Any = None,
         *,
         bandwidth: float | None = None,
-        layout: Layout = "kbt",
+        layout: Layout | None = None,
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
         lengths: Lengths,
@@ -341,7 +341,7 @@ class VocosONNX:
         bandwidth_id: Any = None,
         *,
         bandwidth: float | None = None,
-        layout: Layout = "kbt",
+        layout: Layout | None = None,
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
         lengths: Lengths | None = None,
@@ -364,9 +364,10 @@ class VocosONNX:
                 codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do. An id of
                 another bandwidth than K is of is used, as upstream, with one line in a process in the log "vocos_onnx".
             bandwidth: the same in kbps, one of ``bandwidths``.
-            layout: order of the axes of 3-D tokens. "kbt" is (codebooks, batch, frames), as in upstream Vocos; "bkt"
-                is (batch, codebooks, frames), as encodec and transformers return them. A shape that fits both, such
-                as (2, 2, T), is taken as the layout says: nothing is guessed. 2-D tokens are (K, T) in both.
+            layout: order of the axes of 3-D tokens. "kbt", the default, is (codebooks, batch, frames), as in upstream
+                Vocos; "bkt" is (batch, codebooks, frames), as encodec and transformers return them. Nothing is guessed:
+                a shape that fits both, such as (2, 8, T), is taken as the layout says, and where none is given, one
+                line in a process in the log "vocos_onnx" says so. 2-D tokens are (K, T) in both.
             mels_from: the system that made the mels: "f5", "zipvoice", "matcha", "chattts" or "mlx", or a
                 ``MelConvention`` for another one. Its axes, scale and logarithm are undone first, and its audio is made
                 of the model's (docs/guides/mels.md). By default they are natural logarithms (C, T) or (B, C, T).
@@ -406,7 +407,7 @@ class VocosONNX:
         bandwidth_id: Any = None,
         *,
         bandwidth: float | None = None,
-        layout: Layout = "kbt",
+        layout: Layout | None = None,
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
         lengths: None = None,
@@ -419,7 +420,7 @@ class VocosONNX:
         bandwidth_id: Any = None,
         *,
         bandwidth: float | None = None,
-        layout: Layout = "kbt",
+        layout: Layout | None = None,
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
         lengths: None = None,
@@ -432,7 +433,7 @@ class VocosONNX:
         bandwidth_id: Any = None,
         *,
         bandwidth: float | None = None,
-        layout: Layout = "kbt",
+        layout: Layout | None = None,
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
         lengths: Lengths,
@@ -444,7 +445,7 @@ class VocosONNX:
         bandwidth_id: Any = None,
         *,
         bandwidth: float | None = None,
-        layout: Layout = "kbt",
+        layout: Layout | None = None,
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
         lengths: Lengths | None = None,
@@ -591,7 +592,7 @@ class VocosONNX:
         """Frames that the network sees ahead: the default and largest ``lookahead`` of a stream; 0 if it has none."""
         return self.network.reach
 
-    def codes_to_features(self, tokens: Array | Nested, *, layout: Layout = "kbt") -> Float:
+    def codes_to_features(self, tokens: Array | Nested, *, layout: Layout | None = None) -> Float:
         """Tokens (K, T) or (K, B, T) -> features (B, C, T) in float32: the sum of one entry from each codebook.
 
         The first K codebooks are used. B is 1 for 2-D tokens. Raises ValueError as ``decode`` does.

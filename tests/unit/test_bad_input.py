@@ -16,6 +16,7 @@ import pytest
 
 from tests.helpers import DATA, altered
 from vocos_onnx import EncodecONNX, ModelConfig, VocosONNX
+from vocos_onnx.once import watched
 
 MODEL = DATA / "encodec.onnx"
 
@@ -396,6 +397,40 @@ def test_layout(encodec: VocosONNX) -> None:
         encodec.decode(np.zeros((2, 4, 5), int), layout="bkt")
 
 
+@pytest.mark.parametrize(
+    ("shape", "read", "other"),
+    [
+        ((2, 8, 30), "a batch of 8 with 2 codebooks", "(batch, codebooks, frames), pass layout='bkt'"),
+        ((8, 8, 30), "a batch of 8 with 8 codebooks", "(batch, codebooks, frames), pass layout='bkt'"),
+        ((2, 30, 8), "a batch of 30 with 2 codebooks", "pass tokens.transpose(0, 2, 1) with layout='bkt'"),
+        ((2, 5, 30), "", ""),
+        ((8, 1, 30), "", ""),
+        ((8, 3, 2), "", ""),
+    ],
+)
+def test_tokens_whose_layout_is_not_certain(
+    caplog: pytest.LogCaptureFixture, shape: tuple[int, ...], read: str, other: str
+) -> None:
+    """One line, where no layout is given and another order of the axes would be as good."""
+    codec, tokens = VocosONNX(threads=1), np.zeros(shape, int)
+    for call in (codec.decode, codec.codes_to_features):
+        caplog.clear()
+        with watched():
+            for _ in range(2):
+                call(tokens)
+        assert len(caplog.messages) == bool(read)
+        for message in caplog.messages:
+            assert f"tokens of shape {shape} are read as (codebooks, batch, frames), {read}: if " in message
+            assert message.endswith(f"{other}; layout='kbt' says that this is right")
+    caplog.clear()
+    with watched():
+        codec.decode(tokens, layout="kbt")
+        if shape[0] != shape[1]:
+            codec.decode(tokens, lengths=[1] * shape[1])
+        codec.decode([tokens[:, 0], tokens[:, 0]])
+    assert not caplog.messages
+
+
 def test_an_unknown_layout_is_refused_for_any_input(encodec: VocosONNX, mel: VocosONNX) -> None:
     """Where it makes no difference, too: it may make one for the next input."""
     tokens, features = np.zeros((2, 5), int), np.zeros((8, 5), np.float32)
@@ -407,10 +442,10 @@ def test_an_unknown_layout_is_refused_for_any_input(encodec: VocosONNX, mel: Voc
         (mel, features[None]),
         (mel, [features]),
     ):
-        for layout in ("nonsense", "KBT", "", None):
+        for layout in ("nonsense", "KBT", "", 3):
             with pytest.raises(ValueError, match=r"layout is .*, expected 'kbt' .* or 'bkt'"):
                 vocos.decode(given, 0 if vocos is encodec else None, layout=layout)  # type: ignore[call-overload]
-        for layout in ("kbt", "bkt"):
+        for layout in ("kbt", "bkt", None):
             vocos.decode(given, 0 if vocos is encodec else None, layout=layout)  # type: ignore[call-overload]
 
 

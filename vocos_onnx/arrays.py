@@ -191,6 +191,20 @@ def _from_encodec_output(frames: Any) -> Any:
     return codes[0]
 
 
+def wider_type(numbers: npt.NDArray[np.integer[Any]]) -> str | None:
+    """Which type 16-bit integers are that are the bytes of wider ones: "int32" or "int64", little-endian.
+
+    Of those every second one, or three of four, are 0, and others are not. None for all else, and for fewer than 16.
+    """
+    if len(numbers) < 16:
+        return None
+    for name, width in (("int64", 4), ("int32", 2)):
+        rows = numbers[: len(numbers) // width * width].reshape(-1, width)
+        if rows[:, 0].any() and not rows[:, 1:].any():
+            return name
+    return None
+
+
 def whole_numbers(array: npt.NDArray[Any], codebook_size: int) -> bool:
     """Whether an array of another type holds what may be tokens."""
     try:

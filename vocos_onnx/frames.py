@@ -154,14 +154,11 @@ class Reader(ABC):
         mels = self.mels(self.convention(mels_from), check)
         if not _is_list(given):
             array = self._array(given)
-            if lengths is None:
-                items, is_list = (self._item(array, bandwidth_id, axes, mels),), False
-            else:
-                arrays = self._unpadded(array, lengths, axes, mels.convention)
-                items, is_list = tuple(self._item(one, bandwidth_id, axes, mels) for one in arrays), True
+            arrays = [array] if lengths is None else self._unpadded(array, lengths, axes, mels.convention)
+            items = tuple(self._item(one, bandwidth_id, axes, mels) for one in arrays)
             if layout is None and (lengths is None or array.shape[0] == array.shape[1]):  # else they tell the batch
                 self._remark_on_layout(array)
-            return Given(items, is_list)
+            return Given(items, is_list=lengths is not None)
         if lengths is not None:
             raise ValueError("lengths is given, and the items of a list have their own: leave it out")
         arrays = [self._array(item) for item in given]
@@ -225,8 +222,8 @@ class Reader(ABC):
             return
         if first_time("layout"):
             _log.warning(
-                "tokens of shape %s are read as (codebooks, batch, frames), a batch of %d with %s: %s; layout='kbt' says "
-                "that this is right",
+                "tokens of shape %s are read as (codebooks, batch, frames), a batch of %d with %s: %s; layout='kbt' "
+                "says that this is right",
                 array.shape,
                 second,
                 counted(first),

@@ -26,7 +26,7 @@ import soundfile
 
 import vocos_onnx.encoder as encodec_module
 from tests.helpers import DATA, found
-from vocos_onnx import EncodecONNX, VocosONNX, load_audio
+from vocos_onnx import EncodecONNX, VocosONNX, demo_tokens, load_audio
 from vocos_onnx.bandwidths import DEFAULT_BANDWIDTH
 from vocos_onnx.cli import main
 from vocos_onnx.cli.console import warnings_as_lines
@@ -445,6 +445,40 @@ def test_stream_of_tokens(pipe: Callable[..., tuple[int, list[bytes]]]) -> None:
     _, written = pipe(data, "tokens", "--model", MODEL, "--bandwidth", "1.5", "--lookahead", "9")
     pcm = np.frombuffer(b"".join(written), "<i2")
     np.testing.assert_allclose(pcm / 32768, expected.clip(-1, 1), rtol=0, atol=1.1 / 32768)
+
+
+def test_a_stream_of_tokens_says_how_many_codebooks_it_reads(
+    pipe: Callable[..., tuple[int, list[bytes]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nobody said it, and other bandwidths have others: a file of 16 codebooks is twice as long in 8."""
+    data = demo_tokens().codes[:8, :20].T.astype("<i2").tobytes()
+    assert pipe(data, "tokens")[0] == 0
+    assert capsys.readouterr().err == (
+        "vocos-onnx: reading 8 codebooks a frame, those of 6 kbps; for another number pass --bandwidth: 1.5 for 2, "
+        "3 for 4, 12 for 16\n"
+    )
+    assert pipe(data, "tokens", "--bandwidth", "6")[0] == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize("frames", [4, 200])
+def test_a_stream_of_wider_integers(
+    pipe: Callable[..., tuple[int, list[bytes]]], capsys: pytest.CaptureFixture[str], dtype: str, frames: int
+) -> None:
+    tokens = np.random.default_rng(0).integers(1, 1024, size=(2, frames))
+    code, written = pipe(tokens.T.astype(dtype).tobytes(), "tokens", "--model", MODEL, "--bandwidth", "1.5")
+    assert (code, written) == (2, [])
+    said = f"the numbers on stdin look like {dtype.removeprefix('u')}: as 16-bit integers, which stream tokens takes, "
+    assert said in capsys.readouterr().err
+
+
+def test_a_stream_with_zeros_in_it(pipe: Callable[..., tuple[int, list[bytes]]]) -> None:
+    """That are not those of wider integers: of silence, and of a few frames."""
+    for tokens in (np.zeros((2, 100), int), np.stack([np.arange(3), np.zeros(3, int)])):
+        code, written = pipe(tokens.T.astype("<i2").tobytes(), "tokens", "--model", MODEL, "--bandwidth", "1.5")
+        assert code == 0
+        assert sum(map(len, written)) == 2 * 320 * tokens.shape[1]
 
 
 def test_stream_of_features_and_of_audio(pipe: Callable[..., tuple[int, list[bytes]]]) -> None:

@@ -193,6 +193,22 @@ def test_audio_is_that_of_decode(server: Server, model: str, given: np.ndarray, 
     check(b"".join([*answers, rest]), expected, more.get("format", "s16le"))
 
 
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize("frames", [1, 30])
+def test_wider_integers_of_which_nobody_speaks(server: Server, dtype: str, frames: int) -> None:
+    """They are every second token, or one of four, in chunks of one frame, too; with a dtype they are what it says."""
+    wide = np.maximum(TOKENS, 1).astype(dtype)
+    with Client(server) as client:
+        client.start()
+        for start in range(0, 32 // wide[:, 0].nbytes, frames):
+            client.plug.send(wide[:, start : start + frames].T.tobytes())
+        reason = f'these look like {dtype}, and are read as uint16: send uint16, or start with "dtype": "{dtype}"'
+        assert client.refused() == (1007, reason)
+    with Client(server) as client:
+        client.start(dtype="uint16")
+        client.push(wide[:, :20])
+
+
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "int64", "float16", "float32", "float64"])
 def test_numbers_of_other_types(server: Server, dtype: str) -> None:
     """As numpy has them, if the start names the type."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vocos_onnx.arrays import wider_type
 from vocos_onnx.io.audio import LOUD
 from vocos_onnx.io.kinds import Kind, kind_of
 from vocos_onnx.messages import in_python, in_shell, python_command
@@ -175,9 +176,12 @@ def _check_width(head: bytes, ended: bool) -> bool:
     values = np.frombuffer(head[: len(head) // 2 * 2], "<i2")
     if values[1::2].any() or not values[::2].any():
         return False
-    if len(values) < 64:
-        return not ended
-    raise ValueError(
-        "every second one of the 16-bit integers on stdin is 0, as of integers of 32 or 64 bits, and stream tokens "
-        "takes 16 bits: write tokens (codebooks, frames) with tokens.T.astype(numpy.int16).tobytes()"
-    )
+    if len(values) < 64 and not ended:
+        return True
+    if (name := wider_type(values)) is not None:
+        zeros = "three of four" if name == "int64" else "every second one"
+        raise ValueError(
+            f"the numbers on stdin look like {name}: as 16-bit integers, which stream tokens takes, {zeros} of them "
+            "are 0; write tokens (codebooks, frames) with tokens.T.astype(numpy.int16).tobytes()"
+        )
+    return False

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from . import options
-from .console import BAD_INPUT, StandardOutput, check_terminal
+from .console import BAD_INPUT, StandardOutput, check_terminal, tell
 from .models import check_encoder, open_vocoder
 from .parser import Commands
 
 if TYPE_CHECKING:
     from vocos_onnx import VocosONNX
     from vocos_onnx.arrays import Float
+    from vocos_onnx.model.config import EncodecFeatures
+
+    from .raw import Rows
 
 PCM = {"s16le": "<i2", "f32le": "<f4"}
 CHUNK, MAX_CHUNK = 8, 100_000  # frames of audio encoded at once; the maximum is 22 minutes with the bundled codec
@@ -109,11 +112,29 @@ def _of_frames(args: Namespace, vocos: VocosONNX, errors: list[Exception]) -> It
     else:
         size = config.encodec.codebook_size
         frames = RawInput(args, "<i2", config.encodec.codebooks_per_bandwidth[index], vocos.sample_rate)
+    checked = frames_before_errors(frames, size, errors)
+    if args.kind == "tokens" and args.bandwidth is None and config.encodec and len(config.encodec.bandwidths) > 1:
+        checked = _with_a_remark(checked, config.encodec)
     return vocos.decode_stream(
-        frames_before_errors(frames, size, errors),
+        checked,
         index if config.num_bandwidth_ids else None,
         lookahead=args.lookahead,
     )
+
+
+def _with_a_remark(frames: Iterator[Rows], codec: EncodecFeatures) -> Iterator[Rows]:
+    """The tokens of nobody's bandwidth, and a line on how many codebooks they are taken to have."""
+    from vocos_onnx.bandwidths import DEFAULT_BANDWIDTH, counted
+
+    for number, chunk in enumerate(frames):
+        if not number:
+            each = zip(codec.bandwidths, codec.codebooks_per_bandwidth, strict=True)
+            others = ", ".join(f"{kbps:g} for {count}" for kbps, count in each if count != len(chunk))
+            tell(
+                f"reading {counted(len(chunk))} a frame, those of {DEFAULT_BANDWIDTH:g} kbps; for another number pass "
+                f"--bandwidth: {others}"
+            )
+        yield chunk
 
 
 def _write(block: Float, format: str) -> None:

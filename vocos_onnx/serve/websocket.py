@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Match, Route
 
-from vocos_onnx.arrays import Float
+from vocos_onnx.arrays import Float, wider_type
 from vocos_onnx.bandwidths import counted
 from vocos_onnx.io.samples import to_int16
 from vocos_onnx.io.tokens import A_NAME, Tokens, is_name
@@ -146,6 +146,7 @@ class _Open:
         bandwidth, bandwidth_id = _number(start, "bandwidth"), _integer(start, "bandwidth_id")
         self.width = self._width(start)
         self.dtype = self._read_dtype(start)
+        self._head: bytes | None = b"" if self.is_tokens and start.get("dtype") is None else None
         self.frame_bytes = self.width * self.dtype.itemsize
         self._check_bandwidth(bandwidth, bandwidth_id)
         self._most = int(MOST_SECONDS * config.sample_rate / config.hop_length)
@@ -282,6 +283,7 @@ class _Open:
 
     async def push(self, data: bytes) -> bytes:
         """A chunk, frame after frame -> the audio. Raises _Closed for a wrong size, and what ``Stream.apush`` does."""
+        self._check_numbers(data)
         frames, rest = divmod(len(data), self.frame_bytes)
         if rest:
             reason = f"a message has {len(data)} bytes, expected a multiple of {self.frame_bytes}: {self._frame}"
@@ -296,6 +298,19 @@ class _Open:
         self.frames += frames
         self.samples += len(audio)
         return self._written(audio)
+
+    def _check_numbers(self, data: bytes) -> None:
+        """Raises _Closed where the start names no dtype, and the first numbers are of a wider one."""
+        if self._head is None:
+            return
+        numbers = np.frombuffer((head := self._head + data)[: len(head) // 2 * 2], self.dtype)
+        name = wider_type(numbers)
+        if name is not None:
+            raise _Closed(
+                BAD_DATA,
+                f'these look like {name}, and are read as uint16: send uint16, or start with "dtype": "{name}"',
+            )
+        self._head = None if numbers.size >= 16 else head
 
     async def flush(self) -> bytes:
         audio = await self.stream.aflush()

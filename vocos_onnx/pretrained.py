@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from .messages import shown
 from .model import hub
-from .model.bundled import BUNDLED, find_model
+from .model.bundled import BUNDLED, CODEC_ENCODER, find_model
 from .model.cache import VARIABLE, Entry, Made, ModelCache, NoCacheError, cache_folder, file_sha256, model_key
 from .model.config import ENCODER_KEY, METADATA_KEY, PRECISIONS, EncoderConfig, ModelConfig
 from .model.mistaken import (
@@ -29,6 +29,7 @@ from .model.mistaken import (
     not_in_folder_message,
     not_in_repository_message,
     other_kind_message,
+    quantize,
 )
 from .model.names import CHECKPOINTS, is_hub_id
 from .model.onnx_file import PinnedFile
@@ -118,8 +119,12 @@ def _located(wanted: Wanted) -> Iterator[_Located]:
 @contextmanager
 def _from_path(given: str | os.PathLike[str], wanted: Wanted) -> Iterator[_Located]:
     path, key = find_model(given), wanted.key
-    if not wanted.is_path and isinstance(given, str) and given in BUNDLED:
-        raise FileNotFoundError(f"{given} is bundled, not on the hub: pass the name to the class itself")
+    if isinstance(given, str) and given in BUNDLED and not wanted.is_path:
+        if wanted.filename is not None or wanted.revision is not None:
+            name = "revision" if wanted.filename is None else "filename"
+            raise ValueError(f"{name} is {getattr(wanted, name)!r}, and {given} is bundled, one file: leave it out")
+        yield _Located(given if wanted.sha256 is None else PinnedFile(path, wanted.sha256, "leave sha256 out"))
+        return
     if wanted.revision is not None and path.exists():
         kind = "folder" if path.is_dir() else "file"
         raise ValueError(f"revision is {wanted.revision!r}, but {path} is a local {kind}, which has none: leave it out")
@@ -137,9 +142,7 @@ def _from_path(given: str | os.PathLike[str], wanted: Wanted) -> Iterator[_Locat
     elif path.is_file():
         files = beside(path, key) if wanted.filename is None else None
         if files is None and not wanted.is_path:
-            raise FileNotFoundError(
-                f"{path} is a file, not a folder or a repository: pass its path to the class itself"
-            )
+            raise FileNotFoundError(_one_file_message(path, wanted))
     if files is None:
         yield _Located(given)
         return
@@ -159,6 +162,19 @@ def _from_path(given: str | os.PathLike[str], wanted: Wanted) -> Iterator[_Locat
         if cache is not None and entry is not None and time.time_ns() - max(state) > _RECENT:
             cache.remember(name, entry, state)
         yield _Located(file, replace(again, sha256=sha256), entry)
+
+
+def _one_file_message(path: Path, wanted: Wanted) -> str:
+    """What to do with a file that is no weights of a checkpoint, where a folder or repository is expected."""
+    if path.suffix.lower() == ".th":
+        return other_kind_message(str(path), wanted.key)
+    if path.suffix.lower() in CHECKPOINTS:
+        return f"{path} is a file without a config: put config.yaml or config.json beside it"
+    name = "EncodecONNX" if wanted.key == ENCODER_KEY else "VocosONNX"
+    remedy = f"pass it to the class itself, {name}({shown(str(path))})"
+    if wanted.precision is not None:
+        remedy += f", which opens it as it is; {quantize(str(path))} makes another precision of it"
+    return f"{path} is a file, not a folder or a repository: {remedy}"
 
 
 def _state(files: Files) -> tuple[int, ...]:
@@ -387,6 +403,12 @@ def find_checkpoint(name: str, revision: str | None = None, config: Path | None 
         return _find_on_hub(name, revision)
     if revision is not None:
         raise ValueError(f"revision is {revision!r}, but {name} is not a hub id: leave it out")
+    if name in BUNDLED:
+        raise ValueError(
+            f"{name} is a bundled model, not a checkpoint: {quantize(name)} makes int8 or float16 of it"
+            if name != CODEC_ENCODER
+            else f"{name} is a bundled model, not a checkpoint: EncodecONNX() is this encoder"
+        )
     path = Path(name)
     if not path.exists():
         raise FileNotFoundError(

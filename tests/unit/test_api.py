@@ -206,8 +206,11 @@ def test_from_pretrained(folder: Path) -> None:
             "meta",
             r"^meta is an encoder, audio to tokens: open it with EncodecONNX, or pass it as encoder=$",
         ),
-        ("vocos-codec-24khz", "vocos-codec-24khz is bundled, not on the hub: pass the name to the class itself"),
-        ("pickled.bin", "pickled.bin is a file, not a folder or a repository: pass its path to the class itself"),
+        ("pickled.bin", "pickled.bin is a file without a config: put config.yaml or config.json beside it"),
+        (
+            "empty/notes.txt",
+            r"is a file, not a folder or a repository: pass it to the class itself, VocosONNX\('empty/",
+        ),
         ("empty", r"no model\.onnx in the folder empty; \.onnx files there: none$"),
         (DATA, r"no model\.onnx in the folder .*pass one of them as filename="),
     ):
@@ -217,6 +220,29 @@ def test_from_pretrained(folder: Path) -> None:
         EncodecONNX.from_pretrained("ours")
     with pytest.raises(ValueError, match="a model is given as 300 bytes"):
         VocosONNX.from_pretrained(bytes(300))  # type: ignore[arg-type]
+
+
+def test_bundled_models_from_pretrained() -> None:
+    """By their names, and no other: what there is no need for is refused, and how to get another precision is said."""
+    for name, model in (("vocos-codec-24khz", VocosONNX), ("vocos-codec-24khz-encoder", EncodecONNX)):
+        opened = model.from_pretrained(name, threads=1)  # type: ignore[attr-defined]
+        assert f" {name}: " in repr(opened)
+        assert repr(pickle.loads(pickle.dumps(opened))) == repr(opened)
+    for options, message in (
+        ({"precision": "int8"}, r"is 'int8', and vocos-codec-24khz is in float32: leave precision out, or make one "
+            r"with: vocos-onnx quantize vocos-codec-24khz -o vocos-codec-24khz-int8\.onnx --int8$"),
+        ({"precision": "float16"}, r"quantize vocos-codec-24khz -o vocos-codec-24khz-fp16\.onnx --fp16$"),
+        ({"revision": "main"}, "^revision is 'main', and vocos-codec-24khz is bundled, one file: leave it out$"),
+        ({"filename": "a.onnx"}, r"^filename is 'a\.onnx', and vocos-codec-24khz is bundled"),
+        ({"sha256": "0" * 64}, "has the sha256 .*, expected 0+: .*leave sha256 out"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            VocosONNX.from_pretrained("vocos-codec-24khz", **options)
+    int8 = str(DATA / "encodec-int8.onnx")
+    with pytest.raises(
+        FileNotFoundError, match=r"which opens it as it is; vocos-onnx quantize \S*encodec-int8\.onnx -o "
+    ):
+        VocosONNX.from_pretrained(int8, precision="float16")
 
 
 def test_other_files_where_a_model_belongs(folder: Path) -> None:

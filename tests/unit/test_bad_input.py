@@ -446,7 +446,7 @@ def test_an_unknown_layout_is_refused_for_any_input(encodec: VocosONNX, mel: Voc
             with pytest.raises(ValueError, match=r"layout is .*, expected 'kbt' .* or 'bkt'"):
                 vocos.decode(given, 0 if vocos is encodec else None, layout=layout)  # type: ignore[call-overload]
         for right in ("kbt", "bkt", None):
-            vocos.decode(given, 0 if vocos is encodec else None, layout=right)  # type: ignore[call-overload]
+            vocos.decode(given, 0 if vocos is encodec else None, layout=right)
 
 
 def test_codebooks_that_are_no_bandwidth(tmp_path: Path) -> None:

@@ -59,4 +59,5 @@ def load_export(function: str) -> Any:
 
         return getattr(vocos_onnx_export, function)
     except ModuleNotFoundError as error:
-        raise ImportError(f"export needs {error.name}: pip install 'vocos-onnx[export]'") from error
+        package = "onnx" if function == "quantize" and error.name == "onnx" else "'vocos-onnx[export]'"
+        raise ImportError(f"{function.replace('_', '-')} needs {error.name}: pip install {package}") from None

@@ -97,7 +97,7 @@ def _facts(origin: Origin, found: VocosONNX | EncodecONNX) -> dict[str, Any]:
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    """The facts as plain text: one on each line, those of dictionaries indented, without those that are None."""
+    """The facts as plain text: one on each line, those of dictionaries indented, without what is None or empty."""
     facts = dict(facts)
     lines = [f"{facts.pop('kind')}: {facts.pop('path')} ({facts.pop('bytes') / 1e6:.1f} MB)"]
     in_graph = facts.pop("istft_in_graph", False)
@@ -105,9 +105,9 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     for name, value in facts.items():
         if isinstance(value, dict):
             lines.append(f"{name}:")
-            lines += [f"  {inner}: {_text(inner_value)}" for inner, inner_value in value.items()]
-        elif value is not None:
-            lines.append(f"{name}: {_text(value)}")
+            lines += [f"  {inner}: {_text(inner, each)}" for inner, each in value.items() if not _is_empty(each)]
+        elif not _is_empty(value):
+            lines.append(f"{name}: {_text(name, value)}")
     if in_graph:
         lines.append("inverse STFT: in the graph")
     if foreign is not None:
@@ -121,5 +121,11 @@ def _operators(provider: str, names: list[str]) -> str:
     return f"{provider}: {len(names)} nodes ({', '.join(sorted(set(names)))})"
 
 
-def _text(value: Any) -> str:
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or value == ()
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, tuple) and name == "codebooks_sha256":  # of the first 1, 2, ... codebooks
+        return f"{value[-1]} (the last of {len(value)})"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

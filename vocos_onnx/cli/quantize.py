@@ -17,8 +17,11 @@ def add(commands: Commands) -> None:
     parser = commands.add(
         "quantize",
         run,
-        "a float32 .onnx to int8 or half precision (needs [export])",
-        "quantize model.onnx -o model-int8.onnx --int8",
+        "a float32 .onnx to int8 or half precision (needs onnx: pip install onnx)",
+        """
+        quantize vocos-codec-24khz -o vocos-codec-24khz-int8.onnx --int8
+        quantize model.onnx -o model-fp16.onnx --fp16
+        """,
     )
     options.add_precision(parser)
     options.add_force(parser)

@@ -202,6 +202,12 @@ def convert(checkpoint: str, key: str, files: set[str] | None = None) -> str:
     return f"convert it with: {line}"
 
 
+def quantize(model: str, precision: str | None = None) -> str:
+    """Returns the command that makes int8 (by default) or float16 of a model in float32."""
+    option, ending = ("--fp16", "fp16") if precision == "float16" else ("--int8", "int8")
+    return f"vocos-onnx quantize {shlex.quote(model)} -o {Path(model).stem}-{ending}.onnx {option}"
+
+
 def _is_encoder(checkpoint: str, key: str, files: set[str] | None) -> bool:
     """Whether a checkpoint is an encoder, by its files or its name, or else by the wanted ``key``."""
     path = Path(checkpoint)

@@ -10,7 +10,7 @@ from pathlib import Path
 from vocos_onnx.messages import shown
 
 from .bundled import BUNDLED, find_model
-from .mistaken import checked_path
+from .mistaken import checked_path, quantize
 from .names import is_hub_id
 from .onnx_file import PinnedFile
 
@@ -52,9 +52,12 @@ class Wanted(os.PathLike[str]):
     def check_precision(self, found: str) -> None:
         """Raises ValueError if a model has another precision than was asked for."""
         if self.precision not in (None, found):
+            if str(self) in BUNDLED:
+                what, remedy = str(self), f"make one with: {quantize(str(self), self.precision)}"
+            else:
+                what, remedy = f"{self.filename or 'the .onnx file'} of {self}", "name another file"
             raise ValueError(
-                f"precision is {self.precision!r}, and {self.filename or 'the .onnx file'} of {self} is in {found}: "
-                "leave precision out, or name another file"
+                f"precision is {self.precision!r}, and {what} is in {found}: leave precision out, or {remedy}"
             )
 
     def __str__(self) -> str:

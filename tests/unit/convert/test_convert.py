@@ -345,6 +345,10 @@ def test_broken_encoder(encoder: Files, tmp_path: Path) -> None:
     ("arguments", "match"),
     [
         (["nowhere"], "no checkpoint nowhere: expected a folder, a weight file, or a hub id"),
+        (
+            ["vocos-codec-24khz", "--int8"],
+            "is a bundled model, .*: vocos-onnx quantize vocos-codec-24khz -o vocos-codec-",
+        ),
         (["README.md"], "is no weight file"),
         (["empty"], "holds no checkpoint"),
         (["empty", "--revision", "main"], "is not a hub id: leave it out"),

@@ -17,6 +17,7 @@ from .encoder import EncodecONNX
 from .io.samples import read_blocks, read_chunk, read_waveform
 from .model.bundled import BUNDLED_CODEC
 from .model.config import EncodecFeatures, ModelConfig
+from .model.registry import ENCODEC_ENCODER
 
 _ROUNDING = 1e-6  # of the largest value of the codebooks
 EncoderOrPath = EncodecONNX | str | os.PathLike[str]
@@ -166,7 +167,7 @@ class TokenAnalysis:
         """That of the bundled codec, which is opened when it is needed. Raises ValueError for another codec."""
         codec = self._codec.codec
         if codec != BUNDLED_CODEC:
-            checkpoint = "facebook/encodec_24khz" if codec == "encodec_24khz" else "CHECKPOINT"
+            checkpoint = ENCODEC_ENCODER if codec == "encodec_24khz" else "CHECKPOINT"
             output = f"{codec}.onnx"
             hub = f"pass encoder={checkpoint!r}, which is downloaded, or " if checkpoint != "CHECKPOINT" else ""
             raise ValueError(
@@ -184,10 +185,15 @@ class TokenAnalysis:
         codec, known, needed = self._codec, encoder.config.codebooks_sha256, self._codec.num_codebooks
         if not are_paired(encoder, codec, self._codebooks):
             found = known[needed - 1][:12] if len(known) >= needed else f"only {len(known)} codebooks"
+            right = "export the encoder that the model was trained with"
+            if codec.codec == BUNDLED_CODEC != encoder.config.codec:
+                right = "leave encoder out, for that of the bundled codec"
+            elif codec.codec == "encodec_24khz" != encoder.config.codec:
+                right = f"pass encoder={ENCODEC_ENCODER!r}"
             raise ValueError(
                 f"the encoder ({encoder.config.codec}) has other codebooks than this model ({codec.codec}), which "
                 f"would decode its tokens to noise: the fingerprint of {needed} codebooks is {found} there and "
-                f"{codec.codebooks_sha256[:12]} here; export the encoder that the model was trained with"
+                f"{codec.codebooks_sha256[:12]} here; {right}"
             )
         return encoder
 

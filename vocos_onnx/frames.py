@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, TypeGuard, cast
+from typing import Any, Literal, TypeGuard, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +29,14 @@ from .dsp.mel import MelFeatures
 from .dsp.quantizer import fingerprints, lookup
 from .io.tokens import Tokens, check_codec
 from .limits import MAX_CODEBOOKS, MAX_N_FFT
-from .mels import MelCheck, MelConvention, MelsFrom, convention_of, transposed_hint
+from .mels import MelCheck, MelConvention, MelsFrom, convention_of, spelled, transposed_hint
 from .messages import shown
 from .model.bundled import CODEC, MEL
 from .model.config import EncodecFeatures, ModelConfig
+from .model.registry import ENCODEC
 from .once import first_time, is_watched
 
+T = TypeVar("T")
 Layout = Literal["kbt", "bkt"]
 LAYOUTS = ("kbt", "bkt")
 _SPECIAL = 4  # different values beyond a codebook that special tokens make at most
@@ -161,7 +163,7 @@ class Reader(ABC):
             return Given(items, is_list=lengths is not None)
         if lengths is not None:
             raise ValueError("lengths is given, and the items of a list have their own: leave it out")
-        arrays = [self._array(item) for item in given]
+        arrays = [_of_item(i, self._array, item) for i, item in enumerate(given)]
         if len({is_float(array) for array in arrays}) > 1:
             raise ValueError("the list holds tokens (integers) and features (floats); decode them in two calls")
         wrong = next((i for i, array in enumerate(arrays) if array.ndim != 2), None)
@@ -170,7 +172,12 @@ class Reader(ABC):
             expected = f"(K, T) or {_axes(mels.convention)}"
             hint = f"; pass item[0] of those of shape (1, {shape[1]}, T)" if len(shape) == 3 and shape[0] == 1 else ""
             raise ValueError(f"item {wrong} of the list has shape {shape}, expected {expected}{hint}")
-        return Given(tuple(self._item(array, bandwidth_id, axes, mels) for array in arrays), is_list=True)
+        plain = replace(mels, check=None)  # which judges short items together
+        items = tuple(_of_item(i, self._item, array, bandwidth_id, axes, plain) for i, array in enumerate(arrays))
+        if mels.check is not None:
+            for frames in items:
+                mels.check.add(frames.values)
+        return Given(items, is_list=True)
 
     def _unpadded(
         self, array: npt.NDArray[Any], lengths: Any, layout: Layout, convention: MelConvention | None
@@ -304,7 +311,7 @@ class Reader(ABC):
         channels, shape = self.config.feature_channels, features.shape
         if len(shape) not in (2, 3) or shape[-1 if _is_transposed(convention) else -2] != channels:
             one = _axes(convention).replace("C", str(channels))
-            says = "" if convention is None else f" with mels_from={shown(convention)}"
+            says = "" if convention is None else f" with mels_from={spelled(convention)}"
             raise ValueError(
                 f"features have shape {shape}, expected {one} or (B, {one[1:]}{says}{self._hint(features, convention)}"
             )
@@ -459,11 +466,11 @@ def stock_mel(config: ModelConfig) -> MelFeatures:
 # what features of so many channels are for, where they are not this model's
 _CHANNELS = {
     64: f"64 channels are those of the features of the bundled codec: VocosONNX({CODEC!r})",
-    80: "80 bands are usual at 22,050 Hz (HiFi-GAN, Matcha-TTS): export a Vocos that was trained with such mels: "
-    "vocos-onnx convert CHECKPOINT -o MODEL.onnx",
+    80: "80 bands are those of Matcha-TTS and HiFi-GAN: VocosONNX('BSC-LT/vocos-mel-22khz') decodes them at 22,050 Hz, "
+    "VocosONNX('patriotyk/vocos-mel-hifigan-compat-44100khz') at 44,100 Hz",
     100: f"100 channels are those of the mels of VocosONNX({MEL!r})",
-    128: "128 channels are those of the features of EnCodec, whose codec model is made with: vocos-onnx convert "
-    "charactr/vocos-encodec-24khz -o vocos-encodec-24khz.onnx",
+    128: f"128 channels are those of the features of EnCodec, which VocosONNX({ENCODEC!r}) decodes, and of mels at "
+    "32,000 Hz, for VocosONNX('ZhangRC/vocos-audioset-32khz')",
 }
 
 
@@ -483,6 +490,14 @@ def _chunk_hint(given: npt.NDArray[Any]) -> str:
     if given.ndim == 3 and 1 in given.shape[:2]:
         return "; pass chunk[0]" if len(given) == 1 else "; pass chunk[:, 0]"
     return ""
+
+
+def _of_item(number: int, read: Callable[..., T], *given: Any) -> T:
+    """What is read of an item of a list. Raises ValueError with its number."""
+    try:
+        return read(*given)
+    except ValueError as error:
+        raise ValueError(f"item {number} of the list: {error}") from None
 
 
 def _layout_of(given: Any) -> Layout:
@@ -576,7 +591,7 @@ def read_tokens(
 def _other_order(shape: tuple[int, ...], layout: Layout, most: int) -> str:
     """What to pass for axes that are in another order, where that fits."""
     if len(shape) == 2 and shape[1] <= most:
-        return '; they look like (frames, codebooks): pass tokens.T, of a file numpy.save("transposed.npy", tokens.T)'
+        return "; they look like (frames, codebooks): pass tokens.T"
     if len(shape) == 3 and shape[0] == 1 and shape[2] <= most < shape[1]:
         return "; they look like (batch, frames, codebooks): pass tokens[0].T"
     if len(shape) == 3 and 1 < shape[layout == "kbt"] <= most:  # of one item the order is hardly mistaken

@@ -104,13 +104,17 @@ class MelConvention:
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> MelConvention:
-        """A known convention, with other values of some fields. Raises ValueError, which lists the known ones."""
-        if not isinstance(name, str) or name not in CONVENTIONS:
-            known = ", ".join(map(repr, CONVENTIONS))
+        """A known convention, with other values of some fields.
+
+        The name may be written in any case, and as "F5-TTS". Raises ValueError, which lists the known ones.
+        """
+        known = known_system(name)
+        if known is None:
+            names = ", ".join(map(repr, CONVENTIONS))
             raise ValueError(
-                f"mels_from is {shown(name)}, expected one of {known}, or a MelConvention for other systems"
+                f"mels_from is {shown(name)}, expected one of {names}, or a MelConvention for other systems"
             )
-        return replace(CONVENTIONS[name], **changes)
+        return replace(CONVENTIONS[known], **changes)
 
     def __repr__(self) -> str:
         """As it can be written, with the fields that are not the default."""
@@ -152,7 +156,7 @@ class MelConvention:
         if not np.isfinite(values).all():
             low, high = features.min(), features.max()
             raise ValueError(
-                f"features from {low:.3g} to {high:.3g} are infinite in float32 with mels_from={shown(self)}: check "
+                f"features from {low:.3g} to {high:.3g} are infinite in float32 with mels_from={spelled(self)}: check "
                 "its scale, std and mean"
             )
         return values
@@ -208,6 +212,12 @@ _MODELS = {
     80: ", such as VocosONNX('BSC-LT/vocos-mel-22khz') at 22,050 Hz",
     100: f", such as VocosONNX({MEL!r}) or VocosONNX('charactr/vocos-mel-24khz')",
 }
+
+
+def known_system(name: Any) -> str | None:
+    """The name in ``CONVENTIONS`` of a system, which may be written in any case, or as "F5-TTS"; None if unknown."""
+    text = name.lower() if isinstance(name, str) else ""
+    return next((known for known in (text, text.removesuffix("-tts")) if known in CONVENTIONS), None)
 
 
 def convention_of(mels_from: Any, bands: int) -> MelConvention:
@@ -341,8 +351,27 @@ def mel_fault(
     low, _, high = _range(x)
     found = f"mels from {low:.3g} to {high:.3g}, expected natural logarithms of magnitudes, as features() gives"
     if convention is not None and not convention.keeps_values:
-        return f"{found}; read with mels_from={shown(convention)}, these look like {look}: its fields are of other mels"
+        name = _name(convention)
+        if name is None:
+            fields = f"read with mels_from={shown(convention)}, these look like {look}: its fields are of other mels"
+            return f"{found}; {fields}"
+        plain = MelConvention(axes=convention.axes)
+        fits = _fault(x * convention.scale, mel, plain) is None
+        others = [other for other, one in CONVENTIONS.items() if (one.axes, one.keeps_values) == (plain.axes, True)]
+        remedy = ": pass mels_from=" + " or ".join(f'"{name}"' for name in others) if fits else ""
+        return f"{found}: with mels_from={name!r} they look like {look}, and are not that system's{remedy}"
     return f"{found}; these look like {look}: {remedy}"
+
+
+def _name(convention: MelConvention) -> str | None:
+    """The name of a known convention; None for all others."""
+    return next((name for name, one in CONVENTIONS.items() if one == convention), None)
+
+
+def spelled(convention: MelConvention) -> str:
+    """A ``mels_from`` as it is written: the name of a known system, else its fields."""
+    name = _name(convention)
+    return shown(convention if name is None else name)
 
 
 def _range(x: npt.NDArray[np.float64]) -> tuple[float, float, float]:
@@ -361,7 +390,7 @@ def _fault(x: npt.NDArray[np.float64], mel: MelFeatures, convention: MelConventi
             return "powers", f"pass {halved}"
         return "magnitudes or powers", f"pass {logs} if they are magnitudes, {halved} if powers"
     if low < min(math.log(mel.clip), _LOWEST) - 2.5:
-        return _expanded(float(x.std()), convention)
+        return _expanded(float(x.std()), low, convention)
     if high > _highest(mel):
         return "mels of audio in the range of int16", "divide that by 32768"
     x = x[:, ((x > math.log(mel.clip) + 0.1) & (x != x.min())).mean(axis=0) > 0.9]  # at the floor nothing varies
@@ -370,7 +399,7 @@ def _fault(x: npt.NDArray[np.float64], mel: MelFeatures, convention: MelConventi
     mean, spread, over_time = float(x.mean()), float(x.std()), float(np.median(x.std(axis=1)))
     step = float(np.median(np.abs(np.diff(x, axis=1))))
     if spread > 2.5 and 0.5 < step < 0.5 * spread:
-        return _expanded(spread, convention)
+        return _expanded(spread, low, convention)
     if abs(mean) < 1.2 and spread < 0.5 and 0.003 < step < 0.12 and over_time > 0.4 * spread:
         return (
             "mels that are scaled down",
@@ -402,10 +431,12 @@ _JUDGED = 4000  # frames at most
 _LOWEST = math.log(1e-7)  # of the clips in use
 
 
-def _expanded(spread: float, convention: MelConvention) -> tuple[str, str]:
+def _expanded(spread: float, low: float, convention: MelConvention) -> tuple[str, str]:
     decibels, power = _written(convention, log="db"), _written(convention, scale=2.0)
     if spread < 5:
         return "logarithms of power", f"pass {power}"
+    if spread < 8 and low > -40:  # where decibels of magnitudes end at -140 to -40, natural logarithms at -35
+        return "logarithms of power or decibels", f"pass {power}, or {decibels}"
     if spread < 8:
         return "decibels or logarithms of power", f"pass {decibels}, or {power}"
     return "decibels", f"pass {decibels}"

@@ -83,11 +83,10 @@ _OF_FILES = [
             r"pass mels_from= and the name of their system, or MelConvention\(axes='btc'\); .*",
             f"transpose them (mels.T) before they are saved, or name their system with {_SYSTEM}",
         ),
-        (r'\bpass tokens\.T, of a file numpy\.save\("transposed\.npy", tokens\.T\)', "pass tokens.T"),
         (r"\bpass (mels|features|tokens)(?:\.T|\.transpose\(0, 2, 1\))(?! /)", _BEFORE_SAVED),
         (r"\ba mels_from with axes='btc'", f"name a system of such axes with {_SYSTEM}"),
         (r"\bleave mels_from out", f"leave {_SYSTEM} out"),
-        (r"\bwith mels_from=MelConvention\([^()]*\)", "as mels of the system that is named"),
+        (r"\bwith mels_from=(?:MelConvention\([^()]*\)|'\w+')", "as mels of the system that is named"),
         (r"\bmels_from=(MelConvention\([^()]*\))", r"vocos_onnx.\1.magnitudes(mels)"),
         (
             r'(?:\bpass )?\bmels_from="(\w+)" or "(\w+)"',

@@ -43,6 +43,7 @@ _NEWEST = "main"  # the branch that the hub has if none is named
 _RECENT = 2_000_000_000  # ns; the times of some file systems are no finer
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _log = logging.getLogger("vocos_onnx")
+_conversions = logging.getLogger("vocos_onnx.conversions")  # of its own, since the command line prints what it says
 
 
 def opened(wanted: Wanted, make: Callable[[str | os.PathLike[str]], T]) -> tuple[T, Origin]:
@@ -93,7 +94,7 @@ def _checked(wanted: Wanted) -> Wanted:
     known = PRECISIONS if wanted.key == METADATA_KEY else PRECISIONS[:1]
     if precision is not None and precision not in known:
         raise ValueError(
-            f"precision is {shown(precision)}, expected one of {known}"
+            f"precision is {shown(precision)}, expected {'one of ' if known[1:] else ''}{', '.join(known)}"
             + ("" if wanted.key == METADATA_KEY else ": encoders have no other")
         )
     return replace(wanted, sha256=None if sha256 is None else sha256.lower())
@@ -121,8 +122,8 @@ def _from_path(given: str | os.PathLike[str], wanted: Wanted) -> Iterator[_Locat
     path, key = find_model(given), wanted.key
     if isinstance(given, str) and given in BUNDLED and not wanted.is_path:
         if wanted.filename is not None or wanted.revision is not None:
-            name = "revision" if wanted.filename is None else "filename"
-            raise ValueError(f"{name} is {getattr(wanted, name)!r}, and {given} is bundled, one file: leave it out")
+            option = "revision" if wanted.filename is None else "filename"
+            raise ValueError(f"{option} is {getattr(wanted, option)!r}, and {given} is bundled, one file: leave it out")
         yield _Located(given if wanted.sha256 is None else PinnedFile(path, wanted.sha256, "leave sha256 out"))
         return
     if wanted.revision is not None and path.exists():
@@ -468,7 +469,7 @@ def _converted(files: Files, sha256: str, wanted: Wanted) -> Iterator[tuple[Path
     key, precision, before = wanted.key, _precision(wanted), _state(files)
 
     def write(path: Path) -> Made:
-        _log.info("converting %s, in %s", files.name, precision)
+        _conversions.info("converting %s to %s, which may take some seconds", files.name, precision)
         description = _convert(files, path, key, precision)
         if description.source.sha256 != sha256 or _state(files) != before:
             raise ValueError(f"{files.weights} changed while it was converted: wait until it is complete")

@@ -750,7 +750,9 @@ def test_help_names_the_default_bandwidth(capsys: pytest.CaptureFixture[str], co
     [
         (["decode", "a", "b", "--band", "3"], "unknown option --band; did you mean --bandwidth or --bandwidth-id?"),
         (["decode", "a", "b", "--bandwith=3"], "unknown option --bandwith; did you mean --bandwidth"),
-        (["decode", "a", "b", "--plot", "p.png"], "unknown option --plot, which is one of resynth"),
+        (["decode", "a", "b", "--plot", "p.png"], "decode has no option --plot, which resynth has\n"),
+        (["demo", "--model", "m"], "error: demo has no option --model, which decode, resynth, batch, stream, "),
+        (["stream"], "error: the following arguments are required: {tokens,features,audio}\n"),
         (["decod", "a", "b"], "did you mean decode?"),
         (
             ["encode", "a", "--bandwidth", "3", "b", "c"],

@@ -428,7 +428,7 @@ def test_errors(hub: Hub, user: User, tmp_path: Path) -> None:
     message = user.error({"model": "facebook/encodec_24khz"}, "ValueError")
     assert message.startswith("facebook/encodec_24khz is an encoder, audio to tokens")
     message = user.error({"model": OFFICIAL, "encoder": True}, "ValueError")
-    assert message.startswith(f"{OFFICIAL} is a vocoder, not an encoder")
+    assert message.startswith(f"{OFFICIAL} is a vocoder, tokens or mels to audio, not an encoder")
     for name in ("absent.onnx", "no/such/file", "./acme/vocos", "runs/last.ckpt", "acme/vocos.onnx"):
         assert "no model file" in user.error({"model": name}) or "no file" in user.error({"model": name})
     assert not hub.requests

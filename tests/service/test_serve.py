@@ -726,7 +726,7 @@ def test_without_the_extra(module: str, monkeypatch: pytest.MonkeyPatch, capsys:
         (["--model", "{folder}/broken.onnx"], "the model broken cannot be loaded: {folder}/broken.onnx is audio (WAV)"),
         (
             ["--encoder", "{codec}", "--model", CODEC],
-            f"the model {CODEC} cannot be loaded: {{codec}} is a vocoder, not an",
+            f"the model {CODEC} cannot be loaded: {{codec}} is a vocoder, ",
         ),
         (["--provider", "foo"], f"the model {CODEC} cannot be loaded: provider 'foo' is not in this onnxruntime"),
         (["--model", "nobody/nothing"], "the model nobody/nothing cannot be loaded: "),
@@ -751,7 +751,7 @@ def test_start_and_end(tmp_path: Path) -> None:
             assert process.stderr is not None
             line = process.stderr.readline()
             match = re.fullmatch(
-                r"vocos-onnx: http://127\.0\.0\.1:(\d+) serves a \(default\), b; no token is asked for\n", line
+                r"vocos-onnx: http://127\.0\.0\.1:(\d+) serves a \(default\), b; no bearer token required\n", line
             )
             assert match is not None, line
             with socket.create_connection(("127.0.0.1", int(match[1]))) as plug:
@@ -805,7 +805,7 @@ def test_warnings_of_the_library_are_for_no_log(tmp_path: Path) -> None:
         assert server.ask("/v1/decode", npy(square)).status == 200
         assert server.ask("/v1/resynth", cancels).status == 200
         said = server.stop(signal.SIGTERM)[2]
-    assert re.fullmatch(r"vocos-onnx: http://\S+ serves \S+ \(default\); no token is asked for\n", said), said
+    assert re.fullmatch(r"vocos-onnx: http://\S+ serves \S+ \(default\); no bearer token required\n", said), said
 
 
 # Settings

@@ -159,6 +159,14 @@ def test_audio_is_as_long_as_the_recording_was(server: Server, vocos: VocosONNX,
         assert answer.status == 400 and answer.json()["error"].startswith("samples is ")
 
 
+@pytest.mark.parametrize("batch", [TOKENS[None], TOKENS[:, None]])
+def test_a_batch_of_one(server: Server, vocos: VocosONNX, batch: np.ndarray) -> None:
+    """In every kind of body, as files of others hold one recording."""
+    expected = vocos.decode(TOKENS)
+    for body in (npy(batch), npz(tokens=batch), json.dumps({"tokens": batch.tolist()}).encode()):
+        same(server.ask("/v1/decode", body), expected)
+
+
 BAD = {
     "empty": ("/v1/decode", b"", "empty"),
     "no array": ("/v1/decode", b"\x93NUMPY\x01\x00garbage", "cannot read"),
@@ -182,14 +190,14 @@ BAD = {
     "an archive of a pickle": ("/v1/decode", npz(tokens=np.zeros(3), codec=[None]), "cannot read"),
     "a codec that is no name": ("/v1/decode", b'{"tokens": [[1]], "codec": [1]}', "codec is [1], expected a name"),
     "one axis": ("/v1/decode", npy(TOKENS[0]), "shape"),
-    "three axes": (STREAM, npy(TOKENS[None]), "shape"),
+    "three axes": (STREAM, npy(np.stack([TOKENS, TOKENS])), "shape"),
     "no frames": ("/v1/decode", npy(TOKENS[:, :0]), "shape"),
     "a header of 60 kB": ("/v1/decode", b"\x93NUMPY\x01\x00\x00\xf0" + b" " * 0xF000, "cannot read"),
     "other codes": ("/v1/decode", npy(TOKENS + 1024), "1023"),
     "other codes in a stream": (STREAM, npy(TOKENS - 1024), "1023"),
     "too long": ("/v1/decode", npy(np.zeros((2, 75 * 61), int)), "61 s of audio"),
     "JSON too long": ("/v1/decode", b'{"tokens": [[' + b"1," * 20_000 + b"1]]}", "s of audio"),
-    "ragged JSON": ("/v1/decode", b'{"tokens": [[1], [2, 3]]}', "cannot read"),
+    "ragged JSON": ("/v1/decode", b'{"tokens": [[1], [2, 3]]}', "row 1 has 2 numbers, and row 0 has 1, expected a"),
     "JSON without tokens": ("/v1/decode", b'{"a": 1}', "cannot read"),
     "JSON of many lists": ("/v1/decode", b'{"tokens": [' + b"[]," * 30_000 + b"[]]}", "expected a list"),
     "JSON of many objects": ("/v1/decode", b'{"tokens": [' + b'{"":1},' * 10_000 + b"1]}", "expected a list"),
@@ -204,7 +212,13 @@ BAD = {
     "JSON of no numbers": ("/v1/decode", b'{"tokens": [[NaN, Infinity]]}', "integers alone"),
     "JSON of true": ("/v1/decode", b'{"tokens": [[true, 2]]}', "integers alone"),
     "JSON of null": (STREAM, b'{"tokens": [[null, 2]]}', "integers alone"),
-    "JSON of lists in lists": ("/v1/decode", b'{"tokens": [[[1], [2]]]}', "integers alone"),
+    "JSON of lists in lists": (
+        "/v1/decode",
+        b'{"tokens": [[[1], [2]], [[1], [2]]]}',
+        "a batch: send one recording, such as tokens[0]",
+    ),
+    "JSON of lists among numbers": ("/v1/decode", b'{"tokens": [[1, [2]], [1, 2]]}', "three deep"),
+    "JSON of lists in lists in lists": ("/v1/decode", b'{"tokens": [[[[1, 2]]]]}', "three deep"),
     "JSON of objects": ("/v1/decode", b'{"tokens": [[{}, 2]]}', "integers alone"),
     "JSON of numbers beyond 64 bits": ("/v1/decode", b'{"tokens": [[1, 9223372036854775808]]}', "64 bits"),
     "JSON of negative numbers": ("/v1/decode", b'{"tokens": [[1, 2], [3, -9223372036854775808]]}', "1023"),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import DATA, altered
-from vocos_onnx import EncodecONNX, ModelConfig, VocosONNX
+from vocos_onnx import EncodecONNX, ModelConfig, Tokens, VocosONNX
 from vocos_onnx.once import watched
 
 MODEL = DATA / "encodec.onnx"
@@ -30,7 +30,7 @@ def test_model_missing(tmp_path: Path) -> None:
 
 
 def test_model_is_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is not a file; expected the \.onnx file"):
+    with pytest.raises(ValueError, match=r"the folder .* holds no model: expected model\.onnx, or a"):
         VocosONNX(tmp_path)
 
 
@@ -65,7 +65,7 @@ def test_model_is_not_vocos(tmp_path: Path) -> None:
         (b'{"format": 6', b'["format": 6', r"is not JSON"),
         (b'"n_fft": 1280', b'"n_fff": 1280', r"lacks n_fft"),
         (b'"codec": "', b'"codek": "', r"lacks encodec\.codec"),
-        (b'"padding": "same"', b'"padding": "sane"', r"padding is 'sane', expected one of \('same', 'center'\)"),
+        (b'"padding": "same"', b'"padding": "sane"', r"padding is 'sane', expected one of same, center"),
         (b'"head": "istft"', b'"head": "istff"', r"head is 'istff', expected one of"),
         (b'"n_fft": 1280', b'"n_fft": 12.5', r"n_fft is 12\.5, expected int"),
         (b'"n_fft": 1280', b'"n_fft": 1281', r"n_fft is 1281, expected a multiple of 2"),
@@ -381,6 +381,20 @@ def test_tokens(encodec: VocosONNX, tokens: Any, message: str) -> None:
     for method in (encodec.decode, encodec.codes_to_features):
         with pytest.raises(ValueError, match=message):
             method(tokens)
+
+
+def test_a_bad_item_of_a_list_is_numbered(encodec: VocosONNX, mel: VocosONNX) -> None:
+    good = np.zeros((2, 5), int)
+    for bad, message in (
+        (np.full((2, 5), 1024), "item 1 of the list: tokens hold the value 1024"),
+        (np.zeros((3, 5), int), r"item 1 of the list: tokens of shape \(3, 5\) have 3 codebooks"),
+        (np.zeros((2, 0), int), "item 1 of the list: tokens are empty"),
+        (Tokens(good, codec="other"), "item 1 of the list: these are tokens of other"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            encodec.decode([good, bad, good])
+    with pytest.raises(ValueError, match=r"^item 2 of the list: features hold 40 values that are NaN"):
+        mel.decode([np.zeros((8, 5)), np.zeros((8, 5)), np.full((8, 5), np.nan)])
 
 
 def test_float_tokens(encodec: VocosONNX) -> None:

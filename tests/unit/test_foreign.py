@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import re
 import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -146,14 +147,29 @@ def test_windows_are_exact_by_construction() -> None:
 # What a file says, and what is said of it
 
 
-def test_missing_settings_are_listed(tmp_path: Path) -> None:
+def test_missing_settings_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("t.npy", np.zeros((8, 5), np.float32))
     path = copied(FOREIGN / "transposed.onnx", tmp_path)
     with pytest.raises(
         ValueError, match=r"its sample_rate, hop_length, padding, .*pass sample_rate=, hop_length=, pad"
     ):
         VocosONNX(path)
-    with pytest.raises(ValueError, match=r"does not say its padding.* --padding same"):
+    with pytest.raises(
+        ValueError, match=r"does not say its padding.*: pass padding='same' or 'center', or .* --padding same\|center$"
+    ):
         VocosONNX(path, sample_rate=8000, hop_length=16)
+    for arguments in (["info", str(path)], ["decode", "t.npy", "o.wav", "--model", str(path)]):
+        assert run(*arguments) == 2
+        assert re.search(
+            rf"does not say its sample_rate, .*: convert it once with: vocos-onnx convert {path} -o MODEL\.onnx "
+            r"--sample-rate N --hop-length N --padding same\|center\n$",
+            capsys.readouterr().err,
+        )
+    assert run("convert", str(path), "-o", str(tmp_path / "o.onnx"), "--sample-rate", "8000") == 2
+    assert capsys.readouterr().err.endswith("beside it does: give --hop-length N --padding same|center\n")
     path = copied(FOREIGN / "istft.onnx", tmp_path)
     with pytest.raises(ValueError, match=r"does not say its sample_rate, .* beside it does: pass sample_rate="):
         VocosONNX(path)
@@ -166,7 +182,7 @@ def test_settings_out_of_range_or_contradictory(tmp_path: Path) -> None:
         ({"n_fft": 128}, r"n_fft is 128 by the arguments, and 64 by the outputs of the graph: leave it out"),
         ({"hop_length": 0}, r"hop_length is 0, expected 1 to"),
         ({"sample_rate": "x"}, r"sample_rate is 'x', expected an integer"),
-        ({"padding": "valid"}, r"padding is 'valid', expected one of \('same', 'center'\)"),
+        ({"padding": "valid"}, r"padding is 'valid', expected one of same, center"),
     ):
         with pytest.raises(ValueError, match=message):
             VocosONNX(path, **given)

@@ -36,7 +36,8 @@ def test_import_is_light() -> None:
 def test_public_names_are_there() -> None:
     code = "import vocos_onnx; [getattr(vocos_onnx, n) for n in vocos_onnx.__all__]"
     loaded_by(code)
-    assert set(vocos_onnx.__all__) <= set(dir(vocos_onnx))
+    assert {name for name in dir(vocos_onnx) if not name.startswith("__")} == set(vocos_onnx.__all__)
+    assert {"__all__", "__doc__", "__version__"} <= set(dir(vocos_onnx))
     with pytest.raises(AttributeError, match="module 'vocos_onnx' has no attribute 'nonsense'"):
         vocos_onnx.nonsense  # noqa: B018
 

@@ -338,7 +338,7 @@ def ways(vocos: VocosONNX, array: Any, **options: Any) -> Iterator[Callable[[], 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("F5", "mels_from is 'F5', expected one of 'f5', 'zipvoice', 'matcha', 'chattts', 'mlx', or a MelConvention"),
+        ("F6", "mels_from is 'F6', expected one of 'f5', 'zipvoice', 'matcha', 'chattts', 'mlx', or a MelConvention"),
         ("", "mels_from is '', expected one of 'f5'"),
         (5, "mels_from is 5, expected one of 'f5'"),
         (MelConvention, "mels_from is <class .*MelConvention'>, expected one of 'f5'"),
@@ -475,7 +475,8 @@ def test_the_hints_for_axes(batch: int | None) -> None:
         with pytest.raises(ValueError, match=r"look like .*: pass mels") as caught:
             BUNDLED.decode(original, mels_from=name)
         assert str(caught.value).endswith(", or leave mels_from out") == leave
-        assert "expected (T, 100) or (B, T, 100) with mels_from=MelConvention(axes='btc'" in str(caught.value)
+        written = f"mels_from={name!r}"
+        assert f"expected (T, 100) or (B, T, 100) with {written}; " in str(caught.value)
 
 
 def test_the_hint_for_mels_of_zipvoice() -> None:
@@ -571,8 +572,26 @@ def test_the_check_is_of_what_the_model_decodes(speech: Float) -> None:
         )
     with pytest.raises(ValueError, match=r'scaled down: pass mels_from="zipvoice" if they are of ZipVoice'):
         BUNDLED.decode(tenth(speech), mels_from="f5", check=True)
-    with pytest.raises(ValueError, match=r"read with mels_from=MelConvention\(axes='btc', scale=0.1.*: its fields are"):
+    with pytest.raises(
+        ValueError,
+        match=r"mels from -.*: with mels_from='zipvoice' they look like decibels, and are not "
+        r"that system's: pass mels_from=\"f5\" or \"mlx\"$",
+    ):
         BUNDLED.decode(btc(speech), mels_from="zipvoice", check=True)
+    with pytest.raises(
+        ValueError, match=r"read with mels_from=MelConvention\(scale=0.1\), these .*: its fields are of"
+    ):
+        BUNDLED.decode(speech, mels_from=MelConvention(scale=0.1), check=True)
+    with pytest.raises(ValueError, match=r"shape \(100, 60\), expected \(T, 100\) .* with mels_from='f5'"):
+        BUNDLED.decode(speech[:, :60], mels_from="f5")
+
+
+@pytest.mark.parametrize("name", ["F5-TTS", "Matcha-TTS", "ChatTTS", "Zipvoice", "MLX", "f5"])
+def test_names_as_the_systems_write_them(name: str) -> None:
+    assert MelConvention.named(name) == MelConvention.named(name.lower().removesuffix("-tts"))
+    for other in ("tts", "-tts", "chat-tts2", "f", "", None):
+        with pytest.raises(ValueError, match=r"mels_from is .*, expected one of 'f5', 'zipvoice', 'matcha', "):
+            MelConvention.named(other)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("axes", ["bct", "btc"])
@@ -581,7 +600,7 @@ def test_the_check_is_of_what_the_model_decodes(speech: Float) -> None:
     [
         (lambda x: 20 * x / np.log(10), "log='db'"),
         (lambda x: x / np.log(10), "log=10"),
-        (lambda x: 2 * x, "log='db'|scale=2.0"),
+        (lambda x: 2 * x, r"scale=2\.0.*log='db'|scale=2\.0"),
         (lambda x: 0.1 * x, "scale=0.1|zipvoice"),
     ],
     ids=["decibels", "log10", "powers", "0.1"],
@@ -637,7 +656,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     file = str(tmp_path / "handed.npy")
     for arguments, message in (
-        ([*options, "--mels-from", "F5"], "'F5' is not one of f5, zipvoice, matcha, chattts, mlx"),
+        ([*options, "--mels-from", "F6"], "'F6' is not one of f5, zipvoice, matcha, chattts, mlx"),
         ([*options, "--mels-from", "matcha"], "is of 80 bands, and this model decodes 100"),
         (
             ["--mels-from", "f5"],

@@ -89,8 +89,13 @@ def with_options(text: str) -> str:
     text = text.replace("resume=True", "--resume").replace('ids="path"', "--ids path")
     text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout|model|provider)=(?=(['\w]?))", _option, text)
     text = re.sub(r"^(workers|gpus|format|model|encoder|key)(?= is )|\b(shard_size|mels_from)(?= is )", _option, text)
+    text = re.sub(r"\bpass [^:]*=[^:]*, or (?=convert it once with: )", "", text)
+    text = re.sub(r"\bpass (sample_rate|n_fft|hop_length)=(?=,|$)", _of_convert, text)
+    text = text.replace("open it with EncodecONNX, or pass it as encoder=", "pass it as --encoder")
+    text = text.replace("leave encoder out, for", "leave --encoder out, for")
+    text = text.replace("open it with VocosONNX;", "pass it as --model;")
     text = re.sub(r", or overwrite=True|, or None for [^:;]+", "", text)
-    return of_files(re.sub(r"\bVocosONNX\('([\w.-]+)'\)", r"--model \1", text))
+    return of_files(re.sub(r"\bVocosONNX\('([\w./-]+)'\)", r"--model \1", text))
 
 
 def _option(argument: re.Match[str]) -> str:
@@ -99,10 +104,21 @@ def _option(argument: re.Match[str]) -> str:
     return f"--{name.replace('_', '-')}{' ' if value else ''}"
 
 
+def _of_convert(argument: re.Match[str]) -> str:
+    """Of another exporter's file, which ``convert`` alone takes."""
+    return f"convert it with vocos-onnx convert and --{argument[1].replace('_', '-')} N"
+
+
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
     """Inside it, Python's warnings and those of the package's logger are printed on stderr as all messages are."""
     handler, log = _LogHandler(logging.WARNING), logging.getLogger("vocos_onnx")
+    conversions, lines = logging.getLogger("vocos_onnx.conversions"), _InfoHandler(logging.INFO)
+    level, propagate = conversions.level, conversions.propagate
+    if not conversions.isEnabledFor(logging.INFO):  # else who has enabled that is shown it
+        conversions.setLevel(logging.INFO)
+        conversions.propagate = False
+        conversions.addHandler(lines)
     log.addHandler(handler)
     try:
         with warnings.catch_warnings():
@@ -110,6 +126,9 @@ def warnings_as_lines() -> Iterator[None]:
             yield
     finally:
         log.removeHandler(handler)
+        conversions.removeHandler(lines)
+        conversions.setLevel(level)
+        conversions.propagate = propagate
 
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
@@ -119,6 +138,11 @@ def _show_warning(message: Warning | str, *where: object, **more: object) -> Non
 class _LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         warn(with_options(record.getMessage()))
+
+
+class _InfoHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(record.getMessage())
 
 
 # Bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,7 +99,11 @@ def _convert_foreign(args: Namespace, settings: Settings) -> None:
     source, output = Path(args.checkpoint), Path(args.output)
     if not source.is_file():
         raise FileNotFoundError(f"no file {source}")
-    made = own_bytes(source, settings)
+    try:
+        made = own_bytes(source, settings)
+    except ValueError as error:  # of which this command is the remedy
+        advice = r"\bpass [^:]*, or convert it once with: .* -o MODEL\.onnx (?=--)"
+        raise ValueError(re.sub(advice, "give ", str(error))) from None
     with whole_file(output, overwrite=args.force) as written:
         written.write_bytes(made)
     report_done(output, f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")

@@ -10,6 +10,7 @@ from pathlib import Path
 from vocos_onnx.io.kinds import ARRAYS, kind_of
 from vocos_onnx.messages import close_to, in_shell
 from vocos_onnx.model.bundled import BUNDLED, find_model
+from vocos_onnx.model.mistaken import ids_ending_in
 
 _HEAD = 1 << 13  # bytes that tell what a file is
 
@@ -33,7 +34,7 @@ def explained(*given: tuple[str, str | None]) -> Iterator[None]:
 def _mistaken(option: str, name: str) -> str | None:
     path, wanted = find_model(name), "an encoder" if option in ("--encoder", "encode") else "a model"
     if not os.path.lexists(path):
-        close = close_to(name, BUNDLED, 1, 0.7) if "/" not in name else []
+        close = close_to(name, BUNDLED, 1, 0.7) if "/" not in name and not ids_ending_in(name) else []
         return f"no model file {name}, and no bundled model of that name; did you mean {close[0]}?" if close else None
     if not path.is_file():
         return None

@@ -7,11 +7,11 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from vocos_onnx.model.bundled import BUNDLED, find_model
+from vocos_onnx.model.bundled import BUNDLED, BUNDLED_CODEC, find_model
 
 from . import options
 from .console import print_line, report_done, writing_stdout
-from .models import open_any
+from .models import ENCODEC, open_any
 from .parser import Commands
 
 if TYPE_CHECKING:
@@ -134,8 +134,30 @@ def _cached_row(name: str, entry: Entry) -> dict[str, Any]:
 
     made = entry.made
     facts = {"precision": made.precision, "revision": made.revision, "sha256": made.weights_sha256}
-    row = _row("cached", name, find_known(name), made.kind)
+    known = find_known(name)
+    row = _row("cached", name, known, made.kind)
+    if known is None:
+        row |= _described(entry)
     return {**row, **facts, "megabytes": entry.size / 1e6, "path": str(entry.path)}
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    """What the file of a model says of it that nobody knows by its name."""
+    from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY, EncoderConfig, ModelConfig
+    from vocos_onnx.model.session import stored_file
+
+    try:
+        metadata = stored_file(entry.path, METADATA_KEY).metadata
+        if METADATA_KEY not in metadata:
+            return {"sample_rate": EncoderConfig.from_json(metadata[ENCODER_KEY]).sample_rate}
+        config = ModelConfig.from_json(metadata[METADATA_KEY])
+    except (ValueError, OSError, KeyError):  # which it says where it is opened
+        return {}
+    decodes = f"{config.feature_channels} mels"
+    if config.encodec is not None:
+        codec = {ENCODEC: "EnCodec", BUNDLED_CODEC: "the bundled codec"}.get(config.encodec.codec, config.encodec.codec)
+        decodes = f"tokens of {codec}"
+    return {"decodes": decodes, "sample_rate": config.sample_rate}
 
 
 def _known() -> list[dict[str, Any]]:

@@ -183,11 +183,12 @@ def kbps(text: str) -> float:
 
 def mels_from(text: str) -> str:
     """The name of a system whose mels can be decoded."""
-    from vocos_onnx.mels import CONVENTIONS
+    from vocos_onnx.mels import CONVENTIONS, known_system
 
-    if text not in CONVENTIONS:
+    name = known_system(text)
+    if name is None:
         raise argparse.ArgumentTypeError(f"{shown(text)} is not one of {', '.join(CONVENTIONS)}")
-    return text
+    return name
 
 
 def ending(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -47,11 +48,17 @@ class Parser(argparse.ArgumentParser):
             meant = meant or close_to(name, known, 2, 0.7)
         hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
         if others:
-            hint = f", which is one of {', '.join(others)}{hint}"
+            command, verb = self.prog.partition(" ")[2], "has" if len(others) == 1 else "have"
+            self.error(f"{command} has no option {name}, which {', '.join(others)} {verb}{hint}")
         self.error(f"unknown option {name}{hint} ({self.prog} --help lists the options)")
 
     def error(self, message: str) -> NoReturn:
         """As argparse does: prints the usage and the message, and ends the process with exit code 2."""
+        if message.startswith("the following arguments are required: "):
+            for action in self._get_positional_actions():
+                if action.metavar is None and action.choices is not None:  # as the usage has it
+                    choices = ",".join(map(str, action.choices))
+                    message = re.sub(rf"\b{action.dest}\b", f"{{{choices}}}", message)
         if message.endswith("OUT.html"):
             message += ": name it before --inputs, which takes all names that follow it"
         self.print_usage(sys.stderr)

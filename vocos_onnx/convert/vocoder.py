@@ -181,7 +181,12 @@ def _read(files: Files, istft: str) -> _Weights:
     with open_weights(files.weights) as weights:
         check_relatives(weights)
     if files.config is None:
-        raise CheckpointError(f"{files.name} has no config, which says what its weights are")
+        where = f"in the repository {files.name}" if files.revision else f"in {files.weights.parent}/"
+        remedy = "" if files.revision else "; copy it from the page of the model"
+        raise CheckpointError(
+            f"{files.name} has no config, which says what its weights are: expected config.yaml or config.json {where}"
+            f"{remedy}"
+        )
     config = parse_config(read_config(files.config))
     name = _skeleton(config, istft)
     state, digest = read_state(files.weights, lambda key: key.startswith(_PARTS))

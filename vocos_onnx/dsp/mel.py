@@ -51,9 +51,14 @@ class MelFeatures:
             read_size(f"mel {name}", getattr(self, name), most)
         for name in ("f_min", "f_max", "clip", "power_offset"):
             require(math.isfinite(getattr(self, name)), f"mel {name} is {getattr(self, name)}, expected a finite one")
-        require(self.padding in PADDINGS, f"mel padding is {shown(self.padding)}, expected one of {PADDINGS}")
-        require(self.mel_scale in MEL_SCALES, f"mel_scale is {shown(self.mel_scale)}, expected one of {MEL_SCALES}")
-        require(self.norm in MEL_NORMS, f"mel norm is {shown(self.norm)}, expected one of {MEL_NORMS}")
+        require(
+            self.padding in PADDINGS, f"mel padding is {shown(self.padding)}, expected one of {', '.join(PADDINGS)}"
+        )
+        require(
+            self.mel_scale in MEL_SCALES,
+            f"mel_scale is {shown(self.mel_scale)}, expected one of {', '.join(MEL_SCALES)}",
+        )
+        require(self.norm in MEL_NORMS, f"mel norm is {shown(self.norm)}, expected one of {', '.join(MEL_NORMS)}")
         require(
             0 <= self.f_min < self.f_max,
             f"mel f_min is {self.f_min:g} and f_max {self.f_max:g}, expected 0 <= f_min < f_max",

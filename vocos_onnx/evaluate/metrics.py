@@ -251,7 +251,7 @@ def require(package: str) -> Any:
     try:
         return import_module(package)
     except ModuleNotFoundError as error:
-        raise ImportError(f"the report and its metrics need {error.name}: pip install 'vocos-onnx[report]'") from error
+        raise ImportError(f"the report and its metrics need {error.name}: pip install 'vocos-onnx[report]'") from None
 
 
 def _pair(reference: Audio, estimate: Audio, sample_rate: int, to: int) -> tuple[Float, Float] | None:

@@ -28,7 +28,7 @@ _END = 22  # bytes of the end of a zip archive's directory, without a comment
 _ARRAYS = "a token file is .npy, .npz, .json or .safetensors"
 _NO_OBJECTS = (
     "holds Python objects, which are never loaded since that can run programs; in the program that wrote it, save the "
-    'numbers alone: numpy.save("tokens.npy", numpy.array(tokens, dtype=numpy.int64)), of mels '
+    'numbers alone: numpy.save("tokens.npy", numpy.array(tokens, dtype=numpy.int64)), or, if they are mels, '
     'numpy.save("mels.npy", numpy.array(mels, dtype=numpy.float32))'
 )
 _SAFETENSORS = {

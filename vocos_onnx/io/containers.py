@@ -153,8 +153,14 @@ _FOREIGN = [
         (rb"\0\0\x01[\xba\xb3]", "MPEG video (.mpg, .vob)"),
         (rb"G.{187}G.{187}G", "an MPEG transport stream (.ts)"),
         (rb"MThd", "MIDI: notes, and no audio"),
-        (rb"PK\x03\x04", "a zip archive (.zip, .npz, .pt): no audio"),
-        (rb"\x93NUMPY", "a numpy array (.npy): no audio file, but np.load reads it"),
+        (
+            rb"PK\x03\x04",
+            "a zip archive (.zip, .npz, .pt): no audio, but vocos-onnx decode makes audio of tokens in .npz",
+        ),
+        (
+            rb"\x93NUMPY",
+            "a numpy array (.npy): no audio file, but np.load reads it, and vocos-onnx decode makes audio of tokens",
+        ),
         (rb"\x1f\x8b|BZh\d1AY|\xfd7zXZ\0|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd", "compressed: unpack it first"),
         (rb"%PDF-|\x89PNG|\xff\xd8\xff|GIF8[79]a", "a document or picture: no audio"),
         (rb"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with git lfs pull"),

@@ -57,6 +57,6 @@ def draw_spectrogram(axis: Any, level: Float, hop: int, sample_rate: int, top: f
 def _figure() -> Any:
     try:
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("--plot needs matplotlib: pip install 'vocos-onnx[plot]'") from error
+    except ModuleNotFoundError:
+        raise ImportError("--plot needs matplotlib: pip install 'vocos-onnx[plot]'") from None
     return Figure(figsize=(10, 7), layout="constrained")

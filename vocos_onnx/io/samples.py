@@ -43,14 +43,22 @@ def read_rate(sample_rate: Any) -> int:
             raise TypeError
         rate = operator.index(sample_rate)
     except TypeError:
-        hint = ""
+        value, hint = None, ""
         with suppress(TypeError, ValueError, OverflowError):
-            if np.asarray(sample_rate).dtype != np.bool_ and int(sample_rate) == float(sample_rate):
-                hint = f": {int(sample_rate)}, that is int(sample_rate)"
+            value = None if np.asarray(sample_rate).dtype == np.bool_ else float(sample_rate)
+        if value is not None:
+            _check_rate(value, sample_rate)
+            hint = f": {int(value)}, that is int(sample_rate)" if value == int(value) else ""
         raise ValueError(f"sample_rate is {shown(sample_rate)}, expected an integer in Hz{hint}") from None
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise ValueError(f"sample_rate is {shown(rate)}, expected {MIN_RATE} to {MAX_RATE} Hz")
+    _check_rate(rate, sample_rate)
     return rate
+
+
+def _check_rate(rate: float, given: Any) -> None:
+    if MIN_RATE <= rate <= MAX_RATE:
+        return
+    hint = f"; {rate:g} kHz is {1000 * rate:g}" if MIN_RATE <= 1000 * rate <= MAX_RATE else ""
+    raise ValueError(f"sample_rate is {shown(given)}, expected {MIN_RATE} to {MAX_RATE} Hz{hint}")
 
 
 def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from vocos_onnx.arrays import KNOWN_NAMES, as_array, type_hint, unwrapped
 from vocos_onnx.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
 from vocos_onnx.messages import in_python, listed, shown
-from vocos_onnx.model.bundled import DEMO_TOKENS, default_model
+from vocos_onnx.model.bundled import BUNDLED_CODEC, CODEC, DEMO_TOKENS, default_model
 from vocos_onnx.model.config import EncodecFeatures, EncoderConfig, ModelConfig
+from vocos_onnx.model.registry import ENCODEC
 from vocos_onnx.once import warn_once
 
 from .array_files import HEAD, Entry, check_kind, entries, names_and_shapes
@@ -314,9 +315,14 @@ def check_codec(tokens: Tokens, config: ModelConfig, known: tuple[str, ...]) -> 
     if tokens.codec is None and tokens.codebooks_sha256 is None:
         return
     name = "another codec" if tokens.codec is None else listed([tokens.codec])
-    if config.encodec is None:
-        raise ValueError(f"these are tokens of {name}, and this is a mel model, which decodes features")
     own = config.encodec
+    remedy = "pass the model of their codec"
+    if own is None or own.codec != tokens.codec:
+        remedy += {BUNDLED_CODEC: f", VocosONNX({CODEC!r})", "encodec_24khz": f", VocosONNX({ENCODEC!r})"}.get(
+            tokens.codec or "", ""
+        )
+    if own is None:
+        raise ValueError(f"these are tokens of {name}, and this is a mel model, which decodes features: {remedy}")
     if tokens.codebooks_sha256 is not None:
         count = min(tokens.codes.shape[:-1], default=0)  # of (K, T), (K, B, T) or (B, K, T)
         same = tokens.codebooks_sha256 in known[max(0, count - 1) :]
@@ -326,12 +332,12 @@ def check_codec(tokens: Tokens, config: ModelConfig, known: tuple[str, ...]) -> 
         other = "" if tokens.codec != own.codec else " (of that name too, but with other codebooks)"
         raise ValueError(
             f"these are tokens of {name}, and this model decodes those of {own.codec}{other}, to which they are noise: "
-            "pass the model of their codec"
+            f"{remedy}"
         )
     if tokens.sample_rate not in (None, config.sample_rate):
         raise ValueError(
             f"these are tokens of audio at {shown(tokens.sample_rate)} Hz, and this model is of {config.sample_rate} "
-            "Hz: pass the model of their codec"
+            f"Hz: {remedy}"
         )
 
 

@@ -20,6 +20,11 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     return bundled_file(f"{model}.onnx")
 
 
+def bundled_name(path: str | os.PathLike[str]) -> str | None:
+    """Returns the name of the bundled model whose file this is; None for all others."""
+    return next((name for name in BUNDLED if find_model(name) == Path(path)), None)
+
+
 def bundled_file(name: str) -> Path:
     """Returns the path of a file of the folder models/, in the installed package or in a checkout."""
     package = Path(__file__).resolve().parents[1]

@@ -276,8 +276,8 @@ def _unsupported(relative: str) -> CheckpointError:
 def _read_yaml(path: Path) -> Any:
     try:
         from .yaml_config import load_yaml
-    except ImportError as error:
-        raise ImportError(f"reading {path} needs pyyaml: pip install 'vocos-onnx[hub]'") from error
+    except ModuleNotFoundError:
+        raise ImportError(f"reading {path} needs pyyaml: pip install 'vocos-onnx[hub]'") from None
     return load_yaml(path)
 
 

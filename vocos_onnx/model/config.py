@@ -116,8 +116,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError if values are out of range or contradict one another."""
-        require(self.head in HEADS, f"head is {shown(self.head)}, expected one of {HEADS}")
-        require(self.padding in PADDINGS, f"padding is {shown(self.padding)}, expected one of {PADDINGS}")
+        require(self.head in HEADS, f"head is {shown(self.head)}, expected one of {', '.join(HEADS)}")
+        require(self.padding in PADDINGS, f"padding is {shown(self.padding)}, expected one of {', '.join(PADDINGS)}")
         for name, most in (
             ("sample_rate", MAX_RATE),
             ("n_fft", MAX_N_FFT),
@@ -143,7 +143,10 @@ class ModelConfig:
                 self.hop_length * 2 == self.n_fft,
                 f"hop_length is {self.hop_length}, expected half the MDCT frame of {self.n_fft}",
             )
-        require(self.precision in PRECISIONS, f"precision is {shown(self.precision)}, expected one of {PRECISIONS}")
+        require(
+            self.precision in PRECISIONS,
+            f"precision is {shown(self.precision)}, expected one of {', '.join(PRECISIONS)}",
+        )
         require(
             (self.quality is None) == (self.precision == "float32"),
             f"precision is {self.precision} and quality {self.quality}: only int8 and float16 models have a quality, "
@@ -223,7 +226,9 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError if values are out of range or contradict one another."""
-        require(self.input in ENCODER_INPUTS, f"input is {shown(self.input)}, expected one of {ENCODER_INPUTS}")
+        require(
+            self.input in ENCODER_INPUTS, f"input is {shown(self.input)}, expected one of {', '.join(ENCODER_INPUTS)}"
+        )
         for name, most in (("sample_rate", MAX_RATE), ("hop_length", MAX_N_FFT), ("channels", MAX_CHANNELS)):
             read_size(name, getattr(self, name), most)
         if self.input == "spectrum":

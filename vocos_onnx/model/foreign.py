@@ -8,6 +8,7 @@ description of it; from there on it is a model like any other. Neither its weigh
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -66,7 +67,7 @@ class Settings:
             if value is not None:
                 object.__setattr__(self, name, read_integer(name, value, 1, most, meaning))
         if self.padding not in (None, *PADDINGS):
-            raise ValueError(f"padding is {shown(self.padding)}, expected one of {PADDINGS}")
+            raise ValueError(f"padding is {shown(self.padding)}, expected one of {', '.join(PADDINGS)}")
 
     @property
     def said(self) -> dict[str, Any]:
@@ -254,14 +255,18 @@ def _settled(file: ModelFile, layout: _Layout, given: Settings, beside: _Facts) 
     if missing:
         raise ValueError(
             f"{file.path} does not say its {listed(missing)}, and no config.yaml or config.json beside it does"
-            f"{_why(file.path)}: pass {listed(f'{name}=' for name in missing)}, or convert it once with: vocos-onnx "
-            f"convert {file.path.name} -o MODEL.onnx {' '.join(map(_option, missing))}"
+            f"{_why(file.path)}: pass {listed(map(_argument, missing))}, or convert it once with: vocos-onnx "
+            f"convert {shlex.quote(str(file.path))} -o MODEL.onnx {' '.join(map(_option, missing))}"
         )
     return _Facts(**found, mel=mel, n_mels=layout.channels)
 
 
+def _argument(name: str) -> str:
+    return "padding='same' or 'center'" if name == "padding" else f"{name}="
+
+
 def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')} {'same' if name == 'padding' else 'N'}"
+    return f"--{name.replace('_', '-')} {'same|center' if name == 'padding' else 'N'}"
 
 
 def _in_metadata(file: ModelFile) -> _Facts:

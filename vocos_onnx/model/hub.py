@@ -153,10 +153,10 @@ def _client(repo: str) -> Any:
     try:
         import huggingface_hub
         import huggingface_hub.constants
-    except ImportError as error:
+    except ModuleNotFoundError:
         raise ImportError(
             f"no folder {repo}, and downloads from the hub need huggingface-hub: pip install 'vocos-onnx[hub]'"
-        ) from error
+        ) from None
     return huggingface_hub
 
 

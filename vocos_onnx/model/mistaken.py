@@ -16,6 +16,8 @@ from vocos_onnx.messages import listed, shown
 from .bundled import CODEC, CODEC_ENCODER, MEL
 from .config import ENCODER_KEY
 from .names import CHECKPOINTS, looks_like_hub_id
+from .registry import ENCODEC_ENCODER, known_models
+from .sources import CONFIGS, ONNX, WEIGHTS
 
 _VOCODERS = (CODEC, MEL)
 _WEIGHTS = ("pytorch_model.bin", "model.safetensors")  # beside config.yaml or config.json
@@ -70,7 +72,12 @@ def checked_path(given: object, key: str) -> str | os.PathLike[str]:
 def missing_message(given: str | os.PathLike[str], key: str) -> str:
     """Returns the message that there is no such file, and what to do."""
     text = given if isinstance(given, str) else Path(given).as_posix()
-    text = re.sub(r"^(https?://)?(huggingface\.co|hf\.co)/(\w[\w.-]*/\w[\w.-]*).*", r"\3", text)
+    of_hub = re.fullmatch(r"(?:https?:/+)?(?:huggingface\.co|hf\.co)/(\w[\w.-]*/\w[\w.-]*)(?:[/?#].*)?", text)
+    if of_hub is not None:
+        return (
+            f"no model file {listed([text])}, which is an address of the Hugging Face hub: pass the id alone, "
+            f"{_class(key)}({of_hub[1]!r})"
+        )
     if looks_like_hub_id(text):
         return (
             f"no model file {text}. If that is an id on the Hugging Face hub, pass it as text: {_class(key)}({text!r})"
@@ -78,11 +85,18 @@ def missing_message(given: str | os.PathLike[str], key: str) -> str:
     suffix = Path(text).suffix.lower()
     if suffix in CHECKPOINTS:
         return f"no file {text}, and a checkpoint is not opened as it is: {convert(text, key)}"
+    if known := ids_ending_in(text):
+        return f"no model file {text}; did you mean {' or '.join(known)}?"
     output = shlex.quote(text) if suffix == ".onnx" else "MODEL.onnx"
     return (
         f"no model file {text}; make one with: vocos-onnx convert CHECKPOINT -o {output}, or name one that is "
         f"bundled: {_names(key)}"
     )
+
+
+def ids_ending_in(name: str) -> list[str]:
+    """The ids of known models on the hub that are this name behind that of their owner."""
+    return [model.id for model in known_models() if model.id.lower().endswith(f"/{name.lower()}")]
 
 
 def folder_message(path: Path, key: str) -> str:
@@ -91,8 +105,13 @@ def folder_message(path: Path, key: str) -> str:
     if onnx := sorted(name for name in files if name.endswith(".onnx")):
         return f"{path} is a folder; pass the path of a file in it: {listed(shown(str(path / name)) for name in onnx)}"
     if holds_checkpoint(files):
+        if _is_encoder(str(path), key, files) != (key == ENCODER_KEY):
+            return other_kind_message(str(path), key)
         return f"{path} is a folder with a checkpoint, not a file: {convert(str(path), key, files)}"
-    return f"{path} is not a file; expected the .onnx file that vocos-onnx convert wrote"
+    return (
+        f"the folder {path} holds no model: expected {ONNX[key]}, or a checkpoint, {' or '.join(CONFIGS[key])} and "
+        f"{' or '.join(WEIGHTS[key])}"
+    )
 
 
 def not_in_folder_message(path: Path, filename: str, key: str) -> str:
@@ -101,6 +120,8 @@ def not_in_folder_message(path: Path, filename: str, key: str) -> str:
     onnx = sorted(name for name in files if name.endswith(".onnx"))
     message = f"no {filename} in the folder {path}; .onnx files there: {listed(onnx) or 'none'}"
     if not onnx and holds_checkpoint(files):
+        if _is_encoder(str(path), key, files) != (key == ENCODER_KEY):
+            return other_kind_message(str(path), key)
         return f"{message}. A checkpoint is there: {convert(str(path), key, files)}"
     return f"{message}; pass one of them as filename=" if onnx else message
 
@@ -168,7 +189,10 @@ def foreign_vocos(inputs: list[str], outputs: list[str]) -> str | None:
 def other_kind_message(name: str, key: str) -> str:
     """Returns what to do with a checkpoint of the other kind than is wanted."""
     if key == ENCODER_KEY:
-        return f"{name} is a vocoder, not an encoder: open it with VocosONNX, and pass no encoder= or another"
+        return (
+            f"{name} is a vocoder, tokens or mels to audio, not an encoder: open it with VocosONNX; encoders are "
+            f"{CODEC_ENCODER!r} and {ENCODEC_ENCODER!r}"
+        )
     return f"{name} is an encoder, audio to tokens: open it with EncodecONNX, or pass it as encoder="
 
 

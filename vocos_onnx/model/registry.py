@@ -12,6 +12,7 @@ from functools import cache
 from .bundled import bundled_file
 from .config import ENCODER_KEY, METADATA_KEY
 
+ENCODEC, ENCODEC_ENCODER = "charactr/vocos-encodec-24khz", "facebook/encodec_24khz"  # of EnCodec's tokens
 KINDS = {METADATA_KEY: "vocoder", ENCODER_KEY: "encoder"}
 
 

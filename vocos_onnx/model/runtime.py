@@ -34,7 +34,7 @@ def import_onnxruntime() -> Any:
             raise ImportError(f"onnxruntime is installed, but cannot be loaded: {first_line(error)}") from error
         raise ImportError(
             "onnxruntime is not installed: pip install 'vocos-onnx[cpu]', or 'vocos-onnx[gpu]' for CUDA (not both)"
-        ) from error
+        ) from None
     return onnxruntime
 
 

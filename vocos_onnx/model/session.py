@@ -17,11 +17,11 @@ from vocos_onnx.arrays import Float
 from vocos_onnx.dsp.quantizer import fingerprints
 from vocos_onnx.messages import first_line, listed, shown
 
-from .bundled import find_model
+from .bundled import bundled_name, find_model
 from .config import ENCODER_KEY, EXPORT_AGAIN, METADATA_KEY, EncoderConfig, ModelConfig
 from .cpus import read_threads
 from .foreign import NOTHING, Settings, own_file
-from .mistaken import checked_path, folder_message, foreign_vocos, missing_message
+from .mistaken import checked_path, folder_message, foreign_vocos, missing_message, other_kind_message
 from .onnx_file import STEP, WHOLE, ModelFile, PinnedFile, Value, aligned, parse_model, read_model
 from .operators import FLOAT, INT64, TYPE_NAMES
 from .providers import CPU, CUDA, Provider, asks_for_cuda, choose_providers, load_libraries, why_absent
@@ -290,14 +290,10 @@ def _read_config(file: ModelFile, config_class: type[Config]) -> Config:
             return config_class.from_json(metadata[key])
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    if key == METADATA_KEY and ENCODER_KEY in metadata:
-        raise ValueError(f"{path} is an encoder, audio to tokens: open it with EncodecONNX, or pass it as encoder=")
-    if key == ENCODER_KEY and METADATA_KEY in metadata:
-        raise ValueError(
-            f"{path} is a vocoder, not an encoder: open it with VocosONNX, and pass no encoder= or another"
-        )
+    if {METADATA_KEY, ENCODER_KEY} & metadata.keys():
+        raise ValueError(other_kind_message(bundled_name(path) or str(path), key))
     if what := foreign_vocos([v.name for v in file.inputs], [v.name for v in file.outputs]):
-        raise ValueError(f"{path} {what}, not an encoder: open it with VocosONNX, and pass no encoder= or another")
+        raise ValueError(f"{path} {what}, not an encoder: open it with VocosONNX")
     raise ValueError(
         f"{path} is an ONNX model but not one of vocos-onnx: its metadata has no entry {key!r}; "
         f"convert the checkpoint with: vocos-onnx convert CHECKPOINT -o MODEL.onnx"

@@ -226,8 +226,17 @@ class _Limits:
 
     def _rows(self, rows: Any, name: str) -> npt.NDArray[Any]:
         where = f"cannot read the body as JSON with {name}"
-        if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows):
+        rows = _of_one(rows, name)
+        if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
             raise ValueError(f"{where}: expected a list of equal length for each row")
+        for i, row in enumerate(rows):
+            if len(row) != len(rows[0]):
+                raise ValueError(
+                    f"{where}: row {i} has {len(row)} numbers, and row 0 has {len(rows[0])}, expected a list of equal "
+                    "length for each row"
+                )
+        if any(isinstance(value, list) for row in rows for value in row):
+            raise ValueError(f"{where}: it is nested three deep, a batch: send one recording, such as {name}[0]")
         # by type, since numpy would make texts as long as the longest of a text among numbers
         types, numbers = ({int}, "integers") if name == "tokens" else ({int, float}, "numbers")
         if not all(set(map(type, row)) <= types for row in rows):
@@ -287,6 +296,8 @@ class _Limits:
             is_other = "" if found is None else f", and holds {found.name}" if found is TEXT else f", but {found.name}"
             raise ValueError(f"cannot read the body, which is none of .npz, .npy and JSON{is_other}") from None
         first = file.tell()
+        if len(shape) == 3 and 1 in shape[: 2 if dtype.kind in "iu" else 1]:  # a batch of one
+            shape = shape[1:] if shape[0] == 1 else shape[::2]
         self._check(shape, dtype)
         size, there = math.prod(shape) * dtype.itemsize, len(data) - first
         if size != there:
@@ -363,6 +374,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} is there twice")
     return made
+
+
+def _of_one(rows: Any, name: str) -> Any:
+    """The rows of a batch of one, (1, K, T) or, of tokens, (K, 1, T); else what is given."""
+    if not isinstance(rows, list) or not all(isinstance(row, list) and row for row in rows):
+        return rows
+    if len(rows) == 1 and all(isinstance(row, list) for row in rows[0]):
+        return rows[0]
+    if name == "tokens" and all(len(row) == 1 and isinstance(row[0], list) for row in rows):
+        return [row[0] for row in rows]
+    return rows
 
 
 def _name_of_rows(given: Any) -> str:

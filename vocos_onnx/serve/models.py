@@ -172,7 +172,7 @@ class Models:
 
         The library knows of no other model. Any other reason stays as it is.
         """
-        wanted = r": pass the model of their codec|(?<=this is a mel model, which decodes features)"
+        wanted = r": pass the model of their codec(, VocosONNX\('[^']*'\))?"
         return re.sub(wanted, f": {self.for_codec(tokens, not_by)}", reason)
 
     def for_codec(self, tokens: Tokens, not_by: Model) -> str:

@@ -65,12 +65,14 @@ def run(settings: Settings, announce: Callable[[str], object] = print) -> None:
         host, port = plug.getsockname()[:2]
         with suppress(ValueError):
             if settings.token is None and not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-                _log.warning("other machines can use the service, and no token is asked for: set VOCOS_TOKEN to ask")
+                _log.warning(
+                    "other machines can use the service, and no bearer token is required: VOCOS_TOKEN sets one"
+                )
         if "*" in settings.cors and settings.token is None:
-            _log.warning("pages of any site can use the service, and no token is asked for: set VOCOS_TOKEN to ask")
+            _log.warning("pages of any site can use the service, and no bearer token is required: VOCOS_TOKEN sets one")
         first, *others = service.models.names
         names = ", ".join([f"{first} (default)", *others])
-        token = "no token is asked for" if settings.token is None else "a token is asked for"
+        token = "no bearer token required" if settings.token is None else "a bearer token is required"
         shown_host = f"[{host}]" if ":" in host else host
         url = f"http://{shown_host}:{port}"
         lines = f"{url} serves {names}; {token}", f"{url} is loading {first}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -341,6 +343,39 @@ def test_broken_encoder(encoder: Files, tmp_path: Path) -> None:
         convert_encoder(replace(encoder, config=tmp_path / "config.json"), tmp_path / "model.onnx")
 
 
+def test_a_conversion_is_told_and_listed(
+    vocoder: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """The command line says that it converts, once; and what is kept of a checkpoint says what it decodes."""
+    monkeypatch.setenv("VOCOS_ONNX_CACHE", str(tmp_path / "cache"))
+    folder = str(vocoder.weights.parent)
+    assert main(["info", folder]) == 0
+    printed = capsys.readouterr()
+    name = vocoder.weights.parent.name
+    assert printed.err == f"vocos-onnx: converting {name} to float32, which may take some seconds\n"
+    assert main(["info", folder]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["models"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cached")]
+    assert re.search(rf"^cached +{re.escape(name)} +tokens of EnCodec +24000 ", line), line
+    monkeypatch.setenv("VOCOS_ONNX_CACHE", str(tmp_path / "other"))
+    with caplog.at_level("INFO", "vocos_onnx"):  # where the log shows it already
+        assert main(["info", folder]) == 0
+    assert capsys.readouterr().err == ""
+    assert any(message.startswith(f"converting {name} to float32") for message in caplog.messages)
+
+
+def test_weights_without_a_config(vocoder: Files, tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    shutil.copy(vocoder.weights, tmp_path / "alone" / "pytorch_model.bin")
+    expected = (
+        r"alone has no config, .*: expected config\.yaml or config\.json in .*/alone/; copy it from the page of the"
+    )
+    with pytest.raises(CheckpointError, match=expected):
+        VocosONNX(tmp_path / "alone")
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
@@ -364,7 +399,5 @@ def test_arguments(
     (tmp_path / "README.md").write_text("x")
     (tmp_path / "encoder").symlink_to(encoder.weights.parent)
     assert main(["convert", *arguments, "-o", "model.onnx"]) == 2
-    import re
-
     assert re.search(match, capsys.readouterr().err)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "empty", "encoder"]

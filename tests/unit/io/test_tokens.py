@@ -118,8 +118,25 @@ def test_tokens_of_another_codec_are_refused(encodec: VocosONNX, how: str, chang
 
 
 def test_tokens_for_a_mel_model(mel: VocosONNX) -> None:
-    with pytest.raises(ValueError, match="these are tokens of some_codec, and this is a mel model"):
+    with pytest.raises(
+        ValueError, match=r"these are tokens of some_codec, and this is a mel model, .* of their codec$"
+    ):
         mel.decode(Tokens(CODES, **OTHER))
+
+
+@pytest.mark.parametrize(
+    ("codec", "model"), [("encodec_24khz", "charactr/vocos-encodec-24khz"), ("vocos_onnx_24khz", "vocos-codec-24khz")]
+)
+def test_the_model_of_a_known_codec_is_named(
+    encodec: VocosONNX, mel: VocosONNX, folder: Path, capsys: pytest.CaptureFixture[str], codec: str, model: str
+) -> None:
+    other = VocosONNX(threads=1) if codec == "encodec_24khz" else encodec
+    for vocos in (other, mel):
+        with pytest.raises(ValueError, match=rf": pass the model of their codec, VocosONNX\('{model}'\)$"):
+            vocos.decode(Tokens(CODES, codec=codec))
+    np.savez("t.npz", tokens=CODES, codec=codec)
+    assert run("decode", "t.npz", "o.wav", "--model", "vocos-mel-24khz-small") == 2
+    assert capsys.readouterr().err.endswith(f": pass the model of their codec, --model {model}\n")
 
 
 def test_a_file_of_another_codec_is_refused_on_the_command_line(

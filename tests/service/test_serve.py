@@ -726,7 +726,7 @@ def test_without_the_extra(module: str, monkeypatch: pytest.MonkeyPatch, capsys:
         (["--model", "{folder}/broken.onnx"], "the model broken cannot be loaded: {folder}/broken.onnx is audio (WAV)"),
         (
             ["--encoder", "{codec}", "--model", CODEC],
-            f"the model {CODEC} cannot be loaded: {{codec}} is a vocoder, ",
+            f"the model {CODEC} cannot be loaded: {CODEC} is a vocoder, ",
         ),
         (["--provider", "foo"], f"the model {CODEC} cannot be loaded: provider 'foo' is not in this onnxruntime"),
         (["--model", "nobody/nothing"], "the model nobody/nothing cannot be loaded: "),

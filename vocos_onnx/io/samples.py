@@ -50,7 +50,7 @@ def read_rate(sample_rate: Any) -> int:
             _check_rate(value, sample_rate)
             hint = f": {int(value)}, that is int(sample_rate)" if value == int(value) else ""
         raise ValueError(f"sample_rate is {shown(sample_rate)}, expected an integer in Hz{hint}") from None
-    _check_rate(rate, sample_rate)
+    _check_rate(rate, rate)
     return rate
 
 

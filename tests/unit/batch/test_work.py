@@ -361,7 +361,9 @@ def test_reasons_are_for_files(tmp_path: Path, out: Path) -> None:
     )
     np.save(tmp_path / "one.npy", np.zeros((1, 20), int))
     assert fails(tmp_path / "one.npy", out).endswith("no bandwidth has as many: they have 2, 4, 8, 16")
-    assert 'of mels numpy.save("mels.npy", numpy.array(mels' in fails(tmp_path / "objects.npy", out, model=MEL)
+    assert 'if they are mels, numpy.save("mels.npy", numpy.array(mels' in fails(
+        tmp_path / "objects.npy", out, model=MEL
+    )
 
 
 def test_settings_go_to_other_processes() -> None:

@@ -58,7 +58,7 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="[NAME=]E",
-        help="encoder for the model NAME, by default the first; repeatable",
+        help="encoder for the model NAME, which may be left out where there is one model; repeatable",
     )
     options.add_provider(parser, "cpu, cuda, or another execution provider of onnxruntime")
     for name, type, metavar, text in (

@@ -503,9 +503,9 @@ def test_two_threads_on_one_stream(narrow: VocosONNX) -> None:
 class Interrupt:
     """Raises KeyboardInterrupt at the n-th line that this thread runs in stream_pool.py, as Ctrl-C may anywhere.
 
-    Not at a ``with``: a trace function is called there at the end, too, where Python handles no signal. Nor at the end of
-    a turn of a comprehension: what a trace function raises there in Python 3.12 and 3.13 skips the ``with`` around it,
-    which no signal does.
+    Not at a ``with``: a trace function is called there at the end, too, where Python handles no signal. Nor at the end
+    of a turn of a comprehension: what a trace function raises there in Python 3.12 and 3.13 skips the ``with`` around
+    it, which no signal does.
     """
 
     def __init__(self, number: int):

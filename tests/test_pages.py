@@ -37,7 +37,7 @@ assert np.abs(together[0] - vocos.decode(tokens[:, :300])).max() < 1e-5
 assert [len(each) for each in several] == [32_000, 80_000]
 assert np.array_equal(from_features[0], vocos.decode(tokens[:8]))
 assert len(from_mels) > 200_000
-assert {path.name for path in Path('audio').iterdir()} == {'speech.flac'}
+assert {path.name for path in Path('decoded').iterdir()} == {'speech.flac'}
 assert Path('chosen.wav').read_bytes() == Path('out.wav').read_bytes()
 """,
     "docs/guides/streams.md": """
@@ -57,35 +57,53 @@ for each in (streamed, again):
     assert np.abs(each - expected).max() < 1e-5 * np.abs(expected).max()
 assert [len(each) for each in listeners] == [320 * (20 + i) for i in range(100)]
 
-import asyncio, io
+import io, threading, time, urllib.error, urllib.request
+import uvicorn
+from websockets.sync.client import connect
 from vocos_onnx import demo_tokens, load_audio, save_tokens
 
+server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+thread = threading.Thread(target=server.run)
+thread.start()
+while not server.started:
+    time.sleep(0.01)
+address = "127.0.0.1:%d" % server.servers[0].sockets[0].getsockname()[1]
+
+def slowly(body):
+    for start in range(0, len(body), 3000):
+        yield body[start : start + 3000]
+        time.sleep(0.05)
+
 def ask(path, body):
-    sent, given = [], [{"type": "http.request", "body": part, "more_body": True} for part in (body[:333], body[333:])]
-    given.append({"type": "http.request"})
-
-    async def receive():
-        return given.pop(0) if given else await asyncio.Event().wait()
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {"type": "http", "asgi": {"spec_version": "2.4"}, "method": "POST", "path": path, "headers": []}
-    asyncio.run(app(scope | {"query_string": b"", "root_path": ""}, receive, send))
-    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+    headers = {"Content-Length": str(len(body)), "Content-Type": "application/octet-stream"}
+    return urllib.request.urlopen(urllib.request.Request(f"http://{address}{path}", slowly(body), headers)).read()
 
 file = io.BytesIO()
 save_tokens(file, demo_tokens())
-status, body = ask("/decode", file.getvalue())
-assert status == 200 and np.abs(load_audio(io.BytesIO(body), 24_000) - expected.clip(-1, 1)).max() < 1e-4
-assert ask("/decode", b"nothing")[0] == 400
-status, body = ask("/stream", tokens[:8].T.astype("<u2").tobytes())
+assert np.abs(load_audio(io.BytesIO(ask("/decode", file.getvalue())), 24_000) - expected.clip(-1, 1)).max() < 1e-4
+assert np.abs(np.frombuffer(ask("/stream", file.getvalue()), "f4") - expected).max() < 1e-5 * np.abs(expected).max()
+for path in ("/decode", "/stream"):
+    try:
+        ask(path, b"nothing")
+    except urllib.error.HTTPError as error:
+        assert error.code == 400
+    else:
+        raise AssertionError("nothing is no file of tokens")
+heard = []
+with connect(f"ws://{address}/live") as client:
+    for start in range(0, tokens.shape[1], 8):
+        client.send(tokens[:8, start : start + 8].T.astype("<u2").tobytes())
+        heard.append(client.recv())
+    client.send(b"")
+    heard.append(client.recv())
 expected = vocos.decode(tokens[:8])
-assert status == 200 and np.abs(np.frombuffer(body, "f4") - expected).max() < 1e-5 * np.abs(expected).max()
+assert np.abs(np.frombuffer(b"".join(heard), "f4") - expected).max() < 1e-5 * np.abs(expected).max()
+server.should_exit = True
+thread.join()
 """,
     "docs/guides/copy-synthesis.md": """
 assert np.array_equal(audio, copy) and tokens.shape[0] == 2
-assert Path('copies/speech.wav').exists() and Path('copies/out.wav').exists()
+assert Path('copies/speech.wav').exists() and Path('copies/low.wav').exists()
 assert Path('spectrograms.png').read_bytes().startswith(b'\\x89PNG')
 """,
     "docs/guides/official-models.md": "assert vocos.config.precision == 'int8' and Path('copy.wav').exists()",

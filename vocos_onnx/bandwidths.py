@@ -51,13 +51,31 @@ class Bandwidths:
                 raise ValueError(f"{error}; if it is an index, pass bandwidth_id={bandwidth}") from None
             raise
 
-    def requested_id(self, bandwidth: float | None, bandwidth_id: Any) -> Any:
-        """The bandwidth id that is given in one way or the other, or in none; not yet checked. Raises as
-        ``selected_id``."""
+    def requested(self, bandwidth: float | None, bandwidth_id: Any) -> tuple[Any, int | None]:
+        """The bandwidth id that is given in one way or the other, or in none, not yet checked; and how many of the
+        first codebooks of tokens are decoded, None for all. Raises as ``selected_id``.
+
+        A bandwidth is of tokens: it selects its codebooks. An id is a condition of the network, as in upstream Vocos.
+        """
         if bandwidth is None:
-            return bandwidth_id
+            return bandwidth_id, None
         index = self.selected_id(bandwidth, bandwidth_id)
-        return index if self.num_ids else None
+        return index if self.num_ids else None, self.counts[index]
+
+    def check_enough(self, shape: tuple[int, ...], codebooks: int, layout: str) -> None:
+        """Raises ValueError if tokens (K, B, T) of that shape have fewer codebooks than the bandwidth that was asked
+        for."""
+        if shape[0] >= codebooks:
+            return
+        index = self.counts.index(codebooks)
+        below = [kbps for kbps, count in zip(self.kbps, self.counts, strict=True) if count <= shape[0]]
+        remedy = f"pass bandwidth={below[-1]:g}, or leave it out" if below else "leave it out"
+        if self.num_ids:
+            remedy += f"; bandwidth_id={index} decodes them as if they were of {self.kbps[index]:g} kbps"
+        raise ValueError(
+            f"bandwidth is {self.kbps[index]:g}, whose tokens have {counted(codebooks)}, and these have {shape[0]} in "
+            f"the layout {layout!r}: {remedy}"
+        )
 
     def checked_id(self, bandwidth_id: Any) -> int | None:
         """The id for the network.

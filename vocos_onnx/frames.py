@@ -7,8 +7,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+<<<<<<< HEAD
 from functools import cached_property
 from typing import Any, Literal, TypeGuard, TypeVar, cast
+=======
+from functools import cached_property, partial
+from typing import Any, Literal, TypeGuard
+>>>>>>> main
 
 import numpy as np
 import numpy.typing as npt
@@ -150,17 +155,34 @@ class Reader(ABC):
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
         lengths: Any = None,
+        codebooks: int | None = None,
     ) -> Given:
+<<<<<<< HEAD
         """What ``VocosONNX.decode`` takes: one array, or a list of arrays. Raises ValueError as that does."""
         axes = _layout_of(layout)
+=======
+        """What ``VocosONNX.decode`` takes: one array, or a list of arrays. Raises ValueError as that does.
+
+        ``codebooks``: how many of the first codebooks of tokens are decoded; None for all.
+        """
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout is {layout!r}, expected 'kbt' (codebooks, batch, frames) or 'bkt'")
+>>>>>>> main
         mels = self.mels(self.convention(mels_from), check)
+        item = partial(self._item, bandwidth_id=bandwidth_id, codebooks=codebooks, layout=layout, mels=mels)
         if not _is_list(given):
             array = self._array(given)
+<<<<<<< HEAD
             arrays = [array] if lengths is None else self._unpadded(array, lengths, axes, mels.convention)
             items = tuple(self._item(one, bandwidth_id, axes, mels) for one in arrays)
             if layout is None and (lengths is None or array.shape[0] == array.shape[1]):  # else they tell the batch
                 self._remark_on_layout(array)
             return Given(items, is_list=lengths is not None)
+=======
+            if lengths is None:
+                return Given((item(array),), is_list=False)
+            return Given(tuple(map(item, self._unpadded(array, lengths, layout, mels.convention))), is_list=True)
+>>>>>>> main
         if lengths is not None:
             raise ValueError("lengths is given, and the items of a list have their own: leave it out")
         arrays = [_of_item(i, self._array, item) for i, item in enumerate(given)]
@@ -172,12 +194,16 @@ class Reader(ABC):
             expected = f"(K, T) or {_axes(mels.convention)}"
             hint = f"; pass item[0] of those of shape (1, {shape[1]}, T)" if len(shape) == 3 and shape[0] == 1 else ""
             raise ValueError(f"item {wrong} of the list has shape {shape}, expected {expected}{hint}")
+<<<<<<< HEAD
         plain = replace(mels, check=None)  # which judges short items together
         items = tuple(_of_item(i, self._item, array, bandwidth_id, axes, plain) for i, array in enumerate(arrays))
         if mels.check is not None:
             for frames in items:
                 mels.check.add(frames.values)
         return Given(items, is_list=True)
+=======
+        return Given(tuple(map(item, arrays)), is_list=True)
+>>>>>>> main
 
     def _unpadded(
         self, array: npt.NDArray[Any], lengths: Any, layout: Layout, convention: MelConvention | None
@@ -195,7 +221,7 @@ class Reader(ABC):
         each = zip(items, read_lengths(lengths, len(items), frames), strict=True)
         return [item[:length] if in_front else item[:, :length] for item, length in each]
 
-    def read_chunk(self, given: Any, bandwidth_id: int | None, mels: Mels) -> Frames:
+    def read_chunk(self, given: Any, bandwidth_id: int | None, mels: Mels, codebooks: int | None = None) -> Frames:
         """A chunk of a stream: tokens (K, t) or features (C, t), t >= 0. Raises ValueError as ``Stream.push``."""
         array = self._array(given)
         if array.ndim != 2:
@@ -206,7 +232,7 @@ class Reader(ABC):
         rows, frames = array.T.shape if _is_transposed(mels.convention) else array.shape
         if rows and not frames:
             return Frames(np.zeros((1, self.config.feature_channels, 0), np.float32), None, None, is_batch=False)
-        return self._item(array, bandwidth_id, "kbt", mels)
+        return self._item(array, bandwidth_id, codebooks, "kbt", mels)
 
     def read_codes(self, given: Any, layout: Layout | None) -> Frames:
         """Tokens (K, T) or (K, B, T) alone, without a bandwidth id. Raises ValueError as ``codes_to_features``."""
@@ -272,7 +298,9 @@ class Reader(ABC):
         """Those of the model's first 1, 2, ... codebooks."""
         return ()
 
-    def _item(self, array: npt.NDArray[Any], bandwidth_id: Any, layout: Layout, mels: Mels) -> Frames:
+    def _item(
+        self, array: npt.NDArray[Any], bandwidth_id: Any, codebooks: int | None, layout: Layout, mels: Mels
+    ) -> Frames:
         if is_float(array):
             features = self._features(array, mels.convention)
             bandwidth_id = self.bandwidths.checked_id(bandwidth_id)
@@ -283,6 +311,9 @@ class Reader(ABC):
             return Frames(features, None, bandwidth_id, array.ndim == 3, mels.convention)
         frames = self._codes(array, layout)
         codes = frames.values
+        if codebooks is not None:
+            self.bandwidths.check_enough(codes.shape, codebooks, layout)
+            codes = codes[:codebooks]
         if bandwidth_id is None:
             bandwidth_id = self.bandwidths.id_of_codebooks(len(codes), array.shape, layout)
         index = self.bandwidths.checked_id(bandwidth_id)

@@ -200,13 +200,14 @@ class Stream:
         place: Place,
         inverse: Inverse,
         bandwidth_id: int | None,
+        codebooks: int | None,
         lookahead: int,
         *,
         convention: MelConvention | None = None,
         check: bool | None = None,
     ):
         self._reader, self._network, self._place, self._inverse = reader, network, place, inverse
-        self._bandwidth_id, self._convention, self._check = bandwidth_id, convention, check
+        self._bandwidth_id, self._codebooks, self._convention, self._check = bandwidth_id, codebooks, convention, check
         self.delay = lookahead
         self.delay_samples = lookahead * reader.config.hop_length + inverse.delay
         self._lock = threading.Lock()
@@ -284,7 +285,7 @@ class Stream:
                 yield self._finished(await self._arun(part))
 
     def _read(self, chunk: npt.ArrayLike | EncodecFrames) -> Frames:
-        return self._reader.read_chunk(chunk, self._bandwidth_id, self._mels)
+        return self._reader.read_chunk(chunk, self._bandwidth_id, self._mels, self._codebooks)
 
     async def _aread(self, chunk: npt.ArrayLike | EncodecFrames) -> Frames:
         if isinstance(chunk, np.ndarray) and chunk.size <= _SMALL:
@@ -474,7 +475,7 @@ class Streams:
         check: bool | None = None,
     ) -> Stream:
         """A stream. Raises ValueError as ``VocosONNX.stream``."""
-        bandwidth_id = self.reader.bandwidths.requested_id(bandwidth, bandwidth_id)
+        bandwidth_id, codebooks = self.reader.bandwidths.requested(bandwidth, bandwidth_id)
         reach = self.network.reach
         if lookahead is None:
             lookahead = reach
@@ -488,6 +489,7 @@ class Streams:
             place,
             self.inverse,
             bandwidth_id,
+            codebooks,
             lookahead,
             convention=convention,
             check=check,

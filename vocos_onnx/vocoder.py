@@ -363,11 +363,19 @@ class VocosONNX:
             bandwidth_id: index into ``bandwidths`` that the network is conditioned on. Tokens imply it where K is the
                 codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do. An id of
                 another bandwidth than K is of is used, as upstream, with one line in a process in the log "vocos_onnx".
+<<<<<<< HEAD
             bandwidth: the same in kbps, one of ``bandwidths``.
             layout: order of the axes of 3-D tokens. "kbt", the default, is (codebooks, batch, frames), as in upstream
                 Vocos; "bkt" is (batch, codebooks, frames), as encodec and transformers return them. Nothing is guessed:
                 a shape that fits both, such as (2, 8, T), is taken as the layout says, and where none is given, one
                 line in a process in the log "vocos_onnx" says so. 2-D tokens are (K, T) in both.
+=======
+            bandwidth: kbps, one of ``bandwidths``. Of tokens with more codebooks than it has, the first are decoded, as
+                by the command line and the service. For features it is the same as the id.
+            layout: order of the axes of 3-D tokens. "kbt" is (codebooks, batch, frames), as in upstream Vocos; "bkt"
+                is (batch, codebooks, frames), as encodec and transformers return them. A shape that fits both, such
+                as (2, 2, T), is taken as the layout says: nothing is guessed. 2-D tokens are (K, T) in both.
+>>>>>>> main
             mels_from: the system that made the mels: "f5", "zipvoice", "matcha", "chattts" or "mlx", or a
                 ``MelConvention`` for another one. Its axes, scale and logarithm are undone first, and its audio is made
                 of the model's (docs/guides/mels.md). By default they are natural logarithms (C, T) or (B, C, T).
@@ -385,19 +393,18 @@ class VocosONNX:
         Raises:
             ValueError: tokens that are not integers from 0 to codebook_size - 1 in one of these shapes, or given to a
                 mel model; features of another channel count or with NaN or infinity; an array of another type, masked
-                values, or what is no array, such as a path; an id out of range, missing where the network needs one, or
-                given where it takes none; ``Tokens`` of another codec; an unknown layout; a ``mels_from`` that is
-                unknown, of another number of bands, or given to a model of tokens; ``lengths`` that are not B integers
-                from 1 to T. The message names the value, the allowed range and the remedy. Also, at the first call, a
-                file that onnxruntime cannot load.
+                values, or what is no array, such as a path; fewer codebooks than ``bandwidth`` has; an id out of range,
+                missing where the network needs one, or given where it takes none; ``Tokens`` of another codec; an
+                unknown layout; a ``mels_from`` that is unknown, of another number of bands, or given to a model of
+                tokens; ``lengths`` that are not B integers from 1 to T. The message names the value, the allowed range
+                and the remedy. Also, at the first call, a file that onnxruntime cannot load.
             FloatingPointError: the audio would not be finite; the message says which stage made it so.
             RuntimeError: onnxruntime failed, for example because the model file is damaged.
             MemoryError: there is not enough.
         """
-        condition = self._reader.bandwidths.requested_id(bandwidth, bandwidth_id)
-        given = self._reader.read(
-            tokens_or_features, condition, layout, mels_from=mels_from, check=check, lengths=lengths
-        )
+        bandwidth_id, codebooks = self._reader.bandwidths.requested(bandwidth, bandwidth_id)
+        how: dict[str, Any] = {"mels_from": mels_from, "check": check, "lengths": lengths, "codebooks": codebooks}
+        given = self._reader.read(tokens_or_features, bandwidth_id, layout, **how)
         return self._decode(given)
 
     @overload
@@ -503,7 +510,7 @@ class VocosONNX:
 
         Args:
             bandwidth_id: as ``decode`` takes it; tokens may imply it, features never do.
-            bandwidth: the same in kbps.
+            bandwidth: kbps, as ``decode`` takes it: the first codebooks of tokens are decoded.
             lookahead: frames that must follow a frame before its audio is emitted. By default, and at most, as many as
                 the network sees ahead (``delay``, 27 frames or 360 ms for the official models), so that the audio is
                 that of ``decode``. With fewer, audio is emitted earlier, is not exactly that, and costs more; the

@@ -162,7 +162,7 @@ def _command(name: str, parser: argparse.ArgumentParser) -> list[str]:
         help = formatter._expand_help(action) if action.help else ""  # noqa: SLF001
         rows.append(f"| `{what}` | {_in_cell(help)}{'; required' * bool(names and action.required)} |")
     if rows:
-        lines += ["| argument | |", "|---|---|", *rows, ""]
+        lines += ["| argument | meaning |", "|---|---|", *rows, ""]
     if parser.epilog:
         examples = [line.strip() for line in parser.epilog.splitlines() if line.startswith("  ")]
         lines += ["```sh", *examples, "```", ""]

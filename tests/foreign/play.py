@@ -2,9 +2,9 @@
 
     python -m tests.foreign.play FOLDER
 
-It needs neither torch nor onnx. It prints a row for each file, as docs/guides/family.md has them, and exits with
-1 if one differs from torch by more than 1e-4 of the peak, or in windows by more than 1e-5, or if a file is read that
-should not be.
+It needs neither torch nor onnx. It prints a row for each file, as docs/explanation/reliability.md has them, and exits
+with 1 if one differs from torch by more than 1e-4 of the peak, or in windows by more than 1e-5, or if a file is read
+that should not be.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--hop-length", type=int, default=256)
     args = parser.parse_args()
     failed = False
-    print("| file | to torch | spans to whole | streams to whole |\n|---|---|---|---|")
+    print("| layout | to torch | spans | streams |\n|---|---|---|---|")
     for path in sorted(args.folder.rglob("*.onnx")):
         if path.parent.name == "refused":
             continue

@@ -230,12 +230,54 @@ def test_bandwidth_takes_the_first_codebooks(server: Server, vocos: VocosONNX) -
     same(server.ask(f"/v1/decode?model={CODEC}", npy(tokens)), vocos.decode(tokens))
 
 
+def test_axes_of_one_around_a_recording(server: Server, vocos: VocosONNX, mel: VocosONNX) -> None:
+    """As encodec, transformers and upstream Vocos have them, and as load_tokens reads them."""
+    expected = vocos.decode(TOKENS)
+    for tokens in (TOKENS[None], TOKENS[:, None], TOKENS[None, None]):
+        same(server.ask("/v1/decode", npy(tokens)), expected)
+        same(server.ask("/v1/decode", npy(np.asfortranarray(tokens))), expected)
+        same(server.ask("/v1/decode", npz(tokens=tokens)), expected)
+    for nested in ([TOKENS.tolist()], [[TOKENS.tolist()]]):
+        same(server.ask("/v1/decode", json.dumps({"tokens": nested}).encode()), expected)
+    mels = mel.features(TONE, 24_000)
+    same(server.ask(f"/v1/decode?model={MEL}", npy(mels[None])), mel.decode(mels))
+
+
+def test_one_of_several_arrays(server: Server, vocos: VocosONNX) -> None:
+    body = npz(one=TOKENS, two=TOKENS[:4])
+    same(server.ask("/v1/decode?key=two", body), vocos.decode(TOKENS[:4]))
+    assert "choose one with key=NAME in the query" in server.ask("/v1/decode", body).json()["error"]
+
+
+def test_tokens_that_name_no_codec_are_remarked_on(server: Server, vocos: VocosONNX) -> None:
+    named = io.BytesIO()
+    save_tokens(named, TOKENS, vocos)
+    for query in ("", "?stream=true"):
+        warned = server.ask(f"/v1/decode{query}", npy(TOKENS))
+        assert warned.headers["x-vocos-warning"] == (
+            "the tokens name no codec, and were decoded as those of vocos_onnx_24khz"
+        )
+        assert "x-vocos-warning" not in server.ask(f"/v1/decode{query}", named.getvalue()).headers
+    assert "x-vocos-warning" not in server.ask(f"/v1/decode?model={MEL}", npy(np.zeros((100, 3), np.float32))).headers
+
+
 # What is refused
 
 REFUSED = {
+    "a batch": ("/v1/decode", npy(np.stack([TOKENS] * 2)), 400, "send the items of a batch one by one"),
+    "a batch in JSON": ("/v1/decode", b'{"tokens": [[[1], [2]], [[3], [4]]]}', 400, "items of a batch one by one"),
+    "no frames": ("/v1/decode", npy(TOKENS[:, :0]), 400, "the array is empty, with shape (8, 0)"),
+    "rows of two lengths": (
+        "/v1/decode",
+        b'{"tokens": [[1, 2], [3, 4], [5]]}',
+        400,
+        "has 2 frames, and row 2 (from 0) has 1",
+    ),
+    "a key of no .npz": ("/v1/decode?key=a", npy(TOKENS), 400, "the body is no .npz"),
+    "a key that is not there": ("/v1/decode?key=c", npz(a=TOKENS, b=TOKENS), 400, "it has no array 'c'"),
     "both bandwidths": ("/v1/decode?bandwidth=3&bandwidth_id=1", npy(TOKENS), 400, "give one of the two"),
     "no such bandwidth": ("/v1/decode?bandwidth=5", npy(TOKENS), 400, "one of 1.5, 3, 6, 12"),
-    "too few codebooks": ("/v1/decode?bandwidth=12", npy(TOKENS), 400, "8 codebooks, and 12 kbps are 16"),
+    "too few codebooks": ("/v1/decode?bandwidth=12", npy(TOKENS), 400, "8 codebooks, but 12 kbps needs 16"),
     "a bandwidth of mels": (f"/v1/decode?model={MEL}&bandwidth=6", npy(TOKENS), 400, "mel model"),
     "a bandwidth of mels again": (f"/v1/resynth?model={MEL}&bandwidth=6", file(TONE), 400, "mel model"),
     "tokens for a mel model": (f"/v1/decode?model={MEL}", npy(TOKENS), 400, ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import multiprocessing
 import os
@@ -440,6 +441,35 @@ def test_the_bandwidth_in_kbps(codec: VocosONNX) -> None:
             way([tokens], bandwidth=7)
         with pytest.raises(ValueError, match=r"bandwidth \(6\) and bandwidth_id \(2\) are given; pass one"):
             way([tokens], 2, bandwidth=6)
+
+
+def test_a_bandwidth_selects_the_first_codebooks(codec: VocosONNX, tmp_path: Path) -> None:
+    """In every way to decode, as by the command line and the service; an id is the network's condition alone."""
+    tokens = np.random.default_rng(0).integers(1024, size=(8, 3, 20))
+    expected = codec.decode(tokens[:2, 0])
+    assert not np.allclose(codec.decode(tokens[:, 0], 0), expected, atol=1e-3)
+    for audio in (
+        codec.decode(tokens[:, 0], bandwidth=1.5),
+        codec.decode([tokens[:, 0]], bandwidth=1.5)[0],
+        codec.decode(tokens, bandwidth=1.5)[0],
+        codec.decode(tokens.swapaxes(0, 1), bandwidth=1.5, layout="bkt")[0],
+        codec.decode(tokens, bandwidth=1.5, lengths=[20, 3, 4])[0],
+        np.concatenate(list(codec.decode_stream([tokens[:, 0, :7], tokens[:, 0, 7:]], bandwidth=1.5))),
+        asyncio.run(codec.adecode(tokens[:, 0], bandwidth=1.5)),
+    ):
+        np.testing.assert_allclose(audio, expected, rtol=0, atol=1e-5)
+    with codec.stream_pool() as pool:
+        stream = pool.open(bandwidth=1.5)
+        audio = np.concatenate([stream.push(tokens[:, 0]), stream.flush()])
+    np.testing.assert_allclose(audio, expected, rtol=0, atol=1e-5)
+    for few, remedy in ((tokens[:4, 0], "pass bandwidth=3, or leave it out"), (tokens[:1, 0], "leave it out")):
+        for way in (codec.decode, lambda given, bandwidth: codec.stream(bandwidth=bandwidth).push(given)):
+            with pytest.raises(
+                ValueError,
+                match=rf"bandwidth is 12, whose tokens have 16 codebooks, and these have {len(few)} in the layout "
+                rf"'kbt': {remedy}; bandwidth_id=3 decodes them as if they were of 12 kbps",
+            ):
+                way(few, bandwidth=12)
 
 
 def test_an_id_of_another_number_of_codebooks_is_one_line_in_the_log(

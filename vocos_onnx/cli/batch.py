@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
     parser = commands.add(
         "batch",
         run,
-        "a corpus of tokens, mels or audio on all cores; it goes on where it stopped",
+        "process a corpus of tokens, mels or audio on all cores; --resume goes on after a stop",
         """
         batch corpus.jsonl audio/                        # tokens or mels to .wav files
         batch recordings/ tokens/ --bandwidth 3          # audio to tokens

@@ -22,7 +22,14 @@ def add(commands: Commands) -> None:
     options.add_session(parser)
     options.add_audio_format(parser)
     options.add_force(parser)
-    parser.add_argument("output", type=options.name, nargs="?", default="demo.wav", metavar="OUT")
+    parser.add_argument(
+        "output",
+        type=options.name,
+        nargs="?",
+        default="demo.wav",
+        metavar="OUT",
+        help="audio file to write (default: demo.wav)",
+    )
 
 
 def run(args: Namespace) -> None:

@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
     options.add_recordings(parser)
     options.add_force(parser)
     parser.add_argument("output", type=options.name, metavar="OUT", help=f".npz file to write; {OUTPUTS}")
-    parser.add_argument("--format", choices=["npz"], help="if the name of the output does not imply it")
+    parser.add_argument("--format", choices=["npz"], help="of the tokens (default: by the name of the output)")
 
 
 def run(args: Namespace) -> None:

@@ -24,7 +24,9 @@ def add(commands: Commands) -> None:
         metavar="CHECKPOINT",
         help="Meta's .th file, folder, or facebook/encodec_24khz",
     )
-    parser.add_argument("-o", "--output", type=options.name, required=True, metavar="ENCODER.onnx")
+    parser.add_argument(
+        "-o", "--output", type=options.name, required=True, metavar="ENCODER.onnx", help="file to write"
+    )
     options.add_revision(parser)
 
 

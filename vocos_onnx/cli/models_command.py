@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
     remove = actions.add(
         "rm",
         run_remove,
-        "remove what a model was converted to from the cache",
+        "remove a converted model from the cache",
         "models rm charactr/vocos-encodec-24khz",
     )
     remove.add_argument("id", type=options.name, metavar="ID", help="owner/name on the hub, or the name in the list")

@@ -18,7 +18,7 @@ OUTPUTS = "for several inputs a folder, which is created if it does not exist; -
 
 
 def add_session(parser: argparse.ArgumentParser) -> None:
-    add_provider(parser, "cpu, cuda, or another execution provider of onnxruntime")
+    add_provider(parser, "where onnxruntime computes: cpu, cuda, or the name of another execution provider")
     parser.add_argument(
         "--threads", type=integer, metavar="N", help="threads on the CPU (default: the CPUs that the process may use)"
     )
@@ -33,7 +33,7 @@ def add_audio_format(parser: argparse.ArgumentParser) -> None:
         "--format",
         type=audio_kind,
         metavar="F",
-        help="wav, flac, ogg, ...: if the name of the output does not imply it (default: wav)",
+        help="of the audio: wav, flac, ogg, ... (default: by the name of the output, else wav)",
     )
 
 
@@ -53,7 +53,10 @@ def add_recordings(parser: argparse.ArgumentParser) -> None:
     add_encoder(parser)
 
 
-def add_bandwidth(parser: argparse.ArgumentParser, help: str = "default: 6") -> None:
+def add_bandwidth(
+    parser: argparse.ArgumentParser,
+    help: str = "kilobits of tokens per second of audio, such as 1.5, 3, 6 or 12: more sound better (default: 6)",
+) -> None:
     parser.add_argument("--bandwidth", type=kbps, metavar="KBPS", help=help)
 
 
@@ -81,7 +84,7 @@ def add_checkpoint(parser: argparse.ArgumentParser, help: str) -> None:
     add_precision(parser)
     add_force(parser)
     parser.add_argument("checkpoint", type=name, metavar="CHECKPOINT", help=help)
-    parser.add_argument("-o", "--output", type=name, required=True, metavar="MODEL.onnx")
+    parser.add_argument("-o", "--output", type=name, required=True, metavar="MODEL.onnx", help="file to write")
     parser.add_argument("--config", type=name, help="config of a vocoder, if it is not beside the weights")
     add_revision(parser)
     parser.add_argument(
@@ -94,7 +97,7 @@ def add_checkpoint(parser: argparse.ArgumentParser, help: str) -> None:
         "--format",
         choices=("vocos-onnx", "sherpa"),
         default="vocos-onnx",
-        help="sherpa: of a mel model, a file for sherpa-onnx",
+        help="sherpa: a file that sherpa-onnx plays, of a mel model",
     )
 
 
@@ -104,12 +107,16 @@ SETTINGS = ("sample_rate", "n_fft", "hop_length", "padding")
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """What may be said of another exporter's file, under the names of SETTINGS."""
     group = parser.add_argument_group(
-        "of another exporter's .onnx file, where neither it nor a config beside it says it"
+        "for another exporter's .onnx file, if neither the file nor a config beside it says it"
     )
-    group.add_argument("--sample-rate", type=integer, metavar="HZ")
-    group.add_argument("--n-fft", type=integer, metavar="N", help="samples of a frame of the inverse STFT")
+    group.add_argument("--sample-rate", type=integer, metavar="HZ", help="of the audio that it makes")
+    group.add_argument("--n-fft", type=integer, metavar="N", help="size of the inverse STFT, in samples")
     group.add_argument("--hop-length", type=integer, metavar="N", help="samples from one frame to the next")
-    group.add_argument("--padding", choices=("same", "center"), help="as the model was trained")
+    group.add_argument(
+        "--padding",
+        choices=("same", "center"),
+        help="how the model was trained: T frames make T times N samples (same), or (T - 1) times N (center)",
+    )
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:

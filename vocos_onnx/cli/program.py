@@ -54,16 +54,16 @@ examples:
   vocos-onnx encode speech.wav tokens.npz           audio to tokens
   vocos-onnx decode tokens.npz out.wav              tokens to audio
   vocos-onnx resynth recordings/ copies/            every recording of a folder, through the codec and back
-  vocos-onnx batch corpus.jsonl audio/              a corpus, in all cores, which goes on where it stopped
+  vocos-onnx batch corpus.jsonl audio/              a corpus on all cores
   vocos-onnx serve                                  the models over HTTP, with a page at http://127.0.0.1:8000
   vocos-onnx info                                   describe the bundled codec; info MODEL.onnx: a model
   vocos-onnx models                                 list bundled, cached and known models
   vocos-onnx resynth speech.wav copy.wav --model charactr/vocos-encodec-24khz --encoder facebook/encodec_24khz
                                                     the official models; decode --model for tokens of Bark
 
-vocos-onnx COMMAND --help explains a command; without one this help is printed. Exit codes: 0 done, 2 not
-(stderr has the reason), 1 if items of a batch failed or the reader of standard output has gone away, 128 + N if signal
-N ended it.
+vocos-onnx COMMAND --help explains a command; without one this help is printed. Exit codes: 0 on success, 2 on
+failure (stderr has the reason), 1 if items of a batch failed or the reader of standard output has gone away, 128 + N if
+signal N ended it.
 """
 
 

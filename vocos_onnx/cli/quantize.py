@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
     options.add_precision(parser)
     options.add_force(parser)
     parser.add_argument("model", type=options.name, metavar="MODEL", help=".onnx model, or the name of a bundled one")
-    parser.add_argument("-o", "--output", type=options.name, required=True, metavar="OUT.onnx")
+    parser.add_argument("-o", "--output", type=options.name, required=True, metavar="OUT.onnx", help="file to write")
 
 
 def run(args: Namespace) -> None:

@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
         metavar="M",
         help="models, as --model of decode takes them (default: all bundled ones)",
     )
-    options.add_encoder(parser, "encoder of the models with its codebooks")
+    options.add_encoder(parser, "encoder for the models that share its codebooks")
     parser.add_argument("--bandwidths", type=options.kbps, nargs="+", metavar="KBPS", help="default: all of each model")
 
 

@@ -54,7 +54,11 @@ def add(commands: Commands) -> None:
         "bundled ones)",
     )
     parser.add_argument(
-        "--encoder", action="append", default=[], metavar="[NAME=]E", help="encoder of the model NAME; repeatable"
+        "--encoder",
+        action="append",
+        default=[],
+        metavar="[NAME=]E",
+        help="encoder for the model NAME, which may be left out where there is one model; repeatable",
     )
     options.add_provider(parser, "cpu, cuda, or another execution provider of onnxruntime")
     for name, type, metavar, text in (

@@ -12,9 +12,11 @@ from .parser import Commands
 
 
 def add(commands: Commands) -> None:
-    parser = commands.add("train", run, "train a Vocos from a config in upstream's layout (needs the extra [train])")
+    parser = commands.add("train", run, "train a Vocos from a config in upstream's layout (needs [train])")
     options.add_force(parser)
-    parser.add_argument("config", type=options.path, metavar="CONFIG.yaml")
+    parser.add_argument(
+        "config", type=options.path, metavar="CONFIG.yaml", help="file, or the name of a bundled config"
+    )
     parser.add_argument(
         "--out",
         type=options.path,

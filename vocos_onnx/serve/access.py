@@ -19,7 +19,7 @@ PAGE = "/page/"
 SUBPROTOCOL = "vocos.bearer."  # and the token, as encodeURIComponent writes it: browsers send no headers of WebSockets
 _WAY = 'the header "Authorization: Bearer TOKEN"'
 _WAYS_OF_SOCKETS = f"{_WAY}, or from a browser the subprotocol {SUBPROTOCOL}TOKEN"
-EXPOSED = ("Retry-After", "Server-Timing", "X-Vocos-Compute-Ms", "X-Vocos-Model", "X-Vocos-Seconds")
+EXPOSED = ("Retry-After", "Server-Timing", "X-Vocos-Compute-Ms", "X-Vocos-Model", "X-Vocos-Seconds", "X-Vocos-Warning")
 
 
 class Access:

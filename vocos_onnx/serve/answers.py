@@ -105,6 +105,7 @@ class Work:
     samples: how many of them count, of those that have come: what is behind is cut off.
     expected: about how many there are, 0 where that is not known. ``exact``: whether it is certain.
     clock: how long was computed so far.
+    warning: what the client should know, for a header.
     """
 
     model: Model
@@ -114,6 +115,7 @@ class Work:
     expected: int
     exact: bool
     clock: Clock = field(default_factory=Clock)
+    warning: str | None = None
 
 
 class _Encoder(Protocol):
@@ -258,6 +260,8 @@ def _headers(work: Work, format: str, samples: int | None) -> dict[str, str]:
     headers = {"Content-Type": media, "X-Vocos-Model": work.model.name, "Cache-Control": "no-store"}
     if samples is not None:
         headers["X-Vocos-Seconds"] = f"{samples / rate:.4f}".rstrip("0").rstrip(".")
+    if work.warning is not None:
+        headers["X-Vocos-Warning"] = work.warning
     return headers
 
 

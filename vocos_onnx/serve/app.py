@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -27,6 +28,7 @@ from vocos_onnx.encoder import EncodecONNX
 from vocos_onnx.io.tokens import Tokens, save_tokens
 from vocos_onnx.mels import MelConvention, convention_of
 from vocos_onnx.messages import listed, printable, shown
+from vocos_onnx.once import first_time
 
 from . import page, websocket
 from .access import Access
@@ -42,6 +44,7 @@ from .wording import for_clients, one_of, unknown
 from .workers import AGAIN, Clock, Workers
 
 Value = TypeVar("Value")
+_log = logging.getLogger("vocos_onnx.serve")
 
 FREE = ("/", "/page/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models")  # quick, and small
 _LONGEST_REASON = 300  # characters of what is said about bad input, which may hold a part of it
@@ -154,7 +157,7 @@ def _bad_input() -> Iterator[None]:
 
 async def decode(request: Request) -> Response:
     """Tokens or mels to audio."""
-    check_query(request, "model", "bandwidth", "bandwidth_id", "mels_from", "format", "stream")
+    check_query(request, "model", "bandwidth", "bandwidth_id", "mels_from", "key", "format", "stream")
     format, streamed = chosen_format(request), _streamed(request)
     bandwidth = _bandwidth(request)
     bandwidth_id = _parameter(request, "bandwidth_id", r"[+-]?\d{1,9}", int, "a number")
@@ -179,7 +182,7 @@ async def decode(request: Request) -> Response:
                 other = "leave it out" if mel is None else f"leave it out, or name a mel model, as model={mel}"
                 raise ValueError(f"mels_from is given, but {model.name} decodes tokens: {other}")
             convention = convention_of(mels_from, config.feature_channels)
-    given = await service.bodies.arrays(request, model, convention, clock)
+    given = await service.bodies.arrays(request, model, convention, request.query_params.get("key"), clock)
     if bandwidth is not None:
         with _bad_input():
             given = first_codebooks(given, model, bandwidth)
@@ -201,7 +204,13 @@ async def decode(request: Request) -> Response:
     def begin() -> Iterator[Float]:
         return _decoded(model, given, bandwidth_id, convention, axis, CHUNK if streamed else BLOCK)
 
-    work = Work(model, "/v1/decode", begin, lambda: samples, samples, True, clock)
+    warning = None
+    if model.is_codec and given.anonymous:
+        assert config.encodec is not None
+        warning = f"the tokens name no codec, and were decoded as those of {config.encodec.codec}"
+        if first_time(f"no codec for {model.name}"):
+            _log.warning("tokens that name no codec are decoded by %s as those of %s", model.name, config.encodec.codec)
+    work = Work(model, "/v1/decode", begin, lambda: samples, samples, True, clock, warning)
     try:
         if not streamed:
             return await service.answers.whole(request, work, format)

@@ -59,8 +59,12 @@ class Bodies:
     def __init__(self, settings: Settings, workers: Workers) -> None:
         self._settings, self._workers = settings, workers
 
-    async def arrays(self, request: Request, model: Model, convention: MelConvention | None, clock: Clock) -> Tokens:
+    async def arrays(
+        self, request: Request, model: Model, convention: MelConvention | None, key: str | None, clock: Clock
+    ) -> Tokens:
         """The tokens (K, T) or features (C, T) in the body; (T, C) where the convention of the mels has them so.
+
+        ``key`` names the array of an .npz that holds several. Axes of one around a recording are left out.
 
         They are accounted for together with the body. Those that name a codec are of no other model.
 
@@ -72,8 +76,12 @@ class Bodies:
             audio = f"; {_OF_RECORDINGS}" if kind.startswith(("audio/", "video/")) else ""
             raise _wrong_kind(kind, f"tokens or mels as application/json, or as .npz or .npy{audio}")
         data = await _body(request)
-        limits = _Limits(self._settings, model, convention)
+        limits = _Limits(self._settings, model, convention, key)
         run, account = self._workers.run, account_of(request)
+        if key is not None and data[:4] != b"PK\3\4":
+            raise HTTPException(
+                400, f"key is {shown(key)}, and the body is no .npz, whose arrays have names: leave it out"
+            )
         if kind == "application/json" or data[:1000].lstrip()[:1] in (b"{", b"["):
             most = self._settings.max_json
             if len(data) > most:
@@ -180,8 +188,10 @@ class Recording:
 class _Limits:
     """Reads tokens or features for one model, within what the service allows. All methods raise ValueError."""
 
-    def __init__(self, settings: Settings, model: Model, convention: MelConvention | None) -> None:
-        self._settings, self._model, self._config = settings, model, model.vocos.config
+    def __init__(
+        self, settings: Settings, model: Model, convention: MelConvention | None, key: str | None = None
+    ) -> None:
+        self._settings, self._model, self._config, self._key = settings, model, model.vocos.config, key
         self._frames_first = convention is not None and convention.axes == "btc"
 
     def read_json(self, data: bytes) -> Tokens:
@@ -226,8 +236,23 @@ class _Limits:
 
     def _rows(self, rows: Any, name: str) -> npt.NDArray[Any]:
         where = f"cannot read the body as JSON with {name}"
+<<<<<<< HEAD
         rows = _of_one(rows, name)
         if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+=======
+        while isinstance(rows, list) and len(rows) == 1 and _is_nested(rows[0]):
+            rows = rows[0]  # a batch of one
+        if isinstance(rows, list) and rows and all(map(_is_nested, rows)):
+            raise ValueError(f"{where}: they are nested three deep; send the items of a batch one by one")
+        lengths = [len(row) if isinstance(row, list) else -1 for row in rows] if isinstance(rows, list) else []
+        other = next((i for i, length in enumerate(lengths) if length != lengths[0]), 0)
+        if other and -1 not in lengths:
+            raise ValueError(
+                f"{where}: the first row has {lengths[0]} {'frames' if not self._frames_first else 'channels'}, and "
+                f"row {other} (from 0) has {lengths[other]}: expected a list of equal length for each row"
+            )
+        if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows):
+>>>>>>> main
             raise ValueError(f"{where}: expected a list of equal length for each row")
         for i, row in enumerate(rows):
             if len(row) != len(rows[0]):
@@ -269,7 +294,7 @@ class _Limits:
 
     def read_npz(self, data: bytes) -> Tokens:
         try:
-            read = read_token_file(io.BytesIO(data))
+            read = read_token_file(io.BytesIO(data), self._key)
         except (ValueError, MemoryError):
             raise
         except Exception:  # of damaged bytes numpy and zipfile raise whatever their parsers do
@@ -296,19 +321,28 @@ class _Limits:
             is_other = "" if found is None else f", and holds {found.name}" if found is TEXT else f", but {found.name}"
             raise ValueError(f"cannot read the body, which is none of .npz, .npy and JSON{is_other}") from None
         first = file.tell()
+<<<<<<< HEAD
         if len(shape) == 3 and 1 in shape[: 2 if dtype.kind in "iu" else 1]:  # a batch of one
             shape = shape[1:] if shape[0] == 1 else shape[::2]
         self._check(shape, dtype)
+=======
+        alone = _without_ones(shape, dtype)
+        self._check(alone, dtype, shape)
+>>>>>>> main
         size, there = math.prod(shape) * dtype.itemsize, len(data) - first
         if size != there:
             raise ValueError(f"the .npy header promises {size} bytes of numbers, and there are {there}")
-        return np.frombuffer(data, dtype, offset=first).reshape(shape, order="F" if fortran else "C")
+        return np.frombuffer(data, dtype, offset=first).reshape(shape, order="F" if fortran else "C").reshape(alone)
 
-    def _check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        """Raises ValueError where neither tokens nor features may have that shape."""
+    def _check(self, shape: tuple[int, ...], dtype: np.dtype[Any], given: tuple[int, ...] | None = None) -> None:
+        """Raises ValueError where neither tokens nor features may have that shape; ``given`` is that of the body."""
         expected = "(frames, channels)" if self._frames_first else "(codebooks or channels, frames)"
-        if len(shape) != 2 or min(shape) < 1:
-            raise ValueError(f"the array has shape {shown(shape)}, expected {expected}")
+        whole = shown(shape if given is None else given)
+        if len(shape) != 2:
+            batch = "; send the items of a batch one by one" if len(shape) in (3, 4) else ""
+            raise ValueError(f"the array has shape {whole}, expected {expected}{batch}")
+        if min(shape) < 1:
+            raise ValueError(f"the array is empty, with shape {whole}, expected {expected} with at least one of each")
         if dtype.kind not in "iuf":
             raise ValueError(f"the array has dtype {dtype}, expected integers for tokens or floats for mels")
         rows, frames = shape[::-1] if self._frames_first else shape
@@ -319,6 +353,19 @@ class _Limits:
     def _check_frames(self, frames: int) -> None:
         rate = self._config.sample_rate
         _check_length(frames * self._config.hop_length, rate, self._settings.max_seconds)
+
+
+def _is_nested(rows: Any) -> bool:
+    return isinstance(rows, list) and bool(rows) and all(isinstance(row, list) for row in rows)
+
+
+def _without_ones(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """The shape of one recording without the axes of one around it, as ``load_tokens`` has it."""
+    if dtype.kind in "iu" and len(shape) == 4 and shape[:2] == (1, 1):
+        return shape[2:]
+    if dtype.kind in "iu" and len(shape) == 3 and 1 in shape[:2]:
+        return (shape[1 if shape[0] == 1 else 0], shape[2])
+    return shape[1:] if dtype.kind == "f" and len(shape) == 3 and shape[0] == 1 else shape
 
 
 def first_codebooks(tokens: Tokens, model: Model, bandwidth: float | None) -> Tokens:
@@ -333,7 +380,9 @@ def first_codebooks(tokens: Tokens, model: Model, bandwidth: float | None) -> To
     assert codec is not None
     count, found = codec.codebooks_per_bandwidth[index], len(tokens.codes)
     if found < count:
-        raise ValueError(f"these tokens have {counted(found)}, and {bandwidth:g} kbps are {count}: leave bandwidth out")
+        raise ValueError(
+            f"these tokens have {counted(found)}, but {bandwidth:g} kbps needs {count}: leave bandwidth out"
+        )
     return replace(tokens, codes=tokens.codes[:count])
 
 

@@ -165,6 +165,7 @@ def _decode() -> Schema:
             {"enum": list(CONVENTIONS)},
             "System that made the mels. By default they are as the model has them.",
         ),
+        _query("key", _TEXT, "Name of the array in an .npz that holds several"),
         *_audio_parameters(),
     ]
     body = {
@@ -264,6 +265,7 @@ def _result_headers() -> Schema:
     return {
         "X-Vocos-Model": _header(_TEXT, "The model's name"),
         "X-Vocos-Seconds": _header(_NUMBER, "Seconds of audio, where they are known"),
+        "X-Vocos-Warning": _header(_TEXT, "That tokens name no codec, and as whose they were decoded; else absent"),
         "X-Vocos-Compute-Ms": _header(
             _NUMBER, "Milliseconds that were computed for the answer; absent where it is streamed"
         ),

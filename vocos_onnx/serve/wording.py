@@ -12,6 +12,7 @@ _OF_REQUESTS = [
     (re.compile(pattern), new)
     for pattern, new in (
         (r", or a MelConvention for other systems", ""),
+        (r'choose one with --key NAME \(in Python key="NAME"\)', "choose one with key=NAME in the query"),
         (
             r"transpose them \((?:mels|features|tokens)\.T\) before they are saved",
             "transpose them before they are sent",

@@ -363,19 +363,12 @@ class VocosONNX:
             bandwidth_id: index into ``bandwidths`` that the network is conditioned on. Tokens imply it where K is the
                 codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do. An id of
                 another bandwidth than K is of is used, as upstream, with one line in a process in the log "vocos_onnx".
-<<<<<<< HEAD
-            bandwidth: the same in kbps, one of ``bandwidths``.
+            bandwidth: kbps, one of ``bandwidths``. Of tokens with more codebooks than it has, the first are decoded, as
+                by the command line and the service. For features it is the same as the id.
             layout: order of the axes of 3-D tokens. "kbt", the default, is (codebooks, batch, frames), as in upstream
                 Vocos; "bkt" is (batch, codebooks, frames), as encodec and transformers return them. Nothing is guessed:
                 a shape that fits both, such as (2, 8, T), is taken as the layout says, and where none is given, one
                 line in a process in the log "vocos_onnx" says so. 2-D tokens are (K, T) in both.
-=======
-            bandwidth: kbps, one of ``bandwidths``. Of tokens with more codebooks than it has, the first are decoded, as
-                by the command line and the service. For features it is the same as the id.
-            layout: order of the axes of 3-D tokens. "kbt" is (codebooks, batch, frames), as in upstream Vocos; "bkt"
-                is (batch, codebooks, frames), as encodec and transformers return them. A shape that fits both, such
-                as (2, 2, T), is taken as the layout says: nothing is guessed. 2-D tokens are (K, T) in both.
->>>>>>> main
             mels_from: the system that made the mels: "f5", "zipvoice", "matcha", "chattts" or "mlx", or a
                 ``MelConvention`` for another one. Its axes, scale and logarithm are undone first, and its audio is made
                 of the model's (docs/guides/mels.md). By default they are natural logarithms (C, T) or (B, C, T).

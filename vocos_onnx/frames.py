@@ -7,13 +7,8 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-<<<<<<< HEAD
-from functools import cached_property
-from typing import Any, Literal, TypeGuard, TypeVar, cast
-=======
 from functools import cached_property, partial
-from typing import Any, Literal, TypeGuard
->>>>>>> main
+from typing import Any, Literal, TypeGuard, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -157,32 +152,20 @@ class Reader(ABC):
         lengths: Any = None,
         codebooks: int | None = None,
     ) -> Given:
-<<<<<<< HEAD
-        """What ``VocosONNX.decode`` takes: one array, or a list of arrays. Raises ValueError as that does."""
-        axes = _layout_of(layout)
-=======
         """What ``VocosONNX.decode`` takes: one array, or a list of arrays. Raises ValueError as that does.
 
         ``codebooks``: how many of the first codebooks of tokens are decoded; None for all.
         """
-        if layout not in LAYOUTS:
-            raise ValueError(f"layout is {layout!r}, expected 'kbt' (codebooks, batch, frames) or 'bkt'")
->>>>>>> main
+        axes = _layout_of(layout)
         mels = self.mels(self.convention(mels_from), check)
-        item = partial(self._item, bandwidth_id=bandwidth_id, codebooks=codebooks, layout=layout, mels=mels)
+        item = partial(self._item, bandwidth_id=bandwidth_id, codebooks=codebooks, layout=axes, mels=mels)
         if not _is_list(given):
             array = self._array(given)
-<<<<<<< HEAD
             arrays = [array] if lengths is None else self._unpadded(array, lengths, axes, mels.convention)
-            items = tuple(self._item(one, bandwidth_id, axes, mels) for one in arrays)
+            items = tuple(map(item, arrays))
             if layout is None and (lengths is None or array.shape[0] == array.shape[1]):  # else they tell the batch
                 self._remark_on_layout(array)
             return Given(items, is_list=lengths is not None)
-=======
-            if lengths is None:
-                return Given((item(array),), is_list=False)
-            return Given(tuple(map(item, self._unpadded(array, lengths, layout, mels.convention))), is_list=True)
->>>>>>> main
         if lengths is not None:
             raise ValueError("lengths is given, and the items of a list have their own: leave it out")
         arrays = [_of_item(i, self._array, item) for i, item in enumerate(given)]
@@ -194,16 +177,12 @@ class Reader(ABC):
             expected = f"(K, T) or {_axes(mels.convention)}"
             hint = f"; pass item[0] of those of shape (1, {shape[1]}, T)" if len(shape) == 3 and shape[0] == 1 else ""
             raise ValueError(f"item {wrong} of the list has shape {shape}, expected {expected}{hint}")
-<<<<<<< HEAD
-        plain = replace(mels, check=None)  # which judges short items together
-        items = tuple(_of_item(i, self._item, array, bandwidth_id, axes, plain) for i, array in enumerate(arrays))
+        plain = partial(item, mels=replace(mels, check=None))  # which judges short items together
+        items = tuple(_of_item(i, plain, array) for i, array in enumerate(arrays))
         if mels.check is not None:
             for frames in items:
                 mels.check.add(frames.values)
         return Given(items, is_list=True)
-=======
-        return Given(tuple(map(item, arrays)), is_list=True)
->>>>>>> main
 
     def _unpadded(
         self, array: npt.NDArray[Any], lengths: Any, layout: Layout, convention: MelConvention | None

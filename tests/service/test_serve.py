@@ -265,7 +265,7 @@ def test_tokens_that_name_no_codec_are_remarked_on(server: Server, vocos: VocosO
 
 REFUSED = {
     "a batch": ("/v1/decode", npy(np.stack([TOKENS] * 2)), 400, "send the items of a batch one by one"),
-    "a batch in JSON": ("/v1/decode", b'{"tokens": [[[1], [2]], [[3], [4]]]}', 400, "items of a batch one by one"),
+    "a batch in JSON": ("/v1/decode", b'{"tokens": [[[1], [2]], [[3], [4]]]}', 400, "a batch: send one recording"),
     "no frames": ("/v1/decode", npy(TOKENS[:, :0]), 400, "the array is empty, with shape (8, 0)"),
     "rows of two lengths": (
         "/v1/decode",

@@ -190,11 +190,7 @@ BAD = {
     "an archive of a pickle": ("/v1/decode", npz(tokens=np.zeros(3), codec=[None]), "cannot read"),
     "a codec that is no name": ("/v1/decode", b'{"tokens": [[1]], "codec": [1]}', "codec is [1], expected a name"),
     "one axis": ("/v1/decode", npy(TOKENS[0]), "shape"),
-<<<<<<< HEAD
-    "three axes": (STREAM, npy(np.stack([TOKENS, TOKENS])), "shape"),
-=======
     "three axes": (STREAM, npy(np.stack([TOKENS] * 2)), "shape"),
->>>>>>> main
     "no frames": ("/v1/decode", npy(TOKENS[:, :0]), "shape"),
     "a header of 60 kB": ("/v1/decode", b"\x93NUMPY\x01\x00\x00\xf0" + b" " * 0xF000, "cannot read"),
     "other codes": ("/v1/decode", npy(TOKENS + 1024), "1023"),
@@ -216,7 +212,6 @@ BAD = {
     "JSON of no numbers": ("/v1/decode", b'{"tokens": [[NaN, Infinity]]}', "integers alone"),
     "JSON of true": ("/v1/decode", b'{"tokens": [[true, 2]]}', "integers alone"),
     "JSON of null": (STREAM, b'{"tokens": [[null, 2]]}', "integers alone"),
-<<<<<<< HEAD
     "JSON of lists in lists": (
         "/v1/decode",
         b'{"tokens": [[[1], [2]], [[1], [2]]]}',
@@ -224,9 +219,6 @@ BAD = {
     ),
     "JSON of lists among numbers": ("/v1/decode", b'{"tokens": [[1, [2]], [1, 2]]}', "three deep"),
     "JSON of lists in lists in lists": ("/v1/decode", b'{"tokens": [[[[1, 2]]]]}', "three deep"),
-=======
-    "JSON of lists in lists": ("/v1/decode", b'{"tokens": [[[[1]]], [[[2]]]]}', "three deep"),
->>>>>>> main
     "JSON of objects": ("/v1/decode", b'{"tokens": [[{}, 2]]}', "integers alone"),
     "JSON of numbers beyond 64 bits": ("/v1/decode", b'{"tokens": [[1, 9223372036854775808]]}', "64 bits"),
     "JSON of negative numbers": ("/v1/decode", b'{"tokens": [[1, 2], [3, -9223372036854775808]]}', "1023"),

@@ -236,23 +236,8 @@ class _Limits:
 
     def _rows(self, rows: Any, name: str) -> npt.NDArray[Any]:
         where = f"cannot read the body as JSON with {name}"
-<<<<<<< HEAD
         rows = _of_one(rows, name)
         if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-=======
-        while isinstance(rows, list) and len(rows) == 1 and _is_nested(rows[0]):
-            rows = rows[0]  # a batch of one
-        if isinstance(rows, list) and rows and all(map(_is_nested, rows)):
-            raise ValueError(f"{where}: they are nested three deep; send the items of a batch one by one")
-        lengths = [len(row) if isinstance(row, list) else -1 for row in rows] if isinstance(rows, list) else []
-        other = next((i for i, length in enumerate(lengths) if length != lengths[0]), 0)
-        if other and -1 not in lengths:
-            raise ValueError(
-                f"{where}: the first row has {lengths[0]} {'frames' if not self._frames_first else 'channels'}, and "
-                f"row {other} (from 0) has {lengths[other]}: expected a list of equal length for each row"
-            )
-        if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows):
->>>>>>> main
             raise ValueError(f"{where}: expected a list of equal length for each row")
         for i, row in enumerate(rows):
             if len(row) != len(rows[0]):
@@ -321,14 +306,8 @@ class _Limits:
             is_other = "" if found is None else f", and holds {found.name}" if found is TEXT else f", but {found.name}"
             raise ValueError(f"cannot read the body, which is none of .npz, .npy and JSON{is_other}") from None
         first = file.tell()
-<<<<<<< HEAD
-        if len(shape) == 3 and 1 in shape[: 2 if dtype.kind in "iu" else 1]:  # a batch of one
-            shape = shape[1:] if shape[0] == 1 else shape[::2]
-        self._check(shape, dtype)
-=======
         alone = _without_ones(shape, dtype)
         self._check(alone, dtype, shape)
->>>>>>> main
         size, there = math.prod(shape) * dtype.itemsize, len(data) - first
         if size != there:
             raise ValueError(f"the .npy header promises {size} bytes of numbers, and there are {there}")
@@ -353,10 +332,6 @@ class _Limits:
     def _check_frames(self, frames: int) -> None:
         rate = self._config.sample_rate
         _check_length(frames * self._config.hop_length, rate, self._settings.max_seconds)
-
-
-def _is_nested(rows: Any) -> bool:
-    return isinstance(rows, list) and bool(rows) and all(isinstance(row, list) for row in rows)
 
 
 def _without_ones(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:

@@ -265,13 +265,13 @@ def test_tokens_that_name_no_codec_are_remarked_on(server: Server, vocos: VocosO
 
 REFUSED = {
     "a batch": ("/v1/decode", npy(np.stack([TOKENS] * 2)), 400, "send the items of a batch one by one"),
-    "a batch in JSON": ("/v1/decode", b'{"tokens": [[[1], [2]], [[3], [4]]]}', 400, "a batch: send one recording"),
+    "a batch in JSON": ("/v1/decode", b'{"tokens": [[[1], [2]], [[3], [4]]]}', 400, "items of a batch one by one"),
     "no frames": ("/v1/decode", npy(TOKENS[:, :0]), 400, "the array is empty, with shape (8, 0)"),
     "rows of two lengths": (
         "/v1/decode",
         b'{"tokens": [[1, 2], [3, 4], [5]]}',
         400,
-        "has 2 frames, and row 2 (from 0) has 1",
+        "row 2 has 1 numbers, and row 0 has 2",
     ),
     "a key of no .npz": ("/v1/decode?key=a", npy(TOKENS), 400, "the body is no .npz"),
     "a key that is not there": ("/v1/decode?key=c", npz(a=TOKENS, b=TOKENS), 400, "it has no array 'c'"),

@@ -215,10 +215,10 @@ BAD = {
     "JSON of lists in lists": (
         "/v1/decode",
         b'{"tokens": [[[1], [2]], [[1], [2]]]}',
-        "a batch: send one recording, such as tokens[0]",
+        "items of a batch one by one",
     ),
     "JSON of lists among numbers": ("/v1/decode", b'{"tokens": [[1, [2]], [1, 2]]}', "three deep"),
-    "JSON of lists in lists in lists": ("/v1/decode", b'{"tokens": [[[[1, 2]]]]}', "three deep"),
+    "JSON of lists in lists in lists": ("/v1/decode", b'{"tokens": [[[[[1, 2]]]]]}', "three deep"),
     "JSON of objects": ("/v1/decode", b'{"tokens": [[{}, 2]]}', "integers alone"),
     "JSON of numbers beyond 64 bits": ("/v1/decode", b'{"tokens": [[1, 9223372036854775808]]}', "64 bits"),
     "JSON of negative numbers": ("/v1/decode", b'{"tokens": [[1, 2], [3, -9223372036854775808]]}', "1023"),

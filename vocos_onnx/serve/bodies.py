@@ -246,7 +246,7 @@ class _Limits:
                     "length for each row"
                 )
         if any(isinstance(value, list) for row in rows for value in row):
-            raise ValueError(f"{where}: it is nested three deep, a batch: send one recording, such as {name}[0]")
+            raise ValueError(f"{where}: it is nested three deep: send the items of a batch one by one")
         # by type, since numpy would make texts as long as the longest of a text among numbers
         types, numbers = ({int}, "integers") if name == "tokens" else ({int, float}, "numbers")
         if not all(set(map(type, row)) <= types for row in rows):
@@ -401,7 +401,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _of_one(rows: Any, name: str) -> Any:
-    """The rows of a batch of one, (1, K, T) or, of tokens, (K, 1, T); else what is given."""
+    """The rows of a batch of one, (1, K, T) or, of tokens, (1, 1, K, T) and (K, 1, T); else what is given."""
+    if isinstance(rows, list) and len(rows) == 1 and isinstance(rows[0], list) and len(rows[0]) == 1:
+        inner = rows[0][0]
+        if isinstance(inner, list) and inner and all(isinstance(row, list) for row in inner):
+            return inner if name == "tokens" else rows
     if not isinstance(rows, list) or not all(isinstance(row, list) and row for row in rows):
         return rows
     if len(rows) == 1 and all(isinstance(row, list) for row in rows[0]):

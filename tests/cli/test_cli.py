@@ -810,14 +810,16 @@ def test_a_bandwidth_decodes_the_first_codebooks(files: Path, capsys: pytest.Cap
     np.save("one.npy", TOKENS[:1])
     np.save("three.npy", np.tile(TOKENS[:1], (3, 1)))
     np.save("mel.npy", np.zeros((8, 20), np.float32))
+    np.save("swapped.npy", np.zeros((20, 8), int))
     for args, message in (
-        (["one.npy", "--bandwidth", "1.5", "--model", MODEL], "one.npy has 1 codebooks, and 1.5 kbps are 2"),
+        (["one.npy", "--bandwidth", "1.5", "--model", MODEL], "one.npy has 1 codebooks, but 1.5 kbps needs 2"),
         (["one.npy", "--bandwidth", "5", "--model", MODEL], "bandwidth is 5.0, expected one of 0.75, 1.5"),
         (["one.npy", "--bandwidth", "1.5", "--bandwidth-id", "1", "--model", MODEL], "give one of the two"),
         (
             ["mel.npy", "--bandwidth", "6", "--model", str(DATA / "mel.onnx")],
             "--bandwidth is given, but this is a mel model",
         ),
+        (["swapped.npy", "--bandwidth", "1.5"], "tokens of shape (20, 8) have 20 codebooks, expected 1 to 16"),
         (["three.npy"], "three.npy has 3 codebooks, and no bandwidth has as many (1.5 kbps 2, 3 kbps 4"),
     ):
         assert run("decode", args[0], "never.wav", *args[1:]) == 2

@@ -125,11 +125,12 @@ class Worker:
         if settings.bandwidth is not None and encodec is not None:
             index = encodec.bandwidths.index(settings.bandwidth)
             bandwidth_id = index if vocos.config.num_bandwidth_ids else None
-            if read.codes.dtype.kind != "f" and read.codes.ndim == 2:
+            # more codebooks than the codec has are none: the axes may be swapped, which is said where they are decoded
+            if read.codes.dtype.kind != "f" and read.codes.ndim == 2 and len(read.codes) <= encodec.num_codebooks:
                 count = encodec.codebooks_per_bandwidth[index]
                 if len(read.codes) < count:
                     raise ValueError(
-                        f"it has {len(read.codes)} codebooks, and {settings.bandwidth:g} kbps are {count}: take a "
+                        f"it has {len(read.codes)} codebooks, but {settings.bandwidth:g} kbps needs {count}: take a "
                         "lower bandwidth"
                     )
                 read = replace(read, codes=read.codes[:count])

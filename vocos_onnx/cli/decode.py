@@ -166,10 +166,10 @@ def _first_codebooks(job: Job, read: Tokens, args: Namespace, config: ModelConfi
         remedy = f"pass --bandwidth {kbps:g} to decode {'all' if count == found else f'the first {count}'} of them"
     elif config.num_bandwidth_ids:
         remedy = f"pass --bandwidth-id 0 to decode them as those of {encodec.bandwidths[0]:g} kbps"
-    if most is not None:
+    if most is not None and found <= encodec.num_codebooks:  # more are none: the axes may be swapped
         if found < most:
             raise ValueError(
-                f"{job.source_name} has {found} codebooks, and {args.bandwidth:g} kbps are {most}: {remedy}"
+                f"{job.source_name} has {found} codebooks, but {args.bandwidth:g} kbps needs {most}: {remedy}"
             )
         return replace(read, codes=read.codes[:most])
     possible = 0 < found <= encodec.num_codebooks <= frames  # else the axes may be swapped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import re
 from collections.abc import Sequence
 from urllib.parse import parse_qsl, unquote
@@ -28,6 +29,8 @@ class Access:
     def __init__(self, settings: Settings) -> None:
         self._token = None if settings.token is None else settings.token.encode()
         self._origins = frozenset(origin.lower() for origin in settings.cors)
+        # whose own pages have a name of this machine: a site that lets its name mean 127.0.0.1 has none (DNS rebinding)
+        self._is_local = settings.token is None and _is_of_this_machine(settings.host)
 
     def refusal(self, scope: Scope) -> Refused | None:
         """What a request or a WebSocket is refused with: 403 for a page of another site, 401 for the token.
@@ -97,6 +100,8 @@ class Access:
         port = {"http": ":80", "https": ":443"}.get(scheme, "")
         host = hosts[0].lower() if len(hosts) == 1 else ""
         is_own = bool(port and place) and place.removesuffix(port) == host.removesuffix(port)
+        if self._is_local:
+            is_own = is_own and _is_of_this_machine(re.sub(r":\d*$", "", host).strip("[]"))
         return is_own or "*" in self._origins or origin in self._origins
 
     def _is_open(self, scope: Scope) -> bool:
@@ -107,6 +112,16 @@ class Access:
         # what a browser asks before it sends the token
         asks = scope["method"] == "OPTIONS" and _values(scope, b"access-control-request-method")
         return bool(asks and self._origins)
+
+
+def _is_of_this_machine(host: str) -> bool:
+    """Whether it is a name or an address of this machine alone."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def _values(scope: Scope, name: bytes) -> list[str]:

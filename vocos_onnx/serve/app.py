@@ -191,6 +191,12 @@ async def decode(request: Request) -> Response:
     if bandwidth is not None and config.num_bandwidth_ids:
         bandwidth_id = vocos.bandwidths.index(bandwidth)
     axis = 0 if convention is not None and convention.axes == "btc" else 1
+    if model.is_codec and given.sample_rate not in (None, config.sample_rate):
+        raise HTTPException(
+            400,
+            f"sample_rate is {given.sample_rate}, and the samples of these tokens are counted at "
+            f"{config.sample_rate} Hz: leave sample_rate out, or give {config.sample_rate} and samples at that rate",
+        )
     samples = config.samples(given.codes.shape[axis])
     if model.is_codec and given.samples is not None:  # as the command line has it: the last frame may be longer
         if not samples - config.hop_length < given.samples <= samples:

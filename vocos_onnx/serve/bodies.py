@@ -34,6 +34,7 @@ from .wording import one_of, unknown
 from .workers import AGAIN, Clock, Workers
 
 MAX_AUDIO_CHANNELS = 32
+MOST_NUMBERS = 1_600_000  # of a second of a recording: 32 channels at 48 kHz, 8 at 192 kHz
 MAX_ENTRIES = 16  # of an .npz
 MAX_ROWS = 1024  # codebooks of tokens, channels of features
 _ANY = ("", "application/octet-stream", "application/x-www-form-urlencoded", "binary/octet-stream")  # curl's, too
@@ -168,6 +169,12 @@ class Recording:
         info = None
         with suppress(soundfile.LibsndfileError):  # what cannot be read load_blocks says better
             info = soundfile.info(self._path)
+        if info is not None and info.channels * info.samplerate > MOST_NUMBERS:  # each takes time to decode
+            raise ValueError(
+                f"the recording has {info.channels} channels at {info.samplerate} Hz, expected at most "
+                f"{MOST_NUMBERS // info.samplerate} channels at this rate, or {MOST_NUMBERS // info.channels} Hz with "
+                "as many channels: send it with fewer channels"
+            )
         if info is None or not 0 < info.frames < 1 << 40:  # a stream's header may not know
             return
         if info.channels > MAX_AUDIO_CHANNELS:
@@ -353,7 +360,12 @@ def first_codebooks(tokens: Tokens, model: Model, bandwidth: float | None) -> To
     index = model.vocos.bandwidths.index(bandwidth)
     codec = model.vocos.config.encodec
     assert codec is not None
-    count, found = codec.codebooks_per_bandwidth[index], len(tokens.codes)
+    count, (found, frames) = codec.codebooks_per_bandwidth[index], tokens.codes.shape
+    if found > codec.num_codebooks:
+        swapped = "; where they are (frames, codebooks) send them transposed" if frames <= codec.num_codebooks else ""
+        raise ValueError(
+            f"these tokens have {counted(found)}, and {codec.codec} has {codec.num_codebooks} at most{swapped}"
+        )
     if found < count:
         raise ValueError(
             f"these tokens have {counted(found)}, but {bandwidth:g} kbps needs {count}: leave bandwidth out"
@@ -374,11 +386,9 @@ def check_codebooks(tokens: Tokens, model: Model, bandwidth_id: int | None) -> N
     rows = f"these tokens have {counted(count)}"
     if model.vocos.config.num_bandwidth_ids and count not in counts:
         fewer = [i for i, one in enumerate(counts) if one < count]
-        remedies = (
-            [f"bandwidth={kbps[fewer[-1]]:g} in the query decodes the first {counts[fewer[-1]]}"] if fewer else []
-        )
-        if frames in counts:
-            remedies.append("where they are (frames, codebooks) send them transposed")
+        remedies = ["where they are (frames, codebooks) send them transposed"] if frames in counts else []
+        if fewer and count <= codec.num_codebooks:
+            remedies.append(f"bandwidth={kbps[fewer[-1]]:g} in the query decodes the first {counts[fewer[-1]]}")
         remedy = f": {'; '.join(remedies)}" if remedies else ""
         raise ValueError(
             f"{rows}, expected {one_of(counts)}, as {one_of(f'{one:g}' for one in kbps)} kbps have{remedy}"

@@ -339,7 +339,8 @@ room now: try again), 4408 (nothing has come, or the audio has not been read, fo
 _CODEC = {
     "codec": _or_null("string", description="Name of the codec that makes the tokens"),
     "codebooks_sha256": _or_null(
-        "string", description="SHA-256 of the codec's codebooks, which decides whether a codec is the same"
+        "string",
+        description="SHA-256 of codebooks: of all in /v1/models, of the first ones, as many as there are, with tokens",
     ),
 }
 _SCHEMAS: Schema = {

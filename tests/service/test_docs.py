@@ -1,4 +1,4 @@
-"""docs/guides/service.md: its clients run as they stand, against the service; its systemd unit; and deploy.md's image."""
+"""docs/guides/service.md: its clients run as they stand, against the service; its systemd unit; deploy.md's image."""
 
 from __future__ import annotations
 

@@ -506,8 +506,8 @@ class VocosONNX:
             bandwidth: kbps, as ``decode`` takes it: the first codebooks of tokens are decoded.
             lookahead: frames that must follow a frame before its audio is emitted. By default, and at most, as many as
                 the network sees ahead (``delay``, 27 frames or 360 ms for the official models), so that the audio is
-                that of ``decode``. With fewer, audio is emitted earlier, is not exactly that, and costs more; the
-                README lists by how much.
+                that of ``decode``. With fewer, audio is emitted earlier, is not exactly that, and costs more;
+                docs/guides/streams.md lists by how much.
             mels_from, check: as ``decode`` takes them. With them chunks are (t, C) where that is the convention.
 
         Returns:

@@ -1,7 +1,8 @@
-"""docs/guides/service.md: its clients run as they stand, against the service; and the systemd unit that it is about."""
+"""docs/guides/service.md: its clients run as they stand, against the service; its systemd unit; deploy.md's image."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ from tests.service.process import Server
 from vocos_onnx.cli.program import build_parser
 
 TEXT = (ROOT / "docs" / "guides" / "service.md").read_text(encoding="utf-8")
+DEPLOY = ROOT / "docs" / "guides" / "deploy.md"
 UNIT = ROOT / "examples" / "vocos-onnx.service"
 ADDRESS = "127.0.0.1:8000"
 TOKEN = "0123456789abcdef"
@@ -134,3 +136,35 @@ def test_unit(tmp_path: Path) -> None:
         (tmp_path / UNIT.name).write_text(text.replace(program, sys.executable))
         done = subprocess.run(["systemd-analyze", "verify", tmp_path / UNIT.name], capture_output=True, text=True)
         assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_dockerfile(tmp_path: Path) -> None:
+    """Its commands get the model from a hub, and what it starts serves that without one; in int8 as well."""
+    pytest.importorskip("huggingface_hub")
+    from tests.hub.official import official
+
+    hub = official(tmp_path / "checkpoints")
+    whole, int8 = re.findall(r"^```dockerfile\n(.*?)^```$", DEPLOY.read_text(encoding="utf-8"), re.M | re.S)
+    for name, text in (("whole", whole), ("int8", int8)):
+        root = tmp_path / name
+        (root / "opt").mkdir(parents=True)
+        (root / "tmp").mkdir()
+        text = re.sub(r"(?<=[\s\"=])/(?=(opt|tmp|models)\b)", f"{root}/", text)
+        settings = dict(re.findall(r"^ENV (\w+)=(\S+)$", text, re.M))
+        assert settings.pop("HF_HUB_OFFLINE", "1") == "1"
+        (command,) = re.findall(r"^RUN (.*vocos-onnx .*)$", text, re.M)
+        with hub.serve() as address:
+            exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in settings.items())
+            run(f"export HF_ENDPOINT={address} HF_HUB_DISABLE_PROGRESS_BARS=1\n{exports}{command}", root)
+        assert not (root / "tmp" / "hub").exists()
+        (start,) = re.findall(r"^CMD (\[.*\])$", text, re.M)
+        program, *words = json.loads(start)
+        assert program == "vocos-onnx"
+        home = {"HOME": str(root / "none"), "HF_HOME": str(root / "none"), "HF_HUB_OFFLINE": "1"}
+        with Server("-m", "vocos_onnx", *words, **settings, **home) as server:
+            (model,) = json.loads(server.ask("/v1/models", method="GET").body)["models"]
+        called, precision = {
+            "whole": ("charactr/vocos-encodec-24khz", "float32"),
+            "int8": ("vocos-encodec-24khz", "int8"),
+        }[name]
+        assert (model["name"], model["precision"], model["codec"]) == (called, precision, "encodec_24khz")

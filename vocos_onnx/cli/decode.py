@@ -33,7 +33,8 @@ def add(commands: Commands) -> None:
         decode tokens.npz out.wav
         decode tokens/ audio/                  # every token file of a folder
         decode - - --format flac < t.npz > a.flac
-        decode bark.npz out.wav --model vocos-encodec-24khz.onnx --key fine_prompt
+        decode tokens.npy out.wav --model charactr/vocos-encodec-24khz    # tokens of EnCodec
+        decode bark.npz out.wav --model charactr/vocos-encodec-24khz --key fine_prompt
         decode mels.npy out.wav --model vocos-mel-24khz-small --mels-from f5
         """,
     )

@@ -159,7 +159,7 @@ def test_items_that_fail(tmp_path: Path, tokens: Path, recording: Path, out: Pat
     assert "5000" in fails(tmp_path / "large.npy", out, **decode)
     assert "expected one recording" in fails(tmp_path / "batch.npy", out, **decode)
     assert "mel model" in fails(tokens, out, model=MEL)
-    assert "codebooks, and" in fails(first_codebook(tokens), out, model=MODEL, bandwidth=VocosONNX(MODEL).bandwidths[1])
+    assert "codebooks, but" in fails(first_codebook(tokens), out, model=MODEL, bandwidth=VocosONNX(MODEL).bandwidths[1])
     for name in ("empty.wav", "cut.wav", "nan.wav"):
         assert name in fails(tmp_path / name, out, "encode", encoder=ENCODER, bandwidth=1.5)
     assert "is not a file" in fails(tmp_path / "folder.wav", out, "resynth", **PAIR)

@@ -14,6 +14,7 @@ from vocos_onnx.spans import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data"
+FORKS = "ignore:This process:DeprecationWarning"  # of Python 3.12 and later, about any fork beside threads
 
 
 def altered(tmp_path: Path, old: bytes, new: bytes, name: str = "encodec") -> Path:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers import DATA, ROOT
+from tests.helpers import DATA, FORKS, ROOT
 from vocos_onnx import EncodecONNX, Stream, StreamPool, Tokens, VocosONNX, background, save_audio, save_blocks
 from vocos_onnx.model.cpus import available_cpus
 
@@ -729,6 +729,6 @@ except KeyboardInterrupt:
 )  # fmt: skip
 def test_a_process_ends(program: str) -> None:
     """After a fork; with hours of work that nobody waits for; with a loop that is closed, or not."""
-    command = [sys.executable, "-c", program, str(DATA / "encodec.onnx")]
+    command = [sys.executable, "-W", FORKS, "-c", program, str(DATA / "encodec.onnx")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

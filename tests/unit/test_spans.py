@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import DATA
+from tests.helpers import DATA, FORKS
 from vocos_onnx import EncodecONNX, VocosONNX, spans
 from vocos_onnx.frames import Frames
 from vocos_onnx.model.cpus import available_cpus
@@ -336,7 +336,7 @@ def test_closed_early() -> None:
 
 def _run(code: str, tmp_path: Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, str(DATA / "mel.onnx")],
+        [sys.executable, "-W", FORKS, "-c", code, str(DATA / "mel.onnx")],
         capture_output=True,
         text=True,
         timeout=timeout,

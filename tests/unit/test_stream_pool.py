@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import DATA, ROOT
+from tests.helpers import DATA, FORKS, ROOT
 from vocos_onnx import Stream, StreamPool, VocosONNX, stream_pool
 
 TIMEOUT = 60  # seconds after which a thread hangs
@@ -667,6 +667,6 @@ print("done")
 @pytest.mark.parametrize("program", [FORK, DAEMONS])
 def test_a_process_ends(program: str) -> None:
     """A forked child, which gets errors instead of hanging; and an interpreter whose daemon threads push."""
-    command = [sys.executable, "-c", program, str(DATA / "encodec.onnx")]
+    command = [sys.executable, "-W", FORKS, "-c", program, str(DATA / "encodec.onnx")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

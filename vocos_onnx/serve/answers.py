@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ from vocos_onnx.io.audio import AudioEncoder
 from vocos_onnx.io.samples import to_int16
 
 from .bodies import account_of
+from .limits import Receive, Scope, Send
 from .metrics import Metrics
 from .models import Model
 from .workers import SLICE, Clock, Workers
@@ -236,15 +237,26 @@ class Answers:
         while not making.samples and (part := await next_part()) is not None:
             first += part
 
-        async def parts() -> AsyncIterator[bytes]:
-            async with kept:
-                yield (_wav_header(rate, None) if format == "wav" else b"") + first
-                while (part := await next_part()) is not None:
-                    if part:
-                        yield part
-                self._metrics.compute.labels(work.route).observe(work.clock.seconds)
+        async def parts() -> AsyncGenerator[bytes, None]:
+            yield (_wav_header(rate, None) if format == "wav" else b"") + first
+            while (part := await next_part()) is not None:
+                if part:
+                    yield part
+            self._metrics.compute.labels(work.route).observe(work.clock.seconds)
 
-        return StreamingResponse(parts(), headers=_headers(work, format, work.expected if work.exact else None))
+        return _Streamed(parts(), kept, _headers(work, format, work.expected if work.exact else None))
+
+
+class _Streamed(StreamingResponse):
+    """An answer whose parts and files are closed at its end, also where its client leaves."""
+
+    def __init__(self, parts: AsyncGenerator[bytes, None], kept: AsyncExitStack, headers: dict[str, str]) -> None:
+        super().__init__(parts, headers=headers)
+        self._parts, self._kept = parts, kept
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._kept, aclosing(self._parts):
+            await super().__call__(scope, receive, send)
 
 
 async def _given(parts: deque[bytes]) -> AsyncIterator[bytes]:

@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,28 @@ def test_tokens_that_name_no_codec_are_remarked_on(server: Server, vocos: VocosO
         )
         assert "x-vocos-warning" not in server.ask(f"/v1/decode{query}", named.getvalue()).headers
     assert "x-vocos-warning" not in server.ask(f"/v1/decode?model={MEL}", npy(np.zeros((100, 3), np.float32))).headers
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
+def test_the_recording_of_a_client_that_leaves_is_closed(server: Server) -> None:
+    """In the middle of a streamed answer; its file has no name, so that it is there as long as it is open."""
+
+    def opened() -> list[str]:
+        targets = []
+        for one in Path(f"/proc/{server.process.pid}/fd").iterdir():
+            with suppress(OSError):  # it has been closed meanwhile
+                targets.append(str(one.readlink()))
+        return [target for target in targets if target.endswith("(deleted)")]
+
+    before = opened()  # the log
+    recording = file(np.random.default_rng(0).uniform(-0.1, 0.1, 24_000 * 40).astype(np.float32))
+    for _ in range(5):
+        with server.connect(request("/v1/resynth?stream=true&format=flac", recording)) as plug:
+            assert plug.recv(100)
+    end = time.monotonic() + 20
+    while opened() != before and time.monotonic() < end:
+        time.sleep(0.05)
+    assert opened() == before
 
 
 # What is refused

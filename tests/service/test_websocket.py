@@ -9,8 +9,10 @@ import re
 import signal
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -561,6 +563,38 @@ def test_pings_without_an_end(hasty: Server) -> None:
                 break
         assert hasty.health()[1]["status"] == "ok"
         assert hasty.memory() - before < 20
+
+
+@pytest.mark.parametrize("kind", ["empty chunks", "flush and start"])
+def test_messages_that_need_no_network(hasty: Server, kind: str) -> None:
+    """As many as clients like to send would take all of the event loop's time: so many a second are answered in all."""
+    said = []
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(hasty)) for _ in range(10)]
+        for client in clients:
+            client.start()
+
+            def send(client: Client = client) -> None:
+                with suppress(ConnectionClosed, OSError):
+                    while True:
+                        if kind == "empty chunks":
+                            client.plug.send(b"")
+                        else:
+                            client.say({"type": "flush"})
+                            client.say(START)
+
+            def hear(client: Client = client) -> None:
+                with suppress(ConnectionClosed, OSError):
+                    while True:
+                        said.append(client.plug.recv())
+
+            for work in (send, hear):
+                threading.Thread(target=work, daemon=True).start()
+        time.sleep(2)
+        assert hasty.health()[1]["status"] == "ok"
+        # 8 of each, and 200 a second of all, of which a flush has two answers; without a bound there are many thousands
+        assert 10 * 8 <= len(said) <= 2 * (10 * 9 + 200 * 5)
+    until_none_is_open(hasty)
 
 
 # Who may use it

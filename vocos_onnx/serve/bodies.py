@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -137,6 +137,7 @@ class Bodies:
             except OSError as error:
                 raise _no_file(error) from None
             recording = Recording(path, rate, self._settings.max_seconds)
+            stack.callback(recording.close)
             try:
                 await self._workers.run(recording.write, data, clock=clock)
                 del data
@@ -157,6 +158,7 @@ class Recording:
     def __init__(self, path: Path, rate: int, max_seconds: float) -> None:
         self._path, self._rate, self._max_seconds = path, rate, max_seconds
         self.read = self.expected = 0
+        self._file: IO[bytes] | None = None
 
     def write(self, data: bytes) -> None:
         """Make the file, and look at its header. Raises ValueError for one that is too long, HTTPException for room."""
@@ -185,11 +187,16 @@ class Recording:
 
     def blocks(self) -> Iterator[Float]:
         """Its samples (n,), mono and at the rate that is wanted. Raises ValueError as ``load_blocks`` does."""
-        with self._path.open("rb") as file:  # not by its path, which would be in the commands that messages advise
-            for block in load_blocks(file, self._rate):
-                self.read += len(block)
-                _check_length(self.read, self._rate, self._max_seconds)  # a header may promise less than there is
-                yield block
+        self._file = self._path.open("rb")  # not by its path, which would be in the commands that messages advise
+        for block in load_blocks(self._file, self._rate):
+            self.read += len(block)
+            _check_length(self.read, self._rate, self._max_seconds)  # a header may promise less than there is
+            yield block
+
+    def close(self) -> None:
+        """Close the file, which would be open for as long as something refers to an iterator of its blocks."""
+        if self._file is not None:
+            self._file.close()
 
 
 class _Limits:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.helpers import DATA
+from tests.helpers import DATA, FORKS
 
 MODEL, ENCODER = str(DATA / "encodec.onnx"), str(DATA / "encoder.onnx")
 USES = {
@@ -33,7 +33,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 def start(code: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
     home = folder / "home"
     home.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-W", FORKS, "-c", code]
     return subprocess.run(
         command, cwd=folder, env=environment(home, **more), capture_output=True, text=True, timeout=120
     )

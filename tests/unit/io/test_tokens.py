@@ -992,7 +992,7 @@ def test_codes_of_large_codebooks_do_not_wrap(tmp_path: Path, size: int) -> None
     assert read_token_file(tmp_path / "t.npz").codes.tolist() == [[size - 1, 0]]
 
 
-@pytest.mark.parametrize("samples", [np.timedelta64(9000), True, np.bool_(True), 9000.0, np.float32(9000)])
+@pytest.mark.parametrize("samples", [np.timedelta64(9000, "s"), True, np.bool_(True), 9000.0, np.float32(9000)])
 def test_samples_of_other_types(tmp_path: Path, samples: Any) -> None:
     with pytest.raises(ValueError, match="expected how many samples the recording has"):
         save_tokens(tmp_path / "t.npz", CODES, samples=samples)
@@ -1017,7 +1017,7 @@ def test_chunk_of_a_small_integer_type(encoder: EncodecONNX, kind: Any) -> None:
     given = np.concatenate(list(encoder.encode_stream(blocks, 24_000, 1.5, chunk=kind(100))), axis=1)
     assert np.array_equal(given, expected)
     chunk: Any
-    for chunk in (1.5, True, "8", None, np.timedelta64(8), kind(0)):
+    for chunk in (1.5, True, "8", None, np.timedelta64(8, "s"), kind(0)):
         with pytest.raises(ValueError, match="expected 1 or more frames, an integer"):
             encoder.encode_stream(blocks, 24_000, 1.5, chunk=chunk)
 

@@ -248,7 +248,7 @@ class Answers:
 
 
 class _Streamed(StreamingResponse):
-    """An answer whose parts and files are closed at its end, also where its client leaves."""
+    """An answer that closes what it is made of, and its files, at its end, also where its client leaves."""
 
     def __init__(self, parts: AsyncGenerator[bytes, None], kept: AsyncExitStack, headers: dict[str, str]) -> None:
         super().__init__(parts, headers=headers)

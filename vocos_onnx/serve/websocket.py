@@ -41,7 +41,7 @@ WRONG_KIND, BAD_DATA, POLICY, TOO_LARGE, FAILED, ENDING, BUSY, STALLED = 1003, 1
 PATH = "/v1/stream"
 MOST_SECONDS = 5  # of audio of one chunk: so much is computed and kept for a client at once
 LINGER = 5.0  # seconds in which a client that did not read may still get to know why it was cut off
-_MOST_QUICK, _RESTS = 8, 200  # messages without network before a rest; such messages a second, of all clients
+_MOST_QUICK = 100  # messages without frames, such as empty chunks, beyond those that chunks with frames make up for
 _LONGEST_TEXT = 4096  # bytes of a message in JSON
 _LONGEST_REASON, _LONGEST_CLOSE = 300, 120  # characters of an error; bytes of what the closing frame says
 _FORMATS: dict[str, Callable[[Float], bytes]] = {
@@ -322,8 +322,6 @@ class _Open:
 class _Connection:
     """A WebSocket from its acceptance to its end."""
 
-    _resting = 0  # of all
-
     def __init__(self, service: Service, receive: Receive, send: Send) -> None:
         self._service, self._receive, self._send_message = service, receive, send
         settings = service.settings
@@ -336,20 +334,15 @@ class _Connection:
         if protocol is not None and hasattr(protocol, "on_lost"):  # of limits.py
             protocol.on_lost = self._leave
 
-    async def _rest(self, message: str | bytes) -> None:
-        """Let others come between messages; and wait after several that needed no network, such as empty chunks.
-
-        What needs it waits for it anyway. All that rest have _RESTS messages a second together, however many they are.
-        """
-        self._quick = max(0, self._quick - 1) if isinstance(message, bytes) and message else self._quick + 1
-        if self._quick <= _MOST_QUICK:
-            await asyncio.sleep(0)
-            return
-        _Connection._resting += 1
-        try:
-            await asyncio.sleep(_Connection._resting / _RESTS)
-        finally:
-            _Connection._resting -= 1
+    async def _yield(self, message: str | bytes) -> None:
+        """Let others come between messages. Raises _Closed after too many that need no network, such as empty chunks."""
+        needs_network = isinstance(message, bytes) and bool(message)  # it makes up for a start and a flush
+        self._quick = max(0, self._quick - 3) if needs_network else self._quick + 1
+        if self._quick > _MOST_QUICK:
+            raise _Closed(
+                POLICY, f"{_MOST_QUICK} messages more than chunks with frames have come: send frames, or nothing"
+            )
+        await asyncio.sleep(0)
 
     async def run(self) -> None:
         """Serve it to its end. Raises OSError if the client has gone away."""
@@ -357,7 +350,7 @@ class _Connection:
             try:
                 while (message := await self._next()) is not None:
                     await self._answer(message)
-                    await self._rest(message)
+                    await self._yield(message)
             except _Closed as closed:
                 self._free()
                 await self._say_why(closed.code, closed.reason)

@@ -335,7 +335,7 @@ class _Connection:
             protocol.on_lost = self._leave
 
     async def _yield(self, message: str | bytes) -> None:
-        """Let others come between messages. Raises _Closed after too many that need no network, such as empty chunks."""
+        """Let others come between messages. Raises _Closed after too many that need no network, as empty chunks."""
         needs_network = isinstance(message, bytes) and bool(message)  # it makes up for a start and a flush
         self._quick = max(0, self._quick - 3) if needs_network else self._quick + 1
         if self._quick > _MOST_QUICK:

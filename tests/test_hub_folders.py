@@ -29,11 +29,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", [CODEC, MEL])
 def test_cards(folders: Path, name: str) -> None:
     card = ModelCard.load(folders / name / "README.md")
-    assert card.data.license == "mit"
-    assert card.data.library_name == "vocos-onnx"
-    assert card.data.pipeline_tag in ("audio-to-audio", "text-to-speech")
-    assert "en" in card.data.language
-    assert "onnx" in card.data.tags
+    facts = card.data.to_dict()
+    assert facts["license"] == "mit"
+    assert facts["library_name"] == "vocos-onnx"
+    assert facts["pipeline_tag"] in ("audio-to-audio", "text-to-speech")
+    assert "en" in facts["language"]
+    assert "onnx" in facts["tags"]
     assert re.findall(r"\]\((?!https?:)", card.text) == [], "a link to what is not on the hub"
     for heading in ("Use", "Figures", "Data and licences"):
         assert f"\n## {heading}\n" in card.text

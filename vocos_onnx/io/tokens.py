@@ -480,30 +480,34 @@ def _unwrapped(array: npt.NDArray[Any], name: str, key: str | None) -> npt.NDArr
     Vocos and this package, (1, C, T) a batch of features.
     """
     shape, code, stem = array.shape, _code(name, key), os.path.splitext(name)[0] or "tokens"  # noqa: PTH122
-    if array.dtype.kind == "f":
-        return array[0] if len(shape) == 3 and shape[0] == 1 else array
+    array = array.reshape(shape_of_one(shape, array.dtype))
     if array.dtype.kind not in "iu":
         return array
-    index = ""
-    if len(shape) == 4:
-        if shape[:2] != (1, 1):
-            what, new, remedy = "one chunk of one recording is expected", "first", f"{code}[0, 0]) saves the first"
-            if shape[1] == 1:
-                what, new = "one chunk is expected", "joined"
-                remedy = f"numpy.concatenate({code}[:, 0], axis=-1)) saves them joined in time"
-            raise ValueError(
-                f"it has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames); {what}: "
-                f"numpy.save({in_python(f'{stem}_{new}.npy')}, {remedy}"
-            )
-        array, index = array[0, 0], "[0, 0]"
-    elif len(shape) == 3 and 1 in shape[:2]:
-        array, index = (array[0], "[0]") if shape[0] == 1 else (array[:, 0], "[:, 0]")
+    if array.ndim == 4:
+        what, new, remedy = "one chunk of one recording is expected", "first", f"{code}[0, 0]) saves the first"
+        if shape[1] == 1:
+            what, new = "one chunk is expected", "joined"
+            remedy = f"numpy.concatenate({code}[:, 0], axis=-1)) saves them joined in time"
+        raise ValueError(
+            f"it has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames); {what}: "
+            f"numpy.save({in_python(f'{stem}_{new}.npy')}, {remedy}"
+        )
     if array.ndim == 2 and len(array) > MAX_CODEBOOKS >= array.shape[1] > 0 and int(array.min()) >= 0:
+        index = {2: "", 3: "[0]" if shape[0] == 1 else "[:, 0]", 4: "[0, 0]"}[len(shape)]
         raise ValueError(
             f"it has shape {shape}, which looks like frames before codebooks, and (codebooks, frames) is expected: "
             f"numpy.save({in_python(f'{stem}_transposed.npy')}, {code}{index}.T) saves it so"
         )
     return array
+
+
+def shape_of_one(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """The shape of an array of one recording without the axes of one around it; that of any other as it is."""
+    if dtype.kind in "iu" and len(shape) == 4 and shape[:2] == (1, 1):
+        return shape[2:]
+    if len(shape) == 3 and shape[0] == 1 and dtype.kind in "iuf":
+        return shape[1:]
+    return (shape[0], shape[2]) if len(shape) == 3 and shape[1] == 1 and dtype.kind in "iu" else shape
 
 
 def _code(name: str, key: str | None) -> str:

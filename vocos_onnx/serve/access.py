@@ -30,7 +30,7 @@ class Access:
         self._token = None if settings.token is None else settings.token.encode()
         self._origins = frozenset(origin.lower() for origin in settings.cors)
         # whose own pages have a name of this machine: a site that lets its name mean 127.0.0.1 has none (DNS rebinding)
-        self._is_local = settings.token is None and _is_of_this_machine(settings.host)
+        self._is_local = settings.token is None and is_of_this_machine(settings.host)
 
     def refusal(self, scope: Scope) -> Refused | None:
         """What a request or a WebSocket is refused with: 403 for a page of another site, 401 for the token.
@@ -101,7 +101,7 @@ class Access:
         host = hosts[0].lower() if len(hosts) == 1 else ""
         is_own = bool(port and place) and place.removesuffix(port) == host.removesuffix(port)
         if self._is_local:
-            is_own = is_own and _is_of_this_machine(re.sub(r":\d*$", "", host).strip("[]"))
+            is_own = is_own and is_of_this_machine(re.sub(r":\d*$", "", host).strip("[]"))
         return is_own or "*" in self._origins or origin in self._origins
 
     def _is_open(self, scope: Scope) -> bool:
@@ -114,7 +114,7 @@ class Access:
         return bool(asks and self._origins)
 
 
-def _is_of_this_machine(host: str) -> bool:
+def is_of_this_machine(host: str) -> bool:
     """Whether it is a name or an address of this machine alone."""
     if host == "localhost" or host.endswith(".localhost"):
         return True

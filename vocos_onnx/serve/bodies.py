@@ -23,7 +23,7 @@ from vocos_onnx.bandwidths import counted
 from vocos_onnx.io.array_files import not_unpacked
 from vocos_onnx.io.audio import load_blocks
 from vocos_onnx.io.kinds import TEXT, Kind, kind_of
-from vocos_onnx.io.tokens import A_NAME, Tokens, is_name, read_token_file
+from vocos_onnx.io.tokens import A_NAME, Tokens, is_name, read_token_file, shape_of_one
 from vocos_onnx.mels import MelConvention
 from vocos_onnx.messages import listed, shown
 
@@ -320,7 +320,7 @@ class _Limits:
             is_other = "" if found is None else f", and holds {found.name}" if found is TEXT else f", but {found.name}"
             raise ValueError(f"cannot read the body, which is none of .npz, .npy and JSON{is_other}") from None
         first = file.tell()
-        alone = _without_ones(shape, dtype)
+        alone = shape_of_one(shape, dtype)
         self._check(alone, dtype, shape)
         size, there = math.prod(shape) * dtype.itemsize, len(data) - first
         if size != there:
@@ -346,15 +346,6 @@ class _Limits:
     def _check_frames(self, frames: int) -> None:
         rate = self._config.sample_rate
         _check_length(frames * self._config.hop_length, rate, self._settings.max_seconds)
-
-
-def _without_ones(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """The shape of one recording without the axes of one around it, as ``load_tokens`` has it."""
-    if dtype.kind in "iu" and len(shape) == 4 and shape[:2] == (1, 1):
-        return shape[2:]
-    if dtype.kind in "iu" and len(shape) == 3 and 1 in shape[:2]:
-        return (shape[1 if shape[0] == 1 else 0], shape[2])
-    return shape[1:] if dtype.kind == "f" and len(shape) == 3 and shape[0] == 1 else shape
 
 
 def first_codebooks(tokens: Tokens, model: Model, bandwidth: float | None) -> Tokens:

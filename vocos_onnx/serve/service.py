@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -20,6 +19,7 @@ from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY
 from vocos_onnx.model.mistaken import missing_message
 from vocos_onnx.model.names import is_hub_id
 
+from .access import is_of_this_machine
 from .app import Service, create_app
 from .models import is_loading
 from .settings import Settings
@@ -63,11 +63,8 @@ def run(settings: Settings, announce: Callable[[str], object] = print) -> None:
     _log_to_stderr(settings.access_log)
     with _bound(settings.host, settings.port) as plug:
         host, port = plug.getsockname()[:2]
-        with suppress(ValueError):
-            if settings.token is None and not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-                _log.warning(
-                    "other machines can use the service, and no bearer token is required: VOCOS_TOKEN sets one"
-                )
+        if settings.token is None and not is_of_this_machine(host):
+            _log.warning("other machines can use the service, and no bearer token is required: VOCOS_TOKEN sets one")
         if "*" in settings.cors and settings.token is None:
             _log.warning("pages of any site can use the service, and no bearer token is required: VOCOS_TOKEN sets one")
         first, *others = service.models.names

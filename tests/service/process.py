@@ -49,6 +49,10 @@ def request(path: str, body: bytes = b"", *headers: str, method: str = "POST", l
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+# of children, which else would import a checkout that they are started in
+INSTALLED = {"PYTHONSAFEPATH": "1"}
+
+
 class Server:
     def __init__(self, *command: str, **settings: str) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
@@ -58,7 +62,7 @@ class Server:
             self.port = free.getsockname()[1]
         self.process = subprocess.Popen(
             [sys.executable, *command, "--port", str(self.port)],
-            env={**os.environ, **settings},
+            env={**os.environ, **INSTALLED, **settings},
             stdout=self._log,
             stderr=self._log,
         )

@@ -27,7 +27,7 @@ import soundfile
 from starlette.routing import Route
 
 from tests.helpers import DATA
-from tests.service.process import Answer, Server, request, rest
+from tests.service.process import INSTALLED, Answer, Server, request, rest
 from tests.service.test_server import SERVE, TOKENS, archive, file, header, npy, npz, same
 from vocos_onnx import EncodecONNX, VocosONNX, load_audio, load_tokens, save_tokens
 from vocos_onnx.cli import main
@@ -760,7 +760,8 @@ def test_any_site() -> None:
 def start(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Of a service that does not get to run."""
     command = [sys.executable, *SERVE, *words]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60)
+    environment = {**os.environ, **INSTALLED, **environment}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
 def test_port_in_use() -> None:

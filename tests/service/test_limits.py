@@ -559,9 +559,9 @@ def frame(operation: int, data: bytes, length: int | None = None, end: bool = Tr
     return head + bytes(4) + data
 
 
-def opened(server: Server, data: bytes = b"") -> socket.socket:
+def opened(server: Server, data: bytes = b"", receive_buffer: int | None = None) -> socket.socket:
     """A WebSocket over which something has been sent."""
-    plug = server.connect(request("/echo", b"", *UPGRADE, method="GET"))
+    plug = server.connect(request("/echo", b"", *UPGRADE, method="GET"), receive_buffer)
     head = b""
     while b"\r\n\r\n" not in head:
         head += plug.recv(1000)
@@ -586,6 +586,38 @@ def test_messages_that_do_not_come_whole(server: Server) -> None:
         assert rest(large)[2:4] == struct.pack(">H", 1009)  # never enough
 
 
+def test_answers_of_websockets_that_are_not_read(server: Server) -> None:
+    """They are of the memory while they wait, and no longer when read; the slowest gives way to who is served."""
+    message = frame(1, b"a" * 900_000)
+    one = opened(server, message, 4096)
+    until(lambda: 400_000 < server.health()[1]["held"] <= 900_000)
+    two = opened(server, message, 4096)
+    until(lambda: 900_000 < server.health()[1]["held"] <= 1_800_000)
+    assert len(rest_of(one, 900_000)) == 900_000
+    until(lambda: 400_000 < server.health()[1]["held"] <= 900_000)
+    time.sleep(0.5)
+    assert server.ask("/echo?hold=3900000", b"x").status == 200
+    assert server.health()[1]["held"] == 0
+    assert len(rest(two)) < 900_000
+    with opened(server, frame(1, b"a" * 50_000), 4096) as small:  # which waits in the transport, below its mark
+        assert len(rest_of(small, 50_000)) == 50_000
+        until(lambda: server.health()[1]["held"] == 0)
+
+
+def rest_of(plug: socket.socket, size: int) -> bytes:
+    """The text of one message, of which there are so many bytes."""
+    left, head, data = size + 2, 0, bytearray()
+    while left:
+        part = plug.recv(min(left, 1 << 16))
+        assert part, len(data)
+        data += part
+        if not head:
+            head = {126: 4, 127: 10}.get(data[1], 2)
+            left += head - 2
+        left -= len(part)
+    return bytes(data[head:])
+
+
 def test_memory_of_messages_comes_back(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, and not when cycles of references are collected some time."""
     monkeypatch.setenv("COLLECTS", "")
@@ -599,13 +631,19 @@ def test_memory_of_messages_comes_back(start: Start, monkeypatch: pytest.MonkeyP
 
 def test_message_in_thousands_of_frames(server: Server) -> None:
     before = server.memory()
-    with opened(server, frame(1, b"a", end=False) + frame(0, b"bc", end=False) * 60_000 + frame(0, b"d")) as plug:
-        head = struct.pack(">BBQ", 0x81, 0x7F, 120_002)
-        answer = b""
-        while len(answer) < len(head) + 120_002:
-            answer += plug.recv(1 << 16)
-        assert answer == head + b"a" + b"bc" * 60_000 + b"d"
+    part = b"0123456789abcdef"
+    with opened(server, frame(1, part, end=False) + frame(0, part, end=False) * 20_000 + frame(0, b"d")) as plug:
+        assert rest_of(plug, 320_017) == part * 20_001 + b"d"
     assert server.memory() < before + 3  # else 6
+
+
+@pytest.mark.parametrize("part", [b"", b"a", b"0123456789abcde"])
+def test_message_in_thousands_of_tiny_frames(server: Server, part: bytes) -> None:
+    """Each takes the time of a frame, so that a message without an end would take all of it."""
+    with opened(server, frame(1, part, end=False) + frame(0, part, end=False) * 2_000) as plug:
+        assert rest(plug)[2:4] == struct.pack(">H", 1008)
+    with opened(server, frame(1, part, end=False) + frame(0, part, end=False) * 998 + frame(0, part)) as plug:
+        assert rest_of(plug, 1000 * len(part)) == part * 1000
 
 
 def test_text_that_is_not_utf8(start: Start) -> None:

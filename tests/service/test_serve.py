@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import platform
 import re
 import signal
 import socket
@@ -762,6 +763,29 @@ def start(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *SERVE, *words]
     environment = {**os.environ, **INSTALLED, **environment}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+LARGE_BLOCKS = """
+import resource
+from vocos_onnx.serve.service import _return_large_blocks
+def resident():
+    with open("/proc/self/statm") as numbers:
+        return int(numbers.read().split()[1]) * resource.getpagesize() >> 20
+{call}
+del (freed := [bytearray(30 << 20)])[:]  # from now on glibc would keep such blocks
+one, two = bytearray(20 << 20), bytearray(20 << 20)
+before = resident()
+del one
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about its malloc")
+@pytest.mark.parametrize(("call", "returned"), [("_return_large_blocks()", 20), ("", 0)])
+def test_large_blocks_are_returned(call: str, returned: int) -> None:
+    program = LARGE_BLOCKS.format(call=call)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert abs(int(done.stdout) - returned) <= 2
 
 
 def test_port_in_use() -> None:

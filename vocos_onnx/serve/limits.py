@@ -32,14 +32,16 @@ Of the connections themselves an ASGI application sees nothing. Where the server
   uvicorn opens all of them at once;
 - a few lines a minute in the log about what clients cause;
 - small buffers in the kernel, 256 kB in each direction, since what a client does not read waits there;
-- a fifth of the time for what is expensive to parse (bodies in chunks of one byte, thousands of headers);
+- a fifth of the time for what is expensive to parse (bodies in chunks of one byte, thousands of headers), and no
+  message of a WebSocket in thousands of frames of a few bytes (it is closed with 1008);
 - an end: after SIGTERM no slow client is waited for longer than ``patience``, and all else ends within ``end_seconds``
   (uvicorn's ``timeout_graceful_shutdown``, where that is not set);
 - at most ``sockets`` WebSockets (503 beyond), which count as connections and not as requests, and are not closed for
-  others. At SIGTERM they are closed with the code 1012. Messages that are still coming, or wait for the application,
-  are of the ``memory``: where there is not enough, the client that has kept the service waiting longest is closed with
-  1013, or the new one. What they do not read is for the application to bound, and the size of a message, and the pings,
-  for uvicorn's ``ws_max_size``, ``ws_max_queue`` and ``ws_ping_interval``.
+  others. At SIGTERM they are closed with the code 1012. Messages that are still coming, wait for the application or
+  wait to be read are of the ``memory``: where there is not enough, the client that has kept the service waiting longest
+  is closed with 1013, or the new one; it is cut off where it does not read. For how long it may not read is for the
+  application to bound, and the size of a message, and the pings, for uvicorn's ``ws_max_size``, ``ws_max_queue`` and
+  ``ws_ping_interval``.
 
 Before another server these are the server's to give, or a proxy's. One ``Limits`` is for one event loop; nothing of
 it, but for the numbers it shows, may be used from other threads.
@@ -50,6 +52,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http
+import io
 import json
 import logging
 import re
@@ -71,6 +74,7 @@ HEADERS = 1 << 14  # bytes; h11 has the same bound where they come in pieces
 BUFFER = 1 << 17  # SO_SNDBUF and SO_RCVBUF, which Linux doubles
 READ = 1 << 12  # bytes that are read of a connection at once, and up to PIECE where they are quickly parsed
 WAITS = 400  # bytes that a message of a WebSocket takes beside its content, while it waits for the application
+FRAMES, FRAME = 1000, 16  # of a message, and bytes that they have at least on average where there are more
 PARSE, PARSE_BYTE = 5e-4, 5e-9  # seconds, and for each byte; what takes longer, such as chunks of one byte, waits
 OVERHEAD = 1 << 17  # bytes that a request is charged beside its body: the buffers of its connection
 SWEEP = 0.25  # seconds between two looks at the deadlines
@@ -225,11 +229,11 @@ class Account:
 
 
 class _Incoming:
-    """What a WebSocket has sent that its application has not done with: messages that wait, and one still coming."""
+    """What is there of a WebSocket's messages: one still coming, those that wait, and what its client has not read."""
 
-    def __init__(self, limits: Limits, fail: Callable[[int, str], None]) -> None:
+    def __init__(self, limits: Limits, count: Callable[[], None], fail: Callable[[int, str], None]) -> None:
         self.held = 0  # bytes
-        self._limits, self._fail = limits, fail
+        self._limits, self.count, self._fail = limits, count, fail
         self._coming: float | None = None  # since when a message has been incomplete
         self._unread: float | None = None  # since when the client has not read, so that its messages wait
         limits._incoming.add(self)
@@ -570,6 +574,8 @@ class Limits:
             account._check(now)
         for connection in list(self._connections.values()):
             self._check(connection, now)
+        for incoming in list(self._incoming):
+            incoming.count()  # what has been read of a small answer nothing else tells
         self._abort_those_gone()
         if self._accounts or self._connections:
             self._watch()
@@ -687,15 +693,16 @@ class _Body:
                 413, f"the body has {int(lengths[0])} bytes, expected at most {most}{account.set_by('max_body')}"
             )
         account.hold(OVERHEAD)
-        data, set_by = bytearray(), account.set_by("max_body")
+        data, size, set_by = io.BytesIO(), 0, account.set_by("max_body")
         while not self.complete:
             part = await self._next()
-            if len(data) + len(part) > most:
+            size += len(part)
+            if size > most:
                 raise Refused(413, f"the body has more than {most} bytes, the most there may be{set_by}")
-            account.hold(OVERHEAD + len(data) + len(part))
+            account.hold(OVERHEAD + size)
             account._received(len(part))
-            data += part
-        return bytes(data)
+            data.write(part)
+        return data.getvalue()  # without a copy
 
     async def discard(self, most: int, seconds: float) -> None:
         """The rest of it, up to a bound. Raises Gone.
@@ -946,7 +953,9 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
         def connection_made(self, transport: asyncio.Transport) -> None:
             self._admitted = transport
             self._waiting = 0  # bytes of the messages that wait for the application, or are in its hands
-            self._incoming = _Incoming(limits, self._fail)
+            self._joined = 0  # frames of a message that is coming, but for its first
+            self._answer = 0  # bytes of what it sends, until the transport has that
+            self._incoming = _Incoming(limits, self._count, self._fail)
             self._read_at_most(READ)
             super().connection_made(transport)
 
@@ -969,7 +978,8 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
                 self._incoming._coming = None
             elif self._incoming._coming is None:
                 self._incoming._coming = limits._now()
-            self._incoming.hold(0 if self._admitted.is_closing() else coming + self._waiting)
+            unread = self._answer + self._admitted.get_write_buffer_size()
+            self._incoming.hold(0 if self._admitted.is_closing() else coming + self._waiting + unread)
 
         def _fail(self, code: int, reason: str) -> None:
             """Close it, and forget what it has sent."""
@@ -977,6 +987,8 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
                 self.frames = []
                 self.conn.fail(code, reason[:100])
                 self.handle_parser_exception()
+                if not self.writable.is_set():  # what has not been read would be kept, for as long as it is not
+                    self._admitted.abort()
 
         def handle_parser_exception(self) -> None:
             if self.conn.close_sent is None:  # before the application has accepted it
@@ -989,6 +1001,10 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
             so_far = self.frames[0] if isinstance(self.frames[0], bytearray) else bytearray(self.frames[0])
             so_far += event.data
             self.frames = [so_far]
+            self._joined += 1
+            if self._joined > FRAMES and len(so_far) < FRAME * self._joined:
+                self._fail(1008, f"a message is in {FRAMES} frames of less than {FRAME} bytes each: send fewer")
+                return
             if event.fin:
                 self.send_receive_event_to_app()
 
@@ -1001,7 +1017,7 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
                 except UnicodeDecodeError:  # of which uvicorn logs a traceback
                     self._fail(1007, "a text message is not UTF-8")
                     return
-            self.frames = [data]
+            self.frames, self._joined = [data], 0
             self._incoming._coming = None
             if not self.close_sent:  # else nobody waits for it
                 self._waiting += len(data) + WAITS
@@ -1020,10 +1036,17 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
 
         def resume_writing(self) -> None:
             self._incoming._unread = None
+            self._count()
             super().resume_writing()
 
         async def send(self, message: Message) -> None:
-            await super().send(message)
+            self._answer = len(message.get("bytes") or message.get("text") or b"")
+            self._count()  # before it waits until the client has read what was sent before
+            try:
+                await super().send(message)
+            finally:
+                self._answer = 0
+            self._count()
             if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
                 self.handshake_complete = True  # which uvicorn forgets, and then logs that it is not
 
@@ -1046,6 +1069,7 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
         def connection_lost(self, error: Exception | None) -> None:
             limits._connections.pop(self._admitted, None)
             self._incoming.close()
+            self._incoming.count = lambda: None  # which refers to this
             self.frames = []
             self.conn.parser.close()  # which refers to itself, so that all of this would wait for a collection
             self.conn.reader.discard()

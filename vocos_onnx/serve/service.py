@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
+import os
 import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -25,6 +27,7 @@ from .models import is_loading
 from .settings import Settings
 
 MESSAGE = 1 << 19  # bytes of a WebSocket message: 5 s of mels in float64 have 400 kB
+M_MMAP_THRESHOLD = -3  # of malloc.h
 LONG = 30  # tenths of a second after which it is told that the default model is being loaded
 _log = logging.getLogger("vocos_onnx.serve")
 
@@ -45,6 +48,7 @@ def run(settings: Settings, announce: Callable[[str], object] = print) -> None:
         >>> run(Settings(port=8000))
     """
     _check_models(settings)
+    _return_large_blocks()
     app, service = create_app(settings)
     options: dict[str, Any] = {
         "loop": "asyncio",  # uvloop reads all there is at once, so that chunks of one byte would take the others' time
@@ -78,6 +82,17 @@ def run(settings: Settings, announce: Callable[[str], object] = print) -> None:
     if service.failed is not None:
         reason = service.failed.__cause__ or service.failed
         raise RuntimeError(f"the model {first} cannot be loaded: {reason}") from reason
+
+
+def _return_large_blocks() -> None:
+    """Has glibc return each block of 1 MB or more to the system when it is freed.
+
+    Otherwise it keeps blocks of up to 32 MB once one of that size has been freed: a third of the resident memory after
+    a mix of large bodies, audio and streams. It costs under 3 % of the time of a decode.
+    """
+    if sys.platform == "linux" and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        with suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 class _Server(uvicorn.Server):

@@ -271,7 +271,7 @@ def test_the_first_block_of_the_readme_is_what_ci_runs() -> None:
     first, second = BLOCKS["README.md"][0].code.splitlines()
     assert BLOCKS["README.md"][0].language == "bash"
     assert first.endswith("vocos-onnx demo demo.wav")
-    assert second.endswith("pytest")
+    assert second.endswith("pytest -n 2")
 
 
 def test_no_release_is_promised_that_there_is_not() -> None:

@@ -758,8 +758,10 @@ def test_help_describes_each_argument() -> None:
     [
         (["decode", "a", "b", "--band", "3"], "unknown option --band; did you mean --bandwidth or --bandwidth-id?"),
         (["decode", "a", "b", "--bandwith=3"], "unknown option --bandwith; did you mean --bandwidth"),
-        (["decode", "a", "b", "--plot", "p.png"], "decode has no option --plot, which resynth has\n"),
-        (["demo", "--model", "m"], "error: demo has no option --model, which decode, resynth, batch, stream, "),
+        (["decode", "a", "b", "--plot", "p.png"], "decode has no option --plot (resynth has one)\n"),
+        (["decode", "a", "b", "-o", "c"], "have one); the output is the last argument, without an option before it\n"),
+        (["serve", "-o", "c"], "serve has no option -o (convert, export, quantize, export-encodec have one)\n"),
+        (["demo", "--model", "m"], "error: demo has no option --model (decode, resynth, batch, stream, "),
         (["stream"], "error: the following arguments are required: {tokens,features,audio}\n"),
         (["decod", "a", "b"], "did you mean decode?"),
         (
@@ -777,6 +779,10 @@ def test_help_describes_each_argument() -> None:
         ),
         (["--force", "decode", "a", "b"], "options come after the command: vocos-onnx decode --force"),
         (["-v"], "unknown option -v before the command; did you mean --version?"),
+        (["--verison"], "unknown option --verison before the command; did you mean --version?"),
+        (["version"], "train; did you mean --version?"),
+        (["hlep"], "train; did you mean --help?"),
+        (["models", "version"], "argument ACTION: 'version' is not one of pull, rm\n"),
         (["stream", "audio", "a.raw", "b.raw"], "stream reads standard input: pass it as < a.raw"),
         (["encode", "-dash.wav", "o.npz"], "'-dash.wav' begins as an option does: a file of that name is ./-dash.wav"),
         (["report", "--inputs", "a.wav", "page.html"], "name it before --inputs, which takes all names that follow it"),

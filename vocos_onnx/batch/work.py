@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vocos_onnx.arrays import Float
-from vocos_onnx.messages import of_files, printable
+from vocos_onnx.messages import of_files, printable, reading
 from vocos_onnx.once import watched
 
 from .job import Settings
@@ -79,7 +79,11 @@ class Worker:
         return replace(row, warnings=row.warnings or tuple(map(_text, said)))
 
     def _done(self, item: Item, target: Path) -> Row:
-        found = item.path.stat()
+        try:
+            with reading(item.path):
+                found = item.path.stat()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no file {item.path}") from None
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{item.path} is not a file")
         given, known = self._state(item.path), item.known

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from vocos_onnx.arrays import KNOWN_NAMES, as_array, type_hint, unwrapped
 from vocos_onnx.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
-from vocos_onnx.messages import in_python, listed, shown
+from vocos_onnx.messages import in_python, listed, reading, shown
 from vocos_onnx.model.bundled import BUNDLED_CODEC, CODEC, DEMO_TOKENS, default_model
 from vocos_onnx.model.config import EncodecFeatures, EncoderConfig, ModelConfig
 from vocos_onnx.model.registry import ENCODEC
@@ -361,15 +361,16 @@ def _opened(given: str | os.PathLike[str] | IO[bytes]) -> Iterator[tuple[IO[byte
             if given == "":
                 raise ValueError("load_tokens was given '', expected the path of a token file")
             path = Path(given)
-            if path.is_dir():
-                raise ValueError(
-                    f"cannot read {path}: it is a folder; expected a token file, such as one that is in it"
-                )
-            if not path.exists():
-                if "://" in os.fspath(given):
-                    raise FileNotFoundError(f"no token file {given}: a URL is not opened; download the file first")
-                raise FileNotFoundError(f"no token file {path}")
-            file: IO[bytes] = stack.enter_context(path.open("rb"))
+            with reading(path):
+                if path.is_dir():
+                    raise ValueError(
+                        f"cannot read {path}: it is a folder; expected a token file, such as one that is in it"
+                    )
+                if not path.exists():
+                    if "://" in os.fspath(given):
+                        raise FileNotFoundError(f"no token file {given}: a URL is not opened; download the file first")
+                    raise FileNotFoundError(f"no token file {path}")
+                file: IO[bytes] = stack.enter_context(path.open("rb"))
             name = str(path)
         elif isinstance(given, io.TextIOBase):
             raise ValueError('the token file was opened as text: open it with open(path, "rb")')

@@ -155,7 +155,7 @@ def test_items_that_fail(tmp_path: Path, tokens: Path, recording: Path, out: Pat
     (tmp_path / "folder.wav").mkdir()
     loud = tmp_path / "nan.wav"
     soundfile.write(loud, np.full(1000, np.nan), 24_000, "FLOAT")
-    assert "No such file" in fails(tmp_path / "none.npy", out, **decode)
+    assert "no file " in fails(tmp_path / "none.npy", out, **decode)
     assert "5000" in fails(tmp_path / "large.npy", out, **decode)
     assert "expected one recording" in fails(tmp_path / "batch.npy", out, **decode)
     assert "mel model" in fails(tokens, out, model=MEL)

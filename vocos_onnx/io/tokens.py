@@ -33,6 +33,9 @@ _SMALL = 4096  # bytes of an entry of one value
 _SPOOLED, _MOST = 16 << 20, 1 << 30  # bytes of a file that cannot seek: in memory, and in all
 
 
+_Described = tuple[int | None, int | None, str | None, str | None]  # _ENTRIES
+
+
 class Tokenizer(Protocol):
     """What knows whose tokens they are: an ``EncodecONNX`` that made them, or a ``VocosONNX`` that decodes them."""
 
@@ -240,9 +243,7 @@ def is_name(text: Any) -> bool:
     return isinstance(text, str) and text.isprintable() and 0 < len(text) <= _LONGEST
 
 
-def _check_entries(
-    samples: Any, sample_rate: Any, codec: Any, digest: Any
-) -> tuple[int | None, int | None, str | None, str | None]:
+def _check_entries(samples: Any, sample_rate: Any, codec: Any, digest: Any) -> _Described:
     """What a file says of its tokens, with integers as Python's."""
     for name, text in (("codec", codec), ("codebooks_sha256", digest)):
         if text is not None and not is_name(text):
@@ -345,12 +346,13 @@ def read_token_file(path_or_file: str | os.PathLike[str] | IO[bytes], key: str |
     """As ``load_tokens``, without its warning."""
     with _opened(path_or_file) as (file, name):
         try:
-            return _read(file, name, key)
+            array, chosen, described = _read(file, name, key)
         except MemoryError:
             raise
         except Exception as error:  # of damaged archives zipfile raises whatever its parsers do: zlib.error, ...
-            kind = " as .npy or .npz" if name.lower().endswith((".npy", ".npz")) else ""
-            raise ValueError(f"cannot read {_name(path_or_file)}{kind}: {error}") from None
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise ValueError(f"cannot read {_name(path_or_file)}: {reason}") from None
+    return Tokens(_unwrapped(array, _name(path_or_file), name, chosen), *described)
 
 
 @contextmanager
@@ -430,12 +432,13 @@ def _block(file: IO[bytes], size: int) -> bytes:
     return data
 
 
-def _read(file: IO[bytes], name: str, key: str | None) -> Tokens:
+def _read(file: IO[bytes], name: str, key: str | None) -> tuple[npt.NDArray[Any], str | None, _Described]:
+    """The array of a file, its name there, and what the file says of it."""
     found = entries(file, name)
     if isinstance(found, Entry):
         if key is not None:
             raise ValueError(f"it holds one array, without a name: leave out the key {shown(key)}")
-        return Tokens(_unwrapped(_array(found, "array"), name, None))
+        return _array(found, "array"), None, (None, None, None, None)
     chosen = _choose(found, key)
     described = []
     for entry in _ENTRIES:
@@ -448,9 +451,8 @@ def _read(file: IO[bytes], name: str, key: str | None) -> Tokens:
                 raise ValueError(f"its {entry} has shape {array.shape}, expected one value")
             value = array.reshape(())[()] if array.dtype.kind in "mM" else array.item()  # which makes them integers
         described.append(value)
-    samples, rate, codec, digest = _check_entries(*described)
-    array = _array(found[chosen], shown(chosen))
-    return Tokens(_unwrapped(array, name, chosen), samples, rate, codec, digest)
+    checked = _check_entries(*described)
+    return _array(found[chosen], shown(chosen)), chosen, checked
 
 
 def _array(entry: Entry, name: str) -> npt.NDArray[Any]:
@@ -474,8 +476,8 @@ def _choose(found: dict[str, Entry], key: str | None) -> str:
     return names[0]
 
 
-def _unwrapped(array: npt.NDArray[Any], name: str, key: str | None) -> npt.NDArray[Any]:
-    """The array of one recording without the axes of one that others write around it.
+def _unwrapped(array: npt.NDArray[Any], file: str, name: str, key: str | None) -> npt.NDArray[Any]:
+    """The array of one recording, read from ``file``, without the axes of one that others write around it.
 
     (1, K, T) is what encodec gives, (1, 1, K, T) transformers (chunks, batch, codebooks, frames), (K, 1, T) upstream
     Vocos and this package, (1, C, T) a batch of features.
@@ -490,13 +492,13 @@ def _unwrapped(array: npt.NDArray[Any], name: str, key: str | None) -> npt.NDArr
             what, new = "one chunk is expected", "joined"
             remedy = f"numpy.concatenate({code}[:, 0], axis=-1)) saves them joined in time"
         raise ValueError(
-            f"it has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames); {what}: "
+            f"{file} has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames); {what}: "
             f"numpy.save({in_python(f'{stem}_{new}.npy')}, {remedy}"
         )
     if array.ndim == 2 and len(array) > MAX_CODEBOOKS >= array.shape[1] > 0 and int(array.min()) >= 0:
         index = {2: "", 3: "[0]" if shape[0] == 1 else "[:, 0]", 4: "[0, 0]"}[len(shape)]
         raise ValueError(
-            f"it has shape {shape}, which looks like frames before codebooks, and (codebooks, frames) is expected: "
+            f"{file} has shape {shape}, which looks like frames before codebooks, and (codebooks, frames) is expected: "
             f"numpy.save({in_python(f'{stem}_transposed.npy')}, {code}{index}.T) saves it so"
         )
     return array

@@ -260,7 +260,7 @@ def test_what_cannot_be_saved(
 )
 def test_damaged_entries(tmp_path: Path, entries: Any) -> None:
     np.savez(tmp_path / "t.npz", tokens=CODES, **{"codec": "encodec_24khz", **entries})
-    with pytest.raises(ValueError, match=r"cannot read .*t\.npz as \.npy or \.npz: ") as caught:
+    with pytest.raises(ValueError, match=r"cannot read .*t\.npz: ") as caught:
         load_tokens(tmp_path / "t.npz")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
@@ -537,7 +537,7 @@ def test_features_of_others(tmp_path: Path, mel: VocosONNX) -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (LONG.T, "looks like frames before codebooks"),
+        (LONG.T, r"^[^:]*\w has shape \(\d+, \d+\), which looks like frames before codebooks"),
         (LONG.T[None], "looks like frames before codebooks"),
         (LONG.T[None, None], "looks like frames before codebooks"),
         (np.stack([LONG, LONG])[None], "transformers returns tokens (chunks, batch, codebooks, frames)"),
@@ -668,7 +668,9 @@ def test_pickles_in_any_place_are_not_loaded(tmp_path: Path) -> None:
         (f"[[{'9' * 5000}]]", "an integer of 5000 digits"),
         (f"[[{1 << 64}]]", "holds 18446744073709551616, expected integers of tokens"),
         ("[[1, 2], [3, 4]", "it is no valid JSON"),
-        ('{"a": 1, "b": {}}', r"holds the arrays a \(\) int64, b \(no array\); .*--key NAME"),
+        ('{"a": [[1]], "b": {}}', r"holds the arrays a \(1, 1\) int64, b \(no array\); .*--key NAME"),
+        ('{"a": 1, "b": {}}', "t.json: it has the keys a, b and no list; expected tokens, a list of lists of integers"),
+        ('{"x": 1}', "it has the key x and no list; expected tokens"),
         ("{}", "holds nothing, expected tokens"),
         ('{"codes": [[1]], "samples": "x"}', "samples is 'x', expected how many samples"),
         ('{"codes": [[1]], "samples": true}', "samples is .*True.*, expected how many samples"),

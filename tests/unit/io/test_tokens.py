@@ -537,7 +537,7 @@ def test_features_of_others(tmp_path: Path, mel: VocosONNX) -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (LONG.T, r"^[^:]*\w has shape \(\d+, \d+\), which looks like frames before codebooks"),
+        (LONG.T, "looks like frames before codebooks"),
         (LONG.T[None], "looks like frames before codebooks"),
         (LONG.T[None, None], "looks like frames before codebooks"),
         (np.stack([LONG, LONG])[None], "transformers returns tokens (chunks, batch, codebooks, frames)"),
@@ -549,7 +549,7 @@ def test_the_line_that_a_message_shows_works(folder: Path, kind: str, array: Any
     with pytest.raises(ValueError) as caught:
         load_tokens(path)
     said = str(caught.value)
-    assert message in said
+    assert message in said and said.startswith(f"{path} has shape ")
     line = said[said.index("numpy.save(") :].rsplit(" saves ", 1)[0]
     exec(line, {"numpy": np, "json": json, "pathlib": pathlib})
     (saved,) = Path().glob("t_*.npy")  # and what was there stays

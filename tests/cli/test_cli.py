@@ -635,7 +635,7 @@ def test_started_for_real(files: Path) -> None:
         [command, "decode", "tokens.npy", "out.wav", "--model", MODEL], capture_output=True, text=True
     )
     assert (good.returncode, good.stdout) == (0, "wrote out.wav: 0.40 s at 24000 Hz\n")
-    assert good.stderr.startswith("vocos-onnx: warning: the file names no codec")
+    assert good.stderr.startswith("vocos-onnx: warning: tokens.npy does not say which codec made it, and ")
     assert good.stderr.count("\n") == 1
     bad = subprocess.run([command, "info", "nothing.onnx"], capture_output=True, text=True)
     assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)

@@ -138,9 +138,9 @@ class Worker:
                         "lower bandwidth"
                     )
                 read = replace(read, codes=read.codes[:count])
-        if read.anonymous and encodec is not None:
-            warnings.warn(f"it {of_no_codec(encodec.codec)}", stacklevel=1)
         blocks = decoded(vocos, read, "it", bandwidth_id, mels_from=settings.mels_from)
+        if read.anonymous and encodec is not None:
+            warnings.warn(of_no_codec("it", encodec.codec), stacklevel=1)
         return self._save(target, self._of_duration(blocks, item))
 
     def _of_duration(self, blocks: Iterator[Float], item: Item) -> Iterator[Float]:

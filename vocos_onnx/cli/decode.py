@@ -112,7 +112,7 @@ def run(args: Namespace) -> None:
         written = save(job, counted(), rate, args.force)
         if not warned and read.anonymous and vocos.config.encodec is not None:
             warned = True
-            warn(f"the file {of_no_codec(vocos.config.encodec.codec)}")
+            warn(of_no_codec(job.source_name, vocos.config.encodec.codec))
         return f"wrote {job.target_name}: {written / rate:.2f} s at {rate} Hz"
 
     run_jobs(jobs, folder, decode_file)

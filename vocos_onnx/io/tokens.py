@@ -126,20 +126,17 @@ def load_tokens(path_or_file: str | os.PathLike[str] | IO[bytes], *, key: str | 
     """
     tokens = read_token_file(path_or_file, key)
     if tokens.anonymous:
-        warn_once(
-            "codec",
-            f"{_name(path_or_file)} names no codec: its tokens are taken for those of the model that decodes them; "
-            "those of another codec (Bark, VALL-E and the like have EnCodec's) become noise. save_tokens names it",
-        )
+        warn_once("codec", of_no_codec(_name(path_or_file)))
     return tokens
 
 
-def of_no_codec(codec: str) -> str:
-    """What to warn of, behind the name of a file whose tokens name no codec: the model decodes those of this one."""
-    others = "" if codec == "encodec_24khz" else " (Bark, VALL-E and the like have EnCodec's)"
+def of_no_codec(file: str, codec: str | None = None) -> str:
+    """What to warn of where a file does not name the codec of its tokens. ``codec``: that of the model, if known."""
+    whose = "the codec of the model that decodes it" if codec is None else codec
+    others = "" if codec == "encodec_24khz" else " (those of Bark, VALL-E and the like are EnCodec's)"
     return (
-        f"names no codec: its tokens are taken for those of {codec}, which this model decodes; those of another codec"
-        f"{others} become noise"
+        f"{file} does not say which codec made it, and is decoded as tokens of {whose}{others}; "
+        'save_tokens("tokens.npz", tokens, vocos) writes a file that does'
     )
 
 

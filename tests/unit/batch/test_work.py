@@ -115,8 +115,8 @@ def test_the_first_codebooks(tokens: Path, out: Path) -> None:
     first, whole = (load_audio(out / r.name, 24_000) for r in (one, row))
     np.testing.assert_array_equal(first[: len(whole)], whole)
     assert one.warnings == (
-        "it names no codec: its tokens are taken for those of encodec_24khz, which this model decodes; those of "
-        "another codec become noise",
+        "it does not say which codec made it, and is decoded as tokens of encodec_24khz; "
+        'save_tokens("tokens.npz", tokens, vocos) writes a file that does',
     )
 
 

@@ -113,17 +113,13 @@ class Worker:
 
     def _decode(self, item: Item, target: Path) -> float:
         """Tokens or features to audio. Returns its seconds."""
-        from vocos_onnx.io.tokens import of_no_codec, read_token_file
+        from vocos_onnx.io.tokens import check_not_empty, of_no_codec, read_token_file
 
         vocos, settings = self._vocos, self._settings
         read = read_token_file(item.path, settings.key)
-        what = "features" if read.codes.dtype.kind == "f" else "tokens"
         if read.codes.ndim == 3:
             raise ValueError(f"it holds an array of shape {read.codes.shape}, expected one recording (K, T) or (C, T)")
-        if not read.codes.size:
-            raise ValueError(
-                f"{item.path}: the array of {what} is empty, shape {read.codes.shape}; expected at least one frame"
-            )
+        check_not_empty(read, str(item.path))
         bandwidth_id = None
         encodec = vocos.config.encodec
         if settings.bandwidth is not None and encodec is not None:

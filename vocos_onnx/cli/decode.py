@@ -76,7 +76,7 @@ def add(commands: Commands) -> None:
 
 def run(args: Namespace) -> None:
     from vocos_onnx.batch.work import decoded
-    from vocos_onnx.io.tokens import of_no_codec, read_token_file
+    from vocos_onnx.io.tokens import check_not_empty, of_no_codec, read_token_file
 
     from .audio import check_audio, save
 
@@ -96,6 +96,7 @@ def run(args: Namespace) -> None:
     def decode_file(job: Job, path: Path, progress: Progress) -> str:
         nonlocal warned
         read = read_token_file(path, args.key)
+        check_not_empty(read, job.source_name)
         tokens = _first_codebooks(job, _one_clip(job, read, args), args, vocos.config, codebooks)
         frames_axis = -2 if convention is not None and convention.axes == "btc" else -1
         samples = tokens.codes.shape[frames_axis] * hop if tokens.codes.ndim > 1 else 0

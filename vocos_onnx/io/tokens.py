@@ -130,6 +130,15 @@ def load_tokens(path_or_file: str | os.PathLike[str] | IO[bytes], *, key: str | 
     return tokens
 
 
+def check_not_empty(tokens: Tokens, file: str) -> None:
+    """Raises ValueError where a file that is to be decoded holds no frames."""
+    if not tokens.codes.size:
+        what = "features" if tokens.codes.dtype.kind == "f" else "tokens"
+        raise ValueError(
+            f"{file}: the array of {what} is empty, shape {tokens.codes.shape}; expected at least one frame"
+        )
+
+
 def of_no_codec(file: str, codec: str | None = None) -> str:
     """What to warn of where a file does not name the codec of its tokens. ``codec``: that of the model, if known."""
     whose = "the codec of the model that decodes it" if codec is None else codec
@@ -171,7 +180,9 @@ def save_tokens(
     file = _target(path, tokens, overwrite)
     given = tokens if isinstance(tokens, Tokens) else Tokens(tokens)  # type: ignore[arg-type]
     codes = given.codes
-    if codes.dtype.kind not in "iu" or codes.ndim != 2 or not codes.size:
+    if not codes.size:
+        raise ValueError(f"tokens are empty, shape {codes.shape}; expected at least one codebook and one frame")
+    if codes.dtype.kind not in "iu" or codes.ndim != 2:
         hint = type_hint(codes, MAX_CODEBOOK_SIZE) if codes.dtype.kind not in "iu" else ""
         if not hint and codes.ndim == 3 and 1 in codes.shape[:2]:
             hint = f"; pass tokens[{'0' if codes.shape[0] == 1 else ':, 0'}]"

@@ -230,6 +230,8 @@ def test_no_value_wraps(tmp_path: Path, largest: Any, dtype: Any) -> None:
     [
         ("t.npy", CODES, False, "'t.npy' does not end in .npz"),
         ("t.npz", CODES.astype(float), False, "tokens have dtype float64 and shape (2, 30), expected integers"),
+        ("t.npz", [[]], False, "tokens are empty, shape (1, 0); expected at least one codebook and one frame"),
+        ("t.npz", None, False, "tokens: None is given, expected an array"),
         ("t.npz", CODES[0], False, "tokens have dtype int64 and shape (30,), expected integers (codebooks, frames)"),
         ("t.npz", CODES[:, :0], False, "shape (2, 0)"),
         ("t.npz", CODES + 1024, False, "are not of the codec encodec_24khz, which has 4 codebooks of 0 to 1023"),

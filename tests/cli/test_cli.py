@@ -90,6 +90,11 @@ def test_decode_features_to_flac(files: Path) -> None:
     [
         (["nothing.npy", "o.wav"], "no token file nothing.npy"),
         (["text.npy", "o.wav"], "cannot read text.npy: it is text, not a .npy file in spite of its name"),
+        (
+            ["no-frames.npy", "o.wav"],
+            "no-frames.npy: the array of tokens is empty, shape (2, 0); expected at least one",
+        ),
+        (["no-frames.npy", "o.wav", "--bandwidth", "1.5"], "no-frames.npy: the array of tokens is empty, shape (2, 0)"),
         (["short.npz", "o.wav"], "cannot read short.npz: its "),
         (
             ["pickle.npy", "o.wav"],
@@ -98,6 +103,11 @@ def test_decode_features_to_flac(files: Path) -> None:
         (
             ["many.npz", "o.wav"],
             "the arrays a (2, 30) int64, b (2, 30) int64; name one of them tokens, or choose one with --key NAME",
+        ),
+        (
+            ["tokens", "o.wav"],
+            "o.wav is the name of a file, but a folder of inputs needs a folder for its outputs: write o.wav/ if you "
+            "mean a folder\n",
         ),
         (["folder.npy", "o.wav"], "the folder folder.npy holds no token files"),
         (["float.npy", "o.wav"], "tokens must be integers, not float64"),
@@ -117,6 +127,9 @@ def test_decode_bad_input(files: Path, capsys: pytest.CaptureFixture[str], args:
     Path("short.npz").write_bytes(Path("whole.npz").read_bytes()[:100])
     np.save("pickle.npy", np.array([{}]), allow_pickle=True)
     np.savez("many.npz", a=TOKENS, b=TOKENS)
+    np.save("no-frames.npy", TOKENS[:, :0])
+    Path("tokens").mkdir()
+    np.save("tokens/a.npy", TOKENS)
     Path("folder.npy").mkdir()
     Path("folder.wav").mkdir()
     np.save("float.npy", TOKENS.astype(float))
@@ -129,6 +142,19 @@ def test_decode_bad_input(files: Path, capsys: pytest.CaptureFixture[str], args:
     assert captured.err.count("\n") == 1
     assert message in captured.err
     assert sorted(p.name for p in files.iterdir()) == before  # nothing written, no temporary left
+
+
+def test_an_empty_file_among_others(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It fails by itself."""
+    np.save("none.npy", TOKENS[:, :0])
+    assert run("decode", "none.npy", "tokens.npy", "out/", "--model", MODEL) == 2
+    assert "error: none.npy: the array of tokens is empty, shape (2, 0); expected at" in capsys.readouterr().err
+    assert [path.name for path in Path("out").iterdir()] == ["tokens.wav"]
+
+
+def test_a_bundled_model_is_not_downloaded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "pull", "vocos-codec-24khz") == 0
+    assert capsys.readouterr() == ("vocos-codec-24khz is bundled: there is nothing to download\n", "")
 
 
 @pytest.mark.parametrize(
@@ -323,7 +349,7 @@ def test_plot_without_matplotlib(
         (["resynth", "speech.wav", "nowhere/o.wav", *PAIR], "no folder nowhere to write o.wav to; create it first"),
         (
             ["resynth", "speech.wav", "sub/speech.wav", "nowhere.wav", *PAIR],
-            "2 files need a folder to go to, and nowhere.wav is named like a file",
+            "2 files need a folder to go to, and nowhere.wav is the name of a file: was the ",
         ),
         (["resynth", "speech.wav", "sub/speech.wav", "folder", *PAIR], "speech.wav and sub/speech.wav would both be"),
         (["resynth", "speech.wav", "o.wav", *PAIR, "--bandwidth", "6"], "bandwidth is 6.0, expected one of 0.75, 1.5"),
@@ -865,7 +891,7 @@ def test_folders_as_inputs_and_new_ones_as_outputs(folder: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["decode", "tok", "text", "o.wav"], "4 files need a folder to go to, and o.wav is named like a file"),
+        (["decode", "tok", "text", "o.wav"], "4 files need a folder to go to, and o.wav is the name of a file: was"),
         (
             ["decode", "rec", "o/"],
             "the folder rec holds no token files (files that end in .npz, .npy, .json, .safetensors); it holds a.flac",

@@ -220,9 +220,14 @@ def _check_folder(args: Namespace, output: Path, count: int, is_input: Callable[
     if output.exists():
         raise NotADirectoryError(f"{many} a folder to go to, and {output} is not a folder")
     if named_like_a_file:
+        if len(args.inputs) == 1:  # a folder
+            raise ValueError(
+                f"{output} is the name of a file, but a folder of inputs needs a folder for its outputs: write "
+                f"{output}/ if you mean a folder"
+            )
         raise ValueError(
-            f"{many} a folder to go to, and {output} is named like a file: was the output "
-            f"forgotten? A folder of that name is {output}/"
+            f"{many} a folder to go to, and {output} is the name of a file: was the output forgotten? Write {output}/ "
+            "if you mean a folder"
         )
     return True
 

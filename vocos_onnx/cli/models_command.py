@@ -69,6 +69,9 @@ def run_pull(args: Namespace) -> None:
     from vocos_onnx.model.names import is_hub_id
     from vocos_onnx.model.session import open_file
 
+    if args.id in BUNDLED:
+        report_done(find_model(args.id), f"{args.id} is bundled: there is nothing to download")
+        return
     if not is_hub_id(args.id):
         raise ValueError(f"{args.id} is not the id of a repository on the hub, expected owner/name")
     precision = options.chosen_precision(args)

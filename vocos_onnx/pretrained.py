@@ -494,8 +494,6 @@ def _converted(files: Files, sha256: str, wanted: Wanted) -> Iterator[tuple[Path
     if entry is not None:
         yield entry.path, entry
         return
-    if first_time("no cache"):
-        _log.warning("%s is converted at each start, and not kept: %s", files.name, reason)
     with tempfile.TemporaryDirectory(prefix="vocos-onnx-") as folder:
         path = Path(folder) / "model.onnx"
         try:
@@ -508,6 +506,8 @@ def _converted(files: Files, sha256: str, wanted: Wanted) -> Iterator[tuple[Path
                 f"the disk is full: there is no room for the converted model, in the cache or in {folder}; free some, "
                 f"or name another folder in {VARIABLE}",
             ) from error
+        if first_time("no cache"):
+            _log.warning("%s is converted at each start, and not kept: %s", files.name, reason)
         yield path, None
 
 

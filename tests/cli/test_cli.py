@@ -155,6 +155,8 @@ def test_an_empty_file_among_others(files: Path, capsys: pytest.CaptureFixture[s
 def test_a_bundled_model_is_not_downloaded(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("models", "pull", "vocos-codec-24khz") == 0
     assert capsys.readouterr() == ("vocos-codec-24khz is bundled: there is nothing to download\n", "")
+    assert run("models", "pull", "vocos-encodec-24khz") == 2
+    assert capsys.readouterr().err.endswith("expected owner/name; did you mean charactr/vocos-encodec-24khz?\n")
 
 
 @pytest.mark.parametrize(

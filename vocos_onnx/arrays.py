@@ -32,7 +32,7 @@ def as_array(given: Any, what: str) -> npt.NDArray[Any]:
     bfloat16 and the types of 8 bits and fewer (of torch and ml_dtypes), which numpy's functions do not know, become
     float32, which holds all of their values.
 
-    Raises ValueError where it is no array: a path, bytes, lists of different lengths, a coroutine.
+    Raises ValueError where it is no array: None, a path, bytes, lists of different lengths, a coroutine.
     """
     if isinstance(given, str | bytes | bytearray | os.PathLike):
         raise ValueError(f"{what}: {_no_array(given)}")
@@ -48,6 +48,9 @@ def as_array(given: Any, what: str) -> npt.NDArray[Any]:
         if isinstance(given, list | tuple) and "inhomogeneous" in reason:
             reason = _differences(given)
         raise ValueError(f"{what} cannot be read as one array: {reason}") from None
+    if array.dtype.kind == "O" and any(value is None for value in array.flat):
+        what_is = "None is given, expected an array" if given is None else "None is among the values, expected numbers"
+        raise ValueError(f"{what}: {what_is}")
     return array.astype(np.float32) if _is_narrow_float(array.dtype) else array
 
 

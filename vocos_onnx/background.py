@@ -14,6 +14,8 @@ from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from .once import Place, waiting
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterable
@@ -123,6 +125,7 @@ class _Job(Generic[Result]):
         self._waiter, self.is_stopped = waiter, False
         self._function: Callable[[], Result] | None = function
         self._context = copy_context()
+        self._waiting = Place.of_caller()
         self._results: list[Result] = []
         self._error: BaseException | None = None
 
@@ -140,6 +143,7 @@ class _Job(Generic[Result]):
 
     def _computed(self, function: Callable[[], Result]) -> Result:
         _current.set(self)
+        waiting.set(self._waiting)
         return function()
 
     def result(self) -> Result:

@@ -304,9 +304,11 @@ class Reader(ABC):
         """Tokens, checked. Raises ValueError if the array holds none."""
 
     def _features(self, features: npt.NDArray[Any], convention: MelConvention | None) -> Float:
-        self._check_shape(features, convention)
-        if features.size == 0:
+        if features.size == 0:  # of an empty list numpy makes floats
+            if self.num_codebooks and self.config.feature_channels not in features.shape:
+                raise empty_tokens(features.shape)
             raise ValueError(f"features are empty, shape {features.shape}; expected at least one item and one frame")
+        self._check_shape(features, convention)
         if _is_transposed(convention):
             features = features.swapaxes(-1, -2)
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
@@ -555,6 +557,8 @@ def read_tokens(
     codebooks, or outside 0 ... codebook_size - 1.
     """
     codes = np.asarray(tokens)
+    if codes.size == 0:
+        raise empty_tokens(codes.shape)
     if codes.dtype.kind not in "iu":
         raise ValueError(not_tokens_message(codes, codebook_size))
     if codes.ndim not in (2, 3):
@@ -569,8 +573,6 @@ def read_tokens(
             f"tokens have {axes}, shape {codes.shape}; expected (codebooks, frames) or (codebooks, batch, frames){hint}"
         )
     shape = codes.shape
-    if codes.size == 0:
-        raise ValueError(f"tokens are empty, shape {shape}; expected at least one codebook, one item and one frame")
     if codes.ndim == 2:
         codes = codes[:, None]
     elif layout == "bkt":
@@ -596,6 +598,10 @@ def read_tokens(
             )
         )
     return codes
+
+
+def empty_tokens(shape: tuple[int, ...]) -> ValueError:
+    return ValueError(f"tokens are empty, shape {shape}; expected at least one codebook, one item and one frame")
 
 
 def _other_order(shape: tuple[int, ...], layout: Layout, most: int) -> str:

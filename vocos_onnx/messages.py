@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import reprlib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
@@ -50,6 +52,37 @@ def first_line(error: BaseException) -> str:
     """The first line of what an error says, else its kind."""
     lines = str(error).strip()[:10_000].splitlines()
     return _cut(lines[0], 2 * _LONGEST) if lines else type(error).__name__
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside it a file or folder is opened or read: an error of the system's becomes "cannot read PATH: why"."""
+    try:
+        yield
+    except OSError as error:
+        raise refused("read", path, error) from error
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside it a file is made or written: an error of the system's becomes "cannot write PATH: why"."""
+    try:
+        yield
+    except OSError as error:
+        raise refused("write", path, error) from error
+
+
+def refused(verb: str, path: str | os.PathLike[str], error: OSError) -> OSError:
+    """The error of the system's as what cannot be done with a path, of the same kind and number.
+
+    One that is worded already is returned as it is: it has no path, and another text than the system's.
+    """
+    if error.errno is None or not error.strerror:
+        return error
+    if error.filename is None and error.strerror != os.strerror(error.errno):
+        return error
+    reason = error.strerror[:1].lower() + error.strerror[1:]
+    return type(error)(error.errno, f"cannot {verb} {os.fspath(path)}: {reason}")
 
 
 def printable(text: str) -> str:

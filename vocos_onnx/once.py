@@ -8,21 +8,57 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
 
+_PACKAGE = __name__.partition(".")[0]
+_OF_THREADS = ("threading", "concurrent")  # what runs a function on another thread, without a line of the caller's
 _lock = threading.Lock()
 _warned: set[str] = set()
 _watched = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of a program, as warnings have it."""
+
+    file: str
+    line: int
+    names: dict[str, Any]  # of its module
+
+    @classmethod
+    def of_caller(cls) -> Place:
+        """The line outside of the package that has called it.
+
+        On a thread that works for a coroutine it is the line that awaits; on a thread that was begun with a function
+        of the package, in which there is none, the outermost line of the package.
+        """
+        inner: FrameType = sys._getframe()
+        outer = inner.f_back
+        while outer is not None and _top(outer) == _PACKAGE:
+            inner, outer = outer, outer.f_back
+        if outer is None or _top(outer) in _OF_THREADS:
+            return waiting.get() or cls(inner.f_code.co_filename, inner.f_lineno, inner.f_globals)
+        return cls(outer.f_code.co_filename, outer.f_lineno, outer.f_globals)
+
+
+waiting: ContextVar[Place | None] = ContextVar("vocos_onnx_waiting", default=None)  # the line that awaits this work
+
+
+def _top(frame: FrameType) -> str:
+    name: str = frame.f_globals.get("__name__", "")
+    return name.partition(".")[0]
 
 
 def warn_once(kind: str, text: str) -> None:
     """One warning of a kind in a process, at the line outside of the package that has called it."""
     if not first_time(kind):
         return
-    level, frame = 1, sys._getframe()
-    package = __name__.partition(".")[0]
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, stacklevel=level)
+    place = Place.of_caller()
+    module, seen = place.names.get("__name__"), place.names.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(text, UserWarning, place.file, place.line, module, seen)
 
 
 def first_time(kind: str) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from .messages import shown
+from .messages import reading, shown
 from .model import hub
 from .model.bundled import BUNDLED, CODEC_ENCODER, find_model
 from .model.cache import VARIABLE, Entry, Made, ModelCache, NoCacheError, cache_folder, file_sha256, model_key
@@ -129,10 +129,13 @@ def _from_path(given: str | os.PathLike[str], wanted: Wanted) -> Iterator[_Locat
     if wanted.revision is not None and path.exists():
         kind = "folder" if path.is_dir() else "file"
         raise ValueError(f"revision is {wanted.revision!r}, but {path} is a local {kind}, which has none: leave it out")
-    files = None
-    if path.is_dir():
-        onnx = wanted.filename or ONNX[key]
-        if (file := path / onnx).is_file():
+    files, onnx = None, wanted.filename or ONNX[key]
+    with reading(path):
+        is_folder = path.is_dir()
+        has_onnx = is_folder and (path / onnx).is_file()
+    if is_folder:
+        if has_onnx:
+            file = path / onnx
             yield _Located(file if wanted.sha256 is None else PinnedFile(file, wanted.sha256, "copy it again"))
             return
         files = in_folder(path, key) if wanted.filename is None else None
@@ -491,8 +494,6 @@ def _converted(files: Files, sha256: str, wanted: Wanted) -> Iterator[tuple[Path
     if entry is not None:
         yield entry.path, entry
         return
-    if first_time("no cache"):
-        _log.warning("%s is converted at each start, and not kept: %s", files.name, reason)
     with tempfile.TemporaryDirectory(prefix="vocos-onnx-") as folder:
         path = Path(folder) / "model.onnx"
         try:
@@ -505,6 +506,8 @@ def _converted(files: Files, sha256: str, wanted: Wanted) -> Iterator[tuple[Path
                 f"the disk is full: there is no room for the converted model, in the cache or in {folder}; free some, "
                 f"or name another folder in {VARIABLE}",
             ) from error
+        if first_time("no cache"):
+            _log.warning("%s is converted at each start, and not kept: %s", files.name, reason)
         yield path, None
 
 

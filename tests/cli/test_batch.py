@@ -104,7 +104,7 @@ def test_json_of_a_job_that_stops(folder: Path) -> None:
     summary = json.loads(stopped.stdout)
     assert (summary["items"], summary["failed"]) == (4, 0)
     done = f"{summary['done']} of 4 items are done; make room, and go on with the same command and --resume\n"
-    assert stopped.stderr == f"vocos-onnx: error: File too large: {folder / 'out'}. {done}"
+    assert stopped.stderr == f"vocos-onnx: error: cannot write {folder / 'out' / 'long.wav'}: file too large. {done}"
     refused = subprocess.run([*command, "--format", "npz"], capture_output=True, text=True, timeout=60)
     assert (refused.returncode, refused.stdout) == (2, "")  # nothing was begun
 
@@ -117,14 +117,14 @@ def test_items_that_fail(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr()
     assert re.search(r"^out: 3 of 4 items are done: 0\.4 s of audio in .* x real time; 1 failed$", printed.out, re.M)
     assert printed.err == (
-        f"vocos-onnx: 1 of 4 items failed, nothing: No such file or directory: {folder / 'nothing.npz'}\n"
+        f"vocos-onnx: 1 of 4 items failed, nothing: no file {folder / 'nothing.npz'}\n"
         "vocos-onnx: out/errors.jsonl has it, too, and --resume tries it again\n"
     )
     error = json.loads(Path("out/errors.jsonl").read_text())
     assert error == {
         "id": "nothing",
         "path": str(folder / "nothing.npz"),
-        "error": f"No such file or directory: {folder / 'nothing.npz'}",
+        "error": f"no file {folder / 'nothing.npz'}",
     }
     assert run("batch", "tokens.jsonl", "out", "--model", MODEL, "--resume") == 1
     Path("nothing.npz").write_bytes(Path("tokens/0.npz").read_bytes())
@@ -140,8 +140,7 @@ def test_items_that_fail(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr()
     assert printed.out == "out: 2 of 4 items are done; 2 failed\n"
     assert printed.err.splitlines() == [
-        "vocos-onnx: 2 of 4 items failed, all for the same reason: t0: No such file or directory: "
-        f"{folder / 'tokens' / '0.npz'}",
+        f"vocos-onnx: 2 of 4 items failed, all for the same reason: t0: no file {folder / 'tokens' / '0.npz'}",
         "vocos-onnx: out/errors.jsonl has each with its reason, and --resume tries them again; 2 of them keep the "
         "output of an earlier run",
     ]
@@ -201,8 +200,8 @@ def test_warnings_are_told_once(folder: Path, capsys: pytest.CaptureFixture[str]
         Path(f"tokens/{n}.npz").unlink()
     assert run("batch", "tokens", "out", "--model", MODEL) == 0
     assert capsys.readouterr().err == (
-        "vocos-onnx: warning: 2: it names no codec: its tokens are taken for those of encodec_24khz, which this model "
-        "decodes; those of another codec become noise\n"
+        "vocos-onnx: warning: 2: it does not say which codec made it, and is decoded as tokens of "
+        'encodec_24khz; save_tokens("tokens.npz", tokens, vocos) writes a file that does\n'
         "vocos-onnx: 3 of 3 items have warnings: out/journal.jsonl has each\n"
     )
     for n in range(2):
@@ -325,6 +324,6 @@ def test_the_first_warning_is_above_the_bar(folder: Path) -> None:
         Path(f"tokens/{n}.npz").unlink()
     shown = on_terminal(100, "tokens", "out")
     index = next(index for index, text in enumerate(shown) if "\n" in text)
-    assert re.fullmatch(r"vocos-onnx: warning: \d+: it names no codec: .*\n", shown[index]), shown
+    assert re.fullmatch(r"vocos-onnx: warning: \d+: it does not say which codec .*\n", shown[index]), shown
     assert " of 200" in shown[index + 1]
     assert shown[-1] == "vocos-onnx: 200 of 200 items have warnings: out/journal.jsonl has each\n"

@@ -89,15 +89,25 @@ def test_decode_features_to_flac(files: Path) -> None:
     ("args", "message"),
     [
         (["nothing.npy", "o.wav"], "no token file nothing.npy"),
-        (["text.npy", "o.wav"], "cannot read text.npy as .npy or .npz"),
-        (["short.npz", "o.wav"], "cannot read short.npz as .npy or .npz"),
+        (["text.npy", "o.wav"], "cannot read text.npy: it is text, not a .npy file in spite of its name"),
+        (
+            ["no-frames.npy", "o.wav"],
+            "no-frames.npy: the array of tokens is empty, shape (2, 0); expected at least one",
+        ),
+        (["no-frames.npy", "o.wav", "--bandwidth", "1.5"], "no-frames.npy: the array of tokens is empty, shape (2, 0)"),
+        (["short.npz", "o.wav"], "cannot read short.npz: its "),
         (
             ["pickle.npy", "o.wav"],
-            "cannot read pickle.npy as .npy or .npz: its array holds Python objects, which are never loaded",
+            "cannot read pickle.npy: its array holds Python objects, which are never loaded",
         ),
         (
             ["many.npz", "o.wav"],
             "the arrays a (2, 30) int64, b (2, 30) int64; name one of them tokens, or choose one with --key NAME",
+        ),
+        (
+            ["tokens", "o.wav"],
+            "o.wav is the name of a file, but a folder of inputs needs a folder for its outputs: write o.wav/ if you "
+            "mean a folder\n",
         ),
         (["folder.npy", "o.wav"], "the folder folder.npy holds no token files"),
         (["float.npy", "o.wav"], "tokens must be integers, not float64"),
@@ -117,6 +127,9 @@ def test_decode_bad_input(files: Path, capsys: pytest.CaptureFixture[str], args:
     Path("short.npz").write_bytes(Path("whole.npz").read_bytes()[:100])
     np.save("pickle.npy", np.array([{}]), allow_pickle=True)
     np.savez("many.npz", a=TOKENS, b=TOKENS)
+    np.save("no-frames.npy", TOKENS[:, :0])
+    Path("tokens").mkdir()
+    np.save("tokens/a.npy", TOKENS)
     Path("folder.npy").mkdir()
     Path("folder.wav").mkdir()
     np.save("float.npy", TOKENS.astype(float))
@@ -129,6 +142,21 @@ def test_decode_bad_input(files: Path, capsys: pytest.CaptureFixture[str], args:
     assert captured.err.count("\n") == 1
     assert message in captured.err
     assert sorted(p.name for p in files.iterdir()) == before  # nothing written, no temporary left
+
+
+def test_an_empty_file_among_others(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It fails by itself."""
+    np.save("none.npy", TOKENS[:, :0])
+    assert run("decode", "none.npy", "tokens.npy", "out/", "--model", MODEL) == 2
+    assert "error: none.npy: the array of tokens is empty, shape (2, 0); expected at" in capsys.readouterr().err
+    assert [path.name for path in Path("out").iterdir()] == ["tokens.wav"]
+
+
+def test_a_bundled_model_is_not_downloaded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "pull", "vocos-codec-24khz") == 0
+    assert capsys.readouterr() == ("vocos-codec-24khz is bundled: there is nothing to download\n", "")
+    assert run("models", "pull", "vocos-encodec-24khz") == 2
+    assert capsys.readouterr().err.endswith("expected owner/name; did you mean charactr/vocos-encodec-24khz?\n")
 
 
 @pytest.mark.parametrize(
@@ -323,7 +351,7 @@ def test_plot_without_matplotlib(
         (["resynth", "speech.wav", "nowhere/o.wav", *PAIR], "no folder nowhere to write o.wav to; create it first"),
         (
             ["resynth", "speech.wav", "sub/speech.wav", "nowhere.wav", *PAIR],
-            "2 files need a folder to go to, and nowhere.wav is named like a file",
+            "2 files need a folder to go to, and nowhere.wav is the name of a file: was the ",
         ),
         (["resynth", "speech.wav", "sub/speech.wav", "folder", *PAIR], "speech.wav and sub/speech.wav would both be"),
         (["resynth", "speech.wav", "o.wav", *PAIR, "--bandwidth", "6"], "bandwidth is 6.0, expected one of 0.75, 1.5"),
@@ -355,7 +383,10 @@ def test_plot_without_matplotlib(
             ["decode", "more.npz", "o.wav", "--model", MODEL],
             "more.npz says that it is of 9601 samples, but 30 frames are",
         ),
-        (["decode", "text.npz", "o.wav", "--model", MODEL], "cannot read text.npz as .npy or .npz"),
+        (
+            ["decode", "text.npz", "o.wav", "--model", MODEL],
+            "cannot read text.npz: samples is 'many'",
+        ),
     ],
 )
 def test_bad_recordings(
@@ -392,9 +423,9 @@ def test_a_folder_that_cannot_be_written(
     Path("locked").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked")
     assert run("resynth", "speech.wav", "locked", *PAIR) == 2
-    assert "the folder locked cannot be written, and speech.wav is to go there" in capsys.readouterr().err
+    assert "cannot write locked/speech.wav: no permission to write to the folder locked\n" in capsys.readouterr().err
     assert run("encode", "speech.wav", "locked/o.npz") == 2
-    assert "the folder locked cannot be written, and o.npz is to go there" in capsys.readouterr().err
+    assert "cannot write locked/o.npz: no permission to write to the folder locked\n" in capsys.readouterr().err
 
 
 def test_info_of_an_encoder(capsys: pytest.CaptureFixture[str]) -> None:
@@ -632,7 +663,7 @@ def test_started_for_real(files: Path) -> None:
         [command, "decode", "tokens.npy", "out.wav", "--model", MODEL], capture_output=True, text=True
     )
     assert (good.returncode, good.stdout) == (0, "wrote out.wav: 0.40 s at 24000 Hz\n")
-    assert good.stderr.startswith("vocos-onnx: warning: the file names no codec")
+    assert good.stderr.startswith("vocos-onnx: warning: tokens.npy does not say which codec made it, and ")
     assert good.stderr.count("\n") == 1
     bad = subprocess.run([command, "info", "nothing.onnx"], capture_output=True, text=True)
     assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)
@@ -758,8 +789,10 @@ def test_help_describes_each_argument() -> None:
     [
         (["decode", "a", "b", "--band", "3"], "unknown option --band; did you mean --bandwidth or --bandwidth-id?"),
         (["decode", "a", "b", "--bandwith=3"], "unknown option --bandwith; did you mean --bandwidth"),
-        (["decode", "a", "b", "--plot", "p.png"], "decode has no option --plot, which resynth has\n"),
-        (["demo", "--model", "m"], "error: demo has no option --model, which decode, resynth, batch, stream, "),
+        (["decode", "a", "b", "--plot", "p.png"], "decode has no option --plot (resynth has one)\n"),
+        (["decode", "a", "b", "-o", "c"], "have one); the output is the last argument, without an option before it\n"),
+        (["serve", "-o", "c"], "serve has no option -o (convert, export, quantize, export-encodec have one)\n"),
+        (["demo", "--model", "m"], "error: demo has no option --model (decode, resynth, batch, stream, "),
         (["stream"], "error: the following arguments are required: {tokens,features,audio}\n"),
         (["decod", "a", "b"], "did you mean decode?"),
         (
@@ -777,6 +810,10 @@ def test_help_describes_each_argument() -> None:
         ),
         (["--force", "decode", "a", "b"], "options come after the command: vocos-onnx decode --force"),
         (["-v"], "unknown option -v before the command; did you mean --version?"),
+        (["--verison"], "unknown option --verison before the command; did you mean --version?"),
+        (["version"], "train; did you mean --version?"),
+        (["hlep"], "train; did you mean --help?"),
+        (["models", "version"], "argument ACTION: 'version' is not one of pull, rm\n"),
         (["stream", "audio", "a.raw", "b.raw"], "stream reads standard input: pass it as < a.raw"),
         (["encode", "-dash.wav", "o.npz"], "'-dash.wav' begins as an option does: a file of that name is ./-dash.wav"),
         (["report", "--inputs", "a.wav", "page.html"], "name it before --inputs, which takes all names that follow it"),
@@ -856,7 +893,7 @@ def test_folders_as_inputs_and_new_ones_as_outputs(folder: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["decode", "tok", "text", "o.wav"], "4 files need a folder to go to, and o.wav is named like a file"),
+        (["decode", "tok", "text", "o.wav"], "4 files need a folder to go to, and o.wav is the name of a file: was"),
         (
             ["decode", "rec", "o/"],
             "the folder rec holds no token files (files that end in .npz, .npy, .json, .safetensors); it holds a.flac",

@@ -732,3 +732,26 @@ def test_a_process_ends(program: str) -> None:
     command = [sys.executable, "-W", FORKS, "-c", program, str(DATA / "encodec.onnx")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_warnings_are_at_the_line_that_awaits(tmp_path: Path) -> None:
+    """Or, on a thread that has no line of the program, at the function that was called; never at asyncio's threads."""
+    code = f"""
+import asyncio, warnings, numpy as np
+from vocos_onnx import VocosONNX, load_tokens
+np.save("t.npy", np.zeros((2, 30), int))
+mel = VocosONNX({str(DATA / "mel.onnx")!r})
+
+async def main():
+    await asyncio.to_thread(load_tokens, "t.npy")
+    await mel.adecode(np.full((8, 60), 40, np.float32))
+
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    asyncio.run(main())
+    codec, mels = seen
+    assert "does not say which codec made it" in str(codec.message) and codec.filename.endswith("tokens.py"), codec
+    assert "cannot be the mels" in str(mels.message) and (mels.filename, mels.lineno) == ("<string>", 9), mels
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stderr

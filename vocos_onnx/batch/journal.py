@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from vocos_onnx.io.files import STAGED, whole_file, write_all
+from vocos_onnx.io.files import STAGED, make_folder, whole_file, write_all
+from vocos_onnx.messages import reading, refused
 from vocos_onnx.version import __version__
 
 from .job import Settings
@@ -50,7 +51,7 @@ class FileState:
     @classmethod
     def of(cls, path: Path) -> FileState:
         """Raises OSError, or ValueError if it changes while it is read."""
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             before = os.fstat(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         state = cls(digest, before.st_size, before.st_mtime_ns)
@@ -176,7 +177,7 @@ class Journal:
         _check_folder(out)
         self._errors: IO[bytes] | None = None
         with _naming(out), contextlib.ExitStack() as stack:
-            out.mkdir(parents=True, exist_ok=True)
+            make_folder(out)
             stack.enter_context(_locked(out))
             if self._path.exists() and self._path.stat().st_size:
                 self._check_header(resume)
@@ -338,10 +339,11 @@ def _naming(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        worded = refused("write to the folder", out, error)
         if error.errno not in FULL:
-            raise
+            raise worded from error
         remedy = "name a folder elsewhere" if error.errno == errno.EROFS else "make room, and go on with resume=True"
-        raise OSError(error.errno, f"{error.strerror}: {out}. Nothing was done in this run; {remedy}") from error
+        raise OSError(error.errno, f"{worded.strerror}. Nothing was done in this run; {remedy}") from error
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 from vocos_onnx.io.audio import check_segment
 from vocos_onnx.io.kinds import ARRAYS, AUDIO, TOKENS, UNREAD
-from vocos_onnx.messages import SeveralLines, in_shell, listed, shown
+from vocos_onnx.messages import SeveralLines, in_shell, listed, reading, refused, shown
 
 if TYPE_CHECKING:
     from .journal import Row
@@ -116,7 +116,9 @@ class Manifest:
         self._failures = self._rows = 0
         self._collide = self._apart = False  # ids that were not given; of files in several folders
         self._kinds: dict[str, str] = {}  # a place of each
-        if self.path.is_dir():
+        with reading(path):
+            is_folder = self.path.is_dir()
+        if is_folder:
             self._where, self._folder = "file", self.path.absolute()
             rows = _in_folder(self.path)
         else:
@@ -267,7 +269,9 @@ def _in_file(path: Path) -> Iterator[tuple[str, Any]]:
             f"{path.name!r} does not end as a manifest does: expected {', '.join((*JSON, *TABLES))}, or a folder"
             f"{remedy}"
         )
-    with path.open("rb") as file:
+    with reading(path):
+        file = path.open("rb")
+    with file:
         _check_start(file.readline(_LONGEST_LINE), path)
         file.seek(0)
         lines = _lines(file)
@@ -415,7 +419,7 @@ def _in_folder(folder: Path) -> Iterator[tuple[str, Any]]:
     """
 
     def refuse(error: OSError) -> None:
-        raise error
+        raise refused("read", error.filename or folder, error)
 
     found, top, seen = [], folder.resolve(), set[Path]()
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vocos_onnx.io.files import remove_leftovers
-from vocos_onnx.messages import shown
+from vocos_onnx.messages import refused, shown
 
 from .job import Settings
 from .journal import ERRORS, FULL, Journal, Row, Shard
@@ -147,10 +147,8 @@ def run(
             if error.errno not in FULL:
                 raise
             done = f"{job.summary().done:,} of {len(read):,} items are done"
-            raise OSError(
-                error.errno,
-                f"{error.strerror}: {folder}. {done}; make room, and go on with resume=True",
-            ) from error
+            reason = refused("write to the folder", folder, error).strerror
+            raise OSError(error.errno, f"{reason}. {done}; make room, and go on with resume=True") from error
         finally:
             job.close()
         return job.summary()

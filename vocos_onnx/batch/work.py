@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vocos_onnx.arrays import Float
-from vocos_onnx.messages import of_files, printable
+from vocos_onnx.messages import of_files, printable, reading
 from vocos_onnx.once import watched
 
 from .job import Settings
@@ -79,7 +79,11 @@ class Worker:
         return replace(row, warnings=row.warnings or tuple(map(_text, said)))
 
     def _done(self, item: Item, target: Path) -> Row:
-        found = item.path.stat()
+        try:
+            with reading(item.path):
+                found = item.path.stat()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no file {item.path}") from None
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{item.path} is not a file")
         given, known = self._state(item.path), item.known
@@ -109,17 +113,13 @@ class Worker:
 
     def _decode(self, item: Item, target: Path) -> float:
         """Tokens or features to audio. Returns its seconds."""
-        from vocos_onnx.io.tokens import of_no_codec, read_token_file
+        from vocos_onnx.io.tokens import check_not_empty, of_no_codec, read_token_file
 
         vocos, settings = self._vocos, self._settings
         read = read_token_file(item.path, settings.key)
-        what = "features" if read.codes.dtype.kind == "f" else "tokens"
         if read.codes.ndim == 3:
             raise ValueError(f"it holds an array of shape {read.codes.shape}, expected one recording (K, T) or (C, T)")
-        if not read.codes.size:
-            raise ValueError(
-                f"{item.path}: the array of {what} is empty, shape {read.codes.shape}; expected at least one frame"
-            )
+        check_not_empty(read, str(item.path))
         bandwidth_id = None
         encodec = vocos.config.encodec
         if settings.bandwidth is not None and encodec is not None:
@@ -134,9 +134,9 @@ class Worker:
                         "lower bandwidth"
                     )
                 read = replace(read, codes=read.codes[:count])
-        if read.anonymous and encodec is not None:
-            warnings.warn(f"it {of_no_codec(encodec.codec)}", stacklevel=1)
         blocks = decoded(vocos, read, "it", bandwidth_id, mels_from=settings.mels_from)
+        if read.anonymous and encodec is not None:
+            warnings.warn(of_no_codec("it", encodec.codec), stacklevel=1)
         return self._save(target, self._of_duration(blocks, item))
 
     def _of_duration(self, blocks: Iterator[Float], item: Item) -> Iterator[Float]:

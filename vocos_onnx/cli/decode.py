@@ -76,7 +76,7 @@ def add(commands: Commands) -> None:
 
 def run(args: Namespace) -> None:
     from vocos_onnx.batch.work import decoded
-    from vocos_onnx.io.tokens import of_no_codec, read_token_file
+    from vocos_onnx.io.tokens import check_not_empty, of_no_codec, read_token_file
 
     from .audio import check_audio, save
 
@@ -96,6 +96,7 @@ def run(args: Namespace) -> None:
     def decode_file(job: Job, path: Path, progress: Progress) -> str:
         nonlocal warned
         read = read_token_file(path, args.key)
+        check_not_empty(read, job.source_name)
         tokens = _first_codebooks(job, _one_clip(job, read, args), args, vocos.config, codebooks)
         frames_axis = -2 if convention is not None and convention.axes == "btc" else -1
         samples = tokens.codes.shape[frames_axis] * hop if tokens.codes.ndim > 1 else 0
@@ -112,7 +113,7 @@ def run(args: Namespace) -> None:
         written = save(job, counted(), rate, args.force)
         if not warned and read.anonymous and vocos.config.encodec is not None:
             warned = True
-            warn(f"the file {of_no_codec(vocos.config.encodec.codec)}")
+            warn(of_no_codec(job.source_name, vocos.config.encodec.codec))
         return f"wrote {job.target_name}: {written / rate:.2f} s at {rate} Hz"
 
     run_jobs(jobs, folder, decode_file)

@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 
 from vocos_onnx.io.files import check_target, new_folder, temporary
 from vocos_onnx.io.kinds import AUDIO, TOKENS
-from vocos_onnx.messages import in_shell, listed
+from vocos_onnx.messages import in_shell, listed, reading, writing
 from vocos_onnx.model.bundled import find_model
 
 from .console import (
@@ -113,8 +113,9 @@ def expand(inputs: list[str], endings: tuple[str, ...], what: str) -> list[Path 
                 raise ValueError(f"{STDIN} (-) is given twice, and can be read once")
             check_terminal(sys.stdin, f"{what} are to come from it")
             found.append(None)
-        elif path.is_dir():
-            there = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+        elif _is_folder(path):
+            with reading(path):
+                there = sorted(file for file in path.iterdir() if not file.name.startswith("."))
             taken = [file for file in there if file.suffix.lower() in endings and file.is_file()]
             if not taken:
                 raise ValueError(
@@ -127,6 +128,11 @@ def expand(inputs: list[str], endings: tuple[str, ...], what: str) -> list[Path 
         else:
             found.append(path)
     return found
+
+
+def _is_folder(path: Path) -> bool:
+    with reading(path):
+        return path.is_dir()
 
 
 def _entry(path: Path) -> str:
@@ -188,7 +194,8 @@ def plan_jobs(
 
 def is_folder(output: str) -> bool:
     """Whether an output names a folder: one that exists, or a name that ends with a slash."""
-    return output != "-" and (Path(output).is_dir() or output.endswith(("/", os.sep)))
+    with writing(output):
+        return output != "-" and (Path(output).is_dir() or output.endswith(("/", os.sep)))
 
 
 def _check_folder(args: Namespace, output: Path, count: int, is_input: Callable[[Path], bool]) -> bool:
@@ -213,9 +220,14 @@ def _check_folder(args: Namespace, output: Path, count: int, is_input: Callable[
     if output.exists():
         raise NotADirectoryError(f"{many} a folder to go to, and {output} is not a folder")
     if named_like_a_file:
+        if len(args.inputs) == 1:  # a folder
+            raise ValueError(
+                f"{output} is the name of a file, but a folder of inputs needs a folder for its outputs: write "
+                f"{output}/ if you mean a folder"
+            )
         raise ValueError(
-            f"{many} a folder to go to, and {output} is named like a file: was the output "
-            f"forgotten? A folder of that name is {output}/"
+            f"{many} a folder to go to, and {output} is the name of a file: was the output forgotten? Write {output}/ "
+            "if you mean a folder"
         )
     return True
 

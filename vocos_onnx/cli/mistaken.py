@@ -25,7 +25,7 @@ def explained(*given: tuple[str, str | None]) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        for option, name in given:
+        for option, name in given if not isinstance(error, PermissionError) else ():
             if name is not None and (better := _mistaken(option, name)):
                 raise ValueError(better) from error
         raise

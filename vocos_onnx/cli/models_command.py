@@ -65,12 +65,19 @@ def run(args: Namespace) -> None:
 
 def run_pull(args: Namespace) -> None:
     from vocos_onnx import EncodecONNX, VocosONNX
+    from vocos_onnx.messages import close_to
     from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY
+    from vocos_onnx.model.mistaken import ids_ending_in
     from vocos_onnx.model.names import is_hub_id
     from vocos_onnx.model.session import open_file
 
+    if args.id in BUNDLED:
+        report_done(find_model(args.id), f"{args.id} is bundled: there is nothing to download")
+        return
     if not is_hub_id(args.id):
-        raise ValueError(f"{args.id} is not the id of a repository on the hub, expected owner/name")
+        known = ids_ending_in(args.id) or close_to(args.id, BUNDLED, 1, 0.7)
+        hint = f"; did you mean {known[0]}?" if known else ""
+        raise ValueError(f"{args.id} is not the id of a repository on the hub, expected owner/name{hint}")
     precision = options.chosen_precision(args)
 
     def open_model(file: str | os.PathLike[str]) -> VocosONNX | EncodecONNX:

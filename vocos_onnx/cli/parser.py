@@ -30,6 +30,12 @@ class Parser(argparse.ArgumentParser):
         """Whether it is an option of this parser."""
         return option in self._option_string_actions
 
+    def meant(self, name: str, *, only_beginning: bool = False) -> list[str]:
+        """The long options that may have been meant by one that is unknown; of ``only_beginning`` those it begins."""
+        known = [text for text in self._option_string_actions if text.startswith("--")]
+        begun = [text for text in known if name.startswith("--") and len(name) > 2 and text.startswith(name)]
+        return begun or ([] if only_beginning else close_to(name, known, 2, 0.7))
+
     def unexpected(self, extra: list[str], commands: Mapping[str, Parser]) -> NoReturn:
         """Ends the process with a message about the arguments that are left over."""
         option = next((text for text in extra if text.startswith("-") and text != "-"), None)
@@ -41,15 +47,14 @@ class Parser(argparse.ArgumentParser):
                 "row, the options before or behind them"
             )
         name = option.partition("=")[0]
-        known = [text for text in self._option_string_actions if text.startswith("--")]
         others = [command for command, parser in commands.items() if parser.knows(name)]
-        meant = [text for text in known if name.startswith("--") and len(name) > 2 and text.startswith(name)]
-        if not others:
-            meant = meant or close_to(name, known, 2, 0.7)
+        meant = self.meant(name, only_beginning=bool(others))
         hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
         if others:
-            command, verb = self.prog.partition(" ")[2], "has" if len(others) == 1 else "have"
-            self.error(f"{command} has no option {name}, which {', '.join(others)} {verb}{hint}")
+            command, have = self.prog.partition(" ")[2], "has one" if len(others) == 1 else "have one"
+            if name == "-o" and "OUT" in self._positionals_named():
+                hint = "; the output is the last argument, without an option before it"
+            self.error(f"{command} has no option {name} ({', '.join(others)} {have}){hint}")
         self.error(f"unknown option {name}{hint} ({self.prog} --help lists the options)")
 
     def error(self, message: str) -> NoReturn:
@@ -70,7 +75,9 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
-            close = close_to(str(value), known, 1, 0.5)
+            close = close_to(str(value).lower(), known, 1, 0.5)
+            if action.choices is self.commands:  # "version" and "help" are commands of other programs
+                close = self.meant(f"--{value}".lower()) or close
             hint = f"; did you mean {close[0]}?" if close else ""
             raise argparse.ArgumentError(action, f"{shown(value)} is not one of {', '.join(known)}{hint}")
 

@@ -117,11 +117,8 @@ def parse(argv: Sequence[str]) -> Namespace | None:
             parser.error(f"{shown(text)} begins as an option does: a file of that name is ./{text}")
     first, command = argv[0], next((text for text in argv if text in parser.commands), None)
     if first[:1] == "-" and not parser.knows(first):
-        hint = (
-            "did you mean --version?"
-            if first.lower() in ("-v", "-version")
-            else "vocos-onnx --help lists what there is"
-        )
+        meant = ["--version"] if first in ("-v", "-V") else parser.meant(first.lower())
+        hint = f"did you mean {meant[0]}?" if meant else "vocos-onnx --help lists what there is"
         if command is not None:
             hint = f"options come after the command: vocos-onnx {command} {first}"
         parser.error(f"unknown option {first} before the command; {hint}")

@@ -104,10 +104,10 @@ def check_kind(head: bytes, name: str) -> None:
         raise ValueError(f"it is compressed by gzip: unpack it with gunzip first; {_ARRAYS}")
     if start == b"<":
         raise ValueError(f"it is a page (HTML or XML), not a token file: download the file itself; {_ARRAYS}")
+    if _is_text(head):
+        _refuse_text(head, name, ending)
     if ending in ("npy", "npz"):
         raise ValueError(f"it is damaged, or not .{ending} in spite of its name")
-    if _is_text(head):
-        _refuse_text(head, name)
     raise ValueError(f"it is not a token file; {_ARRAYS}")
 
 
@@ -120,15 +120,18 @@ def _refuse_torch(name: str) -> NoReturn:
     )
 
 
-def _refuse_text(head: bytes, name: str) -> NoReturn:
+def _refuse_text(head: bytes, name: str, ending: str) -> NoReturn:
+    named = ending in ("npy", "npz", "safetensors")
+    what = f"it is text, not a .{ending} file in spite of its name" if named else "it is text"
     lines = head.decode(errors="replace").split("\n")
     words = lines[0].replace(",", " ").split()
     if not words or not all(word.lstrip("+-").isdigit() for word in words):
-        raise ValueError(f"it is text, not a token file; {_ARRAYS}")
+        raise ValueError(what if named else f"it is text, not a token file; {_ARRAYS}")
     comma = ', delimiter=","' if "," in lines[0] else ""
     name = name or "tokens.txt"
+    output = f"{PurePath(name).with_suffix('')}_array.npy" if named else f"{name}.npy"
     raise ValueError(
-        f"it is text: numpy.save({in_python(f'{name}.npy')}, "
+        f"{what}: numpy.save({in_python(output)}, "
         f"numpy.loadtxt({in_python(name)}, dtype=int, ndmin=2{comma})) makes a token file of numbers "
         "with one line for each codebook"
     )
@@ -305,6 +308,9 @@ def _json(text: bytes) -> Entry | dict[str, Entry]:
         return Entry(len(value) if isinstance(value, str) else 0, header, read)
 
     if isinstance(given, dict):
+        if given and not any(isinstance(value, list) for value in given.values()):
+            keys = f"key{'s' if len(given) > 1 else ''} {listed(given)}"
+            raise ValueError(f"it has the {keys} and no list; expected tokens, a list of lists of integers")
         return {name: entry(value) for name, value in given.items() if value is not None}
     if isinstance(given, list):
         return entry(given)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from vocos_onnx.arrays import Float, check_order
 from vocos_onnx.limits import MIN_RATE
-from vocos_onnx.messages import in_python, shown
+from vocos_onnx.messages import in_python, reading, shown
 
 from .containers import Incomplete, Part, Sink, View, foreign, parts, unreadable
 from .files import check_target, name_of, whole_file, write_all
@@ -320,7 +320,8 @@ def _ffmpeg(path: Path | None, options: str = "", before: str = "") -> str:
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """A file by its path, or a copy of what comes out of a pipe. Raises FileNotFoundError, ValueError."""
     try:
-        found = path.stat()
+        with reading(path):
+            found = path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
         raise FileNotFoundError(f"no audio file {path}") from None
     if stat.S_ISFIFO(found.st_mode):
@@ -329,7 +330,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         return
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{path} is not a file; expected audio such as .wav, .flac, .ogg or .mp3")
-    with open(path, "rb", opener=_above_standard) as file:
+    with reading(path):
+        file = open(path, "rb", opener=_above_standard)  # noqa: SIM115 closed below
+    with file:
         yield file
 
 

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from vocos_onnx.messages import refused, writing
+
 _log = logging.getLogger("vocos_onnx")
 _staging: dict[Path, int] = {}  # folders of files that are not whole yet, and the processes that write them
 _made: list[tuple[Path, int]] = []  # folders that were made for files to come, and the processes that made them
@@ -51,16 +53,17 @@ def check_target(path: Path, *, overwrite: bool = True) -> None:
     IsADirectoryError: it is a folder. FileExistsError: it is there, and ``overwrite`` is false; devices and FIFOs are
     nothing to protect.
     """
-    if (descriptor := _descriptor(path)) is not None:
-        os.fstat(descriptor)  # raises where it is not open
-        return
-    found = _stat(path)
+    with writing(path):
+        if (descriptor := _descriptor(path)) is not None:
+            os.fstat(descriptor)  # raises where it is not open
+            return
+        found = _stat(path)
     if found is None:
         folder = _target(path).parent
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder} to write {path.name} to; create it first")
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"the folder {folder} cannot be written, and {path.name} is to go there")
+            raise PermissionError(f"cannot write {path}: no permission to write to the folder {folder}")
         return
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file")
@@ -69,7 +72,7 @@ def check_target(path: Path, *, overwrite: bool = True) -> None:
             f"{path} exists, and is only replaced if you ask for that (--force or -y, or overwrite=True)"
         )
     if not os.access(path, os.W_OK):
-        raise PermissionError(f"{path} cannot be written: it is read-only; choose another output")
+        raise PermissionError(f"cannot write {path}: it is read-only; choose another output")
 
 
 @contextmanager
@@ -85,12 +88,13 @@ def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     check_target(path, overwrite=overwrite)
     found = _stat(path)
     if _descriptor(path) is not None or (found is not None and not stat.S_ISREG(found.st_mode)):
-        with _staged(path.name, None) as partial:
+        with _staged(path, None) as partial:
             yield partial
-            _copy_into(partial, path)
+            with writing(path):
+                _copy_into(partial, path)
         return
     target = _target(path)
-    with _staged(path.name, target.parent) as partial:
+    with _staged(path, target.parent, or_elsewhere=found is not None) as partial:
         with _naming(path):
             yield partial
         if found is not None:
@@ -102,9 +106,10 @@ def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
                 _rename_to_new(partial, target)
         except OSError as error:
             if error.errno not in _CANNOT_RENAME or not target.is_file() or not overwrite:
-                raise
+                raise refused("write", path, error) from error
             _log.warning("%s cannot be replaced (%s): it is written in place, which is not atomic", path, error)
-            _overwrite(partial, target)
+            with writing(path):
+                _overwrite(partial, target)
 
 
 @contextmanager
@@ -113,7 +118,7 @@ def new_folder(folder: Path) -> Iterator[None]:
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
     _made.extend((path, os.getpid()) for path in absent)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         yield
     finally:
         _remove_empty(absent)
@@ -124,7 +129,7 @@ def new_folder(folder: Path) -> Iterator[None]:
 @contextmanager
 def temporary(name: str) -> Iterator[Path]:
     """A file of that name among the temporary files, which is removed at the end, also when the process is ended."""
-    with _staged(name, None) as path, _naming(path):
+    with _staged(Path(name), None) as path, _naming(path):
         yield path
 
 
@@ -136,7 +141,7 @@ def _naming(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ROOM or error.filename is not None:
             raise
-        raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise refused("write", path, error) from error
 
 
 def remove_unfinished() -> None:
@@ -164,10 +169,11 @@ def is_stdout(path: Path) -> bool:
 
 
 @contextmanager
-def _staged(name: str, folder: Path | None) -> Iterator[Path]:
-    """An empty file of a name, in a folder of its own: beside the target where that can be, else with temporary files.
+def _staged(path: Path, folder: Path | None, *, or_elsewhere: bool = True) -> Iterator[Path]:
+    """An empty file of the name of a path that is to be written, in a folder of its own.
 
-    The folder is known before it is made, so that no signal can come between.
+    That folder is in ``folder``, or where that cannot be, and without ``folder``, among the temporary files. It is
+    known before it is made, so that no signal can come between.
     """
     name_of_ours = f"{STAGED}{secrets.token_hex(8)}"
     process = os.getpid()
@@ -177,19 +183,34 @@ def _staged(name: str, folder: Path | None) -> Iterator[Path]:
         try:
             staging.mkdir(0o700)
         except OSError as error:
-            if folder is None or error.errno not in _CANNOT_RENAME:
-                raise
+            if folder is None:
+                raise refused("write to the folder", staging.parent, error) from error
+            if error.errno not in _CANNOT_RENAME or not or_elsewhere:
+                if error.errno == errno.ENOENT and folder.is_dir():  # such as /proc
+                    raise FileNotFoundError(f"cannot write {path}: the folder {folder} takes no files") from None
+                raise refused("write", path, error) from error
             del _staging[staging]
             staging = Path(tempfile.gettempdir()) / name_of_ours
             _staging[staging] = process
-            staging.mkdir(0o700)
-        partial = staging / name
+            with writing(path):
+                staging.mkdir(0o700)
+        partial = staging / path.name
         partial.touch()  # with the mode that the umask gives; libraries that write it do not all ask for that
         yield partial
     finally:
         if process == os.getpid():  # and not a child that was forked meanwhile
             _remove(staging)
         _staging.pop(staging, None)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and its parents, where it is not there. Raises OSError with what cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno == errno.ENOENT:  # such as in /proc: its parents would have been made
+            raise FileNotFoundError(f"cannot make the folder {folder}: nothing can be made there") from None
+        raise refused("make the folder", folder, error) from error
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from vocos_onnx.arrays import KNOWN_NAMES, as_array, type_hint, unwrapped
 from vocos_onnx.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
-from vocos_onnx.messages import in_python, listed, shown
+from vocos_onnx.messages import in_python, listed, reading, shown
 from vocos_onnx.model.bundled import BUNDLED_CODEC, CODEC, DEMO_TOKENS, default_model
 from vocos_onnx.model.config import EncodecFeatures, EncoderConfig, ModelConfig
 from vocos_onnx.model.registry import ENCODEC
@@ -31,6 +31,9 @@ _LONGEST = 200  # characters of a name in a file that are looked at
 A_NAME = f"a name of up to {_LONGEST} printable characters"
 _SMALL = 4096  # bytes of an entry of one value
 _SPOOLED, _MOST = 16 << 20, 1 << 30  # bytes of a file that cannot seek: in memory, and in all
+
+
+_Described = tuple[int | None, int | None, str | None, str | None]  # _ENTRIES
 
 
 class Tokenizer(Protocol):
@@ -123,20 +126,26 @@ def load_tokens(path_or_file: str | os.PathLike[str] | IO[bytes], *, key: str | 
     """
     tokens = read_token_file(path_or_file, key)
     if tokens.anonymous:
-        warn_once(
-            "codec",
-            f"{_name(path_or_file)} names no codec: its tokens are taken for those of the model that decodes them; "
-            "those of another codec (Bark, VALL-E and the like have EnCodec's) become noise. save_tokens names it",
-        )
+        warn_once("codec", of_no_codec(_name(path_or_file)))
     return tokens
 
 
-def of_no_codec(codec: str) -> str:
-    """What to warn of, behind the name of a file whose tokens name no codec: the model decodes those of this one."""
-    others = "" if codec == "encodec_24khz" else " (Bark, VALL-E and the like have EnCodec's)"
+def check_not_empty(tokens: Tokens, file: str) -> None:
+    """Raises ValueError where a file that is to be decoded holds no frames."""
+    if not tokens.codes.size:
+        what = "features" if tokens.codes.dtype.kind == "f" else "tokens"
+        raise ValueError(
+            f"{file}: the array of {what} is empty, shape {tokens.codes.shape}; expected at least one frame"
+        )
+
+
+def of_no_codec(file: str, codec: str | None = None) -> str:
+    """What to warn of where a file does not name the codec of its tokens. ``codec``: that of the model, if known."""
+    whose = "the codec of the model that decodes it" if codec is None else codec
+    others = "" if codec == "encodec_24khz" else " (those of Bark, VALL-E and the like are EnCodec's)"
     return (
-        f"names no codec: its tokens are taken for those of {codec}, which this model decodes; those of another codec"
-        f"{others} become noise"
+        f"{file} does not say which codec made it, and is decoded as tokens of {whose}{others}; "
+        'save_tokens("tokens.npz", tokens, vocos) writes a file that does'
     )
 
 
@@ -171,7 +180,9 @@ def save_tokens(
     file = _target(path, tokens, overwrite)
     given = tokens if isinstance(tokens, Tokens) else Tokens(tokens)  # type: ignore[arg-type]
     codes = given.codes
-    if codes.dtype.kind not in "iu" or codes.ndim != 2 or not codes.size:
+    if not codes.size:
+        raise ValueError(f"tokens are empty, shape {codes.shape}; expected at least one codebook and one frame")
+    if codes.dtype.kind not in "iu" or codes.ndim != 2:
         hint = type_hint(codes, MAX_CODEBOOK_SIZE) if codes.dtype.kind not in "iu" else ""
         if not hint and codes.ndim == 3 and 1 in codes.shape[:2]:
             hint = f"; pass tokens[{'0' if codes.shape[0] == 1 else ':, 0'}]"
@@ -240,9 +251,7 @@ def is_name(text: Any) -> bool:
     return isinstance(text, str) and text.isprintable() and 0 < len(text) <= _LONGEST
 
 
-def _check_entries(
-    samples: Any, sample_rate: Any, codec: Any, digest: Any
-) -> tuple[int | None, int | None, str | None, str | None]:
+def _check_entries(samples: Any, sample_rate: Any, codec: Any, digest: Any) -> _Described:
     """What a file says of its tokens, with integers as Python's."""
     for name, text in (("codec", codec), ("codebooks_sha256", digest)):
         if text is not None and not is_name(text):
@@ -345,12 +354,13 @@ def read_token_file(path_or_file: str | os.PathLike[str] | IO[bytes], key: str |
     """As ``load_tokens``, without its warning."""
     with _opened(path_or_file) as (file, name):
         try:
-            return _read(file, name, key)
+            array, chosen, described = _read(file, name, key)
         except MemoryError:
             raise
         except Exception as error:  # of damaged archives zipfile raises whatever its parsers do: zlib.error, ...
-            kind = " as .npy or .npz" if name.lower().endswith((".npy", ".npz")) else ""
-            raise ValueError(f"cannot read {_name(path_or_file)}{kind}: {error}") from None
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise ValueError(f"cannot read {_name(path_or_file)}: {reason}") from None
+    return Tokens(_unwrapped(array, _name(path_or_file), name, chosen), *described)
 
 
 @contextmanager
@@ -361,15 +371,16 @@ def _opened(given: str | os.PathLike[str] | IO[bytes]) -> Iterator[tuple[IO[byte
             if given == "":
                 raise ValueError("load_tokens was given '', expected the path of a token file")
             path = Path(given)
-            if path.is_dir():
-                raise ValueError(
-                    f"cannot read {path}: it is a folder; expected a token file, such as one that is in it"
-                )
-            if not path.exists():
-                if "://" in os.fspath(given):
-                    raise FileNotFoundError(f"no token file {given}: a URL is not opened; download the file first")
-                raise FileNotFoundError(f"no token file {path}")
-            file: IO[bytes] = stack.enter_context(path.open("rb"))
+            with reading(path):
+                if path.is_dir():
+                    raise ValueError(
+                        f"cannot read {path}: it is a folder; expected a token file, such as one that is in it"
+                    )
+                if not path.exists():
+                    if "://" in os.fspath(given):
+                        raise FileNotFoundError(f"no token file {given}: a URL is not opened; download the file first")
+                    raise FileNotFoundError(f"no token file {path}")
+                file: IO[bytes] = stack.enter_context(path.open("rb"))
             name = str(path)
         elif isinstance(given, io.TextIOBase):
             raise ValueError('the token file was opened as text: open it with open(path, "rb")')
@@ -429,12 +440,13 @@ def _block(file: IO[bytes], size: int) -> bytes:
     return data
 
 
-def _read(file: IO[bytes], name: str, key: str | None) -> Tokens:
+def _read(file: IO[bytes], name: str, key: str | None) -> tuple[npt.NDArray[Any], str | None, _Described]:
+    """The array of a file, its name there, and what the file says of it."""
     found = entries(file, name)
     if isinstance(found, Entry):
         if key is not None:
             raise ValueError(f"it holds one array, without a name: leave out the key {shown(key)}")
-        return Tokens(_unwrapped(_array(found, "array"), name, None))
+        return _array(found, "array"), None, (None, None, None, None)
     chosen = _choose(found, key)
     described = []
     for entry in _ENTRIES:
@@ -447,9 +459,8 @@ def _read(file: IO[bytes], name: str, key: str | None) -> Tokens:
                 raise ValueError(f"its {entry} has shape {array.shape}, expected one value")
             value = array.reshape(())[()] if array.dtype.kind in "mM" else array.item()  # which makes them integers
         described.append(value)
-    samples, rate, codec, digest = _check_entries(*described)
-    array = _array(found[chosen], shown(chosen))
-    return Tokens(_unwrapped(array, name, chosen), samples, rate, codec, digest)
+    checked = _check_entries(*described)
+    return _array(found[chosen], shown(chosen)), chosen, checked
 
 
 def _array(entry: Entry, name: str) -> npt.NDArray[Any]:
@@ -473,8 +484,8 @@ def _choose(found: dict[str, Entry], key: str | None) -> str:
     return names[0]
 
 
-def _unwrapped(array: npt.NDArray[Any], name: str, key: str | None) -> npt.NDArray[Any]:
-    """The array of one recording without the axes of one that others write around it.
+def _unwrapped(array: npt.NDArray[Any], file: str, name: str, key: str | None) -> npt.NDArray[Any]:
+    """The array of one recording, read from ``file``, without the axes of one that others write around it.
 
     (1, K, T) is what encodec gives, (1, 1, K, T) transformers (chunks, batch, codebooks, frames), (K, 1, T) upstream
     Vocos and this package, (1, C, T) a batch of features.
@@ -489,13 +500,13 @@ def _unwrapped(array: npt.NDArray[Any], name: str, key: str | None) -> npt.NDArr
             what, new = "one chunk is expected", "joined"
             remedy = f"numpy.concatenate({code}[:, 0], axis=-1)) saves them joined in time"
         raise ValueError(
-            f"it has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames); {what}: "
+            f"{file} has shape {shape}, as transformers returns tokens (chunks, batch, codebooks, frames); {what}: "
             f"numpy.save({in_python(f'{stem}_{new}.npy')}, {remedy}"
         )
     if array.ndim == 2 and len(array) > MAX_CODEBOOKS >= array.shape[1] > 0 and int(array.min()) >= 0:
         index = {2: "", 3: "[0]" if shape[0] == 1 else "[:, 0]", 4: "[0, 0]"}[len(shape)]
         raise ValueError(
-            f"it has shape {shape}, which looks like frames before codebooks, and (codebooks, frames) is expected: "
+            f"{file} has shape {shape}, which looks like frames before codebooks, and (codebooks, frames) is expected: "
             f"numpy.save({in_python(f'{stem}_transposed.npy')}, {code}{index}.T) saves it so"
         )
     return array

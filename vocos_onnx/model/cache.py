@@ -30,6 +30,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vocos_onnx.messages import reading
+
 from .config import FORMAT
 
 VARIABLE = "VOCOS_ONNX_CACHE"
@@ -228,7 +230,7 @@ def model_key(weights_sha256: str, config_sha256: str, kind: str, precision: str
 
 def file_sha256(path: Path) -> str:
     """Returns the sha256 of a file. Raises OSError."""
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -21,21 +21,22 @@ from .sources import CONFIGS, ONNX, WEIGHTS
 
 _VOCODERS = (CODEC, MEL)
 _WEIGHTS = ("pytorch_model.bin", "model.safetensors")  # beside config.yaml or config.json
-_STARTS = {
-    b"PK\x03\x04": "a zip archive, as torch.save writes it",
-    b"\x80\x02": "a Python pickle",
-    b"\x80\x03": "a Python pickle",
-    b"\x80\x04": "a Python pickle",
-    b"\x80\x05": "a Python pickle",
-    b"\x1f\x8b": "compressed with gzip",
-    b"version https://git-lfs": "a pointer of git-lfs, without what it points to",
-    b"<": "a web page or XML",
-    b"{": "JSON",
-    b"\x93NUMPY": "a .npy file of numpy",
-    b"RIFF": "audio (WAV)",
-    b"fLaC": "audio (FLAC)",
-    b"OggS": "audio (Ogg)",
-    b"ID3": "audio (mp3)",
+_SAFETENSORS = "weights in the format of safetensors", "checkpoint"
+_STARTS = {  # what a file is that begins so, and of which kind: that has a remedy
+    b"PK\x03\x04": ("a zip archive, as torch.save writes it", "checkpoint"),
+    b"\x80\x02": ("a Python pickle", "checkpoint"),
+    b"\x80\x03": ("a Python pickle", "checkpoint"),
+    b"\x80\x04": ("a Python pickle", "checkpoint"),
+    b"\x80\x05": ("a Python pickle", "checkpoint"),
+    b"\x1f\x8b": ("compressed with gzip", ""),
+    b"version https://git-lfs": ("a pointer of git-lfs, without what it points to", "pointer"),
+    b"<": ("a web page or XML", ""),
+    b"{": ("JSON", ""),
+    b"\x93NUMPY": ("a .npy file of numpy", "tokens"),
+    b"RIFF": ("audio (WAV)", "audio"),
+    b"fLaC": ("audio (FLAC)", "audio"),
+    b"OggS": ("audio (Ogg)", "audio"),
+    b"ID3": ("audio (mp3)", "audio"),
 }
 
 
@@ -159,22 +160,25 @@ def other_file_message(path: Path, head: bytes, size: int, key: str) -> str | No
         return (
             f"{path} is the config of a checkpoint, not a model: {convert(str(path.parent), key, _files(path.parent))}"
         )
-    what = next((what for start, what in _STARTS.items() if head.startswith(start)), None)
-    if what is None and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
-        what = "weights in the format of safetensors"
-    if what is None:
+    found = next((found for start, found in _STARTS.items() if head.startswith(start)), None)
+    if found is None and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
+        found = _SAFETENSORS
+    if found is None:
         return None
-    refused = f"{path} is {what}, not an ONNX model, whatever its name says; nothing in it was run"
+    what, kind = found
     name = shown(str(path))
-    if what.startswith("audio"):
-        return f"{refused}. Audio is for the object: VocosONNX()(load_audio({name}, 24000), 24000)"
-    if what.endswith("of numpy") or path.suffix == ".npz":
-        return f"{refused}. Tokens are for the object: VocosONNX().decode(load_tokens({name}))"
-    if "git-lfs" in what:
-        return f"{refused}. Get what it points to with: git lfs pull"
-    if what.startswith(("a zip", "a Python", "weights")):
-        return f"{refused}. If it is a checkpoint, {convert(str(path), key)}"
-    return f"{refused}. Convert a checkpoint with: vocos-onnx convert CHECKPOINT -o MODEL.onnx"
+    match "tokens" if path.suffix == ".npz" and kind != "audio" else kind:
+        case "audio":
+            remedy = f"Audio is for the object: VocosONNX()(load_audio({name}, 24000), 24000)"
+        case "tokens":
+            remedy = f"Tokens are for the object: VocosONNX().decode(load_tokens({name}))"
+        case "pointer":
+            remedy = "Get what it points to with: git lfs pull"
+        case "checkpoint":
+            remedy = f"If it is a checkpoint, {convert(str(path), key)}"
+        case _:
+            remedy = "Convert a checkpoint with: vocos-onnx convert CHECKPOINT -o MODEL.onnx"
+    return f"{path} is {what}, not an ONNX model, whatever its name says; nothing in it was run. {remedy}"
 
 
 def foreign_vocos(inputs: list[str], outputs: list[str]) -> str | None:

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vocos_onnx.arrays import Float
-from vocos_onnx.messages import listed, shown
+from vocos_onnx.messages import listed, reading, shown
 
 from .config import ENCODER_KEY, METADATA_KEY, newer_format
 from .mistaken import foreign_vocos, other_file_message
@@ -551,7 +551,9 @@ def opened(path: Path, most: int, what: str) -> Iterator[tuple[io.BufferedReader
     """
     # Without O_NONBLOCK, opening a FIFO would wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(path, flags), "rb") as file:
+    with reading(path):
+        descriptor = os.open(path, flags)
+    with os.fdopen(descriptor, "rb") as file:
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
             raise ValueError(f"{path} is not a file; expected {what}")

@@ -6,6 +6,8 @@ from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from vocos_onnx.messages import reading
+
 from .config import ENCODER_KEY, METADATA_KEY
 from .names import CHECKPOINTS
 
@@ -45,7 +47,8 @@ def choose(files: Set[str], key: str) -> tuple[str | None, str] | None:
 
 def in_folder(folder: Path, key: str) -> Files | None:
     """Returns the files of the checkpoint in a folder; None if it has none."""
-    chosen = choose({file.name for file in folder.iterdir() if file.is_file()}, key)
+    with reading(folder):
+        chosen = choose({file.name for file in folder.iterdir() if file.is_file()}, key)
     if chosen is None:
         return None
     config, weights = chosen

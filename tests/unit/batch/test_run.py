@@ -455,7 +455,8 @@ if __name__ == "__main__":
     script.write_text(code)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100)
     assert done.stderr == ""
-    assert done.stdout.startswith(f"{errno.EFBIG} File too large: {tmp_path / 'out'}. "), done.stdout
+    assert done.stdout.startswith(f"{errno.EFBIG} cannot write "), done.stdout
+    assert f"{tmp_path / 'out'}" in done.stdout and ": file too large. " in done.stdout, done.stdout
     assert "of 12 items are done; make room, and go on with resume=True" in done.stdout
     assert not [path for path in (tmp_path / "out").rglob(".vocos-*")]
     before = len(journaled(tmp_path / "out"))
@@ -478,7 +479,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_real_disk_that_fills(tmp_path: Path, small_disk: Path, decode: Settings) -> None:
     source = write_items(tmp_path / "in", 30)
     run(source, tmp_path / "expected", decode, engine=here)
-    with pytest.raises(OSError, match=r"No space left on device.*items are done; make room") as caught:
+    with pytest.raises(OSError, match=r"cannot write .*: no space left on device\. .*items are done;") as caught:
         run(source, small_disk / "out", decode, workers=2)
     assert caught.value.errno == errno.ENOSPC
     assert 0 < len(outputs(small_disk / "out")) < 30
@@ -494,12 +495,12 @@ def test_a_disk_that_is_full_from_the_start(tmp_path: Path, small_disk: Path, de
     with pytest.raises(OSError, match="No space left"), (small_disk / "full").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-    with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device: ") as caught:
+    with pytest.raises(OSError, match=r"^\[Errno 28\] cannot write to the folder ") as caught:
         run(source, small_disk / "out", decode, workers=1)
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.strerror == (
-        f"No space left on device: {small_disk / 'out'}. Nothing was done in this run; make room, and go on with "
-        "resume=True"
+        f"cannot write to the folder {small_disk / 'out'}: no space left on device. Nothing was done in this run; make "
+        "room, and go on with resume=True"
     )
     (small_disk / "full").unlink()
     assert run(source, small_disk / "out", decode, workers=1, resume=True).done == 3

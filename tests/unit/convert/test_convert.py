@@ -22,7 +22,7 @@ from tests.checkpoints import (
     write_encoder,
     write_vocoder,
 )
-from vocos_onnx import EncodecONNX, VocosONNX
+from vocos_onnx import EncodecONNX, VocosONNX, once
 from vocos_onnx.arrays import Float
 from vocos_onnx.cli import main
 from vocos_onnx.convert.encoder import convert_encoder
@@ -401,3 +401,17 @@ def test_arguments(
     assert main(["convert", *arguments, "-o", "model.onnx"]) == 2
     assert re.search(match, capsys.readouterr().err)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "empty", "encoder"]
+
+
+def test_no_word_of_the_cache_where_the_conversion_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be converted is not "converted at each start"."""
+    monkeypatch.setattr(once, "_warned", set())
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VOCOS_ONNX_CACHE", str(tmp_path / "file" / "cache"))
+    (tmp_path / "config.yaml").write_text("[]")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(CheckpointError):
+        VocosONNX(tmp_path)
+    assert "not kept" not in caplog.text

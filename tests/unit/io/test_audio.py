@@ -221,7 +221,7 @@ save_audio(sys.argv[1], noise, 24000)
         (np.float32(0), r"audio has shape \(\), expected \(samples,\)"),
         (np.zeros(5, np.int64), r"dtype int64, expected floats with full scale ±1, int16 or int32"),
         (np.zeros(5, complex), r"dtype complex128, expected floats"),
-        (np.array([0.5, None]), r"dtype object, expected floats"),
+        (np.array([0.5, None]), r"^audio: None is among the values, expected numbers"),
         (["a"], r"dtype <U1, expected floats"),
     ],
 )
@@ -322,7 +322,7 @@ for limit in (10, size - 1, size):
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    with pytest.raises(PermissionError, match=r"the folder .* cannot be written, and a\.wav is to go there"):
+    with pytest.raises(PermissionError, match=r"^cannot write .*/a\.wav: no permission to write to the folder "):
         save_audio(tmp_path / "a.wav", NOISE, 24000)
 
 

@@ -62,6 +62,7 @@ class Service:
             its endpoint, with what ``access.refusal(scope)`` returns.
         limits: the bounds on requests and connections, with their numbers.
         workers: the threads in which requests compute.
+        sockets: the WebSockets that are open.
         ending: whether the service has been told to end.
     """
 
@@ -69,6 +70,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.ending = settings, False
+        self.sockets: set[websocket.Connection] = set()
         self.metrics, self.access = Metrics(), Access(settings)
         self.models = Models(settings, lambda name, ok: self.metrics.loads.labels(name, "ok" if ok else "failed").inc())
         self.workers = Workers(settings.workers)

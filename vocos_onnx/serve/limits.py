@@ -28,7 +28,7 @@ Of the connections themselves an ASGI application sees nothing. Where the server
 - at most ``connections`` at once, of which a quarter is for ``free`` paths: other requests beyond that are 503. A new
   one takes the place of the oldest that has said nothing for ``patience``, then of the body of which nothing has come
   for longest, and longer than ``PAUSE``, then of the one whose client has kept the service waiting longest, and longer
-  than ``patience``, then of the oldest that says nothing, as many others do; where there is none, the new one is closed;
+  than ``patience``, then of the oldest of many that say nothing; where there is none, the new one is closed;
 - a queue of at most 256 connections that are not accepted yet (``backlog``), fewer where there are few files, since
   uvicorn opens all of them at once;
 - a few lines a minute in the log about what clients cause;

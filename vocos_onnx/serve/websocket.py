@@ -68,6 +68,7 @@ PROTOCOL = (
     "connection with that code. The bearer token, where one is needed, is sent in the header Authorization or as the "
     f"subprotocol {SUBPROTOCOL}TOKEN, percent-encoded."
 )
+_ENDS = "the service is ending, try again"
 GUIDE = "docs/guides/service.md, The WebSocket"
 _log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class _Closed(Exception):
 
 
 class _Watch:
-    """Cancels the task of a connection when its client has been waited for too long.
+    """Cancels the task of a connection when its client has been waited for too long, or the service ends.
 
     A timer is set once in a while and not for each message, of which there are a thousand in a second.
     """
@@ -91,18 +92,25 @@ class _Watch:
         self._task = asyncio.current_task()
         self._until, self._timer = math.inf, self._loop.call_later(0, lambda: None)
         self._looks_at = math.inf
-        self.reason = ""
-        self.is_over = False
+        self._awaited = ""
+        self.over: _Closed | None = None
+        """Why the task has been cancelled, if it has."""
 
     def begin(self, seconds: float, reason: str) -> None:
         """From now on the client is waited for, for so many seconds at most."""
-        self.reason, self._until = reason, self._loop.time() + seconds
+        self._awaited, self._until = reason, self._loop.time() + seconds
         if self._until < self._looks_at:
             self._look_at(self._until)
 
     def end(self) -> None:
         """It is no longer waited for."""
         self._until = math.inf
+
+    def stop(self, why: _Closed) -> None:
+        """Cancel the task, if that has not been done."""
+        if self.over is None and self._task is not None:
+            self.over = why
+            self._task.cancel()
 
     def close(self) -> None:
         """Look no more."""
@@ -116,9 +124,7 @@ class _Watch:
     def _look(self) -> None:
         self._looks_at = math.inf
         if self._until <= self._loop.time():
-            self.is_over = True
-            if self._task is not None:
-                self._task.cancel()
+            self.stop(_Closed(STALLED, self._awaited))
         elif self._until < math.inf:
             self._look_at(self._until)
 
@@ -319,7 +325,7 @@ class _Open:
         return self._written(audio)
 
 
-class _Connection:
+class Connection:
     """A WebSocket from its acceptance to its end."""
 
     def __init__(self, service: Service, receive: Receive, send: Send) -> None:
@@ -356,11 +362,11 @@ class _Connection:
                 await self._say_why(closed.code, closed.reason)
                 await self._close(closed.code, closed.reason)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._watch.is_over or task is None or task.uncancel():
+            task, why = asyncio.current_task(), self._watch.over
+            if why is None or task is None or task.uncancel():
                 raise
             self._free()
-            await self._cut()
+            await self._cut(why)
         finally:
             self._watch.close()
             self._free()
@@ -413,7 +419,7 @@ class _Connection:
         except NotLoadedError as error:
             raise _Closed(BUSY, str(error)) from None
         if self._service.ending:
-            raise _Closed(ENDING, "the service is ending, try again")
+            raise _Closed(ENDING, _ENDS)
         most = self._service.settings.streams
         if sum(one.open_streams() for one in models.loaded) >= most:
             raise _Closed(BUSY, f"{most} streams are open, as many as --streams allows: try again")
@@ -433,7 +439,7 @@ class _Connection:
             if self._is_gone:
                 raise ConnectionResetError from None
             if self._service.ending:
-                raise _Closed(ENDING, "the service is ending, try again") from None
+                raise _Closed(ENDING, _ENDS) from None
             _log.error("a stream has failed: %s", error)
             raise _Closed(FAILED, "the service has failed at this stream") from None
         raise ConnectionResetError
@@ -469,7 +475,11 @@ class _Connection:
         await self._send_message(message)
         self._watch.end()
 
-    async def _cut(self) -> None:
+    def end(self) -> None:
+        """Say that the service ends, and close it."""
+        self._watch.stop(_Closed(ENDING, _ENDS))
+
+    async def _cut(self, why: _Closed) -> None:
         """Say why, behind what the client has not read, and leave it some seconds to read that."""
         protocol = getattr(self._receive, "__self__", None)
         transport, writable = getattr(protocol, "transport", None), getattr(protocol, "writable", None)
@@ -477,11 +487,10 @@ class _Connection:
             writable.set()
         if isinstance(transport, asyncio.Transport):
             asyncio.get_running_loop().call_later(LINGER, transport.abort)
-        reason = self._watch.reason
         self._watch.close()
         async with asyncio.timeout(LINGER):
-            await self._say_why(STALLED, reason)
-            await self._close(STALLED, reason)
+            await self._say_why(why.code, why.reason)
+            await self._close(why.code, why.reason)
 
 
 class _Sockets(BaseRoute):
@@ -497,12 +506,17 @@ class _Sockets(BaseRoute):
         if refused is None:
             refused = _wrong_address(scope)
         if refused is None and service.ending:
-            refused = Refused(503, "the service is ending, try again", 1)
+            refused = Refused(503, _ENDS, 1)
         if refused is not None:
             await deny(scope, send, refused)
             return
         await send({"type": "websocket.accept", "subprotocol": _subprotocol(scope)})
-        await _Connection(service, receive, send).run()
+        connection = Connection(service, receive, send)
+        service.sockets.add(connection)
+        try:
+            await connection.run()
+        finally:
+            service.sockets.discard(connection)
 
 
 def _subprotocol(scope: Scope) -> str | None:

@@ -285,6 +285,25 @@ def test_the_recording_of_a_client_that_leaves_is_closed(server: Server) -> None
     assert opened() == before
 
 
+def test_a_fault_behind_the_first_audio_is_the_clients() -> None:
+    """Of a streamed answer: the connection is cut, and the log has the reason, and no failure of the service."""
+    damaged = np.full(24_000 * 60, 0.1, np.float32)
+    damaged[-1000] = np.nan
+    wrong = np.resize(TOKENS, (8, 900))
+    wrong[3, 800] = 1024
+    with Server(*SERVE, OMP_NUM_THREADS="1") as server:
+        for path, body in (("/v1/resynth", file(damaged, subtype="FLOAT")), ("/v1/decode", npy(wrong))):
+            assert server.ask(path, body).status == 400
+            answer = server.ask(f"{path}?stream=true&format=pcm", body)
+            assert answer.status == 200 and not answer.raw.endswith(b"0\r\n\r\n")
+        assert server.ask("/v1/decode", npy(TOKENS)).status == 200
+        lines = server.stop(signal.SIGTERM)[2].splitlines()
+    cut = [line.partition(" is cut off after its first audio: ") for line in lines if "cut off" in line]
+    assert [start.rpartition(" ")[2] for start, _, _ in cut] == ["/v1/resynth", "/v1/decode"]
+    assert "NaN" in cut[0][2] and "1024" in cut[1][2]
+    assert not any("failed" in line or "Traceback" in line for line in lines)
+
+
 # What is refused
 
 REFUSED = {

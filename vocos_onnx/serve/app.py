@@ -27,7 +27,7 @@ from vocos_onnx.bandwidths import DEFAULT_BANDWIDTH, bandwidth_index
 from vocos_onnx.encoder import EncodecONNX
 from vocos_onnx.io.tokens import Tokens, save_tokens
 from vocos_onnx.mels import MelConvention, convention_of
-from vocos_onnx.messages import listed, printable, shown
+from vocos_onnx.messages import listed, shown
 from vocos_onnx.once import first_time
 
 from . import page, websocket
@@ -40,14 +40,13 @@ from .models import Model, Models, NotLoadedError, UnknownModelError
 from .openapi import description
 from .queries import check_query
 from .settings import Settings
-from .wording import for_clients, one_of, unknown
+from .wording import one_of, said, short, unknown
 from .workers import AGAIN, Clock, Workers
 
 Value = TypeVar("Value")
 _log = logging.getLogger("vocos_onnx.serve")
 
 FREE = ("/", "/page/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models")  # quick, and small
-_LONGEST_REASON = 300  # characters of what is said about bad input, which may hold a part of it
 _NUMBER = r"[+-]?(\d{1,9}\.?\d{0,9}|\.\d{1,9})(e[+-]?\d{1,2})?"
 
 
@@ -397,16 +396,11 @@ async def openapi(request: Request) -> Response:
 async def say(request: Request, error: Exception) -> Response:
     """Why a request is refused."""
     assert isinstance(error, HTTPException)
-    reason = re.sub(r" at 0x[0-9a-fA-F]+", "", error.detail)  # where an object is in memory, in a parser's words
-    reason = printable(for_clients(reason, service_of(request).models.names))
+    reason = said(error.detail, service_of(request).models.names)
     if reason == HTTPStatus(error.status_code).phrase:  # of the framework
         refused = _elsewhere(request.scope, request.app.routes)
         reason = reason if refused is None else refused.reason
-    return JSONResponse({"error": _short(reason)}, error.status_code, error.headers)
-
-
-def _short(reason: str) -> str:
-    return reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 4] + " ..."
+    return JSONResponse({"error": reason}, error.status_code, error.headers)
 
 
 def _elsewhere(scope: Scope, routes: Sequence[BaseRoute]) -> Refused | None:
@@ -424,7 +418,7 @@ def _elsewhere(scope: Scope, routes: Sequence[BaseRoute]) -> Refused | None:
         reason = f"the method is {shown(scope['method'])}, and {listed([path])} takes {methods}"
         return Refused(405, reason, headers=headers)
     paths = [route.path for route in routes if isinstance(route, Route) and "/page/" not in route.path]
-    return Refused(404, _short(f"there is no path {unknown(path, paths)}"))
+    return Refused(404, short(f"there is no path {unknown(path, paths)}"))
 
 
 async def say_failed(_: Request, error: Exception) -> Response:

@@ -32,7 +32,7 @@ from vocos_onnx.streams import Stream
 from .access import SUBPROTOCOL
 from .limits import Receive, Refused, Scope, Send, deny
 from .models import Model, Models, NotLoadedError, UnknownModelError
-from .wording import one_of
+from .wording import one_of, short
 
 if TYPE_CHECKING:
     from .app import Service
@@ -43,7 +43,7 @@ MOST_SECONDS = 5  # of audio of one chunk: so much is computed and kept for a cl
 LINGER = 5.0  # seconds in which a client that did not read may still get to know why it was cut off
 _MOST_QUICK = 100  # messages without frames, such as empty chunks, beyond those that chunks with frames make up for
 _LONGEST_TEXT = 4096  # bytes of a message in JSON
-_LONGEST_REASON, _LONGEST_CLOSE = 300, 120  # characters of an error; bytes of what the closing frame says
+_LONGEST_CLOSE = 120  # bytes of what the closing frame says
 _FORMATS: dict[str, Callable[[Float], bytes]] = {
     "s16le": lambda audio: to_int16(audio).astype("<i2", copy=False).tobytes(),
     "f32le": lambda audio: audio.astype("<f4", copy=False).tobytes(),
@@ -461,9 +461,7 @@ class Connection:
         await self._send({"type": "websocket.send", "text": json.dumps(message)})
 
     async def _say_why(self, code: int, reason: str) -> None:
-        if len(reason) > _LONGEST_REASON:
-            reason = reason[: _LONGEST_REASON - 4] + " ..."
-        await self._say({"type": "error", "error": reason, "code": code})
+        await self._say({"type": "error", "error": short(reason), "code": code})
 
     async def _close(self, code: int, reason: str) -> None:
         short = reason.encode()[:_LONGEST_CLOSE].decode(errors="ignore")

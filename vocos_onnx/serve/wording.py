@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
-from vocos_onnx.messages import close_to, of_files, shown
+from vocos_onnx.messages import close_to, of_files, printable, shown
+
+LONGEST_REASON = 300  # characters of what is said about bad input, which may hold a part of it
 
 _OBJECT = re.compile(r"\bVocosONNX\('([\w./-]+)'\)")
 _OF_REQUESTS = [
@@ -47,6 +49,17 @@ def for_clients(text: str, models: Collection[str] = ()) -> str:
     for pattern, new in _OF_REQUESTS:
         text = pattern.sub(new, text)
     return text
+
+
+def said(text: str, models: Collection[str] = ()) -> str:
+    """A reason as it is sent: as ``for_clients`` has it, printable and not too long."""
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", text)  # where an object is in memory, in a parser's words
+    return short(printable(for_clients(text, models)))
+
+
+def short(text: str) -> str:
+    """A reason that may hold a part of the input, cut where it is long."""
+    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 4] + " ..."
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -805,6 +805,11 @@ WRONG_SETTINGS = {
     "little memory": (["--memory", "0.5"], {}, "--memory is 0.5 MB, expected 1.04858 to "),
     "a port": (["--port", "70000"], {}, "--port is 70000, expected 0 to 65535"),
     "an origin": (["--cors", "example.org"], {}, "expected an origin such as https://example.org"),
+    "int8 of a file": (
+        ["--model", str(DATA / "mel.onnx"), "--int8"],
+        {},
+        "--int8 is given, and no model is of the hub",
+    ),
     "no workers": (["--workers", "0"], {}, "--workers is 0, expected 1 to 1024"),
     "many streams": (["--streams", "1000"], {}, "expected 2000 of these or more"),
     "no host": (["--host", "no.such.host.invalid"], {}, "cannot listen on no.such.host.invalid"),

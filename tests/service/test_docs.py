@@ -175,7 +175,7 @@ def test_dockerfile(tmp_path: Path) -> None:
         )
         assert done.returncode == 2
         there = {
-            "int8": "in float32, but in int8, which precision='int8' of from_pretrained, or --int8 of vocos-onnx serve,",
+            "int8": "in float32, but in int8, which precision='int8' of from_pretrained, or --int8 of vocos-onnx serve",
             "float32": "in int8, but in float32, which precision='float32' of from_pretrained opens",
         }[precision]
         assert there in done.stderr, done.stderr

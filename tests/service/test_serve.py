@@ -890,13 +890,17 @@ def test_other_machines_without_a_token() -> None:
 
 
 def test_drain() -> None:
-    """What runs is ended."""
+    """What runs is ended; new connections are refused meanwhile, those of health checks too."""
     tokens = npy(np.zeros((8, 75 * 300), np.int16))
     with Server(*SERVE, "--workers", "1", "--drain", "20") as server:
         busy = server.connect(request("/v1/decode", tokens))
         while not server.health()[1]["requests"]:
             time.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + 20
+        with pytest.raises(ConnectionRefusedError):
+            while time.monotonic() < end:
+                server.connect().close()
         answer = Answer(rest(busy))
         assert answer.status == 200 and len(answer.body) == 44 + 2 * 320 * 75 * 300
         assert server.process.wait(20) == 143

@@ -18,6 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from vocos_onnx.arrays import Float
 from vocos_onnx.io.audio import AudioEncoder
 from vocos_onnx.io.samples import to_int16
+from vocos_onnx.messages import shown
 
 from .bodies import account_of
 from .limits import Receive, Refused, Scope, Send
@@ -72,7 +73,12 @@ def chosen_format(request: Request, formats: dict[str, Format] = FORMATS) -> str
             best, best_weight = name, weight
     if best is None:
         media = ", ".join(one.media for one in formats.values())
-        raise HTTPException(406, f"the client accepts none of {media}: name a format, one of {known}")
+        given = shown(", ".join(request.headers.getlist("accept")))
+        raise HTTPException(
+            406,
+            f"the header Accept is {given}, expected some of {media}: send one of these, or name a format in the "
+            f"query, as format={next(iter(formats))} (one of {known})",
+        )
     return best
 
 

@@ -33,7 +33,7 @@ from vocos_onnx.once import first_time
 from . import page, websocket
 from .access import Access
 from .answers import BLOCK, CHUNK, TOKENS, Answers, Work, chosen_format
-from .bodies import Bodies, Recording, account_of, check_codebooks, first_codebooks
+from .bodies import Bodies, Recording, account_of, check_codebooks, check_values, first_codebooks
 from .limits import Limits, Refused, Scope
 from .metrics import Metrics
 from .models import Model, Models, NotLoadedError, UnknownModelError
@@ -47,6 +47,7 @@ Value = TypeVar("Value")
 _log = logging.getLogger("vocos_onnx.serve")
 
 FREE = ("/", "/page/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models")  # quick, and small
+_ID = "a number from 0 on, the place of the bandwidth in those that GET /v1/models lists"
 _NUMBER = r"[+-]?(\d{1,9}\.?\d{0,9}|\.\d{1,9})(e[+-]?\d{1,2})?"
 
 
@@ -138,7 +139,13 @@ def _parameter(request: Request, name: str, pattern: str, kind: Callable[[str], 
 
 
 def _bandwidth(request: Request) -> float | None:
-    return _parameter(request, "bandwidth", _NUMBER, float, "a number of kbps")
+    return _parameter(
+        request, "bandwidth", _NUMBER, float, "a number of kbps; GET /v1/models lists those of each model"
+    )
+
+
+def _no_bandwidth(bandwidth: float, model: Model) -> str:
+    return f"bandwidth is {bandwidth:g}, but {model.name} is a mel model, without tokens: leave it out"
 
 
 def _streamed(request: Request) -> bool:
@@ -161,7 +168,7 @@ async def decode(request: Request) -> Response:
     check_query(request, "model", "bandwidth", "bandwidth_id", "mels_from", "key", "format", "stream")
     format, streamed = chosen_format(request), _streamed(request)
     bandwidth = _bandwidth(request)
-    bandwidth_id = _parameter(request, "bandwidth_id", r"[+-]?\d{1,9}", int, "a number")
+    bandwidth_id = _parameter(request, "bandwidth_id", r"[+-]?\d{1,9}", int, _ID)
     mels_from = request.query_params.get("mels_from")
     if bandwidth is not None and bandwidth_id is not None:
         raise HTTPException(
@@ -175,13 +182,13 @@ async def decode(request: Request) -> Response:
     with _bad_input():
         if bandwidth is not None:
             if not model.is_codec:
-                raise ValueError("bandwidth is given, but this is a mel model, without tokens: leave it out")
+                raise ValueError(_no_bandwidth(bandwidth, model))
             bandwidth_index(bandwidth, vocos.bandwidths)
         if mels_from is not None:
             if model.is_codec:
                 mel = service.models.first("mels")
                 other = "leave it out" if mel is None else f"leave it out, or name a mel model, as model={mel}"
-                raise ValueError(f"mels_from is given, but {model.name} decodes tokens: {other}")
+                raise ValueError(f"mels_from is {shown(mels_from)}, but {model.name} decodes tokens: {other}")
             convention = convention_of(mels_from, config.feature_channels)
     given = await service.bodies.arrays(request, model, convention, request.query_params.get("key"), clock)
     if bandwidth is not None:
@@ -189,6 +196,7 @@ async def decode(request: Request) -> Response:
             given = first_codebooks(given, model, bandwidth)
     with _bad_input():
         check_codebooks(given, model, bandwidth_id)
+    await service.workers.run(check_values, given, model, clock=clock)
     if bandwidth is not None and config.num_bandwidth_ids:
         bandwidth_id = vocos.bandwidths.index(bandwidth)
     axis = 0 if convention is not None and convention.axes == "btc" else 1
@@ -246,6 +254,8 @@ async def resynth(request: Request) -> Response:
     format, streamed, bandwidth = chosen_format(request), _streamed(request), _bandwidth(request)
     model, service, clock = await _model(request), service_of(request), Clock()
     vocos = model.vocos
+    if bandwidth is not None and not model.is_codec:
+        raise HTTPException(400, _no_bandwidth(bandwidth, model))
     if model.is_codec:
         _encoder_of(model)
         with _bad_input():

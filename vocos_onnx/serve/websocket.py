@@ -32,7 +32,7 @@ from vocos_onnx.streams import Stream
 from .access import SUBPROTOCOL
 from .limits import Receive, Refused, Scope, Send, deny
 from .models import Model, Models, NotLoadedError, UnknownModelError
-from .wording import one_of, short
+from .wording import in_json, one_of, short, with_place
 
 if TYPE_CHECKING:
     from .app import Service
@@ -186,7 +186,8 @@ class _Open:
         config = self.model.vocos.config
         name, other = ("codebooks", "channels") if self.is_tokens else ("channels", "codebooks")
         if start.get(other) is not None:
-            raise _Closed(BAD_DATA, f"{other} is given, and these are {'tokens' if self.is_tokens else 'mels'}")
+            kind = "tokens" if self.is_tokens else "mels"
+            raise _Closed(BAD_DATA, f"{other} is {in_json(start[other])}, and these are {kind}: leave it out")
         given = _integer(start, name)
         if not self.is_tokens:
             channels = config.feature_channels
@@ -301,7 +302,10 @@ class _Open:
                 f"a chunk has {frames} frames, expected at most {self._most}, which are {MOST_SECONDS} s: send several",
             )
         chunk = np.frombuffer(data, self.dtype).reshape(frames, self.width)
-        audio = await self.stream.apush(chunk if self._frames_first else chunk.T)
+        try:
+            audio = await self.stream.apush(chunk if self._frames_first else chunk.T)
+        except ValueError as error:
+            raise ValueError(with_place(str(error), chunk.T, self.frames)) from None
         self.frames += frames
         self.samples += len(audio)
         return self._written(audio)
@@ -405,7 +409,8 @@ class Connection:
             await self._send({"type": "websocket.send", "bytes": rest})
             await self._say({"type": "end", "frames": frames, "samples": samples})
         else:
-            raise _Closed(WRONG_KIND, f'type is {shown(kind)}, expected "start" or "flush"; chunks are binary messages')
+            what = in_json(kind) if "type" in given else "missing"
+            raise _Closed(WRONG_KIND, f'type is {what}, expected "start" or "flush"; chunks are binary messages')
 
     async def _started(self, start: Mapping[str, Any]) -> _Open:
         unknown = next((key for key in start if key not in _KEYS), None)
@@ -587,21 +592,22 @@ def _read(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise _Closed(BAD_DATA, f"cannot read a text message as JSON: {error}") from None
     if not isinstance(given, dict):
-        raise _Closed(BAD_DATA, f'a text message is {shown(given)}, expected {{"type": "start", ...}}')
+        raise _Closed(BAD_DATA, f'a text message is {in_json(given)}, expected {{"type": "start", ...}}')
     return given
 
 
 def _one_of(given: Mapping[str, Any], name: str, known: tuple[str, ...], default: str | None = None) -> str:
     value = given.get(name, default)
     if not (isinstance(value, str) and value in known):
-        raise _Closed(BAD_DATA, f"{name} is {shown(value)}, expected {' or '.join(known)}")
+        what = in_json(value) if name in given else "missing"
+        raise _Closed(BAD_DATA, f"{name} is {what}, expected {one_of(known)}")
     return value
 
 
 def _field(given: Mapping[str, Any], name: str, fits: Callable[[Any], bool], expected: str) -> Any:
     value = given.get(name)
     if value is not None and not fits(value):
-        raise _Closed(BAD_DATA, f"{name} is {shown(value)}, expected {expected}")
+        raise _Closed(BAD_DATA, f"{name} is {in_json(value)}, expected {expected}")
     return value
 
 

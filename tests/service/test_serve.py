@@ -390,6 +390,7 @@ REFUSED = {
         400,
         "40 channels, expected at most 32",
     ),
+    "one axis": ("/v1/decode", npy(TOKENS[0]), 400, "one codebook is sent as (1, 200), and one frame as (200, 1)"),
     "a key of no .npz": ("/v1/decode?key=a", npy(TOKENS), 400, "the body is no .npz"),
     "a key that is not there": ("/v1/decode?key=c", npz(a=TOKENS, b=TOKENS), 400, "it has no array 'c'"),
     "both bandwidths": ("/v1/decode?bandwidth=3&bandwidth_id=1", npy(TOKENS), 400, "give one of the two"),
@@ -528,7 +529,7 @@ REFUSED = {
     "the first 20 bytes of an mp3": ("/v1/resynth", MP3[:20], 400, "no audio is found in it"),
     "a path with a slash": ("/v1/models/", b"", 404, "(did you mean /v1/models?)"),
     "another method": ("/v1/decode", b"", 405, "the method is 'GET', and /v1/decode takes POST"),
-    "no such recording": ("/v1/samples/other", b"", 404, ""),
+    "no such recording": ("/v1/samples/other", b"", 404, "there is no recording 'other', expected one of speech_"),
 }
 
 

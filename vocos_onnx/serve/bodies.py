@@ -361,8 +361,10 @@ class _Limits:
         expected = "(frames, channels)" if self._frames_first else "(codebooks or channels, frames)"
         whole = shown(shape if given is None else given)
         if len(shape) != 2:
-            batch = "; send the items of a batch one by one" if len(shape) in (3, 4) else ""
-            raise ValueError(f"the array has shape {whole}, expected {expected}{batch}")
+            remedy = "; send the items of a batch one by one" if len(shape) in (3, 4) else ""
+            if len(shape) == 1 and not self._frames_first:
+                remedy = f"; one codebook is sent as (1, {shape[0]}), and one frame as ({shape[0]}, 1)"
+            raise ValueError(f"the array has shape {whole}, expected {expected}{remedy}")
         if min(shape) < 1:
             raise ValueError(f"the array is empty, with shape {whole}, expected {expected} with at least one of each")
         if dtype.kind not in "iuf":

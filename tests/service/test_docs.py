@@ -20,6 +20,7 @@ from tests.helpers import ROOT
 from tests.page import SHELL_PRELUDE
 from tests.service.process import INSTALLED, Server
 from vocos_onnx.cli.program import build_parser
+from vocos_onnx.serve.settings import Settings
 
 TEXT = (ROOT / "docs" / "guides" / "service.md").read_text(encoding="utf-8")
 DEPLOY = ROOT / "docs" / "guides" / "deploy.md"
@@ -136,6 +137,24 @@ def test_unit(tmp_path: Path) -> None:
         (tmp_path / UNIT.name).write_text(text.replace(program, sys.executable))
         done = subprocess.run(["systemd-analyze", "verify", tmp_path / UNIT.name], capture_output=True, text=True)
         assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_pod() -> None:
+    """It is given the time that it needs, and is asked for health where that is."""
+    yaml = pytest.importorskip("yaml")
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", DEPLOY.read_text(encoding="utf-8"), re.M | re.S)
+    pod = yaml.safe_load(text)
+    (container,) = pod["containers"]
+    program, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert program == "sleep"
+    assert pod["terminationGracePeriodSeconds"] > int(seconds) + Settings().drain + 2
+    asked = {name: container[f"{name}Probe"]["httpGet"] for name in ("readiness", "liveness", "startup")}
+    assert {name: one["path"] for name, one in asked.items()} == {
+        "readiness": "/readyz",
+        "liveness": "/healthz",
+        "startup": "/readyz",
+    }
+    assert {one["port"] for one in asked.values()} == {container["ports"][0]["containerPort"]} == {Settings().port}
 
 
 def test_dockerfile(tmp_path: Path) -> None:

@@ -534,6 +534,6 @@ def _check_length(samples: int, rate: int, most: float) -> None:
     if samples > most * rate:
         seconds = math.ceil(100 * min(samples, 1 << 60) / rate) / 100  # more than the most, as it is written, too
         raise ValueError(
-            f"there are {seconds:.10g} s of audio, expected at most {most:g} (--max-seconds of the service): send them "
-            "in parts"
+            f"there are {seconds:.10g} s of audio, expected at most {most:g} (--max-seconds of the service): send "
+            "several requests"
         )

@@ -224,7 +224,7 @@ def test_no_block_hides() -> None:
     """Code is marked as what it is, so that it is run; other languages are those of data."""
     for name, text in TEXTS.items():
         fences = re.findall(r"^ *```(\S*)$", text, re.M)
-        assert set(fences[::2]) <= {"python", "sh", "bash", "text", "json", "nginx", "dockerfile", "js"}, name
+        assert set(fences[::2]) <= {"python", "sh", "bash", "text", "json", "nginx", "dockerfile", "js", "yaml"}, name
         assert not any(fences[1::2]), name
 
 

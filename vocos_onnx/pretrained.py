@@ -40,6 +40,7 @@ from .once import first_time
 
 T = TypeVar("T")
 _NEWEST = "main"  # the branch that the hub has if none is named
+_OPTIONS = {"float32": "", "int8": " --int8", "float16": " --fp16"}  # of models pull and serve
 _RECENT = 2_000_000_000  # ns; the times of some file systems are no finer
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _log = logging.getLogger("vocos_onnx")
@@ -277,8 +278,9 @@ def _found(repo: str, wanted: Wanted, *, converted: bool = True) -> _Found:
     if _forbidden(wanted):
         at = f" at revision {wanted.revision}" if wanted.revision else ""
         raise hub.UnreachableError(
-            f"cannot get {repo}{at} from the hub: it is not in the cache, and downloads are forbidden (by "
-            f"HF_HUB_OFFLINE or local_files_only); download it once with: vocos-onnx models pull {repo}"
+            f"cannot get {repo}{at} from the hub: it is not in the cache{_in_other_precisions(repo, wanted)}, and "
+            "downloads are forbidden (by HF_HUB_OFFLINE or local_files_only); download it once with: vocos-onnx models "
+            f"pull {repo}{_OPTIONS[_precision(wanted)]}"
         )
     try:
         snapshot = hub.ask(repo, wanted.revision, wanted.cache_dir)
@@ -291,6 +293,19 @@ def _found(repo: str, wanted: Wanted, *, converted: bool = True) -> _Found:
         return _Found(snapshot.commit, None, snapshot)
     cache.remember_commit(repo, wanted.revision or _NEWEST, snapshot.commit)
     return _Found(snapshot.commit, _kept(cache, repo, snapshot.commit, wanted) if converted else None, snapshot)
+
+
+def _in_other_precisions(repo: str, wanted: Wanted) -> str:
+    """What of a repository is in the cache in place of the precision that is wanted, and how that is opened."""
+    others = [name for name in PRECISIONS if name != _precision(wanted)]
+    for name in others if wanted.filename is None else ():
+        here = _here(repo, replace(wanted, precision=name), converted=True)
+        if here is not None and here.entry is not None:
+            remedy = f"precision={name!r} of from_pretrained"
+            if _OPTIONS[name]:
+                remedy += f", or{_OPTIONS[name]} of vocos-onnx serve,"
+            return f" in {_precision(wanted)}, but in {name}, which {remedy} opens"
+    return ""
 
 
 def _here(repo: str, wanted: Wanted, converted: bool) -> _Found | None:

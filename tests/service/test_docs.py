@@ -18,8 +18,9 @@ import soundfile
 
 from tests.helpers import ROOT
 from tests.page import SHELL_PRELUDE
-from tests.service.process import Server
+from tests.service.process import INSTALLED, Server
 from vocos_onnx.cli.program import build_parser
+from vocos_onnx.serve.settings import Settings
 
 TEXT = (ROOT / "docs" / "guides" / "service.md").read_text(encoding="utf-8")
 DEPLOY = ROOT / "docs" / "guides" / "deploy.md"
@@ -138,6 +139,24 @@ def test_unit(tmp_path: Path) -> None:
         assert done.returncode == 0 and not done.stderr, done.stderr
 
 
+def test_pod() -> None:
+    """It is given the time that it needs, and is asked for health where that is."""
+    yaml = pytest.importorskip("yaml")
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", DEPLOY.read_text(encoding="utf-8"), re.M | re.S)
+    pod = yaml.safe_load(text)
+    (container,) = pod["containers"]
+    program, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert program == "sleep"
+    assert pod["terminationGracePeriodSeconds"] > int(seconds) + Settings().drain + 2
+    asked = {name: container[f"{name}Probe"]["httpGet"] for name in ("readiness", "liveness", "startup")}
+    assert {name: one["path"] for name, one in asked.items()} == {
+        "readiness": "/readyz",
+        "liveness": "/healthz",
+        "startup": "/readyz",
+    }
+    assert {one["port"] for one in asked.values()} == {container["ports"][0]["containerPort"]} == {Settings().port}
+
+
 def test_dockerfile(tmp_path: Path) -> None:
     """Its commands get the model from a hub, and what it starts serves that without one; in int8 as well."""
     pytest.importorskip("huggingface_hub")
@@ -163,8 +182,19 @@ def test_dockerfile(tmp_path: Path) -> None:
         home = {"HOME": str(root / "none"), "HF_HOME": str(root / "none"), "HF_HUB_OFFLINE": "1"}
         with Server("-m", "vocos_onnx", *words, **settings, **home) as server:
             (model,) = json.loads(server.ask("/v1/models", method="GET").body)["models"]
-        called, precision = {
-            "whole": ("charactr/vocos-encodec-24khz", "float32"),
-            "int8": ("vocos-encodec-24khz", "int8"),
-        }[name]
+        called, precision = "charactr/vocos-encodec-24khz", {"whole": "float32", "int8": "int8"}[name]
         assert (model["name"], model["precision"], model["codec"]) == (called, precision, "encodec_24khz")
+        other = [word for word in words if word != "--int8"] if precision == "int8" else [*words, "--int8"]
+        done = subprocess.run(
+            [sys.executable, "-m", "vocos_onnx", *other, "--port", "0"],
+            env={**os.environ, **settings, **home, **INSTALLED},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 2
+        there = {
+            "int8": "in float32, but in int8, which precision='int8' of from_pretrained, or --int8 of vocos-onnx serve",
+            "float32": "in int8, but in float32, which precision='float32' of from_pretrained opens",
+        }[precision]
+        assert there in done.stderr, done.stderr

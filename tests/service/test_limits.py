@@ -239,6 +239,30 @@ def test_connections(server: Server) -> None:
         plug.close()
 
 
+@pytest.mark.parametrize("length", [1000, 200_000])
+def test_bodies_that_do_not_come_give_way_to_who_has_just_connected(start: Start, length: int) -> None:
+    """A health check that says nothing yet is not closed for others, nor is a body that comes; nor are they refused."""
+    with start(patience=10, body_window=10, linger=10, header_seconds=10) as server:
+        comes = server.connect(request("/echo", b"", "Connection: close", length=60_000))
+        unfinished = [server.connect(request("/echo", length=length)) for _ in range(14)]  # 413 if it is so long
+        for _ in range(40):
+            comes.sendall(bytes(1000))
+            time.sleep(0.01)
+        check = server.connect()
+        silent = []
+        for _ in range(10):
+            silent.append(server.connect())
+            comes.sendall(bytes(1000))
+            time.sleep(0.01)
+        check.sendall(request("/healthz", b"", "Connection: close", method="GET"))
+        assert Answer(rest(check)).status == 200
+        assert server.ask("/echo", b"honest").body == b"honest"
+        comes.sendall(bytes(10_000))
+        assert Answer(rest(comes)).body == bytes(60_000)
+        assert [closed(plug, 0.1) is None for plug in silent] == [True] * 10
+        assert closed(unfinished[0], 0.1) is not None
+
+
 def test_burst_of_connections(start: Start) -> None:
     """Who finds no room in the queue of those that wait to be accepted tries again after a second."""
     with start(connections=512) as server:

@@ -164,7 +164,11 @@ def test_format_goes_before_accept(server: Server) -> None:
     answer = server.ask("/v1/decode?format=wav", npy(TOKENS), "Accept: audio/flac")
     assert answer.headers["content-type"] == "audio/wav"
     answer = server.ask("/v1/decode", npy(TOKENS), "Accept: image/png")
-    assert answer.status == 406 and "wav, flac, opus, pcm" in answer.json()["error"]
+    assert answer.status == 406
+    assert answer.json()["error"] == (
+        "the header Accept is 'image/png', expected some of audio/wav, audio/flac, audio/ogg, audio/pcm: send one of "
+        "these, or name a format in the query, as format=wav (one of wav, flac, opus, pcm)"
+    )
 
 
 # Kinds of input
@@ -286,6 +290,33 @@ def test_the_recording_of_a_client_that_leaves_is_closed(server: Server) -> None
     assert opened() == before
 
 
+def test_a_fault_behind_the_first_audio_is_the_clients() -> None:
+    """Of a streamed answer: the connection is cut, and the log has the reason, and no failure of the service.
+
+    Tokens and mels are looked at before.
+    """
+    damaged = np.full(24_000 * 60, 0.1, np.float32)
+    damaged[-1000] = np.nan
+    wrong, mels = np.resize(TOKENS, (8, 900)), np.full((100, 900), -5, np.float32)
+    wrong[3, 800], mels[7, 800] = 1024, np.inf
+    with Server(*SERVE, OMP_NUM_THREADS="1") as server:
+        body = file(damaged, subtype="FLOAT")
+        assert server.ask("/v1/resynth", body).status == 400
+        answer = server.ask("/v1/resynth?stream=true&format=pcm", body)
+        assert answer.status == 200 and not answer.raw.endswith(b"0\r\n\r\n")
+        answer = server.ask("/v1/decode?stream=true", npy(wrong))
+        assert answer.status == 400
+        assert "the value 1024 (in codebook 3, frame 800, counted from 0), expected 0 to 1023" in answer.json()["error"]
+        answer = server.ask(f"/v1/decode?stream=true&model={MEL}", npy(mels))
+        assert answer.status == 400 and "the first in row 7 at position 800, counted from 0" in answer.json()["error"]
+        assert server.ask("/v1/decode", npy(TOKENS)).status == 200
+        lines = server.stop(signal.SIGTERM)[2].splitlines()
+    cut = [line.partition(" is cut off after its first audio: ") for line in lines if "cut off" in line]
+    assert [start.rpartition(" ")[2] for start, _, _ in cut] == ["/v1/resynth"]
+    assert "NaN or infinity, first at sample 1439000" in cut[0][2]
+    assert not any("failed" in line or "Traceback" in line for line in lines)
+
+
 # What is refused
 
 REFUSED = {
@@ -316,6 +347,51 @@ REFUSED = {
         400,
         "row 2 has 1 numbers, and row 0 has 2",
     ),
+    "an empty body": (
+        "/v1/resynth",
+        b"",
+        400,
+        "expected a recording: send the file itself as the body, as with curl --",
+    ),
+    "null": ("/v1/decode", b"null", 400, "none of .npz, .npy and JSON"),
+    "null for tokens": ("/v1/decode", b'{"tokens": null}', 400, "tokens is null, expected a list of equal length"),
+    "null for a row": ("/v1/decode", b'{"tokens": [[1], null]}', 400, "row 1 is null, expected a list"),
+    "null for a token": (
+        "/v1/decode",
+        b'{"tokens": [[1, 2], [3, null]]}',
+        400,
+        "row 1 has null at position 1, both counted from 0, expected integers alone",
+    ),
+    "a whole number with a point": (
+        "/v1/decode",
+        b'{"tokens": [[1, 2], [3.0, 4]]}',
+        400,
+        "row 1 has 3.0 at position 0, both counted from 0, expected integers alone: write it without a point",
+    ),
+    "NaN for a token": ("/v1/decode", b'{"tokens": [[1, NaN]]}', 400, "row 0 has NaN at position 1"),
+    "a token beyond 64 bits": (
+        "/v1/decode",
+        b'{"tokens": [[1, 99999999999999999999]]}',
+        400,
+        "row 0 has 99999999999999999999 at position 1, both counted from 0, expected integers of up to 64 bits",
+    ),
+    "a token out of range": (
+        "/v1/decode",
+        npy(np.where(np.arange(1600).reshape(8, 200) == 777, 1024, 1)),
+        400,
+        "the value 1024 (in codebook 3, frame 177, counted from 0), expected 0 to 1023",
+    ),
+    "JSON nested too deeply": ("/v1/decode", b"[" * 1000, 400, 'nested too deeply, expected {"tokens": [[...], ...]}'),
+    "JSON of Latin-1": ("/v1/decode", b'{"tokens": [[1]], "codec": "\xff"}', 400, "byte 28 is no UTF-8"),
+    "an archive that is cut off": ("/v1/decode", npz(tokens=TOKENS)[:300], 400, "truncated or damaged; send the file"),
+    "objects of Python": ("/v1/decode", npz(tokens=[None]), 400, "Python objects, which are never loaded"),
+    "many channels": (
+        "/v1/resynth",
+        file(np.zeros((99, 40)), subtype="PCM_U8"),
+        400,
+        "40 channels, expected at most 32",
+    ),
+    "one axis": ("/v1/decode", npy(TOKENS[0]), 400, "one codebook is sent as (1, 200), and one frame as (200, 1)"),
     "a key of no .npz": ("/v1/decode?key=a", npy(TOKENS), 400, "the body is no .npz"),
     "a key that is not there": ("/v1/decode?key=c", npz(a=TOKENS, b=TOKENS), 400, "it has no array 'c'"),
     "both bandwidths": ("/v1/decode?bandwidth=3&bandwidth_id=1", npy(TOKENS), 400, "give one of the two"),
@@ -454,7 +530,7 @@ REFUSED = {
     "the first 20 bytes of an mp3": ("/v1/resynth", MP3[:20], 400, "no audio is found in it"),
     "a path with a slash": ("/v1/models/", b"", 404, "(did you mean /v1/models?)"),
     "another method": ("/v1/decode", b"", 405, "the method is 'GET', and /v1/decode takes POST"),
-    "no such recording": ("/v1/samples/other", b"", 404, ""),
+    "no such recording": ("/v1/samples/other", b"", 404, "there is no recording 'other', expected one of speech_"),
 }
 
 
@@ -466,7 +542,7 @@ IN_PYTHON = re.compile(
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(server: Server, name: str) -> None:
     path, body, status, reason = REFUSED[name]
-    answer = server.ask(path, body, method="POST" if body else "GET")
+    answer = server.ask(path, body, method="POST" if body or "/re" in path else "GET")
     assert (answer.status, answer.headers["content-type"]) == (status, "application/json"), answer.raw[:500]
     error = answer.json()["error"]
     assert reason in error
@@ -810,6 +886,11 @@ WRONG_SETTINGS = {
     "little memory": (["--memory", "0.5"], {}, "--memory is 0.5 MB, expected 1.04858 to "),
     "a port": (["--port", "70000"], {}, "--port is 70000, expected 0 to 65535"),
     "an origin": (["--cors", "example.org"], {}, "expected an origin such as https://example.org"),
+    "int8 of a file": (
+        ["--model", str(DATA / "mel.onnx"), "--int8"],
+        {},
+        "--int8 is given, and no model is of the hub",
+    ),
     "no workers": (["--workers", "0"], {}, "--workers is 0, expected 1 to 1024"),
     "many streams": (["--streams", "1000"], {}, "expected 2000 of these or more"),
     "no host": (["--host", "no.such.host.invalid"], {}, "cannot listen on no.such.host.invalid"),
@@ -890,13 +971,17 @@ def test_other_machines_without_a_token() -> None:
 
 
 def test_drain() -> None:
-    """What runs is ended."""
+    """What runs is ended; new connections are refused meanwhile, those of health checks too."""
     tokens = npy(np.zeros((8, 75 * 300), np.int16))
     with Server(*SERVE, "--workers", "1", "--drain", "20") as server:
         busy = server.connect(request("/v1/decode", tokens))
         while not server.health()[1]["requests"]:
             time.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + 20
+        with pytest.raises(ConnectionRefusedError):
+            while time.monotonic() < end:
+                server.connect().close()
         answer = Answer(rest(busy))
         assert answer.status == 200 and len(answer.body) == 44 + 2 * 320 * 75 * 300
         assert server.process.wait(20) == 143

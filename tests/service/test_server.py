@@ -182,7 +182,11 @@ BAD = {
     "a negative shape": ("/v1/decode", header("(-8, 100)") + bytes(8), "shape"),
     "an archive of garbage": ("/v1/decode", b"PK\3\4" + b"x" * 100, "cannot read the body as .npz"),
     "an archive without tokens": ("/v1/decode", npz(a=TOKENS, b=TOKENS), "holds the arrays a (8, "),
-    "an archive of many entries": ("/v1/decode", npz(**{f"a{i}": 0 for i in range(1000)}), "more than 16 entries"),
+    "an archive of many entries": (
+        "/v1/decode",
+        npz(**{f"a{i}": 0 for i in range(1000)}),
+        "1000 entries, expected at",
+    ),
     "an archive of zeros": ("/v1/decode", npz(zipfile.ZIP_DEFLATED, tokens=np.zeros((8, 1_100_000))), "unpacks to"),
     "an archive of bzip2": ("/v1/decode", npz(zipfile.ZIP_BZIP2, tokens=TOKENS), "stored or deflated"),
     "an archive of a batch": ("/v1/decode", npz(tokens=np.stack([TOKENS, TOKENS])), "shape"),
@@ -199,10 +203,10 @@ BAD = {
     "JSON too long": ("/v1/decode", b'{"tokens": [[' + b"1," * 20_000 + b"1]]}", "s of audio"),
     "ragged JSON": ("/v1/decode", b'{"tokens": [[1], [2, 3]]}', "row 1 has 2 numbers, and row 0 has 1, expected a"),
     "JSON without tokens": ("/v1/decode", b'{"a": 1}', "cannot read"),
-    "JSON of many lists": ("/v1/decode", b'{"tokens": [' + b"[]," * 30_000 + b"[]]}", "expected a list"),
-    "JSON of many objects": ("/v1/decode", b'{"tokens": [' + b'{"":1},' * 10_000 + b"1]}", "expected a list"),
-    "JSON of many texts": ("/v1/decode", b'{"tokens": [[' + b'"",' * 30_000 + b'""]]}', "expected a list"),
-    "JSON of 50,000 brackets": ("/v1/decode", b'{"tokens": ' + b"[" * 50_000, "expected a list"),
+    "JSON of many lists": ("/v1/decode", b'{"tokens": [' + b"[]," * 30_000 + b"[]]}", "a list for each row"),
+    "JSON of many objects": ("/v1/decode", b'{"tokens": [' + b'{"":1},' * 10_000 + b"1]}", "a list for each row"),
+    "JSON of many texts": ("/v1/decode", b'{"tokens": [[' + b'"",' * 30_000 + b'""]]}', "a list for each row"),
+    "JSON of 50,000 brackets": ("/v1/decode", b'{"tokens": ' + b"[" * 50_000, "a list for each row"),
     "JSON of a long text": (
         "/v1/decode",
         b'{"tokens": [["' + b"A" * 90_000 + b'"' + b",1" * 1000 + b"]]}",
@@ -260,7 +264,9 @@ def test_bad_input(server: Server, folder: Path, name: str) -> None:
     assert reason in error
     assert len(error) <= 300
     assert "0x" not in error
-    assert str(folder) not in error and "/" not in error.replace("samples/s", "")  # no path of the server
+    assert str(folder) not in error and "/" not in error.replace("samples/s", "").replace(
+        "/v1/models", ""
+    )  # no path of the server
     assert not list(folder.glob("vocos-*"))
 
 

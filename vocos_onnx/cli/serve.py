@@ -60,6 +60,13 @@ def add(commands: Commands) -> None:
         metavar="[NAME=]E",
         help="encoder for the model NAME, which may be left out where there is one model; repeatable",
     )
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--int8", action="store_true", help="models of the hub in int8, for CPUs, as models pull --int8 keeps them"
+    )
+    precision.add_argument(
+        "--fp16", action="store_true", help="models of the hub in half precision, for GPUs; files have their own"
+    )
     options.add_provider(parser, "cpu, cuda, or another execution provider of onnxruntime")
     for name, type, metavar, text in (
         ("threads", options.integer, "N", "threads of one decode on the CPU (default: 1)"),
@@ -112,6 +119,7 @@ def run(args: Namespace) -> None:
     given = {
         "host": args.host,
         "port": args.port,
+        "precision": options.chosen_precision(args),
         "provider": args.provider,
         "threads": args.threads,
         "workers": args.workers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import time
 from collections import deque
@@ -17,16 +18,19 @@ from starlette.responses import Response, StreamingResponse
 from vocos_onnx.arrays import Float
 from vocos_onnx.io.audio import AudioEncoder
 from vocos_onnx.io.samples import to_int16
+from vocos_onnx.messages import shown
 
 from .bodies import account_of
-from .limits import Receive, Scope, Send
+from .limits import Receive, Refused, Scope, Send
 from .metrics import Metrics
 from .models import Model
+from .wording import said
 from .workers import SLICE, Clock, Workers
 
 CHUNK = 75  # frames of a streamed answer that are decoded at once
 BLOCK = 1500  # frames of a whole answer that are: requests take turns at the workers, block by block
 UNKNOWN = 0xFFFFFFFF  # the sizes in the header of a streamed WAV, as ffmpeg writes them to a pipe
+_log = logging.getLogger("vocos_onnx.serve")
 _MOST_WAV = UNKNOWN - 64  # bytes of samples that a header can say
 
 
@@ -69,7 +73,12 @@ def chosen_format(request: Request, formats: dict[str, Format] = FORMATS) -> str
             best, best_weight = name, weight
     if best is None:
         media = ", ".join(one.media for one in formats.values())
-        raise HTTPException(406, f"the client accepts none of {media}: name a format, one of {known}")
+        given = shown(", ".join(request.headers.getlist("accept")))
+        raise HTTPException(
+            406,
+            f"the header Accept is {given}, expected some of {media}: send one of these, or name a format in the "
+            f"query, as format={next(iter(formats))} (one of {known})",
+        )
     return best
 
 
@@ -255,8 +264,13 @@ class _Streamed(StreamingResponse):
         self._parts, self._kept = parts, kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._kept, aclosing(self._parts):
-            await super().__call__(scope, receive, send)
+        try:
+            async with self._kept, aclosing(self._parts):
+                await super().__call__(scope, receive, send)
+        except HTTPException as error:  # too late to say it to the client, which is cut off
+            reason = said(error.detail, scope["app"].state.service.models.names)
+            _log.warning("an answer to %s is cut off after its first audio: %s", scope["path"], reason)
+            raise Refused(error.status_code, reason) from None
 
 
 async def _given(parts: deque[bytes]) -> AsyncIterator[bytes]:

@@ -27,27 +27,27 @@ from vocos_onnx.bandwidths import DEFAULT_BANDWIDTH, bandwidth_index
 from vocos_onnx.encoder import EncodecONNX
 from vocos_onnx.io.tokens import Tokens, save_tokens
 from vocos_onnx.mels import MelConvention, convention_of
-from vocos_onnx.messages import listed, printable, shown
+from vocos_onnx.messages import listed, shown
 from vocos_onnx.once import first_time
 
 from . import page, websocket
 from .access import Access
 from .answers import BLOCK, CHUNK, TOKENS, Answers, Work, chosen_format
-from .bodies import Bodies, Recording, account_of, check_codebooks, first_codebooks
+from .bodies import Bodies, Recording, account_of, check_codebooks, check_values, first_codebooks
 from .limits import Limits, Refused, Scope
 from .metrics import Metrics
 from .models import Model, Models, NotLoadedError, UnknownModelError
 from .openapi import description
 from .queries import check_query
 from .settings import Settings
-from .wording import for_clients, one_of, unknown
+from .wording import one_of, said, short, unknown
 from .workers import AGAIN, Clock, Workers
 
 Value = TypeVar("Value")
 _log = logging.getLogger("vocos_onnx.serve")
 
 FREE = ("/", "/page/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models")  # quick, and small
-_LONGEST_REASON = 300  # characters of what is said about bad input, which may hold a part of it
+_ID = "a number from 0 on, the place of the bandwidth in those that GET /v1/models lists"
 _NUMBER = r"[+-]?(\d{1,9}\.?\d{0,9}|\.\d{1,9})(e[+-]?\d{1,2})?"
 
 
@@ -62,6 +62,7 @@ class Service:
             its endpoint, with what ``access.refusal(scope)`` returns.
         limits: the bounds on requests and connections, with their numbers.
         workers: the threads in which requests compute.
+        sockets: the WebSockets that are open.
         ending: whether the service has been told to end.
     """
 
@@ -69,6 +70,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.ending = settings, False
+        self.sockets: set[websocket.Connection] = set()
         self.metrics, self.access = Metrics(), Access(settings)
         self.models = Models(settings, lambda name, ok: self.metrics.loads.labels(name, "ok" if ok else "failed").inc())
         self.workers = Workers(settings.workers)
@@ -137,7 +139,13 @@ def _parameter(request: Request, name: str, pattern: str, kind: Callable[[str], 
 
 
 def _bandwidth(request: Request) -> float | None:
-    return _parameter(request, "bandwidth", _NUMBER, float, "a number of kbps")
+    return _parameter(
+        request, "bandwidth", _NUMBER, float, "a number of kbps; GET /v1/models lists those of each model"
+    )
+
+
+def _no_bandwidth(bandwidth: float, model: Model) -> str:
+    return f"bandwidth is {bandwidth:g}, but {model.name} is a mel model, without tokens: leave it out"
 
 
 def _streamed(request: Request) -> bool:
@@ -160,7 +168,7 @@ async def decode(request: Request) -> Response:
     check_query(request, "model", "bandwidth", "bandwidth_id", "mels_from", "key", "format", "stream")
     format, streamed = chosen_format(request), _streamed(request)
     bandwidth = _bandwidth(request)
-    bandwidth_id = _parameter(request, "bandwidth_id", r"[+-]?\d{1,9}", int, "a number")
+    bandwidth_id = _parameter(request, "bandwidth_id", r"[+-]?\d{1,9}", int, _ID)
     mels_from = request.query_params.get("mels_from")
     if bandwidth is not None and bandwidth_id is not None:
         raise HTTPException(
@@ -174,13 +182,13 @@ async def decode(request: Request) -> Response:
     with _bad_input():
         if bandwidth is not None:
             if not model.is_codec:
-                raise ValueError("bandwidth is given, but this is a mel model, without tokens: leave it out")
+                raise ValueError(_no_bandwidth(bandwidth, model))
             bandwidth_index(bandwidth, vocos.bandwidths)
         if mels_from is not None:
             if model.is_codec:
                 mel = service.models.first("mels")
                 other = "leave it out" if mel is None else f"leave it out, or name a mel model, as model={mel}"
-                raise ValueError(f"mels_from is given, but {model.name} decodes tokens: {other}")
+                raise ValueError(f"mels_from is {shown(mels_from)}, but {model.name} decodes tokens: {other}")
             convention = convention_of(mels_from, config.feature_channels)
     given = await service.bodies.arrays(request, model, convention, request.query_params.get("key"), clock)
     if bandwidth is not None:
@@ -188,6 +196,7 @@ async def decode(request: Request) -> Response:
             given = first_codebooks(given, model, bandwidth)
     with _bad_input():
         check_codebooks(given, model, bandwidth_id)
+    await service.workers.run(check_values, given, model, clock=clock)
     if bandwidth is not None and config.num_bandwidth_ids:
         bandwidth_id = vocos.bandwidths.index(bandwidth)
     axis = 0 if convention is not None and convention.axes == "btc" else 1
@@ -245,6 +254,8 @@ async def resynth(request: Request) -> Response:
     format, streamed, bandwidth = chosen_format(request), _streamed(request), _bandwidth(request)
     model, service, clock = await _model(request), service_of(request), Clock()
     vocos = model.vocos
+    if bandwidth is not None and not model.is_codec:
+        raise HTTPException(400, _no_bandwidth(bandwidth, model))
     if model.is_codec:
         _encoder_of(model)
         with _bad_input():
@@ -395,16 +406,11 @@ async def openapi(request: Request) -> Response:
 async def say(request: Request, error: Exception) -> Response:
     """Why a request is refused."""
     assert isinstance(error, HTTPException)
-    reason = re.sub(r" at 0x[0-9a-fA-F]+", "", error.detail)  # where an object is in memory, in a parser's words
-    reason = printable(for_clients(reason, service_of(request).models.names))
+    reason = said(error.detail, service_of(request).models.names)
     if reason == HTTPStatus(error.status_code).phrase:  # of the framework
         refused = _elsewhere(request.scope, request.app.routes)
         reason = reason if refused is None else refused.reason
-    return JSONResponse({"error": _short(reason)}, error.status_code, error.headers)
-
-
-def _short(reason: str) -> str:
-    return reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 4] + " ..."
+    return JSONResponse({"error": reason}, error.status_code, error.headers)
 
 
 def _elsewhere(scope: Scope, routes: Sequence[BaseRoute]) -> Refused | None:
@@ -422,7 +428,7 @@ def _elsewhere(scope: Scope, routes: Sequence[BaseRoute]) -> Refused | None:
         reason = f"the method is {shown(scope['method'])}, and {listed([path])} takes {methods}"
         return Refused(405, reason, headers=headers)
     paths = [route.path for route in routes if isinstance(route, Route) and "/page/" not in route.path]
-    return Refused(404, _short(f"there is no path {unknown(path, paths)}"))
+    return Refused(404, short(f"there is no path {unknown(path, paths)}"))
 
 
 async def say_failed(_: Request, error: Exception) -> Response:

@@ -20,6 +20,7 @@ from starlette.requests import Request
 
 from vocos_onnx.arrays import Float
 from vocos_onnx.bandwidths import counted
+from vocos_onnx.frames import read_tokens
 from vocos_onnx.io.array_files import not_unpacked
 from vocos_onnx.io.audio import load_blocks
 from vocos_onnx.io.kinds import TEXT, Kind, kind_of
@@ -30,7 +31,7 @@ from vocos_onnx.messages import listed, shown
 from .limits import Account
 from .models import Model
 from .settings import Settings
-from .wording import one_of, unknown
+from .wording import SEND, in_json, one_of, unknown, with_place
 from .workers import AGAIN, Clock, Workers
 
 MAX_AUDIO_CHANNELS = 32
@@ -44,6 +45,7 @@ _NAMES = ("codec", "codebooks_sha256")
 _TOKEN_KEYS = ("tokens", "samples", "sample_rate", *_NAMES)  # of JSON
 _OF_QUERY = ("model", "bandwidth", "bandwidth_id", "mels_from", "format", "stream")
 _MEANT = {"tokens": ("token", "codes", "code", "audio_codes", "indices"), "mels": ("mel", "features", "spectrogram")}
+_JSON = '{{"{}": [[...], ...]}}'
 _OF_RECORDINGS = "recordings are for /v1/resynth and /v1/encode"
 _OF_ARRAYS = "tokens and mels are for /v1/decode"
 
@@ -76,7 +78,7 @@ class Bodies:
         if kind not in (*_ANY, *_ARRAYS, *_KINDS):
             audio = f"; {_OF_RECORDINGS}" if kind.startswith(("audio/", "video/")) else ""
             raise _wrong_kind(kind, f"tokens or mels as application/json, or as .npz or .npy{audio}")
-        data = await _body(request)
+        data = await _body(request, "tokens or mels, as .npz, .npy or JSON")
         limits = _Limits(self._settings, model, convention, key)
         run, account = self._workers.run, account_of(request)
         if key is not None and data[:4] != b"PK\3\4":
@@ -118,7 +120,7 @@ class Bodies:
         if kind not in (*_ANY, "application/ogg") and not kind.startswith(("audio/", "video/")):
             arrays = f"; {_OF_ARRAYS}" if kind in (*_ARRAYS, *_KINDS) else ""
             raise _wrong_kind(kind, f"a recording, as audio/wav, audio/flac or another kind of audio{arrays}")
-        data = await _body(request)
+        data = await _body(request, "a recording")
         found = _found(data)
         is_json = data[:1000].lstrip()[:1] in (b"{", b"[") and found is not None and found.group == "text"
         if found is not None and (found.group == "array" or is_json):
@@ -171,6 +173,10 @@ class Recording:
         info = None
         with suppress(soundfile.LibsndfileError):  # what cannot be read load_blocks says better
             info = soundfile.info(self._path)
+        if info is not None and info.channels > MAX_AUDIO_CHANNELS:
+            raise ValueError(
+                f"the recording has {info.channels} channels, expected at most {MAX_AUDIO_CHANNELS}: send it with fewer"
+            )
         if info is not None and info.channels * info.samplerate > MOST_NUMBERS:  # each takes time to decode
             raise ValueError(
                 f"the recording has {info.channels} channels at {info.samplerate} Hz, expected at most "
@@ -179,8 +185,6 @@ class Recording:
             )
         if info is None or not 0 < info.frames < 1 << 40:  # a stream's header may not know
             return
-        if info.channels > MAX_AUDIO_CHANNELS:
-            raise ValueError(f"the recording has {info.channels} channels, expected at most {MAX_AUDIO_CHANNELS}")
         samples = math.ceil(info.frames * self._rate / info.samplerate)
         _check_length(samples, self._rate, self._max_seconds)  # before it is decoded: a small file may hold hours
         self.expected = samples
@@ -213,17 +217,24 @@ class _Limits:
         if self._frames_first:
             most_rows = int(self._settings.max_seconds * self._config.sample_rate / self._config.hop_length) + 1
         # each would take 30 times its size, and be slow
-        for mark, most in ((b"[", most_rows + 1), (b"{", 16), (b'"', 64)):
-            if data.count(mark) > most:
-                raise ValueError(f"the JSON has more than {most} {mark.decode()}, expected a list for each row")
+        for mark, what, most in ((b"[", "lists", most_rows + 1), (b"{", "objects", 16), (b'"', "quotation marks", 64)):
+            if (count := data.count(mark)) > most:
+                raise ValueError(
+                    f"the JSON has {count} {what}, expected at most {most}, as in {_JSON.format('tokens')}: a list for "
+                    "each row, of numbers alone"
+                )
         if not self._frames_first:
             self._check_frames(data.count(b",") // max(1, data.count(b"[") - 1))
         try:
             given = json.loads(data, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
-            # Python refuses to read integers of so many digits, and advises how to allow that
-            is_long = "int_max_str_digits" in str(error)
-            reason = "it has an integer of thousands of digits" if is_long else str(error)
+            reason = str(error)
+            if isinstance(error, RecursionError):
+                reason = f"it is nested too deeply, expected {_JSON.format('tokens')}"
+            elif isinstance(error, UnicodeDecodeError):
+                reason = f"byte {error.start} is no {error.encoding.upper()}"
+            elif "int_max_str_digits" in reason:  # of which Python refuses to read more, and advises how to allow that
+                reason = "it has an integer of thousands of digits"
             raise ValueError(f"cannot read the body as JSON with tokens or mels: {reason}") from None
         name = _name_of_rows(given)
         known = _TOKEN_KEYS if name == "tokens" else ("mels",)
@@ -241,48 +252,66 @@ class _Limits:
         codec, sha256 = (given.get(key) for key in _NAMES)
         for key, text in zip(_NAMES, (codec, sha256), strict=True):
             if text is not None and not is_name(text):
-                raise ValueError(f"{key} is {shown(text)}, expected {A_NAME}")
-        for key, what in (("samples", "how many samples the recording has"), ("sample_rate", "Hz, as an integer")):
+                raise ValueError(f"{key} is {in_json(text)}, expected {A_NAME}")
+        for key, what in (
+            ("samples", "how many samples the recording has, as an integer"),
+            ("sample_rate", "Hz, as an integer"),
+        ):
             value = given.get(key)
             if value is not None and not (type(value) is int and (key == "sample_rate") <= value < 1 << 62):
-                raise ValueError(f"{key} is {shown(value)}, expected {what}")
+                raise ValueError(f"{key} is {in_json(value)}, expected {what}, or leave it out")
         return Tokens(array, given.get("samples"), given.get("sample_rate"), codec, sha256)
 
     def _rows(self, rows: Any, name: str) -> npt.NDArray[Any]:
         where = f"cannot read the body as JSON with {name}"
         rows = _of_one(rows, name)
-        if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-            raise ValueError(f"{where}: expected a list of equal length for each row")
+        if not isinstance(rows, list):
+            raise ValueError(f"{where}: {name} is {in_json(rows)}, expected a list of equal length for each row")
         for i, row in enumerate(rows):
+            if not isinstance(row, list):
+                raise ValueError(f"{where}: row {i} is {in_json(row)}, expected a list of equal length for each row")
             if len(row) != len(rows[0]):
                 raise ValueError(
                     f"{where}: row {i} has {len(row)} numbers, and row 0 has {len(rows[0])}, expected a list of equal "
                     "length for each row"
                 )
         if any(isinstance(value, list) for row in rows for value in row):
-            raise ValueError(f"{where}: it is nested three deep: send the items of a batch one by one")
+            raise ValueError(
+                f"{where}: it is nested three deep or more, expected {_JSON.format(name)}: send the items of a batch "
+                "one by one"
+            )
         # by type, since numpy would make texts as long as the longest of a text among numbers
         types, numbers = ({int}, "integers") if name == "tokens" else ({int, float}, "numbers")
-        if not all(set(map(type, row)) <= types for row in rows):
-            raise ValueError(f"{where}: expected {numbers} alone")
+        for i, row in enumerate(rows):
+            if not set(map(type, row)) <= types:
+                at, value = next((at, value) for at, value in enumerate(row) if type(value) not in types)
+                point = ": write it without a point" if isinstance(value, float) and value.is_integer() else ""
+                raise ValueError(
+                    f"{where}: row {i} has {in_json(value)} at position {at}, both counted from 0, expected {numbers} "
+                    f"alone{point}"
+                )
         array = np.empty((len(rows), len(rows[0]) if rows else 0), np.int64 if name == "tokens" else np.float32)
         self._check(array.shape, array.dtype)
-        try:
-            with np.errstate(over="ignore"):  # infinity is refused where it is decoded
-                for i, row in enumerate(rows):
+        with np.errstate(over="ignore"):  # infinity is refused where it is decoded
+            for i, row in enumerate(rows):
+                try:
                     array[i] = row
-        except OverflowError:
-            raise ValueError(f"{where}: expected {numbers} of up to {8 * array.itemsize} bits") from None
+                except OverflowError:
+                    at = max(range(len(row)), key=lambda at: abs(row[at]))
+                    raise ValueError(
+                        f"{where}: row {i} has {shown(row[at])} at position {at}, both counted from 0, expected "
+                        f"{numbers} of up to {8 * array.itemsize} bits"
+                    ) from None
         return array
 
     def npz_size(self, data: bytes) -> int:
         """What an .npz unpacks to, by its directory, before any of it is unpacked."""
-        if data.count(b"PK\1\2") > MAX_ENTRIES:
-            raise ValueError(f"the .npz has more than {MAX_ENTRIES} entries")
+        if (count := data.count(b"PK\1\2")) > MAX_ENTRIES:
+            raise ValueError(f"the .npz has {count} entries, expected at most {MAX_ENTRIES}: send the array alone")
         try:
             entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
         except Exception:  # of damaged archives zipfile raises whatever struct does
-            raise ValueError("cannot read the body as .npz: its directory is damaged") from None
+            raise ValueError(f"cannot read the body as .npz: it is truncated or damaged; {SEND}") from None
         for entry in entries:
             if (reason := not_unpacked(entry)) is not None:
                 raise ValueError(f"cannot read the body as .npz: its {shown(entry.filename)} {reason}")
@@ -297,7 +326,7 @@ class _Limits:
         except (ValueError, MemoryError):
             raise
         except Exception:  # of damaged bytes numpy and zipfile raise whatever their parsers do
-            raise ValueError("cannot read the body as .npz") from None
+            raise ValueError(f"cannot read the body as .npz: it is damaged; {SEND}") from None
         self._check(read.codes.shape, read.codes.dtype)
         return read
 
@@ -315,16 +344,16 @@ class _Limits:
                 raise ValueError
         except Exception:  # of damaged bytes numpy raises whatever its parsers do, and says what is not the client's
             if data[:6] == b"\x93NUMPY":
-                raise ValueError("cannot read the body as .npy: its header is damaged") from None
+                raise ValueError(f"cannot read the body as .npy: its header is damaged; {SEND}") from None
             found = _found(data)
             is_other = "" if found is None else f", and holds {found.name}" if found is TEXT else f", but {found.name}"
-            raise ValueError(f"cannot read the body, which is none of .npz, .npy and JSON{is_other}") from None
+            raise ValueError(f"cannot read the body, which is none of .npz, .npy and JSON{is_other}; {SEND}") from None
         first = file.tell()
         alone = shape_of_one(shape, dtype)
         self._check(alone, dtype, shape)
         size, there = math.prod(shape) * dtype.itemsize, len(data) - first
         if size != there:
-            raise ValueError(f"the .npy header promises {size} bytes of numbers, and there are {there}")
+            raise ValueError(f"the .npy header promises {size} bytes of numbers, and there are {there}: {SEND}")
         return np.frombuffer(data, dtype, offset=first).reshape(shape, order="F" if fortran else "C").reshape(alone)
 
     def _check(self, shape: tuple[int, ...], dtype: np.dtype[Any], given: tuple[int, ...] | None = None) -> None:
@@ -332,8 +361,10 @@ class _Limits:
         expected = "(frames, channels)" if self._frames_first else "(codebooks or channels, frames)"
         whole = shown(shape if given is None else given)
         if len(shape) != 2:
-            batch = "; send the items of a batch one by one" if len(shape) in (3, 4) else ""
-            raise ValueError(f"the array has shape {whole}, expected {expected}{batch}")
+            remedy = "; send the items of a batch one by one" if len(shape) in (3, 4) else ""
+            if len(shape) == 1 and not self._frames_first:
+                remedy = f"; one codebook is sent as (1, {shape[0]}), and one frame as ({shape[0]}, 1)"
+            raise ValueError(f"the array has shape {whole}, expected {expected}{remedy}")
         if min(shape) < 1:
             raise ValueError(f"the array is empty, with shape {whole}, expected {expected} with at least one of each")
         if dtype.kind not in "iuf":
@@ -399,6 +430,28 @@ def check_codebooks(tokens: Tokens, model: Model, bandwidth_id: int | None) -> N
         )
 
 
+def check_values(tokens: Tokens, model: Model) -> None:
+    """Raises ValueError for tokens (K, T) out of range and for floats that are not finite, with where the first is.
+
+    All of them are checked at once, before any is decoded: the chunks of a streamed answer would each be so by itself.
+    """
+    codes, codec = tokens.codes, model.vocos.config.encodec
+    if codes.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(codes.astype(np.float32, copy=False))
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            raise ValueError(
+                f"features hold {np.count_nonzero(~finite)} values that are NaN or infinite in float32, the first in "
+                f"row {row} at position {column}, counted from 0; expected finite numbers"
+            )
+    elif codec is not None and tokens.codec in (None, codec.codec):
+        try:
+            read_tokens(codes, "kbt", codec.num_codebooks, codec.codebook_size)
+        except ValueError as error:
+            raise ValueError(with_place(str(error), codes)) from None
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON. Raises ValueError for a key that is there twice."""
     made = dict(pairs)
@@ -427,7 +480,7 @@ def _name_of_rows(given: Any) -> str:
     """Whether JSON holds "tokens" or "mels". Raises ValueError if it holds neither, or both."""
     expected = 'expected {"tokens": [[...]]} or {"mels": [[...]]}'
     if not isinstance(given, dict):
-        what = "a list" if isinstance(given, list) else shown(given)
+        what = "a list" if isinstance(given, list) else in_json(given)
         raise ValueError(f"cannot read the body as JSON with tokens or mels: it is {what}, {expected}")
     names = [name for name in ("tokens", "mels") if name in given]
     if len(names) == 2:
@@ -445,10 +498,10 @@ def _found(data: bytes) -> Kind | None:
     return kind_of(data[:8192], len(data) <= 8192)[0]
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, expected: str) -> bytes:
     data = await request.body()
     if not data:
-        raise HTTPException(400, "the body is empty")
+        raise HTTPException(400, f"the body is empty, expected {expected}: {SEND}")
     return data
 
 
@@ -469,7 +522,7 @@ def _check_coding(request: Request) -> None:
 
 
 def _wrong_kind(kind: str, expected: str) -> HTTPException:
-    form = "; send the file itself as the body (curl --data-binary @FILE)" if kind.startswith("multipart/") else ""
+    form = f"; {SEND}" if kind.startswith("multipart/") else ""
     return HTTPException(415, f"the content type is {kind[:60]!r}, expected {expected}{form}")
 
 
@@ -481,5 +534,6 @@ def _check_length(samples: int, rate: int, most: float) -> None:
     if samples > most * rate:
         seconds = math.ceil(100 * min(samples, 1 << 60) / rate) / 100  # more than the most, as it is written, too
         raise ValueError(
-            f"there are {seconds:.10g} s of audio, expected at most {most:g} (--max-seconds of the service)"
+            f"there are {seconds:.10g} s of audio, expected at most {most:g} (--max-seconds of the service): send "
+            "several requests"
         )

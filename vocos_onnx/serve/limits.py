@@ -26,8 +26,9 @@ Of the connections themselves an ASGI application sees nothing. Where the server
 
 - a deadline for headers, ``header_seconds`` from the first byte of a request or the connection, and 16 kB for them;
 - at most ``connections`` at once, of which a quarter is for ``free`` paths: other requests beyond that are 503. A new
-  one takes the place of the oldest that says nothing, for ``patience`` or as many others do, then of the one whose
-  client has kept the service waiting longest, and longer than that; where there is none, the new one is closed;
+  one takes the place of the oldest that has said nothing for ``patience``, then of the body of which nothing has come
+  for longest, and longer than ``PAUSE``, then of the one whose client has kept the service waiting longest, and longer
+  than ``patience``, then of the oldest of many that say nothing; where there is none, the new one is closed;
 - a queue of at most 256 connections that are not accepted yet (``backlog``), fewer where there are few files, since
   uvicorn opens all of them at once;
 - a few lines a minute in the log about what clients cause;
@@ -78,8 +79,10 @@ FRAMES, FRAME = 1000, 16  # of a message, and bytes that they have at least on a
 PARSE, PARSE_BYTE = 5e-4, 5e-9  # seconds, and for each byte; what takes longer, such as chunks of one byte, waits
 OVERHEAD = 1 << 17  # bytes that a request is charged beside its body: the buffers of its connection
 SWEEP = 0.25  # seconds between two looks at the deadlines
+PAUSE = 0.25  # seconds after which a body of which nothing comes gives way to another connection
 LINE, LINES_OF_HEAD = 1 << 13, 128  # bytes and number of lines of headers that websockets parses for an upgrade
 LINES = 3  # of the log in a minute, of each logger and level from WARNING on
+SILENT, PAUSED, SLOW, YOUNG = range(4)  # connections that may be closed for another, those first that are closed first
 _REFUSED = "limits.refused"  # in the scope of a request: what it is refused with before anything else
 
 logger = logging.getLogger(__name__)
@@ -124,6 +127,7 @@ class Account:
         # since when the client is what is waited for; None while it is not
         self._since: float | None = self._begun
         self._window, self._window_bytes = self._begun, 0
+        self._heard = self._begun  # when something of the body came last
         self.gone = asyncio.Event()
 
     def hold(self, size: int) -> None:
@@ -206,6 +210,14 @@ class Account:
 
     def _received(self, size: int) -> None:
         self._window_bytes += size
+        self._heard = self._limits._now()
+
+    def _paused(self, now: float) -> float | None:
+        """Since when nothing has come of a body that is not complete; None where it is, or that is not long."""
+        if self._stage == "work":
+            return None
+        since = self._heard if self._stage == "body" or self._since is None else self._since
+        return since if now - since > PAUSE else None
 
     def _kept_waiting(self, now: float) -> bool:
         return self._since is not None and now - self._since > self._limits.patience
@@ -311,16 +323,22 @@ class _Connection:
         poll.register(plug.fileno(), select.POLLIN)
         return bool(poll.poll(0))
 
-    def rank(self, now: float) -> tuple[int, float] | None:
-        """Where it stands among those that may be closed for another, and since when; None where it may not."""
+    def rank(self, now: float, patience: float) -> tuple[int, float] | None:
+        """Where it stands among those that may be closed for another, and since when; None where it may not.
+
+        First are those that have said nothing for long, then bodies that have stopped coming, and clients that keep the
+        service waiting; the last are those that may be about to send: a health check, too, says nothing at first.
+        """
         if self.is_socket:
             return None
         if not self.accounts:
-            return 0, self.since
+            return (SILENT if now - self.since > patience else YOUNG), self.since
         account = next(iter(self.accounts))
         if account._turned_away:
-            return 1, account._begun
-        return (1, account._since) if account._since is not None and account._kept_waiting(now) else None
+            return SLOW, account._begun
+        if (paused := account._paused(now)) is not None:
+            return PAUSED, paused
+        return (SLOW, account._since) if account._since is not None and account._kept_waiting(now) else None
 
 
 class Limits:
@@ -624,13 +642,13 @@ class Limits:
     def _make_way(self, connections: list[_Connection]) -> bool:
         """Whether one of these could be closed."""
         now = self._now()
-        ranked = [(rank, c) for c in connections if (rank := c.rank(now)) is not None]
-        silent = sum(kind == 0 for (kind, _), _ in ranked)
+        ranked = [(rank, c) for c in connections if (rank := c.rank(now, self.patience)) is not None]
+        silent = sum(kind in (SILENT, YOUNG) for (kind, _), _ in ranked)
         # not one that may be about to send, unless many have come after it: they could keep all others out
         if silent <= self.reserve * 3 // 4:
-            ranked = [(rank, c) for rank, c in ranked if rank[0] or now - rank[1] > self.patience]
+            ranked = [(rank, c) for rank, c in ranked if rank[0] != YOUNG]
         for (kind, _), worst in sorted(ranked, key=lambda pair: pair[0]):
-            if kind or not worst.speaks():
+            if kind == SLOW or not worst.speaks() or any(a._kept_waiting(now) for a in worst.accounts):
                 worst.transport.abort()
                 self._connections.pop(worst.transport, None)
                 return True

@@ -213,7 +213,11 @@ class Models:
             "threads": self._settings.threads,
         }
         encoder = None if source.encoder is None else EncodecONNX(source.encoder, **options)
-        vocos = VocosONNX(source.model, encoder=encoder, **options)  # raises if they are no pair
+        if self._settings.precision is None or not source.is_converted:
+            vocos = VocosONNX(source.model, encoder=encoder, **options)  # raises if they are no pair
+        else:
+            precision = self._settings.precision
+            vocos = VocosONNX.from_pretrained(source.model, precision=precision, encoder=encoder, **options)
         codec = vocos.config.encodec
         if encoder is None and codec is not None and codec.codec == BUNDLED_CODEC:
             encoder = EncodecONNX(**options)

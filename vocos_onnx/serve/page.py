@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 from vocos_onnx.model.bundled import bundled_file
 
 from .queries import check_query
+from .wording import unknown
 
 _FOLDER = Path(__file__).with_suffix("")  # page/, beside this module
 _KINDS = {
@@ -94,8 +95,7 @@ async def _send_sample(request: Request) -> Response:
     check_query(request)
     name = request.path_params["name"]
     if name not in {sample.name for sample in SAMPLES}:
-        names = ", ".join(sample.name for sample in SAMPLES)
-        raise HTTPException(404, f"there is no such recording, expected one of {names}")
+        raise HTTPException(404, f"there is no recording {unknown(name, [sample.name for sample in SAMPLES])}")
     content, etag = await asyncio.to_thread(_wav, name)
     return _unless_known(request, content, etag, "audio/wav", {"X-Content-Type-Options": "nosniff"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import logging
@@ -28,6 +29,7 @@ from .settings import Settings
 
 MESSAGE = 1 << 19  # bytes of a WebSocket message: 5 s of mels in float64 have 400 kB
 M_MMAP_THRESHOLD = -3  # of malloc.h
+TOLD = 0.2  # seconds in which WebSockets are told that the service ends
 LONG = 30  # tenths of a second after which it is told that the default model is being loaded
 _log = logging.getLogger("vocos_onnx.serve")
 
@@ -115,6 +117,16 @@ class _Server(uvicorn.Server):
             elif counter == LONG and self._service.failed is None:
                 self._announce(self._loads)
         return self._service.failed is not None or await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called when it ends. WebSockets are told why, before uvicorn closes them with the same code."""
+        loop = asyncio.get_running_loop()
+        for one in list(self._service.sockets):
+            one.end()
+        end = loop.time() + TOLD
+        while self._service.sockets and loop.time() < end:
+            await asyncio.sleep(0.001)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.ending = True

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vocos_onnx.limits import require
 from vocos_onnx.messages import shown
-from vocos_onnx.model.bundled import CODEC, MEL
+from vocos_onnx.model.bundled import BUNDLED, CODEC, MEL
 from vocos_onnx.model.cpus import available_cpus
 from vocos_onnx.model.names import is_hub_id
 
@@ -29,6 +29,11 @@ class Source:
     name: str
     model: str
     encoder: str | None = None
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether a precision can be chosen: not of a bundled model, nor of an .onnx file."""
+        return self.model not in BUNDLED and not self.model.lower().endswith(".onnx")
 
 
 DEFAULT_MODELS = (Source(CODEC, CODEC), Source(MEL, MEL))
@@ -87,6 +92,7 @@ class Settings:
 
     models: what it offers; the first is the default, which is loaded at the start, others when first asked for.
     host, port: where it listens; port 0 is one that is free.
+    precision: "int8" or "float16" of models of the hub and other checkpoints, None for float32; files have their own.
     provider: execution provider of onnxruntime, None as VocosONNX chooses. threads: of one network call.
     workers: decodes at once. queue: requests that may wait for one.
     max_body: bytes of a body; max_json of one in JSON, which takes ten times its size while it is read.
@@ -108,6 +114,7 @@ class Settings:
     models: tuple[Source, ...] = DEFAULT_MODELS
     host: str = "127.0.0.1"
     port: int = 8000
+    precision: str | None = None
     provider: str | None = None
     threads: int = 1
     workers: int = field(default_factory=available_cpus)
@@ -127,6 +134,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         require(bool(self.models), "there are no models: expected one at least")
+        if self.precision is not None and not any(source.is_converted for source in self.models):
+            raise ValueError(
+                f"{'--int8' if self.precision == 'int8' else '--fp16'} is given, and no model is of the hub: bundled "
+                "models and .onnx files have their own precision; leave it out, or make a file in another one with: "
+                "vocos-onnx convert, or vocos-onnx quantize"
+            )
         for name, least, most in (
             ("port", 0, 65_535),
             ("threads", 1, 1024),

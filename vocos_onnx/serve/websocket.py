@@ -32,7 +32,7 @@ from vocos_onnx.streams import Stream
 from .access import SUBPROTOCOL
 from .limits import Receive, Refused, Scope, Send, deny
 from .models import Model, Models, NotLoadedError, UnknownModelError
-from .wording import one_of
+from .wording import in_json, one_of, short, with_place
 
 if TYPE_CHECKING:
     from .app import Service
@@ -43,7 +43,7 @@ MOST_SECONDS = 5  # of audio of one chunk: so much is computed and kept for a cl
 LINGER = 5.0  # seconds in which a client that did not read may still get to know why it was cut off
 _MOST_QUICK = 100  # messages without frames, such as empty chunks, beyond those that chunks with frames make up for
 _LONGEST_TEXT = 4096  # bytes of a message in JSON
-_LONGEST_REASON, _LONGEST_CLOSE = 300, 120  # characters of an error; bytes of what the closing frame says
+_LONGEST_CLOSE = 120  # bytes of what the closing frame says
 _FORMATS: dict[str, Callable[[Float], bytes]] = {
     "s16le": lambda audio: to_int16(audio).astype("<i2", copy=False).tobytes(),
     "f32le": lambda audio: audio.astype("<f4", copy=False).tobytes(),
@@ -68,6 +68,7 @@ PROTOCOL = (
     "connection with that code. The bearer token, where one is needed, is sent in the header Authorization or as the "
     f"subprotocol {SUBPROTOCOL}TOKEN, percent-encoded."
 )
+_ENDS = "the service is ending, try again"
 GUIDE = "docs/guides/service.md, The WebSocket"
 _log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class _Closed(Exception):
 
 
 class _Watch:
-    """Cancels the task of a connection when its client has been waited for too long.
+    """Cancels the task of a connection when its client has been waited for too long, or the service ends.
 
     A timer is set once in a while and not for each message, of which there are a thousand in a second.
     """
@@ -91,18 +92,25 @@ class _Watch:
         self._task = asyncio.current_task()
         self._until, self._timer = math.inf, self._loop.call_later(0, lambda: None)
         self._looks_at = math.inf
-        self.reason = ""
-        self.is_over = False
+        self._awaited = ""
+        self.over: _Closed | None = None
+        """Why the task has been cancelled, if it has."""
 
     def begin(self, seconds: float, reason: str) -> None:
         """From now on the client is waited for, for so many seconds at most."""
-        self.reason, self._until = reason, self._loop.time() + seconds
+        self._awaited, self._until = reason, self._loop.time() + seconds
         if self._until < self._looks_at:
             self._look_at(self._until)
 
     def end(self) -> None:
         """It is no longer waited for."""
         self._until = math.inf
+
+    def stop(self, why: _Closed) -> None:
+        """Cancel the task, if that has not been done."""
+        if self.over is None and self._task is not None:
+            self.over = why
+            self._task.cancel()
 
     def close(self) -> None:
         """Look no more."""
@@ -116,9 +124,7 @@ class _Watch:
     def _look(self) -> None:
         self._looks_at = math.inf
         if self._until <= self._loop.time():
-            self.is_over = True
-            if self._task is not None:
-                self._task.cancel()
+            self.stop(_Closed(STALLED, self._awaited))
         elif self._until < math.inf:
             self._look_at(self._until)
 
@@ -180,7 +186,8 @@ class _Open:
         config = self.model.vocos.config
         name, other = ("codebooks", "channels") if self.is_tokens else ("channels", "codebooks")
         if start.get(other) is not None:
-            raise _Closed(BAD_DATA, f"{other} is given, and these are {'tokens' if self.is_tokens else 'mels'}")
+            kind = "tokens" if self.is_tokens else "mels"
+            raise _Closed(BAD_DATA, f"{other} is {in_json(start[other])}, and these are {kind}: leave it out")
         given = _integer(start, name)
         if not self.is_tokens:
             channels = config.feature_channels
@@ -295,7 +302,10 @@ class _Open:
                 f"a chunk has {frames} frames, expected at most {self._most}, which are {MOST_SECONDS} s: send several",
             )
         chunk = np.frombuffer(data, self.dtype).reshape(frames, self.width)
-        audio = await self.stream.apush(chunk if self._frames_first else chunk.T)
+        try:
+            audio = await self.stream.apush(chunk if self._frames_first else chunk.T)
+        except ValueError as error:
+            raise ValueError(with_place(str(error), chunk.T, self.frames)) from None
         self.frames += frames
         self.samples += len(audio)
         return self._written(audio)
@@ -319,7 +329,7 @@ class _Open:
         return self._written(audio)
 
 
-class _Connection:
+class Connection:
     """A WebSocket from its acceptance to its end."""
 
     def __init__(self, service: Service, receive: Receive, send: Send) -> None:
@@ -356,11 +366,11 @@ class _Connection:
                 await self._say_why(closed.code, closed.reason)
                 await self._close(closed.code, closed.reason)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._watch.is_over or task is None or task.uncancel():
+            task, why = asyncio.current_task(), self._watch.over
+            if why is None or task is None or task.uncancel():
                 raise
             self._free()
-            await self._cut()
+            await self._cut(why)
         finally:
             self._watch.close()
             self._free()
@@ -399,7 +409,8 @@ class _Connection:
             await self._send({"type": "websocket.send", "bytes": rest})
             await self._say({"type": "end", "frames": frames, "samples": samples})
         else:
-            raise _Closed(WRONG_KIND, f'type is {shown(kind)}, expected "start" or "flush"; chunks are binary messages')
+            what = in_json(kind) if "type" in given else "missing"
+            raise _Closed(WRONG_KIND, f'type is {what}, expected "start" or "flush"; chunks are binary messages')
 
     async def _started(self, start: Mapping[str, Any]) -> _Open:
         unknown = next((key for key in start if key not in _KEYS), None)
@@ -413,7 +424,7 @@ class _Connection:
         except NotLoadedError as error:
             raise _Closed(BUSY, str(error)) from None
         if self._service.ending:
-            raise _Closed(ENDING, "the service is ending, try again")
+            raise _Closed(ENDING, _ENDS)
         most = self._service.settings.streams
         if sum(one.open_streams() for one in models.loaded) >= most:
             raise _Closed(BUSY, f"{most} streams are open, as many as --streams allows: try again")
@@ -433,7 +444,7 @@ class _Connection:
             if self._is_gone:
                 raise ConnectionResetError from None
             if self._service.ending:
-                raise _Closed(ENDING, "the service is ending, try again") from None
+                raise _Closed(ENDING, _ENDS) from None
             _log.error("a stream has failed: %s", error)
             raise _Closed(FAILED, "the service has failed at this stream") from None
         raise ConnectionResetError
@@ -455,9 +466,7 @@ class _Connection:
         await self._send({"type": "websocket.send", "text": json.dumps(message)})
 
     async def _say_why(self, code: int, reason: str) -> None:
-        if len(reason) > _LONGEST_REASON:
-            reason = reason[: _LONGEST_REASON - 4] + " ..."
-        await self._say({"type": "error", "error": reason, "code": code})
+        await self._say({"type": "error", "error": short(reason), "code": code})
 
     async def _close(self, code: int, reason: str) -> None:
         short = reason.encode()[:_LONGEST_CLOSE].decode(errors="ignore")
@@ -469,7 +478,11 @@ class _Connection:
         await self._send_message(message)
         self._watch.end()
 
-    async def _cut(self) -> None:
+    def end(self) -> None:
+        """Say that the service ends, and close it."""
+        self._watch.stop(_Closed(ENDING, _ENDS))
+
+    async def _cut(self, why: _Closed) -> None:
         """Say why, behind what the client has not read, and leave it some seconds to read that."""
         protocol = getattr(self._receive, "__self__", None)
         transport, writable = getattr(protocol, "transport", None), getattr(protocol, "writable", None)
@@ -477,11 +490,10 @@ class _Connection:
             writable.set()
         if isinstance(transport, asyncio.Transport):
             asyncio.get_running_loop().call_later(LINGER, transport.abort)
-        reason = self._watch.reason
         self._watch.close()
         async with asyncio.timeout(LINGER):
-            await self._say_why(STALLED, reason)
-            await self._close(STALLED, reason)
+            await self._say_why(why.code, why.reason)
+            await self._close(why.code, why.reason)
 
 
 class _Sockets(BaseRoute):
@@ -497,12 +509,17 @@ class _Sockets(BaseRoute):
         if refused is None:
             refused = _wrong_address(scope)
         if refused is None and service.ending:
-            refused = Refused(503, "the service is ending, try again", 1)
+            refused = Refused(503, _ENDS, 1)
         if refused is not None:
             await deny(scope, send, refused)
             return
         await send({"type": "websocket.accept", "subprotocol": _subprotocol(scope)})
-        await _Connection(service, receive, send).run()
+        connection = Connection(service, receive, send)
+        service.sockets.add(connection)
+        try:
+            await connection.run()
+        finally:
+            service.sockets.discard(connection)
 
 
 def _subprotocol(scope: Scope) -> str | None:
@@ -575,21 +592,22 @@ def _read(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise _Closed(BAD_DATA, f"cannot read a text message as JSON: {error}") from None
     if not isinstance(given, dict):
-        raise _Closed(BAD_DATA, f'a text message is {shown(given)}, expected {{"type": "start", ...}}')
+        raise _Closed(BAD_DATA, f'a text message is {in_json(given)}, expected {{"type": "start", ...}}')
     return given
 
 
 def _one_of(given: Mapping[str, Any], name: str, known: tuple[str, ...], default: str | None = None) -> str:
     value = given.get(name, default)
     if not (isinstance(value, str) and value in known):
-        raise _Closed(BAD_DATA, f"{name} is {shown(value)}, expected {' or '.join(known)}")
+        what = in_json(value) if name in given else "missing"
+        raise _Closed(BAD_DATA, f"{name} is {what}, expected {one_of(known)}")
     return value
 
 
 def _field(given: Mapping[str, Any], name: str, fits: Callable[[Any], bool], expected: str) -> Any:
     value = given.get(name)
     if value is not None and not fits(value):
-        raise _Closed(BAD_DATA, f"{name} is {shown(value)}, expected {expected}")
+        raise _Closed(BAD_DATA, f"{name} is {in_json(value)}, expected {expected}")
     return value
 
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable
+from typing import Any
 
-from vocos_onnx.messages import close_to, of_files, shown
+import numpy as np
+import numpy.typing as npt
+
+from vocos_onnx.messages import close_to, of_files, printable, shown
+
+LONGEST_REASON = 300  # characters of what is said about bad input, which may hold a part of it
 
 _OBJECT = re.compile(r"\bVocosONNX\('([\w./-]+)'\)")
+SEND = "send the file itself as the body, as with curl --data-binary @FILE"
 _OF_REQUESTS = [
-    (re.compile(pattern), new)
+    (re.compile(pattern, re.DOTALL), new)
     for pattern, new in (
+        (r"^cannot read the file\b", "cannot read the body"),
+        (r"; in the program that wrote it, save the numbers alone: .*", ": send numbers alone, as .npz, .npy or JSON"),
+        (r", copy or make it again", f": {SEND}"),
+        (r"Bad CRC-32 for file ('[^']*')", rf"its \1 is damaged: {SEND}"),
         (r", or a MelConvention for other systems", ""),
         (r'choose one with --key NAME \(in Python key="NAME"\)', "choose one with key=NAME in the query"),
         (
@@ -47,6 +59,47 @@ def for_clients(text: str, models: Collection[str] = ()) -> str:
     for pattern, new in _OF_REQUESTS:
         text = pattern.sub(new, text)
     return text
+
+
+def in_json(value: object) -> str:
+    """A value of JSON, as that has it, shortened where it is long.
+
+    Example:
+        >>> in_json(None), in_json([1, 2])
+        ('null', '[1, 2]')
+    """
+    if value is None or isinstance(value, bool | float):
+        return json.dumps(value)
+    return shown(value)
+
+
+def with_place(reason: str, values: npt.NDArray[Any], first_frame: int = 0) -> str:
+    """A reason of the library that names a token, with where that is in these tokens (K, T), counted from 0.
+
+    Example:
+        >>> with_place("tokens hold the value 9, expected 0 to 7", np.array([[0, 1], [2, 9]]))
+        'tokens hold the value 9 (in codebook 1, frame 1, counted from 0), expected 0 to 7'
+    """
+
+    def placed(found: re.Match[str]) -> str:
+        places = np.argwhere(values == int(found[1]))
+        if values.ndim != 2 or not len(places):
+            return found[0]
+        codebook, frame = places[0]
+        return f"{found[0]} (in codebook {codebook}, frame {first_frame + frame}, counted from 0)"
+
+    return re.sub(r"^tokens hold the value (-?\d+)", placed, reason)
+
+
+def said(text: str, models: Collection[str] = ()) -> str:
+    """A reason as it is sent: as ``for_clients`` has it, printable and not too long."""
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", text)  # where an object is in memory, in a parser's words
+    return short(printable(for_clients(text, models)))
+
+
+def short(text: str) -> str:
+    """A reason that may hold a part of the input, cut where it is long."""
+    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 4] + " ..."
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Vocos without torch: EnCodec tokens or mel spectrograms to audio, and audio to those, with onnxruntime and numpy."""
+"""Vocos without torch: EnCodec tokens or mel spectrograms to audio and back, with onnxruntime and numpy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
     "save_tokens",
 ]
 
-# Each name is imported when it is first asked for: the command line must be ready for Ctrl-C before numpy is loaded.
+# Each name is imported on first access: the command line must be ready for Ctrl-C before numpy is loaded.
 _MODULES = {
     "io.audio": ("load_audio", "load_blocks", "save_audio", "save_blocks"),
     "model.config": ("EncoderConfig", "ModelConfig"),

@@ -1,8 +1,8 @@
-"""The program ``vocos-onnx``, also as ``python -m vocos_onnx``: the command line, and how it ends when it is told to.
+"""The program ``vocos-onnx``, also ``python -m vocos_onnx``: runs the command line, and handles signals that end it.
 
-Ctrl-C, SIGTERM and SIGHUP end it with the exit code that a shell gives them (130, 143, 129), with nothing half-written
-left behind and no traceback. The handlers are installed here, where a process is the command line and nothing else,
-before anything slow is imported.
+Ctrl-C, SIGTERM and SIGHUP end it with the exit code that a shell reports for them (130, 143, 129), leaving no
+half-written files and printing no traceback. The handlers are installed here, where the process is known to be the
+command line and nothing else, before anything slow is imported.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 
 def main() -> int:
-    """Run one command of the command line; returns the exit code."""
+    """Runs one command of the command line; returns the exit code."""
     _open_standard_streams()
-    # numpy's products here are too small for threads, and OpenBLAS ends the process where there is no memory for them
+    # numpy's products here are too small for threads, and OpenBLAS ends the process if it has no memory for them
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it, and shells in the background
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and shells' background jobs ignore it
             signal.signal(number, _stop)
     try:
         from .cli import main as run
-    except (ImportError, MemoryError) as error:  # the package is not whole, or there is no memory
+    except (ImportError, MemoryError) as error:  # the package is incomplete, or there is no memory
         os.write(2, f"vocos-onnx: error: cannot start: {str(error) or 'not enough memory'}\n".encode(errors="replace"))
         return 2
     return run()
 
 
 def _open_standard_streams() -> None:
-    """What was closed leads nowhere: else the next file that is opened takes its place, and gets what is printed.
+    """Opens closed standard streams on the null device: else the next file opened would take their place.
 
-    Standard output only seems to be there: it cannot be written, so that who writes audio to it is told.
+    That file would then receive what is printed. Standard output is opened read-only, so that writing audio to it
+    fails with an error.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -44,18 +45,18 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):  # a file's name need not be in the terminal's encoding
+    for stream in (sys.stdout, sys.stderr):  # the terminal's encoding may not have all characters of a file name
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """End the process here and now. An exception would be lost wherever somebody catches it: imports of numpy do."""
+    """Ends the process immediately. An exception could be caught and lost, as in imports of numpy."""
     remove = getattr(sys.modules.get("vocos_onnx.io.files"), "remove_unfinished", None)
-    if remove is not None:  # it may not be imported yet, or only in part
+    if remove is not None:  # the module may not be imported yet, or only partly
         remove()
     if sys.stderr is not None and sys.stderr.isatty():
-        os.write(2, b"\n")  # below the bar
+        os.write(2, b"\n")  # moves below the progress bar
     os._exit(128 + number)
 
 

@@ -19,12 +19,12 @@ from .model.bundled import BUNDLED_CODEC
 from .model.config import EncodecFeatures, ModelConfig
 from .model.registry import ENCODEC_ENCODER
 
-_ROUNDING = 1e-6  # of the largest value of the codebooks
+_ROUNDING = 1e-6  # relative to the largest value of the codebooks
 EncoderOrPath = EncodecONNX | str | os.PathLike[str]
 
 
 class Choice(NamedTuple):
-    """What a call of copy-synthesis may choose, as ``VocosONNX`` takes it."""
+    """The options of a copy-synthesis call, as ``VocosONNX`` takes them."""
 
     bandwidth: float | None
     bandwidth_id: Any
@@ -32,9 +32,9 @@ class Choice(NamedTuple):
 
 
 class Analysis(Protocol):
-    """What makes the input of one model from audio.
+    """Makes the input of one model from audio.
 
-    encoder: the one that the model was opened with, if there was one.
+    encoder: the one that the model was opened with, if any.
     """
 
     @property
@@ -58,7 +58,7 @@ class Analysis(Protocol):
 
 
 class MelAnalysis:
-    """Log-mels with the settings that the model was trained with."""
+    """Makes log-mels with the settings that the model was trained with."""
 
     encoder = None
 
@@ -90,7 +90,7 @@ class MelAnalysis:
 
 
 class NoAnalysis:
-    """Of a model that takes mels and does not say how they are made: every method raises ValueError."""
+    """For a model that takes mels but does not say how they are made: every method raises ValueError."""
 
     encoder = None
 
@@ -112,14 +112,14 @@ class NoAnalysis:
 
 
 class TokenAnalysis:
-    """Tokens of the model's codec, made by an encoder whose codebooks are those of the model.
+    """Makes tokens of the model's codec with an encoder whose codebooks are the model's.
 
     Args:
         config: of the model.
-        codec: its tokens.
+        codec: describes its tokens.
         codebooks: of the model.
-        encoder: what makes them; by default that of the bundled codec, if the tokens are of it.
-        options: with which encoders are opened.
+        encoder: makes the tokens; by default the bundled codec's, if the tokens are of that codec.
+        options: for opening encoders.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class TokenAnalysis:
         return index, self.encoder or self._bundled_encoder()
 
     def _bundled_encoder(self) -> EncodecONNX:
-        """That of the bundled codec, which is opened when it is needed. Raises ValueError for another codec."""
+        """The bundled codec's encoder, opened on first use. Raises ValueError if the model's codec is another."""
         codec = self._codec.codec
         if codec != BUNDLED_CODEC:
             checkpoint = ENCODEC_ENCODER if codec == "encodec_24khz" else "CHECKPOINT"
@@ -179,7 +179,7 @@ class TokenAnalysis:
         return self._bundled
 
     def _open(self, encoder: EncoderOrPath) -> EncodecONNX:
-        """The encoder. Raises ValueError if its codebooks are not those that this model decodes."""
+        """Opens the encoder if need be. Raises ValueError if its codebooks are not the model's."""
         if not isinstance(encoder, EncodecONNX):
             encoder = EncodecONNX(encoder, **self._options)
         codec, known, needed = self._codec, encoder.config.codebooks_sha256, self._codec.num_codebooks
@@ -199,10 +199,10 @@ class TokenAnalysis:
 
 
 def are_paired(encoder: EncodecONNX, codec: EncodecFeatures, codebooks: Float) -> bool:
-    """Whether an encoder makes the tokens of a model, whose ``codebooks`` (K, size, C) are given.
+    """Whether an encoder makes the tokens of the model that has these ``codebooks`` (K, size, C).
 
-    Their codebooks have the same fingerprint, or differ by rounding: EnCodec's are published twice, with the official
-    vocoder and with the encoder.
+    It does if the codebooks have the same fingerprint or differ only by rounding: EnCodec's are published twice, with
+    the official vocoder and with the encoder.
     """
     known, needed = encoder.config.codebooks_sha256, codec.num_codebooks
     if len(known) >= needed and known[needed - 1] == codec.codebooks_sha256:
@@ -216,7 +216,7 @@ def are_paired(encoder: EncodecONNX, codec: EncodecFeatures, codebooks: Float) -
 def analysis_of(
     config: ModelConfig, codebooks: Float | None, encoder: EncoderOrPath | None, options: dict[str, Any]
 ) -> Analysis:
-    """The analysis of a model, by what it decodes; ``codebooks`` are the model's."""
+    """Picks the analysis of a model by what it decodes; ``codebooks`` are the model's."""
     if config.mel is not None:
         _refuse_token_options(None, encoder)
         return MelAnalysis(config, config.mel)

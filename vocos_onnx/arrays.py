@@ -1,4 +1,4 @@
-"""What callers give -> numpy arrays: torch tensors, narrow float types, lists; and what to do with anything else."""
+"""Caller input -> numpy arrays: torch tensors, narrow float types, lists; and errors with remedies for the rest."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy.typing as npt
 from .messages import first_line, listed, shown
 
 Float = npt.NDArray[np.float32]
-Progress = Callable[[int, int], None]  # called with what is done, and with all that there is to do
+Progress = Callable[[int, int], None]  # called with the amount done and the total
 
 
 class Array(Protocol):
-    """A numpy array, ``Tokens``, a torch tensor: whatever gives numpy an array."""
+    """A numpy array, ``Tokens``, a torch tensor: anything that numpy can turn into an array."""
 
     def __array__(self) -> npt.NDArray[Any]: ...
 
@@ -27,12 +27,12 @@ EncodecFrames = Sequence[tuple[Array, Array | None]]
 
 
 def as_array(given: Any, what: str) -> npt.NDArray[Any]:
-    """An array of anything that numpy reads; of a torch tensor too that is on a GPU or has a gradient.
+    """Makes an array of anything that numpy reads, and of torch tensors on a GPU or with a gradient.
 
-    bfloat16 and the types of 8 bits and fewer (of torch and ml_dtypes), which numpy's functions do not know, become
+    bfloat16 and float types of 8 bits or fewer (of torch and ml_dtypes), which numpy's functions do not support, become
     float32, which holds all of their values.
 
-    Raises ValueError where it is no array: None, a path, bytes, lists of different lengths, a coroutine.
+    Raises ValueError if it cannot become an array: None, a path, bytes, lists of different lengths, a coroutine.
     """
     if isinstance(given, str | bytes | bytearray | os.PathLike):
         raise ValueError(f"{what}: {_no_array(given)}")
@@ -55,15 +55,15 @@ def as_array(given: Any, what: str) -> npt.NDArray[Any]:
 
 
 def check_awaited(given: Any, name: str, of_blocks: str = "") -> None:
-    """Raises ValueError for what has to be awaited, or iterated with ``async for``, before it is an array.
+    """Raises ValueError for anything that must be awaited, or iterated with ``async for``, to get an array.
 
-    ``of_blocks``: what else takes an asynchronous iterable, as a remedy.
+    ``of_blocks``: the remedy for asynchronous iterables, if something else takes them.
     """
     if isinstance(given, list | tuple):
         given, what = next(iter(given), None), "the first item is"
     else:
         what = "what is given is"
-    if isinstance(given, np.ndarray):  # nearly always
+    if isinstance(given, np.ndarray):  # the usual case
         return
     kind = type(given).__name__
     if isinstance(given, Awaitable):
@@ -74,7 +74,7 @@ def check_awaited(given: Any, name: str, of_blocks: str = "") -> None:
 
 
 def _differences(given: list[Any] | tuple[Any, ...]) -> str:
-    """How the items of a list differ that makes no array."""
+    """How the items of a list differ, so that it cannot become an array."""
     for i, item in enumerate(given):
         if item is None or isinstance(item, str | bytes | os.PathLike | Mapping):
             return f"item {i} of it is {shown(item)}, expected numbers as the other items are"
@@ -82,7 +82,7 @@ def _differences(given: list[Any] | tuple[Any, ...]) -> str:
 
 
 def _is_narrow_float(dtype: np.dtype[Any]) -> bool:
-    """Of the package ml_dtypes, for which numpy has no kind."""
+    """Whether it is a float type of the package ml_dtypes, for which numpy has no kind."""
     return not np.issubdtype(dtype, np.number) and dtype.names is None and dtype.name.startswith(("bfloat", "float"))
 
 
@@ -95,7 +95,7 @@ def is_integer(array: npt.NDArray[Any]) -> bool:
 
 
 def float_hint(dtype: np.dtype[Any]) -> str:
-    """What to do with features that are no floats, so that nothing of them is lost; empty where that is not known."""
+    """A hint for features that are not floats: how to convert them without loss; empty if that is not known."""
     match dtype.kind:
         case "O":
             return "; if they are all numbers, pass features.astype(numpy.float32)"
@@ -121,14 +121,14 @@ def _no_array(given: Any) -> str:
 
 
 def count_masked(given: Any) -> int:
-    """How many of its values are masked; numpy.ma takes time to import, and is there where there is a masked array."""
+    """How many of its values are masked. numpy.ma is slow to import, and already loaded if a masked array exists."""
     if "numpy.ma" not in sys.modules or not isinstance(given, np.ma.MaskedArray):
         return 0
     return int(np.count_nonzero(np.ma.getmaskarray(given)))
 
 
 def check_order(audio: Any, sample_rate: Any, name: str = "audio") -> None:
-    """Raises ValueError where audio and its sample rate are swapped."""
+    """Raises ValueError if audio and its sample rate are swapped."""
     if isinstance(audio, int | float | np.number) and not isinstance(sample_rate, int | float | np.number | None):
         raise ValueError(
             f"{name} is {audio}, and sample_rate is of the type {type(sample_rate).__name__}: they are swapped; "
@@ -136,25 +136,25 @@ def check_order(audio: Any, sample_rate: Any, name: str = "audio") -> None:
         )
 
 
-# what arrays of tokens are called here, and by Bark, VALL-E and transformers
+# names of token arrays here and in Bark, VALL-E and transformers
 KNOWN_NAMES = ("tokens", "codes", "fine_prompt", "audio_tokens", "audio_codes")
 
 
 def unwrapped(given: Any) -> Any:
-    """The array in what others return in its place, else what was given.
+    """Unwraps the array from the outputs of other packages; returns anything else as it is.
 
-    That is encodec's (codes, scale) without scale, or a list of one, and transformers' (chunks, batch, codebooks,
-    frames) of one chunk and one recording. Raises ValueError for more of them, for archives and iterators, and for
-    masked values, which numpy would take for others; the message says what to pass.
+    It unwraps encodec's (codes, scale) without a scale, alone or in a list of one, and transformers' (chunks, batch,
+    codebooks, frames) with one chunk and one recording. Raises ValueError if there are several, for archives and
+    iterators, and for masked values, which numpy would read as ordinary ones; the message explains what to pass.
     """
-    if isinstance(given, Mapping):  # transformers' outputs and numpy's archives too
+    if isinstance(given, Mapping):  # includes transformers' outputs and numpy's archives
         names = [name for name in KNOWN_NAMES if name in given] or list(given)[:1]
         remedy = f": pass one of them, such as given[{shown(names[0])}]" if names else ""
         raise ValueError(f"a {type(given).__name__} was given, with the entries {listed(given) or 'none'}{remedy}")
     if isinstance(given, Iterator):
         raise ValueError(f"a {type(given).__name__} was given, expected an array; decode_stream takes chunks in turn")
     if isinstance(given, tuple) and len(given) == 2 and given[1] is None:
-        given = [given]  # one of encodec's frames, without the list around it
+        given = [given]  # a single one of encodec's frames, without the list around it
     if _is_encodec_output(given):
         return _from_encodec_output(given)
     if count := count_masked(given):
@@ -168,7 +168,7 @@ def unwrapped(given: Any) -> Any:
 
 
 def _is_encodec_output(given: Any) -> bool:
-    """Whether it is what encodec's ``model.encode`` returns: a list of (codes, scale), one of each segment."""
+    """Whether it is what encodec's ``model.encode`` returns: a list of (codes, scale), one per segment."""
     return isinstance(given, list | tuple) and all(
         isinstance(item, list | tuple) and len(item) == 2 and getattr(item[0], "ndim", 0) == 3
         for item in given or [None]
@@ -195,9 +195,10 @@ def _from_encodec_output(frames: Any) -> Any:
 
 
 def wider_type(numbers: npt.NDArray[np.integer[Any]]) -> str | None:
-    """Which type 16-bit integers are that are the bytes of wider ones: "int32" or "int64", little-endian.
+    """The type of wider integers whose bytes were read as 16-bit integers: "int32" or "int64", little-endian.
 
-    Of those every second one, or three of four, are 0, and others are not. None for all else, and for fewer than 16.
+    In such data every second number, or three of every four, are 0, and others are not. Returns None for any other
+    data, and for fewer than 16 numbers.
     """
     if len(numbers) < 16:
         return None
@@ -209,7 +210,7 @@ def wider_type(numbers: npt.NDArray[np.integer[Any]]) -> str | None:
 
 
 def whole_numbers(array: npt.NDArray[Any], codebook_size: int) -> bool:
-    """Whether an array of another type holds what may be tokens."""
+    """Whether an array of another type holds values that may be tokens."""
     try:
         with np.errstate(invalid="ignore"):
             codes = array.astype(np.int64)
@@ -222,7 +223,7 @@ def whole_numbers(array: npt.NDArray[Any], codebook_size: int) -> bool:
 def not_tokens_message(codes: npt.NDArray[Any], codebook_size: int) -> str:
     """The message for tokens that are not integers."""
     dtype = codes.dtype
-    name = listed([dtype])  # of structured types it is long
+    name = listed([dtype])  # shortened, since structured types have long names
     of_others = dtype.isbuiltin == 2 and not name.startswith(("int", "uint"))  # bfloat16 and the like
     if of_others or (dtype.kind == "V" and dtype.names is None and dtype.itemsize == 2):
         as_float = "" if of_others else ".view(ml_dtypes.bfloat16)"
@@ -237,7 +238,7 @@ def not_tokens_message(codes: npt.NDArray[Any], codebook_size: int) -> str:
 
 
 def type_hint(codes: npt.NDArray[Any], codebook_size: int) -> str:
-    """What to pass in place of tokens that are not integers, where that is known."""
+    """A hint for tokens that are not integers: what to pass instead; empty if that is not known."""
     dtype, hint = codes.dtype, ""
     if dtype.names:
         hint = f"; it has the fields {listed(dtype.names)}: pass tokens[{shown(dtype.names[0])}]"
@@ -253,7 +254,7 @@ def type_hint(codes: npt.NDArray[Any], codebook_size: int) -> str:
 
 
 def stack_hint(array: npt.NDArray[Any], name: str) -> str:
-    """What to do with an array of arrays, as pandas and parquet have them; empty if it is none."""
+    """A hint for an array of arrays, as pandas and parquet make them; empty if it is not one."""
     if array.dtype.kind != "O" or array.ndim != 1 or not array.size:
         return ""
     if not all(isinstance(row, np.ndarray | list | tuple) and getattr(row, "ndim", 1) for row in array):

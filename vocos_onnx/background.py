@@ -1,6 +1,6 @@
-"""What coroutines wait for: work on threads, while their event loop goes on; and the end of it when they are cancelled.
+"""Runs work on threads for coroutines, while their event loop continues; cancelling the coroutine stops the work.
 
-For asyncio alone, which is imported when it is needed.
+It supports only asyncio, which is imported when it is needed.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterable
 
-MOST = min(32, (os.cpu_count() or 1) + 4)  # calls in progress in a process, as many as asyncio's own threads
-IDLE = 5.0  # seconds after which a thread ends
+MOST = min(32, (os.cpu_count() or 1) + 4)  # calls in progress per process, as many as asyncio has threads of its own
+IDLE = 5.0  # seconds after which an idle thread ends
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class _Stopped(BaseException):
-    """Raised in a thread whose result nobody waits for any more."""
+    """Raised in a thread when nobody waits for its result any more."""
 
 
 def checkpoint() -> None:
-    """Ends the work of this thread if it is for a coroutine that has been cancelled. Called between two spans."""
+    """Ends the work of this thread if its coroutine has been cancelled. Called between spans."""
     job = _current.get()
     if job is not None and job.is_stopped:
         raise _Stopped
 
 
 class Waiter:
-    """Wakes a coroutine, which awaits ``future``, from any thread; if its loop is closed by then, nothing happens.
+    """Wakes a coroutine that awaits ``future``, from any thread; does nothing if its loop is closed by then.
 
-    Raises RuntimeError if it is not made in a coroutine of asyncio.
+    The constructor raises RuntimeError outside a coroutine of asyncio.
     """
 
     def __init__(self) -> None:
@@ -54,24 +54,24 @@ class Waiter:
                 "there is no running event loop of asyncio: await this within asyncio.run; with another library, such "
                 "as trio, run the method without the a in front in a thread, for example by trio.to_thread.run_sync"
             ) from None
-        # None once it is woken: of a loop that is closed, nothing but this would hold the coroutine
+        # None once it is woken: after its loop has closed, this would be the only reference that keeps the coroutine
         self.future: asyncio.Future[None] | None = self.loop.create_future()
 
     def begun(self) -> asyncio.Future[None]:
-        """What to await."""
+        """The future to await."""
         assert self.future is not None
         return self.future
 
 
 def wake_all(waiters: Sequence[Waiter]) -> None:
-    """Wake each, with one call for all of one loop: that is a system call."""
+    """Wakes each, with one call per event loop, since each call makes a system call."""
     for loop in {waiter.loop for waiter in waiters}:
         futures = []
         for waiter in waiters:
             if waiter.loop is loop and waiter.future is not None:
                 futures.append(waiter.future)
                 waiter.future = None
-        with suppress(RuntimeError):  # it is closed
+        with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(_set, futures)
 
 
@@ -84,14 +84,14 @@ def _set(futures: list[asyncio.Future[None]]) -> None:
 async def in_background(
     function: Callable[[], Result], submit: Callable[[Callable[[], None]], object] | None = None
 ) -> Result:
-    """What a function returns or raises, computed on a thread while the event loop goes on.
+    """Returns or raises what a function does, run on a thread while the event loop continues.
 
-    If it is cancelled, the coroutine gets CancelledError at once; the function is not begun, or ends at its next
-    ``checkpoint``. ``submit`` has another thread do it than one of those that are for whole calls.
+    If it is cancelled, the coroutine gets CancelledError at once; the function does not start, or ends at its next
+    ``checkpoint``. ``submit`` runs the function on another thread than those that are for whole calls.
     """
     waiter = Waiter()
     job, future = _Job(function, waiter), waiter.begun()
-    del function  # what it holds is freed when it has been computed
+    del function  # so that whatever it holds is freed as soon as it has run
     try:
         (submit or _threads.submit)(job)
         await future
@@ -119,7 +119,7 @@ _END = object()
 
 
 class _Job(Generic[Result]):
-    """A function that a thread is to compute for a coroutine."""
+    """A function that a thread runs for a coroutine."""
 
     def __init__(self, function: Callable[[], Result], waiter: Waiter):
         self._waiter, self.is_stopped = waiter, False
@@ -152,7 +152,7 @@ class _Job(Generic[Result]):
             try:
                 raise error
             finally:
-                del error, self  # they would keep one another alive
+                del error, self  # they would keep each other alive
         return self._results.pop()
 
     def stop(self) -> None:
@@ -164,9 +164,9 @@ _current: ContextVar[_Job[Any] | None] = ContextVar("vocos_onnx_job", default=No
 
 
 class _Threads:
-    """Threads that begin when they are needed, up to so many, and end when they have had nothing to do for a while.
+    """Up to ``most`` threads, which start when they are needed and end after they have been idle for a while.
 
-    Daemons, unlike those of concurrent.futures: an interpreter that exits waits for none of them.
+    They are daemons, unlike those of concurrent.futures: the interpreter does not wait for them when it exits.
     """
 
     def __init__(self, most: int):
@@ -174,13 +174,13 @@ class _Threads:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: a forked child has no threads."""
+        """Starts afresh: a forked child has no threads."""
         self._changed = threading.Condition()
         self._jobs: deque[Callable[[], None]] = deque()
         self._count = self._idle = 0
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Have it done, after those that were submitted before. Raises RuntimeError if no thread can be started."""
+        """Queues a job. Raises RuntimeError if there is no thread and none can be started."""
         with self._changed:
             self._jobs.append(job)
             if self._idle >= len(self._jobs):

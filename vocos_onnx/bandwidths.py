@@ -1,4 +1,4 @@
-"""Bandwidths: which one a call means, by its kbps, by its id, or by how many codebooks the tokens have."""
+"""Bandwidths: which one a call means, given its kbps, its id, or the number of codebooks of the tokens."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _log = logging.getLogger("vocos_onnx")
 
 
 class Bandwidths:
-    """What the network of one model is conditioned on.
+    """The bandwidths of one model, and how its network is conditioned on them.
 
-    kbps: the bandwidths by their ids, and counts: the codebooks of each; both empty for a mel model.
+    kbps: the bandwidths, indexed by id; counts: the number of codebooks of each. Both are empty for a mel model.
     num_ids: how many ids the network knows; 0 if it is not conditioned.
     """
 
@@ -31,9 +31,9 @@ class Bandwidths:
         self.num_ids = config.num_bandwidth_ids
 
     def selected_id(self, bandwidth: float | None, bandwidth_id: Any) -> int:
-        """The id of the bandwidth that is given in one way or the other; by default that of 6 kbps.
+        """The id of the bandwidth, which is given as kbps or as an id; by default that of 6 kbps.
 
-        Raises ValueError if both are given, or the model does not have it.
+        Raises ValueError if both are given, or if the model does not have that bandwidth.
         """
         if not self.kbps:
             raise ValueError("bandwidth is given, but this is a mel model, without tokens: leave it out")
@@ -52,10 +52,11 @@ class Bandwidths:
             raise
 
     def requested(self, bandwidth: float | None, bandwidth_id: Any) -> tuple[Any, int | None]:
-        """The bandwidth id that is given in one way or the other, or in none, not yet checked; and how many of the
-        first codebooks of tokens are decoded, None for all. Raises as ``selected_id``.
+        """The requested bandwidth id, if any, and how many of the first codebooks to decode, None for all.
 
-        A bandwidth is of tokens: it selects its codebooks. An id is a condition of the network, as in upstream Vocos.
+        An id that was given as such is not checked yet. Raises as ``selected_id``.
+
+        A bandwidth selects codebooks of the tokens; an id conditions the network, as in upstream Vocos.
         """
         if bandwidth is None:
             return bandwidth_id, None
@@ -63,8 +64,7 @@ class Bandwidths:
         return index if self.num_ids else None, self.counts[index]
 
     def check_enough(self, shape: tuple[int, ...], codebooks: int, layout: str) -> None:
-        """Raises ValueError if tokens (K, B, T) of that shape have fewer codebooks than the bandwidth that was asked
-        for."""
+        """Raises ValueError if tokens of shape (K, B, T) have fewer codebooks than the requested bandwidth."""
         if shape[0] >= codebooks:
             return
         index = self.counts.index(codebooks)
@@ -78,9 +78,9 @@ class Bandwidths:
         )
 
     def checked_id(self, bandwidth_id: Any) -> int | None:
-        """The id for the network.
+        """The id for the network; None if the network takes none.
 
-        Raises ValueError if it is missing or out of range, or given to a network that takes none.
+        Raises ValueError if it is missing or out of range, or if it is given to a network that takes none.
         """
         if not self.num_ids:
             if bandwidth_id is not None:
@@ -101,9 +101,9 @@ class Bandwidths:
             raise
 
     def id_of_codebooks(self, num_codebooks: int, shape: tuple[int, ...], layout: str) -> int | None:
-        """The id of the bandwidth that has as many codebooks as tokens of that shape and layout.
+        """The id of the bandwidth that has ``num_codebooks`` codebooks; ``shape`` and ``layout`` are for messages.
 
-        Raises ValueError if there is none; the message says what to pass.
+        Raises ValueError if there is none; the message explains what to pass.
         """
         if not self.num_ids:
             return None
@@ -120,7 +120,7 @@ class Bandwidths:
             above = [(count, i) for i, count in enumerate(counts) if count > num_codebooks]
             nearest = (
                 min(above)[1] if above else self.num_ids - 1
-            )  # K codebooks have most in common with the next bandwidth
+            )  # K codebooks resemble the next higher bandwidth most
             hint = f"bandwidth_id {nearest}, or another of 0 to {self.num_ids - 1}"
             if fewer := [count for count in counts if count < num_codebooks]:
                 hint = f"{first_codebooks(max(fewer), shape, layout)} to decode the first ones of them, or {hint}"
@@ -132,10 +132,10 @@ class Bandwidths:
         )
 
     def check_count(self, shape: tuple[int, ...], axes: int, index: int | None, layout: str) -> None:
-        """Compare the codebooks of tokens (K, B, T), which had ``axes`` axes, with those of their bandwidth id.
+        """Compares the codebooks of tokens (K, B, T), which had ``axes`` axes, with those of their bandwidth id.
 
-        Raises ValueError if K is of no bandwidth and B is that of this one. If K is that of another bandwidth, a line
-        in the log says so: it is a way to listen to what the condition does.
+        Raises ValueError if K belongs to no bandwidth but B would fit this one. If K belongs to another bandwidth, it
+        only logs a warning, because that is a way to hear what the condition does.
         """
         counts = self.counts
         expected = counts[index] if index is not None and index < len(counts) else shape[0]
@@ -162,7 +162,7 @@ class Bandwidths:
 
 
 def bandwidth_index(bandwidth: float, bandwidths: tuple[float, ...]) -> int:
-    """The index of a bandwidth in kbps. Raises ValueError, which names them all, if it is none of them."""
+    """The index of a bandwidth in kbps. Raises ValueError, which lists them all, if it is not among them."""
     try:
         return bandwidths.index(bandwidth)
     except ValueError:
@@ -171,12 +171,12 @@ def bandwidth_index(bandwidth: float, bandwidths: tuple[float, ...]) -> int:
 
 
 def counted(codebooks: int) -> str:
-    """A number of codebooks in words."""
+    """The number of codebooks as text, singular or plural."""
     return "1 codebook" if codebooks == 1 else f"{codebooks} codebooks"
 
 
 def first_codebooks(count: int, shape: tuple[int, ...], layout: str) -> str:
-    """Python for the first codebooks of tokens of that shape."""
+    """Python code that takes the first codebooks of tokens of that shape."""
     return f"tokens[:, :{count}]" if len(shape) == 3 and layout == "bkt" else f"tokens[:{count}]"
 
 

@@ -1,4 +1,4 @@
-"""Audio -> tokens: the encoder's network, and the residual quantiser."""
+"""Audio -> tokens: the encoder's network and the residual quantiser."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from .pretrained import opened
 from .workers import in_order
 
 Part = TypeVar("Part")
-CHUNK = 300  # frames encoded at once, 4 s at 75 frames/s: beyond the audio and its codes, memory does not grow
-_FEWEST = 32  # of a large batch, whose frames are encoded fewer at once
-_FIRST = 8  # frames that are encoded first at least: EnCodec's last convolution pads its start with a reflection of 6
+CHUNK = 300  # frames encoded at once, 4 s at 75 frames/s, so that memory beyond the audio and its codes does not grow
+_FEWEST = 32  # frames encoded at once, at least; large batches and parallel spans use fewer than CHUNK
+_FIRST = 8  # frames encoded first, at least: EnCodec's last convolution pads its start with a reflection of 6
 
 
 class EncodecONNX:
     """An EnCodec encoder on onnxruntime: audio to tokens. One object may be used from many threads at once.
 
     Args:
-        model: path of an .onnx file of vocos-onnx, by default that of the bundled codec; an id on the Hugging Face hub,
+        model: path of an .onnx file made by vocos-onnx, by default the bundled codec's; an id on the Hugging Face hub,
             such as "facebook/encodec_24khz"; or a checkpoint: a folder as transformers saves an EnCodec, or Meta's
-            ``.th`` file. Checkpoints are converted once and kept.
+            ``.th`` file. Checkpoints are converted once and cached.
         providers: execution providers, as ``VocosONNX`` takes them.
-        threads: threads of one call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
+        threads: threads per call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
 
-    A pickle names the file, as that of a ``VocosONNX`` does. Raises as that does.
+    A pickle stores a reference to the file, as for ``VocosONNX``. Raises as ``VocosONNX``.
 
     Example:
         >>> encoder = EncodecONNX()
@@ -78,10 +78,11 @@ class EncodecONNX:
         cache_dir: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> EncodecONNX:
-        """An encoder of a folder, a file or the hub, as ``VocosONNX.from_pretrained`` gets a model.
+        """Opens an encoder from a folder, a file or the hub, as ``VocosONNX.from_pretrained`` opens a model.
 
-        It is ``encoder.onnx`` if there is one, else made of ``config.json`` and ``model.safetensors`` as transformers
-        saves an EnCodec, or of Meta's ``.th`` file. ``precision`` can only be "float32".
+        It opens ``encoder.onnx`` if there is one, and otherwise converts either ``config.json`` and
+        ``model.safetensors``, as transformers saves an EnCodec, or Meta's ``.th`` file. ``precision`` can only be
+        "float32".
 
         Example:
             >>> encoder = EncodecONNX.from_pretrained("facebook/encodec_24khz")
@@ -112,21 +113,21 @@ class EncodecONNX:
         """Audio to tokens.
 
         Args:
-            audio: (N,), or (B, N) for a batch, each row on its own: the channels of a recording too, which
-                ``audio.mean(axis=0)`` would mix. Floats with full scale ±1 (values beyond are taken as they are), or
-                int16 or int32.
-            sample_rate: of the audio, in Hz. Where it is not the model's, the audio is resampled.
+            audio: (N,), or (B, N) for a batch. Each row is encoded on its own, even if the rows are the channels of one
+                recording; mix those with ``audio.mean(axis=0)``. Floats with full scale ±1 (larger values are used as
+                they are), or int16 or int32.
+            sample_rate: of the audio, in Hz. If it is not the model's, the audio is resampled.
             bandwidth: kbps, one of ``bandwidths``; by default 6.
-            progress: called with the frames done and the frames in all, every few seconds of audio.
+            progress: called every few seconds of audio with the number of frames done and the total.
 
         Returns:
             int64 codes from 0 to codebook_size - 1: (K, T), or (K, B, T) from a batch. K is the codebook count of the
-            bandwidth (for EnCodec 24 kHz, 2, 4, 8, 16, 32 for 1.5, 3, 6, 12, 24 kbps) and T = ceil(N / hop_length), for
-            the N samples at the model's rate: the last frame is completed as EnCodec does it. Silence has tokens too.
+            bandwidth (for EnCodec 24 kHz, 2, 4, 8, 16, 32 for 1.5, 3, 6, 12, 24 kbps) and T = ceil(N / hop_length) for
+            N samples at the model's rate; the last frame is completed as in EnCodec. Silence has tokens too.
 
         Raises:
-            ValueError: audio that is empty, of another shape or type, or holds NaN or infinity; tokens or mels in its
-                place; a sample rate outside 1 to 384 kHz; a bandwidth that the model does not have.
+            ValueError: the audio is empty, has another shape or type, or holds NaN or infinity; tokens or mels were
+                given in its place; the sample rate is outside 1 to 384 kHz; or the model does not have the bandwidth.
             FloatingPointError: the network gave NaN or infinity.
         """
         codebooks = self.codebooks[: self._codebook_count(bandwidth)]
@@ -150,10 +151,10 @@ class EncodecONNX:
         *,
         progress: Progress | None = None,
     ) -> npt.NDArray[np.int64]:
-        """``encode`` for asyncio: computed on a thread while the event loop goes on. Returns and raises as that.
+        """``encode`` for asyncio: runs on a thread while the event loop continues. Returns and raises the same.
 
-        ``progress`` is called in that thread. If it is cancelled, the task gets CancelledError at once, and the work
-        behind it ends after some seconds of audio, see ``VocosONNX.adecode``.
+        ``progress`` is called on that thread. If it is cancelled, the task gets CancelledError at once, and the work
+        behind it stops after some seconds of audio, see ``VocosONNX.adecode``.
 
         Example:
             >>> tokens = await encoder.aencode(recording, sample_rate)
@@ -168,21 +169,21 @@ class EncodecONNX:
         *,
         chunk: int = CHUNK,
     ) -> Iterator[npt.NDArray[np.int64]]:
-        """Tokens while the audio comes in: joined, they are what ``encode`` returns for the joined blocks.
+        """Encodes audio as it arrives; joined, the tokens are what ``encode`` returns for the joined blocks.
 
         Args:
-            blocks: (n,) each, of one recording, as ``encode`` takes it.
+            blocks: blocks (n,) of one recording, as ``encode`` takes it.
             sample_rate: of the audio, in Hz.
             bandwidth: kbps, one of ``bandwidths``; by default 6.
-            chunk: frames that are encoded at once, by default 300; at the start at least 8. Their codes are emitted
-                once they and the frames of the encoder's look-ahead (EnCodec has none) have come in. Fewer at once cost
-                more, because the network sees some frames before them again.
+            chunk: frames encoded at once, by default 300; the first chunk has at least 8. Codes are emitted once their
+                frames and those of the encoder's look-ahead (EnCodec has none) have arrived. Smaller chunks cost more,
+                because the network sees some of the frames before each chunk again.
 
         Returns:
-            An iterator of codes (K, t); of no samples, it is empty.
+            An iterator of codes (K, t); empty if there are no samples.
 
         Raises:
-            ValueError: as ``encode``; blocks of another shape; chunk below 1.
+            ValueError: as ``encode``; also for blocks of another shape, and for a chunk below 1.
         """
         count = self._codebook_count(bandwidth)
         chunk = read_chunk(chunk)
@@ -190,14 +191,14 @@ class EncodecONNX:
         return (quantize(e, self.codebooks[:count])[:, 0] for e in self._embeddings(window, chunk))
 
     def embed(self, audio: npt.ArrayLike, sample_rate: int) -> Float:
-        """Audio (N,) or (B, N) -> embeddings (B, C, T) before quantisation; T and what is raised as in ``encode``."""
+        """Audio (N,) or (B, N) -> embeddings (B, C, T) before quantisation. T and errors are those of ``encode``."""
         waveform = read_waveform(audio, sample_rate, self.sample_rate)
         parts = self._each(waveform, lambda embeddings: embeddings)
         return np.concatenate(list(parts), axis=1).transpose(0, 2, 1)
 
     @property
     def sample_rate(self) -> int:
-        """Samples in a second of the audio that the network sees."""
+        """Samples per second of the audio that the network sees."""
         return self.config.sample_rate
 
     @property
@@ -207,7 +208,7 @@ class EncodecONNX:
 
     @property
     def num_codebooks(self) -> int:
-        """The most codebooks that tokens can have."""
+        """The largest number of codebooks that tokens can have."""
         return self.config.num_codebooks
 
     @property
@@ -221,10 +222,10 @@ class EncodecONNX:
         return list(self._session.providers)
 
     def _each(self, waveform: Float, function: Callable[[Float], Part]) -> Iterator[Part]:
-        """What a function returns for the embeddings (B, t, C) of each span of whole recordings (B, N), in order.
+        """Applies a function to the embeddings (B, t, C) of each span of whole recordings (B, N), in order.
 
-        Without a state, and on the CPU, the spans are computed side by side, each on one thread. That is faster from
-        the first second on: the STFT and the quantiser would otherwise be on one thread.
+        On the CPU, if the network has no state, the spans are computed in parallel, each on one thread. That is faster
+        even for one second of audio, because the STFT and the quantiser would otherwise run on a single thread.
         """
         window, chunk = AudioWindow([waveform]), max(_FEWEST, CHUNK // len(waveform))
         if self._network.has_state or self.providers != [CPU]:
@@ -239,7 +240,7 @@ class EncodecONNX:
         return in_order(of_span, self._spans(window, chunk), threads)
 
     def _embeddings(self, audio: AudioWindow, chunk: int) -> Iterator[Float]:
-        """Audio (B, N) -> embeddings (B, t, C) of some frames at a time."""
+        """Audio (B, N) -> embeddings (B, t, C), some frames at a time."""
         state: State | None = None
         for span in self._spans(audio, chunk):
             state = self._network.start(audio.batch) if state is None else state
@@ -247,10 +248,10 @@ class EncodecONNX:
             yield _checked(embeddings, span)
 
     def _spans(self, audio: AudioWindow, chunk: int) -> Iterator[AudioSpan]:
-        """Spans of some frames, as soon as their audio is there.
+        """Spans of some frames, each as soon as its audio has arrived.
 
-        Each span sees as many frames before and after its own as the convolutions reach, so that nothing shows where
-        spans meet; what lies further back (of an LSTM) is the state.
+        Each span includes as many frames before and after its own as the convolutions reach, so the seams between spans
+        leave no trace; what lies further back (for an LSTM) is in the state.
         """
         config, hop = self.config, self.hop_length
         start = 0
@@ -258,7 +259,7 @@ class EncodecONNX:
             checkpoint()
             count = chunk if start else max(chunk, _FIRST)
             there = audio.read_until((start + count + config.right_context) * hop + config.n_fft)
-            frames = -(-there // hop)  # in all, if the end has come
+            frames = -(-there // hop)  # the total, once the audio has ended
             stop = min(start + count, frames)
             if stop <= start:
                 return
@@ -271,7 +272,7 @@ class EncodecONNX:
 
 
 def _checked(embeddings: Float, span: AudioSpan) -> Float:
-    """Raises FloatingPointError if they are not finite."""
+    """Returns the embeddings. Raises FloatingPointError if they are not finite."""
     if not np.isfinite(embeddings).all():
         raise FloatingPointError(
             f"the encoder gave NaN or infinity in frames {span.start} to {span.stop}: its weights are damaged, or the "

@@ -1,4 +1,4 @@
-"""The network of an encoder: audio, or its spectrum, to embeddings, some frames at a time."""
+"""The network of an encoder: from audio, or its spectrum, to embeddings, some frames at a time."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .model.session import Session, Shapes, open_model, shape_of
 from .model.shapes import Shape
 
 State = dict[str, Any]
-_SHORTEST = 16  # frames of a part, without those by which it overlaps the one before
+_SHORTEST = 16  # frames of a part at least, not counting its overlap with the part before
 
 
 @dataclass(frozen=True, eq=False)
 class AudioSpan:
     """Frames that go through the encoder in one call.
 
-    Those from ``start`` to ``stop`` are wanted, and the audio of those from ``first`` to ``last`` goes in: the wanted
-    ones with as many on both sides as the network reaches, as far as there are any. ``samples`` (B, n) are these, as
-    the network cuts them.
+    Frames ``start`` to ``stop`` are wanted. The audio of frames ``first`` to ``last`` goes in: the wanted ones plus as
+    many on both sides as the network reaches, as far as they exist. ``samples`` (B, n) is that audio, as the network
+    cuts it.
     """
 
     start: int
@@ -39,7 +39,7 @@ class AudioSpan:
 
 
 class EncoderNetwork(Protocol):
-    """The graph of an encoder, by what it takes.
+    """The graph of an encoder, whatever its input.
 
     has_state: whether the spans of a recording must be computed one after another.
     """
@@ -48,7 +48,7 @@ class EncoderNetwork(Protocol):
     def has_state(self) -> bool: ...
 
     def cut(self, audio: AudioWindow, first: int, last: int) -> Float:
-        """The samples (B, n) that some frames are made of."""
+        """The samples (B, n) from which frames ``first`` to ``last`` are computed."""
 
     def start(self, batch: int) -> State:
         """The state of recordings before their first frame."""
@@ -56,15 +56,15 @@ class EncoderNetwork(Protocol):
     def run(self, span: AudioSpan, state: State, *, alone: bool = False) -> tuple[Float, State]:
         """The embeddings (B, stop - start, C) of a span, and the new state.
 
-        ``alone``: whether all is computed on the thread that calls.
+        ``alone``: whether everything is computed on the calling thread.
         """
 
 
 class AudioNetwork:
-    """A graph that takes audio: convolutions that reach back, and LSTM layers with a state (SEANet of EnCodec).
+    """A graph that takes audio: causal convolutions, and LSTM layers with a state (EnCodec's SEANet).
 
-    Its convolutions have few channels, and onnxruntime runs those of one item of a batch on one thread. So the audio of
-    a span is given in parts that overlap, one below the other, as many as there are threads.
+    Its convolutions have few channels, and onnxruntime computes those of one batch item on a single thread. So the
+    audio of a span is passed as overlapping parts, stacked, as many as there are threads.
     """
 
     has_state = True
@@ -98,14 +98,15 @@ class AudioNetwork:
 
 
 def overlapping_parts(samples: Float, most: int, hop: int, left_context: int) -> tuple[Float, int]:
-    """Samples (B, n) as up to ``most`` parts (parts, B, m) that overlap, and the frames from one's start to the next.
+    """Cuts samples (B, n) into up to ``most`` overlapping parts (parts, B, m); also returns ``step``, in frames.
 
-    A part must see ``left_context`` frames before its own. With F = ceil(n / hop):
+    ``step`` is the distance from the start of one part to that of the next. A part must see ``left_context`` frames
+    before its own. With F = ceil(n / hop):
       part j begins with frame j·step, for j = 0 ... parts - 1;
-      all have m = n - (parts - 1)·step·hop samples, so that the last one ends with sample n;
-      so each has F - (parts - 1)·step frames, of which the next part repeats all but ``step``: these must be
-      left_context + 1 or more, since the last frame of a part may be cut off.
-    Hence parts·step <= F - left_context - 1. Of a single part ``step`` is 1, and has no meaning.
+      each has m = n - (parts - 1)·step·hop samples, so that the last one ends with sample n;
+      so each has F - (parts - 1)·step frames, of which the next part repeats all but ``step``: the repeated ones must
+      be left_context + 1 or more, since the last frame of a part may be cut off.
+    Hence parts·step <= F - left_context - 1. With a single part, ``step`` is 1 and meaningless.
     """
     free = -(-samples.shape[1] // hop) - left_context - 1
     parts = max(1, min(most, free // _SHORTEST))
@@ -116,7 +117,7 @@ def overlapping_parts(samples: Float, most: int, hop: int, left_context: int) ->
 
 
 class SpectrumNetwork:
-    """A graph that takes the spectrum, of a Hann window and ``same`` padding; it has no state."""
+    """A graph that takes the spectrum, with a Hann window and ``same`` padding; it has no state."""
 
     has_state = False
 
@@ -127,7 +128,7 @@ class SpectrumNetwork:
         return {}
 
     def cut(self, audio: AudioWindow, first: int, last: int) -> Float:
-        """With zeros around the audio."""
+        """The samples of frames ``first`` to ``last``, with zeros beyond the ends of the audio."""
         n_fft, hop = self._config.n_fft, self._config.hop_length
         start = first * hop - (n_fft - hop) // 2
         stop = (last - 1) * hop - (n_fft - hop) // 2 + n_fft
@@ -136,7 +137,7 @@ class SpectrumNetwork:
         return np.pad(samples, ((0, 0), (left, stop - start - left - samples.shape[1])))
 
     def run(self, span: AudioSpan, state: State, *, alone: bool = False) -> tuple[Float, State]:
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found behind the network
+        with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are detected after the network
             spectrum = stft(span.samples, self._config.n_fft, self._config.hop_length)
         shapes = {"embeddings": (*spectrum.shape[:2], self._config.channels)}
         inputs = {"spectrum": np.ascontiguousarray(spectrum, np.complex64)[..., None].view(np.float32)}
@@ -147,7 +148,7 @@ class SpectrumNetwork:
 def open_encoder(
     path: str | os.PathLike[str], providers: Sequence[Provider] | None, threads: int | None
 ) -> tuple[Session[EncoderConfig], EncoderNetwork]:
-    """The session of an encoder's file, and the network in it, by what it takes."""
+    """Opens an encoder's file: returns the session, and the network that fits the graph's input."""
     session = open_model(path, EncoderConfig, _expected_graph, providers, threads)
     if session.config.input == "spectrum":
         return session, SpectrumNetwork(session)
@@ -155,7 +156,7 @@ def open_encoder(
 
 
 def _state_shapes(inputs: Shapes) -> dict[str, Shape]:
-    """Returns the shapes of the state, which are those of the graph's inputs: the metadata does not have them."""
+    """Returns the shapes of the state. They are read from the graph's inputs, as the metadata does not have them."""
     shapes: dict[str, Shape] = {}
     for name, batch in (("lstm", 1), ("history", 0)):
         shape = shape_of(inputs, name, 3)
@@ -170,7 +171,7 @@ def _state_shapes(inputs: Shapes) -> dict[str, Shape]:
 
 
 def _expected_graph(config: EncoderConfig, inputs: Shapes, outputs: Shapes) -> tuple[Shapes, Shapes]:
-    """Returns the inputs and outputs that the graph of an encoder must have, given those that it has."""
+    """Returns the inputs and outputs that an encoder's graph must have, given those that it has."""
     expected_inputs: dict[str, Shape] = {}
     expected_outputs: dict[str, Shape] = {"embeddings": ("batch", "frames", config.channels)}
     if config.input == "spectrum":

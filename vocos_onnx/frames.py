@@ -1,4 +1,4 @@
-"""Whatever a caller may give -> Frames. This is the only place that reads shapes of tokens and features."""
+"""Caller input -> Frames. This is the only place that interprets the shapes of tokens and features."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ from .once import first_time, is_watched
 T = TypeVar("T")
 Layout = Literal["kbt", "bkt"]
 LAYOUTS = ("kbt", "bkt")
-_SPECIAL = 4  # different values beyond a codebook that special tokens make at most
+_SPECIAL = 4  # up to this many distinct values outside the codebook are taken for special tokens
 
 _log = logging.getLogger("vocos_onnx")
 
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Sequences of one length, checked: tokens or features, the bandwidth id, and whether their audio has a batch axis.
+    """Checked sequences of equal length: tokens or features, the bandwidth id, and whether the audio has a batch axis.
 
     values: codes (K, B, T), or features (B, C, T) in float32.
     codebooks: (K or more, codebook_size, C), which the codes index; None for features.
-    is_batch: whether the audio is (B, samples), or that of the only sequence, (samples,).
-    convention: that of the system whose mels they were, which also says what it does to the audio.
+    is_batch: whether the audio is (B, samples), rather than (samples,) for the only sequence.
+    convention: of the system that the mels came from; it also determines how the audio is finished.
     """
 
     values: npt.NDArray[Any]
@@ -62,21 +62,21 @@ class Frames:
 
     @property
     def kind(self) -> str:
-        """What they are, in words; a stream takes one kind."""
+        """What they are, in words; all chunks of a stream must be of one kind."""
         return "features" if self.codebooks is None else f"tokens of {counted(len(self.values))}"
 
     @property
     def batch(self) -> int:
-        """How many sequences."""
+        """The number of sequences."""
         return int(self.values.shape[0 if self.codebooks is None else 1])
 
     @property
     def length(self) -> int:
-        """Frames of each sequence."""
+        """The number of frames of each sequence."""
         return int(self.values.shape[2])
 
     def features(self, start: int, stop: int, rows: slice = slice(None)) -> Float:
-        """The features (B, C, stop - start) of some frames, of all sequences or of some."""
+        """The features (B, C, stop - start) of some frames, for all sequences or for some."""
         if self.codebooks is None:
             return self.values[rows, :, start:stop]
         return lookup(self.values[:, rows, start:stop], self.codebooks)
@@ -86,12 +86,12 @@ class Frames:
         return Frames(self.values[:, :, start:stop], self.codebooks, self.bandwidth_id, self.is_batch, self.convention)
 
     def filled_up(self, missing: int) -> Frames:
-        """Features with so many frames of zeros after them."""
+        """The features followed by that many frames of zeros."""
         assert self.codebooks is None
         return replace(self, values=np.pad(self.values, ((0, 0), (0, 0), (0, missing)))) if missing else self
 
     def restore(self, audio: Float) -> Float:
-        """Audio (B, samples) as the caller's shape and convention ask for it."""
+        """Audio (B, samples), in the shape and convention that the caller expects."""
         if self.convention is not None:
             audio = self.convention.finished(audio)
         return audio if self.is_batch else audio[0]
@@ -99,19 +99,19 @@ class Frames:
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """All that one call is given, in its order."""
+    """All items that one call is given, in order."""
 
     items: tuple[Frames, ...]
     is_list: bool
 
     def restore(self, audio: Sequence[Float]) -> Float | list[Float]:
-        """The audio (B, samples) of each item as the caller's input asks for it."""
+        """The audio (B, samples) of each item, in the form that the caller expects."""
         each = [frames.restore(one) for frames, one in zip(self.items, audio, strict=True)]
         return each if self.is_list else each[0]
 
 
 def features_of(parts: Sequence[Frames]) -> Float:
-    """The features (B, C, t) of sequences of one length, one after another; codes of one kind are looked up at once."""
+    """The features (B, C, t) of sequences of one length, stacked; codes of one kind take a single lookup."""
     first = parts[0]
     if len(parts) == 1:
         return np.ascontiguousarray(first.features(0, first.length))
@@ -125,8 +125,8 @@ class Mels:
     """How the mels of one call or stream are read.
 
     convention: that of their system, if one was given.
-    check: looks whether they can be the model's, unless that is not wanted.
-    square: whether to remark on mels of as many frames as bands, whose axes nobody has named.
+    check: checks whether they can be the model's; None if that is not wanted.
+    square: whether to warn about mels with as many frames as bands, if the caller did not specify their axes.
     """
 
     convention: MelConvention | None = None
@@ -135,7 +135,7 @@ class Mels:
 
 
 class Reader(ABC):
-    """Reads what a model decodes. ``MelReader`` and ``TokenReader`` know what that is."""
+    """Reads the input of a model. ``MelReader`` and ``TokenReader`` know what it decodes."""
 
     def __init__(self, config: ModelConfig):
         self.config = config
@@ -152,9 +152,9 @@ class Reader(ABC):
         lengths: Any = None,
         codebooks: int | None = None,
     ) -> Given:
-        """What ``VocosONNX.decode`` takes: one array, or a list of arrays. Raises ValueError as that does.
+        """Reads what ``VocosONNX.decode`` takes: one array, or a list of arrays. Raises ValueError as that does.
 
-        ``codebooks``: how many of the first codebooks of tokens are decoded; None for all.
+        ``codebooks``: how many of the first codebooks of tokens to decode; None for all.
         """
         axes = _layout_of(layout)
         mels = self.mels(self.convention(mels_from), check)
@@ -163,7 +163,7 @@ class Reader(ABC):
             array = self._array(given)
             arrays = [array] if lengths is None else self._unpadded(array, lengths, axes, mels.convention)
             items = tuple(map(item, arrays))
-            if layout is None and (lengths is None or array.shape[0] == array.shape[1]):  # else they tell the batch
+            if layout is None and (lengths is None or array.shape[0] == array.shape[1]):  # else lengths settle it
                 self._remark_on_layout(array)
             return Given(items, is_list=lengths is not None)
         if lengths is not None:
@@ -177,7 +177,7 @@ class Reader(ABC):
             expected = f"(K, T) or {_axes(mels.convention)}"
             hint = f"; pass item[0] of those of shape (1, {shape[1]}, T)" if len(shape) == 3 and shape[0] == 1 else ""
             raise ValueError(f"item {wrong} of the list has shape {shape}, expected {expected}{hint}")
-        plain = partial(item, mels=replace(mels, check=None))  # which judges short items together
+        plain = partial(item, mels=replace(mels, check=None))  # the check runs below, on all items
         items = tuple(_of_item(i, plain, array) for i, array in enumerate(arrays))
         if mels.check is not None:
             for frames in items:
@@ -187,7 +187,7 @@ class Reader(ABC):
     def _unpadded(
         self, array: npt.NDArray[Any], lengths: Any, layout: Layout, convention: MelConvention | None
     ) -> list[npt.NDArray[Any]]:
-        """The items of a padded batch, each without its padding. Raises ValueError if it is none."""
+        """The items of a padded batch, each without its padding. Raises ValueError if the array is not a batch."""
         if array.ndim != 3:
             raise ValueError(
                 f"lengths is given, and the array has shape {array.shape}, expected a batch (B, C, T): leave it out"
@@ -201,7 +201,7 @@ class Reader(ABC):
         return [item[:length] if in_front else item[:, :length] for item, length in each]
 
     def read_chunk(self, given: Any, bandwidth_id: int | None, mels: Mels, codebooks: int | None = None) -> Frames:
-        """A chunk of a stream: tokens (K, t) or features (C, t), t >= 0. Raises ValueError as ``Stream.push``."""
+        """Reads a chunk of a stream: tokens (K, t) or features (C, t), t >= 0. Raises ValueError as ``Stream.push``."""
         array = self._array(given)
         if array.ndim != 2:
             raise ValueError(
@@ -214,7 +214,7 @@ class Reader(ABC):
         return self._item(array, bandwidth_id, codebooks, "kbt", mels)
 
     def read_codes(self, given: Any, layout: Layout | None) -> Frames:
-        """Tokens (K, T) or (K, B, T) alone, without a bandwidth id. Raises ValueError as ``codes_to_features``."""
+        """Reads tokens (K, T) or (K, B, T), without a bandwidth id. Raises ValueError as ``codes_to_features``."""
         array = self._array(given)
         codes = self._codes(array, _layout_of(layout))
         if layout is None:
@@ -222,7 +222,7 @@ class Reader(ABC):
         return codes
 
     def _remark_on_layout(self, array: npt.NDArray[Any]) -> None:
-        """A line in the log, once in a process, on tokens whose axes may as well be meant in another order."""
+        """Warns in the log, once per process, about tokens whose axes may have been meant in another order."""
         if array.ndim != 3 or not is_integer(array):
             return
         counts, (first, second, last) = self.bandwidths.counts, array.shape
@@ -244,7 +244,7 @@ class Reader(ABC):
 
     @abstractmethod
     def convention(self, mels_from: MelsFrom | None) -> MelConvention | None:
-        """The convention that a caller names or gives. Raises ValueError if the model cannot decode such mels."""
+        """The convention that a caller names or passes. Raises ValueError if the model cannot decode such mels."""
 
     def mels(self, convention: MelConvention | None, check: bool | None, *, one_sequence: bool = False) -> Mels:
         """How the mels of one call or stream are read; ``check`` is that of ``VocosONNX.decode``."""
@@ -262,11 +262,11 @@ class Reader(ABC):
 
     @property
     def num_codebooks(self) -> int:
-        """The most codebooks that tokens can have; 0 if the model decodes none."""
+        """The largest number of codebooks that tokens can have; 0 if the model decodes no tokens."""
         return 0
 
     def _array(self, given: Any) -> npt.NDArray[Any]:
-        """What is given, as an array. Raises ValueError if it names another codec than this model's."""
+        """The input as an array. Raises ValueError if it names another codec than this model's."""
         if not isinstance(given, Tokens):
             return as_array(unwrapped(given), "tokens or features")
         check_codec(given, self.config, self._fingerprints)
@@ -274,7 +274,7 @@ class Reader(ABC):
 
     @property
     def _fingerprints(self) -> tuple[str, ...]:
-        """Those of the model's first 1, 2, ... codebooks."""
+        """The fingerprints of the model's first 1, 2, ... codebooks."""
         return ()
 
     def _item(
@@ -301,7 +301,7 @@ class Reader(ABC):
 
     @abstractmethod
     def _codes(self, array: npt.NDArray[Any], layout: Layout) -> Frames:
-        """Tokens, checked. Raises ValueError if the array holds none."""
+        """Reads and checks tokens. Raises ValueError if the array holds anything else."""
 
     def _features(self, features: npt.NDArray[Any], convention: MelConvention | None) -> Float:
         if features.size == 0:  # of an empty list numpy makes floats
@@ -311,7 +311,7 @@ class Reader(ABC):
         self._check_shape(features, convention)
         if _is_transposed(convention):
             features = features.swapaxes(-1, -2)
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        with np.errstate(over="ignore"):  # values too large for float32 become infinite, and raise ValueError below
             features = np.ascontiguousarray(features.reshape(-1, *features.shape[-2:]), np.float32)
         if not np.isfinite(features).all():
             bad = features[~np.isfinite(features)]
@@ -319,7 +319,7 @@ class Reader(ABC):
         return features if convention is None else convention.magnitudes(features)
 
     def _check_shape(self, features: npt.NDArray[Any], convention: MelConvention | None) -> None:
-        """Raises ValueError unless these are features with their axes as the convention has them."""
+        """Raises ValueError unless these are features, with their axes in the convention's order."""
         channels, shape = self.config.feature_channels, features.shape
         if len(shape) not in (2, 3) or shape[-1 if _is_transposed(convention) else -2] != channels:
             one = _axes(convention).replace("C", str(channels))
@@ -329,7 +329,7 @@ class Reader(ABC):
             )
 
     def _transposed_hint(self, given: npt.NDArray[Any], convention: MelConvention | None) -> str:
-        """What to pass in place of features whose axes are in another order."""
+        """A hint for features whose axes are in another order: what to pass instead."""
         axes, transposed = ("(T, C)", ".T") if given.ndim == 2 else ("(B, T, C)", ".transpose(0, 2, 1)")
         return f"; they look like {axes}: pass features{transposed}"
 
@@ -338,7 +338,7 @@ class Reader(ABC):
         return ValueError(f"features have dtype {array.dtype}, expected floats{hint}")
 
     def _hint(self, given: npt.NDArray[Any], convention: MelConvention | None) -> str:
-        """A hint for floats of the wrong shape: what they may be, and what to pass."""
+        """A hint for floats of the wrong shape: what they may be, and what to pass instead."""
         channels, shape, last = self.config.feature_channels, given.shape, given.shape[-2:]
         few = len(shape) in (2, 3) and min(shape[:-1]) <= self.num_codebooks
         if few and given.any() and np.array_equal(given, np.rint(given)):
@@ -360,9 +360,9 @@ class Reader(ABC):
 
 
 class MelReader(Reader):
-    """Reads mels (n_mels, T) or (B, n_mels, T), and knows why anything else is none.
+    """Reads mels (n_mels, T) or (B, n_mels, T), and explains what is wrong with anything else.
 
-    ``mel``: how they are made; None if the model does not say that, as a file of another exporter.
+    ``mel``: how they are made; None if the model does not specify it, as in files from other exporters.
     """
 
     def __init__(self, config: ModelConfig, mel: MelFeatures | None):
@@ -380,8 +380,8 @@ class MelReader(Reader):
     def mels(self, convention: MelConvention | None, check: bool | None, *, one_sequence: bool = False) -> Mels:
         """How the mels of one call or stream are read.
 
-        To look at them takes up to a quarter of the time of a short call: the first 16 are looked at, then fewer and
-        fewer; all if a fault is an error, or warnings are ``watched``.
+        Checking them takes up to a quarter of the time of a short call, so it checks the first 16 calls and then ever
+        fewer; it checks all of them if a fault is an error, or if warnings are ``watched``.
         """
         plain = super().mels(convention, check)
         if check is False:
@@ -406,7 +406,7 @@ class MelReader(Reader):
 
 
 class TokenReader(Reader):
-    """Reads tokens of a codec, (K, T), (K, B, T) or (B, K, T), or the sums of codebook entries that they stand for."""
+    """Reads tokens of a codec, (K, T), (K, B, T) or (B, K, T), or the sums of codebook entries that they represent."""
 
     def __init__(self, config: ModelConfig, codec: EncodecFeatures, codebooks: Float):
         super().__init__(config)
@@ -440,7 +440,7 @@ class TokenReader(Reader):
 
 
 def reader_of(config: ModelConfig, codebooks: Float | None) -> Reader:
-    """The reader of a model, by what it decodes."""
+    """Picks the reader of a model by what it decodes."""
     if config.encodec is None:
         return MelReader(config, config.mel)
     assert codebooks is not None
@@ -448,7 +448,7 @@ def reader_of(config: ModelConfig, codebooks: Float | None) -> Reader:
 
 
 def _remark_on_axes(mels: npt.NDArray[Any]) -> None:
-    """A line in the log, once in a process: a correct program, such as a stream of such chunks, may well pass these."""
+    """Warns in the log, once per process: correct programs, such as a stream of square chunks, may well pass these."""
     if first_time("axes"):
         read, other = ("(C, T)", "(T, C)") if mels.ndim == 2 else ("(B, C, T)", "(B, T, C)")
         _log.warning(
@@ -462,10 +462,10 @@ def _remark_on_axes(mels: npt.NDArray[Any]) -> None:
 
 
 def stock_mel(config: ModelConfig) -> MelFeatures:
-    """What mels of a model usually are that does not say how its mels are made: natural logarithms, clip 1e-5."""
+    """The usual mels, for a model that does not specify how its mels are made: natural logarithms, clip 1e-5."""
     hop = config.hop_length
     return MelFeatures(
-        n_fft=min(max(config.n_fft, 4 * hop), MAX_N_FFT),  # that of a head without a transform is the hop
+        n_fft=min(max(config.n_fft, 4 * hop), MAX_N_FFT),  # a head without a transform has n_fft = hop
         hop_length=hop,
         n_mels=config.feature_channels,
         padding=config.padding,
@@ -475,7 +475,7 @@ def stock_mel(config: ModelConfig) -> MelFeatures:
     )
 
 
-# what features of so many channels are for, where they are not this model's
+# what features with that many channels are for, if they are not this model's
 _CHANNELS = {
     64: f"64 channels are those of the features of the bundled codec: VocosONNX({CODEC!r})",
     80: "80 bands are those of Matcha-TTS and HiFi-GAN: VocosONNX('BSC-LT/vocos-mel-22khz') decodes them at 22,050 Hz, "
@@ -505,7 +505,7 @@ def _chunk_hint(given: npt.NDArray[Any]) -> str:
 
 
 def _of_item(number: int, read: Callable[..., T], *given: Any) -> T:
-    """What is read of an item of a list. Raises ValueError with its number."""
+    """Reads an item of a list. Adds its number to the message of a ValueError."""
     try:
         return read(*given)
     except ValueError as error:
@@ -513,7 +513,7 @@ def _of_item(number: int, read: Callable[..., T], *given: Any) -> T:
 
 
 def _layout_of(given: Any) -> Layout:
-    """The layout that is given, or the default one. Raises ValueError if it is none."""
+    """The given layout, or the default one. Raises ValueError if it is not a layout."""
     if given is None:
         return "kbt"
     if not isinstance(given, str) or given not in LAYOUTS:
@@ -524,7 +524,7 @@ def _layout_of(given: Any) -> Layout:
 
 
 def _is_list(given: Any) -> TypeGuard[Sequence[Array]]:
-    """A list of arrays, each a sequence, and not one array written as a list. Raises ValueError for an empty one."""
+    """Whether it is a list of arrays, rather than one array written as a list. Raises ValueError if it is empty."""
     if not isinstance(given, list | tuple):
         return False
     if not given:
@@ -551,10 +551,10 @@ def read_lengths(lengths: Any, batch: int, frames: int) -> list[int]:
 def read_tokens(
     tokens: npt.ArrayLike, layout: Layout, num_codebooks: int, codebook_size: int
 ) -> npt.NDArray[np.integer[Any]]:
-    """Check tokens and bring them into the shape (K, B, T).
+    """Checks tokens and brings them into the shape (K, B, T).
 
-    Raises ValueError where the tokens are not integers, not 2-D or 3-D, empty, of more than ``num_codebooks``
-    codebooks, or outside 0 ... codebook_size - 1.
+    Raises ValueError if the tokens are not integers, not 2-D or 3-D, empty, have more than ``num_codebooks``
+    codebooks, or are outside 0 ... codebook_size - 1.
     """
     codes = np.asarray(tokens)
     if codes.size == 0:
@@ -605,13 +605,13 @@ def empty_tokens(shape: tuple[int, ...]) -> ValueError:
 
 
 def _other_order(shape: tuple[int, ...], layout: Layout, most: int) -> str:
-    """What to pass for axes that are in another order, where that fits."""
+    """A hint for axes in another order: what to pass instead; empty if no other order fits."""
     if len(shape) == 2 and shape[1] <= most:
         return "; they look like (frames, codebooks): pass tokens.T"
     if len(shape) == 3 and shape[0] == 1 and shape[2] <= most < shape[1]:
         return "; they look like (batch, frames, codebooks): pass tokens[0].T"
-    if len(shape) == 3 and 1 < shape[layout == "kbt"] <= most:  # of one item the order is hardly mistaken
+    if len(shape) == 3 and 1 < shape[layout == "kbt"] <= most:  # with one item, this mistake is unlikely
         return f"; for the other order of the first two axes pass layout={'kbt' if layout == 'bkt' else 'bkt'!r}"
-    if len(shape) == 3 and shape[2] <= most:  # (B, T, K) is much more frequent than (T, B, K)
+    if len(shape) == 3 and shape[2] <= most:  # (B, T, K) is far more common than (T, B, K)
         return "; they look like (batch, frames, codebooks): pass tokens.transpose(0, 2, 1) with layout='bkt'"
     return ""

@@ -1,4 +1,4 @@
-"""Spectra -> audio: the inverse transform of each frame, and the overlap-add of all."""
+"""Spectra -> audio: the inverse transform of each frame, and the overlap-add of all frames."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .dsp.stft import hann_window, imdct_frames, istft_frames, overlap_add, trim
 from .model.config import ModelConfig
 from .spans import Span, Spectrum
 
-AT_ONCE = 128  # frames that are transformed at once: the windowed frames of a long span would take 8 MB
+AT_ONCE = 128  # frames transformed at once: all windowed frames of a long span would take 8 MB
 
 
 class Transform(Protocol):
     """The inverse transform of one kind of spectrum.
 
-    weight: (n_fft,), by whose overlap-added sum the overlap-added frames are divided; None if nothing is to be divided.
+    weight: (n_fft,); the overlap-added frames are divided by its overlap-added sum. None if there is no division.
     """
 
     @property
@@ -50,7 +50,7 @@ class ISTFT:
 
 
 class IMDCT:
-    """The inverse MDCT of coefficients (B, T, n_fft/2), with a sine window, whose squares add up to one."""
+    """The inverse MDCT of coefficients (B, T, n_fft/2), with a sine window, whose overlapping squares add up to one."""
 
     weight = None
 
@@ -59,7 +59,7 @@ class IMDCT:
 
 
 class Samples:
-    """The identity: the network of a WaveNext returns the samples of each frame, (B, T, n_fft), n_fft = hop_length."""
+    """The identity: a WaveNext's network returns the samples of each frame, (B, T, n_fft), with n_fft = hop_length."""
 
     weight = None
 
@@ -68,7 +68,7 @@ class Samples:
 
 
 def transform_of(config: ModelConfig) -> Transform:
-    """Returns the inverse transform of what the network of a model returns."""
+    """Returns the inverse transform for the output of a model's network."""
     if config.head == "istft":
         return ISTFT(config.n_fft)
     return Samples() if config.head == "wavenext" else IMDCT()
@@ -76,9 +76,9 @@ def transform_of(config: ModelConfig) -> Transform:
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """The frames of a span, overlap-added: what it contributes to the audio of its sequences.
+    """The overlap-added frames of a span: its contribution to the audio of its sequences.
 
-    audio: (B, (T - 1)·hop_length + n_fft) of T frames, or (B, samples) of whole sequences if the graph has made it.
+    audio: (B, (T - 1)·hop_length + n_fft) for T frames, or (B, samples) for whole sequences if the graph computed it.
     is_audio: whether it is the latter.
     """
 
@@ -88,10 +88,10 @@ class Sum:
 
 
 class Tail(NamedTuple):
-    """What ``OverlapAdd`` keeps of the frames so far; it is never changed.
+    """What ``OverlapAdd`` keeps of the frames so far; never modified in place.
 
-    audio: (B, kept), the end of their sum; None of no frames.
-    frames: how many they are, up to the number from which on nothing depends on it.
+    audio: (B, kept), the end of their sum; None if there are no frames yet.
+    frames: how many frames there were, capped at the count beyond which it makes no difference.
     """
 
     audio: Float | None
@@ -102,14 +102,14 @@ START = Tail(None, 0)
 
 
 def _joined(tails: Sequence[Tail]) -> Tail:
-    """The tail of several sequences of as many frames, given that of each."""
+    """Joins the tails of several sequences with equally many frames."""
     if len(tails) == 1 or not tails[0].frames:
         return tails[0]
     return Tail(np.concatenate([tail.audio for tail in tails if tail.audio is not None]), tails[0].frames)
 
 
 def _split(tail: Tail) -> list[Tail]:
-    """The tail of each sequence, copied: none keeps those of the others in memory."""
+    """Splits a tail into one per sequence. They are copies, so that none keeps the others in memory."""
     assert tail.audio is not None
     return [tail] if len(tail.audio) == 1 else [Tail(row[None], tail.frames) for row in _rows(tail.audio)]
 
@@ -119,14 +119,14 @@ def _rows(array: Float) -> list[Float]:
 
 
 class Inverse:
-    """Makes audio of the spectra of one model."""
+    """Turns the spectra of one model into audio."""
 
     def __init__(self, config: ModelConfig):
         self.config = config
         self._transform = transform_of(config)
 
     def sums(self, spectra: Iterable[Spectrum]) -> list[Sum]:
-        """The larger part of the work: each span by itself. Raises FloatingPointError if a sum is not finite."""
+        """Sums each span by itself, which is most of the work. Raises FloatingPointError if a sum is not finite."""
         return [self._sum(spectrum) for spectrum in spectra]
 
     def _sum(self, spectrum: Spectrum) -> Sum:
@@ -138,15 +138,15 @@ class Inverse:
     def summed(self, spectrum: npt.NDArray[Any], first: int) -> Float:
         """Spectrum (B, t, F) of the frames from ``first`` on -> their sum (B, (t - 1)·hop_length + n_fft), t > 0.
 
-        It depends on nothing else, so that many can be computed at once. Raises FloatingPointError if it is not finite.
+        It depends on nothing else, so many can be computed at once. Raises FloatingPointError if it is not finite.
         """
         return _summed(self._transform, self.config.hop_length, spectrum, first)
 
     def join(self, sums: Iterable[Sum]) -> list[Float]:
-        """The audio (B, samples) of each item, in the order of the items; the sums of a sequence follow one another.
+        """The audio (B, samples) of each item, in the order of the items. The sums of a sequence must be consecutive.
 
-        Of T frames, ``same`` padding makes T·hop_length samples (one more if n_fft - hop_length is odd), and ``center``
-        padding (T - 1)·hop_length.
+        T frames make T·hop_length samples with ``same`` padding (one more if n_fft - hop_length is odd), and
+        (T - 1)·hop_length with ``center`` padding.
         """
         audio: dict[int, Float] = {}
         for _, of_rows in itertools.groupby(sums, key=lambda one: (one.span.item, one.span.rows.start)):
@@ -177,15 +177,15 @@ class Inverse:
         return span, audio
 
     def overlap_add(self, tail: Tail = START) -> OverlapAdd:
-        """For the spectra of one item, or of a stream, from the beginning or where ``tail`` has been left."""
+        """An ``OverlapAdd`` for one item or stream, from the beginning or continuing from ``tail``."""
         config = self.config
         n_fft, hop, padding = config.n_fft, config.hop_length, config.padding
         return OverlapAdd(self._transform, n_fft, hop, padding, tail, clip=config.clip_audio)
 
     def go_on(self, spectrum: npt.NDArray[Any], tail: Tail, skip: int, first: int) -> tuple[Float, Tail]:
-        """The audio (n,) of a sequence that goes on with a spectrum (t, F), n >= 0, and its new tail.
+        """Continues a sequence with a spectrum (t, F); returns its audio (n,), n >= 0, and its new tail.
 
-        Without the first ``skip`` frames; ``first`` is the number of the first, for the message of an error. Raises
+        The first ``skip`` frames are left out. ``first`` is the number of the first frame, for error messages. Raises
         FloatingPointError if the audio is not finite.
         """
         if skip == len(spectrum):
@@ -198,10 +198,10 @@ class Inverse:
     ) -> list[tuple[Float, Tail] | FloatingPointError]:
         """What ``go_on`` returns for each sequence of a spectrum (B, t, F), or the error that it raises.
 
-        All at once if they are at the same point, as nearly always. None keeps what is another's in memory.
+        Sequences at the same point, the usual case, are computed at once. No result keeps another's data in memory.
         """
         if len(set(skips)) == 1 == len({tail.frames for tail in tails}) and skips[0] < spectrum.shape[1]:
-            with suppress(FloatingPointError):  # of one sequence, perhaps
+            with suppress(FloatingPointError):  # perhaps only one sequence is at fault
                 summed = self.summed(spectrum[:, skips[0] :], 0)
                 overlap_add = self.overlap_add(_joined(tails))
                 return list(zip(_rows(overlap_add.add(summed)), _split(overlap_add.tail), strict=True))
@@ -215,28 +215,28 @@ class Inverse:
 
     @property
     def delay(self) -> int:
-        """Samples by which the audio of a stream is late: of m frames, m·hop_length - delay samples are emitted."""
+        """Samples by which the audio of a stream lags: after m frames, m·hop_length - delay have been emitted."""
         return self.overlap_add().delay
 
 
 class OverlapAdd:
-    """Spectra to audio, some frames at a time, in any cut.
+    """Spectra to audio, some frames at a time, however they are cut.
 
-    Frame t is added to the samples t·hop ... t·hop + n_fft - 1 of a sum, which loses ``trim`` samples at both of its
-    ends. Once there are m frames, the sum
+    Frame t is added to samples t·hop ... t·hop + n_fft - 1 of a sum, which is trimmed by ``trim`` samples at both ends.
+    After m frames, the sum
       - ends at (m - 1)·hop + n_fft;
       - is final before m·hop, where the next frame will begin, n_fft - hop samples before that end;
       - loses its last ``trim`` samples if no frame follows.
-    So its last max(n_fft - hop, trim) samples are kept back, and all before them are emitted. If ``trim`` is the larger
-    of the two, the next frame begins within what is kept: ``_frame_offset`` samples after its start. Where a transform
-    has a weight, n_fft - hop is 2 or more (``ModelConfig`` checks it), so that no sample is divided by a weight of 0.
-    Frames of one hop, n_fft = hop, do not overlap: with "same" padding nothing is kept.
+    So its last max(n_fft - hop, trim) samples are held back, and all before them are emitted. If ``trim`` is the larger
+    of the two, the next frame begins within the samples held back, ``_frame_offset`` samples after their start. If the
+    transform has a weight, n_fft - hop is 2 or more (``ModelConfig`` checks it), so no sample is divided by a weight of
+    0. Frames of one hop, n_fft = hop, do not overlap: with "same" padding nothing is held back.
 
     Args:
         transform: of a frame.
-        n_fft, hop_length: samples of a frame, and from one to the next.
+        n_fft, hop_length: samples of a frame, and samples from one frame to the next.
         padding: "same" trims (n_fft - hop_length) // 2 samples, "center" n_fft / 2.
-        tail: what another one has kept, to go on from there.
+        tail: what another ``OverlapAdd`` kept, to continue from there.
         clip: whether the audio is clipped at ±1.
     """
 
@@ -254,29 +254,29 @@ class OverlapAdd:
         self._trim = trim_of(n_fft, hop_length, padding)
         self._kept = max(n_fft - hop_length, self._trim)
         self._frame_offset = self._kept - (n_fft - hop_length)
-        self._most = -(-(n_fft + self._frame_offset) // hop_length)  # frames that the samples of the next one may see
+        self._most = -(-(n_fft + self._frame_offset) // hop_length)  # frames that the next samples may depend on
         self.tail = tail
         self._frames = 0
 
     @property
     def delay(self) -> int:
-        """Samples by which ``push`` is late: of m frames in all, it has returned max(0, m·hop - delay).
+        """Samples by which ``push`` lags: after m frames in all, it has returned max(0, m·hop - delay).
 
-        They are the (m - 1)·hop + n_fft samples of the sum, less those kept back and the ``trim`` of the beginning.
+        These are the (m - 1)·hop + n_fft samples of the sum, less those held back and the ``trim`` at the beginning.
         """
         return self._frame_offset + self._trim
 
     def push(self, spectrum: npt.NDArray[Any], *, last: bool = False) -> Float:
-        """Spectrum (B, t, F) of the next frames, t > 0 -> the samples (B, n) that are complete with them, n >= 0.
+        """Spectrum (B, t, F) of the next frames, t > 0 -> the samples (B, n) that they complete, n >= 0.
 
-        With ``last`` no frame follows, and the rest is emitted too. Raises FloatingPointError if they are not finite.
+        If ``last``, no frame follows, and the rest is emitted too. Raises FloatingPointError if they are not finite.
         """
         summed = _summed(self._transform, self._hop, spectrum, self._frames)
         self._frames += spectrum.shape[1]
         return self.add(summed, last=last)
 
     def add(self, summed: Float, *, last: bool = False) -> Float:
-        """The sum of the next frames, as ``Inverse.summed`` returns it -> what ``push`` returns of these."""
+        """The sum of the next frames, as ``Inverse.summed`` returns it -> what ``push`` returns for these frames."""
         before, count = self.tail.frames, (summed.shape[1] - self._n_fft) // self._hop + 1
         audio = self._added(summed)
         if last:
@@ -285,23 +285,23 @@ class OverlapAdd:
         return self._finished(audio, before, count, audio.shape[1] - self._kept)
 
     def finish(self) -> Float:
-        """The samples (B, n) that are left, if the last ``push`` was not told that it is. There must have been one."""
+        """The remaining samples (B, n), if no ``push`` was called with ``last``. There must have been one ``push``."""
         audio, frames = self.tail
         assert audio is not None
         return self._finished(audio, frames, 0, self._kept - self._trim)
 
     def _added(self, added: Float) -> Float:
-        """A sum of frames, added to the end of the sum as it is kept; it may be changed."""
+        """Adds a sum of frames to the kept end of the sum; may change ``added`` in place."""
         kept = self.tail.audio
         if kept is None:
             return added
         if self._frame_offset:
             added = np.concatenate([np.zeros((len(added), self._frame_offset), np.float32), added], axis=1)
-        added[:, : self._kept] += kept  # which has no samples where frames do not overlap
+        added[:, : self._kept] += kept  # empty if frames do not overlap
         return added
 
     def _finished(self, audio: Float, before: int, count: int, stop: int) -> Float:
-        """The samples up to ``stop`` of a sum that begins with what is kept after ``before`` frames."""
+        """The finished samples up to ``stop`` of a sum that begins with the samples kept after ``before`` frames."""
         begin = before * self._hop - self._frame_offset if before else 0
         start = min(max(0, self._trim - begin), stop)
         audio = audio[:, start:stop]
@@ -324,7 +324,7 @@ def _summed(transform: Transform, hop: int, spectrum: npt.NDArray[Any], first: i
 
 @lru_cache(maxsize=2)
 def _repeated(transform: Transform, count: int, hop: int) -> Float:
-    """The weight of a transform, overlap-added so many times: (1, (count - 1)·hop + n_fft). It must not be changed.
+    """The weight of a transform, overlap-added ``count`` times: (1, (count - 1)·hop + n_fft). Must not be modified.
 
     Between the first and the last n_fft/hop frames, all hops are the same.
     """
@@ -340,7 +340,7 @@ def _repeated(transform: Transform, count: int, hop: int) -> Float:
 
 
 def check_finite(audio: Float, spectrum: npt.NDArray[Any], first: int = 0) -> None:
-    """Raises FloatingPointError if the audio is not finite; the message says which stage made it so.
+    """Raises FloatingPointError if the audio is not finite; the message names the stage at fault.
 
     ``first``: the number of the spectrum's first frame in its sequence.
     """

@@ -1,4 +1,4 @@
-"""Mels of other systems: what makes them those of a model, whether features can be that, and what to do if not."""
+"""Mels of other systems: converting them to a model's own, checking whether features can be that, and remedies."""
 
 from __future__ import annotations
 
@@ -19,47 +19,48 @@ from .model.bundled import MEL
 from .once import has_warned, warn_once
 
 AXES = ("bct", "btc")
-# what a value is multiplied by to be a natural logarithm of a magnitude
+# the factor that turns a value into the natural logarithm of a magnitude
 _LOGS: dict[Literal["e", 10, "db"], float] = {"e": 1.0, 10: math.log(10), "db": math.log(10) / 20}
-_SMALLEST, _LARGEST = 1e-30, 1e30  # of any field, so that float32 holds it
-_TARGET_RMS = 0.1  # to which F5-TTS and ZipVoice raise a quieter prompt
-_FEWEST, _MOST = 50, 800  # frames: fewer are not check_mels, and after so many no more is looked at
-_BLOCK = 1024  # frames looked at in one step
+_SMALLEST, _LARGEST = 1e-30, 1e30  # limits of any field, so that float32 can hold it
+_TARGET_RMS = 0.1  # the level to which F5-TTS and ZipVoice raise a quieter prompt
+_FEWEST, _MOST = 50, 800  # frames: fewer are not checked, and checking stops after the larger number
+_BLOCK = 1024  # frames examined in one step
 
 
 @dataclass(frozen=True, repr=False)
 class MelConvention:
-    """How a system hands over its mels. ``mels_from`` of ``VocosONNX.decode`` takes one, or the name of a known one.
+    """How a system represents its mels. ``mels_from`` of ``VocosONNX.decode`` takes one, or the name of a known one.
 
-    What the system did is undone in this order, in float32 as the systems compute:
+    Decoding undoes what the system did, in this order and in float32, as the systems compute:
 
     1. (B, T, C) or (T, C) becomes (B, C, T) or (C, T), if ``axes`` is "btc".
     2. y = (x / scale · std + mean) · k, with k = 1 for the log "e", ln 10 for 10, and ln(10)/20 for "db".
-    3. y is at least ln(clip), if there is a clip.
+    3. y is raised to at least ln(clip), if ``clip`` is given.
 
-    The model decodes y, and of its audio
+    The model decodes y, and the audio is then
 
-    4. what is beyond ±1 is clipped, if ``clamp``;
-    5. all is multiplied by prompt_rms / 0.1, if ``prompt_rms`` is below 0.1.
+    4. clipped at ±1, if ``clamp`` is true;
+    5. multiplied by prompt_rms / 0.1, if ``prompt_rms`` is below 0.1.
 
     Steps 4 and 5, in this order, are those of ZipVoice (zipvoice/bin/infer_zipvoice.py), and step 5 is that of F5-TTS
-    (f5_tts/infer/utils_infer.py): both raise a prompt whose root mean square is below 0.1 to that before they compute
-    its mels, and lower the audio as much. Without ``prompt_rms``, step 5 is left out.
+    (f5_tts/infer/utils_infer.py): both raise a prompt whose root mean square is below 0.1 to that level before they
+    compute its mels, and lower the audio by the same factor. Without ``prompt_rms``, step 5 is skipped.
 
     Attributes:
         axes: "bct" for (B, C, T) and (C, T), "btc" for (B, T, C) and (T, C).
-        scale: what the system multiplied by, 0.1 for ZipVoice. Logarithms of powers are those of magnitudes times 2.
-        mean: of the system's normalisation, a number or one for each band.
-        std: the standard deviation of the same.
-        log: "e" for natural logarithms of magnitudes, 10 for log10, "db" for decibels (20·log10). Any other is a
-            factor, which ``scale`` undoes.
-        clip: the least magnitude, such as 1e-7 where log10(0 + 1e-10) is the system's silence; None leaves it.
-        bands: how many there are; None if that is not known. A model with another number of bands raises ValueError.
+        scale: the factor that the system multiplied by, such as 0.1 for ZipVoice. Logarithms of powers are those of
+            magnitudes times 2, so their scale is 2.
+        mean: the mean of the system's normalisation, one number or one per band.
+        std: the standard deviation of the same normalisation.
+        log: "e" for natural logarithms of magnitudes, 10 for log10, "db" for decibels (20·log10). Other bases differ by
+            a factor, which ``scale`` can undo.
+        clip: the smallest magnitude, such as 1e-7 for a system whose silence is log10(0 + 1e-10); None for no limit.
+        bands: the number of bands; None if it is not known. A model with another number raises ValueError.
         prompt_rms: root mean square of the prompt before it was raised, with samples within ±1.
         clamp: whether the audio is clipped at ±1.
 
     Raises:
-        ValueError: a value out of range, or numbers of bands that contradict one another.
+        ValueError: a value is out of range, or the numbers of bands contradict one another.
 
     Example:
         >>> vocos.decode(mels, mels_from=MelConvention(axes="btc", log=10))
@@ -104,9 +105,10 @@ class MelConvention:
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> MelConvention:
-        """A known convention, with other values of some fields.
+        """A known convention, optionally with some fields changed.
 
-        The name may be written in any case, and as "F5-TTS". Raises ValueError, which lists the known ones.
+        The name is not case-sensitive, and may end with "-TTS", as in "F5-TTS". Raises ValueError for any other name;
+        the message lists the known ones.
         """
         known = known_system(name)
         if known is None:
@@ -117,36 +119,36 @@ class MelConvention:
         return replace(CONVENTIONS[known], **changes)
 
     def __repr__(self) -> str:
-        """As it can be written, with the fields that are not the default."""
+        """Python code that makes the convention, with the fields that differ from the default."""
         changed = ((field.name, getattr(self, field.name)) for field in fields(self))
         default = {field.name: field.default for field in fields(self)}
         return f"MelConvention({', '.join(f'{name}={value!r}' for name, value in changed if value != default[name])})"
 
     @property
     def _counts(self) -> dict[str, int]:
-        """How many bands there are, as each of the fields has it that says so."""
+        """The number of bands according to each field that implies one."""
         per_band = {name: getattr(self, name) for name in ("mean", "std")}
         counts = {name: len(value) for name, value in per_band.items() if isinstance(value, tuple)}
         return counts if self.bands is None else {"bands": self.bands} | counts
 
     @property
     def num_bands(self) -> int | None:
-        """How many bands there are; None if no field says it."""
+        """The number of bands; None if no field implies it."""
         return next(iter(self._counts.values()), None)
 
     @property
     def keeps_values(self) -> bool:
-        """Whether the mels are natural logarithms already, so that at most their axes change."""
+        """Whether the mels already are natural logarithms, so that at most their axes change."""
         return (self.scale, self.mean, self.std, self.log, self.clip) == (1.0, 0.0, 1.0, "e", None)
 
     def magnitudes(self, features: Float) -> Float:
         """Features (B, C, T) of the system -> natural logarithms of magnitudes, steps 2 and 3, in float32.
 
-        Raises ValueError if they are not finite.
+        Raises ValueError if the result is not finite.
         """
         if self.keeps_values:
             return features
-        with np.errstate(over="ignore", invalid="ignore"):  # which is refused below
+        with np.errstate(over="ignore", invalid="ignore"):  # such values raise ValueError below
             values = features / np.float32(self.scale)
             values *= _column(self.std)
             values += _column(self.mean)
@@ -162,7 +164,7 @@ class MelConvention:
         return values
 
     def finished(self, audio: Float) -> Float:
-        """The audio as the system's own vocoder call leaves it, steps 4 and 5."""
+        """The audio after steps 4 and 5, as the system's own call of the vocoder returns it."""
         if self.clamp:
             audio = audio.clip(-1, 1)
         if self.prompt_rms is not None and self.prompt_rms < _TARGET_RMS:
@@ -184,7 +186,7 @@ def _of_bands(name: str, given: Any, meaning: str, above: float, most: float = _
     if array.dtype.kind not in "iuf" or array.ndim > 1 or not array.size:
         raise ValueError(f"{name} is {shown(given)}, expected {meaning}")
     values = array.astype(np.float64)
-    bad = ~((values > above) & (values <= most))  # NaN, too
+    bad = ~((values > above) & (values <= most))  # NaN is bad, too
     if bad.any():
         raise ValueError(
             f"{name} is {values[bad].flat[0]:g}, expected a number above {above:g} and at most {most:g}: {meaning}"
@@ -193,12 +195,12 @@ def _of_bands(name: str, given: Any, meaning: str, above: float, most: float = _
 
 
 def _column(value: float | Sequence[float] | Array) -> Float:
-    """For features (B, C, T): a number, or (C, 1)."""
+    """Shapes a value to broadcast over features (B, C, T): a number, or (C, 1)."""
     column = np.asarray(value, np.float32)
     return column[:, None] if column.ndim else column
 
 
-# What is known of each, with its source, is in docs/guides/mels.md.
+# docs/guides/mels.md has the details of each, with sources.
 CONVENTIONS = {
     "f5": MelConvention(axes="btc", bands=100),
     "zipvoice": MelConvention(axes="btc", scale=0.1, bands=100, clamp=True),
@@ -215,16 +217,16 @@ _MODELS = {
 
 
 def known_system(name: Any) -> str | None:
-    """The name in ``CONVENTIONS`` of a system, which may be written in any case, or as "F5-TTS"; None if unknown."""
+    """The name of a system in ``CONVENTIONS``, given in any case and perhaps as "F5-TTS"; None if it is unknown."""
     text = name.lower() if isinstance(name, str) else ""
     return next((known for known in (text, text.removesuffix("-tts")) if known in CONVENTIONS), None)
 
 
 def convention_of(mels_from: Any, bands: int) -> MelConvention:
-    """The convention that is given, or the known one of that name.
+    """The given convention, or the known one with the given name.
 
-    Raises ValueError if it is neither, or of another number of bands than the model's; the message names a model that
-    has as many.
+    Raises ValueError if it is neither, or if its number of bands is not the model's; the message then names a model
+    with the right number, if one is known.
     """
     convention = mels_from if isinstance(mels_from, MelConvention) else MelConvention.named(mels_from)
     own = bands if convention.num_bands is None else convention.num_bands
@@ -237,7 +239,7 @@ def convention_of(mels_from: Any, bands: int) -> MelConvention:
 
 
 def transposed_hint(mels: npt.NDArray[Any], bands: int, convention: MelConvention | None) -> str:
-    """What to pass in place of mels whose axes are in another order than was said."""
+    """A hint for mels whose axes are in another order than expected: what to pass instead."""
     transposed = ".T" if mels.ndim == 2 else ".transpose(0, 2, 1)"
     found, other = ("(T, C)", "(C, T)") if mels.ndim == 2 else ("(B, T, C)", "(B, C, T)")
     if convention is not None and convention.axes == "btc":
@@ -254,23 +256,23 @@ def transposed_hint(mels: npt.NDArray[Any], bands: int, convention: MelConventio
 
 
 class MelCheck:
-    """Looks at the frames of one call or one stream until it has seen enough of them.
+    """Examines the frames of one call or one stream until it has seen enough of them.
 
-    Frames whose bands are all alike, as silence and padding are, show nothing and are passed over. Items of a batch or
-    a list are each judged alone, and those that are too short for that together; the chunks of one sequence, as of a
-    stream, are judged together.
+    Frames with the same value in all bands, such as silence and padding, reveal nothing and are skipped. Items of a
+    batch or a list are judged separately, but those too short for that are judged together; the chunks of one sequence,
+    such as a stream, are judged together.
     """
 
     def __init__(
         self, mel: MelFeatures, one_sequence: bool, convention: MelConvention | None = None, *, strict: bool = False
     ) -> None:
-        """``convention``: that the features have been read with. ``strict``: whether a fault is an error."""
+        """``convention``: the one that the features were read with. ``strict``: whether a fault is an error."""
         self._mel, self._one_sequence, self._convention, self._strict = mel, one_sequence, convention, strict
         self._kept: list[Float] = []
         self._count, self._next = 0, _FEWEST
 
     def add(self, features: Float) -> None:
-        """Features (B, C, t), the next ones. Raises ValueError if they are at fault and the check is strict."""
+        """Examines the next features (B, C, t). Raises ValueError if they are at fault and the check is strict."""
         for item in features:
             if has_warned("mels") and not self._strict:
                 return
@@ -296,11 +298,11 @@ class MelCheck:
 
     @staticmethod
     def _telling(item: Float, most: int) -> list[Float]:
-        """Up to so many frames of (C, t) whose bands are not all alike."""
+        """Up to ``most`` frames of an item (C, t) whose bands are not all alike, in blocks."""
         kept: list[Float] = []
         for start in range(0, item.shape[1], _BLOCK):
             block = item[:, start : start + _BLOCK]
-            differ = block.max(axis=0) > block.min(axis=0) + 1e-6  # without a difference, which may overflow
+            differ = block.max(axis=0) > block.min(axis=0) + 1e-6  # a subtraction might overflow
             kept.append(block[:, differ][:, :most].copy())
             most -= kept[-1].shape[1]
             if most <= 0:
@@ -319,22 +321,22 @@ class MelCheck:
 
 
 _CANNOT = "these features cannot be the mels that this model decodes: "
-_HIGHEST = 20.0  # of no audio the logarithm of any magnitude is as high, and 0 is what batches are filled up with
+_HIGHEST = 20.0  # no audio has log magnitudes this high; 0 would not do, since batches are padded with it
 
 
 def mel_fault(
     features: npt.NDArray[np.floating[Any]], mel: MelFeatures, convention: MelConvention | None = None
 ) -> str | None:
-    """Why features (C, T) or (B, C, T) are probably not those of a model, with the remedy; None where they may be.
+    """Why features (C, T) or (B, C, T) are probably not the model's, with the remedy; None if they may be.
 
-    Natural logarithms of magnitudes are told from other scales by their range, and by how much they vary: from one
-    frame to the next, over time in a band, and in all. Silence, frames of one value (as fill up a batch), and fewer
-    than 50 others are never at fault. Measured on 300 recordings of speech, singing, music, rain, single sounds,
-    noise and tones, as mels of 100 bands and of HiFi-GAN: of 4,001 excerpts of 60 frames or more none is at fault, also
-    60 dB quieter, 12 dB louder or with a clip of 1e-5; of the recordings in another scale 98 % are found.
-    Not told apart: log2, and log10 of power.
+    It tells natural logarithms of magnitudes from other scales by their range and by how much they vary: from frame to
+    frame, over time within a band, and overall. Silence, frames of a single value (such as padding), and fewer than 50
+    other frames are never at fault. Measured on 300 recordings of speech, singing, music, rain, single sounds, noise
+    and tones, as mels of 100 bands and of HiFi-GAN: none of 4,001 excerpts of 60 frames or more is reported, even
+    60 dB quieter, 12 dB louder or with a clip of 1e-5, and 98 % of the recordings in another scale are found.
+    It does not recognise log2 or log10 of power.
 
-    ``convention``: that the features have been read with, whose axes the remedy keeps.
+    ``convention``: the one that the features were read with; the remedy keeps its axes.
     """
     x = np.asarray(np.asarray(features)[..., :_JUDGED], np.float64)
     if x.ndim == 3:
@@ -364,36 +366,36 @@ def mel_fault(
 
 
 def _name(convention: MelConvention) -> str | None:
-    """The name of a known convention; None for all others."""
+    """The name of a known convention; None for any other."""
     return next((name for name, one in CONVENTIONS.items() if one == convention), None)
 
 
 def spelled(convention: MelConvention) -> str:
-    """A ``mels_from`` as it is written: the name of a known system, else its fields."""
+    """A ``mels_from`` as a caller writes it: the name of a known system, else the fields."""
     name = _name(convention)
     return shown(convention if name is None else name)
 
 
 def _range(x: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    """Nearly the lowest, the middle and nearly the highest value."""
+    """The 0.1th, 50th and 99.9th percentile."""
     low, middle, high = (float(value) for value in np.percentile(x, (0.1, 50, 99.9)))
     return low, middle, high
 
 
 def _fault(x: npt.NDArray[np.float64], mel: MelFeatures, convention: MelConvention) -> tuple[str, str] | None:
-    """What features (C, T) look like that are not those of a model, and the remedy; None where they may be."""
+    """What features (C, T) that are not the model's look like, and the remedy; None if they may be the model's."""
     low, middle, high = _range(x)
     if low >= 0 and middle < 0.1 * high:
         logs = f"np.log(np.maximum(magnitudes, {mel.clip:g}))"
         halved = f"np.log(np.maximum(powers, {mel.clip**2:g})) / 2"
-        if high > math.exp(_highest(mel)):  # which no magnitudes are
+        if high > math.exp(_highest(mel)):  # too high for magnitudes
             return "powers", f"pass {halved}"
         return "magnitudes or powers", f"pass {logs} if they are magnitudes, {halved} if powers"
     if low < min(math.log(mel.clip), _LOWEST) - 2.5:
         return _expanded(float(x.std()), low, convention)
     if high > _highest(mel):
         return "mels of audio in the range of int16", "divide that by 32768"
-    x = x[:, ((x > math.log(mel.clip) + 0.1) & (x != x.min())).mean(axis=0) > 0.9]  # at the floor nothing varies
+    x = x[:, ((x > math.log(mel.clip) + 0.1) & (x != x.min())).mean(axis=0) > 0.9]  # values at the floor do not vary
     if x.shape[1] < _FEWEST:
         return None
     mean, spread, over_time = float(x.mean()), float(x.std()), float(np.median(x.std(axis=1)))
@@ -419,8 +421,9 @@ def _fault(x: npt.NDArray[np.float64], mel: MelFeatures, convention: MelConventi
     return None
 
 
-# How much mels in log10 vary at most, and over time from and to, and from frame to frame at most: speech more over time
-# than noise of such a spread, and from frame to frame less than single sounds do in natural logarithms.
+# Limits for mels in log10, by whether there are few frames: the largest spread, the smallest and largest variation over
+# time, and the largest variation from frame to frame. Speech varies more over time than noise of such a spread, and
+# less from frame to frame than single sounds do in natural logarithms.
 _LOG10 = {
     False: ((1.1, 0.6, 1.15, 0.2), (1.3, 0.35, 1.2, 0.163), (1.5, 0.85, 1.4, 0.145)),
     True: ((1.1, 0.65, 1.15, 0.18), (1.1, 0.35, 1.15, 0.14)),
@@ -428,14 +431,14 @@ _LOG10 = {
 
 _JUDGED = 4000  # frames at most
 
-_LOWEST = math.log(1e-7)  # of the clips in use
+_LOWEST = math.log(1e-7)  # the lowest of the clips in use
 
 
 def _expanded(spread: float, low: float, convention: MelConvention) -> tuple[str, str]:
     decibels, power = _written(convention, log="db"), _written(convention, scale=2.0)
     if spread < 5:
         return "logarithms of power", f"pass {power}"
-    if spread < 8 and low > -40:  # where decibels of magnitudes end at -140 to -40, natural logarithms at -35
+    if spread < 8 and low > -40:  # decibels of magnitudes bottom out at -140 to -40, natural logarithms at -35
         return "logarithms of power or decibels", f"pass {power}, or {decibels}"
     if spread < 8:
         return "decibels or logarithms of power", f"pass {decibels}, or {power}"
@@ -443,7 +446,7 @@ def _expanded(spread: float, low: float, convention: MelConvention) -> tuple[str
 
 
 def _written(convention: MelConvention, **changes: Any) -> str:
-    """The ``mels_from`` with these fields, for axes as they were given."""
+    """A ``mels_from`` with these fields, and the axes of the given convention."""
     return f"mels_from={MelConvention(axes=convention.axes, **changes)!r}"
 
 
@@ -457,12 +460,12 @@ def _normalised(convention: MelConvention) -> str:
 
 
 def _highest(mel: MelFeatures) -> float:
-    """What no band reaches: a full-scale sine in every band at once, and 12 dB more."""
+    """A level that no band reaches: that of a full-scale sine in every band at once, plus 12 dB."""
     return math.log(mel.n_fft / 2 * _sums(mel)) + math.log(4)
 
 
 @lru_cache(maxsize=8)
 def _sums(mel: MelFeatures) -> float:
-    """The largest sum of a band's weights at any sample rate in use; lower rates have more bins in a band."""
+    """The largest sum of a band's weights at any sample rate in use; lower rates have more bins per band."""
     rate = 2 * round(max(mel.f_max, 4000))
     return float(filterbank(rate, mel).sum(axis=0).max())

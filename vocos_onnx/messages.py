@@ -1,4 +1,4 @@
-"""Text from outside in what is printed: readable, short, and nothing in it that controls the terminal."""
+"""Text from outside, made fit for messages: readable, short, and without terminal control characters."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import PurePath
 from typing import Any
 
 _LONGEST, _LONGEST_NAME = 200, 400
-_JOINERS = "\u200c\u200d"  # of letters and of emoji: they are part of names
+_JOINERS = "\u200c\u200d"  # they join letters and emoji, and are part of names
 
 
 class SeveralLines(ValueError):
-    """An error whose message has a line for each thing that is wrong; others are printed as one line."""
+    """An error whose message has one line per fault; other errors are printed as one line."""
 
 
 class _Short(reprlib.Repr):
@@ -26,7 +26,7 @@ class _Short(reprlib.Repr):
         self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 6
 
     def repr_int(self, x: int, level: int) -> str:
-        # Python refuses to write integers of more than 4300 digits
+        # Python does not convert integers of more than 4300 digits to text
         return super().repr_int(x, level) if x.bit_length() < 1000 else f"an integer of {x.bit_length()} bits"
 
     def repr_bytes(self, x: bytes, level: int) -> str:
@@ -37,19 +37,19 @@ _SHORT = _Short()
 
 
 def shown(value: Any) -> str:
-    """The repr of a value, shortened where it is long."""
+    """The repr of a value, shortened if it is long."""
     return _cut(_SHORT.repr(value))
 
 
 def listed(names: Iterable[Any]) -> str:
-    """Names from outside, printable, with commas between them: the first ten, and how many more there are."""
+    """Names from outside, made printable and joined with commas: the first ten, and how many more there are."""
     each = [_cut(printable(str(name)), 80) for name in names]
     more = f" and {len(each) - 10} more" if len(each) > 10 else ""
     return ", ".join(each[:10]) + more
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, else its kind."""
+    """The first line of an error's message, else the name of its type."""
     lines = str(error).strip()[:10_000].splitlines()
     return _cut(lines[0], 2 * _LONGEST) if lines else type(error).__name__
 
@@ -86,9 +86,9 @@ def refused(verb: str, path: str | os.PathLike[str], error: OSError) -> OSError:
 
 
 def printable(text: str) -> str:
-    """The text as it may go to a terminal: escaped is what would control it, end the line, or reorder what is shown.
+    """Makes text safe for a terminal: escapes characters that would control it, end the line, or reorder the text.
 
-    A byte of a file name that is not UTF-8 becomes ``\\xff``.
+    A byte of a file name that is not UTF-8 becomes, for example, ``\\xff``.
     """
     return text if text.isprintable() else "".join(map(_escaped, text))
 
@@ -97,7 +97,7 @@ def _escaped(character: str) -> str:
     if character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs":
         return character
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # as Python decodes such a byte
+    if 0xDC80 <= code <= 0xDCFF:  # how Python decodes such a byte
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
 
@@ -143,9 +143,9 @@ _OF_FILES = [
 
 
 def of_files(text: str) -> str:
-    """A message on the arrays of a file: what to save, in place of what to pass in Python.
+    """Rewords a message for arrays that came from a file: what to save, rather than what to pass in Python.
 
-    It is for those who use the command, and those who use Python.
+    It suits users of the command line and of Python alike.
 
     Example:
         >>> of_files("they look like (T, C): pass mels.T")
@@ -157,15 +157,15 @@ def of_files(text: str) -> str:
 
 
 def in_shell(name: str, ending: str | None = None) -> str:
-    """A file's name as it can stand in a shell's command, with another ending where that is given.
+    """A file name quoted for a shell command, with another suffix if ``ending`` is given.
 
-    It is FILE where the name cannot be shown.
+    It is FILE if the name cannot be shown.
 
     Example:
         >>> in_shell("-a b.wav", ".npz")
         "'./-a b.npz'"
     """
-    import shlex  # of use in errors alone
+    import shlex  # only errors need it
 
     name = _file_name(name)
     if ending is not None:
@@ -174,14 +174,14 @@ def in_shell(name: str, ending: str | None = None) -> str:
 
 
 def in_python(name: str) -> str:
-    """A file's name as a string of Python, in double quotes; "FILE" where it cannot be shown."""
+    """A file name as a Python string in double quotes; "FILE" if it cannot be shown."""
     escaped = _file_name(name).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
 def python_command(code: str) -> str:
-    """The shell's command that runs a line of Python."""
-    import shlex  # of use in errors alone
+    """The shell command that runs a line of Python."""
+    import shlex  # only errors need it
 
     return f"python -c {shlex.quote(code)}"
 
@@ -191,7 +191,7 @@ def _file_name(name: str) -> str:
 
 
 def close_to(name: str, known: Iterable[str], count: int, least: float) -> list[str]:
-    """What may have been meant, of the known names."""
-    import difflib  # of use in errors alone
+    """The known names that may have been meant."""
+    import difflib  # only errors need it
 
     return difflib.get_close_matches(name, list(known), count, least)

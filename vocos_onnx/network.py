@@ -1,4 +1,4 @@
-"""Spans -> spectra: the network, as a whole or step by step."""
+"""Spans -> spectra: runs the network on whole sequences or step by step."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Network:
     """The network of one model file, in an onnxruntime session.
 
     config: read from the file. codebooks: (num_codebooks, codebook_size, C) of a codec's model, else None. providers:
-    what the network runs on. threads: on which one call runs; None if that is not the CPU alone. reach: frames that the
-    network sees to either side; 0 if that is not known, so that sequences cannot be cut. has_state: whether the graph
-    carries a state from one call to the next, and has a mask. is_streamable: whether sequences can go through it some
-    frames at a time. size: the number of frames that the graph takes, None if it takes any. foreign: the inputs and
-    outputs of a file of another exporter, "" of our own.
+    those that the network runs on. threads: the number that one call uses; None if it does not run on the CPU alone.
+    reach: frames that the network sees to either side; 0 if that is not known, and then sequences cannot be cut.
+    has_state: whether the graph carries a state from one call to the next, and has a mask. is_streamable: whether
+    sequences can go through it some frames at a time. size: the number of frames that the graph takes, None if it takes
+    any. foreign: the inputs and outputs of a file from another exporter, "" for our own.
 
-    With a state, each convolution has 7 taps. Of T frames it is given ``past`` frames before them, and adds 6 - past
-    zeros behind them: with past = 3, and zeros, it is the ordinary network, padded with zeros on both sides; with past
-    = 6, the state, it goes on from there and is 3 frames late (docs/reference/format.md).
+    With a state, each convolution has 7 taps. For T frames it is given the ``past`` frames before them, and appends
+    6 - past zeros. With past = 3, all zeros, it is the ordinary network, padded with zeros on both sides. With
+    past = 6, the state, it continues from there and lags by 3 frames (docs/reference/format.md).
 
-    Without a state, frames go through the network in windows: with the frames before and after them that it sees. What
-    is kept from one call to the next are the features of the frames before.
+    Without a state, frames go through the network in windows, together with the frames before and after that it sees.
+    The features of earlier frames are then what is kept from one call to the next.
     """
 
     def __init__(
@@ -68,24 +68,24 @@ class Network:
         self.reach = _reach(self._layers) if self.has_state else self.config.reach
         self.is_streamable = self.reach > 0
         self._rows, self.size = _fixed_sizes(self._session.inputs)
-        # The inverse transform in the graph is meant for CUDA, and tested on the CPU too. Elsewhere the spectrum is
-        # fetched: with OpenVINO, onnxruntime 1.24 computes the audio of some files of format 4 wrongly, those with an
-        # If whose condition is a constant.
+        # The inverse transform in the graph is meant for CUDA, and tested on the CPU too. Other providers return the
+        # spectrum: with OpenVINO, onnxruntime 1.24 computes wrong audio for files of format 4 that have an If with a
+        # constant condition.
         self.makes_audio = "audio" in self._session.outputs and self.providers[0] in (CPU, CUDA)
-        # Whole sequences have a graph of their own, which is faster. On the CPU: elsewhere one graph is enough. Not in
-        # float16, which the CPU computes in float32 between roundings that are not the same in the two graphs.
+        # Whole sequences have a separate, faster graph. It is used only on the CPU; elsewhere one graph is enough. It
+        # is not used in float16: the CPU computes that in float32 and rounds at different points in the two graphs.
         on_cpu = self.providers == [CPU] and self.config.precision != "float16"
         self._has_whole = self._session.has_branches and on_cpu
 
     def spectra(self, spans: list[Span], *, alone: bool = False) -> list[Spectrum]:
-        """The spectra of spans, which go through the network in one call; ``alone`` as ``spectrum`` takes it."""
+        """The spectra of spans, computed in one call of the network; ``alone`` as ``spectrum`` takes it."""
         features, lengths = stacked(spans)
         bandwidth_id = spans[0].frames.bandwidth_id
         rows = list(itertools.accumulate((span.batch for span in spans), initial=0))
         each = [(span, slice(start, stop)) for span, start, stop in zip(spans, rows[:-1], rows[1:], strict=True)]
         if self.makes_audio and all(span.is_whole for span in spans):
             audio = self.audio(features, bandwidth_id, lengths, alone=alone)
-            if np.isfinite(audio).all():  # else the spectrum says why
+            if np.isfinite(audio).all():  # else the spectrum shows why
                 return [Spectrum(span, None, audio[of, : self.config.samples(span.frames.length)]) for span, of in each]
         spectrum = self.spectrum(features, bandwidth_id, lengths, alone=alone)
         return [Spectrum(span, spectrum[of, span.start - span.first : span.stop - span.first]) for span, of in each]
@@ -99,8 +99,8 @@ class Network:
         Args:
             features: whole sequences.
             bandwidth_id: of all of them.
-            lengths: frames of each item; its features from there on are zeros, and its spectrum has no meaning.
-            alone: whether all is computed on the thread that calls, and not on ``threads``; without ``lengths``.
+            lengths: frames of each item; beyond that, its features are zeros and its spectrum is meaningless.
+            alone: whether everything is computed on the calling thread, not on ``threads``; not with ``lengths``.
         """
         batch, channels, frames = features.shape
         rows, size = self._rows or batch, self.size or frames
@@ -120,7 +120,7 @@ class Network:
     ) -> Float:
         """Features (B, C, T) -> audio (B, samples), if ``makes_audio``; not clipped, and perhaps not finite.
 
-        The arguments are those of ``spectrum``; the audio of an item ends with its last frame, and zeros are after it.
+        The arguments are those of ``spectrum``. The audio of an item ends with its last frame; zeros follow.
         """
         batch, _, frames = features.shape
         shapes = {"audio": (batch, self.config.samples(frames))}
@@ -129,9 +129,9 @@ class Network:
     def inputs(
         self, features: Float, bandwidth_id: int | None, lengths: Sequence[int] | None = None, past: int = REACH
     ) -> dict[str, npt.NDArray[Any]]:
-        """The inputs of the graph that give the spectrum of whole sequences, see ``spectrum``.
+        """The inputs of the graph for the spectrum of whole sequences, see ``spectrum``.
 
-        ``past``: frames before them, REACH of zeros for the graph with a state, none for that of whole sequences.
+        ``past``: frames of zeros before them, REACH for the graph with a state, 0 for that of whole sequences.
         """
         batch, _, frames = features.shape
         mask = np.ones((self._layers, batch, frames), np.float32)
@@ -147,10 +147,10 @@ class Network:
 
     @property
     def _kept(self) -> int:
-        """Frames of features that are kept without a state.
+        """Frames of features that are kept if the graph has no state.
 
-        A window needs twice the reach, or all frames that the graph takes; of those, as many as the reach may be after
-        the end of the sequence, where its last frames are computed some at a time.
+        A window needs twice the reach, or as many frames as the graph takes; in the latter case up to ``reach`` more,
+        because frames past the end of the sequence arrive while its last frames are computed some at a time.
         """
         return 2 * self.reach if self.size is None else self.size + self.reach
 
@@ -164,21 +164,21 @@ class Network:
         *,
         alone: bool = False,
     ) -> tuple[npt.NDArray[Any], State]:
-        """Go on with sequences: features (B, C, T) are frames first[b] ... first[b] + T - 1 of sequence b.
+        """Continues sequences: features (B, C, T) are frames first[b] ... first[b] + T - 1 of sequence b.
 
-        ``end``: how many frames a sequence has; the features from there on are zeros. None if that is not known yet.
+        ``end``: how many frames a sequence has; features beyond that are zeros. None if it is not known yet.
 
-        Returns the spectrum, as ``spectrum`` does, of the T frames from first[b] - reach on, and the new state. The
-        spectrum of frames before the first and from the end on has no meaning. On a CUDA device, the state of a single
-        sequence stays there; that of several is arrays, which ``split`` takes.
+        Returns the spectrum, in the form of ``spectrum``, of the T frames from first[b] - reach on, and the new state.
+        The spectrum of frames before the start and after the end of a sequence is meaningless. On a CUDA device, the
+        state of a single sequence stays on the device; that of several consists of arrays, which ``split`` takes.
 
-        ``alone``: whether all is computed on the thread that calls, and not on ``threads``.
+        ``alone``: whether everything is computed on the calling thread, not on ``threads``.
         """
         if not self.has_state:
             return self._step_in_windows(features, bandwidth_id, state, first, end, alone)
         batch, _, frames = features.shape
-        # Each convolution is REACH frames late: when frame t goes in, the input of block l is that of frame
-        # t - REACH · (l + 1). Outside of the sequence, frames 0 ... end - 1, that input is zero.
+        # Each convolution lags by REACH frames: when frame t goes in, the input of block l is that of frame
+        # t - REACH · (l + 1). Outside the sequence, frames 0 ... end - 1, that input is zero.
         late = REACH * np.arange(1, self._layers + 1)[:, None, None]
         time = np.asarray(first)[:, None] + np.arange(frames) - late  # (layers, B, T)
         stop = np.array([_FAR if frame is None else frame for frame in end])[:, None]
@@ -198,14 +198,14 @@ class Network:
         end: Sequence[int | None],
         alone: bool,
     ) -> tuple[npt.NDArray[Any], State]:
-        """``step`` without a state of the network's."""
+        """``step`` for a network without a state."""
         batch, _, frames = features.shape
         bins = _bins(self.config)[0]
         dtype = np.complex64 if self.config.head == "istft" else np.float32
-        spectrum = np.zeros((batch, frames, bins), dtype)  # of frames outside of the sequence it has no meaning
+        spectrum = np.zeros((batch, frames, bins), dtype)  # meaningless for frames outside the sequence
         seen = np.concatenate([state["past_features"], features], axis=2)
-        # Sequences of which as many frames are known go through the network together. From here on, frame 0 is the
-        # first of ``features``; those from -before to after - 1 are known.
+        # Sequences with equally many known frames go through the network together. From here on, frame 0 is the first
+        # of ``features``; frames -before to after - 1 are known.
         groups: dict[tuple[int, int], list[int]] = {}
         for row, (at, stop) in enumerate(zip(first, end, strict=True)):
             before = min(at, self._kept)
@@ -221,7 +221,7 @@ class Network:
         return spectrum, {"past_features": seen[:, :, frames:].copy()}
 
     def missing(self, frames: int) -> int:
-        """Frames of zeros that a sequence of so many frames needs at its end, of which there is one warning."""
+        """Frames of zeros to append to a sequence that is too short for the graph; warns once per process."""
         if self.size is None or frames >= self.size:
             return 0
         warn_once(
@@ -240,7 +240,7 @@ class Network:
         lengths: Sequence[int] | None,
         alone: bool,
     ) -> npt.NDArray[Any]:
-        # Without ``lengths``, both graphs compute the same bits; if a stream has opened that with a state, it is used.
+        # Without ``lengths``, both graphs compute the same bits; if a stream has opened the stateful one, that is used.
         is_whole = self._has_whole and lengths is None and (alone or not self._session.is_open(STEP))
         graph, past = (WHOLE, 0) if is_whole else (STEP, REACH)
         inputs = self.inputs(features, bandwidth_id, lengths, past)
@@ -249,7 +249,7 @@ class Network:
         return output
 
     def placement(self) -> dict[str, list[str]]:
-        """As ``Session.placement``, of a network that was opened with a ``profile``."""
+        """``Session.placement`` for a network that was opened with a ``profile``."""
         return self._session.placement()
 
     def _zeros(self, batch: int, past: int) -> State:
@@ -276,13 +276,13 @@ class Network:
         return inputs
 
     def _as_complex(self, spectrum: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        # The graph ends with (B, T, F, 2), real and imaginary part side by side, which is complex64 without a copy.
-        # exp, cos and sin are in the graph, where they share the session's threads and its device.
+        # The graph's output is (B, T, F, 2), with real and imaginary part side by side: viewing it as complex64 takes
+        # no copy. exp, cos and sin are in the graph, where they run on the session's threads and device.
         return spectrum.view(np.complex64)[..., 0] if self.config.head == "istft" else spectrum
 
 
 def joined(states: Sequence[State]) -> State:
-    """The state of several sequences, given that of each."""
+    """Joins the states of several sequences."""
     if len(states) == 1:
         return states[0]
     arrays = [
@@ -293,21 +293,21 @@ def joined(states: Sequence[State]) -> State:
 
 
 def split(state: State, batch: int) -> list[State]:
-    """The state of each of so many sequences, copied: none keeps those of the others in memory."""
+    """Splits a state into one per sequence. They are copies, so that none keeps the others in memory."""
     if batch == 1:
         return [state]
     return [{name: array.take([b], _BATCH_AXES[name]) for name, array in state.items()} for b in range(batch)]
 
 
 def _bins(config: ModelConfig) -> tuple[int, ...]:
-    """The last axes of a spectrum, as the graph has them."""
+    """The last axes of a spectrum, as the graph returns it."""
     if config.head == "istft":
         return (config.n_fft // 2 + 1, 2)
     return (config.n_fft,) if config.head == "wavenext" else (config.n_fft // 2,)
 
 
 def _reach(layers: int) -> int:
-    """How many frames a network with a state sees to either side: each of its convolutions adds as many."""
+    """How many frames a network with a state sees to either side: each of its convolutions adds REACH."""
     return REACH * (layers + 1)
 
 
@@ -318,7 +318,7 @@ def _fixed_sizes(found: Shapes) -> tuple[int | None, int | None]:
 
 
 def _sizes(found: Shapes) -> tuple[int, int]:
-    """How many convolutions have a state, and of how many channels; (0, 0) if none has."""
+    """How many convolutions have a state, and how many channels it has; (0, 0) if none has one."""
     past = shape_of(found, "past", 4)
     if past is None:
         return 0, 0
@@ -326,10 +326,10 @@ def _sizes(found: Shapes) -> tuple[int, int]:
 
 
 def _expected_graph(config: ModelConfig, inputs: Shapes, outputs: Shapes) -> tuple[Shapes, Shapes]:
-    """Returns the inputs and outputs that the graph of a model must have, given those that it has.
+    """Returns the inputs and outputs that a model's graph must have, given those that it has.
 
-    The metadata says neither the sizes of the state nor whether the inverse transform is in the graph: both are taken
-    from the graph.
+    The metadata specifies neither the sizes of the state nor whether the inverse transform is in the graph, so both
+    are read from the graph.
     """
     channels = config.feature_channels
     layers, dim = _sizes(inputs)
@@ -358,10 +358,10 @@ def _expected_graph(config: ModelConfig, inputs: Shapes, outputs: Shapes) -> tup
 
 
 def placement(path: str | os.PathLike[str], providers: Sequence[Provider] | None) -> dict[str, list[str]]:
-    """The operators that ran on each provider, one for each node of each graph, when a few frames were computed."""
+    """Computes a few frames; returns the operators that ran on each provider, one for each node of each graph."""
     with tempfile.TemporaryDirectory() as folder:
         network = Network(path, providers, profile=Path(folder) / "profile")
         frames = np.zeros((1, network.config.feature_channels, 32), np.float32)
-        for alone in (False, True) if network.threads else (False,):  # the graphs that are used there
+        for alone in (False, True) if network.threads else (False,):  # the graphs used on that provider
             network.spectrum(frames, 0 if network.config.num_bandwidth_ids else None, alone=alone)
         return network.placement()

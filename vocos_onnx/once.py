@@ -1,4 +1,4 @@
-"""Warnings that are given once in a process, or for each input that is ``watched``."""
+"""Warnings that are issued once per process, or once within each ``watched`` block."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _top(frame: FrameType) -> str:
 
 
 def warn_once(kind: str, text: str) -> None:
-    """One warning of a kind in a process, at the line outside of the package that has called it."""
+    """Issues one warning of a kind per process, attributed to the line outside the package that called into it."""
     if not first_time(kind):
         return
     place = Place.of_caller()
@@ -70,21 +70,21 @@ def first_time(kind: str) -> bool:
 
 
 def has_warned(kind: str) -> bool:
-    """Whether a warning of that kind has been given."""
+    """Whether a warning of that kind has been issued."""
     return kind in _warned
 
 
 def is_watched() -> bool:
-    """Whether what could be warned of is to be looked for, and not now and then alone."""
+    """Whether checks that may warn must run every time, rather than now and then."""
     return _watched
 
 
 @contextmanager
 def watched() -> Iterator[list[str]]:
-    """Inside it, as in a process of its own, the texts of all warnings: Python's, and those of the package's logger.
+    """Collects the texts of all warnings, Python's and those of the package's logger, as if in a fresh process.
 
-    Python's are not shown; what is logged goes to other handlers, too. It is for a process that does one thing at a
-    time.
+    Python's warnings are not shown; log messages still go to other handlers. It is only for a process that does one
+    thing at a time.
     """
     global _warned, _watched
     texts: list[str] = []

@@ -1,7 +1,7 @@
-"""From what a user names to a model that is open: bundled, a file, a checkpoint, or a repository of the hub.
+"""Opens the model that a user names: a bundled one, a file, a checkpoint, or a repository on the hub.
 
-One road for all of them: ``model.names`` says what a name means, ``model.hub`` downloads, ``model.cache`` keeps what
-``convert`` makes of a checkpoint, and an .onnx file is opened at the end.
+All take the same path: ``model.names`` interprets the name, ``model.hub`` downloads, ``model.cache`` keeps the models
+that ``convert`` makes from checkpoints, and in the end an .onnx file is opened.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from .model.sources import CONFIGS, ONNX, WEIGHTS, Files, beside, choose, in_fol
 from .once import first_time
 
 T = TypeVar("T")
-_NEWEST = "main"  # the branch that the hub has if none is named
+_NEWEST = "main"  # the branch that the hub uses if none is named
 _OPTIONS = {"float32": "", "int8": " --int8", "float16": " --fp16"}  # of models pull and serve
-_RECENT = 2_000_000_000  # ns; the times of some file systems are no finer
+_RECENT = 2_000_000_000  # ns; the timestamps of some file systems are no finer
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _log = logging.getLogger("vocos_onnx")
-_conversions = logging.getLogger("vocos_onnx.conversions")  # of its own, since the command line prints what it says
+_conversions = logging.getLogger("vocos_onnx.conversions")  # separate, because the command line prints its messages
 
 
 def opened(wanted: Wanted, make: Callable[[str | os.PathLike[str]], T]) -> tuple[T, Origin]:
     """Returns what ``make`` returns for the .onnx file of a model, and where the model was found.
 
-    ``make`` is called with the path, and must read the file at once: one that is not kept is deleted afterwards.
+    ``make`` is called with the path, and must read the file at once: a file that is not cached is deleted afterwards.
 
     Raises what VocosONNX raises.
     """
@@ -67,7 +67,7 @@ def opened(wanted: Wanted, make: Callable[[str | os.PathLike[str]], T]) -> tuple
 
 
 def _removed(entry: Entry) -> bool:
-    """Remove a model from the cache; returns whether that was possible."""
+    """Removes a model from the cache; returns whether that was possible."""
     try:
         ModelCache(cache_folder()).remove(entry)
     except (NoCacheError, OSError):
@@ -77,7 +77,7 @@ def _removed(entry: Entry) -> bool:
 
 @dataclass(frozen=True)
 class _Located:
-    """An .onnx file; what opens it again if it is not a file of the user's, and its entry if the cache has it."""
+    """An .onnx file; what reopens it, unless it is the user's own file; and its cache entry if it has one."""
 
     path: str | os.PathLike[str]
     again: Wanted | None = None
@@ -88,7 +88,7 @@ class _Located:
 
 
 def _checked(wanted: Wanted) -> Wanted:
-    """Returns what is wanted with its sha256 in small letters. Raises ValueError if that or the precision is wrong."""
+    """Returns ``wanted`` with its sha256 in lower case. Raises ValueError if the sha256 or the precision is invalid."""
     sha256, precision = wanted.sha256, wanted.precision
     if sha256 is not None and (len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef")):
         raise ValueError(f"sha256 is {shown(sha256)}, expected 64 hexadecimal digits")
@@ -103,7 +103,7 @@ def _checked(wanted: Wanted) -> Wanted:
 
 @contextmanager
 def _located(wanted: Wanted) -> Iterator[_Located]:
-    """Inside it there is the .onnx file of a model."""
+    """A context in which the .onnx file of the model exists."""
     given = checked_path(wanted.name, wanted.key)
     if isinstance(given, PinnedFile):
         yield _Located(given)
@@ -163,14 +163,14 @@ def _from_path(given: str | os.PathLike[str], wanted: Wanted) -> Iterator[_Locat
     sha256 = file_sha256(files.weights)
     _check_sha256(files, sha256, wanted, "copy it again")
     with _converted(files, sha256, wanted) as (file, entry):
-        # A file that was written a moment ago may be written again without a change of its time.
+        # A file written a moment ago may be rewritten without a change of its timestamp.
         if cache is not None and entry is not None and time.time_ns() - max(state) > _RECENT:
             cache.remember(name, entry, state)
         yield _Located(file, replace(again, sha256=sha256), entry)
 
 
 def _one_file_message(path: Path, wanted: Wanted) -> str:
-    """What to do with a file that is no weights of a checkpoint, where a folder or repository is expected."""
+    """The message for a file that was given where a folder, a repository or weights with a config are expected."""
     if path.suffix.lower() == ".th":
         return other_kind_message(str(path), wanted.key)
     if path.suffix.lower() in CHECKPOINTS:
@@ -183,13 +183,13 @@ def _one_file_message(path: Path, wanted: Wanted) -> str:
 
 
 def _state(files: Files) -> tuple[int, ...]:
-    """Returns the sizes and times of the files of a checkpoint."""
+    """Returns the sizes and modification times of a checkpoint's files."""
     found = [file.stat() for file in (files.weights, files.config) if file is not None]
     return tuple(number for status in found for number in (status.st_size, status.st_mtime_ns))
 
 
 def _check_kind(files: Files, key: str, name: str) -> None:
-    """Raises ValueError if the config is that of an encoder, and a vocoder is wanted."""
+    """Raises ValueError if a vocoder is wanted but the config is that of an encoder."""
     if key == METADATA_KEY and _is_encodec(files.config):
         raise ValueError(other_kind_message(name, key))
 
@@ -205,7 +205,7 @@ def _is_encodec(config: Path | None) -> bool:
 
 
 def _check_sha256(files: Files, found: str, wanted: Wanted, remedy: str) -> None:
-    """Raises ValueError if the weights have another sha256 than was asked for."""
+    """Raises ValueError if the sha256 of the weights, ``found``, is not the requested one."""
     if wanted.sha256 is not None and found != wanted.sha256:
         raise ValueError(
             f"{files.weights} has the sha256 {found}, expected {wanted.sha256}: it is not converted; {remedy}"
@@ -245,7 +245,7 @@ def _from_hub(repo: str, wanted: Wanted) -> Iterator[_Located]:
 
 
 def _pinned(repo: str, wanted: Wanted) -> Wanted:
-    """What is wanted, at the commit and with the sha256 of the registry if no revision is named."""
+    """Returns ``wanted`` with the registry's commit and sha256 if no revision is named."""
     known = find_known(repo)
     if known is None or not known.revision or wanted.revision is not None:
         return wanted
@@ -254,7 +254,7 @@ def _pinned(repo: str, wanted: Wanted) -> Wanted:
 
 @dataclass(frozen=True)
 class _Found:
-    """A repository at a commit: the model in our cache that was converted from it, else its files."""
+    """A repository at a commit: the model converted from it if our cache has one, else its files."""
 
     commit: str
     entry: Entry | None
@@ -267,10 +267,10 @@ class _Found:
 
 
 def _found(repo: str, wanted: Wanted, *, converted: bool = True) -> _Found:
-    """Returns a repository as it is here, if that is certain to be what is wanted or all there is, else from the hub.
+    """Returns the local copy of a repository if it is certainly the right one or the only one, else asks the hub.
 
-    A commit never changes, and what has the sha256 that was asked for is right: neither needs a request.
-    ``converted``: whether a model that was converted from it will do as well.
+    A commit never changes, and a file with the requested sha256 is right, so neither needs a request to the hub.
+    ``converted``: whether a model converted from the repository will do as well.
     """
     is_certain = hub.is_commit(wanted.revision) or wanted.sha256 is not None
     if (is_certain or _forbidden(wanted)) and (here := _here(repo, wanted, converted)) is not None:
@@ -309,7 +309,7 @@ def _in_other_precisions(repo: str, wanted: Wanted) -> str:
 
 
 def _here(repo: str, wanted: Wanted, converted: bool) -> _Found | None:
-    """Returns a repository as far as it is here, in our cache or in that of the hub's client; None if it is in none."""
+    """Returns a repository from our cache or from that of the hub's client; None if neither has it."""
     key, revision = wanted.key, wanted.revision or _NEWEST
     if converted and (cache := _cache()) is not None:
         commit = revision if hub.is_commit(revision) else cache.commit(repo, revision)
@@ -337,7 +337,7 @@ def _hub_name(repo: str, commit: str, wanted: Wanted) -> Sequence[str]:
 
 
 def _hub_file(repo: str, wanted: Wanted, filename: str) -> _Located:
-    """Returns the file of that name in a repository."""
+    """Locates the file of that name in a repository, and downloads it if need be."""
     where: dict[str, Any] = {"revision": wanted.revision, "cache_dir": wanted.cache_dir}
     found = None
     if wanted.sha256 is not None:  # a cached file with this sha256 needs no network
@@ -348,12 +348,12 @@ def _hub_file(repo: str, wanted: Wanted, filename: str) -> _Located:
         path = found or hub.download(repo, filename, local_files_only=wanted.local_files_only, **where)
     except hub.MissingFileError as error:
         files: frozenset[str] = frozenset()
-        with suppress(FileNotFoundError):  # the message is all that it is for
+        with suppress(FileNotFoundError):  # the list is only for the message
             files = hub.ask(repo, wanted.revision, wanted.cache_dir).files
         raise _missing(repo, filename, files, wanted) from error
     commit = path.parents[len(Path(filename).parts) - 1].name
     again = replace(wanted, name=repo, revision=commit, is_path=False)
-    if wanted.key == METADATA_KEY and not _is_ours(path):  # what says how another exporter's file is to be read
+    if wanted.key == METADATA_KEY and not _is_ours(path):  # these say how to read another exporter's file
         for name in (*CONFIGS[METADATA_KEY], f"{path.name}.json"):
             with suppress(FileNotFoundError):
                 beside = str(PurePosixPath(filename).with_name(name))
@@ -364,7 +364,7 @@ def _hub_file(repo: str, wanted: Wanted, filename: str) -> _Located:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether an .onnx file has our metadata, to judge by its end, where exporters put them."""
+    """Whether an .onnx file has our metadata, judging by its end, where exporters put them."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 20)))
         return METADATA_KEY.encode() in file.read()
@@ -373,8 +373,8 @@ def _is_ours(path: Path) -> bool:
 def _downloaded(snapshot: hub.Snapshot, wanted: Wanted) -> tuple[Files, str]:
     """Returns the files of the checkpoint in a repository, and the sha256 of the weights.
 
-    What is not here is downloaded, and nothing else; a damaged download is downloaded again. Raises ValueError if the
-    weights have another sha256 than is wanted.
+    Downloads only what is missing, and downloads a damaged file again. Raises ValueError if the weights do not have
+    the wanted sha256.
     """
     chosen = choose(snapshot.files, wanted.key)
     if chosen is None:
@@ -412,9 +412,10 @@ def find_checkpoint(name: str, revision: str | None = None, config: Path | None 
     Args:
         name: a folder, a weight file, or a hub id.
         revision: branch, tag or commit on the hub.
-        config: of a vocoder, if it is not beside the weights.
+        config: a vocoder's config, if it is not beside the weights.
 
-    Raises FileNotFoundError if there is no such checkpoint, ValueError if a local one is given a revision.
+    Raises FileNotFoundError if there is no such checkpoint. Raises ValueError for a bundled model, a file that is not
+    a weight file, a local path with a revision, and a hub id with a config.
     """
     if is_hub_id(name):
         if config is not None:
@@ -471,7 +472,7 @@ def _precision(wanted: Wanted) -> str:
 
 
 def _cache() -> ModelCache | None:
-    """Returns the cache of converted models, None if its folder is not known."""
+    """Returns the cache of converted models; None if its folder is not known."""
     try:
         return ModelCache(cache_folder())
     except NoCacheError:
@@ -480,7 +481,7 @@ def _cache() -> ModelCache | None:
 
 @contextmanager
 def _converted(files: Files, sha256: str, wanted: Wanted) -> Iterator[tuple[Path, Entry | None]]:
-    """Inside it there is the model that a checkpoint is converted to, and its entry if the cache could keep it.
+    """A context in which the converted model exists; yields its path, and its entry if the cache could keep it.
 
     ``sha256``: of the weights.
     """
@@ -527,7 +528,7 @@ def _converted(files: Files, sha256: str, wanted: Wanted) -> Iterator[tuple[Path
 
 
 def _convert(files: Files, output: Path, key: str, precision: str) -> ModelConfig | EncoderConfig:
-    """Convert a checkpoint; returns the description that the file carries. What converts is imported for that alone."""
+    """Converts a checkpoint; returns the description stored in the file. Imports the converters only when called."""
     made: ModelConfig | EncoderConfig
     if key == ENCODER_KEY:
         from .convert.encoder import convert_encoder

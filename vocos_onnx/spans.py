@@ -1,4 +1,4 @@
-"""Frames -> spans: how the work of one call is cut, what goes through the network together, and on which threads."""
+"""Frames -> spans: cuts the work of one call, and decides what goes through the network together, on which threads."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import numpy.typing as npt
 from .arrays import Float
 from .frames import Frames
 
-LONGEST = 1500  # frames of a span, 20 s at 75 frames/s: memory does not grow with the length of the input
-ALONE = 500  # frames of a span on one thread; longer ones take more memory, and are slower a frame from 750 on
-MOST = 64 * LONGEST  # frames of a batch, with those that fill up its shorter rows: nor with the number of items
-# What each thread inside operators loses, beyond the first, because it waits for the others, and because the inverse
-# transform is on one thread: measured on two cores with the official geometries, see docs/explanation/performance.md.
+LONGEST = 1500  # frames of a span, 20 s at 75 frames/s, so that memory does not grow with the length of the input
+ALONE = 500  # frames of a span on one thread; longer ones take more memory, and from 750 on more time per frame
+MOST = 64 * LONGEST  # frames of a batch with its padding, so that memory does not grow with the number of items
+# The fraction that each thread inside operators, beyond the first, loses because it waits for the others, and because
+# the inverse transform runs on one thread; measured on two cores with the official geometries, see
+# docs/explanation/performance.md.
 WAITING = {"float32": 0.12, "int8": 0.25, "float16": 0.12}
 
 
@@ -26,11 +27,11 @@ WAITING = {"float32": 0.12, "int8": 0.25, "float16": 0.12}
 class Span:
     """Frames that go through the network in one call.
 
-    The frames of an item from ``start`` to ``stop`` are wanted; those from ``first`` to ``last`` go in, so that the
-    network sees beside the wanted ones all that it would see if the whole item went in.
+    Frames ``start`` to ``stop`` of an item are wanted. Frames ``first`` to ``last`` go in, so that around the wanted
+    ones the network sees everything that it would see if the whole item went in.
     """
 
-    item: int  # its place among the items of the call
+    item: int  # its index among the items of the call
     frames: Frames
     rows: slice  # of the item's sequences
     start: int
@@ -40,12 +41,12 @@ class Span:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all of its sequences."""
+        """Whether it spans its sequences completely."""
         return self.start == 0 and self.stop == self.frames.length
 
     @property
     def batch(self) -> int:
-        """How many sequences."""
+        """The number of sequences."""
         return int(self.rows.stop - self.rows.start)
 
     def features(self) -> Float:
@@ -54,7 +55,7 @@ class Span:
 
 
 class Window(NamedTuple):
-    """Frames ``start`` to ``stop`` of a sequence are wanted, and those from ``first`` to ``last`` go in for them."""
+    """Frames ``start`` to ``stop`` of a sequence are wanted; for them, frames ``first`` to ``last`` go in."""
 
     start: int
     stop: int
@@ -65,10 +66,10 @@ class Window(NamedTuple):
 def windows(start: int, stop: int, first: int, last: int, reach: int, size: int | None) -> Iterator[Window]:
     """The windows in which frames start to stop go through a network that sees ``reach`` frames to either side.
 
-    There are the frames from ``first`` to ``last``. The sequence begins with the first, or else that is ``reach``
-    frames or more before ``start``; the same of the last. If the network takes ``size`` frames, which is more than 2 ·
-    reach, a window has so many: all frames that are reach or more from its ends are exact, and so are those up to an
-    end of the sequence. Only where there are fewer in all, it has those.
+    Frames ``first`` to ``last`` are available. ``first`` is the start of the sequence or at least ``reach`` frames
+    before ``start``; likewise for ``last`` and the end. If the network takes ``size`` frames, more than 2 · reach,
+    every window has that many, or all that are available if there are fewer. In a window, all frames at least ``reach``
+    from its ends are exact, and so are those next to an end that is an end of the sequence.
     """
     while start < stop:
         if size is None:
@@ -83,11 +84,11 @@ def windows(start: int, stop: int, first: int, last: int, reach: int, size: int 
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """What the network makes of a span.
+    """The output of the network for a span.
 
-    values: of the wanted frames, complex64 (B, T, n_fft/2 + 1), from an IMDCT head float32 (B, T, n_fft/2), from a
-        WaveNextHead float32 (B, T, n_fft); None if the inverse transform is in the graph.
-    audio: what that makes of the span, which is of whole sequences, float32 (B, samples); else None.
+    values: for the wanted frames: complex64 (B, T, n_fft/2 + 1), from an IMDCT head float32 (B, T, n_fft/2), from a
+        WaveNextHead float32 (B, T, n_fft); None if the graph computed the audio.
+    audio: float32 (B, samples), if the inverse transform is in the graph and the span has whole sequences; else None.
     """
 
     span: Span
@@ -99,14 +100,14 @@ class Spectrum:
 class Work:
     """How the spans of one call are computed.
 
-    batches: spans in lists, those of each list in one call of the network; the spans of the same sequences follow one
-        another.
-    threads: how many batches are computed at once; 1 if the threads are inside the operators instead.
+    batches: lists of spans, each list for one call of the network; the spans of the same sequences are consecutive.
+    threads: how many batches are computed at once; 1 if the threads work inside the operators instead.
+    alone: whether each batch is computed on the calling thread only.
     """
 
     batches: Iterator[list[Span]]
     threads: int
-    alone: bool  # whether each batch is computed on the thread that calls, and no other
+    alone: bool
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,11 @@ class Plan:
     """How work is cut for one network.
 
     reach: frames that the network sees to either side; 0 if a sequence cannot be cut.
-    threads: on which one call runs; None if the network runs on another provider than the CPU.
-    together: whether short items go through the network as one batch, which is what a GPU is fast at; the network must
-        have a mask for the ends of the shorter ones.
-    waiting: what each thread after the first loses inside operators, see ``WAITING``.
-    size: the number of frames that the network takes, None for any.
+    threads: the number that one call uses; None if the network does not run on the CPU alone.
+    together: whether short items go through the network as one batch, which suits a GPU; the network must have a mask
+        for the ends of the shorter ones.
+    waiting: the fraction that each thread after the first loses inside operators, see ``WAITING``.
+    size: the number of frames that the network takes; None for any.
     """
 
     reach: int
@@ -130,14 +131,14 @@ class Plan:
     def work(self, items: Sequence[Frames]) -> Work:
         """The spans of all items of one call, and how they are computed.
 
-        On the CPU there are two ways. Threads inside operators wait for one another some 150 times a call. Spans on one
-        thread each do not, but a sequence that is cut is computed twice where spans meet, and the last span may run
-        alone. With n threads, F frames and m of the busiest thread, the first way takes the time of
+        On the CPU there are two ways. Threads inside operators wait for one another some 150 times per call. Spans on
+        one thread each do not, but where spans of a sequence meet, frames are computed twice, and the last span may run
+        alone. With n threads, F frames in all, and m frames on the busiest thread, the first way takes as long as
 
             F/n · (1 + waiting · (n - 1))
 
-        frames on one thread, and the second that of m. So a sequence is cut into two spans if it has 2 · reach/waiting
-        frames or more: 450 of the official models in float32.
+        frames on one thread, and the second as long as m. So two threads share a single sequence as two spans if it has
+        2 · reach/waiting frames or more: 450 for the official models in float32.
 
         Raises ValueError if a sequence is longer than the network takes, and cannot be cut.
         """
@@ -151,21 +152,21 @@ class Plan:
             return Work(self._batches(items), 1, alone=False)
         frames = sum(frames.batch * frames.length for frames in items)
         threads = self.threads
-        rounds = max(1, math.ceil(frames / (threads * ALONE)))  # in which all threads have a span, and end together
+        rounds = max(1, math.ceil(frames / (threads * ALONE)))  # in each round, every thread has one span
         share = max(1, math.ceil(frames / (threads * rounds)))
         if threads > 1:
-            share = max(share, 2 * self.reach)  # of shorter ones, more than half of the work would be done twice
+            share = max(share, 2 * self.reach)  # with shorter ones, more than half of the work would be redundant
             busiest = _busiest([cost for item in items for cost in self._costs(item, share)], threads)
             if busiest > frames / threads * (1 + self.waiting * (threads - 1)):
                 return Work(self._batches(items), 1, alone=False)
-        # the long ones first, so that none of them is left for one thread at the end
+        # the longest first, so that no thread is left with a long one at the end
         order = sorted(range(len(items)), key=lambda i: -items[i].length)
         return Work(([span] for i in order for span in self._cut(i, items[i], share)), threads, alone=True)
 
     def _batches(self, items: Sequence[Frames]) -> Iterator[list[Span]]:
-        """The spans of all items, those of one call of the network together."""
+        """The spans of all items, grouped by call of the network."""
         short = [i for i, frames in enumerate(items) if self.together and frames.length <= LONGEST]
-        # of one bandwidth id in a batch, and of similar lengths, so that little is filled up
+        # a batch has one bandwidth id, and similar lengths, so that it needs little padding
         short.sort(key=lambda i: (items[i].bandwidth_id or 0, items[i].length))
         batch: list[Span] = []
         rows = 0
@@ -173,7 +174,7 @@ class Plan:
             span = self._span(i, items[i], slice(0, items[i].batch), 0, items[i].length)
             same = not batch or batch[0].frames.bandwidth_id == span.frames.bandwidth_id
             rows += span.batch
-            if batch and not (same and rows * span.stop <= MOST):  # it is the longest, and so many frames has each row
+            if batch and not (same and rows * span.stop <= MOST):  # every row is padded to this span, the longest
                 yield batch
                 batch, rows = [], span.batch
             batch.append(span)
@@ -185,18 +186,18 @@ class Plan:
                     yield [span]
 
     def _cut(self, item: int, frames: Frames, share: int) -> Iterator[Span]:
-        """Spans of about ``share`` frames in all their sequences."""
+        """Spans of about ``share`` frames each, summed over their sequences."""
         groups = min(frames.batch, math.ceil(frames.batch * frames.length / share))
         for group in range(groups):
             rows = slice(group * frames.batch // groups, (group + 1) * frames.batch // groups)
             yield from self._row_spans(item, frames, rows, share)
 
     def _costs(self, frames: Frames, share: int) -> Iterator[int]:
-        """The frames that go in, of each span of ``_cut``."""
+        """The number of frames that go in for each span of ``_cut``."""
         return (max(span.last - span.first, self.size or 0) * span.batch for span in self._cut(0, frames, share))
 
     def _row_spans(self, item: int, frames: Frames, rows: slice, longest: int) -> Iterator[Span]:
-        """The spans of some sequences, of up to so many frames each, or of as many as the network takes."""
+        """The spans of some sequences, each of up to ``longest`` frames, or of as many as the network takes."""
         length = frames.length
         if self.size is None:
             for start, stop in self._bounds(length, longest):
@@ -206,7 +207,7 @@ class Plan:
                 yield Span(item, frames, rows, *window)
 
     def _bounds(self, length: int, longest: int) -> list[tuple[int, int]]:
-        """The fewest parts of nearly equal length, of up to so many frames; one if a sequence cannot be cut."""
+        """The fewest parts of nearly equal length, each of at most ``longest`` frames; one if it cannot be cut."""
         count = max(1, math.ceil(length / longest)) if self.reach else 1
         return [(i * length // count, (i + 1) * length // count) for i in range(count)]
 
@@ -215,7 +216,7 @@ class Plan:
 
 
 def _busiest(costs: Sequence[int], threads: int) -> int:
-    """The work of the busiest of so many threads, each of which takes the next when it has done one."""
+    """The load of the busiest thread, if each thread takes the next span whenever it has finished one."""
     loads = [0] * threads
     for cost in sorted(costs, reverse=True):
         heapq.heapreplace(loads, loads[0] + cost)
@@ -223,9 +224,9 @@ def _busiest(costs: Sequence[int], threads: int) -> int:
 
 
 def stacked(spans: Sequence[Span]) -> tuple[Float, list[int] | None]:
-    """The features (B, C, T) that go in, of all spans one below the other; and how many frames each row has.
+    """The features (B, C, T) that go in for all spans, stacked; and how many frames each row has.
 
-    T is the length of the longest: the others end with zeros. The lengths are None if all are equal.
+    T is the length of the longest; the others end with zeros. The lengths are None if all are equal.
     """
     if len(spans) == 1:
         return spans[0].features(), None

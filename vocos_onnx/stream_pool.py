@@ -1,7 +1,7 @@
-"""Many streams, one call of the network: what several threads have pushed meanwhile goes through it together.
+"""Many streams, one call of the network: chunks that several threads have pushed go through it together.
 
-The weights pass through the caches once for each call, however many frames go in: for 8 frames of one stream that costs
-several times what 8 frames of a whole input cost, for 8 frames of 32 streams hardly more.
+The weights pass through the caches once per call, however many frames go in. So 8 frames of one stream cost several
+times as much as 8 frames of a whole input, while 8 frames of each of 32 streams cost hardly more per frame.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from .streams import Kept, Outcome, Request, Stream, Streams
 from .workers import begin, on_a_worker
 
 MOST_STREAMS = 1 << 16
-FRAMES = 256  # of a call, where there are several streams: more are hardly cheaper, and the others would wait for them
+FRAMES = 256  # per call if there are several streams: more are hardly cheaper, and would make the others wait
 
 
 class StreamPool:
-    """Many streams of one model at once, whose chunks share the network. Made by ``VocosONNX.stream_pool``.
+    """Many concurrent streams of one model, whose chunks share the network. Made by ``VocosONNX.stream_pool``.
 
-    ``with`` and ``async with`` close the pool at their end.
+    ``with`` and ``async with`` close the pool on exit.
 
-    Each thread opens a ``Stream`` and uses it as if it were alone. ``push`` and ``flush`` block until the audio is
-    there, and return what those of ``VocosONNX.stream`` would, within 1e-5 of the peak. The pool has no thread of its
-    own: one of the threads that push runs the network for all whose chunks are there, while the others wait; what is
-    pushed while it runs goes together in the next call. While nobody else pushes, a stream does so at once. Tasks of
-    asyncio use ``apush`` and ``aflush``, for which the network runs on the threads that decode spans; both may be used
-    in one pool.
+    Each thread opens a ``Stream`` and uses it as if it were the only one. ``push`` and ``flush`` block until the audio
+    is ready, and return what a stream from ``VocosONNX.stream`` would, within 1e-5 of the peak. The pool has no thread
+    of its own: one of the pushing threads runs the network for every chunk that is waiting, while the other threads
+    wait; chunks pushed meanwhile share the next call. If no other stream is pushing, the network runs immediately.
+    Asyncio tasks use ``apush`` and ``aflush``, for which the network runs on the threads that decode spans. Threads and
+    tasks may share a pool.
 
-    Streams share a call of the network if they have the same bandwidth id; chunks of different lengths are cut. A
-    stream that stalls, fails or is abandoned holds up no other: each waits for another one at most ``max_wait``
-    seconds, once. It has at most one chunk waiting, so that a pool of n streams holds at most n.
+    Streams share a call of the network if they have the same bandwidth id; chunks of different lengths are cut to one
+    length. A stream that stalls, fails or is abandoned does not hold up the others: a chunk waits for other streams at
+    most ``max_wait`` seconds in all. A stream has at most one chunk waiting, so a pool of n streams holds at most n.
 
-    A place is held from ``open`` on until the stream is flushed, closed, has failed, or is garbage-collected; ``reset``
-    takes one again. A stream that merely stalls keeps it, since it may go on.
+    A stream holds its place from ``open`` until it is flushed, closed, fails, or is garbage-collected; ``reset`` takes
+    a place again. A stream that merely stalls keeps its place, since it may continue.
 
-    Bad input stops the stream that was given it, and no other. If the network itself fails, for example for lack of
-    memory, all streams whose chunks were in that call get the error; the others and the pool go on. On a CUDA device,
-    the state of a stream stays there as long as it is alone in its calls; to be joined with others it is copied to the
-    host and back.
+    Bad input stops only the stream that received it. If the network itself fails, for example for lack of memory,
+    every stream with a chunk in that call gets the error; the other streams and the pool continue. On a CUDA device,
+    the state of a stream stays on the device as long as its calls hold no other stream; to join others, it is copied
+    to the host and back.
 
     A pool belongs to the process that made it: after a fork, the child gets RuntimeError. It cannot be pickled.
 
@@ -87,21 +87,21 @@ class StreamPool:
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
     ) -> Stream:
-        """Another stream, with the arguments of ``VocosONNX.stream``. May be called from any thread.
+        """Opens another stream; takes the arguments of ``VocosONNX.stream``. May be called from any thread.
 
         Raises:
             ValueError: as ``VocosONNX.stream``.
-            RuntimeError: the pool has ``max_streams`` open streams, or is closed.
+            RuntimeError: the pool already has ``max_streams`` open streams, or is closed.
         """
         place = _Place(self._calls)
         return self._streams.make(place, bandwidth_id, bandwidth, lookahead, mels_from=mels_from, check=check)
 
     def __len__(self) -> int:
-        """How many streams hold a place."""
+        """The number of streams that hold a place."""
         return len(self._calls)
 
     def close(self) -> None:
-        """Close the pool for good. What waits in it, and whatever is pushed from now on, raises RuntimeError."""
+        """Closes the pool for good. Every waiting and every later ``push`` raises RuntimeError."""
         self._calls.close()
 
     def __enter__(self) -> Self:
@@ -139,7 +139,7 @@ class _Place:
     def __init__(self, calls: _Calls):
         self._calls = calls
         self._bandwidth_id: int | None = None
-        self._over = -math.inf  # when its last step was over
+        self._over = -math.inf  # when its last step ended
         self._pauses = (math.inf, math.inf)  # seconds between its last steps; within one push they are short
         self.step_now: _Step | None = None  # until its own thread has seen that it is over
 
@@ -159,7 +159,7 @@ class _Place:
             return step.outcome()
         finally:
             self._done(step)
-            del step  # it would keep its error alive, and that this frame
+            del step  # it would keep its error alive, and the error would keep this frame alive
 
     async def astep(self, request: Request) -> Outcome:
         waiter = Waiter()
@@ -184,7 +184,7 @@ class _Place:
         self._over = time.monotonic()
 
     def is_expected(self, bandwidth_id: int | None, wait: float) -> bool:
-        """Whether another step is to come within so many seconds of the last, to judge by the pauses before."""
+        """Whether another step is likely within ``wait`` seconds of the last one, judging by the previous pauses."""
         step = self.step_now
         if max(self._pauses) > wait or self._bandwidth_id != bandwidth_id:
             return False
@@ -192,12 +192,12 @@ class _Place:
 
 
 class _Step:
-    """What one stream wants of the network, see ``streams.Request``; any thread may run it, in several calls.
+    """What one stream asks of the network, see ``streams.Request``; any thread may run it, over several calls.
 
-    ``progress`` is replaced as a whole, and nothing else changes when frames are done: the thread that runs the step
-    may be interrupted (Ctrl-C) at any point, and another one goes on from there.
+    When frames are done, ``progress`` is replaced as a whole and nothing else changes. The thread that runs the step
+    may therefore be interrupted (Ctrl-C) at any point, and another one continues from there.
 
-    ``waiter``: of the coroutine that waits until it is over; None if a thread does, which may also run it.
+    ``waiter``: wakes the coroutine that waits for the step; None if a thread waits, which may also run the step.
     """
 
     def __init__(self, request: Request, waiter: Waiter | None):
@@ -205,22 +205,22 @@ class _Step:
         self.progress = _Progress(0, (), kept, next(_turns))
         self.waiter = waiter
         self.error: Exception | None = None
-        self.patience = math.inf  # seconds for which it may still wait for other streams
+        self.patience = math.inf  # seconds that it may still wait for other streams
         self._asleep = threading.Lock()
         self._asleep.acquire()
 
     def outcome(self) -> Outcome:
-        """The audio, and what is kept. Raises the error of the step."""
+        """The audio, and what to keep. Raises the step's error if it failed."""
         if self.error is None:
             return self.progress.audio, self.progress.kept
         try:
             raise self.error
         finally:
-            del self  # they would keep one another alive
+            del self  # the error and this frame would keep each other alive
 
     @property
     def left(self) -> int:
-        """Frames that are not done."""
+        """Frames that are not done yet."""
         return self.frames.length - self.progress.frames
 
     @property
@@ -228,19 +228,19 @@ class _Step:
         return self.error is not None or not self.left
 
     def sleep(self, seconds: float = -1) -> None:
-        """Until another thread has called ``wake`` since the last ``sleep``, or so many seconds have passed."""
+        """Returns once another thread has called ``wake`` since the last ``sleep``, or after that many seconds."""
         self._asleep.acquire(timeout=seconds)
 
     def wake(self) -> None:
-        with suppress(RuntimeError):  # two threads at once
+        with suppress(RuntimeError):  # two threads may release it at once
             if self._asleep.locked():
                 self._asleep.release()
 
 
 class _Progress(NamedTuple):
-    """How far a step is: frames that are done, their audio, and what is kept after them.
+    """How far a step has come: the frames that are done, their audio, and what is kept after them.
 
-    ``turn``: of all steps that wait, the one with the lowest is the next. Each call gives the steps in it a new one.
+    ``turn``: the waiting step with the lowest turn goes next. Each call gives its steps a new one.
     """
 
     frames: int
@@ -253,24 +253,24 @@ _turns = itertools.count()
 
 
 class _Calls:
-    """The calls of the network for all steps that wait.
+    """Makes the calls of the network for all waiting steps.
 
-    Some of the threads that wait lead, as many as calls of the network should run side by side: each makes one call,
-    in which its own step takes part, and then another thread leads. For the step of a coroutine, a worker does so. All
-    that they share changes under ``_lock``, which nobody holds for long. A thread may be interrupted at any point, and
-    then ``withdraw`` puts right what it has left undone.
+    As many of the waiting threads lead as calls should run in parallel. Each leader makes one call, which includes its
+    own step, and then another thread leads. A worker leads for the step of a coroutine. Shared data changes under
+    ``_lock``, which is never held for long. A thread may be interrupted at any point; ``withdraw`` then cleans up after
+    it.
     """
 
     def __init__(
         self, network: Network, inverse: Inverse, max_streams: int, max_wait: float, side_by_side: int
     ) -> None:
         self._network, self._inverse, self._max_streams, self._max_wait = network, inverse, max_streams, max_wait
-        self._side_by_side = side_by_side  # calls, each on one thread
+        self._side_by_side = side_by_side  # calls that run in parallel, each on one thread
         self._process = os.getpid()
-        self._lock = threading.RLock()  # a signal's handler may close the pool
+        self._lock = threading.RLock()  # reentrant, since a signal handler may close the pool
         self._closed = False
         self._places: weakref.WeakValueDictionary[int, _Place] = weakref.WeakValueDictionary()  # by id
-        self._waiting: dict[_Step, None] = {}  # also those that are in a call
+        self._waiting: dict[_Step, None] = {}  # including those in a call
         self._leaders: dict[_Step, _Call] = {}
 
     def __len__(self) -> int:
@@ -287,7 +287,7 @@ class _Calls:
         self.check()
         if self._has_admitted(place):
             return
-        gc.collect()  # a stream that was abandoned in a cycle of references holds its place until then
+        gc.collect()  # a stream abandoned in a reference cycle holds its place until then
         if not self._has_admitted(place):
             raise RuntimeError(
                 f"{self._max_streams} streams are open in the pool, as many as max_streams allows: close one, or make "
@@ -302,9 +302,9 @@ class _Calls:
             return True
 
     def leave(self, place: _Place) -> None:
-        """Free a place. If its step waits, that is over with an error."""
-        # Without the lock where nothing waits: the garbage collector may call this in a thread that is in the middle of
-        # what the lock protects.
+        """Frees a place. If its step is waiting, the step ends with an error."""
+        # If nothing waits, this must not take the lock: the garbage collector may call it in a thread that is in the
+        # middle of what the lock protects.
         self._places.pop(id(place), None)
         self._no_longer_awaited(place)
         step = place.step_now
@@ -323,7 +323,7 @@ class _Calls:
                 self._wake()
 
     def add(self, place: _Place, step: _Step) -> None:
-        """Have it run, by whichever thread."""
+        """Queues a step, for any thread to run."""
         with self._lock:
             self.check()
             if id(place) not in self._places:
@@ -334,7 +334,7 @@ class _Calls:
             self._appoint()
 
     def run(self, place: _Place, step: _Step) -> None:
-        """Returns when the step is over, whoever has run it."""
+        """Queues a step, and returns when it is over, whichever thread ran it."""
         self.add(place, step)
         while not step.is_over:
             call = self._leaders.get(step)
@@ -345,22 +345,22 @@ class _Calls:
                 step.sleep()
 
     def withdraw(self, step: _Step) -> None:
-        """Nobody waits for the step any longer, for whatever reason."""
+        """Removes a step that nobody waits for any longer, for whatever reason."""
         with self._lock:
-            if step.waiter is not None:  # no worker need begin with it
+            if step.waiter is not None:  # so that no worker starts it
                 _fail(step, RuntimeError("the push was cancelled"))
             self._withdraw(step)
 
     def _withdraw(self, step: _Step) -> None:
         self._waiting.pop(step, None)
-        if step in self._leaders:  # it was interrupted
+        if step in self._leaders:  # its thread was interrupted
             self._wake()
         self._appoint()
 
     def _appoint(self) -> None:
-        """Let another thread lead, where a call can be made and somebody waits for one."""
+        """Appoints further leaders, if a call can be made and a step is waiting for one."""
         for leader in list(self._leaders):
-            # its call is over, or it was interrupted or closed; a worker goes on to the end, whatever happens
+            # its call is over, or it was interrupted or closed; a worker always finishes its call
             if leader.waiter is None and (leader.is_over or leader not in self._waiting):
                 self._leaders.pop(leader, None)
         if not self._waiting:
@@ -378,7 +378,7 @@ class _Calls:
                 begin(partial(self._lead, leader, call))
 
     def _lead(self, leader: _Step, call: _Call) -> None:
-        """One call, on a worker, for the step of a coroutine and others."""
+        """Makes one call, on a worker, for the step of a coroutine and others."""
         try:
             if not leader.is_over:
                 self._wait_for_others(leader, call)
@@ -388,18 +388,18 @@ class _Calls:
                 _fail(leader, error)
         finally:
             with self._lock:
-                if self._leaders.get(leader) is call:  # it has made none
+                if self._leaders.get(leader) is call:  # no call was made
                     self._end(leader)
 
     def _wake(self) -> None:
-        """Wake those whose steps are over."""
+        """Wakes those whose steps are over."""
         over = [step for step in list(self._waiting) if step.is_over]
         for step in over:
             self._waiting.pop(step, None)
         _wake(over)
 
     def _taken(self) -> set[_Step]:
-        """The steps that are in a call, or about to make one."""
+        """The steps that are in a call or about to make one."""
         return {step for call in self._leaders.values() for step in call.steps} | self._leaders.keys()
 
     def _no_longer_awaited(self, place: _Place) -> None:
@@ -410,11 +410,11 @@ class _Calls:
                     leader.wake()
 
     def _unchosen(self) -> int:
-        """About how many steps wait and are in no call."""
+        """Roughly how many steps are waiting and not in a call."""
         return len(self._waiting) - sum(len(call.steps) for call in list(self._leaders.values()))
 
     def _wait_for_others(self, leader: _Step, call: _Call) -> None:
-        """Wait for the streams that will push in a moment, as long as every step is patient."""
+        """Waits for the streams that are about to push, as long as every waiting step has patience."""
         with self._lock:
             if len(self._places) == 1:
                 return
@@ -424,12 +424,12 @@ class _Calls:
             if patience <= 0:
                 return
             call.awaited = self._expected(leader.bandwidth_id)
-            # Its share of all streams that are busy: the others go in the next call while this one runs.
+            # This call's share of all busy streams: the others go into the next call while this one runs.
             call.enough = -(-(len(self._waiting) + len(call.awaited)) // self._side_by_side)
             if not call.awaited or self._unchosen() >= call.enough:
                 call.awaited = set()
                 return
-            leader.sleep(0)  # what has woken it before is done with
+            leader.sleep(0)  # clears an earlier wake-up
             begun = time.monotonic()
         try:
             leader.sleep(patience)
@@ -440,12 +440,12 @@ class _Calls:
                 step.patience -= waited
 
     def _expected(self, bandwidth_id: int | None) -> set[int]:
-        """The places, by id, of the streams that will push in a moment. Keeps no place alive, under the lock."""
+        """The places, by id, of the streams that are about to push. Returns no reference that keeps a place alive."""
         places = [place for ref in self._places.valuerefs() if (place := ref()) is not None]
         return {id(place) for place in places if place.is_expected(bandwidth_id, self._max_wait)}
 
     def _make(self, leader: _Step, call: _Call) -> None:
-        """One call, for the leader's step and others."""
+        """Makes one call, for the leader's step and others."""
         with self._lock:
             if leader.is_over or self._leaders.get(leader) is not call:
                 return
@@ -457,8 +457,8 @@ class _Calls:
         is_alone = self._side_by_side > 1 and not call.is_wide
         compute = partial(self._computed, steps, before, frames, is_alone)
         try:
-            # Side by side on threads that stay: on those that push, which come and go, the scheduler often has both
-            # calls on one core at first.
+            # Parallel calls run on long-lived threads: if they ran on the pushing threads, which come and go, the
+            # scheduler would often start both on one core.
             after = on_a_worker(compute) if is_alone and leader.waiter is None else compute()
         except Exception as error:
             with self._lock:
@@ -470,7 +470,7 @@ class _Calls:
             for step, old, new in zip(steps, before, after, strict=True):
                 if isinstance(new, Exception):
                     _fail(step, new)
-                # unless it was closed meanwhile, or has gone on in another call, since the leader's stream was closed
+                # unless it was closed meanwhile, or continued in another call because the leader's stream was closed
                 elif step.progress is old and not step.is_over:
                     step.progress = new
             self._end(leader)
@@ -478,7 +478,7 @@ class _Calls:
     def _computed(
         self, steps: list[_Step], before: list[_Progress], frames: int, alone: bool
     ) -> list[_Progress | FloatingPointError]:
-        """The progress of each step after so many more frames, or the error that it gets."""
+        """The progress of each step after that many more frames, or the error that it gets."""
         starts = [progress.frames for progress in before]
         firsts = [step.first + a for step, a in zip(steps, starts, strict=True)]
         spectrum, state = self._network.step(
@@ -505,12 +505,12 @@ class _Calls:
         self._appoint()
 
     def _chosen(self, leader: _Step) -> tuple[list[_Step], int]:
-        """The steps of the next call, the leader's among them, and how many frames of each.
+        """The steps of the next call, including the leader's, and how many frames of each.
 
-        Steps of one call must have one length, since the state is that after the last frame, and one bandwidth id. The
-        length is the one with which most frames go in, up to FRAMES of them; so few calls are made, and no step waits
-        for a long one. Where calls run side by side, each takes its share of all that wait or are in a call: were it to
-        take all that wait, a large call and several small ones in the same time would follow one another for ever.
+        All steps of a call must have the same length, because the state is that after the last frame, and the same
+        bandwidth id. The length is chosen so that as many frames as possible go in, up to FRAMES; that keeps calls few,
+        and no step waits for a long one. If calls run in parallel, each takes only its share of the steps that wait or
+        are in a call: if it took all that wait, a large call would alternate with several small ones for ever.
         """
         taken = self._taken()
         same = [
@@ -534,10 +534,10 @@ class _Calls:
 
 
 class _Call:
-    """A call of the network that a thread makes, or is about to make.
+    """A call of the network that a thread is making or about to make.
 
     steps: those in it, once they are chosen. is_wide: whether it runs on all threads. awaited: the places, by id, of
-    the streams whose steps it waits for. enough: how many steps must wait for it to begin before all of them have come.
+    the streams whose steps it waits for. enough: how many waiting steps let it begin before all of those have arrived.
     """
 
     def __init__(self) -> None:
@@ -563,11 +563,11 @@ def _wake(steps: list[_Step]) -> None:
 
 
 def _another(error: Exception) -> Exception:
-    """An error of its own for each thread, as each adds to its traceback."""
+    """A copy of an error: each thread needs its own, since raising it adds to its traceback."""
     copied: Exception
     try:
         copied = type(error)(*error.args)
-    except Exception:  # it takes other arguments
+    except Exception:  # its constructor takes other arguments
         copied = RuntimeError(str(error))
     copied.__cause__ = error
     return copied

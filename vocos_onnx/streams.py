@@ -1,7 +1,7 @@
-"""The audio of a sequence while its frames come in: what ``decode`` gives, chunk by chunk, and nothing computed twice.
+"""The audio of a sequence while its frames arrive: the output of ``decode``, chunk by chunk, computing nothing twice.
 
-Every convolution keeps the 6 frames that it still needs as its state, so that the network is as late as it sees ahead
-(27 frames for the official models); the overlap-add keeps the samples that later frames add to.
+Every convolution keeps the 6 frames that it still needs as its state, so the network's output lags by as many frames as
+it sees ahead (27 for the official models); the overlap-add keeps the samples that later frames add to.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ _IN_USE = {  # by the method that has not ended
 }
 _TWO_THREADS = "two threads use one stream at the same time: give each a stream of its own"
 _GIVEN_UP = "a chunk was not decoded to its end: {} was given up"
-_SMALL = 1 << 16  # numbers of a chunk that takes no time to check
+_SMALL = 1 << 16  # values in a chunk that is quick enough to check on the event loop
 
 
 class Kept(NamedTuple):
-    """What a sequence keeps from one step to the next: the network's state, and the end of the audio."""
+    """What a sequence keeps from one step to the next: the network's state and the tail of the audio."""
 
     state: State
     tail: Tail
 
 
 class Request(NamedTuple):
-    """What a sequence wants of the network in one step.
+    """What a sequence asks of the network in one step.
 
-    As ``Network.step`` for one sequence, with the inverse transform and the overlap-add: one sequence of t frames ->
-    its audio, in parts (n,), of all frames of the spectrum but the first ``skip``; and what is to be kept.
+    It is ``Network.step`` for one sequence of t frames, followed by the inverse transform and the overlap-add. The
+    outcome is the audio, in parts (n,), of all frames of the spectrum but the first ``skip``, and what to keep.
     """
 
     frames: Frames
@@ -66,17 +66,17 @@ class Request(NamedTuple):
 
 
 Outcome = tuple[Sequence[Float], Kept]
-Steps = Generator[Request, Outcome, Float]  # asks for steps one after the other, and returns the audio (n,) of all
+Steps = Generator[Request, Outcome, Float]  # requests one step after another, and returns the audio (n,) of all
 
 
 class Place(Protocol):
-    """Where the network runs for a stream: by itself, or together with the streams of a pool."""
+    """Where the network runs for a stream: for that stream alone, or together with others in a pool."""
 
     def take(self) -> None:
-        """Called before the first step of a sequence. Raises RuntimeError if there is no room for it."""
+        """Called before the first step of a sequence. Raises RuntimeError if there is no room."""
 
     def check(self) -> None:
-        """Raises RuntimeError if there cannot be another step, whatever the stream does."""
+        """Raises RuntimeError if no further step is possible, whatever the stream does."""
 
     def step(self, request: Request) -> Outcome:
         """Raises FloatingPointError if the audio is not finite."""
@@ -85,11 +85,11 @@ class Place(Protocol):
         """The same, without blocking the event loop."""
 
     def free(self) -> None:
-        """Called after the last step of a sequence, also if that has failed; perhaps more than once."""
+        """Called after the last step of a sequence, even if it failed; possibly more than once."""
 
 
 class Alone:
-    """The place of a stream that no other stream shares the network with."""
+    """The place of a stream that runs the network by itself."""
 
     def __init__(self, network: Network, inverse: Inverse):
         self._network, self._inverse = network, inverse
@@ -115,10 +115,10 @@ class Alone:
 
 
 class Decoder:
-    """Frames to audio, some at a time: which steps the network is to make, and the overlap-add.
+    """Frames to audio, some at a time: determines which steps the network makes, and overlap-adds.
 
-    ``lookahead``: how many later frames must be there for a frame to be emitted, at most the network's reach. Where the
-    network sees further ahead than that, the sequence ends there for it.
+    ``lookahead``: how many later frames must have arrived before a frame is emitted, at most the network's reach. If
+    the network sees further ahead than that, it is run as if the sequence ended there.
     """
 
     def __init__(self, network: Network, inverse: Inverse, bandwidth_id: int | None, lookahead: int):
@@ -129,7 +129,7 @@ class Decoder:
         self._missing = network.missing
 
     def push(self, frames: Frames) -> Steps:
-        """The next frames -> the samples (n,) that are complete with them, n >= 0."""
+        """The next frames -> the samples (n,) that they complete, n >= 0."""
         audio = yield from self._step(frames, None)
         self._frames_in += frames.length
         if self._lookahead < self._reach and self._frames_in > self._lookahead:
@@ -153,9 +153,9 @@ class Decoder:
         return rest
 
     def _step(self, given: Frames, end: int | None) -> Steps:
-        """The audio (n,) of the frames that are complete with those given, and have not been emitted.
+        """The audio (n,) of the frames that those given complete and that have not been emitted yet.
 
-        The spectrum is ``reach`` frames late, so that frames before the first are in it, which have no meaning.
+        The spectrum lags by ``reach`` frames, so it starts with meaningless frames from before the first.
         """
         first, frames = self._frames_in - self._reach, given.length
         skip = min(frames, max(0, self._frames_out - first))
@@ -169,18 +169,19 @@ class Decoder:
 
 
 class Stream:
-    """Audio while its tokens or features come in. Made by ``VocosONNX.stream``, or ``open`` of a ``StreamPool``.
+    """Emits audio while tokens or features arrive. Made by ``VocosONNX.stream`` or ``StreamPool.open``.
 
-    It is for one thread, or one task of asyncio, at a time: ``apush`` and ``aflush`` are ``push`` and ``flush`` there.
+    Use it from one thread, or one asyncio task, at a time; ``apush`` and ``aflush`` are ``push`` and ``flush`` for
+    asyncio.
 
-    What all ``push`` and the ``flush`` at the end return, one after the other, is what ``decode`` returns for all
-    chunks joined, within rounding, however they are cut. After ``flush``, and after any error, ``reset`` makes the
-    stream a new one. A stream cannot be pickled or copied.
+    The outputs of every ``push`` and of the final ``flush``, joined, are what ``decode`` returns for the joined chunks,
+    within rounding, however the chunks are cut. After ``flush``, and after any error, ``reset`` starts a new sequence.
+    A stream cannot be pickled or copied.
 
     Attributes:
-        delay: frames that must follow a frame before its audio is emitted, the ``lookahead`` that the stream was made
+        delay: frames that must follow a frame before its audio is emitted: the ``lookahead`` that the stream was made
             with.
-        delay_samples: samples by which the audio is late, those included that wait for the frames that overlap them.
+        delay_samples: samples by which the audio lags, including those that wait for the frames that overlap them.
             After n frames, max(0, n·hop_length - delay_samples) samples have been emitted. With ``same`` padding it is
             delay·hop_length + (n_fft - hop_length) // 2, with ``center`` padding delay·hop_length + max(n_fft / 2,
             hop_length).
@@ -212,7 +213,7 @@ class Stream:
         self.delay_samples = lookahead * reader.config.hop_length + inverse.delay
         self._lock = threading.Lock()
         self._unfinished: weakref.ref[Generator[Float, None, None]] | None = None  # of push_blocks, while it runs
-        self._user = ""  # the method that has the lock, or had it last
+        self._user = ""  # the method that holds the lock, or held it last
         self._closed = False
         self._start()
 
@@ -224,51 +225,51 @@ class Stream:
         self._ended = False
 
     def push(self, tokens_or_features: npt.ArrayLike | EncodecFrames) -> Float:
-        """The next chunk.
+        """Decodes the next chunk.
 
         Args:
-            tokens_or_features: tokens (K, t) or features (C, t), as ``decode`` takes them, or (t, C) where that is the
-                convention of ``mels_from``; of the same kind and, of tokens, with the same number of codebooks in every
-                chunk. An empty array (n, 0) of any kind is ignored, with (t, C) one of (0, n).
+            tokens_or_features: tokens (K, t) or features (C, t), as ``decode`` takes them, or (t, C) if that is the
+                convention of ``mels_from``. Every chunk must be of the same kind, and tokens must always have the same
+                number of codebooks. An empty array of any kind, (n, 0) or for (t, C) chunks (0, n), is ignored.
 
         Returns:
-            The audio (samples,) in float32 that is complete with it; nothing at first, while the network has not seen
-            as far ahead as it looks.
+            The audio (samples,) in float32 that the chunk completes; empty at first, until the network has seen as far
+            ahead as it looks.
 
         Raises:
-            ValueError: as ``decode``; a chunk of another kind than those before it; after ``flush``; and, until
-                ``reset``, after an error of any kind, since audio after a missing chunk would be shifted in time.
-            RuntimeError: another thread or task is pushing, or an iterator of ``push_blocks`` is not at its end; the
+            ValueError: as ``decode``; a chunk of another kind than those before it; any call after ``flush``; and any
+                call after an error, until ``reset``, since audio after a missing chunk would be shifted in time.
+            RuntimeError: another thread or task is pushing, or an iterator of ``push_blocks`` is not exhausted; the
                 pool or the stream is closed, or is closed while the chunk waits in the pool.
         """
         return _joined([*self.push_blocks(tokens_or_features)])
 
     def push_blocks(self, tokens_or_features: npt.ArrayLike | EncodecFrames) -> Iterator[Float]:
-        """As ``push``, but the audio of a long chunk is emitted some seconds at a time.
+        """``push`` that emits the audio of a long chunk some seconds at a time.
 
-        Raises as ``push``, at the call if the chunk is at fault. The iterator must be exhausted before the stream is
-        used again: until then every other method but ``reset`` raises RuntimeError. An iterator that is dropped before
-        its end, even before its first block, stops the stream, as an error does.
+        Raises as ``push``; if the chunk is at fault, at the call itself. Exhaust the iterator before using the stream
+        again: until then, every method but ``reset`` and ``close`` raises RuntimeError. Dropping the iterator early,
+        even before its first block, stops the stream, as an error does.
         """
         blocks = self._push_blocks(tokens_or_features)
-        next(blocks)  # so that the chunk has its place before those that are pushed later
+        next(blocks)  # claims the stream for this chunk now, before any later push
         self._unfinished = weakref.ref(blocks)
         return blocks
 
     def _push_blocks(self, chunk: npt.ArrayLike | EncodecFrames) -> Generator[Float, None, None]:
         with self._alone("push_blocks"):
             parts = self._parts(self._read(chunk))
-            yield np.zeros(0, np.float32)  # the chunk is taken, and nothing else may come before it
+            yield np.zeros(0, np.float32)  # the chunk has been accepted, and nothing may go before it
             for part in parts:
                 yield self._finished(self._run(part))
 
     async def apush(self, tokens_or_features: npt.ArrayLike | EncodecFrames) -> Float:
-        """``push`` for asyncio: the event loop goes on while the network runs. Raises as that.
+        """``push`` for asyncio: the event loop continues while the network runs. Raises the same.
 
-        In a ``StreamPool`` it takes no thread while it waits, so that one loop serves hundreds of streams.
+        In a ``StreamPool`` it occupies no thread while it waits, so one event loop can serve hundreds of streams.
 
-        If it is cancelled, also by ``asyncio.timeout``, the task gets CancelledError at once, the chunk is lost, and
-        the stream has stopped as after an error: ``reset`` begins anew.
+        If it is cancelled, including by ``asyncio.timeout``, the task gets CancelledError at once, the chunk is lost,
+        and the stream is stopped as after an error; ``reset`` starts a new sequence.
 
         Example:
             >>> async with asyncio.TaskGroup() as group:  # of several streams
@@ -279,7 +280,7 @@ class Stream:
             return _joined([self._finished(await self._arun(part)) for part in parts])
 
     async def apush_blocks(self, tokens_or_features: npt.ArrayLike | EncodecFrames) -> AsyncGenerator[Float, None]:
-        """``push_blocks`` for asyncio: ``async for`` over the audio of a long chunk. Begins when it is iterated."""
+        """``push_blocks`` for asyncio: ``async for`` over the audio of a long chunk. Starts when it is iterated."""
         with self._alone("apush_blocks"):
             for part in self._parts(await self._aread(tokens_or_features)):
                 yield self._finished(await self._arun(part))
@@ -293,7 +294,7 @@ class Stream:
         return await in_background(partial(self._read, chunk))
 
     def _parts(self, frames: Frames) -> Iterator[Steps]:
-        """The steps of a chunk, some seconds at a time, so that memory does not grow with it."""
+        """The steps of a chunk, some seconds at a time, so that memory does not grow with its length."""
         if frames.length:
             if self._decoder is None:
                 self._decoder = Decoder(self._network, self._inverse, frames.bandwidth_id, self.delay)
@@ -307,7 +308,7 @@ class Stream:
         return (decoder.push(frames.part(a, min(a + LONGEST, frames.length))) for a in starts if decoder is not None)
 
     def _run(self, steps: Steps) -> Float:
-        """Have the network make the steps."""
+        """Runs the steps on the network, and returns their audio."""
         try:
             request = next(steps)
             while True:
@@ -325,12 +326,12 @@ class Stream:
             return cast(Float, end.value)
 
     def flush(self) -> Float:
-        """The end of the sequence: the rest of the audio (samples,). Raises as ``push``. Only ``reset`` may follow."""
+        """Ends the sequence; returns the rest of the audio (samples,). Raises as ``push``. ``reset`` starts another."""
         with self._alone("flush"):
             return self._ended_with(self._run(self._rest()))
 
     async def aflush(self) -> Float:
-        """``flush`` for asyncio. Raises as that; if it is cancelled, the stream has stopped, see ``apush``."""
+        """``flush`` for asyncio. Raises the same; if it is cancelled, the stream is stopped, see ``apush``."""
         with self._alone("aflush"):
             return self._ended_with(await self._arun(self._rest()))
 
@@ -348,20 +349,20 @@ class Stream:
         return audio if self._convention is None else self._convention.finished(audio)
 
     def reset(self) -> None:
-        """Begin anew, with the same settings, as a new stream would: after ``flush``, after an error, or at any time.
+        """Starts a new sequence with the same settings: after ``flush``, after an error, or at any other time.
 
-        What was pushed and has not been emitted is dropped. An iterator of ``push_blocks`` that was not exhausted ends.
+        Audio of earlier chunks that has not been emitted is dropped, and an unexhausted ``push_blocks`` iterator ends.
 
         Raises:
-            RuntimeError: another thread or task is pushing; the stream or the pool is closed, or the pool has no room:
-                ``flush`` and errors give the place of a stream to others.
+            RuntimeError: another thread or task is pushing; the stream or the pool is closed; or the pool is full,
+                since ``flush`` and errors free the stream's place for others.
         """
         self._check_open()
         unfinished = None if self._unfinished is None else self._unfinished()
         if unfinished is not None:
             try:
                 unfinished.close()
-            except ValueError:  # of a generator that is running
+            except ValueError:  # the generator is running
                 raise RuntimeError(_TWO_THREADS) from None
         if not self._lock.acquire(blocking=False):
             raise self._in_use()
@@ -372,10 +373,10 @@ class Stream:
             self._lock.release()
 
     def close(self) -> None:
-        """Drop the stream, from any thread, and free its place in the pool; what has not been emitted is lost.
+        """Closes the stream, from any thread, and frees its place in the pool; audio not yet emitted is lost.
 
-        A ``push`` that waits in a pool raises RuntimeError, and so does anything else from now on; closing it again
-        does nothing. ``with`` and ``async with`` close the stream at their end.
+        A ``push`` that is waiting in a pool raises RuntimeError, as does every later call; closing again does nothing.
+        ``with`` and ``async with`` close the stream on exit.
         """
         self._closed = True
         self._place.free()
@@ -420,7 +421,7 @@ class Stream:
                 self._fail(_GIVEN_UP.format(method))
                 raise
             except BaseException as error:
-                name, text = type(error).__name__, first_line(error)  # which of CancelledError is the name alone
+                name, text = type(error).__name__, first_line(error)  # for CancelledError, the same
                 self._fail(name if text == name else f"{name}: {text}")
                 raise
         finally:
@@ -428,8 +429,8 @@ class Stream:
             self._lock.release()
 
     def _in_use(self) -> RuntimeError:
-        """Why a method cannot begin: another one has not ended."""
-        import inspect  # of use in errors alone
+        """The error of a method that cannot begin because another one has not ended."""
+        import inspect  # only errors need it
 
         blocks = None if self._unfinished is None else self._unfinished()
         if self._user == "push_blocks" and (blocks is None or inspect.getgeneratorstate(blocks) == inspect.GEN_RUNNING):
@@ -448,13 +449,13 @@ class Stream:
 
 
 def _joined(audio: Sequence[Float]) -> Float:
-    """Parts (n,) one after the other; a single one as it is, without a copy."""
+    """Concatenates arrays (n,); returns a single one as it is, without a copy."""
     return audio[0] if len(audio) == 1 else np.concatenate([np.zeros(0, np.float32), *audio])
 
 
 @dataclass(frozen=True)
 class Streams:
-    """Makes the streams of one model. Raises ValueError if that has a network that cannot be streamed."""
+    """Makes the streams of one model. Raises ValueError if its network cannot be streamed."""
 
     reader: Reader
     network: Network
@@ -474,7 +475,7 @@ class Streams:
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
     ) -> Stream:
-        """A stream. Raises ValueError as ``VocosONNX.stream``."""
+        """Makes a stream. Raises ValueError as ``VocosONNX.stream``."""
         bandwidth_id, codebooks = self.reader.bandwidths.requested(bandwidth, bandwidth_id)
         reach = self.network.reach
         if lookahead is None:
@@ -496,5 +497,5 @@ class Streams:
         )
 
     def alone(self) -> Place:
-        """A place for one stream that runs the network by itself."""
+        """Makes a place for one stream that runs the network by itself."""
         return Alone(self.network, self.inverse)

@@ -1,3 +1,3 @@
-"""The version of the package, for those of its modules that the package itself imports."""
+"""The version of the package, in a module of its own, so that every other module can import it."""
 
 __version__ = "1.0.0"

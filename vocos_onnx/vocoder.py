@@ -1,4 +1,4 @@
-"""Decoding: tokens or features -> frames -> spans -> spectra -> audio; a recording is analysed first."""
+"""Decoding: tokens or features -> frames -> spans -> spectra -> audio. Copy-synthesis analyses a recording first."""
 
 from __future__ import annotations
 
@@ -43,42 +43,42 @@ class VocosONNX:
     """A Vocos model on onnxruntime. One object may be used from many threads at once.
 
     Args:
-        model: path of an .onnx file of vocos-onnx; the name of a bundled one, "vocos-codec-24khz" (the default) or
-            "vocos-mel-24khz-small"; the id of a repository on the Hugging Face hub, such as
-            "charactr/vocos-encodec-24khz"; or a folder or file of a checkpoint. Checkpoints are converted to float32
-            once and kept (docs/guides/official-models.md); ``from_pretrained`` has more options.
-        providers: execution providers: "cuda", "cpu", names or (name, options) pairs as onnxruntime takes them. A
-            provider that is asked for is used, or an error is raised. By default CUDA if it works, else the CPU; the
-            logger "vocos_onnx" reports it at INFO, and ``providers`` of the object returns it.
-        threads: threads of one call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
-        encoder: what makes tokens of audio when the object is called: an EncodecONNX, or what that takes as its model,
-            such as "facebook/encodec_24khz". The bundled codec has its own, which is loaded when it is needed.
-        sample_rate, n_fft, hop_length, padding: of an .onnx file of another exporter, in Hz and samples, where neither
-            its metadata nor a config.yaml or config.json beside it says them. ``padding`` is "same" or "center", as the
-            model was trained; it may be given although the file says it, since files for sherpa-onnx always say
-            "center".
+        model: path of an .onnx file made by vocos-onnx; the name of a bundled model, "vocos-codec-24khz" (the default)
+            or "vocos-mel-24khz-small"; the id of a repository on the Hugging Face hub, such as
+            "charactr/vocos-encodec-24khz"; or the folder or file of a checkpoint. Checkpoints are converted to float32
+            once and cached (docs/guides/official-models.md); ``from_pretrained`` has more options.
+        providers: execution providers: "cuda", "cpu", or names or (name, options) pairs as onnxruntime takes them. A
+            provider that you name is used, or an error is raised. The default is CUDA if it works, else the CPU; the
+            logger "vocos_onnx" reports the choice at INFO, and the ``providers`` property returns it.
+        threads: threads per call on the CPU; by default the CPUs that the process may use (affinity, cgroup quota).
+        encoder: turns audio into tokens when the object is called: an EncodecONNX, or anything that EncodecONNX takes
+            as its model, such as "facebook/encodec_24khz". The bundled codec has its own, loaded on first use.
+        sample_rate, n_fft, hop_length, padding: settings, in Hz and samples, for an .onnx file from another exporter
+            if neither its metadata nor a config.yaml or config.json beside it specifies them. ``padding`` is "same" or
+            "center", as the model was trained; it may be given even if the file specifies it, because files for
+            sherpa-onnx always say "center".
 
-    A Vocos that another program has exported (mag, x and y, or audio, of mels) is opened, too; docs/guides/family.md
-    has what is known to work. Its graph keeps no state, so that streams and long input go through it in windows: with
-    the frames on both sides that it sees.
+    Vocos models exported by other programs (mels in; mag, x and y, or audio out) can be opened, too;
+    docs/guides/family.md lists what is known to work. Their graphs keep no state, so streams and long input go through
+    them in windows that include the frames the network sees on both sides.
 
-    On the CPU, onnxruntime opens the network at the first decode, which takes some 50 ms more: one graph for short
-    input and streams, and another, with the same weights, for what is computed side by side.
+    On the CPU, onnxruntime loads the network at the first decode, which takes some 50 ms more: one graph serves short
+    input and streams, and another, with the same weights, serves spans that are computed in parallel.
 
-    A pickle, and so a copy or what multiprocessing sends, names the model's file by its absolute path (a bundled one by
-    its name) and its sha256, and opens it again with the same options: it must be there, and be the same. A model from
-    the hub is named by its id, commit and precision, and is downloaded where it is not in the cache.
+    A pickle, and therefore a copy or what multiprocessing sends, stores the absolute path of the model's file (for a
+    bundled model, its name) and its sha256. Unpickling opens the file again with the same options; it must still be
+    there, unchanged. For a model from the hub the pickle stores the id, commit and precision, and the model is
+    downloaded if it is not cached.
 
     Raises:
-        FileNotFoundError: there is no such file; unpickled, there is none at the path that the pickle names; of an id,
-            as ``from_pretrained``.
-        ValueError: ``model`` is not a path; the file is no model, or its metadata is incomplete or contradictory; of
-            another exporter's file, settings that are missing, out of range, or contradict the graph, or an input or
-            output that no Vocos has; settings that are given for a file of vocos-onnx; a provider that this onnxruntime
-            does not have; threads below
-            1; an encoder with other codebooks than the model's; a file that has changed since it was pickled, or since
-            the object that is to be pickled opened it.
-        RuntimeError: a provider that was asked for did not start. There is no silent fall-back.
+        FileNotFoundError: there is no such file, or, when unpickling, none at the path in the pickle; for an id, as
+            ``from_pretrained``.
+        ValueError: ``model`` is not a path; the file is not a model, or its metadata is incomplete or contradictory;
+            a file from another exporter has an input or output that no Vocos has, or its settings are missing, out of
+            range or contradict the graph; settings are given for a file made by vocos-onnx; this onnxruntime does not
+            have the provider; threads is below 1; the encoder's codebooks are not the model's; the file has changed
+            since it was pickled, or since it was opened by the object being pickled.
+        RuntimeError: a provider that you named did not start. There is no silent fallback.
         ImportError: neither onnxruntime nor onnxruntime-gpu is installed.
 
     Example:
@@ -128,29 +128,29 @@ class VocosONNX:
         cache_dir: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> VocosONNX:
-        """A model of a folder, or of a repository of the Hugging Face hub, which needs the extra [hub].
+        """Opens a model from a folder or from a repository on the Hugging Face hub, which needs the extra [hub].
 
-        If it has a ``model.onnx``, that is opened; else its checkpoint is converted, and the result is kept in the
-        cache of the user (docs/guides/official-models.md): ``config.yaml`` or ``config.json`` with
-        ``pytorch_model.bin`` or ``model.safetensors``.
+        If there is a ``model.onnx``, it is opened. Otherwise the checkpoint (``config.yaml`` or ``config.json`` with
+        ``pytorch_model.bin`` or ``model.safetensors``) is converted, and the result is kept in the user's cache
+        (docs/guides/official-models.md).
 
         Args:
-            repo_or_folder: a folder or a file of weights, else an id such as "charactr/vocos-encodec-24khz".
-            filename: of the .onnx file in it; then no checkpoint is looked for.
+            repo_or_folder: a folder or weight file, else an id such as "charactr/vocos-encodec-24khz".
+            filename: name of the .onnx file in it; checkpoints are then ignored.
             revision: branch, tag or commit on the hub; by default the commit in ``vocos-onnx models``, else the newest.
-            sha256: of the .onnx file or of the checkpoint's weights; what has another is not loaded. With it, and with
-                a commit, the hub is not asked for what is in the cache.
-            precision: "float32", "int8" or "float16" of what is converted, by default float32. An .onnx file must have
-                that precision if one is given.
-            local_files_only: nothing is downloaded, as with HF_HUB_OFFLINE=1; what was downloaded before is used.
-            cache_dir: of the hub's client, which downloads to a temporary file and renames it.
-            options: as the class itself takes them.
+            sha256: of the .onnx file or of the checkpoint's weights; a file with a different one is not loaded. Given
+                a sha256 or a commit, cached files are used without asking the hub.
+            precision: "float32" (the default), "int8" or "float16", for the conversion. If it is given, an .onnx file
+                must have that precision.
+            local_files_only: download nothing, as with HF_HUB_OFFLINE=1; only earlier downloads are used.
+            cache_dir: cache folder of the hub's client, which downloads to a temporary file and renames it.
+            options: passed to the constructor.
 
         Raises:
-            FileNotFoundError: no such folder, repository, revision or file; a repository that is private or gated; or
-                it is not in the cache, and there is no network.
-            ValueError: another sha256 or precision than was asked for; a checkpoint that is damaged or cannot be
-                converted; a revision of a local folder; as the class itself does.
+            FileNotFoundError: no such folder, repository, revision or file; a private or gated repository; or it is
+                not cached, and there is no network.
+            ValueError: the sha256 or precision differs from the one given; the checkpoint is damaged or cannot be
+                converted; a revision is given for a local folder; or as the constructor.
             OSError: the disk is full.
             ImportError: huggingface-hub is not installed.
 
@@ -189,22 +189,22 @@ class VocosONNX:
 
         Args:
             audio: (N,), or (B, N) for a batch, as ``EncodecONNX.encode`` takes it.
-            sample_rate: of the audio, in Hz. Where it is not the model's, the audio is resampled.
+            sample_rate: of the audio, in Hz. If it is not the model's, the audio is resampled.
             bandwidth: kbps, one of ``bandwidths``; for encodec models, by default 6.
             bandwidth_id: the same by its index in ``bandwidths``, as upstream Vocos takes it.
-            encoder: in place of the object's, for this call.
-            progress: called with the frames encoded (of a mel model, those whose mels are computed) and the frames in
-                all, every few seconds of audio.
+            encoder: used in place of the object's for this call.
+            progress: called every few seconds of audio with the number of frames encoded (for a mel model, frames
+                whose mels are computed) and the total number of frames.
 
         Returns:
-            Audio in float32 at ``sample_rate`` of the model, (samples,) or (B, samples). As upstream's, it is a whole
-            number of frames: of N samples at the model's rate, T·hop_length with T = ceil(N / hop_length) from tokens;
-            from mels with ``same`` padding T = N // hop_length, with ``center`` (N // hop_length)·hop_length samples.
+            Audio in float32 at the model's ``sample_rate``, (samples,) or (B, samples). As in upstream Vocos, it is a
+            whole number of frames: N samples at the model's rate become ceil(N / hop_length)·hop_length samples from
+            tokens, and (N // hop_length)·hop_length from mels.
 
         Raises:
-            ValueError: audio or a sample rate as ``EncodecONNX.encode`` refuses them; a bandwidth that the model or the
-                encoder does not have, both bandwidth and bandwidth_id, or either for a model without; an encoder that
-                is missing, or whose codebooks are not those of the model.
+            ValueError: audio or a sample rate that ``EncodecONNX.encode`` rejects; a bandwidth that the model or the
+                encoder does not have, both bandwidth and bandwidth_id, or either for a model that takes none; no
+                encoder, or one whose codebooks are not the model's.
         """
         check_audio(audio, sample_rate)
         choice = Choice(bandwidth, bandwidth_id, encoder)
@@ -223,9 +223,9 @@ class VocosONNX:
         encoder: EncoderOrPath | None = None,
         progress: Progress | None = None,
     ) -> Float:
-        """What calling the object returns, for asyncio: computed on a thread while the event loop goes on.
+        """Calling the object, for asyncio: runs on a thread while the event loop continues. Returns the same.
 
-        ``progress`` is called in that thread. Raises as the call does; about cancelling see ``adecode``.
+        ``progress`` is called on that thread. Raises what the call raises; for cancellation see ``adecode``.
 
         Example:
             >>> copy = await vocos.aresynth(recording, sample_rate, bandwidth=6.0)
@@ -244,20 +244,20 @@ class VocosONNX:
         lookahead: int | None = None,
         chunk: int | None = None,
     ) -> Iterator[Float]:
-        """Copy-synthesis while the audio comes in: joined, what calling the object returns for the joined blocks.
+        """Copy-synthesis while the audio arrives; joined, it is what calling the object on the joined blocks returns.
 
         Args:
-            blocks: (n,) each, of one recording; ``load_blocks`` reads a file so.
+            blocks: blocks (n,) of one recording; ``load_blocks`` reads them from a file.
             sample_rate, bandwidth, bandwidth_id, encoder: as when the object is called.
             lookahead: as ``stream`` takes it.
             chunk: frames that go through the networks at once, by default some seconds; as ``encode_stream`` takes it.
 
         Returns:
-            An iterator of the audio (n,) as it becomes complete; of no samples, it is empty. Memory does not grow with
-            the length, unless the model cannot be streamed (see ``stream``): then all audio is emitted at the end.
+            An iterator of the audio (n,) as it becomes complete, empty if there are no samples. Memory does not grow
+            with the length, unless the model cannot be streamed (see ``stream``): then all audio is emitted at the end.
 
         Raises:
-            ValueError: as when the object is called; as ``stream`` and ``encode_stream``.
+            ValueError: as when the object is called, and as ``stream`` and ``encode_stream``.
         """
         choice = Choice(bandwidth, bandwidth_id, encoder)
         chunks, index = self._analysis.stream(blocks, sample_rate, choice, chunk)
@@ -277,22 +277,23 @@ class VocosONNX:
     def features(self, audio: npt.ArrayLike, sample_rate: int) -> Float:
         """Audio (N,) or (B, N) to the log-mel features (C, T) or (B, C, T) that this mel model decodes.
 
-        They have the settings of ``config.mel``, with which the model was trained; ``dsp.mel.log_mel`` has the formula.
-        Of N samples at the model's rate, T is 1 + N // hop_length with ``center`` padding, and N // hop_length with
-        ``same``. Audio of another ``sample_rate`` is resampled.
+        They use the settings in ``config.mel``, with which the model was trained; ``dsp.mel.log_mel`` has the formula.
+        For N samples at the model's rate, T is 1 + N // hop_length with ``center`` padding, and N // hop_length with
+        ``same``. Audio at another ``sample_rate`` is resampled.
 
         Raises:
-            ValueError: an encodec model; audio as ``EncodecONNX.encode`` refuses it, or too short to be padded by
-                reflection (half of n_fft).
+            ValueError: the model is an encodec model; ``EncodecONNX.encode`` would reject the audio; or the audio is
+                too short to be padded by reflection (half of n_fft).
         """
         return self._analysis.features(audio, sample_rate)
 
     def features_stream(
         self, blocks: Iterable[npt.ArrayLike], sample_rate: int, *, chunk: int = CHUNK
     ) -> Iterator[Float]:
-        """Log-mels (C, t) while the audio comes in: joined, what ``features`` returns for the joined blocks (n,).
+        """Log-mels (C, t) while the audio arrives; joined, they are what ``features`` returns for the joined blocks.
 
-        ``chunk`` frames are computed at once. Raises as ``features``, and ValueError for blocks of another shape.
+        Each block is (n,), and ``chunk`` frames are computed at once. Raises as ``features``, and ValueError for blocks
+        of another shape.
         """
         return self._analysis.features_stream(blocks, sample_rate, chunk)
 
@@ -348,50 +349,53 @@ class VocosONNX:
     ) -> Float | list[Float]:
         """Tokens or features to audio.
 
-        A list of arrays (K, T) or (C, T) of different lengths gives a list: the audio of each as if it were alone. On
-        CUDA, those of up to 1,500 frames go through the network in batches. On the CPU, the items of a list or a batch,
-        and spans of long ones, are computed side by side, each on one thread. Memory beyond the input and the audio
-        does not grow with the length.
+        For a list of arrays (K, T) or (C, T), whose lengths may differ, it returns a list with the audio of each item
+        as if it were decoded alone. On CUDA, items of up to 1,500 frames go through the network in batches. On the CPU,
+        the items of a list or batch, and spans of long items, are computed in parallel, each on one thread. Memory
+        beyond the input and the audio does not grow with the length.
 
-        Integers are tokens, floats are features. Anything that numpy can read is accepted, and torch tensors of any
-        device. bfloat16 and floats of 8 bits, of torch or ml_dtypes, become float32.
+        Integers are tokens, floats are features. Anything that numpy can read is accepted, as are torch tensors on any
+        device. bfloat16 and 8-bit floats, of torch or ml_dtypes, are converted to float32.
 
         Args:
-            tokens_or_features: tokens (K, T) or (K, B, T); features (C, T) or (B, C, T). Or what ``load_tokens`` read,
-                whose codec is checked then; or what encodec's ``encode`` returns of one recording, [(codes, None)].
-                Mels may be (T, C) or (B, T, C) if ``mels_from`` says so.
-            bandwidth_id: index into ``bandwidths`` that the network is conditioned on. Tokens imply it where K is the
-                codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do. An id of
-                another bandwidth than K is of is used, as upstream, with one line in a process in the log "vocos_onnx".
-            bandwidth: kbps, one of ``bandwidths``. Of tokens with more codebooks than it has, the first are decoded, as
-                by the command line and the service. For features it is the same as the id.
+            tokens_or_features: tokens (K, T) or (K, B, T), or features (C, T) or (B, C, T); or what ``load_tokens``
+                returned, whose codec is then checked; or what encodec's ``encode`` returns for one recording,
+                [(codes, None)]. Mels may be (T, C) or (B, T, C) if ``mels_from`` says so.
+            bandwidth_id: index into ``bandwidths`` that the network is conditioned on. Tokens imply it if K is the
+                codebook count of a bandwidth (2, 4, 8, 16 codebooks are ids 0, 1, 2, 3); features never do. If the id
+                and K belong to different bandwidths, the id is used, as upstream does, and the logger "vocos_onnx"
+                warns once per process.
+            bandwidth: kbps, one of ``bandwidths``. If the tokens have more codebooks than it does, only the first ones
+                are decoded, as in the command line and the service. For features it is equivalent to the id.
             layout: order of the axes of 3-D tokens. "kbt", the default, is (codebooks, batch, frames), as in upstream
                 Vocos; "bkt" is (batch, codebooks, frames), as encodec and transformers return them. Nothing is guessed:
-                a shape that fits both, such as (2, 8, T), is taken as the layout says, and where none is given, one
-                line in a process in the log "vocos_onnx" says so. 2-D tokens are (K, T) in both.
+                a shape that fits both, such as (2, 8, T), is read in the given layout; if none is given, the logger
+                "vocos_onnx" warns once per process. 2-D tokens are (K, T) in both.
             mels_from: the system that made the mels: "f5", "zipvoice", "matcha", "chattts" or "mlx", or a
-                ``MelConvention`` for another one. Its axes, scale and logarithm are undone first, and its audio is made
-                of the model's (docs/guides/mels.md). By default they are natural logarithms (C, T) or (B, C, T).
-            check: what happens with mels that cannot be the model's (in decibels, of another logarithm or scale), of
-                which 50 frames or more show something: None warns once in a process and looks at the first calls and
-                some later ones, True looks at each and raises ValueError, False does not look.
-            lengths: frames of each item of a padded batch (B, C, T), or of tokens (K, B, T): the audio is a list, of
-                each item as if it were decoded alone, whatever the padding holds.
+                ``MelConvention`` for any other. Its axes, scale and logarithm are undone before decoding, and the audio
+                is finished as that system does it (docs/guides/mels.md). By default, mels are natural logarithms
+                (C, T) or (B, C, T).
+            check: what to do about mels that cannot be the model's (in decibels, or with another logarithm or scale).
+                Only 50 or more informative frames can show that. None checks the first calls and some later ones, and
+                warns once per process; True checks every call and raises ValueError; False does not check.
+            lengths: frames of each item of a padded batch (B, C, T), or of tokens (K, B, T). The audio is then a list,
+                with each item as if it were decoded alone, whatever the padding holds.
 
         Returns:
             Audio in float32, nominally within ±1 and not clipped, at ``sample_rate``: (samples,) from 2-D input,
             (B, samples) from 3-D input, a list of (samples,) with ``lengths``. ``same`` padding gives T·hop_length
-            samples, ``center`` padding (T - 1)·hop_length, so that there one frame gives none.
+            samples, ``center`` padding (T - 1)·hop_length, so a single frame gives none.
 
         Raises:
-            ValueError: tokens that are not integers from 0 to codebook_size - 1 in one of these shapes, or given to a
-                mel model; features of another channel count or with NaN or infinity; an array of another type, masked
-                values, or what is no array, such as a path; fewer codebooks than ``bandwidth`` has; an id out of range,
-                missing where the network needs one, or given where it takes none; ``Tokens`` of another codec; an
-                unknown layout; a ``mels_from`` that is unknown, of another number of bands, or given to a model of
-                tokens; ``lengths`` that are not B integers from 1 to T. The message names the value, the allowed range
-                and the remedy. Also, at the first call, a file that onnxruntime cannot load.
-            FloatingPointError: the audio would not be finite; the message says which stage made it so.
+            ValueError: tokens that are not integers from 0 to codebook_size - 1 in one of these shapes, or that are
+                given to a mel model; features with the wrong channel count, or with NaN or infinity; an array of
+                another type, masked values, or something that is not an array, such as a path; fewer codebooks than
+                ``bandwidth`` has; an id that is out of range, missing though the network needs one, or given though it
+                takes none; ``Tokens`` of another codec; an unknown layout; a ``mels_from`` that is unknown, has another
+                number of bands, or is given to a model of tokens; ``lengths`` that are not B integers from 1 to T. The
+                message names the value, the allowed range and the remedy. Also, at the first call, a file that
+                onnxruntime cannot load.
+            FloatingPointError: the audio would not be finite; the message names the stage at fault.
             RuntimeError: onnxruntime failed, for example because the model file is damaged.
             MemoryError: there is not enough.
         """
@@ -450,17 +454,17 @@ class VocosONNX:
         check: bool | None = None,
         lengths: Lengths | None = None,
     ) -> Float | list[Float]:
-        """``decode`` for asyncio: computed on a thread while the event loop goes on. Returns and raises as that.
+        """``decode`` for asyncio: runs on a thread while the event loop continues. Returns and raises the same.
 
-        In a process, as many such calls are in progress as asyncio has threads of its own, four more than there are
-        CPUs and at most 32; others wait. The arrays must not change until it returns.
+        A process runs at most 32 such calls concurrently, and at most four more than it has CPUs, which is as many as
+        asyncio has threads of its own; further calls wait. The arrays must not change until it returns.
 
-        If it is cancelled, also by ``asyncio.timeout``, the task gets CancelledError at once, and the work behind it
-        ends after the span that is being computed (some 20 s of audio, which take a few hundredths of a second; a model
-        whose input cannot be cut computes to its end).
+        If it is cancelled, including by ``asyncio.timeout``, the task gets CancelledError at once, and the work behind
+        it stops after the span being computed (some 20 s of audio, which takes a few hundredths of a second; a model
+        whose input cannot be cut computes to the end).
 
         Raises:
-            RuntimeError: also, no event loop of asyncio is running: of trio, use ``trio.to_thread.run_sync`` and
+            RuntimeError: also if no asyncio event loop is running; under trio, use ``trio.to_thread.run_sync`` with
                 ``decode``.
 
         Example:
@@ -499,25 +503,26 @@ class VocosONNX:
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
     ) -> Stream:
-        """Decode while tokens or features come in: ``push`` chunks of any length, and ``flush`` at the end.
+        """Decodes tokens or features as they arrive: ``push`` chunks of any length, and ``flush`` at the end.
 
         Args:
             bandwidth_id: as ``decode`` takes it; tokens may imply it, features never do.
-            bandwidth: kbps, as ``decode`` takes it: the first codebooks of tokens are decoded.
-            lookahead: frames that must follow a frame before its audio is emitted. By default, and at most, as many as
-                the network sees ahead (``delay``, 27 frames or 360 ms for the official models), so that the audio is
-                that of ``decode``. With fewer, audio is emitted earlier, is not exactly that, and costs more;
-                docs/guides/streams.md lists by how much.
-            mels_from, check: as ``decode`` takes them. With them chunks are (t, C) where that is the convention.
+            bandwidth: kbps, as ``decode`` takes it: only the first codebooks of the tokens are decoded.
+            lookahead: frames that must follow a frame before its audio is emitted. The default and maximum is the
+                number of frames that the network sees ahead (``delay``, 27 frames or 360 ms for the official models),
+                which gives the audio of ``decode``. With fewer, audio is emitted earlier, is not exactly the same, and
+                costs more; docs/guides/streams.md lists by how much.
+            mels_from, check: as ``decode`` takes them. Chunks are (t, C) if that is the convention of ``mels_from``.
 
         Returns:
             A ``Stream``. Beyond the look-ahead, samples wait for the frames that overlap them; its ``delay_samples``
             counts both.
 
         Raises:
-            ValueError: lookahead outside 0 ... ``delay``; a bandwidth_id or mels_from as ``decode`` refuses it; a model
-                that cannot be streamed, since how far its network sees is not known: of a VocosResNetBackbone exported
-                by 0.4.0 or older, or of another exporter's with operators that see all frames.
+            ValueError: a lookahead outside 0 ... ``delay``; a bandwidth_id or mels_from that ``decode`` rejects; a
+                model that cannot be streamed because it is not known how far its network sees, such as a
+                VocosResNetBackbone exported by 0.4.0 or older, or another exporter's file with operators that see all
+                frames.
         """
         streams = self._streams()
         return streams.make(streams.alone(), bandwidth_id, bandwidth, lookahead, mels_from=mels_from, check=check)
@@ -526,17 +531,17 @@ class VocosONNX:
         """Many streams at once, whose chunks go through the network together; see ``StreamPool``.
 
         Args:
-            max_streams: the most streams that are open at the same time.
-            max_wait: the most seconds that a chunk waits for those of other streams before the network runs. It waits
-                only for streams that have lately pushed again within that time. With 0, what is pushed while the
-                network runs still goes together in the next call.
-            threads: on the CPU, how many calls of the network run side by side, each on one thread; by default as many
-                as the model's own ``threads``. A service that opens the model with ``threads=1``, since it decodes
-                several requests at once, has its streams share all cores with ``threads=os.cpu_count()``.
+            max_streams: how many streams may be open at the same time.
+            max_wait: the longest, in seconds, that a chunk waits for the chunks of other streams before the network
+                runs. It waits only for streams that recently pushed again within that time. Even with 0, chunks
+                pushed while the network runs share the next call.
+            threads: on the CPU, how many calls of the network run in parallel, each on one thread; by default the
+                model's own ``threads``. A service that opens the model with ``threads=1``, because it decodes several
+                requests at once, lets its streams share all cores with ``threads=os.cpu_count()``.
 
         Raises:
             ValueError: max_streams is not an integer from 1 to 65,536; max_wait is negative or not finite; threads is
-                out of range; a model that cannot be streamed, see ``stream``.
+                out of range; or the model cannot be streamed, see ``stream``.
         """
         return StreamPool(self._streams(), max_streams, max_wait, threads)
 
@@ -553,9 +558,9 @@ class VocosONNX:
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
     ) -> Iterator[Float]:
-        """The audio of chunks, as it becomes complete; see ``stream``. Raises as that and ``Stream.push``.
+        """The audio of chunks, as it becomes complete; see ``stream``. Raises as ``stream`` and ``Stream.push``.
 
-        With an error the iterator is at its end: nothing of what follows the chunk is emitted.
+        An error ends the iterator: nothing after the failing chunk is emitted.
         """
         check_awaited(chunks, "chunks", "use adecode_stream, which takes one")
         _check_chunks(chunks)
@@ -572,10 +577,10 @@ class VocosONNX:
         mels_from: MelsFrom | None = None,
         check: bool | None = None,
     ) -> AsyncIterator[Float]:
-        """``decode_stream`` for asyncio: ``async for`` over the audio of chunks. Raises as that.
+        """``decode_stream`` for asyncio: ``async for`` over the audio of chunks. Raises the same.
 
-        ``chunks`` may be an asynchronous iterable, too. Another one, unless it is a list or tuple, is iterated on
-        threads, since it may block; it takes one of the threads of ``adecode`` as long as it does.
+        ``chunks`` may also be an asynchronous iterable. Any other iterable except a list or tuple is iterated on
+        threads, because it may block; while it does, it occupies one of the threads of ``adecode``.
 
         Example:
             >>> async for audio in vocos.adecode_stream(chunks):
@@ -595,19 +600,19 @@ class VocosONNX:
     def codes_to_features(self, tokens: Array | Nested, *, layout: Layout | None = None) -> Float:
         """Tokens (K, T) or (K, B, T) -> features (B, C, T) in float32: the sum of one entry from each codebook.
 
-        The first K codebooks are used. B is 1 for 2-D tokens. Raises ValueError as ``decode`` does.
+        Uses the first K codebooks. B is 1 for 2-D tokens. Raises ValueError as ``decode`` does.
         """
         frames = self._reader.read_codes(tokens, layout)
         return frames.features(0, frames.length)
 
     @property
     def config(self) -> ModelConfig:
-        """The description that the model file carries."""
+        """The description stored in the model file."""
         return self.network.config
 
     @property
     def sample_rate(self) -> int:
-        """Samples of audio in a second."""
+        """Samples of audio per second."""
         return self.config.sample_rate
 
     @property
@@ -617,7 +622,7 @@ class VocosONNX:
 
     @property
     def num_codebooks(self) -> int:
-        """The most codebooks that tokens can have; 0 for a mel model."""
+        """The largest number of codebooks that tokens can have; 0 for a mel model."""
         return self._reader.num_codebooks
 
     @property
@@ -652,7 +657,7 @@ async def _astream_through(
 
 
 def _check_chunks(chunks: Any) -> None:
-    """Raises ValueError unless it is an iterable, and neither one array nor the path of a file."""
+    """Raises ValueError unless it is an iterable, and neither a single array nor the path of a file."""
     if isinstance(chunks, str | bytes | os.PathLike):
         as_array(chunks, "chunks")
     if not isinstance(chunks, Tokens | np.ndarray | Iterable):

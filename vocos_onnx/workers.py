@@ -1,4 +1,4 @@
-"""The threads on which spans run: one pool in a process, which all models share."""
+"""The threads on which spans run: one pool per process, shared by all models."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Any, TypeVar
 from .background import checkpoint
 from .model.cpus import available_cpus
 
-AHEAD = 4  # items for each thread that are being computed or done, and not yet returned
+AHEAD = 4  # items per thread that are being computed, or are done but not yet returned
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class _Pool:
-    """Threads that start when they are first needed: as many as there are CPUs, however many calls there are."""
+    """Threads that start when they are first needed, at most one per available CPU, however many calls there are."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
 
     def submit(self, function: Callable[..., Result], *given: Any) -> Future[Result]:
-        """Compute it on one of the threads; on that which calls if the interpreter is about to exit."""
+        """Runs a function on one of the threads, or on the calling thread if the interpreter is about to exit."""
         with self._lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(available_cpus(), thread_name_prefix="vocos-onnx")
-            with suppress(RuntimeError):  # no thread may start any more
+            with suppress(RuntimeError):  # threads can no longer be started
                 return self._executor.submit(function, *given)
         future = Future[Result]()
         try:
@@ -41,7 +41,7 @@ class _Pool:
         return future
 
     def forget(self) -> None:
-        """Begin anew: a forked child has the pool of its parent, but not the threads."""
+        """Starts afresh: a forked child has its parent's pool, but not the threads."""
         self._lock, self._executor = threading.Lock(), None
 
 
@@ -51,21 +51,21 @@ if hasattr(os, "register_at_fork"):
 
 
 def begin(job: Callable[[], None]) -> None:
-    """Have something done on one of the threads, which raises nothing."""
+    """Starts a job on one of the threads. The job must not raise."""
     _pool.submit(job)
 
 
 def on_a_worker(function: Callable[[], Result]) -> Result:
-    """What a function returns, computed on one of the threads while the caller waits."""
+    """Runs a function on one of the threads while the caller waits; returns its result."""
     return _pool.submit(function).result()
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """What a function returns for each item, in the order of the items, computed on up to so many threads at once.
+    """The results of a function for each item, in order, computed on up to ``threads`` threads at once.
 
-    While an item takes long, those after it go on, up to AHEAD for each thread; no more are taken from the iterable. An
-    exception ends the iterator: it is that of the first item that has one. When the iterator ends or is closed, none of
-    its items is being computed any more. For a coroutine that has been cancelled it ends between two items.
+    While one item takes long, later ones proceed, up to AHEAD per thread; no more are taken from the iterable. An
+    exception ends the iterator; it is that of the first item that raised one. Once the iterator ends or is closed, none
+    of its items is being computed any more. If it runs for a coroutine that is cancelled, it ends between two items.
     """
     if threads == 1:
         for item in items:

@@ -1,4 +1,4 @@
-"""Audio that comes in blocks, and the window of it that is in memory."""
+"""Audio that arrives in blocks, and the window of it that is in memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from vocos_onnx.arrays import Float
 
 
 class AudioWindow:
-    """Audio (B, N) that comes in blocks (B, n), read as far as it is needed.
+    """Audio (B, N) that arrives in blocks (B, n), read as far as it is needed.
 
-    ``cut`` gives samples from any place on, which may not lie before that of the cut before: what lies before it is let
-    go, so that memory does not grow with the length.
+    Each ``cut`` may start anywhere at or after the start of the previous one: earlier samples are dropped, so that
+    memory does not grow with the length.
     """
 
     def __init__(self, blocks: Iterable[Float]):
@@ -23,11 +23,11 @@ class AudioWindow:
 
     @property
     def batch(self) -> int:
-        """How many recordings; known once there are samples."""
+        """The number of recordings; known once there are samples."""
         return len(self._audio)
 
     def read_until(self, samples: int) -> int:
-        """Read until there are so many samples, or the end. Returns how many there are: fewer only at the end."""
+        """Reads until there are that many samples, or to the end. Returns how many there are, fewer only at the end."""
         parts = [self._audio] if self._audio.size else []
         there = self._start + self._audio.shape[1]
         while there < samples and (block := next(self._blocks, None)) is not None:
@@ -38,7 +38,7 @@ class AudioWindow:
         return there
 
     def cut(self, start: int, stop: int) -> Float:
-        """The samples (B, stop - start) from one to another, as far as they are there; those before them are let go."""
+        """The samples (B, stop - start), fewer at the end of the audio; drops those before ``start``."""
         assert start >= self._start
         self._audio = self._audio[:, start - self._start :]
         self._start = start

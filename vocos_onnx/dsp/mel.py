@@ -28,10 +28,10 @@ _MAX_FILTERS = 1 << 22  # values of a mel filterbank; 100 bands of an n_fft of 1
 
 @dataclass(frozen=True)
 class MelFeatures:
-    """Log-mel spectrogram of magnitudes, ln(max(mel, clip)); see ``vocos_onnx.dsp.mel.log_mel``.
+    """Settings of a log-mel spectrogram of magnitudes, ln(max(mel, clip)); see ``vocos_onnx.dsp.mel.log_mel``.
 
-    A bin's magnitude is sqrt(re² + im² + power_offset). The mel scale is "htk" or "slaney"; the norm "none" (triangles
-    of height 1) or "slaney" (of area 1, with frequencies in Hz).
+    A bin's magnitude is sqrt(re² + im² + power_offset). The mel scale is "htk" or "slaney"; the norm is "none"
+    (triangles of height 1) or "slaney" (triangles of area 1, with frequencies in Hz).
     """
 
     n_fft: int
@@ -46,7 +46,7 @@ class MelFeatures:
     power_offset: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError where values are out of range."""
+        """Raises ValueError if values are out of range."""
         for name, most in (("n_fft", MAX_N_FFT), ("hop_length", MAX_N_FFT), ("n_mels", MAX_CHANNELS)):
             read_size(f"mel {name}", getattr(self, name), most)
         for name in ("f_min", "f_max", "clip", "power_offset"):
@@ -73,7 +73,7 @@ class MelFeatures:
         )
 
 
-# The front-end of HiFi-GAN and Matcha-TTS at 22,050 Hz: jik876/hifi-gan, meldataset.py; matcha/utils/audio.py.
+# The front end of HiFi-GAN and Matcha-TTS at 22,050 Hz: jik876/hifi-gan, meldataset.py; matcha/utils/audio.py.
 HIFIGAN = MelFeatures(
     n_fft=1024,
     hop_length=256,
@@ -98,14 +98,14 @@ def log_mel(
 ) -> Float:
     """Audio (B, N) at ``sample_rate`` -> log-mel spectrogram (B, n_mels, T), float32.
 
-    ln(max(sqrt(|STFT|² + power_offset) · filterbank, clip)) of audio that is padded by reflection: with "center" by
-    n_fft/2 on both sides, T = 1 + N // hop_length; with "same" by (n_fft - hop_length) // 2, T = N // hop_length where
-    n_fft - hop_length is even. As vocos 0.1.0, ``feature_extractors.MelSpectrogramFeatures``, but computed in float64:
-    float32 transforms, torch's too, are off by more than 1e-4 where a band is 80 dB under the frame's peak.
-    ``progress`` is called with the frames that are done, and those in all.
+    It is ln(max(sqrt(|STFT|² + power_offset) · filterbank, clip)) of audio padded by reflection. "center" pads n_fft/2
+    on both sides, and T = 1 + N // hop_length; "same" pads (n_fft - hop_length) // 2, and T = N // hop_length if
+    n_fft - hop_length is even. It follows ``feature_extractors.MelSpectrogramFeatures`` of vocos 0.1.0, but computes in
+    float64: float32 transforms, torch's included, are off by more than 1e-4 in bands 80 dB below the frame's peak.
+    ``progress`` is called with the number of frames done and the total.
 
     Raises:
-        ValueError: audio too short to be reflected, or for one frame.
+        ValueError: the audio is too short to be reflected, or for a single frame.
     """
     frames = max(0, frames_of(audio.shape[-1], mel))
     features = np.empty((len(audio), mel.n_mels, frames), np.float32)
@@ -119,21 +119,22 @@ def log_mel(
 
 
 def log_mel_blocks(audio: AudioWindow, sample_rate: int, mel: MelFeatures, chunk: int = CHUNK) -> Iterator[Float]:
-    """The same, some frames at a time (B, n_mels, t). Raises as ``log_mel``.
+    """``log_mel``, some frames at a time: yields (B, n_mels, t). Raises as ``log_mel``.
 
-    Frame t begins ``pad`` samples before sample t·hop, so that frames start ... stop - 1 take the samples
-        first = start·hop - pad  to  last = (stop - 1)·hop - pad + n_fft  (without ``last`` itself).
-    Sample i outside of the audio, which has N samples, is a reflection:
+    Frame t begins ``pad`` samples before sample t·hop, so frames start ... stop - 1 take the samples
+        first = start·hop - pad  to  last = (stop - 1)·hop - pad + n_fft  (excluding ``last`` itself).
+    For N samples of audio, a sample i outside it is a reflection:
         i < 0 is sample -i, which is 1 to pad: at the start, samples up to -first are needed;
         i >= N is sample 2·(N - 1) - i, and i is at most N - 1 + pad: at the end, those from N - 1 - pad on are needed.
-    Until the end has come, there are ``(start + chunk)·hop + n_fft`` samples or more, and no frame reaches beyond them.
+    Before the end of the audio, at least ``(start + chunk)·hop + n_fft`` samples are there, and no frame reaches beyond
+    them.
     """
     hop, pad = mel.hop_length, _pad(mel)
     bank = filterbank(sample_rate, mel)
     start = 0
     while True:
         checkpoint()
-        there = audio.read_until((start + chunk) * hop + mel.n_fft)  # N, if the end has come
+        there = audio.read_until((start + chunk) * hop + mel.n_fft)  # N, once the audio has ended
         if start == 0 and there < (shortest := max(pad + 1, mel.n_fft - 2 * pad)):
             raise ValueError(
                 f"audio has {there} samples at {sample_rate} Hz, expected at least {shortest}: these mel "
@@ -161,7 +162,7 @@ def log_mel_blocks(audio: AudioWindow, sample_rate: int, mel: MelFeatures, chunk
 
 
 def frames_of(samples: int, mel: MelFeatures) -> int:
-    """Frames of so many samples: 1 + (samples + 2·padding - n_fft) // hop_length; less than 1 if they are too few."""
+    """Frames in that many samples: 1 + (samples + 2·padding - n_fft) // hop_length; below 1 if they are too few."""
     return 1 + (samples + 2 * _pad(mel) - mel.n_fft) // mel.hop_length
 
 
@@ -173,12 +174,12 @@ def _pad(mel: MelFeatures) -> int:
 def filterbank(sample_rate: int, mel: MelFeatures) -> npt.NDArray[np.float64]:
     """Triangular filters (n_fft/2 + 1, n_mels), evenly spaced on the mel scale from f_min to f_max.
 
-    Each rises from the centre of the filter before it to its own, and falls to the centre of the next one. The norm
-    "slaney" divides by half the distance between those neighbours, in Hz.
+    Each filter rises from the centre of the previous filter to its own centre, and falls to the centre of the next. The
+    norm "slaney" divides by half the distance between those neighbours, in Hz.
     """
     low, high = (_to_mel(f, mel.mel_scale) for f in (mel.f_min, mel.f_max))
     points = _to_hz(np.linspace(low, high, mel.n_mels + 2), mel.mel_scale)
-    bins = np.linspace(0, sample_rate // 2, mel.n_fft // 2 + 1)  # as torchaudio: an odd rate's half is rounded down
+    bins = np.linspace(0, sample_rate // 2, mel.n_fft // 2 + 1)  # as in torchaudio, half of an odd rate is rounded down
     rise, fall = points[1:-1] - points[:-2], points[2:] - points[1:-1]
     up = (bins[:, None] - points[:-2]) / rise
     down = (points[2:] - bins[:, None]) / fall
@@ -189,7 +190,7 @@ def filterbank(sample_rate: int, mel: MelFeatures) -> npt.NDArray[np.float64]:
     return bank
 
 
-# Slaney's Auditory Toolbox: linear below 1 kHz (15 mels), above it 27 mels for each factor of 6.4.
+# Slaney's Auditory Toolbox: linear below 1 kHz (15 mels), and above it 27 mels for each factor of 6.4.
 _KNEE, _LINEAR, _LOG = 1000.0, 200 / 3, math.log(6.4) / 27
 
 

@@ -29,18 +29,19 @@ def fingerprints(codebooks: npt.NDArray[np.float32]) -> tuple[str, ...]:
     return tuple(values)
 
 
-_PRODUCT = 500_000  # multiplications in a block of a matrix product: from 2**19 on OpenBLAS takes a second thread
+_PRODUCT = 500_000  # multiplications per block of a matrix product: from 2**19 on, OpenBLAS starts a second thread
 
 
 def quantize(embeddings: Float, codebooks: Float) -> npt.NDArray[np.int64]:
     """Residual vector quantisation: embeddings (B, T, C) and codebooks (K, size, C) -> codes (K, B, T).
 
-    Each code is the entry nearest to what the codebooks before it left over. |x - c|² = |x|² - 2 x·c + |c|², so that
-    the nearest is where x·c - |c|²/2 is largest: one matrix product for each codebook. Of equally near ones, the first.
+    Each code is the entry nearest to the residual that the previous codebooks left; ties go to the first entry. Since
+    |x - c|² = |x|² - 2 x·c + |c|², the nearest entry is where x·c - |c|²/2 is largest, which takes one matrix product
+    per codebook.
 
-    The product is made in blocks that are small enough for OpenBLAS to stay on one thread. That is as fast here, and
-    threads of its own would go on spinning for a while, on the cores that the network needs next: on two cores
-    that made a second of audio take twice as long.
+    The product is computed in blocks small enough for OpenBLAS to stay on one thread. That is just as fast here, and
+    OpenBLAS's own threads would keep spinning for a while on the cores that the network needs next: on two cores, that
+    made a second of audio take twice as long.
     """
     batch, frames, channels = embeddings.shape
     count, size = batch * frames, codebooks.shape[1]

@@ -1,4 +1,4 @@
-"""Audio from one sample rate to another, whole or block by block."""
+"""Resamples audio from one sample rate to another, as a whole or block by block."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from vocos_onnx.arrays import Float
 from .audio_window import AudioWindow
 
 _REACH = 64  # zero crossings of the low-pass on each side
-_CUTOFF = 0.95  # of the lower rate's Nyquist frequency
+_CUTOFF = 0.95  # relative to the lower rate's Nyquist frequency
 _BETA = 0.1102 * (100 - 8.7)  # of the Kaiser window, for 100 dB
-_MAX_PHASES = 2048  # the largest factor that gets a filter of its own, of 128 taps each
+_MAX_PHASES = 2048  # the largest factor that gets a polyphase filter, with 128 taps per phase
 _DEGREE = 10
-_BLOCK = 1 << 16  # samples of the higher rate, about, that are worked on at once
+_BLOCK = 1 << 16  # samples at the higher rate that are processed at once, roughly
 
 
 def resample(audio: Float, rate: int, to: int) -> Float:
     """Audio (..., N) from one sample rate in Hz to another: (..., ceil(N · to / rate)) float32.
 
-    Linear phase, without delay; the low-pass is a Kaiser-windowed sinc of 64 zero crossings on each side. With f the
-    lower of the two rates: flat within 0.001 dB up to 0.45 f, and at least 97 dB down from 0.5 f on, so that nothing
-    folds back (measured; tests/unit/dsp/test_resample.py). Rates in a ratio of small integers take a polyphase filter
-    of scipy; others, whose filter would have a phase for each of up to 384,000 positions between two samples, take
-    polynomials of the position (see ``_coefficients``). Time and memory are in proportion to the audio at any two
-    rates. Equal rates return the audio as it is.
+    It is linear-phase, without delay; the low-pass is a Kaiser-windowed sinc with 64 zero crossings on each side. With
+    f the lower of the two rates, it is flat within 0.001 dB up to 0.45 f, and at least 97 dB down from 0.5 f on, so
+    nothing aliases (measured; tests/unit/dsp/test_resample.py). Rates in a ratio of small integers use scipy's
+    polyphase filter. Others, whose filter would need a phase for each of up to 384,000 positions between two samples,
+    use polynomials of the position (see ``_coefficients``). Time and memory are proportional to the audio at any two
+    rates. If the rates are equal, it returns the audio as it is.
     """
-    rate, to = int(rate), int(to)  # numpy's small ones would overflow
+    rate, to = int(rate), int(to)  # numpy's small integer types would overflow
     if rate == to:
         return audio
     up, down = _ratio(rate, to)
@@ -40,20 +40,21 @@ def resample(audio: Float, rate: int, to: int) -> Float:
         rows = np.asarray(audio, np.float32).reshape(-1, audio.shape[-1])
         whole = np.concatenate([rows[:, :0], *_resample_polynomial([rows], up, down)], axis=1)
         return whole.reshape(*audio.shape[:-1], whole.shape[1])
-    from scipy.signal import resample_poly  # a second to load: only where it is needed
+    from scipy.signal import resample_poly  # takes a second to load
 
     resampled: Float = resample_poly(audio, up, down, axis=-1, window=_low_pass(max(up, down)))
     return resampled
 
 
 def resample_blocks(blocks: Iterable[Float], rate: int, to: int) -> Iterator[Float]:
-    """What ``resample`` makes of the joined blocks (B, n), block by block.
+    """What ``resample`` returns for the joined blocks (B, n), block by block.
 
-    Output m is at the position m · down / up of the input. So with up and down in lowest terms, an input sample whose
-    number is a multiple of ``down`` is where an output is, whose number is a multiple of ``up``. If the input is cut
-    there, at ``start - before``, then what ``resample`` makes of the rest is what it makes of the whole, from output
-    (start - before) / down · up on: the first before / down · up outputs are those of the context, and are dropped.
-    The low-pass reaches 64 · max(up, down) / up input samples to both sides; ``context`` is that, in whole ``down``.
+    Output m is at position m · down / up of the input. With up and down in lowest terms, an input sample whose number
+    is a multiple of ``down`` therefore coincides with an output whose number is a multiple of ``up``. If the input is
+    cut there, at ``start - before``, resampling the rest gives the same outputs as resampling the whole, from output
+    (start - before) / down · up on. The first before / down · up outputs belong to the context, and are dropped. The
+    low-pass reaches 64 · max(up, down) / up input samples to both sides; ``context`` is that, rounded up to a multiple
+    of ``down``.
     """
     rate, to = int(rate), int(to)
     if rate == to:
@@ -64,7 +65,7 @@ def resample_blocks(blocks: Iterable[Float], rate: int, to: int) -> Iterator[Flo
         yield from _resample_polynomial(blocks, up, down)
         return
     context = -(-_REACH * max(up, down) // (up * down)) * down
-    most = max(1, 4 * _BLOCK // max(up, down)) * down  # at once: blocks may be long, and become much longer
+    most = max(1, 4 * _BLOCK // max(up, down)) * down  # blocks may be long, and become much longer
     window, start = AudioWindow(blocks), 0
     while True:
         there = window.read_until(start + down + context)
@@ -86,7 +87,7 @@ def _ratio(rate: int, to: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=8)
 def _low_pass(factor: int) -> Float:
-    """Low-pass (128 · factor + 1,) for resampling by up or down, the larger of which is ``factor``.
+    """Low-pass (128 · factor + 1,) for resampling by up / down, the larger of which is ``factor``.
 
     Kaiser & Schafer 1980: an attenuation of A dB takes beta = 0.1102 (A - 8.7) and a transition band of
     (A - 7.95) / (2.285 · 128 factor) rad, which for A = 100 is 0.1 π/factor: centred on 0.95, it ends at 1.
@@ -99,12 +100,12 @@ def _low_pass(factor: int) -> Float:
 
 @cache
 def _coefficients() -> Float:
-    """The low-pass between samples (128, 11): see ``_resample_polynomial``.
+    """The coefficients (128, 11) of the low-pass between samples; see ``_resample_polynomial``.
 
     With time u in samples of the lower rate, the low-pass is p(u) = 0.95 sinc(0.95 u) kaiser(u / 64) for |u| ≤ 64.
-    From one whole u to the next it is smooth, and its spectrum ends at half a cycle a sample, so that a polynomial
-    takes its place: p(63 - i + 1/2 + z) = Σ_d c[i, d] z^d for -1/2 ≤ z < 1/2. Through 11 Chebyshev nodes one of
-    degree 10 is off by 2 (π/4)^11 / 11! = 4e-9 at most (168 dB), at any position: no two rates are harder than others.
+    From one integer u to the next it is smooth, and its spectrum ends at half a cycle per sample, so a polynomial can
+    replace it: p(63 - i + 1/2 + z) = Σ_d c[i, d] z^d for -1/2 ≤ z < 1/2. A polynomial of degree 10 through 11 Chebyshev
+    nodes is off by at most 2 (π/4)^11 / 11! = 4e-9 (168 dB) at any position, so all pairs of rates are equally easy.
     """
     nodes = np.cos(np.pi * (np.arange(_DEGREE + 1) + 0.5) / (_DEGREE + 1)) / 2
 
@@ -118,20 +119,22 @@ def _coefficients() -> Float:
 
 
 def _resample_polynomial(blocks: Iterable[Float], up: int, down: int) -> Iterator[Float]:
-    """Resample by up / down, any two integers (Farrow 1988, "A continuously variable digital delay element").
+    """Resamples by up / down, any two integers (Farrow 1988, "A continuously variable digital delay element").
 
-    Sample n of the input x and m of the output y are at the times n · down^-1 and m · up^-1 of a common clock. On the
-    grid of the lower rate each sample of the higher one has a position s, a cell j = floor(s) and z = s - j - 1/2.
+    Sample n of the input x and sample m of the output y are at the times n · down^-1 and m · up^-1 of a common clock.
+    On the grid of the lower rate, each sample of the higher one has a position s, a cell j = floor(s) and
+    z = s - j - 1/2.
 
-    Raising the rate: s = m · down / up, and the low-pass reaches the input k = j - 63 to j + 64:
+    Raising the rate: s = m · down / up, and the low-pass reaches the inputs k = j - 63 to j + 64:
         y[m] = Σ_k x[k] p(s - k) = Σ_i x[j - 63 + i] p(63 - i + 1/2 + z)
              = Σ_d z^d Σ_i c[i, d] x[j - 63 + i]
-    so that 11 filters run at the lower rate, and each output is a polynomial of what they give for its cell.
+    So 11 filters run at the lower rate, and each output is a polynomial whose coefficients are their outputs for its
+    cell.
 
-    Lowering it is the transpose: s = n · up / down, and input n reaches the output m = j - 63 to j + 64:
+    Lowering the rate is the transpose: s = n · up / down, and input n reaches the outputs m = j - 63 to j + 64:
         y[m] = up / down Σ_n x[n] p(m - s) = up / down Σ_i Σ_d c[i, d] M[m + 63 - i, d],
         M[j, d] = Σ of x[n] z^d over the n of cell j
-    so that the samples of a cell are first summed with 11 weights, and the filters run at the lower rate again.
+    So the samples of a cell are first summed with 11 weights, and the filters again run at the lower rate.
     """
     lowered = up < down
     reach = -(-_REACH * down // up) + 1 if lowered else _REACH  # samples of the input
@@ -150,7 +153,7 @@ def _resample_polynomial(blocks: Iterable[Float], up: int, down: int) -> Iterato
 
 
 def _raised(x: Float, first: int, m: int, end: int, up: int, down: int) -> Float:
-    """Outputs m to end (B, end - m) of input that begins with sample ``first``."""
+    """Outputs m to end (B, end - m), for input that begins with sample ``first``, at a higher rate."""
     position = np.arange(m, end) * down
     cell, z = _cell(position, up)
     low, high = int(cell[0]) - _REACH + 1, int(cell[-1]) + _REACH + 1
@@ -166,7 +169,7 @@ def _raised(x: Float, first: int, m: int, end: int, up: int, down: int) -> Float
 
 
 def _lowered(x: Float, first: int, m: int, end: int, up: int, down: int) -> Float:
-    """Outputs m to end (B, end - m) of input that begins with sample ``first``."""
+    """Outputs m to end (B, end - m), for input that begins with sample ``first``, at a lower rate."""
     cells = end - m + 2 * _REACH - 1  # from m - 64 on
     low = m - _REACH
     cell, z = _cell(np.arange(first, first + x.shape[1]) * up, down)
@@ -189,6 +192,6 @@ def _lowered(x: Float, first: int, m: int, end: int, up: int, down: int) -> Floa
 
 
 def _cell(position: npt.NDArray[np.int64], whole: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-    """Positions in parts of ``whole``: the cell, and where in it, from -1/2 to 1/2; the same for any way to cut."""
+    """The cells of positions in units of 1 / ``whole``, and z from -1/2 to 1/2; both the same however audio is cut."""
     cell, part = np.divmod(position, whole)
     return cell, (part / whole - 0.5).astype(np.float32)

@@ -1,6 +1,7 @@
-"""The STFT; and, for the way back, the inverse transforms of frames and their overlap-add.
+"""The STFT, and for the way back the inverse transforms of frames and their overlap-add.
 
-Vectorised over batch and frames, the way back in float32. It follows vocos 0.1.0, ``vocos/spectral_ops.py``.
+All are vectorised over batch and frames; the way back is in float32. They follow ``vocos/spectral_ops.py`` of vocos
+0.1.0.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ PADDINGS = ("same", "center")
 def istft_frames(spectrum: npt.NDArray[np.complex64], n_fft: int) -> Float:
     """Spectrum (B, T, n_fft/2 + 1) complex64 -> frames (B, T, n_fft) float32, windowed with a periodic Hann window.
 
-    As in every inverse real FFT, the imaginary parts of the first and the last bin do not count.
+    As in every inverse real FFT, the imaginary parts of the first and last bins are ignored.
     """
-    frames: Any = np.fft.irfft(spectrum, n_fft)  # float32, which numpy's annotations do not know
+    frames: Any = np.fft.irfft(spectrum, n_fft)  # float32, although numpy's annotations say otherwise
     frames *= hann_window(n_fft)
     windowed: Float = frames
     return windowed
@@ -30,30 +31,31 @@ def istft_frames(spectrum: npt.NDArray[np.complex64], n_fft: int) -> Float:
 def istft_basis(n_fft: int) -> Float:
     """The inverse transform as a matrix (n_fft + 2, n_fft): frames = spectrum (B, T, n_fft + 2) @ basis.
 
-    The rows are the windowed frames of a spectrum with a single 1, real and imaginary parts of each bin in turn.
+    Each row is the windowed frame of a spectrum with a single 1: in the real part, then the imaginary part, of each
+    bin in turn.
     """
     bins = n_fft // 2 + 1
     basis = np.empty((bins, 2, n_fft), np.float32)
-    for first in range(0, bins, 64):  # in blocks, because it is computed in double precision
+    for first in range(0, bins, 64):  # in blocks, because the computation is in double precision
         ones = np.eye(min(64, bins - first), bins, first)
         basis[first : first + 64] = istft_frames(np.stack([ones, 1j * ones], axis=1), n_fft)
     return basis.reshape(n_fft + 2, n_fft)
 
 
 def trim_of(n_fft: int, hop_length: int, padding: str) -> int:
-    """Samples that are cut off both ends: n_fft/2 with "center" padding, (n_fft - hop_length) // 2 with "same"."""
+    """Samples cut off at each end: n_fft/2 with "center" padding, (n_fft - hop_length) // 2 with "same"."""
     return n_fft // 2 if padding == "center" else (n_fft - hop_length) // 2
 
 
 def samples_of(frames: int, n_fft: int, hop_length: int, padding: str) -> int:
-    """Samples that so many frames make: (frames - 1)·hop_length + n_fft less what is trimmed."""
+    """Samples that ``frames`` frames make: (frames - 1)·hop_length + n_fft, less what is trimmed."""
     return (frames - 1) * hop_length + n_fft - 2 * trim_of(n_fft, hop_length, padding)
 
 
 def stft(
     audio: npt.NDArray[np.floating[Any]], n_fft: int, hop_length: int
 ) -> npt.NDArray[np.complexfloating[Any, Any]]:
-    """Short-time Fourier transform with a periodic Hann window of n_fft samples, and no padding.
+    """Short-time Fourier transform with a periodic Hann window of n_fft samples and no padding.
 
     Args:
         audio: (B, N), N >= n_fft.
@@ -68,14 +70,14 @@ def stft(
 def imdct_frames(spectrum: Float) -> Float:
     """MDCT coefficients (B, T, N) float32 -> frames (B, T, 2N), windowed with a sine window.
 
-    With n0 = (N + 1)/2, frame sample n of 0 ... 2N - 1 is w[n] √(2/N) Σ_k X[k] cos(π/N (n + n0)(k + ½)). N is even in
-    every model: upstream is silent where not.
+    With n0 = (N + 1)/2, sample n = 0 ... 2N - 1 of a frame is w[n] √(2/N) Σ_k X[k] cos(π/N (n + n0)(k + ½)). N is even
+    in every model, because upstream's output is silent otherwise.
     """
     bins = spectrum.shape[-1]
     n = np.arange(2 * bins)
     n0 = (bins + 1) / 2
-    # The cosine is the real part of exp(jπ(n + n0)/2N) · exp(jπ n0 k/N) · exp(j2π nk/2N): the last factor is an
-    # inverse FFT of length 2N, the others are multiplied in after and before it.
+    # The cosine is the real part of exp(jπ(n + n0)/2N) · exp(jπ n0 k/N) · exp(j2π nk/2N). The last factor is an inverse
+    # FFT of length 2N; the first is applied after it, and the second before it.
     before = np.exp(1j * np.pi * n0 * n[:bins] / bins).astype(np.complex64)
     after = np.exp(1j * np.pi * (n + n0) / (2 * bins)) * np.sin(np.pi * (n + 0.5) / (2 * bins))
     after = (after * (2 * bins) * np.sqrt(2 / bins)).astype(np.complex64)
@@ -98,11 +100,11 @@ def _hann(n_fft: int) -> npt.NDArray[np.float64]:
 
 
 def overlap_add(frames: npt.NDArray[Any], hop_length: int) -> Float:
-    """Frames (B, T, n_fft), laid hop_length apart and summed: (B, (T - 1)·hop_length + n_fft) float32.
+    """Frames (B, T, n_fft), placed hop_length apart and summed: (B, (T - 1)·hop_length + n_fft) float32.
 
-    Frame t is added to the samples t·hop + i, 0 <= i < n_fft. With i = j·hop + k, 0 <= k < hop, that is the sample
-    (t + j)·hop + k: seen as rows of one hop, part j of frame t is added to row t + j. So part j of all frames is
-    added at once, j rows down: ceil(n_fft / hop) large additions in place of one for each frame.
+    Frame t is added to the samples t·hop + i, 0 <= i < n_fft. With i = j·hop + k, 0 <= k < hop, that is sample
+    (t + j)·hop + k: in rows of one hop, part j of frame t is added to row t + j. So part j of all frames is added at
+    once, j rows down, which takes ceil(n_fft / hop) large additions rather than one per frame.
     """
     batch, count, n_fft = frames.shape
     parts = -(-n_fft // hop_length)

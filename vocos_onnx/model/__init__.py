@@ -1,1 +1,1 @@
-"""What a model is, and how it is opened: the only room with onnxruntime."""
+"""What a model is, and how it is opened: the only subpackage that uses onnxruntime."""

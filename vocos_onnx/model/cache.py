@@ -3,16 +3,16 @@
 ::
 
     <cache>/models/<key>/model.onnx     a converted model
-    <cache>/models/<key>/entry.json     its size, its sha256, and what it was made of
-    <cache>/sources/<digest>.json       a checkpoint as it is asked for -> key, so that nothing is hashed at each start
+    <cache>/models/<key>/entry.json     its size, its sha256, and what it was made from
+    <cache>/sources/<digest>.json       a checkpoint as requested -> key, so that nothing is hashed at each start
 
-The key is the sha256 of all that decides what the conversion writes: the sha256 of the weights and of the config, the
-kind, the precision, the file format and the version of the converter.
+The key is the sha256 of everything that determines the output of the conversion: the sha256 of the weights and of the
+config, the kind, the precision, the file format and the version of the converter.
 
-A model is written into a folder of another name, which is then renamed: other processes see all of it or nothing. Of
-two that convert the same checkpoint at once, one finds the name taken and uses what is there; no lock is held, so none
-can be left behind. An entry whose file has another size than it says is made anew, and so is one that cannot be opened
-and whose sha256 has changed. Nothing is written in order to read: the cache may be on a read-only file system.
+A model is written into a folder with a temporary name, which is then renamed: other processes see all of it or nothing.
+If two processes convert the same checkpoint at once, the later one finds the name taken and uses what is there; no lock
+is held, so none can be left behind. An entry is made anew if the size of its file is not the recorded one, or if the
+file cannot be opened and its sha256 has changed. Reading never writes: the cache may be on a read-only file system.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from vocos_onnx.messages import reading
 from .config import FORMAT
 
 VARIABLE = "VOCOS_ONNX_CACHE"
-CONVERTER = 1  # raise it when a conversion writes something else than before
+CONVERTER = 1  # increase it whenever the output of a conversion changes
 _STAGING = ".making-"
-_FORGOTTEN = 3600  # seconds after which a folder that is being made is taken for left behind
+_FORGOTTEN = 3600  # seconds after which an unfinished folder counts as left behind
 _MODEL, _ENTRY = "model.onnx", "entry.json"
 _log = logging.getLogger("vocos_onnx")
 
 
 class NoCacheError(Exception):
-    """There is no cache, or nothing can be written into it."""
+    """There is no cache, or it cannot be written."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a model was made of: the name of its checkpoint, its commit on the hub, and the sha256 of its weights."""
+    """What a model was made from: the checkpoint's name, its commit on the hub, the sha256 of its weights, and how."""
 
     name: str
     revision: str
@@ -75,9 +75,9 @@ class Entry:
 
 
 def cache_folder() -> Path:
-    """Returns the folder of the cache: VOCOS_ONNX_CACHE, else that of the user. It may not exist yet.
+    """Returns the folder of the cache: VOCOS_ONNX_CACHE, else the user's cache folder. It may not exist yet.
 
-    Raises NoCacheError if it is not known, without the variable and without platformdirs.
+    Raises NoCacheError if the variable is not set and platformdirs is not installed.
     """
     if chosen := os.environ.get(VARIABLE):
         return Path(chosen).expanduser().absolute()
@@ -99,7 +99,7 @@ class ModelCache:
         self._models, self._sources = folder / "models", folder / "sources"
 
     def entry(self, key: str) -> Entry | None:
-        """Returns the model with this key, None if there is none that is whole."""
+        """Returns the model with this key; None if there is none, or if it is incomplete."""
         folder = self._models / key
         with suppress(OSError, ValueError, TypeError, KeyError):
             found = json.loads((folder / _ENTRY).read_text(encoding="utf-8"))
@@ -109,7 +109,7 @@ class ModelCache:
         return None
 
     def entries(self) -> Iterator[Entry]:
-        """All models that are whole, in no order."""
+        """Yields all complete models, in no particular order."""
         names: list[str] = []
         with suppress(OSError):
             names = [path.name for path in self._models.iterdir() if not path.name.startswith(_STAGING)]
@@ -118,7 +118,7 @@ class ModelCache:
                 yield entry
 
     def names(self, entry: Entry) -> list[str]:
-        """The hub ids of which a model was made; if there are none, the name of its checkpoint."""
+        """The hub ids from which a model was made; if there are none, the name of its checkpoint."""
         found = set()
         with suppress(OSError):
             for place in self._sources.glob("*.json"):
@@ -129,10 +129,10 @@ class ModelCache:
         return sorted(found) or [entry.made.name]
 
     def make(self, key: str, convert: Callable[[Path], Made]) -> Entry:
-        """Convert into the cache; returns the new entry, or that of another process which was faster.
+        """Converts into the cache; returns the new entry, or that of another process that was faster.
 
-        ``convert`` is called with the path to write, and returns what it was made of. Raises NoCacheError if the folder
-        cannot be written, and whatever ``convert`` raises; then nothing is left in the cache.
+        ``convert`` is called with the path to write, and returns what the model was made from. Raises NoCacheError if
+        the folder cannot be written, and whatever ``convert`` raises; then nothing is left in the cache.
         """
         staging = self._models / f"{_STAGING}{secrets.token_hex(8)}"
         try:
@@ -150,33 +150,33 @@ class ModelCache:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         found = self.entry(key)
-        if found is None:  # removed, or spoilt, since a moment ago
+        if found is None:  # removed or damaged in the meantime
             raise NoCacheError(f"{self._models / key} was changed by another program")
         return found
 
     def remove(self, entry: Entry) -> None:
-        """Remove a model. Raises OSError if that is not possible."""
+        """Removes a model. Raises OSError if that is not possible."""
         folder = entry.path.parent
         trash = folder.with_name(f"{_STAGING}{secrets.token_hex(8)}")
-        folder.rename(trash)  # so that no other process finds half of it
+        folder.rename(trash)  # so that no other process sees a partial entry
         shutil.rmtree(trash)
 
     def find(self, source: Sequence[str], state: Sequence[int] = ()) -> Entry | None:
-        """Returns the model that was made of this source while it was in this state; None if there is none."""
+        """Returns the model that was made from this source while it was in this state; None if there is none."""
         found = self._recall(source)
         return self.entry(str(found.get("key"))) if found.get("state") == list(state) else None
 
     def remember(self, source: Sequence[str], entry: Entry, state: Sequence[int] = ()) -> None:
-        """Note that the model was made of this source; nothing happens if the cache cannot be written."""
+        """Records that the model was made from this source; does nothing if the cache cannot be written."""
         self._note(source, {"key": entry.path.parent.name, "state": list(state)})
 
     def commit(self, repo: str, revision: str) -> str | None:
-        """Returns the commit that a branch or tag of a repository was when the hub was last asked."""
+        """Returns the commit that a branch or tag of a repository pointed to when the hub was last asked."""
         commit = self._recall(("revision", repo, revision)).get("commit")
         return commit if isinstance(commit, str) else None
 
     def remember_commit(self, repo: str, revision: str, commit: str) -> None:
-        """Note the commit of a branch or tag; nothing happens if the cache cannot be written."""
+        """Records the commit of a branch or tag; does nothing if the cache cannot be written."""
         if self.commit(repo, revision) != commit:
             self._note(("revision", repo, revision), {"commit": commit})
 
@@ -189,11 +189,11 @@ class ModelCache:
             except OSError:
                 if self.entry(key) is not None:  # another process was faster
                     return
-                with suppress(OSError):  # what is there is damaged
+                with suppress(OSError):  # the existing entry is damaged
                     target.rename(target.with_name(f"{_STAGING}{secrets.token_hex(8)}"))
 
     def _sweep(self) -> None:
-        """Remove what processes that ended too early have left."""
+        """Removes what processes that ended early have left behind."""
         for path in self._models.glob(f"{_STAGING}*"):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _FORGOTTEN:

@@ -1,7 +1,7 @@
-"""Reads the weights of checkpoints, without torch: what ``torch.save`` wrote, and safetensors.
+"""Reads the weights of checkpoints without torch: files that ``torch.save`` wrote, and safetensors.
 
-Nothing of a checkpoint is executed, and nothing in it is believed: sizes are checked before memory is taken for them,
-and what is read of the file is read by position, one tensor at a time.
+Nothing in a checkpoint is executed or trusted: sizes are checked before memory is allocated for them, and the file is
+read by position, one tensor at a time.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .safetensors import is_safetensors, read_safetensors
 from .stored import RefusedError, Stored, WeightsFile
 from .torch_zip import MAGIC, read_torch
 
-_MAX_WEIGHTS = 8 << 30  # bytes of the file: no checkpoint comes near
+_MAX_WEIGHTS = 8 << 30  # bytes of the file; no checkpoint comes near
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of the magic number of torch before 1.6
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or converted; the message names what is wrong and where."""
+    """A checkpoint cannot be read or converted; the message explains what is wrong and where."""
 
 
 class Tensor:
@@ -42,7 +42,7 @@ class Tensor:
         return f"Tensor({self.name!r}, {self.dtype}, {self.shape})"
 
     def read(self) -> npt.NDArray[Any]:
-        """Reads the values: floats of every width in float32, integers and truth values in their own types.
+        """Reads the values: floats of every width as float32, integers and booleans in their own types.
 
         Raises CheckpointError if they are damaged.
         """
@@ -53,9 +53,9 @@ class Tensor:
 
 
 class Weights(Mapping[str, Tensor]):
-    """The tensors of an open checkpoint by their names, and the ``size`` of the file in bytes.
+    """The tensors of an open checkpoint by name, and the ``size`` of the file in bytes.
 
-    Of Lightning's checkpoints these are the tensors of feature extractor, backbone and head.
+    For Lightning checkpoints, these are the tensors of the feature extractor, backbone and head.
     """
 
     def __init__(self, path: Path, file: WeightsFile, found: dict[str, Stored]) -> None:
@@ -73,17 +73,17 @@ class Weights(Mapping[str, Tensor]):
 
     @cached_property
     def sha256(self) -> str:
-        """The sha256 of the file in hexadecimal digits. It is computed when it is first asked for."""
+        """The sha256 of the file in hexadecimal digits, computed on first access."""
         return self._file.sha256()
 
 
 @contextmanager
 def open_weights(path: Path) -> Iterator[Weights]:
-    """Opens a file of weights, which stays open within the context; its kind is told by its first bytes.
+    """Opens a weight file for the duration of the context; its first bytes determine the format.
 
     Raises:
         CheckpointError: the file is damaged, holds anything but names and tensors (or Lightning's state_dict of them),
-            calls what no weights need, claims to be larger than it is, or changes until the end of the context.
+            calls functions that no weights need, claims to be larger than it is, or changes before the context ends.
         OSError: it cannot be opened or read.
 
     Example:
@@ -128,7 +128,7 @@ def _read(path: Path, file: WeightsFile) -> Weights:
         raise CheckpointError(f"{path} {error}") from error
     except ValueError as error:
         raise _damaged(path, first_line(error)) from error
-    # the same numbers may stand for many, in one tensor (a stride of 0) or in several
+    # the same bytes may serve as many numbers, in one tensor (a stride of 0) or in several
     claimed = sum(stored.nbytes for stored in found.values())
     if claimed > file.size:
         raise CheckpointError(
@@ -152,9 +152,9 @@ def _legacy(path: Path) -> RefusedError:
 
 
 def read_state(path: Path, keep: Callable[[str], bool]) -> tuple[dict[str, Float], str]:
-    """Reads the tensors that ``keep`` wants, by their names in the file, in float32 and without weight norm.
+    """Reads the tensors that ``keep`` selects by their names in the file, in float32 and with weight norm folded.
 
-    Returns them with the sha256 of the file. Raises as ``open_weights`` and ``fold_weight_norm`` do.
+    Also returns the sha256 of the file. Raises as ``open_weights`` and ``fold_weight_norm`` do.
     """
     with open_weights(path) as weights:
         state = {name: weights[name].read().astype(np.float32, copy=False) for name in weights if keep(name)}
@@ -163,7 +163,7 @@ def read_state(path: Path, keep: Callable[[str], bool]) -> tuple[dict[str, Float
 
 
 def check_finite(state: Mapping[str, Float]) -> None:
-    """Raises CheckpointError naming the first tensor that holds NaN or infinity."""
+    """Raises CheckpointError if a tensor holds NaN or infinity, naming the first one that does."""
     for name, value in state.items():
         if not np.isfinite(value).all():
             raise CheckpointError(f"{listed([name])} holds NaN or infinity")
@@ -175,16 +175,17 @@ _WEIGHT_NORM = (
 )
 
 
-WEIGHT_NORM = tuple(f".{name}" for pair in _WEIGHT_NORM for name in pair)  # the endings of their names
+WEIGHT_NORM = tuple(f".{name}" for pair in _WEIGHT_NORM for name in pair)  # the suffixes of their names
 
 
 def fold_weight_norm(state: dict[str, Float]) -> dict[str, Float]:
     """Replaces weight_g and weight_v (also under torch's newer names) by weight = g · v/|v|, norms over all but axis 0.
 
-    Salimans & Kingma, "Weight Normalization" (arXiv 1602.07868), eq. 2. It is computed in float64 and rounded once.
+    Salimans & Kingma, "Weight Normalization" (arXiv 1602.07868), eq. 2. The result is computed in float64 and rounded
+    once.
 
-    Raises CheckpointError if one of the two is missing, their shapes do not go together, or the weight itself is there
-    too.
+    Raises CheckpointError if one of the two is missing, if their shapes do not match, or if the weight itself is also
+    present.
     """
     folded = dict(state)
     for g_name, v_name in _WEIGHT_NORM:
@@ -202,7 +203,7 @@ def fold_weight_norm(state: dict[str, Float]) -> dict[str, Float]:
             if prefix + "weight" in folded:
                 raise CheckpointError(f"the state dict has {listed([key])} and also {listed([prefix + 'weight'])}")
             rows = v.reshape(len(v), -1).astype(np.float64) if v.size else np.empty((len(v), 0))
-            with np.errstate(all="ignore"):  # a row of zeros becomes NaN, as torch makes it
+            with np.errstate(all="ignore"):  # a row of zeros becomes NaN, as in torch
                 scale = g.reshape(-1, 1).astype(np.float64) / np.sqrt((rows * rows).sum(axis=1, keepdims=True))
                 folded[prefix + "weight"] = (rows * scale).astype(np.float32).reshape(v.shape)
     return folded

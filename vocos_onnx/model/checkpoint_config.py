@@ -1,4 +1,4 @@
-"""config.yaml or config.json of a Vocos -> what it describes. Supported classes and arguments are named here."""
+"""config.yaml or config.json of a Vocos -> what it describes. Lists the supported classes and arguments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MOST = {
     "adanorm_num_embeddings": MAX_BANDWIDTH_IDS,
     "n_mels": MAX_CHANNELS,
     "sample_rate": MAX_RATE,
-    # the square of these is the size of matrices, in the verification and where the inverse transform is in the graph
+    # matrices have the square of these as their size: in the verification, and for an inverse transform in the graph
     "n_fft": 1 << 14,
     "mdct_frame_len": 1 << 14,
     "hop_length": 1 << 14,
@@ -49,14 +49,14 @@ CODECS = {
     BUNDLED_CODEC: (24_000, 75),  # the bundled codec, train/codec.py
 }
 CODEBOOK_SIZE = 1024
-CODEBOOKS = "feature_extractor.codebook_weights"  # the name of the stacked table of the codebooks in a state dict
+CODEBOOKS = "feature_extractor.codebook_weights"  # the name of the codebooks' stacked table in a state dict
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class VocosBackbone:
-    """The arguments of upstream's class of this name. It sees 3 frames to either side in each of its convolutions."""
+    """The arguments of upstream's class of this name. Each of its convolutions sees 3 frames to either side."""
 
     input_channels: int
     dim: int
@@ -75,14 +75,14 @@ class VocosBackbone:
 
     @property
     def weights(self) -> int:
-        """About how many numbers its weights are."""
+        """Approximate number of weights."""
         block = self.dim * (7 + 2 * self.intermediate_dim + 2 * max(1, self.num_bandwidths))
         return self.dim * 7 * self.input_channels + self.num_layers * block
 
 
 @dataclass(frozen=True)
 class VocosResNetBackbone:
-    """The arguments of upstream's class of this name; a block reaches 1 + 3 + 5 frames, and 1 more three times."""
+    """The arguments of upstream's class of this name. A block reaches 1 + 3 + 5 frames, plus 1 more three times."""
 
     input_channels: int
     dim: int
@@ -97,7 +97,7 @@ class VocosResNetBackbone:
 
     @property
     def weights(self) -> int:
-        """About how many numbers its weights are."""
+        """Approximate number of weights."""
         return self.dim * 3 * self.input_channels + self.num_blocks * 18 * self.dim**2
 
 
@@ -161,10 +161,10 @@ class IMDCTCosHead(_IMDCTHead):
 
 @dataclass(frozen=True)
 class WaveNextHead:
-    """The arguments of the class of this name in the fork wetdog/wavenext_pytorch of upstream.
+    """The arguments of the class of this name in wetdog/wavenext_pytorch, a fork of upstream.
 
-    It makes the hop_length samples of a frame by two linear layers, with n_fft + 2 values between them. The padding has
-    no effect.
+    It computes the hop_length samples of a frame with two linear layers, with n_fft + 2 values between them. The
+    padding has no effect.
     """
 
     dim: int
@@ -193,14 +193,14 @@ HEADS: dict[str, Callable[..., Head]] = {
 }
 
 
-Features = EncodecFeatures | MelFeatures | None  # None: mels, and it is not known how they are made
+Features = EncodecFeatures | MelFeatures | None  # None: mels, but how they are made is not known
 _UNKNOWN_MELS = "vocos_onnx.UnknownMels"  # the class_path of such features
 _AMPHION_RATE = 24_000  # Hz
 
 
 @dataclass(frozen=True)
 class VocosConfig:
-    """What a config describes. The features are without the fingerprint of the codebooks."""
+    """What a config describes. The features lack the fingerprint of the codebooks."""
 
     backbone: Backbone
     head: Head
@@ -208,7 +208,7 @@ class VocosConfig:
     sample_rate: int
 
     def described(self, features: Features, source: Source) -> ModelConfig:
-        """The description of the model file. Raises CheckpointError if features and head contradict one another."""
+        """The description for the model file. Raises CheckpointError if features and head contradict each other."""
         head = self.head
         # a frame of a WaveNextHead is one hop of audio, whatever its n_fft and padding
         n_fft, padding = (head.hop_length, "same") if isinstance(head, WaveNextHead) else (head.n_fft, head.padding)
@@ -232,16 +232,16 @@ class VocosConfig:
 
 
 PARTS = ("feature_extractor", "backbone", "head")
-# Relatives whose decoders are other networks: their names, by what their configs and their weights have alone.
+# Relatives of Vocos whose decoders are other networks, by what only their configs or only their weights have.
 _RELATIVES = {"neucodec": "NeuCodec", "xcodec2": "XCodec2", "wavtokenizer": "WavTokenizer"}
 _FOREIGN_KEYS = {"backbone.pos_net.": "WavTokenizer", "generator.backbone.": "NeuCodec or XCodec2"}
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The mapping of feature_extractor, backbone and head, each with a class_path and init_args.
+    """Reads the mapping of feature_extractor, backbone and head, each with a class_path and init_args.
 
-    Sections without a class_path, as the ports to MLX have them, are of upstream's usual classes. A training config has
-    the sections in its section model. Amphion has the arguments of all three in model.vocos and in preprocess.
+    Sections without a class_path, as in the MLX ports, get upstream's usual classes. A training config has the sections
+    in its section model. Amphion has the arguments of all three in model.vocos and in preprocess.
 
     Raises CheckpointError if the file holds none of these.
     """
@@ -259,7 +259,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_relatives(weights: Iterable[str]) -> None:
-    """Raises CheckpointError if weights of these names are those of a relative of Vocos, which is another network."""
+    """Raises CheckpointError if the names of the weights are those of a relative of Vocos, another network."""
     for name in weights:
         for prefix, relative in _FOREIGN_KEYS.items():
             if name.startswith(prefix):
@@ -284,7 +284,7 @@ def _read_yaml(path: Path) -> Any:
 def _read_json(path: Path) -> Any:
     try:
         text = read_file(path, MAX_CONFIG, "a config").decode()
-        # Amphion writes commas before closing brackets, and reads its configs as JSON5; those within strings stay
+        # Amphion's configs are JSON5, with commas before closing brackets, which are removed except within strings
         text = re.sub(r'("(?:[^"\\]|\\.)*")|,(?=\s*[]}])', lambda found: found[1] or "", text)
         return parse_json(text, finite=False)
     except ValueError as error:
@@ -292,9 +292,10 @@ def _read_json(path: Path) -> Any:
 
 
 def _with_classes(config: dict[str, Any]) -> dict[str, Any]:
-    """A config in which each section has its class_path; where one lacks it, it is of upstream's usual class.
+    """The config with a class_path in each section; sections without one get upstream's usual class.
 
-    The padding of such a head is by default that of the mels, and without any "center", as vocos-mlx has it.
+    The default padding of such a head is "same" for tokens; for mels it is theirs, or "center" if they have none, as in
+    vocos-mlx.
     """
     features = _args(config.get("feature_extractor")) or {}
     is_encodec = "encodec_model" in features or "bandwidths" in features
@@ -308,7 +309,7 @@ def _with_classes(config: dict[str, Any]) -> dict[str, Any]:
     for name, class_path in usual.items():
         section: Any = config.get(name)
         args = _args(section)
-        # a head of an MDCT may be of two classes
+        # a head with an MDCT may be of either of two classes
         if args is not None and "class_path" not in section and "mdct_frame_len" not in args:
             if name == "head":
                 args = {"padding": "same" if is_encodec else features.get("padding", "center"), **args}
@@ -318,7 +319,7 @@ def _with_classes(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _args(section: Any) -> dict[str, Any] | None:
-    """The arguments in a section of a config: its init_args or, if it has neither these nor a class_path, itself."""
+    """The arguments in a section of a config: its init_args, or the section itself if it has no class_path either."""
     if not isinstance(section, dict):
         return None
     args = section.get("init_args", {} if "class_path" in section else section)
@@ -326,11 +327,11 @@ def _args(section: Any) -> dict[str, Any] | None:
 
 
 def _of_amphion(vocos: dict[str, Any], preprocess: Any) -> dict[str, Any]:
-    """The config of upstream's layout that says what one of Amphion does: models/codec/amphion_codec/vocos.py.
+    """Turns a config of Amphion (models/codec/amphion_codec/vocos.py) into upstream's layout.
 
-    Its mels are those of HiFi-GAN at another rate (models/codec/melvqgan/melspec.py). Where the config does not say
-    which, or has a mean that is taken from them, as those of Amphion's own models have, it is not known how they are
-    made. All of those models have 24 kHz.
+    Its mels are those of HiFi-GAN at another rate (models/codec/melvqgan/melspec.py). If the config does not give their
+    settings, or has a mean to subtract from them, as in Amphion's own models, how they are made is not known. All of
+    those models run at 24 kHz.
     """
     said: dict[str, Any] = preprocess if isinstance(preprocess, dict) else {}
     is_known = {"sample_rate", "n_fft", "hop_size", "num_mels"} <= said.keys()
@@ -381,9 +382,9 @@ def _of_amphion(vocos: dict[str, Any], preprocess: Any) -> dict[str, Any]:
 
 
 def parse_config(config: dict[str, Any]) -> VocosConfig:
-    """What a mapping of ``read_config`` describes.
+    """Interprets a mapping that ``read_config`` returned.
 
-    Raises CheckpointError naming classes or arguments that are unknown, missing, wrong, or do not fit together.
+    Raises CheckpointError if classes or arguments are unknown, missing, wrong, or inconsistent; the message names them.
     """
     backbone = _instantiate(config, "backbone", BACKBONES)
     head = _instantiate(config, "head", HEADS)
@@ -405,7 +406,7 @@ def parse_config(config: dict[str, Any]) -> VocosConfig:
 
 
 def check_table(shape: tuple[int, ...] | None, features: EncodecFeatures, channels: int) -> None:
-    """Raises CheckpointError unless this is the shape of the table of the codebooks; None if there is no table."""
+    """Raises CheckpointError unless ``shape``, None if there is no table, is that of the codebooks' table."""
     if shape is None:
         raise CheckpointError(f"the state dict lacks {CODEBOOKS}")
     expected = (features.num_codebooks * CODEBOOK_SIZE, channels)
@@ -449,7 +450,7 @@ def _unknown_mels(sample_rate: int) -> tuple[None, int]:
 def _encodec(
     encodec_model: str = "encodec_24khz", bandwidths: Any = (1.5, 3.0, 6.0, 12.0), train_codebooks: Any = False
 ) -> tuple[EncodecFeatures, int]:
-    """The arguments and defaults are upstream's; the last one matters to a training only."""
+    """The arguments and defaults are upstream's; the last one only matters for training."""
     if encodec_model not in CODECS:
         raise ValueError(f"encodec_model {shown(encodec_model)} is not one of {', '.join(CODECS)}")
     sample_rate, frame_rate = CODECS[encodec_model]
@@ -459,7 +460,7 @@ def _encodec(
         kbps = tuple(map(float, bandwidths)) if numbers else ()
     if not kbps:
         raise ValueError(f"bandwidths is {shown(bandwidths)}, expected a list of kbps")
-    # a code of 1024 is 10 bits; upstream rounds down to whole codebooks, at least one
+    # a code for 1024 entries has 10 bits; upstream rounds down to whole codebooks, at least one
     counts = tuple(max(1, int(b * 1000 // (10 * frame_rate))) for b in kbps)
     if max(counts) > MAX_CODEBOOKS:
         raise ValueError(f"bandwidths {shown(kbps)} take {max(counts)} codebooks, expected at most {MAX_CODEBOOKS}")
@@ -479,10 +480,10 @@ def _mel(
     clip_val: float | None = None,
     power_offset: float = 0.0,
 ) -> tuple[MelFeatures, int]:
-    """Four arguments are those of langtech-bsc/vocos, branch matcha, for the mels of HiFi-GAN.
+    """Four arguments, f_min to mel_scale, come from langtech-bsc/vocos, branch matcha, for the mels of HiFi-GAN.
 
-    There the logarithm clips at 1e-5. wetdog/wavenext_pytorch has clip_val in addition; power_offset is ours. The
-    defaults are torchaudio's.
+    There the logarithm clips at 1e-5. wetdog/wavenext_pytorch adds clip_val; power_offset is ours. The defaults are
+    torchaudio's.
     """
     if sample_rate <= 0:
         raise ValueError(f"sample_rate is {sample_rate}, expected a positive integer")
@@ -517,7 +518,7 @@ def _instantiate(config: dict[str, Any], name: str, classes: dict[str, Callable[
 
 
 def _class_named(name: str, class_path: str, known: dict[str, T]) -> T:
-    """That of this class path, or of another module's class of the same name: forks have upstream's classes too.
+    """The value in ``known`` for a class path, in whatever module: forks have upstream's classes too.
 
     Raises CheckpointError if there is none.
     """
@@ -528,7 +529,7 @@ def _class_named(name: str, class_path: str, known: dict[str, T]) -> T:
 
 
 def _check_head(args: dict[str, Any], even: bool) -> None:
-    # upstream's inverse MDCT is silent unless its frame divides by 4, and an inverse real FFT needs even frames
+    # upstream's inverse MDCT is silent unless its frame is a multiple of 4, and an inverse real FFT needs even frames
     for name, multiple in (("n_fft", 2 if even else 1), ("mdct_frame_len", 4)):
         frame = args.get(name, multiple)
         if not isinstance(frame, int) or frame < multiple or frame % multiple:
@@ -538,7 +539,7 @@ def _check_head(args: dict[str, Any], even: bool) -> None:
 
 
 def section(config: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
-    """class_path and init_args of a part of a config. Raises CheckpointError if it has none."""
+    """The class_path and init_args of a section of a config. Raises CheckpointError if there is no class_path."""
     section = config.get(name)
     if not isinstance(section, dict) or not isinstance(section.get("class_path"), str):
         raise CheckpointError(f"the config lacks {name}.class_path")
@@ -549,9 +550,9 @@ def section(config: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
 
 
 def check_args(name: str, class_path: str, args: dict[str, Any], function: Callable[..., Any]) -> None:
-    """Raises CheckpointError unless every argument is known, none is missing, and each has its type and size.
+    """Raises CheckpointError unless every argument is known, none is missing, and types and sizes are right.
 
-    YAML makes 24000.0 a float and "64" a string; torch would take either, or fail later without naming it.
+    YAML makes 24000.0 a float and "64" a string; torch would accept these, or fail later without naming the argument.
     """
     signature = inspect.signature(function)
     try:

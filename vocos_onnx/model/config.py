@@ -1,9 +1,8 @@
-"""Descriptions of models and encoders: frozen dataclasses, kept as JSON in the metadata of the .onnx file.
+"""Descriptions of models and encoders: frozen dataclasses, stored as JSON in the metadata of the .onnx file.
 
-The export writes it with ``to_json``; the runtime reads it with ``from_json``. Every key is required and no other is
-allowed, so a damaged file is refused instead of half understood. Files of format 4 and of all later formats stay
-readable: ``UPGRADES`` turns the metadata of each format into that of the next. docs/reference/format.md is the
-specification.
+The export writes them with ``to_json``; the runtime reads them with ``from_json``. Every key is required and no other
+is allowed, so a damaged file is rejected rather than half understood. Files of format 4 and later stay readable:
+``UPGRADES`` converts the metadata of each format to the next. docs/reference/format.md is the specification.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ from vocos_onnx.messages import first_line, listed, shown
 METADATA_KEY = "vocos_onnx"
 ENCODER_KEY = "vocos_onnx_encoder"
 FORMAT = 6
-# format -> a function that turns its metadata, without the entry "format", into that of the next format
+# format -> a function that converts its metadata, without the entry "format", to the next format
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    4: lambda metadata: metadata,  # format 5 only keeps the codebooks in another place
+    4: lambda metadata: metadata,  # format 5 only stores the codebooks elsewhere
     5: lambda metadata: {**metadata, "reach": 0} if "feature_channels" in metadata else metadata,
 }
 _OLDEST = min(UPGRADES)
@@ -54,8 +53,8 @@ _MAX_JSON, _MAX_STRING = 1 << 20, 1024
 class EncodecFeatures:
     """Tokens of a residual vector quantiser.
 
-    ``codebooks_per_bandwidth[i]`` codebooks of ``codebook_size`` entries make ``bandwidths[i]`` kbps. The fingerprint
-    is the sha256 of the codebooks (num_codebooks, codebook_size, channels), little-endian float32.
+    ``codebooks_per_bandwidth[i]`` codebooks of ``codebook_size`` entries make up ``bandwidths[i]`` kbps. The
+    fingerprint is the sha256 of the codebooks (num_codebooks, codebook_size, channels), little-endian float32.
     """
 
     codec: str
@@ -68,7 +67,7 @@ class EncodecFeatures:
 
 @dataclass(frozen=True)
 class Quality:
-    """How near an int8 or float16 model comes to its float32 original, on the input that it was calibrated with.
+    """How close an int8 or float16 model is to its float32 original, on the input that it was calibrated with.
 
     snr_db: the power of the original's waveform over that of the difference. pesq_wb: PESQ with the original as the
     reference (at best 4.64), or None if it was not measured. seconds: how much audio was compared.
@@ -91,12 +90,12 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that the runtime must know about a model beside its graph.
+    """Everything that the runtime must know about a model besides its graph.
 
     ``num_bandwidth_ids`` is 0 if the network is not conditioned on a bandwidth. ``reach`` is how many frames the
-    network sees to either side of one; it is 0 if that is not known, as of a file of format 5 or older. Not both of
-    ``encodec`` and ``mel`` are given; neither is if the model takes mels, and it is not known how they are made, as of
-    another exporter's file. ``precision`` is that of the network; ``quality`` is what int8 or float16 costs.
+    network sees to either side of one; it is 0 if that is not known, as for files of format 5 or older. At most one of
+    ``encodec`` and ``mel`` is given; neither is given if the model takes mels but how they are made is not known, as
+    with other exporters' files. ``precision`` is that of the network; ``quality`` is what int8 or float16 costs.
     """
 
     sample_rate: int
@@ -179,7 +178,7 @@ class ModelConfig:
         if self.encodec is not None:
             enc = self.encodec
             _check_bandwidths(enc.num_codebooks, enc.codebook_size, enc.bandwidths, enc.codebooks_per_bandwidth)
-            if enc.codebooks_sha256:  # a network in training has none
+            if enc.codebooks_sha256:  # empty for a network in training
                 _check_fingerprint(enc.codebooks_sha256)
             require(
                 self.num_bandwidth_ids == 0 or self.num_bandwidth_ids >= len(enc.bandwidths),
@@ -187,27 +186,27 @@ class ModelConfig:
             )
 
     def samples(self, frames: int) -> int:
-        """Samples of audio that so many frames make."""
+        """The number of audio samples that ``frames`` frames make."""
         return samples_of(frames, self.n_fft, self.hop_length, self.padding)
 
     def to_json(self) -> str:
-        """The description as JSON, as it stands in the metadata of a file (docs/reference/format.md)."""
+        """The description as JSON, in the form stored in the metadata of a file (docs/reference/format.md)."""
         return _to_json(self)
 
     @classmethod
     def from_json(cls, text: str) -> ModelConfig:
-        """Read what ``to_json`` wrote. Raises ValueError naming what is missing, unknown, mistyped or contradictory."""
+        """Reads what ``to_json`` wrote. Raises ValueError if a value is missing, unknown, mistyped or contradictory."""
         return _from_json(cls, text)
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Everything that the runtime must know about an encoder beside its graph.
+    """Everything that the runtime must know about an encoder besides its graph.
 
-    The graph takes "audio" (batch, samples) or its "spectrum" (batch, frames, n_fft/2 + 1, 2), of a Hann window and
-    ``same`` padding; n_fft is 0 for audio. To encode a span exactly it must also see ``left_context``
-    frames before it and ``right_context`` frames after it. ``codebooks_sha256[k - 1]`` is the sha256 of the first k
-    codebooks, little-endian float32: a decoder of k codebooks whose fingerprint it is understands the tokens.
+    The graph takes "audio" (batch, samples) or its "spectrum" (batch, frames, n_fft/2 + 1, 2), with a Hann window and
+    ``same`` padding; n_fft is 0 for audio. To encode a span exactly, it must also see ``left_context`` frames before it
+    and ``right_context`` frames after it. ``codebooks_sha256[k - 1]`` is the sha256 of the first k codebooks,
+    little-endian float32: a decoder with k codebooks and that fingerprint understands the tokens.
     """
 
     codec: str
@@ -258,16 +257,16 @@ class EncoderConfig:
 
     @property
     def num_codebooks(self) -> int:
-        """The most codebooks that its tokens can have."""
+        """The largest number of codebooks that its tokens can have."""
         return len(self.codebooks_sha256)
 
     def to_json(self) -> str:
-        """The description as JSON, as it stands in the metadata of a file (docs/reference/format.md)."""
+        """The description as JSON, in the form stored in the metadata of a file (docs/reference/format.md)."""
         return _to_json(self)
 
     @classmethod
     def from_json(cls, text: str) -> EncoderConfig:
-        """Read what ``to_json`` wrote. Raises ValueError naming what is missing, unknown, mistyped or contradictory."""
+        """Reads what ``to_json`` wrote. Raises ValueError if a value is missing, unknown, mistyped or contradictory."""
         return _from_json(cls, text)
 
 
@@ -300,7 +299,7 @@ def _from_json(cls: type[_T], text: str) -> _T:
 
 
 def newer_format(text: str) -> str | None:
-    """Returns what to do with metadata of a newer format than this version reads; None for all others."""
+    """The error message for metadata of a newer format than this version reads; None for any other."""
     try:
         return _newer(parse_json(text))
     except ValueError:
@@ -318,10 +317,10 @@ def _newer(data: Any) -> str | None:
 
 
 def parse_json(text: str, finite: bool = True) -> Any:
-    """Parse JSON from an untrusted source.
+    """Parses JSON from an untrusted source.
 
-    Raises ValueError if it is no JSON, or if a name comes twice, an integer has many digits, or a number is NaN or
-    infinite. Without ``finite``, NaN and infinity are read as Python's json does.
+    Raises ValueError if it is not JSON, has a duplicate name, an integer of many digits, or a number that is NaN or
+    infinite. If ``finite`` is false, NaN and infinity are read as in Python's json.
     """
     require(len(text) <= _MAX_JSON, f"it has {len(text)} characters, expected at most {_MAX_JSON}")
     try:

@@ -14,13 +14,14 @@ import numpy as np
 
 from vocos_onnx.messages import shown
 
-MAX_THREADS = max(64, 4 * (os.cpu_count() or 1))  # onnxruntime would start as many as it is asked for
+MAX_THREADS = max(64, 4 * (os.cpu_count() or 1))  # onnxruntime would start any number
 
 
 def available_cpus(root: Path = Path("/")) -> int:
     """Returns how many CPUs this process may use: its affinity, limited by the quota of its control group, rounded up.
 
-    The quota is the least of the Linux cgroup and all groups above it, v2 (cpu.max) or v1 (cpu.cfs_quota_us).
+    The quota is the smallest of those of its Linux cgroup and all parent groups, v2 (cpu.max) or v1
+    (cpu.cfs_quota_us).
     """
     affinity = getattr(os, "sched_getaffinity", None)  # on Linux
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -29,7 +30,7 @@ def available_cpus(root: Path = Path("/")) -> int:
 
 
 def read_threads(given: Any) -> int:
-    """Returns the threads of one call; for None, as many as this process may use. Raises ValueError if out of range."""
+    """Returns the threads of one call; None means all CPUs the process may use. Raises ValueError if out of range."""
     if given is None:
         return available_cpus()
     try:
@@ -45,7 +46,7 @@ def read_threads(given: Any) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Yields how many CPUs each control group of this process allows."""
+    """Yields the number of CPUs that each control group of this process allows."""
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux
@@ -58,7 +59,7 @@ def _quotas(root: Path) -> Iterator[float]:
             mount, read = root / "sys/fs/cgroup/cpu", _quota_v1
         else:
             continue
-        # In a container the path may be that of the host, which does not exist there; the mount itself is the group.
+        # In a container, the path may be the host's, which does not exist here; the mount itself is then the group.
         group = mount / path.lstrip("/")
         for folder in (group, *group.parents):
             with suppress(OSError, ValueError):
@@ -69,9 +70,9 @@ def _quotas(root: Path) -> Iterator[float]:
 
 def _quota_v2(folder: Path) -> float:
     quota, period = (folder / "cpu.max").read_text().split()
-    return int(quota) / int(period)  # "max" is a ValueError: no quota
+    return int(quota) / int(period)  # "max", no quota, raises ValueError
 
 
 def _quota_v1(folder: Path) -> float:
     quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
-    return quota / period  # -1: no quota
+    return quota / period  # negative if there is no quota, -1

@@ -1,4 +1,4 @@
-"""EnCodec encoders as others save them: Meta's state dict, and the layout of facebook/encodec_24khz."""
+"""EnCodec encoders in the formats of others: Meta's state dict, and the layout of facebook/encodec_24khz."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .onnx_file import read_file
 
 T = TypeVar("T")
 
-# The rest of that config: what is supported is what EnCodec 24 kHz has. (48 kHz is not causal, and normalised.)
+# The rest of that config: only the values of EnCodec 24 kHz are supported. (48 kHz is normalised and not causal.)
 _FIXED: dict[str, Any] = {
     "audio_channels": 1,
     "normalize": False,
@@ -29,7 +29,7 @@ _FIXED: dict[str, Any] = {
     "use_causal_conv": True,
     "pad_mode": "reflect",
 }
-# The values that a config may have: enough for any EnCodec, and none that would fill the memory.
+# The range of a config's values: enough for any EnCodec, and none that would exhaust memory.
 _LEAST = {"sampling_rate": MIN_RATE, "codebook_size": 2, "last_kernel_size": 2, "target_bandwidths": 0}
 _MOST = {
     "sampling_rate": MAX_RATE,
@@ -38,7 +38,7 @@ _MOST = {
     "codebook_size": 1 << 16,
     "num_lstm_layers": 8,
     "num_residual_layers": 8,
-    "last_kernel_size": 32,  # no more than the least number of frames that the runtime encodes at once
+    "last_kernel_size": 32,  # at most the smallest number of frames that the runtime encodes at once
 }
 
 
@@ -63,15 +63,15 @@ class Geometry:
 
     @property
     def hop_length(self) -> int:
-        """Samples of a frame."""
+        """Samples per frame."""
         return math.prod(self.upsampling_ratios)
 
     @property
     def left_context(self) -> int:
-        """Frames, rounded up, that the convolutions before the LSTM see before one.
+        """The number of frames before a frame that the convolutions before the LSTM see, rounded up.
 
-        A convolution sees (kernel_size - 1) · dilation + 1 - stride of its inputs before those of its stride; an input
-        is as many samples as the strides before it make.
+        A convolution sees (kernel_size - 1) · dilation + 1 - stride of its inputs before those of its stride; one input
+        spans as many samples as the product of the strides before it.
         """
         reach, step = self.kernel_size - 1, 1
         for stride in reversed(self.upsampling_ratios):
@@ -83,12 +83,12 @@ class Geometry:
 
     @property
     def codebooks_per_bandwidth(self) -> tuple[int, ...]:
-        """How many codebooks each of the target bandwidths, in kbps, has room for."""
+        """How many codebooks fit into each of the target bandwidths, in kbps."""
         bits = math.log2(self.codebook_size) * math.ceil(self.sampling_rate / self.hop_length)
         return tuple(max(1, math.floor(b * 1000 / bits)) for b in self.target_bandwidths)
 
     def described(self, codebooks: Float, source: Source) -> EncoderConfig:
-        """The description of the model file, given the codebooks (K, size, C)."""
+        """The description for the model file, given the codebooks (K, size, C)."""
         return EncoderConfig(
             codec="encodec_24khz",
             input="audio",
@@ -107,7 +107,7 @@ class Geometry:
 
 
 def check_name(weights: Path, digest: str) -> None:
-    """Meta puts the start of the sha256 into the name, and encodec checks it while loading; so do we."""
+    """Raises CheckpointError if the name has another sha256: Meta puts its start there, and encodec checks it too."""
     match = re.fullmatch(r".+-([0-9a-f]{8})\.th", weights.name)
     if match and not digest.startswith(match[1]):
         raise CheckpointError(
@@ -116,7 +116,7 @@ def check_name(weights: Path, digest: str) -> None:
 
 
 def read_geometry(path: Path | None) -> Geometry:
-    """The geometry that a config describes; that of EnCodec 24 kHz where there is none."""
+    """The geometry that a config describes; that of EnCodec 24 kHz if there is no config."""
     if path is None:
         return Geometry()
     try:
@@ -173,7 +173,7 @@ def _is_within(value: Any, kind: type, least: float, most: float) -> bool:
     return type(value) in (int, kind) and least <= value <= most
 
 
-# Meta's names of a key's parts, and transformers', in our own
+# patterns for the parts of a key, in Meta's and transformers' naming -> our naming
 _NAMES = (
     (r"encoder\.(?:model|layers)\.", "layers."),
     (r"\.conv\.conv\.", ".conv."),  # Meta wraps each convolution twice
@@ -183,7 +183,7 @@ _NAMES = (
 
 
 def translate(state: Mapping[str, T]) -> dict[str, T]:
-    """The keys that the encoder needs, in our names: layers.N. ... and codebooks.N; the decoder's are left out."""
+    """Renames the keys that the encoder needs, to layers.N. ... and codebooks.N; drops those of the decoder."""
     translated = {}
     for key, value in state.items():
         new = key

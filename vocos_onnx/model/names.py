@@ -21,7 +21,7 @@ from .bundled import BUNDLED
 
 CHECKPOINTS = (".ckpt", ".bin", ".pt", ".pth", ".th", ".safetensors")
 _FILES = (*CHECKPOINTS, ".onnx", ".ort", ".yaml", ".yml", ".json", ".npz", ".npy", ".wav", ".flac", ".mp3", ".ogg")
-_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"  # as the hub names users and repositories
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"  # the hub's rule for names of users and repositories
 
 
 def is_hub_id(given: object) -> bool:
@@ -37,7 +37,7 @@ def is_hub_id(given: object) -> bool:
 
 
 def looks_like_hub_id(text: str) -> bool:
-    """Whether a text is an owner/name and not like the name of a file; something of that name may exist here."""
+    """Whether a text has the form owner/name and does not look like a file name. It may exist as a local path."""
     return (
         re.fullmatch(f"{_PART}/{_PART}", text) is not None
         and not text.lower().endswith(_FILES)

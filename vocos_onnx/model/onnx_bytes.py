@@ -1,4 +1,4 @@
-"""ONNX models written as bytes: fields of Protocol Buffers (protobuf.dev/programming-guides/encoding), put together."""
+"""Writes ONNX models as bytes: assembles fields of Protocol Buffers (protobuf.dev/programming-guides/encoding)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import mmap
 import struct
 from collections.abc import Iterator, Sequence
 
-ALIGNMENT = 64  # bytes, of a line of the cache
-SMALL = 1024  # bytes: larger weights are aligned in the file, and used where they are when it is loaded
+ALIGNMENT = 64  # bytes of a cache line
+SMALL = 1024  # bytes: larger weights are aligned in the file, and used in place once it is loaded
 
-ByteRange = tuple[int, int]  # where the contents of a field begin and end, after its tag and length
+ByteRange = tuple[int, int]  # the start and end of the contents of a field, which follow its tag and length
 
 _VARINT, _BYTES, _FIXED32 = 0, 2, 5  # wire types
 _DOC_STRING = 12  # of a tensor
-# Fields by their names in onnx.proto3, of NodeProto, AttributeProto, TensorProto, ValueInfoProto and what that holds.
+# Fields by their names in onnx.proto3, of NodeProto, AttributeProto, TensorProto, ValueInfoProto and its contents.
 _INPUT, _OUTPUT, _OP_TYPE, _ATTRIBUTE = 1, 2, 4, 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_INTS, _ATTRIBUTE_TYPE = 1, 3, 8, 20
 _INT, _INTS = 2, 7  # types of attributes
@@ -24,28 +24,28 @@ _TENSOR_TYPE, _ELEM_TYPE, _SHAPE, _DIM, _DIM_VALUE, _DIM_PARAM = 1, 1, 2, 1, 1, 
 
 
 def varint(number: int) -> bytes:
-    """An integer in groups of 7 bits, the lowest first."""
+    """Encodes an integer in groups of 7 bits, the lowest first."""
     groups = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7)]
     return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
 
 
 def field(number: int, content: bytes) -> bytes:
-    """A field of a text or a message; its number is 15 or less, so that the tag has one byte."""
+    """A field that holds a text or a message. Its number is 15 or less, so that the tag has one byte."""
     return field_head(number, len(content)) + content
 
 
 def field_head(number: int, length: int) -> bytes:
-    """What comes before the content of such a field, of which there are so many bytes."""
+    """The tag and length of such a field, which precede its ``length`` bytes of content."""
     return bytes([number << 3 | _BYTES]) + varint(length)
 
 
 def number_field(number: int, value: int) -> bytes:
-    """A field of an integer of 0 or more; the number of the field is 15 or less."""
+    """A field that holds an integer of 0 or more; the number of the field is 15 or less."""
     return bytes([number << 3 | _VARINT]) + varint(value)
 
 
 def node(kind: str, inputs: Sequence[str], output: str, **attributes: int | Sequence[int]) -> bytes:
-    """An operator of one output; its attributes are integers of 0 or more, or lists of them."""
+    """An operator with one output; its attributes are integers of 0 or more, or lists of them."""
     pieces = [field(_INPUT, name.encode()) for name in inputs]
     pieces += [field(_OUTPUT, output.encode()), field(_OP_TYPE, kind.encode())]
     for name, value in attributes.items():
@@ -80,10 +80,9 @@ def floats(name: str, *shape: int | str) -> bytes:
 
 
 def padding_of(at: int, head: int, size: int) -> bytes:
-    """The doc_string that aligns the values of a tensor, put in front of its other fields.
+    """The doc_string that, placed before the other fields of a tensor, aligns its values.
 
-    The field of the tensor begins at the byte ``at`` of the file. Of its ``size`` other bytes, ``head`` come before the
-    values.
+    The field of the tensor begins at byte ``at`` of the file. Of its ``size`` other bytes, ``head`` precede the values.
     """
     for count in range(2 * ALIGNMENT):
         padding = field(_DOC_STRING, b" " * count)
@@ -93,13 +92,13 @@ def padding_of(at: int, head: int, size: int) -> bytes:
 
 
 def field_start(place: ByteRange) -> int:
-    """Where a field of this kind begins, given where its contents are."""
+    """The start of a field with a length and a one-byte tag, given the place of its contents."""
     start, end = place
     return start - len(varint(end - start)) - 1
 
 
 def fields_of(data: bytes | mmap.mmap, place: ByteRange) -> Iterator[tuple[int, int, int, int]]:
-    """Of each field of a valid message: its number, where it begins, where its contents begin, and where they end."""
+    """For each field of a valid message: its number, its start, the start of its contents, and their end."""
     at, end = place
     while at < end:
         start = at
@@ -114,7 +113,7 @@ def fields_of(data: bytes | mmap.mmap, place: ByteRange) -> Iterator[tuple[int, 
 
 
 def _number(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
-    """An integer, and where it ends."""
+    """Reads an integer; also returns where it ends."""
     number = shift = 0
     while data[at] > 0x7F:
         number |= (data[at] & 0x7F) << shift

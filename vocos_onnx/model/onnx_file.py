@@ -1,16 +1,16 @@
 """Reads and checks .onnx files before onnxruntime sees them: a file from elsewhere cannot be trusted.
 
-The bytes that are checked are those that are hashed and loaded. Of everything that ONNX and Protocol Buffers allow,
-only what the exports of vocos-onnx write, and what other exporters write for a Vocos, is accepted: one graph of known
-operators, which holds all of its weights. A graph that takes data from other files could read any file that this
-process may read; other graphs never end, or crash onnxruntime.
+The bytes that are checked are those that are hashed and loaded. Of everything that ONNX and Protocol Buffers allow, it
+accepts only what the exports of vocos-onnx, and other exporters of a Vocos, write: one graph of known operators, which
+holds all of its weights. A graph that takes data from other files could read any file that this process may read; other
+graphs never end, or crash onnxruntime.
 
 Protocol Buffers are decoded here (protobuf.dev/programming-guides/encoding) with the schemas of onnx.proto3; weights
-are not copied. Readers disagree about fields that come twice, tags and numbers with needless bytes, and bits beyond the
-width of a number. No writer makes those, so all of them are refused.
+are not copied. Readers disagree about duplicate fields, tags and numbers with needless bytes, and bits beyond the width
+of a number. No writer produces those, so all of them are rejected.
 
-The codebooks are no part of the network: they are an initializer that no node uses. They are read here, and onnxruntime
-gets the file without them.
+The codebooks are not part of the network: they are an initializer that no node uses. They are read here, and
+onnxruntime gets the file without them.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ from .operators import (
 from .shapes import MAX_FIXED, MAX_RANK, Known, Shape, Size, branch_shapes, elements, frames_seen, named, output_shapes
 
 CODEBOOKS_NAME = "codebooks"  # the name of the initializer that holds them
-WHOLE, STEP = "whole", "step"  # the graphs of a model: for whole sequences, and for frames that go on from a state
-STATES = ("past_features", "past")  # the inputs that are the state; the new one is in outputs with "next_" before
+WHOLE, STEP = "whole", "step"  # the graphs of a model: for whole sequences, and for frames that continue from a state
+STATES = ("past_features", "past")  # the inputs that are the state; outputs prefixed with "next_" are the new state
 
 MAX_SIZE = 1 << 30  # bytes; the largest known model has 54 MB, and ONNX allows at most 2 GB
 MAX_NODES = 10_000  # the bundled networks have 160
 _MAX_FIELDS = 1_000_000
 _MAX_DEPTH = 8
 _FEW = 1024  # the values of longer integer tensors are not read
-_HEAD = 4096  # bytes by which a file of another format is told
+_HEAD = 4096  # leading bytes from which other file formats are recognised
 _MAX_NAME, _MAX_TEXT = 4096, 1 << 20  # bytes
-_OPSETS = range(13, 27)  # our exports have 20, those of others 13 to 20
+_OPSETS = range(13, 27)  # our exports have 20, others have 13 to 20
 _EXPORT = "convert the checkpoint with: vocos-onnx convert"
 _FLOAT = "onnxruntime has quantised it: take the file in float32"
 _QUANTIZED = (
@@ -77,24 +77,24 @@ _QUANTIZED = (
 _BRANCHES = {"then_branch", "else_branch"}
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
-_WIRES = {"int": _VARINT, "float": _FIXED32, "double": _FIXED64}  # of these kinds; all others are bytes
-_WIDTHS = {"float": 4, "double": 8}  # bytes of each number in a packed field; integers vary
+_WIRES = {"int": _VARINT, "float": _FIXED32, "double": _FIXED64}  # for these kinds; all others are bytes
+_WIDTHS = {"float": 4, "double": 8}  # bytes of each number in a packed field; the width of integers varies
 Buffer = bytes | mmap.mmap
 
 
 class _Schema:
     """The fields of a message by their names in onnx.proto3, each with its number and kind.
 
-    A star follows the kind of a field that may be repeated. A field of the kind "elsewhere" takes data from other
-    files; ONNX has the "foreign" ones, but no model of ours does; an "entry" is skipped. Error messages call the
-    message ``what``.
+    The kind of a field that may be repeated ends with a star. A field of the kind "elsewhere" takes data from other
+    files; "foreign" fields exist in ONNX, but not in our models; an "entry" is skipped. Error messages call the message
+    ``what``.
     """
 
     def __init__(self, what: str, fields: Mapping[str, tuple[int, str]]) -> None:
         self.what = what
         self.numbers = {name: number for name, (number, _) in fields.items()}
         self.kinds = {name: kind.removesuffix("*") for name, (_, kind) in fields.items()}
-        # the tag of a field, which is its number and wire type -> its name, its kind, and whether it may be repeated
+        # the tag of a field (its number and wire type) -> its name, its kind, and whether it may be repeated
         self.tags = {
             number << 3 | wire: (name, self.kinds[name], kind.endswith("*"))
             for name, (number, kind) in fields.items()
@@ -103,7 +103,7 @@ class _Schema:
 
 
 def _wires(kind: str) -> set[int]:
-    """Returns the wire types that a field of this kind may have: numbers that are repeated may be packed."""
+    """Returns the wire types that a field of this kind may have; repeated numbers may be packed."""
     one = kind.removesuffix("*")
     if one in ("foreign", "elsewhere", "entry"):
         return {_VARINT, _FIXED64, _BYTES, _FIXED32}
@@ -226,7 +226,7 @@ _ATTRIBUTE_FIELDS = {
     _FLOAT_ATTRIBUTE: "f", _INT_ATTRIBUTE: "i", _STRING_ATTRIBUTE: "s", _TENSOR_ATTRIBUTE: "t", _GRAPH_ATTRIBUTE: "g",
     _FLOATS_ATTRIBUTE: "floats", _INTS_ATTRIBUTE: "ints",
 }  # fmt: skip
-# the type of a tensor's elements -> the same of numpy, and the field that they are in if they are not in raw_data
+# the type of a tensor's elements -> numpy's type, and the field that holds them if they are not in raw_data
 _ELEMENTS: dict[int, tuple[np.dtype[Any], str]] = {
     FLOAT: (np.dtype("<f4"), "float_data"), UINT8: (np.dtype("u1"), "int32_data"), INT8: (np.dtype("i1"), "int32_data"),
     INT32: (np.dtype("<i4"), "int32_data"), INT64: (np.dtype("<i8"), "int64_data"), BOOL: (np.dtype("?"), "int32_data"),
@@ -239,7 +239,7 @@ _TENSOR_DATA = {"raw_data", "float_data", "int32_data", "int64_data", "double_da
 
 @dataclass(frozen=True)
 class PinnedFile(os.PathLike[str]):
-    """A model file that must have this sha256; ``remedy`` says what to do if it has another."""
+    """A model file that must have this sha256; ``remedy`` explains what to do if it does not."""
 
     path: Path
     sha256: str
@@ -263,7 +263,7 @@ class Value(NamedTuple):
 class Places(NamedTuple):
     """Where the graph of a model is, its inputs without the weights, and its outputs; and the names of its values.
 
-    ``edits`` has other bytes for some of its fields, tags and lengths included: those of which onnxruntime would fail.
+    ``edits`` has replacements, tags and lengths included, for those of its fields on which onnxruntime would fail.
     """
 
     graph: ByteRange
@@ -276,19 +276,19 @@ class Places(NamedTuple):
 class ModelFile(NamedTuple):
     """A file that was read and checked.
 
-    ``size`` is that of the file in bytes. ``graphs`` has two models, WHOLE and STEP, each with one branch in the place
-    of the network's ``If``; without ``has_branches`` they are the same. They are without the codebooks and the larger
-    ``weights``, which are here by their names: onnxruntime uses them where they are, and so needs less memory and time
-    than for a model in one piece, and its sessions share them. ``inputs`` are those that the caller of the network
-    gives, so no weights; they and the ``outputs`` are in the order of the file. ``codebooks`` is (num_codebooks,
-    codebook_size, channels), or None. ``foreign`` are the inputs and outputs of another exporter's graph, if this is
-    made of one. ``places`` is where the parts of the graph are in ``data``, the bytes of the file.
+    ``size`` is that of the file in bytes. ``graphs`` has two models, WHOLE and STEP, each with one branch in place of
+    the network's ``If``; without ``has_branches`` they are the same. They lack the codebooks and the larger weights.
+    The latter are in ``weights`` by name: onnxruntime uses them in place, which takes less memory and time than a model
+    in one piece, and its sessions share them. ``inputs`` are those that the caller of the network provides, without the
+    weights; they and the ``outputs`` are in the order of the file. ``codebooks`` is (num_codebooks, codebook_size,
+    channels), or None. ``foreign`` lists the inputs and outputs of the other exporter's graph that this was made from,
+    if any. ``places`` is where the parts of the graph are in ``data``, the bytes of the file.
 
-    In a graph without our metadata the outputs have the shapes that follow from the operators: exporters guess what
-    they declare, and onnxruntime does not see it. ``reach`` is how many frames before and after one the output depends
-    on, at most, as far as such a graph's operators tell: what moves frames along (a slice, a reshape) is not followed,
-    so that it is to be measured. It is None if an operator depends on all frames, or strides over them, and with our
-    metadata, which has it.
+    In a graph without our metadata, the outputs have the shapes that follow from the operators, because exporters only
+    guess the shapes that they declare; onnxruntime does not see those. ``reach`` is an upper bound, from the operators
+    of such a graph, on how many frames before and after a frame its output depends on. Operators that move frames
+    (slices, reshapes) are not followed, so the bound must be verified by measurement. It is None if an operator depends
+    on all frames or strides over them, and for graphs with our metadata, which states it.
     """
 
     path: Path
@@ -309,13 +309,13 @@ class ModelFile(NamedTuple):
 def read_model(
     path: Path, key: str = METADATA_KEY, *, sha256: str | None = None, remedy: str = "copy it again"
 ) -> ModelFile:
-    """Read and check a model file.
+    """Reads and checks a model file.
 
-    ``key`` is the metadata key of the model that is wanted; error messages suggest what to do by it. In files of format
-    4 the codebooks are a graph output as well, in later ones they are not: both are read alike.
+    ``key`` is the metadata key of the wanted kind of model, on which the remedies in error messages depend. In files of
+    format 4 the codebooks are also a graph output, in later ones they are not; both are read alike.
 
     Raises:
-        ValueError: ``path`` is no file, or the file is empty, too large, damaged or of another format, has another
+        ValueError: ``path`` is not a file, or the file is empty, too large, damaged or of another format, has another
             sha256, changes while it is read, takes data from other files, or has parts that no Vocos model has.
         OSError: the file cannot be read.
     """
@@ -324,18 +324,18 @@ def read_model(
         raise ValueError(f"{path} has the sha256 {digest}, expected {sha256.lower()}: it is not loaded; {remedy}")
     if (other := other_file_message(path, data[:_HEAD], len(data), key)) is not None:
         raise ValueError(other)
-    if data[4:8] == b"ORTM":  # onnxruntime takes any file with those bytes there for one
+    if data[4:8] == b"ORTM":  # these bytes are all that onnxruntime goes by
         raise ValueError(f"{path} is a model in the format of onnxruntime (.ort), not an ONNX model; {_EXPORT}")
     return parse_model(path, data)
 
 
 def parse_model(path: Path, data: Buffer, *, foreign: str = "") -> ModelFile:
-    """As ``read_model``, of the bytes of a file. ``foreign`` is kept. Raises ValueError as that does."""
+    """``read_model`` for the bytes of a file. ``foreign`` is stored in the result. Raises ValueError as that does."""
     check = _Check(data)
     try:
         check.model()
     except (_DamagedError, _RefusedError) as error:
-        # A newer format may have parts that this version does not know: that is no damage.
+        # A newer format may have parts that this version does not know, which is not damage.
         if newer := next(filter(None, map(newer_format, check.metadata.values())), None):
             raise ValueError(f"{path}: {newer}") from None
         raise _refusal(path, check, error) from None
@@ -366,7 +366,7 @@ def _refusal(path: Path, check: _Check, error: _DamagedError | _RefusedError) ->
             f"{path} ({len(check.data)} bytes) is truncated, damaged or not an ONNX model ({error}); copy or export it "
             "again"
         )
-    # If the weights are in other files, the check ended before it read the names, and the message says that.
+    # If the weights are in other files, the check ended before it read the names, and the message is about that.
     names = ([value.name for value in values] for values in (check.inputs, check.outputs))
     if (what := foreign_vocos(*names)) is not None:
         return ValueError(f"{path} {what}, and {error}")
@@ -377,7 +377,7 @@ def _refusal(path: Path, check: _Check, error: _DamagedError | _RefusedError) ->
 
 
 def _rewritten(check: _Check, edits: Mapping[ByteRange, bytes]) -> bytes:
-    """Returns the model with other bytes in the place of some fields of its graph, tags and lengths included."""
+    """Returns the model with some fields of its graph replaced, tags and lengths included."""
     data, (at, end) = check.data, check.graph
     pieces = []
     for place in sorted(edits):
@@ -388,16 +388,16 @@ def _rewritten(check: _Check, edits: Mapping[ByteRange, bytes]) -> bytes:
 
 
 def aligned(data: bytes) -> bytes:
-    """Returns a model whose larger weights and codebooks are at multiples of 64 bytes, so that none is copied.
+    """Returns the model with its larger weights and codebooks at multiples of 64 bytes, so that none has to be copied.
 
-    In front of the values of each tensor is a doc_string of as many characters as are missing, in place of any other.
+    A doc_string of the necessary length precedes the values of each such tensor, replacing any other doc_string.
     """
     check = _Check(data)
     check.model()
     tensors = sorted([*check.weights.values(), *([check.codebooks] if check.codebooks else [])])
     head, tail, (begin, end) = data[: field_start(check.graph)], data[check.graph[1] :], check.graph
     size, graph = 0, b"\0" * (end - begin)
-    while size != len(varint(len(graph))):  # on which it depends where the graph begins
+    while size != len(varint(len(graph))):  # which determines where the graph begins
         size = len(varint(len(graph)))
         at, pieces, length = begin, [], len(head) + 1 + size
         for tensor in tensors:
@@ -429,10 +429,10 @@ def with_ends(
     metadata: Mapping[str, str],
     names: Mapping[str, str],
 ) -> bytes:
-    """Returns a model with other inputs, outputs and metadata, and with nodes before and after its own.
+    """Returns the model with other inputs, outputs and metadata, and with nodes before and after its own.
 
-    The parts are the contents of messages. ``names``: other names for some values of the graph's own nodes. What does
-    not change is copied once, and nothing is checked.
+    The parts are the contents of messages. ``names``: new names for some values of the graph's own nodes. Unchanged
+    bytes are copied once, and nothing is checked.
     """
     data, places, part = memoryview(file.data), file.places, _GRAPH.numbers
     pieces: list[bytes | memoryview] = [field(part["node"], node) for node in first]
@@ -462,7 +462,7 @@ def with_ends(
 
 
 def _without_weights(check: _Check) -> dict[ByteRange, bytes]:
-    """Returns the edits that leave out the codebooks and the larger weights, which are said to be in another file."""
+    """Returns the edits that remove the codebooks and the larger weights; the latter are declared as external data."""
     edits = dict.fromkeys(check.codebooks_fields, b"")
     for weight in check.weights.values():
         (start, end), (first, last) = weight.place, weight.values
@@ -472,7 +472,7 @@ def _without_weights(check: _Check) -> dict[ByteRange, bytes]:
 
 
 def _branch(check: _Check, branch: str) -> dict[ByteRange, bytes]:
-    """Returns the edit that puts a branch in the place of the network's ``If``, if there is one."""
+    """Returns the edit that replaces the network's ``If`` with one of its branches, if there is an ``If``."""
     if check.network is None:
         return {}
     network, pieces = check.network, []
@@ -482,13 +482,13 @@ def _branch(check: _Check, branch: str) -> dict[ByteRange, bytes]:
         pieces.append(field(_GRAPH.numbers["initializer"], check.data[start:end]))
     nodes = graph.ranges("node")
     made = {name for node in nodes for name in _Message(check, node, _NODE).names("output")}
-    # What the branch returns gets the name of what the If returns: to copy the spectrum would take time.
+    # The outputs of the branch get the names of the If's outputs, since copying the spectrum would take time.
     names: dict[str, str] = {}
     copies = []
     for (inner, _, _), outer in zip(result.outputs, network.outputs, strict=True):
         if inner in made and inner not in names:
             names[inner] = outer
-        else:  # a value from outside of the branch, or one that it returns twice
+        else:  # a value from outside the branch, or one that it returns twice
             same = {"input": names.get(inner, inner), "output": outer, "op_type": "Identity"}
             copies.append(b"".join(field(_NODE.numbers[name], text.encode()) for name, text in same.items()))
     for content in (*[_renamed(check.data, node, names) for node in nodes], *copies):
@@ -497,7 +497,7 @@ def _branch(check: _Check, branch: str) -> dict[ByteRange, bytes]:
 
 
 def _renamed(data: Buffer, place: ByteRange, names: Mapping[str, str]) -> bytes:
-    """Returns the contents of a node, with other names for some of its values."""
+    """Returns the contents of a node, with new names for some of its values."""
     pieces = []
     for number, start, content, end in fields_of(data, place):
         name = data[content:end].decode() if number in _VALUES else ""
@@ -506,10 +506,10 @@ def _renamed(data: Buffer, place: ByteRange, names: Mapping[str, str]) -> bytes:
 
 
 def _arrays(check: _Check) -> tuple[dict[str, np.ndarray[Any, Any]], Float | None]:
-    """Returns the weights and the codebooks, in the bytes of the file if all are aligned there, else as copies."""
+    """Returns the weights and the codebooks: views of the bytes of the file if all are aligned, else copies."""
     found = [*check.weights.values(), *([check.codebooks] if check.codebooks else [])]
     arrays = [tensor.array(check.data) for tensor in found]
-    if not all(array.ctypes.data % 16 == 0 for array in arrays):  # as numpy's own arrays are
+    if not all(array.ctypes.data % 16 == 0 for array in arrays):  # the alignment of numpy's own arrays
         arrays = [array.copy() for array in arrays]
     codebooks = arrays.pop() if check.codebooks else None
     return dict(zip(check.weights, arrays, strict=True)), codebooks
@@ -520,8 +520,8 @@ def read_file(path: Path, most: int, what: str) -> bytes:
 
     The file is not mapped into memory: if a mapped file is truncated, the processes that use it are killed.
 
-    Raises ValueError if ``path`` is no file, or the file has more than ``most`` bytes or changes while it is read;
-    OSError if it cannot be read.
+    Raises ValueError if ``path`` is not a file, or if the file has more than ``most`` bytes or changes while it is
+    read; OSError if it cannot be read.
     """
     with opened(path, most, what) as (file, size):
         data = file.read(size + 1)
@@ -530,9 +530,9 @@ def read_file(path: Path, most: int, what: str) -> bytes:
 
 
 def _read_into_pages(path: Path) -> Buffer:
-    """Returns the bytes of a model file in memory of their own, which goes back to the system once it is not used.
+    """Returns the bytes of a model file in a mapping of their own, which returns to the system once it is unused.
 
-    Of memory from malloc that is not certain: once blocks of many megabytes have been freed, glibc keeps smaller ones.
+    With malloc that is not certain: once blocks of many megabytes have been freed, glibc keeps smaller ones.
     """
     with opened(path, MAX_SIZE, "an .onnx file") as (file, size):
         if not size:
@@ -545,9 +545,9 @@ def _read_into_pages(path: Path) -> Buffer:
 
 @contextmanager
 def opened(path: Path, most: int, what: str) -> Iterator[tuple[io.BufferedReader, int]]:
-    """Opens a file, which messages call ``what``; gives it and its size.
+    """Opens a file, which messages call ``what``; yields it and its size.
 
-    Raises ValueError as ``read_file`` does, for a file that changed meanwhile at the end.
+    Raises ValueError as ``read_file`` does; if the file changed, then at the end of the context.
     """
     # Without O_NONBLOCK, opening a FIFO would wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -584,8 +584,8 @@ def _foreign(what: str, remedy: str = _EXPORT) -> _RefusedError:
 class _Scope(NamedTuple):
     """The values that are known at some node of a graph, by name.
 
-    ``constants`` are those in the file; ``tables`` has the constant that a value is a row of; ``kinds`` are the element
-    types; ``values`` are the shapes, and the values of few integers.
+    ``constants`` are those in the file; ``tables`` maps a value to the constant that it is a row of; ``kinds`` has the
+    element types; ``values`` has the shapes, and the values of short integer tensors.
     """
 
     constants: dict[str, Constant]
@@ -606,21 +606,21 @@ class _Scope(NamedTuple):
 
 
 class _Weight(NamedTuple):
-    """An initializer of the graph: where the tensor is, and its values, which are there as in memory."""
+    """An initializer of the graph: where the tensor is, and where its values are, laid out as in memory."""
 
     place: ByteRange
     values: ByteRange
     constant: Constant
 
     def array(self, data: Buffer) -> np.ndarray[Any, Any]:
-        """Returns the values where they are, which may be at an address that is not aligned."""
+        """Returns the values in place, possibly at an unaligned address."""
         shape = self.constant.shape
         dtype, _ = _ELEMENTS[self.constant.kind]
         return np.frombuffer(data, dtype, math.prod(shape), self.values[0]).reshape(shape)
 
 
 class _Result(NamedTuple):
-    """A graph: where it is, and the name, the element type and what is known of each of its outputs."""
+    """A graph: where it is, and for each output its name, its element type and what is known about it."""
 
     place: ByteRange
     outputs: list[tuple[str, int, Known]]
@@ -639,7 +639,7 @@ def _signed(integer: int) -> int:
 
 
 class _Check:
-    """A walk through the messages of one file, which collects what it finds."""
+    """Walks through the messages of one file, and collects what it finds."""
 
     def __init__(self, data: Buffer) -> None:
         self.data = data
@@ -653,14 +653,15 @@ class _Check:
         self.codebooks: _Weight | None = None
         self.codebooks_fields: list[ByteRange] = []  # of the graph: their initializer, and their output in format 4
         self.weights: dict[str, _Weight] = {}  # the larger initializers by name
-        # what onnxruntime gets in the place of fields of a foreign graph: outputs with the shapes that they have
-        self.edits: dict[ByteRange, bytes] = {}  # and nothing for what is only said of values, and for unused weights
+        # What onnxruntime gets in place of some fields of a foreign graph: outputs with their true shapes, and nothing
+        # for declared shapes of inner values and for unused weights.
+        self.edits: dict[ByteRange, bytes] = {}
         self._used: set[str] = set()
         self.reach: tuple[int, int] | None = None  # frames before and after one
-        self._problem: _RefusedError | None = None  # the first; but data from other files is raised at once
+        self._problem: _RefusedError | None = None  # the first one; data from other files raises at once
 
     def model(self) -> None:
-        """Raises _DamagedError or _RefusedError."""
+        """Checks the model. Raises _DamagedError or _RefusedError."""
         model = _Message(self, (0, len(self.data)), _MODEL)
         self._metadata(model)
         if self.is_foreign:
@@ -677,7 +678,7 @@ class _Check:
         if len(graphs) > 1:
             raise _DamagedError("its graph comes in several parts, as no exporter writes it")
         self.graph = graphs[0]
-        if self.is_foreign:  # onnxruntime drops what no operator uses, and then cannot take it from elsewhere
+        if self.is_foreign:  # onnxruntime drops unused weights, and then fails if they are passed to it
             unused = self.weights.keys() - self._used - {value.name for value in self.outputs}
             self.edits.update({self.weights.pop(name).place: b"" for name in unused})
         self._opsets(model)
@@ -686,7 +687,7 @@ class _Check:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the file is of another exporter."""
+        """Whether the file comes from another exporter."""
         return not {METADATA_KEY, ENCODER_KEY} & self.metadata.keys()
 
     def note(self, what: str, remedy: str = _EXPORT) -> None:
@@ -717,7 +718,7 @@ class _Check:
             self.note("options for onnxruntime in its metadata")
 
     def _graph(self, place: ByteRange, depth: int, scope: _Scope) -> _Result:
-        """Check a graph, and extend the scope, which is its own. Returns its first output."""
+        """Checks a graph, and extends the scope, which is its own. Returns where it is and its outputs."""
         if depth > _MAX_DEPTH:
             raise _DamagedError("graphs within graphs without end")
         graph = _Message(self, place, _GRAPH)
@@ -785,7 +786,7 @@ class _Check:
             self.outputs.append(Value(name, kind, shape or ()))
 
     def _declared(self, name: str, shape: Shape | None, scope: _Scope) -> None:
-        """Check the shape that the file declares for a value: onnxruntime trusts it where it cannot infer one."""
+        """Checks the shape that the file declares for a value: onnxruntime trusts it if it cannot infer one."""
         known = scope.values.get(name)
         if shape is None or known is None:
             return
@@ -815,7 +816,7 @@ class _Check:
         made = [(0, Known(()))] * len(outputs)
         if unknown := [name for name in inputs if name and name not in scope.kinds]:
             self.note(f"an operator {shown(operator)} before what goes into it, {shown(unknown[0])}")
-        elif self._problem is None:  # after a problem, what is known of the values is wrong
+        elif self._problem is None:  # after a problem, what is known about the values may be wrong
             try:
                 if (domain, operator) == ("", "If"):
                     made = self._if(node, place, depth, scope)
@@ -835,7 +836,7 @@ class _Check:
             scope.constants.update(dict.fromkeys(outputs, constant))
 
     def _computed(self, made: list[Known]) -> None:
-        """Raises FormError if onnxruntime would compute too much while it loads the file."""
+        """Raises FormError if onnxruntime would compute too much while loading the file."""
         for value in made:
             if value.fixed:
                 count = elements(value)
@@ -844,14 +845,14 @@ class _Check:
                     raise FormError(f" that makes too much of weights alone, {shown(value.shape)}")
 
     def _reaches(self, node: Node, scope: _Scope) -> None:
-        """Add the frames that an operator depends on, before and after each, to those of the network."""
+        """Adds the frames that an operator depends on, before and after each frame, to the reach of the network."""
         if self.reach is not None:
             sizes = {size for value in self.inputs for size in value.shape[1:]}
             seen = frames_seen(node, scope.values, sizes if all(isinstance(size, int) for size in sizes) else set())
             self.reach = None if seen is None else (self.reach[0] + seen[0], self.reach[1] + seen[1])
 
     def _if(self, node: Node, place: ByteRange, depth: int, scope: _Scope) -> list[tuple[int, Known]]:
-        """Returns the element type and what is known of each output."""
+        """Returns the element type of each output and what is known about it."""
         if depth:
             self.note("an operator If within another")
         branches, nothing = node.attributes, [(0, Known(()))] * len(node.outputs)
@@ -872,7 +873,7 @@ class _Check:
         return made
 
     def _attribute(self, place: ByteRange, depth: int, scope: _Scope) -> tuple[str, Any]:
-        """Returns the name and the value of an attribute; the value of a graph is its _Result."""
+        """Returns the name and the value of an attribute; for a graph, the value is its _Result."""
         attribute = _Message(self, place, _ATTRIBUTE)
         name = attribute.name("name")
         value: Any = None
@@ -896,12 +897,12 @@ class _Check:
             return name, _signed(attribute.integer("i"))
         elif kind == _STRING_ATTRIBUTE:
             return name, attribute.text("s")
-        elif kind not in (_TENSOR_ATTRIBUTE, _GRAPH_ATTRIBUTE):  # of floats, which no operator takes, the list is empty
+        elif kind not in (_TENSOR_ATTRIBUTE, _GRAPH_ATTRIBUTE):  # floats, which no operator takes, give an empty list
             return name, [_signed(value) for value in attribute.integers("ints")]
         return name, value
 
     def _tensor(self, place: ByteRange) -> tuple[str, Constant, ByteRange | None]:
-        """Returns the name, the constant, and where its values are if they are in one piece as in memory."""
+        """Returns the name, the constant, and where its values are if they are in one piece, laid out as in memory."""
         tensor = _Message(self, place, _TENSOR)
         if tensor.integer("data_location"):
             raise _elsewhere()
@@ -927,7 +928,7 @@ class _Check:
         return name, Constant(kind, shape, values), raw[0] if raw else None
 
     def _value(self, place: ByteRange) -> tuple[str, int, Shape | None]:
-        """Returns the name, the element type, which is 0 if it is not declared, and the shape."""
+        """Returns the name, the element type (0 if it is not declared) and the shape (None if it is not declared)."""
         kind, shape = 0, None
         value = _Message(self, place, _VALUE)
         name = value.name("name")
@@ -982,7 +983,7 @@ def _elsewhere() -> _RefusedError:
 
 
 class _Message:
-    """The fields of one message. Raises _DamagedError if they are not as the schema has them."""
+    """The fields of one message. Raises _DamagedError if they do not follow the schema."""
 
     def __init__(self, check: _Check, place: ByteRange, schema: _Schema) -> None:
         self._data, self._schema, self._what = check.data, schema, schema.what
@@ -993,7 +994,7 @@ class _Message:
             if check.fields_left < 0:
                 raise _DamagedError(f"it has more than {_MAX_FIELDS} fields")
             tag = data[at]
-            if tag < 0x80:  # as nearly all are
+            if tag < 0x80:  # nearly always
                 at += 1
             else:
                 tag, at = self._varint(at, end, 32)
@@ -1051,7 +1052,7 @@ class _Message:
         return self._values(field)
 
     def text(self, field: str) -> str:
-        """Returns a string in a field of bytes, empty if the field is missing."""
+        """Returns the string in a field of bytes, empty if the field is missing."""
         return next((self._text(place, _MAX_NAME) for place in self.ranges(field)), "")
 
     def real(self, field: str) -> float:
@@ -1063,14 +1064,14 @@ class _Message:
         return int(next(iter(self._values(field)), 0))
 
     def ranges(self, field: str) -> list[ByteRange]:
-        """Returns where the bytes of a field begin and end, each time that it occurs."""
+        """Returns where the bytes of a field begin and end, for each occurrence."""
         return self._values(field)
 
     def _values(self, field: str) -> list[Any]:
         return self._found.get(field, [])
 
     def integers(self, field: str) -> list[int]:
-        """Returns the unsigned integers of a repeated field, one by one or packed."""
+        """Returns the unsigned integers of a repeated field, which may be packed."""
         values: list[int] = []
         for value in self._values(field):
             if not isinstance(value, tuple):
@@ -1085,7 +1086,7 @@ class _Message:
         return values
 
     def count(self, field: str) -> float:
-        """Returns how many numbers a repeated field has; not a whole number if one is cut off."""
+        """Returns how many numbers a repeated field has; not an integer if the last one is cut off."""
         count, width = 0.0, _WIDTHS.get(self._schema.kinds[field])
         for value in self._values(field):
             if not isinstance(value, tuple):
@@ -1100,7 +1101,7 @@ class _Message:
         return count
 
     def _value(self, at: int, end: int, wire: int) -> tuple[float | ByteRange, int]:
-        """Returns a number or where the bytes are, and where the next field begins."""
+        """Returns a number, or where the bytes are; and where the next field begins."""
         if wire == _VARINT:
             return self._varint(at, end, 64)
         if wire == _BYTES:

@@ -1,12 +1,12 @@
 """The operators of the models of vocos-onnx and of other exporters' Vocos, and the forms in which they are accepted.
 
 Not every graph of these operators is harmless: every onnxruntime so far has kernels that trust the shapes of weights
-and the values of attributes, and crash the process if those are hostile (integers divided by zero, a layer norm without
-a scale, more outputs than a split has parts). So the inputs that are constants in the exports must be constants, and
-they must fit each other. If the exports get a new operator, its form belongs here.
+and the values of attributes, and crash the process if those are hostile (an integer division by zero, a layer norm
+without a scale, more outputs than a split has parts). So inputs that are constants in the exports must be constants,
+and they must match each other. If the exports get a new operator, add its form here.
 
-Before opset 18 axes were attributes, and a layer norm was several operators; torch's exporters write ConvTranspose,
-NonZero and ScatterND for an inverse STFT in the graph.
+Before opset 18, axes were attributes, and a layer norm was several operators. For an inverse STFT in the graph, torch's
+exporters write ConvTranspose, NonZero and ScatterND.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ TYPE_NAMES = {
 }  # fmt: skip
 _FLOATS = (FLOAT, FLOAT16)
 _MAX_SIZE = 1 << 20  # of a kernel, a pad, a stride or an LSTM
-_MAX_PAD = 1 << 12  # values that are put before or after others
+_MAX_PAD = 1 << 12  # values that are added before or after others
 
 
 class FormError(Exception):
-    """An operator in a form that no export has; the message continues "the operator X"."""
+    """An operator has a form that no export has; the message continues "the operator X"."""
 
 
 def require(condition: bool, message: str, *values: Any) -> None:
-    """Raises FormError if the condition does not hold; the values go where the message has ``{}``."""
+    """Raises FormError if the condition does not hold; the values replace each ``{}`` in the message."""
     if not condition:
         raise FormError(message.format(*map(shown, values)))
 
 
 class Constant(NamedTuple):
-    """A tensor in the file. ``values`` has the values of a short integer tensor, and is None for all others."""
+    """A tensor in the file. ``values`` has the values of a short integer tensor, and is None for any other."""
 
     kind: int
     shape: tuple[int, ...]
@@ -59,7 +59,7 @@ Constants = Mapping[str, Constant]
 
 
 class Weights(NamedTuple):
-    """The constants in the file, and the tables that values are rows of, by the names of the values."""
+    """The constants in the file, and the tables that values are rows of, both by the names of the values."""
 
     constants: Constants
     tables: Constants
@@ -68,7 +68,7 @@ class Weights(NamedTuple):
 def output_kind(node: Node, constants: Constants, tables: Constants, kinds: Mapping[str, int]) -> int:
     """Returns the element type of an operator's output. Raises FormError if no export has the operator in that form.
 
-    ``kinds`` has the types of all values before it. It may be any operator but ``If``.
+    ``kinds`` has the types of all values before it. The operator must not be ``If``.
     """
     form = _FORMS.get(node.domain, {}).get(node.operator)
     if form is None:
@@ -122,7 +122,7 @@ def _value(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
 
 
 def constant_of(node: Node, constants: Constants) -> Constant | None:
-    """Returns the constant that an operator hands on as it is; None if it is none."""
+    """Returns the constant that an operator passes on unchanged; None if it does not."""
     if node.operator == "Identity" and len(node.inputs) == 1:
         return constants.get(node.inputs[0])
     if node.operator != "Constant" or len(node.attributes) != 1:
@@ -179,7 +179,7 @@ def _layer_norm(node: Node, weights: Weights, kinds: Mapping[str, int]) -> int:
 
 
 def _width(node: Node, weights: Weights, name: str) -> int:
-    """Returns the size of a scale or bias: a constant, or a row of one that was looked up by the bandwidth id."""
+    """Returns the size of a scale or bias, which is a constant or a row of one, looked up by the bandwidth id."""
     of = weights.constants.get(name) or weights.tables.get(name)
     rank = 1 if name in weights.constants else 2
     require(of is not None and of.kind in _FLOATS and len(of.shape) == rank, " whose scale and bias are no weights")
@@ -188,7 +188,7 @@ def _width(node: Node, weights: Weights, name: str) -> int:
 
 
 def looked_up(node: Node, constants: Constants, tables: Constants) -> dict[str, Constant]:
-    """Returns the table that the outputs are rows of, by their names; nothing if they are no rows."""
+    """Returns the table that the outputs are rows of, by their names; empty if they are not rows."""
     table = constants.get(node.inputs[0]) if node.operator == "Gather" and node.inputs else None
     if node.operator == "Cast" and node.inputs:
         table = tables.get(node.inputs[0])
@@ -238,7 +238,7 @@ def _conv_transpose(node: Node, weights: Weights, kinds: Mapping[str, int]) -> i
     require(node.attributes.get("kernel_shape", [size]) == [size], " of another kernel than its weight")
     require(node.attributes.get("dilations", [1]) == [1], " that is dilated")
     require(node.attributes.get("output_padding", [0]) == [0], " with padded output")
-    # So the output is no longer than the weights are in the file, for each frame.
+    # This bounds the output per frame by the size of the weights in the file.
     stride = node.attributes.get("strides", [1])
     right = isinstance(stride, list) and len(stride) == 1 and 1 <= stride[0] <= size
     require(right, " with strides of {}, expected 1 to its kernel's size", stride)
@@ -327,8 +327,8 @@ def _kind(node: Node, kinds: Mapping[str, int], index: int) -> int:
 
 _Form = tuple[int, int, str, Callable[[Node, Weights, Mapping[str, int]], int]]
 _MANY = 256  # inputs; the inverse transform adds at most 64 frames that overlap
-# domain -> operator -> the least and greatest number of inputs, the attributes, and a function that checks the rest.
-# Besides the operators of the exports there are simple ones that other versions of torch's exporter may write instead.
+# domain -> operator -> the smallest and largest number of inputs, the attributes, and a function that checks the rest.
+# Besides the operators of the exports, it has simple ones that other versions of torch's exporter may write instead.
 _FORMS: dict[str, dict[str, _Form]] = {
     "": {
         **{

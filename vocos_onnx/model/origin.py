@@ -1,4 +1,4 @@
-"""What was asked for and where it was found, so that a pickle of the object opens the same again."""
+"""What was requested and where it was found, so that unpickling an object opens the same model again."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .onnx_file import PinnedFile
 
 @dataclass(frozen=True)
 class Wanted(os.PathLike[str]):
-    """A model as ``from_pretrained`` takes it: its name, and how it is to be got.
+    """A model as ``from_pretrained`` takes it: its name, and how to get it.
 
     Attributes:
-        name: of a bundled model, a path, or the id of a repository on the hub.
+        name: the name of a bundled model, a path, or the id of a repository on the hub.
         key: the metadata key of its kind.
-        filename: of the .onnx file in a folder or repository; None if there need be none.
-        revision: branch, tag or commit on the hub, None for the registry's or the newest.
-        sha256: of the file, or of a checkpoint's weights; None for that of the registry or any.
-        precision: of what a checkpoint is converted to (None: float32), and which an .onnx file must have (None: any).
-        local_files_only: whether nothing may be downloaded.
+        filename: of the .onnx file in a folder or repository; None if no particular file is requested.
+        revision: branch, tag or commit on the hub; None for the registry's or the newest.
+        sha256: of the file, or of a checkpoint's weights; None for the registry's or any.
+        precision: to which a checkpoint is converted (None: float32), and which an .onnx file must have (None: any).
+        local_files_only: whether downloads are forbidden.
         cache_dir: of the hub's client.
-        is_path: whether the name was given to the class itself, which takes the path of a file as well.
+        is_path: whether the name was given to the class itself, which also takes the path of a file.
     """
 
     name: str | os.PathLike[str]
@@ -43,14 +43,14 @@ class Wanted(os.PathLike[str]):
 
     @classmethod
     def of(cls, model: str | os.PathLike[str], key: str) -> Wanted:
-        """What is meant by an argument of VocosONNX or EncodecONNX."""
+        """The model that an argument of VocosONNX or EncodecONNX means."""
         return model if isinstance(model, Wanted) else cls(model, key, is_path=True)
 
     def __fspath__(self) -> str:
         return os.fspath(self.name)
 
     def check_precision(self, found: str) -> None:
-        """Raises ValueError if a model has another precision than was asked for."""
+        """Raises ValueError if the precision of a model, ``found``, is not the requested one."""
         if self.precision not in (None, found):
             if str(self) in BUNDLED:
                 what, remedy = str(self), f"make one with: {quantize(str(self), self.precision)}"
@@ -70,11 +70,11 @@ class Origin:
 
     Attributes:
         model: the name of a bundled model, an absolute path, or the id of a repository on the hub.
-        file: the .onnx file; of a model that is not kept, it is gone.
+        file: the .onnx file, which no longer exists if the model is not cached.
         size: of the file when it was opened, in bytes.
         modified: when the file was modified, in ns.
-        wanted: what opens a model from the hub or a checkpoint again, with the commit and the sha256 of the weights as
-            they were found; None for an .onnx file.
+        wanted: reopens a model from the hub or a checkpoint, with the commit and the sha256 of the weights that were
+            found; None for an .onnx file.
     """
 
     model: str
@@ -85,7 +85,7 @@ class Origin:
 
     @classmethod
     def of(cls, given: str | os.PathLike[str], key: str, wanted: Wanted | None = None) -> Origin:
-        """Returns the origin of an .onnx file, or of what it was made of. Call it after opening the file."""
+        """Returns the origin of an .onnx file, or of what it was made from. Call it after opening the file."""
         path = find_model(checked_path(given, key))
         status = path.stat()
         if wanted is not None:
@@ -104,7 +104,7 @@ class Origin:
         return shown(Path(self.model).name)[1:-1]
 
     def pinned(self) -> tuple[str, str] | Wanted:
-        """Returns what a pickle names: the model and its sha256, or what opens it again.
+        """Returns what a pickle stores: the model and its sha256, or what reopens it.
 
         Raises ValueError if an .onnx file has changed since it was opened, FileNotFoundError if it is gone.
         """
@@ -124,7 +124,7 @@ class Origin:
 
 
 def reopened(pinned: tuple[str, str] | Wanted, class_name: str) -> PinnedFile | Wanted:
-    """Returns what the pickle of an object names. Raises FileNotFoundError if a file of it does not exist."""
+    """Returns the model that a pickle refers to. Raises FileNotFoundError if its file does not exist."""
     if isinstance(pinned, Wanted):
         return pinned
     model, sha256 = pinned

@@ -1,4 +1,4 @@
-"""Execution providers: their names, their options, and why one does not start."""
+"""Execution providers: their names and options, and the reason if one does not start."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _log = logging.getLogger("vocos_onnx")
 def choose_providers(providers: Sequence[Provider] | None, ort: Any) -> list[tuple[str, dict[str, Any]]]:
     """Returns (name, options) pairs for a list of names or pairs; by default CUDA, if onnxruntime has it, and the CPU.
 
-    Raises ValueError if ``providers`` is no such list, or if onnxruntime does not have one of them.
+    Raises ValueError if ``providers`` is not such a list, or if onnxruntime lacks one of them.
     """
     available = ort.get_available_providers()
     if providers is None:
@@ -57,7 +57,7 @@ def choose_providers(providers: Sequence[Provider] | None, ort: Any) -> list[tup
 
 
 def asks_for_cuda(providers: Sequence[Provider] | None) -> bool:
-    """Whether CUDA is among the providers that a caller gave, which may be anything."""
+    """Whether CUDA is among the providers that a caller gave; they are not validated yet."""
     if not isinstance(providers, Sequence):
         return False
     names = [given[0] if isinstance(given, tuple) and given else given for given in providers]
@@ -65,15 +65,15 @@ def asks_for_cuda(providers: Sequence[Provider] | None) -> bool:
 
 
 def load_libraries(chosen: Sequence[tuple[str, dict[str, Any]]], ort: Any) -> None:
-    """Load CUDA and cuDNN from their wheels, if a provider needs them and the extra [gpu] is installed."""
+    """Loads CUDA and cuDNN from their wheels, if a provider needs them and the extra [gpu] is installed."""
     if any(name == CUDA for name, _ in chosen) and hasattr(ort, "preload_dlls"):
-        with redirect_stdout(StringIO()) as printed:  # audio may be written to stdout
+        with redirect_stdout(StringIO()) as printed:  # stdout may be receiving audio
             ort.preload_dlls()
         _log.debug("preload_dlls: %s", printed.getvalue())
 
 
 def why_absent(absent: Sequence[str], ort: Any) -> str:
-    """Returns why these providers did not start."""
+    """Returns the reason why these providers did not start."""
     return _why_no_cuda(ort) if CUDA in absent else "its log above says why"
 
 
@@ -84,7 +84,7 @@ def _likely(given: str) -> str:
 
 
 def _why_no_cuda(ort: Any) -> str:
-    """Returns what is installed, what CUDA lacks, and the remedy."""
+    """Returns a text with what is installed, what CUDA lacks, and the remedy."""
     import ctypes
     import importlib.metadata  # slow to load, and needed only here
 

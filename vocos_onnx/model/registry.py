@@ -1,6 +1,6 @@
-"""The models that are known by name: models/registry.json, which is data and not code.
+"""The models that are known by name, from models/registry.json.
 
-What no public source states of a model, such as its licence or the commit of its weights, is empty there.
+A field is empty there if no public source states it for a model, such as its licence or the commit of its weights.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 from .bundled import bundled_file
 from .config import ENCODER_KEY, METADATA_KEY
 
-ENCODEC, ENCODEC_ENCODER = "charactr/vocos-encodec-24khz", "facebook/encodec_24khz"  # of EnCodec's tokens
+ENCODEC, ENCODEC_ENCODER = "charactr/vocos-encodec-24khz", "facebook/encodec_24khz"  # for EnCodec's tokens
 KINDS = {METADATA_KEY: "vocoder", ENCODER_KEY: "encoder"}
 
 
@@ -23,12 +23,12 @@ class KnownModel:
     Attributes:
         id: the name that VocosONNX or EncodecONNX takes.
         kind: "vocoder" or "encoder".
-        decodes: what a vocoder decodes, for people to read.
+        decodes: what a vocoder decodes, as human-readable text.
         sample_rate: of the audio, in Hz.
-        licence: of the weights, "" if it is not known.
-        megabytes: of the download, None if that is not known.
+        licence: of the weights; "" if it is not known.
+        megabytes: the size of the download; None if it is not known.
         revision: the commit that is downloaded if the user names none; "" is the newest.
-        sha256: of the weights at that commit, "" if it is not known.
+        sha256: of the weights at that commit; "" if it is not known.
     """
 
     id: str
@@ -43,11 +43,11 @@ class KnownModel:
 
 @cache
 def known_models() -> tuple[KnownModel, ...]:
-    """Returns all models of the registry."""
+    """Returns all models in the registry."""
     with bundled_file("registry.json").open(encoding="utf-8") as file:
         return tuple(KnownModel(**entry) for entry in json.load(file)["models"])
 
 
 def find_known(id: str) -> KnownModel | None:
-    """Returns the model of this name or hub id, None if the registry has none."""
+    """Returns the model with this name or hub id; None if the registry has none."""
     return next((model for model in known_models() if model.id.lower() == id.lower()), None)

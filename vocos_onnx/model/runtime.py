@@ -17,16 +17,16 @@ from vocos_onnx.messages import first_line
 
 
 def import_onnxruntime() -> Any:
-    """Import onnxruntime without its telemetry, which writes into the user's home, unless the user has set that.
+    """Imports onnxruntime with its telemetry, which writes into the user's home, off unless the user configured it.
 
-    Any distribution of it will do. Raises ImportError if none is installed, or if it cannot be loaded.
+    Any distribution of onnxruntime will do. Raises ImportError if none is installed, or if it cannot be loaded.
     """
     imported_before = "onnxruntime" in sys.modules
     chosen = os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
 
-        if imported_before and chosen == "1":  # by other code, before the variable was set
+        if imported_before and chosen == "1":  # other code imported it before the variable was set
             onnxruntime.disable_telemetry_events()
         onnxruntime.InferenceSession  # noqa: B018  a half-removed wheel leaves an empty module behind
     except (ImportError, AttributeError) as error:
@@ -40,11 +40,11 @@ def import_onnxruntime() -> Any:
 
 @cache
 def reserve_blas_memory() -> None:
-    """Make numpy's OpenBLAS allocate its buffer of 32 MiB, which it keeps. Raises MemoryError if there is no room.
+    """Makes numpy's OpenBLAS allocate its 32 MiB buffer, which it keeps. Raises MemoryError if there is no room.
 
     OpenBLAS allocates the buffer at the first matrix product. If the address space is too small for it (ulimit -v),
-    OpenBLAS waits for ever (up to numpy 2.3.4) or ends the process, and half-written files stay behind. So 64 MiB are
-    mapped first as a test, twice the buffer: other threads may take some of them before the product does.
+    OpenBLAS hangs (up to numpy 2.3.4) or ends the process, and half-written files stay behind. So 64 MiB are mapped
+    first as a test, twice the buffer, because other threads may take some of it before the product does.
     """
     try:
         mmap.mmap(-1, 64 << 20).close()
@@ -54,10 +54,10 @@ def reserve_blas_memory() -> None:
 
 
 class _Calls:
-    """The calls of onnxruntime that are running; the interpreter waits for them before it exits.
+    """Tracks the running calls of onnxruntime; the interpreter waits for them before it exits.
 
-    Python ends daemon threads by force when it exits. If such a thread is in a call, C++ takes that for an error, and
-    the process aborts.
+    Python kills daemon threads when it exits. If such a thread is in a call, C++ treats that as an error, and the
+    process aborts.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class _Calls:
     def __enter__(self) -> None:
         with self._changed:
             while self._ending and threading.current_thread() is not threading.main_thread():
-                self._changed.wait()  # until the interpreter is gone
+                self._changed.wait()  # never returns: the interpreter is exiting
             self._running += 1
 
     def __exit__(self, *error: object) -> None:
@@ -81,27 +81,27 @@ class _Calls:
             self._changed.wait_for(lambda: not self._running, timeout=60)
 
     def in_forked_child(self) -> None:
-        """Forget the calls of the other threads, which the child does not have."""
+        """Forgets the calls of other threads, which the child does not have."""
         self._changed, self._running, self._ending = threading.Condition(), 0, False
 
 
 calls = _Calls()
 _live: weakref.WeakSet[Any] = weakref.WeakSet()  # the sessions of this process
-_begun = threading.Event()  # set once there has been a session
+_begun = threading.Event()  # set once a session has been opened
 
 
 def never_destroy_in_forks(session: Any) -> None:
-    """Keep this session of onnxruntime alive in every process that is forked from this one, until it exits."""
+    """Keeps this onnxruntime session alive in every process forked from this one, until that process exits."""
     _live.add(session)
     _begun.set()
 
 
 def _in_forked_child() -> None:
-    """Let a forked child exit.
+    """Lets a forked child exit.
 
-    onnxruntime's destructors, those of its sessions and those that run at exit, wait for ever for threads that only the
-    parent has. So the child never destroys the sessions. Once Python has finished, its atexit functions and buffers
-    included, the rest of the exit is skipped: on_exit calls _exit with the exit code.
+    onnxruntime's destructors, those of its sessions and those that run at exit, wait forever for threads that only the
+    parent has. So the child never destroys the sessions. Once Python has finished, including its atexit functions and
+    buffers, the rest of the exit is skipped: on_exit calls _exit with the exit code.
     """
     calls.in_forked_child()
     if not _begun.is_set():
@@ -111,7 +111,7 @@ def _in_forked_child() -> None:
     for session in _live:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "on_exit"):  # glibc has it, for which the wheels of onnxruntime are built
+    if hasattr(libc, "on_exit"):  # glibc, for which onnxruntime's wheels are built, has it
         libc.on_exit(libc._exit, None)
 
 

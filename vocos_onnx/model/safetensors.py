@@ -1,7 +1,7 @@
-"""The safetensors format: the length of a header, the header in JSON, and the values of the tensors one after another.
+"""The safetensors format: the length of the header, the header in JSON, and the values of the tensors in sequence.
 
-The format is described at github.com/huggingface/safetensors under "Format". As that page asks, names do not come
-twice, and the tensors cover all bytes after the header, without holes and overlaps.
+The format is described at github.com/huggingface/safetensors under "Format". As that page requires, names must be
+unique, and the tensors must cover all bytes after the header, without holes or overlaps.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _TYPES = {
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is one: its header is a JSON object, and begins with a brace."""
+    """Whether a file that begins with these bytes is safetensors: its header, a JSON object, begins with a brace."""
     return head[_LENGTH : _LENGTH + 1] == b"{"
 
 
 def read_safetensors(file: WeightsFile) -> dict[str, Stored]:
-    """Names and places of the tensors, in the order of the file.
+    """Returns the names and places of the tensors, in the order of the file.
 
-    Raises ValueError if the header breaks the rules of the format, RefusedError if a tensor has a type that is not
-    read, such as float8.
+    Raises ValueError if the header breaks the rules of the format, RefusedError if a tensor has an unsupported type,
+    such as float8.
     """
     length = int.from_bytes(file.read(0, _LENGTH), "little")
     if length > _MAX_HEADER:
@@ -62,7 +62,7 @@ def _by_place(found: tuple[str, Stored]) -> tuple[int, int]:
 
 
 def _entry(name: str, entry: Any, body: int) -> tuple[str, Stored]:
-    """Name and place of one tensor; ``body`` is where the bytes after the header begin."""
+    """Returns the name and place of one tensor; ``body`` is where the bytes after the header begin."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{shown(name)} is {shown(entry)}, expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

@@ -39,18 +39,18 @@ _log = logging.getLogger("vocos_onnx")
 class Session(Generic[Config]):
     """An open model file. It may be used from many threads at once; ``open_model`` makes it.
 
-    On the CPU alone, onnxruntime opens a graph when it is first needed, for each number of threads: threads belong to
-    its sessions. All of them use the same weights. STEP computes whatever WHOLE does, if more slowly: when it is opened
-    on several threads, WHOLE on as many is closed, so that memory does not grow by its matrices.
+    On the CPU alone, onnxruntime opens a graph when it is first needed, once per number of threads, because threads
+    belong to its sessions. All sessions share the weights. STEP computes the same as WHOLE, only more slowly, so when
+    STEP is opened on several threads, WHOLE on as many threads is closed: else memory would grow by its matrices.
 
     Attributes:
-        config: the description that the file carries.
+        config: the description stored in the file.
         codebooks: (num_codebooks, codebook_size, channels), or None if the model has none.
         inputs, outputs: the shapes of the graph's inputs and outputs by name, which ``open_model`` has checked.
-        threads: on how many threads one call runs.
-        providers: what the network runs on, in order of preference.
+        threads: how many threads one call uses.
+        providers: those that the network runs on, in order of preference.
         has_branches: whether the graphs WHOLE and STEP differ.
-        foreign: the inputs and outputs of another exporter's file, such as "mels -> mag, x, y"; "" of our own.
+        foreign: the inputs and outputs of another exporter's file, such as "mels -> mag, x, y"; "" for our own.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Session(Generic[Config]):
         self.codebooks = codebooks
         self.inputs, self.outputs = inputs, outputs
         self.threads, self.has_branches, self.foreign = options.threads, file.has_branches, file.foreign
-        self._file, self._options = file._replace(data=b""), options  # the weights are where they are used
+        self._file, self._options = file._replace(data=b""), options  # ``weights`` keeps the memory it needs
         self._opening = threading.Lock()
         self._sessions: dict[tuple[str, int], Any] = {}
         self.providers = [name for name, _ in options.providers]
@@ -86,12 +86,12 @@ class Session(Generic[Config]):
         alone: bool = False,
         keep: bool = False,
     ) -> list[Any]:
-        """Returns the outputs of these names and shapes in float32.
+        """Returns the outputs with these names and shapes in float32.
 
-        With ``alone``, all is computed on the thread that calls. With ``keep``, all outputs but the first stay on a
+        With ``alone``, everything is computed on the calling thread. With ``keep``, all outputs but the first stay on a
         CUDA device, as values of onnxruntime that may be inputs of another call.
 
-        Raises RuntimeError if onnxruntime fails, or if an output has another shape, which onnxruntime lets pass;
+        Raises RuntimeError if onnxruntime fails, or if an output has another shape, which onnxruntime does not check;
         MemoryError if there is not enough memory.
         """
         names = list(shapes)
@@ -139,7 +139,7 @@ class Session(Generic[Config]):
                 session = self._sessions.get(key)
                 if session is None:
                     if key == (STEP, self.threads) and self.threads > 1 and self._options.profile is None:
-                        self._sessions.pop((WHOLE, self.threads), None)  # who is using it keeps it until then
+                        self._sessions.pop((WHOLE, self.threads), None)  # callers keep it while they use it
                     session = self._sessions[key] = _start(self._file, key[0], threads, self._options)
         return session
 
@@ -158,7 +158,7 @@ def _run_on(session: Any, device: tuple[str, int], names: list[str], inputs: Map
 
 
 class _Options(NamedTuple):
-    """How onnxruntime opens a model; with ``profile`` it writes one, under a file name that begins so."""
+    """How onnxruntime opens a model; ``profile`` is the prefix of the file name of a profile to write, if any."""
 
     ort: Any
     providers: list[tuple[str, dict[str, Any]]]
@@ -175,18 +175,18 @@ def open_model(
     profile: Path | None = None,
     settings: Settings = NOTHING,
 ) -> Session[Config]:
-    """Open a file, or a bundled model by its name. Raises what VocosONNX raises.
+    """Opens a file, or a bundled model by its name. Raises what VocosONNX raises.
 
     Args:
         path: the path of the file, or the name of a bundled model.
-        config_class: the class of the description that the file must carry.
-        expected_graph: a function that returns the inputs and outputs that the graph must have by its description,
-            given those that it has. Scalars are int64, and everything else is float32. The file is refused if the
-            function raises ValueError, or if the graph has other inputs or outputs.
-        providers: as for VocosONNX. An int8 model runs on the CPU alone: no other provider has its operators.
-        threads: on how many threads one call runs, by default as many as this process may use.
+        config_class: the class of the description that the file must have.
+        expected_graph: a function that returns the inputs and outputs that the graph must have according to its
+            description, given those that it has. Scalars are int64, and everything else is float32. ``open_model``
+            raises ValueError if the function does, or if the graph has other inputs or outputs.
+        providers: as for VocosONNX. An int8 model only runs on the CPU, as no other provider has its operators.
+        threads: how many threads one call uses, by default as many as this process may use.
         profile: the prefix of the file name under which onnxruntime writes the profile for ``placement``.
-        settings: what the caller says of another exporter's file.
+        settings: what the caller specifies about another exporter's file.
     """
     ort = import_onnxruntime()
     threads = read_threads(threads)
@@ -213,11 +213,11 @@ def open_model(
 
 
 def open_file(path: str | os.PathLike[str], key: str, settings: Settings = NOTHING) -> ModelFile:
-    """Read and check a file, given by its path or by the name of a bundled model; does not open it in onnxruntime.
+    """Reads and checks a file, given by its path or the name of a bundled model, without loading it in onnxruntime.
 
-    ``key`` is the metadata key that the caller wants, METADATA_KEY or ENCODER_KEY: messages suggest what to do by it,
-    and a file of the other kind is returned all the same. Where a vocoder is wanted, another exporter's file is
-    returned as one of ours; ``settings`` are what the caller says of it.
+    ``key`` is the metadata key that the caller wants, METADATA_KEY or ENCODER_KEY. The remedies in messages depend on
+    it, but a file of the other kind is still returned. If a vocoder is wanted, another exporter's file is returned as
+    one of ours, which runs its graph in onnxruntime; ``settings`` are what the caller specifies about it.
 
     Raises FileNotFoundError or ValueError as VocosONNX does, but does not read the description.
     """
@@ -233,7 +233,7 @@ def open_file(path: str | os.PathLike[str], key: str, settings: Settings = NOTHI
 
 
 def stored_file(path: str | os.PathLike[str], key: str) -> ModelFile:
-    """The same, but another exporter's file as it is. Raises as ``open_file``."""
+    """``open_file`` that returns another exporter's file as it is. Raises the same."""
     pinned = path if isinstance(path, PinnedFile) else None
     given, path = path, find_model(checked_path(path, key))
     if not path.exists():
@@ -252,7 +252,7 @@ def _ends(file: ModelFile) -> str:
 
 
 def _as_own(file: ModelFile, settings: Settings) -> bytes:
-    """Another exporter's file as one of ours, see ``foreign.own_file``."""
+    """Converts another exporter's file to one of ours, see ``foreign.own_file``."""
     ort = import_onnxruntime()
     sessions: list[Any] = []
 
@@ -273,7 +273,7 @@ def _as_own(file: ModelFile, settings: Settings) -> bytes:
 
 
 def own_bytes(path: Path, settings: Settings) -> bytes:
-    """Another exporter's file as one of ours, to be written. Raises ValueError as ``open_file``, or if it is ours."""
+    """Converts another exporter's file to one of ours, to be written. Raises as ``open_file``, or if it is ours."""
     file = read_model(path)
     if keys := file.metadata.keys() & {METADATA_KEY, ENCODER_KEY}:
         raise ValueError(f"{path} is a model of vocos-onnx already ({listed(keys)} in its metadata): copy it")
@@ -324,7 +324,7 @@ def _described(values: Sequence[Value]) -> str:
 
 
 def shape_of(inputs: Shapes, name: str, rank: int) -> Shape | None:
-    """Returns the shape of an input, None if there is no such input. Raises ValueError if it has another rank."""
+    """Returns the shape of an input; None if there is no such input. Raises ValueError if it has another rank."""
     shape = inputs.get(name)
     if shape is not None and len(shape) != rank:
         raise ValueError(
@@ -336,12 +336,12 @@ def shape_of(inputs: Shapes, name: str, rank: int) -> Shape | None:
 def _check_codebooks(file: ModelFile, config: ModelConfig | EncoderConfig) -> Float | None:
     """Returns the codebooks.
 
-    Raises ValueError if they contradict the description, or hold NaN or infinity. Encoders and decoders are matched,
-    and tokens named, by the fingerprints of the description, so the codebooks must have those.
+    Raises ValueError if they contradict the description, or hold NaN or infinity. The fingerprints in the description
+    match encoders with decoders and identify tokens, so the codebooks must have exactly those.
     """
     codebooks = file.codebooks
     expected: tuple[int, ...] | None = None
-    said: tuple[str, ...] = ()  # the fingerprints of the first 1, 2, ... codebooks, or of all of them alone
+    said: tuple[str, ...] = ()  # the fingerprints of the first 1, 2, ... codebooks, or only that of all of them
     if isinstance(config, EncoderConfig):
         expected = (config.num_codebooks, config.codebook_size, config.channels)
         said = config.codebooks_sha256
@@ -356,7 +356,7 @@ def _check_codebooks(file: ModelFile, config: ModelConfig | EncoderConfig) -> Fl
         )
     if codebooks is None:
         return None
-    if not np.isfinite(codebooks.sum(dtype=np.float64)):  # NaN and infinity stay what they are
+    if not np.isfinite(codebooks.sum(dtype=np.float64)):  # NaN and infinity carry over to the sum
         raise ValueError("the model's codebooks hold NaN or infinity: the file is damaged, copy or export it again")
     found = fingerprints(codebooks)[-len(said) :]
     if found != said:
@@ -373,7 +373,7 @@ def _shape_text(shape: tuple[int, ...] | None) -> str:
 
 
 def _for_int8(path: Path, providers: Sequence[Provider] | None, ort: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Returns the CPU provider. Raises ValueError if another one was asked for."""
+    """Returns the CPU provider. Raises ValueError if another one was requested."""
     refused = ValueError(
         f"{path} is in int8, for the CPU, and providers is {shown(providers)}; leave it out, or take the model in "
         "float16 or float32"
@@ -387,7 +387,7 @@ def _for_int8(path: Path, providers: Sequence[Provider] | None, ort: Any) -> lis
 
 
 def _start(file: ModelFile, graph: str, threads: int, how: _Options) -> Any:
-    """Returns a session of onnxruntime. Raises ValueError if it cannot load the graph, MemoryError without memory."""
+    """Returns an onnxruntime session. Raises ValueError if it cannot load the graph, MemoryError if memory runs out."""
     ort, options = how.ort, _session_options(how.ort, file, threads)
     if how.profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, f"{how.profile}-{graph}"
@@ -401,7 +401,7 @@ def _start(file: ModelFile, graph: str, threads: int, how: _Options) -> Any:
             f"onnxruntime cannot load {file.path} ({file.size} bytes): {first_line(error)}. If the file is "
             "truncated or not an ONNX model, copy or export it again"
         ) from error
-    # The fallback would load the model again on other providers, and keeps its bytes for that.
+    # The fallback would load the model again on other providers, and it keeps the model's bytes for that.
     session.disable_fallback()
     session._model_bytes = None  # noqa: SLF001
     never_destroy_in_forks(session)
@@ -409,16 +409,16 @@ def _start(file: ModelFile, graph: str, threads: int, how: _Options) -> Any:
 
 
 def _session_options(ort: Any, file: ModelFile, threads: int) -> Any:
-    """Returns the options of a session of a file, with the file's weights."""
+    """Returns the options for a session on a file, including the file's weights."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    # Else it keeps a plan for each shape of the inputs, and takes memory by it: 18 MB more for a stream of the bundled
-    # codec. Nothing is slower without.
+    # Otherwise onnxruntime keeps a memory plan for each input shape, which takes 18 MB more for a stream of the bundled
+    # codec. Nothing is slower without it.
     options.enable_mem_pattern = False
-    # The bytes were checked as ONNX, so onnxruntime must read them as nothing else. It does not read the file again,
-    # which may have changed.
+    # The bytes were checked as ONNX, so onnxruntime must not read them as anything else. It does not read the file
+    # again, which may have changed.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    # Threads do not spin for more work between two calls: numpy and other processes need the cores then.
+    # Threads must not spin for more work between calls, because numpy and other processes need the cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.intra_op_num_threads = threads
     values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in file.weights.values()]  # without a copy
@@ -431,10 +431,10 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def evaluate(path: Path, inputs: Iterable[Mapping[str, npt.NDArray[Any]]]) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """All outputs of a file by name, for each of some inputs; on the CPU, in little memory."""
+    """Yields all outputs of a file by name, for each of the inputs; on the CPU, with little memory."""
     ort, file = import_onnxruntime(), read_model(path)
     options = _session_options(ort, file, read_threads(None))
-    options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of all matrices
+    options.add_session_config_entry("session.disable_prepacking", "1")  # prepacking would copy all matrices
     session = ort.InferenceSession(file.graphs[STEP], options, providers=[CPU])
     never_destroy_in_forks(session)
     names = [output.name for output in session.get_outputs()]

@@ -1,8 +1,8 @@
 """Infers the shapes of a graph's values, as far as they are known before it runs.
 
-The rank of every value must be known, and each operator must accept it: the kernels of onnxruntime trust the check of
-shapes at load, and write beyond their memory if a rank turns out otherwise while they run. The values that onnxruntime
-computes from weights alone while it loads are bounded too: a few bytes can stand for terabytes.
+The rank of every value must be known, and each operator must accept it: onnxruntime's kernels trust the shape check at
+load, and write beyond their memory if a rank turns out to be different at run time. The values that onnxruntime
+computes from weights alone while loading are bounded too, since a few bytes can expand to terabytes.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from .operators import INT64, Constant, FormError, Node, constant_of, require
 Size = int | str | None  # of a dimension: a number, the name of a free size of the graph's inputs, or None if unknown
 Shape = tuple[Size, ...]
 MAX_RANK = 8
-UNNAMED = "\0"  # begins the names of sizes that are not those of the graph's inputs
-MAX_FIXED = 1 << 22  # values that all operators together compute from weights alone; none in the exports
-_MAX_EXPANDED = 1 << 20  # for each item or frame; the inverse transform expands to n_fft, a few thousand
+UNNAMED = "\0"  # prefix of the names of sizes that do not come from the graph's inputs
+MAX_FIXED = 1 << 22  # values that all operators together compute from weights alone; 0 in the exports
+_MAX_EXPANDED = 1 << 20  # per item or frame; the inverse transform expands to n_fft, a few thousand
 _MAX_RANGE = 1 << 16
 
 
 class Known(NamedTuple):
-    """What is known of a value.
+    """What is known about a value.
 
     ``entries`` are its values if it is an integer or a few of them. ``fixed`` values depend on no input of the graph,
-    so that onnxruntime computes them while it loads. All values are below ``most``.
+    so onnxruntime computes them while loading. All values are below ``most``.
     """
 
     shape: Shape
@@ -41,7 +41,7 @@ class Known(NamedTuple):
 
 
 def output_shapes(node: Node, values: Mapping[str, Known]) -> list[Known]:
-    """Returns what is known of an operator's outputs. Raises FormError if its inputs do not fit it, or each other.
+    """Returns what is known about an operator's outputs. Raises FormError if its inputs do not fit it or each other.
 
     ``output_kind`` must have accepted the operator, and ``values`` must have all of its inputs.
     """
@@ -62,10 +62,10 @@ def output_shapes(node: Node, values: Mapping[str, Known]) -> list[Known]:
 
 
 def frames_seen(node: Node, values: Mapping[str, Known], lengths: Set[Size]) -> tuple[int, int] | None:
-    """Returns how many frames before and after one an operator depends on, at most; None if on all, or if it strides.
+    """Returns how many frames before and after a frame an operator sees, at most; None if all, or if it strides.
 
-    ``output_shapes`` must have accepted the operator. Frames may be along any axis that it convolves or pads, and where
-    it sums over an axis, they are along that if its size is not known, or is one of the ``lengths``.
+    ``output_shapes`` must have accepted the operator. Any axis that it convolves or pads may be that of the frames; an
+    axis that it sums over is taken as that of the frames if its size is not known or is one of the ``lengths``.
     """
     inputs = [values[name] if name else _NOTHING for name in node.inputs]
     summed: Size = 0
@@ -94,7 +94,7 @@ def frames_seen(node: Node, values: Mapping[str, Known], lengths: Set[Size]) -> 
 
 
 def branch_shapes(condition: Known, then: Known, otherwise: Known) -> Known:
-    """Returns what is known of the output of an ``If``. Raises FormError if the branches have different ranks."""
+    """Returns what is known about the output of an ``If``. Raises FormError if the branches have different ranks."""
     require(len(then.shape) == len(otherwise.shape), " whose branches have several ranks")
     pairs = zip(then.shape, otherwise.shape, strict=True)
     shape = tuple(one if one == other else None for one, other in pairs)
@@ -102,12 +102,12 @@ def branch_shapes(condition: Known, then: Known, otherwise: Known) -> Known:
 
 
 def named(shape: Shape) -> Shape:
-    """Returns a shape with the sizes that are known: numbers, and those of the graph's inputs."""
+    """Returns a shape with only the known sizes: numbers, and names from the graph's inputs; else None."""
     return tuple(None if isinstance(size, str) and size.startswith(UNNAMED) else size for size in shape)
 
 
 def elements(value: Known) -> int | None:
-    """Returns how many values it has, None if that is not known."""
+    """Returns how many values it has; None if that is not known."""
     return math.prod(sizes) if (sizes := _numbers(value.shape)) is not None else None
 
 
@@ -140,7 +140,7 @@ def _broadcast(node: Node, inputs: _Inputs) -> list[Known]:
 
 
 def _computed(name: str, inputs: _Inputs) -> Shape | None:
-    """Returns what comes of few integers: exporters compute shapes, such as the halves of a split, from others."""
+    """Returns the result for a few integers: exporters compute shapes, such as the halves of a split, from others."""
     if name not in _ARITHMETIC or any(value.entries is None or len(value.shape) > 1 for value in inputs):
         return None
     entries = [value.entries or () for value in inputs]
@@ -152,7 +152,7 @@ def _computed(name: str, inputs: _Inputs) -> Shape | None:
 
 
 def _whole(operation: Callable[[int, int], int]) -> Callable[..., Size]:
-    """Returns an operation on integers that gives None for sizes that are not known, and for large or negative ones."""
+    """Wraps an operation on integers: None for unknown sizes, and for results that are large or below -1."""
 
     def result(one: Size, other: Size) -> Size:
         if not isinstance(one, int) or not isinstance(other, int):
@@ -164,7 +164,7 @@ def _whole(operation: Callable[[int, int], int]) -> Callable[..., Size]:
 
 
 def _same_size(one: Size, other: Size) -> Size:
-    """Returns whether two sizes are equal, None if that is not known; what has a name is not negative."""
+    """Returns whether two sizes are equal; None if that is not known. A named size is never negative."""
     if isinstance(one, int) and isinstance(other, int):
         return int(one == other)
     return 0 if any(isinstance(size, int) and size < 0 for size in (one, other)) and None not in (one, other) else None
@@ -290,7 +290,7 @@ def _pad(node: Node, inputs: _Inputs) -> list[Known]:
 
 
 def _tile(node: Node, inputs: _Inputs) -> list[Known]:
-    """As many repeats as are known, and along one axis as many as there are when the graph runs."""
+    """The number of repeats must be known before the graph runs, except along one axis."""
     shape, repeats = inputs[0].shape, inputs[1].entries
     right = inputs[1].shape == (len(shape),) and repeats is not None and None not in repeats
     require(right, " of unknown repeats")
@@ -307,7 +307,7 @@ def _tile(node: Node, inputs: _Inputs) -> list[Known]:
 
 def _non_zero(node: Node, inputs: _Inputs) -> list[Known]:
     require(len(inputs[0].shape) > 0, " of a single number")
-    # a name of its own, so that what is computed of these places is known to be as many
+    # a size with a name of its own, so that values computed from these places are known to have the same size
     return [Known((len(inputs[0].shape), f"{UNNAMED}{node.outputs[0]}"))]
 
 
@@ -377,7 +377,7 @@ def _reshape(node: Node, inputs: _Inputs) -> list[Known]:
             require(i < len(data.shape), " to the shape {}", entries)
             sizes[i] = data.shape[i]
             copied.append(i)
-    if -1 in entries:  # the others leave this many values; copied sizes need not be known
+    if -1 in entries:  # the size that the others leave; copied sizes need not be known
         last = entries.index(-1)
         left = _numbers([size for i, size in enumerate(data.shape) if i not in copied])
         others = _numbers([size for i, size in enumerate(sizes) if i not in (*copied, last)])
@@ -475,7 +475,7 @@ def _transpose(node: Node, inputs: _Inputs) -> list[Known]:
 
 
 def _reduced(node: Node, inputs: _Inputs) -> set[int]:
-    """Returns the axes that an operator reduces: before opset 18 they are an attribute."""
+    """Returns the axes that an operator reduces; before opset 18 they are an attribute."""
     rank, axes = len(inputs[0].shape), node.attributes.get("axes")
     return _axes(inputs[1], rank) if axes is None else {_axis(axis, rank) for axis in axes}
 
@@ -496,14 +496,14 @@ def _range(node: Node, inputs: _Inputs) -> list[Known]:
 
 
 def _fit(one: Size, other: Size) -> Size:
-    """Returns the size that two dimensions share. Raises FormError if they are two different numbers."""
+    """Returns the common size of two dimensions, as far as it is known. Raises FormError if the numbers differ."""
     different = isinstance(one, int) and isinstance(other, int) and one != other
     require(not different, " of sizes that do not go together, {} and {}", one, other)
     return one if isinstance(one, int) or one == other else other if isinstance(other, int) else None
 
 
 def _equal(one: Size, other: Size) -> None:
-    """Raises FormError unless both sizes are known and equal; used where one of them is that of a weight."""
+    """Raises FormError unless both sizes are known and equal; used if one of them is that of a weight."""
     right = isinstance(one, int) and one == other
     require(right, " of sizes that do not go together, {} and {}", one, other)
 

@@ -1,9 +1,9 @@
-"""Models in sherpa-onnx's layout: their metadata, written and read.
+"""Models in sherpa-onnx's layout: writes and reads their metadata.
 
 Such a graph takes mels (batch, n_mels, frames) and nothing else, and returns mag, x and y, each (batch, n_fft/2 + 1,
-frames): the magnitude, and cosine and sine of the phase. sherpa-onnx makes the audio, by an inverse STFT that the
-metadata describes (sherpa-onnx/csrc/vocos-vocoder.cc). Files of vocos-onnx also have their whole description, under
-DESCRIPTION_KEY.
+frames): the magnitude, and the cosine and sine of the phase. sherpa-onnx computes the audio with an inverse STFT that
+the metadata describes (sherpa-onnx/csrc/vocos-vocoder.cc). Files made by vocos-onnx also have their full description,
+under DESCRIPTION_KEY.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from vocos_onnx.messages import shown
 from .config import ModelConfig
 
 SHERPA = "sherpa"
-FORMATS = ("vocos-onnx", SHERPA)  # of the files that convert and export write
-DESCRIPTION_KEY = "vocos_onnx_spectrum"  # of ``ModelConfig.to_json()``
+FORMATS = ("vocos-onnx", SHERPA)  # the formats that convert and export write
+DESCRIPTION_KEY = "vocos_onnx_spectrum"  # the entry that holds ``ModelConfig.to_json()``
 INPUT, OUTPUTS = "mels", ("mag", "x", "y")
-MODEL_TYPES = ("vocos", "matcha-tts vocos")  # of a Vocos, in the entry model_type
-# What sherpa-onnx takes for an entry that is missing or empty.
+MODEL_TYPES = ("vocos", "matcha-tts vocos")  # the entry model_type of a Vocos
+# sherpa-onnx's defaults for entries that are missing or empty.
 _DEFAULTS = {
     "n_fft": "1024",
     "hop_length": "256",
@@ -38,7 +38,7 @@ _PLAIN = "leave --format sherpa out, to use the model with vocos-onnx"
 
 
 def check_options(format: str, istft: str, precision: str) -> None:
-    """Raises ValueError if the format is unknown, or if a file in it cannot have these options of convert or export."""
+    """Raises ValueError if the format is unknown, or if it does not support these options of convert or export."""
     require(format in FORMATS, f"format is {shown(format)}, expected one of {', '.join(FORMATS)}")
     if format == SHERPA:
         require(
@@ -56,12 +56,12 @@ def check_options(format: str, istft: str, precision: str) -> None:
 def sherpa_metadata(config: ModelConfig) -> dict[str, str]:
     """Returns the metadata of a model in sherpa-onnx's layout.
 
-    ``center`` is 1 whatever the padding of the model is: sherpa-onnx does not trim the audio otherwise, and its ends
-    explode. So T frames give (T - 1)·hop_length samples. Of a model with ``same`` padding, which makes T·hop_length,
-    hop_length / 2 are lost at each end.
+    ``center`` is 1 whatever the padding of the model: otherwise sherpa-onnx does not trim the audio, and its ends blow
+    up. So T frames give (T - 1)·hop_length samples. A model with ``same`` padding, which makes T·hop_length samples,
+    loses hop_length / 2 of them at each end.
 
-    Raises ValueError if sherpa-onnx cannot play the model: if it takes tokens or a bandwidth id, or if its head is not
-    that of an inverse STFT.
+    Raises ValueError if sherpa-onnx cannot run the model: if it takes tokens or a bandwidth id, or if its head does not
+    end in an inverse STFT.
 
     Example:
         >>> sherpa_metadata(config)["n_fft"]
@@ -98,7 +98,7 @@ def sherpa_metadata(config: ModelConfig) -> dict[str, str]:
 
 
 def spectrum_of(outputs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.complex64]:
-    """Returns the spectrum (B, T, n_fft/2 + 1) of mag, x and y, each (B, n_fft/2 + 1, T): mag · (x + jy)."""
+    """Returns the spectrum (B, T, n_fft/2 + 1), mag · (x + jy), from mag, x and y, each (B, n_fft/2 + 1, T)."""
     mag, x, y = (outputs[name].transpose(0, 2, 1) for name in OUTPUTS)
     spectrum = np.empty(mag.shape, np.complex64)
     spectrum.real, spectrum.imag = mag * x, mag * y
@@ -106,9 +106,9 @@ def spectrum_of(outputs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.compl
 
 
 class Settings(NamedTuple):
-    """What metadata state of the inverse STFT: sample rate in Hz, samples, and whether it is centred; None if nothing.
+    """The inverse STFT that metadata states: rate in Hz, sizes in samples, and whether it is centred; None if unstated.
 
-    ``center`` is True or None: other metadata are refused.
+    ``center`` is True, or None if the metadata does not state it; 0 raises ValueError.
     """
 
     sample_rate: int | None
@@ -118,13 +118,13 @@ class Settings(NamedTuple):
 
 
 def settings(metadata: Mapping[str, str]) -> Settings:
-    """Returns what the metadata of a foreign model state, in the entries of sherpa-onnx.
+    """Returns what the metadata of a foreign model states in sherpa-onnx's entries.
 
-    If model_type is that of a Vocos of sherpa-onnx, missing entries have its defaults, but for sample_rate, which it
-    does not read. An empty entry is a missing one.
+    If model_type is that of a Vocos in sherpa-onnx, missing entries get its defaults, except for sample_rate, which
+    sherpa-onnx does not read. Empty entries count as missing.
 
-    Raises ValueError if an entry is no number or out of range, or if it is not the inverse STFT of a Vocos: of another
-    window than a Hann window of n_fft samples, normalised, or not centred.
+    Raises ValueError if an entry is not a number or is out of range, or if the entries do not describe the inverse STFT
+    of a Vocos, because its window is not a Hann window of n_fft samples, or it is normalised or not centred.
 
     Example:
         >>> settings({"model_type": "matcha-tts vocos", "sample_rate": "16000"})
@@ -154,7 +154,7 @@ def settings(metadata: Mapping[str, str]) -> Settings:
 
 
 def _number(entries: Mapping[str, str], key: str, least: int, most: int) -> int | None:
-    """Returns an entry, None if it is missing. Raises ValueError if it is not a number within the range."""
+    """Returns an entry; None if it is missing. Raises ValueError if it is not a number within the range."""
     text = entries.get(key)
     if text is None:
         return None

@@ -1,29 +1,29 @@
-"""Models of known geometries without torch: a graph that was traced before, and the tensors of a checkpoint in it.
+"""Models of known geometries without torch: fills a graph that was traced earlier with the tensors of a checkpoint.
 
 The graph of a geometry never changes, only the weights do. A *skeleton* is such a graph without its tensors, in one of
-several forms, and a list of these tensors: their names, types and shapes, and the steps that make each of them of the
-weights of a checkpoint. ``python -m vocos_onnx_export.skeletons`` writes them; ``filled`` writes the model.
+several forms, plus a list of these tensors: their names, types and shapes, and the steps that compute each of them from
+the weights of a checkpoint. ``python -m vocos_onnx_export.skeletons`` writes skeletons; ``filled`` writes the model.
 
-The skeletons of a geometry are one archive (.tar.xz) in models/skeletons/:
+The skeletons of a geometry are in one archive (.tar.xz) in models/skeletons/:
 
-- ``weights.json``: the names of the checkpoint's weights and their shapes;
+- ``weights.json``: the names and shapes of the checkpoint's weights;
 - ``FORM.onnx``: the model without metadata and without these tensors;
 - ``FORM.json``: the tensors, each as [name, type, shape, steps].
 
-A step is an operator and its arguments. The first step of a tensor makes an array, each further one changes it, and in
-the end it gets the tensor's shape:
+A step is an operator and its arguments. The first step of a tensor makes an array, each further step transforms it, and
+finally it gets the tensor's shape:
 
     ["weight", NAME]             a weight of the checkpoint
-    ["gates", NAME, ...]         weights or biases of an LSTM, their gates in the order of ONNX, one below the other
+    ["gates", NAME, ...]         weights or biases of an LSTM, stacked, with their gates in the order of ONNX
     ["zeros"]                    zeros
-    ["input_scale", LAYER]       int8: the scale of a product's left side, of the range of this layer's input
+    ["input_scale", LAYER]       int8: the scale of a product's left side, from the range of this layer's input
     ["input_zero", LAYER]        int8: its zero point
     ["istft_basis", N_FFT]       the inverse STFT of one frame as a matrix, ``dsp.stft.istft_basis``
     ["squared_window", N_FFT]    the squared Hann window
-    ["times", NAME]              the first axis multiplied by a weight: the layer scale, which is folded
-    ["through", NAME]            the product of a weight and this one, ``precision.through``: two layers as one
-    ["transpose"]                the axes of a matrix exchanged
-    ["float16"], ["int8"], ["column_scales"]    as ``precision`` has them
+    ["times", NAME]              multiplies the first axis by a weight, to fold the layer scale
+    ["through", NAME]            the product of a weight and this array, ``precision.through``: merges two layers
+    ["transpose"]                transposes a matrix
+    ["float16"], ["int8"], ["column_scales"]    as in ``precision``
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ from .precision import column_scales, input_scale, through, to_float16, to_int8
 
 Step = tuple[Any, ...]  # the name of an operator, and its arguments
 Array = npt.NDArray[Any]
-Range = tuple[float, float]  # the least and the greatest value, with 0 between them
+Range = tuple[float, float]  # the smallest and the largest value, with 0 between them
 
 
 @dataclass(frozen=True)
 class Geometry:
     """What shapes the graph of a Vocos: arguments of VocosBackbone and of the head, under upstream's names.
 
-    adanorm_num_embeddings is 0 where the config has none. The head is that of an ISTFTHead, "istft", or of a
-    WaveNextHead, "wavenext", on which the padding has no effect: it is "same".
+    adanorm_num_embeddings is 0 if the config has none. The head is an ISTFTHead, "istft", or a WaveNextHead,
+    "wavenext", on which the padding has no effect, so it is "same".
     """
 
     input_channels: int
@@ -72,11 +72,11 @@ class Geometry:
     head: str = "istft"
 
 
-# The float32 graph for whole sequences whose outputs are the inputs of the layers that are products, by the layers'
-# names: what they reach on real features are the ranges that int8 takes.
+# The float32 graph for whole sequences whose outputs are the inputs of the matrix-product layers, under the layers'
+# names. Their ranges on real features are the ranges that int8 needs.
 RANGES = "ranges"
 # mels (B, n_mels, T) -> mag, x and y, each (B, n_fft/2 + 1, T): magnitude, and cosine and sine of the phase, without a
-# state, as others export a Vocos with an ISTFTHead. With adanorm_num_embeddings the inputs are features and
+# state, as others export a Vocos with an ISTFTHead. With adanorm_num_embeddings, the inputs are features and
 # bandwidth_id.
 SPECTRUM = "spectrum"
 FORMS = ("float32", "float32-istft", "int8", "int8-istft", "float16", "float16-istft", RANGES, SPECTRUM)
@@ -84,7 +84,7 @@ FORMS = ("float32", "float32-istft", "int8", "int8-istft", "float16", "float16-i
 ENCODEC = "encodec_24khz"  # the encoder of EnCodec 24 kHz, whose only form is "float32"
 _KNOWN = {
     "vocos-encodec-24khz": Geometry(128, 384, 1152, 8, 4, 1280, 320, "same"),
-    "vocos-mel-24khz": Geometry(100, 512, 1536, 8, 0, 1024, 256, "center"),  # also that of ChatTTS and of the MLX port
+    "vocos-mel-24khz": Geometry(100, 512, 1536, 8, 0, 1024, 256, "center"),  # also ChatTTS and the MLX port
     "vocos-mel-22khz": Geometry(80, 512, 1536, 8, 0, 1024, 256, "same"),  # BSC-LT/vocos-mel-22khz
     "vocos-mel-32khz": Geometry(128, 512, 1536, 8, 0, 2048, 1024, "center"),  # ZhangRC/vocos-audioset-32khz
     "vocos-mel-44khz": Geometry(80, 512, 1536, 8, 0, 2048, 512, "same"),  # patriotyk/vocos-mel-hifigan-compat-44100khz
@@ -102,7 +102,7 @@ _KEY, _VALUE = 1, 2
 
 
 class TensorRecipe(NamedTuple):
-    """A tensor of a model: name, numpy's name of its type, shape, and the steps that make it."""
+    """A tensor of a model: its name, numpy's name of its type, its shape, and the steps that compute it."""
 
     name: str
     dtype: str
@@ -115,7 +115,7 @@ class TensorRecipe(NamedTuple):
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def made(self, weights: Mapping[str, Float], ranges: Mapping[str, Range] | None = None) -> Array:
-        """Returns the tensor of these weights and ranges."""
+        """Computes the tensor from weights and ranges."""
         array: Array = np.zeros(0)
         for operator, *arguments in self.steps:
             array = _applied(operator, arguments, array, self.shape, weights, ranges or {})
@@ -134,12 +134,12 @@ class Skeleton:
 
     @property
     def layers(self) -> list[str]:
-        """The layers whose ranges int8 takes; none of the other forms takes any."""
+        """The layers whose input ranges int8 needs; empty for all other forms."""
         return [step[1] for tensor in self.tensors for step in tensor.steps if step[0] == "input_scale"]
 
 
 def known() -> dict[str, Geometry]:
-    """Returns the geometries of which there are skeletons, by name."""
+    """Returns the geometries that have skeletons, by name."""
     return dict(_KNOWN)
 
 
@@ -149,7 +149,7 @@ def find(geometry: Geometry) -> str | None:
 
 
 def forms(name: str) -> tuple[str, ...]:
-    """Returns the forms in which there are skeletons of this name; none if it is unknown."""
+    """Returns the forms of the skeletons with this name; empty if it is unknown."""
     if name == ENCODEC:
         return FORMS[:1]
     if name not in _KNOWN:
@@ -172,13 +172,13 @@ def load(name: str, form: str = "float32") -> Skeleton:
 
 
 def read(archive: bytes, name: str, form: str) -> Skeleton:
-    """Returns a skeleton in an archive that ``vocos_onnx_export.skeletons`` wrote."""
+    """Reads a skeleton from an archive that ``vocos_onnx_export.skeletons`` wrote."""
     import io
     import lzma
     import tarfile
 
     files: dict[str, bytes] = {}
-    # at once: to go back in a compressed archive is to decompress it again
+    # decompressed at once, because seeking back in a compressed archive decompresses it again
     with tarfile.open(fileobj=io.BytesIO(lzma.decompress(archive)), mode="r:") as tar:
         for member in tar:
             content = tar.extractfile(member)
@@ -201,22 +201,22 @@ def filled(
     codebooks: Float | None,
     producer_version: str,
 ) -> Iterator[bytes]:
-    """Returns a model file, piece by piece: the pieces one after another are the file.
+    """Yields a model file piece by piece; the pieces one after another are the file.
 
-    Not more than one tensor is made at a time. The tensors are bit for bit those of an export of the same weights, and
-    the larger ones begin at multiples of 64 bytes, as in every file of this package.
+    Only one tensor is in memory at a time. The tensors are bit for bit those of an export of the same weights, and the
+    larger ones begin at multiples of 64 bytes, as in every file of this package.
 
     Args:
         weights: the network's weights (float32) under the names of the state dict, which are the keys of
-            ``skeleton.weights``. Weight norm is folded; the layer scale (gamma) is not. Of an encoder: layers.N. ....
-        ranges: for int8: for each layer of ``skeleton.layers``, the least and the greatest value of its input, with 0
-            between them.
+            ``skeleton.weights``. Weight norm is folded; the layer scale (gamma) is not. For an encoder: layers.N. ....
+        ranges: for int8, the smallest and largest input value of each layer in ``skeleton.layers``, with 0 between
+            them.
         metadata: the entries of the model's metadata.
         codebooks: (num_codebooks, codebook_size, channels), which become the initializer that no node uses; or None.
         producer_version: the version of vocos-onnx.
 
     Raises:
-        CheckpointError: weights are missing or of another shape, or there are others.
+        CheckpointError: weights are missing, have another shape, or are unexpected.
         ValueError: ``ranges`` lacks layers.
 
     Example:
@@ -233,7 +233,7 @@ def filled(
 
 
 def check_shapes(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], verdict: str) -> None:
-    """Raises CheckpointError, "the state dict VERDICT: ...", unless names and shapes are those expected."""
+    """Raises CheckpointError, "the state dict VERDICT: ...", unless names and shapes are the expected ones."""
     problems = [f"lacks {name}" for name in expected if name not in given]
     problems += [f"has the unknown key {listed([name])}" for name in given if name not in expected]
     problems += [
@@ -260,7 +260,7 @@ def _pieces(
         weights = {**weights, CODEBOOKS_NAME: codebooks}
     head, graph, tail = _parts(skeleton.model, metadata, producer_version)
     heads, length, size = [b""], 0, 0
-    while size != len(varint(length)):  # on which it depends where the graph begins
+    while size != len(varint(length)):  # which determines where the graph begins
         size = len(varint(length))
         begin, length, heads = len(head) + 1 + size, len(graph), []
         for tensor in tensors:
@@ -274,7 +274,7 @@ def _pieces(
 
 
 def _parts(model: bytes, metadata: Mapping[str, str], producer_version: str) -> tuple[bytes, bytes, bytes]:
-    """Returns what comes before the graph, the fields of the graph, and what comes after it."""
+    """Returns the bytes before the graph, the fields of the graph, and the bytes after it."""
     head: list[bytes] = []
     tail: list[bytes] = []
     graph = b""
@@ -290,7 +290,7 @@ def _parts(model: bytes, metadata: Mapping[str, str], producer_version: str) -> 
 
 
 def _tensor_head(tensor: TensorRecipe, at: int) -> bytes:
-    """Returns the beginning of the field of an initializer at this place in the file, up to its values."""
+    """Returns the beginning of an initializer's field at byte ``at`` of the file, up to its values."""
     contents = b"".join(
         [
             *[number_field(_DIMS, size) for size in tensor.shape],
@@ -343,6 +343,6 @@ def _applied(
 
 
 def _gates(weight: Float) -> Float:
-    """torch's order of the gates (input, forget, cell, output) in ONNX's (input, output, forget, cell)."""
+    """Reorders gates from torch's order (input, forget, cell, output) to ONNX's (input, output, forget, cell)."""
     i, f, c, o = np.split(weight, 4)
     return np.concatenate([i, o, f, c])

@@ -1,4 +1,4 @@
-"""The files of a checkpoint: which of those that a folder or repository holds are its config and its weights."""
+"""The files of a checkpoint: finds the config and the weights in a folder or repository."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from vocos_onnx.messages import reading
 from .config import ENCODER_KEY, METADATA_KEY
 from .names import CHECKPOINTS
 
-ONNX = {METADATA_KEY: "model.onnx", ENCODER_KEY: "encoder.onnx"}  # which win over a checkpoint beside them
+ONNX = {METADATA_KEY: "model.onnx", ENCODER_KEY: "encoder.onnx"}  # preferred to a checkpoint beside them
 CONFIGS = {METADATA_KEY: ("config.yaml", "config.json"), ENCODER_KEY: ("config.json",)}
 WEIGHTS = {METADATA_KEY: ("pytorch_model.bin", "model.safetensors"), ENCODER_KEY: ("model.safetensors",)}
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a checkpoint, the name that a conversion keeps of it, and its commit if it is on the hub."""
+    """The files of a checkpoint, the name that a conversion records, and its commit if it is on the hub."""
 
     config: Path | None
     weights: Path
@@ -27,10 +27,10 @@ class Files:
 
 
 def choose(files: Set[str], key: str) -> tuple[str | None, str] | None:
-    """Returns the names of the config and the weights that a folder with these files holds; None if it has none.
+    """Returns the names of the config and the weights among the files of a folder; None if there is no checkpoint.
 
-    Weights of another name are taken if they are the only ones: in a folder of the safetensors format, or Meta's
-    ``.th`` of an encoder. A vocoder may lack its config.
+    Weights with another name are accepted if they are the only ones and in the safetensors format or, for an encoder,
+    Meta's ``.th``. A vocoder may lack its config.
     """
     weights = next((name for name in WEIGHTS[key] if name in files), None)
     config = next((name for name in CONFIGS[key] if name in files), None)
@@ -41,7 +41,7 @@ def choose(files: Set[str], key: str) -> tuple[str | None, str] | None:
             return None
         (weights,) = all_weights
     if key == ENCODER_KEY and (weights.endswith(".th") == (config is not None) or "config.yaml" in files):
-        return None  # only Meta's brings no config; a config.yaml is that of a vocoder
+        return None  # only Meta's has no config, and a config.yaml belongs to a vocoder
     return config, weights
 
 
@@ -56,9 +56,9 @@ def in_folder(folder: Path, key: str) -> Files | None:
 
 
 def beside(weights: Path, key: str) -> Files | None:
-    """Returns the files of a checkpoint of which a weight file is given, with the config that is beside it.
+    """Returns the files of the checkpoint with this weight file, including the config beside it.
 
-    Returns None for a file that is no checkpoint of this kind, or lacks its config.
+    Returns None for a file that is not a checkpoint of this kind, or that lacks a config which it needs.
     """
     suffix = weights.suffix.lower()
     places = [weights.with_name(name) for name in CONFIGS[key]]
@@ -71,5 +71,5 @@ def beside(weights: Path, key: str) -> Files | None:
 
 
 def source_name(path: Path) -> str:
-    """Returns the name of a file or folder, as it can be printed."""
+    """Returns the name of a file or folder, with unprintable characters replaced by "?"."""
     return "".join(letter if letter.isprintable() else "?" for letter in PurePath(path.resolve()).name)

@@ -1,4 +1,4 @@
-"""Tensors as they lie in a file of weights: read one at a time, by position, into memory of their own."""
+"""Tensors as they are stored in a weight file: read one at a time, by position, into memory of their own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 MAX_RANK = 8  # dimensions of a tensor
-_MAX_ELEMENTS = 1 << 48  # of a tensor; far more than any file holds, and within what numpy can count
+_MAX_ELEMENTS = 1 << 48  # of a tensor; far more than any file holds, and few enough for numpy to count
 _BLOCK = 1 << 20  # bytes
 
-# the type of a tensor -> the type of numpy in which its values are read; bfloat16 is the upper half of a float32
+# the type of a tensor -> the numpy type as which its values are read; bfloat16 is the upper half of a float32
 DTYPES = {
     "float16": "f2", "bfloat16": "u2", "float32": "f4", "float64": "f8", "bool": "u1",
     "uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2", "uint32": "u4", "int32": "i4", "uint64": "u8",
@@ -25,12 +25,12 @@ DTYPES = {
 
 
 class RefusedError(ValueError):
-    """A file that is sound, but holds what is not read; the message goes on after the path, and names the remedy."""
+    """A file is intact, but has unsupported content; the message continues after the path, and names the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Bytes of a file, with their CRC-32 if the file states one."""
+    """A range of bytes in a file, with its CRC-32 if the file states one."""
 
     start: int
     size: int
@@ -39,9 +39,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where the numbers of a tensor lie. Offset and strides count elements; ``order`` is "<" or ">", as numpy has it.
+    """Where the values of a tensor are. Offset and strides count elements; ``order`` is "<" or ">", as in numpy.
 
-    Raises ValueError if a number of it lies outside its place.
+    Raises ValueError if any of its values is outside its place.
     """
 
     dtype: str
@@ -61,17 +61,17 @@ class Stored:
 
     @property
     def itemsize(self) -> int:
-        """The bytes of one element."""
+        """The size of one element in bytes."""
         return np.dtype(DTYPES[self.dtype]).itemsize
 
     @property
     def nbytes(self) -> int:
-        """The bytes that all elements take, those included that are the same bytes of the file."""
+        """The bytes that all elements take in memory, counting shared bytes of the file for each element."""
         return math.prod(self.shape) * self.itemsize
 
     @property
     def span(self) -> tuple[int, int]:
-        """The first byte within the place, and the one after the last."""
+        """The first byte of the tensor within its place, and the one after the last."""
         if not math.prod(self.shape):
             return 0, 0
         reach = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
@@ -79,7 +79,7 @@ class Stored:
 
 
 def check_shape(shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless it can be the shape of a tensor."""
+    """Raises ValueError unless this is a valid shape of a tensor."""
     if len(shape) > MAX_RANK or any(not 0 <= size <= _MAX_ELEMENTS for size in shape):
         raise ValueError("a tensor has too many dimensions, or one that is negative or too large")
     if math.prod(shape) > _MAX_ELEMENTS:
@@ -87,30 +87,30 @@ def check_shape(shape: tuple[int, ...]) -> None:
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a tensor whose elements follow one another, the last index fastest."""
+    """The strides of a contiguous tensor whose last index varies fastest."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
 class WeightsFile:
-    """An open file of weights, of which only what is asked for is read. It is not for several threads at once.
+    """An open weight file, which reads only what is requested. It is not thread-safe.
 
     Its methods raise ValueError if the file ends early or is damaged.
     """
 
     def __init__(self, file: io.BufferedReader, size: int) -> None:
         self._file, self.size = file, size
-        self._intact: set[Place] = set()  # those whose CRC was found right
+        self._intact: set[Place] = set()  # those whose CRC was found to be correct
 
     def read(self, start: int, size: int) -> bytes:
-        """The bytes from one position on."""
+        """Reads ``size`` bytes from a position on."""
         return self._buffer(start, size).tobytes()
 
     def content(self, place: Place) -> bytes:
-        """All bytes of a place, which are checked by their CRC."""
+        """Reads all bytes of a place, and checks their CRC if there is one."""
         return self._span(place, 0, place.size).tobytes()
 
     def tensor(self, stored: Stored) -> npt.NDArray[Any]:
-        """The values of a tensor, floats of any width in float32, in an array that shares no memory."""
+        """Reads the values of a tensor, floats of any width as float32, into an array that shares no memory."""
         start, stop = stored.span
         data = self._span(stored.place, start, stop)
         kind = np.dtype(stored.order + DTYPES[stored.dtype])
@@ -122,7 +122,7 @@ class WeightsFile:
             wide = values.astype(np.uint32, order="C")
             wide <<= 16
             return wide.view(np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):  # what is too large for a float32 becomes infinite
+        with np.errstate(over="ignore", invalid="ignore"):  # values too large for float32 become infinite
             target = np.dtype(np.float32) if kind.kind == "f" else kind.newbyteorder("=")
             return values.astype(target, order="C", copy=False)
 

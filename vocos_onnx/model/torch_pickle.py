@@ -1,9 +1,9 @@
-"""The pickle in what ``torch.save`` wrote, read without executing any of it.
+"""Reads the pickle in a file that ``torch.save`` wrote, without executing any of it.
 
-A pickle is a program for a machine with a stack. Python's own machine imports what the program names, and calls it.
-This one knows the opcodes that ``torch.save`` writes, and the names that state dicts and Lightning's checkpoints have;
-for those it makes dictionaries, lists, tuples, numbers, texts and the inert objects below. It refuses everything else
-by name.
+A pickle is a program for a stack machine. Python's own machine imports what the program names, and calls it. This one
+knows only the opcodes that ``torch.save`` writes, and the names in state dicts and Lightning checkpoints; from those it
+makes dictionaries, lists, tuples, numbers, texts and the inert objects below. Anything else raises an error that names
+it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STORAGES = {
     "torch ShortStorage": "int16", "torch CharStorage": "int8", "torch ByteStorage": "uint8",
     "torch BoolStorage": "bool",
 }  # fmt: skip
-# Names that are called; what stands for their results is in _Machine._call.
+# Names that are called; _Machine._call makes what stands for their results.
 _CALLED = {
     "collections OrderedDict", "collections Counter", "collections defaultdict", "builtins set", "__builtin__ set",
     "torch Size", "torch device", "torch.serialization _get_layout",
@@ -42,7 +42,7 @@ _GLOBALS = {*_STORAGES, *_CALLED, *_TYPES}
 
 @dataclass(frozen=True)
 class Storage:
-    """The numbers that tensors are views of: how many of which type, in the member data/KEY of the archive."""
+    """The values that tensors are views of: their type and count, in the member data/KEY of the archive."""
 
     dtype: str
     key: str
@@ -51,7 +51,7 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A tensor. Offset and strides count elements of its storage; none of them is checked yet but for its type."""
+    """A tensor. Offset and strides count elements of its storage; so far, only the types of the fields are checked."""
 
     storage: Storage
     offset: int
@@ -61,15 +61,15 @@ class View:
 
 @dataclass(frozen=True)
 class Inert:
-    """What a name stands for, and what no weights are made of: a type, a device, a set."""
+    """Stands for a name, or for an object that weights do not need: a type, a device, a set."""
 
     name: str
 
 
 def unpickled(data: bytes) -> Any:
-    """What a pickle holds, with a View for each tensor.
+    """Returns the contents of a pickle, with a View for each tensor.
 
-    Raises RefusedError naming what the pickle calls, or the opcode, if no state dict needs it; ValueError if it is
+    Raises RefusedError if the pickle has a call or an opcode that no state dict needs, naming it; ValueError if it is
     damaged or has too many opcodes.
     """
     machine = _Machine()
@@ -80,8 +80,8 @@ def unpickled(data: bytes) -> Any:
     return machine.result()
 
 
-# The opcodes of protocol 2 that torch.save writes: their names in pickletools, and their arguments, of which a text or
-# a long integer has only its length here.
+# The opcodes of protocol 2 that torch.save writes: their names in pickletools, and their arguments; for texts and long
+# integers, only the length.
 _OPCODES = {code: (name, struct.Struct(argument)) for code, name, argument in (
     (b"\x80", "PROTO", "B"), (b".", "STOP", ""), (b"q", "BINPUT", "B"), (b"r", "LONG_BINPUT", "<I"),
     (b"h", "BINGET", "B"), (b"j", "LONG_BINGET", "<I"), (b"J", "BININT", "<i"), (b"K", "BININT1", "B"),
@@ -95,7 +95,7 @@ _OPCODES = {code: (name, struct.Struct(argument)) for code, name, argument in (
 
 
 def _instructions(data: bytes) -> Iterator[tuple[str, Any]]:
-    """The opcodes by name, each with its argument or None. Raises ValueError or RefusedError."""
+    """Yields the opcodes by name, each with its argument or None. Raises ValueError or RefusedError."""
     at, opcode = 0, ""
     while opcode != "STOP":
         known = _OPCODES.get(data[at : at + 1])
@@ -130,8 +130,8 @@ def _instructions(data: bytes) -> Iterator[tuple[str, Any]]:
 
 
 def _unknown(code: bytes) -> ValueError:
-    """The error of an opcode that is not read; that of the end of the data if there is none."""
-    import pickletools  # of use in errors alone
+    """The error for an unsupported opcode, or for the end of the data if there is no opcode."""
+    import pickletools  # only errors need it
 
     names = [opcode.name for opcode in pickletools.opcodes if opcode.code == code.decode("latin1")]
     if not names:
@@ -140,7 +140,7 @@ def _unknown(code: bytes) -> ValueError:
 
 
 class _Machine:
-    """A stack, the marks in it, and the memo. Containers are filled in place, as the memo may have them already."""
+    """A stack, its marks, and the memo. Containers are filled in place, since the memo may already refer to them."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
@@ -149,14 +149,14 @@ class _Machine:
         self._storages: dict[str, Storage] = {}
 
     def result(self) -> Any:
-        """What is left on the stack at the end."""
+        """Returns the only value left on the stack at the end. Raises ValueError if there are more."""
         value = self._pop()
         if self._stack or self._marks:
             raise ValueError("its pickle leaves more than one value")
         return value
 
     def step(self, opcode: str, argument: Any) -> None:
-        """Executes one opcode. The cases are in the order of how often they come."""
+        """Executes one opcode. The cases are sorted by frequency."""
         match opcode:
             case "BINPUT" | "LONG_BINPUT":
                 self._memo[argument] = self._top()
@@ -200,7 +200,7 @@ class _Machine:
                     raise _refused(f"calls {_dotted(argument)}")
                 self._push(Inert(argument))
             case "BUILD":
-                # attributes, which modules give to their OrderedDict (_metadata): nothing that is read here
+                # attributes that modules set on their OrderedDict (_metadata), which are not needed here
                 if not isinstance(self._pop(), dict) or type(self._top()) is not dict:
                     raise _refused("sets attributes of an object")
             case "PROTO":
@@ -223,7 +223,7 @@ class _Machine:
         return value
 
     def _from_mark(self) -> list[Any]:
-        """Takes all values after the last mark."""
+        """Pops all values after the last mark."""
         if not self._marks:
             raise ValueError("its pickle takes a mark that is not there")
         mark = self._marks.pop()
@@ -248,7 +248,7 @@ class _Machine:
         target.extend(items)
 
     def _storage(self, given: Any) -> Storage:
-        """The storage of a persistent id, which torch writes as ('storage', type, key, location, number)."""
+        """Returns the storage of a persistent id, which torch writes as ('storage', type, key, location, number)."""
         match given:
             case ("storage", Inert(name), str(key), str(), int(count)) if name in _STORAGES:
                 if type(count) is bool or count < 0:
@@ -260,7 +260,7 @@ class _Machine:
         raise ValueError("its pickle has a persistent id that is no storage's")
 
     def _call(self, called: Any, arguments: Any) -> Any:
-        """What stands for the result of a call. Raises RefusedError if no state dict has such a one."""
+        """Returns what stands for the result of a call. Raises RefusedError if no state dict has such a call."""
         if not isinstance(called, Inert) or called.name not in _GLOBALS:
             raise ValueError("its pickle calls what is no function")
         match called.name, arguments:

@@ -1,9 +1,9 @@
-"""The archives that ``torch.save`` writes since torch 1.6: a pickle, and the numbers of each storage as they are.
+"""Reads the archives that ``torch.save`` has written since torch 1.6: a pickle, and the raw values of each storage.
 
-Zip archives are described in PKWARE's APPNOTE.TXT. Readers of zip differ in what they find in strange ones, so nothing
-strange is accepted: members that are compressed, come twice or overlap, an archive with anything before its end record
-that is not its directory, or after it. A member begins after its local header, whose length is only there: torch pads
-it so that numbers are aligned.
+Zip archives are described in PKWARE's APPNOTE.TXT. Zip readers disagree about unusual archives, so those are rejected:
+members that are compressed, duplicated or overlapping, anything but the directory immediately before the end records,
+and anything after them. The contents of a member follow its local header, whose length only the header itself states,
+because torch pads it to align the values.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from .torch_pickle import MAX_PICKLE, View, unpickled
 
 MAGIC = b"PK\3\4"
 _MAX_DIRECTORY = 4 << 20  # bytes; a member takes about 60
-_VERSIONS = range(1, 11)  # of torch's archives, which state 3
-_LIGHTNING_PARTS = ("feature_extractor.", "backbone.", "head.")  # others are discriminators and losses
+_VERSIONS = range(1, 11)  # of torch's archives, which currently state 3
+_LIGHTNING_PARTS = ("feature_extractor.", "backbone.", "head.")  # the rest are discriminators and losses
 
 _END = struct.Struct("<4s4H2IH")
 _END_64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR_64 = struct.Struct("<4sIQI")
 _ENTRY = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
-_FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # where the number is in the fields of zip64
+_FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # mean that the number is in the zip64 fields
 _ENCRYPTED = 1 | 1 << 6 | 1 << 13  # flags
 
 
 def read_torch(file: WeightsFile) -> dict[str, Stored]:
-    """Names and places of the tensors of a state dict, or of Lightning's, without its discriminators and losses.
+    """Returns the names and places of the tensors in a state dict; skips Lightning's discriminators and losses.
 
-    Raises ValueError if the archive is damaged, RefusedError if it holds what is no state dict.
+    Raises ValueError if the archive is damaged, RefusedError if it holds anything but a state dict.
     """
     members = _members(file)
     pickles = [name for name in members if re.fullmatch(r"[^/]+/data\.pkl", name)]
@@ -74,7 +74,7 @@ def _stored(view: View, members: dict[str, Place], folder: str, order: str) -> S
 
 
 def _byte_order(file: WeightsFile, members: dict[str, Place], folder: str) -> str:
-    """The order of the bytes of numbers, as numpy has it; torch before 2.0 did not state it."""
+    """Returns the byte order of numbers, as numpy denotes it; torch before 2.0 did not state it."""
     place = members.get(f"{folder}byteorder")
     named = _short(file, place) if place else "little"
     if named not in ("little", "big"):
@@ -97,7 +97,7 @@ def _short(file: WeightsFile, place: Place) -> str:
 
 
 def _members(file: WeightsFile) -> dict[str, Place]:
-    """Where the contents of the members lie, by their names. Raises ValueError or RefusedError."""
+    """Returns where the contents of the members are, by name. Raises ValueError or RefusedError."""
     start, count, size = _directory(file)
     data, at, found = file.read(start, size), 0, []
     for _ in range(count):
@@ -130,12 +130,12 @@ def _members(file: WeightsFile) -> dict[str, Place]:
         if name.casefold() in taken:
             raise ValueError("a member comes twice")
         taken.add(name.casefold())
-        members[name] = Place(end - full, full, crc or None)  # torch can be told to write none, which is 0
+        members[name] = Place(end - full, full, crc or None)  # torch can be configured to write none, which is 0
     return members
 
 
 def _directory(file: WeightsFile) -> tuple[int, int, int]:
-    """Where the directory begins, the number of its members, and its size. It ends where the end records begin."""
+    """Returns the start of the directory, the number of its members, and its size. The end records follow it."""
     end = file.size - _END.size
     magic, *disks, here, count, size, start, comment = _END.unpack(file.read(end, _END.size))
     if magic != b"PK\5\6" or comment or any(disks):
@@ -167,7 +167,7 @@ def _directory(file: WeightsFile) -> tuple[int, int, int]:
 
 
 def _wide(extras: bytes, full: int, packed: int, local: int, disk: int) -> tuple[int, int, int, int]:
-    """The numbers of an entry, those that are too large for it taken from the field of zip64 in its extra data."""
+    """Returns the numbers of an entry; those too large for it are read from the zip64 field in its extra data."""
     numbers, at, wide = (full, packed, local, disk), 0, b""
     while at + 4 <= len(extras):
         kind, length = struct.unpack_from("<2H", extras, at)
@@ -185,7 +185,7 @@ def _wide(extras: bytes, full: int, packed: int, local: int, disk: int) -> tuple
 
 
 def _content(file: WeightsFile, local: int, name: bytes) -> int:
-    """Where the contents of a member begin, after its local header, in which the name must stand again."""
+    """Returns where the contents of a member begin, after its local header, which must repeat the name."""
     header = file.read(local, _LOCAL.size + len(name))
     magic, _, flags, method, *_, length, extra = _LOCAL.unpack_from(header)
     if magic != MAGIC or length != len(name) or header[_LOCAL.size :] != name:

@@ -1,4 +1,4 @@
-"""YAML of bounded size. The package pyyaml, of the extras [hub] and [export], is imported with this module."""
+"""Reads YAML of bounded size. Importing this module imports pyyaml, which is in the extras [hub] and [export]."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vocos_onnx.messages import first_line
 from .checkpoint import CheckpointError
 from .onnx_file import read_file
 
-_MAX_NODES = 10_000  # of YAML, aliases counted as what they stand for
+_MAX_NODES = 10_000  # of YAML, with aliases counted as what they expand to
 
 
 class YamlLoader(yaml.SafeLoader):
-    """YAML of bounded size: what aliases repeat counts each time, since 1 kB of them can stand for terabytes.
+    """Loads YAML of bounded size: repeated content counts each time, since 1 kB of aliases can expand to terabytes.
 
-    1e-5, as upstream's configs write it, is a number, as in YAML 1.2, and not a string, as in 1.1.
+    1e-5, which upstream's configs contain, is a number, as in YAML 1.2, and not a string, as in 1.1.
     """
 
     def get_single_node(self) -> Any:
@@ -54,12 +54,12 @@ YamlLoader.add_implicit_resolver(
 
 
 def load_yaml(path: Path) -> Any:
-    """The content of a YAML file. Raises CheckpointError if it cannot be read, or if there is too much of it."""
+    """Returns the content of a YAML file. Raises CheckpointError if it is not valid YAML, or if it is too large."""
     try:
         return yaml.load(read_file(path, MAX_CONFIG, "a config").decode(), YamlLoader)
     except RecursionError:
         raise CheckpointError(f"{path} is not readable YAML: it is nested too deeply") from None
     except OSError:
         raise
-    except Exception as error:  # the package lets many out, for dates, integers and tags that are none
+    except Exception as error:  # the package raises many kinds, for invalid dates, integers and tags
         raise CheckpointError(f"{path} is not readable YAML: {first_line(error)}") from error

@@ -449,8 +449,8 @@ class Limits:
                 Refused(503, f"{self.open_sockets} WebSockets are open{self.set_by('sockets')}: try again", 1),
             )
             return
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS:
-            await deny(scope, send, Refused(431, f"the headers may have {HEADERS} bytes"))
+        if (refused := _too_long(scope["headers"])) is not None:
+            await deny(scope, send, refused)
             return
         self.open_sockets += 1
         transport = getattr(getattr(send, "__self__", None), "transport", None)
@@ -518,9 +518,7 @@ class Limits:
                 connection.end(account, self._now())
 
     async def _request(self, scope: Scope, body: _Body, answer: _Answer, account: Account) -> None:
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADERS:
-            raise Refused(431, f"the headers may have {HEADERS} bytes")
-        if (refused := scope.get(_REFUSED)) is not None:
+        if (refused := _too_long(scope["headers"]) or scope.get(_REFUSED)) is not None:
             raise refused
         scope = {**scope, "limits": account}
         if (refused := self.admit(scope)) is not None:
@@ -705,7 +703,7 @@ class _Body:
             # a proxy may see another end of the request than the server does
             raise Refused(400, "the length of the body is given twice")
         if lengths and not re.fullmatch(rb"[0-9]{1,18}", lengths[0]):
-            raise Refused(400, "content-length is not a number of bytes")
+            raise Refused(400, f"Content-Length is {_shown(lengths[0])}, expected a number of bytes")
         if lengths and int(lengths[0]) > most:
             raise Refused(
                 413, f"the body has {int(lengths[0])} bytes, expected at most {most}{account.set_by('max_body')}"
@@ -936,6 +934,17 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
     return Bounded
 
 
+def _too_long(headers: Sequence[tuple[bytes, bytes]]) -> Refused | None:
+    """The refusal of headers that are too long together, or None."""
+    size = sum(len(name) + len(value) for name, value in headers)
+    return Refused(431, f"the headers have {size} bytes, expected at most {HEADERS}") if size > HEADERS else None
+
+
+def _shown(value: bytes) -> str:
+    """The beginning of a header's value, as it is safe to be sent back."""
+    return repr(value[:40].decode("latin-1")) + (" ..." if len(value) > 40 else "")
+
+
 def _refused_upgrade(scope: Scope, headers: Sequence[tuple[bytes, bytes]]) -> Refused | None:
     """What a request is refused with that asks for a WebSocket, and which no parser of WebSockets takes."""
     if scope["method"] != "GET":
@@ -945,15 +954,21 @@ def _refused_upgrade(scope: Scope, headers: Sequence[tuple[bytes, bytes]]) -> Re
         given.setdefault(name, []).append(value)
     if b"transfer-encoding" in given or set(given.get(b"content-length", [])) - {b"0"}:
         return Refused(400, "a request for a WebSocket has no body: leave Content-Length out")
-    if len(scope["raw_path"]) + len(scope["query_string"]) > LINE - 20:
-        return Refused(414, f"the address of a WebSocket may have {LINE - 20} bytes")
+    size = len(scope["raw_path"]) + len(scope["query_string"])
+    if size > LINE - 20:
+        return Refused(414, f"the address has {size} bytes, expected at most {LINE - 20} for a WebSocket")
     if len(headers) > LINES_OF_HEAD or any(len(name) + len(value) > LINE - 4 for name, value in headers):
-        reason = f"a request for a WebSocket may have {LINES_OF_HEAD} headers of {LINE - 4} bytes each"
+        longest = max(len(name) + len(value) for name, value in headers)
+        reason = (
+            f"a request for a WebSocket has {len(headers)} headers of up to {longest} bytes, expected at most "
+            f"{LINES_OF_HEAD} of up to {LINE - 4} bytes"
+        )
         return Refused(431, reason)
     versions, keys = given.get(b"sec-websocket-version", []), given.get(b"sec-websocket-key", [])
     if versions != [b"13"]:
         wanted = [(b"sec-websocket-version", b"13"), (b"upgrade", b"websocket")]
-        return Refused(426, "the version of a WebSocket (Sec-WebSocket-Version) has to be 13", headers=wanted)
+        given_versions = _shown(b", ".join(versions)) if versions else "missing"
+        return Refused(426, f"Sec-WebSocket-Version is {given_versions}, expected 13", headers=wanted)
     if len(keys) != 1 or not re.fullmatch(rb"[A-Za-z0-9+/]{22}==", keys[0]):
         return Refused(400, "a request for a WebSocket needs one Sec-WebSocket-Key, of 16 bytes in base64")
     return None

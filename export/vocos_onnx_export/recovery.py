@@ -34,8 +34,8 @@ class Recovered:
     """The weights of a model file.
 
     state: for a vocoder, named as in upstream's state dict, including ``feature_extractor.codebook_weights`` (K · size,
-    C) if it decodes tokens; for the bundled codec's encoder, named as in ``modules.STFTEncoder``. Constant buffers
-    (windows) are not included. Layer scales are 1 / blocks, see ``recover``.
+        C) if it decodes tokens; for the bundled codec's encoder, named as in ``modules.STFTEncoder``. Constant buffers
+        (windows) are not included. Each ``gamma`` is 1 / blocks, see ``recover``.
     is_encoder: whether the file is an encoder.
     """
 

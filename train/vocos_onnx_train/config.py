@@ -225,7 +225,7 @@ def load_config(path: Path, **changes: Any) -> TrainConfig:
 
 def read_config(
     tree: Any,
-        *,
+    *,
     train: str | Sequence[str] | None = None,
     valid: str | Sequence[str] | None = None,
     steps: int | None = None,

@@ -231,9 +231,7 @@ class Generator(nn.Module):
             return Reconstruction(self.head.to_waveform(spectrum), commitment, spectrum)
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """State dicts of the network, as in official checkpoints, and of the codec's encoder, empty unless it is
-        trained.
-        """
+        """State dicts of the network, as in official checkpoints, and of the codec's encoder (empty unless trained)."""
         encoder: dict[str, Tensor] = {}
         state = {k: v for k, v in self.state_dict().items() if k.startswith(("backbone.", "head."))}
         if isinstance(self.feature_extractor, FrozenCodec):

@@ -300,8 +300,7 @@ class Trainer:
     def _judge(
         self, estimate: Tensor, target: Tensor, ids: Tensor | None, optimizer: torch.optim.Optimizer
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """A discriminator step. Returns the generator's adversarial loss, differentiable in the estimate, and all
-        losses.
+        """A discriminator step. Returns the generator's loss, differentiable in the estimate, and all losses.
 
         Both come from a single pass through the discriminators as they were before the step.
         """

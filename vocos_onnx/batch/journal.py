@@ -248,8 +248,7 @@ class Journal:
         write_all(file, json.dumps(value, separators=(",", ":")).encode() + b"\n")  # unbuffered: written at once
 
     def _check_header(self, resume: bool) -> None:
-        """Raises ValueError unless the journal has the same settings and may be resumed; cuts off an incomplete last
-        line.
+        """Raises ValueError unless the journal has the same settings and may be resumed; cuts off a torn last line.
 
         Empties the journal if nothing was done, so a folder is not tied to settings that suit none of the items.
         """

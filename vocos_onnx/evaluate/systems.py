@@ -44,8 +44,7 @@ def open_systems(
     providers: Sequence[Provider] | None = None,
     threads: int | None = None,
 ) -> list[System]:
-    """Opens every model at every bandwidth, in the order given, and tries each on 1 s of silence. Arguments as
-    ``report``.
+    """Opens every model at every bandwidth, in order, and tries each on 1 s of silence. Arguments as ``report``.
 
     Raises ValueError and FileNotFoundError like ``report``.
     """

@@ -53,8 +53,7 @@ def serve(
     load: Callable[[], tuple[Decode[Given], Callable[[], str]]],
     make_input: Callable[[Case], Given],
 ) -> None:
-    """A worker: answers {"case", "calls"} with {"times", "cores", "cpu"}; "save" names a file for the result.
-    """
+    """A worker: answers {"case", "calls"} with {"times", "cores", "cpu"}; "save" names a file for the result."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # so nothing that a library prints is mistaken for an answer
     try:

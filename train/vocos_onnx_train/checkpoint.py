@@ -32,7 +32,7 @@ def save(state: Any, path: Path) -> None:
     try:
         with whole_file(path) as partial:
             torch.save(state, partial)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where the disk is full
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
         kept = "what was there is whole" if path.exists() else "nothing was written"
         raise OSError(f"cannot save {path} ({' '.join(str(error).split())}); {kept}") from error
 

@@ -64,7 +64,7 @@ def through_ray(address: str | None = None, *, gpus: float | None = None) -> Eng
         gpus: GPUs per actor, as ``rows`` takes them.
 
     Raises:
-        ImportError: Ray is not installed.
+        ImportError: if Ray is not installed.
         ConnectionError: if there is no cluster at that address.
         ValueError: if the cluster lacks the GPUs, or has another version of Ray or Python; or if the address is
             invalid.
@@ -104,9 +104,10 @@ def rows(
         gpus: GPUs per actor; 0.5 lets two actors share one. By default 1 with the provider "cuda", otherwise none.
 
     Raises:
-        ImportError: Ray is not installed.
-        ConnectionError: there is no cluster at that address.
-        ValueError: the cluster has no such GPUs, or has another Ray or Python; workers or gpus out of range.
+        ImportError: if Ray is not installed.
+        ConnectionError: if there is no cluster at that address.
+        ValueError: if the cluster lacks the GPUs, or has another version of Ray or Python; or if workers or gpus is out
+            of range.
         OSError: if a node cannot write to OUT, such as for a full disk.
         RuntimeError: if a node does not have OUT or the models, or has another version of this package; or if Ray
             fails.

@@ -80,8 +80,8 @@ def stoi(reference: Audio, estimate: Audio, sample_rate: int) -> float:
         nan if the reference is silent, or has less than 0.4 s (30 frames) within 40 dB of its loudest frame.
 
     Raises:
-        ValueError: reference and estimate are not both (N,).
-        ImportError: the package pystoi is not installed.
+        ValueError: if reference and estimate are not both (N,).
+        ImportError: if the package pystoi is not installed.
     """
     pystoi = require("pystoi")
     pair = _pair(reference, estimate, sample_rate, 10_000)
@@ -105,7 +105,7 @@ def mel_distance(reference: Audio, estimate: Audio, sample_rate: int) -> float:
         nan if the reference is silent, or both are too short for one frame: up to 512 samples at 24 kHz.
 
     Raises:
-        ValueError: reference and estimate are not both (N,).
+        ValueError: if reference and estimate are not both (N,).
     """
     pair = _pair(reference, estimate, sample_rate, MEL_RATE)
     if pair is None or len(pair[0]) <= MEL.n_fft // 2:
@@ -199,7 +199,7 @@ def level_error(
         nan if the reference has no energy there, or is shorter than 50 ms.
 
     Raises:
-        ValueError: reference and estimate are not both (N,).
+        ValueError: if reference and estimate are not both (N,).
     """
     if _pair(reference, estimate, sample_rate, sample_rate) is None or 20 * len(reference) < sample_rate:
         return np.nan

@@ -96,8 +96,8 @@ def _overlap_add(g: GraphBuilder, frames: str, config: ModelConfig, hops: int) -
     where frames before the first and after the last are zeros. With P - 1 frames of zeros on both sides, frame t is row
     P - 1 + t, and the term of p, over all r = 0 ... T + P - 2, is a slice:
 
-        rows     P - 1 - p  to  T + 2 (P - 1) - p,    the p-th from the end, or the end itself if p is 0; columns  p ·
-        hop_length  to  (p + 1) · hop_length.
+        rows     P - 1 - p  to  T + 2 (P - 1) - p,    the p-th from the end, or the end itself if p is 0;
+        columns  p · hop_length  to  (p + 1) · hop_length.
 
     The sum (B, T + P - 1, hop_length) is the audio row by row. It ends with P · hop_length - n_fft zeros more than the
     sum of frames of n_fft samples; these are cut off together with the trim. (The end index is never 0, which would

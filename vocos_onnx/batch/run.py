@@ -44,7 +44,7 @@ class Summary:
         others: items done in earlier runs that are not in this manifest; not counted in ``done``.
         failed: items that failed in this run, listed in errors.jsonl.
         kept: those of ``failed`` whose output from an earlier run still exists.
-        reason: the most frequent reason for a failure, as the first such item has it, with its id; None if none failed.
+        reason: the most frequent error, quoted from the first such item, with its id; None if none failed.
         alike: how many items failed for that reason, ignoring the name of the input.
         warned: items done in this run with a warning, which the journal records.
         warning: the first warning, with the id of its item; None if there is none.

@@ -59,7 +59,7 @@ class Decoder:
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """Tokens (K, T) or features (C, T), a bandwidth id, and the audio (samples,) that the float32 model makes from it."""
+    """Tokens (K, T) or features (C, T), a bandwidth id, and the float32 model's audio (samples,) for it."""
 
     array: npt.NDArray[Any]
     bandwidth_id: int | None

@@ -1,4 +1,4 @@
-"""Exports checkpoints to .onnx, and verifies each file before writing it. Needs torch, except for ``quantize``."""
+"""Exports checkpoints to .onnx; each file is verified before it appears. Needs torch, except for ``quantize``."""
 
 from __future__ import annotations
 

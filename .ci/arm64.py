@@ -1,7 +1,7 @@
-"""What the bundled models make of the bundled tokens on one processor, against the same on another.
+"""Compares the bundled models' results on the bundled tokens between two processors.
 
-``python arm64.py FILE`` writes the results to FILE if it does not exist; otherwise it compares with it, and its exit
-code is 1 if tokens differ anywhere, or anything else by more than TOLERANCE (audio of mels: MEL_TOLERANCE) of its peak.
+``python arm64.py FILE`` writes the results to FILE if it does not exist. Otherwise it compares with them, and exits
+with 1 if any tokens differ, or anything else by more than TOLERANCE (audio from mels: MEL_TOLERANCE) of its peak.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from vocos_onnx import EncodecONNX, VocosONNX, load_tokens
 from vocos_onnx.model.bundled import CODEC_ENCODER, MEL, default_model
 
 TOLERANCE = 1e-5  # measured, x86-64 against arm64: audio 1.2e-6, embeddings 5.3e-6
-# measured: 2.9e-5; x86-64 itself is 2.1e-5 from float64 in one frame, and other last bits of the mels move it by 1.5e-5
+# Measured: 2.9e-5. x86-64 itself is 2.1e-5 from float64 in one frame, and changes in the mels' last bits move it by
+# 1.5e-5.
 MEL_TOLERANCE = 1e-4
 MEL_AUDIO = "mels: decoded"
 CHUNK = 7  # frames of a stream's chunk
@@ -28,7 +29,7 @@ Array = npt.NDArray[Any]
 
 
 def results(speech: Array | None) -> Iterator[tuple[str, Array]]:
-    """Yields names and results; the encoder and the mel model hear `speech` (N,), by default the first result."""
+    """Yields names and results; the encoder and the mel model get `speech` (N,), by default the first result."""
     codec, encoder, mel = VocosONNX(), EncodecONNX(CODEC_ENCODER), VocosONNX(MEL)
     rate = codec.sample_rate
     for path in sorted(default_model().parent.glob("speech_*.npz")):

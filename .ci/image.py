@@ -1,11 +1,11 @@
-"""Follow the Dockerfile without Docker, in folders and virtual environments, and try what it makes.
+"""Follows the Dockerfile without Docker, in folders and virtual environments, and tests the result.
 
     python .ci/image.py CHECKOUT FOLDER
 
-A folder with a virtual environment of this Python as its /usr/local stands in for python:3.12-slim. What is checked:
-each step runs; one layer has all the models, and what comes after it, with the code, is less than 2 megabytes;
-nothing is left of the sources; the service that the image starts answers, asks for the token, is healthy by its
-HEALTHCHECK as long as it is there, and ends when it is told to.
+A folder whose /usr/local is a virtual environment of this Python stands in for python:3.12-slim. It checks that each
+step runs; that one layer has all the models, and the layers after it, with the code, take less than 2 megabytes; that
+no sources are left; and that the image's service answers, requires the token, is healthy according to its HEALTHCHECK
+while it runs, and stops on SIGTERM.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PATHS = re.compile(r"(?<![\w.:/-])/(?=(?:src|app|package|usr|requirements)\b)")
 
 
 def follow(checkout: Path, folder: Path) -> tuple[Path, list[tuple[str, int, list[str]]], list[str], list[str]]:
-    """Returns the root of the last stage, what each of its steps has added (step, bytes, names), and its commands."""
+    """Returns the last stage's root, what each of its steps added (step, bytes, names), its CMD and HEALTHCHECK."""
     stages: dict[str, Path] = {}
     settings: dict[str, str] = {}
     root = folder
@@ -99,7 +99,7 @@ def serve(root: Path, command: list[str], healthcheck: list[str]) -> None:
         port = str(free.getsockname()[1])
     words = [{"0.0.0.0": "127.0.0.1", "8000": port}.get(word, word) for word in command]
     binaries = root / "usr/local/bin"
-    python = binaries / "python"  # the first line of a script names that of the stage in which it was installed
+    python = binaries / "python"  # scripts have the shebang of the stage that installed them
     demo = "import json, vocos_onnx; print(json.dumps({'tokens': vocos_onnx.demo_tokens().codes.tolist()}))"
     tokens = subprocess.run([python, "-I", "-c", demo], check=True, capture_output=True).stdout
     url, headers = f"http://127.0.0.1:{port}", {"Authorization": "Bearer a-token"}
@@ -126,7 +126,7 @@ def serve(root: Path, command: list[str], healthcheck: list[str]) -> None:
                 assert error.code == 401
             subprocess.run(check, check=True, timeout=10)
             service.send_signal(signal.SIGTERM)
-            assert service.wait(10) in (-signal.SIGTERM, 128 + signal.SIGTERM)  # a shell, and Docker, say 143
+            assert service.wait(10) in (-signal.SIGTERM, 128 + signal.SIGTERM)  # a shell and Docker report 143
             assert subprocess.run(check, stderr=subprocess.DEVNULL, timeout=10).returncode != 0
         finally:
             service.kill()

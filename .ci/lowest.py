@@ -1,4 +1,4 @@
-"""Print the lowest version of every dependency of [cpu] that pyproject.toml allows, as requirements."""
+"""Prints the lowest version that pyproject.toml allows for every dependency of [cpu], as requirements."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Two wheels hold the same files, to the byte: python same_wheel.py ONE.whl OTHER.whl"""
+"""Checks that two wheels hold the same files, byte for byte: python same_wheel.py ONE.whl OTHER.whl"""
 
 import sys
 import zipfile

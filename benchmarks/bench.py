@@ -1,4 +1,4 @@
-"""What all sections share: the settings, both versions of the package, and the models."""
+"""Shared by all sections: the settings, both versions of the package, and the models."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from benchmarks.versions import Version
 
 @dataclass(frozen=True)
 class Settings:
-    """decodes: of random lengths, for the memory. clips: a folder of recordings speech_*.
+    """The settings of a run.
 
-    quick: few rounds and short input, to see that everything starts; the figures then mean nothing.
+    decodes: number of decodes of random lengths, to measure memory.
+    clips: a folder of recordings speech_*.
+    quick: few rounds and short input, to check that everything starts; the figures are meaningless then.
     """
 
     threads: int
@@ -26,7 +28,7 @@ class Settings:
 
 
 class Bench:
-    """The models are made when they are first asked for."""
+    """Both versions of the package, and the models, which are created on first use."""
 
     def __init__(self, settings: Settings, folder: Path):
         self.settings, self.folder = settings, folder
@@ -36,7 +38,7 @@ class Bench:
     def version(self, contender: str) -> Version:
         return self.old if contender.startswith(versions.OLD) else self.current
 
-    @functools.cache  # noqa: B019  it lives as long as the program
+    @functools.cache  # noqa: B019  the object lives as long as the program
     def models(self, geometry: str) -> Path:
         """A folder with a checkpoint, and a folder for each version with its model.onnx and int8.onnx."""
         folder = self.folder / geometry
@@ -46,6 +48,6 @@ class Bench:
         return folder
 
     def model(self, geometry: str, contender: str) -> Path:
-        """The file of a contender of ours."""
+        """The model file of one of our contenders."""
         file = "int8.onnx" if "int8" in contender else "model.onnx"
         return self.models(geometry) / self.version(contender).name / file

@@ -1,4 +1,4 @@
-"""Who takes part. Each runs in a process of its own: benchmarks/worker.py."""
+"""The contenders. Each runs in a process of its own: benchmarks/worker.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.harness import Case, Contender, difference
 
 GEOMETRIES = {"encodec": 75, "mel-center": 93.75}  # frames per second
 BANDWIDTH_ID, CODEBOOKS = 2, 8  # 6 kbps
-CHUNK = 8  # frames, of what is pushed into a stream
+CHUNK = 8  # frames pushed into a stream at a time
 TOLERANCE = 1e-3  # of the peak
 EAGER, EAGER_BFLOAT16 = "torch eager", "torch eager, bfloat16 autocast"
 COMPILED, COMPILED_BFLOAT16 = "torch.compile", "torch.compile, bfloat16 autocast"
@@ -30,12 +30,12 @@ PEERS = (
 )  # fmt: skip
 VERSIONS = (OLD, OLD_INT8, OURS, INT8)
 AGAINST = {OURS: OLD, INT8: OLD_INT8}
-EXACT = (*FLOAT32_PEERS, OLD, OURS)  # they must give upstream's audio; of the others the SNR is noted
+EXACT = (*FLOAT32_PEERS, OLD, OURS)  # these must reproduce upstream's audio; for the others the SNR is reported
 
 
 @dataclass(frozen=True)
 class Field:
-    """The contenders that started, and a note on each, or on why it did not."""
+    """The contenders that have started, and for each a note, or the reason why it did not start."""
 
     contenders: dict[str, Contender]
     notes: dict[str, str]
@@ -43,9 +43,9 @@ class Field:
 
 @contextmanager
 def started(bench: Bench, geometry: str, wanted: Mapping[str, Sequence[Case]]) -> Iterator[Field]:
-    """Start contenders, warm them up in each of their cases, and compare their audio with upstream's.
+    """Starts contenders, warms them up in each of their cases, and compares their audio with upstream's.
 
-    One that fails, in whichever case, is absent. Ends the program if one differs that computes in float32. Closes all
+    A contender that fails in any case is left out. Ends the program if one that computes in float32 differs. Closes all
     of them afterwards.
     """
     field = Field({}, {})
@@ -65,7 +65,7 @@ def started(bench: Bench, geometry: str, wanted: Mapping[str, Sequence[Case]]) -
                 differences = []
                 for case in cases:
                     contender(case, 0, saved)
-                    if name != STREAMING_VOCOS:  # which has edges of its own
+                    if name != STREAMING_VOCOS:  # it differs at the chunk edges
                         differences.append(difference(np.load(saved), expected[_of_upstream(case)]))
                 field.notes[name] = contender.note + _compared(name, differences)
             except RuntimeError as error:
@@ -85,7 +85,7 @@ def _start(bench: Bench, geometry: str, name: str) -> Contender:
 
 
 def _of_upstream(case: Case) -> Case:
-    """The case of upstream that gives the same audio: it has no streams."""
+    """The corresponding case for upstream, which has no streams: it returns the same audio."""
     return replace(case, cut="whole", streams=1) if case.cut in ("chunks", "pool") else case
 
 

@@ -1,12 +1,12 @@
-"""Batches of a corpus: throughput, kills and restarts, resuming, memory. See docs/guides/corpora.md.
+"""Benchmarks for batches of a corpus: throughput, kills and restarts, resuming, memory. See docs/guides/corpora.md.
 
     python benchmarks/corpora.py throughput --items 2000    # one worker against all cores, in turns
     python benchmarks/corpora.py kills --items 10000        # kill -9 of the parent or a worker, three times at random
     python benchmarks/corpora.py ray --items 64000 --rounds 1 --local 0.25   # Ray, started here, and the local engine
-    python benchmarks/corpora.py memory --items 1000000     # of the parent, with a manifest of so many rows
+    python benchmarks/corpora.py memory --items 1000000     # of the parent, with a manifest of that many rows
 
-Items are 1 to 5 s of random tokens of the bundled codec at 3 kbps, decoded to WAV; OMP_NUM_THREADS and the like do not
-matter, since each worker has one thread.
+Items are 1 to 5 s of random tokens of the bundled codec at 3 kbps, decoded to WAV. OMP_NUM_THREADS and the like have no
+effect, since each worker has one thread.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vocos_onnx.batch.journal import FileState, Row
 from vocos_onnx.batch.manifest import Item
 from vocos_onnx.model.cpus import available_cpus
 
-CODEBOOKS, RATE = 4, 75  # of 3 kbps; frames a second
+CODEBOOKS, RATE = 4, 75  # at 3 kbps; frames per second
 
 
 def write_items(folder: Path, count: int) -> None:
@@ -52,7 +52,7 @@ def command(source: Path, out: Path, *options: str) -> list[str]:
 
 
 def once(source: Path, out: Path, *options: str) -> dict[str, Any]:
-    """One run of the command. Returns its summary, with the seconds of the whole process."""
+    """Runs the command once. Returns its summary, and the seconds that the whole process took."""
     start = time.monotonic()
     done = subprocess.run(command(source, out, *options), check=True, capture_output=True, text=True)
     summary: dict[str, Any] = json.loads(done.stdout)
@@ -75,9 +75,9 @@ def throughput(folder: Path, items: int, rounds: int) -> None:
 
 
 def ray(folder: Path, items: int, rounds: int, local: float) -> None:
-    """Both engines in turns, on all cores, from the first row on; what comes before it is the start.
+    """Runs both engines in turn, on all cores, timed from the first row on; the time before that is the start.
 
-    local: the share of the items that the local engine does.
+    local: the share of the items for the local engine.
     """
     write_items(folder / "in", items)
     manifests = {"local": folder / "local.jsonl", "ray": folder / "ray.jsonl"}
@@ -122,7 +122,7 @@ def kills(folder: Path, items: int, seed: int) -> None:
         victim = rng.choice(["parent", "worker"]) if workers else "parent"
         os.kill(process.pid if victim == "parent" else rng.choice(workers), signal.SIGKILL)
         print(f"kill {number + 1}: {victim}, after {lines(out)} lines of the journal", flush=True)
-        if victim == "worker":  # the run goes on, and is stopped a while later
+        if victim == "worker":  # the run continues, and is killed a while later
             time.sleep(rng.uniform(1, 5))
             process.kill()
         process.wait()
@@ -157,7 +157,7 @@ def workers_of(process: int) -> list[int]:
 
 
 def memory(folder: Path, items: int) -> None:
-    """Of the parent: the outputs are pretended, so that it is its own work that is measured."""
+    """Measures the parent's memory: outputs are faked, so only its own work counts."""
     path = folder / "manifest.jsonl"
     with path.open("w") as file:
         for n in range(items):

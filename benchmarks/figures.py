@@ -1,4 +1,4 @@
-"""The figures that were to be reached, and what results.json has for them."""
+"""The goals, and the figures in results.json that correspond to them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from benchmarks.sections.realtime import SERVED
 from benchmarks.sections.start import ALL, LONG, SHORT, STREAMED
 
 LENGTHS = (1, 10, 60)  # seconds
-MEMORY = 124.0  # MB, and a share of the model file
+MEMORY = 124.0  # MB, plus a share of the model file
 POOL, COST = "StreamPool of 32", "cost of a second, relative to 0.4.0 in one call"
-Answer = tuple[str, bool]  # what was measured, and whether that is what was wanted
+Answer = tuple[str, bool]  # the measured figure, and whether it reaches the goal
 
 
 @dataclass(frozen=True)
 class Goal:
-    """measure: raises KeyError if something is not in the results."""
+    """A goal. ``measure`` raises KeyError if something is missing in the results."""
 
     what: str
     wanted: str
@@ -101,7 +101,7 @@ def _at_most(limit: float, section: str, table: str, name: str, column: str) -> 
 
 
 def _ahead(rows: dict[str, Row], ours: str, peers: tuple[str, ...]) -> tuple[float, str]:
-    """How many times as fast as the fastest of the peers, by the medians, and which it is."""
+    """How many times as fast as the fastest peer, by the medians, and which peer that is."""
     fastest = min((name for name in peers if name in rows), key=lambda name: _median(rows[name], "ms"))
     return _median(rows[fastest], "ms") / _median(rows[ours], "ms"), fastest
 

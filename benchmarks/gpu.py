@@ -1,13 +1,13 @@
-"""Batches on an NVIDIA GPU, beside upstream on the same: python -m benchmarks.gpu
+"""Compares batches on an NVIDIA GPU with upstream on the same GPU: python -m benchmarks.gpu
 
-Tokens on the host to audio on the host, the official encodec geometry with random weights, 1 x 10 s, 16 x 1 s and 64 x
-10 s: upstream Vocos in torch, eager and compiled, and this package with the inverse STFT in numpy and in the graph, in
-float32 (without TF32) and in half precision. Each must give upstream's audio first, within 1e-3 of its peak in
-float32; of half precision the SNR is said. How it is timed: harness.py.
+Decodes tokens on the host to audio on the host, with the official encodec geometry and random weights, 1 x 10 s, 16 x 1
+s and 64 x 10 s: upstream Vocos in torch, eager and compiled, and this package with the inverse STFT in numpy and in the
+graph, in float32 (without TF32) and in half precision. Each contender must first reproduce upstream's audio, within
+1e-3 of its peak in float32; for half precision the SNR is printed. For the timing see harness.py.
 
     pip install torch && pip install ".[gpu,export]" && pip install --no-deps torchaudio vocos encodec
 
-With --device cpu it runs anywhere, to try it.
+With --device cpu it runs anywhere, for a trial.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def load_torch(name: str, folder: Path, device: str) -> tuple[Decode[np.ndarray]
 
     from tests.parity.upstream import CONFIGS, build
 
-    torch.backends.cudnn.allow_tf32 = False  # as of products it is by default, and of all of ours
+    torch.backends.cudnn.allow_tf32 = False  # as by default for matrix products, and in all of our code
     model: Any = build(CONFIGS["encodec"])
-    model.load_state_dict(torch.load(folder / "pytorch_model.bin"), strict=False)  # it has no encodec weights
+    model.load_state_dict(torch.load(folder / "pytorch_model.bin"), strict=False)  # the file has no encodec weights
     model.to(device)
     bandwidth_id = torch.tensor([BANDWIDTH_ID], device=device)
     half = "float16" in name
@@ -85,7 +85,7 @@ def make_checkpoint(folder: Path) -> None:
 
 
 def start(folder: Path, device: str, items: int, seconds: float) -> list[Contender]:
-    """The contenders, each compared with upstream."""
+    """Starts the contenders, and compares each with upstream."""
     contenders: list[Contender] = []
     expected = None
     for name in CONTENDERS:

@@ -1,8 +1,9 @@
-"""How the benchmarks time: contenders in processes of their own, in turn, and rounds that others disturbed dropped.
+"""How the benchmarks time: contenders run in separate processes, in turn, and disturbed rounds are dropped.
 
-Each contender lives in its own process, because thread pools that spin after their work disturb one another inside one.
-In each round all are called in turn, in rotating order, with a pause in between; a turn is one call to warm up and then
-the timed ones. On Linux, rounds in which other programs took more than 5 % of the processor's time are repeated.
+Each contender runs in its own process, because thread pools that spin after their work disturb one another within a
+process. In each round all contenders are called in turn, in rotating order, with a pause in between; a turn is one
+warm-up call and then the timed calls. On Linux, rounds in which other programs took more than 5 % of the processor time
+are repeated.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-OTHERS = 0.05  # of the processor's time: the most that other programs may take during a round
+OTHERS = 0.05  # the largest share of processor time that other programs may take during a round
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 Given = TypeVar("Given")
 Decode = Callable[[Given], np.ndarray]
@@ -31,11 +32,11 @@ Cut = Literal["whole", "items", "pieces", "chunks", "pool"]
 
 @dataclass(frozen=True)
 class Case:
-    """What is decoded in one call.
+    """The input of one call.
 
-    seconds: of audio.
+    seconds: length of the audio.
     cut: "whole", in one piece; "items", a list of items of 1 s; "pieces", a list of random pieces of 2 s on average;
-        "chunks", through a Stream; "pool", through so many streams of a StreamPool, each of so many seconds.
+        "chunks", through a Stream; "pool", through ``streams`` streams of a StreamPool, each of ``seconds``.
     """
 
     seconds: float
@@ -44,7 +45,7 @@ class Case:
 
     @property
     def audio(self) -> float:
-        """Seconds of audio in all."""
+        """Total seconds of audio."""
         return self.seconds * self.streams
 
 
@@ -52,9 +53,9 @@ def serve(
     load: Callable[[], tuple[Decode[Given], Callable[[], str]]],
     make_input: Callable[[Case], Given],
 ) -> None:
-    """A worker: answer {"case", "calls"} with {"times", "cores", "cpu"}; "save" names a file for the result."""
+    """A worker: answers {"case", "calls"} with {"times", "cores", "cpu"}; "save" names a file for the result."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # nothing that a library prints shall be taken for an answer
+    os.dup2(2, 1)  # so nothing that a library prints is mistaken for an answer
     try:
         decode, note = load()
         print("{}", file=answers, flush=True)
@@ -63,7 +64,7 @@ def serve(
             given = make_input(Case(**order["case"]))
             result = decode(given)
             if order["save"]:
-                for _ in range(2):  # profiles and allocations of the first calls
+                for _ in range(2):  # the first calls profile and allocate
                     result = decode(given)
                 np.save(order["save"], result)
             times, before = [], time.process_time()
@@ -80,7 +81,7 @@ def serve(
 
 
 class Contender:
-    """The parent's end of a worker, which is a module with arguments. Raises RuntimeError if the worker fails."""
+    """The parent's end of a worker, a module run with arguments. Raises RuntimeError if the worker fails."""
 
     def __init__(self, name: str, module: str, *arguments: object, environment: Mapping[str, str] | None = None):
         self.name, self.note, self.cpu = name, "", 0.0
@@ -115,14 +116,14 @@ class Contender:
 
 
 class BusyLoop:
-    """A process that keeps one core busy, until it is closed."""
+    """A process that keeps one core busy until it is closed."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
 
     @property
     def cpu(self) -> float:
-        """Seconds of processor time that it has taken; 0 where there is no /proc."""
+        """Seconds of processor time that it has used; 0 without /proc."""
         try:
             fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -136,7 +137,7 @@ class BusyLoop:
 
 @dataclass(frozen=True)
 class Turn:
-    """What is timed once a round, under the name that its row gets."""
+    """A measurement made once per round, under the name of its row."""
 
     name: str
     contender: Contender
@@ -146,21 +147,21 @@ class Turn:
 
 @dataclass(frozen=True)
 class Times:
-    """Of one turn: the median seconds of each round, for so much audio, and the cores that it kept busy."""
+    """The times of one turn: seconds of audio, the median seconds of each round, and the cores that were busy."""
 
     audio: float
     seconds: list[float]
     cores: float
 
     def ratios(self, other: Times) -> list[float]:
-        """How many times as fast as another, for as much audio, by round."""
+        """How many times as fast as another turn, for the same amount of audio, by round."""
         each = zip(other.seconds, self.seconds, strict=True)
         return [theirs / own * self.audio / other.audio for theirs, own in each]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The rounds that count, by name of the turn; how many were dropped, or whether none was undisturbed."""
+    """The rounds that count, by turn; how many were dropped, and whether every round was disturbed."""
 
     times: dict[str, Times]
     rounds: int
@@ -169,7 +170,7 @@ class Measured:
 
 
 def difference(given: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
-    """The largest difference over the peak of the expected, and the SNR in dB. Ends the program for another shape."""
+    """The largest difference relative to the expected peak, and the SNR in dB. Exits if the shapes differ."""
     if given.shape != expected.shape:
         raise SystemExit(f"audio has shape {given.shape}, not {expected.shape}")
     noise = given.astype(np.float64) - expected
@@ -179,7 +180,7 @@ def difference(given: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
 
 
 def measure(turns: Sequence[Turn], rounds: int, pause: float = 0.1, beside: BusyLoop | None = None) -> Measured:
-    """So many undisturbed rounds. What runs beside the turns on purpose disturbs none."""
+    """Measures ``rounds`` undisturbed rounds, if possible. The load in ``beside`` does not count as a disturbance."""
     quiet: list[list[dict[str, Any]]] = []
     disturbed: list[list[dict[str, Any]]] = []
     workers: list[Contender | BusyLoop] = [*{id(turn.contender): turn.contender for turn in turns}.values()]
@@ -207,7 +208,7 @@ def measure(turns: Sequence[Turn], rounds: int, pause: float = 0.1, beside: Busy
 
 
 def machine_seconds() -> float:
-    """Seconds that all cores together have been busy, those taken by a hypervisor too; 0 where there is no /proc."""
+    """Busy seconds of all cores together, including time taken by a hypervisor; 0 without /proc."""
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     except OSError:
@@ -227,7 +228,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def processor() -> str:
-    """The processor, and those of its instructions on which the speed depends."""
+    """The processor, and the instruction sets that matter for the speed."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

@@ -1,9 +1,9 @@
-"""A checkpoint of official geometry with random weights, and its exports: run in a process of each version.
+"""Writes a checkpoint of official geometry with random weights, and exports it, in a process of each version.
 
     python -m benchmarks.models checkpoint GEOMETRY FOLDER
     python -m benchmarks.models export CHECKPOINT FOLDER
 
-0.4.0 and this version have formats of their own, so each exports for itself what it decodes.
+0.4.0 and this version have different formats, so each exports its own model files.
 """
 
 from __future__ import annotations

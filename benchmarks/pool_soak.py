@@ -1,11 +1,10 @@
-"""Many live streams through one pool, for a long time: python benchmarks/pool_soak.py
+"""Soak test of many live streams through one pool: python benchmarks/pool_soak.py
 
     python benchmarks/pool_soak.py [--model M] [--streams 64] [--minutes 10]
 
-Each of the threads opens a stream, pushes chunks of random lengths, and leaves: at the end of its tokens, or before, by
-bad input, by closing the stream, or without a word. The audio of each is compared with that of ``decode``. Exits with 1
-if any differs, or if the resident memory grows after the first minute (with fewer than 3 minutes, after a third of the
-time).
+Each thread opens a stream, pushes chunks of random lengths, and leaves: at the end of its tokens, or earlier, by bad
+input, by closing the stream, or by abandoning it. The audio is compared with that of ``decode``. Exits with 1 if any
+differs, or if the resident memory grows after the first minute (in runs under 3 minutes, after a third of the time).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import numpy as np
 from vocos_onnx import StreamPool, VocosONNX
 
 LONGEST = 300  # frames of a sequence
-GROWTH = 1.1  # of the resident memory, at most
+GROWTH = 1.1  # the most that resident memory may grow
 ENDS = ("flush", "flush", "flush", "bad", "close", "abandon")
 
 
@@ -34,7 +33,7 @@ def resident() -> float:
 
 
 class Soak:
-    """What the threads share. ``counts``: sequences by how they ended. ``worst``: difference from ``decode`` / peak."""
+    """Shared by the threads. ``counts``: sequences by how they ended. ``worst``: difference from ``decode`` / peak."""
 
     def __init__(self, vocos: VocosONNX, pool: StreamPool, until: float):
         self.vocos, self.pool, self.until = vocos, pool, until
@@ -67,7 +66,7 @@ class Soak:
             audio.append(stream.push(tokens[:, start : min(start + length, stop)]))
             start += length
             if rng.random() < 0.1:
-                time.sleep(rng.random() * 0.05)  # it stalls
+                time.sleep(rng.random() * 0.05)  # stall
         if end == "flush":
             audio.append(stream.flush())
         elif end == "close":

@@ -1,4 +1,4 @@
-"""results.json -> RESULTS.md and RESULTS.png: python -m benchmarks.render [FOLDER]"""
+"""Renders results.json as RESULTS.md and RESULTS.png: python -m benchmarks.render [FOLDER]"""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _cell(row: Row, column: str) -> str:
 
 
 def plot(results: Results, path: Path) -> bool:
-    """Write the picture, if what it shows has been measured."""
+    """Writes the picture if its figures have been measured. Returns whether it did."""
     tables = {geometry: f"{geometry} {PLOTTED}" for geometry in GEOMETRIES}
     if "decode" not in results or not set(tables.values()) <= results["decode"].section.tables.keys():
         return False

@@ -1,4 +1,4 @@
-"""What the sections measure, and results.json, which keeps it."""
+"""The results of the sections, and results.json, which stores them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ Row = dict[str, Value]  # by column
 class Table:
     """Rows by name, usually a contender's.
 
-    calls: timed in each round, if they are as many for each row; their median is the round's figure.
-    dropped: rounds that other programs disturbed; ``disturbed`` if there were no others.
+    calls: timed calls per round, if the same for each row; their median is the round's figure.
+    dropped: rounds disturbed by other programs; ``disturbed`` if all rounds were.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Section:
-    """notes: what each contender is, and how far from upstream's audio; or why it is absent."""
+    """A section. ``notes``: what each contender is and how far its audio is from upstream's, or why it is absent."""
 
     title: str
     text: str
@@ -65,20 +65,20 @@ class Section:
 
 @dataclass(frozen=True)
 class Result:
-    """A section, and where it was measured."""
+    """A section, and the machine that it was measured on."""
 
     machine: Machine
     section: Section
 
 
-Results = dict[str, Result]  # by name of the section
+Results = dict[str, Result]  # by section name
 
 
 def timed(title: str, measured: Measured, reference: str, against: dict[str, str], calls: int) -> Table:
     """A table of times.
 
-    Its columns: milliseconds; how many times as fast as the reference, and as what the row is compared with
-    (``against``: by name of the row), for as much audio, by round; how much faster than the audio plays; and cores.
+    Its columns: milliseconds; how many times as fast as the reference, and as the row's counterpart in ``against`` (a
+    row name for each row name), for the same amount of audio, by round; how much faster than real time; and cores.
     """
     rows: dict[str, Row] = {}
     for name, times in measured.times.items():
@@ -95,13 +95,13 @@ def timed(title: str, measured: Measured, reference: str, against: dict[str, str
 
 
 def save(results: Results, path: Path, order: Iterable[str]) -> None:
-    """Write results.json, its sections in an order."""
+    """Writes results.json, with its sections in this order."""
     ordered = {name: asdict(results[name]) for name in order if name in results}
     path.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load(path: Path) -> Results:
-    """The results in a file, none if it is not there."""
+    """The results in a file; none if it does not exist."""
     if not path.exists():
         return {}
     return {
@@ -124,7 +124,7 @@ def _table(given: dict[str, Any]) -> Table:
 
 
 def shown(value: Value) -> str:
-    """A value as text, a spread with what it lies between."""
+    """A value as text; a spread with its minimum and maximum."""
     if isinstance(value, Spread):
         return f"{shown(value.median)} ({shown(value.least)} – {shown(value.most)})"
     if isinstance(value, str):
@@ -138,5 +138,5 @@ def shown(value: Value) -> str:
 
 
 def rounded(value: float) -> float:
-    """To four digits: more would only be noise in the file."""
+    """Rounds to four digits: more would only be noise in the file."""
     return float(f"{value:.4g}")

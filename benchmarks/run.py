@@ -1,14 +1,14 @@
-"""Everything side by side: python -m benchmarks.run --clips CLIPS writes results.json, RESULTS.md and RESULTS.png.
+"""Run all benchmarks: python -m benchmarks.run --clips CLIPS writes results.json, RESULTS.md and RESULTS.png.
 
-The official geometries with random weights: upstream Vocos in torch (eager and compiled, each also under bfloat16
-autocast; dynamic int8), OpenVINO (its default precision, float32, and int8 of NNCF), streaming-vocos, 0.4.0, and this
-version. One section is one file of benchmarks/sections; with --only some are measured again, and the others stay in
-results.json as they are. How it is timed: harness.py.
+They compare, on the official geometries with random weights: upstream Vocos in torch (eager and compiled, each also
+under bfloat16 autocast; dynamic int8), OpenVINO (its default precision, float32, and int8 by NNCF), streaming-vocos,
+0.4.0, and this version. Each section is a file in benchmarks/sections; --only measures some of them again, and leaves
+the others in results.json unchanged. For the timing see harness.py.
 
     pip install torch && pip install -e ".[bench,cpu]"
     pip install --no-deps torchaudio vocos encodec streaming-vocos
 
-CLIPS is a folder of recordings speech_*, for what int8 costs. It needs a checkout with its history, for 0.4.0.
+CLIPS is a folder of recordings speech_*, to measure what int8 costs. A checkout with its history is needed for 0.4.0.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Mixed requests with faults against vocos-onnx serve: python benchmarks/service.py [--requests 5000] [--clients 24]
+"""Sends mixed requests and faults to vocos-onnx serve: python benchmarks/service.py [--requests 5000] [--clients 24]
 
 Starts the service on this machine with its default limits, and many clients at once: tokens, mels and recordings to
 audio in all formats, whole and streamed, recordings to tokens, WebSockets, and the small routes. One request in ten is
-wrong, in some way of those below, and each is to be refused with its status and its reason. Of the others some come
-slowly, or stop for a while and go on, some clients leave, and one request in a hundred hangs for ever.
+invalid in one of the ways below, and must get its error status and reason. Of the others, some are sent slowly or pause
+midway, some clients disconnect, and one request in a hundred hangs forever.
 
-Exits with an error unless every request has ended with the answer that the library gives, or with the refusal that is
-due; /healthz answered within a second throughout; the service took 600 MB at most; and nothing is left in the end: no
-place, no stream, no byte, no connection, no file descriptor, and no failure in the log.
+Exits with an error unless every request ended with the library's result or with the expected error; /healthz always
+answered within a second; the service took at most 600 MB; and nothing is left over in the end: no place, stream, byte,
+connection or file descriptor, and no failure in the log.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from vocos_onnx.io.tokens import load_tokens
 from vocos_onnx.model.bundled import CODEC, MEL, bundled_file
 
 TOKEN = "a-token-of-the-benchmark"
-IDLE = 8  # seconds after which a silent WebSocket is closed here; all other limits are the default ones
+IDLE = 8  # seconds after which an idle WebSocket is closed here; all other limits have their defaults
 MOST_MEMORY, MOST_HEALTH = 600, 1.0  # MB, seconds
-PATIENCE = 120  # seconds in which a request has to end, however often it is told to wait
-STEPS = 2  # of 16 bits, between the audio of the service and of the library: streams round otherwise
+PATIENCE = 120  # seconds within which a request must end, however often it has to retry
+STEPS = 2  # 16-bit steps between the audio of the service and of the library: streams round differently
 RATE = 24_000
-ENDS = ("right", "refused as due", "cut off as due", "left")  # of a request
-NUMBERS = (  # of /metrics, which are 0 where nothing is left
+ENDS = ("right", "refused as due", "cut off as due", "left")  # outcomes of a request
+NUMBERS = (  # in /metrics, 0 if nothing is left over
     *("vocos_requests_in_progress", "vocos_calls_waiting", "vocos_held_bytes", "vocos_websockets_open"),
     "vocos_streams_open",
 )
@@ -68,7 +68,7 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """A request with the check of its answer; ``row`` is its line of the table. It may be sent in any manner."""
+    """A request and the check of its answer; ``row`` is its row in the table. It may be sent in any manner."""
 
     row: str
     path: str
@@ -76,7 +76,7 @@ class Request:
     check: Callable[[Reply], None] = lambda reply: None
     headers: tuple[str, ...] = ()
     method: str = "POST"
-    length: int | None = None  # which is announced
+    length: int | None = None  # the Content-Length, if it is not that of the body
     status: int = 200
 
     def head(self) -> bytes:
@@ -90,7 +90,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Stream:
-    """What is sent over a WebSocket: the first message, the chunks, and the audio that they give."""
+    """A stream over a WebSocket: the first message, the chunks, and the expected audio."""
 
     row: str
     start: dict[str, Any]
@@ -100,7 +100,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class WrongStream:
-    """Messages over a WebSocket, the code it is closed with, and the reason."""
+    """Invalid messages over a WebSocket, the code that it must be closed with, and the reason."""
 
     row: str
     messages: tuple[dict[str, Any] | bytes | str, ...]
@@ -108,11 +108,11 @@ class WrongStream:
     reason: str
 
 
-# What is asked, and what the answer is
+# The requests, and the expected answers
 
 
 class Library:
-    """What the library makes of the inputs, on one thread, as the service computes."""
+    """The library's models and inputs, single-threaded like the service, for the expected results."""
 
     def __init__(self) -> None:
         self.codec, self.mel, self.encoder = VocosONNX(threads=1), VocosONNX(MEL, threads=1), EncodecONNX(threads=1)
@@ -126,7 +126,7 @@ class Library:
 
 
 def requests_of(library: Library) -> tuple[list[Request], list[Stream]]:
-    """The right ones."""
+    """The valid requests and streams."""
     made: list[Request] = []
     streams: list[Stream] = []
     for i, audio in enumerate(library.audio):
@@ -249,7 +249,7 @@ def npy(array: Array) -> bytes:
 
 
 def written(audio: Array, kind: str, rate: int) -> bytes:
-    """A file of this kind, which is of that rate: its sound is another one, which does not matter here."""
+    """A file of this format that declares this rate: the pitch changes, which does not matter here."""
     out = io.BytesIO()
     soundfile.write(out, audio, rate, format=kind)
     return out.getvalue()
@@ -262,7 +262,7 @@ def tokens_file(tokens: Array, encoder: EncodecONNX, samples: int) -> bytes:
 
 
 def chunks(frames: Array, seed: int) -> tuple[bytes, ...]:
-    """The columns, one after another, in messages of different length."""
+    """The columns in order, in messages of different lengths."""
     cuts = np.cumsum(np.random.default_rng(seed).integers(1, 40, frames.shape[1]))
     return tuple(part.T.tobytes() for part in np.split(frames, cuts[cuts < frames.shape[1]], axis=1))
 
@@ -271,7 +271,7 @@ def chunks(frames: Array, seed: int) -> tuple[bytes, ...]:
 
 
 def sounds(expected: Array) -> Callable[[Reply], None]:
-    """Whether the audio is that of the library; of Opus, whether its spectrum is."""
+    """Checks that the audio is that of the library; for Opus, only its spectrum."""
     steps = np.round(expected * 32768).clip(-32768, 32767).astype(int)
 
     def check(reply: Reply) -> None:
@@ -316,13 +316,14 @@ def reasoned(reason: str) -> Callable[[Reply], None]:
     return check
 
 
-# How it is sent
+# How requests are sent
 
 
 class Clients:
-    """They ask, each one request after another, and count how these end.
+    """Clients that send one request after another, and count the outcomes.
 
-    outcomes: of each row of the table, how many ended how. seconds: of the right answers. failures: what was wrong.
+    outcomes: for each row of the table, the number of each outcome. seconds: times of the right answers. failures:
+    error messages.
     """
 
     def __init__(self, port: int, library: Library) -> None:
@@ -339,7 +340,7 @@ class Clients:
         self.failures: list[str] = []
 
     def warm_up(self) -> None:
-        """So that the models, and what they open, are there. Raises what is wrong."""
+        """Makes the service load the models and open what they need. Raises AssertionError for a wrong answer."""
         for row in self._by_row:
             self._answered(self._by_row[row][0])
         for stream in self._streams[:2]:
@@ -347,7 +348,7 @@ class Clients:
         self.outcomes.clear()
 
     def one(self, number: int) -> None:
-        """The request of this number: which it is, and in which manner, follows from that alone."""
+        """Sends the request with this number, which alone determines the request and the manner."""
         rng = Random(number)
         begun = time.perf_counter()
         row, outcome = "wrong", "failed"
@@ -368,7 +369,7 @@ class Clients:
                     request = rng.choice(self._by_row[rng.choice(list(self._by_row))])
                     row = request.row
                     outcome = self._left(request, rng) if leaves else self._answered(request, manner)
-        except Exception as error:  # whatever it is: the request has not ended as it should
+        except Exception as error:  # any error: the request has not ended as it should
             with self._lock:
                 self.failures.append(f"request {number}, {row}: {type(error).__name__}: {error}"[:500])
         with self._lock:
@@ -380,11 +381,11 @@ class Clients:
         return socket.create_connection(("127.0.0.1", self._port), PATIENCE, **options)
 
     def _answered(self, request: Request, manner: str = "at once") -> str:
-        """Ask until there is another answer than to wait. Raises AssertionError for one that is not right."""
+        """Repeats the request until the answer is not to retry later. Raises AssertionError if it is wrong."""
         end = time.monotonic() + PATIENCE
         while True:
             with self._plug() as plug:
-                with contextlib.suppress(ConnectionError):  # who is refused early still gets the reason
+                with contextlib.suppress(ConnectionError):  # an early rejection still has a readable reason
                     send(plug, request, manner)
                 reply = read(plug, request.method, manner)
             if reply.status not in (429, 503) or request.status == reply.status:
@@ -399,7 +400,7 @@ class Clients:
         return "right" if request.status == 200 else "refused as due"
 
     def _left(self, request: Request, rng: Random) -> str:
-        """Leave in the headers, in the body, before the answer or in it; half of them without a word of it."""
+        """Disconnects in the headers, in the body, before the answer or within it; half the time with a reset."""
         head, body = request.head(), request.body
         with self._plug() as plug:
             if rng.random() < 0.5:
@@ -466,7 +467,7 @@ class Clients:
         return "left"
 
     def _hanging(self, kind: int) -> str:
-        """A client that goes on no more: the service ends it, each in its way."""
+        """A client that stops midway: the service ends each kind in its own way."""
         if kind == 0:  # half a body
             request = Request("", "/v1/decode", self._long)
             with self._plug() as plug:
@@ -477,9 +478,9 @@ class Clients:
         if kind == 1:  # half a header
             with self._plug() as plug:
                 plug.sendall(b"POST /v1/decode HTTP/1.1\r\nHost: ")
-                plug.recv(1000)  # the connection is closed: nothing, or 400
+                plug.recv(1000)  # the server closes the connection, with nothing or a 400
             return "cut off as due"
-        if kind == 2:  # an answer that is not read
+        if kind == 2:  # a client that does not read the answer
             request = Request("", "/v1/decode?stream=true&format=pcm", self._long)
             while True:
                 with self._plug() as plug:
@@ -487,14 +488,14 @@ class Clients:
                     plug.sendall(request.head() + request.body)
                     first = plug.recv(12)
                     if first.endswith(b"200"):
-                        time.sleep(40)  # a client has to take a piece of 64 kB in 20 s
+                        time.sleep(40)  # a client must read each 64 kB within 20 s
                         with contextlib.suppress(ConnectionError):
                             rest = sum(map(len, iter(lambda: plug.recv(1 << 16), b"")))
                             assert rest < 2 * 320 * 75 * 600, "a client that does not read got all of it"
                         return "cut off as due"
                     assert first.endswith((b"429", b"503")), first
                 time.sleep(1)
-        if kind == 3:  # a WebSocket that is not read
+        if kind == 3:  # a WebSocket client that does not read
             with socket.socket() as plain:
                 plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
                 plain.connect(("127.0.0.1", self._port))
@@ -502,11 +503,11 @@ class Clients:
                     plug.send(json.dumps({"type": "start", "kind": "tokens", "codebooks": 8, "format": "f32le"}))
                     for _ in range(8):
                         plug.send(bytes(16 * 375))
-                    time.sleep(25)  # --stream-stall is 10 s, and 5 s later even the close code is given up
+                    time.sleep(25)  # --stream-stall is 10 s; 5 s later the close code is given up, too
                     code, reason = last_words(plug)
             assert code == 1006 or (code == 4408 and "has not been read" in reason), (code, reason)
             return "cut off as due"
-        with self._socket() as plug:  # a WebSocket over which nothing comes
+        with self._socket() as plug:  # a WebSocket client that sends nothing more
             plug.send(json.dumps({"type": "start", "kind": "tokens", "codebooks": 8}))
             code, reason = last_words(plug)
         assert code == 4408 and "nothing has come" in reason, (code, reason)
@@ -527,7 +528,7 @@ def send(plug: socket.socket, request: Request, manner: str) -> None:
 
 
 def read(plug: socket.socket, method: str, manner: str = "at once") -> Reply:
-    """The answer. Raises http.client.HTTPException, OSError for one that is not whole."""
+    """Reads the answer. Raises http.client.HTTPException or OSError if it is incomplete."""
     reply = http.client.HTTPResponse(plug, method=method)
     reply.begin()
     if manner == "at once":
@@ -539,7 +540,7 @@ def read(plug: socket.socket, method: str, manner: str = "at once") -> Reply:
                 time.sleep(0.02 if manner == "slowly" else 1.5)
             parts.append(part)
         body = b"".join(parts)
-    # http.client takes an answer with a length that ends too soon for one that is whole where it is read in parts
+    # When read in parts, http.client accepts an answer that ends before its Content-Length.
     length = reply.headers.get("content-length")
     assert length is None or int(length) == len(body), f"{len(body)} bytes of {length}"
     return Reply(reply.status, reply.headers.get("content-type", ""), float(reply.headers.get("retry-after", 0)), body)
@@ -551,7 +552,7 @@ def binary(message: bytes | str) -> bytes:
 
 
 def last_words(plug: ClientConnection) -> tuple[int, str]:
-    """The code that a WebSocket is closed with, and the reason: of the message before, which is longer, if it came."""
+    """The close code of a WebSocket, and the reason, from the preceding error message if any, since it is longer."""
     reason = ""
     try:
         while True:
@@ -567,7 +568,7 @@ def last_words(plug: ClientConnection) -> tuple[int, str]:
 
 
 class Service:
-    """The server's process, watched while the clients are there."""
+    """The server's process, monitored while the clients run."""
 
     def __init__(self) -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
@@ -595,18 +596,18 @@ class Service:
         return sum(1 for _ in Path(f"/proc/{self._process.pid}/fd").iterdir())
 
     def memory(self, of: str = "VmHWM") -> int:
-        """Resident, in MB: the most so far, or now (VmRSS)."""
+        """Resident memory in MB: the peak, or the current value (VmRSS)."""
         lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
         return round(next(int(line.split()[1]) for line in lines if line.startswith(of)) * 1024 / 1e6)
 
     def numbers(self) -> dict[str, float]:
-        """Those of /metrics without labels."""
+        """The values in /metrics without labels."""
         lines = self.get("/metrics")[1].decode().splitlines()
         return {name: float(value) for name, _, value in (line.partition(" ") for line in lines if line[0] != "#")}
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """/healthz is asked for ten times a second. Raises what is wrong with an answer at the end."""
+        """Requests /healthz ten times a second. At the end raises AssertionError if an answer was wrong."""
 
         def ask() -> None:
             while not self._over.wait(0.1):
@@ -628,7 +629,7 @@ class Service:
         return self._log.read()
 
     def end(self) -> int:
-        """Its exit code after SIGTERM."""
+        """Sends SIGTERM; returns the exit code."""
         self._process.terminate()
         return self._process.wait(30)
 
@@ -642,12 +643,12 @@ class Service:
 
 
 def left_over(service: Service, files: int) -> dict[str, float]:
-    """What is not free again after ten seconds."""
+    """What is still in use after ten seconds."""
     end = time.monotonic() + 10
     while True:
         numbers = service.numbers()
         left = {name: numbers[name] for name in NUMBERS if numbers[name]}
-        if numbers["vocos_connections_open"] > 1:  # this one
+        if numbers["vocos_connections_open"] > 1:  # the one that asks for /metrics
             left["vocos_connections_open"] = numbers["vocos_connections_open"] - 1
         if (more := service.files() - files) > 0:
             left["file descriptors"] = more

@@ -1,8 +1,9 @@
-"""Clients that mean no good, against vocos-onnx serve: python benchmarks/service_attack.py [--seconds 5]
+"""Malicious clients against vocos-onnx serve: python benchmarks/service_attack.py [--seconds 5]
 
-So many seconds of each kind: a single byte, no reading, much JSON, nothing at all. Meanwhile /readyz must answer within
-a second, and an honest client must get the right audio; the server, with its default settings, may take 1 GB. In the
-end SIGTERM, with slow clients there. benchmarks/service.py has the clients that mean well, and err.
+Each kind of client runs for SECONDS: clients that send a single byte, do not read, send much JSON, or send nothing.
+Meanwhile /readyz must answer within a second, and an honest client must get the right audio; the server, with its
+default settings, may take 1 GB. Finally it gets SIGTERM while slow clients are connected. benchmarks/service.py has the
+clients that mean well but make mistakes.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ ATTACKS: list[tuple[str, list[tuple[int, Client]]]] = [
 
 
 class Attack:
-    """So many clients of some kinds, for as long as the ``with`` lasts: who is cut off comes back."""
+    """Runs the given numbers of clients of each kind inside the ``with``; clients that are cut off reconnect."""
 
     def __init__(self, port: int, kinds: list[tuple[int, Client]]) -> None:
         self._stop, self._port = threading.Event(), port
@@ -175,7 +176,7 @@ def withstand(port: int, pid: int, seconds: float, tokens: np.ndarray, pcm: np.n
     print("| attack | honest answers | told to wait | slowest answer | slowest /readyz | peak memory |")
     print("|---|---|---|---|---|---|")
     for name, kinds in ATTACKS:
-        Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak from here on
+        Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak
         slowest_health, slowest, told, right = 0.0, 0.0, 0, 0
         over = threading.Event()
 

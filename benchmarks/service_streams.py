@@ -1,12 +1,12 @@
-"""Streams in real time over the WebSocket of vocos-onnx serve: python benchmarks/service_streams.py
+"""Real-time streams over the WebSocket of vocos-onnx serve: python benchmarks/service_streams.py
 
     python benchmarks/service_streams.py [--streams 100] [--minutes 5] [--model M] [--threads 1] [--chunk 8]
 
-Each stream sends a chunk of frames when a microphone or a language model would have them, whether or not the last one
-has been answered, and begins a new sequence every half a minute or so. The clients are one process, beside the server
-on the same machine. Times are counted from when a chunk was due. Prints the share of chunks answered within 100 ms,
-percentiles, the first audio of sequences, and what both processes took. Exits with 1 if an answer is missing or wrong,
-or the server's memory grows after the first third.
+Each stream sends a chunk of frames when a microphone or a language model would have it, whether or not the previous one
+has been answered, and begins a new sequence about every half a minute. The clients run in one process, on the same
+machine as the server. Times count from when a chunk was due. Prints the share of chunks answered within 100 ms,
+percentiles, the time to the first audio of sequences, and the CPU time of both processes. Exits with 1 if an answer is
+missing or wrong, or if the server's memory grows after the first third.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from typing import Any
 import numpy as np
 
 WITHIN = 0.1  # seconds
-GROWTH = 1.1  # of the resident memory, at most
+GROWTH = 1.1  # the most that resident memory may grow
 LENGTHS = (200, 400)  # chunks of a sequence
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Listener(asyncio.Protocol):
-    """One client, with as little work as possible: what it computes the server cannot.
+    """One client that does as little work as possible: its CPU time is taken from the server.
 
-    latencies: seconds from when a chunk was due to its answer. firsts: of the chunks that completed the frames which
-    the first audio of a sequence needs. audio: of the first sequence, where ``keeps``.
+    latencies: seconds from when a chunk was due to its answer. firsts: latencies of the chunks that completed the
+    frames which the first audio of a sequence needs. audio: that of the first sequence, if ``keeps``.
     """
 
     def __init__(self, start: bytes, chunks: list[bytes], interval: float, until: float, seed: int, keeps: bool):
@@ -52,7 +52,7 @@ class Listener(asyncio.Protocol):
         self.latencies: list[float] = []
         self.firsts: list[float] = []
         self.audio: list[bytes] | None = [] if keeps else None
-        self.sent: list[int] = []  # which chunks were sent in the first sequence
+        self.sent: list[int] = []  # indices of the chunks sent in the first sequence
         self.sequences, self.wrong = 0, ""
         self._is_open = self._has_audio = False
         self._frames = self._bytes = 0
@@ -122,7 +122,7 @@ class Listener(asyncio.Protocol):
         if self.done.done():
             return
         if not self._left or time.monotonic() >= self._until:
-            self._due.append(math.nan)  # the end is not a chunk: no time is taken
+            self._due.append(math.nan)  # the end is not a chunk, and is not timed
             self._transport.write(FLUSH)
             return
         self._due.append(due)
@@ -164,7 +164,7 @@ class Listener(asyncio.Protocol):
 
 
 def framed(code: int, payload: bytes) -> bytes:
-    """A frame of a client, with a mask of zeros."""
+    """A client's WebSocket frame, with a mask of zeros."""
     size = len(payload)
     head = struct.pack("!BB", 128 | code, 128 | size) if size < 126 else struct.pack("!BBH", 128 | code, 254, size)
     return head + bytes(4) + payload
@@ -174,7 +174,7 @@ FLUSH = framed(1, b'{"type": "flush"}')
 
 
 def clients(given: dict[str, Any]) -> dict[str, Any]:
-    """What the process of the clients does, and reports."""
+    """Runs the clients in their process; returns the report."""
     rng = np.random.default_rng(0)
     chunks = chunks_of(rng, given)
     frames = [framed(2, chunk.tobytes()) for chunk in chunks]
@@ -204,7 +204,7 @@ def clients(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def chunks_of(rng: np.random.Generator, given: dict[str, Any]) -> list[np.ndarray]:
-    """Random chunks (frames, codebooks or channels), as they are sent."""
+    """Random chunks (frames, codebooks or channels), in the layout in which they are sent."""
     shape = (given["chunk"], given["width"])
     if given["start"]["kind"] == "tokens":
         return [rng.integers(1024, size=shape).astype("<u2") for _ in range(50)]
@@ -212,17 +212,17 @@ def chunks_of(rng: np.random.Generator, given: dict[str, Any]) -> list[np.ndarra
 
 
 class Watched:
-    """Memory and time of a process, from /proc."""
+    """Memory and CPU time of a process, from /proc."""
 
     def __init__(self, pid: int):
         self._folder = Path(f"/proc/{pid}")
 
     def memory(self) -> float:
-        """Resident, in MB."""
+        """Resident memory, in MB."""
         return int(re.search(r"VmRSS:\s*(\d+)", (self._folder / "status").read_text())[1]) / 1024  # type: ignore[index]
 
     def cpu(self) -> float:
-        """Seconds of all threads."""
+        """CPU seconds of all threads."""
         fields = (self._folder / "stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
@@ -313,7 +313,7 @@ def measure(server: subprocess.Popen[str], args: argparse.Namespace) -> int:
 
 
 def difference(report: dict[str, Any], given: dict[str, Any], model: str | None) -> float:
-    """Between the audio of the first sequence of one stream and that of ``decode``, in steps of 16 bits."""
+    """The difference of the first sequence of one stream from ``decode``, in 16-bit steps."""
     from vocos_onnx import VocosONNX
 
     chunks = chunks_of(np.random.default_rng(0), given)

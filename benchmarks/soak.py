@@ -1,8 +1,8 @@
-"""Many decodes through one object, from threads and processes, and with little memory: python benchmarks/soak.py
+"""Soak test of one object: many decodes, threads, processes, and little memory: python benchmarks/soak.py
 
     python benchmarks/soak.py [--model M] [--threads 8] [--decodes 10000]
 
-Every result is compared, bit for bit, with what one thread decodes alone. Prints what is in
+Every result is compared bit for bit with that of a single thread. Prints the figures in
 docs/explanation/reliability.md.
 """
 
@@ -28,7 +28,7 @@ import soundfile
 from vocos_onnx import EncodecONNX, VocosONNX
 from vocos_onnx.model.cpus import available_cpus
 
-LONGEST = 400  # frames of what the threads decode
+LONGEST = 400  # most frames that the threads decode at once
 LIMITED = """
 import resource, sys
 import numpy as np
@@ -68,7 +68,7 @@ def memory() -> tuple[float, float]:
 
 
 def threads(vocos: VocosONNX, count: int, decodes: int) -> None:
-    """Decodes from many threads at once equal those of one."""
+    """Checks that decodes from many threads at once equal those of one thread."""
     expected = [vocos.decode(make_tokens(seed)) for seed in range(50)]
     begun = time.perf_counter()
     with ThreadPoolExecutor(count) as pool:
@@ -80,7 +80,7 @@ def threads(vocos: VocosONNX, count: int, decodes: int) -> None:
 
 
 def streams(vocos: VocosONNX, count: int) -> None:
-    """A stream for each thread, at the same time."""
+    """Checks streams in several threads at the same time."""
     tokens = [make_tokens(seed, 300) for seed in range(count * 4)]
 
     def streamed(given: np.ndarray) -> np.ndarray:
@@ -98,7 +98,7 @@ def _in_a_process(model: str | None, seed: int) -> np.ndarray:
 
 
 def processes(vocos: VocosONNX, model: str | None) -> None:
-    """Processes forked after the import and after a session was used, and spawned ones, make sessions of their own."""
+    """Checks that spawned processes, and ones forked after a session was used, create their own sessions."""
     for method in sorted(set(multiprocessing.get_all_start_methods()) & {"fork", "spawn", "forkserver"}):
         with multiprocessing.get_context(method).Pool(4) as pool:
             results = [pool.apply_async(_in_a_process, (model, seed)) for seed in range(20)]
@@ -110,7 +110,7 @@ def processes(vocos: VocosONNX, model: str | None) -> None:
 
 
 def memory_curve(vocos: VocosONNX, decodes: int) -> None:
-    """Peak memory over decodes of 1 to 2,000 frames."""
+    """Checks that peak memory stays level over decodes of 1 to 2,000 frames."""
     rng, marks = np.random.default_rng(0), {100, 300, 1000, 3000, decodes}
     first = 0.0
     for i in range(1, decodes + 1):
@@ -123,7 +123,7 @@ def memory_curve(vocos: VocosONNX, decodes: int) -> None:
 
 
 def limited(folder: Path) -> None:
-    """With less and less address space a command either does its work or says that there is no memory."""
+    """Checks that with less and less address space a command either completes or fails without partial output."""
     np.save(folder / "tokens.npy", np.random.default_rng(0).integers(1024, size=(8, 45_000)))
     outcomes: dict[str, list[int]] = {}
     for megabytes in (2000, 1500, 1200, 1000, 900, 800, 700, 600, 500, 400, 300):
@@ -146,7 +146,7 @@ def limited(folder: Path) -> None:
 
 @contextmanager
 def control_group(root: Path, **settings: str) -> Iterator[Path]:
-    """A control group with these in its files."""
+    """Creates a control group, and writes these settings to its files."""
     group = root / f"vocos-soak-{os.getpid()}"
     group.mkdir()
     try:
@@ -158,13 +158,13 @@ def control_group(root: Path, **settings: str) -> Iterator[Path]:
 
 
 def run_in(group: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """The command line in a group, or with no command nothing; before it prints its threads."""
+    """Runs a command line, if any, in a control group, after printing the number of threads."""
     program = [sys.executable, "-c", IN_A_GROUP, str(group / "cgroup.procs"), *command]
     return subprocess.run(program, capture_output=True, text=True)
 
 
 def in_control_groups(folder: Path, frames: int) -> None:
-    """What a container is limited by. Who gets through a minute gets through any length: nobody is killed half-way."""
+    """Checks container limits: if a minute of audio fits in memory, so does any length; nothing is killed half-way."""
     try:
         for root, file in ((CPU, QUOTAS[0]), (MEMORY, PEAK)):
             with control_group(root) as group:

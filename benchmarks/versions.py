@@ -1,4 +1,4 @@
-"""The versions of the package that are compared, each in a folder of its own, laid out as it is when installed."""
+"""The versions of the package that are compared, each in its own folder, laid out as when installed."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ OLD_COMMIT = "67b83d6e52d378ccef341e52fb4735daa704657f"
 
 @dataclass(frozen=True)
 class Version:
-    """A version of the package, which is what processes with its environment import."""
+    """A version of the package; processes with its environment import it."""
 
     name: str
     folder: Path
 
     @property
     def environment(self) -> dict[str, str]:
-        """The folder comes before what is installed; the benchmarks and tests/parity are those of the checkout."""
+        """Its folder precedes installed packages; the benchmarks and tests/parity are those of the checkout."""
         return self._environment(f"{self.folder}{os.pathsep}{ROOT}")
 
     @property
     def alone(self) -> dict[str, str]:
-        """The same without the checkout: what users have."""
+        """The same without the checkout, as users have it."""
         return self._environment(str(self.folder))
 
     def ask(self, module: str, *arguments: object) -> Any:
-        """What a module prints, as JSON on its last line, in a process of its own.
+        """Runs a module in its own process; returns the JSON on the last line that it prints.
 
         Raises RuntimeError with the last line of its error output if it fails.
         """
@@ -49,7 +49,7 @@ class Version:
 
     @staticmethod
     def _environment(path: str) -> dict[str, str]:
-        # PYTHONSAFEPATH: -m and -c would put the working folder, the checkout, before all
+        # Without PYTHONSAFEPATH, -m and -c would put the working folder, the checkout, first.
         return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
@@ -58,7 +58,7 @@ def current(folder: Path) -> Version:
 
 
 def old(folder: Path) -> Version:
-    """0.4.0, out of the history. Raises CalledProcessError if its commit is not there."""
+    """Version 0.4.0, from the git history. Raises CalledProcessError if its commit is missing."""
     with tempfile.TemporaryDirectory() as name:
         archive = subprocess.run(["git", "-C", ROOT, "archive", OLD_COMMIT], capture_output=True, check=True).stdout
         subprocess.run(["tar", "-x", "-C", name], input=archive, check=True)
@@ -66,7 +66,7 @@ def old(folder: Path) -> Version:
 
 
 def _installed(name: str, checkout: Path, folder: Path) -> Version:
-    """Copy the packages to where its pyproject.toml says, with compiled bytecode, as pip does."""
+    """Copies the packages to where pyproject.toml puts them and compiles the bytecode, as pip does."""
     project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))
     for package, source in project["tool"]["setuptools"]["package-dir"].items():
         ignored = shutil.ignore_patterns("__pycache__")

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of a command."""
+"""Measures the seconds and peak memory of a command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# In a small process of its own: a process inherits the peak of the one that starts it.
+# Runs in a small process of its own: a process inherits the peak of its parent.
 _WATCHER = """
 import resource, subprocess, sys, time
 begun = time.perf_counter()
@@ -17,7 +17,7 @@ print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).
 
 
 def watched(command: list[str], environment: Mapping[str, str], folder: Path) -> tuple[float, float]:
-    """Seconds and megabytes (of 2**20 bytes). Raises RuntimeError, with what it printed last, if the command fails."""
+    """Returns seconds and MiB. Raises RuntimeError, with the command's last output, if it fails."""
     watcher = [sys.executable, "-S", "-c", _WATCHER, *command]
     done = subprocess.run(watcher, capture_output=True, text=True, cwd=folder, env=environment)
     if done.returncode:

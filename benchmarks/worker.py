@@ -1,4 +1,4 @@
-"""A contender's process: python -m benchmarks.worker NAME GEOMETRY FOLDER [--threads N], as the harness starts it."""
+"""The process of a contender: the harness starts python -m benchmarks.worker NAME GEOMETRY FOLDER [--threads N]."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def make_values(geometry: str, seconds: float) -> np.ndarray:
 
 class Model(Protocol):
     def decode(self, given: Input) -> np.ndarray:
-        """The audio (samples,): of all items one after another, of many streams that of the last."""
+        """The audio (samples,): all items concatenated; of several streams, that of the last."""
 
     def note(self) -> str: ...
 
 
 class Torch:
-    """Upstream, as its users run it. Lists are decoded one by one."""
+    """Upstream, as its users run it. The items of a list are decoded one by one."""
 
     def __init__(self, name: str, geometry: str, folder: Path, threads: int):
         import torch
@@ -115,12 +115,12 @@ class Torch:
             return audio.numpy()[0]
 
     def _network(self, features: Any) -> Any:
-        """What Vocos.decode does, without its decorator."""
+        """The same as Vocos.decode, without its decorator."""
         return self._model.head(self._model.backbone(features, bandwidth_id=self._bandwidth_id))
 
 
 class StreamingVocos:
-    """Chunks with context to either side, 24 or 30 frames by its own choice, which it computes again in each chunk."""
+    """Decodes chunks with context on either side, by default 24 or 30 frames, which it recomputes for each chunk."""
 
     def __init__(self, geometry: str, folder: Path, threads: int):
         import torch
@@ -129,7 +129,7 @@ class StreamingVocos:
 
         torch.set_num_threads(threads)
         self._geometry, self._model = geometry, _upstream(geometry, folder)
-        vocos.Vocos.from_pretrained = lambda repo: self._model  # what it would load from the hub
+        vocos.Vocos.from_pretrained = lambda repo: self._model  # else it would load it from the hub
         kind, hop = geometry.split("-")[0], 320 if geometry == "encodec" else 256
         self._stream = StreamingVocos(kind, bandwidth_id=BANDWIDTH_ID, chunk_size_ms=CHUNK * hop / 24 + 0.01)
 
@@ -149,7 +149,7 @@ class StreamingVocos:
 
 
 class OpenVINO:
-    """The plain network, converted from torch; this package looks tokens up and makes audio of the spectra."""
+    """The plain network, converted from torch; this package looks up the tokens and turns the spectra into audio."""
 
     def __init__(self, name: str, geometry: str, folder: Path, threads: int):
         import openvino as ov
@@ -171,10 +171,10 @@ class OpenVINO:
             import nncf
 
             items = nncf.Dataset([self._inputs(make_values(geometry, seconds)) for seconds in (1, 2, 3)])
-            # MIXED: weights symmetric, activations asymmetric
+            # MIXED means symmetric weights and asymmetric activations.
             graph = nncf.quantize(graph, items, preset=nncf.QuantizationPreset.MIXED, subset_size=3)
         settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-        if name in (OPENVINO, OPENVINO_INT8):  # by default it computes in bfloat16 where the processor can
+        if name in (OPENVINO, OPENVINO_INT8):  # by default it uses bfloat16 if the processor can
             settings["INFERENCE_PRECISION_HINT"] = "f32"
         compiled = ov.Core().compile_model(graph, "CPU", settings)
         self._precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -199,7 +199,7 @@ class OpenVINO:
 
 
 class Ours:
-    """This package, or 0.4.0: whichever the environment has."""
+    """This package, or 0.4.0, whichever the environment provides."""
 
     def __init__(self, name: str, folder: Path, threads: int):
         import vocos_onnx

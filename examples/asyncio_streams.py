@@ -1,6 +1,6 @@
-"""Several listeners in one event loop: their chunks go through the network together, and one of them leaves.
+"""Several listeners in one event loop: their chunks go through the network together, and one of them disconnects.
 
-Nothing is downloaded: it uses the bundled codec.
+It uses the bundled codec and downloads nothing.
 
     pip install "vocos-onnx[cpu]"
     python asyncio_streams.py [listeners]
@@ -16,7 +16,7 @@ from vocos_onnx import StreamPool, VocosONNX, demo_tokens
 
 
 async def as_spoken(codes: np.ndarray) -> AsyncIterator[np.ndarray]:
-    """Chunks of 8 frames, as a language model would make them: one after another, with time between."""
+    """Yields chunks of 8 frames like a language model, with pauses in between."""
     for start in range(0, codes.shape[1], 8):
         await asyncio.sleep(0.02)
         yield codes[:, start : start + 8]
@@ -32,7 +32,7 @@ async def main(listeners: int = 8) -> None:
     codes = demo_tokens().codes[:8, :200]
     async with VocosONNX().stream_pool() as pool, asyncio.TaskGroup() as group:
         tasks = [group.create_task(samples_heard(pool, codes)) for _ in range(listeners)]
-        group.create_task(samples_heard(pool, codes)).cancel()  # its place is free at once, and no other waits for it
+        group.create_task(samples_heard(pool, codes)).cancel()  # frees its place at once; the others do not wait for it
     print(f"{listeners} listeners: {[task.result() for task in tasks]} samples")
 
 

@@ -1,9 +1,9 @@
-"""Bark's tokens to audio, without Bark's own codec, torch or a GPU.
+"""Decodes Bark's tokens to audio, without Bark's own codec, torch or a GPU.
 
     pip install "vocos-onnx[cpu,hub]"
     python bark_tokens.py v2_en_speaker_6.npz out.wav
 
-The file is a prompt of Bark, with the array "fine_prompt" of 8 codebooks, or an array of what its fine model returns.
+The file is a Bark prompt, which has an array "fine_prompt" with 8 codebooks, or an array returned by its fine model.
 """
 
 import sys
@@ -14,7 +14,7 @@ from vocos_onnx import VocosONNX, save_audio
 
 
 def fine_tokens(path: str) -> np.ndarray:
-    """The tokens (8, frames) of a file."""
+    """Reads the tokens (8, frames) of a file."""
     file = np.load(path)
     return file if isinstance(file, np.ndarray) else file["fine_prompt"]
 

@@ -1,9 +1,9 @@
-"""Two or more models on one recording: what they lose, and how fast they are.
+"""Compares two or more models on one recording: how much quality they lose, and how fast they are.
 
     pip install "vocos-onnx[cpu,report]"
     python compare_models.py speech.wav vocos-codec-24khz vocos-mel-24khz-small
 
-``vocos-onnx report`` makes a page of this, with sound and spectrograms.
+``vocos-onnx report`` writes a page with this comparison, with sound and spectrograms.
 """
 
 import sys

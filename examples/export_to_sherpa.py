@@ -1,9 +1,9 @@
-"""A mel vocoder in the layout of sherpa-onnx, which plays it behind Matcha-TTS and ZipVoice.
+"""Converts a mel vocoder to the layout of sherpa-onnx, which runs it after Matcha-TTS and ZipVoice.
 
     pip install "vocos-onnx[cpu,hub]"             # no torch, for the checkpoints that ``vocos-onnx models`` lists
     python export_to_sherpa.py BSC-LT/vocos-mel-22khz vocos-22khz.onnx
 
-The file opens in this package as well, so that you hear it before an app is built around it.
+This package opens the file too, so you can listen to it before you build an app around it.
 """
 
 import sys

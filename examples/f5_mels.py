@@ -3,8 +3,8 @@
     pip install "vocos-onnx[cpu,hub]"
     python f5_mels.py mels.npy out.wav
 
-In a program with F5-TTS, ``F5TTS().vocoder = Vocoder()`` puts it in the place of its own: both have ``decode``.
-The command decodes mels (frames, 100) that were saved as an array.
+In a program that uses F5-TTS, ``F5TTS().vocoder = Vocoder()`` replaces its own vocoder: both have ``decode``. The
+command decodes mels (frames, 100) saved as an array.
 """
 
 import sys
@@ -15,13 +15,13 @@ from vocos_onnx import VocosONNX, save_audio
 
 
 class Vocoder:
-    """What F5-TTS calls as ``vocoder.decode(mels)``, with a tensor (batch, 100, frames)."""
+    """The vocoder that F5-TTS calls as ``vocoder.decode(mels)``, with a tensor (batch, 100, frames)."""
 
     def __init__(self, model: str = "charactr/vocos-mel-24khz") -> None:
         self.vocos = VocosONNX(model)
 
     def decode(self, mels):
-        import torch  # which F5-TTS has
+        import torch  # F5-TTS requires it
 
         audio = self.vocos.decode(mels.float().cpu().numpy())
         return torch.from_numpy(audio).to(mels.device)

@@ -1,10 +1,10 @@
-"""An application of your own that turns files of tokens into WAV.
+"""A FastAPI application that turns token files into WAV.
 
     pip install "vocos-onnx[cpu]" fastapi uvicorn
     uvicorn fastapi_app:app
     curl --data-binary @tokens.npz http://127.0.0.1:8000/decode --output out.wav
 
-``vocos-onnx serve`` is a whole service, with bounds on what its clients may take. This has none.
+``vocos-onnx serve`` is a complete service, with limits on what clients may use. This application has none.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from fastapi import Body, FastAPI, HTTPException, Response
 from vocos_onnx import VocosONNX, load_tokens, save_audio
 
 app = FastAPI()
-vocos = VocosONNX()  # once: it may be used by many requests at the same time
+vocos = VocosONNX()  # create it once: many requests may use it at the same time
 
 
 def wav(audio) -> bytes:
@@ -30,6 +30,6 @@ async def decode(body: Annotated[bytes, Body(media_type="application/octet-strea
     try:
         tokens = await asyncio.to_thread(load_tokens, io.BytesIO(body))
         audio = await vocos.adecode(tokens)
-    except ValueError as error:  # what is wrong with the tokens, in a sentence
+    except ValueError as error:  # says in a sentence what is wrong with the tokens
         raise HTTPException(400, str(error)) from None
     return Response(await asyncio.to_thread(wav, audio), media_type="audio/wav")

@@ -1,9 +1,9 @@
-"""The bundled codec's decoder, fine-tuned on recordings of your own; its tokens keep their meaning.
+"""Fine-tunes the bundled codec's decoder on your own recordings; its tokens keep their meaning.
 
     pip install "vocos-onnx[cpu,train]"           # with torch; the CPU build is enough to try it
     python fine_tune.py recordings/ held-back/ run/ [steps]
 
-The run can be stopped and started again. At its end there is run/fine-tuned.onnx, which decodes the same tokens.
+The run can be stopped and restarted. At the end it writes run/fine-tuned.onnx, which decodes the same tokens.
 """
 
 import sys
@@ -23,7 +23,7 @@ def main(recordings: str, held_back: str, run: str, steps: int = 5_000) -> None:
         valid=held_back,
         steps=steps,
         encoder="vocos-codec-24khz-encoder",  # frozen: only the decoder is trained
-        checkpoint="vocos-codec-24khz",  # whose weights it begins with
+        checkpoint="vocos-codec-24khz",  # the weights that it starts from
         model=tuned,
     )
     vocos = VocosONNX(tuned)

@@ -1,6 +1,6 @@
-"""A folder of recordings to tokens, on a Ray cluster or on this machine; a second run goes on where the first stopped.
+"""Encodes a folder of recordings to tokens, on a Ray cluster or on this machine; a second run resumes the first.
 
-What is done is noted in the folder of the tokens.
+The folder of the tokens also records which items are done.
 
     pip install "vocos-onnx[cpu,ray]"
     python ray_corpus.py recordings/ tokens/ [address of the cluster]
@@ -24,5 +24,5 @@ def main(recordings: str, tokens: str, address: str | None = None) -> None:
         sys.exit(f"{summary.failed} failed, such as {summary.reason}: see {summary.errors}")
 
 
-if __name__ == "__main__":  # without this line, the processes that are started would run the script again
+if __name__ == "__main__":  # without this line, the worker processes would run the script again
     main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Tokens to the loudspeaker, chunk by chunk, as a language model would make them.
+"""Plays tokens on the loudspeaker, chunk by chunk, as a language model would produce them.
 
 The tokens are those of the bundled codec, by default its demo.
 
@@ -16,16 +16,16 @@ from vocos_onnx import Tokens, VocosONNX, demo_tokens, load_tokens
 
 
 def chunks(tokens: Tokens) -> Iterator[np.ndarray]:
-    """8 frames at a time, each (codebooks, 8)."""
+    """Yields 8 frames at a time, (codebooks, 8)."""
     for start in range(0, tokens.codes.shape[1], 8):
         yield tokens.codes[:, start : start + 8]
 
 
 def main(*source: str) -> None:
     tokens = load_tokens(source[0]) if source else demo_tokens()
-    vocos = VocosONNX()  # the bundled codec, to which these tokens belong
+    vocos = VocosONNX()  # the bundled codec, which these tokens belong to
     played = 0
-    # write() blocks while the card's buffer is full: the audio is made as fast as it is heard
+    # write() blocks while the card's buffer is full, so audio is decoded as fast as it is played.
     with sounddevice.OutputStream(vocos.sample_rate, channels=1, dtype="float32", latency="high") as card:
         for audio in vocos.decode_stream(chunks(tokens)):
             card.write(audio)

@@ -1,7 +1,8 @@
-"""The bundled models as the hub has models: python docs/tools/hub_folders.py OUT
+"""Lay out the bundled models as hub repositories: python docs/tools/hub_folders.py OUT
 
-Makes a folder for each in OUT, with its card (README.md) and its files under the names that VocosONNX looks for, which
-``hf upload OWNER/NAME OUT/NAME`` pushes as it is. The cards are made of models/README.md, where the facts are.
+Creates a folder in OUT for each model, with its card (README.md) and its files under the names that VocosONNX looks
+for; ``hf upload OWNER/NAME OUT/NAME`` pushes it as it is. The cards are generated from models/README.md, which has the
+facts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ FOLDERS = {
         ("vocoder", "vocos", "mel-spectrogram", "speech"),
     ),
 }
-LANGUAGES = ("en", "de", "nl")  # of nearly all that they were trained on
+LANGUAGES = ("en", "de", "nl")  # of nearly all of the training data
 USE = {
     "vocos-codec-24khz": """\
 from vocos_onnx import EncodecONNX, VocosONNX, load_audio, save_audio
@@ -46,7 +47,7 @@ save_audio("copy.wav", vocos.decode(mels), vocos.sample_rate)
 
 
 def card(name: str) -> str:
-    """The card of a model: its front matter, and what models/README.md says of it."""
+    """The card of a model: its front matter, and what models/README.md says about it."""
     text = (MODELS / "README.md").read_text(encoding="utf-8")
     about = re.search(rf"^\*\*{re.escape(name)}\*\*: (.*?)\n\n", text, re.M | re.S)
     assert about is not None, name
@@ -61,7 +62,7 @@ def card(name: str) -> str:
         section = re.search(rf"^## {heading}\n+(.*?)\n*(?=^## |\Z)", text, re.M | re.S)
         assert section is not None, heading
         parts.append(f"## {heading}\n\n{section[1]}")
-    # the files that it links to are in the repository of vocos-onnx, and not in that of the model
+    # Relative links lead to files in the repository of vocos-onnx, not in that of the model: keep only their text.
     return re.sub(r"\[([^\[\]]*)\]\((?![a-z]+:|#)[^()\s]+\)", r"\1", "\n\n".join(parts)) + "\n"
 
 

@@ -1,7 +1,7 @@
-"""Rewrite the README's links for where it stands alone, as on PyPI: python docs/tools/readme_links.py
+"""Rewrite the README's links for places where it stands alone, such as PyPI: python docs/tools/readme_links.py
 
-Links to files of the repository become links to the address under [tool.vocos-onnx.site] in pyproject.toml. The release
-workflow runs it before the build, in its own checkout.
+Relative links to files become links to the repository's address under [tool.vocos-onnx.site] in pyproject.toml. The
+release workflow runs this before the build, in its own checkout.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def rewritten(text: str, repository: str) -> str:
-    """The README with absolute links: pictures as files, anything else as pages of the repository."""
+    """The README with absolute links: images link to raw files, anything else to pages of the repository."""
 
     def absolute(found: re.Match[str]) -> str:
         image, label, target = found.groups()

@@ -1,7 +1,7 @@
-"""What the documentation site has that its pages do not: files of the repository, and the command line.
+"""Adds to the documentation site what is not in docs/: files of the repository, and the command line reference.
 
-A hook of mkdocs. The pages link to one another, and to files beside docs/, as they lie in the repository, so that the
-links work there, too; here they lead to the pages that are made of those files.
+This is a mkdocs hook. The pages link to one another, and to files outside docs/, by their paths in the repository, so
+the links work there too; here they are rewritten to lead to the pages made from those files.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # whose command line it is
+sys.path.insert(0, str(ROOT))  # documents this checkout's command line
 
 from vocos_onnx.cli.parser import Parser  # noqa: E402
 from vocos_onnx.cli.program import build_parser  # noqa: E402
 
-# files of the repository that are pages of the site, or belong to one
+# Files of the repository that become pages of the site, or belong to one.
 PAGES = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
@@ -48,7 +48,7 @@ _PLAYED = re.compile(r'<a href="([^"]+\.(?:mp3|flac|wav))">.*?</a>')
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Take the addresses of the site and of the repository from pyproject.toml, where there are any yet."""
+    """Takes the addresses of the site and of the repository from pyproject.toml, if they are set."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["vocos-onnx"]["site"]
     config.site_url = settings["site"] or None
     config.repo_url = settings["repository"] or None
@@ -57,17 +57,17 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are files elsewhere in the repository."""
+    """Adds the pages whose files are elsewhere in the repository."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put in what a page includes, and turn its links into links between pages."""
+    """Inserts what a page includes, and turns its links into links between pages."""
     uri = page.file.src_uri
     if uri == "index.md":
-        page.meta["hide"] = ["navigation"]  # which would be one line
+        page.meta["hide"] = ["navigation"]  # it would have only one line
     markdown = _with_links(markdown, _SOURCES.get(uri, f"docs/{uri}"), uri, config)
 
     def included(found: re.Match[str]) -> str:
@@ -81,7 +81,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put a player behind each link to a sound; pages that docstrings name become links."""
+    """Adds a player after each link to a sound; pages that docstrings mention become links."""
 
     def linked(found: re.Match[str]) -> str:
         file = files.get_file_from_path(found[1])
@@ -95,7 +95,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def _section(source: str, heading: str) -> str:
-    """What is below a heading of a file, without the heading."""
+    """The text below a heading of a file, without the heading."""
     text = (ROOT / source).read_text(encoding="utf-8")
     found = re.search(rf"^(#+) {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", text, re.M | re.S)
     if found is None:
@@ -108,7 +108,7 @@ def _as_code(path: Path) -> str:
 
 
 def _with_links(markdown: str, source: str, page: str, config: MkDocsConfig) -> str:
-    """Markdown of a file of the repository, with links that work on a page of the site."""
+    """The Markdown of a file of the repository, with its links rewritten for a page of the site."""
 
     def linked(found: re.Match[str]) -> str:
         image, text, target = found.groups()
@@ -149,9 +149,9 @@ def _described(program: Parser) -> list[str]:
 
 def _command(name: str, parser: argparse.ArgumentParser) -> list[str]:
     """A command as Markdown: what it does, its usage, arguments and examples."""
-    os.environ["COLUMNS"] = "80"  # by which argparse wraps the usage
+    os.environ["COLUMNS"] = "80"  # argparse wraps the usage to it
     lines = [f"## {name}", "", str(parser.description), "", "```text", parser.format_usage().strip(), "```", ""]
-    formatter = parser._get_formatter()  # noqa: SLF001 argparse has no other way to list what it was told
+    formatter = parser._get_formatter()  # noqa: SLF001 argparse has no public way to list its arguments
     rows = []
     for action in parser._actions:  # noqa: SLF001
         if action.help is argparse.SUPPRESS or isinstance(action, argparse._SubParsersAction | argparse._HelpAction):  # noqa: SLF001

@@ -1,6 +1,6 @@
-"""The picture of the README: python docs/tools/spectrograms.py RECORDING
+"""Draws the picture of the README: python docs/tools/spectrograms.py RECORDING
 
-RECORDING is speech_en_m_joe_48k_stereo.flac, from which the bundled tokens of that name are (Nabu Casa Voice Datasets,
+RECORDING is speech_en_m_joe_48k_stereo.flac, the source of the bundled tokens of that name (Nabu Casa Voice Datasets,
 en_US, joe; CC0 1.0). Needs the extra [plot].
 """
 

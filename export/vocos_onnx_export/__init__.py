@@ -1,4 +1,4 @@
-"""Checkpoints to .onnx, each verified before it is there. Torch is needed here, but not for ``quantize``."""
+"""Exports checkpoints to .onnx; each file is verified before it appears. Needs torch, except for ``quantize``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckpointError", "export", "export_encodec", "quantize"]
 
-# Each name is imported when it is first asked for: torch is loaded only for what needs it.
+# Names are imported on first use, so torch is loaded only where it is needed.
 _MODULES = {"CheckpointError": "errors", "export": "vocoder", "export_encodec": "encodec", "quantize": "quantization"}
 
 

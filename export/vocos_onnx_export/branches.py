@@ -1,4 +1,4 @@
-"""Two graphs of one network in one file: for whole sequences, and for frames that go on from a state."""
+"""Joins two graphs of one network in one file: one for whole sequences, and one that continues from a state."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from vocos_onnx.model.onnx_file import STATES, STEP, WHOLE
 from .graph import GraphBuilder
 
 _PAST = "past"  # the input whose number of frames chooses between the two
-_NOTHING = f"{WHOLE}.state"  # of the names of the nodes that make the state that ``whole`` returns
+_NOTHING = f"{WHOLE}.state"  # name prefix of the nodes that create the state that ``whole`` returns
 
 
 def join(whole: onnx.ModelProto, step: onnx.ModelProto) -> onnx.ModelProto:
-    """One model, which is ``whole`` if no frames of the past are given, and otherwise ``step``.
+    """Returns one model that runs ``whole`` if no past frames are given, and ``step`` otherwise.
 
-    Both are branches of an If, and use the initializers of the graph around it. Each of ``whole`` that ``step`` has too
-    is there once. Equal ones of the same model stay apart (they are paired in their order), so that the graph does not
-    depend on the values of the weights. The inputs of ``whole`` must be among those of ``step``. The state that the
-    branch of ``whole`` returns is zeros.
+    Both are branches of an If, and use the initializers of the enclosing graph. Initializers that both models have are
+    stored once. Equal initializers within one model are not merged (they are paired in order), so the graph does not
+    depend on the values of the weights. The inputs of ``whole`` must be among those of ``step``. The branch of
+    ``whole`` returns a state of zeros.
     """
     initializers: dict[str, TensorProto] = {}
-    found: dict[tuple[int, tuple[int, ...], bytes], list[str]] = {}  # names by type, shape and values
+    found: dict[tuple[int, tuple[int, ...], bytes], list[str]] = {}  # names, by type, shape and values
     graphs = []
     for model, prefix in (step, STEP), (whole, WHOLE):
         renamed = {output: _within(prefix, output) for node in model.graph.node for output in node.output}
-        others = {key: list(names) for key, names in found.items()}  # of the other model
+        others = {key: list(names) for key, names in found.items()}  # from the other model
         for tensor in model.graph.initializer:
             key = tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes()
             if others.get(key):
@@ -54,7 +54,7 @@ def join(whole: onnx.ModelProto, step: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def split(model: onnx.ModelProto) -> list[onnx.ModelProto]:
-    """The models ``whole`` and ``step`` that ``join`` was given, or the model itself if it was not joined."""
+    """Returns the models ``whole`` and ``step`` passed to ``join``, or the model itself if it was not joined."""
     network = next((node for node in model.graph.node if node.op_type == "If" and "spectrum" in node.output), None)
     if network is None:
         return [model]
@@ -74,7 +74,7 @@ def _named(tensor: TensorProto, name: str) -> TensorProto:
 
 
 def _renamed(graph: GraphProto, prefix: str, names: dict[str, str]) -> GraphProto:
-    """The nodes and outputs of a graph, with other names for values, and those of the nodes after the prefix."""
+    """Copies the nodes and outputs of a graph, with its values renamed and its node names prefixed."""
     renamed = helper.make_graph(graph.node, prefix, [], graph.output)
     for i, node in enumerate(renamed.node):
         node.name = _within(prefix, node.name or f"{node.op_type}_{i}")
@@ -86,7 +86,7 @@ def _renamed(graph: GraphProto, prefix: str, names: dict[str, str]) -> GraphProt
 
 
 def _zeros(g: GraphBuilder, state: ValueInfoProto) -> ValueInfoProto:
-    """Zeros in the shape of a state that ``step`` returns."""
+    """Adds zeros in the shape of a state that ``step`` returns."""
     sizes = [
         g.op("Shape", "features", start=0, end=1) if size.dim_param else g.constant([size.dim_value])
         for size in state.type.tensor_type.shape.dim
@@ -98,7 +98,7 @@ def _zeros(g: GraphBuilder, state: ValueInfoProto) -> ValueInfoProto:
 
 
 def _model(joined: onnx.ModelProto, branch: GraphProto, prefix: str) -> onnx.ModelProto:
-    """A branch as a model of its own, without the state of zeros."""
+    """Makes a branch a separate model, without the state of zeros."""
     nodes = [node for node in branch.node if not node.name.startswith(f"{_NOTHING}.")]
     made = {name for node in nodes for name in node.output}
     outputs = [output for output in joined.graph.output if f"{prefix}.{output.name}" in made]

@@ -1,4 +1,4 @@
-"""A checkpoint of a Vocos -> config and state dict -> modules with its weights.
+"""Reads a Vocos checkpoint: config and state dict -> modules with its weights.
 
 Nothing in a checkpoint is executed: YAML is read with a safe loader, weights as safetensors or with
 ``torch.load(weights_only=True)``, and classes are looked up by name in tables.
@@ -30,13 +30,13 @@ from .weights import read_weights
 CONFIGS = sources.CONFIGS[METADATA_KEY]
 WEIGHTS = sources.WEIGHTS[METADATA_KEY]
 
-# constants of upstream's feature extractors and losses, which a state dict holds beside the networks
+# constants of upstream's feature extractors and losses, which a state dict holds besides the networks
 _IGNORED = ("feature_extractor.encodec.", "feature_extractor.mel_spec.", "melspec_loss.")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Config and weights as they were found; and where: a name, the commit on the hub, the sha256 of the weights."""
+    """Config and weights as found, and their origin: a name, the commit on the hub, the sha256 of the weights."""
 
     config: dict[str, Any]
     state: dict[str, Tensor]
@@ -46,17 +46,17 @@ class Checkpoint:
 
 
 def load(checkpoint: str, config: str | None = None, revision: str | None = None) -> Checkpoint:
-    """Read a folder, a weight file with its config, or a hub id.
+    """Reads a folder, a weight file with its config, or a hub id.
 
     Args:
         checkpoint: a folder with config.yaml or config.json, and pytorch_model.bin or model.safetensors; or a .ckpt,
             .bin, .pt or .safetensors file, with the config beside it or given; or owner/name on the Hugging Face hub.
-        config: path of the config where it is not beside the weights.
+        config: path of the config if it is not beside the weights.
         revision: branch, tag or commit on the hub.
 
     Raises:
-        FileNotFoundError: there is no such folder, file or hub repository.
-        CheckpointError: it is there but cannot be read as a Vocos checkpoint.
+        FileNotFoundError: if there is no such folder, file or hub repository.
+        CheckpointError: if it cannot be read as a Vocos checkpoint.
     """
     path = local_path(checkpoint, revision)
     if path is not None:
@@ -72,7 +72,7 @@ def load(checkpoint: str, config: str | None = None, revision: str | None = None
 
 
 def build(checkpoint: Checkpoint) -> tuple[Vocos, ModelConfig, Tensor | None]:
-    """Modules with the checkpoint's weights, the description of the model file, and codebooks (K, 1024, C) or None.
+    """Returns modules with the checkpoint's weights, the config of the model file, and codebooks (K, 1024, C) or None.
 
     Raises CheckpointError naming classes, arguments, keys or shapes that are unknown, missing or wrong.
     """
@@ -106,18 +106,18 @@ def _find(path: Path, config: str | None) -> Files:
 
 
 def _own(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights and constants of the network."""
+    """The network's weights and constants."""
     return {k: v for k, v in state.items() if k != CODEBOOKS and not k.startswith(_IGNORED)}
 
 
 def _load_state(model: Vocos, state: dict[str, Tensor]) -> None:
-    """Fills a network whose names and shapes were checked. Raises CheckpointError if a constant is not upstream's."""
+    """Loads a state whose names and shapes were checked. Raises CheckpointError if a constant is not upstream's."""
     given = _own(state)
     constants = dict(model.named_buffers())
     for key, constant in constants.items():
-        # in a half-precision checkpoint they are rounded; ours are exact, and ours are used
+        # In a half-precision checkpoint they are rounded; our exact ones are used instead.
         rounding = torch.finfo(given[key].dtype).eps if given[key].is_floating_point() else 0
-        # upstream computes the phases of the MDCT's twiddle factors, up to pi/2 n_fft, in float32
+        # Upstream computes the phases of the MDCT's twiddle factors, up to pi/2 n_fft, in float32.
         tolerance = 1e-4 if key.endswith("window") else 1e-6 * model.head.n_fft
         difference = float((given[key].float() - constant).abs().max())
         if not difference < max(tolerance, rounding):

@@ -1,4 +1,4 @@
-"""EnCodec encoders to .onnx: Meta's, those in the layout of facebook/encodec_24khz, and what a training leaves."""
+"""Exports EnCodec encoders to .onnx: Meta's, those in the layout of facebook/encodec_24khz, and trained codecs."""
 
 from __future__ import annotations
 
@@ -40,22 +40,23 @@ def export_encodec(
     overwrite: bool = True,
     report: Callable[[str], None] = print,
 ) -> EncoderConfig:
-    """Write an encoder, with its codebooks, as one self-contained .onnx, and verify it against torch.
+    """Writes an encoder and its codebooks as one self-contained .onnx, and verifies it against torch.
 
     Args:
-        checkpoint: Meta's encodec_24khz-d7cc33bc.th; a folder or a .safetensors or .bin file with config.json beside it
-            in the layout of facebook/encodec_24khz, or its hub id; or the folder of a codec that ``train/`` made.
-        output: path to write. Nothing is there, or what was there stays, unless the verification passes.
+        checkpoint: Meta's encodec_24khz-d7cc33bc.th; a folder, or a .safetensors or .bin file with config.json beside
+            it, in the layout of facebook/encodec_24khz, or its hub id; or the folder of a codec trained with
+            ``train/``.
+        output: path to write. Nothing is written, and an existing file stays, unless the verification passes.
         revision: branch, tag or commit on the hub.
-        overwrite: whether a file that exists is replaced.
+        overwrite: whether to replace an existing file.
         report: called with each line of the report.
 
-    Returns the description that is in the file.
+    Returns the config stored in the file.
 
     Raises:
-        FileNotFoundError: the checkpoint, its config or the output's folder does not exist.
-        FileExistsError: the output exists, and ``overwrite`` is false.
-        CheckpointError: the checkpoint is not a supported encoder, or the result differs from torch.
+        FileNotFoundError: if the checkpoint, its config or the output's folder does not exist.
+        FileExistsError: if the output exists and ``overwrite`` is false.
+        CheckpointError: if the checkpoint is not a supported encoder, or the result differs from torch.
 
     Example:
         >>> export_encodec("facebook/encodec_24khz", "encodec.onnx")
@@ -68,14 +69,14 @@ def export_encodec(
         proto = trace_encoder(encoder, config, codebooks)
     with target.staged() as written:
         save(proto, written)
-        runtime = EncodecONNX(written, providers=[CPU], threads=3)  # so that there are parts
+        runtime = EncodecONNX(written, providers=[CPU], threads=3)  # so the audio is split into parts
         if not np.array_equal(runtime.codebooks, codebooks.numpy()):
             raise target.refused(f"the exported codebooks are not those of {checkpoint}")
         rows = list(verify(encoder, runtime))
         del runtime
         worst = max(rows, key=lambda row: math.inf if math.isnan(row.difference) else row.difference)
         report(f"largest difference of the embeddings from torch, relative to the peak: {worst.difference:.1e}")
-        if not all(row.difference <= TOLERANCE for row in rows):  # not <= where there is a NaN
+        if not all(row.difference <= TOLERANCE for row in rows):  # also true for NaN
             raise target.refused(
                 f"the exported encoder differs from torch by {worst.difference:.1e} (batch {worst.batch}, "
                 f"{worst.frames} samples)"
@@ -86,7 +87,7 @@ def export_encodec(
 
 @torch.inference_mode()
 def verify(encoder: Encoder, runtime: EncodecONNX) -> Iterator[Row]:
-    """Compare the embeddings at lengths around every edge, and of audio longer than the runtime encodes at once."""
+    """Compares embeddings at lengths around every boundary, and for audio longer than the runtime encodes at once."""
     rng = np.random.default_rng(0)
     for batch in BATCHES:
         for samples in (*LENGTHS, (CHUNK // batch + 40) * runtime.hop_length + 123):
@@ -97,7 +98,7 @@ def verify(encoder: Encoder, runtime: EncodecONNX) -> Iterator[Row]:
 
 
 def _load(checkpoint: str, revision: str | None) -> tuple[Encoder, Tensor, EncoderConfig]:
-    """Modules with their weights, codebooks (K, size, C), and the description of both."""
+    """Returns modules with their weights, codebooks (K, size, C), and the config of both."""
     path = local_path(checkpoint, revision)
     if path is None:
         return load_encodec(download(checkpoint, revision, (CONFIG,), WEIGHTS))

@@ -1,4 +1,4 @@
-"""EnCodec encoders as others save them -> modules."""
+"""Reads EnCodec encoders in other projects' formats into modules."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def find_encodec(path: Path) -> Files:
-    """The files of a local checkpoint; a state dict of Meta's has no config. Raises FileNotFoundError."""
+    """Returns the files of a local checkpoint; Meta's state dict has no config. Raises FileNotFoundError."""
     expected = (
         f"Meta's encodec_24khz-d7cc33bc.th, a folder with {CONFIG} and {' or '.join(WEIGHTS)}, or the hub id "
         "facebook/encodec_24khz"
@@ -38,7 +38,7 @@ def find_encodec(path: Path) -> Files:
 
 
 def load_encodec(files: Files) -> tuple[SEANetEncoder, Tensor, EncoderConfig]:
-    """Modules with their weights, codebooks (K, size, C), and the description of both.
+    """Returns modules with their weights, codebooks (K, size, C), and the config of both.
 
     Raises CheckpointError naming the fields, keys or shapes that are unknown, missing or wrong.
     """
@@ -48,12 +48,12 @@ def load_encodec(files: Files) -> tuple[SEANetEncoder, Tensor, EncoderConfig]:
     state = translate(fold_weight_norm(state))
     keys = [f"codebooks.{i}" for i in range(max(geometry.codebooks_per_bandwidth))]
     try:
-        with torch.device("meta"):  # shapes only: a config must not fill the memory with what the weights are not
+        with torch.device("meta"):  # only shapes: a config must not allocate more memory than the weights take
             codebook = torch.empty(geometry.codebook_size, geometry.hidden_size)
             expected = {**SEANetEncoder(geometry).state_dict(), **dict.fromkeys(keys, codebook)}
     except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
         raise CheckpointError(f"{files.config} is that of no encoder: {first_line(error)}") from error
-    # a model may have more codebooks than its bandwidths use
+    # A model may have more codebooks than its bandwidths use.
     state = {key: value for key, value in state.items() if key in expected or not key.startswith("codebooks.")}
     check_keys(state, expected, "is not that of this EnCodec")
     check_finite(state)

@@ -1,4 +1,4 @@
-"""What every export raises."""
+"""The error that exports raise."""
 
 from vocos_onnx.model.checkpoint import CheckpointError
 

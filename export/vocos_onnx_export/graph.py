@@ -1,4 +1,4 @@
-"""ONNX graphs: written operator by operator, and what every exported model gets in the end."""
+"""Builds ONNX graphs operator by operator, and finishes every exported model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY, EncoderConfig, Mo
 from vocos_onnx.model.onnx_file import CODEBOOKS_NAME
 from vocos_onnx.model.sherpa import sherpa_metadata
 
-OPSET = 20  # the first with GELU as one operator, which onnxruntime fuses with the bias before it
+OPSET = 20  # the first with GELU as a single operator, which onnxruntime fuses with the preceding bias
 
 
 class GraphBuilder:
-    """A graph in the making. Values are called by their names, which begin with that of the graph."""
+    """A graph under construction. Values are referred to by name, prefixed with the graph's name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -26,12 +26,12 @@ class GraphBuilder:
         self.initializers: list[TensorProto] = []
 
     def op(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
-        """An operator of one output; returns the name of that, ``name`` where it is given."""
+        """Adds an operator with one output; returns the output's name, which is ``name`` if given."""
         (output,) = self._node(kind, inputs, [name or self._name(kind)], attributes)
         return output
 
     def several(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
-        """An operator of several outputs; returns their names."""
+        """Adds an operator with several outputs; returns their names."""
         name = self._name(kind)
         return self._node(kind, inputs, [f"{name}.{i}" for i in range(outputs)], attributes)
 
@@ -61,10 +61,10 @@ def value(name: str, *shape: int | str, dtype: int = TensorProto.FLOAT) -> Value
 def attach_metadata(
     proto: onnx.ModelProto, config: ModelConfig | EncoderConfig, codebooks: Array | None
 ) -> onnx.ModelProto:
-    """Add the metadata and the codebooks (K, size, C); returns the model that was given.
+    """Adds the metadata and the codebooks (K, size, C); returns the same model.
 
-    The codebooks are an initializer that no node uses and that is no output: the runtime reads it from the file, and
-    every execution provider drops it.
+    The codebooks are an initializer that no node uses and that is not an output: the runtime reads it from the file,
+    and every execution provider drops it.
     """
     if codebooks is not None:
         proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(codebooks), CODEBOOKS_NAME))
@@ -75,7 +75,7 @@ def attach_metadata(
 
 
 def strip(graph: GraphProto) -> None:
-    """Leave out what is of no use to those who run the graph: where each node stands in its source, inferred shapes."""
+    """Removes what is not needed to run the graph: the nodes' source locations, and inferred shapes."""
     del graph.value_info[:]
     for node in graph.node:
         del node.metadata_props[:]
@@ -86,19 +86,19 @@ def strip(graph: GraphProto) -> None:
 
 
 def named(proto: onnx.ModelProto, metadata: Mapping[str, str], config: ModelConfig) -> onnx.ModelProto:
-    """Set the metadata of a model, and who made it; returns the model that was given."""
+    """Sets the metadata and the producer of a model; returns the same model."""
     helper.set_model_props(proto, dict(metadata))
     proto.producer_name, proto.producer_version = "vocos-onnx", config.source.exporter
     return proto
 
 
 def set_metadata(proto: onnx.ModelProto, config: ModelConfig | EncoderConfig) -> None:
-    """Replace the metadata of a model by the description of it."""
+    """Replaces the metadata of a model with its config."""
     key = METADATA_KEY if isinstance(config, ModelConfig) else ENCODER_KEY
     del proto.metadata_props[:]
     helper.set_model_props(proto, {key: config.to_json()})
 
 
 def set_sherpa_metadata(proto: onnx.ModelProto, config: ModelConfig) -> None:
-    """The same of a model in sherpa-onnx's layout. Raises ValueError if sherpa-onnx cannot play it."""
+    """Like ``set_metadata``, for a model in sherpa-onnx's layout. Raises ValueError if sherpa-onnx cannot run it."""
     named(proto, sherpa_metadata(config), config)

@@ -1,11 +1,11 @@
-"""The networks of Vocos, under the names that a checkpoint's state dict gives them.
+"""The networks of Vocos, with the names used in a checkpoint's state dict.
 
-Architecture: Siuzdak, "Vocos" (arXiv 2306.00814), as the reference implementation vocos 0.1.0 defines it. A backbone
+Architecture: Siuzdak, "Vocos" (arXiv 2306.00814), as defined by the reference implementation vocos 0.1.0. A backbone
 maps features ``(B, C, T)`` to hidden states ``(B, T, dim)``; a head maps those to the *spectrum*, the output of the
-exported graph. What follows (inverse transform, overlap-add) has no weights: it is numpy in ``dsp.stft``, and
-``to_waveform`` here is its torch counterpart, for training and for the verification of an export.
+exported graph. What follows (inverse transform, overlap-add) has no weights: it is done in numpy in ``dsp.stft``;
+``to_waveform`` here is its torch counterpart, for training and for verifying an export.
 
-Weight normalisation does not exist here: ``state_dict.fold_weight_norm`` makes plain weights of it while loading.
+There is no weight normalisation here: ``state_dict.fold_weight_norm`` folds it into plain weights on loading.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MAX_MAGNITUDE = 1e2  # upstream's clip of exp(m), and of symexp on both sides
+MAX_MAGNITUDE = 1e2  # upstream's clip of exp(m), and of symexp on either side
 
 
 class AdaLayerNorm(nn.Module):
@@ -39,7 +39,7 @@ class AdaLayerNorm(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm that takes, and ignores, a bandwidth id, so that both norms are called alike."""
+    """Layer norm that accepts and ignores a bandwidth id, so both norms have the same interface."""
 
     def forward(self, x: Tensor, bandwidth_id: Tensor | None = None) -> Tensor:
         normalised: Tensor = super().forward(x)
@@ -57,7 +57,7 @@ class ConvNeXtBlock(nn.Module):
         self.norm = _norm(dim, num_embeddings)
         self.pwconv1 = nn.Linear(dim, intermediate_dim)
         self.pwconv2 = nn.Linear(intermediate_dim, dim)
-        # upstream: no layer scale where its initial value is not positive
+        # As upstream: no layer scale if its initial value is not positive.
         self.gamma = nn.Parameter(torch.full((dim,), layer_scale)) if layer_scale > 0 else None
 
     def forward(self, x: Tensor, bandwidth_id: Tensor | None) -> Tensor:
@@ -69,7 +69,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class VocosBackbone(nn.Module):
-    """ConvNeXt backbone, with adaptive layer norms where ``adanorm_num_embeddings`` is given."""
+    """ConvNeXt backbone, with adaptive layer norms if ``adanorm_num_embeddings`` is given."""
 
     def __init__(
         self,
@@ -101,12 +101,12 @@ class VocosBackbone(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Frames that it sees to either side of one: 3 for each convolution, whose kernels have 7 taps."""
+        """Frames of context on either side of a frame: 3 for each convolution, whose kernels have 7 taps."""
         return 3 * (1 + len(self.convnext))
 
     @property
     def blocks(self) -> list[ConvNeXtBlock]:
-        """What ``convnext`` holds."""
+        """The blocks of ``convnext``, typed."""
         return [block for block in self.convnext if isinstance(block, ConvNeXtBlock)]
 
 
@@ -118,7 +118,7 @@ def _init_weights(module: nn.Module) -> None:
 
 
 class ResBlock1(nn.Module):
-    """HiFi-GAN V1's residual block of kernel 3 and dilations 1, 3, 5, with layer scale."""
+    """HiFi-GAN V1's residual block with kernel size 3, dilations 1, 3, 5, and layer scale."""
 
     def __init__(self, dim: int, layer_scale: float) -> None:
         super().__init__()
@@ -151,19 +151,19 @@ class VocosResNetBackbone(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Frames that it sees to either side of one: of each block 1 + 3 + 5, and 1 for each of three convolutions."""
+        """Frames of context on either side of a frame: 1 + 3 + 5 + 3 per block, and 1 for the first convolution."""
         return 1 + 12 * len(self.resnet)
 
     @property
     def blocks(self) -> list[ResBlock1]:
-        """What ``resnet`` holds."""
+        """The blocks of ``resnet``, typed."""
         return [block for block in self.resnet if isinstance(block, ResBlock1)]
 
 
 class ISTFTHead(nn.Module):
     """Hidden states (B, T, dim) -> spectrum (B, T, n_fft/2 + 1, 2), real and imaginary parts.
 
-    The layer gives log-magnitudes m and phases p; the spectrum is min(exp(m), 100) · (cos p + j sin p).
+    The linear layer outputs log-magnitudes m and phases p; the spectrum is min(exp(m), 100) · (cos p + j sin p).
     """
 
     kind = "istft"
@@ -196,7 +196,7 @@ class ISTFTHead(nn.Module):
 
 
 class _IMDCTHead(nn.Module):
-    """The part that both MDCT heads share. The MDCT's hop is half its frame; its window is the cosine (sine) window."""
+    """The base of both MDCT heads. The MDCT's hop is half its frame; its window is the cosine (sine) window."""
 
     def __init__(self, dim: int, out_dim: int, mdct_frame_len: int, padding: str, clip_audio: bool) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class _IMDCTHead(nn.Module):
             self.imdct.register_buffer(name, value)
 
     def to_waveform(self, spectrum: Tensor) -> Tensor:
-        """Inverse MDCT by its definition, one matrix product: y[n] = w[n] √(2/N) Σ X[k] cos(π/N (n + n0)(k + ½))."""
+        """Inverse MDCT by definition, as one matrix product: y[n] = w[n] √(2/N) Σ X[k] cos(π/N (n + n0)(k + ½))."""
         bins = self.hop_length
         n = torch.arange(self.n_fft, dtype=torch.float64, device=spectrum.device)
         k = torch.arange(bins, dtype=torch.float64, device=spectrum.device)
@@ -228,7 +228,7 @@ class _IMDCTHead(nn.Module):
 
 
 class IMDCTSymExpHead(_IMDCTHead):
-    """Hidden states (B, T, dim) -> spectrum (B, T, mdct_frame_len/2), MDCT values: symexp of what the layer gives."""
+    """Hidden states (B, T, dim) -> spectrum (B, T, mdct_frame_len/2), MDCT values: symexp of the layer's output."""
 
     kind = "imdct_symexp"
 
@@ -241,7 +241,7 @@ class IMDCTSymExpHead(_IMDCTHead):
         clip_audio: bool = False,
     ) -> None:
         super().__init__(dim, mdct_frame_len // 2, mdct_frame_len, padding, clip_audio)
-        if sample_rate is not None:  # how a fresh layer begins: the smaller, the higher the frequency on the mel scale
+        if sample_rate is not None:  # initial weights: the higher the frequency on the mel scale, the smaller
             top = 2595 * math.log10(1 + sample_rate // 2 / 700)
             edges = 700 * (10 ** (torch.linspace(0, top, mdct_frame_len // 2) / 2595) - 1)
             with torch.no_grad():
@@ -254,7 +254,7 @@ class IMDCTSymExpHead(_IMDCTHead):
 
 
 class IMDCTCosHead(_IMDCTHead):
-    """Hidden states (B, T, dim) -> spectrum (B, T, mdct_frame_len/2), MDCT values exp(m) cos(p) of the layer's."""
+    """Hidden states (B, T, dim) -> spectrum (B, T, mdct_frame_len/2), MDCT values exp(m) cos(p) from the layer."""
 
     kind = "imdct_cos"
 
@@ -270,8 +270,8 @@ class IMDCTCosHead(_IMDCTHead):
 class WaveNextHead(nn.Module):
     """Hidden states (B, T, dim) -> "spectrum" (B, T, hop_length), the samples of each frame, by two linear layers.
 
-    Okamoto et al., "WaveNeXt: ConvNeXt-based fast neural vocoder without iSTFT layer" (ASRU 2023), as the class of this
-    name in wetdog/wavenext_pytorch has it, where ``padding`` has no effect.
+    Okamoto et al., "WaveNeXt: ConvNeXt-based fast neural vocoder without iSTFT layer" (ASRU 2023), as in the class of
+    this name in wetdog/wavenext_pytorch, where ``padding`` has no effect.
     """
 
     kind = "wavenext"
@@ -280,7 +280,7 @@ class WaveNextHead(nn.Module):
         super().__init__()
         self.n_fft, self.hop_length, self.padding, self.clip_audio = n_fft, hop_length, padding, True
         self.linear_1 = nn.Linear(dim, n_fft + 2)
-        self.linear_2: nn.Linear | None = nn.Linear(n_fft + 2, hop_length, bias=False)  # None where it is folded
+        self.linear_2: nn.Linear | None = nn.Linear(n_fft + 2, hop_length, bias=False)  # None once it is folded
         for linear in (self.linear_1, self.linear_2):
             nn.init.trunc_normal_(linear.weight, std=0.02)
 
@@ -293,7 +293,7 @@ class WaveNextHead(nn.Module):
 
 
 def overlap_add(frames: Tensor, hop_length: int, trim: int) -> Tensor:
-    """Frames (B, n_fft, T) laid ``hop_length`` apart and summed, ``trim`` samples cut off both ends."""
+    """Frames (B, n_fft, T), placed ``hop_length`` apart and summed, with ``trim`` samples cut off both ends."""
     length = (frames.shape[-1] - 1) * hop_length + frames.shape[1]
     folded = F.fold(frames, (1, length), kernel_size=(1, frames.shape[1]), stride=(1, hop_length))
     return folded[:, 0, 0, trim : length - trim]
@@ -304,7 +304,7 @@ Head = ISTFTHead | IMDCTSymExpHead | IMDCTCosHead | WaveNextHead
 
 
 class Vocos(nn.Module):
-    """Backbone and head, as one graph: features (B, C, T) and a scalar bandwidth id -> spectrum."""
+    """Backbone and head in one graph: features (B, C, T) and a scalar bandwidth id -> spectrum."""
 
     def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
@@ -322,8 +322,9 @@ class Vocos(nn.Module):
 class STFTEncoder(nn.Module):
     """The encoder of the bundled codec: audio (B, N) -> latents (B, code_dim, ceil(N / hop_length)).
 
-    Log-magnitude and unit phase of the STFT into ConvNeXt blocks. Frame t is made of the n_fft samples from
-    t·hop_length - (n_fft - hop_length)/2 on: "same" padding, with zeros outside; zeros complete the last frame too.
+    The STFT's log-magnitude and unit phase go into ConvNeXt blocks. Frame t is computed from the n_fft samples that
+    begin at t·hop_length - (n_fft - hop_length)/2: "same" padding, with zeros outside; zeros also complete the last
+    frame.
     """
 
     n_fft, hop_length, code_dim = 1280, 320, 64
@@ -333,13 +334,13 @@ class STFTEncoder(nn.Module):
         super().__init__()
         self.backbone = VocosBackbone(3 * (self.n_fft // 2 + 1), dim, 3 * dim, num_layers)
         self.out = nn.Linear(dim, self.code_dim)
-        # unit variance in every dimension: without it the commitment loss shrinks the latents to one point
+        # Unit variance in every dimension: without it, the commitment loss shrinks the latents to a single point.
         self.norm = nn.BatchNorm1d(self.code_dim, affine=False, momentum=0.01)
         self.register_buffer("window", torch.hann_window(self.n_fft))
 
     @property
     def context(self) -> int:
-        """Frames that the convolutions, of kernel 7 each, see to either side of one."""
+        """Frames of context on either side of a frame, from convolutions with 7 taps each."""
         return self.backbone.reach
 
     def forward(self, audio: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""A float32 .onnx -> the same network in int8, for CPUs, or in float16, for GPUs.
+"""Converts a float32 .onnx to the same network in int8, for CPUs, or in float16, for GPUs.
 
-int8: the matrix products, nine tenths of the work. Their left sides are outputs of layer norms and GELUs, whose ranges
-are measured once on real input and then fixed (8 bits, asymmetric): the audio of a frame does not depend on what else
-is decoded with it, and nothing is measured at run time. The weights have 7 bits and a scale for each column
+int8 applies to the matrix products, nine tenths of the work. Their left operands are outputs of layer norms and GELUs,
+whose ranges are measured once on real input and then fixed (8 bits, asymmetric): the audio of a frame does not depend
+on what else is decoded with it, and nothing is measured at run time. The weights have 7 bits and one scale per column
 (``vocos_onnx.model.precision``). Convolutions, layer norms, GELUs and the head's exp, sin and cos stay in float32.
 """
 
@@ -57,27 +57,27 @@ def quantize(
     overwrite: bool = True,
     report: Callable[[str], None] = print,
 ) -> ModelConfig:
-    """Write a float32 model in another precision, and compare the two.
+    """Writes a float32 model in another precision, and compares the two.
 
     Args:
         model: path of a file that ``export`` wrote, or the name of a bundled one.
         output: path to write. Unless the comparison passes, nothing is written, and an existing file stays.
         precision: "int8" or "float16".
-        calibration: tokens (K, T) or features (C, T) of real audio, as ``VocosONNX.decode`` takes them: the ranges of
-            int8 and the quality are measured on them. By default bundled speech, as mels, as tokens of the bundled
-            codec, or as tokens of EnCodec 24 kHz.
-        overwrite: whether an existing file is replaced.
+        calibration: tokens (K, T) or features (C, T) of real audio, as ``VocosONNX.decode`` takes them, to measure the
+            int8 ranges and the quality on. By default bundled speech, as mels, as tokens of the bundled codec, or as
+            tokens of EnCodec 24 kHz.
+        overwrite: whether to replace an existing file.
         report: called with each line of the report.
 
     Returns:
-        The description in the file, with the measured quality.
+        The config stored in the file, with the measured quality.
 
     Raises:
-        FileNotFoundError: the model or the folder of the output does not exist.
-        FileExistsError: the output exists, and ``overwrite`` is false.
-        ValueError: the model is not in float32, or has a VocosResNetBackbone (int8 only); ``precision`` is neither of
-            the two; the model cannot decode the calibration, or none is bundled for its codec.
-        CheckpointError: the SNR of the result against the original is less than 10 dB.
+        FileNotFoundError: if the model or the folder of the output does not exist.
+        FileExistsError: if the output exists and ``overwrite`` is false.
+        ValueError: if the model is not in float32, or has a VocosResNetBackbone (int8 only); if ``precision`` is
+            neither of the two; or if the model cannot decode the calibration data, or none is bundled for its codec.
+        CheckpointError: if the SNR of the result against the original is less than 10 dB.
 
     Example:
         >>> quantize("vocos.onnx", "vocos-int8.onnx").quality.snr_db
@@ -96,9 +96,9 @@ def convert(
     report: Callable[[str], None],
     polar: onnx.ModelProto | None = None,
 ) -> ModelConfig:
-    """Write a float32 model in another precision to ``staged``, the staged file of ``target``; see ``quantize``.
+    """Writes a float32 model in another precision to ``staged``, the staged file of ``target``; see ``quantize``.
 
-    ``polar``: the same network in sherpa-onnx's layout, which is then written in place of the model.
+    ``polar``: the same network in sherpa-onnx's layout; if given, it is written instead of the model.
     """
     if precision not in VARIANTS:
         raise ValueError(f"precision is {precision!r}, expected one of {', '.join(VARIANTS)}")
@@ -129,7 +129,7 @@ def convert(
 def narrowed(proto: onnx.ModelProto, config: ModelConfig, ranges: Mapping[str, Range]) -> onnx.ModelProto:
     """Returns a float32 model in the precision of ``config``.
 
-    For int8, ``ranges`` has the least and the greatest value of each product's left side, by the name of its weight.
+    For int8, ``ranges`` has the minimum and maximum of each product's left operand, by the name of its weight.
     """
     branches = split(_network(proto))
     if config.precision == "int8":
@@ -159,19 +159,19 @@ def _network(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph = network.graph
     nodes = [node for node in graph.node if not node.name.startswith(PREFIX)]
     tensors = [t for t in graph.initializer if t.name != CODEBOOKS_NAME and not t.name.startswith(PREFIX)]
-    outputs = [o for o in graph.output if o.name not in (CODEBOOKS_NAME, "audio")]  # the former of a file of format 4
+    outputs = [o for o in graph.output if o.name not in (CODEBOOKS_NAME, "audio")]  # format 4 has the former
     graph.CopyFrom(helper.make_graph(nodes, graph.name, graph.input, outputs, tensors))
     return network
 
 
 def products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Returns the matrix products with a weight on the right side."""
+    """Returns the matrix products whose right operand is a weight."""
     weights = {tensor.name for tensor in graph.initializer}
     return [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
 
 
 def _quantise(proto: onnx.ModelProto, ranges: Mapping[str, Range]) -> None:
-    """Put integer products in the place of those with weights; ``ranges`` of the left sides, by the weight's name."""
+    """Replaces products with weights by integer products; ``ranges`` are those of the left operands, by weight name."""
     graph = proto.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     replaced: dict[str, list[onnx.NodeProto]] = {}
@@ -211,7 +211,7 @@ def _quantise(proto: onnx.ModelProto, ranges: Mapping[str, Range]) -> None:
 
 
 def _ranges(proto: onnx.ModelProto, original: Decoder, items: Sequence[Item]) -> dict[str, Range]:
-    """The least and the greatest value of each product's left side over all items, 0 included, by its weight's name."""
+    """The minimum and maximum of each product's left operand over all items, extended to include 0, by weight name."""
     import onnxruntime
 
     if not original.network.has_state:
@@ -231,9 +231,9 @@ def _ranges(proto: onnx.ModelProto, original: Decoder, items: Sequence[Item]) ->
 
     def run(given: Mapping[str, npt.NDArray[Any]]) -> Any:
         bandwidth_id = given.get("bandwidth_id")
-        # a file of format 5 or older has one graph, which takes a state as well
+        # A file in format 5 or older has a single graph, which also takes a state.
         whole = original.network.inputs(given["features"], None if bandwidth_id is None else int(bandwidth_id))
-        whole[INPUT] = given["features"]  # as sherpa-onnx's layout calls them
+        whole[INPUT] = given["features"]  # their name in sherpa-onnx's layout
         return session.run([*weights], {name: whole[name] for name in taken})
 
     outputs = (run(stretch.inputs) for stretch in stretches)
@@ -244,7 +244,7 @@ def _to_float16(proto: onnx.ModelProto, head: str) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    # in float16 a phase of many radians has no precision left, and exp overflows; a WaveNextHead has neither
+    # In float16 a phase of many radians has no precision left, and exp overflows; a WaveNextHead has neither.
     wide = [] if head == "wavenext" else _after(proto, "head.out")
     half: onnx.ModelProto = convert_float_to_float16(
         proto, keep_io_types=True, node_block_list=wide, disable_shape_infer=False

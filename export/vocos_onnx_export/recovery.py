@@ -1,7 +1,7 @@
-"""The weights of a model file, under the names of a state dict: what ``tracing`` did to them, undone.
+"""Recovers the weights of a model file under their state dict names, by undoing what ``tracing`` did to them.
 
-An export folds the layer scale into the layer before it, transposes the matrices, widens the kernels of the
-convolutions, and gives the matrices numbers for names. All the rest keeps its name.
+An export folds the layer scale into the preceding layer, transposes the matrices, makes the convolution kernels
+two-dimensional, and numbers the matrices instead of naming them. Everything else keeps its name.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _PARTS = ("backbone.", "head.", "encoder.")
 class Recovered:
     """The weights of a model file.
 
-    state: of a vocoder under the names of upstream's state dict, ``feature_extractor.codebook_weights`` (K · size, C)
-        among them where it decodes tokens; of the bundled codec's encoder under those of ``modules.STFTEncoder``.
-        Buffers that no training changes (windows) are not among them. Layer scales are ``layer_scale``.
-    is_encoder: whether it is an encoder.
+    state: for a vocoder, named as in upstream's state dict, including ``feature_extractor.codebook_weights`` (K · size,
+        C) if it decodes tokens; for the bundled codec's encoder, named as in ``modules.STFTEncoder``. Constant buffers
+        (windows) are not included. Each ``gamma`` is 1 / blocks, see ``recover``.
+    is_encoder: whether the file is an encoder.
     """
 
     state: dict[str, Tensor]
@@ -44,15 +44,15 @@ class Recovered:
 
 
 def recover(path: str | os.PathLike[str]) -> Recovered:
-    """Read the weights of a .onnx in float32 that vocos-onnx exported, of a VocosBackbone or of the codec's encoder.
+    """Reads the weights of a float32 .onnx exported by vocos-onnx, with a VocosBackbone or the codec's encoder.
 
-    The layer scale of each block is folded into ``pwconv2``: it becomes what a fresh network of as many blocks begins
-    with, 1 / blocks, and ``pwconv2`` is divided by it, so that training goes on as before. The network's output is the
-    same but for the rounding of that, about 1e-7 of the weights.
+    The layer scale of each block is folded into ``pwconv2``: here it is set to the initial value of a fresh network, 1
+    / blocks, and ``pwconv2`` is divided by it, so training continues as before. The network's output is the same except
+    for rounding, about 1e-7 of the weights.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: it is no export of vocos-onnx, it is not in float32, or its backbone is another.
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if the file was not exported by vocos-onnx, is not in float32, or has another backbone.
 
     Example:
         >>> recover("models/vocos-codec-24khz.onnx").state["backbone.embed.weight"].shape
@@ -91,13 +91,13 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _tensor(tensor: onnx.TensorProto) -> Tensor:
-    """The numbers of an initializer; kernels (C, D, 1, taps) as (C, D, taps)."""
+    """The values of an initializer; kernels (C, D, 1, taps) as (C, D, taps)."""
     array = torch.from_numpy(numpy_helper.to_array(tensor).copy())
     return array[:, :, 0] if array.ndim == 4 and array.shape[2] == 1 else array
 
 
 def _matrices(graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto]) -> Iterator[tuple[str, Tensor]]:
-    """The weights of linear layers, whose names are those of the biases that are added to their products."""
+    """Yields the weights of linear layers, named after the biases that are added to their products."""
     products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
     for node in graph.node:
         for product, bias in (node.input[:2], node.input[1::-1]) if node.op_type == "Add" else ():

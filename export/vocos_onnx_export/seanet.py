@@ -1,7 +1,7 @@
-"""The encoder of EnCodec 24 kHz (SEANet) in torch, under the names that a checkpoint's state dict gives its weights.
+"""The encoder of EnCodec 24 kHz (SEANet) in torch, with the names used in a checkpoint's state dict.
 
-Défossez et al., "High Fidelity Neural Audio Compression" (arXiv 2210.13438), as encodec 0.1.1 and transformers define
-it. ``seanet_graph`` writes the same in ONNX, which is verified against this.
+Défossez et al., "High Fidelity Neural Audio Compression" (arXiv 2210.13438), as defined by encodec 0.1.1 and
+transformers. ``seanet_graph`` writes the same network in ONNX, which is verified against this one.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from vocos_onnx.model.encoder_checkpoint import Geometry
 
 
 class CausalConv(nn.Module):
-    """(B, C, T) -> (B, C', ceil(T / stride)): padded by reflection, on the right to whole strides.
+    """(B, C, T) -> (B, C', ceil(T / stride)): reflect-padded, on the right to whole strides.
 
-    The padding on the left is the kernel's reach less the stride, as in the reference: the last of the inputs that an
-    output sees is the last of its stride.
+    As in the reference, the left padding is the kernel's reach minus the stride: the last input that an output depends
+    on is the last one of its stride.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int, stride: int = 1, dilation: int = 1) -> None:
@@ -26,7 +26,7 @@ class CausalConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         left, right, length = self.left, -x.shape[-1] % self.conv.stride[0], x.shape[-1]
-        # where there is less than the padding, the reference appends zeros, reflects, and cuts as many off the end
+        # If the input is shorter than the padding, the reference appends zeros, reflects, and cuts as many off the end.
         missing = max(0, max(left, right) + 1 - length)
         x = F.pad(F.pad(x, (0, missing)), (left, right), mode="reflect")
         y: Tensor = self.conv(x[..., : left + length + right])
@@ -38,7 +38,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, dim: int, hidden: int, kernel_size: int, dilation: int, conv_shortcut: bool) -> None:
         super().__init__()
-        # the names of the checkpoint: activations have places in the list too
+        # The names of the checkpoint: activations count in its list too.
         self.block = nn.ModuleDict(
             {"1": CausalConv(dim, hidden, kernel_size, dilation=dilation), "3": CausalConv(hidden, dim, 1)}
         )
@@ -46,7 +46,7 @@ class ResidualBlock(nn.Module):
 
     @property
     def convolutions(self) -> tuple[CausalConv, CausalConv]:
-        """The two of ``block``, each after an ELU."""
+        """The two convolutions of ``block``, each preceded by an ELU."""
         first, second = self.block["1"], self.block["3"]
         assert isinstance(first, CausalConv) and isinstance(second, CausalConv)
         return first, second
@@ -73,7 +73,7 @@ class SEANetEncoder(nn.Module):
             layers += [None, CausalConv(dim, 2 * dim, 2 * stride, stride)]
             dim *= 2
         layers += [nn.LSTM(dim, dim, g.num_lstm_layers), None, CausalConv(dim, g.hidden_size, g.last_kernel_size)]
-        # None is an activation, which has a place in the names of the checkpoint too
+        # None is an activation, which counts in the checkpoint's names too.
         self.layers = nn.ModuleDict({str(i): layer for i, layer in enumerate(layers) if layer is not None})
         self.hop_length = g.hop_length
 
@@ -85,7 +85,7 @@ class SEANetEncoder(nn.Module):
 
     @property
     def lstm(self) -> nn.LSTM:
-        """The layers of it, whose output is added to their input."""
+        """The LSTM, whose output is added to its input."""
         (lstm,) = (layer for layer in self.layers.values() if isinstance(layer, nn.LSTM))
         return lstm
 
@@ -98,7 +98,7 @@ class SEANetEncoder(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         x = audio[:, None]
         for i, stage in enumerate(self.stages):
-            x = stage(F.elu(x) if i and isinstance(stage, CausalConv) else x)  # a residual block has its own
+            x = stage(F.elu(x) if i and isinstance(stage, CausalConv) else x)  # a residual block has its own ELU
         x = x + self.lstm(x.permute(2, 0, 1))[0].permute(1, 2, 0)
         embeddings: Tensor = self.last(F.elu(x))
         return embeddings

@@ -1,7 +1,7 @@
 """``seanet.SEANetEncoder`` as an ONNX graph.
 
-At every layer its padding depends on the length of the input. A trace would freeze it to the traced length, so the
-graph is written operator by operator.
+The padding of every layer depends on the input length. A trace would freeze it at the traced length, so the graph is
+written operator by operator.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .seanet import CausalConv, ResidualBlock, SEANetEncoder
 def seanet_graph(encoder: SEANetEncoder, config: EncoderConfig, codebooks: Tensor) -> onnx.ModelProto:
     """Audio (parts, batch, samples) -> embeddings (batch, frames, C) for any length.
 
-    A long recording goes through in spans. The first has a ``context`` of 0. Each later one begins with ``context``
-    frames of audio before its own, ``left_context`` or more, which the convolutions see and whose embeddings are left
-    out. ``lstm`` and ``history`` (the last inputs of the last convolution) are the state: zeros at first, and later
-    what the previous span returned as ``next_lstm`` and ``next_history``. All spans but the last are whole frames.
+    A long recording is processed in spans. The first has a ``context`` of 0. Each later one begins with ``context``
+    frames of preceding audio, ``left_context`` or more, which the convolutions see but whose embeddings are dropped.
+    ``lstm`` and ``history`` (the last inputs of the last convolution) are the state: zeros at first, and then what the
+    previous span returned as ``next_lstm`` and ``next_history``. All spans but the last are whole frames.
 
-    A span is given in parts, whose convolutions run side by side: with few channels, onnxruntime's use no more than one
-    thread for each item of a batch. All parts are equally long, and part j begins ``step`` frames after part j - 1.
+    A span is passed in parts, whose convolutions run in parallel: with few channels, onnxruntime's convolutions use
+    only one thread per batch item. All parts have the same length, and part j begins ``step`` frames after part j - 1.
     Neighbours overlap by at least ``left_context`` + 1 frames: those that the convolutions see, and one more because
     the last frame of a part may be incomplete. A single part overlaps nothing, and its ``step`` has no effect.
     """
@@ -40,7 +40,7 @@ def seanet_graph(encoder: SEANetEncoder, config: EncoderConfig, codebooks: Tenso
     for stage in stages:
         x = g.residual(x, stage) if isinstance(stage, ResidualBlock) else g.conv(g.elu(x), stage)
     x = g.join(x, parts, batch, encoder.lstm.hidden_size, config.left_context)
-    x = g.slice(x, -1, g.op("Unsqueeze", "context", g.constant([0])))  # without the frames of the context
+    x = g.slice(x, -1, g.op("Unsqueeze", "context", g.constant([0])))  # drops the context frames
     x = g.elu(g.lstm(x, encoder.lstm, "lstm", "next_lstm"))
 
     left = encoder.last.left
@@ -70,7 +70,7 @@ class SEANetGraph(GraphBuilder):
     """
 
     def elu(self, x: str) -> str:
-        """ELU as max(x, exp(min(x, 0)) - 1): onnxruntime has one kernel for it, which is slower than these four."""
+        """ELU as max(x, exp(min(x, 0)) - 1): onnxruntime's own kernel is slower than these four operators."""
         negative = self.op("Exp", self.op("Clip", x, "", self.constant(0, np.float32)))
         return self.op("Max", x, self.op("Add", negative, self.constant(-1, np.float32)))
 
@@ -90,19 +90,19 @@ class SEANetGraph(GraphBuilder):
         return self.convolve(self.op("Concat", *padded, axis=-1) if len(padded) > 1 else x, layer.conv)
 
     def convolve(self, x: str, conv: nn.Conv1d) -> str:
-        """In two dimensions, (B, C, 1, T), because onnxruntime has its fastest kernels for those."""
+        """A convolution in two dimensions, (B, C, 1, T), for which onnxruntime has its fastest kernels."""
         (stride,), (dilation,) = conv.stride, conv.dilation
         assert conv.bias is not None
         weight, bias = self.constant(conv.weight[:, :, None]), self.constant(conv.bias)
         return self.op("Conv", x, weight, bias, strides=[1, stride], dilations=[1, dilation], pads=[0, 0, 0, 0])
 
     def reflect_left(self, x: str, count: int) -> str:
-        """x[count], ..., x[1], with zeros for those beyond the end."""
+        """x[count], ..., x[1], with zeros beyond the end."""
         index = self.constant(np.arange(count, 0, -1), np.int64)
         return self.take(x, index, self.op("Less", index, self.length(x)))
 
     def reflect_right(self, x: str, stride: int) -> str:
-        """x[L - 2], x[L - 3], ..., as many as L lacks to a multiple of the stride; zeros unless L > stride."""
+        """x[L - 2], x[L - 3], ..., enough to extend L to a multiple of the stride; zeros unless L > stride."""
         length = self.length(x)
         zero, one, two = (self.constant(i, np.int64) for i in range(3))
         count = self.op("Mod", self.op("Neg", length), self.constant(stride, np.int64))
@@ -110,7 +110,7 @@ class SEANetGraph(GraphBuilder):
         return self.take(x, index, self.op("Greater", length, self.constant(stride, np.int64)))
 
     def take(self, x: str, index: str, valid: str) -> str:
-        """Elements of the last axis, zero where the index is not valid."""
+        """Elements of the last axis; zero where the index is invalid."""
         last = self.op("Sub", self.length(x), self.constant(1, np.int64))
         index = self.op("Max", self.op("Min", index, last), self.constant(0, np.int64))
         return self.op("Mul", self.op("Gather", x, index, axis=-1), self.op("Cast", valid, to=TensorProto.FLOAT))
@@ -127,15 +127,15 @@ class SEANetGraph(GraphBuilder):
     def join(self, x: str, parts: str, batch: str, size: int, left: int) -> str:
         """Parts (parts · batch, size, 1, F) -> frames (batch, size, (parts - 1) · step + F).
 
-        Frame f of part j is frame j · step + f of the span. The first ``left`` frames of a part would see audio before
-        it, which is not there: they see padding instead, which is right only at the start of a recording. So of P parts
+        Frame f of part j is frame j · step + f of the span. The first ``left`` frames of a part need audio that
+        precedes it: they see padding instead, which is right only at the start of a recording. So of P parts
 
             part 0                gives its frames [0, left):              [0, left) of the span,
             parts 0 ... P - 2     give their frames [left, left + step):   [left + j · step, left + (j + 1) · step),
             part P - 1            gives its frames [left, F):              [left + (P - 1) · step, (P - 1) · step + F),
 
-        each of which ends where the next begins. Neighbours overlap by F - step >= left + 1 frames, so that the last
-        frame of a part, which its padding may have completed, is taken from the last part alone.
+        each of which ends where the next begins. Neighbours overlap by F - step >= left + 1 frames, so a part's last
+        frame, which padding may have completed, is used only from the last part.
         """
         zero, one, minus_one = (self.constant([i]) for i in (0, 1, -1))
         channels, reach = self.constant([size]), self.constant([left])
@@ -144,7 +144,7 @@ class SEANetGraph(GraphBuilder):
 
         all_but_last = self.slice(x, 0, zero, minus_one)
         middle = self.slice(all_but_last, -1, reach, self.op("Add", reach, step))  # (P - 1, B, C, step)
-        frames = self.op("Mul", self.op("Sub", parts, one), step)  # 0 of one part, whatever its step
+        frames = self.op("Mul", self.op("Sub", parts, one), step)  # 0 for a single part, whatever its step
         # (B, C, P - 1, step) in memory is (B, C, (P - 1) · step): one part after another
         middle = self.op("Transpose", middle, perm=[1, 2, 0, 3])
         middle = self.op("Reshape", middle, self.op("Concat", batch, channels, frames, axis=0), allowzero=1)
@@ -154,7 +154,7 @@ class SEANetGraph(GraphBuilder):
         return self.op("Concat", self.slice(first, -1, zero, reach), middle, self.slice(last, -1, reach), axis=-1)
 
     def lstm(self, x: str, layer: nn.LSTM, state: str, next_state: str) -> str:
-        """x (B, C, T) -> (B, C, T) with the residual; the state is (h, c) of each layer, (2 · layers, B, C)."""
+        """x (B, C, T) -> (B, C, T), with the input added; the state is (h, c) of each layer, (2 · layers, B, C)."""
         x = self.op("Transpose", x, perm=[2, 0, 1])
         y, count, axis = x, 2 * layer.num_layers, self.constant([1])
         split = self.several("Split", state, outputs=count, axis=0, num_outputs=count)
@@ -172,6 +172,6 @@ class SEANetGraph(GraphBuilder):
 
     @staticmethod
     def _gates(value: Tensor) -> Tensor:
-        """torch's order of the gates (input, forget, cell, output) in ONNX's (input, output, forget, cell)."""
+        """Reorders the gates from torch's (input, forget, cell, output) to ONNX's (input, output, forget, cell)."""
         i, f, c, o = value.chunk(4)
         return torch.cat([i, o, f, c])

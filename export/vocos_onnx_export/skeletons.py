@@ -1,8 +1,8 @@
 """Writes the skeletons of the known geometries: ``python -m vocos_onnx_export.skeletons [FOLDER [NAME ...]]``.
 
-``vocos_onnx.model.skeletons`` has their format, and fills them. Each geometry is traced with random weights, as an
-export does it. Then each tensor is looked up among all that the operators of the format make of these weights: as the
-weights are random, no two of those are equal, and a tensor that is none of them stops the program.
+``vocos_onnx.model.skeletons`` defines their format, and fills them. Each geometry is traced with random weights, like
+an export. Then each tensor is looked up among everything that the operators of the format can make from these weights.
+As the weights are random, no two results are equal; a tensor that matches none raises an error.
 """
 
 from __future__ import annotations
@@ -109,11 +109,11 @@ def encoder(seed: int = 0) -> Traced:
 
 
 class _Recipes:
-    """What the operators of the format make of weights and ranges."""
+    """Everything that the operators of the format can make from weights and ranges."""
 
     def __init__(self, weights: Mapping[str, Float], ranges: Mapping[str, Range]) -> None:
         self._weights, self._ranges = weights, ranges
-        self._found: dict[tuple[str, bytes], tuple[Step, ...]] = {}  # by type and sha256
+        self._found: dict[tuple[str, bytes], tuple[Step, ...]] = {}  # by dtype and sha256
         for name, weight in weights.items():
             for steps in _of_a_weight(name, weight, weights):
                 self._add(steps)
@@ -129,7 +129,7 @@ class _Recipes:
         self._found[key] = steps
 
     def steps(self, tensor: TensorProto) -> tuple[Step, ...] | None:
-        """Returns the steps that make a tensor, None if it is a constant of the graph.
+        """Returns the steps that make a tensor; None if it is a constant of the graph.
 
         Raises ValueError if it is neither.
         """
@@ -140,7 +140,7 @@ class _Recipes:
         return steps
 
     def skeleton(self, proto: onnx.ModelProto) -> tuple[bytes, list[TensorRecipe]]:
-        """Returns a model without tensors, and how they are made. Raises ValueError if that is not known of one."""
+        """Returns a model without its tensors, and their recipes. Raises ValueError if a tensor has no recipe."""
         onnx.checker.check_model(proto)
         model, tensors = _copy(proto), []
         for field in "metadata_props", "producer_name", "producer_version":
@@ -164,8 +164,8 @@ class _Recipes:
 
 
 def _of_a_weight(name: str, weight: Float, weights: Mapping[str, Float]) -> Iterator[tuple[Step, ...]]:
-    """Yields the steps of all that may be made of a weight."""
-    if ".weight_" in name or ".bias_" in name:  # of an LSTM
+    """Yields the steps of everything that may be made from a weight."""
+    if ".weight_" in name or ".bias_" in name:  # an LSTM
         if ".weight_" in name:
             yield (("gates", name),)
         elif ".bias_ih" in name:
@@ -173,7 +173,7 @@ def _of_a_weight(name: str, weight: Float, weights: Mapping[str, Float]) -> Iter
         return
     layer, _, kind = name.rpartition(".")
     gamma = f"{layer.rpartition('.')[0]}.gamma"
-    if kind == "gamma" or layer == "head.linear_2":  # which are folded into others
+    if kind == "gamma" or layer == "head.linear_2":  # these are folded into others
         return
     steps: tuple[Step, ...] = (("weight", name),)
     if layer.endswith(".pwconv2") and gamma in weights:
@@ -189,7 +189,7 @@ def _of_a_weight(name: str, weight: Float, weights: Mapping[str, Float]) -> Iter
 
 
 def _constant(array: npt.NDArray[Any]) -> tuple[Step, ...] | None:
-    """Returns the steps of what no weight is in: zero points, the inverse STFT."""
+    """Returns the steps of tensors that depend on no weight: zero points, the inverse STFT."""
     if array.dtype == np.int8 and not array.any():
         return (("zeros",),)
     if array.dtype != np.float32 or array.ndim == 0:
@@ -223,14 +223,14 @@ def _randomised(model: torch.nn.Module, random: torch.Generator) -> dict[str, Fl
 
 
 def _range(i: int) -> Range:
-    """A range whose scale and zero point no other number has."""
+    """A range with a unique scale and zero point."""
     width = 1 + i / 16
     low = -width * (3 + 7 * i) / 255
     return low, low + width
 
 
 def _config(geometry: Geometry, reach: int) -> ModelConfig:
-    """A description whose fields that shape the graph are those of the geometry."""
+    """A config whose graph-shaping fields match the geometry."""
     g = geometry
     mel = MelFeatures(g.n_fft, g.hop_length, g.input_channels, g.padding, 0.0, 12_000.0, "htk", "none", 1e-7)
     return ModelConfig(
@@ -250,7 +250,7 @@ def _config(geometry: Geometry, reach: int) -> ModelConfig:
 
 
 def _watched(network: onnx.ModelProto, layers: Mapping[str, str]) -> onnx.ModelProto:
-    """Returns the network with the left sides of its products as outputs, by the names of the layers."""
+    """Returns the network with the left operands of its products as outputs, named after the layers."""
     names = {node.input[0]: layers[node.input[1]] for node in products(network.graph)}
     rows = {layers[tensor.name]: tensor.dims[0] for tensor in network.graph.initializer if tensor.name in layers}
     watched = _copy(network)
@@ -275,7 +275,7 @@ def _json(value: object) -> bytes:
 
 
 def compressed(members: Mapping[str, bytes]) -> bytes:
-    """Returns an archive of these files, the same for the same files."""
+    """Returns a reproducible archive of these files."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, content in members.items():

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a folder or a file here, or a repository on the Hugging Face hub."""
+"""Finds a checkpoint: a local folder or file, or a repository on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import CheckpointError
 
 
 def local_path(checkpoint: str, revision: str | None) -> Path | None:
-    """The path of a checkpoint; None where it is a hub id. Raises CheckpointError if a path is given a revision."""
+    """The path of a checkpoint; None for a hub id. Raises CheckpointError if a path is given a revision."""
     if is_hub_id(checkpoint):
         return None
     if revision is not None:
@@ -21,7 +21,7 @@ def local_path(checkpoint: str, revision: str | None) -> Path | None:
 
 
 def find_weights(path: Path, names: tuple[str, ...], expected: str) -> Path:
-    """The path itself if it is a file, or the first of the names in the folder. Raises FileNotFoundError if neither."""
+    """The path itself if it is a file, or the first of the names in the folder. Raises FileNotFoundError."""
     if path.is_file():
         return path
     if not path.is_dir():
@@ -33,9 +33,9 @@ def find_weights(path: Path, names: tuple[str, ...], expected: str) -> Path:
 
 
 def download(repo: str, revision: str | None, config_names: tuple[str, ...], weight_names: tuple[str, ...]) -> Files:
-    """The first of the configs and of the weights that a hub repository has, from the cache where there is no network.
+    """The first config and the first weights that a hub repository has, from the cache if there is no network.
 
-    Raises FileNotFoundError if they cannot be had, ImportError if the hub's client is not installed.
+    Raises FileNotFoundError if they are not available, ImportError if the hub's client is not installed.
     """
     try:
         config = hub.download(repo, *config_names, revision=revision, what=repo)

@@ -1,4 +1,4 @@
-"""State dicts: names and tensors, as they are checked against the modules that they are to fill."""
+"""State dicts: names and tensors, checked against the modules that will load them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors import CheckpointError
 
 
 def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As ``checkpoint.fold_weight_norm``; tensors without weight norm stay as they are, in their own types."""
+    """Like ``checkpoint.fold_weight_norm``; tensors without weight norm keep their values and types."""
     normed = {key: value.float().numpy() for key, value in state.items() if key.endswith(checkpoint.WEIGHT_NORM)}
     folded = {key: torch.from_numpy(value) for key, value in checkpoint.fold_weight_norm(normed).items()}
     return {**{key: value for key, value in state.items() if key not in normed}, **folded}

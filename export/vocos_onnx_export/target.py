@@ -1,4 +1,4 @@
-"""The file that an export writes: it is there only once it has been verified."""
+"""The file that an export writes: it appears only after it has been verified."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .errors import CheckpointError
 
 
 class Target:
-    """Where an export is to be written.
+    """The destination of an export.
 
-    Raises FileNotFoundError if its folder does not exist, FileExistsError if it exists and ``overwrite`` is false, and
-    other OSErrors if it cannot be written: all before any work is done.
+    Before any work is done, raises FileNotFoundError if its folder does not exist, FileExistsError if it exists and
+    ``overwrite`` is false, and another OSError if it cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool) -> None:
@@ -28,15 +28,15 @@ class Target:
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
-        """Inside it, write and verify the file of the path that it gives: it becomes the target at the end.
+        """Yields a path; write and verify that file inside the context. At the end it becomes the target.
 
-        After an exception, such as that of ``refused``, nothing is there, or what was there stays.
+        After an exception, such as the one from ``refused``, nothing is written, and an existing file stays.
         """
         with whole_file(self.path, overwrite=self._overwrite) as written:
             yield written
 
     def refused(self, reason: str) -> CheckpointError:
-        """What to raise of a model that did not pass its verification."""
+        """The error to raise for a model that has failed its verification."""
         return CheckpointError(f"{reason}; {self.path} was not written")
 
     @property
@@ -46,8 +46,8 @@ class Target:
 
 
 def save(proto: onnx.ModelProto, path: Path) -> None:
-    """Write a model that ``onnx`` finds to be a valid one."""
+    """Writes a model, after ``onnx`` has checked that it is valid."""
     for tensor in proto.graph.initializer:
-        tensor.ClearField("doc_string")  # by which ``aligned`` aligns it
+        tensor.ClearField("doc_string")  # ``aligned`` uses it for padding
     onnx.checker.check_model(proto)
     path.write_bytes(aligned(proto.SerializeToString()))

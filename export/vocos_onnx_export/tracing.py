@@ -1,4 +1,4 @@
-"""Modules -> one self-contained .onnx, by torch's exporter."""
+"""Turns modules into one self-contained .onnx, with torch's exporter."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from .modules import (
     WaveNextHead,
 )
 
-Axes = dict[int, object] | None  # of one input: the axes whose size may differ between calls
+Axes = dict[int, object] | None  # the axes of one input whose size may differ between calls
 
 
 def fold(model: Vocos) -> None:
-    """Make one layer of what has nothing between: a layer scale and the layer before it, both of a WaveNextHead."""
+    """Merges adjacent linear layers: a layer scale with the preceding layer, and the two layers of a WaveNextHead."""
     fold_layer_scale(model)
     head = model.head
     if isinstance(head, WaveNextHead) and head.linear_2 is not None:
@@ -43,7 +43,7 @@ def fold(model: Vocos) -> None:
 
 
 def fold_layer_scale(model: Vocos | STFTEncoder) -> None:
-    """Multiply gamma into the layer before it: gamma · (W h + b) = (gamma W) h + gamma b."""
+    """Multiplies gamma into the preceding layer: gamma · (W h + b) = (gamma W) h + gamma b."""
     backbone = model.backbone
     if isinstance(backbone, VocosResNetBackbone):
         for block in backbone.blocks:
@@ -93,8 +93,8 @@ def trace(model: Vocos, config: ModelConfig, codebooks: Tensor | None) -> onnx.M
 def trace_spectrum(model: Vocos) -> onnx.ModelProto:
     """The graph of mels (batch, n_mels, frames) -> mag, x and y, each (batch, n_fft/2 + 1, frames), without a state.
 
-    These are the magnitude, and cosine and sine of the phase, as others export a Vocos with an ISTFTHead. Where the
-    network is conditioned on a bandwidth, the inputs are features and a scalar bandwidth_id.
+    These are the magnitude, and the cosine and sine of the phase, as other projects export a Vocos with an ISTFTHead.
+    If the network is conditioned on a bandwidth, the inputs are features and a scalar bandwidth_id.
     """
     backbone, head = model.backbone, model.head
     assert isinstance(head, ISTFTHead)
@@ -115,18 +115,18 @@ def trace_spectrum(model: Vocos) -> onnx.ModelProto:
 
 
 def _widen(backbone: VocosBackbone) -> None:
-    """Make the kernels two-dimensional: they see (B, C, 1, T), an image of height 1.
+    """Makes the kernels two-dimensional, for input (B, C, 1, T), an image of height 1.
 
-    onnxruntime has faster convolutions in two dimensions than in one.
+    onnxruntime's two-dimensional convolutions are faster than its one-dimensional ones.
     """
     for conv in (backbone.embed, *(block.dwconv for block in backbone.blocks)):
         conv.weight = torch.nn.Parameter(conv.weight[:, :, None])
 
 
 class WholeVocos(torch.nn.Module):
-    """A Vocos of whole sequences, whose convolutions pad them with zeros; the backbone is one of ``_widen``.
+    """A Vocos for whole sequences, which its convolutions pad with zeros; the backbone has been through ``_widen``.
 
-    Between the convolutions everything is (B, 1, T, C), with the channels last, as the matrix products need it.
+    Between the convolutions everything is (B, 1, T, C), channels last, as the matrix products need it.
     """
 
     def __init__(self, backbone: VocosBackbone, head: Head) -> None:
@@ -149,7 +149,7 @@ class WholeVocos(torch.nn.Module):
 
 
 class PolarVocos(torch.nn.Module):
-    """The same, with the spectrum as magnitude, and cosine and sine of the phase; or that of another backbone."""
+    """A Vocos, with any backbone, that returns its spectrum as magnitude, and cosine and sine of the phase."""
 
     def __init__(self, whole: WholeVocos | Vocos, head: ISTFTHead) -> None:
         super().__init__()
@@ -200,8 +200,8 @@ class StatefulVocos(torch.nn.Module):
 
 
 def _extend(past: Tensor, x: Tensor, time: int) -> tuple[Tensor, Tensor]:
-    """Past (P frames), x (T) and 6 - P zeros, joined on the time axis; and the last 6 frames of these."""
-    # the tracer can add up the lengths of narrow, unlike those of slices: it knows that each layer returns T frames
+    """Past (P frames), x (T) and 6 - P zeros, joined on the time axis; and the last 6 frames of the result."""
+    # Unlike slices, narrow has lengths that the tracer can add up, so it knows that each layer returns T frames.
     six = [6 if axis == time else size for axis, size in enumerate(past.shape)]
     zeros = torch.zeros(1, 1, 1, 1).expand(six).narrow(time, 0, 6 - past.shape[time])
     seen = torch.cat([past, x, zeros], dim=time)
@@ -215,7 +215,7 @@ def _convolve(conv: torch.nn.Conv1d, x: Tensor, padding: int = 0) -> Tensor:
 
 
 def _residual(block: ConvNeXtBlock, y: Tensor, bandwidth_id: Tensor | None) -> Tensor:
-    """What a block adds to its input, of that after the convolution, (B, 1, T, C)."""
+    """What a block adds to its input, computed from its convolution's output (B, 1, T, C)."""
     assert block.gamma is None  # ``fold_layer_scale`` has folded it
     residual: Tensor = block.pwconv2(torch.nn.functional.gelu(block.pwconv1(block.norm(y, bandwidth_id))))
     return residual

@@ -1,4 +1,4 @@
-"""What a training of a codec leaves: config.yaml and pytorch_model.bin of the decoder, and the encoder beside them."""
+"""Reads a trained codec: config.yaml and pytorch_model.bin of the decoder, and the encoder beside them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def is_trained(folder: Path) -> bool:
 
 
 def load_trained(folder: Path) -> tuple[STFTEncoder, Tensor, EncoderConfig]:
-    """Modules with their weights, codebooks (K, size, C), and the description of both.
+    """Returns modules with their weights, codebooks (K, size, C), and the config of both.
 
-    Raises FileNotFoundError if a file is missing, CheckpointError if one is not what the training writes.
+    Raises FileNotFoundError if a file is missing, CheckpointError if a file is not one that training writes.
     """
     for name in ("config.yaml", "pytorch_model.bin"):
         if not (folder / name).is_file():
@@ -43,7 +43,7 @@ def load_trained(folder: Path) -> tuple[STFTEncoder, Tensor, EncoderConfig]:
     window = encoder.window
     state, digest = read_weights(weights)
     _check_state(state, encoder.state_dict())
-    rounding = max(1e-6, torch.finfo(state["window"].dtype).eps)  # in half precision; the exact one is used
+    rounding = max(1e-6, torch.finfo(state["window"].dtype).eps)  # rounded in half precision; the exact one is used
     if not (state["window"].float() - window).abs().max() < rounding:
         raise CheckpointError(f"{weights}: the window is not a Hann window of {encoder.n_fft} samples")
     encoder.load_state_dict({k: window if k == "window" else v.float() for k, v in state.items()})

@@ -1,4 +1,4 @@
-"""Torch against the runtime, stage by stage, on random input: a failure names its stage."""
+"""Compares torch with the runtime, stage by stage, on random input: a failure names its stage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .modules import ISTFTHead, Vocos
 
 LENGTHS = (1, 2, 27, 28, 200)
 BATCHES = (1, 3)
-# of the stage's peak
+# relative to the stage's peak
 TOLERANCE = {"features": 1e-6, "spectrum": 1e-4, "waveform": 1e-4, **dict.fromkeys(OUTPUTS, 1e-4)}
 
 
@@ -39,7 +39,7 @@ class Row:
 
 @torch.inference_mode()
 def verify(model: Vocos, codebooks: Tensor | None, runtime: VocosONNX) -> Iterator[Row]:
-    """Compare features, spectrum and waveform for every bandwidth, several lengths and batch sizes."""
+    """Compares features, spectrum and waveform for every bandwidth, several lengths and batch sizes."""
     rng = np.random.default_rng(0)
     config = runtime.config
     for bandwidth_id in range(config.num_bandwidth_ids) if config.num_bandwidth_ids else (None,):
@@ -70,7 +70,7 @@ def verify(model: Vocos, codebooks: Tensor | None, runtime: VocosONNX) -> Iterat
 
 @torch.inference_mode()
 def verify_polar(model: Vocos, path: Path) -> Iterator[Row]:
-    """Compare mag, x and y of a file in sherpa-onnx's layout, for several lengths and batch sizes."""
+    """Compares mag, x and y of a file in sherpa-onnx's layout, for several lengths and batch sizes."""
     assert isinstance(model.head, ISTFTHead)
     rng, channels = np.random.default_rng(0), model.backbone.input_channels
     given = [_mels(rng, batch, channels, frames) for batch in BATCHES for frames in LENGTHS]
@@ -95,7 +95,7 @@ def finite(compute: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def relative(given: np.ndarray, expected: Tensor) -> float:
-    """Largest absolute difference over the peak of the expected; infinite where the shapes differ."""
+    """Largest absolute difference, relative to the expected peak; infinite if the shapes differ."""
     reference = expected.numpy()
     if given.shape != reference.shape:
         return float("inf") if np.isfinite(given).all() else float("nan")
@@ -104,7 +104,7 @@ def relative(given: np.ndarray, expected: Tensor) -> float:
 
 
 def table(rows: list[Row]) -> list[str]:
-    """The lines of a table: the worst difference over lengths and batches, by bandwidth and stage."""
+    """The lines of a table of the worst differences over lengths and batches, by bandwidth and stage."""
     stages = [s for s in TOLERANCE if any(r.stage == s for r in rows)]
     lines = [f"{'bandwidth_id':>12}  " + "  ".join(f"{s:>9}" for s in stages)]
     for bandwidth_id in dict.fromkeys(r.bandwidth_id for r in rows):

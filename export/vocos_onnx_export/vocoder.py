@@ -1,4 +1,4 @@
-"""Vocos checkpoints to .onnx."""
+"""Exports Vocos checkpoints to .onnx."""
 
 from __future__ import annotations
 
@@ -41,31 +41,31 @@ def export(
     overwrite: bool = True,
     report: Callable[[str], None] = print,
 ) -> ModelConfig:
-    """Write a checkpoint as one self-contained .onnx, and verify it against torch.
+    """Writes a checkpoint as one self-contained .onnx, and verifies it against torch.
 
     Args:
         checkpoint: a folder, a weight file or a hub id; see ``checkpoint.load``.
-        output: path to write. Nothing is there, or what was there stays, unless the verification passes.
-        config: path of the config where it is not beside the weights.
+        output: path to write. Nothing is written, and an existing file stays, unless the verification passes.
+        config: path of the config if it is not beside the weights.
         revision: branch, tag or commit on the hub.
-        precision: "float32"; or "int8" or "float16", to which the verified model is brought with ``quantize``.
-        istft: where the runtime makes audio of a spectrum: "numpy"; or "graph", which adds it to the graph, for batches
-            on a GPU. Streams, and all of more than 1,500 frames, are made in numpy from that graph too.
+        precision: "float32"; or "int8" or "float16", to which the verified model is converted as in ``quantize``.
+        istft: where the runtime turns a spectrum into audio: "numpy"; or "graph", which adds that to the graph, for
+            batches on a GPU. Even then, streams and inputs of more than 1,500 frames use numpy.
         format: "vocos-onnx"; or "sherpa", for sherpa-onnx: a graph of mels (batch, n_mels, frames) -> mag, x and y,
             each (batch, n_fft/2 + 1, frames), of a mel model with an ISTFTHead, in float32 or int8
             (docs/guides/sherpa.md).
-        calibration: as ``quantize`` takes it.
-        overwrite: whether a file that exists is replaced.
+        calibration: see ``quantize``.
+        overwrite: whether to replace an existing file.
         report: called with each line of the report.
 
-    Returns the description that is in the file.
+    Returns the config stored in the file.
 
     Raises:
-        ValueError: ``istft`` or ``format`` is neither of the two, or they contradict each other; sherpa-onnx cannot
-            play the model; or as ``quantize`` does, if ``precision`` is not "float32".
-        FileNotFoundError: the checkpoint, its config or the output's folder does not exist.
-        FileExistsError: the output exists, and ``overwrite`` is false.
-        CheckpointError: the checkpoint is not a supported Vocos, or the result differs from torch.
+        ValueError: if ``istft`` or ``format`` is neither of the two, or they contradict each other; if sherpa-onnx
+            cannot run the model; or as ``quantize``, if ``precision`` is not "float32".
+        FileNotFoundError: if the checkpoint, its config or the output's folder does not exist.
+        FileExistsError: if the output exists and ``overwrite`` is false.
+        CheckpointError: if the checkpoint is not a supported Vocos, or the result differs from torch.
 
     Example:
         >>> export("charactr/vocos-encodec-24khz", "vocos.onnx", precision="int8")
@@ -101,7 +101,7 @@ def export(
                 f"{first.frames} frames)"
             )
         if precision != "float32":
-            if polar is not None:  # the calibration is decoded with our own layout
+            if polar is not None:  # the calibration data is decoded with our own layout
                 save(trace(folded, model_config, None), written)
             model_config = convert(written, written, target, precision, calibration, report, polar)
     report(target.wrote)
@@ -109,6 +109,6 @@ def export(
 
 
 def _sherpa_graph(model: Vocos, config: ModelConfig) -> onnx.ModelProto:
-    """The graph in sherpa-onnx's layout. Raises ValueError if sherpa-onnx cannot play the model."""
+    """The graph in sherpa-onnx's layout. Raises ValueError if sherpa-onnx cannot run the model."""
     metadata = sherpa_metadata(config)
     return named(trace_spectrum(model), metadata, config)

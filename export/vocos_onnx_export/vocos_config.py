@@ -1,4 +1,4 @@
-"""What a config describes -> modules."""
+"""Builds the modules that a config describes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HEADS: dict[type, type[Head]] = {
 
 
 def build_modules(config: dict[str, Any]) -> tuple[Vocos, VocosConfig]:
-    """Modules with fresh weights, and what the config describes.
+    """Returns modules with fresh weights, and the parsed config.
 
     Raises CheckpointError naming classes or arguments that are unknown, missing, wrong, or do not fit together.
     """
@@ -50,6 +50,6 @@ def build_modules(config: dict[str, Any]) -> tuple[Vocos, VocosConfig]:
 
 
 def build_shapes(config: dict[str, Any]) -> tuple[Vocos, VocosConfig]:
-    """The same with weights that take no memory: a config must not fill it before there are weights of that size."""
+    """Like ``build_modules``, but the weights take no memory: a config alone must not be able to exhaust it."""
     with torch.device("meta"):
         return build_modules(config)

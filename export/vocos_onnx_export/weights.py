@@ -1,4 +1,4 @@
-"""Reading a file of weights: safetensors, or what ``torch.save`` wrote, of which nothing is executed."""
+"""Reads weight files: safetensors, or files written by ``torch.save``, without executing anything in them."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from vocos_onnx.model.onnx_file import read_file
 
 from .errors import CheckpointError
 
-# No checkpoint comes near these: a file that claims more is damaged, or made to fill the memory.
+# No checkpoint comes near these limits: a file that claims more is damaged, or made to exhaust the memory.
 _MAX_WEIGHTS = 8 << 30  # bytes of the file
-_MAX_HEADER = 1 << 20  # bytes of the header of a safetensors file, which takes about 100 for each tensor
+_MAX_HEADER = 1 << 20  # bytes of a safetensors header, which takes about 100 per tensor
 _TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _TYPES |= {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Names and tensors of a file. Raises CheckpointError as ``read_weights`` does."""
+    """Returns names and tensors of a file. Raises the same errors as ``read_weights``."""
     state, _ = read_weights(path)
     return state
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Names and tensors of a file, and its sha256.
+    """Returns names and tensors of a file, and its sha256.
 
-    Raises CheckpointError if it cannot be read, holds anything but names and tensors (or Lightning's state_dict of
-    them), or if its tensors would take more memory than the file has bytes.
+    Raises CheckpointError if the file cannot be read, holds anything but names and tensors (or Lightning's state_dict
+    of them), or if its tensors would take more memory than the file has bytes.
     """
     state, digest, size = read_tree(path)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # Lightning: discriminators are beside it
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # Lightning files hold discriminators too
         parts = ("feature_extractor.", "backbone.", "head.")
         state = {k: v for k, v in state["state_dict"].items() if isinstance(k, str) and k.startswith(parts)}
     if (
@@ -53,7 +53,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
             kind = f"{value.layout}, {value.dtype}, {value.device.type}".replace("torch.", "")
             raise CheckpointError(f"{path}: {shown(key)} is no tensor of plain numbers in memory: {kind}")
     state = {key: value.detach().resolve_conj().resolve_neg() for key, value in state.items()}
-    # the same numbers may stand for many, in one tensor (a stride of 0) or in several
+    # The same storage may be used many times over, in one tensor (a stride of 0) or in several.
     claimed = sum(value.numel() * value.element_size() for value in state.values())
     if claimed > size:
         raise CheckpointError(
@@ -64,9 +64,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def read_tree(path: Path) -> tuple[Any, str, int]:
-    """The content of a file of weights, whatever that is; the file's sha256 and size in bytes.
+    """Returns the content of a weight file, whatever it is, and the file's sha256 and size in bytes.
 
-    Raises CheckpointError if it cannot be read without executing any of it.
+    Raises CheckpointError if it cannot be read without executing code.
     """
     try:
         data = read_file(path, _MAX_WEIGHTS, "weights")
@@ -74,7 +74,7 @@ def read_tree(path: Path) -> tuple[Any, str, int]:
             header = int.from_bytes(data[:8], "little")
             if header > _MAX_HEADER:
                 raise ValueError(f"its header has {header} bytes, expected at most {_MAX_HEADER}")
-            tree: Any = dict(sorted(load_safetensors(data).items()))  # which has them in no order
+            tree: Any = dict(sorted(load_safetensors(data).items()))  # safetensors returns them in no fixed order
         else:
             archive = _rebuilt(data) if data.startswith(b"PK") else data
             if archive is data:
@@ -92,10 +92,10 @@ def read_tree(path: Path) -> tuple[Any, str, int]:
 
 
 def _rebuilt(data: bytes) -> bytes:
-    """An archive of the same files as torch.save writes it: readers of zip differ in what they find in strange ones.
+    """Rebuilds an archive as torch.save would write it: zip readers disagree on what malformed archives contain.
 
-    Raises ValueError if its files are larger than it (torch stores them as they are), if a name comes twice, or if a
-    pickle calls what no state dict does.
+    Raises ValueError if its files are larger than the archive (torch stores them uncompressed), if a name occurs twice,
+    or if a pickle calls anything that a state dict does not need.
     """
     built = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(built, "w") as out:
@@ -113,14 +113,14 @@ def _rebuilt(data: bytes) -> bytes:
 
 
 def _check_legacy(data: bytes) -> None:
-    """The same check of what torch wrote before 1.6: five pickles, and numbers after them."""
+    """Applies the same check to a file from before torch 1.6: five pickles, followed by the numbers."""
     stream = io.BytesIO(data)
     for _ in range(5):
         _check_pickle(stream)
 
 
-# What a state dict is made of, in a pickle, and what Lightning puts beside it. torch lets more be called, of which
-# bytearray and codecs fill the memory, or never end.
+# What a pickled state dict is made of, and what Lightning adds. torch allows more calls; of those, bytearray and codecs
+# can exhaust the memory or never end.
 _GLOBALS = re.compile(
     r"collections (OrderedDict|Counter|defaultdict)|torch (\w+Storage|Size|device|(b?float|u?int)\d+|bool|float8_\w+)"
     r"|torch\.storage \w+Storage|torch\._utils _rebuild_(tensor_v2|parameter)"
@@ -130,7 +130,7 @@ _CALLS = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", 
 
 
 def _check_pickle(stream: io.BytesIO) -> None:
-    """Reads a pickle to its end. Raises ValueError if it calls what no state dict does."""
+    """Reads a pickle to its end. Raises ValueError if it calls anything that a state dict does not need."""
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in _CALLS or (opcode.name == "GLOBAL" and not _GLOBALS.fullmatch(str(argument))):
             called = str(argument).replace(" ", ".") if opcode.name == "GLOBAL" else opcode.name
@@ -138,7 +138,7 @@ def _check_pickle(stream: io.BytesIO) -> None:
 
 
 def _plain(tree: Any) -> None:
-    """Takes from dictionaries the attributes of their own, which would hide their methods."""
+    """Removes instance attributes from dictionaries: they would hide their methods."""
     todo, seen = [tree], set()
     while todo:
         value = todo.pop()

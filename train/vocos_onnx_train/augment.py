@@ -1,7 +1,7 @@
-"""What a vocoder meets and a corpus of clean speech lacks: quiet and narrow-band audio, tones, mixtures, noise, rooms.
+"""Augments clean speech with what a vocoder meets in practice: quiet and narrow-band audio, tones, noise, rooms, ...
 
-Everything here works on crops (B, N) float32 and takes its random numbers from a numpy generator. Filters work on the
-spectrum of the whole crop and are circular: ends of a crop are thrown away by who asked for it.
+Everything here works on crops (B, N) float32 and takes its random numbers from a numpy generator. Filters act on the
+spectrum of the whole crop and are circular: the caller discards the ends of a crop.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from torch import Tensor
 
 Double = npt.NDArray[np.float64]
 
-LOWEST_DB = -60.0  # of the peak of a quiet crop, dBFS
+LOWEST_DB = -60.0  # peak of the quietest crops, dBFS
 LOW_PASS_HZ = (3400.0, 11000.0)
-MIXTURE_DB, NOISE_DB = (0.0, 20.0), (5.0, 40.0)  # what is added lies so much below the crop
-REVERB_SECONDS, REVERB_DB = (0.1, 0.7), (-20.0, 0.0)  # until it is 60 dB down; the tail's energy, to the direct sound's
+MIXTURE_DB, NOISE_DB = (0.0, 20.0), (5.0, 40.0)  # added sounds are this much softer than the crop
+REVERB_SECONDS, REVERB_DB = (0.1, 0.7), (-20.0, 0.0)  # decay to -60 dB; energy of the tail relative to the direct sound
 TONE_HZ, VOICE_HZ = (50.0, 9000.0), (70.0, 700.0)
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Shares of the crops, 0 to 1 each, that something is done to; several may be done to one.
+    """Shares of the crops, 0 to 1 each, to augment in each way; a crop may be augmented in several ways.
 
-    low_pass: nothing is left above a frequency of 3.4 to 11 kHz.
-    quiet: the peak is at a random level from -60 dBFS to the lower end of gain_db.
-    synthetic: tones, chords, sweeps, clicks or harmonic stacks with vibrato take the place of the crop.
-    mixture: a second crop is added, 0 to 20 dB below.
-    noise: coloured noise is added, 5 to 40 dB below.
-    reverb: a room of 0.1 to 0.7 s is around it.
+    low_pass: removes everything above a frequency of 3.4 to 11 kHz.
+    quiet: sets the peak to a random level from -60 dBFS to the lower end of gain_db.
+    synthetic: replaces the crop by tones, chords, sweeps, clicks or harmonic stacks with vibrato.
+    mixture: adds a second crop, 0 to 20 dB softer.
+    noise: adds coloured noise, 5 to 40 dB softer.
+    reverb: adds the reverberation of a room, 0.1 to 0.7 s.
     """
 
     low_pass: float = 0.0
@@ -44,14 +44,14 @@ class Augment:
 
 
 def drawn(rng: np.random.Generator, share: float, size: int) -> npt.NDArray[np.int64]:
-    """Indices of the crops of a batch that are drawn, each with the probability ``share``."""
+    """Indices of the crops drawn from a batch, each with the probability ``share``."""
     return np.flatnonzero(rng.random(size) < share)
 
 
 def changed(
     crops: Tensor, rate: int, augment: Augment, rng: np.random.Generator, others: Callable[[int], Tensor]
 ) -> Tensor:
-    """Crops (B, N) with all but ``quiet`` done to the shares of ``augment``; ``others(n)`` returns n further crops."""
+    """Crops (B, N), augmented as in ``augment`` except for ``quiet``; ``others(n)`` returns n further crops."""
     crops = crops.clone()
     size, samples = crops.shape
     changes: tuple[tuple[float, Callable[[Tensor, int], Tensor]], ...] = (
@@ -70,7 +70,7 @@ def changed(
 
 
 def low_pass(crops: Tensor, cutoff: Double) -> Tensor:
-    """Crops (B, N) without what is above ``cutoff`` (B,), in cycles a sample; the edge is a tenth of it wide."""
+    """Crops (B, N), low-pass filtered at ``cutoff`` (B,), in cycles per sample; the edge is a tenth of that wide."""
     frequency = torch.fft.rfftfreq(crops.shape[1])
     edge = torch.from_numpy(cutoff.astype(np.float32))[:, None]
     gain = ((1.05 - frequency / edge) * 10).clamp(0, 1)
@@ -79,24 +79,24 @@ def low_pass(crops: Tensor, cutoff: Double) -> Tensor:
 
 
 def mixed(crops: Tensor, others: Tensor, below_db: Double) -> Tensor:
-    """Crops (B, N) with others added, whose rms lies ``below_db`` (B,) below theirs."""
+    """Crops (B, N) with others added, whose rms is ``below_db`` (B,) below theirs."""
     ratio = _rms(crops) / (_rms(others) + 1e-9)
     return crops + others * ratio * torch.from_numpy(10 ** (-below_db / 20)).float()[:, None]
 
 
 def coloured_noise(size: int, samples: int, rng: np.random.Generator) -> Tensor:
-    """Noise (size, samples) whose power falls by 0 to 6 dB an octave, each differently."""
+    """Noise (size, samples) whose power falls by 0 to 6 dB per octave, at a random slope for each row."""
     white = np.fft.rfft(rng.standard_normal((size, samples)))
     slope = rng.uniform(0, 1, (size, 1))
     return torch.from_numpy(np.fft.irfft(white / np.arange(1, white.shape[1] + 1) ** slope, samples)).float()
 
 
 def reverberant(crops: Tensor, rate: int, rng: np.random.Generator) -> Tensor:
-    """Crops (B, N) and the decaying noise that a room makes of them."""
+    """Crops (B, N) with reverberation: decaying noise as an impulse response."""
     size, samples = crops.shape
     seconds = rng.uniform(*REVERB_SECONDS, (size, 1))
     tail = rng.standard_normal((size, samples)) * 10 ** (-3 * np.arange(samples) / rate / seconds)
-    tail[:, : rate // 500] = 0  # the first reflection comes 2 ms later
+    tail[:, : rate // 500] = 0  # the first reflection arrives after 2 ms
     level = 10 ** (rng.uniform(*REVERB_DB, (size, 1)) / 20)
     tail *= level / np.sqrt((tail**2).sum(1, keepdims=True))
     tail[:, 0] = 1
@@ -105,7 +105,7 @@ def reverberant(crops: Tensor, rate: int, rng: np.random.Generator) -> Tensor:
 
 
 def synthetic(samples: int, rate: int, rng: np.random.Generator) -> Tensor:
-    """A sound (samples,) that is no recording, its peak at 0.7."""
+    """A synthetic sound (samples,) with a peak of 0.7."""
     kinds = (_tones, _sweep, _clicks, _harmonics)
     sound = kinds[rng.integers(len(kinds))](samples, rate, rng)
     sound *= 0.7 / (np.abs(sound).max() + 1e-9)
@@ -123,14 +123,14 @@ def _tones(samples: int, rate: int, rng: np.random.Generator) -> Double:
 
 
 def _sweep(samples: int, rate: int, rng: np.random.Generator) -> Double:
-    """A tone whose frequency moves from one value to another, by equal ratios in equal times."""
+    """A logarithmic sweep between two frequencies."""
     first, last = _log_uniform(rng, *TONE_HZ), _log_uniform(rng, *TONE_HZ)
     frequency = first * (last / first) ** np.linspace(0, 1, samples)
     return np.sin(2 * np.pi * np.cumsum(frequency) / rate)
 
 
 def _clicks(samples: int, rate: int, rng: np.random.Generator) -> Double:
-    """Clicks at random times, 2 to 60 a second, each 1 to 20 samples long."""
+    """Clicks at random times, 2 to 60 per second, each 1 to 20 samples long."""
     sound = np.zeros(samples)
     for start in rng.integers(0, samples, max(1, rng.poisson(rng.uniform(2, 60) * samples / rate))):
         sound[start : start + rng.integers(1, 21)] += rng.uniform(-1, 1)
@@ -138,7 +138,7 @@ def _clicks(samples: int, rate: int, rng: np.random.Generator) -> Double:
 
 
 def _harmonics(samples: int, rate: int, rng: np.random.Generator) -> Double:
-    """Harmonics of a gliding fundamental with vibrato, as far as half the rate goes, softer the higher."""
+    """Up to 60 harmonics, below half the sample rate, of a gliding fundamental with vibrato; higher ones are softer."""
     time = np.arange(samples) / rate
     fundamental = _log_uniform(rng, *VOICE_HZ)
     vibrato = rng.uniform(0, 0.03) * np.sin(2 * np.pi * (rng.uniform(4, 7) * time + rng.random()))

@@ -1,4 +1,4 @@
-"""What a training run leaves on disk, and what a run may begin with."""
+"""Writes the results of a training run, and loads the weights that a run starts from."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ DISCRIMINATORS = ("multiperioddisc.", "multiresddisc.")
 
 
 def save(state: Any, path: Path) -> None:
-    """Write a state, whole or not at all. Raises OSError, such as of a full disk, which leaves the file as it was."""
+    """Write a state atomically. Raises OSError, such as for a full disk; an existing file then stays as it was."""
     try:
         with whole_file(path) as partial:
             torch.save(state, partial)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where the disk is full
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
         kept = "what was there is whole" if path.exists() else "nothing was written"
         raise OSError(f"cannot save {path} ({' '.join(str(error).split())}); {kept}") from error
 
 
 def write_checkpoint(generator: Generator, config: TrainConfig, folder: Path) -> None:
-    """Write config and weights in the layout of the official checkpoints, and the encoder if it is trained, too."""
+    """Write config and weights in the layout of the official checkpoints, and the encoder if that is trained too."""
     folder.mkdir(parents=True, exist_ok=True)
     weights, encoder = generator.checkpoint()
     with whole_file(folder / "config.yaml") as partial:
@@ -50,12 +50,14 @@ def write_checkpoint(generator: Generator, config: TrainConfig, folder: Path) ->
 
 
 def init_from(generator: Generator, discriminators: nn.Module, checkpoint: str, revision: str | None = None) -> bool:
-    """Weights of the same geometry: a folder, a Lightning .ckpt with its config, a hub id, a model file (.onnx), the
-    name of a bundled model, or what ``write_weights`` wrote (.safetensors).
+    """Load initial weights of the same geometry.
 
-    The discriminators' weights are loaded too where the file has them. Returns whether it does.
+    ``checkpoint`` is a folder, a Lightning .ckpt with its config, a hub id, a model file (.onnx), the name of a bundled
+    model, or a file from ``write_weights`` (.safetensors).
 
-    Raises FileNotFoundError, or ValueError that names the weights that do not fit.
+    The discriminators' weights are loaded too if the file has them. Returns whether it does.
+
+    Raises FileNotFoundError, or a ValueError that names the weights that do not fit.
     """
     found = find_model(checkpoint)
     suffix = found.suffix
@@ -70,7 +72,7 @@ def init_from(generator: Generator, discriminators: nn.Module, checkpoint: str, 
         k: v for k, v in fold_weight_norm(generator.state_dict()).items() if k.startswith(("backbone.", "head."))
     }
     given = {k: v for k, v in state.items() if k.startswith(("backbone.", "head."))}
-    if suffix in (".onnx", ".safetensors"):  # without constants
+    if suffix in (".onnx", ".safetensors"):  # these lack the constants
         given = {**{k: v for k, v in expected.items() if k in constants}, **given}
     check_keys(given, expected, f"of {checkpoint} is of another geometry than the config")
     check_finite(given)
@@ -93,9 +95,9 @@ def _load_small(checkpoint: str, state: dict[str, Tensor], discriminators: nn.Mo
 
 
 def write_weights(average: Generator, discriminators: nn.Module, path: Path) -> None:
-    """Write what another run can begin with, in half precision: the weights, and those of the discriminators.
+    """Write the weights for another run to start from, in half precision, including those of the discriminators.
 
-    The codebooks are not among them, nor is a codec's encoder: they are in the bundled model files.
+    The codebooks and a codec's encoder are not included: the bundled model files have them.
     """
     constants = dict(average.named_buffers())
     weights = {k: v for k, v in average.checkpoint()[0].items() if k.startswith(("backbone.", "head."))}
@@ -106,7 +108,7 @@ def write_weights(average: Generator, discriminators: nn.Module, path: Path) -> 
 
 
 def _load_folded(generator: Generator, weights: dict[str, Tensor]) -> None:
-    """Set weights, through the weight norm where there is one."""
+    """Set weights, through weight norm if there is one."""
     with torch.no_grad():
         for key, value in weights.items():
             path, _, name = key.rpartition(".")
@@ -121,7 +123,7 @@ def _init_features(generator: Generator, checkpoint: str, state: dict[str, Tenso
     extractor = generator.feature_extractor
     codebooks = state.get(CODEBOOKS)
     if codebooks is None and isinstance(extractor, FrozenCodec) and Path(checkpoint).suffix == ".safetensors":
-        return  # of ``write_weights``
+        return  # written by ``write_weights``
     if codebooks is None:
         raise CheckpointError(f"{checkpoint} lacks {CODEBOOKS}")
     if isinstance(extractor, FrozenCodec):
@@ -138,7 +140,7 @@ def _init_features(generator: Generator, checkpoint: str, state: dict[str, Tenso
 
 
 def _read_encoder(checkpoint: Path, extractor: TrainableCodec) -> dict[str, Tensor]:
-    """The codec's encoder: of a folder that training wrote, or in the file beside the decoder's."""
+    """The codec's encoder, from a folder that training wrote, or from the .onnx beside the decoder's."""
     expected = extractor.encoder.state_dict()
     if checkpoint.suffix == ".onnx":
         path = checkpoint.with_name(f"{checkpoint.stem}-encoder.onnx")
@@ -155,19 +157,19 @@ def _read_encoder(checkpoint: Path, extractor: TrainableCodec) -> dict[str, Tens
 
 
 def load_discriminators(path: Path, discriminators: nn.Module) -> bool:
-    """Load the discriminators' weights of a Lightning .ckpt. Returns whether it has any."""
+    """Load the discriminators' weights from a Lightning .ckpt. Returns whether it has any."""
     if path.suffix != ".ckpt" or not path.is_file():
         return False
     tree, _, _ = read_tree(path)
     inner = tree.get("state_dict") if isinstance(tree, dict) else None
     names = inner.items() if isinstance(inner, dict) else ()
     state = {k: v for k, v in names if isinstance(k, str) and k.startswith(DISCRIMINATORS)}
-    # constants of torchaudio, which is not used here
+    # Drop the constants of torchaudio, which is not used here.
     state = {k: v for k, v in state.items() if ".spec_fn." not in k}
     if not state:
         return False
     try:
-        discriminators.load_state_dict(state)  # the parametrisation of weight norm reads weight_g and weight_v
+        discriminators.load_state_dict(state)  # weight norm's parametrisation reads weight_g and weight_v
     except RuntimeError as error:
         raise CheckpointError(f"the discriminators of {path} do not fit the config: {error}") from None
     return True

@@ -1,6 +1,6 @@
 """The quantiser of the bundled codec, whose encoder is ``vocos_onnx_export.modules.STFTEncoder``.
 
-Geometry of vocos-encodec-24khz: 24 kHz, hop 320 (75 frames/s), up to 16 codebooks of 1024.
+It has the geometry of vocos-encodec-24khz: 24 kHz, hop 320 (75 frames/s), up to 16 codebooks of 1024.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class ResidualQuantizer(nn.Module):
         self.register_buffer("started", torch.tensor(False))
 
     def load_codebooks(self, codebooks: Tensor) -> None:
-        """Go on from codebooks (K, BINS, C) whose running sums are not known."""
+        """Continue from codebooks (K, BINS, C) whose running sums are unknown."""
         self.codebooks.copy_(codebooks)
         self.sums.copy_(codebooks)
         self.counts.fill_(1)
         self.started.fill_(True)
 
     def encode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, T) -> codes (K, B, T), each the nearest entry to what the codebooks before it left over."""
+        """Latents (B, C, T) -> codes (K, B, T), each the entry nearest to the residual of the preceding codebooks."""
         batch, channels, frames = latents.shape
         residual = latents.transpose(1, 2).reshape(-1, channels)
         codes = []
@@ -50,10 +50,10 @@ class ResidualQuantizer(nn.Module):
         return torch.stack(codes).view(-1, batch, frames)
 
     def forward(self, latents: Tensor, num_codebooks: Tensor) -> tuple[Tensor, Tensor]:
-        """Train: latents (B, C, T) and the codebooks to use of each item (B,) -> quantised latents, commitment loss.
+        """Train: latents (B, C, T), number of codebooks of each item (B,) -> quantised latents, commitment loss.
 
-        The gradient passes straight through. The commitment loss is the mean, over the codebooks an item uses, of the
-        squared distance to the quantised value (the latents have unit variance).
+        The gradient is passed straight through. The commitment loss is the mean, over the codebooks that an item uses,
+        of the squared distance to the quantised value (the latents have unit variance).
         """
         x = latents.transpose(1, 2)
         flat = x.detach().reshape(-1, x.shape[-1])
@@ -73,7 +73,7 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def _start(self, flat: Tensor) -> None:
-        """Every codebook from random residuals of the first batch."""
+        """Initialize every codebook with random residuals of the first batch."""
         residual = flat
         for level in range(len(self.codebooks)):
             picks = residual[torch.randint(len(residual), (BINS,), device=flat.device)]
@@ -88,7 +88,7 @@ class ResidualQuantizer(nn.Module):
         sums = torch.zeros_like(self.sums[level]).index_add_(0, codes, vectors)
         self.counts[level].lerp_(counts, 1 - self.decay)
         self.sums[level].lerp_(sums, 1 - self.decay)
-        # a candidate for every entry, so that how many are dead need not be known here
+        # A candidate for every entry, so the number of dead ones need not be known here.
         picks = vectors[torch.randint(len(vectors), (BINS,), device=vectors.device)]
         dead = self.counts[level] < self.dead
         self.sums[level] = torch.where(dead[:, None], picks, self.sums[level])
@@ -98,5 +98,5 @@ class ResidualQuantizer(nn.Module):
 
 @torch.no_grad()
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the nearest entry (BINS, C) of each vector (N, C): argmin |c|^2 - 2 v.c, the same as of |v - c|^2."""
+    """Index of the nearest entry (BINS, C) of each vector (N, C): argmin |c|^2 - 2 v.c, the same as for |v - c|^2."""
     return torch.addmm(codebook.square().sum(1)[None], vectors, codebook.T, alpha=-2).argmin(1)

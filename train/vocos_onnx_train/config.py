@@ -1,7 +1,6 @@
-"""A training config: the YAML layout of upstream's ``configs/*.yaml``, read strictly.
+"""Reads training configs, in the YAML layout of upstream's ``configs/*.yaml``, strictly.
 
-A key or value that is unknown or not supported is an error that names it. Keys that upstream does not have are called
-ours.
+An unknown or unsupported key or value raises an error that names it. "Ours" marks keys that upstream does not have.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ CONFIGS = Path(__file__).parent / "configs"
 DATA = "vocos.dataset.VocosDataModule"
 UNCONDITIONAL, CONDITIONAL = "vocos.experiment.VocosExp", "vocos.experiment.VocosEncodecExp"
 LOGGERS = ("pytorch_lightning.loggers.TensorBoardLogger",)
-# what they do is done in any case: learning rate and gradient norm are logged, the best and the last state are kept
+# Their work is always done: learning rate and gradient norm are logged, the best and the last state are kept.
 CALLBACKS = (
     "pytorch_lightning.callbacks.LearningRateMonitor",
     "pytorch_lightning.callbacks.ModelSummary",
     "pytorch_lightning.callbacks.ModelCheckpoint",
     "vocos.helpers.GradNormCallback",
 )
-Numbers = list | None  # type: ignore[type-arg]  # the plain class, which is what check_args compares types with
+Numbers = list | None  # type: ignore[type-arg]  # the plain class, which check_args compares types with
 PRECISIONS = {
     "32": "float32",
     "32-true": "float32",
@@ -45,22 +44,23 @@ PRECISIONS = {
 
 @dataclass(frozen=True)
 class Files:
-    """Audio to train on or to validate with.
+    """Audio for training or validation.
 
-    filelist_path: a text file of paths, one a line; a .csv with a column ``file`` (and perhaps ``speaker`` and
-        ``split``), relative to it; or a folder, every audio file in and under it. Ours: a list of such, all of which
-        are used.
-    num_samples: length of the crops. In validation, the most that is taken of a file, from its start.
-    gain_db: ours; the peak of the whole file is brought to a random level between the two, in dBFS.
-    speed: ours; the range of speeds at which crops are played, pitch and all.
-    eq_db: ours; crops pass an equaliser with random gains of up to so many dB.
-    split: ours; only the lines of the .csv with this in their column ``split``.
-    balance_speakers: ours; a speaker is drawn by the square root of their share of the seconds, not by the share.
-    every: ours; only every so many-th file, to validate faster.
-    augment: ours; what else is made of crops, see ``augment.Augment``.
+    filelist_path: a text file of paths, one per line; a .csv with a column ``file`` (and optionally ``speaker`` and
+        ``split``), whose paths are relative to it; or a folder, which means all audio files in and under it. Ours: a
+        list of these, all of which are used.
+    num_samples: length of the crops. In validation, the most that is used of a file, from its start.
+    gain_db: ours; the peak of the whole file is set to a random level between the two, in dBFS.
+    speed: ours; the range of speeds at which crops are played, which also shifts the pitch.
+    eq_db: ours; crops pass through an equaliser with random gains of up to this many dB.
+    split: ours; uses only the rows of the .csv with this value in the column ``split``.
+    balance_speakers: ours; a speaker is drawn in proportion to the square root of their total duration, not to the
+        duration itself.
+    every: ours; uses only every n-th file, to validate faster.
+    augment: ours; further augmentation of the crops, see ``augment.Augment``.
     """
 
-    filelist_path: str | list  # type: ignore[type-arg]  # as Numbers
+    filelist_path: str | list  # type: ignore[type-arg]  # like Numbers
     sampling_rate: int
     num_samples: int
     batch_size: int
@@ -75,33 +75,33 @@ class Files:
 
     @property
     def paths(self) -> list[str]:
-        """What filelist_path names."""
+        """The paths in filelist_path, as a list."""
         return [self.filelist_path] if isinstance(self.filelist_path, str) else self.filelist_path
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """How the model is trained: the arguments of upstream's VocosExp, and ours from ``multi_scale_mel_coeff`` on.
+    """How the model is trained: the arguments of upstream's VocosExp and, from ``multi_scale_mel_coeff`` on, ours.
 
     multi_scale_mel_coeff, stft_coeff, compressed_stft_coeff, compressed_magnitude_coeff, loudness_coeff,
-        log_amplitude_coeff, consistency_coeff: of losses, see ``losses.py``.
-    mel_sizes: n_fft of the scales of multi_scale_mel, of ``losses.MEL_BANDS``; by default 256 to 2048.
-    phase_below: the frequency in Hz up to which stft and compressed_stft count; by default all.
-    context_frames: so many frames at both ends of a crop are decoded, and not heard by losses and discriminators: their
-        neighbours are missing.
-    same_level: losses and discriminators hear copy and recording as if the peak of the recording's file were at
-        -3 dBFS, so that a quiet crop counts as a loud one does.
-    discriminator_width: times the channels of upstream's discriminators, so that they fit a CPU.
-    stft_discriminator_channels: of small discriminators of spectrograms, which then replace upstream's; see
-        ``discriminators.STFTDiscriminator``. 0 is upstream's.
-    adversarial_coeff, matching_coeff: how much the scores of the discriminators, and the distances of their feature
-        maps, count for the generator. The small ones have the distance relative to the size of the map.
-    evaluate_sound: whether validation measures DNSMOS P.808 (needs the extra [report]), harmonicity and the line at the
-        frame rate, too, and the best state is chosen with them; see ``trainer.mix``.
-    ema: decay of the moving average of the weights, which is what is validated and exported; 0 is none.
-    betas, weight_decay: of AdamW.
-    bandwidth_weights: how often each bandwidth is drawn.
-    bandwidth_phase: by how much the losses that tie the phase down, stft and compressed_stft, count at each bandwidth.
+        log_amplitude_coeff, consistency_coeff: weights of the losses in ``losses.py``.
+    mel_sizes: n_fft of the scales of multi_scale_mel, from ``losses.MEL_BANDS``; by default 256 to 2048.
+    phase_below: the frequency in Hz up to which stft and compressed_stft count; by default no limit.
+    context_frames: this many frames at both ends of a crop are decoded but hidden from losses and discriminators, since
+        their neighbours are missing.
+    same_level: losses and discriminators see copy and recording as if the peak of the recording's file were at -3 dBFS,
+        so a quiet crop counts as much as a loud one.
+    discriminator_width: multiplies the channels of upstream's discriminators, to make them small enough for a CPU.
+    stft_discriminator_channels: channels of small spectrogram discriminators, which replace upstream's; see
+        ``discriminators.STFTDiscriminator``. 0 keeps upstream's.
+    adversarial_coeff, matching_coeff: weights, for the generator, of the discriminators' scores and of the distances
+        between their feature maps. For the small discriminators the distance is relative to the magnitude of the map.
+    evaluate_sound: whether validation also measures DNSMOS P.808 (needs the extra [report]), harmonicity and the line
+        at the frame rate, and uses them to choose the best state; see ``trainer.mix``.
+    ema: decay of the moving average of the weights, which is then validated and exported; 0 disables it.
+    betas, weight_decay: parameters of AdamW.
+    bandwidth_weights: relative frequency with which each bandwidth is drawn.
+    bandwidth_phase: weight, for each bandwidth, of the losses that constrain the phase, stft and compressed_stft.
     """
 
     sample_rate: int
@@ -139,11 +139,12 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Run:
-    """The section ``trainer``: of Lightning's arguments, those that upstream's configs use and three more.
+    """The section ``trainer``: those of Lightning's arguments that upstream's configs use, and three more.
 
-    max_steps: as Lightning counts them, one for each of the two optimizers: half of them are steps of the generator.
-    limit_val_batches, log_every_n_steps: as there. val_check_interval: steps from one validation, and saved state, to
-        the next. save_every_n_steps: ours; saves the state between validations, too.
+    max_steps: counted as in Lightning, one for each of the two optimizers: half of them are generator steps.
+    limit_val_batches, log_every_n_steps: as in Lightning.
+    val_check_interval: steps between validations, each of which saves the state.
+    save_every_n_steps: ours; also saves the state between validations.
     """
 
     max_steps: int
@@ -162,9 +163,9 @@ class Run:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole config. ``model`` holds its sections feature_extractor, backbone and head as they are.
+    """A complete config. ``model`` holds its sections feature_extractor, backbone and head unchanged.
 
-    melspec_loss: what wetdog/wavenext_pytorch sets of the mel loss: its sample rate and mels. None is upstream's.
+    melspec_loss: sample rate and mels of the mel loss, as wetdog/wavenext_pytorch sets them. None means upstream's.
     """
 
     seed: int
@@ -178,19 +179,19 @@ class TrainConfig:
 
     @property
     def steps(self) -> int:
-        """Steps of the generator."""
+        """The number of generator steps."""
         return self.run.max_steps // 2
 
     @property
     def precision(self) -> str | None:
-        """float32, bfloat16, or None where the device may choose."""
+        """The type float32 or bfloat16, or None to let the device choose."""
         return None if self.run.precision is None else PRECISIONS[str(self.run.precision)]
 
 
 def find_config(path: Path) -> Path:
-    """The path of a config, which may be the name of a bundled one, with or without .yaml.
+    """Returns the path of a config; ``path`` may be the name of a bundled one, with or without .yaml.
 
-    Raises FileNotFoundError, with the names of those.
+    Raises a FileNotFoundError that lists the bundled ones.
     """
     if path.is_file():
         return path
@@ -204,15 +205,15 @@ def find_config(path: Path) -> Path:
 
 
 def load_config(path: Path, **changes: Any) -> TrainConfig:
-    """Read a config; of the changes, ``train`` and ``valid`` are filelist paths or lists of them, ``steps`` half of
-    max_steps.
+    """Read a config; ``train`` and ``valid`` are new filelist paths (or lists of them), ``steps`` half of max_steps.
 
-    ``path`` may be the name of a bundled config, such as "vocos-mel-24khz". Where ``train`` or ``valid`` is not a .csv,
-    the config's ``split`` does not count.
+    ``path`` may be the name of a bundled config, such as "vocos-mel-24khz". If ``train`` or ``valid`` is not a .csv,
+    the config's ``split`` is ignored.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no YAML mapping; a key, class or value is unknown, missing, of another type or out of range.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a YAML mapping, or if a key, class or value is unknown, missing, of another type or out
+            of range.
     """
     path = find_config(path)
     tree = load_yaml(path)
@@ -229,7 +230,7 @@ def read_config(
     valid: str | Sequence[str] | None = None,
     steps: int | None = None,
 ) -> TrainConfig:
-    """A config from what is in its YAML, see ``load_config``."""
+    """Builds a config from its parsed YAML; see ``load_config``."""
     _keys("the config", tree, ("seed_everything", "data", "model", "trainer"), optional=("seed_everything",))
     _, data = _class(tree, "data", (DATA,))
     _keys("data.init_args", data, ("train_params", "val_params"))
@@ -312,7 +313,7 @@ def _check(config: TrainConfig) -> None:
 
 
 def _check_losses(where: str, config: TrainConfig) -> None:
-    """Raises ValueError if an argument of the losses that is ours is out of range."""
+    """Raises ValueError if one of our own arguments is out of range."""
     experiment, rate = config.experiment, config.experiment.sample_rate
     sizes = experiment.mel_sizes
     if sizes is not None and (not sizes or any(size not in MEL_BANDS for size in sizes)):
@@ -333,7 +334,7 @@ def _check_losses(where: str, config: TrainConfig) -> None:
 
 
 def _melspec_loss(model: dict[str, Any]) -> tuple[int, MelFeatures]:
-    """The sample rate and the mels of a MelSpecReconstructionLoss, whose arguments are those of mel features."""
+    """The sample rate and mels of a MelSpecReconstructionLoss, which takes the arguments of mel features."""
     _, args = _class(model, "melspec_loss", ("vocos.loss.MelSpecReconstructionLoss",))
     class_path = "vocos.feature_extractors.MelSpectrogramFeatures"
     args = {"clip_val": 1e-7, **args, "padding": "center"}
@@ -350,7 +351,7 @@ def _files(name: str, args: Any, path: str | Sequence[str] | None) -> Files:
     if isinstance(args, dict) and path is not None:
         paths = [path] if isinstance(path, str) else list(path)
         args = {**args, "filelist_path": paths[0] if len(paths) == 1 else paths}
-        if not any(Path(p).suffix.lower() == ".csv" for p in paths):  # the config's split is one of its index
+        if not any(Path(p).suffix.lower() == ".csv" for p in paths):  # the config's split belongs to its own index
             args.pop("split", None)
     if isinstance(args, dict) and args.get("filelist_path") == "???":
         flag = "--train" if name == "train_params" else "--valid"

@@ -1,4 +1,4 @@
-"""Training audio, kept in memory on the device, and random crops of it."""
+"""Keeps training audio in memory, and draws random crops from it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .progress import Heartbeat
 from .token_cache import TokenCache
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64"}
-SHORTEST = 2048  # samples; shorter files are repeated so often in a crop that they teach a buzz
-GAIN_DB = (-6.0, -1.0)  # upstream's levels of the peak, in training and in validation
-VALID_GAIN_DB = -3.0  # of the audio that tokens are made of, too
-EQ_BANDS, EQ_OCTAVES = 8, 0.9  # of the random equaliser, and from one to the next: 152 Hz to 12 kHz
-_MARGIN = 1024  # samples beside a crop whose speed is changed: the transform is periodic, its ends are thrown away
+SHORTEST = 2048  # samples; shorter files would repeat so often within a crop that they teach a buzz
+GAIN_DB = (-6.0, -1.0)  # upstream's range of peak levels in training
+VALID_GAIN_DB = -3.0  # peak level in validation, and of audio that is encoded to tokens
+EQ_BANDS, EQ_OCTAVES = 8, 0.9  # bands of the random equaliser, and their spacing: 152 Hz to 12 kHz
+_MARGIN = 1024  # extra samples on both sides of an augmented crop: filters are circular, so its ends are discarded
 
 
 class Batch(NamedTuple):
-    """Crops of a batch.
+    """A batch of crops.
 
     audio: (B, N) float32 on the device.
-    codes: (K, B, T) of a token cache, or None.
-    level: (B, 1), what the crops were multiplied by after the peak of their file was brought to VALID_GAIN_DB.
+    codes: (K, B, T) from a token cache, or None.
+    level: (B, 1), the factor applied to the crops after the peak of their file was set to VALID_GAIN_DB.
     """
 
     audio: Tensor
@@ -42,15 +42,15 @@ class Batch(NamedTuple):
 
 
 class Clips:
-    """The audio of one section of the config, as int16, on the device or, where it does not fit, in main memory.
+    """The audio of one section of the config, as int16, on the device or, if it does not fit there, in main memory.
 
     Args:
         files: the section.
-        device: where crops are made.
-        report: called with a line for each file that is skipped, and one on the whole.
-        cache: of tokens, which then are cropped along with the audio, once ``fill_cache`` was called.
+        device: the device that crops are returned on.
+        report: called with progress lines, one for each skipped file, and a summary.
+        cache: a token cache; tokens are cropped along with the audio, once ``fill_cache`` has been called.
 
-    Raises FileNotFoundError where there is no such list or folder, ValueError where nothing in it can be used.
+    Raises FileNotFoundError if there is no such list or folder, ValueError if nothing in it can be used.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Clips:
         if not kept:
             raise ValueError(f"{name} has no audio that can be used; {len(rows)} files were skipped")
         self.names = [str(row["file"]) for _, row in kept]
-        hop = cache.encoder.hop_length if cache else 1  # whole frames, so that repeated tokens fit repeated audio
+        hop = cache.encoder.hop_length if cache else 1  # whole frames, so repeated tokens match repeated audio
         self.lengths = np.array([len(clip) // hop * hop for clip, _ in kept])
         self.starts = np.cumsum(self.lengths) - self.lengths
         samples = np.concatenate([clip[:length] for (clip, _), length in zip(kept, self.lengths, strict=True)])
@@ -94,12 +94,12 @@ class Clips:
         self.device = device
 
     def fill_cache(self) -> None:
-        """Encode the clips whose tokens are not in the cache."""
+        """Encodes the clips whose tokens are not in the cache."""
         if self.cache:
             self.cache.fill(self.clips, 10 ** (VALID_GAIN_DB / 20) / self.peaks / 32768)
 
     def _probability(self, speakers: list[str]) -> npt.NDArray[np.float64]:
-        """A clip is drawn by its length; with balance_speakers a speaker by the root of theirs, then a clip."""
+        """Clips are drawn by length; with balance_speakers a speaker by the root of that, then a clip."""
         weight = self.lengths.astype(np.float64)
         if self.files.balance_speakers:
             _, speaker = np.unique(speakers, return_inverse=True)
@@ -108,11 +108,11 @@ class Clips:
         return probability
 
     def batch(self, rng: np.random.Generator) -> Batch:
-        """Random crops: batch_size of them, of num_samples."""
+        """Draws batch_size random crops of num_samples each."""
         size, samples = self.files.batch_size, self.files.num_samples
         clip = self._draw(rng, size)
         if self.cache:
-            # the tokens are those of the file at one level
+            # Tokens were encoded from the whole file at a fixed level.
             hop = self.cache.encoder.hop_length
             start, codes = self.cache.crop(clip, samples // hop, rng)
             level = torch.ones(size, 1, device=self.device)
@@ -149,9 +149,9 @@ class Clips:
         return starts
 
     def _crops(self, clip: npt.NDArray[np.int64], start: npt.NDArray[np.int64], samples: int) -> Tensor:
-        """Samples of each clip from its start on, the peak of the clip at VALID_GAIN_DB.
+        """Samples of each clip from its given start, with the clip's peak at VALID_GAIN_DB.
 
-        Clips that are too short are repeated, as upstream does it.
+        Clips that are too short are repeated, as upstream does.
         """
         to = self.samples.device
         index = torch.from_numpy(start).to(to)[:, None] + torch.arange(samples, device=to)
@@ -164,7 +164,7 @@ class Clips:
         return crops.to(self.device)
 
     def whole(self, clip: int) -> npt.NDArray[np.float32]:
-        """The first num_samples of a clip (N,), its peak at -3 dBFS: what is validated with."""
+        """The first num_samples of a clip (N,), with a peak of -3 dBFS, for validation."""
         audio = self.clips[clip][: self.files.num_samples].astype(np.float32)
         audio /= 32768
         audio *= np.float32(10 ** (VALID_GAIN_DB / 20) / self.peaks[clip])
@@ -172,16 +172,16 @@ class Clips:
 
 
 def change_speed(audio: Tensor, samples: int) -> Tensor:
-    """Audio (B, N), resampled to (B, samples) by cutting off or padding its spectrum; circular at the ends."""
+    """Audio (B, N), resampled to (B, samples) by truncating or zero-padding its spectrum; circular at the ends."""
     spectrum = torch.fft.rfft(audio)
     resampled: Tensor = torch.fft.irfft(spectrum[:, : samples // 2 + 1], samples) * (samples / audio.shape[1])
     return resampled
 
 
 def equalize(audio: Tensor, gain_db: npt.NDArray[np.float64]) -> Tensor:
-    """Audio (B, N) with gains (B, bands) at frequencies EQ_OCTAVES apart, the last at half the rate; circular."""
+    """Applies gains (B, bands) to audio (B, N) at frequencies EQ_OCTAVES apart, the last at half the rate; circular."""
     bins = audio.shape[1] // 2 + 1
-    position = np.log2(np.arange(1, bins + 1) / bins) / EQ_OCTAVES + gain_db.shape[1] - 1  # below the first: it
+    position = np.log2(np.arange(1, bins + 1) / bins) / EQ_OCTAVES + gain_db.shape[1] - 1  # constant below the first
     curve = np.stack([np.interp(position, np.arange(len(row)), row) for row in gain_db])
     gain = torch.from_numpy((10 ** (curve / 20)).astype(np.float32)).to(audio.device)
     equalized: Tensor = torch.fft.irfft(torch.fft.rfft(audio) * gain, audio.shape[1])
@@ -189,7 +189,7 @@ def equalize(audio: Tensor, gain_db: npt.NDArray[np.float64]) -> Tensor:
 
 
 def list_files(files: Files) -> list[dict[str, Any]]:
-    """The files of folders, filelists or indices, each with its speaker, which by default is its folder's name."""
+    """The files of folders, filelists or indices, each with its speaker, by default the name of its folder."""
     rows = [row for path in files.paths for row in _list(Path(path), files.split)]
     return [{"speaker": row["file"].parent.name, **row} for row in rows][:: files.every]
 
@@ -203,7 +203,7 @@ def _list(path: Path, split: str | None) -> list[dict[str, Any]]:
         rows = _index(path, split)
     else:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        # as upstream from the working directory, else from where the list is
+        # Paths are relative to the working directory, as upstream, else to the list.
         found = [Path(line) if Path(line).exists() else path.parent / line for line in lines if line]
         rows = [{"file": p} for p in found]
     if split is not None and path.suffix.lower() != ".csv":
@@ -230,7 +230,7 @@ def _index(path: Path, split: str | None) -> list[dict[str, Any]]:
 
 
 def reader(files: Files) -> Callable[[Path], npt.NDArray[np.int16] | str]:
-    """A function that returns the samples (N,) of a file, or why it cannot be used."""
+    """Returns a function that reads the samples (N,) of a file, or says why it cannot be used."""
 
     def read(path: Path) -> npt.NDArray[np.int16] | str:
         import soundfile

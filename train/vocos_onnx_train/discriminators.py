@@ -1,8 +1,8 @@
-"""The discriminators of Vocos, with upstream's parameter names, so that its checkpoints load.
+"""The discriminators of Vocos, with upstream's parameter names, so its checkpoints can be loaded.
 
-As vocos 0.1.0 defines them. Multi-period: Kong et al., "HiFi-GAN" (arXiv 2010.05646). Multi-resolution: Kumar et al.,
+As defined by vocos 0.1.0. Multi-period: Kong et al., "HiFi-GAN" (arXiv 2010.05646). Multi-resolution: Kumar et al.,
 "High-fidelity audio compression with improved RVQGAN" (arXiv 2306.06546). Conditional on a bandwidth by projection:
-Miyato & Koyama (arXiv 1802.05637). ``width`` scales their channels; upstream's is 1.
+Miyato & Koyama (arXiv 1802.05637). ``width`` scales the number of channels; 1 is upstream's.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch.nn.utils.parametrizations import weight_norm
 PERIODS = (2, 3, 5, 7, 11)
 FFT_SIZES = (2048, 1024, 512)
 COMPRESSION = 0.3
-BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # edges, as shares of the bins
+BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # band edges, as fractions of the bins
 
-DiscriminatorOutput = tuple[Tensor, list[Tensor]]  # scores, and feature maps with the scores as the last
+DiscriminatorOutput = tuple[Tensor, list[Tensor]]  # scores, and feature maps, the last of which are the scores
 
 
 class Discriminator(nn.Module):
-    """What both kinds share: the last convolution, whose scores may depend on a bandwidth."""
+    """Base class with the last convolution, whose scores may depend on a bandwidth."""
 
     emb: nn.Embedding
     conv_post: nn.Module
@@ -35,7 +35,7 @@ class Discriminator(nn.Module):
             nn.init.zeros_(self.emb.weight)
 
     def score(self, x: Tensor, bandwidth_id: Tensor | None) -> Tensor:
-        """The last feature map (B, C, H, W), and an id (1,) or for each item (B,) -> scores (B, 1, H, W)."""
+        """The last feature map (B, C, H, W), and one id (1,) or one for each item (B,) -> scores (B, 1, H, W)."""
         scores: Tensor = self.conv_post(x)
         if bandwidth_id is not None:
             scores = scores + (self.emb(bandwidth_id).view(-1, x.shape[1], 1, 1) * x).sum(dim=1, keepdim=True)
@@ -43,7 +43,7 @@ class Discriminator(nn.Module):
 
 
 class DiscriminatorP(Discriminator):
-    """Sees every ``period``-th sample as a row of its own."""
+    """Folds the audio into rows of ``period`` samples, and convolves along the columns."""
 
     def __init__(self, period: int, num_embeddings: int | None = None, width: float = 1) -> None:
         channels = [max(1, round(c * width)) for c in (32, 128, 512, 1024, 1024)]
@@ -68,7 +68,7 @@ class DiscriminatorP(Discriminator):
 
 
 class DiscriminatorR(Discriminator):
-    """Sees the complex spectrogram, in five bands with convolutions of their own."""
+    """Sees the complex spectrogram in five bands, each with its own convolutions."""
 
     window: Tensor
 
@@ -108,10 +108,10 @@ class DiscriminatorR(Discriminator):
 
 
 class STFTDiscriminator(Discriminator):
-    """Sees the spectrogram with compressed magnitudes through a few convolutions: ours, small enough for a CPU.
+    """Sees the magnitude-compressed spectrogram through a few convolutions. Ours; small enough for a CPU.
 
-    Magnitudes are to the power 0.3, so that one stack of weights serves loud and soft bands. The scores are of patches
-    of 11 frames and 157 bins.
+    Magnitudes are raised to the power 0.3, so one stack of weights serves loud and soft bands. Each score covers a
+    patch of 11 frames and 157 bins.
     """
 
     window: Tensor
@@ -128,8 +128,8 @@ class STFTDiscriminator(Discriminator):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None) -> DiscriminatorOutput:
-        # (B, 2, T, F) with the channels last in memory: on a CPU the convolutions are some times faster so. What is
-        # computed of the maps is in that order, too, or its gradients would have to be brought into it.
+        # (B, 2, T, F) with channels last in memory, which makes convolutions on a CPU several times faster. The maps
+        # are returned in that order too; otherwise their gradients would have to be reordered.
         with torch.autocast(audio.device.type, enabled=False):
             spectrum = torch.stft(audio, self.n_fft, self.n_fft // 4, window=self.window, return_complex=True)
             real, imag = spectrum.real.transpose(1, 2), spectrum.imag.transpose(1, 2)
@@ -146,14 +146,14 @@ class STFTDiscriminator(Discriminator):
 
 
 class DiscriminatorSet(nn.Module):
-    """Discriminators of one kind."""
+    """A set of discriminators of one kind."""
 
     def __init__(self, discriminators: Sequence[nn.Module]) -> None:
         super().__init__()
         self.discriminators = nn.ModuleList(discriminators)
 
     def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None) -> list[DiscriminatorOutput]:
-        """Audio (B, N), and an id (1,) or for each item (B,) -> scores and feature maps of each discriminator."""
+        """Audio (B, N), and one id (1,) or one for each item (B,) -> scores and feature maps of each discriminator."""
         return [discriminator(audio, bandwidth_id) for discriminator in self.discriminators]
 
 
@@ -173,5 +173,5 @@ class STFTDiscriminators(DiscriminatorSet):
 
 
 def raised(x: Tensor, exponent: float) -> Tensor:
-    """x ** exponent of positive numbers; on a CPU logarithm and exponential take a third of the time of a power."""
+    """x ** exponent for positive numbers; on a CPU, log and exp together take a third of the time of pow."""
     return (x.log() * exponent).exp()

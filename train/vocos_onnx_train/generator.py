@@ -1,4 +1,4 @@
-"""Audio -> features -> backbone -> head -> audio: what is trained, under the names of upstream's state dict."""
+"""The network to train, audio -> features -> backbone -> head -> audio, with the names of upstream's state dict."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class MelSpectrogram(nn.Module):
 
 
 class FrozenCodec(nn.Module):
-    """The codebooks of a codec that is not trained: the features are sums of the entries that the tokens name.
+    """The codebooks of a codec that is not trained: the features are sums of the entries that the tokens select.
 
-    With the bundled codec's encoder audio may be given in place of tokens.
+    With the bundled codec's encoder, audio may be passed instead of tokens.
     """
 
     codebook_weights: Tensor
@@ -62,7 +62,7 @@ class FrozenCodec(nn.Module):
         self.encoder = encoder.requires_grad_(False) if encoder is not None else None
 
     def forward(self, codes: Tensor, num_codebooks: Tensor) -> Tensor:
-        """Codes (K, B, T), and how many of the K each item uses (B,) -> features (B, C, T)."""
+        """Codes (K, B, T), and how many of the K codebooks each item uses (B,) -> features (B, C, T)."""
         return embed(codes, self.codebook_weights.view(self.shape), num_codebooks)
 
     @torch.no_grad()
@@ -81,14 +81,14 @@ class FrozenCodec(nn.Module):
 
 
 def embed(codes: Tensor, codebooks: Tensor, num_codebooks: Tensor) -> Tensor:
-    """Codes (K, B, T), codebooks (K or more, size, C), those that each item uses (B,) -> their sums (B, C, T)."""
+    """Codes (K, B, T), codebooks (K or more, size, C), how many each item uses (B,) -> sums of entries (B, C, T)."""
     values = torch.stack([F.embedding(c, book) for c, book in zip(codes, codebooks, strict=False)])
     used = torch.arange(len(codes), device=codes.device)[:, None] < num_codebooks
     return (values * used[:, :, None, None]).sum(0).transpose(1, 2)
 
 
 class TrainableCodec(nn.Module):
-    """The encoder and the quantiser of the bundled codec, trained with the network that decodes its tokens."""
+    """The encoder and the quantiser of the bundled codec, trained together with the network that decodes its tokens."""
 
     def __init__(self, num_codebooks: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class TrainableCodec(nn.Module):
         self.quantizer = ResidualQuantizer(num_codebooks, STFTEncoder.code_dim)
 
     def forward(self, audio: Tensor, num_codebooks: Tensor) -> tuple[Tensor, Tensor]:
-        """Audio (B, N), codebooks that each item uses (B,) -> features (B, C, ceil(N / hop)), commitment loss."""
+        """Audio (B, N), how many codebooks each item uses (B,) -> features (B, C, ceil(N / hop)), commitment loss."""
         latents = self.encoder(audio)
         with torch.autocast(audio.device.type, enabled=False):
             if self.training:
@@ -107,7 +107,7 @@ class TrainableCodec(nn.Module):
 
 
 class Reconstruction(NamedTuple):
-    """Audio (B, N), the commitment loss, 0 unless the codec is trained, and the head's spectrum (B, T, ...)."""
+    """Audio (B, N), the commitment loss (0 unless the codec is trained), and the head's spectrum (B, T, ...)."""
 
     audio: Tensor
     commitment: Tensor
@@ -115,15 +115,15 @@ class Reconstruction(NamedTuple):
 
 
 class Generator(nn.Module):
-    """A Vocos and what its features are made by.
+    """A Vocos and its feature extractor.
 
     Args:
-        config: its sections feature_extractor, backbone and head.
-        encoder: of the tokens, where the features are those of a codec that is not trained. The bundled codec is
-            trained unless its encoder is given.
-        frozen: the same encoder as a module, of the bundled codec, so that codes need not be given.
+        config: the training config; its sections feature_extractor, backbone and head define the network.
+        encoder: the encoder of the tokens, for features of a codec that is not trained. The bundled codec is trained
+            unless its encoder is given.
+        frozen: the same encoder as a module, for the bundled codec only; then codes need not be passed.
 
-    Raises ValueError where the sections are unknown, contradict one another, or the encoder does not fit.
+    Raises ValueError if the sections are invalid or contradict one another, or if the encoder does not fit.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Generator(nn.Module):
             else:
                 codebooks = self._read_codebooks(encoder, features, sample_rate)
                 self.feature_extractor = FrozenCodec(codebooks, frozen)
-        if isinstance(self.backbone, VocosResNetBackbone):  # as upstream trains it
+        if isinstance(self.backbone, VocosResNetBackbone):  # as in upstream's training
             for module in self.backbone.modules():
                 if isinstance(module, nn.Conv1d):
                     weight_norm(module)
@@ -205,12 +205,12 @@ class Generator(nn.Module):
         return torch.from_numpy(encoder.codebooks[: features.num_codebooks].copy())
 
     def forward(self, audio: Tensor, bandwidth_id: Tensor | None = None, codes: Tensor | None = None) -> Reconstruction:
-        """Reconstruct.
+        """Reconstructs audio.
 
         Args:
             audio: (B, N), N a multiple of the hop.
-            bandwidth_id: (B,), of a model that has them.
-            codes: (K, B, N / hop), of a model of tokens whose encoder is not a part of it.
+            bandwidth_id: (B,), for a model with bandwidths.
+            codes: (K, B, N / hop), for a model of tokens that does not include the encoder.
 
         """
         commitment = audio.new_zeros(())
@@ -231,7 +231,7 @@ class Generator(nn.Module):
             return Reconstruction(self.head.to_waveform(spectrum), commitment, spectrum)
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """State dicts: as the official checkpoints have it, and of the codec's encoder, empty unless it is trained."""
+        """State dicts of the network, as in official checkpoints, and of the codec's encoder (empty unless trained)."""
         encoder: dict[str, Tensor] = {}
         state = {k: v for k, v in self.state_dict().items() if k.startswith(("backbone.", "head."))}
         if isinstance(self.feature_extractor, FrozenCodec):

@@ -1,4 +1,4 @@
-"""Losses between waveforms (B, N), and of the discriminators' scores and feature maps."""
+"""Losses between waveforms (B, N), and on the discriminators' scores and feature maps."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from .discriminators import COMPRESSION, DiscriminatorOutput, raised
 
 STFT_SIZES = (512, 1024, 2048)
 Parts = tuple[Tensor, Tensor]  # the real and the imaginary part of a spectrum
-MEL_BANDS = {64: 8, 128: 16, 256: 32, 512: 64, 1024: 80, 2048: 128}  # n_fft of a scale, and its n_mels
+MEL_BANDS = {64: 8, 128: 16, 256: 32, 512: 64, 1024: 80, 2048: 128}  # n_fft of a scale -> its n_mels
 MEL_SIZES = (256, 512, 1024, 2048)
-AMPLITUDE_FLOOR = 1e-3  # of log_amplitude: about that of noise at -90 dBFS
+AMPLITUDE_FLOOR = 1e-3  # for log_amplitude: about the magnitude of noise at -90 dBFS
 
 
 def mel_scales(sample_rate: int, sizes: Sequence[int] | None = None) -> tuple[MelFeatures, ...]:
-    """The scales of multi_scale_mel. Those of 64 and 128 hear how loud every 1 to 2 ms is: a buzz at the frame rate."""
+    """The scales of multi_scale_mel. Sizes 64 and 128 resolve levels 1 to 2 ms apart, so they detect a buzz."""
     return tuple(_htk(sample_rate, n_fft, MEL_BANDS[n_fft], 1e-4) for n_fft in sizes or MEL_SIZES)
 
 
 def _htk(sample_rate: int, n_fft: int, n_mels: int, clip: float) -> MelFeatures:
-    """HTK triangles of height 1, as torchaudio has them by default."""
+    """HTK triangles of height 1, torchaudio's default."""
     return MelFeatures(n_fft, n_fft // 4, n_mels, "center", f_min=0.0, f_max=sample_rate // 2, clip=clip)
 
 
 class MelLoss(nn.Module):
-    """L1 between log-mels ln(max(mel, clip)) of magnitudes, the mean over several kinds of mels.
+    """L1 between log-mels ln(max(mel, clip)) of magnitudes, averaged over several kinds of mels.
 
-    By default it is upstream's loss, of one kind with 100 bands. Waveforms are padded as "center" padding does it.
+    The default is upstream's loss, with one kind of 100 bands. Waveforms are padded as for "center".
     """
 
     def __init__(self, sample_rate: int, *mels: MelFeatures) -> None:
@@ -58,13 +58,13 @@ class MelLoss(nn.Module):
 
 
 class STFTLoss(nn.Module):
-    """Three distances between STFTs X and Y of three sizes, each relative to the mean magnitude of the target.
+    """Three distances between STFTs X and Y, averaged over three sizes, each relative to the target's mean magnitude.
 
     ``stft`` is |X - Y|. ``compressed_stft`` is |X' - Y'|, where X' has the phase of X and its magnitude to the power
-    0.3, so that what is soft counts too, and ``compressed_magnitude`` is ||X'| - |Y'||: Braun & Tashev, "A consolidated
-    view of loss functions for supervised deep learning-based speech enhancement" (arXiv 2009.12286). The first two tie
-    the phase down: they are for features that know it, tokens and not mels. They count up to ``phase_below`` Hz: what a
-    codec of few bits does not know, such as the phase above, is only blurred by them.
+    0.3, so that soft sounds count too, and ``compressed_magnitude`` is ||X'| - |Y'||: Braun & Tashev, "A consolidated
+    view of loss functions for supervised deep learning-based speech enhancement" (arXiv 2009.12286). The first two
+    constrain the phase: they are for features that contain it, tokens but not mels. They apply only up to
+    ``phase_below`` Hz: what a codec of few bits cannot represent, such as the phase above that, they would only blur.
     """
 
     def __init__(self, sample_rate: int, phase_below: float | None = None) -> None:
@@ -74,7 +74,7 @@ class STFTLoss(nn.Module):
             self.register_buffer(f"window{n_fft}", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, estimate: Tensor, target: Tensor, phase: Tensor | float = 1.0) -> dict[str, Tensor]:
-        """The three; ``phase`` (B,) says by how much the first two count in each item."""
+        """Returns the three distances; ``phase`` (B,) is the weight of the first two for each item."""
         distances = []
         for n_fft in STFT_SIZES:
             x, y = (_stft(audio, n_fft, n_fft // 4, getattr(self, f"window{n_fft}")) for audio in (estimate, target))
@@ -98,13 +98,13 @@ class STFTLoss(nn.Module):
 
 
 class HeadLoss(nn.Module):
-    """Two distances of the spectrum that an ISTFTHead makes, of which the audio does not tell all.
+    """Two losses on the spectrum of an ISTFTHead, which the audio alone does not determine.
 
-    ``log_amplitude`` is the L1 between its log-magnitudes and those of the recording's STFT, of the same frames.
-    ``consistency`` is the distance of the spectrum from the STFT of the audio made of it, relative to the recording's
-    magnitudes, both with their magnitudes to the power 0.3: where neighbouring frames contradict one another they
-    cancel each other out between their centres, which is heard as a buzz at the frame rate. Both as in Du et al.,
-    "APNet2" (arXiv 2311.11545), which has squares.
+    ``log_amplitude`` is the L1 between its log-magnitudes and those of the recording's STFT in the same frames.
+    ``consistency`` is the distance between the spectrum and the STFT of the audio made from it, relative to the
+    recording's magnitudes, all with magnitudes to the power 0.3: neighbouring frames that contradict one another cancel
+    out between their centres, which is heard as a buzz at the frame rate. Both are as in Du et al., "APNet2" (arXiv
+    2311.11545), except that it squares them.
     """
 
     window: Tensor
@@ -115,9 +115,9 @@ class HeadLoss(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, spectrum: Tensor, estimate: Tensor, target: Tensor, context: int = 0) -> dict[str, Tensor]:
-        """Spectrum (B, T, n_fft/2 + 1, 2), the audio (B, N) made of it and the recording (B, N) -> the two.
+        """Spectrum (B, T, n_fft/2 + 1, 2), the audio (B, N) made from it and the recording (B, N) -> the two losses.
 
-        The first and last ``context`` frames do not count.
+        The first and last ``context`` frames are ignored.
         """
         frames = slice(context, spectrum.shape[1] - context)
         x = spectrum[:, frames, :, 0], spectrum[:, frames, :, 1]
@@ -131,7 +131,7 @@ class HeadLoss(nn.Module):
         }
 
     def _frames(self, audio: Tensor, frames: slice) -> Parts:
-        """Audio (B, N) -> those frames of its STFT (B, T, n_fft/2 + 1), in the frames of the head."""
+        """Audio (B, N) -> the given frames of its STFT (B, T, n_fft/2 + 1), framed like the head."""
         pad = self.n_fft // 2 if self.padding == "center" else (self.n_fft - self.hop_length) // 2
         audio = F.pad(audio[:, None], (pad, pad), "reflect")[:, 0]
         spectrum = torch.stft(audio, self.n_fft, self.hop_length, window=self.window, center=False, return_complex=True)
@@ -150,7 +150,7 @@ def _power(real: Tensor, imag: Tensor) -> Tensor:
 
 
 def _magnitude(real: Tensor, imag: Tensor, floor: float) -> Tensor:
-    """Root of power and a floor, without which its gradient at zero is infinite."""
+    """Root of the power plus a floor; without the floor, the gradient at zero is infinite."""
     return (real.square() + imag.square() + floor).sqrt()
 
 
@@ -159,7 +159,7 @@ def _distance(x: Parts, y: Parts, floor: float) -> Tensor:
 
 
 def _compress(real: Tensor, imag: Tensor) -> Parts:
-    """The spectrum with compressed magnitudes."""
+    """Compresses the magnitudes of a spectrum."""
     factor = raised(_power(real, imag), (COMPRESSION - 1) / 2)
     return real * factor, imag * factor
 
@@ -189,19 +189,19 @@ _THRESHOLD = (
     0.371535, 0.363078, 0.416869, 0.537032,
 )
 # fmt: on
-_POWER, _LOUDNESS = 6.910853e-6, 0.1866055  # Sp and Sl: of P.862
+_POWER, _LOUDNESS = 6.910853e-6, 0.1866055  # Sp and Sl in P.862
 
 
 class LoudnessLoss(nn.Module):
-    """The disturbance that PESQ measures, between loudnesses in 49 bands: what is added counts more than what lacks.
+    """The disturbance measured by PESQ, between loudnesses in 49 bands: added sound counts more than missing sound.
 
-    0.1 · symmetric + 0.0309 · asymmetric disturbance; the score of ITU-T P.862.2 is 4.5 less that. Without alignment
-    in time and its search for bad intervals, as in Martín-Doñas et al., "A deep learning loss function based on the
-    perceptual evaluation of the speech quality" (IEEE Signal Processing Letters 25, 2018). Frames are of 32 ms at the
-    sample rate; level and pre-emphasis are made in the power spectrum. Its score correlates with that of the package
-    pesq by 0.94, over copies of 10 clips at three bandwidths.
+    The loss is 0.1 · symmetric + 0.0309 · asymmetric disturbance; the score of ITU-T P.862.2 is 4.5 minus that. Time
+    alignment and the search for bad intervals are omitted, as in Martín-Doñas et al., "A deep learning loss function
+    based on the perceptual evaluation of the speech quality" (IEEE Signal Processing Letters 25, 2018). Frames are 32
+    ms long at the model's sample rate; level and pre-emphasis are applied to the power spectrum. The resulting score
+    has a correlation of 0.94 with that of the package pesq, over copies of 10 clips at three bandwidths.
 
-    One measure of quality is not quality: with much of it PESQ-WB rises by 0.4, and STOI, mel distance and DNSMOS fall.
+    One metric is not quality: with a large weight PESQ-WB rises by 0.4, but STOI, mel distance and DNSMOS get worse.
     """
 
     window: Tensor
@@ -213,7 +213,7 @@ class LoudnessLoss(nn.Module):
 
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
-        bins = 256  # of 31.25 Hz, up to 8 kHz
+        bins = 256  # 31.25 Hz wide, up to 8 kHz
         self.n_fft = sample_rate * 32 // 1000
         frequency = torch.arange(bins, dtype=torch.float64) * 31.25
         z = torch.exp(-2j * torch.pi * frequency / 16_000)
@@ -255,10 +255,10 @@ class LoudnessLoss(nn.Module):
         return (0.1 * symmetric + 0.0309 * asymmetric).mean()
 
     def _power(self, audio: Tensor) -> Tensor:
-        """Audio (B, N) -> power (B, T, 49), at the level that P.862 listens at."""
+        """Audio (B, N) -> power (B, T, 49), at P.862's listening level."""
         spectrum = torch.stft(audio, self.n_fft, self.n_fft // 2, window=self.window, center=False, return_complex=True)
         power = torch.view_as_real(spectrum).square().sum(-1)[:, : len(self.bands)].transpose(1, 2)
-        # Parseval; Hann's power is 3/8
+        # Parseval; the Hann window's power is 3/8.
         speech = 2 * (power * self.speech_band).sum(2).mean(1) / (0.375 * self.n_fft**2)
         power = power * (1e7 / (speech + 1e-9))[:, None, None] * (512 / self.n_fft)  # as with 512 points at 16 kHz
         return power @ self.bands
@@ -267,7 +267,7 @@ class LoudnessLoss(nn.Module):
         return power * (power > times * self.threshold)
 
     def _loudness(self, power: Tensor) -> Tensor:
-        """Zwicker's, in sone for each Bark."""
+        """Zwicker's loudness, in sone per Bark."""
         scale = _LOUDNESS * (self.threshold / 0.5) ** self.exponent
         loudness = scale * ((0.5 + 0.5 * power / self.threshold) ** self.exponent - 1)
         return torch.where(power > self.threshold, loudness, 0.0)
@@ -280,29 +280,29 @@ class LoudnessLoss(nn.Module):
 
     @staticmethod
     def _pool(disturbance: Tensor) -> Tensor:
-        """(B, T) -> (B,): the sixth power over 20 frames, so that the worst counts, then the square."""
+        """(B, T) -> (B,): an L6 norm over 20 frames, so the worst frames dominate, then an L2 norm."""
         intervals = disturbance.unfold(1, 20, 10) if disturbance.shape[1] >= 20 else disturbance[:, None]
         return ((intervals + 1e-6) ** 6).mean(2).pow(1 / 3).mean(1).sqrt()
 
 
 def discriminator_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput]) -> Tensor:
-    """Hinge loss, the mean over the discriminators: real scores over 1 and fake ones under -1 cost nothing."""
+    """Hinge loss, averaged over the discriminators: real scores above 1 and fake ones below -1 cost nothing."""
     losses = [(1 - r).relu().mean() + (1 + f).relu().mean() for (r, _), (f, _) in zip(real, fake, strict=True)]
     return torch.stack(losses).mean()
 
 
 def generator_loss(fake: list[DiscriminatorOutput]) -> Tensor:
-    """Hinge loss, the mean over the discriminators: as upstream, scores over 1 cost nothing."""
+    """Hinge loss, averaged over the discriminators: as upstream, scores above 1 cost nothing."""
     return torch.stack([(1 - scores).relu().mean() for scores, _ in fake]).mean()
 
 
 def feature_matching_loss(
     real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput], relative: bool = False
 ) -> Tensor:
-    """L1 between feature maps, summed over the maps of a discriminator, the mean over the discriminators.
+    """L1 between feature maps, summed over the maps of a discriminator and averaged over the discriminators.
 
-    ``relative``: each to the mean of the recording's map, whose size a discriminator could otherwise choose at will;
-    and the mean over the maps.
+    With ``relative``, each is divided by the mean magnitude of the recording's map, which a discriminator could
+    otherwise scale at will, and they are averaged over the maps.
     """
     losses = []
     for (_, real_maps), (_, fake_maps) in zip(real, fake, strict=True):

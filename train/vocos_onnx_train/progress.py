@@ -1,4 +1,4 @@
-"""What a run prints while it works."""
+"""Progress output of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Heartbeat:
-    """Lines of progress at most every half a minute, so that long work is not silent and short work prints nothing."""
+    """Prints a progress line at most every 30 s: long work is not silent, and short work prints nothing."""
 
     SECONDS = 30.0
 
@@ -15,11 +15,11 @@ class Heartbeat:
         self.report, self.last = report, time.perf_counter()
 
     def due(self) -> bool:
-        """Whether the last line, or the start of the work, is half a minute ago."""
+        """Whether the last line, or the start of the work, is 30 s ago."""
         return time.perf_counter() - self.last >= self.SECONDS
 
     def restart(self) -> None:
-        """Count from now: something else has been printed."""
+        """Restart the interval, since something else has been printed."""
         self.last = time.perf_counter()
 
     def __call__(self, line: str) -> None:
@@ -30,7 +30,7 @@ class Heartbeat:
 
 
 def duration(seconds: float) -> str:
-    """A duration to read: two of a unit or more, such as "90 s", "3 min" and "47 h"."""
+    """A readable duration of at least two of its unit, such as "90 s", "3 min" and "47 h"."""
     for name, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {name}"

@@ -1,4 +1,4 @@
-"""Signals that end a run where its state is whole."""
+"""Lets signals end a run at a point where its state is consistent."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 
 class Stop:
-    """While it is entered, SIGINT, SIGTERM and SIGHUP are noted, to be acted upon by ``check``.
+    """Inside the context, SIGINT, SIGTERM and SIGHUP are recorded, and ``check`` acts on them.
 
-    After the first signal the handlers are what they were before, so that a second one has its usual effect.
+    The first signal restores the previous handlers, so a second one has its usual effect.
     """
 
     def __init__(self, report: Callable[[str], None]) -> None:
@@ -22,13 +22,13 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        """Whether there was a signal."""
+        """Whether a signal has arrived."""
         return self.number != 0
 
     def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        if threading.current_thread() is threading.main_thread():  # only it may set handlers
             for number in (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")):
-                # what is ignored stays so: nohup, and shells in the background
+                # Ignored signals stay ignored, as under nohup and in background shells.
                 if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._note)
         return self
@@ -43,7 +43,7 @@ class Stop:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         self._restore()
-        with contextlib.suppress(RuntimeError, OSError):  # a line that is being printed, or nobody who reads
+        with contextlib.suppress(RuntimeError, OSError):  # a line is just being printed, or nobody reads it
             self.report(f"{signal.Signals(number).name}: stopping after this step; once more stops at once")
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Tokens of whole files, each encoded once and kept in a folder."""
+"""Caches the tokens of whole files in a folder."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .progress import Heartbeat
 
 
 class TokenCache:
-    """Tokens of whole files in a folder, so that each is encoded once.
+    """Keeps the tokens of whole files in a folder, so each file is encoded only once.
 
-    The file's name is the sha256 of the audio and of the encoder's codebooks. Crops start at frames.
+    A token file is named by the sha256 of the audio and of the encoder's codebooks. Crops start at frame boundaries.
     """
 
     def __init__(self, folder: Path, encoder: EncodecONNX, num_codebooks: int, report: Callable[[str], None]) -> None:
@@ -30,10 +30,10 @@ class TokenCache:
         self.codes: list[npt.NDArray[np.integer[Any]]] = []
 
     def fill(self, clips: list[npt.NDArray[np.int16]], gains: npt.NDArray[np.floating[Any]]) -> None:
-        """Read the tokens of the clips, each of whole frames; encode those that are not in the folder.
+        """Reads the tokens of the clips, which have whole frames; encodes those that are not in the folder.
 
-        ``gains`` (len(clips),): what the samples are multiplied by to be audio with full scale ±1 at the level that the
-        network hears.
+        ``gains`` (len(clips),) are the factors that scale the samples to audio with full scale ±1, at the level used in
+        training.
         """
         new = 0
         beat = Heartbeat(self.report)
@@ -54,7 +54,7 @@ class TokenCache:
     def crop(
         self, clips: npt.NDArray[np.integer[Any]], frames: int, rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.int64], Tensor]:
-        """Random crops of the clips with these indices (B,): their first frames (B,), and codes (K, B, frames).
+        """Draws random crops of the clips with indices (B,): their first frames (B,), and codes (K, B, frames).
 
         Clips that are too short are repeated.
         """
@@ -67,7 +67,7 @@ class TokenCache:
 
 
 def _read(path: Path) -> npt.NDArray[np.integer[Any]] | None:
-    """The codes (K, T) of a file; None where there is none, or a damaged one, which is made anew."""
+    """The codes (K, T) of a file; None if the file is missing or damaged, and has to be rewritten."""
     try:
         return read_token_file(path).codes
     except (ValueError, OSError):

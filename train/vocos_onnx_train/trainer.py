@@ -1,4 +1,4 @@
-"""Adversarial training of a Vocos: Siuzdak (arXiv 2306.00814), as upstream's experiment.py does it."""
+"""Adversarial training of a Vocos: Siuzdak (arXiv 2306.00814), as in upstream's experiment.py."""
 
 from __future__ import annotations
 
@@ -56,26 +56,27 @@ LAST, BEST, LOG, WEIGHTS = "last.pt", "best.pt", "log.csv", "weights.safetensors
 BETAS = (0.8, 0.9)
 AUDIO_IN_TENSORBOARD = 3  # clips
 SMALL = "stftdisc"
-KINDS = {"multiperioddisc": "period", "multiresddisc": "resolution", SMALL: "spectrum"}  # and their names in the log
+KINDS = {"multiperioddisc": "period", "multiresddisc": "resolution", SMALL: "spectrum"}  # -> their names in the log
 
 
 class Trainer:
-    """One run: ``train()`` goes from the last saved step, if there is one, to the last step of the config.
+    """One run: ``train()`` continues from the last saved step, if there is one, to the last step of the config.
 
     Args:
         config: what to train, see ``load_config``.
-        out: folder of the run; it is made. last.pt is the state to go on from, best.pt the best by ``mix`` on the
-            validation files, log.csv has a line for each validation, checkpoint/ at the end the best weights in the
-            layout of the official checkpoints; weights.safetensors has those of last.pt and of the discriminators in
-            half precision, for another run to begin with. Events for TensorBoard are beside them.
-        encoder: .onnx of the tokens' encoder, where the features are those of EnCodec.
-        token_cache: folder of tokens of whole files; by default crops are encoded as they are drawn.
-        checkpoint: to begin with its weights; see ``init_from``.
-        device: "cpu", "cuda" or "auto"; by default what the config says, or the CPU where that is a missing GPU.
-        compile: whether torch.compile is used; by default on CUDA.
+        out: folder of the run, created if missing. last.pt is the state to resume from, best.pt the best state by
+            ``mix`` on the validation files, log.csv has a line for each validation, and checkpoint/ is written at the
+            end with the best weights in the layout of the official checkpoints. weights.safetensors has the weights of
+            last.pt and of the discriminators in half precision, for another run to start from. TensorBoard events are
+            written there too.
+        encoder: .onnx of the tokens' encoder, for a model of tokens.
+        token_cache: folder for the tokens of whole files; by default crops are encoded as they are drawn.
+        checkpoint: initial weights; see ``init_from``. ``revision`` is its branch, tag or commit on the hub.
+        device: "cpu", "cuda" or "auto"; by default the config's, or the CPU if that is a GPU and there is none.
+        compile: whether to use torch.compile; by default only on CUDA.
         report: called with each line of progress.
 
-    Raises ValueError where config, files, encoder or checkpoint do not fit; FileNotFoundError.
+    Raises ValueError if config, files, encoder or checkpoint do not fit together, and FileNotFoundError.
     """
 
     def __init__(
@@ -125,14 +126,14 @@ class Trainer:
             raise ValueError("log_amplitude_coeff and consistency_coeff are for an ISTFTHead; set them to 0")
         out.mkdir(parents=True, exist_ok=True)
         self.step, self.seconds, self.best = 0, 0.0, -math.inf
-        self.validates = False  # whether the validation of this step is still to be done
+        self.validates = False  # whether this step has still to be validated
         resumes = (out / LAST).exists()
         if checkpoint and not resumes:
             with_discriminators = init_from(self.generator, self.discriminators, checkpoint, revision)
             report(f"weights of {checkpoint}" + (", with its discriminators" if with_discriminators else ""))
         for module in (self.generator, self.discriminators, self.losses):
             module.to(self.device)
-        # what is validated and exported
+        # This network is validated and exported.
         self.average = copy.deepcopy(self.generator).requires_grad_(False) if experiment.ema else self.generator
         self.autocast = (config.precision or ("bfloat16" if on_cuda else "float32")) == "bfloat16"
         if on_cuda:
@@ -151,9 +152,9 @@ class Trainer:
         if resumes:
             self._load()
         if compile if compile is not None else on_cuda:
-            # each discriminator of a kind, with and without gradient, is a version of the same code
+            # Each discriminator of a kind, with and without gradients, compiles the same code once more.
             torch.compiler.config.recompile_limit = 64
-            functorch.donated_buffer = False  # ``_judge`` goes through their graph twice
+            functorch.donated_buffer = False  # ``_judge`` traverses their graph twice
             self.generator.backbone.compile()
             for part in self.discriminators.modules():
                 if isinstance(part, Discriminator):
@@ -170,7 +171,7 @@ class Trainer:
         self.phase = torch.from_numpy(self._by_bandwidth("bandwidth_phase")).float().to(self.device)
 
     def _by_bandwidth(self, name: str) -> npt.NDArray[np.float64]:
-        """A setting of the config with a number for each bandwidth, by default all 1."""
+        """A setting of the config with one number per bandwidth, by default all 1."""
         given, count = getattr(self.config.experiment, name), len(self.generator.counts)
         numbers = np.array(given or [1] * count, np.float64)
         if len(numbers) != count or not (numbers >= 0).all() or (count and not numbers.sum()):
@@ -183,13 +184,13 @@ class Trainer:
         return self.encoder
 
     def train(self) -> None:
-        """Train to the last step.
+        """Trains to the last step.
 
-        SIGINT (Ctrl-C), SIGTERM and SIGHUP end it after the step that is being computed, with the state saved, from
-        which the same run goes on to the same weights. The second such signal ends it at once.
+        SIGINT (Ctrl-C), SIGTERM and SIGHUP end it after the current step and save the state, from which the same run
+        continues to the same weights. A second signal ends it at once.
 
-        Raises KeyboardInterrupt after SIGINT and SystemExit (143, 129) after the others; FloatingPointError where a
-        loss is not finite; OSError where the state cannot be saved. The last saved state is whole.
+        Raises KeyboardInterrupt after SIGINT and SystemExit (143, 129) after the others; FloatingPointError if a loss
+        is not finite; OSError if the state cannot be saved. The last saved state stays intact.
         """
         run, steps = self.config.run, self.config.steps
         generator, discriminators = (
@@ -201,7 +202,7 @@ class Trainer:
             f"{self.device}, {'bfloat16' if self.autocast else 'float32'}; steps {self.step} to {steps}"
         )
         with self._board() as board, Stop(self.report) as stop:
-            # on the device, so that no step waits for a number
+            # Kept on the device, so no step has to wait for a value.
             sums: dict[str, Tensor] = {}
             bad = torch.full((), -1, device=self.device)
             began, since = time.perf_counter(), self.step
@@ -221,7 +222,7 @@ class Trainer:
                     self.step += 1
                     self.validates = self.step % run.val_check_interval == 0 or self.step == steps
                     whole = True
-                    # the first step says that it works, and how long it will take
+                    # The first step shows that it works, and how long it will take.
                     due = self.step % run.log_every_n_steps == 0 or self.step == first or beat.due()
                     if due or self.validates:
                         self._check(int(bad))
@@ -240,7 +241,7 @@ class Trainer:
                         self.save(self.out / LAST)
                         saved = self.step
                     stop.check()
-            except (KeyboardInterrupt, SystemExit, OSError):  # the last where nobody reads the lines any more
+            except (KeyboardInterrupt, SystemExit, OSError):  # OSError if nobody reads the output any more
                 if whole and (self.step > saved or self.validates) and int(bad) < 0:
                     self.seconds += time.perf_counter() - began
                     self.save(self.out / LAST)
@@ -254,9 +255,9 @@ class Trainer:
         self.report(f"wrote {self.out / 'checkpoint'}: the best weights, with a score of {self.best:.3f}")
 
     def train_step(self) -> dict[str, Tensor]:
-        """One step of the discriminators, once they take part, and one of the generator. Returns the losses."""
+        """One step of the generator and, after pretrain_mel_steps, one of the discriminators. Returns the losses."""
         experiment, (optimize_g, optimize_d) = self.config.experiment, self.optimizers.values()
-        # seeded by step, so that going on from a saved state is the same as not having stopped
+        # Seeded by step, so resuming from a saved state gives the same result as not stopping.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         rng = np.random.default_rng((self.config.seed, self.step))
         audio, codes, level = self.clips.batch(rng)
@@ -299,9 +300,9 @@ class Trainer:
     def _judge(
         self, estimate: Tensor, target: Tensor, ids: Tensor | None, optimizer: torch.optim.Optimizer
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """A step of the discriminators. Returns the generator's part, as a function of the estimate, and the losses.
+        """A discriminator step. Returns the generator's loss, differentiable in the estimate, and all losses.
 
-        Both are of one pass through the discriminators, as they were before the step.
+        Both come from a single pass through the discriminators as they were before the step.
         """
         experiment = self.config.experiment
         copied = estimate.detach().requires_grad_()
@@ -323,13 +324,13 @@ class Trainer:
         return value + (slope * (estimate - copied.detach())).sum(), losses
 
     def _heard(self, audio: Tensor) -> Tensor:
-        """Audio (B, N) without the frames at its ends that losses do not hear."""
+        """Audio (B, N) without the frames at its ends that the losses ignore."""
         samples = self.config.experiment.context_frames * self.generator.hop_length
         return audio[:, samples : audio.shape[1] - samples]
 
     @torch.no_grad()
     def _follow(self, decay: float) -> None:
-        """The moving average takes a step towards the weights; buffers are taken over."""
+        """Moves the average towards the weights; copies the buffers."""
         for average, weight in zip(self.average.parameters(), self.generator.parameters(), strict=True):
             if weight.requires_grad:
                 average.lerp_(weight, 1 - decay)
@@ -372,7 +373,7 @@ class Trainer:
         return self._cosine(self.step + 1, warm_up=False) if self.config.experiment.decay_mel_coeff else 1.0
 
     def _update(self, optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> Tensor:
-        """A step of the optimizer. Returns the norm of the gradient, before it is clipped."""
+        """One optimizer step. Returns the norm of the gradient before clipping."""
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss, inputs=[weight for weight in module.parameters() if weight.requires_grad])
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.run.gradient_clip_val or math.inf)
@@ -425,10 +426,10 @@ class Trainer:
         return [f"_{kbps:g}kbps" for kbps in bandwidths] or [""]
 
     def validate(self, board: Any = None, stop: Stop | None = None) -> dict[str, list[float]]:
-        """Means over the validation files of each figure, each a list: one for each bandwidth.
+        """Returns the mean of each figure over the validation files, as a list with one value per bandwidth.
 
-        They are PESQ-WB, STOI and mel distance, and with ``evaluate_sound`` DNSMOS P.808, harmonicity from 1 to 2 kHz
-        and the line at the frame rate.
+        The figures are STOI and mel distance; with ``evaluate_pesq`` also PESQ-WB; and with ``evaluate_sound`` also
+        DNSMOS P.808, harmonicity from 1 to 2 kHz and the line at the frame rate.
         """
         self.average.eval()
         try:
@@ -467,13 +468,13 @@ class Trainer:
         return {name: [float(v) for v in row] for name, row in zip(names, means, strict=True)}
 
     def _line(self, audio: npt.NDArray[np.float32], copy: npt.NDArray[np.float32], rate: int) -> float:
-        """By how many dB the line at the frame rate is above that of the recording."""
+        """By how many dB the line at the frame rate exceeds the recording's."""
         lines = [metrics.frame_rate_line(x, rate, rate / self.generator.hop_length) for x in (copy, audio)]
         return lines[0] - lines[1]
 
     @torch.no_grad()
     def reconstruct(self, audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Audio (N,) -> its copies (max(1, bandwidths), N)."""
+        """Audio (N,) -> its copies (max(1, number of bandwidths), N)."""
         hop = self.generator.hop_length
         padded = np.pad(audio, (0, -len(audio) % hop))
         copies = max(1, len(self.generator.counts))
@@ -486,7 +487,7 @@ class Trainer:
         return made
 
     def _codes(self, audio: Tensor) -> Tensor | None:
-        """Audio (B, N) -> codes (K, B, T) of the highest bandwidth, on the device; None where the generator encodes."""
+        """Audio (B, N) -> codes (K, B, T) of the highest bandwidth, on the device; None if the generator encodes."""
         extractor = self.generator.feature_extractor
         if not isinstance(extractor, FrozenCodec) or extractor.encoder is not None:
             return None
@@ -543,10 +544,10 @@ class Trainer:
 
 
 def mix(figures: dict[str, list[float]]) -> float:
-    """What the best state is chosen by: PESQ-WB, or where that is not measured the mel distance, negative.
+    """The score that selects the best state: PESQ-WB or, if that is not measured, the negative mel distance.
 
-    Where they are measured, DNSMOS P.808 is added, and a tenth of the line (dB) taken off, which is at least 0: PESQ
-    does not hear a buzz. All are means over the bandwidths.
+    If measured, DNSMOS P.808 is added, and a tenth of the line (dB, if positive) is subtracted, since PESQ does not
+    detect a buzz. All are means over the bandwidths.
     """
     means = {name: float(np.mean(values)) for name, values in figures.items()}
     score = means["pesq"] if "pesq" in means else -means["mel_distance"]
@@ -554,9 +555,9 @@ def mix(figures: dict[str, list[float]]) -> float:
 
 
 def choose_device(given: str | None, accelerator: str, report: Callable[[str], None]) -> torch.device:
-    """The device that is given, or else the config's accelerator, or the CPU where that is a GPU that is missing.
+    """The given device, or else the config's accelerator, or the CPU if that is a GPU and there is none.
 
-    Raises ValueError where a GPU is given and there is none.
+    Raises ValueError if a GPU is given and there is none.
     """
     name = given or accelerator
     if name not in ("auto", "cpu", "gpu", "cuda"):
@@ -588,10 +589,11 @@ def train(
     model: str | os.PathLike[str] | None = None,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Train as a config says, the path of one or the name of a bundled one, see ``Trainer``; ``train``, ``valid`` and
-    ``steps`` as ``load_config`` takes them.
+    """Train as a config says; it is a path or the name of a bundled one. See ``Trainer``.
 
-    ``model``: path of the .onnx to export at the end; the encoder of the bundled codec, which is trained too, is
+    ``train``, ``valid`` and ``steps`` change the config, as in ``load_config``.
+
+    ``model`` is the path of the .onnx to export at the end; if the encoder of the bundled codec was trained too, it is
     written beside it, with "-encoder" in its name.
     """
     if model is not None and not Path(model).parent.is_dir():

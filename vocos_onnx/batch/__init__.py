@@ -1,4 +1,4 @@
-"""Corpora: many items with the same settings, in several processes, which go on where they stopped.
+"""Processes a corpus: many items with the same settings, in several processes; an interrupted job can be resumed.
 
 Example:
     >>> from vocos_onnx.batch import Settings, run

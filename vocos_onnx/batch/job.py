@@ -1,4 +1,4 @@
-"""What a job does with its items: the settings, all of them, that decide the bytes of an output."""
+"""What a job does with its items: all the settings that determine the bytes of an output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vocos_onnx import EncodecONNX, ModelConfig, VocosONNX
 
 Task = Literal["decode", "resynth", "encode"]
-System = Literal["f5", "zipvoice", "matcha", "chattts", "mlx"]  # whose mels are known
+System = Literal["f5", "zipvoice", "matcha", "chattts", "mlx"]  # systems whose mels are known
 FORMATS = ("wav", "flac", "mp3", "ogg", "opus")  # of audio
 _DOES: dict[Task, str] = {"decode": "tokens or mels to audio", "encode": "audio to tokens", "resynth": "audio to audio"}
 _COPIES = "pass task='resynth' for copies of the audio"
@@ -32,11 +32,11 @@ MAX_SHARD = 1_000_000  # items
 
 @dataclass(frozen=True)
 class Model:
-    """A model as every process of a job opens it: by its path or its id, if it still has that sha256.
+    """A model as every process of a job opens it: by its path or id, provided that its sha256 is unchanged.
 
-    name: to print.
-    sha256: of the .onnx file; of a checkpoint, of what it was converted to.
-    pinned: what opens it again, as a pickle of the object has it.
+    name: for display.
+    sha256: of the .onnx file; for a checkpoint, of the converted file.
+    pinned: what reopens it, as in a pickle of the object.
     """
 
     name: str
@@ -45,25 +45,25 @@ class Model:
 
     @classmethod
     def of(cls, given: str | os.PathLike[str], key: str) -> Model:
-        """The model that an argument of VocosONNX or EncodecONNX means. Raises what these raise."""
+        """The model that an argument of VocosONNX or EncodecONNX refers to. Raises the same errors as those."""
         sha256, origin = opened(Wanted.of(given, key), lambda file: file_sha256(Path(find_model(file))))
         return cls(origin.name, sha256, origin.pinned())
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is done with each item. The bytes of an output depend on its input and on these alone.
+    """What is done with each item. The bytes of an output depend only on its input and these settings.
 
-    Make them with ``Settings.of``, which checks them.
+    Create them with ``Settings.of``, which checks them.
 
     task: "decode" (tokens or mels to audio), "encode" (audio to tokens), "resynth" (audio to audio).
-    format: "wav" (16 bits), "flac", "mp3", "ogg", "opus", or of encode "npz".
+    format: "wav" (16 bits), "flac", "mp3", "ogg", "opus", or "npz" for encode.
     model, encoder: those that the task needs.
     provider: the execution provider.
-    bandwidth: kbps; None if it is implied.
+    bandwidth: in kbps; None if it is implied.
     mels_from: the system that made the mels; None for the model's own.
     key: the array to read in files that hold several.
-    shard_size: items of a tar file; None for a file of each item.
+    shard_size: items per tar file; None for one file per item.
     """
 
     task: Task
@@ -90,23 +90,24 @@ class Settings:
         key: str | None = None,
         shard_size: int | None = None,
     ) -> Settings:
-        """The settings of a job, checked by opening the models once.
+        """Returns the settings of a job, after checking them by opening the models once.
 
         Args:
             task: "decode", "encode" or "resynth".
-            format: by default "wav", and "npz" of encode, which has no other; in any case, with or without a dot.
-            model: as ``VocosONNX`` takes it, by default the bundled codec; not of encode.
-            encoder: as ``EncodecONNX`` takes it, by default that of the bundled codec; not of decode.
+            format: by default "wav"; "npz" for encode, the only choice there. Upper or lower case, with or without a
+                dot.
+            model: as ``VocosONNX`` takes it, by default the bundled codec; not for encode.
+            encoder: as ``EncodecONNX`` takes it, by default that of the bundled codec; not for decode.
             provider: "cpu", "cuda", or another execution provider of onnxruntime.
-            bandwidth: kbps. Of encode and resynth by default 6; of decode those of the tokens: if they have more
-                codebooks, the first ones are decoded.
-            mels_from: of decode, as ``VocosONNX.decode`` takes the name of a system.
-            key: of decode, the name of the array in files that hold several.
-            shard_size: items of a tar file in webdataset's layout; None writes a file for each item.
+            bandwidth: in kbps. By default 6 for encode and resynth, and that of the tokens for decode; a lower one
+                decodes only their first codebooks.
+            mels_from: for decode, the name of a system, as ``VocosONNX.decode`` takes it.
+            key: for decode, the name of the array in files that hold several.
+            shard_size: items per tar file in webdataset's layout; None writes one file per item.
 
         Raises:
-            ValueError: an unknown task or format, a setting that the task does not take or the models do not have, or
-                models that do not fit together.
+            ValueError: if the task or format is unknown, the task does not take a setting, the models do not support
+                it, or the models do not fit together.
             FileNotFoundError, RuntimeError, ImportError: as ``VocosONNX``.
 
         Example:
@@ -142,7 +143,7 @@ class Settings:
             _check_decode(settings, vocos.config)
             return settings
         if vocos.config.encodec is not None and encoder is None and vocos.config.encodec.codec != BUNDLED_CODEC:
-            # which raises: there is no encoder, and the message names the one that the model needs
+            # Raises ValueError: there is no encoder, and the message names the one that the model needs.
             _check_resynth(replace(settings, bandwidth=vocos.config.encodec.bandwidths[0]))
         if vocos.config.encodec is not None:
             settings = cls(
@@ -174,27 +175,27 @@ class Settings:
         return EncodecONNX(reopened(self.encoder.pinned, "EncodecONNX"), providers=[self.provider], threads=1)
 
     def described(self) -> dict[str, str | float | int | None]:
-        """The settings as JSON has them: of a model its sha256, wherever it lies."""
+        """The settings as JSON values; a model is represented by its sha256, wherever its file is."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value.sha256 if isinstance(value, Model) else value for name, value in values.items()}
 
     @property
     def sha256(self) -> str:
-        """Of the canonical JSON of ``described``."""
+        """The sha256 of the canonical JSON of ``described``."""
         text = json.dumps(self.described(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def names(self) -> dict[str, str]:
-        """The names of the model and the encoder, to print; of those that the job has."""
+        """The display names of the model and the encoder, as far as the job has them."""
         models = {"model": self.model, "encoder": self.encoder}
         return {setting: model.name for setting, model in models.items() if model is not None}
 
     def differences(self, other: Mapping[str, Any], names: Mapping[str, str] | None = None) -> list[str]:
-        """How what another job has ``described`` differs from these settings, a setting each.
+        """Lists how the settings that another job has ``described`` differ from these, one entry per setting.
 
         Args:
-            other: what that job has ``described``.
-            names: of its models, as far as they are known. They are printed, and not compared.
+            other: the other job's ``described`` settings.
+            names: names of its models, as far as they are known. They are only printed, not compared.
 
         Example:
             >>> settings.differences(other.described(), other.names())
@@ -210,7 +211,7 @@ class Settings:
 
 
 def _short(value: Any, name: str | None) -> str:
-    """The value of a setting, of a model its name and sha256."""
+    """The value of a setting for display; for a model its name and sha256."""
     if value is None:
         return "none"
     if isinstance(value, str) and len(value) == 64:
@@ -224,7 +225,7 @@ def _check_choice(name: str, value: Any, known: tuple[str, ...], why: str = "") 
 
 
 def _read_format(task: Task, format: Any) -> str:
-    """The ending of the outputs, as the single commands take it: ".FLAC" is "flac". Raises ValueError."""
+    """The extension of the outputs; as in the single-file commands, ".FLAC" means "flac". Raises ValueError."""
     is_audio = task != "encode"
     known = FORMATS if is_audio else ("npz",)
     ending = format.lower().removeprefix(".") if isinstance(format, str) else format
@@ -241,7 +242,7 @@ def _check_shard(size: Any) -> None:
 
 
 def _check_format(format: str, rate: int) -> None:
-    """Raises ValueError if files of that format cannot have the model's sample rate."""
+    """Raises ValueError if that format does not support the model's sample rate."""
     import io
 
     import numpy as np
@@ -270,5 +271,5 @@ def _check_decode(settings: Settings, config: ModelConfig) -> None:
 def _check_resynth(settings: Settings) -> None:
     import numpy as np
 
-    vocos = settings.open_vocoder()  # which raises if the encoder's codebooks are not those of the model
+    vocos = settings.open_vocoder()  # raises if the encoder's codebooks are not the model's
     vocos(np.zeros(vocos.sample_rate), vocos.sample_rate, bandwidth=settings.bandwidth)

@@ -1,4 +1,4 @@
-"""What is done: a line of journal.jsonl for each item, written when its output is there, and not before.
+"""Records what is done: one line of journal.jsonl per item, written only once its output exists.
 
 ::
 
@@ -8,8 +8,8 @@
     OUT/errors.jsonl    {"id", "path", "error"}                                       an item that has failed
     OUT/.lock           locked by the one process that works on OUT
 
-Later lines hold in place of earlier ones. A process that is killed may leave half a line at the end, which the next
-one cuts off; a line that cannot be read says nothing, so that its item is done again.
+Later lines override earlier ones. A process that is killed may leave an incomplete last line, which the next run
+removes; a line that cannot be read is ignored, and its item is done again.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from .job import Settings
 from .manifest import Item
 
 JOURNAL, ERRORS, LOCK = "journal.jsonl", "errors.jsonl", ".lock"
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # no item's fault: the job stops
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # not the fault of an item: the job stops
 _KEY, _FORMAT = "vocos-onnx batch", 1
 _log = logging.getLogger("vocos_onnx")
 
 
 @dataclass(frozen=True)
 class FileState:
-    """A file by its content, and by what shows without reading it that it has not changed."""
+    """The sha256 of a file, and its size and time, which show without reading it whether it has changed."""
 
     sha256: str
     size: int
@@ -50,7 +50,7 @@ class FileState:
 
     @classmethod
     def of(cls, path: Path) -> FileState:
-        """Raises OSError, or ValueError if it changes while it is read."""
+        """Reads the state of a file. Raises OSError, or ValueError if the file changes while it is read."""
         with reading(path), path.open("rb") as file:
             before = os.fstat(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -60,7 +60,7 @@ class FileState:
         return state
 
     def is_of(self, path: Path) -> bool:
-        """Whether a file has this size and time."""
+        """Whether the file has this size and modification time."""
         try:
             found = path.stat()
         except OSError:
@@ -77,12 +77,12 @@ class FileState:
 
 @dataclass(frozen=True)
 class Row:
-    """What became of an item: its input and output and the seconds of audio, or else the error.
+    """The result of an item: its input, its output and the seconds of audio, or else the error.
 
-    offset, duration: of the segment of the input that it is of, in seconds, as ``Item`` has them.
-    name: of the output, a file of ``Settings.folder`` or a member of a tar file.
-    warnings: what there was to say of it.
-    verified: the output was there, and its sha256 was compared; nothing was computed.
+    offset, duration: the segment of the input that was used, in seconds, as in ``Item``.
+    name: name of the output, a file in the items folder or a member of a tar file.
+    warnings: the warnings raised for it.
+    verified: whether the output already existed with the right sha256, and nothing was computed.
     """
 
     id: str
@@ -139,7 +139,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar file that is whole: its number from 0, and the ids of its members in their order."""
+    """A complete tar file: its number, from 0, and the ids of its members in order."""
 
     number: int
     output: FileState
@@ -154,20 +154,20 @@ class Shard:
 
 
 class Journal:
-    """The journal of an output folder, which this process alone works on until it is closed.
+    """The journal of an output folder, which is locked for this process until the journal is closed.
 
     Args:
-        out: the folder, which is made if it does not exist.
-        settings: of the job.
-        resume: whether the folder may hold a journal, which must be of the same settings. One in which nothing is done,
-            beside no outputs, is begun anew.
+        out: the folder, which is created if it does not exist.
+        settings: the settings of the job.
+        resume: whether the folder may hold a journal, which must have the same settings. A journal without entries, in
+            a folder without outputs, is always started anew.
 
     Raises:
-        ValueError: the folder holds a job, and ``resume`` is false; or it holds one of other settings, which the
-            message names; or it holds files, and no journal.
-        NotADirectoryError: it is no folder.
-        RuntimeError: another process works on it.
-        OSError: it cannot be written.
+        ValueError: if the folder holds a job and ``resume`` is false; if that job has other settings, which the message
+            lists; or if the folder holds files but no journal.
+        NotADirectoryError: if ``out`` is not a folder.
+        RuntimeError: if another process is working on the folder.
+        OSError: if the folder cannot be written.
     """
 
     def __init__(self, out: Path, settings: Settings, resume: bool):
@@ -186,8 +186,8 @@ class Journal:
                 header = {_KEY: _FORMAT, "version": __version__, "settings": settings.described()}
                 self._write(self._file, {**header, "names": settings.names(), "sha256": settings.sha256})
                 (out / ERRORS).unlink(missing_ok=True)
-            self._earlier_errors = _whole_lines(out / ERRORS)  # bytes: of items that are tried again
-            self._reader = stack.enter_context(self._path.open("rb"))  # of single rows
+            self._earlier_errors = _whole_lines(out / ERRORS)  # bytes: errors of items that are tried again
+            self._reader = stack.enter_context(self._path.open("rb"))  # for single rows
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Journal:
@@ -197,9 +197,9 @@ class Journal:
         self.close()
 
     def end(self) -> None:
-        """All items have been done or tried: what failed in earlier runs, and is in errors.jsonl until now, goes.
+        """Ends the job once every item has been tried: removes the errors of earlier runs from errors.jsonl.
 
-        Raises RuntimeError if the journal is not there any more, so that nobody takes the job for done.
+        Raises RuntimeError if the journal has been deleted, so the job is not mistaken for done.
         """
         if not self._path.exists():
             raise RuntimeError(f"{self._path} has been deleted while the job ran: name a new folder")
@@ -221,7 +221,7 @@ class Journal:
         self._stack.close()
 
     def records(self) -> Iterator[tuple[int, Row | Shard]]:
-        """What earlier runs have written, in that order, with the places for ``row_at``."""
+        """Yields the records of earlier runs in the order written, each with its place for ``row_at``."""
         with self._path.open("rb") as file:
             place = len(file.readline())
             for line in file:
@@ -230,14 +230,14 @@ class Journal:
                 place += len(line)
 
     def row_at(self, place: int) -> Row:
-        """The row at a place that ``records`` gave."""
+        """Returns the row at a place that ``records`` has yielded."""
         self._reader.seek(place)
         row = _record(self._reader.readline())
         assert isinstance(row, Row)
         return row
 
     def add(self, record: Row | Shard) -> None:
-        """Write what has been done, or failed. Raises OSError, as where the disk is full."""
+        """Writes a record; that of a failed item goes to errors.jsonl. Raises OSError, such as for a full disk."""
         if isinstance(record, Row) and record.error is not None:
             if self._errors is None:
                 self._errors = self._stack.enter_context((self.out / ERRORS).open("ab", buffering=0))
@@ -246,12 +246,12 @@ class Journal:
             self._write(self._file, record.to_json())
 
     def _write(self, file: IO[bytes], value: dict[str, Any]) -> None:
-        write_all(file, json.dumps(value, separators=(",", ":")).encode() + b"\n")  # unbuffered: it is out at once
+        write_all(file, json.dumps(value, separators=(",", ":")).encode() + b"\n")  # unbuffered: written at once
 
     def _check_header(self, resume: bool) -> None:
-        """Raises ValueError unless the journal is of the same settings and may be gone on with; cuts its torn end.
+        """Raises ValueError unless the journal has the same settings and may be resumed; cuts off a torn last line.
 
-        It is emptied if nothing was done, so that settings that fit no item do not cling to the folder.
+        Empties the journal if nothing was done, so a folder is not tied to settings that suit none of the items.
         """
         with self._path.open("rb+") as file:
             first = file.readline()
@@ -287,7 +287,7 @@ class Journal:
 
 
 def _whole_lines(path: Path) -> int:
-    """The size of a file, whose torn end is cut off; 0 if it is not there."""
+    """Cuts off the incomplete last line of a file and returns the file's size; 0 if it does not exist."""
     if not path.exists():
         return 0
     with path.open("rb+") as file:
@@ -297,7 +297,7 @@ def _whole_lines(path: Path) -> int:
 
 
 def _end_of_last_line(file: IO[bytes]) -> int:
-    """The place behind the last line that is whole."""
+    """The offset after the last complete line."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - (1 << 16))
@@ -310,7 +310,7 @@ def _end_of_last_line(file: IO[bytes]) -> int:
 
 
 def _record(line: bytes) -> Row | Shard | None:
-    """What a line says; None if it cannot be read."""
+    """Parses a line; None if it cannot be read."""
     try:
         value = json.loads(line)
         return Shard.from_json(value) if "shard" in value else Row.from_json(value)
@@ -319,14 +319,14 @@ def _record(line: bytes) -> Row | Shard | None:
 
 
 def _holds_outputs(out: Path) -> bool:
-    """Whether there are files that no job leaves in which nothing is done; what is half-written does not count."""
+    """Whether the folder holds outputs: anything but a job's own files and unfinished ones."""
     found = [path for path in out.iterdir() if path.name not in (JOURNAL, ERRORS, LOCK)]
     found += [inner for path in found if path.is_dir() for inner in path.iterdir()]
     return any(not path.is_dir() and STAGED not in str(path.relative_to(out)) for path in found)
 
 
 def _check_folder(out: Path) -> None:
-    """Raises ValueError if there are files, and no journal."""
+    """Raises ValueError if the folder holds files but no journal."""
     if out.is_dir() and not (out / JOURNAL).exists():
         held = next((path.name for path in sorted(out.iterdir()) if path.name != LOCK), None)
         if held is not None:
@@ -335,7 +335,7 @@ def _check_folder(out: Path) -> None:
 
 @contextlib.contextmanager
 def _naming(out: Path) -> Iterator[None]:
-    """Inside it the job is begun: an error of a full disk names the folder, and says what to do."""
+    """While the job starts, adds the folder and the remedy to errors about a full disk."""
     try:
         yield
     except OSError as error:
@@ -348,7 +348,7 @@ def _naming(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Inside it, no other process can lock the folder. The system releases the lock when the process ends."""
+    """Locks the folder against other processes. The system releases the lock when the process ends."""
     with (out / LOCK).open("ab") as file:
         try:
             if sys.platform == "win32":

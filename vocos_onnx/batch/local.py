@@ -1,8 +1,8 @@
-"""The items of a job in processes of this machine: one a core, each on one thread.
+"""Runs the items of a job in processes on this machine: one per core, each single-threaded.
 
-A process that dies (killed, out of memory, crashed in a C library) breaks concurrent.futures' executor, which then
-ends all its processes. A new one takes its place, and what was being worked on is tried once more, an item at a time,
-so that the one that is to blame fails alone.
+A process that dies (killed, out of memory, crashed in a C library) breaks the concurrent.futures executor, which then
+ends all its processes. A new executor replaces it, and the items in progress are tried once more, one at a time, so
+only the one to blame fails.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from .journal import Row
 from .manifest import Item
 from .work import Worker
 
-_AHEAD = 4  # items for each process that are being done or wait for it
-_PATIENCE = 2.0  # seconds in which a process that is told to end does so between two of its steps
-_MOST_DEATHS = 5  # items in a row that end their process: it is not the items then
-_TOLD = 128 + signal.SIGTERM  # the exit code of a process that has been told to end
+_AHEAD = 4  # items per process that are in progress or queued
+_PATIENCE = 2.0  # seconds for a process that is told to end to do so between two Python instructions
+_MOST_DEATHS = 5  # items in a row that end their process: then the items are not to blame
+_TOLD = 128 + signal.SIGTERM  # the exit code of a process that was told to end
 _SIGNALS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 
 
 @dataclass(frozen=True)
 class Replaced:
-    """Workers that have ended without a word, and have been replaced; ``message`` says what comes of their items."""
+    """Workers that died and were replaced; ``message`` says what happens to their items."""
 
     workers: int
     message: str
@@ -51,17 +51,16 @@ class Replaced:
 def rows(
     settings: Settings, out: Path, items: Iterable[Item], workers: int | None = None
 ) -> Generator[Row | Replaced, None, None]:
-    """The row of each item, as they are done, and between them what workers have been replaced.
+    """Yields the row of each item as it is done, and in between the workers that were replaced.
 
     Args:
-        settings: of the job.
+        settings: the settings of the job.
         out: the output folder.
-        items: taken as they are needed, a few ahead.
-        workers: processes; by default the CPUs that this process may use.
+        items: consumed as needed, a few ahead.
+        workers: number of processes; by default the CPUs that this process may use.
 
-    When the iterator ends or is closed, no process is left. Raises what ``Worker`` and ``Worker.do`` raise,
-    RuntimeError if no process can be started, or if they die whatever they do, and OSError if they need too many open
-    files.
+    No process is left once the iterator ends or is closed. Raises what ``Worker`` and ``Worker.do`` raise, RuntimeError
+    if no process can be started or the processes keep dying, and OSError if they need too many open files.
     """
     if multiprocessing.current_process().daemon:
         raise RuntimeError(
@@ -88,10 +87,10 @@ class _Pool:
         self._job, self._count = (settings, out), count
         self._processes = _Processes(*self._job, count)
         self._running: dict[Future[Row], Item] = {}
-        self._suspects: deque[Item] = deque()  # each was being worked on when a process died
-        self._is_broken = False  # a process has died, and nothing can be submitted any more
+        self._suspects: deque[Item] = deque()  # each was in progress when a process died
+        self._is_broken = False  # a process has died, and nothing more can be submitted
         self._deaths = 0  # since the last item that was done
-        self._has_begun = False  # any process
+        self._has_begun = False  # whether any process has started
 
     def rows(self, items: Iterable[Item]) -> Iterator[Row | Replaced]:
         source = iter(items)
@@ -115,7 +114,7 @@ class _Pool:
                     row = future.result()
                 except BrokenProcessPool:
                     lost.append(item)
-                except Exception as error:  # which ends the job, but not before what is done is told
+                except Exception as error:  # it ends the job, but only after the finished rows are yielded
                     problem = error
                 else:
                     self._deaths = 0
@@ -123,7 +122,7 @@ class _Pool:
             if problem is not None:
                 raise problem
             if lost:
-                lost += self._running.values()  # which are lost, too
+                lost += self._running.values()  # these are lost, too
                 if not alone:
                     self._suspects += lost
                 yield self._replaced(0 if alone else len(lost))
@@ -136,12 +135,12 @@ class _Pool:
     def _submit(self, item: Item) -> None:
         try:
             self._running[self._processes.submit(item)] = item
-        except BrokenProcessPool:  # it has died in the meantime
+        except BrokenProcessPool:  # a process has died in the meantime
             self._suspects.append(item)
             self._is_broken = True
 
     def _replaced(self, again: int) -> Replaced:
-        """Replace all processes, of which some have ended; so many items are tried again."""
+        """Replaces all processes after some have died; ``again`` items are tried once more."""
         self._running.clear()
         self._has_begun |= self._processes.has_begun()
         self._processes.end(at_once=True)
@@ -171,7 +170,7 @@ class _Pool:
 
 
 def _start_tracker() -> None:
-    """Start multiprocessing's process that frees semaphores, which else warns of those of a process that was killed."""
+    """Starts multiprocessing's resource tracker such that it does not warn about the semaphores of a killed process."""
     if os.name != "posix":
         return
     from multiprocessing import resource_tracker
@@ -188,10 +187,10 @@ def _start_tracker() -> None:
 
 
 class _Processes:
-    """An executor whose processes end when they are told to, and with this process, however that ends.
+    """An executor whose processes end when told to, and also when this process ends, however that happens.
 
-    They hold one end of a pipe, and this process the other, which the system closes with it. Through a second one each
-    says that it has begun.
+    They hold one end of a pipe, and this process the other, which the system closes when this process ends. Each
+    reports through a second pipe that it has started.
     """
 
     def __init__(self, settings: Settings, out: Path, count: int):
@@ -208,15 +207,15 @@ class _Processes:
         if len(self._started) == self._count:
             return self._executor.submit(_do, item)
         before = set(multiprocessing.active_children())
-        with _signals_held():  # a process that starts would print a traceback at Ctrl-C
+        with _signals_held():  # a process that is starting would print a traceback on Ctrl-C
             future = self._executor.submit(_do, item)
         self._started |= set(multiprocessing.active_children()) - before
         return future
 
     def ended(self) -> list[int]:
-        """The exit codes of those that have ended of themselves; if there are none, that of one that was told to.
+        """The exit codes of processes that ended on their own; if there are none, that of one that was told to end.
 
-        When one ends, the executor tells the others to: if all were told to, somebody else has told the first one.
+        When one process ends, the executor tells the others to end: if all were told, somebody else told the first one.
         """
         codes = [process.exitcode for process in self._started]
         told = (-signal.SIGTERM, _TOLD)
@@ -224,7 +223,7 @@ class _Processes:
         return ended or [-signal.SIGTERM for code in codes if code in told][:1]
 
     def has_begun(self) -> bool:
-        """Whether any of them has come so far that it can take items."""
+        """Whether any of the processes is ready to take items."""
         return self._begun.poll()
 
     def end(self, *, at_once: bool) -> None:
@@ -237,7 +236,7 @@ class _Processes:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Inside it, signals wait; processes that start there begin so."""
+    """Blocks signals, also in processes that start meanwhile."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -248,14 +247,14 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-# In a process of the executor
+# Runs in a process of the executor.
 
 _job: tuple[Settings, Path]
 _worker: Worker | None = None
 
 
 def _begin(settings: Settings, out: Path, leash: Connection, begun: Connection) -> None:
-    """Ctrl-C goes to the whole group of processes: the one that started these decides."""
+    """Initializes a process. Ctrl-C reaches the whole process group, but only the parent process reacts to it."""
     global _job
     _job = (settings, out)
     for number in _SIGNALS:
@@ -263,7 +262,7 @@ def _begin(settings: Settings, out: Path, leash: Connection, begun: Connection) 
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     threading.Thread(target=_end_with, args=(leash,), daemon=True).start()
-    with suppress(OSError):  # the process that started this one has ended, and this one does
+    with suppress(OSError):  # the parent process has ended, and so will this one
         begun.send_bytes(b"1")
 
 
@@ -277,7 +276,8 @@ def _do(item: Item) -> Row:
 def _end_with(leash: Connection) -> None:
     with suppress(EOFError, OSError):
         leash.recv_bytes()
-    # by the thread that works, between two of its steps: beside it, this one could miss what is just being staged
+    # Have the working thread end the process, between two instructions: this thread could miss a file just being
+    # staged.
     if hasattr(signal, "pthread_kill") and (ident := threading.main_thread().ident) is not None:
         signal.pthread_kill(ident, signal.SIGTERM)
         time.sleep(_PATIENCE)

@@ -1,8 +1,8 @@
-"""The items of a job: a manifest or a folder, read once, with memory of a few bytes an item.
+"""Reads the items of a job from a manifest or a folder, once, using a few bytes of memory per item.
 
-The rows of a JSONL, CSV or TSV file, or the files of a folder, are copied to an unnamed temporary file as they are
-checked, so that nothing that happens to the manifest meanwhile matters. In memory stay, for each item, its place in
-that file, the size and time of its input, and a digest of its id.
+The rows of a JSONL, CSV or TSV file, or the names of a folder's files, are copied to an unnamed temporary file as they
+are checked, so later changes to the manifest do not matter. Memory holds, for each item, its offset in that file, the
+size and time of its input, its segment, and a digest of its id.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ if TYPE_CHECKING:
     from .journal import Row
 
 Kind = Literal["audio", "tokens"]
-Ids = Literal["name", "path"]  # what the id of a row without one is made of
-PATHS = ("path", "audio_filepath")  # the names of the path in a row: ours, and NeMo's
+Ids = Literal["name", "path"]  # what to derive the id of a row without one from
+PATHS = ("path", "audio_filepath")  # names for the path in a row: ours and NeMo's
 JSON, TABLES = (".jsonl", ".ndjson", ".json"), {".csv": ",", ".tsv": "\t"}
 _LONGEST_LINE, _LONGEST_ID, _LONGEST_PATH = 1 << 20, 200, 4096  # bytes
 _SHOWN = 10  # bad lines in a message
 _TARS = (".tar", ".tgz", ".tar.gz", ".tar.zst", ".tar.xz")
 _SECONDS = ("offset", "duration")  # NeMo's names, too
-_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)  # of Windows
+_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)  # on Windows
 
 
 @dataclass(frozen=True)
 class Item:
-    """An item of a job, in whichever process.
+    """An item of a job, the same in every process.
 
-    index: its place in the manifest, from 0.
-    id: the name of its output without the ending.
-    path: of its input, absolute.
-    size: of its input in bytes, by which work is ordered; -1 if there is none.
-    offset, duration: of the segment of its input that it is, in seconds; the whole of it with 0 and None.
-    known: what an earlier run made of it, if that has to be checked by its sha256, because a time or size has changed.
-    in_tar: whether that output is a member of a tar file, which is whole.
+    index: its position in the manifest, from 0.
+    id: the name of its output, without the extension.
+    path: absolute path of its input.
+    size: size of its input in bytes, which determines the order of the work; -1 if the input does not exist.
+    offset, duration: the segment of its input, in seconds; 0 and None for the whole input.
+    known: the result of an earlier run, if it has to be verified by sha256 because a time or size has changed.
+    in_tar: whether that output is a member of a complete tar file.
     """
 
     index: int
@@ -66,11 +66,11 @@ class Item:
 
 
 class Manifest:
-    """The items of a job, by their index; for any thread.
+    """The items of a job, by index. Thread-safe.
 
-    path: of the manifest or the folder.
-    kind: of all inputs: "audio", or "tokens", which are files of tokens or mels.
-    dotted: the first id that holds a dot, at which webdataset ends the key; None if there is none.
+    path: path of the manifest or the folder.
+    kind: kind of all inputs: "audio", or "tokens" for files of tokens or mels.
+    dotted: the first id with a dot, where webdataset would end the key; None if there is none.
 
     Example:
         >>> manifest = Manifest("corpus.jsonl")
@@ -82,21 +82,21 @@ class Manifest:
         """Read a manifest or a folder.
 
         Args:
-            path: a .jsonl (.ndjson, .json) file with one object a line, or a .csv or .tsv file with a header, that have
-                ``path`` or ``audio_filepath``, and may have ``id``. Paths are relative to the manifest. With ``offset``
-                and ``duration``, in seconds, an item is a segment of an audio file, as in NeMo's manifests; a
-                ``duration`` that is that of the file, rounded, means all of it. Or a folder, whose audio or .npy and
-                .npz files are taken, those in subfolders too, but for what is hidden.
-            ids: of rows without one, and of the files of a folder: "name" is the file's name without its ending, a17;
-                "path" is its path with _ between the folders, day1_a17. If a row has an offset, that follows in
-                milliseconds, and then the end if it has a duration: a17_61500_65700.
+            path: a .jsonl (.ndjson, .json) file with one object per line, or a .csv or .tsv file with a header, with a
+                field ``path`` or ``audio_filepath`` and optionally ``id``. Paths are relative to the manifest. With
+                ``offset`` and ``duration``, in seconds, an item is a segment of an audio file, as in NeMo's manifests;
+                a rounded ``duration`` of the whole file means all of it. Or a folder: its audio, .npy and .npz files
+                are used, including those in subfolders but not hidden ones.
+            ids: how to name rows without an id and the files of a folder: "name" is the file name without its
+                extension, a17; "path" is the path with _ between the folders, day1_a17. If a row has an offset, it is
+                appended in milliseconds, followed by the end if the row has a duration: a17_61500_65700.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is of another kind, empty, or has rows that cannot be used: unreadable ones, ids that are
-                there twice or are no names of files on every system, inputs that are neither audio nor tokens, or both,
-                segments of tokens. The message has a line for each. Missing inputs are no error here: they fail on
-                their own.
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is of another kind, is empty, or has unusable rows: unreadable rows, ids that repeat
+                or are not valid file names on every system, inputs that are neither audio nor tokens or a mix of both,
+                or segments of tokens. The message has a line for each, up to 10. Missing inputs raise no error here;
+                their items fail later.
         """
         if ids not in get_args(Ids):
             raise ValueError(f"ids is {shown(ids)}, expected {' or '.join(get_args(Ids))}")
@@ -104,18 +104,18 @@ class Manifest:
         self.kind: Kind = "audio"
         self.dotted: str | None = None
         self._ids = ids
-        self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the object
+        self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 closed with the object
         weakref.finalize(self, self._file.close)
-        self._lock = threading.Lock()  # of its position
+        self._lock = threading.Lock()  # guards its position
         self._places, self._sizes, self._times = array("q"), array("q"), array("q")
-        self._offsets, self._durations = array("d"), array("d")  # 0 is none
-        self._end = 0  # of the temporary file
+        self._offsets, self._durations = array("d"), array("d")  # 0 means none
+        self._end = 0  # size of the temporary file
         self._indices: dict[bytes, int] = {}
-        self._checksums = array("I")  # of the ids as they are written
+        self._checksums = array("I")  # of the ids, case and accents as given
         self._bad: list[str] = []
         self._failures = self._rows = 0
-        self._collide = self._apart = False  # ids that were not given; of files in several folders
-        self._kinds: dict[str, str] = {}  # a place of each
+        self._collide = self._apart = False  # derived ids collide; of files in different folders
+        self._kinds: dict[str, str] = {}  # with a place where each occurs
         with reading(path):
             is_folder = self.path.is_dir()
         if is_folder:
@@ -150,19 +150,19 @@ class Manifest:
             yield self[index]
 
     def find(self, id: str) -> int | None:
-        """The index of an id; None if it is not there."""
+        """The index of an id; None if there is no such id."""
         index = self._indices.get(_digest(id))
         return index if index is not None and self._checksums[index] == zlib.crc32(id.encode()) else None
 
     @property
     def sizes(self) -> array[int]:
-        """Of the inputs in bytes; -1 where there is none."""
+        """The sizes of the inputs in bytes; -1 for a missing input."""
         return self._sizes
 
     def has_input(
         self, index: int, size: int, modified: int, offset: float = 0.0, duration: float | None = None
     ) -> bool:
-        """Whether an item is of that segment, and its input had that size and that time in ns when this was read."""
+        """Whether an item has that segment, and its input had that size and time (ns) when the manifest was read."""
         return (
             self._sizes[index] == size
             and self._times[index] == modified
@@ -171,7 +171,7 @@ class Manifest:
         )
 
     def _add(self, place: str, row: Any) -> None:
-        """Keep a row, or why it cannot be used."""
+        """Stores a row, or the reason why it cannot be used."""
         self._rows += 1
         try:
             if isinstance(row, ValueError):
@@ -212,7 +212,7 @@ class Manifest:
         self._times.append(modified)
 
     def _same_id(self, id: str, earlier: Item) -> str:
-        """That an id is that of an earlier row, too."""
+        """The message that an id clashes with that of an earlier row."""
         if id == earlier.id:
             return f"the id {shown(id)} is that of {shown(_text(earlier.path))}, too"
         if _composed(id) == _composed(earlier.id):
@@ -220,7 +220,7 @@ class Manifest:
         return f"the id {shown(id)} is {shown(earlier.id)} with other capitals: on macOS and Windows these are one file"
 
     def _indices_are_complete(self) -> None:
-        """Raises ValueError if there is a row that cannot be used, or none that can."""
+        """Raises ValueError if a row cannot be used, if there are no rows, or if they mix kinds."""
         name = str(self.path)
         if self._failures:
             plural = "" if self._rows == 1 else "s"
@@ -252,7 +252,7 @@ class Manifest:
 
 
 def _in_file(path: Path) -> Iterator[tuple[str, Any]]:
-    """The rows of a manifest with their lines, of which some may be a ValueError."""
+    """Yields the rows of a manifest with their line numbers; an unreadable row is a ValueError."""
     if str(path) == "-":
         raise ValueError("the manifest is -, expected a file or a folder: going on with a job needs it again")
     if not path.exists():
@@ -279,7 +279,7 @@ def _in_file(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _check_start(first: bytes, path: Path) -> None:
-    """Raises ValueError if the first line shows that the file is written in another way."""
+    """Raises ValueError if the first line shows that the file is in an unsupported format."""
     line = first.removeprefix(b"\xef\xbb\xbf").strip()
     if first.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError(f"{path} is in UTF-16: save it as UTF-8")
@@ -297,7 +297,7 @@ def _check_start(first: bytes, path: Path) -> None:
 
 
 def _lines(file: BinaryIO) -> Iterator[str | ValueError]:
-    """The lines of a file, without the mark of UTF-8 at its beginning."""
+    """Yields the lines of a file without its UTF-8 byte order mark; an unreadable line is a ValueError."""
     first = True
     while line := file.readline(_LONGEST_LINE):
         if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
@@ -330,7 +330,7 @@ def _objects(lines: Iterable[str | ValueError]) -> Iterator[tuple[str, Any]]:
 
 
 def _table(lines: Iterator[str | ValueError], delimiter: str, name: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a table. One may take several lines, in quotes; it is named by its first."""
+    """Yields the rows of a table. A quoted row may span several lines; its first line names it."""
     number = 0
     broken: ValueError | None = None
 
@@ -347,7 +347,7 @@ def _table(lines: Iterator[str | ValueError], delimiter: str, name: str) -> Iter
             else:
                 yield line
 
-    reader = csv.reader(text(), delimiter=delimiter, strict=True)  # else an open quote swallows the rows behind it
+    reader = csv.reader(text(), delimiter=delimiter, strict=True)  # else an open quote swallows the rows after it
     header: list[str] | None = None
     while True:
         broken, row, error, first = None, None, None, number + 1
@@ -370,7 +370,7 @@ def _table(lines: Iterator[str | ValueError], delimiter: str, name: str) -> Iter
 
 
 def _unreadable(problem: str, more: int) -> str:
-    """What is wrong with a row of a table that goes over so many lines more, by what csv says."""
+    """Explains csv's error about a table row that extends over ``more`` further lines."""
     if "unexpected end of data" in problem:
         return 'a quote (") opens there, and is not closed to the end of the file'
     if "field limit" in problem:
@@ -401,7 +401,7 @@ def _check_columns(header: list[str], delimiter: str, error: ValueError | None, 
 
 
 def _values(header: list[str], row: list[str]) -> dict[str, Any]:
-    """A row of a table by its columns; those that are empty are left out."""
+    """A row of a table as a dictionary; empty columns are omitted."""
     values: dict[str, Any] = {}
     for key, text in zip(header, row, strict=True):
         if value := text.strip():
@@ -413,9 +413,9 @@ def _values(header: list[str], row: list[str]) -> dict[str, Any]:
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[str, Any]]:
-    """The files below a folder, sorted, with their paths from there.
+    """Yields the files below a folder, sorted, with their relative paths.
 
-    Links to folders elsewhere are followed, once each; those to folders that are found anyway are not.
+    Links to folders elsewhere are followed, once each; links to folders that are found anyway are not.
     """
 
     def refuse(error: OSError) -> None:
@@ -444,7 +444,7 @@ def _in_folder(folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _others_in(folder: Path) -> str:
-    """What a folder holds in place of audio or arrays, if a manifest or another step would do."""
+    """A hint, for a message, if the folder holds tar files or files that need a manifest."""
     names = [path.name.lower() for path in folder.iterdir()]
     if any(name.endswith(_TARS) for name in names):
         return "; tar files are not read: unpack them"
@@ -454,7 +454,7 @@ def _others_in(folder: Path) -> str:
 
 
 def _path_of(row: dict[str, Any]) -> str:
-    """Raises ValueError if a row has none."""
+    """The path of a row. Raises ValueError if it has none."""
     name = next((name for name in PATHS if name in row), None)
     if name is None:
         raise ValueError(f"it has no path, but {listed(row) or 'nothing'}; expected path or audio_filepath")
@@ -463,11 +463,11 @@ def _path_of(row: dict[str, Any]) -> str:
         raise ValueError(f"its {name} is {shown(path)}, expected the name of a file")
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", path):
         raise ValueError(f"its {name} is {shown(path)}, a URL; expected a file, to which it has been downloaded")
-    return os.path.expanduser(path) if path.startswith("~/") else path  # noqa: PTH111 a Path would change it
+    return os.path.expanduser(path) if path.startswith("~/") else path  # noqa: PTH111 a Path would alter it
 
 
 def _kind_of(path: str) -> str:
-    """Raises ValueError for a file that is no input by its ending."""
+    """The kind of an input, by its extension. Raises ValueError if it is not an input."""
     ending = os.path.splitext(path)[1].lower()  # noqa: PTH122
     name = shown(_text(path))
     if ending in UNREAD:
@@ -488,7 +488,7 @@ def _kind_of(path: str) -> str:
 
 
 def _segment_of(row: dict[str, Any], kind: str) -> tuple[float, float | None]:
-    """The offset and duration of a row, in seconds. Raises ValueError if there is no such segment."""
+    """The offset and duration of a row, in seconds. Raises ValueError if they are not a valid segment."""
     offset, duration = row.get("offset"), row.get("duration")
     offset = 0.0 if offset is None else offset
     try:
@@ -501,7 +501,7 @@ def _segment_of(row: dict[str, Any], kind: str) -> tuple[float, float | None]:
 
 
 def _id_of(row: dict[str, Any], path: str, ids: Ids, offset: float, duration: float | None) -> str:
-    """The id of a row. Raises ValueError if it cannot be the name of a file, on any system."""
+    """The id of a row. Raises ValueError if it is not a valid file name on every system."""
     given = row.get("id")
     if given is None:
         stem = PurePath(os.path.splitext(path)[0])  # noqa: PTH122
@@ -536,16 +536,16 @@ def _id_of(row: dict[str, Any], path: str, ids: Ids, offset: float, duration: fl
 
 
 def _digest(id: str) -> bytes:
-    """Of an id as the name of a file: macOS and Windows do not tell capitals from small letters."""
+    """Digest of an id as a file name: macOS and Windows file systems ignore case."""
     folded = _composed(_composed(id).lower())
     return hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _composed(id: str) -> str:
-    """An id with its accents in the letters: macOS does not tell é from e with an accent behind it."""
+    """An id with its accents composed: macOS treats é and e with a combining accent as the same."""
     return id if id.isascii() else unicodedata.normalize("NFC", id)
 
 
 def _text(name: str | Path) -> str:
-    """A name as text that can be printed, also where the system gives bytes that are not UTF-8."""
+    """A name as printable text, even if the system returns bytes that are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

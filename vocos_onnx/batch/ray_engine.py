@@ -1,12 +1,12 @@
-"""The same job through Ray Data: on this machine, or on the nodes of a cluster, which share the folder OUT.
+"""Runs the same job through Ray Data, on this machine or on the nodes of a cluster that share the folder OUT.
 
-The items that are to be done lie in OUT/.ray/items, one a line, and what goes through Ray is where *chunks* of them
-begin: the driver and the object store hold some thousand chunks, however long the manifest is. An actor has one Worker.
-It reads the items of a chunk, writes their outputs into OUT as the local engine's processes do, and hands back a row
-for each, a few at a time; the driver gets them as they are done.
+The items to do are in OUT/.ray/items, one per line, and Ray only passes around where *chunks* of them begin: the driver
+and the object store hold a few thousand chunks, however long the manifest is. Each actor has one Worker. It reads the
+items of a chunk, writes their outputs to OUT like the processes of the local engine, and returns a row for each, a few
+at a time; the driver receives them as they are done.
 
-When a node or an actor dies, Ray gives its chunks to another actor. That finds in OUT/.ray what became of a chunk's
-items: it goes on with the one that was being done, and gives that up if it has ended two processes.
+When a node or an actor dies, Ray gives its chunks to another actor, which finds the results of a chunk's items so far
+in OUT/.ray: it continues with the item that was in progress, and gives that item up if it has ended two processes.
 """
 
 from __future__ import annotations
@@ -42,31 +42,32 @@ from .work import reason as reason_of
 if TYPE_CHECKING:
     from .run import Engine
 
-FOLDER = ".ray"  # in OUT, while a job runs
-MAX_CHUNKS = 4096  # Ray's start and the driver's memory grow with them
-ITEMS_A_CHUNK = 32  # of jobs with fewer items than would make so many
-CHUNKS_AN_ACTOR = 16  # at least: the last one should not keep the others waiting for long
-ROWS_AT_ONCE, BYTES_AT_ONCE = 8, 4 << 20  # how many rows are handed back together, or of how much input
-TRIES = 2  # of an item that ends its process
-_REMOVALS = 50  # how often it is tried to delete the folder, every 0.1 s
-STORE = 128 << 20  # bytes of shared memory of a Ray that is started here: what goes through it is small
+FOLDER = ".ray"  # in OUT while a job runs
+MAX_CHUNKS = 4096  # more of them slow Ray's start and take the driver's memory
+ITEMS_A_CHUNK = 32  # in jobs too small for MAX_CHUNKS of them
+CHUNKS_AN_ACTOR = 16  # at least, so the others do not wait long for the last one
+ROWS_AT_ONCE, BYTES_AT_ONCE = 8, 4 << 20  # limits of rows returned together, and of their input
+TRIES = 2  # for an item that ends its process
+_REMOVALS = 50  # attempts to delete the folder, every 0.1 s
+STORE = 128 << 20  # bytes of shared memory for a Ray started here, which passes only small objects
 
 
 def through_ray(address: str | None = None, *, gpus: float | None = None) -> Engine:
-    """Connects this process to a cluster; returns the engine that does a job there, ``rows`` with these arguments.
+    """Connects this process to a cluster; returns the engine that runs a job there, ``rows`` with these arguments.
 
-    The connection stays for further jobs, as that of ``ray.init``, until ``ray.shutdown()`` or the end of the process.
-    Without an address, and without RAY_ADDRESS, there is nothing to connect to: each job starts Ray on this machine,
-    and ends it. So a cluster that cannot be used raises an error here, before a job has made its folder.
+    The connection stays open for further jobs, like that of ``ray.init``, until ``ray.shutdown()`` or the end of the
+    process. An unusable cluster thus raises an error here, before a job has created its folder. Without an address and
+    without RAY_ADDRESS there is nothing to connect to: each job starts and stops Ray on this machine.
 
     Args:
-        address: of the head of the cluster, as ``rows`` takes it.
-        gpus: of each actor, as ``rows`` takes them.
+        address: address of the cluster's head, as ``rows`` takes it.
+        gpus: GPUs per actor, as ``rows`` takes them.
 
     Raises:
-        ImportError: Ray is not installed.
-        ConnectionError: there is no cluster at that address.
-        ValueError: the cluster has no such GPUs, or has another Ray or Python; the address is none.
+        ImportError: if Ray is not installed.
+        ConnectionError: if there is no cluster at that address.
+        ValueError: if the cluster lacks the GPUs, or has another version of Ray or Python; or if the address is
+            invalid.
 
     Example:
         >>> summary = run("corpus.jsonl", "/shared/audio", settings, engine=through_ray("10.0.0.5:6379"))
@@ -89,25 +90,27 @@ def rows(
     address: str | None = None,
     gpus: float | None = None,
 ) -> Generator[Row | Replaced, None, None]:
-    """Do the items through Ray Data; yields the row of each once, as they are done, and what actors were replaced.
+    """Runs the items through Ray Data; yields each item's row exactly once, as it is done, and replaced actors.
 
-    Closing it ends the work.
+    Closing the generator stops the work.
 
     Args:
         settings: what is done with the items.
-        out: the folder of the outputs, which all nodes have under this path.
-        items: those to be done, the longest first.
-        workers: at most so many actors; by default as many as the cluster has CPUs, or GPUs for, also when it grows.
-        address: of the head of a cluster, HOST:PORT, or "auto" for the one that runs on this machine; by default
-            RAY_ADDRESS, and if that is not set, Ray is started on this machine, for this job.
-        gpus: of each actor; 0.5 lets two share one. By default 1 with the provider "cuda", and else none.
+        out: the output folder, which all nodes have under this path.
+        items: the items to do, the longest first.
+        workers: the maximum number of actors; by default as many as the cluster has CPUs or GPUs for, even as it grows.
+        address: address of a cluster's head, HOST:PORT, or "auto" for the one that runs on this machine; by default
+            RAY_ADDRESS. If that is not set, Ray is started on this machine for this job.
+        gpus: GPUs per actor; 0.5 lets two actors share one. By default 1 with the provider "cuda", otherwise none.
 
     Raises:
-        ImportError: Ray is not installed.
-        ConnectionError: there is no cluster at that address.
-        ValueError: the cluster has no such GPUs, or has another Ray or Python; workers or gpus out of range.
-        OSError: a node cannot write to OUT, as where the disk is full.
-        RuntimeError: a node does not have OUT or the models, or has another version of this package; Ray has failed.
+        ImportError: if Ray is not installed.
+        ConnectionError: if there is no cluster at that address.
+        ValueError: if the cluster lacks the GPUs, or has another version of Ray or Python; or if workers or gpus is out
+            of range.
+        OSError: if a node cannot write to OUT, such as for a full disk.
+        RuntimeError: if a node does not have OUT or the models, or has another version of this package; or if Ray
+            fails.
     """
     gpus = _checked(settings, workers, gpus)
     ray = import_ray()
@@ -131,7 +134,7 @@ def rows(
                             yield found
                         continue
                     position, row = found
-                    if not seen[position]:  # a node that was given up may have gone on
+                    if not seen[position]:  # a node presumed dead may have continued
                         seen[position] = 1
                         yield row
         except ray.exceptions.RayError as error:
@@ -142,21 +145,21 @@ def rows(
 
 def import_ray() -> Any:
     """Import Ray Data. Raises ImportError if it is not installed."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that is started here sends nothing to anybody
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its errors are about how Ray Data uses it
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray started here sends no usage statistics
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its errors concern only how Ray Data uses it
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise ImportError(f"--engine ray needs {error.name}: pip install 'vocos-onnx[ray]'") from error
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it says that there is no bar of its own
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it logs that its own bar is missing
     return ray
 
 
 @contextmanager
 def connected(ray: Any, address: str | None, workers: int | None) -> Iterator[None]:
-    """Be the driver of a cluster, or of a Ray on this machine that ends with it; an open connection is used as it is.
+    """Connects as a driver to a cluster, or to a Ray that it starts here and stops again; reuses an open connection.
 
     Raises ConnectionError if there is no cluster at the address, ValueError if it has another Ray or Python.
     """
@@ -175,7 +178,7 @@ def connected(ray: Any, address: str | None, workers: int | None) -> Iterator[No
 
 
 def _connect(ray: Any, address: str, **options: Any) -> None:
-    """Connect to a cluster, or start Ray with these options. Raises as ``connected``."""
+    """Connect to a cluster, or start Ray with these options. Raises the same errors as ``connected``."""
     _check_address(address)
     terminate = signal.getsignal(signal.SIGTERM)
     try:
@@ -187,15 +190,15 @@ def _connect(ray: Any, address: str, **options: Any) -> None:
             f"what listens at {address} does not let this process in ({first_line(error)}): if the cluster has a "
             "token, set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from its first node"
         ) from error
-    except (RuntimeError, ray.exceptions.RayError) as error:  # of another version, or it wants another token
+    except (RuntimeError, ray.exceptions.RayError) as error:  # another version, or the wrong token
         reason = " ".join(str(error).split())
         raise ValueError(f"the Ray cluster at {address} cannot be used from here: {reason}") from error
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)  # Ray has taken it
+        signal.signal(signal.SIGTERM, terminate)  # Ray has replaced the handler
 
 
 def _checked(settings: Settings, workers: int | None, gpus: float | None) -> float:
-    """Returns how many GPUs an actor has. Raises ValueError for what is out of range."""
+    """Returns the number of GPUs per actor. Raises ValueError if an argument is out of range."""
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}, expected 1 or more, or None for all that the cluster has room for")
     _check_gpus(gpus)
@@ -216,7 +219,7 @@ def _resolved(address: str | None) -> str:
 
 
 def _check_address(address: str) -> None:
-    """Raises ConnectionError if nothing listens at the address; Ray itself takes long to say so."""
+    """Raises ConnectionError if nothing listens at the address; Ray itself takes long to report that."""
     if address in ("auto", "local"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -238,7 +241,7 @@ def _no_cluster(address: str, reason: str) -> str:
 
 
 def _slots(ray: Any, gpus: float) -> int:
-    """Returns for how many actors the cluster has room. Raises ValueError if for none."""
+    """Returns how many actors fit into the cluster. Raises ValueError if none fits."""
     resources = ray.cluster_resources()
     kind, each = ("GPU", gpus) if gpus else ("CPU", 1)
     found = resources.get(kind, 0)
@@ -252,13 +255,13 @@ def _slots(ray: Any, gpus: float) -> int:
 
 @contextmanager
 def _emptied(folder: Path) -> Iterator[None]:
-    """A folder that is new, and gone afterwards; a run that was killed may have left one."""
+    """Creates an empty folder, replacing one that a killed run has left, and deletes it at the end."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
         yield
     finally:
-        for _ in range(_REMOVALS):  # an actor that is being ended may still write there
+        for _ in range(_REMOVALS):  # an actor that is ending may still write there
             shutil.rmtree(folder, ignore_errors=True)
             if not folder.exists():
                 break
@@ -266,7 +269,7 @@ def _emptied(folder: Path) -> Iterator[None]:
 
 
 def _write(items: Iterable[Item], path: Path, chunks_wanted: int) -> list[dict[str, int]]:
-    """Write the items, and cut them into chunks of about equal work: with as much input, in order."""
+    """Writes the items, and divides them in order into chunks of about equal work, that is, of input bytes."""
     places, sizes = array("q"), array("q")
     with path.open("wb") as file:
         for item in items:
@@ -286,10 +289,10 @@ def _write(items: Iterable[Item], path: Path, chunks_wanted: int) -> list[dict[s
 def _dataset(
     ray: Any, chunks: list[dict[str, int]], settings: Settings, todo: Path, actors: int, most: int | None, gpus: float
 ) -> Any:
-    """The chunks -> the rows of their items."""
+    """A dataset that maps the chunks to the rows of their items."""
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False
-    context.target_max_block_size = 1  # what an actor yields is handed on at once
+    context.target_max_block_size = 1  # passes on at once what an actor yields
     context.max_consecutive_actor_init_deaths = 10  # a node may die while an actor starts there
     context.execution_no_progress_timeout_s = -1  # an item may take hours
     with ray.data.DataContext.current(context):
@@ -303,8 +306,10 @@ def _dataset(
 
 
 def _received(text: str) -> Iterator[tuple[int, Row] | Replaced]:
-    """What an actor has handed back: the rows with their places in the to-do list, and what actors it has found to have
-    ended before. Raises what has stopped it."""
+    """Parses what an actor returned: rows with their positions, and actors that died before it.
+
+    Raises the error that stopped the actor.
+    """
     given = json.loads(text)
     if (message := given.get("stopped")) is not None:
         raise RuntimeError(message) if given["errno"] is None else OSError(given["errno"], message)
@@ -315,10 +320,10 @@ def _received(text: str) -> Iterator[tuple[int, Row] | Replaced]:
 
 
 class Actor:
-    """One of the processes of the cluster: it has the models open, and does chunk after chunk."""
+    """A process of the cluster that keeps the models open and does chunk after chunk."""
 
     def __init__(self, settings: Settings, todo: str, version: str):
-        """What is wrong here is handed back at the first chunk: Ray would hide it in a traceback of its own."""
+        """Keeps an error and returns it with the first chunk: Ray would hide it in its own traceback."""
         self._todo, self._stopped = Path(todo), ""
         try:
             if version != __version__:
@@ -330,10 +335,10 @@ class Actor:
             self._stopped = _stop(error)
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
-        """Do the chunks of a batch, which are one.
+        """Does the chunks of a batch, which has exactly one.
 
-        A chunk that is done again must be handed back in the same batches of rows, of which the driver may have had the
-        first ones: so they depend on the items alone, and not on the time.
+        A chunk that is done again must return the same batches of rows, since the driver may already have the first
+        ones. So the batches depend only on the items, not on timing.
         """
         if self._stopped:
             yield {"rows": [self._stopped]}
@@ -346,7 +351,7 @@ class Actor:
                 yield {"rows": [_stop(error)]}
 
     def _portions(self, first: int, items: Iterator[Item]) -> Iterator[dict[str, list[Any]]]:
-        """The rows of a chunk's items with their places, some at a time, and what actors have ended in these items."""
+        """Yields the rows of a chunk's items with their positions, some at a time, and messages of actors that died."""
         done, ended, size = list[tuple[int, Any]](), list[str](), 0
         with _Tried(self._todo.parent / str(first)) as tried:
             for position, item in enumerate(items, first):
@@ -359,7 +364,7 @@ class Actor:
         yield {"rows": done, "ended": ended}
 
     def _done(self, item: Item, position: int, tried: _Tried) -> Any:
-        """The row of an item, done now or by an actor before."""
+        """The row of an item, done now or earlier by another actor."""
         if position in tried.rows:
             return tried.rows[position]
         if len(processes := tried.begun[position]) >= TRIES:
@@ -374,10 +379,10 @@ class Actor:
 
 
 class _Tried:
-    """What has become of the items of a chunk in this actor and those before it, kept in a file.
+    """What this actor and earlier ones have done with the items of a chunk, kept in a file.
 
-    rows: of those that are done.
-    begun: which processes have begun the others.
+    rows: the rows of items that are done.
+    begun: which processes have started an item.
     """
 
     def __init__(self, path: Path):
@@ -385,7 +390,7 @@ class _Tried:
         self.begun: defaultdict[int, list[str]] = defaultdict(list)
         with suppress(FileNotFoundError):
             for line in path.read_text(encoding="utf-8").splitlines():
-                with suppress(ValueError):  # cut by the end of the process
+                with suppress(ValueError):  # cut off when the process died
                     entry = json.loads(line)
                     if "row" in entry:
                         self.rows[entry["position"]] = entry["row"]
@@ -400,7 +405,7 @@ class _Tried:
         self._file.close()
 
     def ended(self, position: int) -> list[str]:
-        """Messages of the processes that have ended in the middle of an item."""
+        """Messages about the processes that died in the middle of an item."""
         if position in self.rows:
             return []
         return [
@@ -415,11 +420,11 @@ class _Tried:
         self._append({"position": position, "row": row})
 
     def _append(self, entry: dict[str, Any]) -> None:
-        self._file.write(b"\n" + json.dumps(entry).encode() + b"\n")  # the line before may be cut
+        self._file.write(b"\n" + json.dumps(entry).encode() + b"\n")  # the previous line may be cut off
 
 
 def _stop(error: Exception) -> str:
-    """Why an actor cannot go on, as it is handed back."""
+    """Why an actor cannot continue, in the form that it returns."""
     message = f"node {socket.gethostname()}: {reason_of(error)}"
     return json.dumps({"stopped": message, "errno": error.errno if isinstance(error, OSError) else None})
 
@@ -434,7 +439,7 @@ def _items(path: Path, place: int, count: int) -> Iterator[Item]:
 
 
 def _row(value: Any) -> Row:
-    """A row of ``Row.to_json``, which may be of an item that failed."""
+    """Parses a row from ``Row.to_json``, which may be that of a failed item."""
     return Row(**value) if "error" in value else Row.from_json(value)
 
 

@@ -1,4 +1,4 @@
-"""A job from its manifest to its summary: what is left to do, done by an engine, and noted in the journal."""
+"""Runs a job from its manifest to its summary: an engine does what is left, and the journal records it."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ if TYPE_CHECKING:
 
 Engine = Callable[[Settings, Path, Iterable[Item], int | None], "Generator[Row | Replaced, None, None]"]
 """Yields the row of each item, in any order: ``engine(settings, out, items, workers)``; between them, workers lost."""
-_SAME_INPUT, _FILE, _IN_TAR = 1, 2, 4  # what is known of an item: there is a file of its output, or a member of its tar
-_MOST_REASONS = 1000  # that are told apart
+_SAME_INPUT, _FILE, _IN_TAR = 1, 2, 4  # flags: the input is unchanged, the output exists as a file, or in a tar
+_MOST_REASONS = 1000  # that are counted separately
 _log = logging.getLogger("vocos_onnx")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How far a job has come, in this run and the ones before.
+    """The progress of a job, in this run and earlier ones.
 
     Attributes:
-        items: in the manifest.
-        done: whose outputs are there and are those of the inputs.
-        before: those of them that are from earlier runs.
-        others: done in earlier runs, and not in this manifest; they are not among ``done``.
-        failed: in errors.jsonl.
-        kept: those of them whose output of an earlier run is still there.
-        reason: why most of those failed, as the first of them has it, with its id; None if none failed.
-        alike: how many failed for that reason, but for the name of the input.
-        warned: done in this run with a warning, which the journal has.
-        warning: the first of these, with its id; None if there is none.
-        replaced: workers that ended without a word, killed or crashed, in this run.
-        hours: of audio, of what was done in this run.
-        elapsed: seconds since it began.
-        share: of the work of the manifest that is behind, from 0 to 1, by the size of the inputs.
+        items: items in the manifest.
+        done: items whose outputs exist and match the inputs.
+        before: those of ``done`` that earlier runs did.
+        others: items done in earlier runs that are not in this manifest; not counted in ``done``.
+        failed: items that failed in this run, listed in errors.jsonl.
+        kept: those of ``failed`` whose output from an earlier run still exists.
+        reason: the most frequent error, quoted from the first such item, with its id; None if none failed.
+        alike: how many items failed for that reason, ignoring the name of the input.
+        warned: items done in this run with a warning, which the journal records.
+        warning: the first warning, with the id of its item; None if there is none.
+        replaced: workers that died in this run, killed or crashed.
+        hours: hours of audio done in this run.
+        elapsed: seconds since the run began.
+        share: fraction of the manifest's work that is finished, from 0 to 1, by input size.
         out: the output folder.
     """
 
@@ -73,12 +73,12 @@ class Summary:
 
     @property
     def speed(self) -> float:
-        """Times real time: seconds of audio in a second of this run."""
+        """Multiple of real time: seconds of audio per second of this run."""
         return 3600 * self.hours / self.elapsed if self.elapsed else 0.0
 
     @property
     def errors(self) -> str | None:
-        """The file with the items that have failed in this run, and why; None if there are none."""
+        """The file that lists the items that failed in this run, and why; None if none failed."""
         return os.path.join(self.out, ERRORS) if self.failed else None  # noqa: PTH118
 
 
@@ -92,28 +92,28 @@ def run(
     resume: bool = False,
     progress: Callable[[Summary], None] | None = None,
 ) -> Summary:
-    """Do a job, or what is left of it.
+    """Runs a job, or what is left of it.
 
     Args:
         manifest: a .jsonl, .csv or .tsv file, or a folder, as ``Manifest`` takes it; or a ``Manifest``.
-        out: the folder for the outputs, the journal and errors.jsonl. It is made; it must be new or empty, or that of
-            the same job.
+        out: the folder for the outputs, the journal and errors.jsonl. It is created if missing; otherwise it must be
+            empty or belong to the same job.
         settings: what is done with each item.
-        engine: "local", "ray", or a function that does the items.
-        workers: processes, by default the CPUs that this process may use; at most one for each item that is left.
-        resume: whether to go on with the job that ``out`` holds. What has failed is tried again.
-        progress: called at the beginning, after each item, and when a worker has been replaced.
+        engine: "local", "ray", or a function that does the items, such as ``through_ray`` returns.
+        workers: number of processes, by default the CPUs that this process may use; at most one per remaining item.
+        resume: whether to resume the job in ``out``. Items that failed are tried again.
+        progress: called at the start, after each item, and after a worker has been replaced.
 
     Returns:
-        The summary. Items that fail are in errors.jsonl, and are no error here.
+        The summary. Items that fail are listed in errors.jsonl, and raise no error here.
 
     Raises:
-        ValueError: a manifest as ``Manifest`` refuses it, or of inputs that the task does not take; an ``out`` that
-            holds something else; workers below 1.
-        OSError: the outputs cannot be written, as where the disk is full. What is done is in the journal.
-        RuntimeError: another process works on ``out``, or the workers die whatever they do.
+        ValueError: if ``Manifest`` rejects the manifest, the task does not take its inputs, ``out`` holds something
+            else, or workers is below 1.
+        OSError: if the outputs cannot be written, such as for a full disk. The journal has what is done.
+        RuntimeError: if another process is working on ``out``, or the workers keep dying.
 
-    A script that calls it needs ``if __name__ == "__main__":``, as all that starts processes.
+    A script that calls ``run`` needs ``if __name__ == "__main__":``, like any script that starts processes.
 
     Example:
         >>> summary = run("corpus.jsonl", "audio", Settings.of("decode", format="flac"))
@@ -125,7 +125,7 @@ def run(
     read = manifest if isinstance(manifest, Manifest) else Manifest(manifest)
     folder = Path(out).absolute()
     _check(read, folder, settings)
-    do = _engine(engine)  # before the folder is made: there may be no cluster
+    do = _engine(engine)  # before the folder is created: there may be no cluster
     with Journal(folder, settings, resume) as journal:
         job = _Job(read, folder, settings, journal)
         try:
@@ -169,7 +169,7 @@ def _engine(engine: str | Engine) -> Engine:
 
 
 def _check(manifest: Manifest, out: Path, settings: Settings) -> None:
-    """Raises ValueError if the items cannot be those of the job."""
+    """Raises ValueError if the manifest does not suit the settings or the output folder."""
     kind = "tokens" if settings.task == "decode" else "audio"
     if manifest.kind != kind:
         there = "audio" if manifest.kind == "audio" else "tokens or mels"
@@ -185,21 +185,21 @@ def _check(manifest: Manifest, out: Path, settings: Settings) -> None:
 
 
 class _Job:
-    """A job of an output folder: what is done, and what is left."""
+    """The state of a job in an output folder: what is done, and what is left."""
 
     def __init__(self, manifest: Manifest, out: Path, settings: Settings, journal: Journal):
         self._manifest, self._out, self._journal, self._settings = manifest, out, journal, settings
         self._folder = items_folder(settings, out)
-        self._known = bytearray(len(manifest))  # bits
-        self._places = array("q", [-1]) * len(manifest)  # of their rows in the journal
-        self._damaged: set[int] = set()  # tars of which some members are left, or in another order
-        self._older: dict[int, int] = {}  # items whose row is newer than their tar, which has that of this place
+        self._known = bytearray(len(manifest))  # flags
+        self._places = array("q", [-1]) * len(manifest)  # of the items' rows in the journal
+        self._damaged: set[int] = set()  # tars that have lost some members, or have another order
+        self._older: dict[int, int] = {}  # items newer than their tar -> the place of the tar's row
         self._others: set[str] = set()  # the ids in the journal that are not in the manifest
         self._shards = None if settings.shard_size is None else Shards(settings.shard_size, out, journal)
         self._order = np.zeros(0, np.int64)
         self._done = self._before = self._failed = self._kept = self._warned = self._replaced = 0
-        self._reasons: dict[str, tuple[int, str]] = {}  # how often, and the first one
-        self._alike = 0  # items that failed for the most frequent one
+        self._reasons: dict[str, tuple[int, str]] = {}  # count, and first example
+        self._alike = 0  # items that failed for the most frequent reason
         self._reason: str | None = None
         self._warning: str | None = None
         self._seconds = 0.0
@@ -208,11 +208,11 @@ class _Job:
 
     @property
     def left(self) -> int:
-        """How many items there are to do."""
+        """The number of items to do."""
         return len(self._order)
 
     def begin(self) -> None:
-        """Find out what is done."""
+        """Determine what is done."""
         self._folder.mkdir(exist_ok=True)
         self._remove_leftovers()
         for place, record in self._journal.records():
@@ -239,7 +239,7 @@ class _Job:
             self._finish(self._shards, number)
 
     def items(self) -> Iterator[Item]:
-        """What is left, the longest first."""
+        """Yields the items that are left, the longest first; with shards, one shard after another."""
         for index in self._order.tolist():
             item = self._manifest[index]
             if (place := self._places[index]) >= 0:
@@ -248,7 +248,7 @@ class _Job:
             yield item
 
     def add(self, row: Row) -> None:
-        """Note what became of an item."""
+        """Record the result of an item."""
         self._journal.add(row)
         index = self._manifest.find(row.id)
         assert index is not None
@@ -264,26 +264,26 @@ class _Job:
             else:
                 self._count(row)
             in_tar = self._known[index] & _IN_TAR
-            is_file = not in_tar or self._is_there(row)  # else its output is the member that is there
+            is_file = not in_tar or self._is_there(row)  # else its output is the existing member
             self._known[index] = _SAME_INPUT | in_tar | (_FILE if is_file else 0)
         if self._shards is not None:
             self._finish(self._shards, self._shards.finished(index))
             self._shards.note_written()
 
     def _count(self, row: Row) -> None:
-        """An item has been done in this run."""
+        """Count an item that was done in this run."""
         self._seconds += row.seconds
         self._warned += bool(row.warnings)
         if row.warnings and self._warning is None:
             self._warning = f"{row.id}: {row.warnings[0]}"
 
     def note(self, replaced: Replaced) -> None:
-        """Workers have ended without a word."""
+        """Record workers that died."""
         self._replaced += replaced.workers
         _log.warning("%s", replaced.message)
 
     def end(self) -> None:
-        """Wait for what is still being written."""
+        """Wait for shards that are still being written, and end the journal."""
         if self._shards is not None:
             self._shards.note_written(wait=True)
             with suppress(OSError):
@@ -291,7 +291,7 @@ class _Job:
         self._journal.end()
 
     def close(self) -> None:
-        """Leave nothing half-written, however the job ends; no worker is left that could write."""
+        """Remove unfinished files, however the job ends; no worker is left that could write."""
         if self._shards is not None:
             self._shards.close()
         with suppress(OSError):
@@ -317,7 +317,7 @@ class _Job:
         )
 
     def _recall(self, place: int, row: Row) -> None:
-        """A row of an earlier run, in place of those before it."""
+        """Take over a row of an earlier run; it overrides the ones before."""
         index = self._manifest.find(row.id)
         if index is None:
             self._others.add(row.id)
@@ -336,11 +336,11 @@ class _Job:
         return _SAME_INPUT if same else 0
 
     def _is_there(self, row: Row) -> bool:
-        """Whether there is the file of an output."""
+        """Whether the file of an output exists."""
         return row.output is not None and row.output.is_of(self._folder / row.name)
 
     def _recall_shard(self, shards: Shards, shard: Shard) -> None:
-        """A shard of an earlier run: it holds what the rows before say, of the items that it names."""
+        """Take over a shard of an earlier run: the items that it names, as the rows before describe them."""
         members = self._members(shards, shard.number)
         self._forget_tar(members)
         last = -1
@@ -352,7 +352,7 @@ class _Job:
                     "manifest: items may only be added at its end; else name a new folder"
                 )
             self._known[index] |= _IN_TAR
-            if index < last:  # the manifest has another order now, and the tar gets that
+            if index < last:  # the manifest has a new order, which the tar will get
                 self._damaged.add(shard.number)
             last = index
         shards.recall(shard)
@@ -363,18 +363,18 @@ class _Job:
             self._older.pop(index, None)
 
     def _check_tars(self, shards: Shards) -> None:
-        """Make what is known true of the files that there are."""
+        """Update the flags to match the files that exist."""
         self._damaged |= {number for number in shards.lost() if self._forget_damaged(shards, number)}
         for index in [index for index in self._older if not self._known[index] & _FILE]:
             self._go_back(index)
         for path in list(self._folder.iterdir()):
             found = self._manifest.find(path.stem)
             if found is not None and self._known[found] & _IN_TAR and found not in self._older:
-                path.unlink(missing_ok=True)  # a process that was killed has left it though it is in the tar
+                path.unlink(missing_ok=True)  # a killed process left it behind, but it is in the tar
                 self._known[found] &= ~_FILE
 
     def _forget_damaged(self, shards: Shards, number: int) -> bool:
-        """Forget what a tar that is not what was written does not hold any more. Returns whether that is not all."""
+        """Forget the members that a changed tar no longer holds. Returns whether it still holds any."""
         members, places = self._members(shards, number), {}
         for index in members:
             place = self._older.get(index, self._places[index])
@@ -392,7 +392,7 @@ class _Job:
         return bool(intact)
 
     def _keep(self, index: int) -> None:
-        """An item has failed: the output that an earlier run made stays."""
+        """Keep the output from an earlier run of an item that has failed now."""
         self._known[index] &= ~_SAME_INPUT
         if self._known[index] & _FILE and not self._is_there(self._journal.row_at(self._places[index])):
             self._known[index] &= ~_FILE
@@ -401,9 +401,9 @@ class _Job:
         self._kept += bool(self._known[index] & (_FILE | _IN_TAR))
 
     def _go_back(self, index: int) -> None:
-        """The newer output of an item is gone: the one in the tar, and its row, hold again."""
+        """Return to the output in the tar, and its row, after the newer output of an item is gone."""
         place = self._older.pop(index)
-        if place < 0:  # it has none
+        if place < 0:  # the tar has none
             self._known[index] &= ~_IN_TAR
             return
         row = self._journal.row_at(place)
@@ -424,9 +424,9 @@ class _Job:
         return range(min(start, count), min(start + shards.size, count))
 
     def _finish(self, shards: Shards, number: int) -> None:
-        """Write a shard if all its items are done or have failed, and it is not what it was.
+        """Write a shard if all its items are done or have failed, and it has changed.
 
-        It gets the outputs that there are, also those of earlier runs whose items fail now.
+        It gets all outputs that exist, including earlier ones of items that fail now.
         """
         if shards.left(number):
             return
@@ -446,6 +446,6 @@ class _Job:
 
 
 def _sha256(row: Row) -> str:
-    """Of its output."""
+    """The sha256 of a row's output."""
     assert row.output is not None
     return row.output.sha256

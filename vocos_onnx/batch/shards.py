@@ -1,9 +1,9 @@
-"""Tar files as webdataset reads them, made of finished items: shard k has the items k·n to (k+1)·n of the manifest.
+"""Packs finished items into tar files for webdataset: shard k has the items k·n to (k+1)·n of the manifest.
 
-An item that is done waits as a file until all items of its shard are done or have failed. Then the tar is written, and
-the files are deleted. A shard that changes later, since an item that had failed is done now, is written anew: what has
-not changed is copied from the old tar, and so is what fails now and was done before. Owners, modes and times in it are
-fixed, so that the same items are the same bytes.
+A finished item stays a file until all items of its shard are done or have failed. Then the tar is written and the files
+are deleted. A shard that changes later, because an item that had failed succeeds, is rewritten: unchanged members are
+copied from the old tar, and so are those whose items fail now but were done before. Owners, modes and times are fixed,
+so the same items always give the same bytes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _BLOCK = 1 << 20  # bytes
 
 
 class Member(NamedTuple):
-    """A member of a tar file: its name, and the file that it is; None copies it from the tar that is there."""
+    """A member of a tar file: its name and the file to add; None copies the member from the existing tar."""
 
     name: str
     file: Path | None
 
 
 class Shards:
-    """The tar files of a job, of ``size`` items each. They are written on a thread of their own."""
+    """The tar files of a job, with ``size`` items each, written on a separate thread."""
 
     def __init__(self, size: int, out: Path, journal: Journal):
         self.size, self._out, self._journal = size, out, journal
@@ -49,15 +49,15 @@ class Shards:
         return self._out / f"{number:06d}.tar"
 
     def recall(self, shard: Shard) -> None:
-        """An earlier run has written this one."""
+        """Registers a shard that an earlier run has written."""
         self._known[shard.number] = shard.output
 
     def lost(self) -> list[int]:
-        """The numbers of those that are gone, or not what was written."""
+        """The numbers of shards whose files are missing or have changed."""
         return [number for number, state in self._known.items() if not _is_same(self.path(number), state)]
 
     def intact(self, number: int, members: Mapping[str, str]) -> set[str]:
-        """Which of the members, given with their sha256, a tar that is not what was written still holds."""
+        """Given member names and their sha256, returns which of them a changed tar still holds intact."""
         found = {}
         with suppress(OSError, tarfile.TarError, ValueError, EOFError), tarfile.open(self.path(number), "r:") as tar:
             for entry in tar.getmembers():
@@ -68,26 +68,26 @@ class Shards:
         return {name for name, is_same in found.items() if is_same}
 
     def expect(self, left: npt.NDArray[np.int64]) -> None:
-        """The items with these indices are to be done."""
+        """Registers the indices of the items that are still to be done."""
         numbers, counts = np.unique(left // self.size, return_counts=True)
         self._left = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
 
     def left(self, number: int) -> int:
-        """How many items of a shard are still to be done."""
+        """The number of items of a shard that are still to be done."""
         return self._left.get(number, 0)
 
     def finished(self, index: int) -> int:
-        """An item is done or has failed; returns the number of its shard."""
+        """Registers that an item is done or has failed; returns the number of its shard."""
         number = index // self.size
         self._left[number] -= 1
         return number
 
     def write(self, number: int, ids: list[str], members: list[Member]) -> None:
-        """Begin to write a shard, in place of the one that is there."""
+        """Starts writing a shard, which replaces an existing one."""
         self._writing[self._thread.submit(write_shard, self.path(number), members)] = (number, ids, members)
 
     def note_written(self, *, wait: bool = False) -> None:
-        """Note in the journal those that are whole, and delete the files of their items. Raises OSError."""
+        """Adds complete shards to the journal, and deletes the files of their items. Raises OSError."""
         for future in [future for future in self._writing if wait or future.done()]:
             number, ids, members = self._writing.pop(future)
             self._journal.add(Shard(number, future.result(), tuple(ids)))
@@ -96,7 +96,7 @@ class Shards:
                     member.file.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Wait for what is being written."""
+        """Waits for the shard being written; cancels the others."""
         self._thread.shutdown(cancel_futures=True)
 
 
@@ -109,9 +109,9 @@ def _is_same(path: Path, state: FileState) -> bool:
 
 
 def write_shard(path: Path, members: Sequence[Member]) -> FileState:
-    """Write a tar file, whole or not at all, in place of the one that is there.
+    """Writes a tar file atomically, replacing an existing one.
 
-    Raises OSError, as where the disk is full, and KeyError if the tar that is there lacks a member.
+    Raises OSError, such as for a full disk, and KeyError if the existing tar lacks a member.
     """
     with ExitStack() as stack:
         old = None
@@ -129,6 +129,6 @@ def write_shard(path: Path, members: Sequence[Member]) -> FileState:
 
 
 def _add(tar: tarfile.TarFile, name: str, source: IO[bytes], size: int) -> None:
-    entry = tarfile.TarInfo(name)  # of no owner, and of the time 0
+    entry = tarfile.TarInfo(name)  # no owner, time 0
     entry.size, entry.mode = size, MODE
     tar.addfile(entry, source)

@@ -1,4 +1,4 @@
-"""What is done with one item, in whichever process: the same bytes from the same input and settings."""
+"""Processes a single item; in any process, the same input and settings give the same bytes."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from vocos_onnx import Tokens, VocosONNX
     from vocos_onnx.mels import MelsFrom
 
-PARTS = ".items"  # the folder in OUT of finished items that are not in a tar file yet
-_OTHER_LENGTH = 0.5  # s by which audio may differ from the duration of its row, which segments do not have to hold
-_LONGEST = 500  # characters of a reason
+PARTS = ".items"  # the folder in OUT for finished items that are not in a tar file yet
+_OTHER_LENGTH = 0.5  # s by which decoded audio may differ from its row's duration
+_LONGEST = 500  # most characters of a reason
 
 
 def items_folder(settings: Settings, out: Path) -> Path:
-    """The folder to which the outputs of items are written."""
+    """The folder that item outputs are written to."""
     return out if settings.shard_size is None else out / PARTS
 
 
 class Worker:
-    """What one process does with its items, one after another, on one thread.
+    """Does the items of one process, one after another, on one thread.
 
     Args:
-        settings: of the job.
-        out: the job's output folder, which exists.
+        settings: the settings of the job.
+        out: the job's output folder, which must exist.
 
     Raises what ``VocosONNX`` and ``EncodecONNX`` raise.
 
@@ -52,7 +52,7 @@ class Worker:
     def __init__(self, settings: Settings, out: Path):
         self._settings, self._folder = settings, items_folder(settings, out)
         self._make: Callable[[Item, Path], float]
-        self._last: tuple[Path, FileState] | None = None  # segments of a file come one after another
+        self._last: tuple[Path, FileState] | None = None  # segments of a file follow one another
         if settings.task == "encode":
             self._encoder = settings.open_encoder()
             self._make = self._encode
@@ -61,9 +61,9 @@ class Worker:
             self._make = self._decode if settings.task == "decode" else self._resynth
 
     def do(self, item: Item) -> Row:
-        """Write the output of an item, whole or not at all; returns what became of it.
+        """Writes the output of an item atomically; returns the result.
 
-        What is wrong with an item is in the row. Raises OSError where no output can be written, as on a full disk.
+        The row has the error if an item fails. Raises OSError if no output can be written, such as for a full disk.
         """
         target = self._folder / f"{item.id}.{self._settings.format}"
         with suppress(OSError):
@@ -112,7 +112,7 @@ class Worker:
         return self._last[1]
 
     def _decode(self, item: Item, target: Path) -> float:
-        """Tokens or features to audio. Returns its seconds."""
+        """Decodes tokens or features to audio. Returns its seconds."""
         from vocos_onnx.io.tokens import check_not_empty, of_no_codec, read_token_file
 
         vocos, settings = self._vocos, self._settings
@@ -125,7 +125,7 @@ class Worker:
         if settings.bandwidth is not None and encodec is not None:
             index = encodec.bandwidths.index(settings.bandwidth)
             bandwidth_id = index if vocos.config.num_bandwidth_ids else None
-            # more codebooks than the codec has are none: the axes may be swapped, which is said where they are decoded
+            # More codebooks than the codec has are an error: the axes may be swapped, which decoding reports.
             if read.codes.dtype.kind != "f" and read.codes.ndim == 2 and len(read.codes) <= encodec.num_codebooks:
                 count = encodec.codebooks_per_bandwidth[index]
                 if len(read.codes) < count:
@@ -140,7 +140,7 @@ class Worker:
         return self._save(target, self._of_duration(blocks, item))
 
     def _of_duration(self, blocks: Iterator[Float], item: Item) -> Iterator[Float]:
-        """The blocks of a whole item. Raises ValueError if they are none, or of another length than its row says."""
+        """Passes on the blocks of an item. Raises ValueError if they are empty, or their length contradicts the row."""
         samples = 0
         for block in blocks:
             yield block
@@ -155,17 +155,17 @@ class Worker:
             )
 
     def _resynth(self, item: Item, target: Path) -> float:
-        """Audio to audio. Returns its seconds."""
+        """Resynthesizes audio. Returns its seconds."""
         from vocos_onnx.io.samples import cut_end
 
         vocos = self._vocos
         recording = _Recording(item, vocos.sample_rate)
         blocks = vocos.resynth_stream(recording, vocos.sample_rate, bandwidth=self._settings.bandwidth)
-        # whole frames are decoded: the end that is longer than the recording is cut off
+        # Whole frames are decoded: the end that extends past the recording is cut off.
         return self._save(target, cut_end(blocks, vocos.hop_length, lambda decoded: min(decoded, recording.samples)))
 
     def _encode(self, item: Item, target: Path) -> float:
-        """Audio to tokens. Returns the seconds of the audio."""
+        """Encodes audio to tokens. Returns the seconds of the audio."""
         from vocos_onnx.io.tokens import save_tokens
 
         encoder, bandwidth = self._encoder, self._settings.bandwidth
@@ -191,17 +191,17 @@ def decoded(
     layout: Any = "kbt",
     mels_from: MelsFrom | None = None,
 ) -> Iterator[Float]:
-    """Blocks (n,) of the audio of a file of tokens or features: streamed if the model can be, and as long as it says.
+    """Decodes a file of tokens or features to blocks (n,), streamed if the model can; cut to the length in the file.
 
-    Raises what ``VocosONNX.decode`` raises, and ValueError, with the name, if it says that it is of another number of
-    samples than its frames can be; the last frame may be longer than the recording.
+    Raises what ``VocosONNX.decode`` raises, and ValueError, with the name, if the file's number of samples does not
+    match its frames; the last frame may extend past the recording.
     """
     from vocos_onnx.frames import LAYOUTS
     from vocos_onnx.io.samples import cut_end
 
     if vocos.delay and tokens.codes.ndim == 2 and layout in LAYOUTS:
         blocks = vocos.decode_stream([tokens], bandwidth_id, mels_from=mels_from)
-    else:  # which raises the error of other shapes
+    else:  # raises the error for other shapes
         blocks = iter([vocos.decode(tokens, bandwidth_id, layout=layout, mels_from=mels_from)])
     hop = vocos.hop_length
 
@@ -238,7 +238,7 @@ class _Recording:
 
 
 def reason(error: BaseException) -> str:
-    """Why an item failed, as one line."""
+    """Why an item failed, on one line."""
     text = str(error).strip()
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror

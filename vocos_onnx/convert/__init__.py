@@ -1,1 +1,1 @@
-"""Checkpoints to model files, without torch and onnx: weights are filled into graphs that were traced before."""
+"""Converts checkpoints to model files without torch and onnx, by filling the weights into previously traced graphs."""

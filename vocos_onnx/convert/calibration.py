@@ -1,4 +1,4 @@
-"""Real input of a model: the ranges of int8, and what int8 or float16 costs, are measured on it."""
+"""Calibration with real input: measures the int8 ranges, and the quality that int8 or float16 costs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from vocos_onnx.model.config import Quality
 from vocos_onnx.model.providers import CPU
 from vocos_onnx.network import Network
 
-Score = Callable[[npt.NDArray[Any], npt.NDArray[Any], int], float]  # of a reference, a copy, and their sample rate
-Decode = Callable[[npt.NDArray[Any], int | None], Float]  # as ``Decoder.decode``
+Score = Callable[[npt.NDArray[Any], npt.NDArray[Any], int], float]  # takes a reference, a copy, and their sample rate
+Decode = Callable[[npt.NDArray[Any], int | None], Float]  # like ``Decoder.decode``
 Range = tuple[float, float]
-MIN_SNR_DB = 10.0  # below it something has gone wrong
+MIN_SNR_DB = 10.0  # below this, something has gone wrong
 _AT_ONCE = 128  # frames
 
 
@@ -38,17 +38,17 @@ class Decoder:
         self._inverse = Inverse(self.config)
 
     def read(self, array: npt.NDArray[Any], bandwidth_id: int | None = None) -> tuple[Float, int | None]:
-        """Tokens (K, T) or features (C, T) -> features (1, C, T), and the bandwidth id: by default that of the tokens.
+        """Tokens (K, T) or features (C, T) -> features (1, C, T), and the bandwidth id, by default that of the tokens.
 
         Raises ValueError if the model cannot decode them.
         """
-        # tokens may have fewer codebooks than the bandwidth, which is not worth a warning here
+        # Tokens may have fewer codebooks than the bandwidth; that needs no warning here.
         requested = None if np.issubdtype(array.dtype, np.integer) else bandwidth_id
         (frames,) = self._reader.read(array, requested, "kbt", check=False).items
         return frames.features(0, frames.length), frames.bandwidth_id if bandwidth_id is None else bandwidth_id
 
     def decode(self, array: npt.NDArray[Any], bandwidth_id: int | None = None) -> Float:
-        """The same -> audio (samples,)."""
+        """Tokens (K, T) or features (C, T) -> audio (samples,)."""
         return self.audio(self.network.spectrum(*self.read(array, bandwidth_id)))
 
     def audio(self, spectrum: npt.NDArray[Any]) -> Float:
@@ -59,7 +59,7 @@ class Decoder:
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """Tokens (K, T) or features (C, T), a bandwidth id, and the audio (samples,) that the float32 model makes of it."""
+    """Tokens (K, T) or features (C, T), a bandwidth id, and the float32 model's audio (samples,) for it."""
 
     array: npt.NDArray[Any]
     bandwidth_id: int | None
@@ -67,7 +67,7 @@ class Item:
 
 
 def calibration_items(original: Decoder, calibration: Sequence[npt.ArrayLike] | None) -> list[Item]:
-    """The calibration, by default bundled speech, with every bandwidth id.
+    """The calibration data, by default bundled speech, with every bandwidth id.
 
     Raises ValueError if it is empty, if the model cannot decode it, or if no tokens of the model's codec are bundled.
     """
@@ -114,9 +114,9 @@ def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 @dataclass(frozen=True, eq=False)
 class Stretch:
-    """Inputs of a graph for whole sequences, by name, and the ``rows`` of its values that are wanted.
+    """Inputs of a graph for whole sequences, by name, and the ``rows`` of its outputs to keep.
 
-    The other frames are the context that the wanted ones see.
+    The other frames are only context.
     """
 
     inputs: dict[str, npt.NDArray[Any]]
@@ -124,7 +124,7 @@ class Stretch:
 
 
 def cut(original: Decoder, items: Sequence[Item]) -> list[Stretch]:
-    """The items, _AT_ONCE frames at a time: all that the layers are given takes 70 kB a frame."""
+    """Splits the items into spans of _AT_ONCE frames: the inputs of all layers take 70 kB per frame."""
     stretches = []
     for item in items:
         features, bandwidth_id = original.read(item.array, item.bandwidth_id)
@@ -139,7 +139,7 @@ def cut(original: Decoder, items: Sequence[Item]) -> list[Stretch]:
 
 
 def ranges_of(stretches: Sequence[Stretch], outputs: Iterable[Mapping[str, npt.NDArray[Any]]]) -> dict[str, Range]:
-    """The least and the greatest value of each output (..., frames, channels) of the spans, with 0 between them."""
+    """The minimum and maximum of each output (..., frames, channels) over the spans, extended to include 0."""
     ranges: dict[str, Range] = {}
     for stretch, values in zip(stretches, outputs, strict=True):
         for name, value in values.items():
@@ -150,7 +150,7 @@ def ranges_of(stretches: Sequence[Stretch], outputs: Iterable[Mapping[str, npt.N
 
 
 def quality_of(decode: Decode, items: Sequence[Item], sample_rate: int, score: Score | None = None) -> Quality:
-    """How near a model in int8 or float16 comes to the one in float32. ``score``: of the speech, if it is wanted."""
+    """How close an int8 or float16 model is to the float32 one. ``score``, if given, scores the speech."""
     ratios, scores, seconds = [], [], 0.0
     for item in items:
         expected = item.audio.astype(np.float64)
@@ -165,6 +165,6 @@ def quality_of(decode: Decode, items: Sequence[Item], sample_rate: int, score: S
 
 
 def quality_line(precision: str, quality: Quality) -> str:
-    """A line of a report."""
+    """One line that reports the quality."""
     pesq = "not measured" if quality.pesq_wb is None else f"{quality.pesq_wb:.2f} of 4.64"
     return f"{precision} against float32, {quality.seconds:.0f} s of audio: SNR {quality.snr_db:.1f} dB, PESQ-WB {pesq}"

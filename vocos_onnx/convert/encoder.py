@@ -1,4 +1,4 @@
-"""An EnCodec encoder's checkpoint -> a model file, by filling the skeleton; and the check of what came of it."""
+"""Converts an EnCodec encoder's checkpoint to a model file by filling the skeleton, and checks the result."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from .reference import encodec_embeddings, relative_difference
 
 TOLERANCE = 1e-4  # of the embeddings' peak
 _LENGTHS = (1, 321, 7001)  # samples
-_FREE = ("sampling_rate", "target_bandwidths", "codebook_size")  # fields that the graph does not depend on
-_FIRST = 8  # frames of the first span, as ``encoder`` has it
+_FREE = ("sampling_rate", "target_bandwidths", "codebook_size")  # fields that do not affect the graph
+_FIRST = 8  # frames of the first span, as in ``encoder``
 
 
 def convert_encoder(files: Files, output: Path, *, report: Callable[[str], None] = lambda line: None) -> EncoderConfig:
-    """Write the encoder of EnCodec 24 kHz, of Meta's state dict or in transformers' layout, as a model file.
+    """Writes the encoder of EnCodec 24 kHz, from Meta's state dict or transformers' layout, as a model file.
 
-    The file is compared with an encoder in numpy, in float64, that is computed from the checkpoint's weights.
+    The file is checked against a numpy encoder in float64 that uses the checkpoint's weights directly.
 
     Args:
-        files: the weights, and the config where there is one; Meta's state dict has none.
-        output: path to write; what is there is replaced. After an exception it may be half-written.
+        files: the weights, and the config if there is one; Meta's state dict has none.
+        output: path to write; an existing file is replaced. After an exception it may be incomplete.
         report: called with each line of the report.
 
-    Returns the description that is in the file.
+    Returns the config stored in the file.
 
-    Raises CheckpointError if config and weights are not those of this encoder, or if the file does not compute what the
-    checkpoint's weights do.
+    Raises CheckpointError if config and weights are not those of this encoder, or if the file does not compute the same
+    result as the checkpoint's weights.
     """
     with naming(files):
         geometry = read_geometry(files.config)
@@ -66,7 +66,7 @@ def convert_encoder(files: Files, output: Path, *, report: Callable[[str], None]
             )
     difference = _difference(output, state, geometry)
     report(f"largest difference of the embeddings from float64 arithmetic, relative to the peak: {difference:.1e}")
-    if not difference <= TOLERANCE:  # not <= where it is a NaN
+    if not difference <= TOLERANCE:  # also true for NaN
         raise CheckpointError(
             f"the encoder made of {files.name} differs from its weights by {difference:.1e} of the embeddings' peak, "
             f"expected at most {TOLERANCE:g}"
@@ -75,7 +75,7 @@ def convert_encoder(files: Files, output: Path, *, report: Callable[[str], None]
 
 
 def _check_geometry(geometry: Geometry) -> None:
-    """Raises CheckpointError if it is not the architecture of EnCodec 24 kHz."""
+    """Raises CheckpointError if the geometry is not that of EnCodec 24 kHz."""
     usual = Geometry()
     for name in (field.name for field in fields(Geometry) if field.name not in _FREE):
         if getattr(geometry, name) != getattr(usual, name):
@@ -87,7 +87,7 @@ def _check_geometry(geometry: Geometry) -> None:
 
 
 def _codebooks(state: dict[str, Float], geometry: Geometry) -> Float:
-    """The codebooks (K, size, C) that the bandwidths use; a model may have more."""
+    """The codebooks (K, size, C) that the bandwidths use; a checkpoint may have more."""
     names = [f"codebooks.{k}" for k in range(max(geometry.codebooks_per_bandwidth))]
     given = {name: state[name].shape for name in names if name in state}
     expected = dict.fromkeys(names, (geometry.codebook_size, geometry.hidden_size))
@@ -96,9 +96,9 @@ def _codebooks(state: dict[str, Float], geometry: Geometry) -> Float:
 
 
 def _difference(path: Path, state: dict[str, Float], geometry: Geometry) -> float:
-    """The largest difference of the embeddings from those of ``reference``, relative to the peak.
+    """The largest difference of the embeddings from those of ``reference``, relative to their peak.
 
-    Of random audio, whole and in two spans.
+    Measured on random audio; if it is long enough, in two spans.
     """
     session, network = open_encoder(path, [CPU], 1)
     rng, worst = np.random.default_rng(0), 0.0

@@ -1,4 +1,4 @@
-"""Errors of a conversion name the checkpoint."""
+"""Adds the checkpoint's name to the errors of a conversion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vocos_onnx.model.sources import Files
 
 @contextmanager
 def naming(files: Files) -> Iterator[None]:
-    """Inside it, a CheckpointError that names neither the checkpoint nor one of its files begins with its name."""
+    """Prefixes a CheckpointError with the checkpoint's name if it names neither the checkpoint nor one of its files."""
     try:
         yield
     except CheckpointError as error:

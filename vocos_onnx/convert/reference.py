@@ -1,7 +1,7 @@
-"""The networks in numpy, in float64, of the weights as a checkpoint holds them: converted files are checked by them.
+"""The networks in numpy, in float64, on the weights as stored in a checkpoint, to check converted files against.
 
-Nothing is shared with the graph: neither folded weights nor their order. A weight that is transposed, permuted, folded
-wrongly or in another's place makes a difference of the order of the output itself.
+They share nothing with the graph: neither folded weights nor their order. A weight that is transposed, permuted, folded
+wrongly or swapped with another makes a difference as large as the output itself.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ MAX_MAGNITUDE = 1e2  # upstream's clip of exp(m)
 
 
 def relative_difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
-    """The largest difference over the peak of what is expected; infinite if it is not finite."""
+    """The largest difference, relative to the expected peak; infinite if it is not finite."""
     difference, peak = float(np.abs(found - expected).max()), float(np.abs(expected).max())
     relative = 0.0 if difference == 0 else difference / peak if peak else math.inf
     return relative if math.isfinite(relative) else math.inf
 
 
 def vocos_spectrum(weights: Weights, features: Float, bandwidth_id: int | None) -> npt.NDArray[Any]:
-    """A VocosBackbone and its head: features (C, T) -> spectrum, of an ISTFTHead complex (T, n_fft/2 + 1).
+    """A VocosBackbone and its head: features (C, T) -> spectrum; for an ISTFTHead complex (T, n_fft/2 + 1).
 
-    Of a WaveNextHead, the head.linear_1 and head.linear_2 of wetdog/wavenext_pytorch, it is the samples of the frames,
-    (T, hop_length).
+    For a WaveNextHead (head.linear_1 and head.linear_2 of wetdog/wavenext_pytorch), it returns the samples of the
+    frames, (T, hop_length).
 
-    Siuzdak, "Vocos" (arXiv 2306.00814), as vocos 0.1.0 has it in models.py, modules.py and heads.py.
+    Siuzdak, "Vocos" (arXiv 2306.00814), as implemented in models.py, modules.py and heads.py of vocos 0.1.0.
     """
     x = _conv(features, weights["backbone.embed.weight"], weights["backbone.embed.bias"]).T  # (T, dim)
     x = _norm(x, weights, "backbone.norm", bandwidth_id)
@@ -56,7 +56,7 @@ def vocos_spectrum(weights: Weights, features: Float, bandwidth_id: int | None) 
 
 
 def _norm(x: Double, weights: Weights, name: str, bandwidth_id: int | None) -> Double:
-    """Layer norm of (T, C); its scale and shift are looked up where there is a bandwidth id."""
+    """Layer norm of (T, C); its scale and shift are looked up if there is a bandwidth id."""
     x = x - x.mean(1, keepdims=True)
     x = x / np.sqrt((x * x).mean(1, keepdims=True) + 1e-6)
     if bandwidth_id is None:
@@ -76,12 +76,12 @@ def _gelu(x: Double) -> Double:
 
 
 def _erf(x: Double) -> Double:
-    """Of each value; scipy's would take longer to import."""
+    """Elementwise erf; scipy's would take longer to import."""
     return np.array([*map(math.erf, x.ravel().tolist())]).reshape(x.shape)
 
 
 def _windows(x: npt.NDArray[Any], taps: int) -> Double:
-    """(C, T) -> (C, T, taps): what the kernel sees at each frame, with zeros on both sides."""
+    """(C, T) -> (C, T, taps): what the kernel sees at each frame, zero-padded on both sides."""
     padded = np.pad(x.astype(np.float64), ((0, 0), (taps // 2, taps // 2)))
     windows: Double = np.lib.stride_tricks.sliding_window_view(padded, taps, axis=1)
     return windows
@@ -96,8 +96,8 @@ def _conv(x: npt.NDArray[Any], weight: Float, bias: Float) -> Double:
 def encodec_embeddings(weights: Weights, geometry: Geometry, audio: Float) -> Double:
     """EnCodec's encoder: audio (N,) -> embeddings (T, C), T = ceil(N / hop_length).
 
-    Défossez et al., "High Fidelity Neural Audio Compression" (arXiv 2210.13438), as encodec 0.1.1 has it in
-    modules/seanet.py. ``weights`` are without weight norm, in the names of ``encoder_checkpoint.translate``.
+    Défossez et al., "High Fidelity Neural Audio Compression" (arXiv 2210.13438), as implemented in modules/seanet.py of
+    encodec 0.1.1. ``weights`` have weight norm folded in, and names as from ``encoder_checkpoint.translate``.
     """
     layer = 0
 
@@ -113,7 +113,7 @@ def encodec_embeddings(weights: Weights, geometry: Geometry, audio: Float) -> Do
             y = _causal(_elu(x), weights, f"{name}.block.1", dilation=geometry.dilation_growth_rate**j)
             y = _causal(_elu(y), weights, f"{name}.block.3")
             x = (_causal(x, weights, f"{name}.shortcut") if geometry.use_conv_shortcut else x) + y
-        following()  # an activation, which has a place in the names too
+        following()  # an activation, which counts in the names too
         x = _causal(_elu(x), weights, following(), stride=stride)
     x = x + _lstm(x.T, weights, following(), range(geometry.num_lstm_layers)).T
     following()
@@ -125,9 +125,9 @@ def _elu(x: Double) -> Double:
 
 
 def _causal(x: Double, weights: Weights, name: str, stride: int = 1, dilation: int = 1) -> Double:
-    """(C, T) -> (C', ceil(T / stride)), padded by reflection, on the right to whole strides.
+    """(C, T) -> (C', ceil(T / stride)), reflect-padded, on the right to whole strides.
 
-    Where there is less than the padding, zeros are appended before the reflection, and cut off again.
+    Input shorter than the padding is extended with zeros before the reflection, and cut off again.
     """
     weight, bias = weights[f"{name}.conv.weight"], weights[f"{name}.conv.bias"]
     taps, length = weight.shape[2], x.shape[1]
@@ -142,7 +142,7 @@ def _causal(x: Double, weights: Weights, name: str, stride: int = 1, dilation: i
 
 
 def _lstm(x: Double, weights: Weights, name: str, layers: Iterable[int]) -> Double:
-    """(T, C) -> (T, C); torch's order of the gates: input, forget, cell, output."""
+    """(T, C) -> (T, C); gates in torch's order: input, forget, cell, output."""
     for layer in layers:
         of = {kind: weights[f"{name}.{kind}_l{layer}"].astype(np.float64) for kind in _LSTM}
         gates = x @ of["weight_ih"].T + of["bias_ih"] + of["bias_hh"]

@@ -1,4 +1,4 @@
-"""A Vocos checkpoint -> a model file, by filling the skeleton of its geometry; and the check of what came of it."""
+"""Converts a Vocos checkpoint to a model file by filling the skeleton of its geometry, and checks the result."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ from .reference import relative_difference, vocos_spectrum
 WINDOW = "head.istft.window"
 _PARTS = ("backbone.", "head.", CODEBOOKS)
 TOLERANCE = 1e-4  # of the spectrum's peak
-_FRAMES = 16  # of the check
+_FRAMES = 16  # in the check
 
 
 @dataclass(frozen=True, eq=False)
 class _Weights:
-    """The weights of a checkpoint, and what is made of them."""
+    """The weights of a checkpoint, and the model files made from them."""
 
-    name: str  # of the skeletons
+    name: str  # name of the skeletons
     state: dict[str, Float]
     codebooks: Float | None
     config: ModelConfig
@@ -58,7 +58,7 @@ class _Weights:
     def model(
         self, form: str, config: ModelConfig, ranges: Mapping[str, tuple[float, float]] | None = None
     ) -> Iterator[bytes]:
-        """The model file in a form of the skeleton, piece by piece."""
+        """Yields the model file for a form of the skeleton, piece by piece."""
         return skeletons.filled(
             skeletons.load(self.name, form),
             self.state,
@@ -86,30 +86,31 @@ def convert_vocoder(
     score: Score | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> ModelConfig:
-    """Write a checkpoint of a known geometry as a model file, and check that.
+    """Writes a checkpoint of a known geometry as a model file, and checks that file.
 
-    The network of the file is compared with one in numpy, in float64, that is computed from the checkpoint's weights
-    (``reference``), for every bandwidth id; one in int8 or float16 with that in float32, on the calibration.
+    The network in the file is compared, for every bandwidth id, with a numpy network in float64 that uses the
+    checkpoint's weights directly (``reference``); an int8 or float16 network is compared with the float32 one on the
+    calibration data.
 
     Args:
         files: the config and the weights.
-        output: path to write; what is there is replaced. After an exception it may be half-written.
+        output: path to write; an existing file is replaced. After an exception it may be incomplete.
         precision: "float32", "int8" or "float16".
-        istft: "numpy", or "graph": the inverse STFT in the graph too, for GPUs.
+        istft: "numpy", or "graph" to include the inverse STFT in the graph, for GPUs.
         format: "vocos-onnx"; or "sherpa", for sherpa-onnx: a graph of mels (batch, n_mels, frames) -> mag, x and y,
             each (batch, n_fft/2 + 1, frames), in float32 (docs/guides/sherpa.md).
-        calibration: tokens (K, T) or features (C, T) of real audio, by default bundled speech: the ranges of int8 and
-            the quality are measured on them.
-        score: of the quality, such as PESQ; see ``quality_of``.
+        calibration: tokens (K, T) or features (C, T) of real audio, by default bundled speech, to measure the int8
+            ranges and the quality on.
+        score: a quality score such as PESQ; see ``quality_of``.
         report: called with each line of the report.
 
-    Returns the description that is in the file.
+    Returns the config stored in the file.
 
     Raises:
-        ValueError: precision, istft or format is none of these, or they contradict one another; sherpa-onnx cannot play
-            the model; the model cannot decode the calibration.
-        CheckpointError: config and weights are not those of a supported Vocos, there is no skeleton of the geometry, or
-            the file does not compute what the checkpoint's weights do.
+        ValueError: if precision, istft or format is none of these, or they contradict one another; if sherpa-onnx
+            cannot run the model; or if the model cannot decode the calibration data.
+        CheckpointError: if config and weights are not those of a supported Vocos, there is no skeleton for the
+            geometry, or the file does not compute the same result as the checkpoint's weights.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {shown(precision)}, expected one of {', '.join(PRECISIONS)}")
@@ -138,7 +139,7 @@ def convert_vocoder(
         return config
     items = calibration_items(original, calibration)
     stretches = cut(original, items) if precision == "int8" else []
-    del original  # which takes the memory of two models
+    del original  # it takes the memory of two models
     ranges = None
     if precision == "int8":
         weights.write(output, skeletons.RANGES, config)
@@ -159,7 +160,7 @@ def convert_vocoder(
 
 
 def _write_polar(name: str, weights: _Weights, output: Path, report: Callable[[str], None]) -> None:
-    """Write the model file in sherpa-onnx's layout, and check it. Raises ValueError if sherpa-onnx cannot play it."""
+    """Writes the model file in sherpa-onnx's layout, and checks it. Raises ValueError if sherpa-onnx cannot run it."""
     weights.write(output, skeletons.SPECTRUM, weights.config)
     mels = _random_mels(weights.config, np.random.default_rng(0))
     (outputs,) = evaluate(output, [{INPUT: mels[None]}])
@@ -168,9 +169,9 @@ def _write_polar(name: str, weights: _Weights, output: Path, report: Callable[[s
 
 
 def _check(name: str, difference: float, report: Callable[[str], None]) -> None:
-    """Reports the difference of a spectrum from that of ``reference``. Raises CheckpointError if it is too large."""
+    """Reports how far a spectrum differs from that of ``reference``. Raises CheckpointError if that is too much."""
     report(f"largest difference of the spectrum from float64 arithmetic, relative to the peak: {difference:.1e}")
-    if not difference <= TOLERANCE:  # not <= where it is a NaN
+    if not difference <= TOLERANCE:  # also true for NaN
         raise CheckpointError(
             f"the model made of {name} differs from its weights by {difference:.1e} of the spectrum's peak, "
             f"expected at most {TOLERANCE:g}"
@@ -205,7 +206,7 @@ def _read(files: Files, istft: str) -> _Weights:
 
 
 def _skeleton(config: VocosConfig, istft: str) -> str:
-    """The name of the skeletons of a geometry. Raises CheckpointError if there are none."""
+    """The name of the skeletons for a geometry. Raises CheckpointError if there are none."""
     backbone, head = config.backbone, config.head
     if isinstance(backbone, VocosBackbone) and isinstance(head, ISTFTHead | WaveNextHead):
         geometry = skeletons.Geometry(
@@ -219,7 +220,7 @@ def _skeleton(config: VocosConfig, istft: str) -> str:
             "same" if head.kind == "wavenext" else head.padding,
             head.kind,
         )
-        # the padding is only in the graph where the inverse STFT is
+        # The padding affects the graph only if that includes the inverse STFT.
         for padding in PADDINGS if istft == "numpy" else (geometry.padding,):
             if (name := skeletons.find(replace(geometry, padding=padding))) is not None:
                 return name
@@ -230,21 +231,21 @@ def _skeleton(config: VocosConfig, istft: str) -> str:
 
 
 def _listed(part: Backbone | Head) -> str:
-    """The class and its arguments, as a config has them."""
+    """The class and its arguments, as in a config."""
     arguments = (f"{name} {value}" for name, value in asdict(part).items() if value is not None)
     return f"{type(part).__name__} ({', '.join(arguments)})"
 
 
 def _check_window(window: Float | None, n_fft: int) -> None:
-    """The window is a constant of upstream's; that of half precision is rounded. Ours, which is exact, is used."""
-    if window is None:  # the ports to MLX leave it out
+    """Checks the window, a constant upstream, rounded in half precision. Our exact one is used instead."""
+    if window is None:  # the MLX ports omit it
         return
     if window.shape != (n_fft,) or not float(np.abs(window - hann_window(n_fft)).max()) < 5e-3:
         raise CheckpointError(f"{WINDOW} is not the Hann window of {n_fft} samples of vocos 0.1.0")
 
 
 def _in_torch_layout(state: dict[str, Float], backbone: Any) -> dict[str, Float]:
-    """Kernels (out, in, taps), where a port to MLX has them as (out, taps, in)."""
+    """Transposes the kernels of an MLX port from (out, taps, in) to (out, in, taps)."""
     embed = state.get("backbone.embed.weight")
     if embed is None or embed.shape != (backbone.dim, 7, backbone.input_channels) or backbone.input_channels == 7:
         return state
@@ -253,7 +254,7 @@ def _in_torch_layout(state: dict[str, Float], backbone: Any) -> dict[str, Float]
 
 
 def _with_layer_scales(state: dict[str, Float], backbone: Any) -> dict[str, Float]:
-    """With a layer scale of 1 where the config has none: upstream leaves it out where it begins at 0 or below."""
+    """Adds layer scales of 1 if the config has none: upstream omits them if their initial value is 0 or below."""
     if (backbone.layer_scale_init_value or 1) > 0:
         return state
     ones = np.ones(backbone.dim, np.float32)
@@ -261,9 +262,9 @@ def _with_layer_scales(state: dict[str, Float], backbone: Any) -> dict[str, Floa
 
 
 def _difference(runtime: Decoder, weights: _Weights) -> float:
-    """The largest difference of the spectrum from that of ``reference``, relative to the peak; infinite if not finite.
+    """The largest difference of the spectrum from that of ``reference``, relative to its peak; infinite if not finite.
 
-    Of random tokens or mels, for every bandwidth id. ``runtime`` is the model file.
+    Measured on random tokens or mels, for every bandwidth id. ``runtime`` is the model file.
     """
     config, rng, worst = weights.config, np.random.default_rng(0), 0.0
     ids: list[int | None] = list(range(config.num_bandwidth_ids)) or [None]

@@ -1,1 +1,1 @@
-"""How good a model is: metrics, the page to listen to, the figures of the bundled models."""
+"""Evaluates models: metrics, the listening page, and the figures of the bundled models."""

@@ -1,9 +1,9 @@
 """The figures of the bundled models: python -m vocos_onnx.evaluate.card --models models --clips DIR
 
-Copies every speech clip with the exported models as their users do, the codec at each bandwidth, and prints four tables
-in Markdown: PESQ-WB of each clip, the means of all metrics, the means of what they do not hear (harmonicity, the line
-at the frame rate, levels by band), and the levels of probes. ``--tokens OUT`` also writes the tokens of the clips
-named with ``--clip``.
+Resynthesizes every speech clip with the exported models, the codec at each bandwidth, and prints four tables in
+Markdown: PESQ-WB of each clip, the means of all metrics, the means of figures that those metrics miss (harmonicity, the
+line at the frame rate, levels by band), and the level errors of probes. ``--tokens OUT`` also writes the tokens of the
+clips named with ``--clip``.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def write_tokens(clip: Path, row: dict[str, str], folder: Path, system: System) -> None:
-    """Write a clip's tokens at the highest bandwidth to a token file that also names the clip's source and licence."""
+    """Writes a clip's tokens at the highest bandwidth to a token file that also names the clip's source and licence."""
     encoder, rate = system.encoder, system.vocos.sample_rate
     assert encoder is not None
     content = io.BytesIO()
@@ -77,9 +77,9 @@ def write_tokens(clip: Path, row: dict[str, str], folder: Path, system: System) 
 
 
 def print_figures(clips: list[Path], systems: list[System]) -> None:
-    """Print PESQ-WB of each clip, one column a system; below it the means of all metrics, and the levels of probes."""
+    """Prints PESQ-WB of each clip, one column per system, then the means of all metrics and the probes' levels."""
     names = [system.model if system.bandwidth is None else f"{system.bandwidth:g} kbps" for system in systems]
-    figures = []  # by clip, then by system, the recording itself being the first
+    figures = []  # by clip, then by system; the recording itself is first
     print_row("clip", names)
     print_row("---", ["---"] * len(names))
     for clip in clips:
@@ -108,7 +108,7 @@ def print_figures(clips: list[Path], systems: list[System]) -> None:
 
 
 def print_means(title: str, columns: dict[str, tuple[str, str]], rows: dict[str, dict[str, float]]) -> None:
-    """Print a table of figures by their names, with a heading and a format for each; a dash where a row lacks one."""
+    """Prints a table of figures, with a heading and a format for each; a dash stands for a missing figure."""
     print()
     print_row(title, [heading for heading, _ in columns.values()])
     print_row("---", ["---"] * len(columns))

@@ -1,7 +1,7 @@
-"""How close a copy is to its recording, and how good speech sounds by itself (needs the extra [report], no torch).
+"""Measures how close a copy is to its recording, and how good speech sounds (needs the extra [report], no torch).
 
 Every metric takes mono audio (N,) with full scale ±1 at any sample rate, and resamples it to the rate that the metric
-is defined at. A figure that has no meaning, such as that of silence, is nan.
+is defined at. A figure that is undefined, such as that of silence, is nan.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MEL_RATE = 24_000
 MEL = MelFeatures(n_fft=1024, hop_length=256, n_mels=100, padding="center", f_min=0.0, f_max=MEL_RATE / 2)
 PESQ_LONGEST = 20  # s
 DNSMOS_RATE, DNSMOS_SHORTEST = 16_000, 0.25  # Hz, s
-BUZZ_BAND = (2_500, 6_000)  # Hz, whose envelope ``frame_rate_line`` looks at
+BUZZ_BAND = (2_500, 6_000)  # Hz, the band whose envelope ``frame_rate_line`` analyses
 HARMONIC_BANDS = {"harmonicity": (100, 1_000), "harmonicity_1k": (1_000, 2_000), "harmonicity_2k": (2_000, 4_000)}
 LEVEL_BANDS = {
     "level_0k": (0, 1_000),
@@ -32,27 +32,28 @@ LEVEL_BANDS = {
     "level_4k": (4_000, 8_000),
     "level_8k": (8_000, 12_000),
 }
-FRAME, STEP = 1200, 600  # samples at 24 kHz of ``harmonicity``
+FRAME, STEP = 1200, 600  # samples at 24 kHz, for ``harmonicity``
 
 
 def pesq_wb(reference: Audio, estimate: Audio, sample_rate: int) -> float:
     """Wide-band PESQ of a copy, at 16 kHz: predicted mean opinion score, 1.04 (bad) to 4.64 (the same).
 
-    ITU-T P.862.2, as the package pesq computes it. P.862 is not meant for more than 20 s: of longer audio the result is
-    the mean over equal segments of at most 20 s.
+    ITU-T P.862.2, as the package pesq computes it. P.862 is not meant for more than 20 s: for longer audio the result
+    is the mean over equal segments of at most 20 s.
 
     Returns:
-        nan where either is silent, no speech is found in the reference, or they are shorter than 1/4 s.
+        nan if either is silent, no speech is found in the reference, or they are shorter than 1/4 s.
 
     Raises:
-        ValueError: reference and estimate are not both (N,).
-        ImportError: the package pesq is not installed.
+        ValueError: if reference and estimate are not both (N,).
+        ImportError: if the package pesq is not installed.
     """
     pesq = require("pesq")
     pair = _pair(reference, estimate, sample_rate, 16_000)
     if pair is None:
         return np.nan
-    # The package has room for 50 utterances and does not count: with more it crashes. One takes 0.4 s with its pause.
+    # The package has room for 50 utterances and checks no bounds: more of them crash it. One takes 0.4 s with its
+    # pause.
     segments = -(-len(pair[0]) // (PESQ_LONGEST * 16_000))
     scores = []
     for one, other in zip(*(np.array_split(audio, segments) for audio in pair), strict=True):
@@ -63,7 +64,7 @@ def pesq_wb(reference: Audio, estimate: Audio, sample_rate: int) -> float:
 
 
 def pesq_wb_or_nan(reference: Audio, estimate: Audio, sample_rate: int) -> float:
-    """The same, and nan without the package."""
+    """Like ``pesq_wb``, but nan without the package."""
     try:
         return pesq_wb(reference, estimate, sample_rate)
     except ImportError:
@@ -76,21 +77,21 @@ def stoi(reference: Audio, estimate: Audio, sample_rate: int) -> float:
     Taal, Hendriks, Heusdens & Jensen 2011, as the package pystoi computes it.
 
     Returns:
-        nan where the reference is silent, or has less than 0.4 s (30 frames) within 40 dB of its loudest.
+        nan if the reference is silent, or has less than 0.4 s (30 frames) within 40 dB of its loudest frame.
 
     Raises:
-        ValueError: reference and estimate are not both (N,).
-        ImportError: the package pystoi is not installed.
+        ValueError: if reference and estimate are not both (N,).
+        ImportError: if the package pystoi is not installed.
     """
     pystoi = require("pystoi")
     pair = _pair(reference, estimate, sample_rate, 10_000)
     if pair is None:
         return np.nan
     with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # too few frames are a warning, and a score of 1e-5
+        warnings.simplefilter("error", RuntimeWarning)  # for too few frames pystoi warns, and returns 1e-5
         try:
             return float(pystoi.stoi(*pair, 10_000))
-        except (RuntimeWarning, np.exceptions.AxisError):  # an AxisError where there is no frame at all
+        except (RuntimeWarning, np.exceptions.AxisError):  # AxisError: no frame at all
             return np.nan
 
 
@@ -98,13 +99,13 @@ def mel_distance(reference: Audio, estimate: Audio, sample_rate: int) -> float:
     """Mean absolute difference of log-mel spectrograms, at 24 kHz: nepers, 0 (the same) and up; 1 neper is 8.7 dB.
 
     The mels are those of vocos-mel-24khz (100 bands, n_fft 1024, hop 256, HTK scale, magnitudes of 1e-7 and up), so
-    that it is the mel loss that vocos 0.1.0 is trained with (``loss.MelSpecReconstructionLoss``).
+    this is the mel loss that vocos 0.1.0 is trained with (``loss.MelSpecReconstructionLoss``).
 
     Returns:
-        nan where the reference is silent, or they are too short for one frame: up to 512 samples at 24 kHz.
+        nan if the reference is silent, or both are too short for one frame: up to 512 samples at 24 kHz.
 
     Raises:
-        ValueError: reference and estimate are not both (N,).
+        ValueError: if reference and estimate are not both (N,).
     """
     pair = _pair(reference, estimate, sample_rate, MEL_RATE)
     if pair is None or len(pair[0]) <= MEL.n_fft // 2:
@@ -114,19 +115,20 @@ def mel_distance(reference: Audio, estimate: Audio, sample_rate: int) -> float:
 
 
 def dnsmos(audio: Audio, sample_rate: int) -> dict[str, float]:
-    """How good speech sounds, without a reference, at 16 kHz: predicted mean opinion scores, 1 (bad) to 5 (excellent).
+    """Quality of speech without a reference, at 16 kHz: predicted mean opinion scores, 1 (bad) to 5 (excellent).
 
-    DNSMOS P.835 of Microsoft (Reddy, Gopal & Cutler 2022), as the package speechmos computes it. Its networks take
-    9.01 s: shorter audio is repeated, and longer audio is scored in windows of that length, one from each whole second
-    on, whose scores are averaged. Values beyond ±1 are clipped.
+    Microsoft's DNSMOS P.835 (Reddy, Gopal & Cutler 2022), as the package speechmos computes it. Its networks take 9.01
+    s: shorter audio is repeated; longer audio is scored in windows of that length, one starting at each whole second,
+    and the scores are averaged. Values beyond ±1 are clipped.
 
     Returns:
         ``ovrl`` overall, ``sig`` the speech itself, ``bak`` the background, and ``p808``, the overall score of the
-        network for P.808 (Reddy et al. 2021). All are nan for silence and audio of less than 1/4 s.
+        P.808 network (Reddy et al. 2021). All are nan for silence and for audio shorter than 1/4 s.
 
     Raises:
-        ValueError: audio is not (N,).
-        ImportError: the package speechmos, or librosa or requests, which it needs and does not name, is not installed.
+        ValueError: if audio is not (N,).
+        ImportError: if the package speechmos is not installed, or librosa or requests, which it needs but does not
+            declare.
     """
     networks = require("speechmos.dnsmos")
     names = ("ovrl", "sig", "bak", "p808")
@@ -138,17 +140,18 @@ def dnsmos(audio: Audio, sample_rate: int) -> dict[str, float]:
 
 
 def frame_rate_line(audio: Audio, sample_rate: int, frame_rate: float) -> float:
-    """How far the envelope of 2.5 to 6 kHz stands out at the frame rate, at 24 kHz: dB, about 0 in recordings.
+    """Prominence of the frame rate in the envelope of 2.5 to 6 kHz, at 24 kHz: dB, about 0 in recordings.
 
-    The power of the envelope's spectrum within 0.3 Hz of ``frame_rate`` (Hz, frames a second of a vocoder), over that
-    1 to 8 Hz beside it. Neighbouring frames that contradict one another are heard as a buzz; it is more than 2 dB.
+    The power of the envelope's spectrum within 0.3 Hz of ``frame_rate`` (the vocoder's frames per second), over the
+    power 1 to 8 Hz away from it. Neighbouring frames that contradict one another are heard as a buzz, which measures
+    more than 2 dB.
 
     Returns:
-        nan where the audio is silent, or shorter than 2 s.
+        nan if the audio is silent, or shorter than 2 s.
 
     Raises:
-        ValueError: audio is not (N,).
-        ImportError: scipy, which the package pystoi brings, is not installed.
+        ValueError: if audio is not (N,).
+        ImportError: if scipy, which the package pystoi depends on, is not installed.
     """
     pair = _pair(audio, audio, sample_rate, MEL_RATE)
     if pair is None or len(pair[0]) < 2 * MEL_RATE:
@@ -164,15 +167,15 @@ def frame_rate_line(audio: Audio, sample_rate: int, frame_rate: float) -> float:
 def harmonicity(audio: Audio, sample_rate: int, low: float, high: float) -> float:
     """How periodic a voice is in a band of ``low`` to ``high`` Hz, at 24 kHz: 0 (noise) to about 1.
 
-    The median, over the frames of 50 ms whose energy is at least 3 % of the loudest one's, of the highest normalised
-    autocorrelation at lags of 2.5 to 12.5 ms (pitches of 80 to 400 Hz).
+    The highest normalised autocorrelation at lags of 2.5 to 12.5 ms (pitches of 80 to 400 Hz): the median over the 50
+    ms frames with at least 3 % of the loudest one's energy.
 
     Returns:
-        nan where the audio is silent, or shorter than 50 ms.
+        nan if the audio is silent, or shorter than 50 ms.
 
     Raises:
-        ValueError: audio is not (N,).
-        ImportError: scipy, which the package pystoi brings, is not installed.
+        ValueError: if audio is not (N,).
+        ImportError: if scipy, which the package pystoi depends on, is not installed.
     """
     pair = _pair(audio, audio, sample_rate, MEL_RATE)
     if pair is None or len(pair[0]) < FRAME:
@@ -183,20 +186,20 @@ def harmonicity(audio: Audio, sample_rate: int, low: float, high: float) -> floa
     frames = frames - frames.mean(1, keepdims=True)
     correlation = np.fft.irfft(np.abs(np.fft.rfft(frames, 2 * FRAME)) ** 2)[:, :FRAME]
     correlation /= correlation[:, :1] + 1e-12
-    correlation /= 1 - np.arange(FRAME) / FRAME + 1e-3  # fewer samples overlap the larger the lag
+    correlation /= 1 - np.arange(FRAME) / FRAME + 1e-3  # the larger the lag, the fewer samples overlap
     return float(np.median(correlation[:, MEL_RATE // 400 : MEL_RATE // 80].max(1)))
 
 
 def level_error(
     reference: Audio, estimate: Audio, sample_rate: int, low: float = 0, high: float | None = None
 ) -> float:
-    """How much louder a copy is than its recording between ``low`` and ``high`` Hz, by default everywhere: dB.
+    """How much louder a copy is than its recording between ``low`` and ``high`` Hz, by default at all frequencies: dB.
 
     Returns:
-        nan where the reference has nothing there, or is shorter than 50 ms.
+        nan if the reference has no energy there, or is shorter than 50 ms.
 
     Raises:
-        ValueError: reference and estimate are not both (N,).
+        ValueError: if reference and estimate are not both (N,).
     """
     if _pair(reference, estimate, sample_rate, sample_rate) is None or 20 * len(reference) < sample_rate:
         return np.nan
@@ -207,7 +210,7 @@ def level_error(
 
 
 def _band(audio: Float, low: float, high: float) -> npt.NDArray[np.float64]:
-    """Audio (N,) at 24 kHz between two frequencies, without delay."""
+    """Band-pass filters audio (N,) at 24 kHz, without delay."""
     signal = require("scipy.signal")
     filtered: npt.NDArray[np.float64] = signal.sosfiltfilt(
         signal.butter(4, [low, high], "band", fs=MEL_RATE, output="sos"), audio.astype(np.float64)
@@ -216,14 +219,14 @@ def _band(audio: Float, low: float, high: float) -> npt.NDArray[np.float64]:
 
 
 def compare(reference: Audio, estimate: Audio, sample_rate: int, frame_rate: float | None = None) -> dict[str, float]:
-    """Every figure of a copy by its name.
+    """Computes all figures of a copy, by name.
 
-    ``pesq_wb``, ``stoi``, ``mel_distance``; those that ``dnsmos`` returns; ``harmonicity`` (100 Hz to 1 kHz),
+    These are ``pesq_wb``, ``stoi``, ``mel_distance``; those that ``dnsmos`` returns; ``harmonicity`` (100 Hz to 1 kHz),
     ``harmonicity_1k`` (to 2 kHz) and ``harmonicity_2k`` (to 4 kHz); ``level_0k``, ``level_1k``, ``level_4k`` and
-    ``level_8k``, the errors of the level up to 1, 4, 8 and 12 kHz; and given the vocoder's frame rate in Hz, ``line``,
-    by how many dB its line is above that of the recording.
+    ``level_8k``, the level errors up to 1, 4, 8 and 12 kHz; and, if the vocoder's frame rate in Hz is given, ``line``,
+    by how many dB the copy's frame rate line exceeds the recording's.
 
-    A vocoder makes whole frames, so a copy (M,) may be longer or shorter than its recording (N,): the first min(M, N)
+    A vocoder outputs whole frames, so a copy (M,) may be longer or shorter than its recording (N,): the first min(M, N)
     samples of both are compared.
 
     Example:
@@ -241,13 +244,13 @@ def compare(reference: Audio, estimate: Audio, sample_rate: int, frame_rate: flo
 
 
 def alone(audio: Audio, sample_rate: int) -> dict[str, float]:
-    """The figures of ``compare`` that need no reference: those of ``dnsmos``, and harmonicities."""
+    """The figures of ``compare`` that need no reference: those of ``dnsmos``, and the harmonicities."""
     harmonicities = {name: harmonicity(audio, sample_rate, *band) for name, band in HARMONIC_BANDS.items()}
     return {**dnsmos(audio, sample_rate), **harmonicities}
 
 
 def require(package: str) -> Any:
-    """Import a module of the extra [report]. Raises ImportError, which names the extra, where it is not installed."""
+    """Imports a module of the extra [report]. Raises ImportError, naming the extra, if it is not installed."""
     try:
         return import_module(package)
     except ModuleNotFoundError as error:
@@ -255,7 +258,7 @@ def require(package: str) -> Any:
 
 
 def _pair(reference: Audio, estimate: Audio, sample_rate: int, to: int) -> tuple[Float, Float] | None:
-    """Both at the rate ``to``; None where the reference is silent or empty."""
+    """Resamples both to the rate ``to``; None if the reference is silent or empty. Raises ValueError."""
     if reference.ndim != 1 or reference.shape != estimate.shape:
         raise ValueError(
             f"reference and estimate have shapes {reference.shape} and {estimate.shape}, expected (N,) each: "

@@ -1,4 +1,4 @@
-"""What figures of recordings do not show: what a model makes of tones, silence, quiet and narrow-band audio."""
+"""Probes that recordings do not cover: how a model handles tones, silence, and quiet and narrow-band audio."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .metrics import level_error
 
 SECONDS, PEAK = 3.0, 0.5  # of the signals
 TONES = {"440 Hz": 440.0, "3 kHz": 3000.0}
-SWEEP = (100.0, 8000.0)  # Hz, by equal ratios in equal times
-QUIET = {"-40 dBFS": -40.0, "-60 dBFS": -60.0}  # of the peak of a recording
-RATES = {"8 kHz": 8000, "16 kHz": 16000}  # that a recording is brought to, and back
+SWEEP = (100.0, 8000.0)  # Hz, logarithmic
+QUIET = {"-40 dBFS": -40.0, "-60 dBFS": -60.0}  # peak of a recording
+RATES = {"8 kHz": 8000, "16 kHz": 16000}  # that a recording is resampled to, and back
 
 
 def signals(sample_rate: int) -> dict[str, Float]:
-    """Signals (N,) of 3 s by their names: two tones and a sweep, with peaks of 0.5."""
+    """Signals (N,) of 3 s, by name: two tones and a sweep, with peaks of 0.5."""
     time = np.arange(round(SECONDS * sample_rate)) / sample_rate
     frequency = SWEEP[0] * (SWEEP[1] / SWEEP[0]) ** (time / SECONDS)
     phases = {name: hertz * time for name, hertz in TONES.items()} | {"sweep": np.cumsum(frequency) / sample_rate}
@@ -27,7 +27,7 @@ def signals(sample_rate: int) -> dict[str, Float]:
 
 
 def versions(recording: Float, sample_rate: int) -> dict[str, Float]:
-    """Versions (N,) of a recording (N,) by their names: quiet ones, and as if recorded at low sample rates."""
+    """Versions (N,) of a recording (N,), by name: quiet ones, and ones as if recorded at low sample rates."""
     peak = np.abs(recording).max()
     quiet = {name: (recording * (10 ** (db / 20) / peak)).astype(np.float32) for name, db in QUIET.items()}
     narrow = {
@@ -38,12 +38,12 @@ def versions(recording: Float, sample_rate: int) -> dict[str, Float]:
 
 
 def probe(copy: Callable[[Float], Float], recordings: list[Float], sample_rate: int) -> dict[str, float]:
-    """The errors of the level, in dB, of what a model makes of each probe; of ``silence`` what is left of it, in dBFS.
+    """The level error of a model's output for each probe, in dB; for ``silence`` the output level, in dBFS.
 
     Args:
         copy: makes a copy (M,), M <= N, of audio (N,) at the sample rate.
-        recordings: (N,) each, none of which is silent; the errors of their versions are averaged.
-        sample_rate: of all audio, in Hz.
+        recordings: (N,) each, none silent; the errors of their versions are averaged.
+        sample_rate: sample rate of all audio, in Hz.
 
     Example:
         >>> probe(lambda audio: vocos(audio, 24_000)[: len(audio)], [speech], 24_000)["440 Hz"]

@@ -1,4 +1,4 @@
-"""A page to listen to: recordings beside what models make of them, with spectrograms and figures, in one file."""
+"""A listening page in one file: recordings beside the models' copies of them, with spectrograms and figures."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from .metrics import alone, compare, require
 from .systems import PathLike, System, open_systems, titles
 
 TEMPLATE = "report.html.j2"  # beside this module
-IMAGE_WIDTH, IMAGE_HEIGHT, IMAGE_DPI = 720, 280, 150  # pixels; sharp on a phone, where it is 360 points wide
-# In a page of more players each opens when it is started: browsers open only so many (Chromium 92: 75, on phones 40).
+IMAGE_WIDTH, IMAGE_HEIGHT, IMAGE_DPI = 720, 280, 150  # pixels; sharp on a phone, at 360 points wide
+# With more players, each loads only when started: browsers open a limited number (Chromium 92: 75, on phones 40).
 MAX_OPEN_PLAYERS = 40
 COLUMNS = (
     ("pesq_wb", "PESQ ↑", ".2f"),
@@ -39,7 +39,7 @@ COLUMNS = (
 
 
 class Row(NamedTuple):
-    """A row of a table: the figures of a recording or a copy by their names, as ``metrics.compare`` returns them."""
+    """A row of a table: the figures of a recording or a copy, by name, as ``metrics.compare`` returns them."""
 
     model: str  # empty for the recording itself
     features: str
@@ -79,30 +79,29 @@ def report(
     threads: int | None = None,
     overwrite: bool = True,
 ) -> None:
-    """Write an HTML page with each recording and its copies: players, spectrograms and a table of the metrics.
+    """Writes an HTML page with each recording and its copies: players, spectrograms and a table of the metrics.
 
-    The page is one file that needs no other and no network. It holds the audio as 16-bit FLAC, the recording mixed to
-    mono at the (highest) rate of the models, so that what is heard beside a copy is what the copy was made of.
+    The page is a single self-contained file that needs no network. It embeds the audio as 16-bit FLAC. The recording is
+    mixed to mono at the models' (highest) sample rate, so what you hear beside a copy is what the copy was made from.
 
     Args:
-        output: file to write, with the ending .html.
-        inputs: audio files of any kind, rate and number of channels.
+        output: file to write, with the extension .html.
+        inputs: audio files of any format, sample rate and number of channels.
         models: .onnx files, or names of bundled models; by default all of these.
-        encoder: of the encodec models with its codebooks; the bundled codec needs none.
-        bandwidths: kbps, of the encodec models; by default all that a model has.
-        progress: called with the input's index, the number of its copies that are done, and of those in all.
-        on_error: called with the error of an input that cannot be done, which is then left out; by default it is
-            raised.
+        encoder: the encoder for the encodec models with its codebooks; the bundled codec needs none.
+        bandwidths: bandwidths of the encodec models, in kbps; by default all that a model has.
+        progress: called with the input's index, the number of its copies that are done, and their total number.
+        on_error: called with the error of an input that fails, which is then omitted; by default the error is raised.
         providers: as ``VocosONNX`` takes them.
         threads: as ``VocosONNX`` takes them.
-        overwrite: whether a page that exists is replaced.
+        overwrite: whether to replace an existing page.
 
     Raises:
-        ValueError: an output with another ending; no input, or none that can be done; a bandwidth that a model does not
-            have; an encoder that is missing or of no model; an input that is not audio.
-        FileNotFoundError: there is no such input or model, or no folder for the output.
-        OSError: the folder cannot be written.
-        ImportError: a package of the extra [report] is not installed.
+        ValueError: if the output has another extension, there is no input or every input fails, a model lacks a
+            bandwidth, an encoder is missing or matches no model, or an input is not audio.
+        FileNotFoundError: if an input, a model or the folder of the output does not exist.
+        OSError: if the folder cannot be written.
+        ImportError: if a package of the extra [report] is not installed.
     """
     output = Path(output)
     if output.suffix.lower() != ".html":
@@ -135,7 +134,7 @@ def report(
 
 
 def read_clip(path: Path, title: str, systems: list[System], progress: Callable[[int], None]) -> Clip:
-    """A recording and a copy of it by every system; ``progress`` is called with the number of copies that are done."""
+    """Reads a recording and makes a copy with every system; calls ``progress`` with the number of copies done."""
     progress(0)
     rates = {system.vocos.sample_rate for system in systems}
     recordings = {rate: load_audio(path, rate) for rate in rates}
@@ -161,7 +160,7 @@ def read_clip(path: Path, title: str, systems: list[System], progress: Callable[
 
 
 def flac(audio: Float, sample_rate: int) -> str:
-    """Audio (N,) as a data URL. Every browser of today plays FLAC, Safari since 11 of 2017, and it is half of WAV."""
+    """Audio (N,) as a data URL. All current browsers play FLAC (Safari since 11, 2017), at half the size of WAV."""
     import soundfile
 
     samples = to_int16(audio)
@@ -171,9 +170,9 @@ def flac(audio: Float, sample_rate: int) -> str:
 
 
 def spectrograms(heard: list[tuple[Float, int]], seconds: float) -> list[str]:
-    """Spectrograms of audio (N,) at sample rates as data URLs, on the same scales of time, frequency and decibels.
+    """Spectrograms of audio (N,) as data URLs, all on the same time, frequency and decibel scales.
 
-    The first is the recording's, and sets the scale of decibels, whatever a copy is like.
+    The first one is the recording's, and its peak sets the decibel scale.
     """
     figure_class = require("matplotlib.figure").Figure
     drawn = []
@@ -191,13 +190,13 @@ def spectrograms(heard: list[tuple[Float, int]], seconds: float) -> list[str]:
         axis.set(xlim=(0, seconds), ylim=(0, nyquist), facecolor="black")
         axis.set_xlabel("s")
         axis.locator_params(axis="y", nbins=5, integer=True)
-        grey = "#7b7b7b"  # can be read on the page's white and on its black
+        grey = "#7b7b7b"  # legible on the page's white and on its black
         axis.tick_params(colors=grey)
         axis.xaxis.label.set_color(grey)
         axis.yaxis.label.set_color(grey)
         axis.spines[:].set_visible(False)
         file = io.BytesIO()
-        # a fifth of PNG's size, for a picture of noise
+        # a fifth of the size of PNG for noisy images
         figure.savefig(file, format="webp", dpi=IMAGE_DPI, pil_kwargs={"quality": 80})
         images.append(data_url("image/webp", file))
     return images
@@ -208,12 +207,12 @@ def data_url(kind: str, file: io.BytesIO) -> str:
 
 
 def by_model(rows: list[Row]) -> list[tuple[str, list[Row]]]:
-    """Rows that follow one another under the model that they share."""
+    """Groups consecutive rows of the same model."""
     return [(model, list(group)) for model, group in groupby(rows, key=lambda row: row.model)]
 
 
 def mean_rows(clips: list[Clip]) -> list[Row]:
-    """The mean of each figure over the clips that have it, of each version."""
+    """The mean of each figure for each version, over the clips that have the figure."""
     rows = []
     for same in zip(*(clip.rows for clip in clips), strict=True):
         means = {}
@@ -226,7 +225,7 @@ def mean_rows(clips: list[Clip]) -> list[Row]:
 
 
 def render(clips: list[Clip], systems: list[System], preload: str) -> str:
-    """The page. ``preload`` is that of its players: "metadata", or "none" where each opens when it is started."""
+    """Renders the page. ``preload`` is for its players: "metadata", or "none" if each loads only when started."""
     jinja2 = require("jinja2")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -249,5 +248,5 @@ def render(clips: list[Clip], systems: list[System], preload: str) -> str:
 
 
 def figure_text(value: float | None, form: str) -> str:
-    """A figure in a table; a dash where there is none."""
+    """Formats a figure for a table; a dash stands for a missing one."""
     return "–" if value is None or math.isnan(value) else format(value, form)

@@ -1,4 +1,4 @@
-"""Models as the report and the card compare them: every model at every bandwidth makes copies of a recording."""
+"""The systems that the report and the card compare: every model at every bandwidth, to make copies of recordings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PathLike = str | os.PathLike[str]
 
 
 class System(NamedTuple):
-    """A model, an encodec model at one bandwidth: what makes a copy of a recording."""
+    """A model that makes copies of recordings; an encodec model at one bandwidth."""
 
     model: str
     bandwidth: float | None
@@ -33,7 +33,7 @@ class System(NamedTuple):
         return "mels" if self.bandwidth is None else f"{self.bandwidth:g} kbps"
 
     def copy(self, audio: Float) -> Float:
-        """Audio (N,) at the model's rate -> (M,) at that rate, M <= N: whole frames, cut off after N samples."""
+        """Audio (N,) at the model's rate -> (M,) at that rate, M <= N: whole frames, truncated to N samples."""
         return self.vocos(audio, self.vocos.sample_rate, bandwidth=self.bandwidth, encoder=self.encoder)[: len(audio)]
 
 
@@ -44,9 +44,9 @@ def open_systems(
     providers: Sequence[Provider] | None = None,
     threads: int | None = None,
 ) -> list[System]:
-    """Every model at every bandwidth, in the order given, each tried on a second of silence. Arguments as ``report``.
+    """Opens every model at every bandwidth, in order, and tries each on 1 s of silence. Arguments as ``report``.
 
-    Raises ValueError and FileNotFoundError as ``report`` does.
+    Raises ValueError and FileNotFoundError like ``report``.
     """
     given = models or (CODEC, MEL)
     files = [find_model(model) for model in given]
@@ -73,6 +73,6 @@ def open_systems(
 
 
 def titles(paths: Sequence[Path], stem: bool = False) -> list[str]:
-    """The name of each file, or its whole path where another has the same name, with what cannot be read escaped."""
+    """The name of each file, or its whole path if another has the same name; unprintable characters are escaped."""
     names = [path.stem if stem else path.name for path in paths]
     return [printable(str(path) if names.count(name) > 1 else name) for name, path in zip(names, paths, strict=True)]

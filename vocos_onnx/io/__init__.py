@@ -1,1 +1,1 @@
-"""Files: audio, tokens, pictures, and how they are written."""
+"""Audio, token and image files: reading them, and writing them safely."""

@@ -1,4 +1,4 @@
-"""Arrays in the files of others: .npy, .npz, .json and .safetensors. No pickle is ever loaded, whatever is in it."""
+"""Reads arrays from files that other programs wrote: .npy, .npz, .json and .safetensors. Pickles are never loaded."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vocos_onnx.messages import first_line, in_python, in_shell, listed, shown
 
 from .kinds import kind_of
 
-HEAD = 1 << 12  # bytes that tell what a file is
-_FREE, _RATIO = 64 << 20, 200  # bytes that an array may unpack to, and beyond that how many times its size in the file
-_MAX_JSON = 16 << 20  # bytes of text: an hour and a half of tokens; Python takes 30 times that at the worst
+HEAD = 1 << 12  # bytes read to identify the kind of file
+_FREE, _RATIO = 64 << 20, 200  # an array may unpack to this many bytes, or to this multiple of its compressed size
+_MAX_JSON = 16 << 20  # bytes of text: an hour and a half of tokens; once parsed, up to 30 times as much memory
 _MAX_AXES = 4
-_END = 22  # bytes of the end of a zip archive's directory, without a comment
+_END = 22  # bytes of a zip archive's end-of-directory record, without its comment
 _ARRAYS = "a token file is .npy, .npz, .json or .safetensors"
 _NO_OBJECTS = (
     "holds Python objects, which are never loaded since that can run programs; in the program that wrote it, save the "
@@ -43,17 +43,17 @@ _PICKLES = ("pkl", "pickle", "p", "joblib")
 
 @dataclass(frozen=True)
 class Entry:
-    """An array of a file that is still to be read: how many ``bytes`` of it there are, and what it claims to be."""
+    """An array in a file, not read yet: its size in ``bytes``, and the shape and dtype that its header claims."""
 
     bytes: int
-    header: Callable[[], tuple[tuple[int, ...], str]]  # shape and dtype; raises ValueError where it is no array
+    header: Callable[[], tuple[tuple[int, ...], str]]  # shape and dtype; raises ValueError if it is not an array
     read: Callable[[], npt.NDArray[Any]]
 
 
 def entries(file: IO[bytes], name: str) -> Entry | dict[str, Entry]:
-    """What a file that can seek holds: one array, or several by their names. ``name`` is used for its ending.
+    """Returns the contents of a seekable file: one array, or several by name. Only the extension of ``name`` is used.
 
-    Raises ValueError where it is of another kind, and says what to do with that.
+    Raises ValueError for any other kind of file; the message gives the remedy.
     """
     head = file.read(HEAD)
     size = file.seek(0, 2)
@@ -69,9 +69,9 @@ def entries(file: IO[bytes], name: str) -> Entry | dict[str, Entry]:
 
 
 def check_kind(head: bytes, name: str) -> None:
-    """Raises ValueError unless a file that begins so may hold arrays; the message says what it is instead."""
+    """Raises ValueError unless a file with this head may hold arrays; the message says what the file is instead."""
     ending = PurePath(name).suffix[1:].lower()
-    start = head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1]  # behind a byte order mark, of UTF-16 too
+    start = head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1]  # after a byte order mark, UTF-16 included
     if not head:
         raise ValueError("it is empty")
     if head.startswith((b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")) or _is_safetensors(head):
@@ -147,7 +147,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def _check_end(extra: int, where: str = "after its end") -> None:
-    """Raises ValueError where there is more in a file than it says: what is joined to it would be lost."""
+    """Raises ValueError if a file is longer than it claims: anything appended to it would be lost."""
     if extra > 0:
         raise ValueError(
             f"it has {extra} bytes {where}: were several files joined together? Give each of them as a file of its own"
@@ -160,7 +160,7 @@ def _at(file: IO[bytes], place: int) -> IO[bytes]:
 
 
 def _numpy(opened: Callable[[], IO[bytes]], size: int) -> Entry:
-    """An array in numpy's format, of so many bytes; ``opened`` gives the file at its start."""
+    """An array in numpy's format, ``size`` bytes long; ``opened`` returns the file positioned at its start."""
 
     def header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
         try:
@@ -172,7 +172,7 @@ def _numpy(opened: Callable[[], IO[bytes]], size: int) -> Entry:
             raise ValueError(f"has version {version} of numpy's format, expected 1.0 or 2.0, as plain arrays have")
         try:
             shape, _, dtype = reader[version](file)
-        except Exception:  # of damaged headers numpy raises whatever its parsers do
+        except Exception:  # on a damaged header numpy raises whatever its parsers raise
             raise ValueError("has a damaged header") from None
         if not all(type(length) is int and length >= 0 for length in shape):
             raise ValueError("has a damaged header")
@@ -206,7 +206,7 @@ def _archive(file: IO[bytes], name: str) -> dict[str, Entry]:
     members = archive.infolist()
     file.seek(0, 2)
     tail = _at(file, max(0, file.tell() - _END - (1 << 16))).read()
-    end = tail.rfind(b"PK\5\6")  # of the directory; what follows is a comment
+    end = tail.rfind(b"PK\5\6")  # the end-of-directory record; a comment follows it
     _check_end(len(tail) - end - _END - int.from_bytes(tail[end + 20 : end + _END], "little"))
     _check_end(min((member.header_offset for member in members), default=0), "before its start")
     if any(member.filename.rpartition("/")[2] == "data.pkl" for member in members):
@@ -233,7 +233,7 @@ def _archive(file: IO[bytes], name: str) -> dict[str, Entry]:
 
 
 def not_unpacked(member: zipfile.ZipInfo) -> str | None:
-    """Why an entry of an archive is not unpacked, whatever its size; None where it can be."""
+    """Returns why an archive entry cannot be unpacked, whatever its size; None if it can."""
     if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return None
     method = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA"}.get(
@@ -243,14 +243,14 @@ def not_unpacked(member: zipfile.ZipInfo) -> str | None:
 
 
 def _check_once(names: Sequence[str]) -> None:
-    """Raises ValueError for a name that is there twice: of which one is meant nothing says."""
+    """Raises ValueError if a name occurs twice: nothing says which one is meant."""
     for name, count in Counter(names).most_common(1):
         if count > 1:
             raise ValueError(f"it has the name {shown(name)} more than once")
 
 
 def _safetensors(file: IO[bytes], size: int) -> dict[str, Entry]:
-    """https://github.com/huggingface/safetensors#format: the length of a JSON header, that, and the tensors' bytes."""
+    """https://github.com/huggingface/safetensors#format: a JSON header's length, the header, the tensors' bytes."""
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     if length > min(size - 8, _MAX_JSON):
@@ -280,7 +280,7 @@ def _safetensors(file: IO[bytes], size: int) -> dict[str, Entry]:
                     f"of shape {shown(shape)} and dtype {name_of} lies from {shown(first)} to {shown(last)} of "
                     f"{size - start} bytes: the file is damaged, copy or make it again"
                 )
-            with suppress(TypeError, LookupError):  # tensors that are damaged are named where they are read
+            with suppress(TypeError, LookupError):  # a damaged tensor is reported when that tensor is read
                 _check_end(size - start - max(given["data_offsets"][1] for given in tensors.values()))
             array = np.frombuffer(_at(file, start + first).read(last - first), kind)
             if name_of == "BF16":  # the upper half of a float32
@@ -339,7 +339,7 @@ def _parse(text: bytes) -> Any:
 
 
 def _nested(value: Any) -> npt.NDArray[np.int64]:
-    """Lists in lists, all of the same lengths, of integers."""
+    """Converts nested lists of integers to an array. Raises ValueError if they are ragged, too deep or not integers."""
     shape: list[int] = []
     rows = [value]
     while rows and all(isinstance(row, list) for row in rows):
@@ -366,13 +366,13 @@ def _nested(value: Any) -> npt.NDArray[np.int64]:
 
 
 def names_and_shapes(found: dict[str, Entry]) -> str:
-    """What arrays a file holds, for a message."""
+    """Lists the arrays of a file, for a message."""
 
     def one(name: str, entry: Entry) -> str:
         printed = name if name.isprintable() else ascii(name)
         try:
             shape, dtype = entry.header()
-        except Exception:  # of damaged archives zipfile raises whatever its parsers do
+        except Exception:  # on a damaged archive zipfile raises whatever its parsers raise
             return f"{listed([printed])} (no array)"
         return f"{listed([printed])} {shown(shape)} {listed([dtype])}"
 

@@ -1,4 +1,4 @@
-"""Files -> mono waveforms of the rate that is wanted, and back."""
+"""Reads audio files as mono waveforms of a given sample rate, and writes them."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from .samples import (
     to_int16,
 )
 
-MADE_BY = "vocos-onnx"  # the comment in audio files of the commands: those may be replaced, recordings may not
-LOUD = 2.0  # peak, with full scale 1, above which a codec does not keep the level
-_BLOCK, _VALUES = 1 << 18, 1 << 20  # read at once: samples, and numbers in all their channels
-_SLICE = 4096  # samples written at once: libvorbis takes as much room on the stack
-_KINDS = {  # endings that are written: libsndfile's format and subtype of each, which tests read back
+MADE_BY = "vocos-onnx"  # the comment in audio files that the commands write: those may be replaced, recordings may not
+LOUD = 2.0  # peak, relative to full scale 1, above which a codec does not preserve the level
+_BLOCK, _VALUES = 1 << 18, 1 << 20  # read at once: samples, and values over all channels
+_SLICE = 4096  # samples written at once: libvorbis allocates that much on the stack
+_KINDS = {  # extensions that can be written, with libsndfile's format and subtype; tests read each of them back
     "wav": ("WAV", "PCM_16"),
     "wave": ("WAV", "PCM_16"),
     "flac": ("FLAC", "PCM_16"),
@@ -72,28 +72,28 @@ _KINDS = {  # endings that are written: libsndfile's format and subtype of each,
     "voc": ("VOC", "PCM_16"),
 }
 _USUAL = ".wav or .flac, or .ogg, .opus, .mp3, .aiff, .au, .caf, .w64 or .rf64"
-_RATES: dict[str, Sequence[int]] = {  # where they are fewer than those that are read
+_RATES: dict[str, Sequence[int]] = {  # for kinds that support fewer rates than reading does
     "MPEG_LAYER_III": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
-    "VORBIS": range(MIN_RATE, 200_001),  # libvorbis crashes beyond
+    "VORBIS": range(MIN_RATE, 200_001),  # libvorbis crashes above that
     "OPUS": (8000, 12000, 16000, 24000, 48000),
     "SVX": range(MIN_RATE, 1 << 16),
     "MPC2K": range(MIN_RATE, 1 << 16),
 }
-_MOST = {  # bytes of which a kind can say how many they are; a margin for what is not audio
+_MOST = {  # the most bytes that a header of this kind can declare, less a margin for what is not audio
     **dict.fromkeys(("AIFF", "AU", "AVR", "MAT4", "MAT5", "MPC2K", "SVX"), (1 << 31) - (1 << 16)),
     **dict.fromkeys(("WAV", "WAVEX"), (1 << 32) - (1 << 16)),
     "VOC": (1 << 24) - 1,
 }
-_WALKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3")  # by ``parts``
-_FORKS = ("._", ".AppleDouble")  # where libsndfile looks for an SD2 of what it reads, mp3 before all
-_BY_NAME = (".gsm", ".sd2", ".vox", ".vox6", ".vox8")  # without a header, or with one in another file
-_CANCELLED = 1e-3  # of the channels' energy: uncorrelated ones leave a tenth and more, of up to ten of them
-_PATIENCE = 5.0  # seconds in which something is to come out of a FIFO
-_SEEKS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS", "OPUS")  # exactly; libmpg123 prints errors if it seeks
+_WALKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3")  # by ``containers.parts``
+_FORKS = ("._", ".AppleDouble")  # where libsndfile looks for an SD2 resource fork of what it reads, mp3 above all
+_BY_NAME = (".gsm", ".sd2", ".vox", ".vox6", ".vox8")  # no header, or one in another file
+_CANCELLED = 1e-3  # of the channels' energy: the mean of up to ten uncorrelated channels keeps a tenth or more
+_PATIENCE = 5.0  # seconds to wait for data from a FIFO
+_SEEKS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS", "OPUS")  # seek exactly; libmpg123 prints errors on seeks
 _MOST_SECONDS = 1e9
-_BEFORE = 30  # s from which on Vorbis is decoded: within the last page, libsndfile finds another sample
-_ROUNDED = 0.01  # s: a duration that is so much shorter than the file is that of the file, in hundredths
-_OVERSHOOT = 0.5  # s by which a segment may end behind the file, as Kaldi has it
+_BEFORE = 30  # s of Vorbis decoded before a segment: within the last page, libsndfile seeks to a wrong sample
+_ROUNDED = 0.01  # s: a duration up to this much shorter than the file means the whole file: it was given in hundredths
+_OVERSHOOT = 0.5  # s by which a segment may extend past the end of the file, as in Kaldi
 
 AudioFile = str | os.PathLike[str] | IO[bytes]
 
@@ -101,31 +101,31 @@ AudioFile = str | os.PathLike[str] | IO[bytes]
 def load_audio(file: AudioFile, sample_rate: int) -> Float:
     """Read a file as mono audio of one sample rate.
 
-    Everything that libsndfile reads: wav, flac, ogg, opus, mp3, aiff, ...; any sample type, rate and number of
-    channels. The channels are mixed by their mean, then the result is resampled (see ``resample``) where its rate is
-    another.
+    Reads everything that libsndfile reads: wav, flac, ogg, opus, mp3, aiff, ...; any sample type, sample rate and
+    number of channels. The channels are averaged, and the result is resampled (see ``resample``) if its rate differs.
 
-    What comes is all that the file holds, or an error. Several recordings of one rate in a file (chained Ogg, joined
-    mp3, FLAC or WAV) come one after another; a header that was never completed, as of a stream or of a recorder that
-    stopped, is no hindrance; tags and padding are passed over. A file that holds less than it promises is refused.
-    PAF, PVF, IRCAM and XI promise nothing: what is cut off there, or joined to them, is not noticed. Samples that are
-    damaged are noticed where the format has checksums: in FLAC and Ogg (Vorbis, Opus); WAV, mp3, ALAC have none.
-    A file ``._`` or a folder ``.AppleDouble`` in the working directory is in the way of mp3 (of libsndfile, which takes
-    it for a resource fork); the message names it.
+    Returns everything that the file holds, or raises an error. Several recordings of the same rate in one file (chained
+    Ogg, joined mp3, FLAC or WAV) are returned one after another. A header that was never completed, as from a stream or
+    an interrupted recorder, is accepted; tags and padding are skipped. Raises ValueError if a file holds less than its
+    header promises. PAF, PVF, IRCAM and XI headers promise nothing, so truncated or appended data goes unnoticed there.
+    Damaged samples are detected where the format has checksums: FLAC and Ogg (Vorbis, Opus) have them, WAV, mp3 and
+    ALAC do not.
+    A file ``._`` or a folder ``.AppleDouble`` in the working directory breaks the reading of mp3 (libsndfile mistakes
+    it for a resource fork); the error message names it.
 
     Args:
-        file: a path, or a binary file object, which is read from where it stands to its end, and stays open. Pipes and
-            other objects that cannot seek are first copied to a temporary file.
-        sample_rate: of the result, in Hz, from 1000 to 384,000.
+        file: a path, or a binary file object, which is read from its current position to its end and left open. Pipes
+            and other objects that cannot seek are first copied to a temporary file.
+        sample_rate: sample rate of the result, in Hz, from 1000 to 384,000.
 
     Returns:
         (samples,) float32, full scale is ±1: ceil(N · sample_rate / rate) samples from a file with N of them.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not audio, damaged, cut off, of several sample rates, empty, or holds NaN, infinity or values
-            of more than 64 times full scale; or ``file`` or ``sample_rate`` is none.
-        OSError: it cannot be read.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is not audio, is damaged, truncated or empty, mixes several sample rates, or holds NaN,
+            infinity or values above 64 times full scale; or if ``file`` or ``sample_rate`` is invalid.
+        OSError: if the file cannot be read.
 
     Example:
         >>> audio = load_audio("speech.flac", 24_000)
@@ -139,19 +139,19 @@ def load_audio(file: AudioFile, sample_rate: int) -> Float:
 def load_blocks(
     file: AudioFile, sample_rate: int, *, offset: float = 0.0, duration: float | None = None
 ) -> Iterator[Float]:
-    """What ``load_audio`` gives, some seconds at a time (samples,), so that memory does not grow.
+    """Yields what ``load_audio`` returns, in blocks (samples,) of a few seconds, so memory use stays constant.
 
-    With ``offset`` and ``duration``, in seconds, it is a segment of the file: the samples from round(offset · rate) on,
-    round(duration · rate) of them and at least one, with the rate of the file, and they are resampled as a file of
-    these alone would be. What is before them is not decoded, but of mp3 and other formats in which no sample can be
-    found exactly, and of Vorbis 30 s; what is behind them is not looked at. Opus is decoded from 80 ms before them on,
-    as its specification has it, and may differ by 0.001 from what is decoded from the beginning of the file. The
-    segment may end up to 0.5 s behind the file. A duration that is up to 10 ms shorter than the file, without an
-    offset, is that of the whole file.
+    With ``offset`` and ``duration``, in seconds, it reads a segment of the file: the samples from round(offset · rate)
+    on, round(duration · rate) of them and at least one, where rate is that of the file. They are resampled as if the
+    file held nothing else. What precedes the segment is not decoded, except in mp3 and other formats without
+    sample-exact seeking, and in Vorbis for 30 s; what follows it is not read. Opus is decoded from 80 ms before the
+    segment, as its specification recommends, and may differ by 0.001 from a decode from the start of the file. The
+    segment may extend up to 0.5 s past the end of the file. Without an offset, a duration up to 10 ms shorter than the
+    file means the whole file.
 
-    Raises as ``load_audio`` does, which may be after some blocks: that a file is cut off may show only at its end.
-    ValueError, too, if the offset or the duration is none, or the segment begins at the end of the file or behind it,
-    or ends more than 0.5 s behind it.
+    Raises the same errors as ``load_audio``, possibly after some blocks: a truncated file may show only at its end.
+    Also raises ValueError if the offset or the duration is invalid, or if the segment begins at or after the end of the
+    file or extends more than 0.5 s past it.
 
     Example:
         >>> blocks = load_blocks("interview.flac", 24_000, offset=61.5, duration=4.2)
@@ -210,19 +210,19 @@ def load_blocks(
 
 
 def _said(error: Any) -> str:
-    """What libsndfile says of a file that is open."""
+    """Returns libsndfile's error message about an open file."""
     text = str(error.error_string).rstrip(".")
-    return "no audio is found in it" if text.startswith("File does not exist") else text  # which it cannot know here
+    return "no audio is found in it" if text.startswith("File does not exist") else text  # but it is open
 
 
 def _forked() -> str | None:
-    """What in the working directory libsndfile takes for the resource fork of a file without a name, if it is there."""
+    """If the working directory holds something that libsndfile mistakes for a resource fork, returns an error text."""
     name = next((name for name in _FORKS if os.path.lexists(name)), None)
     return None if name is None else f"libsndfile takes {name} in the working directory for a part of it: rename that"
 
 
 def check_segment(offset: Any, duration: Any) -> None:
-    """Raises ValueError for an offset and a duration in seconds that no segment of a file can have."""
+    """Raises ValueError if the offset or the duration, in seconds, is not valid for a segment of a file."""
     for name, value, expected in (("offset", offset, "0 or more"), ("duration", duration, "more than 0")):
         if name == "duration" and value is None:
             continue
@@ -232,9 +232,9 @@ def check_segment(offset: Any, duration: Any) -> None:
 
 
 def expected_samples(file: AudioFile, sample_rate: int) -> int:
-    """About how many samples ``load_blocks`` gives, from the headers alone; 0 where they do not say. Never raises.
+    """Estimates from the headers alone how many samples ``load_blocks`` yields; 0 if unknown. Never raises.
 
-    A file object is left where it stands; of one that cannot seek nothing is known.
+    The position of a file object does not change; for one that cannot seek the result is 0.
     """
     import soundfile
 
@@ -259,11 +259,11 @@ def expected_samples(file: AudioFile, sample_rate: int) -> int:
 
 
 class _Foreign(ValueError):
-    """A file that libsndfile does not read, by what it is."""
+    """Raised for a file that libsndfile does not read; the message says what the file is."""
 
 
 def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "") -> Path | None:
-    """The path that an argument is, or None for a file object. Raises ValueError for all else, saying what to pass."""
+    """Returns the path if the argument is one, None if it is a file object; else raises ValueError with the remedy."""
     reads, mode = ("read", "rb") if function.startswith("load") else ("write", "wb")
     path = os.fsdecode(sample_rate) if isinstance(sample_rate, str | os.PathLike) else "a.wav"
     call = f"{function}({in_python(path)}, {example}24000)"
@@ -274,7 +274,7 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
         if not file:
             raise ValueError(f"file is '', an empty path; expected that of an audio file: {call}")
         if (scheme := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+", file)) and not os.path.lexists(f"{scheme[1]}:"):
-            url = f"{scheme[1]}://{file[scheme.end() :]}"  # of which a Path takes a slash
+            url = f"{scheme[1]}://{file[scheme.end() :]}"  # a Path would drop one of the slashes
             rate = sample_rate if type(sample_rate) is int else 24_000
             remedy = f"; download it first, or pass {function}(urllib.request.urlopen({in_python(url)}), {rate})"
             remedy = remedy if url.startswith("http") and reads == "read" else ""
@@ -304,11 +304,11 @@ def _path_or_object(file: Any, sample_rate: Any, function: str, example: str = "
 
 
 def _ffmpeg(path: Path | None, options: str = "", before: str = "") -> str:
-    """The command that makes a .wav of a file, and replaces nothing."""
+    """Returns an ffmpeg command that converts a file to .wav without replacing any existing file."""
     if path is None:
         return f"ffmpeg {before}-i IN {options}OUT.wav"
     given = str(path)
-    if not path.is_absolute() and (given.startswith("-") or ":" in given):  # which ffmpeg takes for something else
+    if not path.is_absolute() and (given.startswith("-") or ":" in given):  # ffmpeg misreads these
         given = f"./{given}"
     number, target = 0, "whole.wav"
     while os.path.lexists(target):
@@ -318,7 +318,7 @@ def _ffmpeg(path: Path | None, options: str = "", before: str = "") -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A file by its path, or a copy of what comes out of a pipe. Raises FileNotFoundError, ValueError."""
+    """Opens a file by its path; for a pipe, gives a copy of its contents. Raises FileNotFoundError, ValueError."""
     try:
         with reading(path):
             found = path.stat()
@@ -337,10 +337,10 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _open_fifo(path: Path) -> BinaryIO:
-    """A pipe by its name. One that no one writes to is refused, since opening it would take forever."""
+    """Opens a named pipe. Raises ValueError if nobody writes to it, since opening it would block forever."""
     descriptor = _above_standard(str(path), os.O_RDONLY | os.O_NONBLOCK)
     pipe = os.fdopen(descriptor, "rb")
-    named = not str(path).startswith(("/dev/", "/proc/"))  # standard input or <(...) of a shell: somebody has it open
+    named = not str(path).startswith(("/dev/", "/proc/"))  # standard input or a shell's <(...): it has a writer already
     if named and not select.select([pipe], [], [], _PATIENCE)[0]:
         pipe.close()
         raise ValueError(
@@ -353,7 +353,7 @@ def _open_fifo(path: Path) -> BinaryIO:
 
 @contextmanager
 def _spooled(file: Any) -> Iterator[BinaryIO]:
-    """What is left in a file object, as a file that begins with it: a view, or a copy of what cannot seek."""
+    """Gives the rest of a file object as a file of its own: a view, or a copy if the object cannot seek."""
     readable = getattr(file, "readable", None)
     if readable is not None and not (_can_seek(file), readable())[1]:
         raise ValueError(f'{name_of(file)} cannot be read; open it as in open(path, "rb")')
@@ -367,7 +367,7 @@ def _spooled(file: Any) -> Iterator[BinaryIO]:
                 f"{name_of(file)} stands at its end (byte {at}), and nothing is left to read; rewind it with "
                 "file.seek(0)"
             )
-        yield View(file, ((at, file.tell()),))  # type: ignore[misc]  # all of a BinaryIO that is asked for
+        yield View(file, ((at, file.tell()),))  # type: ignore[misc]  # it has all the methods used
         file.seek(0, os.SEEK_END)
         return
     with _temporary() as copy:
@@ -379,7 +379,7 @@ def _spooled(file: Any) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _temporary() -> Iterator[Any]:
-    """An unbuffered temporary file, but never as a standard stream that was closed."""
+    """An unbuffered temporary file that never takes the descriptor of a closed standard stream."""
     with ExitStack() as stack:
         while True:
             file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
@@ -396,7 +396,7 @@ def _can_seek(file: Any) -> bool:
 
 
 def _bytes(block: Any, file: Any) -> Any:
-    """What a file object has read. Raises ValueError for text, and where there is nothing yet."""
+    """Checks what a file object has read. Raises ValueError for text, and if no data is available yet."""
     if isinstance(block, bytes | bytearray | memoryview):
         return block
     if block is None:
@@ -405,7 +405,7 @@ def _bytes(block: Any, file: Any) -> Any:
 
 
 def _streams(file: BinaryIO, path: Path | None) -> Sequence[Part | Path]:
-    """The streams of a file. Where the name says more than what is in it, libsndfile opens it by that."""
+    """The streams of a file. If only its name identifies the format, libsndfile opens the file by its path."""
     found: Sequence[Part | Path] | None = parts(file)
     if found:
         return found
@@ -416,19 +416,19 @@ def _streams(file: BinaryIO, path: Path | None) -> Sequence[Part | Path]:
 
 @lru_cache(1)
 def _streams_of(path: Path, *version: int) -> Sequence[Part | Path]:
-    """The streams of a file, which are looked for once for all of its segments: that reads the file."""
+    """The streams of a file, cached for all of its segments: finding them reads the whole file."""
     with _opened(path) as file:
         return _streams(file, path)
 
 
 def _version(file: BinaryIO) -> tuple[int, int, int]:
-    """What is another where a file has been replaced or written to."""
+    """Values that change when a file is replaced or written to."""
     found = os.fstat(file.fileno())
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _above_standard(path: str, flags: int) -> int:
-    """Open a file, but never as a standard stream that was closed: C libraries print to those by their number."""
+    """Opens a file, never with the descriptor of a closed standard stream: C libraries print to those by number."""
     opened = [os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)]
     while opened[-1] <= 2:
         opened.append(os.dup(opened[-1]))
@@ -444,17 +444,17 @@ def _sound_file() -> Any:
     ffi, library = soundfile._ffi, soundfile._snd  # noqa: SLF001 there is no other way to libsndfile's callbacks
 
     class SoundFile(soundfile.SoundFile):  # type: ignore[misc]
-        """A file that is read or written from its beginning to its end, and from which no exception gets lost.
+        """A file that is read or written sequentially, and that loses no exception.
 
-        An exception cannot pass through libsndfile: in the callbacks, whatever is raised (by a signal handler at any
-        place of theirs, too) is kept in ``error`` of the View or Sink, and raised once libsndfile has returned. The
-        pointer to what libsndfile holds frees itself, once, wherever an exception comes between.
+        Exceptions cannot propagate through libsndfile. Whatever is raised in a callback, by a signal handler at any
+        point of it too, is kept in the ``error`` of the View or Sink and raised once libsndfile has returned. The
+        handle that libsndfile returns is freed exactly once, wherever an exception interrupts.
         """
 
         _file: Any
 
         def seekable(self) -> bool:
-            return False  # else soundfile seeks at each read and write
+            return False  # else soundfile seeks on each read and write
 
         def _init_virtual_io(self, file: View | Sink) -> Any:
             def keep(kind: Any, error: BaseException, trace: Any) -> None:
@@ -481,7 +481,7 @@ def _sound_file() -> Any:
         def _open(self, *args: Any) -> Any:
             release = partial(library.sf_close)
             pointer = ffi.gc(super()._open(*args), release)
-            release.callbacks = getattr(self, "_callbacks", None)  # type: ignore[attr-defined]  # which live as long
+            release.callbacks = getattr(self, "_callbacks", None)  # type: ignore[attr-defined]  # keeps them alive
             return pointer
 
         def close(self) -> None:
@@ -491,11 +491,11 @@ def _sound_file() -> Any:
             self.check()
 
         def check(self) -> None:
-            """Raise what was kept."""
+            """Raises the exception that a callback kept, if any."""
             if error := getattr(self.name, "error", None):
                 raise error
 
-        __del__ = object.__hash__  # nothing to do, in no line of Python in which an exception could get lost
+        __del__ = object.__hash__  # a no-op that runs no Python code, in which an exception could get lost
 
     return SoundFile
 
@@ -522,7 +522,7 @@ def _open_stream(file: BinaryIO, stream: Part | Path) -> Any:
     audio = _open(stream if isinstance(stream, Path) else View(file, stream.spans))
     if (
         isinstance(stream, Path) or not stream.walked
-    ) and audio.format in _WALKED:  # by its ending, or behind what else is in front
+    ) and audio.format in _WALKED:  # opened by its extension, or something else precedes the audio
         audio.close()
         raise Incomplete(f"it is damaged: it does not begin as {audio.format} does, so that its length is unknown")
     return audio
@@ -531,12 +531,12 @@ def _open_stream(file: BinaryIO, stream: Part | Path) -> Any:
 def _mixed(
     file: BinaryIO, streams: Sequence[Part | Path], rate: int, name: str, start: int, most: int
 ) -> Generator[Float, None, None]:
-    """The mean of the channels (n,), taken while reading, so that those of a long file never are in memory together.
+    """Yields the mean of the channels in blocks (n,), so all channels of a long file are never in memory at once.
 
-    From the sample ``start`` on, with blocks of up to ``most`` samples.
+    Reads from the sample ``start`` on, in blocks of up to ``most`` samples.
     """
-    before = after = 0.0  # the energy of the channels, on average, and of their mean
-    left, total = start, 0  # samples to pass over, and those that there are
+    before = after = 0.0  # average energy of the channels, and energy of their mean
+    left, total = start, 0  # samples still to skip, and samples in the file
     for stream in streams:
         if left and isinstance(stream, Part) and stream.counted and stream.found:
             stream = replace(stream, spans=stream.found)
@@ -575,7 +575,7 @@ def _mixed(
 
 
 def _seek(audio: Any, stream: Part | Path, start: int) -> int:
-    """Go to a sample of a stream, or to one before it. Returns which; 0 where it has to be decoded up to there."""
+    """Seeks to a sample of a stream or to an earlier one, and returns its index; 0 if everything must be decoded."""
     if not start or isinstance(stream, Path) or not stream.counted or start >= (stream.samples or audio.frames):
         return 0
     if not audio.subtype.startswith(_SEEKS) or (audio.format == "OGG" and audio.subtype.startswith("PCM_")):
@@ -588,9 +588,9 @@ def _seek(audio: Any, stream: Part | Path, start: int) -> int:
 
 
 def _first(blocks: Iterable[Float], count: int, start: int, rate: int) -> Iterator[Float]:
-    """The first ``count`` samples of a file from ``start`` on, or all if these are the whole of it but for rounding.
+    """Yields the first ``count`` samples of the blocks; also the rest, if it is no more than a rounding error.
 
-    Raises ValueError if there are not as many.
+    Raises ValueError if more than 0.5 s are missing.
     """
     left, slack = count, 0 if start else round(_ROUNDED * rate)
     behind: list[Float] = []
@@ -609,13 +609,13 @@ def _first(blocks: Iterable[Float], count: int, start: int, rate: int) -> Iterat
 
 
 def _blocks(audio: Any, stream: Part | Path, done: int, most: int) -> Iterator[Float]:
-    """Blocks (n, channels) of up to ``most`` samples, from the sample ``done`` on, in memory that is used again."""
+    """Yields blocks (n, channels) of up to ``most`` samples, from the sample ``done`` on, in one reused buffer."""
     import soundfile
 
     buffer = np.empty((max(1, min(most, _VALUES // audio.channels)), audio.channels), np.float32)
     while True:
         wanted = buffer[: max(1, audio.frames - done)]
-        wanted.fill(0)  # whatever libsndfile makes of a damaged file, nothing else is to be found in it
+        wanted.fill(0)  # so a damaged file never exposes old buffer contents
         try:
             count = len(audio.read(out=wanted))
         except soundfile.LibsndfileError as error:
@@ -623,7 +623,7 @@ def _blocks(audio: Any, stream: Part | Path, done: int, most: int) -> Iterator[F
             if isinstance(stream, Path) or not stream.samples:
                 raise
             count = audio.tell() - done
-            if done + count != stream.samples:  # otherwise the audio is complete, and what follows is none
+            if done + count != stream.samples:  # else the audio is complete, and the error is in what follows it
                 raise Incomplete(
                     f"it is truncated or damaged behind sample {done + count} of the {stream.samples} that its header "
                     f"promises ({error.error_string.rstrip('.')})"
@@ -638,14 +638,14 @@ def _blocks(audio: Any, stream: Part | Path, done: int, most: int) -> Iterator[F
 
 
 def audio_format(file: AudioFile, format: str | None = None) -> str:
-    """The libsndfile format of a file that is to be written, after checking that it can be.
+    """Returns the libsndfile format for a file to write, after checking that it can be written.
 
-    It is that of ``format`` where it is given ("wav", "flac", "opus", ...), else of the ending of the file's name.
+    The format is that of ``format`` ("wav", "flac", "opus", ...) if given, else that of the file name's extension.
 
     Raises:
-        ValueError: an ending or format that is not known, or that cannot be written so that it reads back the same; a
-            file object without either.
-        OSError: as ``check_target`` does.
+        ValueError: if the extension or format is unknown, or cannot be written so that it reads back the same; or if a
+            file object has neither.
+        OSError: as ``check_target``.
     """
     path = _path_or_object(file, 0, "save_audio", "audio, ")
     kind = _KINDS[_ending(file, path, format)][0]
@@ -655,7 +655,7 @@ def audio_format(file: AudioFile, format: str | None = None) -> str:
 
 
 def _ending(file: Any, path: Path | None, format: Any) -> str:
-    """The key of _KINDS for a file. Raises ValueError."""
+    """Returns the key of _KINDS for a file. Raises ValueError if there is none."""
     if format is not None:
         ending = format.lower().removeprefix(".") if isinstance(format, str) else ""
         if ending not in _KINDS:
@@ -681,25 +681,25 @@ def _ending(file: Any, path: Path | None, format: Any) -> str:
 def save_audio(
     file: AudioFile, audio: npt.ArrayLike, sample_rate: int, *, format: str | None = None, overwrite: bool = True
 ) -> None:
-    """Write audio (samples,) to a file of the kind that its ending names: .wav (16-bit), .flac, .ogg, .opus, .mp3, ...
+    """Write audio (samples,) to a file in the format of its extension: .wav (16-bit), .flac, .ogg, .opus, .mp3, ...
 
-    Floats have full scale ±1, and values beyond are clipped; int16 and int32 are written as they are. The file appears
-    whole or not at all.
+    Floats have full scale ±1 and are clipped to it; int16 and int32 are written as they are. The file is written
+    atomically: it appears complete or not at all.
 
     Args:
-        file: a path, or a binary file object, into which the finished file is written where it stands; it stays open
-            and need not seek.
+        file: a path, or a binary file object; the finished file is written at its current position. It stays open and
+            need not be seekable.
         audio: floats, int16 or int32.
-        sample_rate: of the audio, in Hz.
-        format: such as "wav" or "flac", in place of the ending; needed for a file object without a name.
-        overwrite: whether a file that exists is replaced.
+        sample_rate: sample rate of the audio, in Hz.
+        format: overrides the extension, such as "wav" or "flac"; required for a file object without a name.
+        overwrite: whether to replace an existing file.
 
     Raises:
-        ValueError: an ending or format that is not known, a rate that its kind does not have, more than its kind can
-            hold (.wav becomes RF64 beyond 4 GiB), NaN, infinity or more than 64 times full scale, another shape or
-            dtype. Nothing is written then.
-        FileExistsError: the file exists, and ``overwrite`` is false.
-        OSError: as ``audio_format`` does; the file cannot be written, or the disk is full.
+        ValueError: if the extension or format is unknown, the format does not support the sample rate or cannot hold
+            that much audio (.wav becomes RF64 above 4 GiB), or the audio holds NaN, infinity or values above 64 times
+            full scale, or has another shape or dtype. Nothing is written then.
+        FileExistsError: if the file exists and ``overwrite`` is false.
+        OSError: as ``audio_format``, or if the file cannot be written or the disk is full.
 
     Example:
         >>> save_audio("speech.flac", audio, 24_000)
@@ -723,10 +723,11 @@ def save_blocks(
     comment: str = "",
     length: int | None = None,
 ) -> int:
-    """As ``save_audio``, of blocks (n,) that are written as they come. Returns the samples in all.
+    """Like ``save_audio``, for blocks (n,) that are written as they arrive. Returns the total number of samples.
 
-    The ``comment`` goes into the file where its format has room for one. The ``length`` in samples, where it is known
-    before, makes a .wav of more than 4 GiB an RF64; else that is an error when so much has come.
+    The ``comment`` is stored in the file if its format has a field for one. Pass the ``length`` in samples if it is
+    known in advance: a .wav of more than 4 GiB is then written as RF64. Otherwise ValueError is raised once that size
+    is reached.
     """
     path = _path_or_object(file, sample_rate, "save_blocks", "blocks, ")
     ending = _ending(file, path, format)
@@ -761,7 +762,7 @@ def _check_kind_has(rate: int, ending: str, name: str) -> None:
 
 @contextmanager
 def _written(file: Any, path: Path | None, overwrite: bool) -> Iterator[io.RawIOBase]:
-    """An unbuffered file, whose bytes get to where they belong at the end, unless there was an exception."""
+    """An unbuffered file whose bytes reach their destination at the end, unless an exception is raised."""
     if path is not None:
         with (
             whole_file(path, overwrite=overwrite) as partial_file,
@@ -784,7 +785,7 @@ def _written(file: Any, path: Path | None, overwrite: bool) -> Iterator[io.RawIO
 def _write(
     raw: io.RawIOBase, blocks: Iterable[npt.ArrayLike], name: str, rate: int, kind: str, subtype: str, comment: str
 ) -> int:
-    """Write a whole file. Returns the samples."""
+    """Write a complete file. Returns the number of samples."""
     writer = _Writer(raw, name, rate, kind, subtype, comment)
     try:
         for block in blocks:
@@ -797,7 +798,7 @@ def _write(
 
 
 class _Writer:
-    """A file that libsndfile writes, block by block. ``samples``: how many there are so far."""
+    """A file that libsndfile writes block by block. ``samples`` counts those written so far."""
 
     def __init__(self, raw: io.RawIOBase, name: str, rate: int, kind: str, subtype: str, comment: str = "") -> None:
         import soundfile
@@ -807,7 +808,7 @@ class _Writer:
         self._file = self._attempt(_open, self._sink, "w", samplerate=rate, channels=1, format=kind, subtype=subtype)
         if comment:
             try:
-                with suppress(soundfile.LibsndfileError):  # a format without
+                with suppress(soundfile.LibsndfileError):  # a format without comments
                     self._file.comment = comment
             except BaseException:
                 self.abandon()
@@ -815,9 +816,9 @@ class _Writer:
 
     def write(self, block: npt.ArrayLike) -> None:
         audio = _writable(as_samples(block, self._rate), self.samples)
-        if self._subtype == "PCM_16" and audio.dtype not in FULL_SCALE:  # libsndfile rounds down, but for FLAC
+        if self._subtype == "PCM_16" and audio.dtype not in FULL_SCALE:  # libsndfile rounds down, except for FLAC
             audio = to_int16(audio)
-        if self._subtype == "DOUBLE" and audio.dtype in FULL_SCALE:  # which soundfile does not scale
+        if self._subtype == "DOUBLE" and audio.dtype in FULL_SCALE:  # soundfile does not scale them
             audio = audio / np.float64(FULL_SCALE[audio.dtype])
         for start in range(0, len(audio), _SLICE):
             self._attempt(self._file.write, audio[start : start + _SLICE])
@@ -827,7 +828,7 @@ class _Writer:
         self._attempt(self._file.close)
 
     def abandon(self) -> None:
-        """Close it after an error, which is raised already."""
+        """Close the file after an error that is already being raised."""
         with suppress(BaseException):
             self._file.close()
 
@@ -841,7 +842,7 @@ class _Writer:
             if sink.error:
                 raise sink.error from None
             raise ValueError(f"cannot write {self._name} at {self._rate} Hz: {error.error_string} Try .wav") from None
-        except AssertionError:  # of soundfile, if less was written than given
+        except AssertionError:  # raised by soundfile if less was written than given
             if sink.error:
                 raise sink.error from None
             raise ValueError(
@@ -853,19 +854,19 @@ class _Writer:
 
 
 class AudioEncoder:
-    """Audio to the bytes of a file, block by block, for what is sent while it is made.
+    """Encodes audio block by block to the bytes of a file, for sending while it is still being made.
 
-    What has been sent cannot be changed any more: the header of FLAC says neither the length nor the checksum of the
-    samples, which are optional there, and Ogg has neither. Any other format needs to go back to its header, and is
-    refused. Used by one thread at a time.
+    Bytes that have been sent cannot be changed: the FLAC header therefore omits the length and the checksum of the
+    samples, which are optional, and Ogg has neither. Every other format has to rewrite its header, so it raises
+    ValueError. Not thread-safe: use it from one thread at a time.
 
     Args:
-        sample_rate: of the audio, in Hz.
+        sample_rate: sample rate of the audio, in Hz.
         format: "flac", "opus" or "ogg".
-        whole: whether all bytes are kept until ``finish``, and the header is complete.
+        whole: whether to keep all bytes until ``finish``, so that the header is complete.
 
     Raises:
-        ValueError: another format, or a rate that it does not have.
+        ValueError: if the format is another one, or does not support the sample rate.
 
     Example:
         >>> encoder = AudioEncoder(24_000, "opus")
@@ -884,25 +885,25 @@ class AudioEncoder:
         self._writer = _Writer(self._sent, "the answer", rate, kind, subtype)
 
     def encode(self, audio: npt.ArrayLike) -> bytes:
-        """The next block (n,), as ``save_audio`` takes audio -> the bytes that are complete with it, perhaps none.
+        """Encodes the next block (n,), as ``save_audio`` takes it; returns the bytes that it completes, perhaps none.
 
-        Raises as ``save_audio`` does.
+        Raises the same errors as ``save_audio``.
         """
         self._writer.write(audio)
         return b"" if self._whole else self._sent.taken()
 
     def finish(self) -> bytes:
-        """The bytes that are left when no audio follows; nothing may be called after it."""
+        """Ends the audio and returns the remaining bytes; no other method may be called afterwards."""
         self._writer.close()
         return self._sent.taken()
 
     def close(self) -> None:
-        """Let go of it before its end."""
+        """Abandon the file before its end."""
         self._writer.abandon()
 
 
 class _Sent(io.RawIOBase):
-    """A file whose beginning is gone: what is written there again is ignored."""
+    """A file whose beginning has been sent: anything rewritten there is ignored."""
 
     def __init__(self) -> None:
         self._first, self._at, self._data = 0, 0, bytearray()  # the data begins at _first
@@ -923,14 +924,14 @@ class _Sent(io.RawIOBase):
         return self._at
 
     def taken(self) -> bytes:
-        """What has come since the last call."""
+        """Returns the bytes written since the last call."""
         data, self._first = bytes(self._data), self._first + len(self._data)
         self._data.clear()
         return data
 
 
 def _writable(audio: npt.NDArray[Any], first: int = 0) -> npt.NDArray[Any]:
-    """Audio (n,) as soundfile takes it: contiguous, in native byte order, floats within ±1. Raises ValueError."""
+    """Converts audio (n,) for soundfile: contiguous, native byte order, floats clipped to ±1. Raises ValueError."""
     if audio.ndim != 1:
         several = ""
         if min(audio.shape, default=0) > 1:

@@ -1,8 +1,8 @@
-"""What an audio file holds by its container: every stream in it, and whether all of each is there.
+"""Walks the container of an audio file: finds every stream in it, and checks that each is complete.
 
-libsndfile decodes. But where a header promises more than there is, it takes what is there, and where one promises less,
-or several streams follow one another, it takes the first: without a word either way. So the headers are walked first,
-and libsndfile is given each stream by itself, with its lengths put right.
+libsndfile decodes the audio, but silently: where a header promises more than the file holds, it returns what is there;
+where a header promises less, or several streams follow one another, it returns only the beginning. So the headers are
+walked first, and libsndfile gets each stream on its own, with its lengths corrected.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ import numpy as np
 import numpy.typing as npt
 
 Span = tuple[int, int] | bytes
-_CHUNKS, _STREAMS = 10_000, 1000  # that are looked at
-_JUNK = 4096  # bytes behind the audio that may be anything; more may be audio that the header leaves out
+_CHUNKS, _STREAMS = 10_000, 1000  # the most that are walked
+_JUNK = 4096  # bytes after the audio that may be anything; more could be audio that the header omits
 
 
-_FILL = 1 << 26  # bytes of zeros behind the audio that are looked at
+_FILL = 1 << 26  # the most bytes after the audio that are checked for being all zeros
 
 
 class Incomplete(ValueError):
-    """A file that does not hold what it promises, or more than can be told apart from what is no audio."""
+    """Raised if a file holds less than it promises, or more that may or may not be audio."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One stream of a file, as libsndfile is to see it: spans from and to in the file, or bytes in their place."""
+    """One stream of a file as libsndfile sees it: spans (start, stop) of the file, or literal bytes in place of one."""
 
     spans: tuple[Span, ...]
-    samples: int | None = None  # that its header promises, where libsndfile is not told
-    counted: bool = True  # it promises a number of samples at all
-    most: int | None = None  # samples, where libsndfile takes padding for audio
-    end: int = 0  # byte of the spans at which the audio ends, as far as is known
-    walked: bool = True  # by its headers, and not left to libsndfile
-    found: tuple[Span, ...] = ()  # in place of the spans, those in which libsndfile finds a sample quickly
+    samples: int | None = None  # promised by its header, if libsndfile is not told
+    counted: bool = True  # whether its header promises a number of samples
+    most: int | None = None  # samples, where libsndfile would decode padding as audio
+    end: int = 0  # offset in the spans at which the audio ends, if known
+    walked: bool = True  # whether its headers were walked here, not left to libsndfile
+    found: tuple[Span, ...] = ()  # replaces the spans for seeking: in these libsndfile seeks quickly
 
     def left(self, at: int) -> int:
-        """Bytes of audio behind where libsndfile stopped, if so many that it must have left some out."""
+        """Bytes of audio after the point where libsndfile stopped; 0 if too few to say that it missed any."""
         return self.end - at if self.end - at > _JUNK else 0
 
 
-_Walk = Callable[[BinaryIO, int, int], Generator[Part, None, int]]  # gives the streams, and where they end
+_Walk = Callable[[BinaryIO, int, int], Generator[Part, None, int]]  # yields the streams, returns where they end
 _One = Callable[[BinaryIO, int, int], tuple[Part, int] | None]
 
 
 class View(io.RawIOBase):
-    """Spans of a file, one after another, as a file of their own.
+    """Presents spans of a file, one after another, as a file of their own.
 
-    ``error`` is for an exception of reading that cannot pass through libsndfile: the first one.
+    ``error`` keeps the first exception raised while reading, since it cannot propagate through libsndfile.
     """
 
     def __init__(self, file: BinaryIO, spans: tuple[Span, ...]):
@@ -95,7 +95,7 @@ class View(io.RawIOBase):
 
 
 class Sink:
-    """An unbuffered file that is written, of so many bytes at most. ``error`` is as that of a View."""
+    """An unbuffered file for writing, of at most ``most`` bytes. ``error`` is the same as for a View."""
 
     def __init__(self, file: io.RawIOBase, most: int | None = None):
         self._file, self._most = file, most
@@ -117,10 +117,10 @@ class Sink:
 
 
 def parts(file: BinaryIO) -> list[Part] | None:
-    """The streams in an open file, in their order; None for a container of which libsndfile knows more.
+    """Returns the streams of an open file in order; None for a container that is left to libsndfile.
 
     Raises:
-        Incomplete: not all of the audio is there, or could be read.
+        Incomplete: if some of the audio is missing or could not be read.
     """
     size = file.seek(0, os.SEEK_END)
     start = _behind_tags(file, 0, size)
@@ -131,7 +131,7 @@ def parts(file: BinaryIO) -> list[Part] | None:
     return streams or None
 
 
-# How files begin that libsndfile does not read, and what they are. Some hold mp3, which must not be looked for there.
+# How files begin that libsndfile does not read, and what they are. Some contain mp3, which must not be searched for.
 _FOREIGN = [
     (re.compile(start, re.DOTALL | re.IGNORECASE if start.startswith(rb"\s") else re.DOTALL), what)
     for start, what in (
@@ -170,9 +170,9 @@ _FOREIGN = [
 
 
 def foreign(file: BinaryIO) -> str | None:
-    """What a file is that libsndfile does not read, by how it begins; None for all that it may read.
+    """Identifies a file that libsndfile does not read by its first bytes; None for one that it may read.
 
-    A colon within is where something else than converting it is the remedy.
+    A colon in the text means that it names the remedy, which is not conversion.
     """
     head = _read(file, 0, 600)
     for start, what in _FOREIGN:
@@ -182,7 +182,7 @@ def foreign(file: BinaryIO) -> str | None:
 
 
 def unreadable(file: BinaryIO) -> str | None:
-    """What a file probably is that libsndfile has refused, where that is more than it says itself."""
+    """Guesses what a file is that libsndfile failed to read; None if libsndfile's own message says more."""
     size = file.seek(0, os.SEEK_END)
     if not size:
         return "the file is empty"
@@ -203,7 +203,7 @@ def unreadable(file: BinaryIO) -> str | None:
 
 
 def _streams(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
-    """Every one of the files that were joined to the first one, if any were."""
+    """Yields the streams of the file, and of any files that were appended to it."""
     walk = _walk(file, start, size)
     if walk is None:
         if (found := _sync(file, start, size)) is None:
@@ -228,7 +228,7 @@ def _streams(file: BinaryIO, start: int, size: int) -> Iterator[Part]:
 
 
 def _walk(file: BinaryIO, start: int, size: int) -> _Walk | None:
-    """What walks the container that begins at some place, if any is known."""
+    """Returns the function that walks the container at ``start``; None if the container is unknown."""
     head = _read(file, start, 32)
     if head[:4] == b"OggS":
         return _ogg
@@ -256,26 +256,26 @@ def _once(one: _One) -> _Walk:
 
 
 def _mpeg_only(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
-    yield _mpeg(file, start, size)  # which refuses what follows
+    yield _mpeg(file, start, size)  # raises Incomplete for anything else that follows
     return size
 
 
 def _read(file: BinaryIO, offset: int, size: int) -> bytes:
-    if offset >= 1 << 40:  # by a header that lies: some file systems cannot even seek there
+    if offset >= 1 << 40:  # from a bogus header: some file systems cannot even seek there
         return b""
     file.seek(offset)
     return file.read(size)
 
 
 def _behind_tags(file: BinaryIO, at: int, size: int) -> int:
-    """Where the ID3v2 and APE tags at some place end."""
+    """Returns where the ID3v2 and APE tags at ``at`` end."""
     while at < size:
         head = _read(file, at, 32).ljust(32, b"\0")
         if head[:3] == b"ID3":
             at += 10 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(head[6:10])) + 10 * (head[5] >> 4 & 1)
-        elif head[:8] == b"APETAGEX":  # if it is the header, the size of the rest
+        elif head[:8] == b"APETAGEX":  # in a header this is the size of the rest
             at += 32 + (int.from_bytes(head[12:16], "little") if head[23] & 32 else 0)
-        elif head[:3] == b"TAG":  # ID3v1, within what was joined
+        elif head[:3] == b"TAG":  # ID3v1 of a file that was joined
             at += 128
         else:
             break
@@ -283,7 +283,7 @@ def _behind_tags(file: BinaryIO, at: int, size: int) -> int:
 
 
 def _before_tags(file: BinaryIO, start: int, stop: int) -> int:
-    """Where the ID3v1, ID3v2, APE and Lyrics3 tags that end at some place begin."""
+    """Returns where the ID3v1, ID3v2, APE and Lyrics3 tags that end at ``stop`` begin."""
     while True:
         tail = _read(file, max(start, stop - 128), min(128, stop - start)).rjust(128, b"\0")
         length, begin = 0, b""
@@ -291,7 +291,7 @@ def _before_tags(file: BinaryIO, start: int, stop: int) -> int:
             length = 128
         elif tail[-32:-24] == b"APETAGEX":
             length = int.from_bytes(tail[-20:-16], "little")
-            if tail[-9] & 128:  # there is a header, which the size leaves out
+            if tail[-9] & 128:  # there is a header, which the size excludes
                 length, begin = length + 32, b"APETAGEX"
         elif tail[-10:-7] == b"3DI":
             length, begin = 20 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(tail[-4:])), b"ID3"
@@ -306,16 +306,16 @@ def _truncated(promised: int, there: int) -> Incomplete:
     return Incomplete(f"it is truncated: its header promises {promised} bytes of audio, and it holds {there}")
 
 
-# Chunks (RIFF, RIFX, RF64, W64, AIFF, IFF, CAF) and AU: one length of the audio, before it.
+# Chunks (RIFF, RIFX, RF64, W64, AIFF, IFF, CAF) and AU: a single length precedes the audio.
 
 
 class _Kind(NamedTuple):
     form: re.Pattern[bytes]  # how the file begins
-    first: int  # chunk
-    name: int  # bytes of a chunk's name, behind which its size stands
+    first: int  # offset of the first chunk
+    name: int  # bytes of a chunk's name; its size follows
     size: str
-    whole: bool  # the size counts itself and the name
-    pad: int  # chunks begin at multiples of it
+    whole: bool  # whether the size includes itself and the name
+    pad: int  # chunks start at multiples of this
     audio: bytes
 
 
@@ -328,7 +328,7 @@ _KINDS = (
     _Kind(re.compile(rb"riff\x2e\x91\xcf\x11", re.DOTALL), 40, 16, "<Q", True, 8, b"data"),
     _Kind(re.compile(rb"caff", re.DOTALL), 8, 4, ">Q", False, 1, b"data"),
 )
-_GUIDS = (bytes.fromhex("f3acd3118cd100c04f8edb8a"), bytes.fromhex("2f91cf11a5d628db04c10000"))  # of names in W64
+_GUIDS = (bytes.fromhex("f3acd3118cd100c04f8edb8a"), bytes.fromhex("2f91cf11a5d628db04c10000"))  # W64 names end in
 _ANY = re.compile(
     rb"|".join(
         [
@@ -361,9 +361,9 @@ def _zeros(file: BinaryIO, start: int, stop: int) -> bool:
 
 
 def _length(said: int, bits: int, there: int, more: bool) -> int | None:
-    """How many bytes the audio has by the length in its header; None where the writer did not know it.
+    """Returns the audio's length in bytes according to its header; None if the writer did not know it.
 
-    Who writes into a pipe, or has not closed the file, leaves 0, all ones, or a round number near the largest.
+    A writer to a pipe, or one that never closed the file, leaves 0, all ones, or a round number near the maximum.
     """
     largest = (1 << bits) - 1
     near = any(top - 0x10000 < said <= top + 1 for top in (largest, largest >> 1))
@@ -386,14 +386,14 @@ def _au(file: BinaryIO, start: int, size: int) -> tuple[Part, int]:
 
 
 def _chunks(file: BinaryIO, start: int, size: int, kind: _Kind) -> tuple[Part, int]:
-    """The file that begins at ``start``, and where it ends."""
+    """Returns the stream of the file that begins at ``start``, and where that file ends."""
     width = struct.calcsize(kind.size)
     header = kind.name + width
     at, codec, long = start + kind.first, 0, None
     for _ in range(_CHUNKS):
         head = _read(file, at, header + 2)
         if len(head) < header:
-            return Part(((start, size),)), size  # which libsndfile says better
+            return Part(((start, size),)), size  # libsndfile reports this better
         name, said = head[:4], struct.unpack(kind.size, head[kind.name : header])[0]
         if kind.whole:
             said -= header
@@ -421,7 +421,7 @@ def _chunks(file: BinaryIO, start: int, size: int, kind: _Kind) -> tuple[Part, i
         end = size
     else:
         end = _more(file, audio + length, size, start, kind)[1]
-    if codec in (0x50, 0x55) and _frame(_read(file, audio, 4)):  # mp3 in a WAV, whose number of samples says little
+    if codec in (0x50, 0x55) and _frame(_read(file, audio, 4)):  # mp3 in a WAV, whose sample count is unreliable
         return _mpeg(file, audio, audio + length), end
     patch = struct.pack(kind.size[0] + "IQ"[width > 4], length + (header if kind.whole else 0))
     most = length // 65 * 320 if codec == 0x31 else None  # GSM 6.10
@@ -429,11 +429,11 @@ def _chunks(file: BinaryIO, start: int, size: int, kind: _Kind) -> tuple[Part, i
 
 
 def _more(file: BinaryIO, at: int, size: int, start: int, kind: _Kind) -> tuple[bool, int]:
-    """Whether chunks follow behind the audio, and where the last of them ends."""
+    """Returns whether chunks follow the audio, and where the last of them ends."""
     header, found = kind.name + struct.calcsize(kind.size), False
     end = min(at, size)
     for _ in range(_CHUNKS):
-        for begin in (end, end + -(end - start) % kind.pad):  # some leave the padding out
+        for begin in (end, end + -(end - start) % kind.pad):  # some writers omit the padding
             head = _read(file, begin, 24).ljust(24, b"\0")
             if _ANY.match(head):
                 return found, end
@@ -448,9 +448,9 @@ def _more(file: BinaryIO, at: int, size: int, start: int, kind: _Kind) -> tuple[
 
 
 def _old(file: BinaryIO, start: int, size: int) -> tuple[Part, int] | None:
-    """A file of an old kind whose header says how long it is, which libsndfile takes lightly.
+    """A file in an old format whose header states its length, which libsndfile does not enforce.
 
-    PAF, PVF, IRCAM, and XI as libsndfile writes it say nothing: there, what is cut off or joined cannot be told.
+    PAF, PVF, IRCAM, and XI as libsndfile writes it state none: there, truncated or appended data cannot be detected.
     """
     found = _promised(file, start)
     if found is None:
@@ -463,7 +463,7 @@ def _old(file: BinaryIO, start: int, size: int) -> tuple[Part, int] | None:
 
 
 def _promised(file: BinaryIO, start: int) -> tuple[int, int] | None:
-    """How many bytes a file of an old kind has by its header: at most, and for sure; None if that does not say."""
+    """Returns the size in bytes that an old format's header states, at most and at least; None if it states none."""
     head = _read(file, start, 1024).ljust(1024, b"\0")
     header = length = 0
     if head[:4] == b"2BIT":  # AVR
@@ -494,7 +494,7 @@ def _promised(file: BinaryIO, start: int) -> tuple[int, int] | None:
             if not 1 <= kind <= 18:
                 break
             at += 8 + size
-        if b"libsndfile" in head[:116]:  # which itself writes 8 too many
+        if b"libsndfile" in head[:116]:  # libsndfile itself writes 8 too many
             at -= 8
         return at, at
     elif head[20:31] == b"samplerate\0":  # MAT 4
@@ -505,10 +505,10 @@ def _promised(file: BinaryIO, start: int) -> tuple[int, int] | None:
 
 
 def _voc(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
-    """The blocks of sound, of which those of one format become one: libsndfile would take the headers for audio."""
+    """Merges the sound blocks of one format into one: libsndfile would decode their headers as audio."""
     first = at = start + int.from_bytes(_read(file, start + 20, 2), "little")
-    extended = b""  # the block that makes stereo of a block of type 1
-    form = (b"", b"")  # that of the sound, and how its first block begins
+    extended = b""  # the block that makes a block of type 1 stereo
+    form = (b"", b"")  # format of the sound, and the head of its first block
     sounds: list[tuple[int, int]] = []
 
     def part() -> Part:
@@ -522,7 +522,7 @@ def _voc(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
         if not 1 <= kind <= 9:
             break
         if kind == 9 and size - stop in (8, 9) and _read(file, stop + 8, 1) in (b"", b"\0"):
-            stop += 8  # as sox counts it
+            stop += 8  # as sox counts the size
         if stop > size:
             raise _truncated(stop - at - 4, size - at - 4)
         if kind == 8:
@@ -548,7 +548,7 @@ _MOST_OF_A_BLOCK = (1 << 24) - 64
 
 
 def _check_packets(data: bytes) -> None:
-    """Refuse what libsndfile would comment on, on standard output. What is cut off is for others to say."""
+    """Raises Incomplete for packets that would make libsndfile print to standard output; ignores truncation."""
     packets = np.frombuffer(data[: len(data) // 127 * 127], np.uint8).reshape(-1, 127)
     sums = np.bitwise_xor.reduce(packets[:, 1:125], axis=1) & 127
     bad = (packets[:, [0, 1, 3]] != (0xF0, 0x7E, 2)).any(axis=1) | (sums != packets[:, 125])
@@ -556,12 +556,12 @@ def _check_packets(data: bytes) -> None:
         raise Incomplete(f"it is damaged: its packet {int(bad.argmax())} is none, or has another checksum")
 
 
-# Ogg: pages of one or more streams at a time; the next link of a chain begins with new ones.
+# Ogg: pages of one or more interleaved streams; the next link of a chain starts new streams.
 
 
 def _ogg(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
     at, begin, opening = start, start, True
-    audio: int | None = None  # the serial number of the stream of audio in the link
+    audio: int | None = None  # the serial number of the link's audio stream
     ended, expected = False, 0
     flac: _OggFlac | None = None
 
@@ -619,7 +619,7 @@ def _ogg(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
 
 
 class _OggFlac:
-    """The frames of FLAC in the pages of a stream, each of them a packet."""
+    """The FLAC frames in the pages of a stream, one packet each."""
 
     def __init__(self) -> None:
         self._checked = _FlacFrames()
@@ -632,7 +632,7 @@ class _OggFlac:
             self._packet += page[at : at + length]
             at += length
             if length < 255:
-                if _FLAC_SYNC.match(self._packet):  # or a header, none of which begins so
+                if _FLAC_SYNC.match(self._packet):  # anything else is a header, and none begins like this
                     self._checked.add(self._packet, self._place)
                 elif self._packet[:1] == b"\xff":
                     raise Incomplete(f"it is damaged: what begins at byte {self._place} is no FLAC frame")
@@ -646,14 +646,14 @@ _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def _page_is_whole(page: bytes) -> bool:
-    """Whether the checksum of a page is right: a CRC-32 as zlib's, but of bits in the other order and begun with 0."""
+    """Whether a page's checksum is right: zlib's CRC-32, but with the bit order reversed and an initial value of 0."""
     mirrored = (page[:22] + bytes(4) + page[26:]).translate(_MIRRORED)
     checksum = zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF
     return checksum.to_bytes(4, "big").translate(_MIRRORED) == page[22:26]
 
 
 def _find(file: BinaryIO, what: re.Pattern[bytes], at: int, size: int) -> int | None:
-    """Where the first match of some bytes begins, 16 of them at most."""
+    """Returns where the first match of a pattern begins; a match may be at most 16 bytes long."""
     length = 1 << 12
     while at < size:
         block = _read(file, at, min(length, size - at))
@@ -664,18 +664,18 @@ def _find(file: BinaryIO, what: re.Pattern[bytes], at: int, size: int) -> int | 
     return None
 
 
-# FLAC: the number of samples is in the header, and 0 if it was not known. libFLAC gives zeros for a damaged frame, and
-# invents one that is missing.
+# FLAC: the header has the number of samples, 0 if unknown. libFLAC returns zeros for a damaged frame, and makes up a
+# missing one.
 
 _FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]")
-_FLAC_FRAMES = 1 << 23  # bytes of frames whose checksums are computed at once
+_FLAC_FRAMES = 1 << 23  # bytes of frames to compute checksums of at once
 
 
 def _flac(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
-    """libsndfile is told the largest number, so that it reads all; the true one is compared with what comes."""
+    """Gives libsndfile the largest sample count, so it reads everything; the true count is checked afterwards."""
     audio, last = start + 4, False
-    while not last and audio < size:  # the blocks of metadata
+    while not last and audio < size:  # metadata blocks
         head = _read(file, audio, 4)
         last = not head or head[0] & 128 > 0
         audio += 4 + int.from_bytes(head[1:], "big")
@@ -687,18 +687,18 @@ def _flac(file: BinaryIO, start: int, size: int) -> Generator[Part, None, int]:
     end = _flac_end(file, audio, _find(file, _FLAC, audio, size) or size, longest, info >> 44, samples > 0)
     patch = (info | unknown).to_bytes(8, "big")
     spans: tuple[Span, ...] = ((start, start + 18), patch, (start + 26, end))
-    yield Part(spans, samples or None, bool(samples), found=((start, end),))  # libFLAC looks from the middle on
+    yield Part(spans, samples or None, bool(samples), found=((start, end),))  # libFLAC bisects from the middle
     return end
 
 
 def _flac_end(file: BinaryIO, audio: int, stop: int, longest: int, rate: int, counted: bool) -> int:
-    """Where the frames of FLAC end that begin at some place: behind the last whose number follows on the one before.
+    """Returns where the FLAC frames that begin at ``audio`` end: after the last one whose number is consecutive.
 
-    Raises Incomplete if the checksum of one is wrong, or one is missing.
+    Raises Incomplete if a frame's checksum is wrong, or a frame is missing.
     """
     first: bytes | None = None  # the head of the first frame
     expected, begin, at = 0, audio, audio
-    other = 0  # where behind ``begin`` a frame of another number seems to begin
+    other = 0  # where after ``begin`` a frame with another number seems to start
     checked = _FlacFrames()
     while at < stop:
         block = _read(file, at, min(1 << 20, stop - at) + 16)
@@ -710,19 +710,19 @@ def _flac_end(file: BinaryIO, audio: int, stop: int, longest: int, rate: int, co
             here = at + match.start()
             if first is None:
                 _check_flac_head(head, rate, here - audio, audio)
-                if frame[0]:  # for which libFLAC would invent audio
+                if frame[0]:  # libFLAC would make up audio for the missing ones
                     raise Incomplete(
                         f"it is damaged or cut: its FLAC frames begin with number {frame[0]}, and not with 0"
                     )
                 first = head
             elif (head[1], head[2] & 15, head[3] & 14) != (first[1], first[2] & 15, first[3] & 14):
-                continue  # by chance: within a stream these stay
+                continue  # a chance match: within a stream these bits are constant
             if frame[0] != expected:
                 other = other or here
                 continue
             if here > begin:
                 data = _between(file, begin, here, block, at)
-                if other and not _crc_16([data[: other - begin]]).any():  # else there was none
+                if other and not _crc_16([data[: other - begin]]).any():  # else ``other`` was a chance match
                     raise _out_of_order(other, expected)
                 checked.add(data, begin)
             begin, expected, other = here, frame[1], 0
@@ -732,8 +732,8 @@ def _flac_end(file: BinaryIO, audio: int, stop: int, longest: int, rate: int, co
     checked.check()
     if other:
         raise _out_of_order(other, expected)
-    # the size of the last one is nowhere: it ends where its checksum is right, which it is at some other places by
-    # chance
+    # The size of the last frame is not stored: the frame ends where its checksum is right, which by chance also happens
+    # elsewhere.
     ends, checksum = [], 0
     for offset, byte in enumerate(_read(file, begin, min(stop - begin, longest)), 1):
         checksum = (checksum << 8 & 0xFFFF) ^ _CRC_16[checksum >> 8 ^ byte]
@@ -745,9 +745,9 @@ def _flac_end(file: BinaryIO, audio: int, stop: int, longest: int, rate: int, co
             "checksum is wrong"
         )
     for end in ends:
-        if end < stop - 2 and _zeros(file, end, stop):  # over which the checksum stays right
+        if end < stop - 2 and _zeros(file, end, stop):  # the checksum stays right over zeros
             return end
-        with suppress(Incomplete):  # of what only looks like a header
+        with suppress(Incomplete):  # from bytes that only look like a header
             if end == stop or _walk(file, _behind_tags(file, end, stop), stop):
                 return end
     near = [end for end in ends if stop - end <= _JUNK]
@@ -767,7 +767,7 @@ def _between(file: BinaryIO, begin: int, end: int, block: bytes, at: int) -> byt
 
 
 class _FlacFrames:
-    """Frames of FLAC whose checksums are looked at, many at a time."""
+    """Collects FLAC frames and verifies their checksums, many at a time."""
 
     def __init__(self) -> None:
         self._frames: list[bytes] = []
@@ -784,7 +784,7 @@ class _FlacFrames:
         self._longest = longest
 
     def check(self) -> None:
-        """Raises Incomplete if the checksum of one is wrong."""
+        """Raises Incomplete if the checksum of a frame is wrong."""
         wrong = _crc_16(self._frames)
         if wrong.any():
             place = self._places[int((wrong != 0).argmax())]
@@ -793,7 +793,7 @@ class _FlacFrames:
 
 
 def _crc_16(frames: list[bytes]) -> npt.NDArray[np.uint16]:
-    """The CRC-16 of each frame as a whole: 0 if its checksum, at its end, is right. Zeros in front change nothing."""
+    """The CRC-16 of each whole frame: 0 if the checksum at its end is right. Leading zeros change nothing."""
     longest = max(map(len, frames), default=0)
     aligned = b"".join(frame.rjust(longest + longest % 2, b"\0") for frame in frames)
     words = np.frombuffer(aligned, ">u2").reshape(len(frames), -1 if aligned else 0).T.astype(np.uint16, order="C")
@@ -807,7 +807,7 @@ _FLAC_RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100
 
 
 def _check_flac_head(head: bytes, rate: int, before: int, audio: int) -> None:
-    """Raises Incomplete if the first frame does not fit what stands in front of it."""
+    """Raises Incomplete if the first frame does not directly follow the header, or contradicts it."""
     if before:
         raise Incomplete(f"it is damaged: the {before} bytes from byte {audio} on are no FLAC frame, and more follow")
     said = dict(enumerate(_FLAC_RATES)).get(head[2] & 15)
@@ -816,11 +816,11 @@ def _check_flac_head(head: bytes, rate: int, before: int, audio: int) -> None:
 
 
 def _flac_frame(head: bytes) -> tuple[int, int] | None:
-    """The number of a frame of FLAC (of its first sample, if they vary in size) and that of the next, if it is one."""
+    """Parses a FLAC frame header: the number (of the first sample if sizes vary) of it and of the next, or None."""
     size, rate = head[2] >> 4, head[2] & 15 if len(head) > 5 else 15
     if not size or rate == 15 or head[3] >> 4 > 10 or head[3] & 1:
         return None
-    more = max(0, 8 - (head[4] ^ 255).bit_length() - 1)  # bytes that follow, as in UTF-8
+    more = max(0, 8 - (head[4] ^ 255).bit_length() - 1)  # continuation bytes, as in UTF-8
     number = head[4] & (127 >> more) if more else head[4]
     for byte in head[5 : 5 + more]:
         number = number << 6 | byte & 63
@@ -846,7 +846,7 @@ def _crc_8(data: bytes) -> int:
 
 @cache
 def _crc_16_of_words() -> npt.NDArray[Any]:
-    """What the CRC-16 of FLAC becomes by two bytes more, for each of what they and it may be together."""
+    """FLAC's CRC-16 advanced by two bytes, for every value of the CRC XORed with them."""
     table: npt.NDArray[Any] = np.arange(1 << 16, dtype=np.uint32)
     for _ in range(16):
         table = table << 1 ^ (table >> 15) * np.uint32(0x18005)
@@ -866,7 +866,7 @@ def _crc_table() -> list[int]:
 _CRC_16 = _crc_table()
 
 
-# MPEG audio: frames, each with its header; the number of them, if at all, is in a first one without sound.
+# MPEG audio: frames, each with a header; their number, if present at all, is in a first frame without sound.
 
 
 class _Frame(NamedTuple):
@@ -875,7 +875,7 @@ class _Frame(NamedTuple):
     rate: int
     mono: bool
     samples: int
-    size: int  # in bytes, of which the header is 4; 0 in the free format, which does not say
+    size: int  # in bytes, 4 of them the header; 0 in the free format, which does not state it
 
 
 _KBPS = {
@@ -889,9 +889,9 @@ _KBPS = {
 
 
 def _frame(head: bytes, free: int = 0) -> _Frame | None:
-    """What the header of a frame says (ISO 11172-3, 2.4.1.3, and ISO 13818-3), if it is one.
+    """Parses a frame header (ISO 11172-3, 2.4.1.3, and ISO 13818-3); None if it is not one.
 
-    ``free`` is the size, without padding, of those of the free format.
+    ``free`` is the size, without padding, of frames in the free format.
     """
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
@@ -908,9 +908,9 @@ def _frame(head: bytes, free: int = 0) -> _Frame | None:
 
 
 def _mpeg(file: BinaryIO, start: int, stop: int) -> Part:
-    """The frames from one byte to another, with the right number of them in front.
+    """The frames between two bytes, preceded by their correct number.
 
-    libsndfile reads as many samples as the first frame promises, or as the bitrate of the first makes likely.
+    libsndfile reads as many samples as the first frame states, or else as its bitrate suggests.
     """
     free = _free(file, start, stop)
     first = _frame(_read(file, start, 4), free)
@@ -920,7 +920,7 @@ def _mpeg(file: BinaryIO, start: int, stop: int) -> Part:
     body = _read(file, start, first.size)
     side = _side(first)
     info = re.match(rb"(?:.{%d}|.{%d})(?:Xing|Info)...(.)" % (side, side + 2), body, re.DOTALL)
-    count = None  # where the number is
+    count = None  # offset of the number
     if first.layer == 3 and info and info[1][0] & 1:
         count = info.end()
     elif first.layer == 3 and body[36:40] == b"VBRI":
@@ -930,39 +930,39 @@ def _mpeg(file: BinaryIO, start: int, stop: int) -> Part:
         promised = int.from_bytes(body[count : count + 4], "big")
         bytes_promised = int.from_bytes(body[count + 4 : count + 8], "big") if info and info[1][0] & 2 else 0
         cut = cut or sum(stop - start for start, stop in runs) < bytes_promised
-        if promised > frames + (not cut):  # some count the first one, too: then all of the bytes are there
+        if promised > frames + (not cut):  # some writers count the first frame too; then no bytes are missing
             raise Incomplete(f"it is truncated: its header promises {promised} mp3 frames, and it holds {frames}")
     elif cut:
         raise Incomplete(f"it is truncated: its last mp3 frame, number {frames + 1}, is cut off")
     (begin, end), *others = runs
-    if first.layer < 3:  # no such frame, but no variable bitrate either
+    if first.layer < 3:  # has no such frame, but no variable bitrate either
         return Part(tuple(runs), frames * first.samples)
     if not count:
         return Part((_info(body, first, frames), *runs))
-    if not info:  # VBRI, which libsndfile does not know
+    if not info:  # VBRI, which libsndfile does not support
         return Part((_info(body, first, frames), (begin + first.size, end), *others))
     size = sum(stop - start for start, stop in runs)
     flags = info[1][0]
     said = bytearray(body)
     said[count : count + (8 if flags & 2 else 4)] = struct.pack(">II", frames, size)[: 8 if flags & 2 else 4]
-    if promised < frames:  # the padding is that of the first of several
+    if promised < frames:  # the padding is that of the first of several recordings
         at = count + 4 + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1) + 21
         said[at + 1 : at + 3] = bytes((said[at + 1] & 0xF0, 0)) if at + 3 <= len(said) else b""
     return Part((bytes(said), (begin + first.size, end), *others))
 
 
 def _side(frame: _Frame) -> int:
-    """Bytes of an mp3 frame in front of its samples: the header and what is called the side information."""
+    """Bytes of an mp3 frame before its samples: the header and the side information."""
     return 4 + ((17 if frame.mono else 32) if frame.version == 3 else (9 if frame.mono else 17))
 
 
 def _info(body: bytes, first: _Frame, frames: int) -> bytes:
-    """Frames that say how many follow, so that as many times the samples of one are decoded, from the first on.
+    """Frames that state how many follow, so libsndfile decodes all samples of that many frames, from the first one on.
 
-    libsndfile leaves out the delay that the header names (LAME's "mp3 info tag"), and 529 of its own: these are taken
-    from a frame of silence.
+    libsndfile drops the delay that the header states (LAME's "mp3 info tag") and another 529 samples: a frame of
+    silence supplies these.
     """
-    head = bytes((0xFF, body[1] | 1, 0x80 | body[2] & 12, body[3]))  # without a checksum, of a common bitrate
+    head = bytes((0xFF, body[1] | 1, 0x80 | body[2] & 12, body[3]))  # no checksum, a common bitrate
     frame = _frame(head)
     assert frame
     delay = ((first.samples - 529) << 12).to_bytes(3, "big")
@@ -974,7 +974,7 @@ _SYNC = re.compile(rb"\xff[\xe2-\xff]")
 
 
 def _sync(file: BinaryIO, start: int, stop: int) -> int | None:
-    """Where the first run of frames begins, if near: as behind half a frame, or behind a byte that is none of a tag."""
+    """Returns where the first run of frames begins if near ``start``, such as after half a frame or a stray byte."""
     data = _read(file, start, min(_JUNK, stop - start) + 3)
     for found in _SYNC.finditer(data):
         begin = at = start + found.start()
@@ -987,7 +987,7 @@ def _sync(file: BinaryIO, start: int, stop: int) -> int | None:
                 return begin
             if not frame or not first or not frame.size or not _same(frame, first) or at > stop:
                 if begin == start and number > 0 and at <= stop and (number > 1 or _behind_tags(file, at, stop) > at):
-                    return begin  # what comes between is looked at later
+                    return begin  # what is in between is checked later
                 break
             at += frame.size
             frame = _frame(_read(file, at, 4), free)
@@ -995,7 +995,7 @@ def _sync(file: BinaryIO, start: int, stop: int) -> int | None:
 
 
 def _free(file: BinaryIO, start: int, stop: int) -> int:
-    """The size of the first frame, without its padding, if it is of the free format: up to the next such header."""
+    """Returns the unpadded size of the first frame if it is in the free format: the distance to the next header."""
     head = _read(file, start, 4)
     first = _frame(head)
     if first is None or first.size:
@@ -1015,7 +1015,7 @@ def _free(file: BinaryIO, start: int, stop: int) -> int:
 
 
 def _frames(file: BinaryIO, start: int, stop: int, first: _Frame, free: int) -> tuple[int, list[tuple[int, int]], bool]:
-    """How many frames of the kind of the first there are, from where to where, and whether the last one is cut off."""
+    """Returns the number of frames like the first, the runs that they form, and whether the last one is cut off."""
     sizes: dict[bytes, int] = {}
     runs: list[tuple[int, int]] = []
     buffer, base, at, begin, frames = b"", start, start, start, 0
@@ -1048,7 +1048,7 @@ def _same(one: _Frame, other: _Frame) -> bool:
 
 
 def _next_frame(file: BinaryIO, lost: int, stop: int, first: _Frame, free: int) -> int:
-    """Where the frames go on behind tags and padding. Raises Incomplete if there is something else in between."""
+    """Returns where the frames resume after tags and padding. Raises Incomplete if anything else is in between."""
     at, before = lost, -1
     while before < at < stop:
         before, at = at, _behind_tags(file, at, stop)
@@ -1057,7 +1057,7 @@ def _next_frame(file: BinaryIO, lost: int, stop: int, first: _Frame, free: int) 
     for sync in _SYNC.finditer(_read(file, at, min(_JUNK, stop - at))):
         begin = following = at + sync.start()
         frame = _frame(_read(file, begin, 4), free)
-        for _ in range(3):  # what looks like one header may be anything
+        for _ in range(3):  # a single apparent header may be anything
             there = _frame(_read(file, following, 4), free)
             if not frame or not there or not there.size or not _same(there, frame):
                 break

@@ -1,4 +1,4 @@
-"""Files that are written: whole, or not at all, and never in place of one that must not be replaced."""
+"""Writes files atomically: complete or not at all, and never over a file that must not be replaced."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ from typing import Any
 from vocos_onnx.messages import refused, writing
 
 _log = logging.getLogger("vocos_onnx")
-_staging: dict[Path, int] = {}  # folders of files that are not whole yet, and the processes that write them
-_made: list[tuple[Path, int]] = []  # folders that were made for files to come, and the processes that made them
-# renaming is refused for a file that is mounted, or whose folder cannot be written though the file itself can
-STAGED = ".vocos-"  # how the folders of files that are not whole yet begin; a process that is killed leaves them
+_staging: dict[Path, int] = {}  # folders of unfinished files, and the processes that write them
+_made: list[tuple[Path, int]] = []  # folders created for output files, and the processes that created them
+STAGED = ".vocos-"  # prefix of the folders of unfinished files; a process that is killed leaves them behind
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CANNOT_RENAME = {errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def name_of(file: Any) -> str:
-    """A file object in messages."""
+    """The name of a file object, for messages."""
     name = getattr(file, "name", None)
     return name if isinstance(name, str) else f"the {type(file).__name__} object"
 
 
 def write_all(file: Any, data: bytes) -> None:
-    """Write all of it to a binary file object: a raw one may take less at once. Raises ValueError for others."""
+    """Write all data to a binary file object; a raw one may take less per call. Raises ValueError for a text file."""
     view = memoryview(data)
     while view:
         try:
@@ -43,19 +42,19 @@ def write_all(file: Any, data: bytes) -> None:
             raise ValueError(f"{name_of(file)} does not take bytes ({error}); open it as binary") from None
         if count is None and isinstance(file, io.RawIOBase):
             raise BlockingIOError(f"{name_of(file)} does not block, and cannot take all of it now; set it to block")
-        view = view[len(view) if count is None else count :]  # others that return nothing have taken all
+        view = view[len(view) if count is None else count :]  # other file objects that return None have taken it all
 
 
 def check_target(path: Path, *, overwrite: bool = True) -> None:
-    """Raises an OSError where no file of that name can be written.
+    """Raises an OSError if no file can be written under that name.
 
-    FileNotFoundError: there is no such folder. PermissionError: the folder or the file cannot be written.
-    IsADirectoryError: it is a folder. FileExistsError: it is there, and ``overwrite`` is false; devices and FIFOs are
-    nothing to protect.
+    FileNotFoundError: the folder does not exist. PermissionError: the folder or the file is not writable.
+    IsADirectoryError: the path is a folder. FileExistsError: a regular file exists and ``overwrite`` is false; devices
+    and FIFOs need no protection.
     """
     with writing(path):
         if (descriptor := _descriptor(path)) is not None:
-            os.fstat(descriptor)  # raises where it is not open
+            os.fstat(descriptor)  # raises OSError if it is not open
             return
         found = _stat(path)
     if found is None:
@@ -77,13 +76,14 @@ def check_target(path: Path, *, overwrite: bool = True) -> None:
 
 @contextmanager
 def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
-    """Inside it, write to the path that it gives: that becomes the file at the end, unless there was an exception.
+    """Yields a path to write to; at the end that becomes the file, unless an exception is raised.
 
-    A symbolic link stays, and the file that it points to is written. A file that exists keeps its mode. What cannot be
-    renamed to (a mounted file, or one in a folder that cannot be written) is written in place, which is logged since
-    it is not atomic; so are devices and FIFOs, which get the finished bytes.
+    A symbolic link stays, and the file that it points to is written. An existing file keeps its mode. A file that
+    cannot be replaced by renaming (it is mounted, or its folder is not writable) is written in place, and a warning is
+    logged since that is not atomic. Devices and FIFOs are also written in place, with the finished bytes.
 
-    Raises as ``check_target``, also where the file has appeared in the meantime and ``overwrite`` is false.
+    Raises the same errors as ``check_target``; FileExistsError also if the file has appeared in the meantime and
+    ``overwrite`` is false.
     """
     check_target(path, overwrite=overwrite)
     found = _stat(path)
@@ -114,7 +114,7 @@ def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[None]:
-    """Inside it the folder exists, made where it was not, as its parents; what was made and stays empty is removed."""
+    """Creates a folder and its parents where missing; at the end removes those of them that are still empty."""
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
     _made.extend((path, os.getpid()) for path in absent)
     try:
@@ -128,14 +128,14 @@ def new_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def temporary(name: str) -> Iterator[Path]:
-    """A file of that name among the temporary files, which is removed at the end, also when the process is ended."""
+    """A temporary file of that name, removed at the end, and also when the process is terminated."""
     with _staged(Path(name), None) as path, _naming(path):
         yield path
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """In it the path is written to: an error of that which names no file names it."""
+    """While the path is being written, adds its name to disk-full errors that name no file."""
     try:
         yield
     except OSError as error:
@@ -145,7 +145,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def remove_unfinished() -> None:
-    """Delete what was staged and not finished. For a process that is about to end, and only for it."""
+    """Delete this process's staged, unfinished files. Call it only from a process that is about to end."""
     for folder, process in list(_staging.items()):
         if process == os.getpid():
             _remove(folder)
@@ -153,7 +153,7 @@ def remove_unfinished() -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what processes that were killed have left in a folder, which no process may be writing to."""
+    """Delete what killed processes have left behind in a folder. No process may be writing to that folder."""
     with suppress(FileNotFoundError):
         for path in folder.iterdir():
             if path.name.startswith(STAGED):
@@ -161,7 +161,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_stdout(path: Path) -> bool:
-    """Whether what is written to the path goes where standard output goes: then nothing else may be printed there."""
+    """Whether the path is standard output: if so, nothing else may be printed there."""
     try:
         return os.path.samestat(path.stat(), os.fstat(1))
     except OSError:
@@ -170,10 +170,11 @@ def is_stdout(path: Path) -> bool:
 
 @contextmanager
 def _staged(path: Path, folder: Path | None, *, or_elsewhere: bool = True) -> Iterator[Path]:
-    """An empty file of the name of a path that is to be written, in a folder of its own.
+    """An empty file with the name of the output ``path``, in a folder of its own.
 
-    That folder is in ``folder``, or where that cannot be, and without ``folder``, among the temporary files. It is
-    known before it is made, so that no signal can come between.
+    That folder is created in ``folder``. Without ``folder``, or if it cannot be created there and ``or_elsewhere`` is
+    true, it is created among the temporary files. It is registered before it is created, so a signal in between cannot
+    leave it behind.
     """
     name_of_ours = f"{STAGED}{secrets.token_hex(8)}"
     process = os.getpid()
@@ -195,10 +196,10 @@ def _staged(path: Path, folder: Path | None, *, or_elsewhere: bool = True) -> It
             with writing(path):
                 staging.mkdir(0o700)
         partial = staging / path.name
-        partial.touch()  # with the mode that the umask gives; libraries that write it do not all ask for that
+        partial.touch()  # with the umask's mode, which not all libraries that write the file respect
         yield partial
     finally:
-        if process == os.getpid():  # and not a child that was forked meanwhile
+        if process == os.getpid():  # not a child forked in the meantime
             _remove(staging)
         _staging.pop(staging, None)
 
@@ -214,14 +215,14 @@ def make_folder(folder: Path) -> None:
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """The innermost comes first."""
+    """Remove the empty ones of these folders, listed from the innermost outwards."""
     for folder in folders:
-        with suppress(OSError):  # it is not empty, or was never made
+        with suppress(OSError):  # it is not empty, or was never created
             folder.rmdir()
 
 
 def _remove(staging: Path) -> None:
-    with suppress(OSError):  # by rmtree an exception of a signal handler becomes another one
+    with suppress(OSError):  # rmtree would turn a signal handler's exception into another one
         for file in staging.iterdir():
             file.unlink()
         staging.rmdir()
@@ -230,7 +231,7 @@ def _remove(staging: Path) -> None:
 
 
 def _rename_to_new(partial: Path, target: Path) -> None:
-    """Raises FileExistsError where there is a file of that name, also one that appears at this moment."""
+    """Raises FileExistsError if a file of that name exists, even one created at this very moment."""
     try:
         target.hardlink_to(partial)
     except FileExistsError:
@@ -254,7 +255,7 @@ def _copy_into(partial: Path, path: Path) -> None:
 
 
 def _overwrite(partial: Path, target: Path) -> None:
-    """Write a file in place. The room for it is taken first, so that a full disk leaves what is there."""
+    """Write a file in place. Space is allocated first, so a full disk leaves the old contents intact."""
     size, before = partial.stat().st_size, target.stat().st_size
     with partial.open("rb") as source, target.open("r+b") as sink:
         if hasattr(os, "posix_fallocate") and size:
@@ -269,7 +270,7 @@ def _overwrite(partial: Path, target: Path) -> None:
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """Of what the path leads to, or None where nothing is there: a link may point to a file that is yet to be made."""
+    """The stat of what the path leads to, or None if nothing is there: a link may point to a file not yet created."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -277,12 +278,12 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def _target(path: Path) -> Path:
-    """The file that a symbolic link leads to; where there is none, the path as it is."""
+    """The file that a symbolic link leads to; any other path as it is."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _descriptor(path: Path) -> int | None:
-    """The open file that a name such as /dev/stdout or /dev/fd/63 stands for: it is written on, and never replaced."""
+    """The descriptor that a path such as /dev/stdout or /dev/fd/63 stands for: it is written to, never replaced."""
     for _ in range(40):
         if found := re.fullmatch(rf"/(?:dev|proc/self|proc/{os.getpid()})/fd/(\d+)", str(path)):
             return int(found[1])

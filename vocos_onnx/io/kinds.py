@@ -1,11 +1,11 @@
-"""What a file or a stream is, by its ending or its first bytes: a container is no raw numbers, messages can name it."""
+"""Identifies a file or stream by its extension or first bytes, to name it in messages and tell it from raw audio."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 UNREAD = (".wv", ".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka")  # audio that libsndfile does not read
-# The files in a folder with these endings are inputs; a file with another ending can be named on its own.
+# In a folder, files with these extensions are inputs; a file with any other extension can be passed by name.
 AUDIO = (
     ".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
     ".rf64", ".voc", ".sph", *UNREAD,
@@ -13,8 +13,8 @@ AUDIO = (
 ARRAYS = (".npz", ".npy")
 TOKENS = (*ARRAYS, ".json", ".safetensors")
 
-_ENOUGH, _VARIED = 64, 8  # bytes of text, and different ones among them: a constant level may look like text
-_FRAMES = 4096  # bytes in which two frames of mp3 or ADTS begin
+_ENOUGH, _VARIED = 64, 8  # bytes of text, and distinct values among them: a constant level may look like text
+_FRAMES = 4096  # bytes within which two frames of mp3 or ADTS begin
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Kind:
 
 _NPY, _ZIP = Kind("an .npy file", "array"), Kind("a zip archive, such as .npz", "array")
 TEXT = Kind("text", "text")
-# Each of four bytes or more, or else with more to check: audio that is no container begins like one by chance once in
-# 2**32 times at most. Longer ones that are the beginning of others come first.
+# Each has four bytes or more, or needs further checks: raw audio begins like one by chance at most once in 2**32 times.
+# Where one is a prefix of another, the longer one comes first.
 _STARTS: dict[bytes, Kind] = {
     b"RIFF": Kind("a RIFF file, such as .wav", "audio"),
     b"RIFX": Kind("a RIFX file (.wav)", "audio"),
@@ -71,7 +71,7 @@ _STARTS: dict[bytes, Kind] = {
     **{b"\x1f\x8b\x08" + bytes([flags]): Kind("a gzip archive", "other") for flags in range(32)},
     **{b"BZh" + bytes([size]) + b"1AY&SY": Kind("a .bz2 archive", "other") for size in b"123456789"},
 }
-_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free")  # of ISO media and QuickTime, behind a length
+_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free")  # of ISO media and QuickTime, after a length
 _MEDIA = Kind("an MPEG-4 file (.m4a, .mp4, .mov)", "audio")
 _PRINTED = frozenset(range(0x20, 0x7F)) | frozenset(b"\t\r\n")
 _MP3_KBPS = (
@@ -84,12 +84,12 @@ _MP3_KBPS = (
 
 
 def kind_of(head: bytes, ended: bool) -> tuple[Kind | None, bool]:
-    """What begins with these bytes, if that can be said, and whether more bytes may tell: not if it has ``ended``."""
+    """Returns the kind of data that begins so, if known, and whether more bytes may tell (not if ``ended``)."""
     for start, kind in _STARTS.items():
         if head.startswith(start):
             return kind, False
     more = len(head) < 20 and any(start.startswith(head) for start in _STARTS)
-    if head[:1] == b"\xff" and head[1:2] >= b"\xe0":  # of mp3 and ADTS
+    if head[:1] == b"\xff" and head[1:2] >= b"\xe0":  # mp3 and ADTS
         more = more or len(head) < 8
     if head[:2] == b"\0\0":
         box = head[4:8]
@@ -98,7 +98,7 @@ def kind_of(head: bytes, ended: bool) -> tuple[Kind | None, bool]:
         more = more or len(head) < 8
     for length, name in ((_mp3_frame, "an .mp3 file"), (_adts_frame, "an AAC file (.aac)")):
         at = length(head, 0)
-        for _ in range(2):  # a single one may well be audio
+        for _ in range(2):  # a single match may well be raw audio
             if not at:
                 break
             if at + 8 > len(head):
@@ -117,12 +117,12 @@ def kind_of(head: bytes, ended: bool) -> tuple[Kind | None, bool]:
 
 
 def _same_stream(head: bytes, at: int) -> bool:
-    """Whether the frame there is of the same version, layer and sample rate as the first."""
+    """Whether the frame at ``at`` has the same version, layer and sample rate as the first."""
     return head[at + 1] == head[1] and head[at + 2] & 0x0C == head[2] & 0x0C
 
 
 def _mp3_frame(head: bytes, at: int) -> int:
-    """The length of a frame of MPEG audio that begins there, or 0."""
+    """The length of the MPEG audio frame that begins at ``at``, or 0."""
     if len(head) < at + 4 or head[at] != 0xFF or head[at + 1] & 0xE0 != 0xE0:
         return 0
     version, layer = head[at + 1] >> 3 & 3, 4 - (head[at + 1] >> 1 & 3)  # versions: 2.5, none, 2, 1
@@ -139,7 +139,7 @@ def _mp3_frame(head: bytes, at: int) -> int:
 
 
 def _adts_frame(head: bytes, at: int) -> int:
-    """The length of a frame of AAC in ADTS that begins there, or 0."""
+    """The length of the AAC frame (ADTS) that begins at ``at``, or 0."""
     if len(head) < at + 7 or head[at] != 0xFF or head[at + 1] & 0xF6 != 0xF0 or head[at + 2] >> 2 & 15 > 12:
         return 0
     length = (head[at + 3] & 3) << 11 | head[at + 4] << 3 | head[at + 5] >> 5

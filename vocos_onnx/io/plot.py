@@ -1,4 +1,4 @@
-"""Two recordings' spectrograms, one above the other (needs the extra [plot])."""
+"""Plots the spectrograms of recordings one above the other (needs the extra [plot])."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ N_FFT, COLUMNS, RANGE_DB = 1024, 2000, 90
 
 
 def check_plot(path: Path) -> None:
-    """Raises ImportError without matplotlib, ValueError for an ending that it does not know, OSError for the folder."""
+    """Raises ImportError without matplotlib, ValueError for an unknown extension, OSError for an unwritable file."""
     known = _figure().canvas.get_supported_filetypes()
     if path.suffix[1:].lower() not in known:
         raise ValueError(f"{path.name!r} does not end in a kind of picture that matplotlib writes; try .png or .svg")
@@ -24,7 +24,7 @@ def check_plot(path: Path) -> None:
 
 
 def save_plot(path: Path, titled: dict[str, Float], sample_rate: int, *, overwrite: bool = True) -> None:
-    """Draw the spectrograms of recordings (samples,) under their titles, on one scale of decibels."""
+    """Plot the spectrograms of recordings (samples,) under their titles, on a shared decibel scale."""
     figure = _figure()
     longest = max(len(audio) for audio in titled.values())
     hop = max(N_FFT // 4, longest // COLUMNS)
@@ -48,7 +48,7 @@ def spectrogram(audio: Float, hop: int) -> Float:
 
 
 def draw_spectrogram(axis: Any, level: Float, hop: int, sample_rate: int, top: float) -> Any:
-    """Draw a spectrogram (F, T) of some hop on an axis of matplotlib, from ``top`` dB down to 90 dB less."""
+    """Draw a spectrogram (F, T) with the given hop on a matplotlib axis, over the 90 dB below ``top``."""
     extent = (0, level.shape[1] * hop / sample_rate, 0, sample_rate / 2000)
     axis.set_ylabel("kHz")
     return axis.imshow(level, origin="lower", aspect="auto", extent=extent, vmin=top - RANGE_DB, vmax=top, cmap="magma")

@@ -1,4 +1,4 @@
-"""Samples that callers give: checked, in float32, at the sample rate that is wanted."""
+"""Checks samples from callers, and converts them to float32 at the sample rate required."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from vocos_onnx.messages import in_python, shown
 from .files import name_of
 from .tokens import Tokens
 
-_CHANNELS = 64  # at most, of a recording whose channels are taken for samples
+_CHANNELS = 64  # at most, in a recording whose axes look swapped
 
 FULL_SCALE = {np.dtype(np.int16): 1 << 15, np.dtype(np.int32): 1 << 31}
 
-# Mixes of floats reach some times full scale (20 dB are 10), and nothing in use goes 36 dB beyond. In the range of
-# int16 this is 54 dB below full scale: quieter than speech in a recording that is worth anything.
+# Float mixes may reach several times full scale (20 dB over is 10 times), but nothing in use exceeds it by 36 dB. In
+# the int16 range this value is 54 dB below full scale: quieter than speech in any useful recording.
 _LOUDEST = 64
 
-_BANDS = (64, 80, 100, 128)  # of mels, or the channels of a codec's features
-_TELLING = 128  # quieter than that, what is not negative may be silence with an offset
+_BANDS = (64, 80, 100, 128)  # mel bands, or channels of a codec's features
+_TELLING = 128  # below that, non-negative samples may be silence with an offset
 _TO_DECODE = "tokens are decoded with vocos.decode(tokens), vocos = VocosONNX() or the model of their codec"
 
 
 def read_rate(sample_rate: Any) -> int:
-    """A sample rate in Hz as Python's integer, which no product makes overflow. Raises ValueError."""
+    """A sample rate in Hz as a Python int, whose products cannot overflow. Raises ValueError."""
     if isinstance(sample_rate, np.ndarray | list | tuple) and np.ndim(sample_rate):
         raise ValueError(
             f"sample_rate is {type(sample_rate).__name__} of length {len(sample_rate)}, expected an integer in Hz"
@@ -62,14 +62,14 @@ def _check_rate(rate: float, given: Any) -> None:
 
 
 def read_waveform(audio: npt.ArrayLike, sample_rate: int, to: int) -> Float:
-    """Audio (N,) or (B, N) as float32 (B, ceil(N · to / sample_rate)) of the rate ``to``. Raises ValueError."""
+    """Audio (N,) or (B, N) as float32 (B, ceil(N · to / sample_rate)) at the rate ``to``. Raises ValueError."""
     check_audio(audio, sample_rate)
     rate = read_rate(sample_rate)
     return resample(_check(as_samples(audio, rate)), rate, read_rate(to))
 
 
 def read_blocks(blocks: Iterable[npt.ArrayLike], sample_rate: int, to: int) -> Iterator[Float]:
-    """What ``read_waveform`` makes of the joined blocks (n,) of one recording, (1, m) each. Raises ValueError."""
+    """Like ``read_waveform`` on the joined blocks (n,) of one recording; yields blocks (1, m). Raises ValueError."""
     check_order(blocks, sample_rate, "blocks")
     if isinstance(blocks, Tokens) or getattr(blocks, "ndim", 0) == 2:
         check_audio(blocks, sample_rate)
@@ -78,7 +78,7 @@ def read_blocks(blocks: Iterable[npt.ArrayLike], sample_rate: int, to: int) -> I
 
 
 def as_samples(audio: Any, rate: int, blockwise: str = "resynth_stream or encode_stream") -> npt.NDArray[Any]:
-    """Audio as an array of a type that is audio's. Raises ValueError for what is another thing than samples."""
+    """Audio as an array. Raises ValueError if it is not samples."""
     _refuse_files(audio, rate, "audio", "load_audio")
     check_awaited(audio, "audio", "join its blocks first, as in np.concatenate([block async for block in audio])")
     expected = "expected an array of samples"
@@ -111,7 +111,7 @@ def _kind(given: Any) -> str:
 
 
 def _objects(array: npt.NDArray[Any]) -> str:
-    """What to pass in place of an array of objects, such as a column of arrays as parquet has them."""
+    """What to pass instead of an object array, such as a column of arrays read from parquet."""
     shapes = {np.shape(each) for each in array.flat} if array.size else set()
     if shapes == {()}:
         numbers = all(isinstance(each, int | float | np.number) for each in array.flat)
@@ -122,13 +122,13 @@ def _objects(array: npt.NDArray[Any]) -> str:
 
 
 def as_blocks(blocks: Any, rate: int) -> Iterable[npt.ArrayLike]:
-    """Blocks of audio, not yet looked at. Raises ValueError for what is another thing."""
+    """Returns the blocks of audio; their contents are not checked yet. Raises ValueError if they are not blocks."""
     _refuse_files(blocks, rate, "blocks", "load_blocks")
     check_awaited(blocks, "blocks", "collect them first, as in [block async for block in blocks]")
     if getattr(blocks, "ndim", 3) < 3 or not isinstance(blocks, Iterable):
         what = f"one array of shape {np.shape(blocks)}" if hasattr(blocks, "ndim") else shown(blocks)
         remedy = "pass [audio] for one array"
-        if getattr(blocks, "ndim", 0) > 1:  # of which the rows could be blocks, or channels, or samples of all channels
+        if getattr(blocks, "ndim", 0) > 1:  # whose rows could be blocks, channels, or samples of all channels
             remedy = "pass list(blocks) if each row is a block, [blocks.mean(axis=1)] for (samples, channels)"
         raise ValueError(f"blocks is {what}, expected an iterable of arrays (samples,): {remedy}")
     return blocks
@@ -153,11 +153,11 @@ def _refuse_files(audio: Any, rate: int, name: str, function: str) -> None:
 
 
 def _check_blocks(blocks: Iterable[npt.ArrayLike], rate: int) -> Iterator[Float]:
-    """Blocks (n,) of one recording as float32 (1, n); empty ones are left out. Raises ValueError."""
+    """Blocks (n,) of one recording as float32 (1, n); empty ones are skipped. Raises ValueError."""
     first = 0
     for block in blocks:
         check_audio(block, rate)
-        # a copy: it is kept for a while, and the caller may fill the same memory again
+        # a copy, since it is kept for a while and the caller may reuse the memory
         given = np.array(as_samples(block, rate))
         if given.ndim != 1:
             raise ValueError(f"a block of audio has shape {given.shape}, expected (samples,){one_channel_hint(given)}")
@@ -181,14 +181,14 @@ def _check(given: npt.NDArray[Any], first: int = 0) -> Float:
         )
     if full_scale := full_scale_of(given.dtype):
         given = given / np.float32(full_scale)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+    with np.errstate(over="ignore"):  # values that overflow float32 become infinite, and raise below
         waveform = np.ascontiguousarray(given.reshape(-1, given.shape[-1]), np.float32)
     check_values(waveform, first)
     return waveform
 
 
 def full_scale_of(dtype: np.dtype[Any]) -> int | None:
-    """What the full scale of an integer type is, None for floats. Raises ValueError for types that are no audio's."""
+    """The full scale of an integer type; None for floats. Raises ValueError for a type that is not used for audio."""
     native = dtype.newbyteorder("=")
     if native in FULL_SCALE:
         return FULL_SCALE[native]
@@ -214,7 +214,7 @@ def full_scale_of(dtype: np.dtype[Any]) -> int | None:
 
 
 class TooLoud(ValueError):
-    """Floats in another range than audio is, of integers for instance."""
+    """Raised for floats far beyond the range of audio, such as the range of an integer type."""
 
     def __init__(self, peak: float, at: int):
         self.what = f"audio reaches {peak:.6g} at sample {at}, expected floats with full scale ±1 ({_LOUDEST} at most)"
@@ -228,8 +228,8 @@ class TooLoud(ValueError):
 
 
 def check_values(audio: npt.NDArray[Any], first: int) -> None:
-    """Raises ValueError for floats (..., n) of which some are not finite, or in another range than audio is."""
-    peaks = np.array([audio.max(), -audio.min()]) if audio.size else np.zeros(1)  # NaN comes through, too
+    """Raises ValueError if some of the floats (..., n) are not finite, or are far beyond the range of audio."""
+    peaks = np.array([audio.max(), -audio.min()]) if audio.size else np.zeros(1)  # max and min propagate NaN
     if np.isfinite(peaks).all():
         if peaks.max() > _LOUDEST:
             columns = np.abs(audio.reshape(-1, audio.shape[-1])).max(axis=0)
@@ -242,13 +242,13 @@ def check_values(audio: npt.NDArray[Any], first: int) -> None:
 
 
 def _mean(audio: npt.NDArray[Any], axis: int) -> str:
-    """How to mix channels, so that the result is audio."""
+    """An expression that mixes the channels, with a result that is valid audio."""
     scale = FULL_SCALE.get(audio.dtype.newbyteorder("="))
     return f"(audio / {scale}).mean(axis={axis})" if scale else f"audio.mean(axis={axis})"
 
 
 def one_channel_hint(audio: npt.NDArray[Any]) -> str:
-    """How to make one channel of an array that has more axes, or less."""
+    """A hint at how to get one channel from an array with another number of axes."""
     if audio.ndim < 1 or audio.size == 0:
         return ""
     if sum(size > 1 for size in audio.shape) <= 1:
@@ -262,20 +262,21 @@ def one_channel_hint(audio: npt.NDArray[Any]) -> str:
 
 
 def check_audio(audio: Any, sample_rate: Any) -> None:
-    """Raises ValueError for what is no audio, but tokens or log-mels, and where audio and its sample rate are swapped.
+    """Raises ValueError for tokens or log-mels passed as audio, and if audio and its sample rate are swapped.
 
-    By its values, where the type does not say it: whole numbers of 0 ... 1023 in up to 32 rows shorter than a second
-    are tokens, and so are not the zeros of silence; rows of log-mels are as many as their bands, and lie beyond ±1.
+    Where the type does not tell, the values do: whole numbers from 0 to 1023 in up to 32 rows shorter than a second are
+    tokens, unless they are too small to tell from silence; log-mels have one row for each band, and exceed ±1 on
+    average.
     """
     check_order(audio, sample_rate)
     if isinstance(audio, Tokens) or (isinstance(audio, list | tuple) and any(isinstance(x, Tokens) for x in audio)):
         shape = f" of shape {audio.shape}" if isinstance(audio, Tokens) else ""
         raise ValueError(f"audio is Tokens{shape}, expected samples (N,) or (batch, N): {_TO_DECODE}")
-    if isinstance(audio, list | tuple) and len(audio) > _BANDS[-1]:  # of samples
+    if isinstance(audio, list | tuple) and len(audio) > _BANDS[-1]:  # a list of samples
         return
     try:
         array = np.asarray(audio)
-    except Exception:  # the reader of audio says why
+    except Exception:  # reading the audio will report why
         return
     if array.ndim != 2 or not array.size or array.dtype.kind not in "iuf" or not _is_short(array, sample_rate):
         return
@@ -300,7 +301,7 @@ def _is_short(array: npt.NDArray[Any], sample_rate: Any) -> bool:
 
 
 def read_chunk(chunk: Any) -> int:
-    """Frames at once, as an integer of Python's: sums of numpy's small ones would wrap. Raises ValueError."""
+    """Frames per chunk as a Python int: sums of numpy's small integers would wrap. Raises ValueError."""
     try:
         frames = 0 if isinstance(chunk, bool | np.bool_) else operator.index(chunk)
     except TypeError:
@@ -311,16 +312,16 @@ def read_chunk(chunk: Any) -> int:
 
 
 def to_int16(audio: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int16]:
-    """Samples with full scale ±1 as 16-bit PCM: rounded to the nearest value, and clipped."""
+    """Converts samples with full scale ±1 to 16-bit PCM: rounds to the nearest value, and clips."""
     return np.round(audio * (1 << 15)).clip(-(1 << 15), (1 << 15) - 1).astype(np.int16)
 
 
 def cut_end(blocks: Iterable[Float], most: int, length: Callable[[int], int]) -> Iterator[Float]:
-    """The blocks (n,) without up to ``most`` samples at their end.
+    """Yields the blocks (n,) with up to ``most`` samples removed from the end.
 
     ``length`` is called after the last block with the number of samples in all blocks, and returns how many to keep.
     """
-    tail, done = np.zeros(0, np.float32), 0  # the last samples, which may be cut off; those before them
+    tail, done = np.zeros(0, np.float32), 0  # the last samples, which may be cut; the number before them
     for block in blocks:
         tail = np.concatenate([tail, block])
         certain = max(0, len(tail) - most)

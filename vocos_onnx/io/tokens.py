@@ -1,4 +1,4 @@
-"""Token files: .npz archives that say whose tokens they hold, and what others write."""
+"""Token files: .npz archives that name the codec of their tokens, and the formats of other programs."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from .array_files import HEAD, Entry, check_kind, entries, names_and_shapes
 from .files import check_target, whole_file, write_all
 
 _ENTRIES = ("samples", "sample_rate", "codec", "codebooks_sha256")
-_LONGEST = 200  # characters of a name in a file that are looked at
+_LONGEST = 200  # the most characters that a name in a file may have
 A_NAME = f"a name of up to {_LONGEST} printable characters"
-_SMALL = 4096  # bytes of an entry of one value
-_SPOOLED, _MOST = 16 << 20, 1 << 30  # bytes of a file that cannot seek: in memory, and in all
+_SMALL = 4096  # the most bytes of an entry with one value
+_SPOOLED, _MOST = 16 << 20, 1 << 30  # bytes of a file that cannot seek: kept in memory, and in total
 
 
 _Described = tuple[int | None, int | None, str | None, str | None]  # _ENTRIES
 
 
 class Tokenizer(Protocol):
-    """What knows whose tokens they are: an ``EncodecONNX`` that made them, or a ``VocosONNX`` that decodes them."""
+    """An object that knows its codec: an ``EncodecONNX`` that made the tokens, or a ``VocosONNX`` that decodes them."""
 
     @property
     def config(self) -> EncoderConfig | ModelConfig: ...
@@ -45,19 +45,19 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """What a token file holds. ``VocosONNX.decode`` takes it as it is, and checks that the codec is its own.
+    """The contents of a token file. ``VocosONNX.decode`` takes them as they are, and checks that the codec is its own.
 
     Attributes:
-        codes: the array of the file, without axes of one that others put around a recording; of ``vocos-onnx encode``
-            integers (K, T): K codebooks, T frames.
-        samples: of the recording that they were made from; None where the file does not say it.
-        sample_rate: of these samples, in Hz.
-        codec: name of the codec whose tokens they are; None where the file does not say it.
+        codes: the array of the file, without the axes of length 1 that other programs put around a recording; from
+            ``vocos-onnx encode`` integers (K, T): K codebooks, T frames.
+        samples: length of the recording that they were made from; None if the file does not say.
+        sample_rate: sample rate of that recording, in Hz; None if the file does not say.
+        codec: name of the codec of the tokens; None if the file does not say.
         codebooks_sha256: the fingerprint of its codebooks: the sha256 of the first K of them (K, codebook_size,
-            channels), little-endian float32. None where the file does not say it.
+            channels) as little-endian float32. None if the file does not say.
 
-    ``numpy.asarray(tokens)`` is the codes alone, ``tokens.shape`` their shape, and ``len(tokens)`` the codebooks. Two
-    are equal if all of that is.
+    ``numpy.asarray(tokens)`` is the codes alone, ``tokens.shape`` their shape, and ``len(tokens)`` the length of their
+    first axis. Two ``Tokens`` are equal if all attributes are.
     """
 
     codes: npt.NDArray[Any]
@@ -74,7 +74,7 @@ class Tokens:
             return NotImplemented
         return self._described() == other._described() and np.array_equal(self.codes, other.codes)
 
-    __hash__ = None  # type: ignore[assignment]  # as that of the array in it
+    __hash__ = None  # type: ignore[assignment]  # as for the array in it
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -87,39 +87,39 @@ class Tokens:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the codes."""
+        """The shape of the codes."""
         return self.codes.shape
 
     @property
     def anonymous(self) -> bool:
-        """Whether they are tokens, and nothing says of which codec."""
+        """Whether they are tokens of an unknown codec."""
         return self.codec is None and self.codebooks_sha256 is None and self.codes.dtype.kind in "iu"
 
 
 def load_tokens(path_or_file: str | os.PathLike[str] | IO[bytes], *, key: str | None = None) -> Tokens:
     """Read a .npy, .npz, .json or .safetensors file of tokens or features. Pickles are never loaded.
 
-    Of several arrays in a file it is the one that ``key`` names, else the first of tokens, codes, fine_prompt (Bark),
-    audio_tokens (VALL-E) and audio_codes (transformers) that is there, else the only one. A file holds one recording:
-    of tokens (1, K, T), (K, 1, T) and (1, 1, K, T) and of features (1, C, T) the axes of one are left out. A batch of
-    more stays as it is, and ``decode`` takes it with its ``layout``.
+    If a file holds several arrays, reads the one that ``key`` names; without a key, the first of tokens, codes,
+    fine_prompt (Bark), audio_tokens (VALL-E) and audio_codes (transformers) that is there, else the only array. A file
+    holds one recording: axes of length 1 are dropped from tokens (1, K, T), (K, 1, T) and (1, 1, K, T) and from
+    features (1, C, T). A larger batch stays as it is, and ``decode`` takes it with its ``layout``.
 
-    A .npz file of ``save_tokens`` or ``vocos-onnx encode`` names its codec, too. The tokens of a file that does not are
-    taken for those of the model that decodes them, of which there is one warning in a process.
+    A .npz file from ``save_tokens`` or ``vocos-onnx encode`` also names its codec. If a file does not, its tokens are
+    assumed to be of the codec of the model that decodes them; one warning per process says so.
 
     Args:
-        path_or_file: path, or a binary file object, which is read from where it is and need not seek.
+        path_or_file: a path, or a binary file object, which is read from its current position and need not be seekable.
         key: name of the array in a .npz, .safetensors or .json file.
 
     Returns:
         ``Tokens``, for ``VocosONNX.decode``.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        OSError: it cannot be opened.
-        ValueError: it is of another kind, damaged, or holds Python objects; it has no array of the name ``key``, or
-            several and none of the names above; tokens (T, K), or transformers' of several chunks. The message says
-            what to do.
+        FileNotFoundError: if there is no such file.
+        OSError: if it cannot be opened.
+        ValueError: if it is of another kind, is damaged, or holds Python objects; has no array named ``key``, or
+            several arrays with none of the names above; or holds tokens (T, K), or tokens of several chunks from
+            transformers. The message gives the remedy.
 
     Example:
         >>> vocos.decode(load_tokens("speech.npz"))  # ValueError where they are of another codec than the model's
@@ -131,7 +131,7 @@ def load_tokens(path_or_file: str | os.PathLike[str] | IO[bytes], *, key: str | 
 
 
 def check_not_empty(tokens: Tokens, file: str) -> None:
-    """Raises ValueError where a file that is to be decoded holds no frames."""
+    """Raises ValueError if a file to be decoded holds no frames."""
     if not tokens.codes.size:
         what = "features" if tokens.codes.dtype.kind == "f" else "tokens"
         raise ValueError(
@@ -140,7 +140,7 @@ def check_not_empty(tokens: Tokens, file: str) -> None:
 
 
 def of_no_codec(file: str, codec: str | None = None) -> str:
-    """What to warn of where a file does not name the codec of its tokens. ``codec``: that of the model, if known."""
+    """The warning about a file that does not name the codec of its tokens; ``codec`` is the model's, if known."""
     whose = "the codec of the model that decodes it" if codec is None else codec
     others = "" if codec == "encodec_24khz" else " (those of Bark, VALL-E and the like are EnCodec's)"
     return (
@@ -157,22 +157,23 @@ def save_tokens(
     samples: int | None = None,
     overwrite: bool = True,
 ) -> None:
-    """Write tokens to an .npz file, with the codec that made them. The file appears whole or not at all.
+    """Write tokens and the name of their codec to an .npz file. The file is written atomically.
 
     Args:
-        path: ends in .npz; or a binary file object, which is written to from where it is, and need not seek.
+        path: a path that ends in .npz, or a binary file object, which is written at its current position and need not
+            be seekable.
         tokens: integers (K, T), or ``Tokens``, which know their codec.
-        codec: the ``EncodecONNX`` that made them, or a ``VocosONNX`` that decodes them. Without it, and of a plain
-            array, the file names no codec.
-        samples: of the recording, at the codec's sample rate, so that ``vocos-onnx decode`` gives as many.
-        overwrite: whether a file that exists is replaced.
+        codec: the ``EncodecONNX`` that made them, or a ``VocosONNX`` that decodes them. Without it, a plain array is
+            written without the name of a codec.
+        samples: length of the recording at the codec's sample rate, so ``vocos-onnx decode`` returns exactly as many.
+        overwrite: whether to replace an existing file.
 
     Raises:
-        ValueError: another ending; tokens that are not integers (K, T), or that the codec cannot have made, or that
-            name another codec; a mel model, which has no tokens; what is no codec; ``samples`` that are no number of
-            them, or not as many as the frames are of.
-        FileExistsError: the file exists, and ``overwrite`` is false.
-        OSError: the file cannot be written.
+        ValueError: if the extension is another one; if the tokens are not integers (K, T), cannot come from the codec,
+            or name another codec; if the codec is a mel model, which has no tokens, or not a codec at all; or if
+            ``samples`` is not a valid count or does not match the number of frames.
+        FileExistsError: if the file exists and ``overwrite`` is false.
+        OSError: if the file cannot be written.
 
     Example:
         >>> save_tokens("speech.npz", encoder.encode(audio, rate), encoder)
@@ -214,7 +215,7 @@ def save_tokens(
 
 
 def _target(given: Any, tokens: Any, overwrite: bool) -> Path | IO[bytes]:
-    """Where tokens are to be written, after checking that they can be."""
+    """Returns the path or file object to write to, after checking that it can be written."""
     if isinstance(given, io.TextIOBase):
         raise ValueError('the file was opened as text: open it with open(path, "wb")')
     if hasattr(given, "write"):
@@ -236,7 +237,7 @@ def _target(given: Any, tokens: Any, overwrite: bool) -> Path | IO[bytes]:
 
 
 def _check_length(samples: int | None, frames: int, hop: int | None, remedy: str) -> None:
-    """Raises ValueError for a number of samples that so many frames cannot be of."""
+    """Raises ValueError if that number of samples does not match the number of frames."""
     if samples is None or (-(-samples // hop) == frames if hop else samples >= frames):
         return
     expected = f"{(frames - 1) * hop + 1} to {frames * hop}" if hop else f"{frames} or more"
@@ -247,12 +248,12 @@ def _check_length(samples: int | None, frames: int, hop: int | None, remedy: str
 
 
 def is_name(text: Any) -> bool:
-    """Whether it can be the name of a codec or the fingerprint of its codebooks."""
+    """Whether the text is valid as the name of a codec or the fingerprint of its codebooks."""
     return isinstance(text, str) and text.isprintable() and 0 < len(text) <= _LONGEST
 
 
 def _check_entries(samples: Any, sample_rate: Any, codec: Any, digest: Any) -> _Described:
-    """What a file says of its tokens, with integers as Python's."""
+    """Checks what a file says about its tokens. Returns it with integers as Python ints."""
     for name, text in (("codec", codec), ("codebooks_sha256", digest)):
         if text is not None and not is_name(text):
             raise ValueError(f"{name} is {shown(text)}, expected {A_NAME}")
@@ -269,7 +270,7 @@ def _count(name: str, given: Any, least: int, meaning: str) -> int | None:
         return None
     try:
         value = -1 if isinstance(given, bool | np.bool_) else operator.index(given)
-    except TypeError:  # numpy's timedelta64 too, an integer by its class
+    except TypeError:  # numpy's timedelta64 too, whose class is an integer's
         value = -1
     if not least <= value < 1 << 62:
         raise ValueError(f"{name} is {shown(given)}, expected {meaning}")
@@ -277,7 +278,7 @@ def _count(name: str, given: Any, least: int, meaning: str) -> int | None:
 
 
 def _named(given: Tokens, codec: Any) -> Tokens:
-    """The tokens with what there is to say of their codec. Raises ValueError if they cannot be of it."""
+    """Returns the tokens with the details of their codec. Raises ValueError if they cannot be from that codec."""
     config, codes, count = getattr(codec, "config", None), given.codes, len(given.codes)
     if isinstance(codec, type) or not isinstance(config, EncoderConfig | ModelConfig):
         raise ValueError(
@@ -297,9 +298,9 @@ def _named(given: Tokens, codec: Any) -> Tokens:
         )
     known = features.codebooks_sha256
     if isinstance(config, ModelConfig):
-        codec.codes_to_features(replace(given, codes=codes[:, :1]))  # which raises if they are of another codec
+        codec.codes_to_features(replace(given, codes=codes[:, :1]))  # raises if they are of another codec
         same = True
-    elif given.codebooks_sha256 is not None:  # that decides
+    elif given.codebooks_sha256 is not None:  # the fingerprint takes precedence
         same = given.codebooks_sha256 in config.codebooks_sha256[count - 1 :]
     else:
         same = given.codec in (None, config.codec)
@@ -316,10 +317,11 @@ def _named(given: Tokens, codec: Any) -> Tokens:
 
 
 def check_codec(tokens: Tokens, config: ModelConfig, known: tuple[str, ...]) -> None:
-    """Raises ValueError where the tokens are of another codec than the model's; what is not known is not checked.
+    """Raises ValueError if the tokens are of another codec than the model's; what is unknown is not checked.
 
-    ``known`` are the fingerprints of the model's first 1, 2, ... codebooks. That of the tokens decides: of as many
-    codebooks as there are rows of them, or of more, as where a model of more has named them.
+    ``known`` are the fingerprints of the model's first 1, 2, ... codebooks. The fingerprint of the tokens takes
+    precedence over the name; it may cover as many codebooks as the tokens have, or more, if a model with more has
+    written it.
     """
     if tokens.codec is None and tokens.codebooks_sha256 is None:
         return
@@ -333,7 +335,7 @@ def check_codec(tokens: Tokens, config: ModelConfig, known: tuple[str, ...]) -> 
     if own is None:
         raise ValueError(f"these are tokens of {name}, and this is a mel model, which decodes features: {remedy}")
     if tokens.codebooks_sha256 is not None:
-        count = min(tokens.codes.shape[:-1], default=0)  # of (K, T), (K, B, T) or (B, K, T)
+        count = min(tokens.codes.shape[:-1], default=0)  # for (K, T), (K, B, T) or (B, K, T)
         same = tokens.codebooks_sha256 in known[max(0, count - 1) :]
     else:
         same = tokens.codec == own.codec
@@ -351,13 +353,13 @@ def check_codec(tokens: Tokens, config: ModelConfig, known: tuple[str, ...]) -> 
 
 
 def read_token_file(path_or_file: str | os.PathLike[str] | IO[bytes], key: str | None = None) -> Tokens:
-    """As ``load_tokens``, without its warning."""
+    """Like ``load_tokens``, without its warning."""
     with _opened(path_or_file) as (file, name):
         try:
             array, chosen, described = _read(file, name, key)
         except MemoryError:
             raise
-        except Exception as error:  # of damaged archives zipfile raises whatever its parsers do: zlib.error, ...
+        except Exception as error:  # on a damaged archive zipfile raises whatever its parsers raise: zlib.error, ...
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise ValueError(f"cannot read {_name(path_or_file)}: {reason}") from None
     return Tokens(_unwrapped(array, _name(path_or_file), name, chosen), *described)
@@ -365,7 +367,7 @@ def read_token_file(path_or_file: str | os.PathLike[str] | IO[bytes], key: str |
 
 @contextmanager
 def _opened(given: str | os.PathLike[str] | IO[bytes]) -> Iterator[tuple[IO[bytes], str]]:
-    """The file at its start, able to seek, and its name. What cannot seek is copied if it looks like a token file."""
+    """Gives the file, seekable and at its start, and its name. Copies it if it cannot seek or is not at its start."""
     with ExitStack() as stack:
         if isinstance(given, str | os.PathLike):
             if given == "":
@@ -411,7 +413,7 @@ def _at_end(file: IO[bytes]) -> bool:
 
 
 def _copied(file: IO[bytes], name: str) -> IO[bytes]:
-    """What follows in a file, in a temporary one."""
+    """Copies the rest of a file to a temporary one."""
     copy: Any = tempfile.SpooledTemporaryFile(_SPOOLED)  # noqa: SIM115 the caller closes it
     try:
         head = block = _block(file, HEAD)
@@ -430,7 +432,7 @@ def _copied(file: IO[bytes], name: str) -> IO[bytes]:
 
 
 def _block(file: IO[bytes], size: int) -> bytes:
-    """So many bytes, but at the end of the file: one read may give less, as of a socket."""
+    """Reads ``size`` bytes, fewer only at the end of the file: a single read, as from a socket, may return less."""
     data = b""
     while len(data) < size:
         more = file.read(size - len(data))
@@ -452,12 +454,12 @@ def _read(file: IO[bytes], name: str, key: str | None) -> tuple[npt.NDArray[Any]
     for entry in _ENTRIES:
         value = None
         if entry in found and entry != chosen:
-            if found[entry].bytes > _SMALL:  # before it is unpacked
+            if found[entry].bytes > _SMALL:  # checked before it is unpacked
                 raise ValueError(f"its {entry} takes more than {_SMALL} bytes, expected one value")
             array = _array(found[entry], entry)
             if array.size != 1:
                 raise ValueError(f"its {entry} has shape {array.shape}, expected one value")
-            value = array.reshape(())[()] if array.dtype.kind in "mM" else array.item()  # which makes them integers
+            value = array.reshape(())[()] if array.dtype.kind in "mM" else array.item()  # item() may give an int
         described.append(value)
     checked = _check_entries(*described)
     return _array(found[chosen], shown(chosen)), chosen, checked
@@ -485,10 +487,10 @@ def _choose(found: dict[str, Entry], key: str | None) -> str:
 
 
 def _unwrapped(array: npt.NDArray[Any], file: str, name: str, key: str | None) -> npt.NDArray[Any]:
-    """The array of one recording, read from ``file``, without the axes of one that others write around it.
+    """The array of one recording, read from ``file``, without the axes of length 1 that other programs put around it.
 
-    (1, K, T) is what encodec gives, (1, 1, K, T) transformers (chunks, batch, codebooks, frames), (K, 1, T) upstream
-    Vocos and this package, (1, C, T) a batch of features.
+    encodec writes (1, K, T), transformers (1, 1, K, T) (chunks, batch, codebooks, frames), upstream Vocos and this
+    package (K, 1, T); (1, C, T) is a batch of features.
     """
     shape, code, stem = array.shape, _code(name, key), os.path.splitext(name)[0] or "tokens"  # noqa: PTH122
     array = array.reshape(shape_of_one(shape, array.dtype))
@@ -513,7 +515,7 @@ def _unwrapped(array: npt.NDArray[Any], file: str, name: str, key: str | None) -
 
 
 def shape_of_one(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """The shape of an array of one recording without the axes of one around it; that of any other as it is."""
+    """The shape of one recording's array without the axes of length 1 around it; any other shape as it is."""
     if dtype.kind in "iu" and len(shape) == 4 and shape[:2] == (1, 1):
         return shape[2:]
     if len(shape) == 3 and shape[0] == 1 and dtype.kind in "iuf":
@@ -522,7 +524,7 @@ def shape_of_one(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...
 
 
 def _code(name: str, key: str | None) -> str:
-    """Python that gives an array of a file, for messages."""
+    """Python code that loads an array from a file, for messages."""
     index = "" if key is None else f"[{key!r}]" if key.isprintable() and len(key) < 100 else "[KEY]"
     file = in_python(name or "FILE")
     match os.path.splitext(name)[1][1:].lower():  # noqa: PTH122
@@ -538,7 +540,7 @@ def _name(path: object) -> str:
 
 
 def demo_tokens() -> Tokens:
-    """Tokens of a bundled recording of speech, 8 s long: int16 codes (16 codebooks, 631 frames) of the bundled codec.
+    """Tokens of a bundled 8 s speech recording: int16 codes (16 codebooks, 631 frames) of the bundled codec.
 
     Example:
         >>> audio = VocosONNX().decode(demo_tokens())

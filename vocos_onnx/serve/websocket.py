@@ -84,7 +84,7 @@ class _Closed(Exception):
 class _Watch:
     """Cancels the task of a connection when its client takes too long, or when the service shuts down.
 
-    The timer is reset only when it fires too early, not for every message: there can be a thousand a second.
+    Most messages, of which there can be a thousand a second, leave the timer alone; it is rescheduled when it fires.
     """
 
     def __init__(self) -> None:
@@ -352,7 +352,7 @@ class Connection:
 
     async def _yield(self, message: str | bytes) -> None:
         """Lets other tasks run between messages. Raises _Closed after too many that need no network (empty chunks)."""
-        needs_network = isinstance(message, bytes) and bool(message)  # makes up for itself, a start and a flush
+        needs_network = isinstance(message, bytes) and bool(message)  # one makes up for a start and a flush
         self._quick = max(0, self._quick - 3) if needs_network else self._quick + 1
         if self._quick > _MOST_QUICK:
             raise _Closed(

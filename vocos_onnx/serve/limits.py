@@ -41,8 +41,8 @@ or gunicorn's worker), ``Limits`` finds its configuration at startup and adds:
   WebSocket whose message comes in thousands of frames of a few bytes is closed with 1008.
 - An orderly shutdown: after SIGTERM no slow client is waited for longer than ``patience``, and everything else ends
   within ``end_seconds`` (this sets uvicorn's ``timeout_graceful_shutdown``, unless it is set already).
-- At most ``sockets`` WebSockets; any more get 503. They count as connections, not as requests, and are not closed in
-  favor of others. At SIGTERM they are closed with code 1012. Messages that are still arriving, waiting for the
+- At most ``sockets`` WebSockets; any more get 503. They count as connections, not as requests, and are not closed to
+  make room for others. At SIGTERM they are closed with code 1012. Messages that are still arriving, waiting for the
   application, or waiting to be read count toward ``memory``. If it runs out, the client that has kept the service
   waiting longest, or else the new one, is closed with 1013; one that is not reading is cut off. The application bounds
   for how long a client may leave its messages unread; uvicorn's ``ws_max_size``, ``ws_max_queue`` and
@@ -756,7 +756,7 @@ class _Body:
 
 
 class _Answer:
-    """The application's ``send``: sends in pieces, as fast as the client reads, unless the request has been refused."""
+    """The application's ``send``: sends up to ``PIECE`` bytes at once, as fast as the client reads, unless refused."""
 
     def __init__(self, account: Account, send: Send, transport: asyncio.Transport | None) -> None:
         self.begun = self.complete = False

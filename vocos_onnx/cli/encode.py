@@ -85,6 +85,6 @@ def _save(job: Job, codes: npt.NDArray[Any], encoder: EncodecONNX, samples: int,
 
     if job.target is None or job.format is None:
         save_tokens(job.output, codes, encoder, samples=samples, overwrite=overwrite)
-    else:  # save_tokens takes the format from the file name, which here has no ending
+    else:  # save_tokens takes the format from the file name, which does not imply it here
         with whole_file(job.target, overwrite=overwrite) as partial, partial.open("wb") as file:
             save_tokens(file, codes, encoder, samples=samples)

@@ -1,4 +1,4 @@
-"""``vocos-onnx batch``: what it takes, prints and returns."""
+"""Tests of ``vocos-onnx batch``: what it accepts, prints and returns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(*args: object) -> int:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with tokens/, mels/, recordings/ and manifests of them."""
+    """A working folder with tokens/, mels/, recordings/ and their manifests."""
     monkeypatch.chdir(tmp_path)
     for name in ("tokens", "mels", "recordings"):
         Path(name).mkdir()
@@ -90,7 +90,7 @@ def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="no limit on the size of files")
 def test_json_of_a_job_that_stops(folder: Path) -> None:
-    """As on a full disk: the summary is printed all the same, and the reason on stderr."""
+    """On a full disk, say, it still prints the summary, and the reason on stderr."""
     import resource
 
     save_tokens("tokens/long.npz", np.zeros((2, 200), np.int64), VocosONNX(MODEL))
@@ -106,7 +106,7 @@ def test_json_of_a_job_that_stops(folder: Path) -> None:
     done = f"{summary['done']} of 4 items are done; make room, and go on with the same command and --resume\n"
     assert stopped.stderr == f"vocos-onnx: error: cannot write {folder / 'out' / 'long.wav'}: file too large. {done}"
     refused = subprocess.run([*command, "--format", "npz"], capture_output=True, text=True, timeout=60)
-    assert (refused.returncode, refused.stdout) == (2, "")  # nothing was begun
+    assert (refused.returncode, refused.stdout) == (2, "")  # it did not start
 
 
 def test_items_that_fail(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,12 +147,12 @@ def test_items_that_fail(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_why_items_fail(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The most frequent reason is printed, with what it is that all have in common."""
-    assert run("batch", "tokens", "out", "--model", DATA / "mel.onnx", "--workers", "1") == 1  # in their order
+    """The most frequent reason is printed, and how many items failed for it."""
+    assert run("batch", "tokens", "out", "--model", DATA / "mel.onnx", "--workers", "1") == 1  # keeps the order
     first, second = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"vocos-onnx: 3 of 3 items failed, all for the same reason: 2: .*mel.*", first), first
     assert second == "vocos-onnx: out/errors.jsonl has each with its reason, and --resume tries them again"
-    assert run("batch", "tokens", "out", "--model", MODEL, "--resume") == 0  # nothing was done with the wrong one
+    assert run("batch", "tokens", "out", "--model", MODEL, "--resume") == 0  # nothing was done with the wrong model
     assert names("out") == ["0.wav", "1.wav", "2.wav"]
     for n, data in enumerate((b"", b"nonsense")):
         Path(f"tokens/{n}.npz").write_bytes(data)
@@ -176,7 +176,7 @@ def test_another_manifest_for_the_same_folder(folder: Path, capsys: pytest.Captu
 
 
 def test_ids_of_paths(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two inputs of the same name are refused with the option that tells them apart."""
+    """Two inputs of the same name are refused, and the message names the option that tells them apart."""
     for n in range(2):
         Path(f"days/{n}").mkdir(parents=True)
         Path(f"days/{n}/a.npz").write_bytes(Path(f"tokens/{n}.npz").read_bytes())
@@ -211,7 +211,7 @@ def test_warnings_are_told_once(folder: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_what_the_package_logs_is_in_the_journal(folder: Path) -> None:
-    """And not on the streams of the workers."""
+    """Log lines are not printed on the workers' standard streams."""
     for n in range(3):
         np.save(f"mels/{n}.npy", np.load(f"mels/{n}.npy")[:, :8])
     command = [sys.executable, "-m", "vocos_onnx", "batch", "mels", "out", "--model", str(DATA / "mel.onnx")]
@@ -269,14 +269,14 @@ def test_what_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], name:
 
 
 def test_lines_in_place_of_a_bar(folder: Path) -> None:
-    """A log gets a line a minute, and so nothing of a job this short."""
+    """Without a terminal a line is printed each minute, so none for a job this short."""
     command = [sys.executable, "-m", "vocos_onnx", "batch", "tokens", "out", "--model", MODEL, "--workers", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def on_terminal(columns: int, *args: str) -> list[str]:
-    """What the command shows on a terminal, each time that it begins the line anew."""
+    """Returns what the command shows on a terminal, one entry each time it redraws the line."""
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "vocos_onnx", "batch", *args, "--model", MODEL, "--workers", "1"]
     environment = {**os.environ, "COLUMNS": str(columns)}
@@ -298,7 +298,7 @@ def on_terminal(columns: int, *args: str) -> list[str]:
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals")
 def test_the_bar(folder: Path) -> None:
-    """What matters can be read in each width, also of a job that goes on; nothing of it stays."""
+    """The essentials fit each width, even when a job is resumed; the bar is erased at the end."""
     pages = {
         100: r"\[[#.]{30}\] +\d+% \d+ of \d+(, \d+ now)?  [\d.]+ s of audio  [\d.]+ x  [\d.]+ s left",
         80: r"\[[#.]{16,24}\] +\d+% \d+ of \d+(, \d+ now)?  [\d.]+ s of audio  [\d.]+ x  [\d.]+ s left",

@@ -1,4 +1,4 @@
-"""The command line, run in this process and as a process of its own."""
+"""Tests of the command line, run in this process and in its own."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_decode_bad_input(files: Path, capsys: pytest.CaptureFixture[str], args:
 
 
 def test_an_empty_file_among_others(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It fails by itself."""
+    """It fails alone."""
     np.save("none.npy", TOKENS[:, :0])
     assert run("decode", "none.npy", "tokens.npy", "out/", "--model", MODEL) == 2
     assert "error: none.npy: the array of tokens is empty, shape (2, 0); expected at" in capsys.readouterr().err
@@ -233,7 +233,7 @@ def test_info_of_the_bundled_model(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def recording(files: Path) -> np.ndarray:
-    """speech.wav, half a second of noise in two channels at 48 kHz; what it is mixed down to, at 24 kHz."""
+    """Writes speech.wav, half a second of stereo noise at 48 kHz; returns it mixed down to mono at 24 kHz."""
     noise = np.random.default_rng(1).normal(0, 0.1, (24_001, 2)).astype(np.float32)
     soundfile.write("speech.wav", noise, 48000, subtype="FLOAT")
     return load_audio("speech.wav", 24000)
@@ -278,7 +278,7 @@ def test_several_files_into_a_folder(recording: np.ndarray, capsys: pytest.Captu
     assert run("encode", "speech.wav", "b.speech.wav", "a", "--encoder", ENCODER, "--bandwidth", "1.5") == 0
     captured = capsys.readouterr()
     assert captured.out.count("wrote a/") == 4
-    assert captured.err == ""  # no bar where there is no terminal
+    assert captured.err == ""  # no bar without a terminal
     names = sorted(p.name for p in Path("a").iterdir())
     assert names == ["b.speech.npz", "b.speech.wav", "speech.npz", "speech.wav"]
     assert run("resynth", "speech.wav", "a", *PAIR, "-y") == 0  # one file into a folder
@@ -312,7 +312,7 @@ def test_bar_on_a_terminal(
     err = capsys.readouterr().err
     assert f"{1 / count:4.0%} 1/{count} 0.wav" in err
     assert f"100% {count}/{count} {names[-1]}" in err
-    assert err.endswith(" \r")  # wiped
+    assert err.endswith(" \r")  # erased
     assert "\n" not in err
 
 
@@ -437,7 +437,7 @@ def test_info_of_an_encoder(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 class Pipe:
-    """In place of stdin or stdout: bytes, a few at a time."""
+    """Replaces stdin or stdout; yields bytes a few at a time."""
 
     def __init__(self, data: bytes = b"", sizes: tuple[int, ...] = (1 << 20,)) -> None:
         self.data, self.sizes, self.buffer = data, list(sizes), self
@@ -482,7 +482,7 @@ def test_stream_of_tokens(pipe: Callable[..., tuple[int, list[bytes]]]) -> None:
 def test_a_stream_of_tokens_says_how_many_codebooks_it_reads(
     pipe: Callable[..., tuple[int, list[bytes]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where nobody said it, and other bandwidths have others: a file of 16 codebooks is twice as long in 8."""
+    """Without --bandwidth the number is only assumed: 16 codebooks read as 8 would give twice the length."""
     data = demo_tokens().codes[:8, :20].T.astype("<i2").tobytes()
     assert pipe(data, "tokens")[0] == 0
     assert capsys.readouterr().err == (
@@ -506,7 +506,7 @@ def test_a_stream_of_wider_integers(
 
 
 def test_a_stream_with_zeros_in_it(pipe: Callable[..., tuple[int, list[bytes]]]) -> None:
-    """That are not those of wider integers: of silence, and of a few frames."""
+    """Zeros in silence or in a few frames are not mistaken for those of wider integers."""
     for tokens in (np.zeros((2, 100), int), np.stack([np.arange(3), np.zeros(3, int)])):
         code, written = pipe(tokens.T.astype("<i2").tobytes(), "tokens", "--model", MODEL, "--bandwidth", "1.5")
         assert code == 0
@@ -549,7 +549,7 @@ def test_a_stream_plays_what_is_good_before_it_says_what_is_not(
     code, written = pipe(data + end, "tokens", *options, sizes=(1 << 20,))
     assert code == 2
     given, whole = (np.frombuffer(b"".join(parts), "<i2").astype(int) for parts in (written, expected))
-    assert len(given) == len(whole) and np.abs(given - whole).max() <= 1  # other chunks are rounded otherwise
+    assert len(given) == len(whole) and np.abs(given - whole).max() <= 1  # other chunks round differently
     error = capsys.readouterr().err
     assert ("1 bytes of a frame" if len(end) == 1 else "frame 100 holds the token 1024, expected 0 to 1023") in error
 
@@ -635,7 +635,7 @@ def test_stream_for_real() -> None:
     assert (done.returncode, len(done.stdout), done.stderr) == (0, 50 * 320 * 2, b"")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin and process.stdout and process.stderr
-        process.stdout.close()  # who listened has gone away
+        process.stdout.close()  # the reader has gone away
         process.stdin.write(tokens * 100)
         process.stdin.close()
         error = process.stderr.read()
@@ -652,7 +652,7 @@ def test_export_without_its_packages(
     for name in [n for n in sys.modules if n.startswith("vocos_onnx_export")]:
         monkeypatch.delitem(sys.modules, name)
     assert run(command, "somewhere", "-o", "m.onnx") == 2
-    install = "onnx" if command == "quantize" else "'vocos-onnx[export]'"  # which pulls torch
+    install = "onnx" if command == "quantize" else "'vocos-onnx[export]'"  # installs torch
     assert capsys.readouterr().err.endswith(f"error: {command} needs {package}: pip install {install}\n")
 
 
@@ -687,7 +687,7 @@ def test_ctrl_c_in_the_middle(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vocos_onnx.cli", "resynth", "long.wav", "copy.wav"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     partial: list[Path] = []
-    while process.poll() is None and not partial:  # until it has begun to write
+    while process.poll() is None and not partial:  # wait until it has started to write
         partial = [p for p in tmp_path.glob(".vocos-*/copy.wav") if p.stat().st_size > 100_000]
         time.sleep(0.01)
     assert partial, process.communicate()
@@ -697,7 +697,7 @@ def test_ctrl_c_in_the_middle(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["long.wav"]
 
 
-# -- real processes: what comes in, goes out and is printed --
+# -- real processes: their input, output and messages --
 
 PROGRAM = [sys.executable, "-m", "vocos_onnx"]
 NOISE = np.random.default_rng(2).normal(0, 0.1, 12_000).astype(np.float32)
@@ -712,7 +712,7 @@ def program(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[by
 
 
 def refused(done: subprocess.CompletedProcess[bytes]) -> str:
-    """What it says, having written nothing."""
+    """Checks that the command failed without output; returns its message."""
     assert (done.returncode, done.stdout) == (2, b""), done
     assert b"Traceback" not in done.stderr
     return done.stderr.decode()
@@ -720,7 +720,7 @@ def refused(done: subprocess.CompletedProcess[bytes]) -> str:
 
 @pytest.fixture
 def folder(files: Path) -> Path:
-    """A folder rec with two recordings and what is none, a folder tok with the tokens of two clips."""
+    """A folder rec with two recordings and files that are not, and a folder tok with the tokens of two clips."""
     for name in ("rec", "rec/deeper", "tok"):
         Path(name).mkdir()
     for name in ("rec/b.wav", "rec/a.flac", "in.wav"):
@@ -781,7 +781,7 @@ def test_help_describes_each_argument() -> None:
     parsers = list(build_parser().commands.items())
     parsers += [(f"{name} {sub}", inner) for name, parser in parsers for sub, inner in parser.commands.items()]
     silent = [(name, action.dest) for name, parser in parsers for action in parser._actions if not action.help]
-    assert silent == [("models", argparse.SUPPRESS)]  # the title of its subcommands, which have their own
+    assert silent == [("models", argparse.SUPPRESS)]  # the heading of its subcommands, each with its own help
 
 
 @pytest.mark.parametrize(
@@ -945,7 +945,7 @@ def test_pipes(folder: Path) -> None:
     flac = program("resynth", "-", "-", "--format", "flac", *PAIR, input=Path("in.wav").read_bytes())
     assert soundfile.info(io.BytesIO(flac.stdout)).format == "FLAC"
     found, expected = soundfile.read(io.BytesIO(flac.stdout))[0], soundfile.read("d.wav")[0]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1.5 / 32768)  # each rounds in its own way
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1.5 / 32768)  # the formats round differently
     assert sorted(p.name for p in folder.iterdir()) == ["d.wav", "in.wav", "rec", "t.npz", "tok", "tokens.npy"]
 
 
@@ -995,7 +995,7 @@ def test_numbers_neither_come_from_a_terminal_nor_go_to_one(files: Path, command
 
 
 def test_the_bar_is_wiped_before_a_message(files: Path) -> None:
-    """Each line begins at the left, on a terminal that shows what follows a return over what was there."""
+    """Each line starts at the left margin of a terminal, where text after a return overwrites what was there."""
     ours, theirs = pty.openpty()
     tokens = np.random.default_rng(0).integers(1024, size=(2, 200))
     for name, high in (("a.npy", 0), ("b.npy", 5000), ("c.npy", 0)):
@@ -1027,7 +1027,7 @@ def test_decode_has_a_bar(files: Path) -> None:
 
 
 def _file(kind: str) -> bytes:
-    """The beginning of a file of a kind, as other programs write it."""
+    """Returns the first bytes of a file of a kind, as other programs write it."""
     frame = {"mp3": b"\xff\xfb\x90\x44" + bytes(413), "adts": b"\xff\xf1\x50\x80\x17\x7f\xfc" + bytes(180)}
     sounds = {"wav": "WAV", "rf64": "RF64", "aiff": "AIFF", "flac": "FLAC", "ogg": "OGG", "caf": "CAF", "au": "AU",
               "w64": "W64", "voc": "VOC", "mp3 of libsndfile": "MP3", "nist": "NIST"}  # fmt: skip
@@ -1088,12 +1088,12 @@ def test_audio_is_not_taken_for_a_file() -> None:
             assert kind_of(samples.astype("<i2").tobytes(), False) == (None, False)
         floats = [rng.normal(0, 0.1, 4096), slow * rng.uniform(0, 1), rng.normal(-5, 3, 4096)]
         assert all(kind_of(each.astype("<f4").tobytes(), False) == (None, False) for each in floats)
-    for level in range(-32768, 32768):  # constant ones
+    for level in range(-32768, 32768):  # constant samples
         assert kind_of(np.full(40, level, "<i2").tobytes(), False) == (None, False)
 
 
 def test_the_first_samples_are_not_waited_for(files: Path) -> None:
-    """A stream answers to the first chunk, before more comes in."""
+    """A stream answers the first chunk before more arrives."""
     command = [*PROGRAM, "stream", "audio", "--model", str(DATA / "mel.onnx")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin and process.stdout
@@ -1174,7 +1174,7 @@ def test_names_that_would_control_the_terminal(folder: Path, encoding: str) -> N
     assert b"wrote out/a\\nb.wav: " in done.stdout
     if encoding == "utf-8:strict":
         assert "wrote out/\u65e5\u672c \u3000.wav: ".encode() in done.stdout
-    bad = program("resynth", "rec", "out", *PAIR, env=env)  # they exist now
+    bad = program("resynth", "rec", "out", *PAIR, env=env)  # the outputs exist now
     for text in (done.stdout, done.stderr, bad.stderr):
         assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80\xae", text)
     for args in (["info", ODD], ["decode", "tokens.npy", f"{ODD}/o.wav"]):
@@ -1324,7 +1324,7 @@ def test_a_vocoder_for_encode(recording: np.ndarray, capsys: pytest.CaptureFixtu
     assert run("encode", "speech.wav", "o.npz", "--encoder", "vocos-codec-24khz") == 2
     error = capsys.readouterr().err
     assert "is a vocoder, not an encoder: leave --encoder out for the bundled one" in error
-    assert "vocos-onnx convert facebook/encodec_24khz -o encodec_24khz.onnx" in error  # which needs no torch
+    assert "vocos-onnx convert facebook/encodec_24khz -o encodec_24khz.onnx" in error  # needs no torch
     assert "--model" not in error
 
 

@@ -1,4 +1,4 @@
-"""Where output goes: what must not be replaced, links, FIFOs, mounts and modes, and what signals leave behind."""
+"""Tests of where output goes: files not to replace, links, FIFOs, mounts and modes, and what signals leave behind."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(params=["save_audio", "save_blocks", "save_tokens", "whole_file"])
 def write(request: pytest.FixtureRequest) -> Callable[[Path], object]:
-    """Each of the ways in which files are written, as write(path); what it writes is not empty."""
+    """Each way of writing a file, as write(path); none writes an empty file."""
     encoder = EncodecONNX(ENCODER)
 
     def whole(path: Path) -> None:
@@ -175,7 +175,7 @@ def test_what_exists_is_replaced_only_when_asked_for(
     assert run(*args) == 2
     assert f"{output} exists, and is only replaced if you ask for that (--force" in capsys.readouterr().err
     assert Path(output).read_bytes() == b"something of somebody's"
-    assert sorted(str(p) for p in folder.rglob("*")) == before  # nor was anything else made
+    assert sorted(str(p) for p in folder.rglob("*")) == before  # and nothing else was made
     assert run(*args, "--force") == 0
     assert Path(output).read_bytes() != b"something of somebody's"
 
@@ -325,7 +325,7 @@ def test_devices_stay_devices(folder: Path, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize("appending", [False, True])
 def test_standard_output_as_a_file(folder: Path, appending: bool) -> None:
-    """`decode t.npy out.wav > file`, out.wav being /dev/stdout: the audio, and no line in the middle of it."""
+    """`decode t.npy out.wav > file`, with out.wav a link to /dev/stdout, writes the audio with no message in it."""
     Path("out.wav").symlink_to("/dev/stdout")
     command = [*PROGRAM, "decode", "tokens.npy", "out.wav", "--model", MODEL]
     Path("file").write_bytes(b"before")
@@ -371,7 +371,7 @@ def test_a_file_without_room_is_named(folder: Path, output: str) -> None:
 
 
 def test_a_full_disk_leaves_what_is_there(folder: Path) -> None:
-    """Renamed or written in place: the old file stays, and nothing else."""
+    """The old file stays and nothing is added, whether the output is renamed or written in place."""
     Path("disk").mkdir()
     mounted(folder, "-t", "tmpfs", "-o", "size=256k", "tmpfs", "disk")
     long = np.random.default_rng(0).normal(0, 0.1, 400_000)
@@ -456,7 +456,7 @@ def test_nothing_stays_after_an_error(tmp_path: Path, write: Any) -> None:
 
 
 def test_a_child_that_is_forked_while_a_file_is_written(tmp_path: Path) -> None:
-    """It ends without the file that its parent is writing."""
+    """When the child ends, it does not remove the file its parent is writing."""
 
     def blocks() -> Iterator[np.ndarray]:
         yield AUDIO
@@ -476,7 +476,7 @@ def test_a_child_that_is_forked_while_a_file_is_written(tmp_path: Path) -> None:
 
 
 def test_without_a_folder_for_temporary_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One is only needed for what is not a file."""
+    """One is needed only for input that is not a regular file."""
     import tempfile
 
     def none() -> str:
@@ -499,7 +499,7 @@ def closed(*descriptors: int) -> Callable[[], None]:
 
 @pytest.mark.parametrize("descriptors", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
 def test_closed_standard_streams(folder: Path, descriptors: Any) -> None:
-    """The work is done, and no message gets into a file that took the place of one of them."""
+    """The work is done, and no message is written to a file that was opened under a standard descriptor."""
     for args, output in (
         (["decode", "tokens.npy", "out.wav", "--model", MODEL], "out.wav"),
         (["resynth", "take1.wav", "copy.wav", *PAIR], "copy.wav"),
@@ -560,7 +560,7 @@ def long_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_the_middle(command: list[str], folder: Path, **options: Any) -> subprocess.Popen[bytes]:
-    """A process that has begun to write its output."""
+    """Returns a process that has started to write its output."""
     process: subprocess.Popen[bytes] = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
     )
@@ -582,7 +582,7 @@ def test_signals_leave_nothing(tmp_path: Path, long_recording: Path, number: Any
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path: Path, long_recording: Path) -> None:
-    """As under nohup."""
+    """For example under nohup."""
 
     def nohup() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -598,7 +598,7 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path, long_recording: Path) -
 
 
 def test_ctrl_c_at_any_time(tmp_path: Path, long_recording: Path) -> None:
-    """During the imports too: no traceback, once Python itself has started."""
+    """No traceback, even during imports, once Python itself has started."""
     codes = []
     for milliseconds in range(40, 400, 30):
         process = subprocess.Popen(
@@ -613,7 +613,7 @@ def test_ctrl_c_at_any_time(tmp_path: Path, long_recording: Path) -> None:
         codes.append((process.returncode, err))
         assert names(tmp_path) == []
     shown = [(code, err) for code, err in codes if (code, err) != (130, b"")]
-    # before the program's own first line Python ends as it pleases
+    # before the program's first line Python itself determines how it ends
     assert all(b"vocos_onnx/cli/" not in err and b"numpy" not in err for _, err in shown), shown
     assert codes[-1] == (130, b"")
 
@@ -630,7 +630,7 @@ assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGH
 
 
 def test_a_file_is_written_while_it_is_read_by_nobody_else(folder: Path) -> None:
-    """What was there is read until the new one is whole."""
+    """Readers see the old file until the new one is complete."""
     save_audio("out.wav", AUDIO, 24_000)
 
     def blocks() -> Iterator[np.ndarray]:

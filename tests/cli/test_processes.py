@@ -1,4 +1,4 @@
-"""What a process leaves in the user's home, and how its forked children end."""
+"""Tests of what a process leaves in the user's home, and of how its forked children end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ USES = {
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """That of a user with an empty home. Where CI is set onnxruntime does not write there, so it is not."""
+    """The environment of a user with an empty home; without CI, under which onnxruntime would not write there."""
     left_out = ("CI", "ORT_DISABLE_TELEMETRY")
     kept = {key: value for key, value in os.environ.items() if key not in left_out and not key.startswith("XDG_")}
     return {**kept, "HOME": str(home), **more}
@@ -107,7 +107,7 @@ assert np.array_equal(vocos.decode(tokens), before)  # the parent's goes on
     ],
 )
 def test_a_forked_child_ends(tmp_path: Path, threads: int, parent: str, child: str) -> None:
-    """With its exit code, and once its atexit functions have run and its buffers are written."""
+    """It ends with its exit code, after its atexit functions have run and its buffers are written."""
     code = FORK.format(model=MODEL, encoder=ENCODER, threads=threads, parent=parent, child=child)
     done = start(code, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -160,7 +160,7 @@ time.sleep({seconds})
 
 @pytest.mark.parametrize("kib", range(200_000, 400_000, 25_000))
 def test_too_little_memory_ends_the_command_with_nothing_half_written(tmp_path: Path, kib: Any) -> None:
-    """Where OpenBLAS finds no memory, it ends the process or waits for ever, by its version."""
+    """Without memory OpenBLAS ends the process or waits forever, depending on its version."""
     soundfile.write(tmp_path / "a.wav", np.zeros(24_000), 24_000)
     command = f"ulimit -v {kib}; exec {sys.executable} -m vocos_onnx resynth a.wav out.wav"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""A server in a process of its own, and clients that are plain sockets, so that they may misbehave."""
+"""A server in its own process, and clients on plain sockets, which can misbehave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers import found
 
 
 class Answer:
-    """Status, headers and body of what came over a socket."""
+    """The status, headers and body of an answer read from a socket."""
 
     def __init__(self, data: bytes) -> None:
         self.raw = data
@@ -42,21 +42,21 @@ def _dechunked(data: bytes) -> bytes:
 
 
 def request(path: str, body: bytes = b"", *headers: str, method: str = "POST", length: int | None = None) -> bytes:
-    """The bytes of a request; ``length`` is what it says of its body."""
+    """Returns the bytes of a request; ``length`` replaces the length of the body in its Content-Length."""
     lines = [f"{method} {path} HTTP/1.1", "Host: x", *headers]
     if body or length is not None:
         lines.append(f"Content-Length: {len(body) if length is None else length}")
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-# of children, which else would import a checkout that they are started in
+# environment of child processes, which otherwise would import the checkout they are started in
 INSTALLED = {"PYTHONSAFEPATH": "1"}
 
 
 class Server:
     def __init__(self, *command: str, **settings: str) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        self._plugs: list[socket.socket] = []  # which the tests need not close
+        self._plugs: list[socket.socket] = []  # closed here, so tests need not do so
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -81,7 +81,7 @@ class Server:
             raise
 
     def connect(self, data: bytes = b"", receive_buffer: int | None = None) -> socket.socket:
-        """A connection over which something has been sent."""
+        """Returns a connection over which the data has been sent."""
         plug = socket.socket()
         self._plugs.append(plug)
         if receive_buffer is not None:
@@ -99,23 +99,23 @@ class Server:
             return Answer(rest(plug))
 
     def send(self, data: bytes) -> None:
-        """Over a connection of its own, as far as the server takes it, without reading."""
+        """Sends as much as the server accepts over a new connection, without reading."""
         with contextlib.suppress(OSError):
             self.connect(data)
 
     def health(self, path: str = "/readyz") -> tuple[float, Any]:
-        """How long it takes, and what it says."""
+        """Returns how long a health check takes, and its answer."""
         begun = time.monotonic()
         answer = self.ask(path, method="GET")
         return time.monotonic() - begun, answer.json()
 
     def memory(self) -> int:
-        """The most MB that the process has had."""
+        """Returns the peak memory of the process, in MB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(found(r"VmHWM:\s*(\d+) kB", status)[1]) >> 10
 
     def stop(self, number: int = signal.SIGKILL, seconds: float = 30) -> tuple[int, float, str]:
-        """How it ended: exit code, after how long, and what it had said."""
+        """Stops the process; returns its exit code, the seconds that took, and its output."""
         begun = time.monotonic()
         self.process.send_signal(number)
         code = self.process.wait(seconds)
@@ -135,7 +135,7 @@ class Server:
 
 
 def rest(plug: socket.socket) -> bytes:
-    """What comes until the connection is closed."""
+    """Returns everything received until the connection is closed."""
     data = b""
     while part := _received(plug):
         data += part
@@ -150,7 +150,7 @@ def _received(plug: socket.socket) -> bytes:
 
 
 def closed(plug: socket.socket, seconds: float) -> float | None:
-    """After how many seconds the server has closed the connection, of which nothing more is read than has come."""
+    """Returns after how many seconds the server has closed the connection, None if it has not. Reads nothing."""
     begun = time.monotonic()
     while time.monotonic() - begun < seconds:
         try:
@@ -158,7 +158,7 @@ def closed(plug: socket.socket, seconds: float) -> float | None:
             state = plug.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO)
         except OSError:
             return time.monotonic() - begun
-        if state != 1:  # ESTABLISHED, the first byte
+        if state != 1:  # the first byte of TCP_INFO is the state; 1 is ESTABLISHED
             return time.monotonic() - begun
         time.sleep(0.02)
     return None

@@ -1,4 +1,4 @@
-"""An application of no framework behind Limits, to be served by uvicorn; its bounds come from the environment."""
+"""An application without a framework, wrapped in Limits, for uvicorn; its bounds come from the environment."""
 
 import asyncio
 import gc
@@ -48,7 +48,7 @@ async def small(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def echo(receive: Any, send: Any) -> None:
-    """Of a WebSocket: each message is sent back, "fail" fails, and "sleep" takes long."""
+    """Echoes each message of a WebSocket; "fail" raises, and "sleep" takes long."""
     await receive()
     await send({"type": "websocket.accept"})
     while (message := await receive())["type"] == "websocket.receive":

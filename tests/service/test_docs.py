@@ -1,4 +1,4 @@
-"""docs/guides/service.md: its clients run as they stand, against the service; its systemd unit; deploy.md's image."""
+"""Runs the clients in docs/guides/service.md unchanged against the service; tests its systemd unit and deploy.md."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEPLOY = ROOT / "docs" / "guides" / "deploy.md"
 UNIT = ROOT / "examples" / "vocos-onnx.service"
 ADDRESS = "127.0.0.1:8000"
 TOKEN = "0123456789abcdef"
-# What the Python on the page is to have made.
+# Appended to the Python on the page, to check its results.
 CHECKED = """
 from vocos_onnx import VocosONNX, load_audio
 expected = VocosONNX().decode(tokens)
@@ -44,9 +44,9 @@ else:
 
 
 def run(command: str, folder: Path) -> str:
-    """What a shell prints where the package's environment is active, and nothing of the checkout is on the path."""
+    """Returns what a shell prints with the package's environment active, and run outside the checkout."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    if entries := environment.pop("PYTHONPATH", None):  # as it was meant where it was set
+    if entries := environment.pop("PYTHONPATH", None):  # relative entries mean the folder where it was set
         environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in entries.split(os.pathsep))
     script = ["bash", "-c", SHELL_PRELUDE + command]
     done = subprocess.run(script, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
@@ -56,13 +56,13 @@ def run(command: str, folder: Path) -> str:
 
 
 def blocks(language: str, port: int) -> list[str]:
-    """The code blocks of the page in a language, which call the service at that port."""
+    """Returns the page's code blocks in a language, with the port of their service replaced."""
     found = re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
     return [block.replace(ADDRESS, f"127.0.0.1:{port}") for block in found]
 
 
 def lines(port: int) -> list[str]:
-    """The commands of its clients."""
+    """Returns the shell commands on the page."""
     return [line for block in blocks("sh", port) for line in block.splitlines()]
 
 
@@ -74,7 +74,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the recording and the tokens that the commands begin with."""
+    """A folder with the recording and the tokens that the commands start from."""
     from vocos_onnx import EncodecONNX, demo_tokens, save_tokens
 
     path = tmp_path_factory.mktemp("docs")
@@ -84,7 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_python(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its blocks are one program; with a token, which it takes from the environment."""
+    """The Python blocks form one program, which takes the token from the environment."""
     monkeypatch.setenv("VOCOS_TOKEN", TOKEN)
     snippets = blocks("python", server.port)
     assert len(snippets) == 2
@@ -105,7 +105,7 @@ def test_curl(folder: Path) -> None:
 
 
 def test_options() -> None:
-    """Every command that starts the service is one, and every option that is named is there."""
+    """Every command on the page that starts the service is valid, and every option it names exists."""
     commands = re.findall(r"^vocos-onnx serve.*$", TEXT, re.M)
     assert len(commands) == 3
     for command in commands:
@@ -121,7 +121,7 @@ def test_options() -> None:
 
 
 def test_unit(tmp_path: Path) -> None:
-    """What it starts serves, with the token of its file; systemd has nothing against it, where there is one."""
+    """The unit's command serves, with the token from its file; systemd, if installed, accepts the unit."""
     text = UNIT.read_text(encoding="utf-8")
     (start,) = re.findall(r"^ExecStart=(.*)$", text, re.M)
     assert re.findall(r"^EnvironmentFile=(.*)$", text, re.M) == ["/etc/vocos-onnx.env"]
@@ -140,7 +140,7 @@ def test_unit(tmp_path: Path) -> None:
 
 
 def test_pod() -> None:
-    """It is given the time that it needs, and is asked for health where that is."""
+    """The pod allows enough time to shut down, and its probes use the right paths and port."""
     yaml = pytest.importorskip("yaml")
     (text,) = re.findall(r"^```yaml\n(.*?)^```$", DEPLOY.read_text(encoding="utf-8"), re.M | re.S)
     pod = yaml.safe_load(text)
@@ -158,7 +158,7 @@ def test_pod() -> None:
 
 
 def test_dockerfile(tmp_path: Path) -> None:
-    """Its commands get the model from a hub, and what it starts serves that without one; in int8 as well."""
+    """Each Dockerfile's commands get the model from a hub, and the image serves it offline; the same in int8."""
     pytest.importorskip("huggingface_hub")
     from tests.hub.official import official
 

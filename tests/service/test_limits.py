@@ -1,4 +1,4 @@
-"""vocos_onnx/serve/limits.py before a small application: each bound is met by clients that go beyond it."""
+"""Tests vocos_onnx/serve/limits.py around a small application, with clients that exceed each of its bounds."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_what_is_in_bounds_is_served(server: Server) -> None:
 def test_body_that_does_not_come(server: Server) -> None:
     plugs = [server.connect(request("/echo", b"x", length=1000)) for _ in range(10)]
     time.sleep(0.2)
-    assert server.health()[1]["working"] == 0  # more than there are places
+    assert server.health()[1]["working"] == 0  # though there are more of them than places
     assert server.ask("/echo", b"honest").body == b"honest"
     for plug in plugs:
         answer = Answer(rest(plug))
@@ -99,16 +99,16 @@ def test_body_that_comes_slowly(server: Server) -> None:
                     with contextlib.suppress(BlockingIOError):
                         head = plug.recv(1000)
                         plug.settimeout(20)
-                        return head + rest(plug)  # the body may come by itself
+                        return head + rest(plug)  # the body may arrive separately
                     plug.setblocking(True)
             return rest(plug)
 
     assert b"too slowly" in pour(10, 0.1)  # 100 bytes/s
-    assert b"within 2 s" in pour(200, 0.1)  # 2 kB/s, which are enough, but not for so long
+    assert b"within 2 s" in pour(200, 0.1)  # 2 kB/s is fast enough, but takes too long in all
 
 
 def test_body_that_is_too_large(server: Server) -> None:
-    answer = server.ask("/echo", bytes(200_000))  # to which the client listens when it has sent all
+    answer = server.ask("/echo", bytes(200_000))  # this client reads only after sending everything
     assert answer.status == 413 and "at most 100000" in answer.json()["error"]
     head = request("/echo", b"", "Transfer-Encoding: chunked", "Connection: close")
     assert server.say(head + (b"8000\r\n" + bytes(0x8000) + b"\r\n") * 5 + b"0\r\n\r\n").status == 413
@@ -146,7 +146,7 @@ def test_request_whose_end_is_uncertain_or_far(server: Server) -> None:
             with contextlib.suppress(ConnectionError):
                 plug.sendall(lines.encode("latin-1") + b"\r\n" + b"0\r\n\r\n" + smuggled)
             data = rest(plug)
-        # what follows is no request
+        # what follows must not be taken for a request
         assert data.count(b"HTTP/1.1 ") <= 1 and b"HTTP/1.1 2" not in data, (headers[0][:50], data[:300])
         if data:
             assert Answer(data).status in (400, 413, 431, 501), headers[0][:50]
@@ -163,9 +163,9 @@ def test_answer_that_is_not_read(server: Server) -> None:
     plugs = [server.connect(request("/echo?size=1500000"), receive_buffer=4096) for _ in range(2)]
     until(lambda: server.health()[1]["held"] >= 3_000_000)
     state = server.health()[1]
-    assert state["working"] == 0  # a place is for work
+    assert state["working"] == 0  # sending an answer takes no place
     assert server.ask("/echo?size=500000").status == 200
-    until(lambda: server.health()[1]["held"] == 0)  # cut off, and what it held is free
+    until(lambda: server.health()[1]["held"] == 0)  # they are cut off, and their memory is freed
     for plug in plugs:
         assert 0 < len(rest(plug)) < 1_500_000
 
@@ -206,9 +206,9 @@ def test_memory(start: Start) -> None:
             answer = server.ask("/echo?hold=1000000", b"x")  # nothing else is slow
             assert (answer.status, answer.headers["retry-after"]) == (503, "1")
             assert Answer(rest(busy)).status == 200
-        assert server.ask("/echo?hold=5000000", b"x").status == 413  # never
-        assert server.ask("/echo?size=5000000", b"x").status == 413  # nor this, which the application did not say
-        # slow ones give way, the slowest first
+        assert server.ask("/echo?hold=5000000", b"x").status == 413  # will never fit
+        assert server.ask("/echo?size=5000000", b"x").status == 413  # nor will this undeclared answer
+        # slow clients are dropped, the slowest first
         bodies = [server.connect(request("/echo", bytes(90_000), length=95_000)) for _ in range(8)]
         unread = server.connect(request("/echo?size=2000000"), receive_buffer=4096)
         until(lambda: server.health()[1]["held"] > 3_000_000)
@@ -229,10 +229,10 @@ def test_connections(server: Server) -> None:
     assert server.ask("/echo", b"honest").body == b"honest"
     assert closed(silent[0], 0.1) is not None
     slow = [server.connect(request("/echo", b"x", length=1000)) for _ in range(30)]
-    time.sleep(0.1)  # all of them at once are more than 20, and who has sent something unread is not closed for another
+    time.sleep(0.1)  # they exceed the 20 connections, and one with unread data is not closed for another
     took, _ = server.health()
     assert took < 1
-    time.sleep(0.45)  # before that they are only slow
+    time.sleep(0.45)  # until they have kept the service waiting for longer than patience
     assert server.ask("/echo", b"honest").body == b"honest"
     for plug in [*silent, *slow]:
         assert closed(plug, 5) is not None
@@ -241,10 +241,10 @@ def test_connections(server: Server) -> None:
 
 @pytest.mark.parametrize("length", [1000, 200_000])
 def test_bodies_that_do_not_come_give_way_to_who_has_just_connected(start: Start, length: int) -> None:
-    """A health check that says nothing yet is not closed for others, nor is a body that comes; nor are they refused."""
+    """Neither a silent new health check nor a body that keeps arriving is closed for others, or refused."""
     with start(patience=10, body_window=10, linger=10, header_seconds=10) as server:
         comes = server.connect(request("/echo", b"", "Connection: close", length=60_000))
-        unfinished = [server.connect(request("/echo", length=length)) for _ in range(14)]  # 413 if it is so long
+        unfinished = [server.connect(request("/echo", length=length)) for _ in range(14)]  # 413 for the longer ones
         for _ in range(40):
             comes.sendall(bytes(1000))
             time.sleep(0.01)
@@ -264,7 +264,7 @@ def test_bodies_that_do_not_come_give_way_to_who_has_just_connected(start: Start
 
 
 def test_burst_of_connections(start: Start) -> None:
-    """Who finds no room in the queue of those that wait to be accepted tries again after a second."""
+    """A client that finds the listen queue full retries only after a second, so the queue must hold a burst."""
     with start(connections=512) as server:
         for _ in range(5):
             plugs = [socket.socket() for _ in range(200)]
@@ -277,7 +277,7 @@ def test_burst_of_connections(start: Start) -> None:
 
 
 def test_streams_over_all_connections(start: Start) -> None:
-    """That are read: honest clients, of whom /healthz is independent."""
+    """/healthz still answers while honest clients read streams on all other connections."""
 
     def begin(plug: socket.socket) -> bytes:
         try:
@@ -291,7 +291,7 @@ def test_streams_over_all_connections(start: Start) -> None:
         starts = list(readers.map(begin, plugs))
         running = [plug for plug, start in zip(plugs, starts, strict=True) if start.startswith(b"HTTP/1.1 200")]
         refused = [start for start in starts if start.startswith(b"HTTP/1.1 503")]
-        assert len(running) == 15 and refused  # and those beyond 20, which were closed
+        assert len(running) == 15 and refused  # those beyond 20 connections were closed
 
         def read(plug: socket.socket) -> int:
             end, count = time.monotonic() + 1.5, 0
@@ -309,7 +309,7 @@ def test_streams_over_all_connections(start: Start) -> None:
 
 @contextlib.contextmanager
 def few_files(count: int) -> Iterator[None]:
-    """For the processes that are started meanwhile."""
+    """Lowers the limit on open files for processes started inside the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
     try:
@@ -328,7 +328,7 @@ def flood(server: Server, data: bytes, reset: bool, end: float) -> None:
 
 @pytest.mark.parametrize("kind", ["nothing", "reset", "pipeline"])
 def test_flood_of_connections(start: Start, kind: str) -> None:
-    """That are closed at once: they are more than there are files, and each could be a line in the log."""
+    """Connections that are closed at once, more than there are files; each of them could cause a line in the log."""
     data = {"nothing": b"", "reset": request("/echo", b"x"), "pipeline": request("/echo?size=100000", b"x") * 20}[kind]
     with few_files(256):
         running = start(connections=512, log="info")
@@ -386,7 +386,7 @@ def test_headers_that_do_not_come(server: Server) -> None:
                 slow.sendall(b"x")
         assert time.monotonic() - begun < 3
         assert closed(silent, 1) is not None
-    with server.connect(request("/healthz", method="GET")) as again:  # after a request that was right
+    with server.connect(request("/healthz", method="GET")) as again:  # after a valid request
         assert again.recv(1000)
         begun = time.monotonic()
         with contextlib.suppress(ConnectionError):
@@ -404,11 +404,11 @@ def test_requests_for_health_whose_answers_are_not_read(server: Server) -> None:
                 with contextlib.suppress(TimeoutError):
                     greedy.sendall(request("/healthz", method="GET") * 100)
                 assert server.health()[0] < 5
-        assert time.monotonic() - begun < 10  # cut off
+        assert time.monotonic() - begun < 10  # it was cut off
 
 
 def test_requests_that_are_expensive_to_parse(start: Start) -> None:
-    """Chunks of one byte, thousands of headers, thousands of requests at once: others are served meanwhile."""
+    """Others are served during chunks of one byte, thousands of headers, and thousands of requests at once."""
     chunks = request("/echo", b"", "Transfer-Encoding: chunked") + b"1\r\nx\r\n" * 100_000
     headers = request("/echo", b"", *["a:"] * 5000) * 50
     pipeline = request("/echo", method="GET") * 5000
@@ -417,7 +417,7 @@ def test_requests_that_are_expensive_to_parse(start: Start) -> None:
             with ThreadPoolExecutor(30) as clients:
                 busy = [clients.submit(server.send, data) for _ in range(30)]
                 while not all(done.done() for done in busy):
-                    assert server.health()[0] < 5  # else half a minute
+                    assert server.health()[0] < 5  # half a minute without the bound
                     time.sleep(0.02)
         until(lambda: server.ask("/echo", b"honest").body == b"honest")
         assert server.memory() < 120
@@ -502,7 +502,7 @@ def test_websockets_beyond_the_bound(start: Start) -> None:
 
 
 def test_websockets_are_not_closed_for_others(server: Server) -> None:
-    """A connection that has said nothing for long is, but a WebSocket is for the application to close."""
+    """A connection that has long been silent is closed for others, but only the application closes a WebSocket."""
     with speak(server) as talking:
         silent = [server.connect() for _ in range(40)]
         time.sleep(1)
@@ -557,7 +557,7 @@ UPGRADE = (
 def test_websockets_that_cannot_be_opened(
     server: Server, path: str, headers: tuple[str, ...], method: str, status: int, word: str
 ) -> None:
-    """Are answered: the parser of WebSockets is silent about them, and no deadline is for what it has."""
+    """They are answered, though the WebSocket parser rejects them silently and with no deadline."""
     with server.connect(request(path, b"", *headers, method=method)) as plug:
         answer = Answer(rest(plug))
     assert answer.status == status and word in answer.json()["error"]
@@ -565,7 +565,7 @@ def test_websockets_that_cannot_be_opened(
 
 
 def test_what_the_parser_of_websockets_does_not_take(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where its bounds are other ones than ours, the connection is closed, and not kept for ever."""
+    """If its bounds are stricter than ours, the connection is closed, not kept open forever."""
     monkeypatch.setenv("WEBSOCKETS_MAX_LINE_LENGTH", "100")
     with start() as server:
         greedy = [
@@ -577,14 +577,14 @@ def test_what_the_parser_of_websockets_does_not_take(start: Start, monkeypatch: 
 
 
 def frame(operation: int, data: bytes, length: int | None = None, end: bool = True) -> bytes:
-    """One of a client, which is masked with nothing; ``length`` is what it says of its data."""
+    """Returns a client's frame with a mask of zeros; ``length`` replaces the length of the data in its header."""
     size = len(data) if length is None else length
     head = bytes([operation | end << 7]) + (bytes([0x80 | size]) if size < 126 else struct.pack(">BQ", 0xFF, size))
     return head + bytes(4) + data
 
 
 def opened(server: Server, data: bytes = b"", receive_buffer: int | None = None) -> socket.socket:
-    """A WebSocket over which something has been sent."""
+    """Returns an open WebSocket over which the data has been sent."""
     plug = server.connect(request("/echo", b"", *UPGRADE, method="GET"), receive_buffer)
     head = b""
     while b"\r\n\r\n" not in head:
@@ -595,11 +595,11 @@ def opened(server: Server, data: bytes = b"", receive_buffer: int | None = None)
 
 
 def test_messages_that_do_not_come_whole(server: Server) -> None:
-    """They are of the memory, and give way to who is served meanwhile."""
+    """They count toward the memory, and are dropped for clients that are being served."""
     half = frame(1, b"a" * 1_200_000, 1_200_001)
     slow = [opened(server, half) for _ in range(3)]
     until(lambda: server.health()[1]["held"] >= 3_600_000)
-    with opened(server, half) as another:  # none is slow yet, or the slowest gives way
+    with opened(server, half) as another:  # closed, or the slowest is if one is slow already
         until(lambda: server.health()[1]["held"] <= 4_000_000)
         time.sleep(0.5)
         assert server.ask("/echo?hold=3900000", b"x").status == 200
@@ -607,11 +607,11 @@ def test_messages_that_do_not_come_whole(server: Server) -> None:
         for plug in [*slow, another]:
             assert rest(plug)[2:4] == struct.pack(">H", 1013)
     with opened(server, frame(1, b"a" * 4_100_000, 4_100_001)) as large:
-        assert rest(large)[2:4] == struct.pack(">H", 1009)  # never enough
+        assert rest(large)[2:4] == struct.pack(">H", 1009)  # will never fit
 
 
 def test_answers_of_websockets_that_are_not_read(server: Server) -> None:
-    """They are of the memory while they wait, and no longer when read; the slowest gives way to who is served."""
+    """They count toward the memory until they are read; the slowest client is dropped for one being served."""
     message = frame(1, b"a" * 900_000)
     one = opened(server, message, 4096)
     until(lambda: 400_000 < server.health()[1]["held"] <= 900_000)
@@ -623,13 +623,13 @@ def test_answers_of_websockets_that_are_not_read(server: Server) -> None:
     assert server.ask("/echo?hold=3900000", b"x").status == 200
     assert server.health()[1]["held"] == 0
     assert len(rest(two)) < 900_000
-    with opened(server, frame(1, b"a" * 50_000), 4096) as small:  # which waits in the transport, below its mark
+    with opened(server, frame(1, b"a" * 50_000), 4096) as small:  # waits in the transport, below its high-water mark
         assert len(rest_of(small, 50_000)) == 50_000
         until(lambda: server.health()[1]["held"] == 0)
 
 
 def rest_of(plug: socket.socket, size: int) -> bytes:
-    """The text of one message, of which there are so many bytes."""
+    """Returns the text of one message, ``size`` bytes long."""
     left, head, data = size + 2, 0, bytearray()
     while left:
         part = plug.recv(min(left, 1 << 16))
@@ -643,14 +643,14 @@ def rest_of(plug: socket.socket, size: int) -> bytes:
 
 
 def test_memory_of_messages_comes_back(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once, and not when cycles of references are collected some time."""
+    """It is freed at once, without waiting for the garbage collector."""
     monkeypatch.setenv("COLLECTS", "")
     with start() as server:
         for _ in range(40):
             with opened(server, frame(1, b"a" * 3_000_000, 3_000_001)):
                 until(lambda: server.health()[1]["held"] >= 3_000_000)
             until(lambda: server.health()[1]["held"] == 0)
-        assert server.memory() < 90  # else 120 more
+        assert server.memory() < 90  # 120 more if it waited for the collector
 
 
 def test_message_in_thousands_of_frames(server: Server) -> None:
@@ -658,12 +658,12 @@ def test_message_in_thousands_of_frames(server: Server) -> None:
     part = b"0123456789abcdef"
     with opened(server, frame(1, part, end=False) + frame(0, part, end=False) * 20_000 + frame(0, b"d")) as plug:
         assert rest_of(plug, 320_017) == part * 20_001 + b"d"
-    assert server.memory() < before + 3  # else 6
+    assert server.memory() < before + 3  # 6 if the frames were not joined
 
 
 @pytest.mark.parametrize("part", [b"", b"a", b"0123456789abcde"])
 def test_message_in_thousands_of_tiny_frames(server: Server, part: bytes) -> None:
-    """Each takes the time of a frame, so that a message without an end would take all of it."""
+    """Each takes as long as a larger frame, so an endless message of them would take all of the time."""
     with opened(server, frame(1, part, end=False) + frame(0, part, end=False) * 2_000) as plug:
         assert rest(plug)[2:4] == struct.pack(">H", 1008)
     with opened(server, frame(1, part, end=False) + frame(0, part, end=False) * 998 + frame(0, part)) as plug:
@@ -681,10 +681,10 @@ def test_text_that_is_not_utf8(start: Start) -> None:
 
 @pytest.mark.parametrize("resets", [False, True])
 def test_websocket_whose_client_left_behind_messages(server: Server, resets: bool) -> None:
-    """What it has sent is not read while the application is busy, and nor is its end."""
+    """While the application is busy, neither its messages nor its end are read."""
     with opened(server, frame(1, b"sleep") + frame(1, b"a") * 3) as plug:
         until(lambda: server.health()[1]["sockets"] == 1)
         time.sleep(0.1)
         if resets:
             plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    until(lambda: server.health()[1]["connections"] == 1)  # that of the question
+    until(lambda: server.health()[1]["connections"] == 1)  # the one that asks

@@ -1,4 +1,4 @@
-"""The page and the bundled recordings, as the application sends them; tests/browser/check_page.py uses the page."""
+"""Tests the page and recordings as the application sends them; tests/browser/check_page.py tests the page in use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDER = Path(vocos_onnx.serve.page.__file__).with_suffix("")
 
 
 def get(path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of a GET."""
+    """Sends a GET; returns the status, headers and body of the answer."""
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:

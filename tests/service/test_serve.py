@@ -1,4 +1,4 @@
-"""vocos-onnx serve: what each route answers, in each format, and with which status it refuses."""
+"""Tests of vocos-onnx serve: what each route answers in each format, and the status of each refusal."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TOKEN = "s3cret/token+of=="
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """With the bundled models, one of another codec, and one that cannot be loaded."""
+    """A server with the bundled models, one of another codec, and one that cannot be loaded."""
     broken = tmp_path_factory.mktemp("models") / "broken.onnx"
     broken.write_bytes(file(TONE))
     models = [CODEC, MEL, f"tiny={DATA / 'encodec.onnx'}", f"broken={broken}"]
@@ -59,7 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Server]:
-    """That asks for a token, and lets pages of one other site use it."""
+    """A server that requires a token, and lets the pages of one other site use it."""
     with Server(*SERVE, "--cors", "https://example.org", VOCOS_TOKEN=TOKEN) as running:
         yield running
 
@@ -95,7 +95,7 @@ def test_formats(server: Server, vocos: VocosONNX, format: str, media: str, stre
     expected = vocos.decode(TOKENS)
     assert answer.headers["content-type"] == media
     given = read(answer)
-    if format == "opus":  # which is lossy
+    if format == "opus":  # lossy
         assert given.shape == expected.shape
     else:
         close(given, expected)
@@ -110,7 +110,7 @@ def test_formats(server: Server, vocos: VocosONNX, format: str, media: str, stre
 
 
 def test_opus_is_the_same_audio(server: Server, vocos: VocosONNX) -> None:
-    """By their spectra: the codec keeps no sample."""
+    """Compares spectra, since Opus preserves no samples."""
     tokens = np.asarray(load_demo())[:, :300]
     given = read(server.ask("/v1/decode?format=opus", npy(tokens)))
     expected = vocos.decode(tokens)
@@ -238,7 +238,7 @@ def test_bandwidth_takes_the_first_codebooks(server: Server, vocos: VocosONNX) -
 
 
 def test_axes_of_one_around_a_recording(server: Server, vocos: VocosONNX, mel: VocosONNX) -> None:
-    """As encodec, transformers and upstream Vocos have them, and as load_tokens reads them."""
+    """The shapes of encodec, transformers and upstream Vocos, which load_tokens reads too."""
     expected = vocos.decode(TOKENS)
     for tokens in (TOKENS[None], TOKENS[:, None], TOKENS[None, None]):
         same(server.ask("/v1/decode", npy(tokens)), expected)
@@ -270,12 +270,12 @@ def test_tokens_that_name_no_codec_are_remarked_on(server: Server, vocos: VocosO
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
 def test_the_recording_of_a_client_that_leaves_is_closed(server: Server) -> None:
-    """In the middle of a streamed answer; its file has no name, so that it is there as long as it is open."""
+    """The client disconnects in the middle of a streamed answer. The file has no name: it exists while it is open."""
 
     def opened() -> list[str]:
         targets = []
         for one in Path(f"/proc/{server.process.pid}/fd").iterdir():
-            with suppress(OSError):  # it has been closed meanwhile
+            with suppress(OSError):  # closed meanwhile
                 targets.append(str(one.readlink()))
         return [target for target in targets if target.endswith("(deleted)")]
 
@@ -291,9 +291,9 @@ def test_the_recording_of_a_client_that_leaves_is_closed(server: Server) -> None
 
 
 def test_a_fault_behind_the_first_audio_is_the_clients() -> None:
-    """Of a streamed answer: the connection is cut, and the log has the reason, and no failure of the service.
+    """In a streamed answer it cuts the connection, and the log has the reason but no failure of the service.
 
-    Tokens and mels are looked at before.
+    Tokens and mels are checked before the first audio.
     """
     damaged = np.full(24_000 * 60, 0.1, np.float32)
     damaged[-1000] = np.nan
@@ -317,8 +317,7 @@ def test_a_fault_behind_the_first_audio_is_the_clients() -> None:
     assert not any("failed" in line or "Traceback" in line for line in lines)
 
 
-# What is refused
-
+# Refusals
 REFUSED = {
     "a batch": ("/v1/decode", npy(np.stack([TOKENS] * 2)), 400, "send the items of a batch one by one"),
     "a batch in JSON": ("/v1/decode", b'{"tokens": [[[1], [2]], [[3], [4]]]}', 400, "items of a batch one by one"),
@@ -550,7 +549,7 @@ def test_refused(server: Server, name: str) -> None:
 
 
 def test_tokens_of_two_models(server: Server, tmp_path: Path) -> None:
-    """Each is decoded by its own model, and refused by the other."""
+    """Each model decodes its own tokens and refuses the other's."""
     tiny = VocosONNX(DATA / "encodec.onnx", threads=1)
     codes = np.zeros((tiny.num_codebooks, 20), int)
     save_tokens(tmp_path / "tiny.npz", codes, tiny)
@@ -591,13 +590,13 @@ def test_bodies_that_are_compressed_as_a_whole(server: Server) -> None:
 def test_what_is_for_no_route_is_refused_before_its_body(server: Server, path: str, status: int) -> None:
     with server.connect(request(path, b"", "Expect: 100-continue", length=1000)) as plug:
         assert plug.recv(1000).startswith(b"HTTP/1.1 %d " % status)
-    answer = server.ask(path, bytes(3_000_000))  # of a client that sends all first
+    answer = server.ask(path, bytes(3_000_000))  # this client reads only after sending everything
     assert answer.status == status
     assert status == 404 or answer.headers["allow"] == "GET, HEAD"
 
 
 def test_a_little_too_long(server: Server) -> None:
-    """By less than is written of a number of four digits."""
+    """The reason gives enough digits to show a small excess."""
     with Server(*SERVE, "--max-seconds", "2", "--model", f"tiny={DATA / 'encodec.onnx'}") as short:
         answer = short.ask("/v1/decode", npy(np.zeros((2, 151), int)))
         assert "there are 2.02 s of audio, expected at most 2 (" in answer.json()["error"]
@@ -613,7 +612,7 @@ def test_content_types(server: Server) -> None:
 
 
 def test_model_that_cannot_be_loaded(server: Server) -> None:
-    for _ in range(2):  # it is tried again
+    for _ in range(2):  # the second request tries again
         answer = server.ask("/v1/decode?model=broken", npy(TOKENS))
         assert (answer.status, answer.headers["retry-after"]) == (503, "10")
         assert "cannot be loaded" in answer.json()["error"] and "/" not in answer.json()["error"]
@@ -622,11 +621,11 @@ def test_model_that_cannot_be_loaded(server: Server) -> None:
 
 
 def sample(text: str, name: str) -> str:
-    """The value of a metric."""
+    """Returns the value of a metric."""
     return next(line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(name))
 
 
-# What is said of the service
+# Descriptions of the service
 
 
 def test_models(server: Server) -> None:
@@ -676,7 +675,7 @@ def test_metrics(server: Server) -> None:
 
 
 def templates() -> dict[str, set[str]]:
-    """The methods of each route."""
+    """Returns the methods of each route."""
     found: dict[str, set[str]] = {}
     for route in routes():
         if isinstance(route, Route):
@@ -694,7 +693,7 @@ def test_every_route_is_described_and_every_path_is_a_route() -> None:
 
 
 def test_every_parameter_is_read(server: Server) -> None:
-    """A wrong value of each is refused, and what is not described is no parameter."""
+    """A wrong value of any parameter is refused, and so is one that is not in the description."""
     for path, item in description()["paths"].items():
         for operation in (item[method] for method in item if method == "post"):
             body = npy(TOKENS) if path == "/v1/decode" else file(TONE)
@@ -709,7 +708,7 @@ def test_every_parameter_is_read(server: Server) -> None:
 
 
 def test_description_holds(server: Server, guarded: Server) -> None:
-    """Of its own references, and of what the routes answer."""
+    """Its references resolve, and the routes answer as it describes."""
     document = server.ask("/openapi.json", method="GET").json()
     assert document == description()
     for reference in re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document)):
@@ -789,7 +788,7 @@ def test_token(guarded: Server) -> None:
 def test_token_is_asked_for_before_the_body_is_read(guarded: Server) -> None:
     with guarded.connect(request("/v1/decode", b"", "Expect: 100-continue", length=1000)) as plug:
         assert plug.recv(1000).startswith(b"HTTP/1.1 401")
-    assert guarded.ask("/v1/decode", bytes(3_000_000)).status == 401  # which is read by a client that sends all first
+    assert guarded.ask("/v1/decode", bytes(3_000_000)).status == 401  # even if the client sends everything first
 
 
 def test_pages_of_other_sites(server: Server, guarded: Server) -> None:
@@ -800,7 +799,7 @@ def test_pages_of_other_sites(server: Server, guarded: Server) -> None:
     right = f"Authorization: Bearer {TOKEN}"
     for own in ("http://x", "http://x:80", "https://x", "HTTPS://X"):  # the Host is x
         assert guarded.ask("/v1/decode", npy(TOKENS), f"Origin: {own}", right).status == 200
-        # without a token, and for this machine alone: x may be the name of a site that lets it mean 127.0.0.1
+        # without a token, on a loopback address: x may be a site's name that resolves to 127.0.0.1
         assert server.ask("/v1/decode", npy(TOKENS), f"Origin: {own}").status == 403
     assert guarded.ask("/v1/decode", npy(TOKENS), "Origin: http://x:81", right).status == 403
     for host in ("127.0.0.1", "localhost", "vocos.localhost", "[::1]"):
@@ -820,7 +819,7 @@ def test_pages_of_other_sites(server: Server, guarded: Server) -> None:
     answer = guarded.ask("/v1/decode", npy(TOKENS), site, right)
     assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "https://example.org")
     assert "X-Vocos-Seconds" in answer.headers["access-control-expose-headers"]
-    refused = guarded.ask("/v1/decode", npy(TOKENS), site)  # the reason is for that page, too
+    refused = guarded.ask("/v1/decode", npy(TOKENS), site)  # that page may read the reason too
     assert (refused.status, refused.headers["access-control-allow-origin"]) == (401, "https://example.org")
 
 
@@ -831,11 +830,11 @@ def test_any_site() -> None:
         assert "pages of any site can use the service" in server.stop(signal.SIGTERM)[2]
 
 
-# The beginning and the end
+# Startup and shutdown
 
 
 def start(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Of a service that does not get to run."""
+    """Runs the command of a service that fails to start."""
     command = [sys.executable, *SERVE, *words]
     environment = {**os.environ, **INSTALLED, **environment}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
@@ -905,7 +904,7 @@ def test_wrong_settings(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         monkeypatch.setenv(variable, value)
     try:
         code = main(["serve", *words])
-    except SystemExit as error:  # of argparse
+    except SystemExit as error:  # from argparse
         code = int(error.code or 0)
     assert code == 2
     assert reason in capsys.readouterr().err
@@ -931,7 +930,7 @@ def test_without_the_extra(module: str, monkeypatch: pytest.MonkeyPatch, capsys:
     ],
 )
 def test_default_model_that_cannot_be_loaded(tmp_path: Path, words: list[str], reason: str) -> None:
-    """One line tells why, and none before it that the service is there."""
+    """One line gives the reason, and no line before it announces the service."""
     (tmp_path / "broken.onnx").write_bytes(file(TONE))
     places = {"folder": str(tmp_path), "codec": str(find_model(CODEC))}
     done = start("--port", "0", *(word.format(**places) for word in words), HF_HUB_OFFLINE="1")
@@ -941,7 +940,7 @@ def test_default_model_that_cannot_be_loaded(tmp_path: Path, words: list[str], r
 
 
 def test_start_and_end(tmp_path: Path) -> None:
-    """At a port that is free, with one line that says where; it ends with the code of a shell."""
+    """It picks a free port and prints one line with the address; it ends with the exit code that shells use."""
     tiny = DATA / "encodec.onnx"
     command = [sys.executable, *SERVE, "--port", "0", "--model", f"a={tiny}", "--model", f"b={tiny}"]
     with subprocess.Popen([*command, "--access-log"], stderr=subprocess.PIPE, text=True) as process:
@@ -971,7 +970,7 @@ def test_other_machines_without_a_token() -> None:
 
 
 def test_drain() -> None:
-    """What runs is ended; new connections are refused meanwhile, those of health checks too."""
+    """Running requests are finished; meanwhile new connections, even health checks, are refused."""
     tokens = npy(np.zeros((8, 75 * 300), np.int16))
     with Server(*SERVE, "--workers", "1", "--drain", "20") as server:
         busy = server.connect(request("/v1/decode", tokens))
@@ -1000,7 +999,7 @@ def test_drain_is_bounded() -> None:
 
 
 def test_warnings_of_the_library_are_for_no_log(tmp_path: Path) -> None:
-    """They advise in Python whoever calls it; the client has sent what is right here."""
+    """They give advice for Python callers, and here the client's input is right."""
     square = VocosONNX(MEL, threads=1).features(TONE, 24_000)[:, :100]
     cancels = file(np.stack([TONE, -TONE], axis=1))
     with Server(*SERVE, "--model", MEL) as server:
@@ -1042,7 +1041,7 @@ def test_state() -> None:
 
 
 def test_refusals_name_the_option() -> None:
-    """Of the bounds on all requests, by the application itself."""
+    """Refusals by the bounds on all requests name the option that sets the bound."""
 
     async def refused(**bounds: int) -> tuple[int, str]:
         app, _ = create_app(Settings(models=(Source("tiny", str(DATA / "encodec.onnx")),)))
@@ -1074,7 +1073,7 @@ def test_refusals_name_the_option() -> None:
 
 
 def test_reasons_of_the_library_in_words_of_http(vocos: VocosONNX, mel: VocosONNX) -> None:
-    """Of all that may be wrong with an array, of either kind of model."""
+    """Tries everything that may be wrong with an array, with both kinds of model."""
     mels, names = np.full((100, 60), -5, np.float32), (CODEC, MEL)
     arrays: list[Any] = [
         *(mels, mels[:80], mels.T, mels.T[:, :80], -mels * 100, mels * np.nan, mels[:64], mels[:1], np.abs(mels)),
@@ -1113,7 +1112,7 @@ def test_a_model_is_loaded_once() -> None:
         for failure in await asyncio.gather(*(models.get() for _ in range(3)), return_exceptions=True):
             assert isinstance(failure, NotLoadedError) and "nothing.onnx" not in str(failure)
         with pytest.raises(NotLoadedError):
-            await models.get("a")  # which tries again
+            await models.get("a")  # tries again
         assert tried[1:] == [("a", False)] * 2
         with pytest.raises(UnknownModelError, match="there is no model 'c', expected one of a, b"):
             await models.get("c")

@@ -1,4 +1,4 @@
-"""vocos-onnx serve, as it is started: right answers, bad input, and clients that mean no good."""
+"""Tests of vocos-onnx serve as a process: right answers, bad input, and malicious clients."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def header(shape: str, descr: str = "'<i8'") -> bytes:
 
 
 def archive(*entries: bytes) -> bytes:
-    """With each of them as the tokens."""
+    """Returns an .npz that holds each entry under the name of the tokens."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as made, warnings.catch_warnings(action="ignore"):  # of names that are there twice
+    with zipfile.ZipFile(out, "w") as made, warnings.catch_warnings(action="ignore"):  # about duplicate names
         for entry in entries:
             made.writestr("tokens.npy", entry)
     return out.getvalue()
@@ -79,7 +79,7 @@ def file(audio: np.ndarray, rate: int = 24_000, kind: str = "WAV", subtype: str 
 
 
 def same(answer: Answer, expected: np.ndarray) -> None:
-    """A .wav of this audio, byte for byte as libsndfile writes it but for the last bit of a sample."""
+    """Checks that the answer is this audio as libsndfile writes it to a .wav, within the last bit of each sample."""
     assert answer.status == 200, answer.raw[:300]
     assert answer.headers["content-type"] == "audio/wav"
     assert answer.headers["content-length"] == str(len(answer.body))
@@ -105,7 +105,7 @@ def test_tokens(server: Server, vocos: VocosONNX, frames: int) -> None:
 
 
 def test_tokens_that_name_their_codec(server: Server, vocos: VocosONNX, tmp_path: Path) -> None:
-    """Of an archive as save_tokens writes it, and in JSON."""
+    """In an archive from save_tokens, and in JSON."""
     save_tokens(tmp_path / "t.npz", TOKENS, vocos)
     expected, data = vocos.decode(TOKENS), (tmp_path / "t.npz").read_bytes()
     same(server.ask("/v1/decode", data), expected)
@@ -147,7 +147,7 @@ def test_recordings(
 
 
 def test_audio_is_as_long_as_the_recording_was(server: Server, vocos: VocosONNX, tmp_path: Path) -> None:
-    """Where the tokens say so, in an archive and in JSON, as the command line has it; not where it cannot be so."""
+    """If the tokens state the length, in an archive or JSON, as on the command line; an impossible one is refused."""
     samples, expected = 200 * 320 - 100, vocos.decode(TOKENS)
     save_tokens(tmp_path / "t.npz", TOKENS, vocos, samples=samples)
     text = json.dumps({"tokens": TOKENS.tolist(), "samples": samples}).encode()
@@ -161,7 +161,7 @@ def test_audio_is_as_long_as_the_recording_was(server: Server, vocos: VocosONNX,
 
 @pytest.mark.parametrize("batch", [TOKENS[None], TOKENS[:, None]])
 def test_a_batch_of_one(server: Server, vocos: VocosONNX, batch: np.ndarray) -> None:
-    """In every kind of body, as files of others hold one recording."""
+    """In every kind of body, since other programs store one recording as a batch."""
     expected = vocos.decode(TOKENS)
     for body in (npy(batch), npz(tokens=batch), json.dumps({"tokens": batch.tolist()}).encode()):
         same(server.ask("/v1/decode", body), expected)
@@ -266,7 +266,7 @@ def test_bad_input(server: Server, folder: Path, name: str) -> None:
     assert "0x" not in error
     assert str(folder) not in error and "/" not in error.replace("samples/s", "").replace(
         "/v1/models", ""
-    )  # no path of the server
+    )  # no path on the server
     assert not list(folder.glob("vocos-*"))
 
 
@@ -282,7 +282,7 @@ def test_other_refusals(server: Server) -> None:
     assert long.status == 400 and len(long.body) < 400
     upgrade = ["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
     data = request("/v1/decode", b"", "Connection: close, Upgrade", *upgrade, method="GET")
-    assert b"HTTP/1.1 101" not in server.say(data).raw  # which is for /v1/stream alone
+    assert b"HTTP/1.1 101" not in server.say(data).raw  # only /v1/stream takes WebSockets
 
 
 def test_each_client_gets_its_own(server: Server, vocos: VocosONNX) -> None:
@@ -316,7 +316,7 @@ def test_clients_that_leave(server: Server, folder: Path) -> None:
 
 
 def test_attack(vocos: VocosONNX) -> None:
-    """Slow, silent and greedy clients at once: health and honest clients are answered, in 1 GB, and there is an end."""
+    """During slow, silent and greedy clients, honest ones are served in 1 GB of memory, and shutdown still works."""
     long = npy(np.zeros((8, 75 * 120), np.int16))
     many_lists = b'{"tokens": [' + b"[]," * 3_300_000 + b"[]]}"
     with Server(*SERVE, OMP_NUM_THREADS="1") as server:
@@ -353,7 +353,7 @@ def test_attack(vocos: VocosONNX) -> None:
 
 
 def test_text_among_numbers(vocos: VocosONNX) -> None:
-    """numpy would make 1000 texts of a million characters of it."""
+    """From such a list numpy would make 1000 strings of a million characters."""
     body = b'{"tokens": [["' + b"A" * 1_000_000 + b'"' + b",1" * 1000 + b"]]}"
     with Server(*SERVE, OMP_NUM_THREADS="1") as server, ThreadPoolExecutor(3) as clients:
         answers = [clients.submit(server.ask, "/v1/decode", body) for _ in range(3)]
@@ -365,7 +365,7 @@ def test_text_among_numbers(vocos: VocosONNX) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_end_leaves_no_recording(tmp_path: Path, number: int) -> None:
-    """In the middle of the work, whose threads do not end before the process does."""
+    """Stopped in the middle of work, whose threads run until the process ends."""
     body = file(np.random.default_rng(0).standard_normal(24_000 * 200) / 20, kind="FLAC")
     with Server(*SERVE, "--workers", "2", TMPDIR=str(tmp_path), OMP_NUM_THREADS="1") as server:
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""WS /v1/stream of vocos-onnx serve: the audio is that of decode; bad input, and clients that mean no good."""
+"""Tests of the WebSocket /v1/stream: audio equal to that of decode, bad input, and malicious clients."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def options() -> list[str]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """With room for four streams."""
+    """A server with room for four streams."""
     with Server(*options(), "--streams", "4", "--connections", "24", OMP_NUM_THREADS="1") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def hasty() -> Iterator[Server]:
-    """That waits for no client longer than a second, and has room for two streams."""
+    """A server that waits for a client for at most one second, with room for two streams."""
     times = ("--stream-idle", "1", "--stream-stall", "1")
     with Server(*options(), "--streams", "2", *times, OMP_NUM_THREADS="1") as running:
         yield running
@@ -64,7 +64,7 @@ def guarded() -> Iterator[Server]:
 
 
 class Client:
-    """A connection, and what is said over it."""
+    """A client with a WebSocket connection."""
 
     def __init__(self, server: Server, **options: Any) -> None:
         opening = connect(f"ws://127.0.0.1:{server.port}/v1/stream", **{**OPTIONS, **options})
@@ -74,7 +74,7 @@ class Client:
         self.plug.send(message if isinstance(message, str) else json.dumps(message))
 
     def heard(self) -> Any:
-        """The next message: bytes, or what JSON says."""
+        """Returns the next message: bytes, or parsed JSON."""
         message = self.plug.recv(TIMEOUT)
         return json.loads(message) if isinstance(message, str) else message
 
@@ -83,7 +83,7 @@ class Client:
         return self.heard()
 
     def push(self, chunk: np.ndarray) -> bytes:
-        """A chunk (K, t) or (C, t)."""
+        """Sends a chunk (K, t) or (C, t); returns its audio."""
         self.plug.send(chunk.T.tobytes())
         answer = self.heard()
         assert isinstance(answer, bytes), answer
@@ -94,7 +94,7 @@ class Client:
         return self.heard(), self.heard()
 
     def refused(self) -> tuple[int, str]:
-        """The code with which it is closed, and the error before; audio is passed over."""
+        """Returns the code that closes the connection and the error before it; skips audio."""
         while isinstance(message := self.heard(), bytes):
             pass
         assert message["type"] == "error", message
@@ -160,7 +160,7 @@ def until_none_is_open(server: Server) -> None:
     ],
 )
 def test_audio_is_that_of_decode(server: Server, model: str, given: np.ndarray, more: dict[str, Any]) -> None:
-    """Each chunk, whatever its length, gets one answer; the flush gets the rest."""
+    """Every chunk, whatever its length, gets one answer; the flush gets the rest."""
     vocos = VocosONNX(MODELS[model], threads=1)
     is_tokens = given.dtype == np.uint16
     if "codec" in more:
@@ -197,7 +197,7 @@ def test_audio_is_that_of_decode(server: Server, model: str, given: np.ndarray, 
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
 @pytest.mark.parametrize("frames", [1, 30])
 def test_wider_integers_of_which_nobody_speaks(server: Server, dtype: str, frames: int) -> None:
-    """They are every second token, or one of four, in chunks of one frame, too; with a dtype they are what it says."""
+    """Read as uint16, every second token, or three of four, are 0, even in chunks of a frame; a dtype is trusted."""
     wide = np.maximum(TOKENS, 1).astype(dtype)
     with Client(server) as client:
         client.start()
@@ -212,7 +212,7 @@ def test_wider_integers_of_which_nobody_speaks(server: Server, dtype: str, frame
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "int64", "float16", "float32", "float64"])
 def test_numbers_of_other_types(server: Server, dtype: str) -> None:
-    """As numpy has them, if the start names the type."""
+    """The types of numpy, if the start names them."""
     start, given = (MEL_START, MELS) if dtype.startswith("float") else (START, TOKENS)
     given = given.astype(dtype)
     vocos = VocosONNX(MODELS[start["model"]], threads=1)
@@ -225,7 +225,7 @@ def test_numbers_of_other_types(server: Server, dtype: str) -> None:
 
 
 def test_one_stream_after_another(server: Server) -> None:
-    """Over one connection, of different models; an empty one, too. Chunks may be sent ahead."""
+    """Over one connection, from different models, and one that is empty. Chunks may be sent ahead."""
     encodec, mel = (VocosONNX(MODELS[name], threads=1) for name in ("encodec", "mel"))
     with Client(server) as client:
         for _ in range(2):
@@ -244,7 +244,7 @@ def test_one_stream_after_another(server: Server) -> None:
 
 
 def test_the_default_model_and_one_in_fragments(server: Server) -> None:
-    """A message that comes in several frames of the protocol is one chunk."""
+    """A message in several WebSocket frames is one chunk."""
     with Client(server) as client:
         client.start(model=None, format="f32le")
         data = TOKENS.T.tobytes()
@@ -254,7 +254,7 @@ def test_the_default_model_and_one_in_fragments(server: Server) -> None:
 
 
 def test_many_streams_at_once() -> None:
-    """In real time or as fast as they can, which leave at random: each has its own audio, and all places are free."""
+    """Some are paced, some disconnect at random: each gets its own audio, and all places are free at the end."""
     vocos = VocosONNX(MODELS["encodec"], threads=1)
 
     async def one(port: int, number: int) -> None:
@@ -284,8 +284,7 @@ def test_many_streams_at_once() -> None:
         until_none_is_open(server)
 
 
-# What is refused
-
+# Refusals
 
 CHUNK = TOKENS[:, :8].T.tobytes()
 BUNDLED = START | {"model": "bundled"}
@@ -371,12 +370,12 @@ MEL_START = START | {"model": "mel", "kind": "mels", "codebooks": None}
     ],
 )  # fmt: skip
 def test_bad_input(server: Server, messages: list[Any], code: int, error: str) -> None:
-    """Each with its code and a reason, and the place of the stream is free again."""
+    """Each gets its code and a reason, and the stream's place is free again."""
     with Client(server) as client:
         for message in messages[:-1]:
             client.plug.send(message) if isinstance(message, bytes) else client.say(message)
             while isinstance(client.heard(), bytes) and not isinstance(message, bytes):
-                pass  # a flush is answered by audio, too
+                pass  # a flush is answered with audio as well
         last = messages[-1]
         client.plug.send(last) if isinstance(last, bytes) else client.say(last)
         found_code, reason = client.refused()
@@ -394,7 +393,7 @@ def test_messages_that_the_protocol_refuses(server: Server) -> None:
             client.plug.recv(TIMEOUT)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1009
-        assert "524288" in closed.value.rcvd.reason  # all that is said: no message comes before
+        assert "524288" in closed.value.rcvd.reason  # the only reason given: no message precedes it
     with Client(server) as client:
         client.start()
         client.plug.send(b"\xff\xfe", text=True)
@@ -451,7 +450,7 @@ def test_a_refusal_is_one_line_in_the_log() -> None:
 
 
 def test_no_more_than_max_streams(server: Server) -> None:
-    """The one too many is told so; when a client goes away, without a word, its place is free at once."""
+    """One stream too many is refused; when a client disconnects without a close frame, its place is free at once."""
     until_none_is_open(server)
     clients = [Client(server) for _ in range(4)]
     for client in clients:
@@ -468,7 +467,7 @@ def test_no_more_than_max_streams(server: Server) -> None:
     for client in again:
         assert client.start()["type"] == "started"
     assert open_streams(server) == 4
-    again[0].flush()  # the place of a stream that has ended is another one's, though the connection stays
+    again[0].flush()  # frees the stream's place for others, though the connection stays open
     with Client(server) as other:
         assert other.start()["type"] == "started"
         again[0].say(START)
@@ -479,7 +478,7 @@ def test_no_more_than_max_streams(server: Server) -> None:
 
 
 def test_no_more_than_so_many_connections(server: Server) -> None:
-    """Those that open no stream are bounded too: refused before they are accepted."""
+    """Connections without a stream are bounded too, and refused before they are accepted."""
     until_none_is_open(server)
     clients = []
     with pytest.raises(InvalidStatus) as refused:
@@ -493,11 +492,11 @@ def test_no_more_than_so_many_connections(server: Server) -> None:
         client.plug.close()
 
 
-# Clients that are slow, or say nothing
+# Slow and silent clients
 
 
 def reader(server: Server) -> Client:
-    """A client with little room for what it does not read."""
+    """A client with small buffers for what it does not read."""
     plug = socket.socket()
     plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     plug.connect(("127.0.0.1", server.port))
@@ -505,7 +504,7 @@ def reader(server: Server) -> Client:
 
 
 def test_a_client_that_does_not_read(hasty: Server) -> None:
-    """It is closed after the deadline, with its code behind what it has not read; its place is free at once."""
+    """It is closed after the deadline; the code follows what it has not read, and its place is free at once."""
     with reader(hasty) as client:
         client.start(format="f32le")
         for _ in range(8):
@@ -523,7 +522,7 @@ def test_a_client_that_does_not_read(hasty: Server) -> None:
 
 
 def test_a_client_that_never_reads_again(hasty: Server) -> None:
-    """The connection ends, too."""
+    """Its connection is closed as well."""
     client = reader(hasty)
     client.start(format="f32le")
     for _ in range(8):
@@ -547,7 +546,7 @@ def test_a_client_that_says_nothing(hasty: Server, first: str | None) -> None:
 
 
 def test_pings_without_an_end(hasty: Server) -> None:
-    """Of a client that reads no answers: they do not pile up, and others are served."""
+    """From a client that reads no pongs: they do not pile up, and others are served."""
     with socket.create_connection(("127.0.0.1", hasty.port)) as plug:
         plug.sendall(
             b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -570,7 +569,7 @@ def test_pings_without_an_end(hasty: Server) -> None:
 
 @pytest.mark.parametrize("kind", ["empty chunks", "flush and start"])
 def test_messages_that_need_no_network(server: Server, kind: str) -> None:
-    """As many as clients like to send would take all of the event loop's time."""
+    """They are limited, since enough of them would take all of the event loop's time."""
     with Client(server) as client:
         client.start()
         for _ in range(101):
@@ -590,7 +589,7 @@ def test_messages_that_need_no_network(server: Server, kind: str) -> None:
 
 
 def test_many_short_sequences(server: Server) -> None:
-    """Each of one chunk, over one connection, as many as a client likes."""
+    """One chunk each, over one connection; their number is not limited."""
     tokens = np.zeros((2, 3), np.uint16)
     with Client(server) as client:
         for _ in range(150):
@@ -599,11 +598,11 @@ def test_many_short_sequences(server: Server) -> None:
             assert client.flush()[1]["type"] == "end"
 
 
-# Who may use it
+# Access
 
 
 def test_tokens_of_access(guarded: Server) -> None:
-    """In the header, or in a subprotocol, which is answered as a browser wants it."""
+    """In the header or as a subprotocol, which is echoed as browsers require."""
     with Client(guarded, additional_headers={"Authorization": f"Bearer {TOKEN}"}) as client:
         assert client.start()["type"] == "started"
     with Client(guarded, subprotocols=[f"vocos.bearer.{TOKEN}"]) as client:
@@ -633,11 +632,11 @@ def test_pages_of_other_origins(guarded: Server, server: Server) -> None:
         assert refused.value.response.status_code == 403
 
 
-# The end
+# Shutdown
 
 
 def test_the_service_ends() -> None:
-    """Each stream is closed with 1012 at once, whatever it is doing, and the exit code is that of SIGTERM."""
+    """Every stream is closed with 1012 at once, whatever it is doing, and the exit code is that of SIGTERM."""
     with Server(*options(), OMP_NUM_THREADS="1") as server:
         clients = [Client(server) for _ in range(5)]
         for client in clients[1:]:

@@ -19,7 +19,7 @@ from .progress import Progress
 
 
 def check_audio(target: Path | None, format: str | None) -> str | None:
-    """The format of an output whose name does not imply it: that of --format, or "wav" for standard output.
+    """Returns the format of an output, from --format or "wav" for standard output; None if its name implies it.
 
     Raises ValueError or OSError if the audio cannot be written there.
     """
@@ -49,7 +49,7 @@ def save(job: Job, blocks: Iterable[Float], rate: int, overwrite: bool) -> int:
 
 
 class Recording:
-    """The blocks (n,) of a file, resampled to a rate. ``samples`` counts those read so far; warns of a loud file."""
+    """The blocks (n,) of a file, resampled to ``rate``; warns if they are too loud. ``samples``: how many were read."""
 
     def __init__(self, path: Path, name: str, rate: int, progress: Progress) -> None:
         self.path, self.name, self.rate, self.progress, self.samples = path, name, rate, progress, 0
@@ -70,7 +70,7 @@ class Recording:
 
 
 def warn_of_level(name: str, peak: float) -> None:
-    """Print a warning on stderr about audio whose level the codec does not keep."""
+    """Print a warning on stderr about audio that is too loud for the codec to keep its level."""
     decibels = math.ceil(20 * math.log10(peak))
     warn(
         f"{name} peaks at {peak:.1f}, {decibels} dB above full scale: the copy will not have that level; lower it, "

@@ -1,4 +1,4 @@
-"""``vocos-onnx batch``: a corpus of tokens, mels or audio, in several processes, which goes on where it stopped."""
+"""``vocos-onnx batch``: process a corpus of tokens, mels or audio in several processes; resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from vocos_onnx.batch.run import Engine
 
 Handler = Callable[[int, FrameType | None], Any]
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # that end a job
-_EVERY = 60.0  # seconds from one line to the next where there is no terminal
-_REDRAWN = 0.2  # seconds from one bar to the next
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # signals that end a job
+_EVERY = 60.0  # seconds between lines if there is no terminal
+_REDRAWN = 0.2  # seconds between updates of the bar
 
 
 def add(commands: Commands) -> None:
@@ -134,7 +134,7 @@ def run(args: Namespace) -> int:
                 resume=args.resume,
                 progress=report,
             )
-        except Exception:  # which is printed; the summary says how far it is
+        except Exception:  # the caller prints it; the summary shows how far the job got
             with suppress(OSError):
                 report.print_json()
             raise
@@ -147,7 +147,7 @@ def run(args: Namespace) -> int:
 
 
 def _tell_problems(out: Path, summary: Summary) -> int:
-    """Print what there is to say of warnings and failures. Returns the exit code."""
+    """Print lines about warnings and failures, if there were any. Returns the exit code."""
     from vocos_onnx.batch.journal import ERRORS, JOURNAL
 
     if summary.warned:
@@ -218,19 +218,19 @@ def _settings(args: Namespace, manifest: Manifest) -> Settings:
 
 
 class _Report:
-    """The bar on a terminal, and elsewhere a line a minute; the first warning; how far a job is when it is ended."""
+    """Shows a bar on a terminal, elsewhere a line a minute; prints the first warning, and the progress at a signal."""
 
     def __init__(self, is_json: bool) -> None:
         self._bar, self._last, self._is_json = Progress(), 0.0, is_json
-        self._first: Summary | None = None  # after an item
+        self._first: Summary | None = None  # the summary after the first item
         self._newest: Summary | None = None
-        self._before: dict[int, Handler] = {}  # what signals did
+        self._before: dict[int, Handler] = {}  # the earlier signal handlers
 
     def __enter__(self) -> _Report:
         if threading.current_thread() is threading.main_thread():
             for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
                 before = signal.getsignal(number)
-                if callable(before):  # and not ignored, as under nohup
+                if callable(before):  # a signal that is ignored stays so, as under nohup
                     self._before[number] = before
                     signal.signal(number, self._interrupted)
         self._bar.__enter__()
@@ -245,7 +245,7 @@ class _Report:
         if summary.warning is not None and (self._newest is None or self._newest.warning is None):
             warn(with_options(summary.warning))
         if self._first is None and self._newest is not None and summary.share > self._newest.share:
-            self._first = summary  # what is before that is the start of the processes
+            self._first = summary  # the time before that was spent starting processes
         self._newest = summary
         now = time.monotonic()
         if now - self._last < (_EVERY if self._bar.is_off else _REDRAWN):
@@ -257,21 +257,21 @@ class _Report:
             tell(f"{summary.share:.0%}  {_texts(summary, self._left(summary))[0]}")
 
     def print_json(self) -> None:
-        """Print the last summary, with --json, and if there is one."""
+        """With --json, print the last summary, if there is one."""
         if self._is_json and self._newest is not None:
             print_line(sys.stdout, _json(self._newest))
 
     def _left(self, summary: Summary) -> float | None:
-        """Seconds that the rest will take, if it goes on as since the first item."""
+        """Returns the seconds left, estimated from the pace since the first item; None if unknown."""
         if self._first is None:
             return None
         share, seconds = summary.share - self._first.share, summary.elapsed - self._first.elapsed
         return seconds * (1 - summary.share) / share if share > 0 and summary.share < 1 else None
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
-        """Print how far the job is, and do what the signal did before. The streams of Python may be in use."""
+        """Print how far the job got, then call the earlier handler. Uses no Python streams, which may be in use."""
         if (summary := self._newest) is not None:
-            start, end = (b"\n", b"") if not self._bar.is_off else (b"", b"\n")  # below the bar, where a line is begun
+            start, end = (b"\n", b"") if not self._bar.is_off else (b"", b"\n")  # go below an unfinished bar
             text = f"vocos-onnx: interrupted: {_done(summary)}; go on with the same command and --resume"
             with suppress(OSError):
                 os.write(2, start + text.encode() + end)
@@ -329,7 +329,7 @@ def _speed(summary: Summary) -> str:
 
 
 def _audio(hours: float) -> str:
-    """Of a length that is readable: hours, or minutes or seconds where these would be 0.0."""
+    """Formats a duration of audio in seconds, minutes or hours, whichever is readable."""
     seconds = 3600 * hours
     if seconds < 59.95:
         return f"{seconds:.1f} s"
@@ -337,7 +337,7 @@ def _audio(hours: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    """As one tells it: 8.1 s, 13 s, 12 min, 3 h 05 min."""
+    """Formats a time as people say it: 8.1 s, 13 s, 12 min, 3 h 05 min."""
     if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

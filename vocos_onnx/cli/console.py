@@ -17,7 +17,7 @@ from vocos_onnx.messages import SeveralLines, of_files, printable
 
 from .progress import wipe
 
-BAD_INPUT = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)  # errors that are one line on stderr
+BAD_INPUT = (ValueError, OSError, ImportError, RuntimeError, FloatingPointError)  # errors printed without a traceback
 STDIN, STDOUT = "standard input", "standard output"
 
 
@@ -29,7 +29,7 @@ class ReaderGoneError(Exception):
 
 
 def print_line(stream: TextIO | None, text: str) -> None:
-    """Print one line, with what would control a terminal or is not in the stream's encoding escaped. Raises OSError."""
+    """Print one line. Escapes control characters and those the stream's encoding lacks. Raises OSError."""
     if stream is None or stream.closed:
         raise OSError("it is closed")
     wipe()
@@ -53,9 +53,9 @@ def warn(text: str) -> None:
 
 
 def report_done(output: Path | None, text: str) -> None:
-    """Print one line on what was done, on stderr if the output itself goes to standard output (None).
+    """Print one line about what was done, on stderr if the output itself goes to standard output (None).
 
-    The work is done, so it is no error if the line cannot be printed.
+    Since the work is done, failing to print the line is not an error.
     """
     stream = sys.stderr if output is None or is_stdout(output) else sys.stdout
     try:
@@ -65,14 +65,14 @@ def report_done(output: Path | None, text: str) -> None:
 
 
 def message_of(error: Exception) -> str:
-    """The message of an error; for the operating system's errors without Python's [Errno 28]."""
+    """Returns the message of an error, without Python's "[Errno 28]" for errors of the operating system."""
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return str(error)
 
 
 def complain(error: Exception) -> None:
-    """Print an error on stderr, as one line unless it is of several, with options in place of Python's arguments."""
+    """Print an error on stderr, on one line unless it is a SeveralLines, with options in place of Python arguments."""
     text = message_of(error).strip()
     if not isinstance(error, SeveralLines):
         text = re.sub(r"\s*[\r\n]\s*", " ", text)
@@ -84,7 +84,7 @@ def complain(error: Exception) -> None:
 
 
 def with_options(text: str) -> str:
-    """A message with options in place of Python's arguments, and of arrays what to save in place of what to pass."""
+    """Rewords a message for the command line: options replace Python arguments, and "save" replaces "pass"."""
     text = text.replace("go on with resume=True", "go on with the same command and --resume")
     text = text.replace("resume=True", "--resume").replace('ids="path"', "--ids path")
     text = re.sub(r"\b(bandwidth|bandwidth_id|encoder|layout|model|provider)=(?=(['\w]?))", _option, text)
@@ -99,23 +99,23 @@ def with_options(text: str) -> str:
 
 
 def _option(argument: re.Match[str]) -> str:
-    """``encoder='e.onnx'`` of Python is ``--encoder 'e.onnx'`` here, and an argument ``encoder`` is ``--encoder``."""
+    """Rewrites ``encoder='e.onnx'`` as ``--encoder 'e.onnx'``, and an argument ``encoder`` as ``--encoder``."""
     name, value = argument[1] or argument[2], "=" in argument[0] and argument[2]
     return f"--{name.replace('_', '-')}{' ' if value else ''}"
 
 
 def _of_convert(argument: re.Match[str]) -> str:
-    """Of another exporter's file, which ``convert`` alone takes."""
+    """Rewrites a setting of another exporter's file as an option of ``convert``, the only command that takes it."""
     return f"convert it with vocos-onnx convert and --{argument[1].replace('_', '-')} N"
 
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Inside it, Python's warnings and those of the package's logger are printed on stderr as all messages are."""
+    """Inside it, Python's warnings and those of the package's logger are printed on stderr like all messages."""
     handler, log = _LogHandler(logging.WARNING), logging.getLogger("vocos_onnx")
     conversions, lines = logging.getLogger("vocos_onnx.conversions"), _InfoHandler(logging.INFO)
     level, propagate = conversions.level, conversions.propagate
-    if not conversions.isEnabledFor(logging.INFO):  # else who has enabled that is shown it
+    if not conversions.isEnabledFor(logging.INFO):  # otherwise the user's own logging already shows it
         conversions.setLevel(logging.INFO)
         conversions.propagate = False
         conversions.addHandler(lines)

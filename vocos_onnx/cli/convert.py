@@ -1,4 +1,4 @@
-"""``vocos-onnx convert``: a checkpoint of a known geometry, or another exporter's file, to a model, without torch."""
+"""``vocos-onnx convert``: make a model from a checkpoint or another exporter's file, without torch."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def run(args: Namespace) -> None:
 
 
 def _convert_foreign(args: Namespace, settings: Settings) -> None:
-    """Write another exporter's file as one of ours."""
+    """Convert another exporter's file to one of ours."""
     from vocos_onnx.io.files import whole_file
     from vocos_onnx.model.session import own_bytes
 
@@ -101,7 +101,7 @@ def _convert_foreign(args: Namespace, settings: Settings) -> None:
         raise FileNotFoundError(f"no file {source}")
     try:
         made = own_bytes(source, settings)
-    except ValueError as error:  # of which this command is the remedy
+    except ValueError as error:  # it advises running this command
         advice = r"\bpass [^:]*, or convert it once with: .* -o MODEL\.onnx (?=--)"
         raise ValueError(re.sub(advice, "give ", str(error))) from None
     with whole_file(output, overwrite=args.force) as written:

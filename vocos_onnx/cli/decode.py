@@ -1,4 +1,4 @@
-"""``vocos-onnx decode``: files of tokens or features to audio files."""
+"""``vocos-onnx decode``: decode files of tokens or features to audio files."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def run(args: Namespace) -> None:
 
 
 def _bandwidth(args: Namespace, config: ModelConfig) -> tuple[int | None, int | None]:
-    """The bandwidth id to decode with (None: implied by the tokens), and how many codebooks to decode (None: all)."""
+    """Returns the bandwidth id (None: implied by the tokens) and the number of codebooks to decode (None: all)."""
     from vocos_onnx.bandwidths import bandwidth_index
 
     if args.bandwidth is None:
@@ -132,7 +132,7 @@ def _bandwidth(args: Namespace, config: ModelConfig) -> tuple[int | None, int | 
 
 
 def _one_clip(job: Job, read: Tokens, args: Namespace) -> Tokens:
-    """Tokens (K, T) or features (C, T); a batch of one is unpacked. Raises ValueError for a larger batch."""
+    """Returns tokens (K, T) or features (C, T), unpacked from a batch of one. Raises ValueError for a larger batch."""
     if read.codes.ndim != 3:
         return read
     are_tokens = read.codes.dtype.kind != "f"
@@ -152,9 +152,9 @@ def _one_clip(job: Job, read: Tokens, args: Namespace) -> Tokens:
 
 
 def _first_codebooks(job: Job, read: Tokens, args: Namespace, config: ModelConfig, most: int | None) -> Tokens:
-    """The first ``most`` codebooks of tokens (K, T), or all if that is None; features are returned unchanged.
+    """Returns the first ``most`` codebooks of tokens (K, T), or all if that is None; features are returned unchanged.
 
-    Raises ValueError if there are fewer, or if no bandwidth was asked for and none has as many.
+    Raises ValueError if there are fewer, or if no bandwidth is given and none has as many.
     """
     encodec = config.encodec
     if read.codes.dtype.kind == "f" or read.codes.ndim != 2 or encodec is None:
@@ -168,13 +168,13 @@ def _first_codebooks(job: Job, read: Tokens, args: Namespace, config: ModelConfi
         remedy = f"pass --bandwidth {kbps:g} to decode {'all' if count == found else f'the first {count}'} of them"
     elif config.num_bandwidth_ids:
         remedy = f"pass --bandwidth-id 0 to decode them as those of {encodec.bandwidths[0]:g} kbps"
-    if most is not None and found <= encodec.num_codebooks:  # more are none: the axes may be swapped
+    if most is not None and found <= encodec.num_codebooks:  # otherwise the axes may be swapped
         if found < most:
             raise ValueError(
                 f"{job.source_name} has {found} codebooks, but {args.bandwidth:g} kbps needs {most}: {remedy}"
             )
         return replace(read, codes=read.codes[:most])
-    possible = 0 < found <= encodec.num_codebooks <= frames  # else the axes may be swapped
+    possible = 0 < found <= encodec.num_codebooks <= frames  # otherwise the axes may be swapped
     if possible and args.bandwidth_id is None and config.num_bandwidth_ids and found not in counts:
         known = ", ".join(f"{kbps:g} kbps {count}" for kbps, count in zip(encodec.bandwidths, counts, strict=True))
         raise ValueError(f"{job.source_name} has {found} codebooks, and no bandwidth has as many ({known}): {remedy}")
@@ -182,7 +182,7 @@ def _first_codebooks(job: Job, read: Tokens, args: Namespace, config: ModelConfi
 
 
 def _convention(args: Namespace, config: ModelConfig) -> MelConvention | None:
-    """That of --mels-from. Raises ValueError if the model cannot decode such mels."""
+    """Returns the convention of --mels-from, or None. Raises ValueError if the model cannot decode such mels."""
     from vocos_onnx.mels import convention_of
 
     if args.mels_from is None:

@@ -1,4 +1,4 @@
-"""``vocos-onnx demo``: the bundled tokens, real recorded speech, to an audio file."""
+"""``vocos-onnx demo``: decode the bundled tokens, real recorded speech, to an audio file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(args: Namespace) -> None:
 
 
 def _write(args: Namespace, output: Path | None) -> None:
-    """Decode into the output (None is standard output), and print how long that took."""
+    """Decode to the output (None is standard output), and print how long that took."""
     from vocos_onnx import demo_tokens
 
     from .audio import check_audio, save

@@ -1,4 +1,4 @@
-"""``vocos-onnx encode``: audio files to files of tokens."""
+"""``vocos-onnx encode``: encode audio files to files of tokens."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run(args: Namespace) -> None:
 
 
 def _check_tokens(target: Path | None, format: str | None) -> str | None:
-    """The format of an output whose name does not imply it. Raises ValueError if the name is not that of tokens."""
+    """Returns the format of an output, None if its name implies it. Raises ValueError if it is no name for tokens."""
     if target is None or (target.exists() and not target.is_file() and not target.is_dir()):
         return "npz"
     if target.suffix.lower() == ".npz":
@@ -85,6 +85,6 @@ def _save(job: Job, codes: npt.NDArray[Any], encoder: EncodecONNX, samples: int,
 
     if job.target is None or job.format is None:
         save_tokens(job.output, codes, encoder, samples=samples, overwrite=overwrite)
-    else:  # save_tokens takes the format from the name of a path, and that does not say it
+    else:  # save_tokens takes the format from the file name, which does not imply it here
         with whole_file(job.target, overwrite=overwrite) as partial, partial.open("wb") as file:
             save_tokens(file, codes, encoder, samples=samples)

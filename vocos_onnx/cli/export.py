@@ -1,4 +1,4 @@
-"""``vocos-onnx export``: a Vocos checkpoint to a model; and functions shared with the other model-making commands."""
+"""``vocos-onnx export``: export a Vocos checkpoint; also has functions that other model-making commands share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(args: Namespace) -> None:
 
 
 def read_calibration(args: Namespace) -> list[npt.NDArray[Any]] | None:
-    """The arrays in the files of --calibrate."""
+    """Returns the arrays in the files of --calibrate."""
     from vocos_onnx.io.tokens import read_token_file
 
     return None if args.calibrate is None else [read_token_file(path).codes for path in args.calibrate]
@@ -52,7 +52,7 @@ def read_calibration(args: Namespace) -> list[npt.NDArray[Any]] | None:
 def load_export(function: str) -> Any:
     """Returns a function of ``vocos_onnx_export``.
 
-    Raises ImportError if packages of the extra [export] are missing that it needs.
+    Raises ImportError if it needs packages of the extra [export] that are missing.
     """
     try:
         import vocos_onnx_export

@@ -1,4 +1,4 @@
-"""``vocos-onnx export-encodec``: the encoder of an EnCodec checkpoint to .onnx."""
+"""``vocos-onnx export-encodec``: export the encoder of an EnCodec checkpoint to .onnx."""
 
 from __future__ import annotations
 

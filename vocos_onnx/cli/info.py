@@ -1,4 +1,4 @@
-"""``vocos-onnx info``: a description of a model."""
+"""``vocos-onnx info``: describe a model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(args: Namespace) -> None:
         found = _opened(file)
         if args.provider and not isinstance(found, VocosONNX):
             raise ValueError("--provider is for models, and this is an encoder; leave it out")
-        if args.provider:  # raises where the model cannot run there, before anything is printed
+        if args.provider:  # raises, before anything is printed, if the model cannot run there
             placed.update(placement(file, [args.provider]))
         return found
 
@@ -68,7 +68,7 @@ def run(args: Namespace) -> None:
 
 
 def _opened(file: str | os.PathLike[str]) -> VocosONNX | EncodecONNX:
-    """The file as a model or an encoder, depending on its metadata."""
+    """Opens the file as a model or an encoder, depending on its metadata."""
     from vocos_onnx import EncodecONNX, VocosONNX
     from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY
     from vocos_onnx.model.session import stored_file
@@ -97,7 +97,7 @@ def _facts(origin: Origin, found: VocosONNX | EncodecONNX) -> dict[str, Any]:
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    """The facts as plain text: one on each line, those of dictionaries indented, without what is None or empty."""
+    """Formats the facts as plain text, one a line. Indents the entries of dictionaries; omits what is None or empty."""
     facts = dict(facts)
     lines = [f"{facts.pop('kind')}: {facts.pop('path')} ({facts.pop('bytes') / 1e6:.1f} MB)"]
     in_graph = facts.pop("istft_in_graph", False)
@@ -126,6 +126,6 @@ def _is_empty(value: Any) -> bool:
 
 
 def _text(name: str, value: Any) -> str:
-    if isinstance(value, tuple) and name == "codebooks_sha256":  # of the first 1, 2, ... codebooks
+    if isinstance(value, tuple) and name == "codebooks_sha256":  # one hash for the first codebook, first two, ...
         return f"{value[-1]} (the last of {len(value)})"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

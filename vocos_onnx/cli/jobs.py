@@ -59,7 +59,7 @@ class Job:
         return cast(BinaryIO, StandardOutput()) if self.target is None else self.target
 
     def open(self) -> AbstractContextManager[Path]:
-        """The input as a file; a pipe is copied to a temporary one."""
+        """Returns a context manager with the input as a file; a pipe is copied to a temporary file."""
         if self.source is None:
             target = "-" if self.target is None else str(self.target)
             command = "encode" if self.format == "npz" or target.lower().endswith(".npz") else "resynth"
@@ -73,7 +73,7 @@ class Job:
 
 @contextmanager
 def _copied(source: Path | None, name: str, again: str = "") -> Iterator[Path]:
-    """The bytes of a pipe as a file. Errors name the pipe ``name``, and suggest piping to the command ``again``."""
+    """Copies a pipe to a temporary file. Errors call it ``name``, and suggest piping to the command ``again``."""
     with temporary("stdin" if source is None else source.name) as file:
         try:
             with file.open("wb") as sink:
@@ -86,11 +86,11 @@ def _copied(source: Path | None, name: str, again: str = "") -> Iterator[Path]:
                 if not sink.tell():
                     raise ValueError(f"{name} is empty or closed; expected a file of audio, tokens or features")
             yield file
-        except ValueError as error:  # which names the file that was read
+        except ValueError as error:  # the message names the temporary file
             if type(error) is not ValueError or str(file) not in str(error):
                 raise
             text, path = str(error), re.escape(str(file))
-            if source is None:  # ffmpeg and the commands here know it as -
+            if source is None:  # ffmpeg and vocos-onnx call it -
                 wav = f"-i - -f wav - | {again}"
                 raw = f"ffmpeg {wav} (raw samples: ffmpeg -f s16le -ar 24000 -ac 1 {wav})"
                 text = re.sub(rf"ffmpeg -i {path} \S+", lambda _: raw, text)
@@ -101,9 +101,9 @@ def _copied(source: Path | None, name: str, again: str = "") -> Iterator[Path]:
 
 
 def expand(inputs: list[str], endings: tuple[str, ...], what: str) -> list[Path | None]:
-    """The files with these names, and the files in folders that have these endings; warns of those left out.
+    """Returns the files named by the inputs, with each folder replaced by its files that have one of these endings.
 
-    None is standard input. ``what``: the kind of files in messages, such as "audio files".
+    Warns of files left out. None is standard input. ``what``: the kind of files in messages, such as "audio files".
     """
     found: list[Path | None] = []
     for text in inputs:
@@ -147,16 +147,16 @@ def plan_jobs(
     check: Callable[[Path | None, str | None], str | None],
     is_input: Callable[[Path], bool],
 ) -> tuple[list[Job], Path | None]:
-    """Each input with its output, and the folder of the outputs if it does not exist yet.
+    """Returns a job for each input, and the folder of the outputs if it does not exist yet.
 
     Args:
-        args: the command's arguments, with its ``inputs`` and ``output``, ``format`` and ``force``.
+        args: the command's arguments: its ``inputs``, ``output``, ``format`` and ``force``.
         inputs: what ``expand`` returned for the inputs.
         suffix: ending of the outputs in a folder, such as ".wav".
-        models: files that the command reads, and that must not be overwritten.
+        models: models that the command reads, which must not be overwritten.
         check: called with an output and the --format; raises ValueError if it cannot be written, and returns its
             format if the name does not imply it.
-        is_input: whether a file looks like an input of the command, which must not be overwritten.
+        is_input: tests whether a file looks like an input of the command, which must not be overwritten.
     """
     output = Path(args.output)
     several = len(inputs) > 1 or any(Path(text).is_dir() for text in args.inputs if text != "-")
@@ -193,15 +193,15 @@ def plan_jobs(
 
 
 def is_folder(output: str) -> bool:
-    """Whether an output names a folder: one that exists, or a name that ends with a slash."""
+    """Whether an output is an existing folder, or a name that ends with a slash."""
     with writing(output):
         return output != "-" and (Path(output).is_dir() or output.endswith(("/", os.sep)))
 
 
 def _check_folder(args: Namespace, output: Path, count: int, is_input: Callable[[Path], bool]) -> bool:
-    """Whether the folder for ``count`` outputs has to be made.
+    """Returns whether the folder for ``count`` outputs has to be made.
 
-    Raises ValueError or OSError if it is not a folder, or if it looks like an input, with the output forgotten.
+    Raises ValueError or OSError if it is not a folder, or looks like an input because the output was forgotten.
     """
     named_like_a_file = not args.output.endswith(("/", os.sep)) and output.suffix.lower() in (*AUDIO, *TOKENS)
     if output.is_dir():
@@ -238,9 +238,9 @@ def check_output(
     overwrite: bool,
     is_input: Callable[[Path], bool] = lambda path: False,
 ) -> None:
-    """As ``check_target``; also raises ValueError if the output is an input, or a file in a checkpoint's folder.
+    """Like ``check_target``, but also raises ValueError if the output is an input or a file in a checkpoint's folder.
 
-    The same holds for an output that looks like one more input, as in ``resynth *.wav``.
+    It does so too if the output looks like one more input, as in ``resynth *.wav``.
     """
     if output.is_file():
         for path in (find_model(given) for given in inputs if given is not None):
@@ -256,7 +256,7 @@ def check_output(
 
 
 def check_model_target(output: str, inputs: Iterable[str | os.PathLike[str] | None], overwrite: bool) -> None:
-    """As ``check_output``; also raises ValueError if the name does not end in .onnx: it may be that of another file."""
+    """Like ``check_output``, but also raises ValueError if the name does not end in .onnx, perhaps by mistake."""
     path = Path(output)
     if path.suffix.lower() != ".onnx":
         raise ValueError(f"{path.name!r} does not end in .onnx, the kind of file that a model is written to")
@@ -264,12 +264,12 @@ def check_model_target(output: str, inputs: Iterable[str | os.PathLike[str] | No
 
 
 def ends_in(endings: tuple[str, ...]) -> Callable[[Path], bool]:
-    """A test whether a file has one of these endings and is not hidden."""
+    """Returns a test for files that have one of these endings and are not hidden."""
     return lambda path: path.suffix.lower() in endings and not path.name.startswith(".")
 
 
 def run_jobs(jobs: list[Job], folder: Path | None, run_job: Callable[[Job, Path, Progress], str]) -> None:
-    """Run one job after another. A bad file is reported and does not keep the others from being done.
+    """Run one job after another. A bad file is reported, and the others are still done.
 
     ``run_job`` is called with a job, its input as a file, and the progress bar; it returns the line to print once the
     job is done. The folder is made for the outputs, and removed again if nothing was written to it. Raises what

@@ -1,4 +1,4 @@
-"""Errors for a name that is not a model's, with remedies for the command line instead of Python's."""
+"""Explains errors about names that are not models', with remedies for the command line instead of Python."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from vocos_onnx.messages import close_to, in_shell
 from vocos_onnx.model.bundled import BUNDLED, find_model
 from vocos_onnx.model.mistaken import ids_ending_in
 
-_HEAD = 1 << 13  # bytes that tell what a file is
+_HEAD = 1 << 13  # bytes that suffice to tell what a file is
 
 
 @contextmanager
 def explained(*given: tuple[str, str | None]) -> Iterator[None]:
-    """Inside it, models are opened that were ``given``, each as its option (or command) and name.
+    """Wraps the opening of models, each ``given`` as its option (or command) and its name.
 
-    If that fails, raises ValueError with what was given instead of a model, if that can be told; otherwise the error
-    from inside.
+    If opening fails, raises ValueError that states what was given instead of a model, if that can be determined, and
+    otherwise the original error.
     """
     try:
         yield
@@ -61,7 +61,7 @@ def _array_in(path: Path) -> str:
 
 
 def _other_role(path: Path, option: str) -> str | None:
-    """The message for a model that is given as an encoder, or an encoder that is given as a model."""
+    """Returns the message if a model is given as an encoder or an encoder as a model, else None."""
     from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY
     from vocos_onnx.model.session import open_file
 

@@ -1,4 +1,4 @@
-"""Opening the models that the options name."""
+"""Opens the models that the options name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OpenFile = Callable[[str | os.PathLike[str]], "VocosONNX | EncodecONNX"]
 
 
 def open_vocoder(args: Namespace, model: str | None, encoder: str | None = None) -> VocosONNX:
-    """The vocoder of --model with the encoder of --encoder, opened with --provider and --threads."""
+    """Opens the vocoder of --model and the encoder of --encoder, with --provider and --threads."""
     from vocos_onnx.vocoder import VocosONNX
 
     with explained(("--model", model), ("--encoder", encoder)):
@@ -30,9 +30,9 @@ def open_vocoder(args: Namespace, model: str | None, encoder: str | None = None)
 def open_any(
     name: str, open_file: OpenFile, revision: str | None = None, precision: str | None = None
 ) -> tuple[VocosONNX | EncodecONNX, Origin]:
-    """What ``open_file`` returns for the .onnx file of a vocoder or an encoder, and where it was found.
+    """Finds a vocoder or an encoder by name; returns what ``open_file`` returns for its .onnx file, and its origin.
 
-    A repository or folder does not say which of the two it holds: an encoder is tried if there is no vocoder.
+    A repository or folder does not state which of the two it holds, so an encoder is tried if there is no vocoder.
     """
     from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY
     from vocos_onnx.model.origin import Wanted
@@ -56,7 +56,7 @@ def open_any(
 
 
 def session_options(args: Namespace) -> dict[str, Any]:
-    """--provider and --threads as arguments of ``VocosONNX`` and ``EncodecONNX``."""
+    """Returns --provider and --threads as arguments of ``VocosONNX`` and ``EncodecONNX``."""
     return {"providers": [args.provider] if args.provider else None, "threads": args.threads}
 
 

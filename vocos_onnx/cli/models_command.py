@@ -1,4 +1,4 @@
-"""``vocos-onnx models``: the models that are bundled, cached or known; ``models pull`` and ``models rm``."""
+"""``vocos-onnx models``: list the bundled, cached and known models; ``models pull`` and ``models rm``."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _cached_row(name: str, entry: Entry) -> dict[str, Any]:
 
 
 def _described(entry: Entry) -> dict[str, Any]:
-    """What the file of a model says of it that nobody knows by its name."""
+    """Returns what the file of a cached model states about it, for models that the registry does not know."""
     from vocos_onnx.model.config import ENCODER_KEY, METADATA_KEY, EncoderConfig, ModelConfig
     from vocos_onnx.model.session import stored_file
 
@@ -158,7 +158,7 @@ def _described(entry: Entry) -> dict[str, Any]:
         if METADATA_KEY not in metadata:
             return {"sample_rate": EncoderConfig.from_json(metadata[ENCODER_KEY]).sample_rate}
         config = ModelConfig.from_json(metadata[METADATA_KEY])
-    except (ValueError, OSError, KeyError):  # which it says where it is opened
+    except (ValueError, OSError, KeyError):  # reported when the model is opened
         return {}
     decodes = f"{config.feature_channels} mels"
     if config.encodec is not None:
@@ -174,7 +174,7 @@ def _known() -> list[dict[str, Any]]:
 
 
 def _row(state: str, name: str, model: Any, kind: str = "") -> dict[str, Any]:
-    """A row without what nobody knows; ``model`` is that of the registry, or None."""
+    """Returns a row of the list without unknown values; ``model`` is the registry's entry, or None."""
     row = {"state": state, "id": name, "kind": kind}
     if model is not None:
         row |= {"kind": model.kind, "decodes": model.decodes, "sample_rate": model.sample_rate}

@@ -80,7 +80,7 @@ def add_revision(parser: argparse.ArgumentParser) -> None:
 
 
 def add_checkpoint(parser: argparse.ArgumentParser, help: str) -> None:
-    """What ``convert`` and ``export`` take: a checkpoint, its output, and how it is converted."""
+    """Adds the arguments of ``convert`` and ``export``: a checkpoint, its output, and how to convert it."""
     add_precision(parser)
     add_force(parser)
     parser.add_argument("checkpoint", type=name, metavar="CHECKPOINT", help=help)
@@ -105,7 +105,7 @@ SETTINGS = ("sample_rate", "n_fft", "hop_length", "padding")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """What may be said of another exporter's file, under the names of SETTINGS."""
+    """Adds the options that describe another exporter's file, under the names in SETTINGS."""
     group = parser.add_argument_group(
         "for another exporter's .onnx file, if neither the file nor a config beside it says it"
     )
@@ -137,15 +137,15 @@ def add_int8_or_fp16(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_precision(args: argparse.Namespace) -> str | None:
-    """The precision of --int8 or --fp16; None without either."""
+    """Returns the precision of --int8 or --fp16, or None without either."""
     return "int8" if args.int8 else "float16" if args.fp16 else None
 
 
-# Types: an argument as text -> its value; they raise ArgumentTypeError if it is not valid
+# Types: each converts an argument's text to its value, and raises ArgumentTypeError if it is not valid
 
 
 def path(text: str) -> Path:
-    if not text:  # which Path takes for the working directory
+    if not text:  # Path("") would be the working directory
         raise argparse.ArgumentTypeError("an empty name, expected that of a file or folder")
     if "\0" in text:
         raise argparse.ArgumentTypeError(f"{shown(text)} holds a null character, which no name can")
@@ -153,7 +153,7 @@ def path(text: str) -> Path:
 
 
 def name(text: str) -> str:
-    """The name of a file or folder as it was given: "-" is a standard stream, and "out/" a folder."""
+    """The name of a file or folder, unchanged: "-" is a standard stream, and "out/" a folder."""
     path(text)
     return text
 
@@ -199,7 +199,7 @@ def mels_from(text: str) -> str:
 
 
 def ending(text: str) -> str:
-    """The ending of a file, such as "wav", also where it is given as ".WAV"."""
+    """The ending of a file, such as "wav", even if given as ".WAV"."""
     return text.lower().lstrip(".")
 
 

@@ -15,9 +15,9 @@ from .console import STDIN, print_line, writing_stdout
 
 
 class Parser(argparse.ArgumentParser):
-    """Without abbreviations, since an unknown option must not pass for another one; messages suggest what was meant.
+    """A parser without abbreviations, so an unknown option never passes for another; messages suggest what was meant.
 
-    ``commands``: the parsers of the commands by name; empty in those parsers themselves.
+    ``commands``: the parsers of the commands, by name; empty in those parsers themselves.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -31,13 +31,13 @@ class Parser(argparse.ArgumentParser):
         return option in self._option_string_actions
 
     def meant(self, name: str, *, only_beginning: bool = False) -> list[str]:
-        """The long options that may have been meant by one that is unknown; of ``only_beginning`` those it begins."""
+        """Returns the long options that an unknown one may mean; with ``only_beginning``, only those that begin so."""
         known = [text for text in self._option_string_actions if text.startswith("--")]
         begun = [text for text in known if name.startswith("--") and len(name) > 2 and text.startswith(name)]
         return begun or ([] if only_beginning else close_to(name, known, 2, 0.7))
 
     def unexpected(self, extra: list[str], commands: Mapping[str, Parser]) -> NoReturn:
-        """Ends the process with a message about the arguments that are left over."""
+        """Ends the process with a message about the arguments left over."""
         option = next((text for text in extra if text.startswith("-") and text != "-"), None)
         if option is None and self.prog.endswith(" stream"):
             self.error(f"unexpected {' '.join(extra)}; stream reads {STDIN}: pass it as < {in_shell(extra[0])}")
@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         """As argparse does: prints the usage and the message, and ends the process with exit code 2."""
         if message.startswith("the following arguments are required: "):
             for action in self._get_positional_actions():
-                if action.metavar is None and action.choices is not None:  # as the usage has it
+                if action.metavar is None and action.choices is not None:  # show choices as the usage does
                     choices = ",".join(map(str, action.choices))
                     message = re.sub(rf"\b{action.dest}\b", f"{{{choices}}}", message)
         if message.endswith("OUT.html"):
@@ -100,13 +100,13 @@ class Commands:
         program.commands = self._made.choices
 
     def within(self, command: Parser, metavar: str) -> Commands:
-        """The subcommands of a command, which also runs without one."""
+        """Adds optional subcommands to a command."""
         return Commands(command, metavar, required=False)
 
     def add(self, name: str, run: Callable[[argparse.Namespace], int | None], help: str, examples: str = "") -> Parser:
-        """The parser of a new command, which declares the command's options.
+        """Adds a command and returns its parser, to which the caller adds the command's options.
 
-        ``run`` is called with the arguments, and returns the exit code, None for 0. ``examples``: one command line on
+        ``run`` is called with the arguments and returns the exit code, None for 0. ``examples``: one command line on
         each line, without the program's name.
         """
         lines = [f"  vocos-onnx {line.strip()}" for line in examples.strip().splitlines()]

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = parse(sys.argv[1:] if argv is None else argv)
             if args is not None:
                 return args.run(args) or 0
-        except ReaderGoneError:  # there is nobody to tell
+        except ReaderGoneError:  # nobody is left to read a message
             abandon(sys.stdout)
             return 1
         except BAD_INPUT as error:
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> Parser:
-    """The parser of the whole program, every command included."""
+    """Returns the parser of the whole program, including every command."""
     parser = Parser(
         prog="vocos-onnx",
         description="Vocos without torch: tokens to 24 kHz audio, and audio to tokens.",
@@ -103,7 +103,7 @@ def build_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> Namespace | None:
-    """The arguments of a command, with its ``run``. Without any, prints the help and returns None.
+    """Parses the arguments of a command and sets its ``run``. Without any, prints the help and returns None.
 
     Raises SystemExit if the arguments are wrong, and after --help and --version.
     """

@@ -1,4 +1,4 @@
-"""The progress bar: one line on a terminal for all files, which advances with the frames of the current file."""
+"""The progress bar: one line on a terminal for all files, advancing with the frames of the current one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _shown: Progress | None = None  # there is one terminal
 
 
 def wipe() -> None:
-    """Take the bar off the terminal before something is printed; the next update draws it again."""
+    """Erase the bar before something is printed; the next update draws it again."""
     if _shown is not None:
         _shown.clear()
 
 
 class Progress:
-    """The bar for files with these names. ``is_off``: stderr is no terminal, or the terminal is gone.
+    """The bar for files with these names. ``is_off``: stderr is not a terminal, or the terminal is gone.
 
     Example:
         >>> with Progress(["a.wav", "b.wav"]) as progress:
@@ -43,29 +43,29 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self.clear()
         if self._bar is not None:
-            self._bar.disable = True  # else it would be drawn once more when it is deleted
+            self._bar.disable = True  # otherwise tqdm draws it once more when it is deleted
 
     def select(self, index: int) -> None:
         """Make the file with that index the current one."""
         self._index = index
 
     def begin(self, index: int) -> None:
-        """As ``select``, for a file that is about to start; with several files the bar shows it at once."""
+        """Like ``select``, for a file that is about to start; if there are several, draws the bar at once."""
         self.select(index)
         if len(self._names) > 1:
             self(0, 1)
 
     def __call__(self, done: int, frames: int) -> None:
-        """Draw the bar, with ``done`` of the current file's frames done."""
+        """Draw the bar, with ``done`` of the current file's ``frames`` done."""
         if not self.is_off:
             count = len(self._names)
             text = f"{self._index + 1}/{count} {printable(self._names[self._index])}"
             self.draw(self._index + done / frames, count, text)
 
     def draw(self, n: float, count: float, *texts: str) -> None:
-        """Draw the bar, with ``n`` of ``count`` done, and behind it the first text that there is room for, or the last.
+        """Draw the bar, with ``n`` of ``count`` done, followed by the first text that fits, or else the last one.
 
-        What is too long is cut at the right.
+        A line that is too long is cut off on the right.
         """
         global _shown
         if self.is_off:
@@ -83,7 +83,7 @@ class Progress:
                 self._bar.refresh()
 
     def clear(self) -> None:
-        """Take the bar off the terminal, if it is drawn."""
+        """Erase the bar, if it is drawn."""
         global _shown
         if self._is_drawn:
             self._is_drawn, _shown = False, None
@@ -95,7 +95,7 @@ class Progress:
     def _terminal(self) -> Iterator[None]:
         try:
             yield
-        except UnicodeEncodeError:  # a name that the terminal's encoding does not have
+        except UnicodeEncodeError:  # a file name that the terminal's encoding cannot show
             pass
         except OSError:  # the terminal is gone
             self.is_off = True
@@ -106,10 +106,10 @@ def _columns() -> int:
 
 
 def _new_bar(n: float, count: float, text: str, format: str) -> Any:
-    from tqdm import tqdm  # only for terminals
+    from tqdm import tqdm  # imported here because only terminals need it
 
-    tqdm.monitor_interval = 0  # no thread that draws it anew,
-    tqdm.set_lock(threading.RLock())  # and so no lock of multiprocessing, which takes long to load
+    tqdm.monitor_interval = 0  # no monitor thread
+    tqdm.set_lock(threading.RLock())  # instead of a multiprocessing lock, which is slow to import
     return tqdm(
         file=sys.stderr,
         total=count,
@@ -119,6 +119,6 @@ def _new_bar(n: float, count: float, text: str, format: str) -> Any:
         ascii=".#",
         position=0,
         leave=False,
-        ncols=_columns(),  # tqdm shows nothing on a terminal that does not report its size
+        ncols=_columns(),  # without it tqdm shows nothing on a terminal that does not report its size
         nrows=24,
     )

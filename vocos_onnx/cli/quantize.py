@@ -1,4 +1,4 @@
-"""``vocos-onnx quantize``: a float32 model to one in int8 or half precision."""
+"""``vocos-onnx quantize``: convert a float32 model to int8 or half precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers without a header on standard input, as ``stream`` reads them."""
+"""Reads the input of ``stream``: numbers without a header on standard input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Rows = npt.NDArray[Any]  # (n, width)
 
 
 def frames_before_errors(frames: Iterable[Rows], codebook_size: int | None, errors: list[Exception]) -> Iterator[Rows]:
-    """Features (C, n), or tokens (K, n) below ``codebook_size``, up to the first frame that is wrong."""
+    """Yields features (C, n), or tokens (K, n) below ``codebook_size``, up to the first bad frame."""
 
     def wrong(rows: Rows) -> npt.NDArray[np.bool_]:
         bad: npt.NDArray[np.bool_] = ~np.isfinite(rows)
@@ -44,7 +44,7 @@ def frames_before_errors(frames: Iterable[Rows], codebook_size: int | None, erro
 
 
 def audio_before_errors(samples: Iterable[Rows], errors: list[Exception]) -> Iterator[Rows]:
-    """Blocks (n,) of audio up to the first sample that is not finite. Warns once if the audio is too loud."""
+    """Yields blocks (n,) of audio up to the first sample that is not finite. Warns once if the audio is too loud."""
     is_loud = False
 
     def wrong(rows: Rows) -> npt.NDArray[np.bool_]:
@@ -66,10 +66,10 @@ def _before_errors(
     error: Callable[[int, Rows], ValueError],
     errors: list[Exception],
 ) -> Iterator[Rows]:
-    """The rows up to the first that is ``wrong``.
+    """Yields the rows up to the first that is ``wrong``.
 
-    Frames before an error are decoded and written first: the error waits in the list ``errors``. Raises the error if no
-    good row came before it. ``error`` makes the exception for a wrong row, from the row's number and values.
+    The error is added to the list ``errors``, so frames before it can be decoded and written first; it is raised here
+    if no good row came before it. ``error`` makes the exception for a wrong row from the row's number and values.
     """
     done = 0
     try:
@@ -92,7 +92,7 @@ class RawInput:
 
     Iteration raises ValueError if standard input is a file of a known kind, is empty, or ends within a row. For a file,
     the message gives the command that feeds its contents to ``stream`` with the same arguments. ``rate``: the expected
-    sample rate of audio, in Hz.
+    sample rate of audio in Hz.
     """
 
     def __init__(self, args: Namespace, dtype: str, width: int, rate: int) -> None:
@@ -130,7 +130,7 @@ class RawInput:
         return more or (self._args.kind == "tokens" and _check_width(head, ended))
 
     def _remedy(self, kind: Kind) -> str:
-        """What ``stream`` takes, and how to make it from a file of this kind."""
+        """Returns what ``stream`` takes, and how to make that from a file of this kind."""
         args = self._args
         pcm = f"ffmpeg -v error -i in.wav -f {args.format} -ac 1 -ar {self._rate} - | vocos-onnx stream audio"
         pcm += "" if args.format == "s16le" else f" --format {args.format}"
@@ -163,7 +163,7 @@ class RawInput:
 
 
 def _stdin_file() -> str | None:
-    """The name of the file on standard input, if it is a file."""
+    """Returns the name of the file that is standard input, None if it is not a file."""
     with suppress(OSError, AttributeError, ValueError):
         path = Path(os.path.realpath("/dev/stdin"))
         if os.path.samestat(path.stat(), os.fstat(sys.stdin.fileno())) and path.is_file():

@@ -1,4 +1,4 @@
-"""``vocos-onnx report``: one HTML page to compare models by ear and by metrics."""
+"""``vocos-onnx report``: write one HTML page to compare models by ear and by metrics."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
 
 
 def run(args: Namespace) -> None:
-    from vocos_onnx.evaluate.report import report  # raises ImportError for what the extra [report] lacks
+    from vocos_onnx.evaluate.report import report  # raises ImportError if the extra [report] is missing
 
     if "-" in args.inputs:
         raise ValueError(f"report reads its inputs more than once: name files, not {STDIN} (-)")

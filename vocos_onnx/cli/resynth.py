@@ -1,4 +1,4 @@
-"""``vocos-onnx resynth``: copy-synthesis, audio files to tokens or mels and back."""
+"""``vocos-onnx resynth``: copy-synthesis, from audio files to tokens or mels and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .options import OUTPUTS
 from .parser import Commands
 from .progress import Progress
 
-_HEAD = 1 << 13  # bytes that tell what a file is
+_HEAD = 1 << 13  # bytes that suffice to tell what a file is
 
 
 def add(commands: Commands) -> None:
@@ -59,13 +59,13 @@ def run(args: Namespace) -> None:
     if args.plot:
         _check_plot(args, jobs)
     check_encoder(args, vocos)
-    if len(jobs) > 1:  # an error here would be an error of each file
+    if len(jobs) > 1:  # raises here, once, instead of for each file
         vocos(np.zeros(rate), rate, bandwidth=args.bandwidth)
 
     def copy_file(job: Job, path: Path, progress: Progress) -> str:
         recording = Recording(path, job.source_name, rate, progress)
         blocks = vocos.resynth_stream(recording, rate, bandwidth=args.bandwidth)
-        # whole frames are decoded: the end that is longer than the recording is cut off
+        # whole frames are decoded, so the copy is cut to the length of the recording
         copy = cut_end(blocks, vocos.hop_length, lambda decoded: min(decoded, recording.samples))
         written = save(job, copy, rate, args.force)
         if args.plot:
@@ -76,9 +76,9 @@ def run(args: Namespace) -> None:
 
 
 def _is_recording(path: Path, rate: int) -> bool:
-    """Whether a file is audio that no command has made.
+    """Whether a file is audio that was not made by a command of vocos-onnx.
 
-    Copies are mono, at that ``rate``, and marked by a comment if their format has room for one.
+    Copies are mono, at ``rate``, and marked by a comment if their format has room for one.
     """
     import soundfile
 
@@ -87,7 +87,7 @@ def _is_recording(path: Path, rate: int) -> bool:
     if not path.is_file():
         return False
     try:
-        with path.open("rb") as data, soundfile.SoundFile(data) as file:  # soundfile opens no name that is not UTF-8
+        with path.open("rb") as data, soundfile.SoundFile(data) as file:  # soundfile opens only UTF-8 names
             comment, kind, subtype = file.comment, file.format, file.subtype
             if comment or (file.channels, file.samplerate) != (1, rate):
                 return not comment.startswith(MADE_BY)
@@ -99,7 +99,7 @@ def _is_recording(path: Path, rate: int) -> bool:
     with tempfile.TemporaryFile() as empty, soundfile.SoundFile(empty, "w", rate, 1, subtype, None, kind) as file:
         try:
             file.comment = MADE_BY
-        except soundfile.LibsndfileError:  # formats such as .au have no room for it
+        except soundfile.LibsndfileError:  # formats such as .au have no comments
             return False
     return True
 
@@ -124,6 +124,6 @@ def _plot(args: Namespace, job: Job, recording: Path, rate: int) -> None:
 
     assert job.target is not None
     titled = {job.source_name: recording, job.target_name: job.target}
-    # a $ would begin a formula
+    # matplotlib would take $ for the start of a formula
     audio = {printable(title).replace("$", r"\$"): load_audio(file, rate) for title, file in titled.items()}
     save_plot(args.plot, audio, rate, overwrite=args.force)

@@ -1,4 +1,4 @@
-"""``vocos-onnx serve``: the models as a service over HTTP."""
+"""``vocos-onnx serve``: serve the models over HTTP."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
         """,
     )
     parser.description = f"{parser.description}\n\n{_TOKEN}"
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)  # a model, as other programs take it
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)  # for those who name a model without --model
     parser.add_argument("--token", nargs="?", const="", help=argparse.SUPPRESS)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)"
@@ -145,12 +145,12 @@ def run(args: Namespace) -> None:
 
 
 def megabytes(text: str) -> int:
-    """A number of megabytes as bytes."""
+    """A number of megabytes, converted to bytes."""
     return round(1e6 * seconds(text, "megabytes"))
 
 
 def seconds(text: str, what: str = "seconds") -> float:
-    """A number that is finite and not negative."""
+    """A finite number of 0 or more."""
     try:
         value = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""``vocos-onnx stream``: raw tokens, features or audio on standard input to raw audio on standard output."""
+"""``vocos-onnx stream``: turn raw tokens, features or audio on stdin into raw audio on stdout."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(args: Namespace) -> None:
     vocos = open_vocoder(args, args.model, args.encoder)
     if args.chunk > MAX_CHUNK:
         raise ValueError(f"--chunk is {args.chunk}, expected 1 to {MAX_CHUNK} frames")
-    errors: list[Exception] = []  # on standard input: what came before an error is decoded and written first
+    errors: list[Exception] = []  # in the input: everything before an error is decoded and written first
     audio = _of_audio(args, vocos, errors) if args.kind == "audio" else _of_frames(args, vocos, errors)
     try:
         for block in audio:
@@ -81,7 +81,7 @@ def run(args: Namespace) -> None:
 
 
 def _of_audio(args: Namespace, vocos: VocosONNX, errors: list[Exception]) -> Iterator[Float]:
-    """The copy of the audio on stdin."""
+    """Returns the copy of the audio on stdin, block by block."""
     from .raw import RawInput, audio_before_errors
 
     check_encoder(args, vocos)
@@ -93,7 +93,7 @@ def _of_audio(args: Namespace, vocos: VocosONNX, errors: list[Exception]) -> Ite
 
 
 def _of_frames(args: Namespace, vocos: VocosONNX, errors: list[Exception]) -> Iterator[Float]:
-    """The audio of the tokens or features on stdin."""
+    """Returns the audio of the tokens or features on stdin, block by block."""
     from vocos_onnx.bandwidths import DEFAULT_BANDWIDTH, bandwidth_index
 
     from .raw import RawInput, frames_before_errors
@@ -123,7 +123,7 @@ def _of_frames(args: Namespace, vocos: VocosONNX, errors: list[Exception]) -> It
 
 
 def _with_a_remark(frames: Iterator[Rows], codec: EncodecFeatures) -> Iterator[Rows]:
-    """The tokens of nobody's bandwidth, and a line on how many codebooks they are taken to have."""
+    """Yields the tokens unchanged, after a line on how many codebooks are assumed because --bandwidth is missing."""
     from vocos_onnx.bandwidths import DEFAULT_BANDWIDTH, counted
 
     for number, chunk in enumerate(frames):

@@ -1,6 +1,6 @@
-"""Messages about what a caller gave that is no model: what it is, and the command or code that the caller meant.
+"""Messages for callers who passed something that is not a model: what it is, and the command or code they need.
 
-``key`` is the metadata key of the model that is wanted: METADATA_KEY of a vocoder, ENCODER_KEY of an encoder.
+``key`` is the metadata key of the wanted kind of model: METADATA_KEY for a vocoder, ENCODER_KEY for an encoder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .sources import CONFIGS, ONNX, WEIGHTS
 _VOCODERS = (CODEC, MEL)
 _WEIGHTS = ("pytorch_model.bin", "model.safetensors")  # beside config.yaml or config.json
 _SAFETENSORS = "weights in the format of safetensors", "checkpoint"
-_STARTS = {  # what a file is that begins so, and of which kind: that has a remedy
+_STARTS = {  # first bytes of a file: what it is, and its kind, which determines the remedy
     b"PK\x03\x04": ("a zip archive, as torch.save writes it", "checkpoint"),
     b"\x80\x02": ("a Python pickle", "checkpoint"),
     b"\x80\x03": ("a Python pickle", "checkpoint"),
@@ -41,7 +41,10 @@ _STARTS = {  # what a file is that begins so, and of which kind: that has a reme
 
 
 def checked_path(given: object, key: str) -> str | os.PathLike[str]:
-    """Returns a path or a name of a bundled model as it is. Raises ValueError for anything else."""
+    """Returns a path or a bundled model's name unchanged.
+
+    Raises ValueError for anything else, and FileNotFoundError if the path is too long.
+    """
     if isinstance(given, os.PathLike) or (isinstance(given, str) and given and "\0" not in given):
         try:
             Path(given).stat()
@@ -71,7 +74,7 @@ def checked_path(given: object, key: str) -> str | os.PathLike[str]:
 
 
 def missing_message(given: str | os.PathLike[str], key: str) -> str:
-    """Returns the message that there is no such file, and what to do."""
+    """Returns a message that there is no such file, and what to do."""
     text = given if isinstance(given, str) else Path(given).as_posix()
     of_hub = re.fullmatch(r"(?:https?:/+)?(?:huggingface\.co|hf\.co)/(\w[\w.-]*/\w[\w.-]*)(?:[/?#].*)?", text)
     if of_hub is not None:
@@ -96,12 +99,12 @@ def missing_message(given: str | os.PathLike[str], key: str) -> str:
 
 
 def ids_ending_in(name: str) -> list[str]:
-    """The ids of known models on the hub that are this name behind that of their owner."""
+    """Returns the hub ids of known models whose name without the owner is this one."""
     return [model.id for model in known_models() if model.id.lower().endswith(f"/{name.lower()}")]
 
 
 def folder_message(path: Path, key: str) -> str:
-    """Returns what to do if a folder is given in place of a file."""
+    """Returns a message about a folder that was given instead of a file, and what to do."""
     files = _files(path)
     if onnx := sorted(name for name in files if name.endswith(".onnx")):
         return f"{path} is a folder; pass the path of a file in it: {listed(shown(str(path / name)) for name in onnx)}"
@@ -116,7 +119,7 @@ def folder_message(path: Path, key: str) -> str:
 
 
 def not_in_folder_message(path: Path, filename: str, key: str) -> str:
-    """Returns the message that a folder has no such file, and what to do."""
+    """Returns a message that a folder has no such file, and what to do."""
     files = _files(path)
     onnx = sorted(name for name in files if name.endswith(".onnx"))
     message = f"no {filename} in the folder {path}; .onnx files there: {listed(onnx) or 'none'}"
@@ -128,7 +131,7 @@ def not_in_folder_message(path: Path, filename: str, key: str) -> str:
 
 
 def not_in_repository_message(repo: str, files: set[str], key: str) -> str:
-    """Returns what to do if a repository lacks the file; ``files`` are those that it has, empty if unknown."""
+    """Returns what to do if a repository lacks the file; ``files`` are the files it has, empty if unknown."""
     onnx = sorted(name for name in files if name.endswith(".onnx"))
     if onnx:
         return f"it holds {listed(onnx)}: pass one of them as filename="
@@ -152,9 +155,9 @@ def _files(path: Path) -> set[str]:
 
 
 def other_file_message(path: Path, head: bytes, size: int, key: str) -> str | None:
-    """Returns what a file of a known format other than ONNX is, and what to do; None for all other files.
+    """Returns a message about a file of a known format other than ONNX, and what to do; None for any other file.
 
-    ``head`` is how the file begins, and ``size`` is its size in bytes.
+    ``head`` holds the first bytes of the file, and ``size`` is its size in bytes.
     """
     if path.name in ("config.yaml", "config.json"):
         return (
@@ -182,7 +185,7 @@ def other_file_message(path: Path, head: bytes, size: int, key: str) -> str | No
 
 
 def foreign_vocos(inputs: list[str], outputs: list[str]) -> str | None:
-    """Returns what a Vocos of another exporter is, by the names in its graph; None for all other graphs."""
+    """Returns a description of a Vocos graph from another exporter, told by its names; None for any other graph."""
     if not {"mag", "x", "y"} <= set(outputs) and not (
         len(inputs) == 1 and inputs[0] in ("mels", "mel", "mel_spec") and len(outputs) in (1, 3)
     ):
@@ -191,7 +194,7 @@ def foreign_vocos(inputs: list[str], outputs: list[str]) -> str | None:
 
 
 def other_kind_message(name: str, key: str) -> str:
-    """Returns what to do with a checkpoint of the other kind than is wanted."""
+    """Returns what to do with an encoder where a vocoder is wanted, or the other way round."""
     if key == ENCODER_KEY:
         return (
             f"{name} is a vocoder, tokens or mels to audio, not an encoder: open it with VocosONNX; encoders are "
@@ -201,7 +204,7 @@ def other_kind_message(name: str, key: str) -> str:
 
 
 def convert(checkpoint: str, key: str, files: set[str] | None = None) -> str:
-    """Returns the command that exports a checkpoint, and how to use the model if it is not the wanted kind."""
+    """Returns the command that converts a checkpoint, and how to use the model if it is not of the wanted kind."""
     path = Path(checkpoint)
     is_encoder = _is_encoder(checkpoint, key, files)
     stem = path.stem if path.suffix.lower() in CHECKPOINTS else path.name
@@ -211,7 +214,7 @@ def convert(checkpoint: str, key: str, files: set[str] | None = None) -> str:
     config = ""
     if path.is_file() and not is_encoder and not (path.parent / "config.yaml").is_file():
         config = " --config CONFIG.yaml"
-    # Training writes the encoder of our own codec beside its decoder, of which there is no graph without torch.
+    # Training writes the encoder of our own codec beside its decoder; exporting either of them needs torch.
     is_ours = path.is_dir() and (path / "encoder.safetensors").is_file()
     command = "convert" if not is_ours else "export-encodec" if is_encoder else "export"
     line = f"vocos-onnx {command} {shlex.quote(checkpoint)}{config} -o {output}.onnx"
@@ -231,18 +234,18 @@ def convert(checkpoint: str, key: str, files: set[str] | None = None) -> str:
 
 
 def quantize(model: str, precision: str | None = None) -> str:
-    """Returns the command that makes int8 (by default) or float16 of a model in float32."""
+    """Returns the command that quantizes a float32 model to int8 (by default) or float16."""
     option, ending = ("--fp16", "fp16") if precision == "float16" else ("--int8", "int8")
     return f"vocos-onnx quantize {shlex.quote(model)} -o {Path(model).stem}-{ending}.onnx {option}"
 
 
 def _is_encoder(checkpoint: str, key: str, files: set[str] | None) -> bool:
-    """Whether a checkpoint is an encoder, by its files or its name, or else by the wanted ``key``."""
+    """Whether a checkpoint is an encoder, judged by its files, then its name, then the wanted ``key``."""
     path = Path(checkpoint)
     if files is None and path.is_file():
         files = {path.name, *(name for name in ("config.yaml", "config.json") if (path.parent / name).is_file())}
     if files is not None and "config.yaml" in files:
-        # Training writes the encoder of our own codec beside its decoder: one folder is the checkpoint of both.
+        # Training writes the encoder of our own codec beside its decoder, so one folder is the checkpoint of both.
         return key == ENCODER_KEY and "encoder.safetensors" in files
     name = path.name.lower()
     if path.suffix == ".th" or (files is not None and "config.json" in files):

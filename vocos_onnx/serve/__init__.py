@@ -1,1 +1,1 @@
-"""The HTTP service of ``vocos-onnx serve``, of the extra [serve]: ``service.run`` starts it, ``app`` has its routes."""
+"""The HTTP service of ``vocos-onnx serve`` (extra [serve]): ``service.run`` starts it, ``app`` defines its routes."""

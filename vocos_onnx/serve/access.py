@@ -1,4 +1,4 @@
-"""Who may use the service: a bearer token, and pages of which origins."""
+"""Access control: the bearer token, and the origins whose pages may use the service."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from vocos_onnx.messages import shown
 from .limits import App, Receive, Refused, Scope, Send
 from .settings import Settings
 
-OPEN = ("/", "/healthz", "/readyz")  # without a token; the page, which asks for it, and health checks
+OPEN = ("/", "/healthz", "/readyz")  # need no token: the page, which asks the user for it, and health checks
 PAGE = "/page/"
-SUBPROTOCOL = "vocos.bearer."  # and the token, as encodeURIComponent writes it: browsers send no headers of WebSockets
+SUBPROTOCOL = "vocos.bearer."  # then the token, percent-encoded: browsers cannot set headers on a WebSocket
 _WAY = 'the header "Authorization: Bearer TOKEN"'
 _WAYS_OF_SOCKETS = f"{_WAY}, or from a browser the subprotocol {SUBPROTOCOL}TOKEN"
 EXPOSED = ("Retry-After", "Server-Timing", "X-Vocos-Compute-Ms", "X-Vocos-Model", "X-Vocos-Seconds", "X-Vocos-Warning")
 
 
 class Access:
-    """Refuses who may not use the service, by the scope of a request or of a WebSocket."""
+    """Decides from the scope of a request or WebSocket whether its client may use the service."""
 
     def __init__(self, settings: Settings) -> None:
         self._token = None if settings.token is None else settings.token.encode()
         self._origins = frozenset(origin.lower() for origin in settings.cors)
-        # whose own pages have a name of this machine: a site that lets its name mean 127.0.0.1 has none (DNS rebinding)
+        # Without a token, on a loopback address, the Host of the service's own pages must name this machine. That
+        # shuts out a site that has its own name resolve to 127.0.0.1 (DNS rebinding).
         self._is_local = settings.token is None and is_of_this_machine(settings.host)
 
     def refusal(self, scope: Scope) -> Refused | None:
-        """What a request or a WebSocket is refused with: 403 for a page of another site, 401 for the token.
+        """Returns the refusal of a request or WebSocket, or None if it is admitted.
 
-        The token is in the header Authorization, or in a subprotocol of a WebSocket, ``vocos.bearer.TOKEN``.
+        The status is 403 for a page of another site, and 401 for a missing or wrong token. The token is sent in the
+        header Authorization, or for a WebSocket as the subprotocol ``vocos.bearer.TOKEN``.
         """
         origins, hosts = _values(scope, b"origin"), _values(scope, b"host")
         if origins and not self._is_allowed(origins, hosts):
@@ -53,7 +55,7 @@ class Access:
         return Refused(401, self._why_not(scope, given), headers=[(b"www-authenticate", b"Bearer")])
 
     def _why_not(self, scope: Scope, given: Sequence[bytes]) -> str:
-        """Why what is given is not enough, and what is."""
+        """Returns why the tokens sent are not accepted, and how to send the right one."""
         ways = _WAYS_OF_SOCKETS if scope["type"] == "websocket" or scope["path"] == "/v1/stream" else _WAY
         query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         if not given and any(name in ("token", "access_token", "bearer") for name, _ in query):
@@ -69,11 +71,11 @@ class Access:
         return "this is not the bearer token of the service, which its operator set as VOCOS_TOKEN"
 
     def _bare(self, scope: Scope) -> list[str]:
-        """What stands in the header in place of a bearer token, with its first word and without it."""
+        """Returns each value of the header Authorization twice: whole, and without its first word."""
         return [part for value in _values(scope, b"authorization") for part in (value, value.partition(" ")[2].strip())]
 
     def cors(self, app: App) -> App:
-        """The application with the headers of CORS, if pages of any other site may use it."""
+        """Returns the application, with CORS headers added if any other origin is allowed."""
         if not self._origins:
             return app
         with_headers = CORSMiddleware(
@@ -87,7 +89,7 @@ class Access:
         async def chosen(scope: Scope, receive: Receive, send: Send) -> None:
             origins = _values(scope, b"origin") if scope["type"] == "http" else []
             allowed = not origins or self._is_allowed(origins, _values(scope, b"host"))
-            # what is refused is said by the application, also to a preflight
+            # a disallowed origin, even in a preflight, goes to the application, which answers with the reason
             await (with_headers if allowed else app)(scope, receive, send)
 
         return chosen
@@ -109,13 +111,13 @@ class Access:
             return False
         if scope["path"] in OPEN or scope["path"].startswith(PAGE):
             return True
-        # what a browser asks before it sends the token
+        # a CORS preflight, which browsers send without the token
         asks = scope["method"] == "OPTIONS" and _values(scope, b"access-control-request-method")
         return bool(asks and self._origins)
 
 
 def is_of_this_machine(host: str) -> bool:
-    """Whether it is a name or an address of this machine alone."""
+    """Whether the host is "localhost", a name below it, or a loopback address."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -129,7 +131,7 @@ def _values(scope: Scope, name: bytes) -> list[str]:
 
 
 def _tokens(scope: Scope) -> list[bytes]:
-    """All that a client gives as its token."""
+    """Returns every token that the client sent."""
     found = []
     for value in _values(scope, b"authorization"):
         match = re.fullmatch(r"bearer +(\S+)", value, re.IGNORECASE | re.ASCII)

@@ -1,4 +1,4 @@
-"""Audio -> the body of an answer: WAV, FLAC, Opus or PCM, whole or as it is made."""
+"""Answers with audio as WAV, FLAC, Opus or PCM, either whole or streamed as it is made."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from .models import Model
 from .wording import said
 from .workers import SLICE, Clock, Workers
 
-CHUNK = 75  # frames of a streamed answer that are decoded at once
-BLOCK = 1500  # frames of a whole answer that are: requests take turns at the workers, block by block
-UNKNOWN = 0xFFFFFFFF  # the sizes in the header of a streamed WAV, as ffmpeg writes them to a pipe
+CHUNK = 75  # frames decoded at once for a streamed answer
+BLOCK = 1500  # frames decoded at once for a whole answer: after each block another request may use the worker
+UNKNOWN = 0xFFFFFFFF  # both sizes in the header of a streamed WAV, as ffmpeg writes them to a pipe
 _log = logging.getLogger("vocos_onnx.serve")
-_MOST_WAV = UNKNOWN - 64  # bytes of samples that a header can say
+_MOST_WAV = UNKNOWN - 64  # bytes of samples that the header can declare
 
 
 class Format(NamedTuple):
-    """A format of audio: its content type, and by what else clients ask for it."""
+    """A format of an answer: its content type, and other content types that clients ask for it by."""
 
     media: str
     also: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ TOKENS = {
 
 
 def chosen_format(request: Request, formats: dict[str, Format] = FORMATS) -> str:
-    """The format that is asked for, by ``format`` or else the header Accept; the first of them by default.
+    """Returns the format named by the parameter ``format`` or else by the header Accept; by default the first one.
 
     Raises HTTPException: 400 for an unknown format, 406 if the client accepts none of them.
     """
@@ -97,7 +97,7 @@ def _accepted(values: list[str]) -> Iterator[tuple[str, float]]:
 
 
 def _weight(accepted: list[tuple[str, float]], format: Format) -> float:
-    """How much a client wants it: what is most exactly said of it counts."""
+    """Returns the client's weight for a format, from the most specific of the media types that match it."""
     for patterns in ((format.media, *format.also), (f"{format.media.partition('/')[0]}/*",), ("*/*",)):
         found = [weight for name, weight in accepted if name in patterns]
         if found:
@@ -107,15 +107,15 @@ def _weight(accepted: list[tuple[str, float]], format: Format) -> float:
 
 @dataclass
 class Work:
-    """Audio that is to be made for an answer.
+    """Audio to be made for an answer.
 
-    model: that makes it.
-    route: for the counters.
-    begin: called in a thread, gives the blocks (n,) of audio.
-    samples: how many of them count, of those that have come: what is behind is cut off.
-    expected: about how many there are, 0 where that is not known. ``exact``: whether it is certain.
-    clock: how long was computed so far.
-    warning: what the client should know, for a header.
+    model: the model that makes it.
+    route: the label of the counters.
+    begin: returns an iterator over the blocks (n,) of audio; called in a thread.
+    samples: returns how many samples belong in the answer so far; anything beyond them is cut off.
+    expected: about how many samples there will be, 0 if unknown. ``exact``: whether that number is certain.
+    clock: the time spent computing so far.
+    warning: a warning for the client, sent in a header.
     """
 
     model: Model
@@ -145,7 +145,7 @@ class _Pcm:
 
 
 class _Making:
-    """The bytes of an answer, block by block. ``samples``: those that are in it so far."""
+    """Makes the bytes of an answer, block by block. ``samples``: how many samples it holds so far."""
 
     def __init__(self, work: Work, format: str, *, whole: bool) -> None:
         self._work, self.samples = work, 0
@@ -160,7 +160,7 @@ class _Making:
         self._finished = False
 
     def step(self) -> bytes | None:
-        """The bytes of the next block, perhaps none yet; None behind the last one. Called in a thread."""
+        """Returns the bytes of the next block, which may be empty, or None after the last. Called in a thread."""
         if self._finished:
             return None
         if self._blocks is None:
@@ -175,13 +175,13 @@ class _Making:
 
 
 class Answers:
-    """Makes audio, and answers with it."""
+    """Makes audio and returns the responses that carry it."""
 
     def __init__(self, workers: Workers, metrics: Metrics) -> None:
         self._workers, self._metrics = workers, metrics
 
     async def whole(self, request: Request, work: Work, format: str) -> Response:
-        """All of it, when it is made. Raises HTTPException."""
+        """Returns a response with all of the audio, once it has been made. Raises HTTPException."""
         making = _Making(work, format, whole=True)
         if 0 < work.expected <= BLOCK * work.model.vocos.hop_length:
             parts = await self._made(request, work, making)
@@ -207,14 +207,14 @@ class Answers:
         return StreamingResponse(_given(parts), headers=headers)
 
     async def _made(self, request: Request, work: Work, making: _Making) -> deque[bytes]:
-        """The parts: what they take is accounted for, and another client's come between."""
+        """Makes the bytes of all blocks, accounts for their memory, and gives other clients a turn every ``SLICE``."""
         account, parts = account_of(request), deque[bytes]()
-        # bytes of a sample: all of it is there as float32 where it is not streamed
+        # bytes per sample: 2 as int16, and 4 more if the model cannot be streamed and returns it all as float32
         before, size = account.held, 2 if work.model.vocos.network.is_streamable else 6
         account.hold(before + size * work.expected)
 
         def some() -> bool:
-            """Whether there is more."""
+            """Works for one ``SLICE``. Returns whether there is more to do."""
             end = time.monotonic() + SLICE
             while time.monotonic() < end:
                 part = making.step()
@@ -229,9 +229,10 @@ class Answers:
         return parts
 
     async def streamed(self, request: Request, work: Work, format: str, kept: AsyncExitStack) -> Response:
-        """It begins with the first part, and goes on as they are made and read; ``kept`` is closed at the end.
+        """Returns a response that sends audio as it is made and read; ``kept`` is closed when it ends.
 
-        What is wrong with the input shows with the first part, while it can be said. Raises HTTPException.
+        The first audio is made before this returns, so an error in the input can still be reported to the client.
+        Raises HTTPException.
         """
         making = _Making(work, format, whole=False)
         rate, audio = work.model.vocos.sample_rate, self._metrics.audio.labels(work.route)
@@ -257,7 +258,7 @@ class Answers:
 
 
 class _Streamed(StreamingResponse):
-    """An answer that closes what it is made of, and its files, at its end, also where its client leaves."""
+    """An answer that closes its generator and files when it ends, even if the client disconnects."""
 
     def __init__(self, parts: AsyncGenerator[bytes, None], kept: AsyncExitStack, headers: dict[str, str]) -> None:
         super().__init__(parts, headers=headers)
@@ -267,7 +268,7 @@ class _Streamed(StreamingResponse):
         try:
             async with self._kept, aclosing(self._parts):
                 await super().__call__(scope, receive, send)
-        except HTTPException as error:  # too late to say it to the client, which is cut off
+        except HTTPException as error:  # the answer has begun: log the reason and cut the client off
             reason = said(error.detail, scope["app"].state.service.models.names)
             _log.warning("an answer to %s is cut off after its first audio: %s", scope["path"], reason)
             raise Refused(error.status_code, reason) from None
@@ -292,7 +293,7 @@ def _headers(work: Work, format: str, samples: int | None) -> dict[str, str]:
 
 
 def _wav_header(rate: int, size: int | None) -> bytes:
-    """Of 16-bit mono samples of so many bytes; None where that is not known yet."""
+    """Returns the header of a 16-bit mono WAV with ``size`` bytes of samples; None if the size is not known yet."""
     sizes: tuple[Any, Any] = (UNKNOWN, UNKNOWN) if size is None else (size + 36, size)
     fields = b"WAVEfmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data"
     return struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", sizes[0], *fields, sizes[1])

@@ -1,4 +1,4 @@
-"""The application: its routes, and what they share."""
+"""The ASGI application: its routes, and the state they share."""
 
 from __future__ import annotations
 
@@ -46,24 +46,25 @@ from .workers import AGAIN, Clock, Workers
 Value = TypeVar("Value")
 _log = logging.getLogger("vocos_onnx.serve")
 
-FREE = ("/", "/page/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models")  # quick, and small
+# paths whose answers are small and quick, and which need no place in the queue
+FREE = ("/", "/page/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models")
 _ID = "a number from 0 on, the place of the bandwidth in those that GET /v1/models lists"
 _NUMBER = r"[+-]?(\d{1,9}\.?\d{0,9}|\.\d{1,9})(e[+-]?\d{1,2})?"
 
 
 class Service:
-    """What the routes share; they find it as ``request.app.state.service``.
+    """The state that all routes share, available to them as ``request.app.state.service``.
 
     Attributes:
-        settings: everything that was set.
-        models: by name, loaded when they are first asked for.
+        settings: the settings of the service.
+        models: the models by name, each loaded on first use.
         metrics: the counters at /metrics.
-        access: who may use the service. Requests have been admitted where a route gets them; a WebSocket is refused by
-            its endpoint, with what ``access.refusal(scope)`` returns.
-        limits: the bounds on requests and connections, with their numbers.
-        workers: the threads in which requests compute.
-        sockets: the WebSockets that are open.
-        ending: whether the service has been told to end.
+        access: who may use the service. A request has already been admitted when it reaches its route; the WebSocket
+            endpoint calls ``access.refusal(scope)`` itself.
+        limits: the bounds on requests and connections, and the current counts.
+        workers: the threads that compute.
+        sockets: the open WebSockets.
+        ending: whether the service has been told to shut down.
     """
 
     limits: Limits
@@ -103,7 +104,7 @@ class Service:
 
     @property
     def state(self) -> str:
-        """ "ok", or why requests are better sent elsewhere."""
+        """ "ok", or the reason to send requests elsewhere: "ending", "loading" or "full"."""
         if self.ending:
             return "ending"
         if not self.models.is_ready():
@@ -116,11 +117,11 @@ def service_of(request: Request) -> Service:
     return service
 
 
-# What is asked for
+# Parameters of requests
 
 
 async def _model(request: Request) -> Model:
-    """The model that is asked for. Raises HTTPException: 404 if there is none, 503 if it cannot be loaded."""
+    """Returns the model the request names. Raises HTTPException: 404 if unknown, 503 if it cannot be loaded."""
     try:
         return await service_of(request).models.get(request.query_params.get("model"))
     except UnknownModelError as error:
@@ -164,7 +165,7 @@ def _bad_input() -> Iterator[None]:
 
 
 async def decode(request: Request) -> Response:
-    """Tokens or mels to audio."""
+    """Decodes tokens or mels to audio."""
     check_query(request, "model", "bandwidth", "bandwidth_id", "mels_from", "key", "format", "stream")
     format, streamed = chosen_format(request), _streamed(request)
     bandwidth = _bandwidth(request)
@@ -207,7 +208,7 @@ async def decode(request: Request) -> Response:
             f"{config.sample_rate} Hz: leave sample_rate out, or give {config.sample_rate} and samples at that rate",
         )
     samples = config.samples(given.codes.shape[axis])
-    if model.is_codec and given.samples is not None:  # as the command line has it: the last frame may be longer
+    if model.is_codec and given.samples is not None:  # as on the command line: the recording may end within a frame
         if not samples - config.hop_length < given.samples <= samples:
             raise HTTPException(
                 400,
@@ -238,7 +239,7 @@ async def decode(request: Request) -> Response:
 def _decoded(
     model: Model, given: Tokens, bandwidth_id: int | None, convention: MelConvention | None, axis: int, chunk: int
 ) -> Iterator[Float]:
-    """The audio of tokens or mels, some frames at a time; all at once of a model that cannot be streamed."""
+    """Returns an iterator over the audio, ``chunk`` frames at a time; all at once if the model cannot be streamed."""
     vocos, frames = model.vocos, given.codes.shape[axis]
     options: dict[str, Any] = {"mels_from": convention, "check": None if model.is_codec else True}
     if not vocos.network.is_streamable or frames <= chunk:
@@ -249,7 +250,7 @@ def _decoded(
 
 
 async def resynth(request: Request) -> Response:
-    """A recording through the model and back."""
+    """Analyzes a recording and synthesizes it again with the model."""
     check_query(request, "model", "bandwidth", "format", "stream")
     format, streamed, bandwidth = chosen_format(request), _streamed(request), _bandwidth(request)
     model, service, clock = await _model(request), service_of(request), Clock()
@@ -272,12 +273,12 @@ async def resynth(request: Request) -> Response:
         if not streamed:
             return await service.answers.whole(request, work, format)
         answer = await service.answers.streamed(request, work, format, kept := AsyncExitStack())
-        kept.push_async_exit(stack.pop_all())  # the file is there until the end of the answer
+        kept.push_async_exit(stack.pop_all())  # keep the file until the answer ends
         return answer
 
 
 async def encode(request: Request) -> Response:
-    """A recording to tokens."""
+    """Encodes a recording to tokens."""
     check_query(request, "model", "bandwidth", "format")
     format, bandwidth = chosen_format(request, TOKENS), _bandwidth(request)
     model, service, clock = await _model(request), service_of(request), Clock()
@@ -330,7 +331,7 @@ def _encoder_of(model: Model) -> EncodecONNX:
 async def _encoded(
     request: Request, encoder: EncodecONNX, recording: Recording, bandwidth: float, clock: Clock
 ) -> npt.NDArray[Any]:
-    """The tokens (K, T) of a recording; other clients get their turn in between."""
+    """Returns the tokens (K, T) of a recording, and gives other clients a turn after each chunk."""
     account, workers = account_of(request), service_of(request).workers
     smallest = np.min_scalar_type(encoder.config.codebook_size - 1)
     parts: list[npt.NDArray[Any]] = []
@@ -338,11 +339,11 @@ async def _encoded(
     chunks: Iterator[npt.NDArray[Any]] | None = None
 
     def some() -> bool:
-        """Whether there is more."""
+        """Encodes one chunk. Returns whether there was one."""
         nonlocal chunks
         if chunks is None:
             chunks = encoder.encode_stream(recording.blocks(), encoder.sample_rate, bandwidth)
-        part = next(chunks, None)  # some seconds of audio
+        part = next(chunks, None)  # tokens of a few seconds of audio
         if part is not None:
             parts.append(part.astype(smallest))
         return part is not None
@@ -352,7 +353,7 @@ async def _encoded(
         account.long()
     async with contextlib.nullcontext() if is_short else workers.turns:
         while await workers.run(some, clock=clock):
-            account.hold(before + 4 * sum(part.nbytes for part in parts))  # joined, and as a file
+            account.hold(before + 4 * sum(part.nbytes for part in parts))  # room to join them and write the file
     return np.concatenate(parts, axis=1)
 
 
@@ -374,12 +375,12 @@ def _json(tokens: Tokens) -> bytes:
 
 
 async def healthz(_: Request) -> Response:
-    """Whether it is alive."""
+    """Answers that the service is alive."""
     return JSONResponse({"status": "ok"})
 
 
 async def readyz(request: Request) -> Response:
-    """Whether requests may be sent to it."""
+    """Answers whether the service is ready for requests: 200 or 503, with the state and its current load."""
     service = service_of(request)
     state = service.state
     numbers = {"requests": service.limits.working, "held_bytes": service.limits.held}
@@ -387,34 +388,34 @@ async def readyz(request: Request) -> Response:
 
 
 async def list_models(request: Request) -> Response:
-    """The models, and what is known of each."""
+    """Lists the models and what is known about each."""
     check_query(request)
     return JSONResponse(service_of(request).models.describe())
 
 
 async def metrics(request: Request) -> Response:
-    """The counters, for Prometheus."""
+    """Returns the counters in the format of Prometheus."""
     data, kind = service_of(request).metrics.exposition()
     return Response(data, headers={"Content-Type": kind})
 
 
 async def openapi(request: Request) -> Response:
-    """The description of the routes."""
+    """Returns the OpenAPI description of the routes."""
     return JSONResponse(description(needs_token=service_of(request).settings.token is not None))
 
 
 async def say(request: Request, error: Exception) -> Response:
-    """Why a request is refused."""
+    """Answers an HTTPException with its reason as JSON."""
     assert isinstance(error, HTTPException)
     reason = said(error.detail, service_of(request).models.names)
-    if reason == HTTPStatus(error.status_code).phrase:  # of the framework
+    if reason == HTTPStatus(error.status_code).phrase:  # Starlette's own reason, which explains nothing
         refused = _elsewhere(request.scope, request.app.routes)
         reason = reason if refused is None else refused.reason
     return JSONResponse({"error": reason}, error.status_code, error.headers)
 
 
 def _elsewhere(scope: Scope, routes: Sequence[BaseRoute]) -> Refused | None:
-    """What a request is refused with whose path is of no route, or of one that does not take its method."""
+    """Returns the refusal of a request that matches no route: 404 for its path or 405 for its method; else None."""
     path, allowed = scope["path"], set[str]()
     for route in routes:
         match, _ = route.matches(scope)
@@ -432,12 +433,12 @@ def _elsewhere(scope: Scope, routes: Sequence[BaseRoute]) -> Refused | None:
 
 
 async def say_failed(_: Request, error: Exception) -> Response:
-    """That a request has failed; limits.py logs where."""
+    """Answers 500 to a request that failed; limits.py logs where it failed."""
     return JSONResponse({"error": "the service has failed at this request"}, 500)
 
 
 def routes() -> list[BaseRoute]:
-    """All routes of the service."""
+    """Returns all routes of the service."""
     return [
         Route("/healthz", healthz),
         Route("/readyz", readyz),
@@ -453,16 +454,16 @@ def routes() -> list[BaseRoute]:
 
 
 def create_app(settings: Settings) -> tuple[Limits, Service]:
-    """The ASGI application, and what its routes share."""
+    """Returns the ASGI application and the state its routes share."""
     service, all_routes = Service(settings), routes()
     handlers: Any = {HTTPException: say, Exception: say_failed}
     app = Starlette(routes=all_routes, exception_handlers=handlers, lifespan=service.lifespan)
-    app.router.redirect_slashes = False  # to where a POST could not follow; the reason names the path without it
+    app.router.redirect_slashes = False  # many clients do not repeat a POST; the 404 suggests the path instead
     app.state.service = service
     counted = service.metrics.layer(all_routes)
 
     def admitted(scope: Scope) -> Refused | None:
-        # before the body is read, or asked for (Expect: 100-continue); OPTIONS are for CORS first
+        # called before the body is read or requested (Expect: 100-continue); OPTIONS goes to the CORS layer first
         refused = service.access.refusal(scope)
         return _elsewhere(scope, all_routes) if refused is None and scope["method"] != "OPTIONS" else refused
 

@@ -1,4 +1,4 @@
-"""Bodies of requests -> tokens, mels or recordings. What one claims to be is checked before memory is given to it."""
+"""Reads tokens, mels and recordings from request bodies. A declared size is checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ from .wording import SEND, in_json, one_of, unknown, with_place
 from .workers import AGAIN, Clock, Workers
 
 MAX_AUDIO_CHANNELS = 32
-MOST_NUMBERS = 1_600_000  # of a second of a recording: 32 channels at 48 kHz, 8 at 192 kHz
-MAX_ENTRIES = 16  # of an .npz
-MAX_ROWS = 1024  # codebooks of tokens, channels of features
-_ANY = ("", "application/octet-stream", "application/x-www-form-urlencoded", "binary/octet-stream")  # curl's, too
+MOST_NUMBERS = 1_600_000  # values per second of a recording: 32 channels at 48 kHz, 8 at 192 kHz
+MAX_ENTRIES = 16  # in an .npz
+MAX_ROWS = 1024  # codebooks of tokens, or channels of features
+# content types that say nothing about the body; curl sends x-www-form-urlencoded by default
+_ANY = ("", "application/octet-stream", "application/x-www-form-urlencoded", "binary/octet-stream")
 _ARRAYS = ("application/json", "application/zip", "application/x-npz", "application/x-npy", "application/npz")
 _KINDS = ("application/npy", "application/vnd.numpy", "application/x-numpy")
 _NAMES = ("codec", "codebooks_sha256")
-_TOKEN_KEYS = ("tokens", "samples", "sample_rate", *_NAMES)  # of JSON
+_TOKEN_KEYS = ("tokens", "samples", "sample_rate", *_NAMES)  # in JSON
 _OF_QUERY = ("model", "bandwidth", "bandwidth_id", "mels_from", "format", "stream")
 _MEANT = {"tokens": ("token", "codes", "code", "audio_codes", "indices"), "mels": ("mel", "features", "spectrogram")}
 _JSON = '{{"{}": [[...], ...]}}'
@@ -51,13 +52,13 @@ _OF_ARRAYS = "tokens and mels are for /v1/decode"
 
 
 def account_of(request: Request) -> Account:
-    """What the request holds, for the bounds on all of them (limits.py)."""
+    """Returns the request's account of the memory and the place it holds (see limits.py)."""
     held: Account = request.scope["limits"]
     return held
 
 
 class Bodies:
-    """Reads the bodies of requests. All of what is wrong with one is an HTTPException with its status and reason."""
+    """Reads the bodies of requests. Whatever is wrong with one raises HTTPException with a status and a reason."""
 
     def __init__(self, settings: Settings, workers: Workers) -> None:
         self._settings, self._workers = settings, workers
@@ -65,13 +66,14 @@ class Bodies:
     async def arrays(
         self, request: Request, model: Model, convention: MelConvention | None, key: str | None, clock: Clock
     ) -> Tokens:
-        """The tokens (K, T) or features (C, T) in the body; (T, C) where the convention of the mels has them so.
+        """Returns the tokens (K, T) or features (C, T) in the body; features are (T, C) if their convention says so.
 
-        ``key`` names the array of an .npz that holds several. Axes of one around a recording are left out.
+        ``key`` names the array in an .npz that holds several. Axes of length one around a single item are dropped.
 
-        They are accounted for together with the body. Those that name a codec are of no other model.
+        The request's account is charged for the array and the body together.
 
-        Raises HTTPException: 400 for what they are not, 413 for too much JSON, 415 for a body of another kind.
+        Raises HTTPException: 400 if the body holds no such array, 413 if the JSON is too large, 415 for a body of
+        another kind.
         """
         _check_coding(request)
         kind = _content_type(request)
@@ -103,17 +105,18 @@ class Bodies:
             if found is not None and found.group == "audio":
                 raise HTTPException(400, f"the body is {found.name}, expected tokens or mels; {_OF_RECORDINGS}")
             try:
-                read = Tokens(limits.read_npy(data))  # takes no time: it is a view
+                read = Tokens(limits.read_npy(data))  # a view, so no worker is needed
             except ValueError as error:
                 raise HTTPException(400, str(error)) from None
-        account.hold(len(data) + 8 * read.codes.size)  # decode makes them int64, or float32 and their mels
+        account.hold(len(data) + 8 * read.codes.size)  # decode converts tokens to int64, mels to two float32 arrays
         return read
 
     @asynccontextmanager
     async def recording(self, request: Request, rate: int, clock: Clock) -> AsyncIterator[Recording]:
-        """The recording in the body, as a file which is there inside the ``with``.
+        """Yields the recording in the body as a file, which exists inside the ``with`` block.
 
-        Raises HTTPException: 400 for what is no recording, 415 for a body of another kind, 503 where there is no room.
+        Raises HTTPException: 400 if the body is not a recording, 415 for a body of another kind, 503 if there is no
+        room for the file.
         """
         _check_coding(request)
         kind = _content_type(request)
@@ -129,10 +132,10 @@ class Bodies:
                 f"cannot read the body as audio: it is {'JSON' if is_json else found.name}, expected a recording; "
                 f"{_OF_ARRAYS}",
             )
-        account_of(request).hold(2 * len(data))  # /tmp may be in memory, too
+        account_of(request).hold(2 * len(data))  # /tmp may be in memory too
         with ExitStack() as stack:
             try:
-                # a file without a name: however the process ends, no recording stays
+                # an unnamed file: no recording is left behind, however the process ends
                 path = Path(f"/proc/self/fd/{stack.enter_context(tempfile.TemporaryFile()).fileno()}")
                 if not path.exists():  # not Linux
                     path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vocos-"))) / "body"
@@ -153,8 +156,8 @@ class Recording:
     """A recording in a file.
 
     Attributes:
-        read: samples at the rate that is wanted that have been read so far.
-        expected: about how many there are, 0 where that is not known.
+        read: samples read so far, at the target rate.
+        expected: about how many samples there are at the target rate, 0 if unknown.
     """
 
     def __init__(self, path: Path, rate: int, max_seconds: float) -> None:
@@ -163,7 +166,11 @@ class Recording:
         self._file: IO[bytes] | None = None
 
     def write(self, data: bytes) -> None:
-        """Make the file, and look at its header. Raises ValueError for one that is too long, HTTPException for room."""
+        """Writes the file and checks its header.
+
+        Raises ValueError if the recording is too long or has too many channels, and HTTPException if the file cannot
+        be written.
+        """
         import soundfile
 
         try:
@@ -171,40 +178,43 @@ class Recording:
         except OSError as error:
             raise _no_file(error) from None
         info = None
-        with suppress(soundfile.LibsndfileError):  # what cannot be read load_blocks says better
+        with suppress(soundfile.LibsndfileError):  # load_blocks reports an unreadable file with a better message
             info = soundfile.info(self._path)
         if info is not None and info.channels > MAX_AUDIO_CHANNELS:
             raise ValueError(
                 f"the recording has {info.channels} channels, expected at most {MAX_AUDIO_CHANNELS}: send it with fewer"
             )
-        if info is not None and info.channels * info.samplerate > MOST_NUMBERS:  # each takes time to decode
+        if info is not None and info.channels * info.samplerate > MOST_NUMBERS:  # every value takes time to decode
             raise ValueError(
                 f"the recording has {info.channels} channels at {info.samplerate} Hz, expected at most "
                 f"{MOST_NUMBERS // info.samplerate} channels at this rate, or {MOST_NUMBERS // info.channels} Hz with "
                 "as many channels: send it with fewer channels"
             )
-        if info is None or not 0 < info.frames < 1 << 40:  # a stream's header may not know
+        if info is None or not 0 < info.frames < 1 << 40:  # the header of a streamed file may not state the length
             return
         samples = math.ceil(info.frames * self._rate / info.samplerate)
         _check_length(samples, self._rate, self._max_seconds)  # before it is decoded: a small file may hold hours
         self.expected = samples
 
     def blocks(self) -> Iterator[Float]:
-        """Its samples (n,), mono and at the rate that is wanted. Raises ValueError as ``load_blocks`` does."""
-        self._file = self._path.open("rb")  # not by its path, which would be in the commands that messages advise
+        """Yields the samples (n,), mono and at the target rate.
+
+        Raises ValueError as ``load_blocks`` does, or if the recording turns out to be too long.
+        """
+        self._file = self._path.open("rb")  # a path would appear in the commands that error messages suggest
         for block in load_blocks(self._file, self._rate):
             self.read += len(block)
-            _check_length(self.read, self._rate, self._max_seconds)  # a header may promise less than there is
+            _check_length(self.read, self._rate, self._max_seconds)  # the header may declare less than there is
             yield block
 
     def close(self) -> None:
-        """Close the file, which would be open for as long as something refers to an iterator of its blocks."""
+        """Closes the file, which would otherwise stay open as long as an iterator over its blocks is referenced."""
         if self._file is not None:
             self._file.close()
 
 
 class _Limits:
-    """Reads tokens or features for one model, within what the service allows. All methods raise ValueError."""
+    """Reads tokens or features for one model, within the service's limits. All methods raise ValueError."""
 
     def __init__(
         self, settings: Settings, model: Model, convention: MelConvention | None, key: str | None = None
@@ -216,7 +226,7 @@ class _Limits:
         most_rows = MAX_ROWS
         if self._frames_first:
             most_rows = int(self._settings.max_seconds * self._config.sample_rate / self._config.hop_length) + 1
-        # each would take 30 times its size, and be slow
+        # counted before parsing: each would take 30 times its size in memory, and be slow to parse
         for mark, what, most in ((b"[", "lists", most_rows + 1), (b"{", "objects", 16), (b'"', "quotation marks", 64)):
             if (count := data.count(mark)) > most:
                 raise ValueError(
@@ -233,7 +243,7 @@ class _Limits:
                 reason = f"it is nested too deeply, expected {_JSON.format('tokens')}"
             elif isinstance(error, UnicodeDecodeError):
                 reason = f"byte {error.start} is no {error.encoding.upper()}"
-            elif "int_max_str_digits" in reason:  # of which Python refuses to read more, and advises how to allow that
+            elif "int_max_str_digits" in reason:  # Python's message advises how to raise its limit on digits
                 reason = "it has an integer of thousands of digits"
             raise ValueError(f"cannot read the body as JSON with tokens or mels: {reason}") from None
         name = _name_of_rows(given)
@@ -280,7 +290,7 @@ class _Limits:
                 f"{where}: it is nested three deep or more, expected {_JSON.format(name)}: send the items of a batch "
                 "one by one"
             )
-        # by type, since numpy would make texts as long as the longest of a text among numbers
+        # checked by type: given one string among numbers, numpy would turn all of them into strings of its length
         types, numbers = ({int}, "integers") if name == "tokens" else ({int, float}, "numbers")
         for i, row in enumerate(rows):
             if not set(map(type, row)) <= types:
@@ -292,7 +302,7 @@ class _Limits:
                 )
         array = np.empty((len(rows), len(rows[0]) if rows else 0), np.int64 if name == "tokens" else np.float32)
         self._check(array.shape, array.dtype)
-        with np.errstate(over="ignore"):  # infinity is refused where it is decoded
+        with np.errstate(over="ignore"):  # check_values rejects infinities later
             for i, row in enumerate(rows):
                 try:
                     array[i] = row
@@ -305,12 +315,12 @@ class _Limits:
         return array
 
     def npz_size(self, data: bytes) -> int:
-        """What an .npz unpacks to, by its directory, before any of it is unpacked."""
+        """Returns the unpacked size of an .npz in bytes, read from its directory before anything is unpacked."""
         if (count := data.count(b"PK\1\2")) > MAX_ENTRIES:
             raise ValueError(f"the .npz has {count} entries, expected at most {MAX_ENTRIES}: send the array alone")
         try:
             entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
-        except Exception:  # of damaged archives zipfile raises whatever struct does
+        except Exception:  # on damaged archives zipfile raises whatever struct raises
             raise ValueError(f"cannot read the body as .npz: it is truncated or damaged; {SEND}") from None
         for entry in entries:
             if (reason := not_unpacked(entry)) is not None:
@@ -325,13 +335,13 @@ class _Limits:
             read = read_token_file(io.BytesIO(data), self._key)
         except (ValueError, MemoryError):
             raise
-        except Exception:  # of damaged bytes numpy and zipfile raise whatever their parsers do
+        except Exception:  # on damaged bytes numpy and zipfile raise whatever their parsers raise
             raise ValueError(f"cannot read the body as .npz: it is damaged; {SEND}") from None
         self._check(read.codes.shape, read.codes.dtype)
         return read
 
     def read_npy(self, data: bytes) -> npt.NDArray[Any]:
-        """The array, whose header is checked before memory is allocated for what it promises."""
+        """Returns the array in an .npy, a view of ``data`` whose header has been checked."""
         file = io.BytesIO(data)
         try:
             version = np.lib.format.read_magic(file)
@@ -342,7 +352,7 @@ class _Limits:
             shape, fortran, dtype = read[version](file)
             if not all(type(size) is int for size in shape):  # numpy lets True through
                 raise ValueError
-        except Exception:  # of damaged bytes numpy raises whatever its parsers do, and says what is not the client's
+        except Exception:  # on damaged bytes numpy raises whatever its parsers raise, in words not meant for clients
             if data[:6] == b"\x93NUMPY":
                 raise ValueError(f"cannot read the body as .npy: its header is damaged; {SEND}") from None
             found = _found(data)
@@ -357,7 +367,10 @@ class _Limits:
         return np.frombuffer(data, dtype, offset=first).reshape(shape, order="F" if fortran else "C").reshape(alone)
 
     def _check(self, shape: tuple[int, ...], dtype: np.dtype[Any], given: tuple[int, ...] | None = None) -> None:
-        """Raises ValueError where neither tokens nor features may have that shape; ``given`` is that of the body."""
+        """Raises ValueError if the shape or dtype fits neither tokens nor features.
+
+        ``given`` is the shape in the body, if it differs; messages show it.
+        """
         expected = "(frames, channels)" if self._frames_first else "(codebooks or channels, frames)"
         whole = shown(shape if given is None else given)
         if len(shape) != 2:
@@ -380,9 +393,9 @@ class _Limits:
 
 
 def first_codebooks(tokens: Tokens, model: Model, bandwidth: float | None) -> Tokens:
-    """The codebooks of a bandwidth, of tokens (K, T) that have as many or more; as the command line has it.
+    """Returns the codebooks that belong to a bandwidth, the first of tokens (K, T), as the command line does.
 
-    Raises ValueError if they have fewer, or the model has not that bandwidth.
+    Raises ValueError if the tokens have fewer codebooks, or if the model does not have the bandwidth.
     """
     if bandwidth is None or tokens.codes.dtype.kind == "f":
         return tokens
@@ -403,9 +416,9 @@ def first_codebooks(tokens: Tokens, model: Model, bandwidth: float | None) -> To
 
 
 def check_codebooks(tokens: Tokens, model: Model, bandwidth_id: int | None) -> None:
-    """Raises ValueError for tokens (K, T) whose K is of no bandwidth of the model, or of another than the one given.
+    """Raises ValueError if K of tokens (K, T) fits no bandwidth of the model, or not the bandwidth that is given.
 
-    A model that is not conditioned on the bandwidth takes any K up to its own.
+    A model that is not conditioned on the bandwidth accepts any K up to its own number of codebooks.
     """
     codec = model.vocos.config.encodec
     if codec is None or tokens.codes.dtype.kind == "f":
@@ -431,9 +444,9 @@ def check_codebooks(tokens: Tokens, model: Model, bandwidth_id: int | None) -> N
 
 
 def check_values(tokens: Tokens, model: Model) -> None:
-    """Raises ValueError for tokens (K, T) out of range and for floats that are not finite, with where the first is.
+    """Raises ValueError for tokens (K, T) out of range or floats that are not finite; the message locates the first.
 
-    All of them are checked at once, before any is decoded: the chunks of a streamed answer would each be so by itself.
+    The whole array is checked before anything is decoded. A streamed answer would check each chunk only when it is due.
     """
     codes, codec = tokens.codes, model.vocos.config.encodec
     if codes.dtype.kind == "f":
@@ -453,7 +466,7 @@ def check_values(tokens: Tokens, model: Model) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. Raises ValueError for a key that is there twice."""
+    """Returns a JSON object as a dictionary. Raises ValueError for a duplicate key."""
     made = dict(pairs)
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -462,7 +475,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _of_one(rows: Any, name: str) -> Any:
-    """The rows of a batch of one, (1, K, T) or, of tokens, (1, 1, K, T) and (K, 1, T); else what is given."""
+    """Returns the rows of a batch of one; anything else is returned unchanged.
+
+    A batch of one is (1, K, T), and for tokens also (1, 1, K, T) or (K, 1, T).
+    """
     if isinstance(rows, list) and len(rows) == 1 and isinstance(rows[0], list) and len(rows[0]) == 1:
         inner = rows[0][0]
         if isinstance(inner, list) and inner and all(isinstance(row, list) for row in inner):
@@ -477,7 +493,7 @@ def _of_one(rows: Any, name: str) -> Any:
 
 
 def _name_of_rows(given: Any) -> str:
-    """Whether JSON holds "tokens" or "mels". Raises ValueError if it holds neither, or both."""
+    """Returns which of the keys "tokens" and "mels" the JSON has. Raises ValueError if it has neither or both."""
     expected = 'expected {"tokens": [[...]]} or {"mels": [[...]]}'
     if not isinstance(given, dict):
         what = "a list" if isinstance(given, list) else in_json(given)
@@ -494,7 +510,7 @@ def _name_of_rows(given: Any) -> str:
 
 
 def _found(data: bytes) -> Kind | None:
-    """What the body is, where its first bytes say that."""
+    """Returns the kind of file that the body's first bytes indicate, if any."""
     return kind_of(data[:8192], len(data) <= 8192)[0]
 
 
@@ -510,7 +526,7 @@ def _content_type(request: Request) -> str:
 
 
 def _check_coding(request: Request) -> None:
-    """Raises HTTPException for a body that is compressed as a whole."""
+    """Raises HTTPException if the body has a content encoding, such as gzip."""
     codings = ",".join(request.headers.getlist("content-encoding")).split(",")
     if found := [name for name in map(str.strip, codings) if name.lower() not in ("", "identity")]:
         raise HTTPException(
@@ -532,7 +548,7 @@ def _no_file(error: OSError) -> HTTPException:
 
 def _check_length(samples: int, rate: int, most: float) -> None:
     if samples > most * rate:
-        seconds = math.ceil(100 * min(samples, 1 << 60) / rate) / 100  # more than the most, as it is written, too
+        seconds = math.ceil(100 * min(samples, 1 << 60) / rate) / 100  # rounded up, to read as more than the limit
         raise ValueError(
             f"there are {seconds:.10g} s of audio, expected at most {most:g} (--max-seconds of the service): send "
             "several requests"

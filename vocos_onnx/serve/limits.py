@@ -1,51 +1,55 @@
 """Bounds for an HTTP service, whatever its clients do: ``app = Limits(app, ...)``. ASGI, standard library only.
 
-A client may send one byte and wait, never read its answer, send too much, open connections and say nothing, or leave.
-``Limits`` stands before the application and sees to it that
+A client may send one byte and wait, never read its answer, send too much, open connections and stay silent, or
+disconnect. ``Limits`` wraps the application and enforces the following:
 
-- a request is handed on when its body is there, whole: until then it has no place, and only its bytes are held;
-- the body comes within ``body_seconds`` and not slower than ``body_rate``, else the answer is 408;
-- the answer is taken: a client that does not read a piece of 64 kB within ``answer_seconds`` is cut off. The
-  application's ``send`` waits meanwhile, so that what is computed piece by piece is computed as fast as it is read;
-- bodies, what the application says that it holds (``Account.hold``) and answers that wait have ``memory`` bytes
-  together. Where that is not enough, the client that has kept the service waiting longest is dropped, and if none has
-  for longer than ``patience``, the new request is refused: 503 with Retry-After;
-- at most ``places`` requests are worked on or wait for that: 429 with Retry-After beyond. A place lasts from the whole
-  body to the beginning of the answer: no client can hold one by being slow;
-- the work for a client that has gone away is cancelled. One that has closed its side only, and would still read, counts
-  as gone: the server cannot tell the two apart;
-- the paths in ``free`` (health, and the files of a page) take no place, wait for no body and are answered whatever else
-  goes on;
-- who may not use it (``admit``) is refused before the body is read;
-- what the application raises is 500 without a word of it, and one line in the log (its traceback at level DEBUG).
+- A request reaches the application only once its whole body has arrived. Until then it takes no place, and only the
+  bytes received so far are held.
+- The body must arrive within ``body_seconds`` and no slower than ``body_rate``; otherwise the answer is 408.
+- The client must read its answer: one that does not read a piece of 64 kB within ``answer_seconds`` is cut off.
+  Meanwhile the application's ``send`` waits, so a streamed answer is computed no faster than it is read.
+- Request bodies, memory that the application declares (``Account.hold``) and answers waiting to be read share
+  ``memory`` bytes. If they run out, the client that has kept the service waiting longest is dropped. If none has for
+  longer than ``patience``, the new request is refused with 503 and Retry-After.
+- At most ``places`` requests are being worked on or waiting for that; any more get 429 with Retry-After. A place is
+  taken when the whole body has arrived and given back when the answer begins, so a slow client cannot keep one.
+- When a client disconnects, the work for it is cancelled. A client that has closed only its sending side and would
+  still read counts as disconnected: the server cannot tell the two apart.
+- The paths in ``free`` (health checks, the files of a page) take no place, do not wait for a body, and are answered
+  whatever else is going on.
+- Requests that ``admit`` refuses are refused before their body is read.
+- An exception in the application becomes a 500 that reveals nothing about it, and one line in the log (the traceback
+  is logged at level DEBUG).
 
-Of the connections themselves an ASGI application sees nothing. Where the server is uvicorn (its command line,
-``uvicorn.run`` or gunicorn's worker), ``Limits`` finds its configuration at start-up, and adds
+An ASGI application cannot see the connections themselves. If the server is uvicorn (its command line, ``uvicorn.run``
+or gunicorn's worker), ``Limits`` finds its configuration at startup and adds:
 
-- h11 as its parser, whatever else is installed: it bounds what it keeps, trailers too, and is strict about lengths;
+- h11 as the parser, whatever else is installed: it bounds what it buffers, trailers included, and is strict about
+  lengths.
+- A deadline for headers, ``header_seconds`` from the first byte of a request or from the connection, and a limit of
+  16 kB.
+- At most ``connections`` at once, of which a quarter is reserved for ``free`` paths; other requests beyond that get
+  503. A new connection replaces the first of these that exists: the oldest that has been silent for longer than
+  ``patience``; the one whose unfinished body has paused longest, for more than ``PAUSE``; the one whose client has kept
+  the service waiting longest, for more than ``patience``; the oldest silent one, if there are many. Otherwise the new
+  connection is closed.
+- A queue of at most 256 connections not accepted yet (``backlog``), fewer if the process may open few files, since
+  uvicorn accepts all of them at once.
+- At most a few log lines a minute about what clients cause.
+- Small kernel buffers, 256 kB in each direction, since they hold what a client does not read.
+- A fifth of the time for input that is expensive to parse (bodies in chunks of one byte, thousands of headers). A
+  WebSocket whose message comes in thousands of frames of a few bytes is closed with 1008.
+- An orderly shutdown: after SIGTERM no slow client is waited for longer than ``patience``, and everything else ends
+  within ``end_seconds`` (this sets uvicorn's ``timeout_graceful_shutdown``, unless it is set already).
+- At most ``sockets`` WebSockets; any more get 503. They count as connections, not as requests, and are not closed to
+  make room for others. At SIGTERM they are closed with code 1012. Messages that are still arriving, waiting for the
+  application, or waiting to be read count toward ``memory``. If it runs out, the client that has kept the service
+  waiting longest, or else the new one, is closed with 1013; one that is not reading is cut off. The application bounds
+  for how long a client may leave its messages unread; uvicorn's ``ws_max_size``, ``ws_max_queue`` and
+  ``ws_ping_interval`` bound the size of messages and set the pings.
 
-- a deadline for headers, ``header_seconds`` from the first byte of a request or the connection, and 16 kB for them;
-- at most ``connections`` at once, of which a quarter is for ``free`` paths: other requests beyond that are 503. A new
-  one takes the place of the oldest that has said nothing for ``patience``, then of the body of which nothing has come
-  for longest, and longer than ``PAUSE``, then of the one whose client has kept the service waiting longest, and longer
-  than ``patience``, then of the oldest of many that say nothing; where there is none, the new one is closed;
-- a queue of at most 256 connections that are not accepted yet (``backlog``), fewer where there are few files, since
-  uvicorn opens all of them at once;
-- a few lines a minute in the log about what clients cause;
-- small buffers in the kernel, 256 kB in each direction, since what a client does not read waits there;
-- a fifth of the time for what is expensive to parse (bodies in chunks of one byte, thousands of headers), and no
-  message of a WebSocket in thousands of frames of a few bytes (it is closed with 1008);
-- an end: after SIGTERM no slow client is waited for longer than ``patience``, and all else ends within ``end_seconds``
-  (uvicorn's ``timeout_graceful_shutdown``, where that is not set);
-- at most ``sockets`` WebSockets (503 beyond), which count as connections and not as requests, and are not closed for
-  others. At SIGTERM they are closed with the code 1012. Messages that are still coming, wait for the application or
-  wait to be read are of the ``memory``: where there is not enough, the client that has kept the service waiting longest
-  is closed with 1013, or the new one; it is cut off where it does not read. For how long it may not read is for the
-  application to bound, and the size of a message, and the pings, for uvicorn's ``ws_max_size``, ``ws_max_queue`` and
-  ``ws_ping_interval``.
-
-Before another server these are the server's to give, or a proxy's. One ``Limits`` is for one event loop; nothing of
-it, but for the numbers it shows, may be used from other threads.
+With any other server, these are up to that server or a proxy. A ``Limits`` belongs to one event loop; other threads may
+only read its counts.
 """
 
 from __future__ import annotations
@@ -71,27 +75,28 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PIECE = 1 << 16  # bytes of an answer that are sent at once
-HEADERS = 1 << 14  # bytes; h11 has the same bound where they come in pieces
+HEADERS = 1 << 14  # bytes of headers; h11 has the same bound if they arrive in several reads
 BUFFER = 1 << 17  # SO_SNDBUF and SO_RCVBUF, which Linux doubles
-READ = 1 << 12  # bytes that are read of a connection at once, and up to PIECE where they are quickly parsed
-WAITS = 400  # bytes that a message of a WebSocket takes beside its content, while it waits for the application
-FRAMES, FRAME = 1000, 16  # of a message, and bytes that they have at least on average where there are more
-PARSE, PARSE_BYTE = 5e-4, 5e-9  # seconds, and for each byte; what takes longer, such as chunks of one byte, waits
-OVERHEAD = 1 << 17  # bytes that a request is charged beside its body: the buffers of its connection
-SWEEP = 0.25  # seconds between two looks at the deadlines
-PAUSE = 0.25  # seconds after which a body of which nothing comes gives way to another connection
-LINE, LINES_OF_HEAD = 1 << 13, 128  # bytes and number of lines of headers that websockets parses for an upgrade
-LINES = 3  # of the log in a minute, of each logger and level from WARNING on
-SILENT, PAUSED, SLOW, YOUNG = range(4)  # connections that may be closed for another, those first that are closed first
-_REFUSED = "limits.refused"  # in the scope of a request: what it is refused with before anything else
+READ = 1 << 12  # bytes read from a connection at once; rises to PIECE while they parse quickly
+WAITS = 400  # bytes charged for a WebSocket message beside its content, while it waits for the application
+FRAMES, FRAME = 1000, 16  # a message in more than FRAMES frames must have at least FRAME bytes in each on average
+PARSE, PARSE_BYTE = 5e-4, 5e-9  # seconds to parse a read, plus seconds a byte; if it takes longer, the next read waits
+OVERHEAD = 1 << 17  # bytes charged to a request beside its body, for the buffers of its connection
+SWEEP = 0.25  # seconds between checks of the deadlines
+PAUSE = 0.25  # seconds without data after which an unfinished body may be dropped for another connection
+LINE, LINES_OF_HEAD = 1 << 13, 128  # longest header line in bytes, and most lines, that websockets accepts
+LINES = 3  # lines that each logger may log in a minute, at each level from WARNING on
+SILENT, PAUSED, SLOW, YOUNG = range(4)  # connections that may be closed for another, in the order of closing
+_REFUSED = "limits.refused"  # key in a request's scope: a refusal decided before anything else
 
 logger = logging.getLogger(__name__)
 
 
 class Refused(Exception):
-    """A request is refused: with this HTTP status and reason; ``retry_after`` in seconds where another try may help.
+    """A request is refused with this HTTP status and reason.
 
-    ``slow``: because of its client's slowness, which is not waited for to send the rest. ``headers`` go with it.
+    ``retry_after``: seconds after which another try may succeed. ``slow``: the client is too slow, or there is no room
+    to wait for the rest of its body. ``headers``: further headers of the answer.
     """
 
     def __init__(
@@ -109,35 +114,36 @@ class Refused(Exception):
 
 
 class Gone(Exception):
-    """The client has gone away, or is cut off: nothing can be said to it any more."""
+    """The client has disconnected or was cut off, so nothing more can be sent to it."""
 
 
 class Account:
-    """What one request holds. The application finds it as ``scope["limits"]``."""
+    """The memory and the place that one request holds. The application finds it as ``scope["limits"]``."""
 
     def __init__(self, limits: Limits, connection: _Connection | None) -> None:
         self.held = 0  # bytes
         self._limits, self._connection = limits, connection
-        self._stage = "body"  # then "work", which may send; or "refused"
+        self._stage = "body"  # then "work", in which the answer is sent, or "refused"
         self._placed = self._long = False
-        self._asks = self._turned_away = False  # for what not all connections may be used; since those are in use
+        # whether it is on one of the connections that are not reserved; whether it was refused as those are all in use
+        self._asks = self._turned_away = False
         self._fate: Exception | None = None
         self._task: asyncio.Task[None] | None = None
         self._begun = limits._now()
-        # since when the client is what is waited for; None while it is not
+        # since when the service has been waiting for the client; None while it is not
         self._since: float | None = self._begun
         self._window, self._window_bytes = self._begun, 0
-        self._heard = self._begun  # when something of the body came last
+        self._heard = self._begun  # when the last bytes of the body arrived
         self.gone = asyncio.Event()
 
     def hold(self, size: int) -> None:
-        """Account for so many bytes from now on, in place of those before: on entry the body's.
+        """Sets the number of bytes the request holds, which at first are those of its body.
 
-        Called from the event loop, before what it is for is allocated, and with less when something has been freed.
+        Call it from the event loop: with more before memory is allocated, with less after some has been freed.
 
         Raises:
-            Refused: there is not enough for all (503), or never will be (413). ``Limits`` says so to the client, unless
-                the answer has begun: what the application answers in place of it is not sent.
+            Refused: there is not enough memory now (503), or never will be (413). ``Limits`` sends that to the client,
+                unless the answer has begun; any other answer from the application is dropped.
         """
         try:
             self._limits._make_room(self, size)
@@ -147,10 +153,10 @@ class Account:
         self._resize(size)
 
     def long(self) -> None:
-        """Say that the work takes long: ``long_places`` such requests keep a place at once, so that others find one.
+        """Declares that the work takes long. At most ``long_places`` such requests run, which leaves places for others.
 
         Raises:
-            Refused: there are so many (429), as ``hold`` does.
+            Refused: there are that many already (429). The client is told as with ``hold``.
         """
         if self._long or not self._placed:
             return
@@ -162,7 +168,7 @@ class Account:
         self._limits.long += 1
 
     def set_by(self, name: str) -> str:
-        """As ``Limits.set_by``."""
+        """Same as ``Limits.set_by``."""
         return self._limits.set_by(name)
 
     def _resize(self, size: int) -> None:
@@ -186,25 +192,25 @@ class Account:
         self._resize(0)
 
     def _cut(self, fate: Exception) -> None:
-        """End what is done for the request, give back what it holds at once, and say why."""
+        """Cancels the work for the request and frees what it holds at once. ``fate`` is what ``_run`` then raises."""
         if self._fate is None and self._task is not None and not self._task.done():
             self._fate = fate
             self._release()
             self._task.cancel()
 
     async def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do it until it ends or is cut. Raises what it raises, or what it was cut with."""
+        """Runs the work until it ends or is cut. Raises whatever it raises, or the ``fate`` it was cut with."""
         self._fate = None
         self._task = asyncio.create_task(work)
         try:
             await asyncio.wait({self._task})
-        except asyncio.CancelledError:  # by the server, which ends
+        except asyncio.CancelledError:  # by the server, which is shutting down
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=1)
             raise
         if self._fate is not None:
             if not self._task.cancelled():
-                self._task.exception()  # it has been seen
+                self._task.exception()  # retrieved, so that asyncio does not log it
             raise self._fate
         self._task.result()
 
@@ -213,7 +219,7 @@ class Account:
         self._heard = self._limits._now()
 
     def _paused(self, now: float) -> float | None:
-        """Since when nothing has come of a body that is not complete; None where it is, or that is not long."""
+        """Returns since when an unfinished body has paused; None if it is complete or has not paused for long."""
         if self._stage == "work":
             return None
         since = self._heard if self._stage == "body" or self._since is None else self._since
@@ -223,7 +229,7 @@ class Account:
         return self._since is not None and now - self._since > self._limits.patience
 
     def _check(self, now: float) -> None:
-        """Cut it where a deadline has passed."""
+        """Cuts the request if a deadline has passed."""
         limits, ending = self._limits, self._limits._ending
         if ending is not None and now - ending > limits.patience and self._kept_waiting(now):
             refused = Refused(503, "the service is ending, try again", 1, slow=True)
@@ -241,13 +247,13 @@ class Account:
 
 
 class _Incoming:
-    """What is there of a WebSocket's messages: one still coming, those that wait, and what its client has not read."""
+    """The memory of a WebSocket's messages: one still arriving, those that wait, and those its client has not read."""
 
     def __init__(self, limits: Limits, count: Callable[[], None], fail: Callable[[int, str], None]) -> None:
         self.held = 0  # bytes
         self._limits, self.count, self._fail = limits, count, fail
         self._coming: float | None = None  # since when a message has been incomplete
-        self._unread: float | None = None  # since when the client has not read, so that its messages wait
+        self._unread: float | None = None  # since when the client has not read, so messages to it wait
         limits._incoming.add(self)
 
     @property
@@ -258,7 +264,7 @@ class _Incoming:
         return (since := self._since) is not None and now - since > self._limits.patience
 
     def hold(self, size: int) -> None:
-        """As that of ``Account``, but that the WebSocket is closed where there is not enough."""
+        """Like ``Account.hold``, but closes the WebSocket if there is not enough memory."""
         if size > self.held:
             try:
                 self._limits._make_room(self, size)
@@ -283,26 +289,27 @@ class _Incoming:
 
 
 class _Connection:
-    """A connection of uvicorn: whether, and since when, it has no request."""
+    """A connection of uvicorn: its requests, and since when it has had none."""
 
     def __init__(self, transport: asyncio.Transport, now: float) -> None:
         self.transport = transport
         self.accounts: set[Account] = set()
         self.since = now  # of the last change
-        # since when headers are waited for: after a request from their first byte, until which uvicorn has a deadline
+        # Since when headers have been awaited. After a request that is from their first byte on; uvicorn's keep-alive
+        # timeout covers the time before.
         self.expects: float | None = now
-        self.is_late = False  # whether that was too long at the last look
-        self.unasked = 0  # bytes that came while there was no request
+        self.is_late = False  # whether the headers were overdue at the last check
+        self.unasked = 0  # bytes received while there was no request
         self.closing: float | None = None
-        self.is_socket = False  # a WebSocket whose application has begun, which bounds it from then on
+        self.is_socket = False  # a WebSocket that has reached the application, which bounds it from then on
 
     def received(self, size: int, now: float) -> bool:
-        """Whether it may go on after these bytes."""
+        """Counts these bytes. Returns whether the connection may go on."""
         if self.accounts:
             return True
         if self.expects is None:
             self.expects = now
-        allowed = self.unasked <= HEADERS  # what comes with the headers, in one read of the socket, is its body
+        allowed = self.unasked <= HEADERS  # checked before adding: the read that ends the headers may hold body bytes
         self.unasked += size
         return allowed
 
@@ -315,7 +322,7 @@ class _Connection:
         self.since, self.unasked = now, 0
 
     def speaks(self) -> bool:
-        """Whether it has sent something that has not been read yet."""
+        """Returns whether the client has sent something that has not been read yet."""
         plug = self.transport.get_extra_info("socket")
         if plug is None or not hasattr(select, "poll"):  # Windows
             return False
@@ -324,10 +331,10 @@ class _Connection:
         return bool(poll.poll(0))
 
     def rank(self, now: float, patience: float) -> tuple[int, float] | None:
-        """Where it stands among those that may be closed for another, and since when; None where it may not.
+        """Returns its rank among the connections that may be closed for another, and since when; None if it may not be.
 
-        First are those that have said nothing for long, then bodies that have stopped coming, and clients that keep the
-        service waiting; the last are those that may be about to send: a health check, too, says nothing at first.
+        First come those that have long been silent, then bodies that have paused, then clients that keep the service
+        waiting. Last are those that may be about to send: even a health check is silent at first.
         """
         if self.is_socket:
             return None
@@ -342,35 +349,36 @@ class _Connection:
 
 
 class Limits:
-    """An ASGI application with bounds; the module says which.
+    """An ASGI application with bounds, which the module's docstring describes.
 
     Args:
         app: the application. Its ``scope["limits"]`` is the request's ``Account``.
-        places: requests that are worked on or wait for it, at once.
-        long_places: of them those that said that they are ``long``; by default all.
-        max_body: bytes of one body; a larger one is 413.
-        memory: bytes of all that is held for requests.
-        connections: at once; fewer where the process may not open so many files. A quarter is for ``free`` paths.
-        header_seconds: from the first byte, or the connection, to the end of the headers.
-        body_seconds: from the headers to the end of the body.
-        body_rate: bytes in a second that have to come, on average over each ``body_window`` seconds.
-        answer_seconds: in which a client takes 64 kB of its answer.
-        linger: seconds in which the rest of a refused body is read, up to 8 ``max_body``: who is cut off while sending
-            gets an error, and not the answer.
-        patience: seconds that a client may keep the service waiting while others need the room, or the service ends.
-        end_seconds: from SIGTERM to the end; Docker waits for 10.
-        free: paths without bounds on places and memory: of small answers that take no time. One that ends in "/" is of
-            all that begin so.
-        sockets: WebSockets at once, at most half of the connections; None for that half.
-        admit: is called with the scope of a request before its body is read; what it returns refuses it. WebSockets are
-            for the application to refuse.
-        layer: what goes around the application, and around refusals too: headers of CORS, counters.
-        options: what the operator sets a bound with, by its name here, such as {"max_body": "--max-body"}: refusals
-            name it.
+        places: how many requests may be worked on or waiting for that at once.
+        long_places: how many of them may be ``long``; by default all.
+        max_body: bytes of the largest body; a larger one gets 413.
+        memory: bytes that all requests together may hold.
+        connections: how many may be open at once; fewer if the process may not open that many files. A quarter is
+            reserved for ``free`` paths.
+        header_seconds: time limit from the first byte, or from the connection, to the end of the headers.
+        body_seconds: time limit from the headers to the end of the body.
+        body_rate: least rate of a body in bytes per second, averaged over each ``body_window`` seconds.
+        answer_seconds: time limit for a client to read 64 kB of its answer.
+        linger: seconds for which the rest of a refused body is read, up to 8 times ``max_body``. A client that is cut
+            off while it sends sees a connection error instead of the answer.
+        patience: seconds that a client may keep the service waiting when others need the room or the service ends.
+        end_seconds: time limit from SIGTERM to the end; Docker waits 10 seconds.
+        free: paths that take no place and wait for no memory, for small answers that take no time. A path that ends in
+            "/" stands for all that begin with it, except "/" itself.
+        sockets: how many WebSockets may be open at once, at most half the connections; None means that half.
+        admit: called with a request's scope before its body is read; returns the refusal, or None to admit it. For
+            WebSockets it is not called: the application refuses those itself.
+        layer: middleware around the application and around refusals, such as CORS headers and counters.
+        options: the option that sets each bound, by the bound's name here, such as {"max_body": "--max-body"};
+            refusals mention it.
 
     Attributes:
-        working: requests that have a place. ``long``: those of them that are long. ``held``: bytes.
-        open_sockets: WebSockets. ``open_connections``: connections, those of WebSockets included.
+        working: requests that have a place. ``long``: those of them that are long. ``held``: bytes held.
+        open_sockets: open WebSockets. ``open_connections``: open connections, including those of WebSockets.
     """
 
     def __init__(
@@ -399,10 +407,10 @@ class Limits:
         self.app, self._layer, self.admit = layer(app), layer, admit
         self.places, self.max_body, self.memory = places, max_body, memory
         self.long_places = places if long_places is None else long_places
-        # a quarter of the files for those that are accepted and not here yet, or closed and not gone
+        # a quarter of the files is left for connections that are accepted but not counted yet, or closed but not gone
         files = _files() - 64
         self.connections = max(8, min(connections, files * 3 // 4))
-        # many enough for a burst of them: who finds no room in the queue tries again after a second
+        # enough for a burst: a client that finds the queue full retries only after a second
         self.backlog = max(16, min(256, (files - self.connections) // 4))
         self.reserve = max(4, self.connections // 4)
         self.header_seconds, self.body_seconds = header_seconds, body_seconds
@@ -417,7 +425,7 @@ class Limits:
         self._incoming: set[_Incoming] = set()
         self._connections: dict[asyncio.Transport, _Connection] = {}
         self._ending: float | None = None
-        self._tired = 0  # connections that wait, since what they send is expensive to parse
+        self._tired = 0  # connections that are paused because what they send is expensive to parse
         self._sweeper: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -434,11 +442,11 @@ class Limits:
         return len(self._connections)
 
     def set_by(self, name: str) -> str:
-        """In a refusal: what the operator sets this bound with, in parentheses; "" where that is not known."""
+        """Returns the option that sets this bound, in parentheses for a refusal; "" if it is unknown."""
         return f" ({self._options[name]} of the service)" if name in self._options else ""
 
     def is_free(self, path: str) -> bool:
-        """Whether requests for this path take no place."""
+        """Returns whether requests for this path take no place."""
         return path in self.free or path.startswith(self._folders)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -460,7 +468,7 @@ class Limits:
         try:
             await self.app(scope, receive, send)
         except Exception as error:
-            if transport is not None and transport.is_closing():  # the client is gone, which uvicorn raises
+            if transport is not None and transport.is_closing():  # uvicorn's exception for a client that is gone
                 return
             _log_failure(error)
             with contextlib.suppress(Exception):
@@ -469,7 +477,7 @@ class Limits:
             self.open_sockets -= 1
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        transport = getattr(getattr(send, "__self__", None), "transport", None)  # uvicorn's, or none
+        transport = getattr(getattr(send, "__self__", None), "transport", None)  # None if the server is not uvicorn
         connection = self._connections.get(transport) if transport is not None else None
         account = Account(self, connection)
         answer = _Answer(account, send, transport)
@@ -492,7 +500,7 @@ class Limits:
             except Exception as error:
                 _log_failure(error)
                 account._release()
-                if answer.complete:  # the application, or its framework, has said it
+                if answer.complete:  # the application or its framework has already answered
                     return
                 if answer.begun:
                     raise Gone from None
@@ -503,15 +511,15 @@ class Limits:
             if transport is None:
                 raise ConnectionAbortedError("the client is gone or cut off") from None
             transport.abort()
-            for _ in range(3):  # until the server has been told
+            for _ in range(3):  # lets the event loop tell the server
                 await asyncio.sleep(0)
         except asyncio.CancelledError:
             if self._ending is None or transport is None:
                 raise
-            transport.abort()  # the server has waited long enough, and says so itself
+            transport.abort()  # the server's own deadline has passed, and it logs that itself
         finally:
             account._release()
-            account._task = account._fate = None  # whose tracebacks would keep the body until a collection
+            account._task = account._fate = None  # their tracebacks would keep the body until a garbage collection
             account.gone.set()
             self._accounts.discard(account)
             if connection is not None:
@@ -534,7 +542,7 @@ class Limits:
         watcher = asyncio.create_task(_leave(body, answer, account))
         try:
             given = _given(data, account)
-            del data  # the application's alone: it may let it go
+            del data  # only the application holds it now, and may free it
             await self.app(scope, given, answer)
         finally:
             watcher.cancel()
@@ -548,14 +556,14 @@ class Limits:
             413,
             429,
             503,
-        ):  # of others the end may not be known
+        ):  # with any other status, the end of the body may be unknown
             await body.discard(8 * self.max_body, self.linger)
         account._stage = "work"
         saying = self._layer(_saying(refused, closes=not body.complete))
         await saying({**scope, "limits": account}, _given(b"", account), answer)
 
     def _make_room(self, account: Account | _Incoming, size: int) -> None:
-        """So that the account may hold so many bytes. Raises Refused."""
+        """Makes sure that the account may hold so many bytes, dropping slow clients if need be. Raises Refused."""
         if size > self.memory:
             raise Refused(
                 413,
@@ -573,7 +581,7 @@ class Limits:
             reason = "others wait for the memory that this slow request holds, try again"
             says = isinstance(slowest, _Incoming) or slowest._stage == "body"
             slowest._cut(Refused(503, reason, 1, slow=True) if says else Gone())
-            if slowest.held:  # it is ending anyway, and will give back what it holds
+            if slowest.held:  # it was ending already, so _cut did nothing
                 slowest._release()
 
     def _now(self) -> float:
@@ -591,13 +599,13 @@ class Limits:
         for connection in list(self._connections.values()):
             self._check(connection, now)
         for incoming in list(self._incoming):
-            incoming.count()  # what has been read of a small answer nothing else tells
+            incoming.count()  # nothing else reports that a client has read a small answer
         self._abort_those_gone()
         if self._accounts or self._connections:
             self._watch()
 
     def _abort_those_gone(self) -> None:
-        """Of the connections that are not read now, so that the event loop does not see their end."""
+        """Aborts connections whose client closed them while reading is paused, which the event loop does not notice."""
         if not hasattr(select, "poll"):  # Windows
             return
         poll, paused = select.poll(), {}
@@ -605,7 +613,7 @@ class Limits:
             plug = transport.get_extra_info("socket")
             if plug is not None and not transport.is_closing() and not transport.is_reading():
                 paused[plug.fileno()] = transport
-                poll.register(plug.fileno(), getattr(select, "POLLRDHUP", 0))  # and POLLHUP and POLLERR, as always
+                poll.register(plug.fileno(), getattr(select, "POLLRDHUP", 0))  # POLLHUP and POLLERR are implied
         for file, _ in poll.poll(0) if paused else ():
             paused[file].abort()
 
@@ -614,11 +622,12 @@ class Limits:
             return
         since = None if connection.is_socket else connection.expects
         if since is not None and now - since > self.header_seconds:
-            # else it is the service that is late: it has not read what is there, or not begun with what it has read
+            # Abort only if this was so at the last check too, and nothing is left to read. Otherwise the service itself
+            # is late: it has not read the data yet, or has not started on what it read.
             if connection.is_late and not connection.speaks():
                 connection.transport.abort()
             connection.is_late = not connection.speaks()
-        elif connection.transport.is_closing():  # when what waits for the client has been sent: perhaps never
+        elif connection.transport.is_closing():  # it closes once all data has been sent, which may be never
             connection.closing = now if connection.closing is None else connection.closing
             patience = self.answer_seconds if self._ending is None else self.patience
             if now - connection.closing > patience:
@@ -638,11 +647,11 @@ class Limits:
         return True
 
     def _make_way(self, connections: list[_Connection]) -> bool:
-        """Whether one of these could be closed."""
+        """Closes one of these connections, if any may be closed. Returns whether it did."""
         now = self._now()
         ranked = [(rank, c) for c in connections if (rank := c.rank(now, self.patience)) is not None]
         silent = sum(kind in (SILENT, YOUNG) for (kind, _), _ in ranked)
-        # not one that may be about to send, unless many have come after it: they could keep all others out
+        # spare those that may be about to send, unless so many are silent that they could keep all others out
         if silent <= self.reserve * 3 // 4:
             ranked = [(rank, c) for rank, c in ranked if rank[0] != YOUNG]
         for (kind, _), worst in sorted(ranked, key=lambda pair: pair[0]):
@@ -653,7 +662,7 @@ class Limits:
         return False
 
     def _keep_reserve(self, account: Account) -> None:
-        """So that free paths find a connection. Raises Refused."""
+        """Keeps some connections available for free paths. Raises Refused."""
         asking = [c for c in self._connections.values() if any(other._asks for other in c.accounts)]
         if len(asking) >= self.connections - self.reserve and not self._make_way(asking):
             account._turned_away = True
@@ -666,18 +675,18 @@ class Limits:
             self._ending = self._now()
 
     def _set_up(self, receive: Receive) -> None:
-        """Put the bounds on connections into uvicorn's configuration, which the lifespan's ``receive`` belongs to."""
+        """Adds the bounds on connections to uvicorn's configuration, found through the lifespan's ``receive``."""
         self._ending = None
         config = getattr(getattr(receive, "__self__", None), "config", None)
         protocol = getattr(config, "http_protocol_class", None)
         if not (isinstance(protocol, type) and issubclass(protocol, asyncio.Protocol)):
             logger.info("the server is not uvicorn: connections and headers are for the server or a proxy to bound")
             return
-        from uvicorn.protocols.http.h11_impl import H11Protocol  # h11 comes with uvicorn
+        from uvicorn.protocols.http.h11_impl import H11Protocol  # uvicorn depends on h11
 
         assert config is not None
         config.http_protocol_class = _bounded(protocol if issubclass(protocol, H11Protocol) else H11Protocol, self)
-        config.backlog = min(config.backlog, self.backlog)  # it listens, again or first, after this
+        config.backlog = min(config.backlog, self.backlog)  # uvicorn calls listen, perhaps again, after this
         for name in ("asyncio", "uvicorn.error", __name__, __name__.rpartition(".")[0]):
             known = logging.getLogger(name)
             if not any(isinstance(f, _Sparing) for f in known.filters):
@@ -689,7 +698,7 @@ class Limits:
 
 
 class _Body:
-    """The body of a request, as it comes."""
+    """The body of a request, as it arrives."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.receive = receive
@@ -697,10 +706,10 @@ class _Body:
         self._headers = [(name.lower(), value) for name, value in scope["headers"]]
 
     async def read(self, most: int, account: Account) -> bytes:
-        """All of it. Raises Refused, and Gone."""
+        """Reads the whole body. Raises Refused, Gone."""
         lengths = [value for name, value in self._headers if name == b"content-length"]
         if len(lengths) > 1 or (lengths and any(name == b"transfer-encoding" for name, _ in self._headers)):
-            # a proxy may see another end of the request than the server does
+            # a proxy and the server might disagree where the request ends
             raise Refused(400, "the length of the body is given twice")
         if lengths and not re.fullmatch(rb"[0-9]{1,18}", lengths[0]):
             raise Refused(400, f"Content-Length is {_shown(lengths[0])}, expected a number of bytes")
@@ -721,9 +730,9 @@ class _Body:
         return data.getvalue()  # without a copy
 
     async def discard(self, most: int, seconds: float) -> None:
-        """The rest of it, up to a bound. Raises Gone.
+        """Reads and drops the rest of the body, up to a bound. Raises Gone.
 
-        Nothing of one that the client asks leave for (Expect: 100-continue): to read it would be to give that.
+        Reads nothing if the client is still waiting for 100 Continue: reading would make the server send that.
         """
         if not self._begun and any(n == b"expect" and v.lower() == b"100-continue" for n, v in self._headers):
             return
@@ -745,17 +754,17 @@ class _Body:
 
 
 class _Answer:
-    """``send`` for the application: in pieces, while the client takes them, unless the request has been refused."""
+    """The application's ``send``: sends up to ``PIECE`` bytes at once, as fast as the client reads, unless refused."""
 
     def __init__(self, account: Account, send: Send, transport: asyncio.Transport | None) -> None:
         self.begun = self.complete = False
         self._transport = transport
         self._account, self._send = account, send
-        self._start: Message | None = None  # until there is something after it, a refusal can still be said
+        self._start: Message | None = None  # kept back until the first body message, so a refusal can still be sent
 
     async def __call__(self, message: Message) -> None:
         account = self._account
-        if account._fate is not None:  # hold or long refused it: the middleware says so
+        if account._fate is not None:  # refused by hold or long; Limits answers
             return
         if message["type"] == "http.response.start":
             account._leave_place()
@@ -764,7 +773,7 @@ class _Answer:
         if message["type"] != "http.response.body":
             raise RuntimeError(f"{message['type']} is not sent through Limits")
         body, more = message.get("body", b""), message.get("more_body", False)
-        if len(body) > max(account.held, PIECE):  # more than the application said
+        if len(body) > max(account.held, PIECE):  # more than the application declared
             account.hold(len(body))
         if self._start is not None:
             start, self._start, self.begun = self._start, None, True
@@ -786,13 +795,13 @@ class _Answer:
         except Exception:
             if self._transport is None or not self._transport.is_closing():
                 raise
-            account._fate = Gone()  # uvicorn has closed it, since what came then is not HTTP
+            account._fate = Gone()  # uvicorn has closed the connection, since what the client sent next is not HTTP
             raise account._fate from None
         account._since = None
 
 
 def _saying(refused: Refused, closes: bool) -> App:
-    """The application that answers with a refusal."""
+    """Returns an application that answers with this refusal."""
 
     async def say(scope: Scope, receive: Receive, send: Send) -> None:
         data = json.dumps({"error": refused.reason}).encode()
@@ -808,7 +817,7 @@ def _saying(refused: Refused, closes: bool) -> App:
 
 
 async def deny(scope: Scope, send: Send, refused: Refused) -> None:
-    """Refuse a WebSocket before it is accepted; 403 where the server cannot say anything else. Logs a line."""
+    """Refuses a WebSocket before it is accepted, with 403 if the server cannot send any other status. Logs a line."""
     path = scope["path"]
     path = repr(path if len(path) <= 100 else f"{path[:100]}...")
     logger.warning("a WebSocket to %s is refused with %d: %s", path, refused.status, refused.reason)
@@ -823,7 +832,7 @@ async def deny(scope: Scope, send: Send, refused: Refused) -> None:
 
 
 def _given(data: bytes, account: Account) -> Receive:
-    """``receive`` of a body that is there, and then of the client's going away."""
+    """Returns a ``receive`` that yields the complete body, then waits for the client to disconnect."""
     left = [data]
 
     async def receive() -> Message:
@@ -836,7 +845,7 @@ def _given(data: bytes, account: Account) -> Receive:
 
 
 async def _leave(body: _Body, answer: _Answer, account: Account) -> None:
-    """Cut the request when its client goes away."""
+    """Cuts the request when its client disconnects."""
     while (await body.receive())["type"] != "http.disconnect":
         pass
     if not answer.complete:
@@ -844,8 +853,8 @@ async def _leave(body: _Body, answer: _Answer, account: Account) -> None:
 
 
 def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Protocol]:
-    """uvicorn's protocol, whose connections are admitted, watched, and told of the end."""
-    import h11  # which is there where uvicorn is
+    """Returns a subclass of uvicorn's protocol whose connections are admitted and watched by ``limits``."""
+    import h11  # uvicorn depends on it
 
     class Bounded(base):  # type: ignore[valid-type, misc]
         _connection: _Connection | None = None
@@ -868,7 +877,7 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
             transport, begun = self._connection.transport, time.thread_time()
             try:
                 super().data_received(data)
-            except Exception as error:  # uvicorn's answer to what is not HTTP can fail, in the middle of another one
+            except Exception as error:  # uvicorn's answer to invalid HTTP can fail in the middle of another answer
                 logger.info("a connection is cut off: %s", error)
                 transport.abort()
                 return
@@ -881,7 +890,7 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
                 asyncio.get_running_loop().call_later(8 * min(took, 20 * PARSE) * limits._tired, self._go_on)
 
         def send_400_response(self, msg: str) -> None:
-            """Called where h11 has raised what is wrong with the request."""
+            """Called by uvicorn when h11 has raised an error in the request."""
             error = sys.exc_info()[1]
             status, reason = 400, msg
             if isinstance(error, h11.RemoteProtocolError):
@@ -906,13 +915,13 @@ def _bounded(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Proto
         def handle_websocket_upgrade(self, event: Any) -> None:
             super().handle_websocket_upgrade(event)
             taken = self.transport.get_protocol()
-            if not getattr(taken, "handshake_initiated", True):  # its parser has another opinion, and says nothing
+            if not getattr(taken, "handshake_initiated", True):  # the WebSocket parser rejected it without an answer
                 self.transport.abort()
 
         def _read_at_most(self, size: int) -> None:
             self._reads = min(size, PIECE)
             if self._connection is not None:
-                with contextlib.suppress(AttributeError):  # uvloop's transports read what there is
+                with contextlib.suppress(AttributeError):  # uvloop's transports have no such bound
                     self._connection.transport.max_size = self._reads  # type: ignore[attr-defined]
 
         def _go_on(self) -> None:
@@ -946,7 +955,7 @@ def _shown(value: bytes) -> str:
 
 
 def _refused_upgrade(scope: Scope, headers: Sequence[tuple[bytes, bytes]]) -> Refused | None:
-    """What a request is refused with that asks for a WebSocket, and which no parser of WebSockets takes."""
+    """Returns the refusal of a WebSocket upgrade that the server's WebSocket parser would not accept, else None."""
     if scope["method"] != "GET":
         return Refused(405, f"a WebSocket is opened with GET, not {scope['method'][:20]}", headers=[(b"allow", b"GET")])
     given: dict[bytes, list[bytes]] = {}
@@ -975,19 +984,19 @@ def _refused_upgrade(scope: Scope, headers: Sequence[tuple[bytes, bytes]]) -> Re
 
 
 def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Protocol]:
-    """uvicorn's protocol of WebSockets, which takes over a connection that was admitted."""
+    """Returns a subclass of uvicorn's WebSocket protocol, which takes over an admitted connection."""
 
     class BoundedSocket(base):  # type: ignore[valid-type, misc]
         _admitted: asyncio.Transport
-        frames: list[bytes | bytearray]  # of a message that is coming; here only one, of all that has come
+        frames: list[bytes | bytearray]  # of the message being received; here one item with all frames so far
         _reads = READ
-        on_lost: Callable[[], None] | None = None  # of the application, which may be in the middle of something
+        on_lost: Callable[[], None] | None = None  # set by the application, to be told even while it is computing
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             self._admitted = transport
-            self._waiting = 0  # bytes of the messages that wait for the application, or are in its hands
-            self._joined = 0  # frames of a message that is coming, but for its first
-            self._answer = 0  # bytes of what it sends, until the transport has that
+            self._waiting = 0  # bytes of the messages that wait for the application or that it is working on
+            self._joined = 0  # frames of the message being received, not counting the first
+            self._answer = 0  # bytes of the message being sent, until the transport has taken it
             self._incoming = _Incoming(limits, self._count, self._fail)
             self._read_at_most(READ)
             super().connection_made(transport)
@@ -997,7 +1006,7 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
             super().data_received(data)
             self._count()
             took = time.thread_time() - begun
-            dear = took > PARSE + PARSE_BYTE * len(data)  # as of thousands of empty frames
+            dear = took > PARSE + PARSE_BYTE * len(data)  # for example thousands of empty frames
             self._read_at_most(READ if dear else 2 * self._reads)
             if dear and not self._admitted.is_closing():
                 self._admitted.pause_reading()
@@ -1005,7 +1014,7 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
                 asyncio.get_running_loop().call_later(8 * min(took, 20 * PARSE) * limits._tired, self._go_on)
 
         def _count(self) -> None:
-            """Hold what there is of messages, if it is still wanted."""
+            """Updates the bytes held for messages, which are none once the connection is closing."""
             coming = len(self.conn.reader.buffer) + (len(self.frames[0]) if self.frames else 0)
             if not coming:
                 self._incoming._coming = None
@@ -1015,12 +1024,12 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
             self._incoming.hold(0 if self._admitted.is_closing() else coming + self._waiting + unread)
 
         def _fail(self, code: int, reason: str) -> None:
-            """Close it, and forget what it has sent."""
+            """Closes the WebSocket and drops what it has received."""
             if not self._admitted.is_closing():
                 self.frames = []
                 self.conn.fail(code, reason[:100])
                 self.handle_parser_exception()
-                if not self.writable.is_set():  # what has not been read would be kept, for as long as it is not
+                if not self.writable.is_set():  # the client is not reading, so unread data would be kept forever
                     self._admitted.abort()
 
         def handle_parser_exception(self) -> None:
@@ -1030,7 +1039,7 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
                 super().handle_parser_exception()
 
         def handle_cont(self, event: Any) -> None:
-            """Frames are joined as they come: thousands of small ones would take much more than their bytes."""
+            """Joins frames as they arrive: thousands of small ones would take much more memory than their bytes."""
             so_far = self.frames[0] if isinstance(self.frames[0], bytearray) else bytearray(self.frames[0])
             so_far += event.data
             self.frames = [so_far]
@@ -1042,22 +1051,22 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
                 self.send_receive_event_to_app()
 
         def send_receive_event_to_app(self) -> None:
-            """A message is complete."""
+            """Called by uvicorn when a message is complete."""
             data = bytes(self.frames[0])
             if self.curr_msg_data_type == "text":
                 try:
                     data.decode()
-                except UnicodeDecodeError:  # of which uvicorn logs a traceback
+                except UnicodeDecodeError:  # uvicorn would log a traceback
                     self._fail(1007, "a text message is not UTF-8")
                     return
             self.frames, self._joined = [data], 0
             self._incoming._coming = None
-            if not self.close_sent:  # else nobody waits for it
+            if not self.close_sent:  # otherwise nobody will receive it
                 self._waiting += len(data) + WAITS
             super().send_receive_event_to_app()
 
         async def receive(self) -> Message:
-            if self.queue.empty():  # then the application has done with all before
+            if self.queue.empty():  # the application has finished with all earlier messages
                 self._waiting = 0
                 self._count()
             message: Message = await super().receive()
@@ -1074,24 +1083,24 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
 
         async def send(self, message: Message) -> None:
             self._answer = len(message.get("bytes") or message.get("text") or b"")
-            self._count()  # before it waits until the client has read what was sent before
+            self._count()  # before waiting for the client to read earlier messages
             try:
                 await super().send(message)
             finally:
                 self._answer = 0
             self._count()
             if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
-                self.handshake_complete = True  # which uvicorn forgets, and then logs that it is not
+                self.handshake_complete = True  # uvicorn forgets to set it, and then logs an incomplete handshake
 
         def handle_ping(self) -> None:
             if self.writable.is_set():
                 super().handle_ping()
             else:
-                self.conn.data_to_send()  # who does not read gets no answers, which would pile up
+                self.conn.data_to_send()  # drops the pong: for a client that does not read, pongs would pile up
 
         def _read_at_most(self, size: int) -> None:
             self._reads = min(size, PIECE)
-            with contextlib.suppress(AttributeError):  # uvloop's transports read what there is
+            with contextlib.suppress(AttributeError):  # uvloop's transports have no such bound
                 self._admitted.max_size = self._reads  # type: ignore[attr-defined]
 
         def _go_on(self) -> None:
@@ -1102,9 +1111,9 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
         def connection_lost(self, error: Exception | None) -> None:
             limits._connections.pop(self._admitted, None)
             self._incoming.close()
-            self._incoming.count = lambda: None  # which refers to this
+            self._incoming.count = lambda: None  # it was a method of this object: breaks the reference cycle
             self.frames = []
-            self.conn.parser.close()  # which refers to itself, so that all of this would wait for a collection
+            self.conn.parser.close()  # it refers to itself, which would keep all of this until a garbage collection
             self.conn.reader.discard()
             super().connection_lost(error)
             if self.on_lost is not None:
@@ -1119,11 +1128,11 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
 
 
 class _Sparing(logging.Filter):
-    """A few warnings and errors in a minute, and how many there were else: clients could fill a disk with them."""
+    """Passes a few warnings and errors a minute and counts the rest: otherwise clients could fill a disk with them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: dict[int, tuple[float, int]] = {}  # of a level: since when, and how many since
+        self._seen: dict[int, tuple[float, int]] = {}  # by level: start of the current minute, and how many since then
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
@@ -1139,7 +1148,7 @@ class _Sparing(logging.Filter):
 
 
 def _log_failure(error: Exception) -> None:
-    """Where it was, without its text, which may hold what the client sent."""
+    """Logs the type and place of an exception, without its text, which may quote what the client sent."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -1149,7 +1158,7 @@ def _log_failure(error: Exception) -> None:
 
 
 def _files() -> int:
-    """Files and connections that the process may open."""
+    """Returns how many files and connections the process may open."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics. No label is anything that a client has sent."""
+"""The counters that Prometheus reads at /metrics. No label ever has a value that a client sent."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Metrics:
     """The counters of one service, in a registry of their own.
 
     Attributes:
-        audio: seconds of audio made, by the template of the route; ``audio.labels("/v1/decode").inc(8.4)``.
-        compute: seconds of computing for one answer, by route.
-        loads: models loaded, by the name that the operator gave them and "ok" or "failed".
-        streams: WebSocket streams that are open; ``streams.set_function`` says how they are counted.
+        audio: seconds of audio made, by route template; ``audio.labels("/v1/decode").inc(8.4)``.
+        compute: seconds spent computing one answer, by route.
+        loads: attempts to load a model, by the name the operator gave it and the result, "ok" or "failed".
+        streams: open WebSocket streams; ``streams.set_function`` sets the function that counts them.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Metrics:
         self.streams = self.gauge("streams_open", "WebSocket streams that are open")
 
     def gauge(self, name: str, text: str, value: Callable[[], float] | None = None) -> Gauge:
-        """A number that goes up and down; ``value`` is called when it is read."""
+        """Adds a gauge. If ``value`` is given, it is called whenever the gauge is read."""
         made = Gauge(f"vocos_{name}", text, registry=self._registry)
         if value is not None:
             made.set_function(value)
@@ -49,18 +49,18 @@ class Metrics:
         return Histogram(f"vocos_{name}", text, labels, registry=self._registry, buckets=_SECONDS)
 
     def exposition(self) -> tuple[bytes, str]:
-        """What Prometheus reads, and its content type."""
+        """Returns the text that Prometheus reads, and its content type."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
     def layer(self, routes: Sequence[BaseRoute]) -> Callable[[App], App]:
-        """What counts the answers of an application with these routes, refusals too."""
+        """Returns middleware that counts the answers, refusals included, of an application with these routes."""
 
         def around(app: App) -> App:
             async def counted(scope: Scope, receive: Receive, send: Send) -> None:
                 if scope["type"] != "http":
                     await app(scope, receive, send)
                     return
-                status, begun = "none", time.perf_counter()  # none: the client left before there was an answer
+                status, begun = "none", time.perf_counter()  # none: the client disconnected before the answer
 
                 async def noting(message: Message) -> None:
                     nonlocal status
@@ -82,7 +82,7 @@ class Metrics:
 
 
 def template(scope: Scope, routes: Sequence[BaseRoute]) -> str:
-    """The path of the route that a request is for, with its parameters as {name}; "other" if there is none."""
+    """Returns the path of the matching route, with parameters as {name}, or "other" if no route matches."""
     for route in routes:
         if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE:
             return route.path

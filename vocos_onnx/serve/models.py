@@ -1,4 +1,4 @@
-"""The models of the service, by name: loaded when they are first asked for."""
+"""The models of the service by name, each loaded when it is first requested."""
 
 from __future__ import annotations
 
@@ -33,20 +33,21 @@ is_loading = contextvars.ContextVar("is_loading", default=False)
 
 
 class UnknownModelError(LookupError):
-    """There is no model of this name; the message lists those that there are."""
+    """There is no model of this name; the message lists the names there are."""
 
 
 class NotLoadedError(RuntimeError):
-    """A model cannot be loaded now; the message is for clients, and names no path. The log has the reason."""
+    """A model cannot be loaded now. The message is meant for clients and names no path; the log has the reason."""
 
 
 class Model:
-    """A model that is loaded. Its methods may be called from any thread.
+    """A loaded model. Its methods may be called from any thread.
 
     Attributes:
-        name: as clients ask for it.
+        name: the name that clients use.
         vocos: the model itself.
-        encoder: what makes its tokens of audio; None for a model of mels, and for a codec whose encoder is not given.
+        encoder: the encoder that turns audio into its tokens; None for a mel model, and for a codec whose encoder was
+            not given.
     """
 
     def __init__(self, name: str, vocos: VocosONNX, encoder: EncodecONNX | None, max_streams: int) -> None:
@@ -55,25 +56,26 @@ class Model:
         self._pool: StreamPool | None = None
 
     def pool(self) -> StreamPool:
-        """The pool of its streams, made when it is first needed. Raises ValueError for a model without streams."""
+        """Returns the pool of its streams, made on first use. Raises ValueError if the model cannot be streamed."""
         with self._lock:
             if self._pool is None:
-                # decodes run side by side as workers, each on ``threads``; streams share one pool, which has all cores
+                # Decodes run side by side in the workers, each on ``threads`` threads. All streams share this one
+                # pool, so it gets every core.
                 self._pool = self.vocos.stream_pool(self._max_streams, threads=available_cpus())
             return self._pool
 
     def open_streams(self) -> int:
-        """How many streams are open."""
+        """Returns how many streams are open."""
         with self._lock:
             return 0 if self._pool is None else len(self._pool)
 
     @property
     def is_codec(self) -> bool:
-        """Whether it decodes tokens, and not mels."""
+        """Whether it decodes tokens rather than mels."""
         return self.vocos.config.encodec is not None
 
     def describe(self) -> dict[str, Any]:
-        """What /v1/models tells of it."""
+        """Returns what /v1/models reports about it."""
         return _described(self.vocos.config) | {
             "encodes": self.encoder is not None,
             "streamable": self.vocos.network.is_streamable,
@@ -88,14 +90,14 @@ class Model:
 
 
 class Models:
-    """The models that the service offers. Used from its event loop alone.
+    """The models that the service offers. May only be used from its event loop.
 
-    A model is loaded in a thread when it is first asked for, once, however many ask meanwhile. If that fails, each of
-    them is told so, and the next request tries again.
+    A model is loaded in a thread on its first request, and only once, however many requests arrive meanwhile. If
+    loading fails, all of these requests fail, and the next one tries again.
 
     Args:
-        settings: those of the service.
-        on_load: called with the name and whether it worked, after each try.
+        settings: the settings of the service.
+        on_load: called after each attempt with the name and whether it succeeded.
     """
 
     def __init__(self, settings: Settings, on_load: Callable[[str, bool], None] = lambda name, ok: None) -> None:
@@ -103,7 +105,7 @@ class Models:
         self._sources = {source.name: source for source in settings.models}
         self._loaded: dict[str, Model] = {}
         self._loading: dict[str, asyncio.Task[Model]] = {}
-        self._configs: dict[str, ModelConfig] = {}  # of what is on this disk, whether loaded or not
+        self._configs: dict[str, ModelConfig] = {}  # of the models on this disk, loaded or not
         self.default = settings.models[0].name
         self._is_starting = False
 
@@ -120,7 +122,7 @@ class Models:
         return self.default in self._loaded
 
     async def get(self, name: str | None = None) -> Model:
-        """The model of this name, loaded; without a name, the default.
+        """Returns the model of this name, or the default model if no name is given, and loads it if necessary.
 
         Raises UnknownModelError, NotLoadedError.
         """
@@ -138,9 +140,9 @@ class Models:
             raise NotLoadedError(f"the model {name} cannot be loaded: the log of the service has the reason") from error
 
     async def load_default(self) -> Model:
-        """Load the default model, and look at what the files of the others say of themselves, for ``describe``.
+        """Loads the default model, after reading the metadata of every model file on this disk for ``describe``.
 
-        Raises NotLoadedError, whose cause is why; it is not in the log.
+        Raises NotLoadedError, whose cause is the reason; it is not logged.
         """
         self._is_starting = True
         try:
@@ -153,14 +155,14 @@ class Models:
         found = {}
         for source in self._sources.values():
             if find_model(source.model).is_file():
-                with suppress(ValueError, OSError):  # which it says where it is loaded
+                with suppress(ValueError, OSError):  # reported when the model is loaded
                     metadata = stored_file(source.model, METADATA_KEY).metadata
                     if METADATA_KEY in metadata:
                         found[source.name] = ModelConfig.from_json(metadata[METADATA_KEY])
         return found
 
     def first(self, kind: str) -> str | None:
-        """The first model that decodes "tokens" or "mels", of those of which that is known; None if there is none."""
+        """Returns the first model known to decode "tokens" or "mels", or None."""
         for name in self._sources:
             config = self._config(name)
             if config is not None and (kind == "tokens") == (config.encodec is not None):
@@ -168,15 +170,15 @@ class Models:
         return None
 
     def with_remedy(self, reason: str, tokens: Tokens, not_by: Model) -> str:
-        """A reason of the library why a model does not decode tokens, with the model that does.
+        """Returns the library's reason for rejecting tokens, with its advice replaced by the model that decodes them.
 
-        The library knows of no other model. Any other reason stays as it is.
+        The library cannot know the other models of the service. A reason without that advice is returned unchanged.
         """
         wanted = r": pass the model of their codec(, VocosONNX\('[^']*'\))?"
         return re.sub(wanted, f": {self.for_codec(tokens, not_by)}", reason)
 
     def for_codec(self, tokens: Tokens, not_by: Model) -> str:
-        """What to ask for, for tokens that name their codec: another model that decodes them, if one is known to."""
+        """Returns advice for tokens that name their codec: the other model known to decode them, if there is one."""
         for name in self._sources:
             if name == not_by.name:
                 continue
@@ -191,15 +193,15 @@ class Models:
         return self._configs.get(name) if loaded is None else loaded.vocos.config
 
     async def _load(self, source: Source) -> Model:
-        """Raises whatever VocosONNX does."""
+        """Loads a model in a thread. Raises whatever VocosONNX raises."""
         worked = False
-        is_loading.set(True)  # of this task alone, and of the thread that it waits for
+        is_loading.set(True)  # in this task and the thread it waits for, and nowhere else
         try:
             model = self._loaded[source.name] = await asyncio.to_thread(self._open, source)
             worked = True
             return model
         except Exception as error:
-            if not self._is_starting:  # at the start the caller says it
+            if not self._is_starting:  # at startup the caller reports it
                 _log.error("the model %s cannot be loaded: %s", source.name, error)
             _log.debug("it failed with", exc_info=error)
             raise
@@ -214,7 +216,7 @@ class Models:
         }
         encoder = None if source.encoder is None else EncodecONNX(source.encoder, **options)
         if self._settings.precision is None or not source.is_converted:
-            vocos = VocosONNX(source.model, encoder=encoder, **options)  # raises if they are no pair
+            vocos = VocosONNX(source.model, encoder=encoder, **options)  # raises if they do not match
         else:
             precision = self._settings.precision
             vocos = VocosONNX.from_pretrained(source.model, precision=precision, encoder=encoder, **options)
@@ -224,7 +226,7 @@ class Models:
         return Model(source.name, vocos, encoder, self._settings.streams)
 
     def describe(self) -> dict[str, Any]:
-        """The answer to /v1/models: of a model that is not loaded, what its file tells."""
+        """Returns the answer to /v1/models. For a model not loaded yet it has only what its file states."""
         return {"default": self.default, "models": [self._describe(source) for source in self._sources.values()]}
 
     def _describe(self, source: Source) -> dict[str, Any]:
@@ -238,7 +240,7 @@ class Models:
         return {"name": source.name, "loaded": loaded is not None, **facts}
 
     def close(self) -> None:
-        """Close the pools of streams: what waits in them ends with RuntimeError."""
+        """Cancels loading and closes the pools of streams; calls waiting in a pool raise RuntimeError."""
         for task in self._loading.values():
             task.cancel()
         for model in self._loaded.values():
@@ -246,7 +248,7 @@ class Models:
 
 
 def _described(config: ModelConfig) -> dict[str, Any]:
-    """What the description in a model's file tells."""
+    """Returns the facts stored in a model's file."""
     codec = config.encodec
     return {
         "kind": "tokens" if codec is not None else "mels",

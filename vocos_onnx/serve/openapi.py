@@ -1,4 +1,4 @@
-"""The description of the routes at /openapi.json, as OpenAPI 3.1."""
+"""The OpenAPI 3.1 description of the routes, served at /openapi.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROWS: Schema = {"type": "array", "minItems": 1}
 
 
 def description(*, needs_token: bool = False) -> Schema:
-    """The document. ``needs_token``: whether the service asks for a bearer token."""
+    """Returns the document. ``needs_token``: whether the service requires a bearer token."""
     document: Schema = {
         "openapi": "3.1.0",
         "info": {

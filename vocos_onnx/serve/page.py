@@ -1,4 +1,4 @@
-"""The page at ``/``, its files, and the bundled recordings that it offers."""
+"""The web page at ``/``, its files, and the bundled recordings it offers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KINDS = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# What the page loads is of this service, and nothing puts it into a frame. The players get what it has fetched.
+# The page loads only from this service and cannot be framed. Its players play blobs that the page has fetched.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; media-src blob:; object-src 'none'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
@@ -37,7 +37,7 @@ _HEADERS = {
 
 
 class Sample(NamedTuple):
-    """A bundled recording: its file in models/ without the ending, what it is, and its length in seconds."""
+    """A bundled recording: its file in models/ without the ending, a title, and its length in seconds."""
 
     name: str
     title: str
@@ -52,7 +52,7 @@ SAMPLES = (
 
 
 def routes() -> list[BaseRoute]:
-    """``/``, ``/page/<file>``, ``/v1/samples`` and ``/v1/samples/<name>``."""
+    """Returns the routes ``/``, ``/page/<file>``, ``/v1/samples`` and ``/v1/samples/<name>``."""
     files = {path.name: path for path in _FOLDER.iterdir() if path.suffix in _KINDS}
     return [
         Route("/", _serve(files.pop("index.html"))),
@@ -63,7 +63,7 @@ def routes() -> list[BaseRoute]:
 
 
 def _serve(path: Path) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-    """An endpoint that sends this file, which is read once."""
+    """Returns an endpoint that sends this file. The file is read once, here."""
     content, kind = path.read_bytes(), _KINDS[path.suffix]
     etag = _etag(content)
 
@@ -78,7 +78,7 @@ def _etag(content: bytes) -> str:
 
 
 def _unless_known(request: Request, content: bytes, etag: str, kind: str, headers: dict[str, str]) -> Response:
-    """The content, or 304 where the client has it: it keeps what it got, and asks each time whether it changed."""
+    """Returns the content, or 304 if the client's cached copy is current. Clients may cache but must revalidate."""
     headers = {**headers, "ETag": etag, "Cache-Control": "no-cache"}
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("If-None-Match", "").split(",")}
     if known & {etag, "*"}:
@@ -102,7 +102,7 @@ async def _send_sample(request: Request) -> Response:
 
 @functools.cache
 def _wav(name: str) -> tuple[bytes, str]:
-    """A bundled recording, which is 16-bit FLAC, as WAV, and its ETag."""
+    """Returns a bundled recording, stored as 16-bit FLAC, as WAV, and its ETag."""
     import soundfile
 
     audio, sample_rate = soundfile.read(bundled_file(f"{name}.flac"), dtype="int16")

@@ -1,4 +1,4 @@
-"""The parameters of a request's address: what a route does not know is no parameter, and not ignored."""
+"""Checks query parameters: an unknown one is an error rather than ignored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .wording import unknown
 
 
 def check_query(request: Request, *known: str) -> None:
-    """Raises HTTPException for a parameter that the route does not know, or that is given twice."""
+    """Raises HTTPException if a parameter is unknown to the route or given twice."""
     seen: set[str] = set()
     for name, _ in request.query_params.multi_items():
         if name not in known:

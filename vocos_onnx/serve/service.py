@@ -1,4 +1,4 @@
-"""Runs the service: its socket, the server, and how it ends."""
+"""Runs the service: opens its socket, runs the server, and shuts it down."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from .app import Service, create_app
 from .models import is_loading
 from .settings import Settings
 
-MESSAGE = 1 << 19  # bytes of a WebSocket message: 5 s of mels in float64 have 400 kB
-M_MMAP_THRESHOLD = -3  # of malloc.h
-TOLD = 0.2  # seconds in which WebSockets are told that the service ends
-LONG = 30  # tenths of a second after which it is told that the default model is being loaded
+MESSAGE = 1 << 19  # bytes of the longest WebSocket message; 5 s of mels in float64 take 400 kB
+M_MMAP_THRESHOLD = -3  # from malloc.h
+TOLD = 0.2  # seconds at most to tell WebSockets that the service is shutting down
+LONG = 30  # tenths of a second after which a line announces that the default model is still loading
 _log = logging.getLogger("vocos_onnx.serve")
 
 
 def run(settings: Settings, announce: Callable[[str], object] = print) -> None:
-    """Serve until SIGTERM or SIGINT. The handler that the signal had before is called at the end.
+    """Serves until SIGTERM or SIGINT, then calls the handler that the signal had before.
 
     Args:
-        settings: everything that can be set.
-        announce: is called with a line when the default model is loaded, and before with one if that takes long.
+        settings: the settings of the service.
+        announce: called with a line of text when the default model is loaded, and once earlier if loading takes long.
 
     Raises:
-        FileNotFoundError: a model is no file that is there, and no id on the hub.
-        OSError: it cannot listen at that address, as where the port is in use.
+        FileNotFoundError: a model is neither an existing file nor an id on the hub.
+        OSError: the address cannot be bound, for example because the port is in use.
         RuntimeError: the default model cannot be loaded; the message has the reason.
 
     Example:
@@ -53,7 +53,7 @@ def run(settings: Settings, announce: Callable[[str], object] = print) -> None:
     _return_large_blocks()
     app, service = create_app(settings)
     options: dict[str, Any] = {
-        "loop": "asyncio",  # uvloop reads all there is at once, so that chunks of one byte would take the others' time
+        "loop": "asyncio",  # limits.py cannot bound a read in uvloop: bodies in one-byte chunks would starve the others
         "access_log": settings.access_log,
         "log_config": None,
         "server_header": False,
@@ -87,18 +87,18 @@ def run(settings: Settings, announce: Callable[[str], object] = print) -> None:
 
 
 def _return_large_blocks() -> None:
-    """Has glibc return each block of 1 MB or more to the system when it is freed.
+    """Makes glibc return every block of 1 MB or more to the system when it is freed.
 
-    Otherwise it keeps blocks of up to 32 MB once one of that size has been freed: a third of the resident memory after
-    a mix of large bodies, audio and streams. It costs under 3 % of the time of a decode.
+    Otherwise glibc keeps blocks of up to 32 MB once one of that size has been freed. After a mix of large bodies, audio
+    and streams they were a third of the resident memory. Returning them takes under 3 % of the time of a decode.
     """
     if sys.platform == "linux" and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
-        with suppress(AttributeError):  # another C library
+        with suppress(AttributeError):  # not glibc
             ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which says when it listens, and tells the service that it ends as soon as it is told."""
+    """uvicorn's server, which also announces when it is ready and marks the service as ending on a signal."""
 
     def __init__(
         self, config: uvicorn.Config, service: Service, announce: Callable[[str], object], serves: str, loads: str
@@ -109,7 +109,7 @@ class _Server(uvicorn.Server):
         self._is_announced = False
 
     async def on_tick(self, counter: int) -> bool:
-        """Called each tenth of a second, from 0 on."""
+        """Called every tenth of a second, with a counter that starts at 0. Returns whether to shut down."""
         if not self._is_announced:
             self._is_announced = self._service.models.is_ready()
             if self._is_announced:
@@ -119,7 +119,7 @@ class _Server(uvicorn.Server):
         return self._service.failed is not None or await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Called when it ends. WebSockets are told why, before uvicorn closes them with the same code."""
+        """Tells the WebSockets why they are closed, before uvicorn closes them with the same code."""
         loop = asyncio.get_running_loop()
         for one in list(self._service.sockets):
             one.end()
@@ -134,7 +134,7 @@ class _Server(uvicorn.Server):
 
 
 def _check_models(settings: Settings) -> None:
-    """Raises FileNotFoundError for what cannot be loaded, whenever it is asked for."""
+    """Raises FileNotFoundError now if a model or encoder is missing, rather than when it is first requested."""
     for source in settings.models:
         for given, key in ((source.model, METADATA_KEY), (source.encoder, ENCODER_KEY)):
             if given is not None and not is_hub_id(given) and not find_model(given).exists():
@@ -142,7 +142,7 @@ def _check_models(settings: Settings) -> None:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket of that address, which does not listen yet. Raises OSError."""
+    """Returns a socket bound to the address that does not listen yet. Raises OSError."""
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         plug = socket.socket(family, kind, number)
@@ -163,8 +163,10 @@ def _bound(host: str, port: int) -> socket.socket:
 
 @contextmanager
 def _warnings_of_loading() -> Iterator[None]:
-    """Inside it, the library's warnings are of models that are being loaded: of requests they would advise in Python,
-    and those who sent them do not see them."""
+    """Suppresses the library's warnings inside the block, except while a model is being loaded.
+
+    Warnings about a request give advice for Python callers, and the client that sent it would not see them.
+    """
 
     def is_of_loading(record: logging.LogRecord) -> bool:
         return record.levelno > logging.WARNING or is_loading.get()

@@ -1,4 +1,4 @@
-"""Everything that can be set about the service."""
+"""The settings of the service."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from vocos_onnx.model.bundled import BUNDLED, CODEC, MEL
 from vocos_onnx.model.cpus import available_cpus
 from vocos_onnx.model.names import is_hub_id
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}"  # of a model, as clients ask for it
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}"  # the name that clients use for a model
 _ORIGIN = r"https?://[A-Za-z0-9.\[\]:_-]+"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model that the service offers: its name, and what VocosONNX opens it by.
+    """A model that the service offers: its name, and what to pass to VocosONNX to open it.
 
-    model: path of a file or a checkpoint, the name of a bundled model, or an id on the hub.
-    encoder: what makes tokens of audio for it, as ``VocosONNX`` takes it; None is that of the bundled codec.
+    model: path of a file or a checkpoint, name of a bundled model, or id on the hub.
+    encoder: the encoder that turns audio into its tokens, as ``EncodecONNX`` takes it; None gives the bundled codec
+        its own, and other models none.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Source:
 
     @property
     def is_converted(self) -> bool:
-        """Whether a precision can be chosen: not of a bundled model, nor of an .onnx file."""
+        """Whether its precision can be chosen, which is not so for a bundled model or an .onnx file."""
         return self.model not in BUNDLED and not self.model.lower().endswith(".onnx")
 
 
@@ -40,11 +41,11 @@ DEFAULT_MODELS = (Source(CODEC, CODEC), Source(MEL, MEL))
 
 
 def parse_models(models: Iterable[str] = (), encoders: Iterable[str] = ()) -> tuple[Source, ...]:
-    """The models of --model [NAME=]MODEL and --encoder [NAME=]ENCODER; without any, the two bundled ones.
+    """Returns the models given by --model [NAME=]MODEL and --encoder [NAME=]ENCODER; by default the two bundled ones.
 
-    Without a name, a file has that of itself without its ending, and an id on the hub or a bundled model its own.
+    Without NAME=, a file is named after itself without .onnx, and a bundled model or an id on the hub keeps its name.
 
-    Raises ValueError for a name that is no name or there twice, and for an encoder of no model.
+    Raises ValueError if a name is invalid or used twice, or if an encoder belongs to no model.
 
     Example:
         >>> parse_models(["own=runs/model.onnx", "charactr/vocos-mel-24khz"])
@@ -81,34 +82,36 @@ def parse_models(models: Iterable[str] = (), encoders: Iterable[str] = ()) -> tu
 
 
 def _named(given: str) -> tuple[str | None, str]:
-    """NAME=REST as its parts; a file that is there may have a "=" in its path."""
+    """Splits NAME=REST. An existing file whose path contains "=" is not split."""
     name, sign, rest = given.partition("=")
     return (name, rest) if sign and not Path(given).exists() else (None, given)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that can be set about the service.
+    """The settings of the service.
 
-    models: what it offers; the first is the default, which is loaded at the start, others when first asked for.
-    host, port: where it listens; port 0 is one that is free.
-    precision: "int8" or "float16" of models of the hub and other checkpoints, None for float32; files have their own.
-    provider: execution provider of onnxruntime, None as VocosONNX chooses. threads: of one network call.
-    workers: decodes at once. queue: requests that may wait for one.
-    max_body: bytes of a body; max_json of one in JSON, which takes ten times its size while it is read.
-    max_seconds: of audio of one request.
-    memory: bytes of all requests together.
-    streams: WebSocket streams that are open at once.
-    stream_idle: seconds after which a WebSocket is closed over which nothing comes.
-    stream_stall: seconds after which one is closed whose client does not read.
-    connections: at once, of all kinds.
+    models: the models it offers. The first is the default and is loaded at startup, the others on first use.
+    host, port: the address to listen on; port 0 picks a free one.
+    precision: "int8" or "float16" for models from the hub and other checkpoints, None for float32. Bundled models and
+        .onnx files have their own precision.
+    provider: execution provider of onnxruntime; None leaves the choice to VocosONNX. threads: for one network call.
+    workers: how many decodes run at once. queue: how many requests may wait for a worker.
+    max_body: largest body in bytes. max_json: largest JSON body in bytes; JSON takes ten times its size while it is
+        read.
+    max_seconds: longest audio of one request, in seconds.
+    memory: bytes that all requests together may hold.
+    streams: how many WebSocket streams may be open at once.
+    stream_idle: seconds without a message after which a WebSocket is closed.
+    stream_stall: seconds after which a WebSocket is closed if its client does not read.
+    connections: how many connections of all kinds may be open at once.
     drain: seconds from SIGTERM to the end.
-    token: which clients have to know; None asks for none.
-    cors: origins of other sites whose pages may use the service; "*" is any.
-    access_log: whether each request is a line in the log.
+    token: bearer token that clients must send; None requires none.
+    cors: origins of other sites whose pages may use the service; "*" allows any.
+    access_log: whether to log a line for each request.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: a value is out of range.
     """
 
     models: tuple[Source, ...] = DEFAULT_MODELS

@@ -1,7 +1,7 @@
-"""The WebSocket /v1/stream: chunks of tokens or mels come in, and the audio of each goes out; docs/guides/service.md.
+"""The WebSocket /v1/stream: it receives chunks of tokens or mels and sends their audio; see docs/guides/service.md.
 
-All streams of a model share a ``StreamPool``. Everything but the network runs in the event loop, in the one task that
-the server has for a connection.
+All streams of a model share one ``StreamPool``. Everything but the network itself runs in the event loop, in the single
+task that the server keeps for each connection.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 
 WRONG_KIND, BAD_DATA, POLICY, TOO_LARGE, FAILED, ENDING, BUSY, STALLED = 1003, 1007, 1008, 1009, 1011, 1012, 1013, 4408
 PATH = "/v1/stream"
-MOST_SECONDS = 5  # of audio of one chunk: so much is computed and kept for a client at once
-LINGER = 5.0  # seconds in which a client that did not read may still get to know why it was cut off
-_MOST_QUICK = 100  # messages without frames, such as empty chunks, beyond those that chunks with frames make up for
-_LONGEST_TEXT = 4096  # bytes of a message in JSON
-_LONGEST_CLOSE = 120  # bytes of what the closing frame says
+MOST_SECONDS = 5  # of audio in one chunk, the most that is computed and kept for a client at once
+LINGER = 5.0  # seconds that a client which stopped reading has to read why it is cut off
+_MOST_QUICK = 100  # messages without frames, such as empty chunks, that may be in excess of those with frames
+_LONGEST_TEXT = 4096  # characters of a JSON message
+_LONGEST_CLOSE = 120  # bytes of the reason in the close frame
 _FORMATS: dict[str, Callable[[Float], bytes]] = {
     "s16le": lambda audio: to_int16(audio).astype("<i2", copy=False).tobytes(),
     "f32le": lambda audio: audio.astype("<f4", copy=False).tobytes(),
 }
-_DTYPES = {  # of the numbers in a chunk, the first by default
-    True: ("uint16", "uint8", "int16", "int32", "int64"),  # of tokens
-    False: ("float32", "float16", "float64"),  # of mels
+_DTYPES = {  # of the numbers in a chunk; the first is the default
+    True: ("uint16", "uint8", "int16", "int32", "int64"),  # tokens
+    False: ("float32", "float16", "float64"),  # mels
 }
 _KEYS = (
     *("type", "model", "kind", "codebooks", "channels", "dtype", "bandwidth_id", "bandwidth", "codec"),
@@ -74,7 +74,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Closed(Exception):
-    """The connection is to be closed: with this code, after a message with this reason."""
+    """The connection is to be closed with this code, after a message with this reason."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -82,9 +82,9 @@ class _Closed(Exception):
 
 
 class _Watch:
-    """Cancels the task of a connection when its client has been waited for too long, or the service ends.
+    """Cancels the task of a connection when its client takes too long, or when the service shuts down.
 
-    A timer is set once in a while and not for each message, of which there are a thousand in a second.
+    Most messages, of which there can be a thousand a second, leave the timer alone; it is rescheduled when it fires.
     """
 
     def __init__(self) -> None:
@@ -97,23 +97,23 @@ class _Watch:
         """Why the task has been cancelled, if it has."""
 
     def begin(self, seconds: float, reason: str) -> None:
-        """From now on the client is waited for, for so many seconds at most."""
+        """Starts waiting for the client, for at most so many seconds. ``reason``: why it is closed after that."""
         self._awaited, self._until = reason, self._loop.time() + seconds
         if self._until < self._looks_at:
             self._look_at(self._until)
 
     def end(self) -> None:
-        """It is no longer waited for."""
+        """Stops waiting for the client."""
         self._until = math.inf
 
     def stop(self, why: _Closed) -> None:
-        """Cancel the task, if that has not been done."""
+        """Cancels the task, unless it already has been."""
         if self.over is None and self._task is not None:
             self.over = why
             self._task.cancel()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stops the timer for good."""
         self._timer.cancel()
         self._looks_at = -math.inf
 
@@ -130,10 +130,10 @@ class _Watch:
 
 
 class _Open:
-    """A stream that is open, and how its messages are read and written."""
+    """An open stream, with the formats of its messages."""
 
     def __init__(self, models: Models, model: Model, start: Mapping[str, Any]) -> None:
-        """Raises _Closed for what is wrong with the first message; ``models`` are those that it may ask for."""
+        """Opens the stream that the first message asks for. Raises _Closed if anything in that message is wrong."""
         self.model, self._models, config = model, models, model.vocos.config
         kind = _one_of(start, "kind", ("tokens", "mels"))
         self.is_tokens = kind == "tokens"
@@ -172,7 +172,7 @@ class _Open:
 
     def _convention(self, start: Mapping[str, Any]) -> MelConvention | None:
         name = _text(start, "mels_from")
-        if name is None:  # a convention of its own says that the axes are known: there is nothing to remark on
+        if name is None:  # passing the default convention states that the axes are known, and avoids a warning
             return None if self.is_tokens else MelConvention()
         if self.is_tokens:
             raise _Closed(BAD_DATA, f"mels_from is {shown(name)}, and these are tokens: leave it out")
@@ -182,7 +182,7 @@ class _Open:
             raise _Closed(BAD_DATA, _reworded(error)) from None
 
     def _width(self, start: Mapping[str, Any]) -> int:
-        """The numbers of a frame."""
+        """Returns how many numbers a frame has."""
         config = self.model.vocos.config
         name, other = ("codebooks", "channels") if self.is_tokens else ("channels", "codebooks")
         if start.get(other) is not None:
@@ -204,14 +204,14 @@ class _Open:
 
     @property
     def _counts(self) -> Sequence[int]:
-        """How many codebooks tokens can have: of a network that is conditioned on a bandwidth, as many as one has."""
+        """The numbers of codebooks that tokens may have; if the network is conditioned on a bandwidth, only its own."""
         config = self.model.vocos.config
         if config.encodec is not None and config.num_bandwidth_ids:
             return sorted(set(config.encodec.codebooks_per_bandwidth))
         return range(1, self.model.vocos.num_codebooks + 1)
 
     def _read_dtype(self, start: Mapping[str, Any]) -> np.dtype[Any]:
-        """The type of the numbers in a chunk."""
+        """Returns the type of the numbers in a chunk."""
         known = _DTYPES[self.is_tokens]
         name = _one_of(start, "dtype", known, known[0])
         dtype = np.dtype(name).newbyteorder("<")
@@ -222,7 +222,10 @@ class _Open:
         return dtype
 
     def _check_bandwidth(self, bandwidth: float | None, bandwidth_id: int | None) -> None:
-        """Raises _Closed for one that is missing, or not that of so many codebooks; ``open`` refuses what is none."""
+        """Raises _Closed if a required bandwidth is missing, or is not that of the codebooks given.
+
+        A value that is no bandwidth of the model is left to ``open``, which rejects it.
+        """
         config = self.model.vocos.config
         codec, width = config.encodec, self.width
         if codec is None:
@@ -256,14 +259,14 @@ class _Open:
     def _check_codec(self, start: Mapping[str, Any]) -> None:
         named = self._named(start, self.width)
         if named.codec is not None or named.codebooks_sha256 is not None:
-            try:  # without a frame nothing is computed
+            try:  # pushing zero frames checks the names and computes nothing
                 self.stream.push(named)
             except ValueError as error:
                 raise _Closed(BAD_DATA, self._models.with_remedy(_reworded(error), named, self.model)) from None
 
     @staticmethod
     def _named(start: Mapping[str, Any], width: int) -> Tokens:
-        """Tokens (width, 0) of the codec that the first message names."""
+        """Returns tokens (width, 0) of the codec that the first message names."""
         codec, sha256 = _name(start, "codec"), _name(start, "codebooks_sha256")
         return Tokens(np.empty((width, 0), np.int64), codec=codec, codebooks_sha256=sha256)
 
@@ -286,11 +289,14 @@ class _Open:
 
     @property
     def _frame(self) -> str:
-        """What the bytes of a chunk are, in words."""
+        """The layout of a chunk's bytes, in words."""
         return f"{self.width} x {self.dtype.name}, little-endian, frame after frame"
 
     async def push(self, data: bytes) -> bytes:
-        """A chunk, frame after frame -> the audio. Raises _Closed for a wrong size, and what ``Stream.apush`` does."""
+        """Decodes a chunk, frame after frame, and returns the audio as bytes.
+
+        Raises _Closed if its size is wrong, and whatever ``Stream.apush`` raises.
+        """
         self._check_numbers(data)
         frames, rest = divmod(len(data), self.frame_bytes)
         if rest:
@@ -311,7 +317,7 @@ class _Open:
         return self._written(audio)
 
     def _check_numbers(self, data: bytes) -> None:
-        """Raises _Closed where the start names no dtype, and the first numbers are of a wider one."""
+        """Raises _Closed if the start names no dtype and the first numbers look like those of a wider one."""
         if self._head is None:
             return
         numbers = np.frombuffer((head := self._head + data)[: len(head) // 2 * 2], self.dtype)
@@ -339,14 +345,14 @@ class Connection:
         self._open: _Open | None = None
         self._watch = _Watch()
         self._is_gone = False
-        self._quick = 0  # messages lately that needed no network
+        self._quick = 0  # recent messages that needed no network, less three for each that did
         protocol = getattr(receive, "__self__", None)
-        if protocol is not None and hasattr(protocol, "on_lost"):  # of limits.py
+        if protocol is not None and hasattr(protocol, "on_lost"):  # the protocol of limits.py
             protocol.on_lost = self._leave
 
     async def _yield(self, message: str | bytes) -> None:
-        """Let others come between messages. Raises _Closed after too many that need no network, as empty chunks."""
-        needs_network = isinstance(message, bytes) and bool(message)  # it makes up for a start and a flush
+        """Lets other tasks run between messages. Raises _Closed after too many that need no network (empty chunks)."""
+        needs_network = isinstance(message, bytes) and bool(message)  # one makes up for a start and a flush
         self._quick = max(0, self._quick - 3) if needs_network else self._quick + 1
         if self._quick > _MOST_QUICK:
             raise _Closed(
@@ -355,7 +361,7 @@ class Connection:
         await asyncio.sleep(0)
 
     async def run(self) -> None:
-        """Serve it to its end. Raises OSError if the client has gone away."""
+        """Serves the connection until it ends. Raises OSError if the client disconnects."""
         try:
             try:
                 while (message := await self._next()) is not None:
@@ -376,7 +382,7 @@ class Connection:
             self._free()
 
     async def _next(self) -> Any:
-        """A message of the client, text or bytes; None at the end."""
+        """Returns the client's next message, text or bytes; None at the end."""
         self._watch.begin(self._idle, f"nothing has come for {self._idle:g} s")
         message = await self._receive()
         self._watch.end()
@@ -405,7 +411,7 @@ class Connection:
                 raise _Closed(POLICY, 'flush comes before {"type": "start"}, or twice')
             rest = await self._computed(self._open.flush)
             frames, samples = self._open.frames, self._open.samples
-            self._free()  # others may have its place while the client reads
+            self._free()  # others may take its place while the client reads
             await self._send({"type": "websocket.send", "bytes": rest})
             await self._say({"type": "end", "frames": frames, "samples": samples})
         else:
@@ -431,7 +437,7 @@ class Connection:
         return _Open(models, model, start)
 
     async def _computed(self, compute: Callable[..., Any], *given: Any) -> Any:
-        """What the stream makes of a chunk, or of its end. Raises _Closed for whatever goes wrong."""
+        """Returns the result of a push or flush. Raises _Closed if it fails, OSError if the client is gone."""
         try:
             computed = await compute(*given)
             if not self._is_gone:
@@ -450,12 +456,12 @@ class Connection:
         raise ConnectionResetError
 
     def _leave(self) -> None:
-        """The client has gone away, whatever is being done for it."""
+        """Called when the client has disconnected, even while a chunk is being computed."""
         self._is_gone = True
         self._free()
 
     def _free(self) -> None:
-        """Give back the place, and what is kept for the stream."""
+        """Closes the stream, if one is open, and gives back its place."""
         if self._open is not None:
             self._open.stream.close()
             seconds = self._open.samples / self._open.model.vocos.sample_rate
@@ -473,20 +479,20 @@ class Connection:
         await self._send({"type": "websocket.close", "code": code, "reason": short})
 
     async def _send(self, message: dict[str, Any]) -> None:
-        """Waits while the client does not read what it was sent before, until the deadline."""
+        """Sends a message; if the client has not read the earlier ones, waits for that until the deadline."""
         self._watch.begin(self._stall, f"the audio has not been read for {self._stall:g} s")
         await self._send_message(message)
         self._watch.end()
 
     def end(self) -> None:
-        """Say that the service ends, and close it."""
+        """Tells the client that the service is shutting down, and closes the connection."""
         self._watch.stop(_Closed(ENDING, _ENDS))
 
     async def _cut(self, why: _Closed) -> None:
-        """Say why, behind what the client has not read, and leave it some seconds to read that."""
+        """Sends the reason after everything the client has not read yet, with some seconds to read it."""
         protocol = getattr(self._receive, "__self__", None)
         transport, writable = getattr(protocol, "transport", None), getattr(protocol, "writable", None)
-        if isinstance(writable, asyncio.Event):  # of uvicorn, which would wait for the client
+        if isinstance(writable, asyncio.Event):  # uvicorn would wait for the client here
             writable.set()
         if isinstance(transport, asyncio.Transport):
             asyncio.get_running_loop().call_later(LINGER, transport.abort)
@@ -497,7 +503,7 @@ class Connection:
 
 
 class _Sockets(BaseRoute):
-    """The route of all WebSockets, of whatever address; those of any but /v1/stream are refused."""
+    """The route of all WebSockets, whatever their address; only those to /v1/stream are accepted."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         return (Match.FULL if scope["type"] == "websocket" else Match.NONE), {}
@@ -523,12 +529,12 @@ class _Sockets(BaseRoute):
 
 
 def _subprotocol(scope: Scope) -> str | None:
-    """What a browser that has sent a token so has to be answered; clients that only know other ones are not for it."""
+    """Returns the subprotocol to accept: the one with the token, which browsers require to be echoed, or None."""
     return next((name for name in scope.get("subprotocols") or [] if unquote(name).startswith(SUBPROTOCOL)), None)
 
 
 def _wrong_address(scope: Scope) -> Refused | None:
-    """What a WebSocket is refused with that is not for /v1/stream, or asks for something in its query."""
+    """Returns the refusal of a WebSocket that is not for /v1/stream or has a query, else None."""
     if scope["path"] != PATH:
         return Refused(404, f"there is no WebSocket at {shown(scope['path'])}: connect to {PATH}")
     if names := [name for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)]:
@@ -541,7 +547,7 @@ def _wrong_address(scope: Scope) -> Refused | None:
 
 
 async def _upgrade(_: Request) -> Response:
-    """What a request that is none for a WebSocket gets."""
+    """Answers an HTTP request for /v1/stream that is not a WebSocket upgrade."""
     said = {
         "error": "this is a WebSocket: connect to it with ws:// or wss://",
         "first_message": FIRST,
@@ -552,13 +558,13 @@ async def _upgrade(_: Request) -> Response:
 
 
 def routes() -> list[BaseRoute]:
-    """The WebSocket, and what a request for its address gets that is none."""
+    """Returns the route of WebSockets, and that of plain HTTP requests to the same address."""
     return [_Sockets(), Route(PATH, _upgrade)]
 
 
-# Words
+# Wording
 
-_OF_PYTHON = [  # what errors advise in Python, and what to do here in place of that
+_OF_PYTHON = [  # the Python advice in error messages, and the advice for clients that replaces it
     (re.compile(pattern), new)
     for pattern, new in (
         (r", or a MelConvention for other systems", ""),
@@ -571,7 +577,7 @@ _OF_PYTHON = [  # what errors advise in Python, and what to do here in place of 
 
 
 def _reworded(error: Exception) -> str:
-    """The message of an error for who sends JSON and bytes."""
+    """Returns an error's message with its advice reworded for clients that send JSON and bytes."""
     text = str(error)
     for pattern, new in _OF_PYTHON:
         text = pattern.sub(new, text)
@@ -579,7 +585,7 @@ def _reworded(error: Exception) -> str:
 
 
 def _either(numbers: Sequence[int]) -> str:
-    """Numbers of which one is expected: 1 to 8, or 2, 4, 8 or 16."""
+    """Formats the numbers that are allowed: "1 to 8", or "2, 4, 8 or 16"."""
     return f"{numbers[0]} to {numbers[-1]}" if isinstance(numbers, range) else one_of(numbers)
 
 

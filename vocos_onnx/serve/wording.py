@@ -1,4 +1,4 @@
-"""Reasons in words of HTTP: the library's name what to pass in Python, which a client of the service cannot."""
+"""Rewords error messages for clients: the library's messages name Python arguments, which a client cannot pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vocos_onnx.messages import close_to, of_files, printable, shown
 
-LONGEST_REASON = 300  # characters of what is said about bad input, which may hold a part of it
+LONGEST_REASON = 300  # characters of a reason about bad input, which may quote the input
 
 _OBJECT = re.compile(r"\bVocosONNX\('([\w./-]+)'\)")
 SEND = "send the file itself as the body, as with curl --data-binary @FILE"
@@ -48,7 +48,7 @@ _OF_REQUESTS = [
 
 
 def for_clients(text: str, models: Collection[str] = ()) -> str:
-    """A reason of the library as a client can follow it. ``models``: the names that it may ask for.
+    """Rewords a message of the library for clients. ``models``: the names of the models they may request.
 
     Example:
         >>> for_clients("take a mel model, such as VocosONNX('vocos-mel-24khz-small')", ["vocos-mel-24khz-small"])
@@ -62,7 +62,7 @@ def for_clients(text: str, models: Collection[str] = ()) -> str:
 
 
 def in_json(value: object) -> str:
-    """A value of JSON, as that has it, shortened where it is long.
+    """Returns a parsed JSON value in JSON notation, shortened if it is long.
 
     Example:
         >>> in_json(None), in_json([1, 2])
@@ -74,7 +74,7 @@ def in_json(value: object) -> str:
 
 
 def with_place(reason: str, values: npt.NDArray[Any], first_frame: int = 0) -> str:
-    """A reason of the library that names a token, with where that is in these tokens (K, T), counted from 0.
+    """Adds to a message about a token where that token first occurs in these tokens (K, T), counted from 0.
 
     Example:
         >>> with_place("tokens hold the value 9, expected 0 to 7", np.array([[0, 1], [2, 9]]))
@@ -92,18 +92,18 @@ def with_place(reason: str, values: npt.NDArray[Any], first_frame: int = 0) -> s
 
 
 def said(text: str, models: Collection[str] = ()) -> str:
-    """A reason as it is sent: as ``for_clients`` has it, printable and not too long."""
-    text = re.sub(r" at 0x[0-9a-fA-F]+", "", text)  # where an object is in memory, in a parser's words
+    """Returns a reason as it is sent to clients: reworded by ``for_clients``, printable, and not too long."""
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", text)  # an object's address in memory, in a parser's message
     return short(printable(for_clients(text, models)))
 
 
 def short(text: str) -> str:
-    """A reason that may hold a part of the input, cut where it is long."""
+    """Truncates a reason, which may quote the input."""
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 4] + " ..."
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """The end of a reason that something has no such name: the nearest of those there are, and all of them.
+    """Returns the end of a message about an unknown name: the name, the most similar known one, and all known ones.
 
     Example:
         >>> "there is no parameter " + unknown("bandwith", ["model", "bandwidth"])
@@ -118,6 +118,6 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 
 def one_of(names: Iterable[object]) -> str:
-    """Names or numbers with commas, and "or" before the last."""
+    """Joins names or numbers with commas, and "or" before the last."""
     *others, last = map(str, names)
     return f"{', '.join(others)} or {last}" if others else last

@@ -1,4 +1,4 @@
-"""The threads of the service: who computes when."""
+"""The worker threads of the service, and the order in which requests use them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from starlette.exceptions import HTTPException
 Result = TypeVar("Result")
 
 AGAIN = {"Retry-After": "1"}
-SLICE = 0.1  # seconds after which it is the next one's turn
+SLICE = 0.1  # seconds that one request computes before the next takes its turn
 
 
 class Workers:
-    """So many threads. Used from the event loop.
+    """A pool of ``count`` threads. Used from the event loop.
 
     Attributes:
-        turns: of long requests, which would else share the workers, and all end late.
-        one_json: for reading JSON, whose lists and numbers take more memory than the text.
+        turns: semaphore for long requests, at most ``count`` at once. If all of them shared the workers, all of them
+            would finish late.
+        one_json: semaphore for reading or writing JSON, one at a time, since the objects take more memory than the
+            text.
     """
 
     def __init__(self, count: int) -> None:
@@ -32,11 +34,11 @@ class Workers:
         """Calls that no thread computes yet."""
 
     async def run(self, function: Callable[..., Result], *args: Any, clock: Clock | None = None) -> Result:
-        """What a function returns, called in a thread. ``clock`` adds up how long it computes.
+        """Calls a function in a thread and returns its result. ``clock`` adds up the time that takes.
 
-        When it is cancelled, it ends after the function has, so that files that this uses can be closed.
+        If cancelled, it still waits for a function that has started, so the caller can then safely close its files.
 
-        Raises HTTPException: 400 for what is wrong with the input, 503 where there is not enough memory.
+        Raises HTTPException: 400 if the input is wrong, 503 if there is not enough memory.
         """
         begun = False
 
@@ -75,15 +77,15 @@ class Workers:
             raise HTTPException(503, "there is not enough memory for this request", AGAIN) from None
         finally:
             begin()
-            del future, done  # they hold the error, and its traceback this frame: what it has would stay for long
+            del future, done  # breaks the cycle error -> traceback -> this frame, which would delay freeing its data
 
     def close(self) -> None:
-        """End without waiting for what is computed."""
+        """Shuts down without waiting for running calls."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Clock:
-    """How long was computed for one answer."""
+    """The time spent computing one answer."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -11,15 +11,18 @@ import asyncio
 import io
 from typing import Annotated
 
+import numpy as np
 from fastapi import Body, FastAPI, HTTPException, Response
 
 from vocos_onnx import VocosONNX, load_tokens, save_audio
 
 app = FastAPI()
-vocos = VocosONNX()  # create it once: many requests may use it at the same time
+vocos = VocosONNX()  # once: requests share it. For EnCodec tokens: VocosONNX("charactr/vocos-encodec-24khz")
 
 
-def wav(audio) -> bytes:
+def wav(audio: np.ndarray) -> bytes:
+    if audio.ndim != 1:
+        raise ValueError("the file holds a batch: send one recording at a time")
     file = io.BytesIO()
     save_audio(file, audio, vocos.sample_rate, format="wav")
     return file.getvalue()
@@ -29,7 +32,7 @@ def wav(audio) -> bytes:
 async def decode(body: Annotated[bytes, Body(media_type="application/octet-stream")]) -> Response:
     try:
         tokens = await asyncio.to_thread(load_tokens, io.BytesIO(body))
-        audio = await vocos.adecode(tokens)
+        data = await asyncio.to_thread(wav, await vocos.adecode(tokens))
     except ValueError as error:  # says in a sentence what is wrong with the tokens
         raise HTTPException(400, str(error)) from None
-    return Response(await asyncio.to_thread(wav, audio), media_type="audio/wav")
+    return Response(data, media_type="audio/wav")

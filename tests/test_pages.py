@@ -59,11 +59,12 @@ assert [len(each) for each in listeners] == [320 * (20 + i) for i in range(100)]
 
 import io, threading, time, urllib.error, urllib.request
 import uvicorn
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
-from vocos_onnx import demo_tokens, load_audio, save_tokens
+from vocos_onnx import Tokens, demo_tokens, load_audio, save_tokens
 
 server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-thread = threading.Thread(target=server.run)
+thread = threading.Thread(target=server.run, daemon=True)
 thread.start()
 while not server.started:
     time.sleep(0.01)
@@ -89,10 +90,31 @@ for path in ("/decode", "/stream"):
         assert error.code == 400
     else:
         raise AssertionError("nothing is no file of tokens")
+def as_file(array):
+    file = io.BytesIO()
+    np.savez(file, tokens=np.asarray(array), codec=getattr(array, "codec", "vocos_onnx_24khz"))
+    return file.getvalue()
+
+for path in ("/decode", "/stream"):
+    shapes = (2, 8, 75), (8, 0), (75,)
+    other = Tokens(tokens, codec="encodec_24khz")
+    for bad in (tokens[:7], tokens + 1024, *(np.zeros(shape, int) for shape in shapes), np.zeros((8, 75)), other):
+        try:
+            ask(path, as_file(bad))
+        except urllib.error.HTTPError as error:
+            assert error.code == 400, (path, error.code)
+        else:
+            raise AssertionError((path, bad))
+with connect(f"ws://{address}/live") as client:
+    client.send(as_file(tokens[:7]))
+    try:
+        client.recv()
+    except ConnectionClosed as closed:
+        assert closed.rcvd.code == 1007 and "codebooks" in closed.rcvd.reason
 heard = []
 with connect(f"ws://{address}/live") as client:
     for start in range(0, tokens.shape[1], 8):
-        client.send(tokens[:8, start : start + 8].T.astype("<u2").tobytes())
+        client.send(as_file(tokens[:8, start : start + 8]))
         heard.append(client.recv())
     client.send(b"")
     heard.append(client.recv())

@@ -262,7 +262,8 @@ def test_tokens_that_name_no_codec_are_remarked_on(server: Server, vocos: VocosO
     for query in ("", "?stream=true"):
         warned = server.ask(f"/v1/decode{query}", npy(TOKENS))
         assert warned.headers["x-vocos-warning"] == (
-            "the tokens name no codec, and were decoded as those of vocos_onnx_24khz"
+            "the body names no codec, and is decoded as tokens of vocos_onnx_24khz; if they are EnCodec's (Bark, "
+            "VALL-E and the like), decode them with the model charactr/vocos-encodec-24khz"
         )
         assert "x-vocos-warning" not in server.ask(f"/v1/decode{query}", named.getvalue()).headers
     assert "x-vocos-warning" not in server.ask(f"/v1/decode?model={MEL}", npy(np.zeros((100, 3), np.float32))).headers

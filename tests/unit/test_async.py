@@ -750,7 +750,7 @@ with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
     asyncio.run(main())
     codec, mels = seen
-    assert "does not say which codec made it" in str(codec.message) and codec.filename.endswith("tokens.py"), codec
+    assert "names no codec, so decode" in str(codec.message) and codec.filename.endswith("tokens.py"), codec
     assert "cannot be the mels" in str(mels.message) and (mels.filename, mels.lineno) == ("<string>", 9), mels
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT)

@@ -305,7 +305,7 @@ def test_the_repr_can_be_written() -> None:
         ({"mean": [1, math.inf]}, "mean is inf, expected"),
         ({"mean": []}, r"mean is \[\], expected that of the mels, or one for each band"),
         ({"mean": [[1, 2]]}, r"mean is \[\[1, 2\]\], expected"),
-        ({"mean": None}, "mean is None, expected"),
+        ({"mean": None}, "mean: None is given, expected an array"),
         ({"std": 0}, "std is 0, expected a number above 1e-30"),
         ({"std": [1, 0]}, "std is 0, expected"),
         ({"std": [1, -1]}, "std is -1, expected"),

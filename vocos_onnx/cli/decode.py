@@ -64,7 +64,7 @@ def add(commands: Commands) -> None:
         help="decode all codebooks, as tokens of bandwidth N of the model's list, from 0: the "
         "bandwidth_id of upstream Vocos",
     )
-    parser.add_argument("--layout", default="kbt", help="axes of 3-D tokens: kbt (codebooks, batch, frames) or bkt")
+    parser.add_argument("--layout", help="axes of 3-D tokens: kbt (codebooks, batch, frames; the default) or bkt")
     parser.add_argument(
         "--mels-from",
         type=options.mels_from,
@@ -97,11 +97,13 @@ def run(args: Namespace) -> None:
         nonlocal warned
         read = read_token_file(path, args.key)
         check_not_empty(read, job.source_name)
-        tokens = _first_codebooks(job, _one_clip(job, read, args), args, vocos.config, codebooks)
+        tokens = _first_codebooks(job, _one_clip(job, read, args, vocos.config), args, vocos.config, codebooks)
         frames_axis = -2 if convention is not None and convention.axes == "btc" else -1
         samples = tokens.codes.shape[frames_axis] * hop if tokens.codes.ndim > 1 else 0
 
-        blocks = decoded(vocos, tokens, job.source_name, bandwidth_id, layout=args.layout, mels_from=convention)
+        blocks = decoded(
+            vocos, tokens, job.source_name, bandwidth_id, layout=args.layout or "kbt", mels_from=convention
+        )
 
         def counted() -> Iterator[Float]:
             done = 0
@@ -131,22 +133,31 @@ def _bandwidth(args: Namespace, config: ModelConfig) -> tuple[int | None, int | 
     return index if config.num_bandwidth_ids else None, config.encodec.codebooks_per_bandwidth[index]
 
 
-def _one_clip(job: Job, read: Tokens, args: Namespace) -> Tokens:
+def _one_clip(job: Job, read: Tokens, args: Namespace, config: ModelConfig) -> Tokens:
     """Returns tokens (K, T) or features (C, T), unpacked from a batch of one. Raises ValueError for a larger batch."""
     if read.codes.ndim != 3:
         return read
     are_tokens = read.codes.dtype.kind != "f"
-    axis = 1 if args.layout == "kbt" and are_tokens else 0  # of the batch
+    axis = 1 if args.layout in (None, "kbt") and are_tokens else 0  # of the batch
+    one, two, _ = read.codes.shape
+    if axis and args.layout is None and config.encodec is not None and min(one, two) > 1:
+        counts = config.encodec.codebooks_per_bandwidth
+        if one in counts and two in counts:
+            raise ValueError(
+                f"{job.source_name} holds a batch of {one} or of {two}, by its shape {read.codes.shape}: pass --layout "
+                "bkt if its axes are (batch, codebooks, frames), or --layout kbt if they are (codebooks, batch, frames)"
+            )
+        if two in counts:
+            axis = 0
     count = read.codes.shape[axis]
     if count > 1:
         key = f", key={in_python(args.key)}" if args.key else ""
         items = f"vocos_onnx.load_tokens({in_python(str(job.source or 'FILE'))}{key}).codes"
         items += ".swapaxes(0, 1)" if axis else ""
         code = f'import numpy, vocos_onnx; [numpy.save(f"item{{i}}.npy", item) for i, item in enumerate({items})]'
-        hint = "; if its axes are (batch, codebooks, frames), pass --layout bkt" if axis else ""
         raise ValueError(
-            f"{job.source_name} holds a batch of {count}, and {job.target_name} can hold one clip{hint}; each item is "
-            f"saved to a file of its own with: {python_command(code)}"
+            f"{job.source_name} holds a batch of {count}, and {job.target_name} can hold one clip; each item is saved "
+            f"to a file of its own with: {python_command(code)}"
         )
     return replace(read, codes=read.codes.squeeze(axis)) if count else read
 

@@ -112,7 +112,11 @@ def run(args: Namespace) -> None:
         try:
             import_module(name)
         except ImportError as error:
-            raise ImportError(f"serve needs {error.name or name}: pip install 'vocos-onnx[serve]'") from error
+            from vocos_onnx.model.names import is_hub_id
+
+            named = [given.rpartition("=")[2] for given in (*args.model, *args.encoder)]
+            extras = "hub,serve" if any(map(is_hub_id, named)) else "serve"
+            raise ImportError(f"serve needs {error.name or name}: pip install 'vocos-onnx[{extras}]'") from error
     from vocos_onnx.serve.service import run as run_service
     from vocos_onnx.serve.settings import Settings, parse_models
 

@@ -141,12 +141,15 @@ def check_not_empty(tokens: Tokens, file: str) -> None:
 
 def of_no_codec(file: str, codec: str | None = None) -> str:
     """The warning about a file that does not name the codec of its tokens; ``codec`` is the model's, if known."""
-    whose = "the codec of the model that decodes it" if codec is None else codec
-    others = "" if codec == "encodec_24khz" else " (those of Bark, VALL-E and the like are EnCodec's)"
-    return (
-        f"{file} does not say which codec made it, and is decoded as tokens of {whose}{others}; "
-        'save_tokens("tokens.npz", tokens, vocos) writes a file that does'
-    )
+    if codec is None:
+        return (
+            f"{file} names no codec, so decode cannot check that the model fits its tokens; "
+            "Tokens(codes, codec='encodec_24khz') names EnCodec's"
+        )
+    decoded = f"{file} names no codec, and is decoded as tokens of {codec}"
+    if codec == "encodec_24khz":
+        return decoded
+    return f"{decoded}; if they are EnCodec's (Bark, VALL-E and the like), decode them with the model {ENCODEC}"
 
 
 def save_tokens(

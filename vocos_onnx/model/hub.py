@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from vocos_onnx.messages import first_line
+from vocos_onnx.messages import close_to, first_line, in_shell
+
+from .registry import known_models
 
 _OFFLINE = {"1", "ON", "YES", "TRUE"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -160,6 +162,12 @@ def _client(repo: str) -> Any:
     return huggingface_hub
 
 
+def _similar(repo: str) -> str:
+    """The known model that may have been meant by an id that the hub does not have."""
+    close = close_to(repo, [model.id for model in known_models() if "/" in model.id and model.id != repo], 1, 0.8)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
 def _kinds(error: BaseException) -> set[str]:
     return {cls.__name__ for cls in type(error).__mro__}  # the classes' modules depend on the client's version
 
@@ -184,8 +192,8 @@ def _refuse(error: Exception, what: str, repo: str, revision: str | None) -> NoR
         ) from error
     if "RepositoryNotFoundError" in kinds:
         raise FileNotFoundError(
-            f"{message}. There is no such repository, or it is private: check its name, or {log_in}. If you meant a "
-            "local folder, there is none of that name"
+            f"{message}. There is no such repository{_similar(repo)}, or it is private: check its name, or {log_in}. "
+            "If you meant a local folder, there is none of that name"
         ) from error
     if "RevisionNotFoundError" in kinds:
         raise FileNotFoundError(
@@ -194,6 +202,7 @@ def _refuse(error: Exception, what: str, repo: str, revision: str | None) -> NoR
     if "HFValidationError" in kinds:
         raise FileNotFoundError(f"{message}. If you meant a local folder, there is none of that name") from error
     raise UnreachableError(
-        f"{message}. If you meant a local folder, there is none of that name; without a network, pass a folder, or "
-        "what was downloaded before"
+        f"{message}{_similar(repo)}. Check the network, or HF_ENDPOINT. Without a network, run vocos-onnx models pull "
+        f"{in_shell(repo)} where there is one, and copy the cache (vocos-onnx models prints its folder). If you meant "
+        "a local folder, there is none of that name"
     ) from error

@@ -16,7 +16,7 @@ from vocos_onnx.messages import listed, shown
 from .bundled import CODEC, CODEC_ENCODER, MEL
 from .config import ENCODER_KEY
 from .names import CHECKPOINTS, looks_like_hub_id
-from .registry import ENCODEC_ENCODER, known_models
+from .registry import ENCODEC, ENCODEC_ENCODER, known_models
 from .sources import CONFIGS, ONNX, WEIGHTS
 
 _VOCODERS = (CODEC, MEL)
@@ -174,7 +174,10 @@ def other_file_message(path: Path, head: bytes, size: int, key: str) -> str | No
         case "audio":
             remedy = f"Audio is for the object: VocosONNX()(load_audio({name}, 24000), 24000)"
         case "tokens":
-            remedy = f"Tokens are for the object: VocosONNX().decode(load_tokens({name}))"
+            remedy = (
+                f"Tokens are for the object: VocosONNX(MODEL).decode(load_tokens({name})), with MODEL {ENCODEC!r} for "
+                "EnCodec's tokens"
+            )
         case "pointer":
             remedy = "Get what it points to with: git lfs pull"
         case "checkpoint":

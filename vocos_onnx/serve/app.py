@@ -25,9 +25,10 @@ from starlette.routing import BaseRoute, Match, Route
 from vocos_onnx.arrays import Float
 from vocos_onnx.bandwidths import DEFAULT_BANDWIDTH, bandwidth_index
 from vocos_onnx.encoder import EncodecONNX
-from vocos_onnx.io.tokens import Tokens, save_tokens
+from vocos_onnx.io.tokens import Tokens, of_no_codec, save_tokens
 from vocos_onnx.mels import MelConvention, convention_of
 from vocos_onnx.messages import listed, shown
+from vocos_onnx.model.registry import ENCODEC_ENCODER
 from vocos_onnx.once import first_time
 
 from . import page, websocket
@@ -223,9 +224,9 @@ async def decode(request: Request) -> Response:
     warning = None
     if model.is_codec and given.anonymous:
         assert config.encodec is not None
-        warning = f"the tokens name no codec, and were decoded as those of {config.encodec.codec}"
+        warning = of_no_codec("the body", config.encodec.codec)
         if first_time(f"no codec for {model.name}"):
-            _log.warning("tokens that name no codec are decoded by %s as those of %s", model.name, config.encodec.codec)
+            _log.warning("%s (said once for %s)", warning, model.name)
     work = Work(model, "/v1/decode", begin, lambda: samples, samples, True, clock, warning)
     try:
         if not streamed:
@@ -320,10 +321,12 @@ async def encode(request: Request) -> Response:
 
 def _encoder_of(model: Model) -> EncodecONNX:
     if model.encoder is None:
+        codec = model.vocos.config.encodec
+        encoder = ENCODEC_ENCODER if codec is not None and codec.codec == "encodec_24khz" else "ENCODER"
         raise HTTPException(
             400,
-            f"{model.name} has no encoder here, so that it decodes tokens and takes no recordings: start the service "
-            f"with --encoder {model.name}=ENCODER",
+            f"{model.name} has no encoder here, so it decodes tokens and takes no recordings: start the service with "
+            f"--encoder {model.name}={encoder}",
         )
     return model.encoder
 

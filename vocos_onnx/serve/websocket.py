@@ -598,7 +598,11 @@ def _read(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise _Closed(BAD_DATA, f"cannot read a text message as JSON: {error}") from None
     if not isinstance(given, dict):
-        raise _Closed(BAD_DATA, f'a text message is {in_json(given)}, expected {{"type": "start", ...}}')
+        raise _Closed(
+            BAD_DATA,
+            f'a text message is {in_json(given)}, expected {{"type": "start", ...}} or {{"type": "flush"}}; chunks are '
+            "binary messages",
+        )
     return given
 
 

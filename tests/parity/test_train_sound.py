@@ -188,7 +188,7 @@ def test_above_a_frequency_phase_does_not_count() -> None:
 
 
 def test_short_scales_hear_what_long_ones_do_not() -> None:
-    """A 75 Hz modulation of noise, which leaves its spectrum alone, raises the loss of short scales, not of long ones."""
+    """A 75 Hz modulation of noise, which keeps its spectrum, raises the loss of short scales more than of long ones."""
     noise = 0.1 * torch.randn(1, 48_000)
     buzz = noise * (1 + 0.9 * torch.sin(2 * torch.pi * 75 * torch.arange(48_000) / 24_000))
     short, long = (MelLoss(24_000, *mel_scales(24_000, [n_fft])) for n_fft in (64, 2048))

@@ -224,7 +224,7 @@ def test_a_new_commit(hub: Hub, user: User, tmp_path: Path) -> None:
     (before,) = user.ok({"model": REPO})
     add_commit(hub, tmp_path, {**VOCODER_FILES, "README.md": b"other"})
     (same,) = user.ok({"model": REPO})
-    assert same[2] == before[2]  # of the same weights
+    assert same[2] == before[2]  # the weights are the same
     assert user.conversions == 1
     hub.repositories[REPO]["3" * 40] = repository(
         tmp_path / "hub" / REPO / "3", {**VOCODER_FILES, "pytorch_model.bin": b"better weights"}

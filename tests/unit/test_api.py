@@ -444,7 +444,7 @@ def test_the_bandwidth_in_kbps(codec: VocosONNX) -> None:
 
 
 def test_a_bandwidth_selects_the_first_codebooks(codec: VocosONNX, tmp_path: Path) -> None:
-    """``bandwidth`` does so in every method, as in the command line and the service; an id only conditions the network."""
+    """``bandwidth`` does so in every method, as in the command and the service; an id only conditions the network."""
     tokens = np.random.default_rng(0).integers(1024, size=(8, 3, 20))
     expected = codec.decode(tokens[:2, 0])
     assert not np.allclose(codec.decode(tokens[:, 0], 0), expected, atol=1e-3)

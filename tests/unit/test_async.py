@@ -388,7 +388,7 @@ def test_a_long_encode_and_mels_are_cancelled(vocos: VocosONNX, mel: VocosONNX) 
 
 
 def test_what_waits_for_a_thread_is_never_begun_if_it_is_cancelled(vocos: VocosONNX, gate: Gate) -> None:
-    """A call cancelled while waiting for a thread never starts, and concurrent calls use a limited number of threads."""
+    """A call cancelled while it waits for a thread never starts, and concurrent calls use a limited number of them."""
 
     async def main() -> None:
         tasks = [asyncio.create_task(vocos.adecode(tokens_of(20))) for _ in range(background.MOST + 50)]

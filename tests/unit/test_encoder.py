@@ -24,7 +24,7 @@ NOISE = np.random.default_rng(0).normal(0, 0.3, 40_000).astype(np.float32)
 
 @pytest.fixture(scope="session")
 def encoder() -> EncodecONNX:
-    """4 codebooks of 8 channels, bandwidths of 1, 2 and 4; the first two codebooks are those of the tiny encodec model."""
+    """4 codebooks of 8 channels, bandwidths of 1, 2 and 4; the first two are those of the tiny encodec model."""
     return EncodecONNX(DATA / "encoder.onnx", providers=["CPUExecutionProvider"], threads=1)
 
 

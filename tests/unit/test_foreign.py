@@ -1,4 +1,4 @@
-"""Files of other exporters (tests/data/foreign, made by tests/foreign/make.py): reading, decoding, converting, errors."""
+"""Files of other exporters (tests/data/foreign, made by tests/foreign/make.py): read, decoded, converted, rejected."""
 
 from __future__ import annotations
 

@@ -316,7 +316,7 @@ def test_overlap_add_in_stretches(head: str, n_fft: int, hop: int, padding: str)
 
 
 def test_samples_with_center_padding(tmp_path: Path) -> None:
-    """Audio is half a frame shorter at both ends, in whole decodes, in streams with any chunks, and in pooled streams."""
+    """Audio is half a frame shorter at both ends, in whole decodes, streams with any chunks, and pooled streams."""
     old, new = b'"padding": "same", "clip_audio": true', b'"padding":"center","clip_audio": true'
     path = altered(tmp_path, old, new, "wavenext")
     same, center = VocosONNX(DATA / "wavenext.onnx"), VocosONNX(path)
@@ -436,7 +436,7 @@ def test_empty_chunks_give_nothing(vocos: VocosONNX) -> None:
 
 
 def test_reset_is_a_new_stream(vocos: VocosONNX) -> None:
-    """After a flush, mid-stream, before any chunk, or twice, reset gives a bit-identical stream of the same settings."""
+    """After a flush, mid-stream, before any chunk, or twice, reset gives the same bits with the same settings."""
     given, other = random_input(vocos, 50), random_input(vocos, 70, seed=1)
     each: tuple[dict[str, Any], ...] = ({}, {"lookahead": 2})
     for options in each:

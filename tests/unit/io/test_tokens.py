@@ -897,7 +897,7 @@ def test_frames_before_codebooks(encodec: VocosONNX) -> None:
 
 
 def test_a_bandwidth_id_shows_that_the_axes_are_swapped() -> None:
-    """The bundled codec's bandwidths have 2, 4, 8 or 16 codebooks: (1, 8, T) cannot be a batch of 8 with one codebook."""
+    """The bundled codec's bandwidths have 2, 4, 8 or 16 codebooks: (1, 8, T) is not a batch of 8 with one codebook."""
     vocos, codes = VocosONNX(threads=1), np.random.default_rng(4).integers(1024, size=(8, 10))
     for given in ((codes[None], 2), (codes[None],)):
         with pytest.raises(ValueError, match="layout='bkt' for the other order of the first two axes"):

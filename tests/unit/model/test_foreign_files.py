@@ -254,7 +254,7 @@ def test_constants_in_nodes(read: Any) -> None:
 
 @pytest.mark.parametrize("declared", [["batch", 2, 10**9], [1, 2, 4], ["batch", 2], ["a", "b", "c", "d"], []])
 def test_guessed_shapes_of_outputs(read: Any, declared: Any) -> None:
-    """Exporters guess shapes from a traced example, so onnxruntime never sees them; those in our own files must be right."""
+    """Exporters guess shapes from a traced example, so onnxruntime never sees them; our own files' must be right."""
     nodes = [transposed(strides=[4])]
     file = read(foreign(nodes, ("audio",), audio=declared))
     assert [(out.name, out.type, out.shape) for out in file.outputs] == [("audio", FLOAT, ("batch", 2, None))]

@@ -315,7 +315,7 @@ HIDDEN = [
     ],
 )  # fmt: skip
 def test_shapes_that_come_out_too_late(write: Any, nodes: Any, what: str) -> None:
-    """Kernels rely on checks at load time, which need known ranks; large products of weights would slow loading down."""
+    """Kernels rely on checks at load time, which need known ranks; large products of weights would slow loading."""
     tensors = [
         tensor("f", np.array(1.0, np.float32)), tensor("k4", np.ones((16, 1, 2, 2), np.float32)),
         tensor("k3", np.ones((4, 16, 3), np.float32)), tensor("k8", np.ones((4, 8, 3), np.float32)),
@@ -448,7 +448,7 @@ def test_files_that_change_while_they_are_read(tmp_path: Path) -> None:
 
 
 def test_bytes_are_released(tmp_path: Path) -> None:
-    """Beyond what onnxruntime takes when it reads the file itself, a model takes the memory of its weights just once."""
+    """A model takes only its weights' memory beyond what onnxruntime takes when it reads the file itself."""
     script = """
 import os, sys
 import onnxruntime, resource

@@ -16,7 +16,7 @@ if find_spec("ray") is None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run tests without a cluster first, and do not turn Ray's warnings into errors: it uses its own deprecated APIs."""
+    """Run tests without a cluster first, and do not turn Ray's warnings into errors: it uses deprecated APIs itself."""
     items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
     for item in items:
         if item.path.parent == Path(__file__).parent:

@@ -239,7 +239,7 @@ def test_a_new_commit(hub: Hub, user: User, tmp_path: Path) -> None:
 
 
 def test_a_pickle_elsewhere(user: User, tmp_path: Path) -> None:
-    """Unpickled on another machine, the model is downloaded there."""
+    """Unpickled where the caches are empty, the model is downloaded there."""
     (made,) = user.ok({"repo_or_folder": REPO, "precision": "int8"})
     assert "int8" in made[1]
     other = User(tmp_path / "other", user.url)

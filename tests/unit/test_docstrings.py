@@ -32,7 +32,7 @@ MODULES = sorted(info.name for info in pkgutil.walk_packages(vocos_onnx.__path__
 
 
 def public() -> Iterator[tuple[str, Any]]:
-    """The public names, with the methods and properties of the classes among them."""
+    """The public names, including methods and properties of classes."""
     for module in (vocos_onnx, vocos_onnx.batch):
         yield module.__name__, module
         for name in module.__all__:
@@ -47,7 +47,7 @@ def public() -> Iterator[tuple[str, Any]]:
 
 
 def importable(name: str) -> Any:
-    """A module; the test is skipped where a package of an extra is missing."""
+    """Import a module, or skip the test if a package of an extra is missing."""
     needed = next((package for prefix, package in _OPTIONAL.items() if name.startswith(prefix)), None)
     if needed is not None and find_spec(needed) is None:
         pytest.skip(f"{name} needs {needed}")

@@ -38,7 +38,7 @@ ROUNDED = 1e-5
 ALL_ROUNDED = 5e-5
 STREAMED = 1e-5
 
-MATCHA_CONFIG = {  # with the arguments of its fork
+MATCHA_CONFIG = {  # includes the arguments of its fork
     "feature_extractor": {
         "class_path": "vocos.feature_extractors.MelSpectrogramFeatures",
         "init_args": {
@@ -109,7 +109,7 @@ def test_all_known_conventions_are_tested() -> None:
     assert list(CONVENTIONS) == list(HANDED_OVER)
 
 
-# Each convention is the identity
+# Each convention restores the model's mels
 
 
 @search
@@ -431,7 +431,7 @@ def test_lengths_where_there_is_no_batch() -> None:
 
 
 def test_lengths_of_tokens(encodec: VocosONNX) -> None:
-    """In both layouts, and with a special token as padding."""
+    """``lengths`` works in both layouts, and with a special token as padding."""
     tokens = np.random.default_rng(0).integers(1024, size=(3, 2, 9))
     lengths = [9, 1, 4]
     for row, length in zip(tokens, lengths, strict=True):

@@ -142,7 +142,7 @@ def test_ids_that_other_systems_can_have(tmp_path: Path) -> None:
     manifest = Manifest(write(tmp_path / "m.jsonl", *({"id": name, "path": "a.wav"} for name in names)))
     assert [item.id for item in manifest] == names
     assert [manifest.find(name) for name in names] == list(range(len(names)))
-    assert manifest.find("CONSOLE") is None  # an earlier run may have named its output this way
+    assert manifest.find("CONSOLE") is None  # an id of an earlier run, spelt differently
 
 
 def test_segments(tmp_path: Path) -> None:

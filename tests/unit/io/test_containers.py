@@ -502,7 +502,7 @@ def test_a_fifo_that_no_one_writes_to_is_refused(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_many_channels_and_hours_in_little_memory(tmp_path: Path) -> None:
-    """1024 channels for 3 s and an hour of one channel, 300 MB as samples, are read with less than 200 MB of memory."""
+    """1024 channels for 3 s and one channel for an hour, at least 295 MB each in float32, are read in under 200 MB."""
     program = r"""
 import re, sys
 from vocos_onnx import load_blocks

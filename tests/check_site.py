@@ -1,7 +1,7 @@
 """Check the built documentation: python tests/check_site.py SITE
 
-Every link and anchor within the site leads somewhere, links to elsewhere are well-formed, and no page loads anything
-that is not in the site: no fonts, scripts, styles or pictures of other hosts.
+Every internal link and anchor resolves, external links are well-formed, and no page loads fonts, scripts, styles or
+pictures from another host.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# which elements load what they name, rather than link to it
+# elements that load their target instead of linking to it
 _LOADED = {"script", "img", "audio", "video", "source", "iframe", "embed", "object", "track"}
 _RELATIONS = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-prefetch", "modulepreload", "manifest"}
 
@@ -29,7 +29,7 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        """Note an element."""
+        """Record the links, loaded files and anchors of an element."""
         given = {name: value or "" for name, value in attributes}
         self.anchors |= {given[name] for name in ("id", "name") if name in given}
         self.titles += tag == "h1"
@@ -43,7 +43,7 @@ class Page(HTMLParser):
 
 
 def faults(site: Path) -> list[str]:
-    """What is wrong with a site, a line each."""
+    """The faults of a site, one line each."""
     pages = {path.resolve(): Page(path) for path in sorted(site.rglob("*.html"))}
     found = []
     for path, page in pages.items():
@@ -61,7 +61,7 @@ def faults(site: Path) -> list[str]:
                     found.append(f"{name}: {link} is no address")
                 continue
             if name.name == "404.html":
-                continue  # which is shown at any address, and has absolute links
+                continue  # the error page is served at any address, so its links are absolute
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             if target.is_dir():
                 target /= "index.html"
@@ -77,7 +77,7 @@ def faults(site: Path) -> list[str]:
 
 
 def main() -> int:
-    """Print the faults; returns 1 if there are any."""
+    """Prints the faults; returns 1 if there are any."""
     site = Path(sys.argv[1])
     found = faults(site)
     print("\n".join(found) or f"{len(list(site.rglob('*.html')))} pages, and every link leads somewhere")

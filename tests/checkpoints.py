@@ -35,7 +35,7 @@ head:
     hop_length: 320
     padding: same
 """
-# configs/wavenext.yaml at github.com/wetdog/wavenext_pytorch: what its model has that upstream's has not
+# from configs/wavenext.yaml at github.com/wetdog/wavenext_pytorch: the sections and arguments that upstream lacks
 WAVENEXT = """
 feature_extractor:
   class_path: vocos.feature_extractors.MelSpectrogramFeatures
@@ -77,7 +77,7 @@ def table() -> Float:
 
 
 def random_weights(name: str, seed: int = 0) -> dict[str, Float]:
-    """Weights in which every part matters."""
+    """Random weights for every tensor of the geometry, scaled so that each one affects the result."""
     rng = np.random.default_rng(seed)
     weights = {}
     for key, shape in skeletons.load(name).weights.items():

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: tiny models with golden tensors (tests/data, made by tests/data/make.py), loaded once."""
+"""Fixtures for all tests: tiny models and their golden tensors (tests/data, made by tests/data/make.py)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 from tests.helpers import DATA
 from vocos_onnx import VocosONNX
 
-# Who runs the tests in the background may ignore these, and the programs that are started would, too.
+# A shell that runs the tests in the background may ignore these signals, and child processes would inherit that.
 for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _default)
 
-# The cache of converted models is not the user's.
+# Tests use their own cache of converted models, not the user's.
 os.environ["VOCOS_ONNX_CACHE"] = _cache = tempfile.mkdtemp(prefix="vocos-onnx-tests-")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
@@ -33,7 +33,7 @@ def _tiny(name: str) -> VocosONNX:
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[[str], VocosONNX]:
-    """tiny("encodec"): a small model; "mel", "imdct-symexp" and "imdct-cos" are the others."""
+    """tiny(name) loads a small model once: "encodec", "mel", "imdct-symexp" or "imdct-cos"."""
     return _tiny
 
 

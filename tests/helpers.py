@@ -1,4 +1,4 @@
-"""What the tests share: the tiny models (tests/data, made by tests/data/make.py) and files made from them."""
+"""Helpers shared by the tests: the tiny models (tests/data, made by tests/data/make.py) and files made from them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vocos_onnx.spans import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data"
-FORKS = "ignore:This process:DeprecationWarning"  # of Python 3.12 and later, about any fork beside threads
+FORKS = "ignore:This process:DeprecationWarning"  # Python 3.12 and later warn about any fork of a process with threads
 
 
 def altered(tmp_path: Path, old: bytes, new: bytes, name: str = "encodec") -> Path:
-    """A tiny model with some bytes of its metadata replaced by as many others."""
+    """A copy of a tiny model with some bytes of its metadata replaced by the same number of others."""
     data = (DATA / f"{name}.onnx").read_bytes()
     assert len(old) == len(new)
     assert old in data
@@ -28,7 +28,7 @@ def altered(tmp_path: Path, old: bytes, new: bytes, name: str = "encodec") -> Pa
 
 
 def found(pattern: str, text: str | None) -> re.Match[str]:
-    """What the pattern finds in the text, where it has to be."""
+    """The match of the pattern in the text; fails if there is none."""
     match = re.search(pattern, text or "")
     assert match is not None, (pattern, text)
     return match
@@ -39,7 +39,7 @@ def tone(frequency: float, rate: int, seconds: float = 0.5) -> npt.NDArray[np.fl
 
 
 def level(audio: npt.NDArray[np.float32]) -> float:
-    """dB of the middle half, 0 for a sine of amplitude 1."""
+    """Level of the middle half in dB; a sine of amplitude 1 has 0 dB."""
     middle = audio[len(audio) // 4 : -len(audio) // 4].astype(np.float64)
     return float(10 * np.log10(2 * np.mean(middle**2) + 1e-30))
 
@@ -60,7 +60,7 @@ def _inverse(overlap_add: OverlapAdd, spectrum: np.ndarray) -> np.ndarray:
 
 
 def decode_together(vocos: VocosONNX, items: list[np.ndarray], bandwidth_id: int | None = None) -> list[np.ndarray]:
-    """As on a GPU: the items that have one bandwidth as one batch."""
+    """Decode as on a GPU, with all items of the same bandwidth in one batch."""
     given = vocos._reader.read(items, bandwidth_id, "kbt")
     batches = list(Plan(vocos.network.reach, None, together=vocos.network.has_state).work(given.items).batches)
     assert not vocos.network.has_state or len(batches) == len({frames.bandwidth_id for frames in given.items})

@@ -1,4 +1,4 @@
-"""ONNX files of any content, well-formed or not, as bytes: Protocol Buffers without a library of theirs."""
+"""Builds ONNX files, well-formed or not, as bytes, without a Protocol Buffers library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 FLOAT, INT64, STRING, BOOL, DOUBLE = 1, 7, 8, 9, 11
 KINDS = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11}
-# what the tiny models below say of themselves: 8 mels -> an MDCT of 16 bins
+# metadata of the tiny models below: 8 mels -> an MDCT of 16 bins
 CONFIG: dict[str, Any] = {
     "format": 6, "sample_rate": 8000, "head": "imdct_cos", "n_fft": 32, "hop_length": 16, "padding": "center",
     "clip_audio": False, "feature_channels": 8, "num_bandwidth_ids": 0, "reach": 0, "encodec": None,
@@ -34,7 +34,7 @@ def varint(number: int) -> bytes:
 
 
 def field(number: int, *values: bytes | str | int | float) -> bytes:
-    """One field: a number as it is, or what has a length, in pieces."""
+    """One field: a number, or a length-delimited value, given as strings and bytes to be joined."""
     if isinstance(values[0], int):
         return varint(number << 3) + varint(values[0])
     if isinstance(values[0], float):
@@ -48,7 +48,7 @@ def field(number: int, *values: bytes | str | int | float) -> bytes:
 
 
 def tensor(name: str, value: Any, dims: Sequence[int] | None = None, kind: int | None = None) -> bytes:
-    """A TensorProto of an array, or one whose shape or type says otherwise."""
+    """A TensorProto of an array; ``dims`` and ``kind`` can declare a shape or type that does not match."""
     array = np.asarray(value)
     kind = KINDS[str(array.dtype)] if kind is None else kind
     shape = array.shape if dims is None else dims
@@ -56,7 +56,7 @@ def tensor(name: str, value: Any, dims: Sequence[int] | None = None, kind: int |
 
 
 def attribute(name: str, value: Any) -> bytes:
-    """An AttributeProto; of bytes, that of a graph, and of a pair, that of a tensor."""
+    """An AttributeProto; bytes stand for a graph, a tuple for a tensor."""
     match value:
         case int():
             return field(1, name) + field(3, value) + field(20, 2)
@@ -101,7 +101,7 @@ def model(
     opsets: Sequence[tuple[str, int]] = (("", 20), ("com.microsoft", 1)),
     key: str = "vocos_onnx",
 ) -> bytes:
-    """A ModelProto of a graph, with the metadata of a tiny model, or others."""
+    """A ModelProto of a graph, with the given metadata or that of a tiny model."""
     text = json.dumps(CONFIG) if metadata is None else metadata
     versions = b"".join(field(8, field(1, domain), field(2, version)) for domain, version in opsets)
     return field(1, 10) + versions + field(7, of) + field(14, field(1, key), field(2, text))
@@ -118,5 +118,5 @@ NETWORK = (
 def tiny(
     nodes: Sequence[bytes] = (), tensors: Sequence[bytes] = (), last: Sequence[bytes] = NETWORK, **more: Any
 ) -> bytes:
-    """A model of one matrix product, with more nodes and tensors before it."""
+    """A model of one matrix product, with extra nodes and tensors before it."""
     return model(graph([*nodes, *last], [*tensors, WEIGHT], [FEATURES], [SPECTRUM]), **more)

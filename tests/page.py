@@ -1,11 +1,11 @@
-"""The code blocks of a Markdown page: python tests/page.py PAGE CHECK [HUB] runs them, in the working directory.
+"""Runs the code blocks of a Markdown page in the working directory: python tests/page.py PAGE CHECK [HUB]
 
-A block of Python or of a shell runs as a reader would run it, after all those before it and in one folder; Python is
-one program. A block is left out by a comment before it, <!-- not run: REASON -->. Of ``pip install`` the extras are
-checked, and ``docker`` is left out: CI does both elsewhere, the installation and the steps of the image.
+Python and shell blocks run as a reader would run them: in order, in one folder, and all Python blocks as one program.
+The comment <!-- not run: REASON --> before a block skips it. ``pip install`` only has its extras checked, and
+``docker`` is skipped: CI installs the package and runs the steps of the image elsewhere.
 
-CHECK is Python that runs at the end, with the names that the blocks have left. HUB is a folder with checkpoints of
-random weights, for a hub on this machine that has them under the names of the official ones.
+CHECK is Python that runs at the end and sees the names that the blocks defined. HUB is a folder of checkpoints with
+random weights; a local hub serves them under the names of the official ones.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>.+?) -->\n)?^(?P<indent> *)```(?P<language>python|sh|bash)\n(?P<code>.*?)^ *```$",
     re.M | re.S,
 )
-# the program's name, also where the package is on the path and not installed
+# defines the command where the package is only on the path and not installed
 SHELL_PRELUDE = 'command -v vocos-onnx >/dev/null || vocos-onnx() { python -m vocos_onnx "$@"; }\n'
 _ELSEWHERE = ("pip install ", "docker ")
 AUDIO = ("audio", "rough", "streamed", "recording", "copy")
 
 
 class Block(NamedTuple):
-    """A block of code: its language, its first line on the page, and why it is not run, if it is not."""
+    """A block of code: its language, its first line on the page, and the reason if it is not run."""
 
     language: str
     line: int
@@ -45,7 +45,7 @@ class Block(NamedTuple):
 
 
 def blocks(text: str) -> list[Block]:
-    """The blocks of Python and of shells on a page."""
+    """The Python and shell blocks of a page."""
     found = []
     for match in _BLOCK.finditer(text):
         code = re.sub(rf"^{match['indent']}", "", match["code"], flags=re.M)
@@ -55,13 +55,13 @@ def blocks(text: str) -> list[Block]:
 
 
 def commands(block: Block) -> list[str]:
-    """The lines of a block of a shell, without comments at their ends and empty ones."""
+    """The lines of a shell block, without comments and empty lines."""
     lines = block.code.replace("\\\n", " ").splitlines()
     return [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line]
 
 
 def check_extras(command: str) -> None:
-    """Raises AssertionError if ``pip install`` names an extra that there is not."""
+    """Raises AssertionError if ``pip install`` names an extra that does not exist."""
     known = set(metadata("vocos-onnx").get_all("Provides-Extra") or ())
     for word in shlex.split(command)[2:]:
         if extras := re.search(r"\[(.+)\]$", word):
@@ -69,11 +69,11 @@ def check_extras(command: str) -> None:
 
 
 def run(page: Path, check: str) -> None:
-    """Run the blocks of a page. Raises what they raise, with the line of the page."""
+    """Run the blocks of a page, then the check. Errors propagate; tracebacks give the line on the page."""
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page.read_text(encoding="utf-8")):
         if block.reason is not None or (page.name == "README.md" and block.language == "bash"):
-            continue  # the two commands of the README are run by .ci/run
+            continue  # .ci/run runs the two commands of the README
         if block.language == "python":
             exec(compile("\n" * (block.line - 1) + block.code, page, "exec"), names)
         else:
@@ -81,9 +81,9 @@ def run(page: Path, check: str) -> None:
         for name in names.keys() & set(AUDIO):
             audio = names[name]
             if isinstance(audio, list):
-                continue  # of chunks
+                continue  # a list of chunks
             assert audio.dtype == "float32" and abs(audio).max() < 10, (name, block)
-            assert audio.std() > 0.01, (name, block)  # there is something to hear
+            assert audio.std() > 0.01, (name, block)  # it is not silent
     exec(compile(check, f"check of {page.name}", "exec"), names)
 
 
@@ -100,7 +100,7 @@ def _run_shell(block: Block, page: Path) -> None:
 
 
 def _raise_loopback() -> None:
-    """In a new network namespace, which has nothing else, let this machine reach itself."""
+    """Bring up the loopback interface, the only one in a new network namespace."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # SIOCSIFFLAGS: up and running
 
@@ -111,7 +111,7 @@ def main() -> None:
     warnings.simplefilter("error")
     with contextlib.ExitStack() as stack:
         if hub:
-            sys.path.append(str(ROOT))  # behind the installed package
+            sys.path.append(str(ROOT))  # after the installed package
             from tests.hub.official import found
 
             os.environ["HF_ENDPOINT"] = stack.enter_context(found(Path(hub[0])).serve())

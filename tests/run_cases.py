@@ -1,4 +1,4 @@
-"""Run each case in an empty folder, as a user would: python -I tests/run_cases.py. Exits 1 where one does not."""
+"""Runs each case in an empty folder, as a user would: python -I tests/run_cases.py. Exits 1 if any fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEEDS = {"external_data": "onnx"}
 
 
 def main() -> int:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # the command beside this Python
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # the vocos-onnx of this Python
     env = {key: value for key, value in os.environ.items() if key != "CI"} | {"PATH": path}
     failed = 0
     for case in sorted((HERE / "cases").glob("*.py")):

@@ -1,4 +1,4 @@
-"""Models that tests send to other processes, and what they return here."""
+"""Models that tests send to other processes, and the results expected from them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ MODELS = (
 
 @dataclass(frozen=True)
 class Sent:
-    """A model, the bound method that another process is to call, with what, and what it returns in this process.
+    """A model, the bound method that another process calls, its arguments, and the result in this process.
 
-    Only bound methods are sent: a function of a test module is found in another process only where the tests are.
+    Only bound methods are sent: another process can import a function of a test module only where the tests are.
     """
 
     model: VocosONNX | EncodecONNX

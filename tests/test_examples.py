@@ -1,6 +1,6 @@
-"""Each file of examples/ runs as a user runs it, in a process of its own, where what it needs is installed.
+"""Each file of examples/ runs as a user would run it, in its own process, if the packages it needs are installed.
 
-With VOCOS_TEST_ALL=1 in the environment nothing is left out: what is not installed fails.
+With VOCOS_TEST_ALL=1 in the environment nothing is skipped: a missing package is a failure.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def needs(*modules: str) -> None:
     for name in modules:
         try:
             importlib.import_module(name)
-        except (ImportError, OSError) as error:  # OSError: a library of the system
+        except (ImportError, OSError) as error:  # OSError: a system library is missing
             if os.environ.get("VOCOS_TEST_ALL"):
                 raise
             pytest.skip(f"{name}: {error}")
@@ -101,7 +101,7 @@ def test_f5_mels_as_a_vocoder(tmp_path: Path, speech: Path) -> None:
 
 
 def test_sound_card(tmp_path: Path) -> None:
-    """To ALSA's null device: there is no card on most machines that run tests."""
+    """Plays to ALSA's null device, since most machines that run tests have no sound card."""
     needs("sounddevice")
     (tmp_path / ".asoundrc").write_text("pcm.!default { type null }\nctl.!default { type null }\n")
     tokens = demo_tokens()

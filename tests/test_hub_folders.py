@@ -1,4 +1,4 @@
-"""The bundled models, laid out as repositories of the hub: what is pushed opens, and has a card that the hub reads."""
+"""The bundled models laid out as hub repositories: each folder opens, and the hub can read its model card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages of the documentation: their code runs, their links lead somewhere, and what they promise is tested."""
+"""The documentation pages: their code runs, their links resolve, and the tests that they cite exist."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (README, *PAGES)}
 BLOCKS = {name: blocks(text) for name, text in TEXTS.items()}
 LEFT_OUT = [(name, block) for name, found in BLOCKS.items() for block in found if block.reason is not None]
-# whose blocks run against the service: tests/service/test_docs.py and tests/browser/check_clients.py
+# tests/service/test_docs.py and tests/browser/check_clients.py run its blocks against the service
 SERVICE = "docs/guides/service.md"
 RUN = [name for name, found in BLOCKS.items() if any(block.reason is None for block in found) and name != SERVICE]
-# what holds at the end of a page, beside what holds on every one: there is something to hear
+# checks at the end of a page, besides the one for every page: its audio is not silent
 CHECKS = {
     "README.md": "assert Path('copy.wav').stat().st_size > 100_000",
     "docs/guides/decode.md": """
@@ -179,7 +179,7 @@ PRELUDE = "import contextlib, re\nfrom pathlib import Path\nimport numpy as np\n
 
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """A folder with checkpoints of the official geometries, written when one is first needed."""
+    """Returns a folder with checkpoints of the official geometries; they are written on the first call."""
     made: list[Path] = []
 
     def folder() -> Path:
@@ -194,7 +194,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 
 
 def isolated() -> list[str]:
-    """What runs a command without a network, where this machine has it."""
+    """The prefix that runs a command without a network; empty if this machine cannot do that."""
     if (unshare := shutil.which("unshare")) is None:
         return []
     command = [unshare, "--net"]
@@ -203,7 +203,7 @@ def isolated() -> list[str]:
 
 @pytest.mark.parametrize("name", RUN)
 def test_the_code_of_a_page(name: str, tmp_path: Path, hub: Callable[[], Path]) -> None:
-    """It runs in order, in one process, in an empty folder, with the installed package and no network."""
+    """A page's blocks run in order, in an empty folder, with the installed package and without a network."""
     if "IPython" in TEXTS[name]:
         pytest.importorskip("IPython")
     code = "".join(block.code for block in BLOCKS[name] if block.reason is None)
@@ -216,7 +216,7 @@ def test_the_code_of_a_page(name: str, tmp_path: Path, hub: Callable[[], Path]) 
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment |= {"HOME": str(home), "VOCOS_ONNX_CACHE": str(home / "cache"), "HF_HOME": str(home / "hub")}
     environment |= {"MPLBACKEND": "Agg", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    if entries := environment.pop("PYTHONPATH", None):  # as it was meant where it was set
+    if entries := environment.pop("PYTHONPATH", None):  # relative entries refer to this working directory
         environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in entries.split(os.pathsep))
     check = PRELUDE.format(TEXTS[name]) + CHECKS.get(name, "")
     command = [sys.executable, "-P", str(ROOT / "tests" / "page.py"), str(ROOT / name), check]
@@ -229,7 +229,7 @@ def test_the_code_of_a_page(name: str, tmp_path: Path, hub: Callable[[], Path]) 
 
 
 def test_few_blocks_are_left_out() -> None:
-    """With a reason each; and of the commands in them, the options are right."""
+    """Each has a reason, and its commands have valid options."""
     assert CHECKS.keys() <= set(RUN)
     assert len(LEFT_OUT) <= 5, LEFT_OUT
     for name, block in LEFT_OUT:
@@ -243,7 +243,7 @@ def test_few_blocks_are_left_out() -> None:
 
 
 def test_no_block_hides() -> None:
-    """Code is marked as what it is, so that it is run; other languages are those of data."""
+    """Every fence names its language, so no Python or shell code goes untested."""
     for name, text in TEXTS.items():
         fences = re.findall(r"^ *```(\S*)$", text, re.M)
         assert set(fences[::2]) <= {"python", "sh", "bash", "text", "json", "nginx", "dockerfile", "js", "yaml"}, name
@@ -266,13 +266,13 @@ def anchors(text: str) -> set[str]:
 
 @pytest.mark.parametrize("name", [*TEXTS, "CONTRIBUTING.md", "SECURITY.md"])
 def test_links_lead_somewhere(name: str) -> None:
-    """In the repository; tests/check_site.py checks those of the site."""
+    """Links within the repository resolve; tests/check_site.py checks those of the site."""
     text = (ROOT / name).read_text(encoding="utf-8")
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
         target, _, anchor = link.partition("#")
         path = ((ROOT / name).parent / target).resolve() if target else ROOT / name
         if path.is_relative_to(ROOT / "models") and not (ROOT / "models").exists():
-            continue  # where the wheel is tested, which has it
+            continue  # models/ is missing where a wheel is tested, since the wheel contains the models
         assert path.exists(), (name, link)
         if anchor:
             assert anchor in anchors(path.read_text(encoding="utf-8")), (name, link)
@@ -280,7 +280,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 @pytest.mark.parametrize("page", ["SECURITY.md", "docs/explanation/reliability.md"])
 def test_each_promise_has_its_test(page: str) -> None:
-    """The tests that a page names are there."""
+    """Every test that a page cites exists."""
     text = (ROOT / page).read_text(encoding="utf-8")
     named = re.findall(r"`(tests/[\w/.]+?)::(\w+)`", text)
     assert page != "SECURITY.md" or len(named) > 15
@@ -289,7 +289,7 @@ def test_each_promise_has_its_test(page: str) -> None:
 
 
 def test_the_first_block_of_the_readme_is_what_ci_runs() -> None:
-    """Two commands; the first makes what the others read."""
+    """The README begins with the two commands that CI runs; the first writes the file that later examples read."""
     first, second = BLOCKS["README.md"][0].code.splitlines()
     assert BLOCKS["README.md"][0].language == "bash"
     assert first.endswith("vocos-onnx demo demo.wav")
@@ -297,7 +297,7 @@ def test_the_first_block_of_the_readme_is_what_ci_runs() -> None:
 
 
 def test_no_release_is_promised_that_there_is_not() -> None:
-    """Until it is on PyPI, only where the package is installed does its name mean anything to pip."""
+    """Until the package is on PyPI, pip can resolve its name only where it is already installed."""
     for name in (*TEXTS, "CONTRIBUTING.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
         for found in re.finditer(r"pip install [\"']?vocos-onnx", text):
@@ -308,7 +308,7 @@ def test_no_release_is_promised_that_there_is_not() -> None:
 
 
 def test_what_is_public_is_in_the_reference() -> None:
-    """Every public name, every extra, and the version."""
+    """The API reference lists every public name; the installation guide has every extra and the version."""
     reference = "".join(text for name, text in TEXTS.items() if name.startswith("docs/reference/api/"))
     for name in vocos_onnx.__all__:
         assert f"::: vocos_onnx.{name}\n" in reference, name
@@ -324,7 +324,7 @@ def test_what_is_public_is_in_the_reference() -> None:
 
 
 def test_the_blocks_are_found() -> None:
-    """Of this page, for one: markers, languages, indented blocks and lines."""
+    """The parser finds skip markers, languages, indented blocks and line numbers in a sample page."""
     text = "# T\n\n<!-- not run: no time -->\n```sh\nx  # y\n```\n1. a\n\n   ```python\n   import this\n   ```\n"
     text += "```json\n{}\n```\n"
     assert blocks(text) == [Block("sh", 5, "x  # y\n", "no time"), Block("python", 10, "import this\n", None)]

@@ -1,4 +1,4 @@
-"""One word for one thing: the words that are not used, in pages, docstrings, messages and help."""
+"""One word for one thing: pages, docstrings, messages and help avoid the listed synonyms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "models/README.md", "doc
 
 
 class Word(NamedTuple):
-    """A pattern of what is not written, and the ordinary uses that are: phrases, and files with another meaning."""
+    """A pattern to avoid, with its exceptions: ordinary phrases, and files where the word means something else."""
 
     pattern: str
     allowed: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ WORDS = {
     "span or block, not stretch": Word(r"\bstretch(es)?\b"),
     "span or block, not piece": Word(
         r"\bpieces?\b",
-        # the bytes of a file or an answer, and a file that is not split
+        # the bytes of a file or a response, and a file that is not split
         (
             "piece by piece",
             "pieces one after another",
@@ -42,7 +42,7 @@ WORDS = {
     ),
     "span or block, not part": Word(
         r"\bparts?\b",
-        # of a whole that is no audio: of a network, a file, a sum, a job, a name
+        # parts of something other than audio: a network, a file, a sum, a job, a name
         (
             r"(as|is|are|be|no|not|a) part of",
             r"(real|imaginary|affine|whole|fractional) (and \w+ )?part",
@@ -50,17 +50,17 @@ WORDS = {
             r"(larger|largest|every|several|same) parts?",
             r"parts? of (this|the|a|its|their|names|an|it|both|all|CODE)",
             r"(path|key|name|generator)'s parts?",
-            r"(first part|as its parts|The parts: what)",  # of an answer, and of a text
+            r"(first part|as its parts|The parts: what)",  # parts of a response, and of a text
             r"parts? that (no|both)",
             r"(have|has|split has) parts",
             r"parts are the contents",
             r"fewest parts",
-            "part j of",  # of a frame, one hop long
+            "part j of",  # part of a frame, one hop long
             r"in parts \(n,\)",
             r"^Parts \(n,\)",
             r"\| part \|",
         ),
-        # an encoder that takes audio is given a span in parts: docs/reference/format.md
+        # an encoder takes the audio of a span in parts: docs/reference/format.md
         (
             "docs/architecture.md",
             "docs/reference/format.md",
@@ -76,13 +76,13 @@ WORDS = {
 
 
 def without_code(text: str) -> str:
-    """Prose alone: names in code have reasons of their own."""
+    """The text without its code, where names may use any word."""
     text = re.sub(r"^( *)(```+).*?^\1\2 *$", "", text, flags=re.M | re.S)
     return re.sub(r"``[^`]+``|`[^`\n]+`", "CODE", text)
 
 
 def prose() -> Iterator[tuple[str, str]]:
-    """A file, and a line of it or a text in it; those of code are its docstrings, messages and help."""
+    """Pairs of file and text: the lines of pages, and the docstrings, messages and help in code."""
     for pattern in PAGES:
         for path in sorted(ROOT.glob(pattern)):
             for line in without_code(path.read_text(encoding="utf-8")).splitlines():
@@ -95,7 +95,7 @@ def prose() -> Iterator[tuple[str, str]]:
 
 
 def folder_of(package: str) -> Path:
-    """Where a package lies, which is not imported for that: it may need torch."""
+    """The folder of a package, found without importing it, since that may need torch."""
     spec = find_spec(package)
     assert spec is not None and spec.origin is not None, package
     return Path(spec.origin).parent
@@ -120,12 +120,12 @@ def test_words(word: str, texts: list[tuple[str, str]]) -> None:
 
 
 def test_what_is_looked_at(texts: list[tuple[str, str]]) -> None:
-    """Pages, docstrings, messages and help; and a word that is not used is found."""
+    """Pages, docstrings, messages and help are all scanned, and a word to avoid is found."""
     every = "\n".join(text for _, text in texts)
     for text in (
         "What do you have?",  # a page
         "A Vocos model on onnxruntime.",  # a docstring
-        "there is not enough",  # a docstring, within it
+        "there is not enough",  # inside a docstring
         "the stream has ended with flush",  # a message
         "matrix products in int8, for CPUs",  # help
     ):

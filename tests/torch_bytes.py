@@ -1,4 +1,4 @@
-"""Files as torch.save writes them, and as it never would, as bytes: without torch."""
+"""Builds files in the format of torch.save, valid or malicious, as bytes and without torch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ STORAGES = {
 
 @dataclass(frozen=True)
 class Name:
-    """A global: module and name with a space between them."""
+    """A global: module and name, separated by a space."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Call:
-    """The call of a global, or of anything else, with what is set of it afterwards (BUILD)."""
+    """A call of a global, or of anything else; BUILD then applies ``state`` to the result."""
 
     called: Any
     arguments: Any = ()
@@ -37,25 +37,25 @@ class Call:
 
 @dataclass(frozen=True)
 class Persistent:
-    """What torch puts in the place of a storage."""
+    """A persistent id, which torch writes in place of a storage."""
 
     id: Any
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Opcodes as they are."""
+    """Opcodes, copied verbatim."""
 
     opcodes: bytes
 
 
 def pickled(value: Any) -> bytes:
-    """The pickle of protocol 2 of a value, whatever it calls."""
+    """A value as a pickle of protocol 2, whatever it calls."""
     return b"\x80\x02" + opcodes(value) + b"."
 
 
 def opcodes(value: Any) -> bytes:
-    """The opcodes that leave a value on the stack; of lists and tuples within one another, as long as they are."""
+    """The opcodes that push a value onto the stack; lists and tuples may be nested."""
     match value:
         case Raw(data):
             return data
@@ -92,7 +92,7 @@ def opcodes(value: Any) -> bytes:
 
 
 def storage(key: str, kind: str, count: int) -> Persistent:
-    """The place of the numbers in data/KEY."""
+    """A reference to the storage data/KEY, with its type and number of elements."""
     return Persistent(("storage", Name(f"torch {STORAGES[kind]}"), key, "cpu", count))
 
 
@@ -100,12 +100,12 @@ HOOKS = Call(Name("collections OrderedDict"))
 
 
 def view(of: Any, shape: Any, strides: Any, offset: Any = 0, more: tuple[Any, ...] = ()) -> Call:
-    """A tensor: a view of a storage."""
+    """A tensor as a view of a storage."""
     return Call(Name("torch._utils _rebuild_tensor_v2"), (of, offset, shape, strides, False, HOOKS, *more))
 
 
 def tensor(key: str, array: np.ndarray) -> Call:
-    """A tensor that has the storage data/KEY for itself."""
+    """A contiguous tensor that fills the storage data/KEY."""
     strides = tuple(math.prod(array.shape[i + 1 :]) for i in range(array.ndim))
     return view(storage(key, array.dtype.str.lstrip("<>|").replace("b1", "?"), array.size), array.shape, strides)
 
@@ -118,7 +118,7 @@ def archive(
     others: Mapping[str, bytes] | None = None,
     method: int = zipfile.ZIP_STORED,
 ) -> bytes:
-    """The archive of a pickle and storages, with version and byteorder, or what ``others`` has in their place."""
+    """The zip archive of a pickle and its storages, with version and byteorder; ``others`` adds or replaces members."""
     members = {"data.pkl": pickle, "byteorder": b"little", "version": b"3\n"}
     members |= {f"data/{key}": data for key, data in (storages or {}).items()}
     members |= others or {}
@@ -130,14 +130,14 @@ def archive(
 
 
 def saved(arrays: Mapping[str, np.ndarray], **kwargs: Any) -> bytes:
-    """A state dict of these arrays as torch.save writes it; those of the type uint16 are bfloat16."""
+    """A state dict of these arrays as torch.save writes it; uint16 arrays become bfloat16 tensors."""
     state = {name: tensor(str(i), array) for i, (name, array) in enumerate(arrays.items())}
     storages = {str(i): array.tobytes() for i, array in enumerate(arrays.values())}
     return archive(pickled(state), storages, **kwargs)
 
 
 def safetensors(entries: Any, body: bytes = b"", claimed: int | None = None) -> bytes:
-    """A file whose header says anything (bytes are taken as they are), and claims to be of some size."""
+    """A safetensors file with any header (bytes are written verbatim) and any claimed header size."""
     text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
     return (len(text) if claimed is None else claimed).to_bytes(8, "little") + text + body
 

@@ -1,4 +1,4 @@
-"""Run by .ci/run where only the wheel and its extra [cpu] are installed: python -I tests/wheel.py WHEEL"""
+"""Checks a wheel where only it and its extra [cpu] are installed; run by .ci/run: python -I tests/wheel.py WHEEL"""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ for extra, arguments in (
     done = subprocess.run([command, *arguments], capture_output=True, text=True)
     assert done.returncode == 2, done
     assert f"pip install 'vocos-onnx[{extra}]'" in done.stderr, done.stderr
-    # which works before there is a release: pip takes the package that is installed, and asks no index for it
+    # The advice works even before a release: pip uses the installed package and asks no index for it.
     advice = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps", f"vocos-onnx[{extra}]"]
     subprocess.run(advice, check=True)
 done = subprocess.run([command, "demo"], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that need Ray, which has an environment of its own; without it, nothing here is collected."""
+"""Fixtures for tests that need Ray, which has its own environment; without Ray, pytest collects nothing here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if find_spec("ray") is None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Warnings of Ray, which uses what it has deprecated itself, are no errors here; first is what needs no cluster."""
+    """Run tests without a cluster first, and do not turn Ray's warnings into errors: it uses deprecated APIs itself."""
     items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
     for item in items:
         if item.path.parent == Path(__file__).parent:
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
-    """A head with one CPU, which notices soon that a node is gone; tests add nodes to it."""
+    """A head node with one CPU that quickly notices a lost node; tests add nodes to it."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -39,7 +39,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def connection(cluster: Any) -> Any:
-    """Ray, with the connection of this process to the cluster, which stays for the tests that follow."""
+    """Ray, connected to the cluster; the connection stays open for later tests."""
     from vocos_onnx.batch.ray_engine import import_ray, through_ray
 
     through_ray(cluster.address)

@@ -1,4 +1,4 @@
-"""What a job that runs has done so far, as its folder shows it."""
+"""The progress of a running job, read from its folder."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from vocos_onnx.batch.ray_engine import FOLDER
 
 
 def journal(out: Path) -> list[dict[str, Any]]:
-    """The lines of the journal behind its header."""
+    """The lines of the journal after its header."""
     _, *lines = (out / "journal.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
 def done(out: Path) -> int:
-    """How many items are in the journal so far."""
+    """The number of items in the journal so far."""
     path = out / "journal.jsonl"
     return path.read_bytes().count(b"\n") - 1 if path.exists() else 0
 
 
 def begun(out: Path) -> list[dict[str, Any]]:
-    """What the actors have begun: the position of each item, the process and its node."""
+    """The items that actors have started: the position of each, the process and its node."""
     entries = []
     for path in (out / FOLDER).glob("[0-9]*"):
         for line in path.read_text(errors="replace").splitlines():
@@ -34,7 +34,7 @@ def begun(out: Path) -> list[dict[str, Any]]:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 100.0) -> bool:
-    """Returns whether it came to be so in that time."""
+    """Returns whether the condition became true within that time."""
     end = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < end:
         time.sleep(0.02)

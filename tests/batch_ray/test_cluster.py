@@ -1,4 +1,4 @@
-"""Jobs on a real local cluster of two nodes: what the local engine makes, whatever is killed in the middle."""
+"""Jobs on a real local cluster of two nodes give the local engine's outputs, whatever is killed during the run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COUNT = 60
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of tokens of 2 to 12 s, one of 80 s, which is done first, and a damaged file."""
+    """A manifest of tokens of 2 to 12 s, one item of 80 s, which runs first, and a damaged file."""
     folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
     with (folder / "corpus.jsonl").open("w") as manifest:
@@ -45,7 +45,7 @@ def settings() -> Settings:
 
 @pytest.fixture(scope="module")
 def expected(corpus: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the local engine makes."""
+    """The outputs of the local engine."""
     out = tmp_path_factory.mktemp("local") / "out"
     run(corpus, out, settings, workers=2)
     return out
@@ -56,7 +56,7 @@ def run_with_ray(corpus: Path, out: Path, settings: Settings, cluster: Any) -> S
 
 
 def check(out: Path, expected: Path, failed: tuple[str, ...] = ("bad",)) -> None:
-    """The same outputs, each once in the journal, and nothing else in the folder."""
+    """Asserts equal outputs, each in the journal once, and no other files in the folder."""
     ids = [row["id"] for row in journal(out)]
     assert len(ids) == len(set(ids))
     assert sorted([*ids, *failed]) == sorted(["bad", *(f"item-{i}" for i in range(COUNT))])
@@ -69,7 +69,7 @@ def check(out: Path, expected: Path, failed: tuple[str, ...] = ("bad",)) -> None
 
 
 def meanwhile(condition: Callable[[], bool], action: Callable[[], object]) -> threading.Thread:
-    """Do something as soon as a condition holds, in a thread."""
+    """In a thread, run the action as soon as the condition holds."""
 
     def wait() -> None:
         if wait_until(condition):
@@ -89,7 +89,7 @@ def test_a_node_dies(cluster: Any, corpus: Path, settings: Settings, expected: P
         cluster.remove_node(node, allow_graceful=False)
 
     def both_work() -> bool:
-        """Whether the actors of both nodes have begun something, and something is done."""
+        """Whether actors on both nodes have started an item and at least 8 items are done."""
         return done(out) >= 8 and len({entry["process"] for entry in begun(out)}) == 2
 
     thread = meanwhile(both_work, kill)
@@ -119,7 +119,7 @@ def test_an_actor_is_killed(cluster: Any, corpus: Path, settings: Settings, expe
 def test_an_item_that_ends_its_process_twice(
     cluster: Any, corpus: Path, settings: Settings, expected: Path, tmp_path: Path
 ) -> None:
-    """Whoever begins the longest item is killed."""
+    """An item during which two processes are killed, here the longest one, fails; a resumed run tries it again."""
     out, killed = tmp_path / "out", list[int]()
 
     def kill() -> None:

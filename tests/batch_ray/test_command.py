@@ -1,4 +1,4 @@
-"""vocos-onnx batch --engine ray, on a Ray of its own and on a cluster: what it prints, and how it is ended."""
+"""vocos-onnx batch --engine ray, on its own Ray and on a cluster: its messages, and interrupting it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMAND = [sys.executable, "-m", "vocos_onnx", "batch", "corpus.jsonl", "out", "
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A corpus of tokens of 2 to 12 s, and what the local engine makes of it."""
+    """A corpus of tokens of 2 to 12 s, and the local engine's outputs for it."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     rng, vocos = np.random.default_rng(0), VocosONNX()
     with (tmp_path / "corpus.jsonl").open("w") as manifest:
@@ -39,7 +39,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 
 def said(errors: str) -> list[str]:
-    """The lines of stderr, without that in which Ray confirms how much it is to log."""
+    """The lines of stderr, without Ray's message about its log level."""
     return [line for line in errors.splitlines() if "RAY_BACKEND_LOG_LEVEL" not in line]
 
 
@@ -48,14 +48,14 @@ def lives(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    state = Path(f"/proc/{process}/stat")  # where nobody waits for what has ended
+    state = Path(f"/proc/{process}/stat")  # an ended process that nobody waits for stays as a zombie
     return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
 def interrupt(folder: Path, number: int, *options: str) -> tuple[int, str]:
-    """Run the command until some items are done, and end it with a signal; returns its exit code and stderr.
+    """Run the command until some items are done, then send it a signal; returns its exit code and stderr.
 
-    Its actors must have ended soon after.
+    Asserts that its actors exit soon after.
     """
     out = folder / "out"
     before = max(done(out), 0)
@@ -73,7 +73,7 @@ def interrupt(folder: Path, number: int, *options: str) -> tuple[int, str]:
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="no SIGKILL")
 def test_killed_ended_and_gone_on_with(folder: Path, cluster: Any) -> None:
-    """The first run is killed with its own Ray, the second gets SIGTERM on a cluster, and the third does the rest."""
+    """The first run, with its own Ray, is killed; the second, on a cluster, gets SIGTERM; the third does the rest."""
     code, _ = interrupt(folder, signal.SIGKILL, "--workers", "2")
     assert code == -signal.SIGKILL
     code, errors = interrupt(folder, signal.SIGTERM, "--resume", "--address", cluster.address)

@@ -1,4 +1,4 @@
-"""Each kind of job through Ray: the outputs, the rows of the journal and the errors are those of the local engine."""
+"""Each kind of job on Ray gives the outputs, journal rows and errors of the local engine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six recordings; the channels of the second cancel one another, the third is loud, and the fourth is damaged."""
+    """Six recordings; the second's channels cancel each other, the third is loud, and the fourth is damaged."""
     folder = tmp_path_factory.mktemp("recordings")
     for index in range(6):
         audio = tone(220 + 50 * index, 24_000)[: 4000 + 3001 * index]
@@ -56,7 +56,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def segments(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of segments of those recordings, of which one is of the damaged one."""
+    """A manifest of segments of those recordings, one of them from the damaged file."""
     manifest = tmp_path_factory.mktemp("segments") / "segments.jsonl"
     rows = [("a", 5, 0.1, 0.2), ("b", 5, 0.35, 0.25), ("c", 4, 0, 0.3), ("d", 1, 0.05, 0.3), ("e", 3, 0.1, 0.2)]
     manifest.write_text(
@@ -80,7 +80,7 @@ JOBS: dict[str, tuple[str, Any, dict[str, Any]]] = {
 
 
 def state(out: Path) -> tuple[dict[str, bytes], list[Any], list[Any]]:
-    """The outputs, the journal without the times of outputs and the order of lines, and the errors in some order."""
+    """The outputs, the sorted journal without the outputs' mtimes, and the sorted errors."""
     outputs = {
         path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".flac", ".wav", ".npz", ".tar")
     }
@@ -113,7 +113,7 @@ def test_all_is_as_the_local_engine_makes_it(
 
 
 def test_closing_ends_the_work(connection: Any, tmp_path: Path) -> None:
-    """The actors end though the connection stays; what they had in hand is left for the next run to delete."""
+    """The actors exit while the connection stays open; the next run deletes their partial files."""
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
     for index in range(40):
@@ -131,7 +131,7 @@ def test_closing_ends_the_work(connection: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tokens to audio", "tokens to tar files"])
 def test_an_input_that_is_gone_deletes_nothing(connection: Any, tokens: Path, tmp_path: Path, name: str) -> None:
-    """Outputs of an earlier run stay; when the inputs are back, those are not made again."""
+    """Outputs of an earlier run stay, and are not recomputed once the inputs are back."""
     _, task, options = JOBS[name]
     source, out, settings = tmp_path / "in", tmp_path / "out", Settings.of(task, **options)
     source.mkdir()

@@ -1,4 +1,4 @@
-"""What is said where there is no cluster, or one that cannot do the job."""
+"""Errors if there is no cluster, or the cluster cannot do the job."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_no_cluster(
     error: Any,
     message: str,
 ) -> None:
-    """And nothing is left behind."""
+    """Without a cluster there is an error, and no files are left behind."""
     with pytest.raises(error, match=message):
         next(rows(settings, tmp_path, item(tmp_path), address=address))
     with pytest.raises(error, match=message):
@@ -64,7 +64,7 @@ def test_no_cluster(
 
 
 def test_none_runs_here(tmp_path: Path) -> None:
-    """As the command says it, which leaves nothing behind either."""
+    """The command prints the error and leaves no files behind either."""
     (tmp_path / "corpus.csv").write_text("path\na.npz\n")
     environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / "ray")}
     environment.pop("RAY_ADDRESS", None)

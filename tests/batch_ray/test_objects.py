@@ -1,4 +1,4 @@
-"""Models go to the tasks and actors of Ray as they are; each process opens its own session."""
+"""Models can be sent to Ray's tasks and actors; each process opens its own session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vocos_onnx.batch.ray_engine import import_ray, through_ray
 
 @pytest.fixture(scope="module")
 def actor(cluster: Any) -> Iterator[Any]:
-    """An actor to which all models go when it is made."""
+    """An actor that is created with all the models."""
     through_ray(cluster.address)
 
     class Holder:

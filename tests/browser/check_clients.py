@@ -1,8 +1,8 @@
-"""The clients on docs/guides/service.md: python -m tests.browser.check_clients [--browser /usr/bin/chromium]
+"""Run the clients of docs/guides/service.md: python -m tests.browser.check_clients [--browser /usr/bin/chromium]
 
-Needs playwright, a Chromium, curl, ffmpeg with ffplay, and the package with [cpu,serve,test]. The shell's commands are
-run in their order, and the JavaScript in a page of the service's origin. Exits with an error where one does not do what
-the page says. tests/service/test_docs.py has the Python.
+Needs playwright, a Chromium, curl, ffmpeg with ffplay, and the package with [cpu,serve,test]. Runs the shell commands
+in order, and the JavaScript in a page of the service's origin. Fails if one does not do what the page says.
+tests/service/test_docs.py runs the Python.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vocos_onnx import EncodecONNX, VocosONNX, load_audio
 from vocos_onnx.model.bundled import bundled_file
 
 RATE = 24_000
-# What the JavaScript is to have made.
+# Collects the results of the page's JavaScript.
 CHECKED = """
 const joined = new Int16Array(end.samples);
 let at = 0;
@@ -35,7 +35,7 @@ return { seconds: player.duration, plays: !player.paused, samples: at, audio: [.
 
 
 def shell(server: Server, folder: Path) -> None:
-    os.environ["SDL_AUDIODRIVER"] = "dummy"  # for ffplay, where there is no sound card
+    os.environ["SDL_AUDIODRIVER"] = "dummy"  # for ffplay on machines without a sound card
     commands = lines(server.port)
     assert len(commands) == 8
     for command in commands:
@@ -49,7 +49,7 @@ def shell(server: Server, folder: Path) -> None:
 
 
 def browser(server: Server, path: str | None) -> None:
-    first, second = blocks("js", server.port)  # two programs, of which the second one uses the first one's recording
+    first, second = blocks("js", server.port)  # the second program uses the first one's recording
     second = second.replace("const answer =", "const tokenized =").replace(
         "await answer.json()", "await tokenized.json()"
     )

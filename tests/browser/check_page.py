@@ -1,9 +1,9 @@
-"""Use the page of the service in a real browser: python tests/browser/check_page.py [--browser /usr/bin/chromium]
+"""Use the service's page in a real browser: python tests/browser/check_page.py [--browser /usr/bin/chromium]
 
 Needs playwright, a Chromium, and the package with [cpu,serve]. Starts ``vocos-onnx serve`` with a free port and clicks
-through the page: recordings of each kind, models and bandwidths, both players, what goes wrong, cancelling, the
-keyboard alone, a phone, dark and light, the stream, and a token. Exits with 1 where something is not as it should be.
-``--screenshots FOLDER`` keeps pictures of it; ``--url URL`` takes a service that runs already, which asks for no token.
+through the page: every kind of recording, models and bandwidths, both players, errors, cancelling, keyboard only, a
+phone, dark and light, the stream, and a token. Exits with 1 if anything is wrong. ``--screenshots FOLDER`` keeps
+screenshots; ``--url URL`` uses a running service, which must not require a token.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from playwright.sync_api import Error as BrowserError
 
 TOKEN = "a-secret.of/this~test+1="
-SLOW = 30_000  # ms: the service loads its models, on a machine that does other things too
+SLOW = 30_000  # ms: the service loads its models, perhaps on a busy machine
 
-# Play for some moments, and give the state of the player.
+# Plays for a moment and returns the player's state.
 PLAY = """async audio => {
   audio.muted = true;
   await audio.play();
@@ -48,7 +48,7 @@ COLOURS = """canvas => {
   const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   return [canvas.width, canvas.height, ...new Uint32Array(data.buffer).filter((_, n) => n % 97 === 0)];
 }"""
-# Texts whose contrast to what is behind them is too low for WCAG's AA; controls that are disabled are exempt.
+# Texts whose contrast with the background is below WCAG AA; disabled controls are exempt.
 PALE = """() => {
   const parse = text => (text.match(/[\\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
   const linear = v => v <= 0.04045 * 255 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4;
@@ -70,7 +70,7 @@ PALE = """() => {
   }
   return found;
 }"""
-# What has the focus, and its outline; players have one of the browser's own.
+# The focused element and its outline; players have the browser's own outline.
 FOCUS = """() => {
   const at = document.activeElement;
   const style = getComputedStyle(at.id === "file" ? at.parentElement.querySelector("label") : at);
@@ -85,7 +85,7 @@ DROP = """([name, base64]) => {
   for (const type of ["dragenter", "dragover", "drop"])
     document.querySelector("main").dispatchEvent(new DragEvent(type, options));
 }"""
-# Keeps the loudest sample that the page gives to the loudspeaker.
+# Records the largest sample that the page plays.
 LOUDEST = """(() => {
   const copy = AudioBuffer.prototype.copyToChannel;
   window.loudest = 0;
@@ -98,7 +98,7 @@ LOUDEST = """(() => {
 
 @contextlib.contextmanager
 def service(**environment: str) -> Iterator[str]:
-    """The address of a service of its own, which ends by SIGTERM."""
+    """Starts a service, yields its address, and stops it with SIGTERM."""
     with tempfile.TemporaryFile("w+") as log:
         command = [sys.executable, "-m", "vocos_onnx", "serve", "--port", "0", "--max-body", "10"]
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
@@ -125,7 +125,7 @@ def address(process: subprocess.Popen[Any], log: Any) -> str:
 
 
 class Visit:
-    """A page of the service, and what it did: none of it may leave the service, and none may fail unexpectedly."""
+    """A page of the service, with its requests and log: it may contact only the service, and no request may fail."""
 
     def __init__(self, browser: Browser, url: str, screenshots: Path | None = None, **options: Any) -> None:
         self.screenshots = screenshots
@@ -144,7 +144,7 @@ class Visit:
             self.wrong.append(f"asked for {url[:80]}")
 
     def _logged(self, text: str) -> None:
-        # Chromium logs an answer that is an error, which some here are on purpose
+        # Chromium logs error responses, some of which are intended here
         kept = self.refused if text.startswith("Failed to load resource: the server responded") else self.wrong
         kept.append(text)
 
@@ -157,7 +157,7 @@ class Visit:
 
 
 def recording(seconds: float, sample_rate: int = 24000, kind: str = "WAV") -> bytes:
-    """A voice-like sound: harmonics that rise and fall."""
+    """A voice-like sound with rising and falling harmonics."""
     time_axis = np.arange(round(seconds * sample_rate)) / sample_rate
     phase = 2 * np.pi * np.cumsum(140 + 30 * np.sin(2 * np.pi * 0.7 * time_axis)) / sample_rate
     audio = sum(np.sin(k * phase) / k for k in range(1, 12)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * time_axis)) * 0.2
@@ -172,7 +172,7 @@ def choose(page: Page, name: str, content: bytes) -> None:
 
 
 def copy(page: Page) -> np.ndarray:
-    """Make the copy, and give what its download holds."""
+    """Make the copy and return the downloaded audio."""
     page.click("#run")
     return copied(page)
 
@@ -200,7 +200,7 @@ def picture(page: Page, name: str) -> list[int]:
 
 
 def bundled(visit: Visit) -> None:
-    """A bundled recording: its copy plays, both spectrograms show, and the figures are there."""
+    """A bundled recording: its copy plays, and both spectrograms and the figures are shown."""
     page = visit.ready()
     page.get_by_role("button", name="Italian").click()
     expect(page.locator("#original .what")).to_contain_text("Italian")
@@ -237,7 +237,7 @@ def bundled(visit: Visit) -> None:
 
 
 def settings(visit: Visit) -> None:
-    """Another bandwidth gives another copy, and another model too, which is loaded when it is asked for."""
+    """Another bandwidth or model gives a different copy; the model is loaded on demand."""
     page = visit.ready()
     copies = []
     for kbps in ("1.5", "12"):
@@ -256,14 +256,14 @@ def settings(visit: Visit) -> None:
 
 
 def files(visit: Visit) -> None:
-    """A file that is chosen, one that is dropped, and one that the service can read and the browser cannot."""
+    """A chosen file, a dropped file, and a file that the service can read but the browser cannot."""
     page = visit.ready()
     choose(page, "chosen one's.flac", recording(1.3, 44100, "FLAC"))
     assert abs(len(copy(page)) - 1.3 * 24000) <= 320
     assert "chosen one'\\''s.flac" in page.inner_text("#curl"), page.inner_text("#curl")
     page.evaluate(DROP, ["dropped.wav", base64.b64encode(recording(0.9)).decode()])
     expect(page.locator("#chosen")).to_contain_text("dropped.wav")
-    expect(page.locator("#figures")).to_be_hidden()  # they were of another recording
+    expect(page.locator("#figures")).to_be_hidden()  # they belonged to another recording
     assert abs(len(copy(page)) - 0.9 * 24000) <= 320
     choose(page, "other.aiff", recording(0.7, 22050, "AIFF"))
     expect(page.locator("#original .empty")).to_contain_text("cannot play this file")
@@ -272,7 +272,7 @@ def files(visit: Visit) -> None:
 
 
 def refused(visit: Visit) -> None:
-    """What is wrong with a recording is said beside it, in the words of the service."""
+    """Errors about a recording appear beside it, in the service's words."""
     page = visit.ready()
     for name, content, reason in (
         ("notes.wav", b"These are notes, and no recording at all.\n" * 20, r"\w{3}"),
@@ -300,13 +300,13 @@ def long_silence() -> bytes:
 
 
 def cancelled(visit: Visit) -> None:
-    """The button cancels what runs, Esc too, and what is chosen meanwhile; nothing old comes after that."""
+    """The button, Esc, or choosing another recording cancels a running copy, and no late result appears."""
     page = visit.ready()
     choose(page, "long.wav", recording(75))
     for key in (None, "Escape"):
         page.click("#run")
         expect(page.locator("#run")).to_have_text(re.compile("Working, cancel"))
-        page.wait_for_timeout(350)  # a second press right after the first is taken for a double click
+        page.wait_for_timeout(350)  # a second press right after the first counts as a double click
         if key is None:
             page.click("#run")
         else:
@@ -324,7 +324,7 @@ def cancelled(visit: Visit) -> None:
 
 
 def keyboard(visit: Visit) -> None:
-    """All of it without a mouse, with a focus that shows."""
+    """The whole page works without a mouse, with a visible focus."""
     page = visit.ready()
     assert not page.evaluate("document.activeElement.id")
     visited: list[str] = []
@@ -349,7 +349,7 @@ def keyboard(visit: Visit) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#status")).to_contain_text("The copy is ready", timeout=SLOW)
     assert page.evaluate("document.activeElement.id") == "run"
-    page.keyboard.press("b")  # not in the section, where it is a letter like others
+    page.keyboard.press("b")  # outside the players' section, this key does nothing
     assert page.evaluate("[...document.querySelectorAll('audio')].every(audio => audio.paused)")
     go("play-original")
     page.keyboard.press("b")
@@ -368,7 +368,7 @@ def keyboard(visit: Visit) -> None:
 
 
 def stream(visit: Visit) -> None:
-    """Tokens go over the WebSocket, and audio comes back and is played; a second one is stopped."""
+    """Tokens go over the WebSocket, and the returned audio plays; later streams can be stopped."""
     page = visit.ready()
     choose(page, "short.wav", recording(1.5))
     page.click("#stream-play")
@@ -388,11 +388,11 @@ def stream(visit: Visit) -> None:
     page.select_option("#model", "vocos-mel-24khz-small")
     expect(page.locator("#stream-play")).to_have_text("Play as a stream")
     page.wait_for_timeout(300)
-    expect(said).to_have_text("")  # it was of another model
+    expect(said).to_have_text("")  # it belonged to another model
 
 
 def looks(browser: Browser, url: str, screenshots: Path | None) -> list[str]:
-    """What is wrong with the page in each of four views: its width, the contrast of its texts."""
+    """The faults of the page in four views: width, text contrast, colour scheme, reduced motion."""
     wrong = []
     for scheme in ("light", "dark"):
         for device, size in (("desktop", (1280, 900)), ("phone", (360, 740))):
@@ -429,11 +429,11 @@ def looks(browser: Browser, url: str, screenshots: Path | None) -> list[str]:
 
 
 def token(visit: Visit) -> None:
-    """A service with a token: the page asks for it, keeps it in its tab, and uses it for the WebSocket too."""
+    """With a token, the page asks for it, keeps it for the tab only, and also uses it for the WebSocket."""
     page = visit.page
     expect(page.locator("#access")).to_be_visible(timeout=SLOW)
     expect(page.locator("#token")).to_be_focused()
-    expect(page.locator("#token-error")).to_be_hidden()  # nothing is wrong yet
+    expect(page.locator("#token-error")).to_be_hidden()  # no error yet
     expect(page.locator("#recording")).to_be_hidden()
     if screenshots := visit.screenshots:
         page.screenshot(path=screenshots / "page-token.png", full_page=True)
@@ -459,7 +459,7 @@ def token(visit: Visit) -> None:
 
 
 def run(step: Callable[[Visit], None], browser: Browser, url: str, screenshots: Path | None) -> list[str]:
-    """What is wrong with a step."""
+    """Run a step; returns its faults."""
     began = time.monotonic()
     visit = Visit(browser, url, screenshots, viewport={"width": 1280, "height": 900})
     wrong = []

@@ -1,8 +1,8 @@
 """Play a report in a real browser: python tests/browser/check_report.py PAGE.html [--browser /usr/bin/chromium]
 
-Needs playwright and a Chromium. Every player must load, be as long as its FLAC says and play, only one at a time; every
-picture must show; the page must ask the network for nothing, log nothing, and fit a phone. Exits with 1 where it does
-not. ``--screenshots FOLDER`` keeps pictures of it: light and dark, desktop and phone.
+Needs playwright and a Chromium. Every player must load, have the length of its FLAC, and play, one at a time; every
+picture must show; the page must make no network requests, log nothing, and fit a phone. Exits with 1 otherwise.
+``--screenshots FOLDER`` keeps screenshots: light and dark, desktop and phone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def watch(page: Page, asked: list[str], wrong: list[str]) -> None:
 
 
 def check(page: Page) -> tuple[int, list[str]]:
-    """How many players played, and what is wrong."""
+    """The number of players that played, and the faults."""
     wrong, played = [], 0
     for audio in page.query_selector_all("audio"):
         name = audio.get_attribute("aria-label")

@@ -1,10 +1,10 @@
-"""python -m tests.converted.check FOLDER: the checkpoints of tests.converted.make, converted without torch.
+"""python -m tests.converted.check FOLDER: converts the checkpoints of tests.converted.make without torch.
 
-Run in an environment that has neither torch nor onnx. Each checkpoint is converted by ``vocos-onnx convert`` in a
-process of its own. The weights in the file must be those of the export bit by bit (of an encoder, whose weight norm is
-multiplied out, within 1e-6), its audio within 1e-6 of the peak of what the export's file makes (embeddings 3e-6), and
-within 1e-4 of what the reference package makes. VocosONNX takes the folder itself, too. Where expected.txt is in the
-folder, both refuse it with that message; the export's file, if there is one, must make the reference's audio.
+Run in an environment without torch and onnx. ``vocos-onnx convert`` converts each checkpoint in a separate process. The
+weights in the file must equal the export's bit for bit (for an encoder, whose weight norm is folded, within 1e-6).
+Relative to the peak, its audio must be within 1e-6 of the exported file's (embeddings 3e-6), and within 1e-4 of the
+reference package's. VocosONNX must also open the folder itself. If the folder has expected.txt, both must fail with
+that message, and the exported file, if there is one, must give the reference's audio.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ sys.exit(code)
 
 
 def converted(checkpoint: Path, *options: str) -> tuple[Path, float, int]:
-    """The converted file, the seconds that it took, and the peak memory of the process in MB."""
+    """The converted file, the time in seconds, and the peak memory of the process in MB."""
     output = Path(tempfile.mkdtemp()) / "converted.onnx"
     command = [sys.executable, "-c", PROGRAM, "convert", str(checkpoint), "-o", str(output), *options]
     started = time.perf_counter()

@@ -1,8 +1,8 @@
-"""python -m tests.converted.make FOLDER: checkpoints of every known geometry and layout, with the reference packages.
+"""python -m tests.converted.make FOLDER: makes checkpoints of every known geometry and layout.
 
-Those are vocos, encodec and transformers. Each checkpoint is a folder with random weights, and what is expected of its
-conversion: expected.onnx, as the export writes it, and expected.npz with an input and what the reference package makes
-of it; or expected.txt, with what a conversion that refuses it says.
+It uses the reference packages vocos, encodec and transformers. Each checkpoint is a folder with random weights and the
+expected result of its conversion: expected.onnx, written by the export, and expected.npz, with an input and the
+reference package's output; or expected.txt, with the error message if the conversion must fail.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _22K = mels(sample_rate=22_050, n_fft=1024, hop_length=256, n_mels=80, padding="
 _44K = mels(sample_rate=44_100, n_fft=2048, hop_length=512, n_mels=80, padding="same")
 _32K = mels(sample_rate=32_000, n_fft=2048, hop_length=1024, n_mels=128, padding="center")
 _FORK = {"f_min": 0, "f_max": 8000, "norm": "slaney", "mel_scale": "slaney"}  # arguments that vocos 0.1.0 lacks
-_MELSPEC_LOSS = {  # of the training of BSC-LT/wavenext-mel
+_MELSPEC_LOSS = {  # from the training config of BSC-LT/wavenext-mel
     "class_path": "vocos.loss.MelSpecReconstructionLoss",
     "init_args": {"sample_rate": 22_050, "n_mels": 128, "f_min": 0, "f_max": 11_025, "clip_val": 1e-5},
 }
@@ -59,10 +59,10 @@ CONFIGS = {
     "mlx": config(_STOCK, 512, 1536, 8, "center"),
     "wavenext-mel": upstream.CONFIGS["wavenext-mel"],
     "wavenext-encodec": upstream.CONFIGS["wavenext-encodec"],
-    "fork": upstream.CONFIGS["encodec"],  # whose classes are in other modules
+    "fork": upstream.CONFIGS["encodec"],  # classes in other modules
     "no-classes": config(_22K, 512, 1536, 8, "same"),
-    "tadicodec": config(_SMALL, 64, 256, 3, "same"),  # the layout of TaDiCodec's vocoder, which is larger
-    "wavtokenizer": upstream.CONFIGS["encodec"],  # and weights that Vocos has not
+    "tadicodec": config(_SMALL, 64, 256, 3, "same"),  # the layout of TaDiCodec's vocoder, in a smaller size
+    "wavtokenizer": upstream.CONFIGS["encodec"],  # plus weights that Vocos lacks
 }
 
 
@@ -119,7 +119,7 @@ def vocoder(name: str, folder: Path) -> None:
 
 
 def amphion(described: dict[str, Any], folder: Path) -> None:
-    """The config of the layout that Amphion has, in place of upstream's."""
+    """Replace the config with one in Amphion's layout."""
     backbone, head, features = (described[part]["init_args"] for part in ("backbone", "head", "feature_extractor"))
     vocos = {**backbone, "n_fft": head["n_fft"], "hop_size": head["hop_length"], "padding": head["padding"]}
     preprocess = {

@@ -1,4 +1,4 @@
-"""The tiny files of tests.foreign.make against torch's audio, without the package's own inverse transform."""
+"""Checks the tiny files of tests.foreign.make against torch's audio, without the package's own inverse transform."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def istft(spectrum: np.ndarray, padding: str) -> np.ndarray:
 
 
 def assert_equals_torch(path: Path) -> None:
-    """A tiny file passes the check, and what onnxruntime computes from the mels beside it is torch's audio of them."""
+    """Asserts that a tiny file passes the check and that onnxruntime's output for its mels gives torch's audio."""
     file, golden = read_model(path), np.load(path.with_suffix(".npz"))
     (features,) = file.inputs
     assert features.type == FLOAT
@@ -39,7 +39,7 @@ def assert_equals_torch(path: Path) -> None:
     assert is_static == ("static" in path.stem or path.stem == "chattts")
     assert [out.type for out in file.outputs] == [FLOAT] * len(file.outputs)
     has_istft = path.stem in ("f5-triton", "istft", "dynamo-istft")
-    assert file.reach == REACH + 8 * has_istft  # twice four frames that overlap: those of the audio and of the window
+    assert file.reach == REACH + 8 * has_istft  # four overlapping frames each for audio and window
     lengths = [int(name.removeprefix("mels_")) for name in golden if name.startswith("mels_")]
     for frames in lengths:
         mels, expected = golden[f"mels_{frames}"], golden[f"audio_{frames}"]

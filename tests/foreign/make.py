@@ -1,13 +1,13 @@
-"""Make .onnx files in the layouts that other projects' exporters write, of real vocos modules with random weights.
+"""Make .onnx files in the layouts of other projects' exporters, from real vocos modules with random weights.
 
 Run in an environment with the extras [export] and the packages vocos, encodec and torchaudio:
     python -m tests.foreign.make FOLDER            in the geometry of the real files, about 50 MB each
     python -m tests.foreign.make tests/data/foreign --tiny
 
-Beside each PATH.onnx is PATH.npz with mels of several lengths and torch's audio of them: mels_N is (B, n_mels, N)
-whatever axes the graph takes, and audio_N is what the layout's own inverse transform makes of it, one item at a time.
-Of a graph of one static length, audio_N of a shorter N is the audio of the mels with zeros after them, cut. The files
-in the folder "refused" have none: those are layouts that the package does not read.
+Beside each PATH.onnx is PATH.npz with mels of several lengths and torch's audio for them: mels_N is (B, n_mels, N)
+whatever the graph's axes, and audio_N is the result of the layout's own inverse transform, one item at a time. For a
+graph of one static length, audio_N of a shorter N is the trimmed audio of zero-padded mels. The files in the folder
+"refused" have no .npz: the package does not read those layouts.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Transposed(Spectrum):
 
 
 class Convolved(Spectrum):
-    """The inverse STFT as one transposed convolution: of T frames (T-1)*hop samples, as torch.istft makes them."""
+    """The inverse STFT as one transposed convolution: T frames give (T-1)*hop samples, as in torch.istft."""
 
     basis: Tensor
     square: Tensor
@@ -77,12 +77,12 @@ class Convolved(Spectrum):
         inverse = vocos.head.istft
         self.n_fft, self.hop = inverse.n_fft, inverse.hop_length
         bins = torch.eye(self.n_fft // 2 + 1, dtype=torch.complex64)
-        basis = torch.fft.irfft(torch.cat([bins, 1j * bins]), self.n_fft)  # a real and an imaginary row of each bin
+        basis = torch.fft.irfft(torch.cat([bins, 1j * bins]), self.n_fft)  # a real and an imaginary row per bin
         self.register_buffer("basis", (basis * inverse.window)[:, None])
         self.register_buffer("square", inverse.window.square()[None, None])
 
     def added(self, mels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the windowed frames overlap-added, and the squared windows: (B, 1, N) and (1, 1, N)."""
+        """Returns the overlap-added frames (B, 1, N) and the overlap-added squared window (1, 1, N)."""
         mag, x, y = super().forward(mels)
         audio = nn.functional.conv_transpose1d(torch.cat([mag * x, mag * y], 1), self.basis, stride=self.hop)
         ones = mag.new_ones(1, 1, mag.size(-1))
@@ -94,10 +94,10 @@ class Convolved(Spectrum):
 
 
 class ConvSTFT(Convolved):
-    """As F5-TTS exports it for Triton, with conv_stft's inverse: of T frames T*hop samples, one hop more than istft.
+    """The export of F5-TTS for Triton, with conv_stft's inverse: T frames give T*hop samples, one hop more than istft.
 
-    The squared window is divided by where it is not zero. Those places are sought in a batch of one, and so upstream
-    divides the first item of a batch alone.
+    The audio is divided by the squared window where that is not zero. Upstream finds those places for a batch of one,
+    and so divides only the first item of a batch.
     """
 
     identity: Tensor
@@ -118,14 +118,14 @@ class ConvSTFT(Convolved):
 
 
 class WaveNext(nn.Module):
-    """The WaveNext head: two linear layers to hop samples a frame, clipped; (B, n_mels, T) -> (B, T*hop)."""
+    """The WaveNext head: two linear layers to hop samples per frame, clipped; (B, n_mels, T) -> (B, T*hop)."""
 
     def __init__(self, vocos: Vocos) -> None:
         super().__init__()
         self.backbone, inverse = vocos.backbone, vocos.head.istft
         self.linear_1 = nn.Linear(vocos.head.out.in_features, inverse.n_fft + 2)
         self.linear_2 = nn.Linear(inverse.n_fft + 2, inverse.hop_length, bias=False)
-        self.linear_2.weight.data *= 0.3  # else most samples would be clipped
+        self.linear_2.weight.data *= 0.3  # otherwise most samples would be clipped
 
     def forward(self, mels: Tensor) -> Tensor:
         x = self.linear_2(self.linear_1(self.backbone(mels)))
@@ -133,7 +133,7 @@ class WaveNext(nn.Module):
 
 
 class F5Decode(Convolved):
-    """As F5-TTS-ONNX's decode graph: (1, T, n_mels), and the length of the prompt -> audio in int16."""
+    """The decode graph of F5-TTS-ONNX: (1, T, n_mels) and the length of the prompt -> audio in int16."""
 
     def forward(self, denoised: Tensor, ref_signal_len: Tensor) -> Tensor:  # type: ignore[override]
         audio = super().forward(denoised[:, ref_signal_len:].transpose(1, 2))
@@ -141,9 +141,9 @@ class F5Decode(Convolved):
 
 
 class Codes(Convolved):
-    """As WavTokenizer's and NeuCodec's decoders: codes (1, T) -> (1, N), or (B, 1, T) -> (B, 1, N).
+    """Stands in for the decoders of WavTokenizer and NeuCodec: codes (1, T) -> (1, N), or (B, 1, T) -> (B, 1, N).
 
-    Both have attention over all frames before the backbone, which is all that this has of their other layers.
+    Both have attention over all frames before the backbone, the only one of their extra layers that this has.
     """
 
     def __init__(self, vocos: Vocos) -> None:
@@ -159,7 +159,7 @@ class Codes(Convolved):
 
 @dataclass(frozen=True)
 class Layout:
-    """One file. ``inputs`` and ``outputs`` are the names that the exporter was given; without, it makes up its own."""
+    """One file. ``inputs`` and ``outputs`` are names for the exporter, which makes up its own if there are none."""
 
     path: str
     geometry: Geometry = STOCK
@@ -169,10 +169,10 @@ class Layout:
     inputs: str | None = "mels"
     outputs: tuple[str, ...] = ("mag", "x", "y")
     dynamo: bool = False
-    static: bool = False  # one item of one length
-    dynamic_outputs: bool = True  # whether the exporter was told that the sizes of the outputs vary
+    static: bool = False  # one item, one length
+    dynamic_outputs: bool = True  # whether the outputs are exported with dynamic axes
     metadata: Mapping[str, str] = field(default_factory=dict)
-    beside: str = ""  # a file with the settings: config.yaml, or the same name with .json after it
+    beside: str = ""  # a file with the settings: config.yaml, or the model's name with .json appended
 
 
 SHERPA = {
@@ -222,7 +222,7 @@ LAYOUTS = [
 
 
 def config_of(geometry: Geometry, padding: str) -> dict[str, Any]:
-    """Returns the config of the checkpoint that the file was made of."""
+    """Returns the config of the checkpoint that the file is made from."""
     rate, n_mels, dim, intermediate, layers, n_fft, hop = geometry
     backbone = {"input_channels": n_mels, "dim": dim, "intermediate_dim": intermediate, "num_layers": layers}
     return {
@@ -281,7 +281,7 @@ def export(network: nn.Module, given: tuple[Tensor, ...], path: Path, layout: La
 
 def export_as(network: nn.Module, given: tuple[Tensor, ...], path: Path, **options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if options["dynamo"]:  # in one file, as people publish it
+    if options["dynamo"]:  # one file, as people publish it
         options |= {"external_data": False, "verbose": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -289,7 +289,7 @@ def export_as(network: nn.Module, given: tuple[Tensor, ...], path: Path, **optio
 
 
 def golden(layout: Layout, model: Vocos, network: nn.Module, static: int) -> dict[str, np.ndarray]:
-    """Returns mels of several lengths and torch's audio of them."""
+    """Returns mels of several lengths and torch's audio for them."""
     lengths = (static, 50 if static > 64 else 20) if layout.static else (2, 31, 130) if static > 64 else (2, 31)
     hop, generator = model.head.istft.hop_length, torch.Generator().manual_seed(1)
     tensors: dict[str, Tensor] = {}
@@ -299,7 +299,7 @@ def golden(layout: Layout, model: Vocos, network: nn.Module, static: int) -> dic
         longer = nn.functional.pad(mels, (0, static - frames if layout.static else 0))
         has_audio = not isinstance(network, Spectrum) or isinstance(network, Convolved)
         audio = torch.cat([network(item) if has_audio else model.decode(item) for item in longer[:, None]])
-        if isinstance(network, Convolved):  # no own transform, but upstream's
+        if isinstance(network, Convolved):  # its transform must equal upstream's
             expected = model.decode(longer)
             error = (audio[:, : expected.shape[1]] - expected).abs().max() / expected.abs().max()
             assert error < 1e-5, error
@@ -310,7 +310,7 @@ def golden(layout: Layout, model: Vocos, network: nn.Module, static: int) -> dic
 
 
 def sized(layout: Layout, is_tiny: bool) -> Layout:
-    """Returns the layout in the geometry that is wanted."""
+    """Returns the layout, in the tiny geometry if ``is_tiny``."""
     if not is_tiny:
         return layout
     given = {"n_fft": TINY.n_fft, "hop_length": TINY.hop_length, "win_length": TINY.n_fft}
@@ -335,7 +335,7 @@ def make(folder: Path, layout: Layout, static: int) -> None:
 
 @torch.no_grad()
 def make_refused(folder: Path, geometry: Geometry) -> None:
-    """Layouts that the package does not read."""
+    """Make files in layouts that the package does not read."""
     model = vocos(geometry, "center")
     torch.manual_seed(0)
     options = {"opset_version": 17, "dynamo": False}

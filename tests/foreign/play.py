@@ -1,10 +1,10 @@
-"""Check the files that ``tests.foreign.make`` made: each against torch, and in windows against the whole.
+"""Check the files of ``tests.foreign.make``: each against torch, and windowed decoding against the whole.
 
     python -m tests.foreign.play FOLDER
 
-It needs neither torch nor onnx. It prints a row for each file, as docs/explanation/reliability.md has them, and exits
-with 1 if one differs from torch by more than 1e-4 of the peak, or in windows by more than 1e-5, or if a file is read
-that should not be.
+It needs neither torch nor onnx. It prints a table row for each file, in the form of docs/explanation/reliability.md,
+and exits with 1 if a file differs from torch by more than 1e-4 of the peak, or in windows by more than 1e-5, or if an
+unsupported file is read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SETTINGS = {"sample_rate": 24000, "n_fft": 1024, "hop_length": 256, "padding": "
 
 
 def settings(path: Path, *, n_fft: int, hop_length: int) -> dict[str, object]:
-    """Returns what a user must say of a file, which says less than a Vocos needs."""
+    """Returns the settings that a user must pass because the file lacks them."""
     name = path.name
     sizes = {"n_fft": n_fft, "hop_length": hop_length}
     if name in ("f5-triton.onnx", "istft.onnx", "dynamo-wavenext.onnx", "dynamo-istft.onnx"):
@@ -35,13 +35,13 @@ def settings(path: Path, *, n_fft: int, hop_length: int) -> dict[str, object]:
         return {**SETTINGS, **sizes}
     if name in ("three-keys.onnx", "phoonnx.onnx"):
         return {"padding": "center"}
-    if name == "vocos-16khz-univ.onnx" and n_fft != 1024:  # which it leaves to sherpa-onnx's defaults
+    if name == "vocos-16khz-univ.onnx" and n_fft != 1024:  # the file relies on sherpa-onnx's defaults
         return {"hop_length": hop_length}
     return {"padding": "same"} if name == "vocos-22khz-univ.onnx" else {}
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """Returns the largest difference over the peak of what is expected; infinite for another shape."""
+    """Returns the largest difference relative to the expected peak, or infinity if the shapes differ."""
     if found.shape != expected.shape:
         return np.inf
     return float(np.abs(found - expected).max() / np.abs(expected).max())
@@ -60,18 +60,18 @@ def to_torch(vocos: VocosONNX, golden: dict[str, np.ndarray]) -> float:
 
 
 def in_windows(vocos: VocosONNX) -> tuple[float, float]:
-    """Returns how far the audio of spans, and that of streams, is from that of the whole."""
+    """Returns how far the audio of spans and of streams differs from that of the whole."""
     network, rng = vocos.network, np.random.default_rng(0)
     frames = 3 * network.size // 2 if network.size else 6 * network.reach + 100
     mels = rng.normal(-1, 2, (network.config.feature_channels, frames)).astype(np.float32)
-    if network.size:  # there is no whole: two ways of cutting it
+    if network.size:  # it cannot be decoded whole, so compare two ways of splitting it
         whole = np.concatenate([*vocos.decode_stream(np.array_split(mels, 7, axis=1), check=False)])
     else:
         vocos._plan = Plan(network.reach, None)
         whole = vocos.decode(mels, check=False)
         vocos._plan = Plan(network.reach, network.threads or 2, waiting=10.0)
     cut = difference(vocos.decode(mels, check=False), whole)
-    chunk = 500 if (network.size or 0) > 500 else 8  # each takes as long as all frames that the graph takes
+    chunk = 500 if (network.size or 0) > 500 else 8  # a chunk takes as long as the graph's full length
     streamed = [*vocos.decode_stream((mels[:, i : i + chunk] for i in range(0, frames, chunk)), check=False)]
     return cut, difference(np.concatenate(streamed), whole)
 

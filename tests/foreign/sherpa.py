@@ -1,9 +1,9 @@
-"""python -m tests.foreign.sherpa: files of ``--format sherpa``, played by sherpa-onnx itself.
+"""python -m tests.foreign.sherpa: decodes files of ``--format sherpa`` with sherpa-onnx itself.
 
 Needs sherpa-onnx 2.0.1, torch and onnx. The checkpoints have random weights; an acoustic model that always returns the
-same mels stands in for a text-to-speech system. sherpa-onnx's audio must be that of VocosONNX on these mels, of a model
-with ``same`` padding without hop_length / 2 samples at each end. sherpa-onnx has an onnxruntime of its own, so it runs
-in a process of its own.
+same mels stands in for a text-to-speech system. sherpa-onnx must give VocosONNX's audio of these mels; with ``same``
+padding, that audio without hop_length / 2 samples at each end. sherpa-onnx bundles its own onnxruntime, so it runs in a
+separate process.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from vocos_onnx.cli import main
 from vocos_onnx.dsp.stft import hann_window
 
 TOLERANCE = 1e-5  # of the peak
-MIN_SNR_DB = 20.0  # of int8
-LENGTHS = (2, 3, 28, 300)  # frames; of one, a centred inverse STFT makes no samples
+MIN_SNR_DB = 20.0  # for int8
+LENGTHS = (2, 3, 28, 300)  # frames; a centred inverse STFT gives no samples for one
 CONFIG = """\
 feature_extractor:
   class_path: vocos.feature_extractors.MelSpectrogramFeatures
@@ -42,8 +42,8 @@ head:
 """
 CENTER = {"rate": 24_000, "n_mels": 100, "n_fft": 1024, "hop": 256, "padding": "center"}
 SAME = {"rate": 22_050, "n_mels": 80, "n_fft": 1024, "hop": 256, "padding": "same"}
-ODD = {"rate": 22_050, "n_mels": 80, "n_fft": 1002, "hop": 300, "padding": "center"}  # no graph of it is bundled
-# name, skeletons whose weights fit, arguments of the config, command, options
+ODD = {"rate": 22_050, "n_mels": 80, "n_fft": 1002, "hop": 300, "padding": "center"}  # no graph for it is bundled
+# name, skeleton with matching weights, arguments of the config, command, options
 CASES: list[tuple[str, str, dict[str, Any], str, list[str]]] = [
     ("center, convert", "vocos-mel-24khz", CENTER, "convert", []),
     ("same, convert", "vocos-mel-22khz", SAME, "convert", []),
@@ -58,7 +58,7 @@ def run(*arguments: object) -> None:
 
 
 def checkpoint(folder: Path, skeleton: str, arguments: dict[str, Any]) -> Path:
-    """A checkpoint with the weights of a geometry; of those of its head, which has an n_fft of 1024, the first."""
+    """A checkpoint with the weights of a geometry; the head's, for an n_fft of 1024, are cut to the given n_fft."""
     weights, n_fft = random_weights(skeleton), arguments["n_fft"]
     head = {name: weights[name][: n_fft + 2] for name in ("head.out.weight", "head.out.bias")}
     return write_vocoder(
@@ -67,7 +67,7 @@ def checkpoint(folder: Path, skeleton: str, arguments: dict[str, Any]) -> Path:
 
 
 def acoustic_model(mels: Float, rate: int) -> onnx.ModelProto:
-    """A Matcha-TTS whose mels are these, whatever the text is."""
+    """A Matcha-TTS model that returns these mels for any text."""
     inputs = [
         helper.make_tensor_value_info("x", TensorProto.INT64, [1, "tokens"]),
         helper.make_tensor_value_info("x_length", TensorProto.INT64, [1]),
@@ -84,7 +84,7 @@ def acoustic_model(mels: Float, rate: int) -> onnx.ModelProto:
 
 
 def play(vocoder: str, folder: Path) -> None:
-    """Write the audio of each acoustic model in a folder to an array beside it."""
+    """Save the audio of each acoustic model in a folder as an array beside it."""
     tts: Any = importlib.import_module("sherpa_onnx")
     (folder / "tokens.txt").write_text("_ 0\na 1\nb 2\n")
     (folder / "lexicon.txt").write_text("ab a b\n")
@@ -101,7 +101,7 @@ def play(vocoder: str, folder: Path) -> None:
 
 
 def played(vocoder: Path, mels: list[Float], rate: int, folder: Path) -> Iterator[Float]:
-    """What sherpa-onnx makes of each of the mels (1, n_mels, T)."""
+    """sherpa-onnx's audio for each of the mels (1, n_mels, T)."""
     folder.mkdir()
     for one in mels:
         onnx.save(acoustic_model(one, rate), folder / f"{one.shape[2]}.onnx")

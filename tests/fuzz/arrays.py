@@ -1,4 +1,4 @@
-"""Arrays of tokens, features and audio, and streams of them."""
+"""Arrays of tokens, features and audio, also as streams."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def audio_arrays(rng: Rng, folder: Path) -> None:
 
 
 def chunkings(rng: Rng, folder: Path) -> None:
-    """Chunks of any lengths give what decode gives."""
+    """Chunks of any lengths give the audio of decode."""
     vocos = model(["encodec", "mel", "encodec-int8"][rng.integers(3)])
     frames = int(rng.integers(1, 60))
     is_encodec = vocos.config.encodec is not None
@@ -72,7 +72,7 @@ def chunkings(rng: Rng, folder: Path) -> None:
 
 
 def types(rng: Rng, folder: Path) -> None:
-    """Every dtype as tokens, features and audio, by every entry: integers are right as tokens, the rest is refused."""
+    """Every dtype as tokens, features and audio through every method: valid ones work, all others raise ValueError."""
     from vocos_onnx import EncodecONNX, Tokens, load_tokens, save_tokens
 
     dtypes = [*np.typecodes["All"], *(f"{order}{kind}" for order in "<>" for kind in _SIZED), *_named_types()]
@@ -86,7 +86,7 @@ def types(rng: Rng, folder: Path) -> None:
         except (TypeError, ValueError):
             given = np.zeros(good.shape, dtype)
     integer, floating = dtype.kind in "iu", np.issubdtype(dtype, np.floating)
-    of_others = dtype.isbuiltin == 2  # of ml_dtypes
+    of_others = dtype.isbuiltin == 2  # from ml_dtypes
     vocos = model("encodec" if tokens else "mel")
     how = ["decode", "list", "Tokens", "push", "file", "features", "audio"][rng.integers(7)]
     right = integer if tokens else floating
@@ -114,7 +114,7 @@ def types(rng: Rng, folder: Path) -> None:
                 return
             case "audio":
                 encoder = EncodecONNX(DATA / "encoder.onnx", threads=1)
-                right = (floating and np.abs(good[0]).max() <= 64) or dtype in (np.int16, np.int32)  # louder is refused
+                right = (floating and np.abs(good[0]).max() <= 64) or dtype in (np.int16, np.int32)  # louder: an error
                 encoder.encode(given[0] if given.ndim else given, 24_000, encoder.bandwidths[0])
                 return
     except ValueError as error:
@@ -132,7 +132,7 @@ _SIZED = ("i2", "i4", "i8", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16", "U3
 
 
 def _named_types() -> list[object]:
-    """Those of structures, and where it is installed of ml_dtypes."""
+    """Structured dtypes, and those of ml_dtypes if it is installed."""
     kinds: list[object] = [[("a", "i4")], [("a", "f4"), ("b", "O")], "V3", "S4"]
     with contextlib.suppress(ImportError):
         import ml_dtypes
@@ -142,7 +142,7 @@ def _named_types() -> list[object]:
 
 
 def streams_after_errors(rng: Rng, folder: Path) -> None:
-    """After a chunk that failed a stream gives nothing more until reset, and then what a new one gives."""
+    """After a failed chunk a stream raises errors until reset, and then gives the audio of a new stream."""
     name = ["encodec", "mel", "mel-int8", "encodec-int8"][rng.integers(4)]
     vocos = model(name)
     is_encodec = vocos.config.encodec is not None

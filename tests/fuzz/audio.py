@@ -1,4 +1,4 @@
-"""Audio files that are damaged, cut, joined and that lie; rates; and what is written."""
+"""Audio files: damaged, cut, joined or with false headers; rates; and written files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.fuzz.common import DOCUMENTED, Rng, Target, damaged, finite
 
-TONE = np.float32(np.pi / 4)  # what lies in memory that was freed, and is in no file
+TONE = np.float32(np.pi / 4)  # a value in freed memory that no file contains
 KINDS = [
     ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "IMA_ADPCM"), ("WAV", "GSM610"), ("RF64", "PCM_16"), ("W64", "PCM_24"),
     ("AIFF", "PCM_24"), ("AIFF", "ULAW"), ("AU", "PCM_16"), ("AU", "G721_32"), ("CAF", "PCM_16"), ("CAF", "ALAC_16"),
@@ -36,7 +36,7 @@ def recording(kind: int, samples: int = 6000, channels: int = 1) -> bytes:
 
 @cache
 def without_count(kind: int) -> bytes:
-    """The mp3 without the frame that says how many there are."""
+    """The mp3 without the frame that holds the frame count."""
     data = recording(kind)
     return data[data.index(data[:2], 4) :]
 
@@ -47,7 +47,7 @@ def recordings() -> list[bytes]:
 
 
 def read(folder: Path, data: bytes) -> np.ndarray:
-    """What ``load_audio`` finds, in memory that holds a tone of somebody else."""
+    """Run ``load_audio`` after freeing memory with a marker, and check that none of it is in the result."""
     from vocos_onnx import load_audio
 
     path = folder / "a.bin"
@@ -68,7 +68,7 @@ def audio_files(rng: Rng, folder: Path) -> None:
 
 
 def whole_or_error(rng: Rng, folder: Path) -> None:
-    """Files of which it is known what they hold: all of it comes, or an error; good ones are never refused."""
+    """Files with known content are read completely or raise an error; good ones never raise."""
     kind = int(rng.integers(len(KINDS)))
     name, _ = KINDS[kind]
     counted = name != "MP3" or rng.random() < 0.5
@@ -83,7 +83,7 @@ def whole_or_error(rng: Rng, folder: Path) -> None:
     match rng.integers(7):
         case 0:  # cut
             got = read(folder, data[: int(rng.integers(len(data)))])
-            if not counted:  # where a frame ends nothing shows that others followed
+            if not counted:  # if cut at the end of a frame, nothing shows that more followed
                 whole = whole[: len(got)]
         case 1:  # joined
             other = recording(kind, 4000)
@@ -91,7 +91,7 @@ def whole_or_error(rng: Rng, folder: Path) -> None:
             if not (name == "MP3" and len(got) > 10_000):
                 np.testing.assert_array_equal(got, np.concatenate([whole, read(folder, other)]))
             return
-        case 2:  # tags and padding in front and behind
+        case 2:  # tags before, tags and padding after
             front = b"ID3\4\0\0\0\0\2\0" + bytes(256) if rng.random() < 0.3 else b""
             try:
                 got = read(folder, front + data + tags[rng.integers(4)])
@@ -105,7 +105,7 @@ def whole_or_error(rng: Rng, folder: Path) -> None:
             got = read(folder, data + second)
             np.testing.assert_array_equal(got, np.concatenate([whole, read(folder, second)]))
             return
-        case 6:  # one bit of what has checksums, or an mp3 that begins anywhere
+        case 6:  # a flipped bit where there are checksums, or an mp3 that begins anywhere
             if name == "OGG":
                 at = int(rng.integers(len(data)))
                 got = read(folder, data[:at] + bytes([data[at] ^ 1 << int(rng.integers(8))]) + data[at + 1 :])
@@ -115,13 +115,13 @@ def whole_or_error(rng: Rng, folder: Path) -> None:
                 return
             else:
                 return
-        case 3:  # a length in the header that is another
+        case 3:  # a changed number in the header
             out, at = bytearray(data), int(rng.integers(4, min(120, len(data) - 8)))
             value = [0, 1, 2**31 - 1, 2**32 - 1, len(data) // 2, 2 * len(data)][rng.integers(6)]
             out[at : at + 4] = struct.pack("<>"[rng.integers(2)] + "I", value)
-            read(folder, bytes(out))  # of what it then is, no more can be said
+            read(folder, bytes(out))  # the right result is not known
             return
-        case _:  # lengths never filled in, where they are
+        case _:  # lengths that were never filled in
             places = {"WAV": b"data", "RF64": b"ds64", "AIFF": b"SSND", "AU": b".snd", "CAF": b"data"}
             if name not in places:
                 return
@@ -129,7 +129,7 @@ def whole_or_error(rng: Rng, folder: Path) -> None:
             width = 8 if name in ("RF64", "CAF") else 4
             filler = [b"\0", b"\xff"][0 if name == "RF64" else rng.integers(2)]
             got = read(folder, data[:at] + filler * width + data[at + width :])
-            if len(got) != len(whole):  # chunks behind it may be taken for audio
+            if len(got) != len(whole):  # later chunks may be read as audio
                 got = got[: len(whole)]
     np.testing.assert_array_equal(got, whole)
 
@@ -147,7 +147,7 @@ def rates(rng: Rng, folder: Path) -> None:
     cuts = np.sort(rng.integers(0, len(audio), int(rng.integers(5))))
     blocks = np.concatenate(list(read_blocks(np.split(audio, cuts), rate, to)), axis=1)[0]
     np.testing.assert_allclose(blocks, whole, rtol=0, atol=1e-6)
-    # the sum that it stands for, at some places
+    # selected samples as direct sums
     lower, beta = min(1, to / rate), 0.1102 * (100 - 8.7)
     for m in rng.integers(0, len(whole), 3):
         u = (int(m) * rate - np.arange(len(audio)) * to) / to * lower
@@ -156,7 +156,7 @@ def rates(rng: Rng, folder: Path) -> None:
 
 
 def written(rng: Rng, folder: Path) -> None:
-    """Every kind, in a thread with a small stack: a file that holds what was written, or an error and no file."""
+    """Write every kind in a thread with a small stack: a complete file, or an error and no file."""
     from vocos_onnx import load_audio, save_audio
 
     kinds = ["wav", "flac", "ogg", "mp3", "aiff", "caf", "au", "w64", "rf64", "mat5", "svx", "nist", "opus", "aif"]
@@ -198,7 +198,7 @@ def written(rng: Rng, folder: Path) -> None:
 
 
 class Dribble(io.RawIOBase):
-    """A file object that gives and takes as much as it likes, and cannot seek."""
+    """A file object that reads and writes random amounts and cannot seek."""
 
     def __init__(self, rng: Rng, data: bytes = b"") -> None:
         self.rng, self.data, self.at = rng, bytearray(data), 0
@@ -229,7 +229,7 @@ def outcome(call: Any) -> tuple[str, object]:
 
 
 def objects(rng: Rng, folder: Path) -> None:
-    """What comes from a file object, whole or damaged, is what comes from the file; and so is what goes to one."""
+    """File objects, whole or damaged, read and write the same as files."""
     from vocos_onnx import load_audio, load_blocks, save_audio
     from vocos_onnx.io.audio import expected_samples
 
@@ -266,7 +266,7 @@ DTYPES = ["?", *"bhilqBHILQefdgFDG", "O", "S4", "U4", "M8[s]", "m8[s]", "V4", ">
 
 
 def levels(rng: Rng, folder: Path) -> None:
-    """Every type and level, and rates of every type: samples that are kept, or an error; the same by every way in."""
+    """Every dtype and level, and rates of every type: all methods keep the samples, or all raise an error."""
     import soundfile
 
     from vocos_onnx import load_audio, save_audio, save_blocks

@@ -1,6 +1,6 @@
-"""Checkpoints as the reader without torch sees them: damaged, mutated and hand-made to do harm.
+"""Damaged, mutated and malicious checkpoints for the reader without torch.
 
-Each ends with the tensors or with CheckpointError, runs nothing, and takes memory in proportion to the file.
+Each gives its tensors or CheckpointError, runs nothing, and takes memory in proportion to the file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tests.torch_bytes import (
 )
 from vocos_onnx.model.checkpoint import CheckpointError, open_weights
 
-CANARY = "canary"  # the file that an attack makes in the working directory if it succeeds
+CANARY = "canary"  # a successful attack creates this file in the working directory
 COMMAND = f"touch {CANARY}"
 NAMES = ["posix system", "os system", "builtins eval", "__builtin__ eval", "builtins exec", "builtins getattr",
          "builtins __import__", "subprocess Popen", "torch.hub load", "torch load", "torch.jit load", "codecs encode",
@@ -58,12 +58,12 @@ ALLOWED = ["collections OrderedDict", "collections Counter", "collections defaul
 
 
 def _tensors(value: Any, **kwargs: Any) -> bytes:
-    """A state dict of one value, and the storage "0" of six floats."""
+    """A state dict of one value, with the storage "0" of six floats."""
     return archive(pickled({"a": value}), ONE, **kwargs)
 
 
 def _laughs(depth: int) -> bytes:
-    """A tuple that stands for 2**depth lists: of the one before twice, and so on."""
+    """A tuple that expands to 2**depth lists: each level holds the previous one twice."""
     return b"]" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(depth))
 
 
@@ -72,7 +72,7 @@ def _nested(depth: int) -> bytes:
 
 
 def _directory(data: bytes) -> dict[bytes, int]:
-    """Where the entries of the directory are, by the names of the members."""
+    """The offsets of the directory's entries, by member name."""
     at, found = data.index(b"PK\1\2"), {}
     while data[at : at + 4] == b"PK\1\2":
         name, extra, comment = struct.unpack_from("<3H", data, at + 28)
@@ -82,7 +82,7 @@ def _directory(data: bytes) -> dict[bytes, int]:
 
 
 def _overlapping() -> bytes:
-    """Two entries of the directory for the same bytes, as in zip bombs."""
+    """Two directory entries for the same bytes, as in zip bombs."""
     data = bytearray(saved({"a": ONES, "b": ONES}))
     entries = _directory(bytes(data))
     one, other = entries[b"archive/data/0"], entries[b"archive/data/1"]
@@ -91,7 +91,7 @@ def _overlapping() -> bytes:
 
 
 def _nested_members() -> bytes:
-    """A member with a header of its own, and all of it within another."""
+    """A member, with its own header, that lies entirely within another."""
     sound = saved({"a": ONES, "b": ONES})
     (local,) = struct.unpack_from("<I", sound, _directory(sound)[b"archive/data/1"] + 42)
     member = sound[local : local + 30 + len("archive/data/1") + ONES.nbytes]
@@ -103,7 +103,7 @@ def _nested_members() -> bytes:
 
 
 def _patched(find: bytes, field: int, value: bytes, count: int = 1) -> Callable[[], bytes]:
-    """A sound archive with something else in a field of its records."""
+    """A valid archive with one field of its records overwritten."""
 
     def make() -> bytes:
         data, at = bytearray(saved({"a": ONES, "b": ONES})), -1
@@ -116,10 +116,10 @@ def _patched(find: bytes, field: int, value: bytes, count: int = 1) -> Callable[
 
 
 def _appended(name: str) -> bytes:
-    """A sound archive with another pickle in a member behind the others."""
+    """A valid archive with another pickle in an extra member at the end."""
     buffer = io.BytesIO(_tensors(tensor("0", ONES)))
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "a") as out:
-        warnings.simplefilter("ignore")  # of a name that comes twice
+        warnings.simplefilter("ignore")  # about a duplicate name
         out.writestr(name, pickled({"a": Call(Name("posix system"), (COMMAND,))}))
     return buffer.getvalue()
 
@@ -134,7 +134,7 @@ def _view(shape: Any, strides: Any, offset: Any = 0, count: Any = 6, kind: str =
 
 
 BIG = 1 << 40
-# Each must be refused.
+# Each must raise CheckpointError.
 ATTACKS: dict[str, Callable[[], bytes]] = {
     **{f"the name {name!r}": (lambda name=name: _tensors(Call(Name(name), (COMMAND,)))) for name in NAMES},  # type: ignore[misc]
     "a name that is not called": lambda: _tensors(Name("posix system")),
@@ -340,7 +340,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
 
 
 def read_all(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of a file. Whatever is in it, they take no more than the file, but for their wider types."""
+    """All tensors of a file. Whatever its content, they take at most twice its size, for their wider types."""
     with open_weights(path) as weights:
         assert len(weights.sha256) == 64
         arrays = {name: weights[name].read() for name in weights}
@@ -351,7 +351,7 @@ def read_all(path: Path) -> dict[str, np.ndarray]:
 
 @cache
 def watch() -> Counter[str]:
-    """Counts from now on what no reading of a checkpoint does: programs started, names that pickles look up."""
+    """Starts counting what reading a checkpoint must never do: start programs, look up names for a pickle, ..."""
     seen: Counter[str] = Counter()
     watched = {"pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen",
                "os.remove", "socket.connect", "webbrowser.open"}  # fmt: skip
@@ -379,7 +379,7 @@ def _sound() -> dict[str, bytes]:
 
 
 def _repacked(pickle_of: Callable[[bytes], bytes]) -> bytes:
-    """The archive with another pickle, and right checksums."""
+    """The archive with another pickle and correct checksums."""
     with zipfile.ZipFile(io.BytesIO(_sound()["zip"])) as stored:
         members = {name.removeprefix("archive/"): stored.read(name) for name in stored.namelist()}
     storages = {name.removeprefix("data/"): data for name, data in members.items() if name.startswith("data/")}
@@ -393,7 +393,7 @@ def _number(rng: Rng) -> Any:
 
 
 def _value(rng: Rng, depth: int = 0) -> Any:
-    """Something that a pickle may hold: now and then what a state dict holds, else anything."""
+    """A random value that a pickle may hold, sometimes one that is valid in a state dict."""
     kind = rng.integers(14 if depth < 4 else 6)
     numbers = tuple(_number(rng) for _ in range(rng.integers(4)))
     kinds = list(STORAGES)
@@ -428,7 +428,7 @@ def _value(rng: Rng, depth: int = 0) -> Any:
 
 
 def _program(rng: Rng) -> bytes:
-    """Opcodes in any order, with arguments of the right form; most of them such as torch.save writes."""
+    """Opcodes in random order with well-formed arguments, mostly those that torch.save writes."""
     known = [code for code in pickletools.opcodes if code.proto <= 2]
     usual = [code for code in known if code.name in
              ("BINPUT", "BINGET", "MARK", "TUPLE", "TUPLE2", "REDUCE", "EMPTY_DICT", "SETITEMS", "EMPTY_LIST",
@@ -455,7 +455,7 @@ def _program(rng: Rng) -> bytes:
 
 
 def pickles(rng: Rng, folder: Path) -> None:
-    """Archives with another pickle, whose checksums are right."""
+    """Archives with another pickle and correct checksums."""
     kind = rng.integers(10)
     if kind < 4:
         data = _repacked(lambda good: damaged(rng, good))
@@ -469,7 +469,7 @@ def pickles(rng: Rng, folder: Path) -> None:
 
 
 def archives(rng: Rng, folder: Path) -> None:
-    """Archives that are damaged somewhere, most of them in their records."""
+    """Archives with damage, mostly in their records."""
     data = bytearray(_sound()["zip"])
     if rng.random() < 0.3:
         data = bytearray(damaged(rng, bytes(data)))
@@ -490,7 +490,7 @@ def _all(data: bytes, mark: bytes) -> list[int]:
 
 
 def headers(rng: Rng, folder: Path) -> None:
-    """Safetensors that are damaged somewhere, or whose header says something else."""
+    """Damaged safetensors, or with a changed header."""
     good = _sound()["safetensors"]
     if rng.random() < 0.4:
         _read(damaged(rng, good), folder)
@@ -516,14 +516,14 @@ def headers(rng: Rng, folder: Path) -> None:
 
 
 def attacks(rng: Rng, folder: Path) -> None:
-    """The attacks above as they are, or damaged."""
+    """The attacks above, unchanged or damaged."""
     names = list(ATTACKS)
     data = ATTACKS[names[rng.integers(len(names))]]()
     _read(damaged(rng, data) if len(data) < 100_000 and rng.random() < 0.5 else data, folder)
 
 
 def _read(data: bytes, folder: Path) -> None:
-    """Raises CheckpointError, and nothing else; AssertionError if anything was run."""
+    """Read the file; raises AssertionError if anything was run, or if a CheckpointError is long or unprintable."""
     path, seen = folder / "pytorch_model.bin", watch()
     path.write_bytes(data)
     before = seen.total()
@@ -538,7 +538,7 @@ def _read(data: bytes, folder: Path) -> None:
         assert not Path(CANARY).exists()
 
 
-_ALLOWED_MEMORY = 1 << 30  # of address space, of which numpy's libraries take most
+_ALLOWED_MEMORY = 1 << 30  # address space, most of it for numpy's libraries
 TARGETS = {
     "pickles, without torch": Target(pickles, 1, (CheckpointError,), memory=_ALLOWED_MEMORY),
     "archives, without torch": Target(archives, 0.5, (CheckpointError,), memory=_ALLOWED_MEMORY),

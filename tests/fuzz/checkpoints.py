@@ -1,4 +1,4 @@
-"""Checkpoints: configs in YAML and JSON, and weights. They are read with torch: without it there are no targets."""
+"""Checkpoints: configs in YAML and JSON, and weights. They are read with torch; without it there are no targets."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _weights(tokens: bool) -> dict[str, Any]:
 
 
 def configs(rng: Rng, folder: Path) -> None:
-    """Configs of a checkpoint, and of a training."""
+    """Configs of checkpoints and of training runs."""
     import yaml
 
     from vocos_onnx.model.checkpoint_config import read_config
@@ -150,12 +150,12 @@ def _save(state: Any, path: Path, legacy: bool = False) -> None:
 
 
 def _tensor(rng: Rng, good: Any) -> Any:
-    """Something else in a state dict than its tensor."""
+    """A replacement for a tensor in a state dict."""
     import torch
 
     shape = list(good.shape)
     match rng.integers(16):
-        case 0:  # of a few bytes, and 40 GB
+        case 0:  # 40 GB from a few bytes
             return torch.zeros(1).expand([1 << 20, 10_000])
         case 1:
             return good.flatten()[:1].expand(good.numel()).reshape(shape) if good.is_contiguous() else good
@@ -217,7 +217,7 @@ def _lying_header(rng: Rng, state: dict[str, Any]) -> bytes:
 
 
 def weights(rng: Rng, folder: Path) -> None:
-    """Files of weights whose config fits: state dicts of other things than tensors, other tensors, damaged files."""
+    """Weight files with a matching config: state dicts with non-tensors or wrong tensors, and damaged files."""
     import yaml
 
     from vocos_onnx_export.checkpoint import build, load
@@ -248,7 +248,7 @@ def weights(rng: Rng, folder: Path) -> None:
         buffer = io.BytesIO()
         _save(state, buffer, legacy=rng.random() < 0.5)  # type: ignore[arg-type]
         path.write_bytes(damaged(rng, buffer.getvalue()))
-    elif rng.random() < 0.5:  # deflated, which reads a file of 40 kB as one of 40 MB
+    elif rng.random() < 0.5:  # compressed, so that 40 kB may expand to 40 MB
         buffer = io.BytesIO()
         _save(state, buffer)  # type: ignore[arg-type]
         with zipfile.ZipFile(buffer) as stored, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as deflated:
@@ -275,7 +275,7 @@ class _Call:
 
 
 def pickles(rng: Rng, folder: Path) -> None:
-    """Pickles that call what torch lets them, and archives of several directories: refused, or what was checked."""
+    """Pickles with calls that torch allows, and archives with two directories: an error, or just what was checked."""
     import torch
 
     from tests.parity.malice import two_directories
@@ -306,7 +306,7 @@ def pickles(rng: Rng, folder: Path) -> None:
 
 
 def encoders(rng: Rng, folder: Path) -> None:
-    """Configs of EnCodec, whose weights are those of another."""
+    """Changed configs of EnCodec beside the weights of the original."""
     import torch
     from safetensors.torch import save_file
 

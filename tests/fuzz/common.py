@@ -1,4 +1,4 @@
-"""What the targets of the fuzzer share: input that is damaged or of another kind, and what right audio is."""
+"""Helpers shared by the fuzzer's targets: damaged or wrong input, and checks of the audio."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Target:
-    """One kind of input: ``run`` tries one case, in an empty folder, and may raise the ``documented`` errors.
+    """One kind of input: ``run`` tries one case in an empty folder and may raise only the ``documented`` errors.
 
-    Of all cases a share by ``weight`` is of this kind. A case may take so many ``seconds``, and its process so many
-    bytes of address space (``memory``), the interpreter and onnxruntime included.
+    ``weight`` sets its share of all cases. ``seconds`` limits the time of a case, and ``memory`` the address space of
+    its process in bytes, including the interpreter and onnxruntime.
     """
 
     run: Callable[[Rng, Path], None]
@@ -44,7 +44,7 @@ def model(name: str) -> VocosONNX:
 
 
 def any_array(rng: Rng, good: np.ndarray) -> Any:
-    """Something like the good one: of another type, shape, order, values, or no array at all."""
+    """A variant of the good array with another type, shape, order or values, or something that is no array."""
     kind = rng.integers(12)
     if kind == 0:
         return rng.choice(np.array(["", "tokens", "\x00"])).item()
@@ -70,7 +70,7 @@ def any_array(rng: Rng, good: np.ndarray) -> Any:
 
 
 def damaged(rng: Rng, data: bytes, same_size: bool = False) -> bytes:
-    """Bytes changed, overwritten and, but for the same size, cut off, cut out or repeated, here and there."""
+    """Change and overwrite random bytes and, unless ``same_size``, also truncate, delete, repeat and insert some."""
     out = bytearray(data)
     for _ in range(rng.integers(1, 5)):
         if not out:

@@ -38,7 +38,7 @@ def npz(rng: Rng, folder: Path) -> None:
 
 
 def layouts(rng: Rng, folder: Path) -> None:
-    """Token files as others save them are right or refused, damaged ones too; no message advises to load pickles."""
+    """Token files of other programs, also damaged, give the right tokens or an error; none advises loading pickles."""
     from vocos_onnx import load_tokens
 
     codes = rng.integers(1024, size=(2, int(rng.integers(3, 40))))
@@ -108,7 +108,7 @@ def safetensors(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def foreign(rng: Rng, folder: Path) -> None:
-    """Files of every other kind, under every name, are named and never loaded."""
+    """Files of any other kind, under any name, raise an error and are never unpickled."""
     from vocos_onnx import load_tokens
 
     heads = [
@@ -162,7 +162,7 @@ def command_line(rng: Rng, folder: Path) -> None:
         "--json", "new/", "folder/", *(str(DATA / f"{name}.onnx") for name in ("encodec", "mel", "encoder")),
     ]  # fmt: skip
     args = [words[rng.integers(6)], *(words[i] for i in rng.integers(0, len(words), rng.integers(0, 8)))]
-    if rng.random() < 0.5:  # one that may be right
+    if rng.random() < 0.5:  # a command that may be valid
         args = [
             ["decode", "t.npy", "out.wav", "--model", str(DATA / "encodec.onnx")],
             ["resynth", "a.wav", "out.wav", "--model", str(DATA / "mel.onnx")],
@@ -181,7 +181,7 @@ def command_line(rng: Rng, folder: Path) -> None:
 
 
 def outputs(rng: Rng, folder: Path) -> None:
-    """Whatever an output is: what was there stays unless its replacement is asked for, inputs and links always."""
+    """Whatever exists at an output's path stays unless --force is given; inputs and links always stay."""
     from vocos_onnx.cli import main
 
     os.chdir(folder)
@@ -235,7 +235,7 @@ def outputs(rng: Rng, folder: Path) -> None:
     assert links.items() <= {str(p): os.readlink(p) for p in folder.rglob("*") if p.is_symlink()}.items()  # noqa: PTH115
     changed = {p for p, data in before.items() if Path(p).read_bytes() != data}
     assert not changed or force, (args, kind, changed)
-    recordings_stay = {"t.npy"} if args[0] == "decode" else {"a.wav", "b.wav", "t.npy"}  # decode has no audio as input
+    recordings_stay = {"t.npy"} if args[0] == "decode" else {"a.wav", "b.wav", "t.npy"}  # decode takes no audio
     assert not changed & {str(folder / name) for name in recordings_stay}, (args, changed)
     assert not list(folder.rglob(".vocos-*"))
     if code:

@@ -1,4 +1,4 @@
-"""Anything in place of a model or an encoder, and pickles of models whose files have changed."""
+"""Arbitrary objects in place of a model or encoder, and pickles of models whose files have changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FILES = (
 
 
 def _thing(rng: Rng, folder: Path) -> object:
-    """In place of a path."""
+    """A random object to pass as a path."""
     match rng.integers(8):
         case 0:
             return _NAMES[rng.integers(len(_NAMES))]
@@ -60,13 +60,13 @@ def models(rng: Rng, folder: Path) -> None:
         case 2:
             VocosONNX(DATA / "encodec.onnx", encoder=given, threads=1)
         case 3:
-            if not isinstance(given, str):  # what is no path might be on the hub
+            if not isinstance(given, str):  # a string could be a name on the hub
                 there = given if isinstance(given, Path) and os.path.isdir(given) else folder  # noqa: PTH112
                 VocosONNX.from_pretrained(there, ["model.onnx", "a.npz", "nothing"][rng.integers(3)], threads=1)
 
 
 def pickles(rng: Rng, folder: Path) -> None:
-    """A file that has changed, or is gone, is never opened for the one that was pickled."""
+    """Unpickling never opens a changed file in place of the original; a changed or missing file raises an error."""
     from vocos_onnx import VocosONNX
 
     path = folder / "model.onnx"

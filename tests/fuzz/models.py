@@ -1,4 +1,4 @@
-"""Model files: damaged ones, hostile graphs, bytes that no writer makes, races, and the metadata."""
+"""Model files: damage, hostile graphs, bytes that no writer produces, races, and metadata."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def onnx(rng: Rng, folder: Path) -> None:
     name = names[rng.integers(len(names))]
     path = folder / "m.onnx"
     data = ((DATA / "format-4" if rng.random() < 0.3 else DATA) / f"{name}.onnx").read_bytes()
-    if rng.random() < 0.7:  # what keeps the lengths right gets further
-        # most of it is weights: rather the graph at its start, and the metadata at its end
+    if rng.random() < 0.7:  # damage that keeps the lengths intact gets past the parser
+        # damage the graph at the start or the metadata at the end, rather than the weights
         start, end = int(rng.choice([0, 0, len(data) - 3000])), len(data)
         end = min(end, start + 30_000)
         data = data[:start] + damaged(rng, data[start:end], same_size=True) + data[end:]
@@ -44,7 +44,7 @@ def onnx(rng: Rng, folder: Path) -> None:
 
 
 FOREIGN = DATA / "foreign"
-# message -> its fields that are messages; and message, field -> what that is
+# message -> its fields that are messages; (message, field) -> its kind
 _INSIDE = {
     "model": {7: "graph"},
     "graph": {1: "node", 5: "tensor"},
@@ -59,7 +59,7 @@ Places = dict[str, list[ByteRange]]
 
 
 def _places(data: bytes, place: ByteRange, message: str, found: Places) -> Places:
-    """Where names, attributes, sizes of weights and short constants are."""
+    """The positions of names, attributes, weight sizes and short constants."""
     for number, _, content, end in fields_of(data, place):
         if number in _INSIDE.get(message, {}):
             _places(data, (content, end), _INSIDE[message][number], found)
@@ -71,7 +71,7 @@ def _places(data: bytes, place: ByteRange, message: str, found: Places) -> Place
 
 
 def _altered(rng: Rng, data: bytes) -> bytes:
-    """A model with other numbers in some places, or with values that go to other operators; of the same size."""
+    """A model of the same size with some numbers changed or values rewired to other operators."""
     out, found = bytearray(data), _places(data, (0, len(data)), "model", {})
     for _ in range(rng.integers(1, 4)):
         kind = ["attribute", "constant", "name", "size"][rng.choice(4, p=[0.4, 0.3, 0.25, 0.05])]
@@ -90,7 +90,7 @@ def _altered(rng: Rng, data: bytes) -> bytes:
 
 
 def foreign(rng: Rng, folder: Path) -> None:
-    """The graphs of other exporters, damaged: onnxruntime loads and runs what the check lets pass."""
+    """Damaged graphs of other exporters: whatever passes the check, onnxruntime can load and run."""
     from vocos_onnx.model.onnx_file import read_model
     from vocos_onnx.model.session import evaluate
 
@@ -109,16 +109,16 @@ def foreign(rng: Rng, folder: Path) -> None:
     try:
         for made in evaluate(path, [given]):
             assert list(made) == [value.name for value in file.outputs]
-    except Exception as error:  # evaluate is for our own files, and passes the errors of onnxruntime on
+    except Exception as error:  # evaluate lets onnxruntime's errors through
         if not type(error).__module__.startswith("onnxruntime"):
             raise
         raise RuntimeError(str(error)) from None
 
 
-# Sizes, counts and axes: what fits, what is none, what fills the memory, and what overflows
+# Sizes, counts and axes: valid, invalid, too large for memory, and overflowing
 NUMBERS = [0, 1, 2, 3, 5, 8, 16, -1, -2, -8, 7, 1 << 12, 1 << 20, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63)]
-# operator -> the types of its inputs (f float32, i int64, b bool, u uint8, s int8, a any; in capitals what may be left
-# out), and of its outputs
+# operator -> the types of its inputs (f float32, i int64, b bool, u uint8, s int8, a any; optional ones in capitals)
+# and of its outputs
 UNARY = "Abs Cos Erf Exp Gelu Identity LeakyRelu Log Neg Reciprocal Sign Sin Sqrt"
 BINARY = "Add Concat Div MatMul Max Min Mul Pow Sub Sum"
 INTEGERS = "Add Concat Div Max Min Mod Mul Sub Sum"
@@ -129,12 +129,12 @@ OPERATORS = {
     "Cast": "a f", "Cast i": "a i", "Clip": "fFF f", "Constant": " f", "ConstantOfShape": "i f",
     "Gather": "fi f", "Gather i": "ii i", "Reshape": "fi f", "Shape": "a i", "Slice": "fiiII f", "Squeeze": "fI f",
     "Squeeze i": "iI i", "Transpose": "f f", "Unsqueeze": "fi f", "Unsqueeze i": "ii i", "Where": "bff f",
-    # the weights of these have a form
+    # these need weights of a matching form
     "BatchNormalization": "fffff f", "Conv": "ffF f", "Expand": "fi f", "LSTM": "fffFIFF fff", "Mod": "ii i",
     "Div i": "ii i", "LayerNormalization": "fFF f", "MatMulIntegerToFloat": "usffUSF f", "QuantizeLinear": "ffU u",
     "Range": "iii i", "ReduceSum": "fI f", "Split": "fI fff", "ConvTranspose": "ffF f",
     "Flatten": "f f", "NonZero": "f i", "Pad": "fiF f", "ReduceMean": "fI f", "ScatterND": "fif f", "Tile": "fi f",
-    # and these are in no model
+    # these are in no model
     "And": "bb b", "DequantizeLinear": "ufU f", "Gemm": "ffF f", "Not": "b b",
 }  # fmt: skip
 NUMPY = {"f": np.float32, "i": np.int64, "b": np.bool_, "u": np.uint8, "s": np.int8}
@@ -170,7 +170,7 @@ TEXTS = ["", "NOTSET", "SAME_UPPER", "VALID", "constant", "reflect", "edge", "wr
 
 
 def _constant(rng: Rng, kind: str) -> np.ndarray:
-    """Of integers, mostly what operators take for shapes, axes and indices; of others, values that mostly fit."""
+    """Integers, mostly plausible as shapes, axes or indices, or other values of mostly suitable shapes."""
     if kind == "i" and rng.random() < 0.9:
         few = NUMBERS[: 8 if rng.random() < 0.7 else len(NUMBERS)]
         return rng.choice(np.array(few, np.int64), [(), *[(n,) for n in range(5)]][rng.integers(6)])
@@ -198,7 +198,7 @@ def _attribute(rng: Rng, kind: str) -> Any:
 
 
 def _formed(rng: Rng, operator: str) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
-    """Weights, by the index of the input, and attributes that fit each other; what they are applied to may not fit."""
+    """Weights (by input index) and attributes that fit each other, but not necessarily the operator's other input."""
 
     def floats(*shape: int) -> np.ndarray:
         return np.asarray(rng.normal(size=shape)).astype(np.float32)
@@ -299,7 +299,7 @@ def _nodes(rng: Rng, values: list[tuple[str, str]], prefix: str) -> tuple[list[b
 
 
 def graphs(rng: Rng, folder: Path) -> None:
-    """Well-formed files of known operators, in combinations that are mostly nonsense."""
+    """Well-formed files of known operators in mostly meaningless combinations."""
     from vocos_onnx import VocosONNX
 
     values = [("features", "f"), ("weight", "f"), ("turned", "f")]
@@ -344,7 +344,7 @@ ELSEWHERE = ob.field(13, ob.field(1, "location"), ob.field(2, "secret")) + ob.fi
 
 
 def _overlong(rng: Rng, number: int, wire: int) -> bytes:
-    """A tag as only some readers take it for what it is: with bits above 32, or with needless bytes."""
+    """A tag that only some readers accept: with bits above 32, or with redundant bytes."""
     tag = ob.varint(number << 3 | wire | int(rng.choice([0, 1 << 32, 3 << 32, 1 << 34, 1 << 35, 1 << 60])))
     for _ in range(rng.choice([0, 0, 1, 3, 6])):
         tag = tag[:-1] + bytes([tag[-1] | 128, 0])
@@ -352,7 +352,7 @@ def _overlong(rng: Rng, number: int, wire: int) -> bytes:
 
 
 def hidden(rng: Rng, folder: Path) -> None:
-    """A tensor that takes its data from another file, where one reader sees it and another does not: never loaded."""
+    """Tensors with data in another file, placed where only some readers see them, are never loaded."""
     from vocos_onnx import VocosONNX
 
     evil = ob.field(1, 8) + ob.field(1, 16) + ob.field(2, 1) + ob.field(8, "weight")
@@ -369,7 +369,7 @@ def hidden(rng: Rng, folder: Path) -> None:
         size = size[:-1] + bytes([size[-1] | 128]) + b"\x80" * int(rng.integers(0, 8)) + b"\x00"
     pieces = [ob.field(1, 10) + ob.field(8, ob.field(1, ""), ob.field(2, 20)), outer + size + inner]
     pieces.append(ob.field(14, ob.field(1, "vocos_onnx"), ob.field(2, json.dumps(ob.CONFIG))))
-    if way == 3:  # in a second graph, which is merged with the first
+    if way == 3:  # in a second graph, which readers merge with the first
         pieces[1:2] = [ob.field(7, *good), ob.field(7, ob.field(number, content))]
     if way == 4:
         pieces.append([ob.varint(3), ob.varint(7 << 3 | 4), ob.varint(7 << 3 | 7), b"\x00\x00"][rng.integers(4)])
@@ -388,7 +388,7 @@ def _constant_of(tensor: bytes) -> bytes:
 
 
 def tables(rng: Rng, folder: Path) -> None:
-    """Tables of codebooks, in the way of a format or in none: what is decoded with is that of the fingerprint."""
+    """Valid and invalid tables of codebooks: a model that opens uses the table that matches the fingerprint."""
     from vocos_onnx import VocosONNX
     from vocos_onnx.dsp.quantizer import fingerprints
 
@@ -428,7 +428,7 @@ def tables(rng: Rng, folder: Path) -> None:
 
 
 def races(rng: Rng, folder: Path) -> None:
-    """The file is cut, overwritten or replaced while it is read: one of its contents whole, or an error."""
+    """If the file is cut, overwritten or replaced during a read, the read gives one complete version or an error."""
     from vocos_onnx import VocosONNX
     from vocos_onnx.model.onnx_file import PinnedFile
 
@@ -518,7 +518,7 @@ def metadata(rng: Rng, folder: Path) -> None:
             text = damaged(rng, text.encode()).decode("latin1")
         case 2:
             text = ["[", '{"a":', "1", "-", '"', "[1," * 2][rng.integers(6)] * int(rng.choice([10, 100_000]))
-        case 3:  # a name twice
+        case 3:  # a duplicate name
             text = text[:-1] + ', "source": 1}'
     try:
         if rng.random() < 0.5:

@@ -1,9 +1,8 @@
-"""Hostile input at random: python -m tests.fuzz.run [--cases 10000] [--seed 0] [--only "metadata"] [--case 17]
+"""Random hostile input: python -m tests.fuzz.run [--cases 10000] [--seed 0] [--only "metadata"] [--case 17]
 
-Every case ends with the right result or with one of the errors that are documented for it; whatever else happens, a
-crash of the interpreter too, is a failure, and is printed with what repeats it: its target and number. The cases run in
-processes of their own, with limits of memory and time (``common.Target``). The service is left out where starlette
-and uvicorn are not installed.
+Every case must give the right result or a documented error; anything else, including a crash of the interpreter, is a
+failure, and is printed with the target and the number that reproduce it. Cases run in separate processes with limits on
+memory and time (``common.Target``). The service is skipped if starlette and uvicorn are not installed.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ import numpy as np
 from tests.fuzz import arrays, audio, checkpoint_reader, checkpoints, files, mistakes, models, server, streams
 from tests.fuzz.common import Target
 
-BATCH = 1000  # cases that one process tries
+BATCH = 1000  # cases per process
 TARGETS: dict[str, Target] = {
     **arrays.TARGETS,
     **models.TARGETS,
@@ -42,12 +41,12 @@ TARGETS: dict[str, Target] = {
 
 
 def run_batch(target: str, first: int, last: int, seed: int, pipe: Connection) -> None:
-    """In a process of its own: says before each case which it is, and after it how it ended."""
+    """Runs in a separate process; reports each case before it starts, and its outcome afterwards."""
     kind = TARGETS[target]
     resource.setrlimit(resource.RLIMIT_AS, (kind.memory, kind.memory))
     warnings.simplefilter("ignore")
     null = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # what the libraries have to say
+    for stream in (1, 2):  # silence the libraries
         os.dup2(null, stream)
     for case in range(first, last):
         pipe.send(("case", case))

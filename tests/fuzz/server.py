@@ -1,4 +1,4 @@
-"""The service under slow, silent, greedy, malformed and leaving clients, several at once and for many cases."""
+"""The service with slow, silent, greedy, malformed and disconnecting clients, several at once and over many cases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.fuzz.audio import recordings
 from tests.fuzz.common import Rng, Target, any_array, damaged
 
 COMMAND = ("-m", "vocos_onnx", "serve", "--memory", "61", "--max-seconds", "60", "--queue", "6")
-OPEN = 150  # connections that stay, from one case to the next
+OPEN = 150  # connections kept open across cases
 MEMORY = 600  # MB
 STATUS = {200, 206, 304, 400, 401, 403, 404, 405, 406, 408, 413, 415, 416, 426, 429, 431, 501, 503}
 TOKENS = np.random.default_rng(0).integers(1024, size=(8, 20))
@@ -35,7 +35,7 @@ def _end_with_parent() -> None:
 
 
 class Server:
-    """It ends with the process of the fuzzer that started it."""
+    """The service; it exits with the fuzzer's process that started it."""
 
     def __init__(self) -> None:
         with socket.socket() as free:
@@ -72,7 +72,7 @@ class Server:
             return b"".join(iter(lambda: plug.recv(1 << 16), b""))
 
     def check(self) -> None:
-        """Health, an honest client, memory, and nothing in the log that should not be there."""
+        """Check health, an honest client, memory, and that the log has no traceback."""
         begun = time.monotonic()
         assert b'"ok"' in self.ask(_request("/healthz", method="GET"))
         took = time.monotonic() - begun
@@ -206,14 +206,14 @@ def clients(rng: Rng, folder: Path) -> None:
             kind = rng.integers(8)
             if kind == 0:
                 data = b""
-            if kind in (1, 2):  # in the middle of anything
+            if kind in (1, 2):  # cut off at any byte
                 data = data[: int(rng.integers(len(data)))]
             try:
                 plug.sendall(data)
             finally:
                 if kind == 3:
                     plug.close()
-                elif kind == 4:  # resets it
+                elif kind == 4:  # resets the connection
                     plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     plug.close()
                 elif kind in (5, 6):

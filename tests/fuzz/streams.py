@@ -1,4 +1,4 @@
-"""The command line as a process whose standard streams are closed, full, of another kind, or read by nobody."""
+"""The command line as a process with standard streams that are closed, full, of another kind, or without a reader."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CODEC, ENCODER, MEL = (str(DATA / f"{name}.onnx") for name in ("encodec", "encod
 PAIR = ["--encoder", ENCODER, "--bandwidth", "1.5"]
 TOKENS = np.random.default_rng(0).integers(1024, size=(2, 12))
 ODD = os.fsdecode(b"\xff\x1b[31m\n\xe2\x80\xae.wav")
-# what nobody may write to a terminal or a log: all but line ends, and what the bar and the terminal's own driver use
+# control characters that must not be written to a terminal or log; line ends, tabs and the like are allowed
 CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 READ = ("closed", "null", "pipe", "file", "terminal", "write-only")
 WRITTEN = ("closed", "null", "full", "pipe", "gone", "file", "terminal", "read-only")
-# a command, what comes in on standard input, and what it writes; the last may be "-"
+# a command, its standard input, and its output, which may be "-"
 COMMANDS: list[tuple[list[str], str, str]] = [
     (["decode", "t.npy", "out.wav", "--model", CODEC], "", "out.wav"),
     (["decode", "t.npy", ODD, "made/", "--model", CODEC], "", "made/t.wav"),
@@ -79,7 +79,7 @@ def standard_streams(rng: Rng, folder: Path) -> None:
 
     args, data, output = COMMANDS[rng.integers(len(COMMANDS))]
     kinds = [READ[rng.integers(len(READ))], *(WRITTEN[i] for i in rng.integers(len(WRITTEN), size=2))]
-    if rng.random() < 0.5:  # else few would get what they need
+    if rng.random() < 0.5:  # otherwise few commands would get their input
         kinds[0] = "file"
     environment = dict(_environment())
     if rng.random() < 0.3:
@@ -104,18 +104,18 @@ def standard_streams(rng: Rng, folder: Path) -> None:
                 assert soundfile.info(io.BytesIO(out)).frames > 0, case
     elif output in ("", "refused"):
         assert code == 2 or not given, case
-    elif given:  # a file: what the standard streams are does not matter, but for the file that is none of tokens
+    elif given:  # output to a file does not depend on the standard streams; the odd file holds no tokens
         assert code == (2 if ODD in args and args[0] == "decode" else 0), case
         assert Path(output).stat().st_size > 100, case
     made = [path for path in folder.rglob("*") if path.is_file() and path.suffix in (".wav", ".flac")]
-    assert all(soundfile.info(io.BytesIO(path.read_bytes())).frames > 0 for path in made), case  # whole, or not there
+    assert all(soundfile.info(io.BytesIO(path.read_bytes())).frames > 0 for path in made), case  # complete, or absent
     assert not list(folder.rglob(".vocos-*")), case
     if code == 2 and output == "":
         assert sorted(os.listdir()) == before, case  # noqa: PTH208
 
 
 def _run(args: list[str], kinds: list[str], data: str, environment: dict[str, str]) -> tuple[int, bytes, bytes]:
-    """Exit code, and what came on standard output and standard error where somebody listened."""
+    """The exit code, and what was captured from standard output and standard error."""
     opened: list[int] = []
     listened: dict[int, Callable[[], bytes]] = {}
     places: list[int | None] = []
@@ -124,7 +124,7 @@ def _run(args: list[str], kinds: list[str], data: str, environment: dict[str, st
         opened.append(os.open(path, flags, 0o600))
         return opened[-1]
 
-    after = []  # to be closed once the program runs
+    after = []  # to be closed once the program is running
     for number, kind in enumerate(kinds):
         if kind == "closed":
             places.append(None)
@@ -144,7 +144,7 @@ def _run(args: list[str], kinds: list[str], data: str, environment: dict[str, st
             places.append(theirs)
         elif kind == "pipe" and not number:
             ours, theirs = os.pipe()
-            os.write(theirs, Path(data).read_bytes() if data else b"")  # less than a pipe holds
+            os.write(theirs, Path(data).read_bytes() if data else b"")  # fits into a pipe
             os.close(theirs)
             opened.append(ours)
             places.append(ours)
@@ -170,7 +170,7 @@ def _run(args: list[str], kinds: list[str], data: str, environment: dict[str, st
             os.close(number) if it is None else os.dup2(it, number)
 
     command = [sys.executable, "-m", "vocos_onnx", *args]
-    # what is to be closed is given as something that it then closes
+    # place() installs or closes each standard stream in the child
     process = subprocess.Popen(command, preexec_fn=place, env=environment, pass_fds=[it for it in places if it])
     for it in after:
         os.close(it)

@@ -1,4 +1,4 @@
-"""A hub with checkpoints of the official geometries under their names, with random weights."""
+"""A hub with checkpoints of the official geometries and names, but random weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ head:
 
 
 def write_mel_22khz(folder: Path) -> Path:
-    """A checkpoint with the geometry of BSC-LT/vocos-mel-22khz."""
+    """Write a checkpoint with the geometry of BSC-LT/vocos-mel-22khz."""
     weights = random_weights("vocos-mel-22khz") | {"head.istft.window": hann_window(1024)}
     assert CODEBOOKS not in weights
     return write_vocoder(folder, weights, MEL_22KHZ)
@@ -38,14 +38,14 @@ _MADE = {
 
 
 def official(folder: Path) -> Hub:
-    """Writes the checkpoints into a folder, and returns a hub that has them."""
+    """Write the checkpoints into a folder and return a hub that serves them."""
     for name, write in _MADE.items():
         write(folder / name)
     return found(folder)
 
 
 def found(folder: Path) -> Hub:
-    """A hub with the checkpoints in a folder, at the commits of the registry; at one made up where that has none."""
+    """A hub with the checkpoints in a folder, at the registry's commits, or at a made-up one if it has none."""
     repositories = {}
     for name in _MADE:
         known = find_known(name)

@@ -1,4 +1,4 @@
-"""A hub on this machine: what huggingface_hub asks of huggingface.co to find and download files, and no more."""
+"""A local hub: just the requests that huggingface_hub makes to huggingface.co to find and download files."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Hub:
-    """``repositories[owner/name][commit]`` is a folder of files, ``refs[owner/name][branch or tag]`` a commit."""
+    """``repositories[owner/name][commit]`` is a folder of files; ``refs[owner/name][branch or tag]`` is a commit."""
 
     repositories: dict[str, dict[str, Path]]
     refs: dict[str, dict[str, str]]
     requests: list[tuple[str, str, int]] = field(default_factory=list)
-    fault: str | None = None  # one of those below
+    fault: str | None = None  # one of the faults below
     gated: set[str] = field(default_factory=set)
-    stop_at: str | None = None  # of files with this name only the first half is sent, and then nothing until the end
+    stop_at: str | None = None  # for files of this name, sends the first half and then stalls
     ended: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
     def serve(self) -> Iterator[str]:
-        """Inside it the hub runs, at the URL that it gives."""
+        """Run the hub within the context, which gives its URL."""
         handler = type("Handler", (_Handler,), {"hub": self})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         thread = threading.Thread(target=server.serve_forever)
@@ -41,7 +41,7 @@ class Hub:
             thread.join()
 
     def find(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body for /{owner}/{name}/resolve/{revision}/{file}, and for what the API says of it."""
+        """Status, headers and body for /{owner}/{name}/resolve/{revision}/{file} and for the API's requests."""
         of_api = path.startswith("/api/models/")
         path = path.removeprefix("/api/models")
         owner, name, verb, revision, *rest = [*unquote(path).strip("/").split("/"), "", "", "", ""]

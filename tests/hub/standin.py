@@ -1,7 +1,7 @@
-"""A program whose conversions are stand-ins: python -m tests.hub.standin run CASES, or ... cli ARGUMENTS.
+"""Runs the package with stand-in conversions: python -m tests.hub.standin run CASES, or ... cli ARGUMENTS.
 
-A checkpoint is any weights with a config that names a tiny model of tests/data; "converted", it is a copy of that. So
-everything is real but the conversion, and no test needs torch. Each conversion is a line in the file $CONVERSIONS.
+A checkpoint is any weights with a config that names a tiny model of tests/data; converting it copies that model. So
+everything but the conversion is real, and no test needs torch. Each conversion adds a line to the file $CONVERSIONS.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _source(files: Files) -> Source:
 
 
 def run(case: dict[str, Any]) -> list[str]:
-    """What one case comes to: "ok", the repr, the file and the bytes of a pickle, or an error's kind and message."""
+    """Run one case: "ok" with the repr, the file and the hex of a pickle, or the kind and message of the error."""
     from vocos_onnx import EncodecONNX, VocosONNX
 
     kind: Any = EncodecONNX if case.pop("encoder", False) else VocosONNX
@@ -75,7 +75,7 @@ def run(case: dict[str, Any]) -> list[str]:
 
 
 def install() -> None:
-    """Put the stand-ins in the place of the conversions."""
+    """Replace the conversions with the stand-ins."""
     for name, function in (("", None), (".vocoder", convert_vocoder), (".encoder", convert_encoder)):
         module = sys.modules[f"vocos_onnx.convert{name}"] = types.ModuleType(f"vocos_onnx.convert{name}")
         if function is not None:

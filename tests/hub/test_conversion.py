@@ -1,4 +1,4 @@
-"""The commands of the official models, from an empty cache on: real conversions of their geometries, without torch."""
+"""The commands for the official models, starting from an empty cache: real conversions, without torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def user(official: Hub, tmp_path: Path) -> Iterator[User]:
 
 
 def command(folder: Path, output: str) -> list[str]:
-    """The command of the page of the official models, with files in a folder."""
+    """The command on the official models' page, with its files in a folder."""
     page = (ROOT / "docs" / "guides" / "official-models.md").read_text(encoding="utf-8")
     line = re.search(r"^vocos-onnx (resynth speech\.wav copy\.wav --model .*)$", page, re.M)
     assert line is not None
@@ -58,13 +58,13 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def test_the_command_of_the_page(official: Hub, user: User, tmp_path: Path) -> None:
-    """Twice at once from an empty cache, then warm, and without a network."""
+    """The command works twice concurrently from an empty cache, with a warm cache, and without a network."""
     rng = np.random.default_rng(0)
     save_audio(tmp_path / "speech.wav", rng.normal(0, 0.1, 30_000).astype(np.float32), 24_000)
     both = [run(user, *command(tmp_path, f"cold-{i}.wav")) for i in range(2)]
     for process in both:
         finish(process)
-    assert len(user.models()) == 2  # the model and the encoder, whichever process converted them
+    assert len(user.models()) == 2  # model and encoder, whichever process converted them
     official.requests.clear()
     finish(run(user, *command(tmp_path, "warm.wav")))
     assert not official.requests
@@ -73,12 +73,12 @@ def test_the_command_of_the_page(official: Hub, user: User, tmp_path: Path) -> N
     for name in "cold-1", "warm", "offline":
         assert (tmp_path / f"{name}.wav").read_bytes() == first
     audio = load_audio(tmp_path / "warm.wav", 24_000)
-    assert len(audio) == 30_000  # the command cuts off what completed the last frame
+    assert len(audio) == 30_000  # the command trims the padding of the last frame
     assert audio.std() > 1e-3
 
 
 def test_convert_by_id(user: User, tmp_path: Path) -> None:
-    """The command writes what the class keeps in the cache."""
+    """``convert`` writes the same file that the cache keeps."""
     for name, file in ("charactr/vocos-encodec-24khz", "vocoder.onnx"), ("facebook/encodec_24khz", "encoder.onnx"):
         finish(run(user, "convert", name, "-o", str(tmp_path / file)))
         finish(run(user, "models", "pull", name))
@@ -89,7 +89,7 @@ def test_convert_by_id(user: User, tmp_path: Path) -> None:
 
 
 def test_convert_checks_the_sha256_of_the_registry(tmp_path: Path) -> None:
-    """As a model by name does; weights of another content are not converted, and nothing is written."""
+    """Weights with another sha256 than the registry's are not converted, and nothing is written."""
     known = find_known("charactr/vocos-mel-24khz")
     assert known is not None and known.sha256
     folder = write_vocoder(tmp_path / "other")
@@ -102,7 +102,7 @@ def test_convert_checks_the_sha256_of_the_registry(tmp_path: Path) -> None:
 
 
 def test_the_config_beside_another_exporters_file(tmp_path: Path) -> None:
-    """It is downloaded with the file, from the same commit, and is there without the hub, too."""
+    """The config is downloaded with the file, from the same commit, and is found offline too."""
     repository, commit = tmp_path / "repository", "a" * 40
     shutil.copytree(DATA / "foreign" / "bsc", repository / "onnx", ignore=shutil.ignore_patterns("*.npz"))
     code = """

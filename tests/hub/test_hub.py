@@ -1,6 +1,6 @@
-"""Models of the hub, from a hub on this machine: downloads, the cache of converted models, no network, errors.
+"""Models from a local hub: downloads, the cache of converted models, offline use, errors.
 
-The conversion is a stand-in (tests/hub/standin.py); all else is what users run, in processes of their own.
+The conversion is a stand-in (tests/hub/standin.py); everything else is the real code, in separate processes.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class User:
         )
 
     def open(self, *cases: dict[str, Any], **variables: str) -> tuple[list[list[str]], str]:
-        """What comes of each case, and what was logged."""
+        """The result of each case, and the log."""
         process = self.start("run", json.dumps(cases), **variables)
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
@@ -142,7 +142,7 @@ def add_commit(hub: Hub, tmp_path: Path, files: dict[str, bytes], repo: str = RE
 
 
 def test_the_official_models_in_one_command(hub: Hub, user: User, speech: Path, tmp_path: Path) -> None:
-    """With a cold cache, a warm one, without a network, and twice at once."""
+    """The command works with a cold cache, with a warm one, and twice concurrently without a network."""
     known = find_known(OFFICIAL)
     assert known is not None
 
@@ -157,12 +157,12 @@ def test_the_official_models_in_one_command(hub: Hub, user: User, speech: Path, 
     assert {path.split("/")[-1] for path in downloaded} == {
         "config.yaml", "pytorch_model.bin", "config.json", "model.safetensors"
     }  # fmt: skip
-    assert len(downloaded) == 4  # and nothing twice, or for nothing: not the encoder's pytorch_model.bin
+    assert len(downloaded) == 4  # nothing twice, and nothing unnecessary such as the encoder's pytorch_model.bin
     assert all(known.revision in path for path in downloaded if OFFICIAL in path)
     hub.requests.clear()
     done = user.cli(*line("warm.wav"))
     assert done.returncode == 0, done.stderr
-    assert not hub.requests  # the registry pins their commits: what is in the cache is right
+    assert not hub.requests  # the registry pins the commits, so the cache is up to date
     two = [user.start("cli", *line(f"{i}.wav"), HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9") for i in (1, 2)]
     for process in two:
         err = process.communicate(timeout=120)[1]
@@ -183,11 +183,11 @@ def test_two_processes_at_once_with_a_cold_cache(user: User) -> None:
     assert len(user.models()) == 2
     assert sorted(path.name for path in (user.cache / "models").iterdir()) == sorted(
         path.parent.name for path in user.models()
-    )  # nothing else is left
+    )  # no temporary folder is left
 
 
 def test_what_was_downloaded_is_used_again(hub: Hub, user: User) -> None:
-    """With one request while the newest commit is wanted, with none for a commit or without a network."""
+    """A cached model takes one request if the newest commit is wanted, and none for a fixed commit or offline."""
     (first,) = user.ok({"model": REPO})
     assert first[1] == f"<VocosONNX {REPO}: encodec_24khz, 24000 Hz, float32, CPUExecutionProvider>"
     assert Path(first[2]) in user.models()
@@ -206,10 +206,10 @@ def test_what_was_downloaded_is_used_again(hub: Hub, user: User) -> None:
     assert not hub.requests
     user.ok({"model": REPO}, HF_ENDPOINT="http://127.0.0.1:9")  # the request fails
     assert user.conversions == 1
-    # without the hub's own cache and client: only what was converted is left, as in a small image
+    # without the hub client's cache, only the converted model is left, as in a small image
     (user.home / "hf").rename(user.home / "elsewhere")
     user.ok({"model": REPO}, HF_HUB_OFFLINE="1")
-    # without our cache: it is converted again from what the hub's client has
+    # without our cache, the model is converted again from the hub client's
     (user.home / "elsewhere").rename(user.home / "hf")
     shutil.rmtree(user.cache)
     user.ok({"model": REPO}, HF_HUB_OFFLINE="1")
@@ -224,7 +224,7 @@ def test_a_new_commit(hub: Hub, user: User, tmp_path: Path) -> None:
     (before,) = user.ok({"model": REPO})
     add_commit(hub, tmp_path, {**VOCODER_FILES, "README.md": b"other"})
     (same,) = user.ok({"model": REPO})
-    assert same[2] == before[2]  # of the same weights
+    assert same[2] == before[2]  # the weights are the same
     assert user.conversions == 1
     hub.repositories[REPO]["3" * 40] = repository(
         tmp_path / "hub" / REPO / "3", {**VOCODER_FILES, "pytorch_model.bin": b"better weights"}
@@ -239,7 +239,7 @@ def test_a_new_commit(hub: Hub, user: User, tmp_path: Path) -> None:
 
 
 def test_a_pickle_elsewhere(user: User, tmp_path: Path) -> None:
-    """It is downloaded there."""
+    """Unpickled where the caches are empty, the model is downloaded there."""
     (made,) = user.ok({"repo_or_folder": REPO, "precision": "int8"})
     assert "int8" in made[1]
     other = User(tmp_path / "other", user.url)
@@ -274,7 +274,7 @@ def test_an_onnx_file_wins(hub: Hub, user: User, tmp_path: Path) -> None:
 
 
 def test_weights_of_another_name(hub: Hub, user: User, tmp_path: Path) -> None:
-    """Only where there is one, and no choice."""
+    """Weights with an unusual name are used only if they are the only ones."""
     add_commit(hub, tmp_path, {"config.yaml": b"tiny: mel", "Vocos.safetensors": b"weights"})
     assert "8000 Hz" in user.ok({"model": REPO})[0][1]
     hub.repositories[REPO][COMMIT_1] = repository(
@@ -317,14 +317,14 @@ def test_an_interrupted_conversion(user: User) -> None:
 
 @pytest.mark.parametrize("damage", ["shorter", "zeros", "empty", "no entry", "entry without sense"])
 def test_a_damaged_entry(user: User, damage: str) -> None:
-    """It is never loaded: it is converted again, without a network."""
+    """A damaged entry is never loaded; the model is converted again, without a network."""
     (made,) = user.ok({"model": REPO})
     path = Path(made[2])
     entry, size = path.with_name("entry.json"), path.stat().st_size
     match damage:
         case "shorter":
             os.truncate(path, size - 1)
-        case "zeros":  # as some file systems leave it when the power fails
+        case "zeros":  # as some file systems do after a power failure
             path.write_bytes(bytes(size))
         case "empty":
             path.write_bytes(b"")
@@ -340,7 +340,7 @@ def test_a_damaged_entry(user: User, damage: str) -> None:
 
 
 def test_a_damaged_download(user: User) -> None:
-    """The hub says the sha256 of large files, and its client keeps it in their names."""
+    """A damaged download is detected by the sha256, which the hub client keeps in the file's name, and replaced."""
     user.ok({"model": REPO})
     shutil.rmtree(user.cache)
     (weights,) = user.home.rglob("pytorch_model.bin")
@@ -351,7 +351,7 @@ def test_a_damaged_download(user: User) -> None:
 
 
 def test_a_cache_on_a_read_only_file_system(user: User) -> None:
-    """/proc is one for everybody, root included."""
+    """Uses /proc, which not even root can write to."""
     found, log = user.open({"model": REPO}, {"model": REPO}, VOCOS_ONNX_CACHE="/proc/vocos-onnx")
     assert [kind for kind, *_ in found] == ["ok", "ok"]
     assert log.count(f"{REPO} is converted at each start, and not kept: /proc/vocos-onnx cannot be written") == 1
@@ -360,7 +360,7 @@ def test_a_cache_on_a_read_only_file_system(user: User) -> None:
 
 
 def test_a_read_only_cache(user: User) -> None:
-    """All of it works that is there, without a word. Root may write everywhere, and so starts it as somebody else."""
+    """Models in a read-only cache load without a warning. Root could write to it, so it drops its privileges first."""
     user.ok({"model": REPO})
     everything = [user.cache, *user.cache.rglob("*")]
     for path in everything:
@@ -389,7 +389,7 @@ except PermissionError:
 
 
 def test_a_full_disk(user: User) -> None:
-    """A limit for the size of files stands in for the disk: no disk may be filled here."""
+    """A limit on the file size stands in for a full disk."""
     user.ok({"model": REPO})
     shutil.rmtree(user.cache)
     code = """
@@ -452,7 +452,7 @@ def test_what_is_logged(user: User) -> None:
 
 
 def test_folders_and_files(user: User, tmp_path: Path) -> None:
-    """What lies here is named by its path; its size and time tell whether it is the same, so nothing is hashed."""
+    """A local checkpoint is identified by path, size and mtime, so unchanged files are not hashed again."""
     folder, meta = repository(tmp_path / "run", VOCODER_FILES), repository(tmp_path / "meta", ENCODER_FILES)
     th = meta / "encodec_24khz-d7cc33bc.th"
     th.write_bytes(b"Meta's")
@@ -470,8 +470,8 @@ def test_folders_and_files(user: User, tmp_path: Path) -> None:
         "<VocosONNX run", "<VocosONNX pytorch_model.bin", "<EncodecONNX meta", f"<EncodecONNX {th.name}",
         f"<EncodecONNX {th.name}",
     ]  # fmt: skip
-    assert user.conversions == 3  # of the same weights once
-    (folder / "pytorch_model.bin").write_bytes(b"WEIGHTS")  # of the same size and, here, time
+    assert user.conversions == 3  # the same weights are converted once
+    (folder / "pytorch_model.bin").write_bytes(b"WEIGHTS")  # with the same size and, below, the same mtime
     os.utime(folder / "pytorch_model.bin", (1, 1))
     user.ok(cases[0])
     assert user.conversions == 3  # it is not read again
@@ -480,7 +480,7 @@ def test_folders_and_files(user: User, tmp_path: Path) -> None:
     assert "has the sha256" in message
     user.ok(cases[0])
     assert user.conversions == 4
-    # what was written a moment ago may change within the same tick of the file system's clock: it is hashed
+    # a file written just now could change again within one tick of the file system's clock, so it is hashed
     for text in (b"weight1", b"weight2"):
         (folder / "pytorch_model.bin").write_bytes(text)
         os.utime(folder / "pytorch_model.bin", (time.time() + 1,) * 2)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that need torch and the real vocos package; without those, nothing here is collected."""
+"""Fixtures for tests that need torch and the real vocos package; without both, pytest collects nothing here."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ with warnings.catch_warnings():
     except ImportError:
         collect_ignore_glob = ["test_*.py"]
     else:
-        torch.set_num_threads(1)  # threads of torch and of onnxruntime, spinning in turn, slow each other down
+        torch.set_num_threads(1)  # the spinning threads of torch and onnxruntime slow each other down

@@ -1,4 +1,4 @@
-"""Customers of the hub on this machine (tests/hub/server.py), each a process of its own."""
+"""Clients of the local hub (tests/hub/server.py), each in its own process."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ for arguments in json.load(sys.stdin):
 
 
 def in_a_process(export: str, cases: list[dict[str, str]], home: Path, **variables: str) -> list[list[str]]:
-    """Export each case by that function, or only load a vocoder where it has no output; -> name, revision, sha256.
+    """Export each case with the named function, or just load the vocoder if the case has no output.
 
-    Or an error: its kind and its message.
+    Returns name, revision and sha256 of each source, or the kind and message of the error.
     """
     return _run([_IN_A_PROCESS, export], cases, home, variables)
 
 
 def pretrained(cases: Sequence[Mapping[str, object]], home: Path, **variables: str) -> list[list[str]]:
-    """VocosONNX.from_pretrained of each case: "ok" and the name of its source, or an error's kind and message."""
+    """Run VocosONNX.from_pretrained on each case: "ok" and the source's name, or the kind and message of the error."""
     return _run([_PRETRAINED], cases, home, variables)
 
 
 def _run(code: list[str], cases: object, home: Path, variables: dict[str, str]) -> list[list[str]]:
-    """In a process of its own, since huggingface_hub reads its environment when it is imported."""
+    """Run in a new process, since huggingface_hub reads its environment on import."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
     done = subprocess.run(
         [sys.executable, "-c", *code],

@@ -1,4 +1,4 @@
-"""Checkpoints that run code where they are unpickled, or claim to be larger than they are."""
+"""Checkpoints that run code when unpickled, or claim to be larger than they are."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Payload:
 
 
 class Call:
-    """Unpickling it calls a function, and sets attributes of what that gives."""
+    """Unpickling it calls a function and can set attributes of the result."""
 
     def __init__(self, *parts: Any) -> None:
         self.parts = parts
@@ -36,8 +36,8 @@ class Call:
 
 
 def two_directories(value: Any, shown: Any) -> bytes:
-    """An archive of one pickle for readers that go by what its end says; Python takes the directory right before that,
-    which is of another."""
+    """A zip archive with two directories: readers that trust the offset in the end record find the pickle of ``value``;
+    Python's zipfile uses the directory just before the end record and finds the pickle of ``shown``."""
     files, directories = b"", []
     for content in (pickle.dumps(value, 2), pickle.dumps(shown, 2)):
         directory = b""
@@ -47,7 +47,7 @@ def two_directories(value: Any, shown: Any) -> bytes:
             files += b"PK\3\4" + head + name + data
         directories.append(directory)
     first, second = directories
-    # what Python adds to each place, since the directory is not where the end says
+    # Python shifts every offset, since the directory is not where the end record says; subtract that shift
     moved = bytearray()
     for entry in (second[: 46 + 16], second[46 + 16 :]):
         (place,) = struct.unpack_from("<I", entry, 42)
@@ -58,14 +58,14 @@ def two_directories(value: Any, shown: Any) -> bytes:
 
 
 def zipped(value: Any) -> bytes:
-    """What torch.save writes."""
+    """The bytes that torch.save writes."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
 
 
 def deflated(value: Any, more: int) -> bytes:
-    """What torch.save writes, compressed, with so many zeros after the first of its tensors."""
+    """The archive that torch.save writes, compressed, with ``more`` zero bytes appended to its first tensor."""
     buffer = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(zipped(value))) as stored,
@@ -77,19 +77,19 @@ def deflated(value: Any, more: int) -> bytes:
 
 
 def safetensors_file(header: Any, body: bytes = b"", claimed: int | None = None) -> bytes:
-    """A file whose header says anything, and claims to be of some size."""
+    """A safetensors file with any header and any claimed header size."""
     text = json.dumps(header).encode()
     return (len(text) if claimed is None else claimed).to_bytes(8, "little") + text + body
 
 
 def _repeated(first: str, form: str) -> str:
-    """Nine times the line before, on each line."""
+    """YAML in which each line refers to the previous one nine times."""
     names = ["a", *(f"b{i}" for i in range(18))]
     lines = [f"{name}: &{name} {form % ', '.join([f'*{last}'] * 9)}" for last, name in itertools.pairwise(names)]
     return "\n".join([f"a: &a {first}", *lines])
 
 
-# a few lines that stand for 10**18 values, or for themselves, or are nested without end
+# short YAML that expands to 10**18 values, contains itself, nests too deeply, or holds oversized or invalid scalars
 BOMBS = {
     "aliases": _repeated("[x]", "[%s]"),
     "merges": _repeated("{x: 1}", "{<<: [%s]}"),

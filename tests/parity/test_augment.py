@@ -1,4 +1,4 @@
-"""What is made of crops before they are trained on."""
+"""Augmentation of the crops before training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_nothing_is_done_where_nothing_is_asked_for() -> None:
 def test_the_low_pass_leaves_what_is_below_and_nothing_above() -> None:
     power = torch.fft.rfft(low_pass(noise(2), np.array([4000, 8000]) / RATE)).abs() ** 2
     before = torch.fft.rfft(noise(2)).abs() ** 2
-    for row, cutoff in enumerate((4000, 8000)):  # a bin is 1 Hz
+    for row, cutoff in enumerate((4000, 8000)):  # bins are 1 Hz wide
         below, above = slice(int(0.9 * cutoff)), slice(int(1.1 * cutoff), None)
         torch.testing.assert_close(power[row, below], before[row, below], rtol=1e-3, atol=1e-3)
         assert power[row, above].max() < 1e-6

@@ -1,4 +1,4 @@
-"""Reading checkpoints: every form they come in gives the same model, everything else is refused by name."""
+"""Reading checkpoints: every supported form gives the same model; anything else raises an error naming the fault."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def models() -> dict[str, upstream.Vocos]:
 
 @pytest.fixture(scope="session")
 def folders(models: dict[str, upstream.Vocos], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkpoints as upstream publishes them, for tests that only read."""
+    """Checkpoints as upstream publishes them; tests only read these."""
     root = tmp_path_factory.mktemp("checkpoints")
     configs = {"mel": MEL, "encodec": ENCODEC, "resnet": RESNET}
     return {name: upstream.save(models[name], config, root / name) for name, config in configs.items()}
@@ -80,7 +80,7 @@ def folders(models: dict[str, upstream.Vocos], tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def change(folders: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
-    """A copy of a checkpoint whose config and state dict were changed in place by the functions given."""
+    """Copies a checkpoint after the given functions have changed its config and state dict in place."""
 
     def make(
         name: str, config: Callable[[Config], Any] = lambda c: None, state: Callable[[State], Any] = lambda s: None
@@ -105,7 +105,7 @@ def quiet_export(checkpoint: str | Path, output: Path, **kwargs: Any) -> ModelCo
 def refused(
     checkpoint: str | Path, match: str, folder: Path, error: type[Exception] = CheckpointError, **kwargs: Any
 ) -> str:
-    """The export raises exactly this kind of error, with this in its message, and writes nothing; -> the message."""
+    """Asserts that the export raises exactly this error, with a matching message, and writes nothing; returns it."""
     output = folder / "output" / "model.onnx"
     output.parent.mkdir()
     with pytest.raises(error) as caught:
@@ -118,7 +118,7 @@ def refused(
 
 
 def weights(checkpoint: str | Path, config: str | Path | None = None) -> dict[str, np.ndarray]:
-    """Every weight of the modules that a checkpoint is read into, codebooks included."""
+    """Every weight of the modules built from a checkpoint, codebooks included."""
     model, _, codebooks = build(load(str(checkpoint), str(config) if config else None))
     state = dict(model.state_dict())
     if codebooks is not None:
@@ -134,14 +134,14 @@ def args_of(section: str) -> Callable[[Config], dict[str, Any]]:
     return lambda config: config[section]["init_args"]
 
 
-# The forms that a checkpoint comes in
+# The forms of a checkpoint
 
 
 @pytest.mark.parametrize("name", ("mel", "encodec"))
 def test_saved_checkpoint_is_one_for_upstream(
     name: str, models: dict[str, upstream.Vocos], folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The checkpoints of these tests are real ones: upstream's own ``from_pretrained`` reads them."""
+    """The checkpoints of these tests are realistic: upstream's own ``from_pretrained`` reads them."""
     monkeypatch.setattr("vocos.pretrained.hf_hub_download", lambda filename, **_: str(folders[name] / filename))
     with upstream.random_encodec(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -152,7 +152,7 @@ def test_saved_checkpoint_is_one_for_upstream(
 
 
 def test_mel_checkpoint_holds_upstreams_mel_buffers(folders: dict[str, Path]) -> None:
-    """As the official one does; they say nothing that the config does not, and are left out."""
+    """The official one has them too; they only repeat the config, so the reader drops them."""
     state = torch.load(folders["mel"] / "pytorch_model.bin")
     assert any(key.startswith("feature_extractor.mel_spec.") for key in state)
     assert all(key.startswith(("backbone.", "head.")) for key in weights(folders["mel"]))
@@ -191,8 +191,8 @@ def test_weight_file_with_its_config_beside_it_or_given(folders: dict[str, Path]
 
 
 def lightning(model: upstream.Vocos) -> dict[str, Any]:
-    """What the training of upstream writes: discriminators, losses and the optimiser's state beside the model."""
-    state = dict(model.state_dict())  # with feature_extractor.encodec.*
+    """A checkpoint of upstream's training: the model with discriminators, losses and optimiser state."""
+    state = dict(model.state_dict())  # includes feature_extractor.encodec.*
     state["multiperioddisc.discriminators.0.convs.0.weight_g"] = torch.ones(32, 1, 1, 1)
     state["multiresddisc.discriminators.0.band_convs.0.0.bias"] = torch.ones(32)
     state["melspec_loss.mel_spec.spectrogram.window"] = torch.ones(1024)
@@ -213,7 +213,7 @@ def lightning(model: upstream.Vocos) -> dict[str, Any]:
 
 
 def training_config(config: Config) -> Config:
-    """The config that upstream's training takes, and writes beside its checkpoints."""
+    """The config that upstream's training reads, and writes beside its checkpoints."""
     init_args = {"sample_rate": 24000, "initial_learning_rate": 5e-4, "mel_loss_coeff": 45, **config}
     return {
         "seed_everything": 4444,
@@ -246,7 +246,7 @@ def test_lightning_checkpoint(
 
 
 def test_defaults_of_upstream(change: Callable[..., Path], folders: dict[str, Path]) -> None:
-    """Arguments left out, and init_args that are absent or empty, mean what they mean upstream."""
+    """Omitted arguments, and absent or empty init_args, take upstream's defaults."""
 
     def leave_out(config: Config) -> None:
         config["feature_extractor"]["init_args"] = None
@@ -273,7 +273,7 @@ def test_defaults_of_upstream(change: Callable[..., Path], folders: dict[str, Pa
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float16, torch.bfloat16), ids=str)
 def test_other_precisions(dtype: torch.dtype, change: Callable[..., Path], folders: dict[str, Path]) -> None:
-    """Weights stored in another floating type are the same weights, rounded."""
+    """Weights stored in another float type are read as the same weights, rounded."""
 
     def convert(state: State) -> None:
         state.update({key: value.to(dtype) for key, value in state.items()})
@@ -290,7 +290,7 @@ def test_other_precisions(dtype: torch.dtype, change: Callable[..., Path], folde
 
 
 def test_weight_norm_in_its_newer_form(folders: dict[str, Path], change: Callable[..., Path]) -> None:
-    """torch.nn.utils.parametrizations renames weight_g and weight_v; nothing else changes."""
+    """torch.nn.utils.parametrizations only renames weight_g and weight_v."""
     new = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
     renamed = []
 
@@ -339,7 +339,7 @@ def test_half_of_a_weight_norm(lost: str, match: str, change: Callable[..., Path
 
 @pytest.fixture(scope="module")
 def hub(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Hub:
-    """acme/vocos-mel with two commits, acme/safe in safetensors only, acme/empty without weights."""
+    """acme/vocos-mel has two commits, acme/safe has only safetensors, acme/empty has no weights."""
     root = tmp_path_factory.mktemp("hub")
     first = folders["mel"]
     second = upstream.save(upstream.build(MEL, seed=2), MEL, root / "second")
@@ -403,7 +403,7 @@ def test_hub_then_its_cache(hub: Hub, folders: dict[str, Path], tmp_path: Path) 
     local = VocosONNX(tmp_path / "local.onnx").decode(features)
     assert np.array_equal(VocosONNX(output).decode(features), local)
 
-    # the server has stopped: what was downloaded is in the cache
+    # the server has stopped: downloads come from the cache
     asked = len(hub.requests)
     output.unlink()
     by_commit = {**main, "revision": COMMIT_2}
@@ -418,13 +418,13 @@ def test_hub_then_its_cache(hub: Hub, folders: dict[str, Path], tmp_path: Path) 
     source = VocosONNX(output).config.source
     assert [source.name, source.revision, source.sha256] == of_tag
     assert np.array_equal(VocosONNX(output).decode(features), local)
-    # nor does anyone have to say that there is no network
+    # the same without HF_HUB_OFFLINE
     assert in_a_process("export", [tag, main, by_commit], home, HF_ENDPOINT=url) == [of_tag, of_main, of_main]
     assert len(hub.requests) == asked
 
 
 def test_config_given_for_a_hub_id_is_not_ignored(hub: Hub, tmp_path: Path) -> None:
-    """It takes the place of the repository's, or is refused; the one thing it must not be is without effect."""
+    """It replaces the repository's config or raises an error; it must not be silently ignored."""
     with hub.serve() as url:
         case = {"checkpoint": "acme/vocos-mel", "config": str(tmp_path / "absent.yaml")}
         (found,) = in_a_process("export", [case], tmp_path / "home", HF_ENDPOINT=url)
@@ -564,7 +564,7 @@ def test_truncated_weights(form: str, keep: float, change: Callable[..., Path], 
 
 
 def test_damaged_weights_never_raise_anything_else(folders: dict[str, Path], tmp_path: Path) -> None:
-    """Bytes overwritten at random are refused, or make another state dict; no other error gets out."""
+    """A randomly damaged file raises CheckpointError or reads as another state dict; no other error escapes."""
     state = torch.load(folders["mel"] / "pytorch_model.bin")
     small = {key: value.flatten()[:1].clone() for key, value in state.items()}
     legacy = io.BytesIO()
@@ -601,7 +601,7 @@ def test_weights_that_are_no_state_dict(value: Any, change: Callable[..., Path],
     refused(folder, r"pytorch_model\.bin is not a state dict: expected names and tensors", tmp_path)
 
 
-# Configs that are not supported, or contradict themselves
+# Configs that are unsupported or contradict themselves
 
 
 @pytest.mark.parametrize("section", ("feature_extractor", "backbone", "head"))
@@ -622,7 +622,7 @@ def test_missing_section(section: str, change: Callable[..., Path], tmp_path: Pa
 
 @pytest.mark.parametrize("section", ("feature_extractor", "backbone", "head"))
 def test_missing_class_path(section: str, change: Callable[..., Path], tmp_path: Path) -> None:
-    """The usual class is meant."""
+    """A section without a class path means the default class."""
     folder = change("mel", lambda c: c[section].pop("class_path"))
     quiet_export(folder, tmp_path / "model.onnx")
     frames = np.zeros((VocosONNX(tmp_path / "model.onnx").config.feature_channels, 9), np.float32)
@@ -711,7 +711,7 @@ def test_more_bandwidths_than_embeddings(change: Callable[..., Path], tmp_path: 
 def test_argument_of_the_wrong_type(
     name: str, section: str, argument: str, value: Any, change: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """A CheckpointError that names the argument, not whatever happens to fail first."""
+    """Raises CheckpointError naming the argument, rather than whatever error happens first."""
     message = refused(change(name, lambda c: c[section]["init_args"].update({argument: value})), argument, tmp_path)
     assert "export the checkpoint again" not in message
 
@@ -755,7 +755,7 @@ def test_adanorm_weights_without_adanorm(change: Callable[..., Path], tmp_path: 
 
 
 def test_discriminators_without_lightning(change: Callable[..., Path], tmp_path: Path) -> None:
-    """Only a Lightning file is known to hold other networks; elsewhere an unknown key is an error."""
+    """Only Lightning files may hold other networks; elsewhere an unknown key is an error."""
     folder = change("mel", state=lambda s: s.update({"multiperioddisc.x": torch.ones(1)}))
     refused(folder, r"has the unknown key multiperioddisc\.x", tmp_path)
 
@@ -792,11 +792,11 @@ def test_weights_that_are_not_finite(key: str, value: float, change: Callable[..
     ids=("symmetric", "hamming", "nan", "mdct window", "pre_twiddle", "post_twiddle"),
 )
 def test_altered_constants(name: str, key: str, value: Tensor, change: Callable[..., Path], tmp_path: Path) -> None:
-    """Upstream loads them from the checkpoint; our transforms compute them, so that they must be the same."""
+    """Upstream loads these constants from the checkpoint, while our transforms compute them, so they must agree."""
     refused(change(name, state=lambda s: s.update({key: value})), rf"{key} differs by .* from what vocos", tmp_path)
 
 
-# What a failure leaves behind
+# A failed export leaves nothing behind
 
 
 def test_failure_leaves_an_existing_output(change: Callable[..., Path], tmp_path: Path) -> None:
@@ -833,13 +833,13 @@ def _wrong_weight(monkeypatch: pytest.MonkeyPatch) -> None:
 def _wrong_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
     def corrupt(model: Any) -> None:
         fold(model)
-        model.backbone.norm.shift.weight.data[1, 0] += 1  # not all channels: the next layer norm undoes that
+        model.backbone.norm.shift.weight.data[1, 0] += 1  # one channel: the next layer norm would undo a shift of all
 
     monkeypatch.setattr(vocos_onnx_export.vocoder, "fold", corrupt)
 
 
 def _wrong_codebook(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which the fingerprint would tell, so that it is made that of the wrong ones."""
+    """Swaps in wrong codebooks with a matching fingerprint, so that the fingerprint does not give them away."""
 
     def wrong(model: Any, config: Any, books: Any) -> Any:
         flipped = books.flip(0)
@@ -896,12 +896,12 @@ def test_verification_that_fails(
     assert list(tmp_path.iterdir()) == [output]
 
 
-# What claims more than it is: refused before the memory is taken
+# Files that claim to be larger than they are must be rejected before memory is allocated
 
 
 @pytest.fixture(autouse=True)
 def bounded() -> Any:
-    """The tests below, and all others here, take no memory for what is not there: 4 GB more than what is taken now."""
+    """Every test of this file may use only 4 GB more address space than now, so no false size can be allocated."""
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -984,7 +984,7 @@ def test_long_names_are_shortened(change: Callable[..., Path], tmp_path: Path) -
 
 
 def _expanded(state: State) -> None:
-    state["head.out.weight"] = torch.zeros(1).expand(1 << 20, 10_000)  # 40 GB of 4 bytes
+    state["head.out.weight"] = torch.zeros(1).expand(1 << 20, 10_000)  # 40 GB, from 4 bytes
 
 
 def _shared(state: State) -> None:
@@ -1034,7 +1034,7 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("form", ("zip", "legacy", "beside the data"))
 def test_pickles_that_call_what_torch_lets(form: str, name: str, tmp_path: Path) -> None:
-    """Of a few bytes they fill the memory, or take minutes."""
+    """Calls that torch's weights-only loader allows can fill memory or take minutes; the reader rejects them."""
     path = tmp_path / "pytorch_model.bin"
     if form == "beside the data":
         buffer = io.BytesIO(zipped({"a": torch.ones(3)}))
@@ -1057,12 +1057,12 @@ def test_archives_that_readers_take_for_different_ones(tmp_path: Path) -> None:
         assert pickle.loads(archive.read("archive/data.pkl")) == {"a": 3}
     assert read_tree(path)[0] == {"a": 3}, "what was checked is not what was loaded"
     data = zipped({"a": torch.ones(3)})
-    path.write_bytes(b"PK" + data)  # moved, which Python makes up for
+    path.write_bytes(b"PK" + data)  # all offsets are shifted, which Python corrects
     assert read_weights(path)[0]["a"].tolist() == [1, 1, 1]
 
 
 def test_attributes_of_dictionaries(tmp_path: Path) -> None:
-    """They would be found before the methods of the same names."""
+    """Attributes named like dictionary methods would shadow them; the weights are read all the same."""
     path = tmp_path / "pytorch_model.bin"
     attributes = dict.fromkeys(("get", "items", "keys", "values", "_metadata"), 1)
     for value in (
@@ -1093,7 +1093,7 @@ def test_names_that_are_no_text(key: Any, change: Callable[..., Path], tmp_path:
 
 
 def test_weight_norm_of_other_shapes(change: Callable[..., Path], tmp_path: Path) -> None:
-    """Multiplied with each other they would fill the memory."""
+    """Multiplying weight_g and weight_v of mismatched shapes would fill memory, so they are rejected first."""
 
     def spoil(state: State) -> None:
         del state["backbone.embed.weight"]
@@ -1134,7 +1134,7 @@ def test_safetensors_that_lie(data: bytes, change: Callable[..., Path], tmp_path
 
 @pytest.mark.parametrize("name", ("pytorch_model.bin", "model.safetensors"))
 def test_weights_cut_while_they_are_read(name: str, change: Callable[..., Path], tmp_path: Path) -> None:
-    """The weights as they were, or an error; never the end of the process, as where a mapped file is cut."""
+    """Reading gives the original weights or an error; it never kills the process, as a truncated mapped file would."""
     import os
     import threading
 
@@ -1167,7 +1167,7 @@ def test_weights_cut_while_they_are_read(name: str, change: Callable[..., Path],
 
 
 def test_name_that_cannot_be_printed(folders: dict[str, Path], tmp_path: Path) -> None:
-    """A folder may have any bytes for a name; the model tells where it came from in text that can be printed."""
+    """A folder name may contain any bytes; the source recorded in the model is printable."""
     folder = tmp_path / "a\x1b[2Jb\udcff"
     folder.mkdir()
     for file in folders["mel"].iterdir():

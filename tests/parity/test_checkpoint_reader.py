@@ -1,4 +1,4 @@
-"""The reader of checkpoints without torch reads what torch, Lightning and safetensors write, as they read it."""
+"""The torch-free checkpoint reader reads files of torch, Lightning and safetensors exactly as those libraries do."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def vocos() -> Vocos:
 
 
 def plain(tensor: Tensor) -> np.ndarray:
-    """The values as the reader gives them: floats in float32."""
+    """The values in the form that the reader returns, with floats as float32."""
     tensor = tensor.detach().resolve_conj().resolve_neg()
-    if tensor.dtype == torch.bool:  # of which a file may hold other bytes than 0 and 1
+    if tensor.dtype == torch.bool:  # a file may hold bytes other than 0 and 1
         return tensor.view(torch.uint8).numpy() != 0
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
@@ -99,7 +99,7 @@ def test_views_and_shared_storages(tmp_path: Path) -> None:
 
 
 def test_numbers_that_share_too_much(tmp_path: Path) -> None:
-    """As the export, which reads with torch, refuses them."""
+    """Both this reader and the export, which reads with torch, reject them."""
     path = tmp_path / "a.bin"
     tensor = torch.ones(100_000)
     for state in ({"a": torch.ones(1).expand(100_000)}, {f"a{i}": tensor for i in range(3)}):
@@ -145,7 +145,7 @@ def test_torchscript_is_refused(tmp_path: Path) -> None:
 
 
 def test_legacy_format(tmp_path: Path) -> None:
-    """What the message says to do makes it one that is read."""
+    """The error message gives a command, and the file that it saves can be read."""
     old, new, state = tmp_path / "old.th", tmp_path / "new.th", {"a": torch.randn(3)}
     torch.save(state, old, _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match=r"torch before 1\.6") as caught:
@@ -174,14 +174,14 @@ def test_archives_of_many_members(tmp_path: Path) -> None:
 
 
 def test_two_directories(tmp_path: Path) -> None:
-    """Python's reader of zip and torch's take it for different ones: here it is neither."""
+    """Python's and torch's zip readers see different contents in such an archive, so ours rejects it."""
     path = tmp_path / "a.bin"
     path.write_bytes(two_directories({"a": 5}, {"a": 3}))
     with pytest.raises(CheckpointError, match="its directory is not where its end says"):
         hostile.read_all(path)
 
 
-# Modules, and what Lightning saves
+# Modules and Lightning files
 
 
 def test_state_dict_of_a_module(vocos: Vocos, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_checkpoint_of_lightning(vocos: Vocos, tmp_path: Path) -> None:
 
 
 def test_checkpoint_of_lightning_itself(tmp_path: Path) -> None:
-    """Where Lightning is installed: what its trainer writes beside the weights is let through."""
+    """If Lightning is installed: a checkpoint of its trainer is read despite what it holds beside the weights."""
     pl = pytest.importorskip("pytorch_lightning")
 
     class Module(pl.LightningModule):  # type: ignore[misc, name-defined]
@@ -256,7 +256,7 @@ def test_checkpoint_of_lightning_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", ((16, 8, 7), (4, 3), (5, 2, 3, 3)))
 @pytest.mark.parametrize("newer", (False, True), ids=("weight_g", "original0"))
 def test_weight_norm(newer: bool, shape: tuple[int, ...], tmp_path: Path) -> None:
-    """As the module itself computes its weight, and as the export folds it."""
+    """The reader's weight equals the one the module computes and the one the export folds."""
     torch.manual_seed(0)
     kinds: dict[int, Callable[[], torch.nn.Module]] = {
         2: lambda: torch.nn.Linear(shape[1], shape[0]),
@@ -270,7 +270,7 @@ def test_weight_norm(newer: bool, shape: tuple[int, ...], tmp_path: Path) -> Non
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(torch.rand_like(parameter) + 0.5)
-        module(torch.zeros(1, *([shape[1]] if len(shape) == 2 else shape[1:])))  # which computes the weight
+        module(torch.zeros(1, *([shape[1]] if len(shape) == 2 else shape[1:])))  # computes the weight
     torch.save(module.state_dict(), tmp_path / "a.bin")
     state, _ = read_state(tmp_path / "a.bin", lambda name: True)
     assert state.keys() == {"0.weight", "0.bias"}
@@ -282,7 +282,7 @@ def test_weight_norm(newer: bool, shape: tuple[int, ...], tmp_path: Path) -> Non
 
 
 def fold_with_torch(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What torch's own weight norm makes of a state dict, in either of its spellings."""
+    """Fold a state dict with torch's own weight norm, in either of its spellings."""
     folded = dict(state)
     for g_name, v_name in (
         ("weight_g", "weight_v"),
@@ -306,7 +306,7 @@ def test_weight_norm_of_the_network(vocos: Vocos) -> None:
 
 
 def test_what_both_read_is_the_same(tmp_path: Path) -> None:
-    """Mutated archives: whatever this reader takes and torch takes too, they read alike."""
+    """On mutated archives that both accept, this reader and torch return the same values."""
     both, path = 0, tmp_path / "pytorch_model.bin"
     targets = [hostile.TARGETS[name].run for name in ("pickles, without torch", "archives, without torch")]
     for case in range(1500):
@@ -319,7 +319,7 @@ def test_what_both_read_is_the_same(tmp_path: Path) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 tree = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
-        except Exception:  # torch refuses some that are read here
+        except Exception:  # torch rejects some archives that this reader accepts
             continue
         state = tree.get("state_dict", tree) if isinstance(tree, dict) else tree
         for name, values in found.items():
@@ -329,7 +329,7 @@ def test_what_both_read_is_the_same(tmp_path: Path) -> None:
 
 
 def test_of_the_librarys_files(tmp_path: Path) -> None:
-    """Headers of every length, with metadata and without, in the order that the library chooses."""
+    """Files of the safetensors library: headers of many lengths, with and without metadata, in the library's order."""
     rng = np.random.default_rng(0)
     for case in range(40):
         state = {
@@ -348,7 +348,7 @@ def test_of_the_librarys_files(tmp_path: Path) -> None:
 
 
 def test_headers_that_the_library_reads_too(tmp_path: Path) -> None:
-    """Mutated headers: whatever this reader takes, the library takes, and reads alike."""
+    """Of mutated headers, the library accepts every one that this reader accepts, and returns the same values."""
     read, path = 0, tmp_path / "pytorch_model.bin"
     for case in range(500):
         try:

@@ -1,4 +1,4 @@
-"""The encoder: the same weights in encodec, in transformers or in train/, and, exported, in EncodecONNX."""
+"""The encoder: an exported EncodecONNX gives what encodec, transformers or train/ gives with the same weights."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ from vocos_onnx_train.generator import Generator
 Config = dict[str, Any]
 State = dict[str, Tensor]
 
-# Largest differences allowed in the embeddings, of their peak. Measured for EnCodec, real-sized and small: 1.7e-6.
+# Largest difference allowed in the embeddings, relative to their peak. Measured for EnCodec, large and small: 1.7e-6.
 TOLERANCE = 5e-6
-# Measured: 1.4e-6. The codec of train/ takes the phase of every bin; with one that was nearly nothing it was 7e-6.
+# Measured: 1.4e-6. The codec of train/ uses the phase of every bin; a bin with almost no energy raised it to 7e-6.
 TRAINED_TOLERANCE = 1e-5
-# Codes may differ only where two entries are about as near; the margin is relative to the squared distance.
+# Codes may differ only where two entries are almost equally near; the margin is relative to the squared distance.
 EQUAL_CODES, NEAR_TIE = 0.999, 1e-4
 
 EDGES = (1, 2, 7, 8, 40, 319, 320, 321, 2240, 7999, 24_000)
-AT_CHUNKS = (95_999, 96_000, 96_001, 96_320, 100_321, 240_000)  # the runtime encodes 300 frames of 320 at once
-AT_CHUNKS_OF_TWO = (48_000, 48_001, 96_001, 100_321)  # and of two items 150
+AT_CHUNKS = (95_999, 96_000, 96_001, 96_320, 100_321, 240_000)  # the runtime encodes 300 frames of 320 samples at once
+AT_CHUNKS_OF_TWO = (48_000, 48_001, 96_001, 100_321)  # 150 frames at once for two items
 CLIPS = "VOCOS_CLIPS"
 RATE = 24_000
 COMMIT_1, COMMIT_2 = "1" * 40, "2" * 40
@@ -109,7 +109,7 @@ GEOMETRIES: dict[str, Config] = {
 
 
 def recordings() -> list[str]:
-    """Names of the clips in the folder that VOCOS_CLIPS names; without it, of the bundled tokens."""
+    """Names of the clips in the folder VOCOS_CLIPS; if that is not set, of the bundled tokens."""
     if CLIPS not in os.environ:
         return sorted(path.name for path in default_model().parent.glob("speech_*.npz"))
     kinds = {f".{kind.lower()}" for kind in soundfile.available_formats()}
@@ -120,7 +120,7 @@ def recordings() -> list[str]:
 
 @cache
 def recording(name: str) -> np.ndarray:
-    """A clip as mono audio at 24 kHz; for bundled tokens, what its codec decodes them to."""
+    """A clip as mono audio at 24 kHz; bundled tokens are decoded by their codec."""
     if CLIPS in os.environ:
         return load_audio(Path(os.environ[CLIPS]) / name, RATE)
     with np.load(default_model().parent / name) as archive:
@@ -132,10 +132,10 @@ def noise(batch: int, samples: int) -> np.ndarray:
 
 
 def strengthen(encoder: nn.Module) -> None:
-    """Weights of a SEANet with which every part matters, and that keep the signal about as loud as it comes in.
+    """Set a SEANet's weights such that every layer matters and the signal keeps about its level.
 
-    In a fresh one the audio changes the embeddings by a few hundredths of what the biases add, and weight norm's g is
-    the norm of its v.
+    In a fresh network the audio changes the embeddings by only a few hundredths of what the biases add, and weight
+    norm's g equals the norm of its v.
     """
     for name, parameter in encoder.named_parameters():
         kind = name.rpartition(".")[2]
@@ -151,7 +151,7 @@ def strengthen(encoder: nn.Module) -> None:
 
 @torch.inference_mode()
 def fill_codebooks(tables: list[Tensor], vectors: Tensor) -> None:
-    """Random entries distributed as what they quantise: the vectors (N, C), then what is left of those."""
+    """Fill codebooks with random entries distributed like the vectors (N, C), then like their residuals."""
     residual = vectors.double()
     for table in tables:
         mean, spread = residual.mean(0), torch.linalg.cholesky(residual.T.cov() + 1e-9 * torch.eye(residual.shape[1]))
@@ -161,12 +161,12 @@ def fill_codebooks(tables: list[Tensor], vectors: Tensor) -> None:
 
 @torch.inference_mode()
 def embed(encoder: nn.Module, audio: np.ndarray) -> np.ndarray:
-    """What the encoder of encodec or transformers makes of audio (B, N): embeddings (B, C, T)."""
+    """Encode audio (B, N) with the encoder of encodec or transformers: embeddings (B, C, T)."""
     return encoder(torch.from_numpy(audio)[:, None]).numpy()
 
 
 def check(given: np.ndarray, expected: np.ndarray, tolerance: float = TOLERANCE) -> None:
-    """Equal to a tolerance relative to the peak."""
+    """Asserts equality within a tolerance relative to the peak."""
     assert given.dtype == np.float32
     assert given.shape == expected.shape
     peak = np.abs(expected).max()
@@ -177,7 +177,7 @@ def check(given: np.ndarray, expected: np.ndarray, tolerance: float = TOLERANCE)
 
 @dataclass(frozen=True)
 class Codes:
-    """Codes that were compared, how many were not equal, and the largest margin of those."""
+    """How many codes were compared, how many differed, and the largest margin among those."""
 
     compared: int = 0
     differ: int = 0
@@ -192,9 +192,9 @@ class Codes:
 
 
 def check_codes(given: np.ndarray, expected: np.ndarray, embeddings: np.ndarray, codebooks: np.ndarray) -> Codes:
-    """Where codes (K, B, T) are not equal, it is by a near-tie.
+    """Asserts that codes (K, B, T) differ only by near-ties.
 
-    After a frame's first difference what is left to quantise is another vector, so that no code there is compared.
+    After the first difference in a frame the residuals differ, so the later codes of that frame are not compared.
     """
     assert given.dtype == np.int64
     assert given.shape == expected.shape
@@ -225,7 +225,7 @@ def quiet_export(checkpoint: str | Path, output: Path, **kwargs: Any) -> Encoder
 
 
 def verify_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The verification of the real size takes long, and is tested elsewhere."""
+    """Shorten the export's verification, which is slow at full size and tested elsewhere."""
     monkeypatch.setattr(export_module, "LENGTHS", (1,))
     monkeypatch.setattr(export_module, "CHUNK", 1)
 
@@ -239,7 +239,7 @@ def open_encoder(path: Path) -> EncodecONNX:
 
 @dataclass(frozen=True)
 class Pair:
-    """One checkpoint with random weights, as it was built and in EncodecONNX."""
+    """One checkpoint with random weights: the original model, and its export in EncodecONNX."""
 
     model: Any
     checkpoint: Path
@@ -255,7 +255,7 @@ def encodec_24khz() -> Any:
 
 @pytest.fixture(scope="session")
 def meta(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """encodec's model from a state dict like Meta's."""
+    """encodec's model, and its export from a state dict like Meta's."""
     folder = tmp_path_factory.mktemp("meta")
     torch.manual_seed(0)
     model = encodec_24khz()
@@ -294,7 +294,7 @@ def meta_codes(model: Any, audio: np.ndarray, bandwidth: float) -> np.ndarray:
 
 
 def test_codes_of_recordings(meta: Pair) -> None:
-    """At every bandwidth: fewer codebooks are the first of many, which test_codes_at_a_bandwidth asserts."""
+    """Covers every bandwidth: a lower one uses the first codebooks of 24 kbps, see test_codes_at_a_bandwidth."""
     counts = meta.ours.config.codebooks_per_bandwidth
     assert counts == (2, 4, 8, 16, 32)
     totals = {count: Codes() for count in counts}
@@ -315,7 +315,7 @@ def test_codes_of_recordings(meta: Pair) -> None:
 
 
 def test_codes_at_a_bandwidth(meta: Pair) -> None:
-    """Each bandwidth has as many codebooks as upstream's, the first of those of 24 kbps; a batch is its rows."""
+    """Each bandwidth gives the first codes of 24 kbps, as many as upstream; a batch gives the codes of its rows."""
     audio = recording(recordings()[0])[: 2 * 16_000].reshape(2, -1)
     every = meta.ours.encode(audio, RATE, 24.0)
     every_expected = meta_codes(meta.model, audio, 24.0)
@@ -362,7 +362,7 @@ def test_metadata(meta: Pair) -> None:
 
 
 def build(**config: Any) -> EncodecModel:
-    """transformers' model, by default with the geometry of facebook/encodec_24khz, with random weights."""
+    """transformers' model with random weights, by default in the geometry of facebook/encodec_24khz."""
     torch.manual_seed(0)
     model = EncodecModel(EncodecConfig(**config)).eval()
     strengthen(model.encoder)
@@ -373,14 +373,14 @@ def build(**config: Any) -> EncodecModel:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with config.json and model.safetensors, of few channels, for tests that only read."""
+    """A folder with config.json and model.safetensors of a narrow model; tests only read it."""
     folder = tmp_path_factory.mktemp("layout") / "small"
     build(**SMALL).save_pretrained(folder)
     return folder
 
 
 def check_model(model: EncodecModel, path: Path, lengths: tuple[int, ...], batches: tuple[int, ...] = (1, 2)) -> None:
-    """Embeddings of every length and batch, and the codes of the longest, are those of transformers."""
+    """Asserts that embeddings of every length and batch, and the codes of the longest, equal those of transformers."""
     ours, config = open_encoder(path), model.config
     assert ours.config.bandwidths == tuple(config.target_bandwidths)
     assert (ours.sample_rate, ours.hop_length) == (config.sampling_rate, config.hop_length)
@@ -392,7 +392,7 @@ def check_model(model: EncodecModel, path: Path, lengths: tuple[int, ...], batch
             check(given, expected)
         total = Codes()
         for bandwidth in config.target_bandwidths:
-            with torch.inference_mode():  # as model.encode, which would run the network each time
+            with torch.inference_mode():  # as model.encode does, but without running the network each time
                 expected_codes = model.quantizer.encode(torch.from_numpy(expected), bandwidth).numpy()
             codes = ours.encode(audio, ours.sample_rate, bandwidth)
             total += check_codes(codes, expected_codes, given, ours.codebooks)
@@ -423,7 +423,7 @@ def test_geometry(name: str, tmp_path: Path) -> None:
 
 
 def same_encoder(one: Path, other: Path) -> bool:
-    """Two exports have the same embeddings, but for rounding, the same codebooks and the same description."""
+    """Whether two exports have the same embeddings up to rounding, the same codebooks and the same description."""
     a, b = open_encoder(one), open_encoder(other)
     x, y = (encoder.embed(noise(1, 5000), RATE) for encoder in (a, b))
     return (
@@ -434,7 +434,7 @@ def same_encoder(one: Path, other: Path) -> bool:
 
 
 def rename(state: State, names: dict[str, str]) -> State:
-    """The same tensors under keys in which every old part is replaced by its new one."""
+    """The same tensors, with every old substring of the keys replaced by the new one."""
     renamed = {}
     for key, value in state.items():
         for old, new in names.items():
@@ -447,7 +447,7 @@ OLDER = {"parametrizations.weight.original0": "weight_g", "parametrizations.weig
 
 
 def test_older_names_of_weight_norm(small: Path, tmp_path: Path) -> None:
-    """The files on the hub have weight_g and weight_v; what transformers writes today has parametrizations."""
+    """Files on the hub have weight_g and weight_v; transformers now writes parametrizations. Both must be read."""
     state = safetensors.torch.load_file(small / "model.safetensors")
     older = rename(state, OLDER)
     assert sum("weight_g" in key for key in older) == sum("original0" in key for key in state) > 10
@@ -461,7 +461,7 @@ def test_older_names_of_weight_norm(small: Path, tmp_path: Path) -> None:
 
 
 def test_other_forms_of_the_layout(small: Path, tmp_path: Path) -> None:
-    """model.safetensors by its own path, and pytorch_model.bin where there is no other."""
+    """The path of model.safetensors itself works, and so does a folder with only pytorch_model.bin."""
     quiet_export(small, tmp_path / "folder.onnx")
     written = quiet_export(small / "model.safetensors", tmp_path / "file.onnx")
     assert written.source.name == "model.safetensors"
@@ -476,7 +476,7 @@ def test_other_forms_of_the_layout(small: Path, tmp_path: Path) -> None:
 
 
 def test_a_config_of_defaults_is_encodec_24khz(meta: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Meta's state dict beside a config.json that says no more than its kind."""
+    """Meta's state dict beside a config.json that gives only the model type is read as EnCodec 24 kHz."""
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "config.json").write_text('{"model_type": "encodec"}')
     shutil.copy(meta.checkpoint, tmp_path / "checkpoint" / "pytorch_model.bin")
@@ -500,7 +500,7 @@ def test_weights_in_float64(small: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
 def test_weights_in_half_precision(dtype: torch.dtype, small: Path, tmp_path: Path) -> None:
-    """The weight norm is multiplied out in float32, as transformers does it after loading."""
+    """Weight norm is folded in float32, as transformers does after loading."""
     state = safetensors.torch.load_file(small / "model.safetensors")
     folder = tmp_path / "half"
     folder.mkdir()
@@ -573,7 +573,7 @@ def test_hub_then_its_cache(small: Path, tmp_path: Path) -> None:
     assert same_encoder(outputs / "older.onnx", tmp_path / "local.onnx")
     assert not same_encoder(outputs / "main.onnx", tmp_path / "local.onnx")
 
-    # the server has stopped: what was downloaded is in the cache
+    # the server has stopped: downloads come from the cache
     assert (
         in_a_process("export_encodec", good[:2], tmp_path / "home", HF_ENDPOINT=url, HF_HUB_OFFLINE="1") == expected[:2]
     )
@@ -584,7 +584,7 @@ def test_hub_then_its_cache(small: Path, tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """A codec as train/ would leave it, and both of its halves exported."""
+    """A codec as train/ would write it, with its encoder and decoder exported."""
 
     codec: Generator
     folder: Path
@@ -665,13 +665,13 @@ def test_trained_encoder_belongs_to_its_decoder(trained: Trained) -> None:
         assert np.abs(given - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
-# What is refused
+# Checkpoints that are rejected
 
 
 def refused(
     checkpoint: str | Path, match: str, folder: Path, error: type[Exception] = CheckpointError, **kwargs: Any
 ) -> str:
-    """The export raises exactly this kind of error, with this in its message, and writes nothing; -> the message."""
+    """Asserts that the export raises exactly this error, with a matching message, and writes nothing; returns it."""
     output = folder / "output" / "encoder.onnx"
     output.parent.mkdir()
     with pytest.raises(error) as caught:
@@ -685,7 +685,7 @@ def refused(
 
 @pytest.fixture
 def change(small: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A copy of the small checkpoint whose config and state dict were changed in place by the functions given."""
+    """Copies the small checkpoint after the given functions have changed its config and state dict in place."""
 
     def make(config: Callable[[Config], Any] = lambda c: None, state: Callable[[State], Any] = lambda s: None) -> Path:
         folder = tmp_path / "checkpoint"
@@ -855,7 +855,7 @@ def test_bad_weights(spoil: Callable[[State], Any], match: str, change: Callable
 
 
 def test_weights_beyond_the_encoder_do_not_matter(small: Path, change: Callable[..., Path], tmp_path: Path) -> None:
-    """The decoder, and what training needs of the codebooks, are left out: they may be missing or broken."""
+    """The export ignores the decoder and the codebooks' training statistics, so they may be missing or broken."""
 
     def spoil(state: State) -> None:
         for key in list(state):
@@ -1011,7 +1011,7 @@ def test_another_models_config_beside_the_encoder(config: str, match: str, train
 
 
 def test_vocos_checkpoint_without_an_encoder(tmp_path: Path) -> None:
-    """The folder of a vocoder: what is missing is said, whichever model it is."""
+    """For the folder of a vocoder, the error names the missing file."""
     model = upstream.build(upstream.SMALL["tiny"])
     folder = upstream.save(model, upstream.SMALL["tiny"], tmp_path / "checkpoint")
     refused(folder, r"no config .*config\.json beside pytorch_model\.bin", tmp_path, FileNotFoundError)
@@ -1037,7 +1037,7 @@ def _reflect_nothing(side: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def _repeat_the_edge(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is less than the padding, the nearest sample instead of zeros."""
+    """If the audio is shorter than the padding, repeats the nearest sample instead of adding zeros."""
     take = Graph.take
     monkeypatch.setattr(
         Graph, "take", lambda self, x, index, valid: take(self, x, index, self.op("Equal", index, index))
@@ -1062,7 +1062,7 @@ def _short_context(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The LSTM begins anew with every stretch of a long recording."""
+    """Resets the LSTM in every chunk of a long recording."""
     lstm = Graph.lstm
 
     def forget(self: Any, x: str, layer: nn.LSTM, state: str, next_state: str) -> str:
@@ -1074,7 +1074,7 @@ def _forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _no_history(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last convolution does not see the frames before its stretch."""
+    """Hides the frames before each chunk from the last convolution."""
     op = Graph.op
 
     def spoil(self: Any, kind: str, *inputs: str, **kwargs: Any) -> Any:
@@ -1122,7 +1122,7 @@ def test_verification_of_a_trained_encoder_that_fails(
 
 
 def test_verification_of_the_codebooks(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others than those of the checkpoint, though the file says their fingerprint."""
+    """Codebooks that are not those of the checkpoint are detected even if their fingerprint matches."""
 
     def wrong(proto: Any, config: Any, codebooks: Any) -> Any:
         digests = fingerprints(2 * codebooks.numpy())

@@ -1,4 +1,4 @@
-"""The mels of F5-TTS, made by its own front-end, decode to the audio of ours of the same recording."""
+"""Mels from F5-TTS's own front-end decode to the same audio as our mels of the same recording."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tests.parity.test_encodec import RATE, recording, recordings
 from vocos_onnx import MelConvention, VocosONNX
 from vocos_onnx.arrays import Float
 
-CLIP = np.float32(np.log(1e-5))  # F5-TTS's; the model's own is 1e-7
+CLIP = np.float32(np.log(1e-5))  # of F5-TTS; the model's own is 1e-7
 EXACT_TOLERANCE = 2e-6  # of a log-mel of -16, as in test_mel.py; measured: 0
 AUDIO_TOLERANCE = 1e-5  # of the peak; measured: 0
-# F5-TTS computes in float32, whose FFT rounds bands that are far below the peak of their frame (see test_mel.py).
+# F5-TTS computes in float32, where the FFT rounds bands far below the peak of their frame (see test_mel.py).
 AUDIBLE, AUDIBLE_TOLERANCE = 50 / 20 * np.log(10), 1e-4
 
 
 @pytest.fixture(scope="module")
 def modules() -> Iterator[Any]:
-    """``f5_tts.model.modules``, without what ``f5_tts.model`` imports beside it for training."""
+    """``f5_tts.model.modules``, without the training imports of ``f5_tts.model``."""
     spec = importlib.util.find_spec("f5_tts")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("f5-tts is not installed")
@@ -36,7 +36,7 @@ def modules() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setitem(sys.modules, "f5_tts.model", package)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch.jit.script, by x-transformers
+            warnings.simplefilter("ignore")  # x-transformers uses the deprecated torch.jit.script
             module = importlib.import_module("f5_tts.model.modules")
         yield module
 
@@ -47,8 +47,8 @@ def vocos() -> VocosONNX:
 
 
 def of_f5(modules: Any, audio: Float, dtype: torch.dtype) -> Float:
-    """Audio (N,) -> the mels (1, T, 100) that F5-TTS hands to its vocoder, before it transposes them."""
-    modules.vocos_mel_stft_cache.clear()  # it does not know the dtype
+    """Audio (N,) -> the mels (1, T, 100) of F5-TTS, before it transposes them for its vocoder."""
+    modules.vocos_mel_stft_cache.clear()  # its key does not include the dtype
     torch.set_default_dtype(dtype)
     try:
         with torch.inference_mode():
@@ -61,7 +61,7 @@ def of_f5(modules: Any, audio: Float, dtype: torch.dtype) -> Float:
 
 @pytest.mark.parametrize("name", recordings())
 def test_the_audio_is_that_of_our_mels(name: str, modules: Any, vocos: VocosONNX) -> None:
-    """In float64, the clip is all that the two front-ends differ in: where it changes nothing, neither does it here."""
+    """In float64 the two front-ends differ only in the clip; if it changes no mel, the audio is the same."""
     audio = recording(name)
     handed = of_f5(modules, audio, torch.float64)
     ours = vocos.features(audio, RATE)
@@ -85,7 +85,7 @@ def test_the_audio_is_that_of_our_mels(name: str, modules: Any, vocos: VocosONNX
 
 @pytest.mark.parametrize("name", recordings())
 def test_its_mels_as_it_computes_them(name: str, modules: Any, vocos: VocosONNX) -> None:
-    """In float32: those of ours wherever that can tell, and the audio that of the same mels in our axes."""
+    """In float32 the mels equal ours wherever that precision suffices, and mels_from="f5" only transposes them."""
     audio = recording(name)
     handed = of_f5(modules, audio, torch.float32)
     clipped = np.maximum(vocos.features(audio, RATE), CLIP)
@@ -100,7 +100,7 @@ def test_its_mels_as_it_computes_them(name: str, modules: Any, vocos: VocosONNX)
 
 
 def test_the_level_of_a_quiet_prompt(modules: Any, vocos: VocosONNX) -> None:
-    """As f5_tts/infer/utils_infer.py: the prompt is raised to 0.1, and the audio is lowered as much."""
+    """As in f5_tts/infer/utils_infer.py, the prompt is raised to an RMS of 0.1 and the audio lowered by that gain."""
     audio = recording(recordings()[0])
     audio *= np.float32(0.03) / np.sqrt(np.mean(np.square(audio)))
     rms = torch.sqrt(torch.mean(torch.square(torch.from_numpy(audio))))

@@ -1,4 +1,4 @@
-"""The layouts of other exporters, as the installed torch writes them, pass the check: a new one may write others."""
+"""Layouts of other exporters pass the check when written by the installed torch; a new release may write others."""
 
 from __future__ import annotations
 

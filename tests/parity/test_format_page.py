@@ -1,4 +1,4 @@
-"""The program on the page of the file format, which reads a file without vocos-onnx."""
+"""The program on the file format page decodes a file without vocos-onnx and gives our audio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inverse transform as part of the graph: equal to the runtime's, and to upstream's."""
+"""The inverse transform in the graph gives the audio of the runtime's and of upstream's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def silent(line: str) -> None:
 
 @pytest.fixture(scope="module", params=NAMES)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The real vocos, and its export: without the inverse transform in it, and with."""
+    """The real vocos, its export without and with the inverse transform, and the path of the latter."""
     config = {**CONFIGS, **SMALL}[request.param]
     model = build(config)
     folder = tmp_path_factory.mktemp(request.param)
@@ -58,7 +58,7 @@ def features_of(vocos: VocosONNX, batch: int, frames: int) -> np.ndarray:
 
 
 def peak_of(vocos: VocosONNX, audio: np.ndarray) -> float:
-    """Of the audio, or before it was clipped: an MDCT model that clips adds up larger coefficients."""
+    """The peak of the audio; a model that clips gets 10, since its overlap-add sums larger values before clipping."""
     is_clipped = vocos.config.clip_audio and vocos.config.head != "wavenext"
     return 10.0 if is_clipped else float(np.abs(audio).max(initial=0))
 
@@ -66,7 +66,7 @@ def peak_of(vocos: VocosONNX, audio: np.ndarray) -> float:
 def test_equals_numpy_and_upstream(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, plain, graph, _ = case
     bandwidth_id = 1 if plain.config.num_bandwidth_ids else None
-    graph._plan = Plan(plain.network.reach, None)  # nothing is cut: the audio of spans is made in numpy
+    graph._plan = Plan(plain.network.reach, None)  # no spans: their audio would be computed in numpy
     for batch in (1, 3):
         for frames in LENGTHS:
             features = features_of(plain, batch, frames)
@@ -80,7 +80,7 @@ def test_equals_numpy_and_upstream(case: Any, monkeypatch: pytest.MonkeyPatch) -
             assert np.abs(given - expected).max(initial=0) <= 1e-5 * peak
             if given.size and not (
                 plain.config.clip_audio and "imdct" in plain.config.head
-            ):  # upstream clips the coefficients in place of the audio
+            ):  # upstream clips the coefficients instead of the audio
                 with torch.inference_mode():
                     upstream = model.decode(torch.from_numpy(features), bandwidth_id=torch.tensor([bandwidth_id or 0]))
                 assert given.shape == tuple(upstream.shape)
@@ -107,7 +107,7 @@ def test_the_steps_of_a_stream_compute_no_audio(case: Any) -> None:
     bandwidth_id = 1 if plain.config.num_bandwidth_ids else None
     features = features_of(plain, 1, 40)
     inputs = dict(graph.network.inputs(features, bandwidth_id))
-    for name in ("past", "past_features"):  # 3 frames of zeros in a whole decode, 6 at the start of a stream
+    for name in ("past", "past_features"):  # a whole decode starts with 3 frames of zeros, a stream with 6
         inputs[name] = np.repeat(inputs[name], 2, axis=2)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (audio,) = session.run(["audio"], inputs)
@@ -120,7 +120,7 @@ def test_the_steps_of_a_stream_compute_no_audio(case: Any) -> None:
 
 
 def test_only_operators_that_cuda_has(case: Any) -> None:
-    """Of opset 20, by onnxruntime's docs/OperatorKernels.md: what it lacks would go to the CPU and back."""
+    """The list is for opset 20, from onnxruntime's docs/OperatorKernels.md; any other operator would run on the CPU."""
     _, _, _, path = case
     proto = onnx.load(path)
     nodes = [node for node in proto.graph.node if node.name.startswith("istft.whole")]
@@ -133,7 +133,7 @@ def test_only_operators_that_cuda_has(case: Any) -> None:
 
 @pytest.mark.parametrize("precision", ["int8", "float16"])
 def test_other_precisions(precision: str, tmp_path: Path) -> None:
-    """Quantised with it and without: the inverse transform stays in float32."""
+    """The inverse transform stays in float32, whether the model is quantised during export or later."""
     name = "hop-300-of-1000"
     checkpoint = str(save(build(SMALL[name]), SMALL[name], tmp_path / name))
     paths = [tmp_path / f"{istft}.onnx" for istft in ("numpy", "graph")]
@@ -159,7 +159,7 @@ def test_other_precisions(precision: str, tmp_path: Path) -> None:
 
 
 def test_half_precision_of_a_network_without_a_state(tmp_path: Path) -> None:
-    """Whose inverse transform is in the graph itself, in no branch: it stays in float32, too."""
+    """Without a state the inverse transform is in the main graph, not in a branch; it stays in float32 there too."""
     original, half = DATA / "imdct-cos-istft.onnx", tmp_path / "half.onnx"
     quantize(original, half, precision="float16", calibration=[np.zeros((8, 50), np.float32)], report=silent)
     proto = onnx.load(half)
@@ -174,7 +174,7 @@ def test_half_precision_of_a_network_without_a_state(tmp_path: Path) -> None:
 
 
 def test_a_wrong_basis_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The verification is of what the graph makes: with a window of its own there is no file."""
+    """The export verifies the graph's own audio: a basis with a wrong window fails, and no file is written."""
     basis = module._basis
     monkeypatch.setattr(module, "_basis", lambda config: (basis(config)[0] * np.float32(1.001), basis(config)[1]))
     checkpoint = save(build(SMALL["tiny"]), SMALL["tiny"], tmp_path / "tiny")

@@ -1,4 +1,4 @@
-"""Mel features: the real vocos with torchaudio, librosa and the formula of HiFi-GAN, against vocos_onnx.dsp.mel."""
+"""Mel features: vocos_onnx.dsp.mel against the real vocos with torchaudio, librosa, and HiFi-GAN's formula."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from vocos.feature_extractors import MelSpectrogramFeatures
 
-TOLERANCE = 1e-4  # of a log-mel; measured: 8e-5 of real audio, nearly all of it the rounding of upstream's filters
+TOLERANCE = 1e-4  # of a log-mel; measured: 8e-5 on real audio, nearly all from rounding in upstream's filters
 EXACT_TOLERANCE = 2e-6  # where upstream computes in float64 throughout; a log-mel of -16 has a rounding error of 1e-6
-# torch's float32 FFT rounds every bin to about 1e-7 of its frame's peak. 50 dB under the peak that is 3e-5 of the bin,
-# and the logarithm makes an absolute error of a relative one: what lies further down, only float64 can tell.
+# torch's float32 FFT rounds every bin to about 1e-7 of its frame's peak. For a bin 50 dB below the peak that is a
+# relative error of 3e-5, which the logarithm turns into an absolute one; still lower bins need float64 to compare.
 AUDIBLE = 50 / 20 * np.log(10)
 LINEAR_TOLERANCE = 1e-5  # of the largest mel value of a clip; measured: 5e-6
 AUDIO_TOLERANCE = 2e-5  # of the peak; measured: 4e-6
 
 
 def vocos_mel(padding: str, n_fft: int = 1024, hop_length: int = 256, n_mels: int = 100) -> MelFeatures:
-    """What a mel model's config says, in our terms: HTK's scale up to half the rate, triangles of height 1."""
+    """Our settings for upstream's mel models: HTK's scale up to half the rate, triangles of height 1."""
     return MelFeatures(n_fft, hop_length, n_mels, padding, f_min=0.0, f_max=RATE / 2)
 
 
 def reference(padding: str, double: bool = False, **args: Any) -> nn.Module:
-    """Upstream's feature extractor, in float32 or, with an exact window, in float64."""
+    """Upstream's feature extractor in float32, or in float64 with an exact window."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # more filters than bins leave some empty
         module = MelSpectrogramFeatures(padding=padding, **args)
@@ -53,7 +53,7 @@ def reference(padding: str, double: bool = False, **args: Any) -> nn.Module:
 
 
 def exact_reference(padding: str) -> nn.Module:
-    """In float64 throughout: the filters too, which torchaudio computes in the default type."""
+    """Upstream's extractor entirely in float64, even the filters, which torchaudio computes in the default type."""
     torch.set_default_dtype(torch.float64)
     try:
         return reference(padding)
@@ -93,7 +93,7 @@ def test_recordings_in_float64(name: str, padding: str) -> None:
 @pytest.mark.parametrize("padding", ("center", "same"))
 @pytest.mark.parametrize("name", recordings())
 def test_recordings_in_float32(name: str, padding: str) -> None:
-    """Upstream as it is: the same wherever float32 can tell."""
+    """Unmodified upstream gives the same features wherever float32 is precise enough to compare."""
     audio = recording(name)[None]
     given, expected = log_mel(audio, RATE, vocos_mel(padding)), compute(reference(padding), audio)
     assert given.shape == expected.shape
@@ -110,12 +110,12 @@ def test_recordings_in_float32(name: str, padding: str) -> None:
 GEOMETRIES = (
     (1024, 256, 100),
     (1024, 256, 80),
-    (1024, 255, 20),  # an odd number of samples to pad with "same"
+    (1024, 255, 20),  # padding "same" has an odd number of samples to pad
     (1000, 300, 16),
     (512, 400, 40),
-    (400, 160, 80),  # some of the filters are empty
+    (400, 160, 80),  # some filters are empty
     (320, 320, 8),
-    (255, 64, 8),  # an odd frame
+    (255, 64, 8),  # an odd frame length
     (64, 16, 8),
     (16, 4, 3),
 )
@@ -136,7 +136,7 @@ def test_lengths_and_geometries(n_fft: int, hop_length: int, n_mels: int, paddin
 
 @pytest.mark.parametrize(("padding", "shortest"), (("center", 513), ("same", 385)))
 def test_shortest_audio(padding: str, shortest: int) -> None:
-    """What is too short for us to reflect is too short for upstream, and no more."""
+    """We and upstream reject audio that is too short to reflect at exactly the same length."""
     module, mel = reference(padding), vocos_mel(padding)
     assert log_mel(noise(1, shortest), RATE, mel).shape == compute(module, noise(1, shortest)).shape
     with pytest.raises(ValueError, match=f"audio has {shortest - 1} samples at 24000 Hz, expected at least {shortest}"):
@@ -147,7 +147,7 @@ def test_shortest_audio(padding: str, shortest: int) -> None:
 
 @pytest.mark.parametrize("padding", ("center", "same"))
 def test_number_of_frames(padding: str) -> None:
-    """The documented lengths, written out, so that upstream and we cannot be wrong together."""
+    """The documented lengths as literals, so that upstream and we cannot share an error."""
     for samples, hops in ((513, 2), (1024, 4), (1279, 4), (1280, 5), (1281, 5), (5000, 19)):
         frames = log_mel(noise(1, samples), RATE, vocos_mel(padding)).shape[2]
         assert frames == (1 + hops if padding == "center" else hops)
@@ -155,7 +155,7 @@ def test_number_of_frames(padding: str) -> None:
 
 @pytest.mark.parametrize("padding", ("center", "same"))
 def test_silence(padding: str) -> None:
-    """ln 1e-7, as upstream."""
+    """Silence gives ln 1e-7, as upstream."""
     audio = np.zeros((1, 5000), np.float32)
     given = log_mel(audio, RATE, vocos_mel(padding))
     assert np.array_equal(given, compute(reference(padding), audio))
@@ -163,7 +163,7 @@ def test_silence(padding: str) -> None:
 
 
 def test_long_audio_is_transformed_in_parts_that_do_not_show() -> None:
-    """More frames than are transformed at once, from a hop that makes them many."""
+    """A small hop gives more frames than are transformed at once; the seams must not show."""
     mel = vocos_mel("center", 64, 16, 8)
     audio = noise(1, 16 * 2500)
     given = log_mel(audio, RATE, mel)
@@ -208,7 +208,7 @@ CASES = [
         (16000, 1024, 80, 0.0, 8000.0),
         (44100, 2048, 128, 0.0, float(44100 // 2)),
         (44100, 1024, 80, 20.0, 16000.0),
-        (48000, 400, 128, 0.0, 24000.0),  # some of the filters are empty
+        (48000, 400, 128, 0.0, 24000.0),  # some filters are empty
         (8000, 200, 23, 1200.0, 3800.0),  # all above the knee of Slaney's scale
         (8000, 256, 8, 0.0, 900.0),  # all below
     )
@@ -249,7 +249,7 @@ ODD = [
 @pytest.mark.parametrize(("scale", "norm"), SCALES)
 @pytest.mark.parametrize(("rate", "args"), CASES + ODD)
 def test_filters_of_torchaudio(rate: int, args: dict[str, Any], scale: str, norm: str) -> None:
-    """In float32 (measured: 1.2e-5 of the peak); of odd rates too, where the last bin is at half of it rounded down."""
+    """In float32 (measured: 1.2e-5 of the peak); at odd rates, the last bin is at half the rate rounded down."""
     mel = mel_of(args, scale, norm)
     given, expected = filterbank(rate, mel), of_torchaudio(rate, mel)
     assert given.shape == expected.shape
@@ -284,7 +284,7 @@ def hifigan(audio: np.ndarray) -> Tensor:
 
 @pytest.mark.parametrize("samples", (385, 1023, 1024, 1279, 1280, 5000, 300_000))
 def test_hifigan(samples: int) -> None:
-    """Of noise that swells from silence, so that the offset of the power and the clip both take part."""
+    """Noise that swells from silence, so that both the power offset and the clip matter."""
     audio = noise(2, samples) * np.linspace(0, 1, samples, dtype=np.float32) ** 8
     given, expected = log_mel(audio, 22050, HIFIGAN), hifigan(audio).numpy()
     assert given.shape == expected.shape == (2, 80, samples // 256)
@@ -303,7 +303,7 @@ def test_hifigan_of_recordings(name: str) -> None:
 
 @pytest.mark.parametrize("change", ({"power_offset": 0.0}, {"clip": 1e-7}, {"norm": "none"}, {"mel_scale": "htk"}))
 def test_every_setting_of_hifigan_matters(change: dict[str, Any]) -> None:
-    """The negative of the tests above: without it they would fail by far."""
+    """A negative control: with any one setting changed, the tests above would fail by far."""
     samples = 5000
     audio = noise(2, samples) * np.linspace(0, 1, samples, dtype=np.float32) ** 8
     if change == {"clip": 1e-7}:
@@ -317,19 +317,19 @@ def test_every_setting_of_hifigan_matters(change: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="session", params=("mel-center", "mel-same"))
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[upstream.Vocos, VocosONNX]:
-    """A Vocos of official size with random weights, upstream and exported."""
+    """A Vocos of official size with random weights: upstream's model and its export."""
     folder, config = tmp_path_factory.mktemp(request.param), upstream.CONFIGS[request.param]
     vocos = upstream.build(config)
     upstream.strengthen(vocos)
     upstream.save(vocos, config, folder)
-    with pytest.MonkeyPatch.context() as monkeypatch:  # the verification of a large model takes long
+    with pytest.MonkeyPatch.context() as monkeypatch:  # verifying a large model is slow
         monkeypatch.setattr(sys.modules["vocos_onnx_export.verify"], "LENGTHS", (2,))
         export(str(folder), folder / "model.onnx", report=lambda line: None)
     return vocos, VocosONNX(folder / "model.onnx", providers=["CPUExecutionProvider"], threads=1)
 
 
 def test_features_of_a_model(model: tuple[upstream.Vocos, VocosONNX]) -> None:
-    """Of noise, in which no band is silent: upstream in float64, and its float32 but for what that rounds (1.0e-4)."""
+    """On noise, with no silent band, features equal upstream's in float64, and its float32 up to rounding (1.0e-4)."""
     vocos, ours = model
     double = exact_reference(vocos.feature_extractor.padding)
     for samples in (513, 5000, 24_001):
@@ -369,11 +369,11 @@ def test_copy_synthesis(model: tuple[upstream.Vocos, VocosONNX]) -> None:
         assert np.abs(given - expected).max() <= AUDIO_TOLERANCE * np.abs(expected).max()
 
 
-# The fork of langtech-bsc, branch matcha: f_min, f_max, norm and mel_scale among the arguments
+# The fork of langtech-bsc, branch matcha, which adds the arguments f_min, f_max, norm and mel_scale
 
 
 def export_fork(folder: Path, **args: Any) -> tuple[ModelConfig, VocosONNX]:
-    """A small model of 80 bands at 22,050 Hz, with these arguments of its feature extractor beside upstream's."""
+    """Export a small model of 80 bands at 22,050 Hz whose feature extractor has these extra arguments."""
     extractor = upstream.mel(256, n_mels=80, padding="same", sample_rate=22050)
     config = {
         "feature_extractor": extractor,
@@ -403,7 +403,7 @@ def test_arguments_of_the_fork(tmp_path: Path) -> None:
 
 
 def test_without_the_forks_arguments(tmp_path: Path) -> None:
-    """The same config is upstream's: half the rate, HTK, triangles of height 1, and a clip at 1e-7."""
+    """Without those arguments upstream's settings apply: half the rate, HTK, triangles of height 1, a clip at 1e-7."""
     written, _ = export_fork(tmp_path)
     assert written.mel == MelFeatures(1024, 256, 80, "same", f_min=0.0, f_max=11025.0)
     assert (written.mel.mel_scale, written.mel.norm, written.mel.clip) == ("htk", "none", 1e-7)

@@ -1,4 +1,4 @@
-"""Tensors of torch, and the float types that numpy does not have: as features they are what float32 makes of them."""
+"""torch tensors, and float types that numpy lacks, decode as features exactly as their float32 values do."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_narrow_floats(mel: VocosONNX, encodec: VocosONNX, features: torch.Tenso
         stream = mel.stream()
         audio = np.concatenate([stream.push(given[:, :11]), stream.push(given[:, 11:]), stream.flush()])
         np.testing.assert_allclose(audio, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-        # to a codec they are features too, and never tokens
+        # a codec also reads them as features, never as tokens
         assert np.array_equal(encodec.decode(given, 0), encodec.decode(tensor.float().numpy(), 0))
         with pytest.raises(ValueError, match="bandwidth_id is missing, and features do not imply one"):
             encodec.decode(given)

@@ -1,4 +1,4 @@
-"""VocosONNX.from_pretrained with a hub on this machine: downloads, revisions, digests, the cache, no network."""
+"""VocosONNX.from_pretrained with a local hub: downloads, revisions, digests, the cache, and use offline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPO = "acme/vocos-onnx"
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Hub:
-    """Two commits, of two models."""
+    """One repository with two commits, each with a different model."""
     for commit, name in ((COMMIT_1, "encodec"), (COMMIT_2, "mel")):
         (tmp_path / commit).mkdir()
         shutil.copy(DATA / f"{name}.onnx", tmp_path / commit / "model.onnx")
@@ -39,7 +39,7 @@ def test_downloads_then_the_cache(hub: Hub, tmp_path: Path) -> None:
         found = pretrained([{**main, "local_files_only": True}, main, tag], home, HF_ENDPOINT=url)
         assert found[0][0] == "FileNotFoundError"
         assert found[1:] == [["ok", "tiny-mel"], ["ok", "tiny-encodec"]]
-        # by its digest it is known to be right: the hub is not asked
+        # the digest proves the cached file right, so the hub is not contacted
         hub.requests.clear()
         assert pretrained([tag], home, HF_ENDPOINT=url) == [["ok", "tiny-encodec"]]
         assert not [path for _, path, _ in hub.requests if REPO in path]
@@ -66,12 +66,12 @@ def test_downloads_then_the_cache(hub: Hub, tmp_path: Path) -> None:
     ):
         found = pretrained(cases, home, HF_ENDPOINT=url, **variables)
         assert [kind for kind, _ in found] == ["ok"] * len(cases)
-    # nothing but whole files was left
+    # no incomplete download is left
     assert not list(home.rglob("*.incomplete"))
 
 
 def test_a_repository_without_the_file(hub: Hub, tmp_path: Path) -> None:
-    """With weights of several names, of which none is the usual one; with models of other names; with neither."""
+    """The error suggests what to do if the repository has only a checkpoint, models under other names, or neither."""
     for repo, names in (
         ("acme/weights", ("config.yaml", "a.safetensors", "b.safetensors")),
         ("acme/two", ("a.onnx", "b.onnx")),
@@ -105,7 +105,7 @@ FAULTS = ("cut", "redirects without end", "another scheme", "a place that is non
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_of_the_network(fault: str, hub: Hub, tmp_path: Path) -> None:
-    """Whatever the hub's client and what that uses raise; also where an export downloads a checkpoint."""
+    """Any error of the hub client or its HTTP library becomes FileNotFoundError, also when an export downloads."""
     shutil.copy(DATA / "mel.onnx", tmp_path / COMMIT_2 / "config.yaml")
     hub.fault = fault
     pinned = {"repo_or_folder": REPO, "sha256": digest("mel")}

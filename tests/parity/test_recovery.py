@@ -1,4 +1,4 @@
-"""The weights that come back out of a model file."""
+"""Weights recovered from a model file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_bundled_codec_decodes_the_same() -> None:
 
 
 def test_the_weights_are_those_of_the_file() -> None:
-    """To 1e-7: the matrices by what they do to one row, the layer scale by its product with its layer."""
+    """The recovered layer scale is exactly 1/6, and the weights load into the network unchanged."""
     state = recover(CODEC).state
     for i in range(6):
         gamma = state[f"backbone.convnext.{i}.gamma"]

@@ -1,4 +1,4 @@
-"""The metrics against what is known of them, and the page: whole, self-contained, and right."""
+"""The metrics have known values on known signals; the report page is complete, self-contained and correct."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def speech() -> list[np.ndarray]:
-    """Two seconds of each bundled recording, as the model decodes it."""
+    """Two seconds of each bundled recording, decoded by the model."""
     clips = []
     for path in sorted(default_model().parent.glob("speech_*.npz")):
         with np.load(path) as archive:
@@ -60,7 +60,7 @@ def test_noise_makes_every_metric_worse(speech: list[np.ndarray]) -> None:
 
 
 def test_mel_distance_of_a_gain_is_its_logarithm() -> None:
-    """Of white noise no band is under the floor: each log-mel moves by ln(gain)."""
+    """White noise has no band below the floor, so a gain shifts every log-mel by ln(gain)."""
     noise = 0.1 * RNG.standard_normal(RATE)
     assert metrics.mel_distance(noise, 0.5 * noise, RATE) == pytest.approx(np.log(2), abs=1e-5)
 
@@ -89,7 +89,7 @@ def test_silence(speech: list[np.ndarray]) -> None:
 
 
 def test_pesq_of_many_utterances() -> None:
-    """The package pesq itself crashes on this."""
+    """The pesq package itself crashes on audio with this many utterances."""
     seconds = np.arange(40 * 16_000) / 16_000
     bursts = 0.1 * RNG.standard_normal(seconds.shape) * (seconds % 0.5 < 0.25)
     half = len(bursts) // 2
@@ -136,7 +136,7 @@ print({"torch", "jinja2", "matplotlib", "pesq", "soundfile", "onnxruntime"} & se
 
 
 class Page(HTMLParser):
-    """Every start tag with its attributes, the cells of every table, and the headings of the sections."""
+    """A page's start tags with their attributes, table cells, and section headings."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ STRANGE = '<b>&"x.wav'
 
 @pytest.fixture(scope="module")
 def folder(speech: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """one.wav, 24 kHz, 16 bits; a/one.wav, stereo at 48 kHz, with a strange name too; bad.wav; silence.wav."""
+    """one.wav (24 kHz, 16 bits), a/one.wav (48 kHz stereo, also under a strange name), bad.wav and silence.wav."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "a").mkdir()
     soundfile.write(folder / "one.wav", speech[0], RATE)
@@ -203,7 +203,7 @@ def folder(speech: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def page(folder: Path) -> Page:
-    """Of one.wav and the file with the strange name, at two bandwidths and by a mel model of 8 kHz."""
+    """The report on one.wav and the file with the strange name, at two bandwidths and with an 8 kHz mel model."""
     models = [default_model(), DATA / "mel.onnx"]
     report(folder / "page.html", [folder / "one.wav", folder / STRANGE], models, bandwidths=[6, 1.5])
     return Page(folder / "page.html")
@@ -287,7 +287,7 @@ def test_the_figures_are_those_of_the_metrics(page: Page, folder: Path) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """In the folder, without the networks of DNSMOS, which are slow."""
+    """Work in the folder, without the slow networks of DNSMOS."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(metrics, "dnsmos", lambda audio, rate: {"ovrl": 3.0})
     for path in folder.glob("*.html"):
@@ -308,7 +308,7 @@ def test_a_bad_file_does_not_keep_the_others(quick: None, capsys: pytest.Capture
     assert "no audio file no.wav" in second
     assert last == "vocos-onnx: error: 2 of 4 files failed"
     titles = [a["aria-label"].split(",")[0] for a in Page(Path("out.html")).all("audio")]
-    assert titles == [*["one.wav"] * 3, *["a/one.wav"] * 3]  # all of the path, where the names are the same
+    assert titles == [*["one.wav"] * 3, *["a/one.wav"] * 3]  # the whole path, since the names are equal
 
 
 def test_no_good_file_and_no_page(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -343,7 +343,7 @@ def test_silence_has_no_figures(folder: Path, tmp_path: Path) -> None:
     report(tmp_path / "out.html", [folder / "silence.wav"], bandwidths=[6])
     (table,) = Page(tmp_path / "out.html").tables
     assert table[1] == ["Original", *"–––––––"]
-    assert table[3][:4] == ["6 kbps", *"–––"]  # what a codec makes of silence need not be silent
+    assert table[3][:4] == ["6 kbps", *"–––"]  # a codec need not decode silence to silence
 
 
 @pytest.mark.parametrize(
@@ -355,13 +355,13 @@ def test_silence_has_no_figures(folder: Path, tmp_path: Path) -> None:
         (b"&lt;b&gt;.wav", "&lt;b&gt;.wav"),
         (b"tab\tbell\x07line\nescape\x1b[2J\x7f.wav", r"tab\tbell\x07line\nescape\x1b[2J\x7f.wav"),
         (b"caf\xe9.wav", r"caf\xe9.wav"),  # not UTF-8: a surrogate in Python's str
-        ("cafe\u0301 \u202egpj.wav".encode(), "cafe\u0301 \\u202egpj.wav"),  # what follows would be shown backwards
+        ("cafe\u0301 \u202egpj.wav".encode(), "cafe\u0301 \\u202egpj.wav"),  # would display the rest reversed
         ("日本語 🎧.wav".encode(), "日本語 🎧.wav"),
     ],
 )
 def test_hostile_names(quick: None, folder: Path, name: bytes, title: str) -> None:
     inputs = [Path(os.fsdecode(name))]
-    if inputs[0].name != str(inputs[0]):  # of two files of one name the whole path is shown
+    if inputs[0].name != str(inputs[0]):  # for two files of one name, the whole path is shown
         inputs.append(Path("a") / inputs[0].name)
     for path in inputs:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -450,7 +450,7 @@ def test_without_a_package_of_the_page(
 
 
 def test_the_card(speech: list[np.ndarray], tmp_path: Path) -> None:
-    """Its tables, and a token file that names the codec and the source."""
+    """The card has all its tables, and its token file names the codec and the source."""
     soundfile.write(tmp_path / "speech_one.wav", speech[0], RATE)
     row = "speech_one.wav,English,Someone,CC0 1.0 (https://example.org)"
     (tmp_path / "index.csv").write_text(f"file,description,attribution,licence\n{row}\n", encoding="utf-8")

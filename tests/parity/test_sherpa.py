@@ -1,4 +1,4 @@
-"""Files in sherpa-onnx's layout: the real vocos's magnitudes and phases, and what is refused."""
+"""Files in sherpa-onnx's layout give the real vocos's magnitudes and phases; unsupported models raise an error."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_convert_writes_the_same(tmp_path: Path) -> None:
     convert_vocoder(files, tmp_path / "converted.onnx", format="sherpa")
     converted, exported = (onnx.load(tmp_path / f"{name}.onnx") for name in ("converted", "exported"))
     assert {e.key: e.value for e in converted.metadata_props} == {e.key: e.value for e in exported.metadata_props}
-    for proto in converted, exported:  # in which their order may differ
+    for proto in converted, exported:  # the order of metadata may differ
         del proto.metadata_props[:]
     assert_same(converted, exported)
 
@@ -121,7 +121,7 @@ def test_what_is_refused(name: str, options: dict[str, Any], match: str, tmp_pat
 
 
 def test_a_wrong_graph_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One whose cosines and sines are exchanged, say, is not put in place."""
+    """A wrong graph, here with cosines and sines exchanged, fails verification."""
 
     def exchanged(model: Any) -> onnx.ModelProto:
         proto = trace_spectrum(model)

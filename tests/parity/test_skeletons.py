@@ -1,4 +1,4 @@
-"""Models filled without torch are those that an export writes, and the skeletons are those of today's export."""
+"""Models filled without torch equal exported ones, and the skeletons are up to date with the export."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SMALL = (
 
 
 def assert_same(given: onnx.ModelProto, expected: onnx.ModelProto) -> None:
-    """Nodes, inputs, outputs, and each initializer bit for bit; in whichever order the initializers are."""
+    """Asserts equal nodes, inputs, outputs and, bit for bit, initializers; the order of the initializers may differ."""
     tensors = [
         {t.name: (t.data_type, tuple(t.dims), numpy_helper.to_array(t).tobytes()) for t in model.graph.initializer}
         for model in (given, expected)
@@ -53,7 +53,7 @@ def assert_same(given: onnx.ModelProto, expected: onnx.ModelProto) -> None:
 
 
 def filled_forms(case: Traced, archive: bytes, folder: Path) -> None:
-    """Fills every form with the weights of ``case``, and compares it with the traced model, decoded audio too."""
+    """Fill every form with the weights of ``case`` and compare the file and its audio with the traced model."""
     for form, proto in case.forms.items():
         expected = onnx.ModelProto()
         expected.CopyFrom(proto)
@@ -102,7 +102,7 @@ def members(archive: bytes) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", known())
 def test_known_geometry(name: str, tmp_path: Path) -> None:
-    """Traced with other weights than those of the generator: nothing of the weights is in the skeleton."""
+    """Tracing with other weights than the generator's gives the same skeleton, so it contains no weights."""
     case = traced(name, seed=1)
     archive = bundled_file(f"skeletons/{name}.tar.xz").read_bytes()
     given = members(archive)
@@ -147,7 +147,7 @@ def test_encoder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "float16"])
 def test_real_checkpoint(precision: str, tmp_path: Path) -> None:
-    """The whole way: a checkpoint of upstream's, its export and quantisation, and its conversion without both."""
+    """End to end: converting an upstream checkpoint writes the same model as exporting and quantising it."""
     config = upstream.CONFIGS["encodec"]
     checkpoint = upstream.save(upstream.build(config), config, tmp_path / "checkpoint")
     tokens = np.random.default_rng(0).integers(1024, size=(16, 300))
@@ -164,7 +164,7 @@ def test_real_checkpoint(precision: str, tmp_path: Path) -> None:
         configs.append(ModelConfig.from_json(entry.value))
         del proto.metadata_props[:]
     assert replace(configs[0], quality=configs[1].quality) == configs[1]
-    if precision == "int8":  # the ranges are measured in two graphs, which round in other places
+    if precision == "int8":  # the ranges are measured in two graphs that round differently
         given, expected = (
             {t.name: t for t in proto.graph.initializer if t.name.endswith("input_scale")}
             for proto in (converted, exported)

@@ -1,4 +1,4 @@
-"""What PESQ does not hear, on signals that are known: the line at the frame rate, harmonicity, levels, and probes."""
+"""Measures of what PESQ misses, on known signals: the line at the frame rate, harmonicity, levels, and probes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_harmonics_are_told_from_noise_band_by_band() -> None:
 
 
 def test_harmonicity_is_the_median_of_the_normalised_autocorrelation() -> None:
-    """By its definition, frame by frame, where nothing is filtered away."""
+    """Harmonicity equals its definition, computed frame by frame."""
     audio = np.sin(2 * np.pi * 2500 * TIME) * (TIME % 0.4 < 0.2) + 0.5 * NOISE
     from scipy.signal import butter, sosfiltfilt
 

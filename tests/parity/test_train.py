@@ -1,4 +1,4 @@
-"""A few steps of training of each task: it learns, goes on where it stopped, and what it writes can be exported."""
+"""A few training steps of each task: the network learns, a stopped run resumes, and its checkpoint can be exported."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TASKS = ("mel", "tokens", "codec")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Speech, as the bundled model decodes it: two clips to train on, one to validate with."""
+    """Speech decoded by the bundled model: two clips for training, one for validation."""
     folder = tmp_path_factory.mktemp("data")
     vocos = VocosONNX()
     rows = []
@@ -62,7 +62,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tree(task: str, data: Path, **experiment: Any) -> dict[str, Any]:
-    """A config of the task with a small network, as its YAML holds it; 12 steps, and a state saved after every 4."""
+    """The YAML tree of a config with a small network for the task: 12 steps, with the state saved every 4."""
     index = str(data / "index.csv")
     files = {"filelist_path": index, "sampling_rate": 24000, "num_samples": 7680, "batch_size": 4}
     hop, n_fft, channels = (256, 1024, 16) if task == "mel" else (320, 1280, 8 if task == "tokens" else 64)
@@ -121,7 +121,7 @@ def bias_of_the_head(run: Trainer) -> torch.Tensor:
 
 
 def mel_losses(lines: list[str]) -> list[float]:
-    """The mel losses of the lines of progress."""
+    """The mel losses in the progress lines."""
     return [float(line.split(" mel ")[1].split()[0]) for line in lines if " mel " in line]
 
 
@@ -134,7 +134,7 @@ def test_it_learns(task: Any, data: Path, tmp_path: Path) -> None:
     losses = mel_losses(lines)
     assert len(losses) == 40
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
-    assert sum("d_period" in line for line in lines) == 38  # the discriminators take part from step 2 on
+    assert sum("d_period" in line for line in lines) == 38  # the discriminators train from step 2 on
     with (tmp_path / "log.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["step"] == "40"
@@ -214,7 +214,7 @@ def test_the_best_weights_are_written(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_a_beginning(data: Path, tmp_path: Path) -> None:
-    """The weights that a run has written, those of the codec's encoder among them."""
+    """A run can start from the checkpoint of another, including the weights of the codec's encoder."""
     for task in TASKS:
         first = trainer(task, data, tmp_path / task)
         first.config = replace(first.config, run=replace(first.config.run, max_steps=2))
@@ -229,7 +229,7 @@ def test_a_checkpoint_is_a_beginning(data: Path, tmp_path: Path) -> None:
 
 
 def test_fine_tuning_begins_with_upstream_weights(data: Path, tmp_path: Path) -> None:
-    """An upstream model with random weights, a residual network among them, reconstructs the same in training."""
+    """With the weights of an upstream model, here also a residual network, the trainer's audio equals upstream's."""
     for name, backbone in (
         ("plain", None),
         (
@@ -279,7 +279,7 @@ def test_tokens_are_those_of_the_audio(on_the_fly: bool, data: Path, tmp_path: P
             if np.abs(whole[start : start + 7680] - audio[row].numpy()).max() < 1e-4:
                 assert start % 320 == 0
                 same = whole_codes[:, start // 320 : start // 320 + 24] == codes[:, row].numpy()
-                assert same.mean() > 0.95  # rounded to 16 bit, a code may differ here and there
+                assert same.mean() > 0.95  # rounding to 16 bits can change a few codes
                 break
         else:
             continue
@@ -383,9 +383,9 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(number: Any, moment: str, da
         stopped.train()
     assert number == signal.SIGINT or (isinstance(ended.value, SystemExit) and ended.value.code == 128 + number)
     assert handlers[0] != before
-    assert handlers[-1] == before  # the second one does what it did before
+    assert handlers[-1] == before  # a second signal has its original effect
     assert signal.getsignal(number) == before
-    step = 5 if moment == "in a step" else 3  # the one that was being computed is done
+    step = 5 if moment == "in a step" else 3  # the step in progress is completed
     assert f"{signal.Signals(number).name}: stopping after this step; once more stops at once" in lines
     assert lines[-1] == f"stopped at step {step}; the same command goes on from there"
     trainer("mel", data, parts, lines.append, config).train()
@@ -397,7 +397,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(number: Any, moment: str, da
 
 
 def test_what_is_ignored_stays_ignored(data: Path, tmp_path: Path) -> None:
-    """As by nohup."""
+    """A signal that was already ignored, as under nohup, stays ignored."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         config = tree("mel", data)
@@ -410,7 +410,7 @@ def test_what_is_ignored_stays_ignored(data: Path, tmp_path: Path) -> None:
 
 
 def test_in_a_thread_no_handlers_are_set(data: Path, tmp_path: Path) -> None:
-    """Only the main thread may."""
+    """Only the main thread may set signal handlers, so training in another thread sets none."""
     config = tree("mel", data)
     config["trainer"]["max_steps"] = 4
     run = trainer("mel", data, tmp_path, config=config)
@@ -422,7 +422,7 @@ def test_in_a_thread_no_handlers_are_set(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_program_saves_when_it_is_told_to_end(data: Path, tmp_path: Path) -> None:
-    """By SIGTERM, by Ctrl-C, and by SIGTERM where who read its lines has gone away, without whom it goes on."""
+    """On SIGTERM and on Ctrl-C; a closed stdout does not stop the run, and SIGTERM still saves."""
     config = tree("mel", data)
     config["trainer"] |= {"max_steps": 20_000, "val_check_interval": 100_000}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
@@ -460,7 +460,7 @@ def test_the_program_saves_when_it_is_told_to_end(data: Path, tmp_path: Path) ->
 
 
 def absolute() -> dict[str, str]:
-    """The environment, for another working directory."""
+    """The environment with an absolute PYTHONPATH, for use in another working directory."""
     path = os.environ.get("PYTHONPATH")
     return {**os.environ, **({"PYTHONPATH": os.path.abspath(path)} if path else {})}  # noqa: PTH100
 
@@ -476,7 +476,7 @@ def test_progress_is_said_before_the_first_step_and_after_it(
     assert lines[:2] == [f"{index}: reading 2 files", f"{index}: 2 files, 0.00 h"]
     assert [line.split()[1] for line in lines if line.startswith("step ") and "steps/s" in line] == ["1/3", "3/3"]
     assert next(line for line in lines if line.startswith("step 1/3 ")).endswith(" left")
-    monkeypatch.setattr(Heartbeat, "SECONDS", 0.0)  # as if each file and each step took long
+    monkeypatch.setattr(Heartbeat, "SECONDS", 0.0)  # as if every file and step were slow
     lines.clear()
     trainer("mel", data, tmp_path / "slow", lines.append, config).train()
     assert f"{index}: read 1 of 2 files" in lines
@@ -523,7 +523,7 @@ def test_bad_files_are_skipped_and_said(data: Path, tmp_path: Path) -> None:
 
 
 def test_crops(data: Path) -> None:
-    """Where they come from, how loud they are, and that short clips are repeated."""
+    """Crops are reproducible, their peaks stay within the gain range, and short clips repeat to fill a crop."""
     config = read_config(tree("mel", data)).train
     clips = Clips(replace(config, num_samples=1_000_000 // 256 * 256), torch.device("cpu"), print)
     audio, codes, _ = clips.batch(np.random.default_rng(0))
@@ -546,7 +546,7 @@ def test_speed_changes_pitch_and_duration_together() -> None:
 
 
 def test_the_equaliser() -> None:
-    """Of two tones, each in the middle of a band, only the one whose band is turned up gets louder."""
+    """With two tones in the middle of two bands, raising one band makes only its tone louder."""
     time = torch.arange(24_000) / 24_000
     frequencies = [12_000 / 2 ** (EQ_OCTAVES * (EQ_BANDS - 1 - band)) for band in (2, 5)]
     low, high = (torch.sin(2 * torch.pi * round(f) * time)[None] for f in frequencies)
@@ -572,7 +572,7 @@ def test_crops_through_the_equaliser(data: Path, tmp_path: Path) -> None:
 
 
 def test_loudness_is_what_pesq_hears() -> None:
-    """Its score against the package's, over speech decoded from fewer and fewer of its tokens."""
+    """The loss's score tracks that of the pesq package on speech decoded from fewer codebooks."""
     vocos, loss = VocosONNX(), LoudnessLoss(24_000)
     scores, expected = [], []
     for path in sorted(default_model().parent.glob("speech_*.npz")):
@@ -595,7 +595,7 @@ def test_loudness_is_what_pesq_hears() -> None:
 
 
 def test_phase_counts_by_bandwidth(data: Path, tmp_path: Path) -> None:
-    """With no weight on the phase of either bandwidth but the second, the first's items do not count."""
+    """With phase weight 0 for the first bandwidth, its items do not count."""
     loss = STFTLoss(24_000)
     x, y = torch.randn(2, 2, 7680)
     both = loss(x, y)
@@ -667,19 +667,19 @@ def test_the_configs_of_the_project_load(data: Path) -> None:
 def test_bundled_configs_by_name(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # an empty folder
+    monkeypatch.chdir(tmp_path)  # without config files
     index = str(data / "index.csv")
     for path in sorted(CONFIGS.glob("*.yaml")):
         for name in (path.stem, path.name):
             assert load_config(Path(name), train=index, valid=index) == load_config(path, train=index, valid=index)
-    Path("vocos-mel-24khz").mkdir()  # as a checkpoint's folder may be called
+    Path("vocos-mel-24khz").mkdir()  # a checkpoint folder may have this name
     arguments = ["--train", "nowhere", "--valid", "nowhere", "--out", "run", "--device", "cpu"]
     assert main(["train", "vocos-mel-24khz", *arguments]) == 2
     assert "no filelist or folder nowhere" in capsys.readouterr().err
-    # the split of a config's index does not count for a folder
+    # for a folder, the config's split is ignored
     of_folder = load_config(Path("bundled-codec-1"), train=str(data), valid=index)
     assert (of_folder.train.split, of_folder.valid.split) == (None, "valid")
-    Path("bundled-mel.yaml").write_text("data: {}\n")  # a file that is there is meant
+    Path("bundled-mel.yaml").write_text("data: {}\n")  # an existing file takes precedence
     for name, message in (
         ("vocos-mel", r"no config vocos-mel; .* one of bundled-codec-1, .*, vocos-mel-24khz"),
         (

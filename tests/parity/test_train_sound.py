@@ -1,4 +1,4 @@
-"""Training for good sound on a CPU: a frozen codec, small discriminators, a moving average, losses of the head."""
+"""Training for good sound on a CPU: a frozen codec, small discriminators, a moving average, and losses of the head."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SOUND = {
 
 
 def codec(data: Path, **experiment: Any) -> dict[str, Any]:  # noqa: F811
-    """A config of the bundled codec's geometry: 4 steps."""
+    """A config in the geometry of the bundled codec, for 4 steps."""
     config = tree("codec", data, **{**SOUND, **experiment})
     arguments = config["model"]["init_args"]
     arguments["feature_extractor"]["init_args"]["bandwidths"] = [1.5, 3.0, 6.0, 12.0]
@@ -62,7 +62,7 @@ def test_the_bundled_decoder_goes_on_with_its_codec_frozen(data: Path, tmp_path:
     vocos, encoder = VocosONNX(CODEC, encoder=ENCODER), EncodecONNX(ENCODER)
     audio = load_audio(data / "speech_ja_css10_22k.wav", 24_000)[: 320 * 90]
     before = run.reconstruct(audio)
-    for row, kbps in zip(before, vocos.bandwidths, strict=True):  # it begins with what 0.4.0 decodes
+    for row, kbps in zip(before, vocos.bandwidths, strict=True):  # it starts from the audio of 0.4.0
         expected = vocos(audio, 24_000, bandwidth=kbps)
         assert np.abs(row - expected).max() < 0.02 * np.abs(expected).max()
     extractor = run.generator.feature_extractor
@@ -71,7 +71,7 @@ def test_the_bundled_decoder_goes_on_with_its_codec_frozen(data: Path, tmp_path:
     run.train()
     assert all(torch.equal(value, frozen[name]) for name, value in extractor.state_dict().items())
     assert not np.array_equal(run.reconstruct(audio), before)
-    # the tokens mean the same: what is exported decodes those of the bundled encoder
+    # the tokens keep their meaning: the exported model decodes those of the bundled encoder
     export(str(tmp_path / "run" / "checkpoint"), tmp_path / "model.onnx")
     trained = VocosONNX(tmp_path / "model.onnx")
     assert trained.config.encodec is not None and vocos.config.encodec is not None
@@ -88,7 +88,7 @@ def test_frozen_features_are_those_of_the_encoder_of_the_file(data: Path, tmp_pa
     features = extractor.quantised(torch.from_numpy(audio).expand(4, -1), counts)
     codes = torch.from_numpy(encoder.encode(audio, 24_000, 12.0))[:, None].expand(-1, 4, -1)
     expected = extractor(codes, counts)
-    # a token or two of the last codebooks may be another, since torch and onnxruntime round differently
+    # a token or two of the last codebooks may differ, since torch and onnxruntime round differently
     assert (features - expected).norm() < 0.05 * expected.norm()
     assert (features[0] - expected[0]).abs().max() < 1e-4
 
@@ -162,7 +162,7 @@ def test_quiet_crops_count_as_loud_ones_do(data: Path, tmp_path: Path) -> None: 
 
 
 def test_the_losses_of_the_head() -> None:
-    """A spectrum that is the STFT of the recording costs nothing; frames that contradict one another do."""
+    """The recording's own STFT has almost no loss; inconsistent frames have a large consistency loss."""
     loss, audio = HeadLoss(1280, 320, "same"), 0.1 * torch.randn(2, 320 * 20)
     padded = torch.nn.functional.pad(audio[:, None], (480, 480), "reflect")[:, 0]
     spectrum = torch.stft(padded, 1280, 320, window=torch.hann_window(1280), center=False, return_complex=True)
@@ -173,7 +173,7 @@ def test_the_losses_of_the_head() -> None:
     assert same["consistency"] < 5e-3
     louder = loss(2 * spectrum, 2 * audio, audio, 3)
     assert louder["log_amplitude"] == pytest.approx(np.log(2), abs=0.01)
-    turned = spectrum * torch.tensor([1.0, -1.0]).repeat(10)[None, :, None, None]  # each second frame is upside down
+    turned = spectrum * torch.tensor([1.0, -1.0]).repeat(10)[None, :, None, None]  # negates the odd frames
     assert loss(turned, audio, audio, 3)["consistency"] > 0.3
     assert loss(turned, audio, audio, 3)["log_amplitude"] < 1e-4
 
@@ -188,7 +188,7 @@ def test_above_a_frequency_phase_does_not_count() -> None:
 
 
 def test_short_scales_hear_what_long_ones_do_not() -> None:
-    """Noise whose loudness goes up and down at 75 Hz, beside steady noise of the same spectrum."""
+    """A 75 Hz modulation of noise, which keeps its spectrum, raises the loss of short scales more than of long ones."""
     noise = 0.1 * torch.randn(1, 48_000)
     buzz = noise * (1 + 0.9 * torch.sin(2 * torch.pi * 75 * torch.arange(48_000) / 24_000))
     short, long = (MelLoss(24_000, *mel_scales(24_000, [n_fft])) for n_fft in (64, 2048))

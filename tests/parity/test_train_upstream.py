@@ -1,4 +1,4 @@
-"""What trains, against upstream: its configs, parameter counts, and what its modules compute from the same weights."""
+"""Training against upstream: the same configs, parameter counts, and module outputs from the same weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vocos_onnx_train.config import read_config
 from vocos_onnx_train.generator import Generator, MelSpectrogram
 from vocos_onnx_train.trainer import Trainer
 
-# every key and value of configs/vocos.yaml and configs/vocos-encodec.yaml at github.com/gemelo-ai/vocos
+# all keys and values of configs/vocos.yaml and configs/vocos-encodec.yaml at github.com/gemelo-ai/vocos
 TRAINER = """
   logger:
     class_path: pytorch_lightning.loggers.TensorBoardLogger
@@ -58,7 +58,7 @@ TRAINER = """
 
 
 def official(name: str) -> dict[str, Any]:
-    """The YAML of an official config, read as upstream's command line reads it."""
+    """The tree of an official config, read from YAML as upstream's command line does."""
     mel = name == "mel"
     exp, samples, valid, mrd = ("VocosExp", 16384, 48384, 0.1) if mel else ("VocosEncodecExp", 24000, 24000, 1.0)
     files = "filelist_path: '???', sampling_rate: 24000, batch_size: 16, num_workers: 8"
@@ -99,7 +99,7 @@ trainer: {TRAINER}
 
 
 def wavenext() -> dict[str, Any]:
-    """The YAML of that config."""
+    """The tree of the WaveNext config."""
     tree = official("mel")
     for params in tree["data"]["init_args"].values():
         params |= {"filelist_path": "list.txt", "sampling_rate": 22_050}
@@ -113,7 +113,7 @@ def count(module: torch.nn.Module) -> int:
 
 
 class OfficialEncoder(EncodecONNX):
-    """Says of itself that it is EnCodec's of official size; the codebooks are zeros."""
+    """An encoder that claims the official EnCodec size, with codebooks of zeros."""
 
     def __init__(self) -> None:
         super().__init__(ENCODER)
@@ -145,11 +145,11 @@ def test_official_configs_load_and_make_networks_of_upstream_size(name: str) -> 
 def upstream_discriminator(kind: str, num_embeddings: int | None) -> torch.nn.Module:
     torch.manual_seed(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # upstream uses what torch has deprecated
+        warnings.simplefilter("ignore")  # upstream uses features that torch has deprecated
         theirs = {"period": MultiPeriodDiscriminator, "resolution": MultiResolutionDiscriminator}[kind](
             num_embeddings=num_embeddings
         )
-    for parameter in theirs.parameters():  # fresh embeddings are zeros
+    for parameter in theirs.parameters():  # fresh embeddings are zero
         parameter.data += 0.02 * torch.randn_like(parameter)
     return theirs
 
@@ -215,7 +215,7 @@ def test_mels_are_upstreams(padding: str) -> None:
 
 @pytest.mark.parametrize("conditional", [False, True])
 def test_a_step_is_upstreams(conditional: bool, data: Any, tmp_path: Path) -> None:  # noqa: F811
-    """The losses of a step are those that upstream's training_step makes of upstream's modules on the same batch."""
+    """The losses of a step equal those of upstream's training_step with upstream's modules on the same batch."""
     task = "tokens" if conditional else "mel"
     changes = {
         "discriminator_width": 1.0,
@@ -255,7 +255,7 @@ def test_a_step_is_upstreams(conditional: bool, data: Any, tmp_path: Path) -> No
 
 
 def test_the_learning_rate_is_upstreams(data: Any, tmp_path: Path) -> None:  # noqa: F811
-    """transformers.get_cosine_schedule_with_warmup, which upstream uses."""
+    """The schedule equals transformers.get_cosine_schedule_with_warmup, which upstream uses."""
     from transformers import get_cosine_schedule_with_warmup
 
     config = tree("mel", data, num_warmup_steps=5)
@@ -270,7 +270,7 @@ def test_the_learning_rate_is_upstreams(data: Any, tmp_path: Path) -> None:  # n
 
 
 def test_a_lightning_checkpoint_brings_its_discriminators(data: Any, tmp_path: Path) -> None:  # noqa: F811
-    """A checkpoint of upstream's own training, of which fine-tuning goes on with everything but the optimizers."""
+    """Fine-tuning from an upstream training checkpoint keeps the discriminators too, not just the generator."""
     config = tree("mel", data, discriminator_width=1.0)
     parts = {k: config["model"]["init_args"][k] for k in ("feature_extractor", "backbone", "head")}
     model = upstream.build(parts)
@@ -309,7 +309,7 @@ def test_the_config_of_wavenext() -> None:
 
 
 def test_the_mel_loss_of_wavenext() -> None:
-    """What torchaudio's transform with the arguments of the section gives, as MelSpecReconstructionLoss uses it."""
+    """The loss equals MelSpecReconstructionLoss on torchaudio's transform with the config section's arguments."""
     config = read_config(wavenext())
     assert config.melspec_loss is not None
     transform = torchaudio.transforms.MelSpectrogram(
@@ -323,7 +323,7 @@ def test_the_mel_loss_of_wavenext() -> None:
 
 
 def test_wavenext_trains_goes_on_and_is_exported(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    """The config with a small network, two steps and two more, and the file that comes of it."""
+    """With a small network: two steps, two more after resuming, and an export that decodes the same audio."""
     tree = wavenext()
     model = tree["model"]["init_args"] | {"discriminator_width": 0.03, "evaluate_pesq": False}
     model["backbone"]["init_args"] |= {"dim": 16, "intermediate_dim": 24, "num_layers": 1}
@@ -354,7 +354,7 @@ def test_wavenext_trains_goes_on_and_is_exported(data: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["mel-center", "encodec", "imdct-symexp", "imdct-cos", "wavenext-mel"])
 def test_fresh_networks_begin_as_upstreams_do(name: str) -> None:
-    """With the same seed the same weights, those of the symmetric exponential head too, which depend on the rate."""
+    """The same seed gives the same weights, even in the symmetric exponential head, where they depend on the rate."""
     config = upstream.CONFIGS[name]
     ours = []
     theirs = []

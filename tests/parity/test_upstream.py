@@ -1,4 +1,4 @@
-"""The same checkpoint in the real vocos package and, exported, in VocosONNX: the audio must be the same."""
+"""One checkpoint in the real vocos package and, exported, in VocosONNX must give the same audio."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from vocos_onnx.model.config import EncodecFeatures
 from vocos_onnx_export import CheckpointError, export
 from vocos_onnx_export.modules import IMDCTCosHead
 
-# Largest differences allowed, of the peak. Measured on the models below as upstream initialises them, before
-# ``strengthen``: features 0, waveforms of an ISTFT head 5e-6, of an IMDCT head 2e-5. The latter is nearly all
-# upstream's own rounding: it computes the phases of its twiddle factors, up to pi * frame / 2, in float32. Given
-# exact ones, upstream agreed with VocosONNX to 2e-6.
+# Largest difference allowed, relative to the peak. Measured on the models below with upstream's initialisation, before
+# ``strengthen``: features 0, waveforms of an ISTFT head 5e-6, of an IMDCT head 2e-5. The latter is mostly upstream's
+# own rounding: it computes the phases of its twiddle factors, up to pi * frame / 2, in float32. With exact factors,
+# upstream agreed with VocosONNX to 2e-6.
 FEATURES_TOLERANCE = 1e-6
 WAVEFORM_TOLERANCE = {"istft": 2e-5, "imdct_symexp": 5e-5, "imdct_cos": 5e-5, "wavenext": 2e-5}
 EXACT_TWIDDLES_TOLERANCE = 1e-5
@@ -43,7 +43,7 @@ CENTER = [n for n, c in ALL.items() if c["head"]["init_args"].get("padding") == 
 
 @dataclass(frozen=True)
 class Case:
-    """One input, tokens (K, B, T) where the model takes them, and what upstream makes of it."""
+    """One input, tokens (K, B, T) if the model takes them, and upstream's audio."""
 
     tokens: torch.Tensor | None
     features: torch.Tensor
@@ -52,7 +52,7 @@ class Case:
 
     @property
     def codes(self) -> torch.Tensor:
-        """The tokens, of a model that takes them."""
+        """The tokens; only for a model that takes them."""
         assert self.tokens is not None
         return self.tokens
 
@@ -62,18 +62,18 @@ class Case:
 
 
 class Pair:
-    """One checkpoint with random weights, in upstream's Vocos and in VocosONNX."""
+    """One checkpoint with random weights in both upstream's Vocos and VocosONNX."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.config = ALL[name]
         self.model = upstream.build(self.config)
         upstream.strengthen(self.model)
-        if name in CLIPPED:  # as loud as makes a good part of the samples, but not all of them, need clipping
+        if name in CLIPPED:  # a level at which many samples, but not all, need clipping
             for parameter in self.model.head.out.parameters():
                 parameter.data *= 0.3
         upstream.save(self.model, self.config, folder)
         with pytest.MonkeyPatch.context() as monkeypatch:
-            if name in upstream.CONFIGS:  # the verification of a large model takes long, and is tested elsewhere
+            if name in upstream.CONFIGS:  # verifying a large model is slow, and tested elsewhere
                 monkeypatch.setattr(sys.modules["vocos_onnx_export.verify"], "LENGTHS", (2,))
             self.written = export(str(folder), folder / "model.onnx", report=lambda line: None)
         self.ours = VocosONNX(folder / "model.onnx", providers=["CPUExecutionProvider"], threads=1)
@@ -82,11 +82,11 @@ class Pair:
 
     @cached_property
     def ids(self) -> list[int | None]:
-        """Every bandwidth id, or only None where there is none."""
+        """Every bandwidth id, or just None if the model has none."""
         return list(range(self.ours.config.num_bandwidth_ids)) or [None]
 
     def num_codebooks(self, bandwidth_id: int | None) -> int:
-        """How many codebooks the tokens of a bandwidth have; where none is implied, any number will do."""
+        """The number of codebooks of a bandwidth; if the id implies none, 3."""
         assert self.ours.config.encodec is not None
         counts = self.ours.config.encodec.codebooks_per_bandwidth
         return counts[bandwidth_id] if bandwidth_id is not None and bandwidth_id < len(counts) else 3
@@ -120,7 +120,7 @@ def built() -> dict[str, Pair]:
 
 @pytest.fixture
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, built: dict[str, Pair]) -> Pair:
-    """Each is built once for all tests: pytest would do so again for nearly every test of a parametrised fixture."""
+    """Builds each pair once for all tests; pytest would rebuild a parametrised fixture for nearly every test."""
     if request.param not in built:
         built[request.param] = Pair(request.param, tmp_path_factory.mktemp(request.param))
     return built[request.param]
@@ -131,7 +131,7 @@ def pairs(names: Iterable[str]) -> pytest.MarkDecorator:
 
 
 def check(ours: np.ndarray, expected: np.ndarray, tolerance: float, peak: float | None = None) -> None:
-    """Equal to a tolerance relative to the peak: that of the expected, or before it was clipped."""
+    """Asserts equality within a tolerance relative to the peak, by default that of ``expected``."""
     assert ours.dtype == np.float32
     assert ours.shape == expected.shape
     peak = np.abs(expected).max() if peak is None else peak
@@ -144,7 +144,7 @@ def check(ours: np.ndarray, expected: np.ndarray, tolerance: float, peak: float 
     [
         (name, batch, frames)
         for name, batch, frames in itertools.product(ALL, BATCHES, LENGTHS)
-        if frames > 1 or name not in CENTER  # those have no samples: test_one_frame_with_center_padding
+        if frames > 1 or name not in CENTER  # no samples: see test_one_frame_with_center_padding
     ],
     indirect=["pair"],
 )
@@ -158,7 +158,7 @@ def test_waveform(pair: Pair, batch: int, frames: int) -> None:
 
 @pairs(ALL)
 def test_length(pair: Pair) -> None:
-    """The documented lengths, written out, so that upstream and we cannot be wrong together."""
+    """The documented lengths as formulas, so that upstream and we cannot share an error."""
     config, samples = pair.ours.config, pair.case(pair.ids[0], 1, 28).audio.shape[1]
     if config.padding == "center":
         assert samples == 27 * config.hop_length
@@ -171,7 +171,7 @@ def test_length(pair: Pair) -> None:
 def test_one_frame_with_center_padding(pair: Pair, batch: int) -> None:
     tokens, features = pair.random_input(pair.ids[0], batch, 1)
     if pair.ours.config.head == "istft":
-        with pytest.raises(RuntimeError):  # of torch.istft, whose message depends on the version
+        with pytest.raises(RuntimeError):  # from torch.istft; the message depends on the version
             pair.upstream_decode(features, pair.ids[0])
     else:
         assert pair.upstream_decode(features, pair.ids[0]).shape == (batch, 0)
@@ -186,7 +186,7 @@ def test_one_frame_with_center_padding(pair: Pair, batch: int) -> None:
 def test_codes_to_features(pair: Pair, frames: int, batch: int) -> None:
     for num_codebooks in range(1, pair.ours.num_codebooks + 1):
         tokens = torch.randint(1024, (num_codebooks, batch, frames), generator=torch.Generator().manual_seed(frames))
-        tokens[:, 0, 0] = torch.tensor([0, 1023]).repeat(num_codebooks)[:num_codebooks]  # both ends of every codebook
+        tokens[:, 0, 0] = torch.tensor([0, 1023]).repeat(num_codebooks)[:num_codebooks]  # first and last entries
         expected = pair.model.codes_to_features(tokens).numpy()
         check(pair.ours.codes_to_features(tokens), expected, FEATURES_TOLERANCE)
 
@@ -212,7 +212,7 @@ def test_layouts(pair: Pair) -> None:
 
 @pairs(ALL)
 def test_two_dimensions_are_one_item(pair: Pair) -> None:
-    """2-D input gives 1-D audio, that of upstream's batch of one."""
+    """2-D input gives 1-D audio, equal to upstream's batch of one."""
     config = pair.ours.config
     for bandwidth_id in pair.ids:
         case = pair.case(bandwidth_id, 1, 28)
@@ -230,7 +230,7 @@ def test_bandwidth_id_from_the_number_of_codebooks(pair: Pair) -> None:
 
 
 def test_bandwidths_of_official_configs() -> None:
-    """2, 4, 8, 16 codebooks are ids 0, 1, 2, 3; half as many where there are twice the frames."""
+    """2, 4, 8, 16 codebooks imply ids 0, 1, 2, 3; at twice the frame rate, half as many do."""
     for codec, expected in (("encodec_24khz", (2, 4, 8, 16)), ("encodec_48khz", (1, 2, 4, 8))):
         config = {**upstream.CONFIGS["encodec"]["feature_extractor"], "init_args": {"encodec_model": codec}}
         features, _ = read_features({"feature_extractor": config})
@@ -241,7 +241,7 @@ def test_bandwidths_of_official_configs() -> None:
 
 @pairs(ADANORM)
 def test_every_bandwidth_id_sounds_different(pair: Pair) -> None:
-    """The negative of the tests above: an id in the place of another would fail them by far."""
+    """A negative control: with a wrong id, the tests above would fail by far."""
     config = pair.ours.config
     case = pair.case(0, 1, 28)
     audio = [pair.ours.decode(case.given, bandwidth_id) for bandwidth_id in pair.ids]
@@ -273,7 +273,7 @@ def test_no_bandwidth_id_without_adanorm(pair: Pair) -> None:
 
 @pairs(["encodec", "mel-center"])
 def test_torch_tensors(pair: Pair) -> None:
-    """CPU tensors are taken as they are, whatever their strides; the same values in numpy give the same audio."""
+    """CPU tensors are accepted directly, with any strides, and give the same audio as numpy arrays."""
     case = pair.case(pair.ids[0], 3, 28)
     for tensor in (case.features, case.tokens):
         if tensor is None:
@@ -288,7 +288,7 @@ def test_torch_tensors(pair: Pair) -> None:
 
 @pairs(CLIPPED)
 def test_clip_audio(pair: Pair) -> None:
-    """Audio is clipped to [-1, 1]; ``Pair`` clips what upstream computes without clip_audio."""
+    """Audio is clipped to [-1, 1]; ``Pair`` runs upstream without clip_audio and clips the result."""
     assert pair.ours.config.clip_audio
     case = pair.case(None, 3, 28)
     audio = pair.ours.decode(case.features)
@@ -300,7 +300,7 @@ def test_clip_audio(pair: Pair) -> None:
 
 @pairs(CLIPPED)
 def test_upstream_clips_the_wrong_variable(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Upstream returns the clipped coefficients instead of audio: why clip_audio is not compared with it directly."""
+    """Upstream returns clipped coefficients instead of audio, so clip_audio cannot be compared with it directly."""
     case = pair.case(None, 3, 28)
     monkeypatch.setattr(pair.model.head, "clip_audio", True)
     returned = pair.upstream_decode(case.features, None)
@@ -310,7 +310,7 @@ def test_upstream_clips_the_wrong_variable(pair: Pair, monkeypatch: pytest.Monke
 
 @pairs(WAVENEXT)
 def test_wavenext_clips(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As upstream does it: here the samples of the second half are ten times as loud, and many need clipping."""
+    """Clips as upstream does; the second half of every frame is ten times as loud, so many samples need clipping."""
     case, condition = pair.case(pair.ids[0], 3, 28), pair.ids[0]
     head = copy.deepcopy(pair.model.head)
     head.linear_2.weight.data[pair.ours.hop_length // 2 :] *= 10
@@ -327,7 +327,7 @@ def test_wavenext_clips(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pairs(WAVENEXT)
 def test_wavenext_streams(pair: Pair) -> None:
-    """A stream, and several of a pool, give what decoding as a whole does, which is upstream's audio."""
+    """Single and pooled streams give the audio of a whole decode, which is upstream's."""
     if not pair.ours.delay:
         pytest.skip("a network without a state")
     for bandwidth_id in pair.ids:
@@ -362,7 +362,7 @@ def test_imdct_with_exact_twiddles(pair: Pair) -> None:
 @pytest.mark.parametrize("frame_len", (1024, 2048, 4096))
 @pytest.mark.parametrize("name", ("IMDCTSymExpHead", "IMDCTCosHead"))
 def test_long_mdct_frames(name: str, frame_len: int, tmp_path: Path) -> None:
-    """The longer the frame, the further upstream's stored twiddle factors are from exact ones; still it is upstream."""
+    """Upstream's stored twiddle factors are less exact for longer frames, yet the audio must still agree."""
     config = {
         "feature_extractor": upstream.mel(frame_len // 2, n_fft=frame_len),
         "backbone": upstream.convnext(8),
@@ -378,9 +378,9 @@ def test_long_mdct_frames(name: str, frame_len: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ("IMDCTSymExpHead", "IMDCTCosHead"))
 def test_mdct_frame_of_an_odd_number_of_coefficients(name: str, tmp_path: Path) -> None:
-    """Upstream's inverse MDCT is wrong unless 4 divides the frame: its halves cancel, and all that is left is silence.
+    """The export rejects frames not divisible by 4: upstream's inverse MDCT is wrong there and cancels to silence.
 
-    No network was ever trained to that, and whatever we decode would not be what upstream does.
+    No network can have been trained that way, and our audio would differ from upstream's.
     """
     config = {
         "feature_extractor": upstream.mel(25, n_fft=64),
@@ -396,7 +396,7 @@ def test_mdct_frame_of_an_odd_number_of_coefficients(name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("gain", (10.0, 50.0))
 def test_saturated_head(gain: float, tmp_path: Path) -> None:
-    """Magnitudes beyond the clip at 100, even where exp overflows, and phases of many turns."""
+    """Magnitudes beyond the clip at 100, even if exp overflows, and phases of many turns decode as upstream's."""
     config = upstream.SMALL["tiny"]
     model = upstream.build(config)
     model.head.out.weight.data *= gain
@@ -405,7 +405,7 @@ def test_saturated_head(gain: float, tmp_path: Path) -> None:
     features = torch.rand(2, 3, 50) * 20 - 16
     hidden = model.head.out(model.backbone(features))
     m, p = hidden.chunk(2, dim=-1)
-    assert m.max() > (4.6 if gain == 10 else 89)  # ln 100, and where exp overflows
+    assert m.max() > (4.6 if gain == 10 else 89)  # ln 100, and the point where exp overflows
     assert p.abs().max() > 10 * gain / 10
     audio = VocosONNX(tmp_path / "model.onnx").decode(features)
     check(audio, model.decode(features).numpy(), 1e-4)
@@ -413,7 +413,7 @@ def test_saturated_head(gain: float, tmp_path: Path) -> None:
 
 @pairs(ALL)
 def test_metadata(pair: Pair) -> None:
-    """The description in the file is the one that ``export`` returned, and says what the config says."""
+    """The description in the file equals the one that ``export`` returned, and matches the config."""
     assert pair.ours.config == pair.written
     head = pair.config["head"]["init_args"]
     assert pair.ours.hop_length == head.get("hop_length", head.get("mdct_frame_len", 0) // 2)

@@ -1,4 +1,4 @@
-"""Models go to the workers of joblib and of torch's DataLoader as they are; each process opens its own session."""
+"""Models can be sent to workers of joblib and torch's DataLoader; a process that receives one opens its own session."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def test_loky(name: str) -> None:
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 @pytest.mark.parametrize("name", MODELS)
 def test_data_loader(name: str, method: str) -> None:
-    """As what collates, which a DataLoader sends to its workers; a forked one goes on with a copy of the session."""
+    """A model works as collate_fn, which a DataLoader sends to its workers; forked ones use a copy of the session."""
     sent = Sent.of(name)
     loader = DataLoader[npt.NDArray[Any]](
-        [sent.given] * 3,  # type: ignore[arg-type]  # any sequence will do
+        [sent.given] * 3,  # type: ignore[arg-type]  # any sequence works
         batch_size=None,
         num_workers=1,
         collate_fn=partial(sent.method, **sent.options),

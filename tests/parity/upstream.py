@@ -13,7 +13,7 @@ import scipy.signal
 import torch
 import yaml
 
-if not hasattr(scipy.signal, "cosine"):  # vocos 0.1.0 uses the place where scipy kept it before 1.13
+if not hasattr(scipy.signal, "cosine"):  # vocos 0.1.0 uses its location before scipy 1.13
     scipy.signal.cosine = scipy.signal.windows.cosine
 
 import encodec
@@ -23,7 +23,7 @@ from vocos.pretrained import instantiate_class as instantiate_class
 
 
 class WaveNextHead(torch.nn.Module):
-    """The head that a fork of upstream adds, by its description: two linear layers, and the samples clipped."""
+    """The head of an upstream fork, written from its description: two linear layers, then clipping."""
 
     def __init__(self, dim: int, n_fft: int, hop_length: int, padding: str = "same") -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class WaveNextHead(torch.nn.Module):
         return audio.clip(-1, 1) if self.clip_audio else audio
 
 
-vocos.heads.WaveNextHead = WaveNextHead  # where configs name it
+vocos.heads.WaveNextHead = WaveNextHead  # the class path in configs
 
 ENCODEC = {"class_path": "vocos.feature_extractors.EncodecFeatures", "init_args": {"encodec_model": "encodec_24khz"}}
 ADANORM = {
@@ -120,7 +120,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-# Small networks for everything else that a config can say; the names tell what is special.
+# Small networks for all other config options; the names say what is special.
 SMALL: dict[str, dict[str, Any]] = {
     "imdct-symexp-center": {
         "feature_extractor": mel(256),
@@ -157,7 +157,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "backbone": convnext(8, layer_scale_init_value=-1.0),
         "head": head("ISTFTHead", dim=16, n_fft=1000, hop_length=300, padding="center"),
     },
-    "hop-255-of-1024": {  # one sample more than T hops
+    "hop-255-of-1024": {  # T hops and one more sample
         "feature_extractor": mel(255, padding="same"),
         "backbone": convnext(8, layer_scale_init_value=0.7),
         "head": head("ISTFTHead", dim=16, n_fft=1024, hop_length=255, padding="same"),
@@ -170,7 +170,7 @@ SMALL: dict[str, dict[str, Any]] = {
         },
         "head": head("ISTFTHead", dim=16, n_fft=512, hop_length=400, padding="center"),
     },
-    "wavenext-odd-center": {  # a padding that has no effect
+    "wavenext-odd-center": {  # the padding has no effect
         "feature_extractor": mel(255),
         "backbone": convnext(8, layer_scale_init_value=0.7),
         "head": head("WaveNextHead", dim=16, n_fft=301, hop_length=255, padding="center"),
@@ -198,7 +198,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "backbone": convnext(128),
         "head": head("ISTFTHead", dim=16, n_fft=1280, hop_length=320, padding="same"),
     },
-    "encodec-bandwidths": {  # not in order, and one embedding more than there are bandwidths
+    "encodec-bandwidths": {  # out of order, and one more embedding than bandwidths
         "feature_extractor": {**ENCODEC, "init_args": {"encodec_model": "encodec_24khz", "bandwidths": [6.0, 1.5]}},
         "backbone": convnext(128, adanorm_num_embeddings=3),
         "head": head("ISTFTHead", dim=16, n_fft=1280, hop_length=320),
@@ -213,7 +213,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def random_encodec() -> Iterator[None]:
-    """Inside it, upstream's feature extractor takes random weights for EnCodec and downloads none."""
+    """Within this context, upstream's feature extractor uses a random EnCodec and downloads nothing."""
     names = ("encodec_model_24khz", "encodec_model_48khz")
     originals = {name: getattr(encodec.EncodecModel, name) for name in names}
     try:
@@ -230,16 +230,16 @@ def _without_weights(original: Callable[..., Any], pretrained: bool = True) -> A
 
 
 def build(config: dict[str, Any], seed: int = 0) -> Vocos:
-    """A real vocos.Vocos with random weights that make every part matter, instantiated as upstream does it."""
+    """A real vocos.Vocos, instantiated as upstream does, with random weights in which every tensor matters."""
     torch.manual_seed(seed)
     with random_encodec(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # upstream uses what torch and torchaudio have deprecated
+        warnings.simplefilter("ignore")  # upstream uses features that torch and torchaudio have deprecated
         parts = {name: instantiate_class(args=(), init=config[name]) for name in config}
     model = Vocos(**parts).eval()
     for name, parameter in model.named_parameters():
         if name.startswith("feature_extractor.encodec."):
             continue
-        # fresh layer norms are ones, biases, embeddings' shifts and codebooks zeros: such a model would hide swaps
+        # fresh layer norms are one; biases, embedding shifts and codebooks are zero, which would hide swapped tensors
         if parameter.ndim == 1 or name.endswith(("scale.weight", "shift.weight", "codebook_weights", "weight_g")):
             parameter.data += 0.3 * torch.randn_like(parameter)
         elif name == "head.out.weight":
@@ -248,10 +248,10 @@ def build(config: dict[str, Any], seed: int = 0) -> Vocos:
 
 
 def strengthen(model: Vocos) -> None:
-    """Make the weights such that every part matters to the audio by more than the tests allow.
+    """Scale the weights so that every operation affects the audio by more than the tests' tolerance.
 
-    Upstream initialises them so small that a residual branch adds next to nothing: an approximate GELU, say, would
-    change no more than rounding does. And a layer norm's eps takes part only where what comes in is small.
+    Upstream initialises them so small that a residual branch adds almost nothing: an approximate GELU, for example,
+    would change no more than rounding does. A layer norm's eps matters only for small inputs.
     """
     gains = {"embed": 0.02, "dwconv": 0.1, "pwconv1": 2.0}
     for name, parameter in model.backbone.named_parameters():
@@ -266,7 +266,7 @@ def strengthen(model: Vocos) -> None:
 
 
 def save(model: Vocos, config: dict[str, Any], folder: Path) -> Path:
-    """Write the model as the official checkpoints are: config.yaml and pytorch_model.bin without encodec's weights."""
+    """Write the model like an official checkpoint: config.yaml, and pytorch_model.bin without encodec's weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("feature_extractor.encodec.")}

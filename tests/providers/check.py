@@ -1,9 +1,9 @@
-"""Models, streams and encoders on one execution provider, against what another gave: that of the CPU, in another wheel.
+"""Compare models, streams and encoders on one execution provider with stored results of another, such as the CPU.
 
     python tests/providers/check.py CPUExecutionProvider --write expected.npz         # with the package onnxruntime
     python tests/providers/check.py OpenVINOExecutionProvider --against expected.npz  # with onnxruntime-openvino
 
-It needs nothing beside what vocos-onnx itself needs, and an onnxruntime that has the provider.
+It needs only the dependencies of vocos-onnx and an onnxruntime with the provider.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def encoder(path: str | Path, provider: str) -> Outputs:
 
 
 def outputs(provider: str, folder: Path) -> Outputs:
-    """All of them, by name. Those of format 4 have the names of those of today, and so must give the same."""
+    """All outputs by name. Models of format 4 use the names of today's and so must give the same outputs."""
     sources: list[tuple[Callable[[str | Path, str], Outputs], str, str | Path]] = [
         (model, stem, unclipped(DATA / f"{stem}.onnx", folder)) for stem in MODELS
     ]
@@ -82,14 +82,14 @@ def outputs(provider: str, folder: Path) -> Outputs:
 
 
 def unclipped(path: Path, folder: Path) -> Path:
-    """A copy of a model that does not clip: what is clipped to 1 has the rounding errors of what was beyond."""
+    """A copy of a model that does not clip; audio clipped to 1 would have the rounding errors of larger values."""
     copy = folder / f"{path.parent.name}-{path.name}"
     copy.write_bytes(path.read_bytes().replace(b'"clip_audio": true', b'"clip_audio":false'))
     return copy
 
 
 def difference(given: np.ndarray, expected: np.ndarray) -> float:
-    """The largest, relative to the peak; of tokens, how many are others."""
+    """The largest difference relative to the peak; for tokens, the fraction that differs."""
     assert (given.dtype, given.shape) == (expected.dtype, expected.shape), (given.shape, expected.shape)
     if given.dtype == np.int64:
         return float((given != expected).mean())
@@ -97,7 +97,7 @@ def difference(given: np.ndarray, expected: np.ndarray) -> float:
 
 
 def check_int8(provider: str) -> None:
-    """Models in int8 run on the CPU, and are refused elsewhere."""
+    """int8 models run on the CPU and raise an error on any other provider."""
     for path in (data / f"{stem}.onnx" for data in (DATA, DATA / "format-4") for stem in INT8):
         assert VocosONNX(path).providers == ["CPUExecutionProvider"]
         try:
@@ -115,7 +115,7 @@ def main() -> int:
     way.add_argument("--write", type=Path)
     way.add_argument("--against", type=Path)
     args = parser.parse_args()
-    warnings.simplefilter("ignore")  # of features that are no mels
+    warnings.simplefilter("ignore")  # about features that are not mels
     with tempfile.TemporaryDirectory() as folder:
         if args.write:
             np.savez(args.write, **dict(outputs(args.provider, Path(folder))))  # type: ignore[arg-type]

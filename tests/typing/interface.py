@@ -1,4 +1,4 @@
-"""What type checkers make of the interface; checked by mypy, never run."""
+"""How type checkers see the interface; checked by mypy, never run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def decode(
     assert_type(vocos.decode(features, mels_from=MelConvention(axes="btc", mean=[1, 2], std=features)), Audio)
     assert_type(vocos.decode(features, lengths=[3, 4]), list[Audio])
     assert_type(vocos.decode(untyped, mels_from="chattts", lengths=tokens), list[Audio])
-    audio: Audio = vocos.decode(anything)  # of which it is either
+    audio: Audio = vocos.decode(anything)  # either type is possible
     audio = vocos.decode(np.load("a.npy"))
     save_audio("a.wav", audio, vocos.sample_rate)
 

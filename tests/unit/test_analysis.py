@@ -1,4 +1,4 @@
-"""vocos(audio, sample_rate): the way through tokens or mels, and which encoder is let near which model."""
+"""vocos(audio, sample_rate): resynthesis through tokens or mels, and which encoders a model accepts."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_mismatched_encoder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("change", "fits"), [(0.5e-6, True), (2e-6, False)])
 def test_codebooks_that_differ_by_rounding_are_paired(tmp_path: Path, change: float, fits: bool) -> None:
-    """The official model and encoder bring tables from two sources, of which one may have been rounded."""
+    """The official model and encoder have tables from two sources, one of which may have been rounded."""
     codebooks = VocosONNX(MODEL, threads=1).network.codebooks
     assert codebooks is not None
     others = codebooks.copy()
@@ -216,7 +216,7 @@ def test_block_by_block(name: str, chunk: int | None) -> None:
     parts = list(vocos.resynth_stream(blocks, 16_000, **options))
     assert sum(part.size for part in parts) == expected.size
     difference = np.abs(np.concatenate(parts) - expected)
-    assert np.mean(difference > 1e-5 * np.abs(expected).max()) < 0.02  # tokens that rounding tipped
+    assert np.mean(difference > 1e-5 * np.abs(expected).max()) < 0.02  # rounding may change a token
     if chunk and vocos.delay:
         assert len(parts) > 5
 

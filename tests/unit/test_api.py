@@ -1,4 +1,4 @@
-"""The Python interface: what is given by mistake is named with its remedy; any dtype; warnings, repr and pickles."""
+"""The Python interface: errors name a wrong argument and its remedy; any dtype; warnings, repr and pickles."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def encoder() -> EncodecONNX:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: checkpoints of all kinds, by their files' names and first bytes."""
+    """The working directory, with checkpoints of all kinds that have only the right file names and first bytes."""
     monkeypatch.chdir(tmp_path)
     torch_zip, safetensors = b"PK\x03\x04" + bytes(60), (2).to_bytes(8, "little") + b"{}" + bytes(8)
     for name, data in {
@@ -67,7 +67,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# where a model belongs
+# arguments in place of a model
 
 HUB = r"no model file .*\. If that is an id on the Hugging Face hub, pass it as text: {}\('{}'\)"
 AS_VOCODER = r"a vocoder \(to audio\), as this is one, is converted with: {} and opened with VocosONNX; .*" + TO_ENCODER
@@ -190,7 +190,7 @@ def test_where_a_model_belongs(folder: Path, codec: VocosONNX, given: Any, as_mo
 
 @pytest.mark.parametrize("given", ["official", "ours", "official/pytorch_model.bin"])
 def test_a_checkpoint_that_is_converted(folder: Path, given: str) -> None:
-    """Those of the fixture are no checkpoints but in their names, and their first bytes."""
+    """The fixture's checkpoints are recognised by names and first bytes, so their conversion starts and fails."""
     pytest.importorskip("vocos_onnx.convert.vocoder")
     ways: list[Callable[[], object]] = [lambda: VocosONNX(given), lambda: VocosONNX(Path(given))]
     ways.append(lambda: VocosONNX.from_pretrained(given))
@@ -208,7 +208,7 @@ def test_ids_of_the_hub_without_its_client(folder: Path, monkeypatch: pytest.Mon
             ImportError, match=r"downloads from the hub need huggingface-hub: pip install 'vocos-onnx"
         ) as e:
             way()
-        assert len(traceback.format_exception(e.value)) < 20  # of one exception, without those behind it
+        assert len(traceback.format_exception(e.value)) < 20  # one exception, without a chain
         assert "another exception" not in "".join(traceback.format_exception(e.value))
 
 
@@ -243,7 +243,7 @@ def test_from_pretrained(folder: Path) -> None:
 
 
 def test_bundled_models_from_pretrained() -> None:
-    """By their names, and no other: what there is no need for is refused, and how to get another precision is said."""
+    """Bundled models open by name; other options raise an error, which says how to get another precision."""
     for name, model in (("vocos-codec-24khz", VocosONNX), ("vocos-codec-24khz-encoder", EncodecONNX)):
         opened = model.from_pretrained(name, threads=1)
         assert f" {name}: " in repr(opened)
@@ -287,7 +287,7 @@ def test_other_files_where_a_model_belongs(folder: Path) -> None:
 @pytest.mark.parametrize("opset", [11, 20])
 @pytest.mark.parametrize("outputs", [("mag", "x", "y"), ("1", "2", "3"), ("waveform",)])
 def test_a_vocos_of_another_exporter(tmp_path: Path, opset: int, outputs: Any) -> None:
-    """With operators that are too old for the check, and with those that pass it."""
+    """The error fits both files with operators too old for the check and files that pass it."""
     sizes: list[int | str] = ["batch", 100, "frames"]
     nodes = [ob.node("Identity", ["mels"], [name]) for name in outputs]
     graph = ob.graph(nodes, [], [ob.value("mels", sizes)], [ob.value(name, sizes) for name in outputs])
@@ -304,7 +304,7 @@ def test_a_vocos_of_another_exporter(tmp_path: Path, opset: int, outputs: Any) -
             make(path)
 
 
-# what decode is given
+# arguments of decode
 
 
 @pytest.mark.parametrize(
@@ -444,7 +444,7 @@ def test_the_bandwidth_in_kbps(codec: VocosONNX) -> None:
 
 
 def test_a_bandwidth_selects_the_first_codebooks(codec: VocosONNX, tmp_path: Path) -> None:
-    """In every way to decode, as by the command line and the service; an id is the network's condition alone."""
+    """``bandwidth`` does so in every method, as in the command and the service; an id only conditions the network."""
     tokens = np.random.default_rng(0).integers(1024, size=(8, 3, 20))
     expected = codec.decode(tokens[:2, 0])
     assert not np.allclose(codec.decode(tokens[:, 0], 0), expected, atol=1e-3)
@@ -475,7 +475,7 @@ def test_a_bandwidth_selects_the_first_codebooks(codec: VocosONNX, tmp_path: Pat
 def test_an_id_of_another_number_of_codebooks_is_one_line_in_the_log(
     codec: VocosONNX, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As upstream it is decoded: an id is not refused, and not passed over without a word."""
+    """An id that does not match the codebooks is decoded as upstream does, but logged."""
     tokens = np.random.default_rng(0).integers(1024, size=(16, 20))
     for way in (
         lambda: codec.decode(tokens, 0),
@@ -492,7 +492,7 @@ def test_an_id_of_another_number_of_codebooks_is_one_line_in_the_log(
         assert re.search(r"tokens have \d+ codebooks .*, and bandwidth_id \d has \d+, .*: leave", line)
     monkeypatch.setattr(once, "_warned", set())
     caplog.clear()
-    codec.decode(tokens[:12], 3)  # the next bandwidth has the most in common, and no other is meant
+    codec.decode(tokens[:12], 3)  # the next larger bandwidth is the best match
     codec.decode(codec.codes_to_features(tokens), 0)
     assert not caplog.messages
 
@@ -586,7 +586,7 @@ def test_every_float_type_is_features(mel: VocosONNX, dtype: str) -> None:
 
 def test_masked_arrays_and_subclasses(mel: VocosONNX, encodec: VocosONNX) -> None:
     features = np.random.default_rng(0).uniform(-8, 2, (8, 20)).astype(np.float32)
-    assert np.array_equal(mel.decode(np.ma.array(features)), mel.decode(features))  # with nothing masked
+    assert np.array_equal(mel.decode(np.ma.array(features)), mel.decode(features))  # no element is masked
     assert np.array_equal(mel.decode(features.view(np.recarray)), mel.decode(features))
     assert np.array_equal(encodec.decode(np.ma.array([[1, 2], [3, 4]])), encodec.decode([[1, 2], [3, 4]]))
 
@@ -670,7 +670,7 @@ def test_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encodec: Vocos
     encoder = EncodecONNX("encoder.onnx", threads=2)
     vocos = VocosONNX("model.onnx", encoder=encoder, **options)
     data = pickle.dumps(vocos)
-    assert str(tmp_path / "model.onnx").encode() in data  # the path, and not the model
+    assert str(tmp_path / "model.onnx").encode() in data  # the path, not the model
     assert len(data) < 2000
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -692,7 +692,7 @@ def test_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encodec: Vocos
 
 
 def test_pickles_of_bundled_models(codec: VocosONNX, encoder: EncodecONNX) -> None:
-    """By name: where they lie differs from one installation to the next."""
+    """They are pickled by name, since their path differs between installations."""
     for given in (codec, encoder, pickle.loads(pickle.dumps(codec))):
         data = pickle.dumps(given)
         assert b"vocos-codec-24khz" in data

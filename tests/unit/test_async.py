@@ -1,4 +1,4 @@
-"""Coroutines give what the methods that block give, and can be cancelled; the event loop goes on meanwhile."""
+"""Coroutines give the results of the blocking methods, can be cancelled, and do not block the event loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.helpers import DATA, FORKS, ROOT
 from vocos_onnx import EncodecONNX, Stream, StreamPool, Tokens, VocosONNX, background, save_audio, save_blocks
 from vocos_onnx.model.cpus import available_cpus
 
-TIMEOUT = 60  # seconds after which something hangs
+TIMEOUT = 60  # seconds after which a test counts as hanging
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -47,7 +47,7 @@ def vocos(request: pytest.FixtureRequest) -> VocosONNX:
 
 
 class Gate:
-    """Calls of a function wait at it until it is opened."""
+    """Wraps a function; calls wait until the gate is opened."""
 
     def __init__(self, function: Callable[..., Any]):
         self._function, self._open = function, threading.Event()
@@ -67,7 +67,7 @@ class Gate:
 
 @pytest.fixture
 def gate(vocos: VocosONNX, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Where whole decodes and streams enter the network."""
+    """Gates at the network's entry for whole decodes and for streams."""
     shut = Gate(vocos.network.spectra)
     monkeypatch.setattr(vocos.network, "spectra", shut)
     stepping = Gate(vocos.network.step)
@@ -88,7 +88,7 @@ def equal(given: Any, expected: Any) -> bool:
 
 
 def test_whole_calls(vocos: VocosONNX) -> None:
-    """To the last bit, lists, batches and long input too."""
+    """Results are bit-identical, also for lists, batches and long input."""
     long, audio = tokens_of(1200), np.random.default_rng(1).normal(0, 0.1, 30_000).astype(np.float32)
     features = vocos.codes_to_features(long[:, :50])
     encoder = EncodecONNX(DATA / "encoder.onnx")
@@ -128,7 +128,7 @@ def test_mels(mel: VocosONNX) -> None:
 
 @pytest.mark.parametrize("lookahead", [None, 2])
 def test_streams(vocos: VocosONNX, lookahead: int | None) -> None:
-    """Chunks of any size; with ``reset`` between two sequences."""
+    """Chunks of any size, and two sequences with ``reset`` between them."""
     tokens = tokens_of(4000)
     chunks = np.split(tokens, [1, 9, 9, 40, 3990], axis=1)
     stream = vocos.stream(lookahead=lookahead)
@@ -219,7 +219,7 @@ def test_errors(vocos: VocosONNX, mel: VocosONNX) -> None:
 
 
 def test_errors_leave_nothing_in_memory(vocos: VocosONNX) -> None:
-    """Not even until the next collection: an error that holds its own traceback would keep the input."""
+    """The input is freed at once, without a garbage collection: an error that holds its own traceback would keep it."""
 
     async def main() -> None:
         for make in (vocos.adecode, vocos.stream().apush, vocos.stream_pool().open().apush):
@@ -265,7 +265,7 @@ def test_two_tasks_on_one_stream(vocos: VocosONNX, gate: Gate) -> None:
 
 
 def test_await_is_forgotten(vocos: VocosONNX, tmp_path: Path) -> None:
-    """Errors say so, wherever it is, alone or in a list; and what to do with an asynchronous iterable."""
+    """Errors point out a forgotten await, alone or in a list, and the remedy for an asynchronous iterable."""
     encoder, tokens = EncodecONNX(DATA / "encoder.onnx"), tokens_of(20)
     silence = np.zeros(5000, np.float32)
 
@@ -309,11 +309,11 @@ def test_await_is_forgotten(vocos: VocosONNX, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-# the loop goes on, and work that nobody waits for ends
+# the loop keeps running, and abandoned work ends
 
 
 def test_the_loop_goes_on(vocos: VocosONNX, gate: Gate) -> None:
-    """What is waited for cannot end before the loop has gone on."""
+    """The awaited work can finish only if the loop keeps running, since the loop opens the gate."""
 
     async def main() -> None:
         tokens = tokens_of(30)
@@ -330,7 +330,7 @@ def test_the_loop_goes_on(vocos: VocosONNX, gate: Gate) -> None:
 
 
 def test_a_long_decode_is_cancelled(vocos: VocosONNX, gate: Gate) -> None:
-    """At once, also by a timeout; then no further span is computed, the input is freed, and the object goes on."""
+    """Cancelling or a timeout takes effect at once: no more spans, the input is freed, and the model stays usable."""
 
     async def main() -> None:
         long = tokens_of(100_000)
@@ -357,7 +357,7 @@ def test_a_long_decode_is_cancelled(vocos: VocosONNX, gate: Gate) -> None:
 
 
 def test_a_long_encode_and_mels_are_cancelled(vocos: VocosONNX, mel: VocosONNX) -> None:
-    """The thread ends, too; ``progress`` shows how far it has come."""
+    """The thread stops too, as ``progress`` shows."""
     encoder = EncodecONNX(DATA / "encoder.onnx")
     audio = np.zeros(24_000 * 60, np.float32)
 
@@ -388,7 +388,7 @@ def test_a_long_encode_and_mels_are_cancelled(vocos: VocosONNX, mel: VocosONNX) 
 
 
 def test_what_waits_for_a_thread_is_never_begun_if_it_is_cancelled(vocos: VocosONNX, gate: Gate) -> None:
-    """And many calls at once take a bounded number of threads."""
+    """A call cancelled while it waits for a thread never starts, and concurrent calls use a limited number of them."""
 
     async def main() -> None:
         tasks = [asyncio.create_task(vocos.adecode(tokens_of(20))) for _ in range(background.MOST + 50)]
@@ -398,7 +398,7 @@ def test_what_waits_for_a_thread_is_never_begun_if_it_is_cancelled(vocos: VocosO
         assert sum(thread.name == "vocos-onnx-async" for thread in threading.enumerate()) <= background.MOST
         for task in tasks[10:]:
             task.cancel()
-        await asyncio.sleep(0)  # they get to know it in the loop's next turn
+        await asyncio.sleep(0)  # cancellation is delivered on the loop's next iteration
         gate.open()
         done = await asyncio.gather(*tasks, return_exceptions=True)
         kept = max(10, background.MOST)
@@ -427,7 +427,7 @@ def test_threads_end(vocos: VocosONNX, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_a_push_is_cancelled(vocos: VocosONNX, gate: Gate, pooled: bool) -> None:
-    """The stream has stopped, its place is free, and ``reset`` makes it a new one while the network still runs."""
+    """A cancelled push stops the stream and frees its place; ``reset`` works even while the network still runs."""
     tokens = tokens_of(30)
     pool = vocos.stream_pool(1)
 
@@ -460,7 +460,7 @@ def test_a_push_is_cancelled(vocos: VocosONNX, gate: Gate, pooled: bool) -> None
 
 
 def test_an_iteration_that_is_left(vocos: VocosONNX) -> None:
-    """``break`` out of blocks stops the stream, as with ``push_blocks``; that of a whole stream ends it."""
+    """Leaving apush_blocks early stops the stream, as with ``push_blocks``; ``break`` out of adecode_stream ends it."""
 
     async def main() -> None:
         stream = vocos.stream()
@@ -490,7 +490,7 @@ def check(given: np.ndarray, expected: np.ndarray) -> None:
 
 
 def test_hundreds_of_streams_on_one_loop(vocos: VocosONNX, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They share the calls of the network, and take no threads but those that there are for spans."""
+    """They share calls of the network, and use no threads beyond those of the span pool."""
     step, sizes, threads = vocos.network.step, [], []
 
     def noting(features: np.ndarray, *args: Any, **options: Any) -> Any:
@@ -520,7 +520,7 @@ def test_hundreds_of_streams_on_one_loop(vocos: VocosONNX, monkeypatch: pytest.M
 
 
 def test_async_with(vocos: VocosONNX) -> None:
-    """It closes pools and streams, as ``with`` does."""
+    """``async with`` closes pools and streams, as ``with`` does."""
 
     async def main() -> None:
         async with vocos.stream_pool() as pool:
@@ -538,7 +538,7 @@ def test_async_with(vocos: VocosONNX) -> None:
 
 
 def test_tasks_and_threads_in_one_pool(vocos: VocosONNX) -> None:
-    """Also with a wait for others, and with several loops."""
+    """They can share a pool, also with ``max_wait`` and several event loops."""
     results: dict[int, np.ndarray] = {}
 
     def blocking(i: int) -> None:
@@ -565,7 +565,7 @@ def test_tasks_and_threads_in_one_pool(vocos: VocosONNX) -> None:
 
 
 def test_cancelled_pushes_hold_up_nobody(vocos: VocosONNX) -> None:
-    """Whichever of them had a call made: at random times, many times."""
+    """Pushes cancelled at random times never block others, even if they had started the shared call."""
     rng = np.random.default_rng(0)
 
     async def one(pool: StreamPool, i: int) -> np.ndarray:
@@ -594,7 +594,7 @@ def test_cancelled_pushes_hold_up_nobody(vocos: VocosONNX) -> None:
 
 
 def test_what_waits_ends_with_an_error(vocos: VocosONNX, gate: Gate) -> None:
-    """When the stream or the pool is closed, from the loop or another thread; and when the network fails."""
+    """A waiting push gets an error if the stream or pool is closed, from the loop or from another thread."""
 
     async def main() -> None:
         async def waiting(stream: Stream) -> asyncio.Task[np.ndarray]:
@@ -641,7 +641,7 @@ def test_the_network_fails(vocos: VocosONNX, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_loop_that_is_closed_in_the_middle(vocos: VocosONNX, gate: Gate) -> None:
-    """Without cancelling anything: whoever else uses the pool and the model goes on."""
+    """Closing a loop without cancelling its tasks does not affect other users of the pool and the model."""
     pool = vocos.stream_pool()
     loop = asyncio.new_event_loop()
     streams = [pool.open(), pool.open(), vocos.stream()]
@@ -661,7 +661,7 @@ def test_a_loop_that_is_closed_in_the_middle(vocos: VocosONNX, gate: Gate) -> No
     alive = [weakref.ref(task) for task in tasks]
     del tasks, task, coroutines
     end = time.monotonic() + TIMEOUT
-    while any(task() is not None for task in alive):  # until the threads that compute for them are done
+    while any(task() is not None for task in alive):  # until the threads computing for them finish
         gc.collect()
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -728,7 +728,7 @@ except KeyboardInterrupt:
     ids=["fork", "pending", "closed", "interrupted"],
 )  # fmt: skip
 def test_a_process_ends(program: str) -> None:
-    """After a fork; with hours of work that nobody waits for; with a loop that is closed, or not."""
+    """A process exits cleanly after a fork, with hours of abandoned work, and with its loop closed or not."""
     command = [sys.executable, "-W", FORKS, "-c", program, str(DATA / "encodec.onnx")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

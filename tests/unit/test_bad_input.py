@@ -1,4 +1,4 @@
-"""Every bad input ends with an error that names the value, the allowed range and the remedy."""
+"""Every bad input raises an error that names the value, the allowed range and the remedy."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_model_metadata(tmp_path: Path, old: bytes, new: bytes, message: str) ->
 
 
 def test_a_newer_format(tmp_path: Path) -> None:
-    """Exporting again would not help: it is the reader that is too old."""
+    """The error says to upgrade: the reader is too old, so exporting again would not help."""
     with pytest.raises(ValueError, match=r"altered\.onnx: .*has format 7, and this .* formats 4 to 6: upgrade it with"):
         VocosONNX(altered(tmp_path, b'{"format": 6', b'{"format": 7'))
 
@@ -171,7 +171,7 @@ def test_threads_as_an_integer_of_numpy(kind: Any) -> None:
 
 @pytest.fixture
 def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """An onnxruntime that says it has CUDA, and falls back to the CPU in silence, as it does where that is broken."""
+    """An onnxruntime that claims CUDA and silently falls back to the CPU, as it does with a broken CUDA."""
     import onnxruntime
 
     monkeypatch.setattr(
@@ -192,22 +192,22 @@ def test_cuda_that_does_not_start(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    """onnxruntime falls back to the CPU in silence; we do not."""
+    """onnxruntime falls back to the CPU silently; we raise an error if CUDA was requested, and warn otherwise."""
     monkeypatch.setattr(fake_cuda, "preload_dlls", lambda: print("Failed to load libcudart.so"), raising=False)
     message = r"could not start CUDAExecutionProvider and would run on CPUExecutionProvider: .*; remedy: pip "
     with pytest.raises(RuntimeError, match=message):
         VocosONNX(MODEL, providers=[name])
     with caplog.at_level("INFO", "vocos_onnx"):
-        assert VocosONNX(MODEL).providers == ["CPUExecutionProvider"]  # the default takes what there is, and says so
+        assert VocosONNX(MODEL).providers == ["CPUExecutionProvider"]  # the default uses what is available, and logs it
     warning, info = caplog.records
     assert (warning.levelname, info.levelname) == ("WARNING", "INFO")
     assert "could not start CUDAExecutionProvider: " in warning.message
     assert info.message.endswith("encodec.onnx runs on CPUExecutionProvider")
-    assert capsys.readouterr().out == ""  # where raw audio may go
+    assert capsys.readouterr().out == ""  # stdout may carry raw audio
 
 
 def test_cuda_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What is installed, what is missing, what to do: for each way in which CUDA can be missing."""
+    """For each way CUDA can be missing, the error says what is installed, what is missing, and the remedy."""
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -236,7 +236,7 @@ def test_cuda_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 @pytest.fixture
 def says_cuda(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """An onnxruntime whose sessions run on the CPU, and say that they do on a GPU; and what they are made with."""
+    """An onnxruntime whose sessions run on the CPU but claim a GPU; returns the providers they were created with."""
     import onnxruntime
 
     original, made = onnxruntime.InferenceSession, []
@@ -273,7 +273,7 @@ def test_int8_is_for_the_cpu(says_cuda: list[object]) -> None:
 
 @pytest.mark.parametrize("providers", [["cuda"], ["CUDAExecutionProvider", "cpu"], [("cuda", {}), "cpu"]])
 def test_int8_needs_no_other_installation(providers: Any) -> None:
-    """Where CUDA is missing too, and of another model still what is missing."""
+    """An int8 model on CUDA gets the same error even if CUDA is missing; other models get the remedy for that."""
     import onnxruntime
 
     with pytest.raises(ValueError, match=r"encodec-int8.onnx is in int8, for the CPU, and providers is .*cuda|CUDA"):
@@ -284,7 +284,7 @@ def test_int8_needs_no_other_installation(providers: Any) -> None:
 
 
 def test_options_of_cuda(says_cuda: list[object]) -> None:
-    """No search for algorithms at each length, no memory by powers of two, no TF32; unless they are asked for."""
+    """By default there is no algorithm search at every length, no memory growth by powers of two, and no TF32."""
     options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
     assert VocosONNX(MODEL, providers=["cuda"]).network._session._device == ("cuda", 0)
     vocos = VocosONNX(MODEL, providers=[("cuda", {"device_id": "1", "use_tf32": "1"}), "cpu"])
@@ -324,7 +324,7 @@ def _sized(data: bytes) -> bytes:
 
 def test_graphs_without_end(tmp_path: Path) -> None:
     data = b""
-    for _ in range(40):  # a node's attribute is a graph with a node whose attribute ...
+    for _ in range(40):  # nested graphs: a node's attribute is a graph with a node ...
         data = b"\x0a" + _sized(b"\x2a" + _sized(b"\x32" + _sized(data)))
     for _ in range(6):
         data = data + data
@@ -429,7 +429,7 @@ def test_layout(encodec: VocosONNX) -> None:
 def test_tokens_whose_layout_is_not_certain(
     caplog: pytest.LogCaptureFixture, shape: tuple[int, ...], read: str, other: str
 ) -> None:
-    """One line, where no layout is given and another order of the axes would be as good."""
+    """One log message appears if no layout is given and another order of the axes is equally plausible."""
     codec, tokens = VocosONNX(threads=1), np.zeros(shape, int)
     for call in (codec.decode, codec.codes_to_features):
         caplog.clear()
@@ -450,7 +450,7 @@ def test_tokens_whose_layout_is_not_certain(
 
 
 def test_an_unknown_layout_is_refused_for_any_input(encodec: VocosONNX, mel: VocosONNX) -> None:
-    """Where it makes no difference, too: it may make one for the next input."""
+    """It is rejected even where it makes no difference, since it may for the next input."""
     tokens, features = np.zeros((2, 5), int), np.zeros((8, 5), np.float32)
     for vocos, given in (
         (encodec, tokens),
@@ -468,7 +468,7 @@ def test_an_unknown_layout_is_refused_for_any_input(encodec: VocosONNX, mel: Voc
 
 
 def test_codebooks_that_are_no_bandwidth(tmp_path: Path) -> None:
-    """K = 1 is no bandwidth of this model, so an id must be given."""
+    """No bandwidth of this model has K = 1, so an id must be given."""
     model = VocosONNX(altered(tmp_path, b'bandwidth": [1, 2]', b'bandwidth": [2, 2]'))
     tokens = np.zeros((1, 5), int)
     with pytest.raises(

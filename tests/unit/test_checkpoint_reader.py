@@ -1,4 +1,4 @@
-"""Reading checkpoints without torch, from files made by hand; what torch itself writes is in tests/parity."""
+"""Reading hand-made checkpoints without torch; tests/parity reads files that torch itself writes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def refused(path: Path, match: str) -> None:
     assert str(path) in str(caught.value)
 
 
-# What is read
+# Files that are read
 
 
 @pytest.mark.parametrize("form", (saved, as_safetensors))
@@ -99,7 +99,7 @@ def test_every_type(form: Callable[[dict[str, np.ndarray]], bytes], write: Any) 
 
 @pytest.mark.parametrize("form", ("zip", "safetensors"))
 def test_bfloat16(form: str, write: Any) -> None:
-    """The upper half of a float32, infinity, the smallest numbers and NaN included."""
+    """bfloat16 is the upper half of a float32, also for infinity, subnormals and NaN."""
     values = np.array([0, -0.0, 1, -2.5, 3e38, 1e-40, np.inf, -np.inf], np.float32)
     upper = (values.view(np.uint32) >> 16).astype(np.uint16).reshape(2, 4)
     upper[0, 1] = 0x7FC1
@@ -136,10 +136,10 @@ def test_big_endian(kind: str, write: Any) -> None:
         ((4, 2), (6, 1), 3),  # columns
         ((2, 6), (12, 1), 6),  # every second row
         ((), (), 23),
-        ((3,), (0,), 5),  # expanded, within what the file has
+        ((3,), (0,), 5),  # expanded, but no larger than the file
         ((0, 5), (1, 1), 0),
-        ((0,), (1 << 40,), 1 << 40),  # of no elements, wherever they are
-        ((1, 24), (1 << 40, 1), 0),  # the stride of an axis of one says nothing
+        ((0,), (1 << 40,), 1 << 40),  # no elements, so the offset does not matter
+        ((1, 24), (1 << 40, 1), 0),  # the stride of an axis of size 1 does not matter
         ((2, 2, 2, 3), (12, 6, 3, 1), 0),
     ),
 )
@@ -148,16 +148,16 @@ def test_views(shape: tuple[int, ...], strides: tuple[int, ...], offset: int, wr
     pickle = pickled({"whole": tensor("0", whole), "view": view(storage("0", "f4", 24), shape, strides, offset)})
     places = [offset + sum(i * s for i, s in zip(index, strides, strict=True)) for index in np.ndindex(shape)]
     with open_weights(write(archive(pickle, {"0": whole.tobytes()}))) as weights:
-        for name in ("view", "whole", "view"):  # with a checksum of the storage that is already known, and not
+        for name in ("view", "whole", "view"):  # before and after the storage's checksum is known
             found = weights[name].read()
             assert found.shape == (shape if name == "view" else (24,))
             assert found.ravel().tolist() == (places if name == "view" else whole.tolist())
             assert found.flags.c_contiguous
-            found[...] = -1  # of its own memory
+            found[...] = -1  # the result has its own memory
 
 
 def test_what_torch_and_lightning_write(write: Any) -> None:
-    """Parameters, OrderedDicts with attributes, optimisers, schedulers, types, sizes, devices and sets."""
+    """They also write OrderedDicts with attributes, optimisers, schedulers, types, sizes, devices and sets."""
     weight = np.ones((2, 3), np.float32)
     ordered = Name("collections OrderedDict")
     state = {"head.a": Call(Name("torch._utils _rebuild_parameter"), (tensor("0", weight), True, HOOKS)),
@@ -199,7 +199,7 @@ def test_other_members(others: dict[str, bytes], write: Any) -> None:
 
 
 def test_padding_between_members_and_in_local_headers(write: Any) -> None:
-    """As torch pads them: the extra field of a local header differs from that of the directory."""
+    """As torch writes it: the extra field of a local header differs from that of the directory."""
     found, records, at = b"", b"", 0
     members = {
         "a/data.pkl": pickled({"w": tensor("0", hostile.ONES)}),
@@ -211,7 +211,7 @@ def test_padding_between_members_and_in_local_headers(write: Any) -> None:
         head = struct.pack("<5H3I", 0, 1 << 3, 0, 0, 0, 0, 0, 0)
         found += b"PK\3\4" + head + struct.pack("<2H", len(name), len(extra)) + name.encode() + extra + data
         found += b"PK\7\x08" + bytes(12)  # a data descriptor
-        # sizes and place in the field of zip64
+        # sizes and offset in the zip64 field
         wide = struct.pack("<2H3Q", 1, 24, len(data), len(data), at)
         records += b"PK\1\2" + struct.pack("<6H3I5H2I", 0, 0, 1 << 3, 0, 0, 0, 0, 0xFFFFFFFF, 0xFFFFFFFF, len(name),
                                            4 + len(wide), 0, 0, 0, 0, 0xFFFFFFFF) + name.encode()  # fmt: skip
@@ -325,7 +325,7 @@ def test_weight_norm_that_does_not_fit(state: dict[str, np.ndarray], match: str)
 
 
 def test_weight_norm_of_zeros_and_nothing() -> None:
-    """Zero by zero is NaN, as torch computes it; whoever uses the weights refuses it."""
+    """0/0 gives NaN, as in torch; the users of the weights reject it."""
     zeros, empty = np.zeros((2, 3), np.float32), np.zeros((0, 3), np.float32)
     assert np.isnan(fold_weight_norm({"a.weight_g": zeros[:, :1], "a.weight_v": zeros})["a.weight"]).all()
     assert fold_weight_norm({"a.weight_g": empty[:, :1], "a.weight_v": empty})["a.weight"].shape == (0, 3)
@@ -336,7 +336,7 @@ def test_weight_norm_of_zeros_and_nothing() -> None:
 
 @pytest.mark.parametrize("name", hostile.ATTACKS)
 def test_attacks(name: str, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is refused, runs nothing, and takes no memory that the file does not have."""
+    """Each attack raises an error, runs nothing, and allocates no memory for data that the file does not contain."""
     monkeypatch.chdir(tmp_path)
     path, seen = write(hostile.ATTACKS[name]()), hostile.watch()
     before = seen.total()
@@ -380,12 +380,12 @@ REASONS = {
 
 @pytest.mark.parametrize("name", REASONS)
 def test_reasons(name: str, write: Any) -> None:
-    """Each of these checks refuses by itself, and not another after it."""
+    """Each of these checks rejects its file itself, rather than a later one."""
     refused(write(hostile.ATTACKS[name]()), REASONS[name])
 
 
 def test_the_attacks_are_ones(tmp_path: Path) -> None:
-    """Python's own unpickler runs the command: what the canary would show, it shows."""
+    """Python's own unpickler runs the command, so the canary does detect an attack."""
     (tmp_path / "attack.pkl").write_bytes(pickled(Call(Name("posix system"), (hostile.COMMAND,))))
     code = "import pickle; from pathlib import Path; pickle.loads(Path('attack.pkl').read_bytes())"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
@@ -401,7 +401,7 @@ def test_the_watch_sees_what_runs() -> None:
 
 @pytest.mark.parametrize("target", hostile.TARGETS)
 def test_hostile_files_at_random(target: str, tmp_path: Path) -> None:
-    """A short form of: python -m tests.fuzz.run."""
+    """A short version of: python -m tests.fuzz.run."""
     outcomes = {"right": 0, "refused": 0}
     for case in range(60):
         try:
@@ -413,7 +413,7 @@ def test_hostile_files_at_random(target: str, tmp_path: Path) -> None:
 
 
 def test_needs_no_torch() -> None:
-    """Neither torch nor anything of Python's that runs pickles is loaded."""
+    """The reader imports neither torch nor any other library for checkpoints, zip archives or YAML."""
     code = "import sys, vocos_onnx.model.checkpoint; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     modules = {name.split(".")[0] for name in done.stdout.split()}

@@ -24,15 +24,15 @@ from vocos_onnx import EncodecONNX, VocosONNX, demo_tokens, save_audio, save_tok
 from vocos_onnx.batch import Settings
 from vocos_onnx.batch.manifest import Item
 
-# what these examples take is not on every machine, or does not end: the hub, a cluster and a server, which the pages,
-# tests/batch_ray and tests/service have
+# these examples need the hub or a cluster, or start a server that does not end; the tests of the pages,
+# tests/batch_ray and tests/service cover those
 _ELSEWHERE = ("charactr/", "facebook/", "10.0.0.5", "run(Settings(port")
 _OPTIONAL = {"vocos_onnx.batch.ray_engine": "ray", "vocos_onnx.evaluate": "jinja2"}
 MODULES = sorted(info.name for info in pkgutil.walk_packages(vocos_onnx.__path__, "vocos_onnx."))
 
 
 def public() -> Iterator[tuple[str, Any]]:
-    """The public names, with the methods and properties of the classes among them."""
+    """The public names, including methods and properties of classes."""
     for module in (vocos_onnx, vocos_onnx.batch):
         yield module.__name__, module
         for name in module.__all__:
@@ -47,7 +47,7 @@ def public() -> Iterator[tuple[str, Any]]:
 
 
 def importable(name: str) -> Any:
-    """A module; the test is skipped where a package of an extra is missing."""
+    """Import a module, or skip the test if a package of an extra is missing."""
     needed = next((package for prefix, package in _OPTIONAL.items() if name.startswith(prefix)), None)
     if needed is not None and find_spec(needed) is None:
         pytest.skip(f"{name} needs {needed}")
@@ -69,16 +69,16 @@ def test_every_module_has_a_docstring(name: str) -> None:
 
 
 class _Listener:
-    """A socket at whose other end somebody hears everything."""
+    """A stand-in for a websocket whose client accepts every message."""
 
     async def send(self, message: bytes) -> None:
-        """Takes a message."""
+        """Accepts a message."""
         assert message
 
 
 @pytest.fixture(scope="module")
 def names() -> dict[str, Any]:
-    """What the examples take as given."""
+    """The names that the examples assume."""
     vocos, encoder = VocosONNX(), EncodecONNX()
     tokens = demo_tokens().codes[:, :150]
     audio = vocos.decode(tokens)
@@ -115,7 +115,7 @@ def names() -> dict[str, Any]:
 
 @pytest.fixture
 def folder(names: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of an example, with the files that it reads."""
+    """The working directory of an example, with the files it reads."""
     monkeypatch.chdir(tmp_path)
     save_audio("speech.wav", names["audio"], 24_000)
     save_audio("speech.flac", names["audio"], 24_000)
@@ -128,7 +128,7 @@ def folder(names: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 class _Checker(doctest.OutputChecker):
-    """An example that shows no output has none that matters."""
+    """Accepts any output of an example that shows none."""
 
     def check_output(self, want: str, got: str, optionflags: int) -> bool:
         return not want or super().check_output(want, got, optionflags)
@@ -146,12 +146,12 @@ def _examples() -> Iterator[tuple[str, str]]:
 
 
 def _run_as_coroutine(source: str, names: dict[str, Any]) -> None:
-    """Run what stands in a coroutine."""
+    """Run an example that uses await at its top level."""
     coroutine = eval(compile(source, "example", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
     asyncio.run(coroutine)
 
 
-@pytest.mark.filterwarnings("ignore:these features:UserWarning")  # mels of several conventions are one array here
+@pytest.mark.filterwarnings("ignore:these features:UserWarning")  # one array stands for mels of several conventions
 @pytest.mark.parametrize(("module", "name"), list(_examples()))
 def test_examples(module: str, name: str, names: dict[str, Any], folder: Path) -> None:
     if "metrics" in module:

@@ -1,4 +1,4 @@
-"""Audio to tokens: golden values of EnCodec's, the quantiser against a naive one, and what encode promises."""
+"""Audio to tokens: EnCodec's golden values, the quantiser against a naive one, and the guarantees of encode."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bundled() -> EncodecONNX:
 
 
 def naive(embeddings: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
-    """Codes (K, T) of embeddings (T, C), in float64, distance by distance."""
+    """Codes (K, T) of embeddings (T, C), from every single distance in float64."""
     codes = np.zeros((len(codebooks), len(embeddings)), int)
     for t, vector in enumerate(embeddings.astype(np.float64)):
         for k, codebook in enumerate(codebooks.astype(np.float64)):
@@ -94,7 +94,7 @@ def test_shapes(name: str, samples: int, request: pytest.FixtureRequest) -> None
 def test_stretches_do_not_show(
     name: str, chunk: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last of 125 frames is not whole, and with 41 it is a stretch of its own."""
+    """Encoding in chunks leaves no seams, also with an incomplete last frame in a chunk of its own."""
     codec = request.getfixturevalue(name)
     audio = NOISE[: 123 * 320 + 17]
     monkeypatch.setattr(encodec_module, "CHUNK", 1000)
@@ -110,7 +110,7 @@ def test_stretches_do_not_show(
 @pytest.mark.parametrize("threads", [2, 3, 7])
 @pytest.mark.parametrize("samples", [1, 320, 10_240, 10_241, 15_000, 16_001, 40_000])
 def test_parts_do_not_show(encoder: EncodecONNX, monkeypatch: pytest.MonkeyPatch, threads: int, samples: int) -> None:
-    """For several threads a span goes through the convolutions in as many parts."""
+    """With several threads, the convolutions process a span in parts, which leave no seams."""
     for batch in (NOISE[:samples], np.stack([NOISE[:samples], NOISE[-samples:]])):
         monkeypatch.setattr(encoder._network, "threads", 1)
         whole = encoder.embed(batch, 24000)
@@ -129,7 +129,7 @@ def test_parts_cover_the_span(reach: int) -> None:
             assert parts[-1, -1] == samples - 1
             for one, following in itertools.pairwise(parts):
                 assert following[0] == one[0] + step
-                assert one[-1] // 320 * 320 >= following[0] + reach * 320  # whole frames, and what is behind them
+                assert one[-1] // 320 * 320 >= following[0] + reach * 320  # whole frames, and the overlap after them
             assert len(parts) <= threads
 
 
@@ -274,7 +274,7 @@ def test_metadata(tmp_path: Path, old: bytes, new: bytes, message: str) -> None:
         EncodecONNX(altered(tmp_path, old, new, "encoder"))
 
 
-# streaming
+# streams
 
 
 @pytest.mark.parametrize("model", [DATA / "encoder.onnx", None])
@@ -288,7 +288,7 @@ def test_blocks_of_audio_give_the_same_tokens(model: Any, chunk: int) -> None:
         for blocks in ([audio], np.split(audio, np.sort(rng.integers(0, samples, 30)))):
             codes = list(encoder.encode_stream(blocks, 24_000, encoder.bandwidths[0], chunk=chunk))
             assert all(c.shape[1] <= max(chunk, 8) for c in codes)
-            # near-ties aside, which rounding may tip
+            # but for near-ties, which rounding may tip
             assert np.mean(np.concatenate(codes, axis=1) != expected) < 0.01
 
 

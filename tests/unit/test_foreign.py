@@ -1,4 +1,4 @@
-"""Files of other exporters (tests/data/foreign, made by tests/foreign/make.py): read, played, converted, refused."""
+"""Files of other exporters (tests/data/foreign, made by tests/foreign/make.py): read, decoded, converted, rejected."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def golden(path: Path) -> dict[str, np.ndarray]:
 
 
 def copied(path: Path, tmp_path: Path) -> Path:
-    """The file alone, without what is beside it."""
+    """A copy of the file alone, without the files beside it."""
     return Path(shutil.copy(path, tmp_path / path.name))
 
 
@@ -127,7 +127,7 @@ def test_a_fixed_length_warns_once_of_shorter_input(path: Path, monkeypatch: pyt
 
 
 def test_windows_are_exact_by_construction() -> None:
-    """Every frame is in one window, ``reach`` frames or more from its ends, but where the sequence ends."""
+    """Every frame is in one window and at least ``reach`` frames from its ends, except where the sequence ends."""
     for length, reach, more in itertools.product((1, 5, 10, 11, 40, 97), (1, 3, 5), (1, 2, 9)):
         size = 2 * reach + more
         for at in (None, size):
@@ -144,7 +144,7 @@ def test_windows_are_exact_by_construction() -> None:
             assert done == length
 
 
-# What a file says, and what is said of it
+# What a file says, and errors about it
 
 
 def test_missing_settings_are_listed(
@@ -193,7 +193,7 @@ def test_settings_out_of_range_or_contradictory(tmp_path: Path) -> None:
 
 
 def test_padding_may_be_said_otherwise() -> None:
-    """sherpa-onnx wants center=1 of all files, so the audio of ``same`` is hop/2 longer at each end, and the same."""
+    """sherpa-onnx requires center=1 in all files; with padding ``same`` the audio is only hop/2 longer at each end."""
     path = FOREIGN / "vocos-22khz-univ.onnx"
     center, same = VocosONNX(path), VocosONNX(path, padding="same")
     mels = golden(path)["mels_31"][0]
@@ -274,7 +274,7 @@ def test_refused_by_name(name: str, message: str) -> None:
         VocosONNX(FOREIGN / "refused" / f"{name}.onnx")
 
 
-# As a model like any other
+# Used like any other model
 
 
 def test_info_pickles_and_names() -> None:
@@ -283,7 +283,7 @@ def test_info_pickles_and_names() -> None:
     mels = golden(FOREIGN / "chattts.onnx")["mels_64"]
     assert np.array_equal(again.decode(mels, check=False), vocos.decode(mels, check=False))
     assert "chattts.onnx: mels, 24000 Hz, float32" in repr(vocos)
-    assert vocos.network.foreign == "input.1 -> 96, 97, 98"  # as torch names what has no name
+    assert vocos.network.foreign == "input.1 -> 96, 97, 98"  # torch's names for unnamed values
 
 
 def test_info_describes_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -327,11 +327,11 @@ def test_convert_refuses_options_that_are_not_for_it(tmp_path: Path, capsys: pyt
     assert not Path(ours).exists()
 
 
-# Graphs that no exporter of a Vocos writes, but that pass the check
+# Graphs that no Vocos exporter writes, but that pass the check
 
 
 def exotic(path: Path, nodes: list[bytes], frames: int | str = "time", bands: int | str = 8) -> Path:
-    """A file of one convolution of 7 taps, and of nodes from "c" to "d", whose mag, x and y are all "d"."""
+    """A file with one convolution of 7 taps to "c", then nodes from "c" to "d"; mag, x and y all equal "d"."""
     rng = np.random.default_rng(0)
     weights = [
         ob.tensor("w", rng.normal(0, 0.2, (33, 8, 7)).astype(np.float32)),
@@ -369,7 +369,7 @@ def test_a_fixed_length_that_is_shorter_than_the_network_sees(tmp_path: Path) ->
 
 @pytest.mark.parametrize("nodes", [MEAN, ROLL])
 def test_a_network_that_sees_all_frames_is_not_cut(tmp_path: Path, nodes: list[bytes]) -> None:
-    """By its operators, or as measured: the other end of the sequence is seen, however short the convolutions are."""
+    """Such a network is recognised by its operators or by measurement, however short its convolutions."""
     vocos = VocosONNX(exotic(tmp_path / "all.onnx", nodes), **SIZES)
     assert (vocos.network.reach, vocos.delay) == (0, 0)
     with pytest.raises(ValueError, match=r"cannot be streamed, since how far its network sees is not known"):

@@ -1,4 +1,4 @@
-"""Every stage against what the real vocos package computed from the same weights."""
+"""Every stage against values that the real vocos package computed from the same weights."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from tests.helpers import imdct, istft
 from vocos_onnx import VocosONNX
 
-# measured differences are a tenth of these or less, relative to the peak
+# relative to the peak; measured differences are at most a tenth of these
 TOLERANCE = 1e-5
 NAMES = ["encodec", "mel", "imdct-symexp", "imdct-cos", "wavenext"]
 
 
 def tolerance_of(name: str) -> float:
-    """Of the waveform: where clipping brings the peak down to 1, the rounding errors are those of values near 70."""
+    """Tolerance of the waveform; where clipping limits the peak to 1, rounding errors are those of values near 70."""
     return 1e-4 if name == "imdct-symexp" else TOLERANCE
 
 

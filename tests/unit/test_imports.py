@@ -1,4 +1,4 @@
-"""What importing and installing the package brings, and what it does not."""
+"""What importing and installing the package loads, and what it must not."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_import_is_light() -> None:
-    """numpy waits for the first name that is used: the command line is ready for signals before it is loaded."""
+    """numpy is imported on first use of a name, so that the command line handles signals before that."""
     modules = loaded_by("import vocos_onnx")
     assert "vocos_onnx" in modules
     assert not modules & {*HEAVY, "onnxruntime", "numpy"}
     modules = loaded_by("from vocos_onnx import VocosONNX, load_audio, save_tokens")
     assert "numpy" in modules
-    assert not modules & {*HEAVY, "onnxruntime"}  # onnxruntime waits for the first model
+    assert not modules & {*HEAVY, "onnxruntime"}  # onnxruntime is imported by the first model
 
 
 def test_public_names_are_there() -> None:
@@ -50,7 +50,7 @@ def test_decoding_needs_neither_torch_nor_scipy() -> None:
 
 
 def test_no_module_of_the_runtime_imports_torch_or_the_export() -> None:
-    """Also where it is not executed; two commands hand over to export and train when they are asked for."""
+    """Not even in code that is not executed, except that two commands import export and train when they run."""
     hand_over = {PACKAGE / "cli" / "export.py": "vocos_onnx_export", PACKAGE / "cli" / "train.py": "vocos_onnx_train"}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -80,7 +80,7 @@ def test_typed() -> None:
 
 
 def test_modules_that_take_time_and_are_not_needed() -> None:
-    """numpy.ma, scipy.signal and the like are looked for where they have been imported, and not imported for that."""
+    """numpy.ma, scipy and others are used only if already imported, never imported by decoding or by audio files."""
     code = """
 import io, sys
 from vocos_onnx import VocosONNX, demo_tokens, load_audio, save_audio

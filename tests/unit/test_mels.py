@@ -1,6 +1,6 @@
-"""Mels of other systems: each convention is the identity that it states, and what is not one is refused by name.
+"""Mels of other systems: each convention restores the model's own mels, and invalid ones raise errors naming the fault.
 
-The inverse of each convention is written here a second time, from what is known of the systems (docs/guides/mels.md).
+The inverse of each convention is written here independently, from the systems' documentation (docs/guides/mels.md).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ BUNDLED = VocosONNX("vocos-mel-24khz-small", threads=1)
 SEEDS = st.integers(0, 2**32 - 1)
 search = settings(max_examples=25, deadline=None, database=None, derandomize=True)
 
-# Of the peak of the audio. What is rounded to float32 is off by 6e-8 of itself: of a log-mel of -10 by 6e-7 for each
-# step of a convention. Measured: 4e-6 for ZipVoice's scale, 2e-5 for a scale, a normalisation and another logarithm.
+# Relative to the peak of the audio. Rounding to float32 has a relative error of 6e-8: 6e-7 in a log-mel of -10 for each
+# operation of a convention. Measured: 4e-6 for ZipVoice's scale, 2e-5 for scale, normalisation and another logarithm.
 ROUNDED = 1e-5
 ALL_ROUNDED = 5e-5
 STREAMED = 1e-5
 
-MATCHA_CONFIG = {  # with the arguments of its fork
+MATCHA_CONFIG = {  # includes the arguments of its fork
     "feature_extractor": {
         "class_path": "vocos.feature_extractors.MelSpectrogramFeatures",
         "init_args": {
@@ -59,7 +59,7 @@ MATCHA_CONFIG = {  # with the arguments of its fork
 
 @pytest.fixture(scope="module")
 def of_matcha(tmp_path_factory: pytest.TempPathFactory) -> VocosONNX:
-    """A Vocos of 80 bands at 22,050 Hz, random weights in the geometry of BSC-LT/vocos-mel-22khz."""
+    """A Vocos of 80 bands at 22,050 Hz with random weights in the geometry of BSC-LT/vocos-mel-22khz."""
     folder = tmp_path_factory.mktemp("vocos-mel-22khz")
     (folder / "config.json").write_text(json.dumps(MATCHA_CONFIG))
     weights = {**random_weights("vocos-mel-22khz"), "head.istft.window": hann_window(1024)}
@@ -68,7 +68,7 @@ def of_matcha(tmp_path_factory: pytest.TempPathFactory) -> VocosONNX:
 
 
 def mels(seed: int, frames: int, *, batch: int | None = None, bands: int = 100) -> Float:
-    """Natural logarithms of magnitudes (C, T) or (B, C, T): noise that is smooth in time and over the bands."""
+    """Natural logarithms of magnitudes (C, T) or (B, C, T): noise that is smooth over time and bands."""
     rng = np.random.default_rng(seed)
     walk = rng.normal(0, 0.5, (batch or 1, bands, frames)).cumsum(axis=2)
     tilt = np.linspace(1, -5, bands)[:, None] + rng.normal(0, 0.3, (batch or 1, bands, 1))
@@ -91,7 +91,7 @@ def same(x: Float) -> Float:
 HANDED_OVER: dict[Any, Callable[[Float], Float]] = {
     "f5": btc, "zipvoice": tenth, "matcha": same, "chattts": same, "mlx": btc
 }  # fmt: skip
-EXACT = [name for name in HANDED_OVER if name != "zipvoice"]  # to divide by 0.1 rounds
+EXACT = [name for name in HANDED_OVER if name != "zipvoice"]  # dividing by 0.1 rounds
 
 
 def joined(stream: Any, chunks: list[Float]) -> Float:
@@ -109,13 +109,13 @@ def test_all_known_conventions_are_tested() -> None:
     assert list(CONVENTIONS) == list(HANDED_OVER)
 
 
-# Each convention is the identity
+# Each convention restores the model's mels
 
 
 @search
 @given(name=st.sampled_from([*HANDED_OVER]), seed=SEEDS, frames=st.integers(2, 40), batch=st.none() | st.integers(1, 3))
 def test_a_known_convention(name: Any, seed: int, frames: int, batch: int | None) -> None:
-    if name == "matcha":  # of 80 bands: below, with a model of those
+    if name == "matcha":  # has 80 bands: tested below with such a model
         return
     given_mels = mels(seed, frames, batch=batch)
     expected = BUNDLED.decode(given_mels)
@@ -159,7 +159,7 @@ def test_lists_and_padded_batches(name: Any, seed: int, frames: list[int]) -> No
     alone = [BUNDLED.decode(item, mels_from=name) for item in items]
     for audio, expected in zip(BUNDLED.decode(items, mels_from=name), alone, strict=True):
         assert np.array_equal(audio, expected)
-    padded = np.full((len(items), 100, max(frames) + 3), np.nan, np.float32)  # whatever the padding holds
+    padded = np.full((len(items), 100, max(frames) + 3), np.nan, np.float32)  # padding may hold anything
     padded = padded if name == "chattts" else padded.swapaxes(1, 2)
     for row, item in zip(padded, items, strict=True):
         row[tuple(slice(size) for size in item.shape)] = item
@@ -171,7 +171,7 @@ def test_lists_and_padded_batches(name: Any, seed: int, frames: list[int]) -> No
 
 
 def test_matcha(of_matcha: VocosONNX) -> None:
-    """As it hands its mels over, and before its own denormalisation, with the statistics of LJSpeech."""
+    """Matcha's mels as passed to its vocoder, and before its own denormalisation with LJSpeech's statistics."""
     assert (of_matcha.sample_rate, of_matcha.config.padding) == (22_050, "same")
     padded = mels(0, 60, batch=2, bands=80)
     expected = of_matcha.decode(padded)
@@ -217,7 +217,7 @@ def test_any_convention(seed: int, axes: Any, log: Any, scale: float, per_band: 
 
 
 def test_the_clip() -> None:
-    """Silence of a system that has 1e-10 for it is the silence of the model."""
+    """Silence in a system that clips at 1e-10 becomes the model's silence."""
     original = mels(0, 30)
     original[40:, 10:20] = np.log(1e-7)
     magnitudes = np.exp(original.astype(np.float64))
@@ -229,7 +229,7 @@ def test_the_clip() -> None:
     assert np.abs(without - expected).max() > 100 * ROUNDED * np.abs(expected).max()
 
 
-# What happens to the audio
+# Changes to the audio
 
 
 def loud(seed: int, frames: int, **options: Any) -> Float:
@@ -325,7 +325,7 @@ def test_bad_fields(fields: Any, message: str) -> None:
         MelConvention(**fields)
 
 
-# What does not fit
+# Invalid arguments
 
 
 def ways(vocos: VocosONNX, array: Any, **options: Any) -> Iterator[Callable[[], Any]]:
@@ -431,7 +431,7 @@ def test_lengths_where_there_is_no_batch() -> None:
 
 
 def test_lengths_of_tokens(encodec: VocosONNX) -> None:
-    """In both layouts, and with a special token as padding."""
+    """``lengths`` works in both layouts, and with a special token as padding."""
     tokens = np.random.default_rng(0).integers(1024, size=(3, 2, 9))
     lengths = [9, 1, 4]
     for row, length in zip(tokens, lengths, strict=True):
@@ -480,7 +480,7 @@ def test_the_hints_for_axes(batch: int | None) -> None:
 
 
 def test_the_hint_for_mels_of_zipvoice() -> None:
-    """Which are told by their range, while the axes alone are not enough to tell them."""
+    """They are recognised by their range, since their axes alone do not identify them."""
     original = mels(0, 60)
     with pytest.raises(ValueError, match=r'scaled by 0\.1: pass mels_from="zipvoice", or mels\.T / 0\.1$'):
         BUNDLED.decode(tenth(original))
@@ -526,7 +526,7 @@ def test_mels_of_as_many_frames_as_bands(caplog: pytest.LogCaptureFixture, monke
 
 @pytest.fixture(scope="module")
 def speech() -> Float:
-    """Mels (C, T) of two seconds of a recording, from its tokens."""
+    """Mels (C, T) of the first 200 frames of a recording, decoded from tokens."""
     with np.load(default_model().parent / "speech_it_f_paola_48k.npz") as archive:
         audio = VocosONNX(threads=1).decode(archive["tokens"])
     return BUNDLED.features(audio, 24_000)[:, :200]
@@ -534,11 +534,11 @@ def speech() -> Float:
 
 def test_check(speech: Float, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
     decibels = speech * np.float32(20 / np.log(10))
-    fresh = VocosONNX("vocos-mel-24khz-small", threads=1)  # of others it is not each call that is looked at
+    fresh = VocosONNX("vocos-mel-24khz-small", threads=1)  # a model that has made calls checks only some
     monkeypatch.setattr(once, "_warned", set())
     for way in ways(BUNDLED, decibels, check=False):
         way()
-    for _ in range(40):  # each call, not some
+    for _ in range(40):  # every call is checked
         with pytest.raises(ValueError, match=r"cannot be the mels that this model decodes: .*look like decibels"):
             BUNDLED.decode(decibels, check=True)
     for way in ways(BUNDLED, decibels, check=True):
@@ -555,8 +555,8 @@ def test_check(speech: Float, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.W
     assert not recwarn.list
     with pytest.warns(UserWarning, match=r"look like decibels: .*check=False silences this"):
         fresh.decode(decibels)
-    fresh.decode(decibels)  # once
-    with pytest.raises(ValueError, match="cannot be the mels"):  # also after the warning
+    fresh.decode(decibels)  # it warns only once
+    with pytest.raises(ValueError, match="cannot be the mels"):  # even after the warning
         BUNDLED.decode(decibels, check=True)
     for check in (1, "yes", 0):
         with pytest.raises(ValueError, match=r"check is .*, expected None"):
@@ -620,7 +620,7 @@ def test_the_remedy_is_what_to_pass(axes: Any, wrong: Callable[[Float], Float], 
 
 
 def test_a_model_that_does_not_say_how_its_mels_are_made(speech: Float) -> None:
-    """A file of another exporter: the check has the settings that most models have."""
+    """For a file of another exporter, the check assumes the settings of most models."""
     stock = stock_mel(BUNDLED.config)
     assert (stock.n_fft, stock.hop_length, stock.n_mels, stock.clip) == (1024, 256, 100, 1e-5)
     assert (stock.f_max, stock.padding) == (12_000, "center")
@@ -652,7 +652,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert main(["decode", "-y", str(tmp_path / "handed.npy"), str(output), *options, "--mels-from", name]) == 0
             given_audio = load_audio(output, 24_000)
             assert given_audio.shape == expected.shape
-            assert np.abs(given_audio - expected).max() <= 2**-15  # of 16 bits, where a sample may round the other way
+            assert np.abs(given_audio - expected).max() <= 2**-15  # at 16 bits, a sample may round the other way
     capsys.readouterr()
     file = str(tmp_path / "handed.npy")
     for arguments, message in (

@@ -1,4 +1,4 @@
-"""Numbers that can go wrong: the audio is finite, or there is an error that says which stage made it so."""
+"""Extreme numbers: the audio is finite, or an error names the stage that made it non-finite."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_nan_in_the_weights(name: str, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("scale", [0.0, 1e-45, 1e-38, 1.0, 1e4, 1e10, 1e20, 1e30, 3e38])
 def test_features_of_any_size(name: str, scale: float) -> None:
-    """Denormals, magnitudes whose exp overflows, and values whose squares do."""
+    """Features may be denormal, overflow in exp, or overflow when squared."""
     vocos = VocosONNX(DATA / f"{name}.onnx")
     rng = np.random.default_rng(0)
     features = (rng.uniform(-1, 1, (vocos.config.feature_channels, 40)) * scale).astype(np.float32)
@@ -57,7 +57,7 @@ def test_features_of_any_size(name: str, scale: float) -> None:
         assert "the network gave NaN" in str(error)
     else:
         assert np.isfinite(audio).all()
-        # magnitudes are at most 100: 641 bins of them, for each sample that four frames add to
+        # magnitudes are at most 100, in 641 bins; four frames add up in each sample
         assert np.abs(audio).max() < 1e4
 
 

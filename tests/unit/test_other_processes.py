@@ -1,6 +1,6 @@
-"""Models go to the workers of multiprocessing and concurrent.futures as they are; each process opens its own session.
+"""Models can be sent to workers of multiprocessing and concurrent.futures; each process opens its own session.
 
-With joblib and with torch's DataLoader: tests/parity/test_workers.py; with Ray: tests/batch_ray/.
+tests/parity/test_workers.py does so with joblib and torch's DataLoader, tests/batch_ray/ with Ray.
 """
 
 from __future__ import annotations

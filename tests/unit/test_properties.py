@@ -1,4 +1,4 @@
-"""Properties that hold for any input, searched for exceptions by hypothesis."""
+"""Properties that hold for any input; hypothesis searches for counterexamples."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_each_code_is_the_nearest(seed: Any, count: Any, frames: Any) -> None:
 @search
 @given(seed=SEEDS, frames=st.integers(1, 20), quarter=st.integers(2, 40), pieces=st.sampled_from([2, 3, 4, 8]))
 def test_the_inverse_undoes_the_transform(seed: Any, frames: Any, quarter: Any, pieces: Any) -> None:
-    """STFT, then inverse: the samples that no edge is missing for."""
+    """STFT, then inverse, restores every sample that all its frames cover."""
     hop = 2 * quarter
     n_fft = hop * pieces
     audio = np.random.default_rng(seed).normal(size=(1, (frames - 1) * hop + n_fft))
@@ -72,7 +72,7 @@ def test_the_inverse_undoes_the_transform(seed: Any, frames: Any, quarter: Any, 
     trim = (n_fft - hop) // 2
     back = istft(spectrum, n_fft, hop, "same")
     assert back.shape == (1, frames * hop + (n_fft - hop) % 2)
-    # a periodic Hann window begins with a zero: one sample at the very edge may be of no frame
+    # a periodic Hann window begins with a zero, so no frame may cover one sample at the very edge
     np.testing.assert_allclose(back, audio[:, trim : trim + back.shape[1]], rtol=0, atol=1e-3)
 
 
@@ -92,7 +92,7 @@ def test_resampling_in_blocks(seed: Any, rate: Any, cuts: Any) -> None:
 @search
 @given(seed=SEEDS, gain=st.floats(0.01, 10), samples=st.integers(1024, 4000))
 def test_louder_audio_has_higher_mels(seed: Any, gain: Any, samples: Any) -> None:
-    """ln(mel) of gain · x is ln(mel) of x, plus ln(gain)."""
+    """ln(mel(gain · x)) equals ln(mel(x)) + ln(gain)."""
     from vocos_onnx.dsp.mel import MelFeatures
 
     mel = MelFeatures(1024, 256, 100, "center", 0.0, 12_000.0, clip=1e-30)
@@ -108,4 +108,4 @@ def test_encoding_in_blocks(seed: Any, samples: Any, chunk: Any) -> None:
     expected = ENCODER.encode(audio, 24_000, 0.75)
     codes = np.concatenate(list(ENCODER.encode_stream([audio], 24_000, 0.75, chunk=chunk)), axis=1)
     assert codes.shape == expected.shape == (1, -(-samples // 320))
-    assert np.mean(codes != expected) <= 0.1  # near-ties, which rounding may tip
+    assert np.mean(codes != expected) <= 0.1  # rounding may tip near-ties

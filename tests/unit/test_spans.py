@@ -1,4 +1,4 @@
-"""Spans: cut anywhere, on any number of threads, the audio is that of the whole; and the pool of threads itself."""
+"""Spans: split anywhere, on any number of threads, the audio is that of the whole; and the thread pool itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vocos_onnx.workers import AHEAD, in_order
 
 MODELS = sorted(path.stem for path in DATA.glob("*.onnx") if not path.stem.startswith("encoder"))
 OLDER = [f"format-{version}/{name}" for version in (4, 5) for name in ("encodec", "encodec-int8", "imdct-symexp")]
-SPAN = 60  # frames in these tests, in the place of ALONE
+SPAN = 60  # frames; replaces ALONE in these tests
 
 
 def random_input(vocos: VocosONNX, frames: int, batch: int | None = None, seed: int = 0) -> Any:
@@ -48,24 +48,24 @@ def opened(name: str, threads: int) -> VocosONNX:
 
 
 def cut_anyway(vocos: VocosONNX) -> VocosONNX:
-    """The same model, which cuts whatever is long enough for it, whether that is faster or not."""
+    """Make the model split everything that is long enough, even where that is not faster."""
     vocos._plan = dataclasses.replace(vocos._plan, waiting=10.0)
     return vocos
 
 
 def with_threads_inside(vocos: VocosONNX) -> VocosONNX:
-    """The same model, which computes whole items in the graph with a state, as on other providers."""
+    """Make the model compute whole items in one call, as on other providers."""
     vocos._plan = Plan(vocos._plan.reach, None)
     return vocos
 
 
-# However it is cut
+# Any split gives the same audio
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("name", [*MODELS, *OLDER])
 def test_lengths_at_the_boundaries(monkeypatch: pytest.MonkeyPatch, name: str, threads: int) -> None:
-    """Those at which a span more begins, at which threads inside operators are enough, and one around each."""
+    """Lengths at which one more span begins or at which threads inside operators suffice, and one around each."""
     monkeypatch.setattr(spans, "ALONE", SPAN)
     vocos, whole = cut_anyway(opened(name, threads)), with_threads_inside(opened(name, 1))
     reach = vocos.network.reach
@@ -80,7 +80,7 @@ def test_lengths_at_the_boundaries(monkeypatch: pytest.MonkeyPatch, name: str, t
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_any_call(name: str, data: st.DataObject) -> None:
-    """Arrays, batches and lists, on 1 to 4 threads, with spans of any length."""
+    """Arrays, batches and lists, on 1 to 4 threads, with any span length."""
     vocos = opened(name, data.draw(st.integers(1, 4)))
     if data.draw(st.booleans()):
         cut_anyway(vocos)
@@ -101,7 +101,7 @@ def test_any_call(name: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_again_the_same_bits(monkeypatch: pytest.MonkeyPatch, name: str, threads: int) -> None:
-    """For a number of threads; another object, and a process that decodes from several threads, too."""
+    """For a given number of threads the audio is bit-identical, for another object and for concurrent callers too."""
     monkeypatch.setattr(spans, "ALONE", SPAN)
     vocos, other = (cut_anyway(opened(name, threads)) for _ in range(2))
     bandwidth_id = 0 if vocos.config.num_bandwidth_ids else None
@@ -122,7 +122,7 @@ def test_again_the_same_bits(monkeypatch: pytest.MonkeyPatch, name: str, threads
 
 @pytest.mark.parametrize("name", ["encodec", "encodec-int8", "imdct-symexp"])
 def test_both_branches_are_the_same_network(name: str) -> None:
-    """That for whole sequences, and that which goes on from a state; the former has fewer operators."""
+    """The branch for whole sequences, which has fewer operators, gives the results of the one that takes a state."""
     vocos, stepwise = opened(name, 2), opened(name, 2)
     network = vocos.network
     bandwidth_id = 1 if vocos.config.num_bandwidth_ids else None
@@ -136,7 +136,7 @@ def test_both_branches_are_the_same_network(name: str) -> None:
 
 
 def test_sessions_open_when_they_are_needed() -> None:
-    """A stream's takes the place of that for short input, whose results stay the same to the bit."""
+    """A stream's session replaces that for short input, whose results stay bit-identical."""
     vocos = opened("encodec", 2)
     item = random_input(vocos, 6)
     sessions = vocos.network._session._sessions
@@ -166,7 +166,7 @@ def test_encoders(name: str) -> None:
                 assert np.array_equal(several.encode(audio, one.sample_rate, bandwidth), streamed)
 
 
-# What is computed side by side
+# What is computed in parallel
 
 
 def _frames(length: int, batch: int = 1) -> Frames:
@@ -182,9 +182,9 @@ def _frames(length: int, batch: int = 1) -> Frames:
         ([_frames(400)], 2, "int8", 2),
         ([_frames(750)], 4, "float32", 4),
         ([_frames(4500)], 2, "float32", 10),
-        ([_frames(1501)], 2, "float32", 4),  # a number that the threads share
+        ([_frames(1501)], 2, "float32", 4),  # an even number for the two threads
         ([_frames(75)] * 10, 2, "float32", 10),
-        ([_frames(75, 10)], 2, "float32", 2),  # rows of a batch
+        ([_frames(75, 10)], 2, "float32", 2),  # the rows of a batch
         ([_frames(75), _frames(75)], 2, "float32", 2),
         ([_frames(750), _frames(20)], 2, "float32", 3),
         ([_frames(75)], 1, "float32", 1),
@@ -220,7 +220,7 @@ def test_spans_cover_everything_once(sizes: list[tuple[int, int]], threads: int,
 
 
 def test_threads_of_a_process_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight calls of two spans each at once, and never more of them in the network than there are CPUs."""
+    """With eight concurrent calls of two spans each, no more spans are in the network than there are CPUs."""
     monkeypatch.setattr(spans, "ALONE", SPAN)
     vocos = cut_anyway(opened("mel", 2))
     running, most, lock = 0, 0, threading.Lock()
@@ -249,11 +249,11 @@ def test_threads_of_a_process_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     assert 1 < most <= max(2, available_cpus())
 
 
-# The pool
+# The thread pool
 
 
 def test_order_and_bound() -> None:
-    """Results come in order, and no more items are taken than threads ask for."""
+    """Results come in order, and items are consumed only a bounded number ahead of the results."""
     taken, done, running, most = 0, 0, 0, 0
     lock = threading.Lock()
 
@@ -282,7 +282,7 @@ def test_order_and_bound() -> None:
 
 
 def test_a_long_item_keeps_no_thread_idle() -> None:
-    """Those after it go on."""
+    """While it runs, another thread processes the items after it."""
     first, others = threading.Event(), []
 
     def item(i: int) -> int:
@@ -318,7 +318,7 @@ def test_the_first_error_ends_it() -> None:
 
 
 def test_closed_early() -> None:
-    """When the iterator is closed, nothing of it is running."""
+    """Once the iterator is closed, none of its work is running."""
     running = threading.Semaphore(0)
 
     def slow(i: int) -> int:
@@ -355,7 +355,7 @@ features = np.random.default_rng(0).normal(size=(8, 5000)).astype(np.float32)
 
 
 def test_at_the_exit_of_the_interpreter(tmp_path: Path) -> None:
-    """When no thread may start any more, the thread that calls does the work."""
+    """When no more threads can start, the calling thread does the work."""
     code = (
         START
         + """
@@ -387,7 +387,7 @@ import time; time.sleep(0.5)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_after_a_fork(tmp_path: Path) -> None:
-    """A child has threads of its own, and its pool is not that of its parent."""
+    """A forked child gets its own thread pool instead of its parent's."""
     code = (
         START
         + """
@@ -406,7 +406,7 @@ assert np.array_equal(vocos.decode(features), expected)
 
 
 def test_threads_start_when_they_are_needed(tmp_path: Path) -> None:
-    """Neither the import nor a short decode starts the pool; a long one starts as many threads as there are CPUs."""
+    """Neither the import nor a short decode starts the pool; a long one starts at most as many threads as CPUs."""
     code = (
         START
         + """

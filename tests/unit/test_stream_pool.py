@@ -1,4 +1,4 @@
-"""Streams that share the network give what each gives alone; and whatever one of them does, no other is held up."""
+"""Streams that share the network give the audio of streams alone, and none can block another."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from hypothesis import strategies as st
 from tests.helpers import DATA, FORKS, ROOT
 from vocos_onnx import Stream, StreamPool, VocosONNX, stream_pool
 
-TIMEOUT = 60  # seconds after which a thread hangs
+TIMEOUT = 60  # seconds after which a thread counts as hanging
 NAMES = ("encodec", "mel", "imdct-symexp", "wavenext", "encodec-int8", "mel-int8", "mel-istft")
 MODELS = {name: VocosONNX(DATA / f"{name}.onnx", threads=2) for name in NAMES}
 search = settings(max_examples=25, deadline=None, database=None, derandomize=True)
 
 
 class Thread(threading.Thread):
-    """Runs a function; ``result`` is what that returns, or raises what it raises."""
+    """Runs a function; ``result`` returns its result or raises its exception."""
 
     def __init__(self, function: Callable[[], Any]):
         super().__init__(daemon=True)
@@ -75,7 +75,7 @@ def check(given: np.ndarray, expected: np.ndarray, vocos: VocosONNX) -> None:
     assert given.shape == expected.shape
     peak = (
         100 if vocos.config.head == "imdct_symexp" else np.abs(expected).max(initial=0)
-    )  # of what is clipped, see test_streams
+    )  # before clipping, see test_streams
     assert np.abs(given - expected).max(initial=0) <= 1e-5 * peak
 
 
@@ -88,7 +88,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def narrow() -> VocosONNX:
-    """On one thread, so that streams wait for one another: on two, the chunks of two would be in calls of their own."""
+    """A model on one thread, so that streams wait for each other; on two, two chunks would go in separate calls."""
     return VocosONNX(DATA / "encodec.onnx", threads=1)
 
 
@@ -102,7 +102,7 @@ def encodec() -> VocosONNX:
     return MODELS["encodec"]
 
 
-# what streams do at random: chunks of these lengths, a look-ahead, and what happens after them
+# a random plan for a stream: chunk lengths, look-ahead, and how it ends
 PLANS = st.tuples(
     st.lists(st.integers(0, 40), min_size=1, max_size=6),
     st.none() | st.integers(0, 9),
@@ -123,7 +123,7 @@ PLANS = st.tuples(
 def test_random_streams(
     name: str, plans: Any, seed: int, max_wait: float, threads: int, frames: int, side_by_side: int | None
 ) -> None:
-    """Joins, leaves, errors and chunkings, over several threads: the audio is that of a stream alone."""
+    """With streams joining, leaving and failing at random in several threads, the audio is that of a stream alone."""
     vocos = MODELS[name]
     jobs = list(enumerate(plans))
 
@@ -167,8 +167,8 @@ def test_random_streams(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_chunks_go_together(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one call, where both wait; of 16 streams no frame goes in twice."""
-    vocos = VocosONNX(DATA / f"{name}.onnx", threads=1)  # so that calls are not made side by side
+    """Waiting chunks share one call, and of 16 streams each frame is computed once."""
+    vocos = VocosONNX(DATA / f"{name}.onnx", threads=1)  # one call at a time
     calls: list[tuple[int, int]] = []
     step = vocos.network.step
 
@@ -182,7 +182,7 @@ def test_chunks_go_together(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         stream, other = pool.open(), pool.open()
         waiting = waiting_push(pool, stream, other, tokens)
         other.push(tokens[:, :12])
-        stream.close()  # which still has 8 frames to go, or has not
+        stream.close()  # 8 of its frames may still be waiting
         with suppress(RuntimeError):
             waiting.result()
         assert calls[:4] == [(1, 20)] * 3 + [(2, 12)]
@@ -198,7 +198,7 @@ def test_chunks_go_together(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_threads_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that computes on one thread makes as many calls side by side as its pool has threads, and no more."""
+    """A model on one thread makes exactly as many concurrent calls as its pool has threads."""
     vocos = VocosONNX(DATA / "encodec.onnx", threads=1)
     inside: list[int] = []
     gate = threading.Event()
@@ -224,7 +224,7 @@ def test_threads_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_calls_take_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all streams that wait or are in a call: beside a call of 4 streams, 6 that wait go 5 together, then 1."""
+    """A call takes its share of all waiting and running streams: beside a call of 4, 6 waiting ones go as 5, then 1."""
     vocos = VocosONNX(DATA / "encodec.onnx", threads=2)
     calls: list[int] = []
     gates = {batch: threading.Event() for batch in (1, 3, 4)}
@@ -325,7 +325,7 @@ def test_no_more_than_max_streams(encodec: VocosONNX) -> None:
             with pytest.raises(RuntimeError, match=full):
                 pool.open()
             stream.push(tokens)
-            stream.reset()  # keeps the place
+            stream.reset()  # keeps its place
             end(stream)
             assert len(pool) == 1
             third = pool.open()
@@ -376,7 +376,7 @@ def test_a_closed_pool(encodec: VocosONNX) -> None:
 
 
 def waiting_push(pool: StreamPool, stream: Stream, other: Stream, tokens: np.ndarray) -> Thread:
-    """A push to ``stream`` that waits for ``other``, which has pushed without a pause before."""
+    """A push to ``stream`` that waits for ``other``, which has just pushed several times without a pause."""
     for _ in range(3):
         other.push(tokens)
     waiting = Thread(lambda: stream.push(tokens))
@@ -387,7 +387,7 @@ def waiting_push(pool: StreamPool, stream: Stream, other: Stream, tokens: np.nda
 
 @pytest.mark.parametrize("what", ["pool", "stream", "other", "flush"])
 def test_waiting_pushes_end(narrow: VocosONNX, what: str) -> None:
-    """One that waits for another stream gets an error when the pool or itself is closed, and goes on when that ends."""
+    """A waiting push gets an error if its stream or the pool closes, and continues if the other stream ends."""
     tokens = random_input(narrow, 20, 0)
     with narrow.stream_pool(max_wait=1e6) as pool:
         stream, other = pool.open(), pool.open()
@@ -428,7 +428,7 @@ def test_one_that_stalls_is_waited_for_once(narrow: VocosONNX) -> None:
     "error", [MemoryError("no more"), RuntimeError("broken"), UnicodeDecodeError("a", b"", 0, 1, "b")]
 )
 def test_the_network_fails(encodec: VocosONNX, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All whose chunks are in the call get the error; the pool goes on."""
+    """Every stream in the failing call gets the error; the pool stays usable."""
     tokens = random_input(encodec, 50, 0)
     step = encodec.network.step
     is_broken = threading.Event()
@@ -461,7 +461,7 @@ def test_the_network_fails(encodec: VocosONNX, error: Exception, monkeypatch: py
 
 
 def test_audio_that_is_not_finite(encodec: VocosONNX, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream whose spectrum overflows fails alone, though others are in the same calls."""
+    """A stream with a non-finite spectrum fails alone, even if others are in the same calls."""
     tokens = [random_input(encodec, 60, i) for i in range(5)]
     bad = np.full((encodec.config.feature_channels, 20), 12345, np.float32)
     step = encodec.network.step
@@ -501,11 +501,11 @@ def test_two_threads_on_one_stream(narrow: VocosONNX) -> None:
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt at the n-th line that this thread runs in stream_pool.py, as Ctrl-C may anywhere.
+    """Raises KeyboardInterrupt at the n-th line that this thread runs in stream_pool.py, as Ctrl-C could.
 
-    Not at a ``with``: a trace function is called there at the end, too, where Python handles no signal. Nor at the end
-    of a turn of a comprehension: what a trace function raises there in Python 3.12 and 3.13 skips the ``with`` around
-    it, which no signal does.
+    Skips ``with`` lines, where the trace function is also called on exit, when Python handles no signals. Also skips
+    the end of a comprehension's iteration: in Python 3.12 and 3.13 an exception raised there by a trace function
+    bypasses the surrounding ``with``, which no signal does.
     """
 
     def __init__(self, number: int):
@@ -533,7 +533,7 @@ class Interrupt:
 
 @pytest.mark.parametrize(("cpus", "of_pool"), [(1, None), (2, None), (1, 2)])
 def test_an_interrupted_thread_holds_up_nobody(encodec: VocosONNX, cpus: int, of_pool: int | None) -> None:
-    """At every line of the code that threads share, while others push: theirs goes on, and is right."""
+    """After an interrupt at any line of the shared code, other streams still finish with correct audio."""
     vocos = VocosONNX(DATA / "encodec.onnx", threads=cpus)
     tokens = random_input(encodec, 30, 0)
     chunks = np.split(tokens, 3, axis=1)
@@ -600,7 +600,7 @@ def test_bad_arguments_of_open(encodec: VocosONNX) -> None:
         ):
             with pytest.raises(ValueError, match=message):
                 pool.open(**options)
-        stream = pool.open()  # none of them has kept a place
+        stream = pool.open()  # the failed calls keep no place
         stream.push(random_input(encodec, 5, 0))
         with pytest.raises(
             ValueError, match="this chunk is tokens of 1 codebook, and those before it were tokens of 2"
@@ -666,7 +666,7 @@ print("done")
 
 @pytest.mark.parametrize("program", [FORK, DAEMONS])
 def test_a_process_ends(program: str) -> None:
-    """A forked child, which gets errors instead of hanging; and an interpreter whose daemon threads push."""
+    """A forked child gets errors instead of hanging, and an interpreter exits cleanly while daemon threads push."""
     command = [sys.executable, "-W", FORKS, "-c", program, str(DATA / "encodec.onnx")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

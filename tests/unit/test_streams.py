@@ -1,4 +1,4 @@
-"""Streaming, long and ragged input give what decoding in one piece gives."""
+"""Streamed, long and ragged input gives the audio of a single whole decode."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def random_input(vocos: VocosONNX, frames: int, seed: int = 0) -> np.ndarray:
 
 
 def cuts(frames: int, rng: np.random.Generator) -> list[int]:
-    """A random chunking: where each chunk ends."""
+    """The chunk ends of a random chunking."""
     inner: Any = rng.choice(np.arange(1, frames), rng.integers(0, min(frames, 30)), replace=False) if frames > 1 else []
     return [*sorted(int(i) for i in inner), frames]
 
@@ -48,7 +48,7 @@ def streamed(vocos: VocosONNX, given: np.ndarray, ends: list[int], **options: An
 def check(given: np.ndarray, expected: np.ndarray, vocos: VocosONNX) -> None:
     assert given.dtype == np.float32
     assert given.shape == expected.shape
-    # an MDCT model that clips at 1 adds up coefficients of up to 100, and rounds accordingly
+    # an MDCT model that clips at 1 sums coefficients of up to 100, with rounding errors to match
     peak = 100 if vocos.config.head == "imdct_symexp" else np.abs(expected).max(initial=0)
     assert np.abs(given - expected).max(initial=0) <= 1e-5 * peak
 
@@ -84,7 +84,7 @@ def test_the_generator(vocos: VocosONNX) -> None:
 
 
 def test_audio_comes_as_early_as_it_can() -> None:
-    """As late as the network sees ahead, and the samples that the frames after that overlap."""
+    """The delay is only the network's look-ahead plus the samples that later frames overlap."""
     vocos = VocosONNX(DATA / "encodec.onnx")
     assert vocos.delay == 9  # three convolutions
     stream, tokens = vocos.stream(), random_input(vocos, 60)
@@ -96,7 +96,7 @@ def test_audio_comes_as_early_as_it_can() -> None:
 
 
 def test_delay_of_a_stream(vocos: VocosONNX) -> None:
-    """Of n frames, n·hop - delay_samples samples are emitted, with any look-ahead."""
+    """After n frames, n·hop - delay_samples samples have been emitted, with any look-ahead."""
     given = random_input(vocos, 40)
     for lookahead in range(vocos.delay + 1):
         stream, emitted = vocos.stream(lookahead=lookahead), 0
@@ -142,7 +142,7 @@ def test_less_lookahead_is_earlier_and_less_exact() -> None:
         stream = vocos.stream(lookahead=lookahead)
         parts = [stream.push(tokens[:, i : i + 4]) for i in range(0, 200, 4)]
         first = next(i for i, part in enumerate(parts) if part.size)
-        # a frame's own half beyond its hop waits for the frames after it
+        # the samples of a frame that later frames overlap have to wait for those
         late = lookahead * vocos.hop_length + (vocos.config.n_fft - vocos.hop_length) // 2
         assert first == late // (4 * vocos.hop_length)
         audio = np.concatenate([*parts, stream.flush()])
@@ -183,7 +183,7 @@ def test_items_of_a_list_may_have_different_bandwidths() -> None:
 
 
 def test_batches_of_a_device_are_bounded() -> None:
-    """However many items there are; and a long one does not make the rows of many short ones as long."""
+    """Batches are bounded for any number of items, and long items do not pad many short ones to their length."""
     features = [np.zeros((1, 8, length), np.float32) for length in (*[10] * 3000, 1500, 700, 10)]
     items = [Frames(item, None, i % 2, is_batch=False) for i, item in enumerate(features)]
     seen = []
@@ -198,7 +198,7 @@ def test_batches_of_a_device_are_bounded() -> None:
 
 
 def test_a_list_in_the_graph_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a GPU is given: one batch, and no item sees what the others are padded with."""
+    """A GPU gets the list as one batch, and padding does not affect any item."""
     vocos, plain = VocosONNX(DATA / "mel-istft.onnx"), VocosONNX(DATA / "mel.onnx")
     items = [random_input(vocos, frames, frames) for frames in NASTY]
     expected = plain.decode(items)
@@ -214,7 +214,7 @@ def test_a_list_in_the_graph_of_a_device(monkeypatch: pytest.MonkeyPatch) -> Non
     for given, alone in zip(vocos.decode(items), expected, strict=True):
         check(given, alone, vocos)
     assert calls == [(len(NASTY), 8, 1000)]
-    # a long one goes alone, in blocks: it would make the batch as long
+    # a long item goes alone, in blocks, since it would pad the whole batch to its length
     monkeypatch.setattr("vocos_onnx.spans.LONGEST", 999)
     for given, alone in zip(vocos.decode(items), expected, strict=True):
         check(given, alone, vocos)
@@ -222,7 +222,7 @@ def test_a_list_in_the_graph_of_a_device(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_state_of_a_stream_stays_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bound to the CPU in place of a GPU: what stays there goes in again, and the audio is the same."""
+    """With the CPU in place of a GPU, the state stays on the device between calls, and the audio is the same."""
     for name in ("encodec", "mel"):
         vocos = VocosONNX(DATA / f"{name}.onnx")
         given = random_input(vocos, 300)
@@ -249,7 +249,7 @@ def test_the_state_of_a_stream_stays_on_the_device(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("device", [None, ("cpu", 0)])
 def test_what_fails_in_the_network_says_so(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also on a device, where onnxruntime's exceptions are others."""
+    """Also on a device, where onnxruntime raises other exceptions."""
     vocos = VocosONNX(DATA / "encodec.onnx")
     monkeypatch.setattr(vocos.network._session, "_device", device)
     inputs = vocos.network._inputs
@@ -273,7 +273,7 @@ def test_no_memory_on_a_device(text: str) -> None:
 
 
 def one_after_another(frames: np.ndarray, padding: str) -> np.ndarray:
-    """Frames (B, T, hop) that do not overlap -> audio; half a frame is trimmed at both ends with "center" padding."""
+    """Frames (B, T, hop) without overlap -> audio; "center" padding trims half a frame at both ends."""
     trim = frames.shape[2] // 2 if padding == "center" else 0
     audio = frames.reshape(len(frames), -1)
     return audio[:, trim : audio.shape[1] - trim]
@@ -288,7 +288,7 @@ def one_after_another(frames: np.ndarray, padding: str) -> np.ndarray:
 )  # fmt: skip
 @pytest.mark.parametrize("padding", ["same", "center"])
 def test_overlap_add_in_stretches(head: str, n_fft: int, hop: int, padding: str) -> None:
-    """Also hops that do not divide the frame, or of more than half of it: there the end cuts off earlier frames too."""
+    """Hops may not divide the frame, or exceed half of it; then the end also trims earlier frames."""
     rng = np.random.default_rng(0)
     spectrum: Any
     for frames in (1, 2, 3, 20):
@@ -316,7 +316,7 @@ def test_overlap_add_in_stretches(head: str, n_fft: int, hop: int, padding: str)
 
 
 def test_samples_with_center_padding(tmp_path: Path) -> None:
-    """Half a frame less at both ends, in whole, in streams of any cut, and in streams of a pool."""
+    """Audio is half a frame shorter at both ends, in whole decodes, streams with any chunks, and pooled streams."""
     old, new = b'"padding": "same", "clip_audio": true', b'"padding":"center","clip_audio": true'
     path = altered(tmp_path, old, new, "wavenext")
     same, center = VocosONNX(DATA / "wavenext.onnx"), VocosONNX(path)
@@ -345,7 +345,7 @@ def test_samples_with_center_padding(tmp_path: Path) -> None:
 
 
 def test_a_network_of_unknown_reach_is_not_streamed() -> None:
-    """A VocosResNetBackbone in a file of format 5 does not say how far it sees."""
+    """A file of format 5 with a VocosResNetBackbone does not say how far its network sees."""
     vocos = VocosONNX(DATA / "format-5" / "imdct-cos.onnx")
     assert vocos.delay == 0
     with pytest.raises(
@@ -358,7 +358,7 @@ def test_a_network_of_unknown_reach_is_not_streamed() -> None:
 
 
 def test_a_stream_refuses_what_follows_an_error() -> None:
-    """A chunk that is missing moves all that follows: until reset() nothing goes on, whatever the error was."""
+    """A missing chunk would shift all later audio, so after any error a stream rejects calls until reset()."""
     vocos = VocosONNX(DATA / "encodec.onnx")
     tokens = random_input(vocos, 20)
     features = vocos.codes_to_features(tokens)[0]
@@ -420,7 +420,7 @@ def test_errors_within_the_network(error: Any, vocos: VocosONNX, monkeypatch: py
 
 
 def test_empty_chunks_give_nothing(vocos: VocosONNX) -> None:
-    """At the start, in the middle, at the end; of any type, as a queue that has run dry returns them."""
+    """They may come at the start, in the middle or at the end, and have any dtype, as from an empty queue."""
     given = random_input(vocos, 30)
     stream = vocos.stream()
     audio = [
@@ -436,7 +436,7 @@ def test_empty_chunks_give_nothing(vocos: VocosONNX) -> None:
 
 
 def test_reset_is_a_new_stream(vocos: VocosONNX) -> None:
-    """After the flush, in the middle, before anything, twice: with the same settings, to the last bit."""
+    """After a flush, mid-stream, before any chunk, or twice, reset gives the same bits with the same settings."""
     given, other = random_input(vocos, 50), random_input(vocos, 70, seed=1)
     each: tuple[dict[str, Any], ...] = ({}, {"lookahead": 2})
     for options in each:
@@ -474,7 +474,7 @@ def test_after_the_flush() -> None:
 
 
 def test_generators_end_with_an_error(encodec: VocosONNX, mel: VocosONNX) -> None:
-    """What comes after the error is never given: not from the chunk after the bad one, not from the rest of a tape."""
+    """After the error they yield nothing, neither from chunks after the bad one nor from the rest of the recording."""
     tokens = random_input(encodec, 40)
     bad = tokens + 1024
     given = encodec.decode_stream([tokens, bad, tokens])
@@ -603,7 +603,7 @@ def test_threads_are_the_cpus_that_the_process_may_use(
 
 
 def test_a_chunk_that_is_given_up_ends_the_stream(encodec: VocosONNX) -> None:
-    """What followed would come at another time."""
+    """Abandoning its blocks stops the stream, since later audio would be shifted in time."""
     stream, tokens = encodec.stream(), np.zeros((2, 4000), int)
     expected = stream.push(tokens)
     stream.reset()
@@ -628,7 +628,7 @@ def test_a_chunk_that_is_given_up_ends_the_stream(encodec: VocosONNX) -> None:
 
 
 def test_blocks_that_were_never_begun_are_missed(encodec: VocosONNX) -> None:
-    """An iterator of push_blocks has the place in the sequence at which it was made."""
+    """An iterator of push_blocks holds its place in the sequence, even if it is never started."""
     tokens = random_input(encodec, 60)
     expected = streamed(encodec, tokens, [30, 60])
     stream = encodec.stream()
@@ -639,16 +639,16 @@ def test_blocks_that_were_never_begun_are_missed(encodec: VocosONNX) -> None:
         audio = [*blocks, *stream.push_blocks(tokens[:, 30:]), stream.flush()]
         assert np.array_equal(np.concatenate(audio), expected)
         stream.reset()
-        stream.push_blocks(tokens)  # and dropped
+        stream.push_blocks(tokens)  # dropped at once
         with pytest.raises(ValueError, match=r"push_blocks was given up"):
             use()
         stream.reset()
     with pytest.raises(ValueError, match="expected 0 to 1023"):
-        stream.push_blocks(tokens + 1024)  # at once
+        stream.push_blocks(tokens + 1024)  # raised by the call itself
 
 
 def test_blocks_in_memory_that_is_used_again(encodec: VocosONNX, mel: VocosONNX) -> None:
-    """A generator may fill one array again and again, as soundfile's blocks(out=...) does."""
+    """A generator may reuse one array for all blocks, as soundfile's blocks(out=...) does."""
     audio = np.random.default_rng(0).normal(0, 0.1, 20_000).astype(np.float32)
 
     def blocks(size: int = 1000) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""What decode promises: shapes, dtypes, layouts, ids, threads."""
+"""The guarantees of decode: shapes, dtypes, layouts, ids, threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: how they differ from those of another job, and what is said of those that do not fit the task."""
+"""Settings: how they are compared with those of another job, and the errors for those that do not fit the task."""
 
 from __future__ import annotations
 

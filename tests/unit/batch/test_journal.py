@@ -1,4 +1,4 @@
-"""The journal: what is read back, torn lines, other jobs, other processes."""
+"""The journal: reading it back, torn lines, other jobs, other processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_is_written_is_read(tmp_path: Path, settings: Settings) -> None:
 
 
 def test_errors_of_earlier_runs_stay_until_the_end(tmp_path: Path, settings: Settings) -> None:
-    """An interrupted run has not tried all of them again."""
+    """Errors of earlier runs stay listed until a run ends, since an interrupted run has not retried all of them."""
 
     def failed() -> list[str]:
         return [json.loads(line)["id"] for line in (tmp_path / "errors.jsonl").read_text().splitlines()]
@@ -92,7 +92,7 @@ def test_a_torn_line_is_cut(tmp_path: Path, settings: Settings, cut: int) -> Non
 
 
 def test_a_disk_that_fills(tmp_path: Path, settings: Settings) -> None:
-    """What cannot be written is an error once, and no whole line is lost."""
+    """A full disk raises one OSError, and no complete line is lost."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     written = 0
@@ -148,7 +148,7 @@ def test_another_job_is_refused(tmp_path: Path, settings: Settings) -> None:
 
 
 def test_models_of_a_journal_without_names(tmp_path: Path, settings: Settings) -> None:
-    """As it was written before they were in it: their sha256 is shown."""
+    """For a journal of an older version, without model names, errors show the model's sha256."""
     with Journal(tmp_path, settings, False) as journal:
         journal.add(ROW)
     path = tmp_path / "journal.jsonl"
@@ -165,14 +165,14 @@ def test_models_of_a_journal_without_names(tmp_path: Path, settings: Settings) -
 
 
 def test_a_job_in_which_nothing_is_done_is_begun_anew(tmp_path: Path, settings: Settings) -> None:
-    """As where all items have failed by a setting: other ones do not need another folder. Outputs are not mixed."""
+    """After a job with no finished item, other settings may use the folder; outputs of two jobs are never mixed."""
     failed = Row.failed(Item(0, "c", Path("/data/c.npz"), 5), "no good")
     flac = Settings.of("decode", model=DATA / "encodec.onnx", format="flac")
     with Journal(tmp_path, settings, False) as journal:
         journal.add(failed)
     path = tmp_path / "journal.jsonl"
     (tmp_path / ".items").mkdir()
-    (tmp_path / ".vocos-0123").mkdir()  # as a process that is killed leaves it
+    (tmp_path / ".vocos-0123").mkdir()  # as left by a killed process
     (tmp_path / ".vocos-0123" / "a.wav").touch()
     for resume, torn in ((True, ""), (False, '{"id": "a", "input": {"sha')):
         for each in (flac, settings):

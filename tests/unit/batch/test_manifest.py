@@ -1,4 +1,4 @@
-"""The rows of manifests and folders: what they may be, and what is said of those that cannot be used."""
+"""The rows of manifests and folders: what they may contain, and the errors for those that cannot be used."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_relative_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_nemo(tmp_path: Path) -> None:
-    """Its manifests have one object a line, whatever their ending."""
+    """NeMo's manifests have one JSON object per line, even if they end in .json."""
     rows = [{"audio_filepath": f"wavs/{n}.wav", "duration": 1.5, "text": "a"} for n in range(3)]
     assert read(write(tmp_path / "train_manifest.json", *rows)) == [
         (f"{n}", tmp_path / "wavs" / f"{n}.wav") for n in range(3)
@@ -68,7 +68,7 @@ def test_tables(tmp_path: Path, name: str, delimiter: str) -> None:
 
 
 def test_folder(tmp_path: Path) -> None:
-    """In the order of the paths, with subfolders, without what is hidden or of another kind."""
+    """A folder is read in path order with its subfolders, without hidden files and files of other kinds."""
     for name in ("b.wav", "a/z.flac", "a/notes.json", ".c.wav", ".hidden/d.wav", "text.txt", "é.ogg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"1")
@@ -142,11 +142,11 @@ def test_ids_that_other_systems_can_have(tmp_path: Path) -> None:
     manifest = Manifest(write(tmp_path / "m.jsonl", *({"id": name, "path": "a.wav"} for name in names)))
     assert [item.id for item in manifest] == names
     assert [manifest.find(name) for name in names] == list(range(len(names)))
-    assert manifest.find("CONSOLE") is None  # an earlier run has named its output so
+    assert manifest.find("CONSOLE") is None  # an id of an earlier run, spelt differently
 
 
 def test_segments(tmp_path: Path) -> None:
-    """Without ids they have NeMo's names: start and end in milliseconds."""
+    """Segments without ids get NeMo's names, with start and end in milliseconds."""
     rows = [
         {"audio_filepath": "a.wav", "duration": 5.29},
         {"audio_filepath": "b.wav", "offset": 0, "duration": 2},
@@ -338,7 +338,7 @@ def test_what_is_no_manifest(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="not everybody may make links there")
 def test_links_to_folders(tmp_path: Path) -> None:
-    """Those elsewhere are followed, once; those to what is found anyway, and loops, are not."""
+    """Links to outside folders are followed once; links to folders that are already covered, and loops, are not."""
     folder, disk = tmp_path / "in", tmp_path / "disk"
     for path in (folder / "day1/a.wav", disk / "b.wav", disk / "deep/c.wav", disk / ".hidden/d.wav"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -360,7 +360,7 @@ def test_links_to_folders(tmp_path: Path) -> None:
 
 
 def test_names_that_are_there_twice_in_one_folder(tmp_path: Path) -> None:
-    """Their folders would not tell them apart."""
+    """The error does not suggest ids from paths, since both files are in one folder."""
     for name in ("1.wav", "1.mp3"):
         (tmp_path / name).write_bytes(b"1")
     with pytest.raises(ValueError, match=r"the id '1' .*\n  rename them; or write a manifest") as raised:

@@ -1,4 +1,4 @@
-"""What of the Ray engine needs no Ray: the to-do list, what an actor does, and errors. The rest: tests/batch_ray/."""
+"""Tests of the Ray engine that need no Ray: the to-do list, an actor's work, and errors. The rest: tests/batch_ray/."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def settings() -> Settings:
 
 @pytest.fixture
 def items(tmp_path: Path) -> list[Item]:
-    """Twenty token files; the fifth is damaged."""
+    """Twenty token files; number 5 is damaged."""
     rng, found = np.random.default_rng(0), []
     for index in range(20):
         path = tmp_path / f"{index}.npz"
@@ -56,7 +56,7 @@ def batch(chunk: dict[str, int]) -> dict[str, Any]:
 def received(
     actor: Actor, chunk: dict[str, int], replaced: list[Replaced] | None = None
 ) -> list[list[tuple[int, Row]]]:
-    """The rows of an actor, portion by portion; to ``replaced`` goes what actors it found to have ended."""
+    """The rows of an actor in the portions it returns; notices of actors that died are added to ``replaced``."""
     portions = [list(ray_engine._received(text)) for part in actor(batch(chunk)) for text in part["rows"]]
     if replaced is not None:
         replaced += [found for portion in portions for found in portion if isinstance(found, Replaced)]
@@ -91,7 +91,7 @@ def test_chunks_are_all_items_in_order(tmp_path: Path, count: int, wanted: int) 
 
 
 def test_chunks_share_the_work(tmp_path: Path) -> None:
-    """Those of large items have few of them; there are never more than Ray can do with."""
+    """Chunks hold about equal work, so those of large items have few, and their number stays within Ray's limit."""
     sizes = sorted((2**i for i in range(20) for _ in range(50)), reverse=True)
     items = [Item(index, str(index), Path("/x"), size) for index, size in enumerate(sizes)]
     chunks = ray_engine._write(items, tmp_path / "items", 40)
@@ -119,7 +119,7 @@ def test_an_actor(settings: Settings, items: list[Item], out: Path) -> None:
 
 
 def test_an_actor_goes_on_where_another_died(settings: Settings, items: list[Item], out: Path) -> None:
-    """With the same portions; it does nothing again, and the one that was being done when it died twice is given up."""
+    """A new actor returns the same portions without repeating work; an item during which two actors died fails."""
     todo = out / ray_engine.FOLDER / "items"
     (chunk,) = ray_engine._write(items, todo, 1)
     whole = received(Actor(settings, str(todo), __version__), chunk)

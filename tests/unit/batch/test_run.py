@@ -1,4 +1,4 @@
-"""Jobs: what is done, again and again, with any number of workers, whatever happens to the processes."""
+"""Jobs: runs and resumed runs give the same outputs with any number of workers, whatever happens to the processes."""
 
 from __future__ import annotations
 
@@ -100,12 +100,12 @@ def test_the_longest_come_first(tmp_path: Path, decode: Settings, shards: Settin
     assert done == sorted(done, reverse=True)
     run(source, tmp_path / "shards", shards, engine=here)
     ids = journaled(tmp_path / "shards")
-    assert [int(id) // 5 for id in ids] == [n // 5 for n in range(20)]  # one shard after another
+    assert [int(id) // 5 for id in ids] == [n // 5 for n in range(20)]  # shards are processed one after another
     assert [sizes[id] for id in ids[:5]] == sorted((sizes[id] for id in ids[:5]), reverse=True)
 
 
 def test_shards(tmp_path: Path, shards: Settings) -> None:
-    """Shard k has the items 5k to 5k + 5, in their order, under webdataset's keys; and nothing else is left."""
+    """Shard k holds items 5k to 5k + 4 in order, under webdataset's keys, and no other files remain."""
     source = write_items(tmp_path / "in", 12)
     assert run(source, tmp_path / "out", shards, engine=here).done == 12
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -124,7 +124,7 @@ def test_shards(tmp_path: Path, shards: Settings) -> None:
 
 @pytest.mark.parametrize("name", ["decode", "shards"])
 def test_resume(tmp_path: Path, request: pytest.FixtureRequest, name: str) -> None:
-    """Nothing is done again but what has changed, has failed, or is gone."""
+    """A resumed run repeats only items whose input changed, that failed, or whose output is gone."""
     settings: Settings = request.getfixturevalue(name)
     source = write_items(tmp_path / "in", 12)
     bad = source / "0003.npz"
@@ -151,10 +151,10 @@ def test_resume(tmp_path: Path, request: pytest.FixtureRequest, name: str) -> No
     times = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert again() == (12, 0, 0)
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == times
-    shutil.copy(source / "0001.npz", source / "0002.npz")  # another input
+    shutil.copy(source / "0001.npz", source / "0002.npz")  # a different input
     assert again() == (11, 0, 1)
     assert outputs(out) != expected
-    os.utime(source / "0005.npz", ns=(1, 1))  # the same one with another time
+    os.utime(source / "0005.npz", ns=(1, 1))  # the same input with another mtime
     changed = outputs(out)
     assert again() == (12, 0, 1)
     assert again() == (12, 0, 0)
@@ -166,7 +166,7 @@ def test_resume(tmp_path: Path, request: pytest.FixtureRequest, name: str) -> No
 
 @pytest.mark.parametrize("name", ["decode", "shards"])
 def test_what_fails_now_keeps_its_output(tmp_path: Path, request: pytest.FixtureRequest, name: str) -> None:
-    """Inputs that are gone or damaged for a while cost nothing: when they are back, nothing is computed again."""
+    """Inputs that are missing or damaged for a while keep their outputs; once they are back, nothing is recomputed."""
     settings: Settings = request.getfixturevalue(name)
     source, away, out = write_items(tmp_path / "in", 12), tmp_path / "away", tmp_path / "out"
     rows = "".join(json.dumps({"path": f"in/{n:04d}.npz"}) + "\n" for n in range(12))
@@ -182,7 +182,7 @@ def test_what_fails_now_keeps_its_output(tmp_path: Path, request: pytest.Fixture
         assert {path: path.stat().st_mtime_ns for path in times} == times
         return summary.before, summary.done, summary.failed, summary.kept
 
-    source.rename(away)  # as a disk that is not mounted
+    source.rename(away)  # like an unmounted disk
     assert again() == (0, 0, 12, 12)
     assert list(errors(out)) == [f"{n:04d}" for n in range(12)]
     away.rename(source)
@@ -191,7 +191,7 @@ def test_what_fails_now_keeps_its_output(tmp_path: Path, request: pytest.Fixture
     for bad in (b"", b"nonsense", good[:-1]):
         (source / "0003.npz").write_bytes(bad)
         assert again() == (11, 11, 1, 1)
-    (source / "0003.npz").write_bytes(good)  # with another time: its sha256 decides
+    (source / "0003.npz").write_bytes(good)  # the mtime differs, so the sha256 decides
     assert again() == (12, 12, 0, 0)
     assert again() == (12, 12, 0, 0)
     manifest.write_text(rows + json.dumps({"path": "in/none.npz"}) + "\n")
@@ -199,7 +199,7 @@ def test_what_fails_now_keeps_its_output(tmp_path: Path, request: pytest.Fixture
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """The outputs by their ids, those in tar files and those that wait for one, as far as they can be read."""
+    """All readable outputs by id, in tar files or waiting to be put into one."""
     found = {}
     for path in sorted(out.glob("*.tar")):
         with suppress(tarfile.TarError, OSError), tarfile.open(path) as tar:
@@ -215,10 +215,10 @@ def contents(out: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", ["decode", "shards"])
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_happens(tmp_path: Path, request: pytest.FixtureRequest, name: str, seed: int) -> None:
-    """Inputs go, are damaged, become others and come back, outputs go, and runs are interrupted, at random.
+    """Inputs vanish, break, change and come back, outputs vanish, and runs are interrupted, all at random.
 
-    After each run what is done is that of its input, and what could not be done keeps the output that there was. When
-    all inputs are back, the outputs are those of an undisturbed run.
+    After each run every finished item has the output of its current input, and a failed item keeps its earlier output.
+    Once all inputs are back, the outputs equal those of an undisturbed run.
     """
     settings: Settings = request.getfixturevalue(name)
     random = np.random.default_rng(seed)
@@ -230,7 +230,7 @@ def test_whatever_happens(tmp_path: Path, request: pytest.FixtureRequest, name: 
     manifest.write_text("".join(json.dumps({"path": f"in/{id}.npz"}) + "\n" for id in ids))
     run(manifest, tmp_path / "expected", settings, engine=here)
     expected = contents(tmp_path / "expected")
-    made = {first[id]: expected[id] for id in ids}  # by the input
+    made = {first[id]: expected[id] for id in ids}  # output by input
 
     def disturb(id: str) -> None:
         path = source / f"{id}.npz"
@@ -304,7 +304,7 @@ def test_outputs_that_are_gone_or_damaged_are_made_again(tmp_path: Path, decode:
         expected, before = outputs(out), len(journaled(out))
         (out / names[0]).unlink()
         (out / names[1]).write_bytes(b"damaged")
-        os.utime(out / "000000.tar" if settings is shards else out / names[2], ns=(5, 5))  # and this is as it was
+        os.utime(out / "000000.tar" if settings is shards else out / names[2], ns=(5, 5))  # unchanged but for its mtime
         summary = run(source, out, settings, engine=here, resume=True)
         assert (summary.done, summary.before) == (12, counts[0])
         assert outputs(out) == expected
@@ -331,7 +331,7 @@ def test_more_items_at_the_end(tmp_path: Path, decode: Settings, shards: Setting
 
 
 def test_a_copied_job_is_verified_and_not_done(tmp_path: Path, decode: Settings, shards: Settings) -> None:
-    """All times are others, and all contents the same."""
+    """If only mtimes differ, as after a copy, items are verified by their contents and not recomputed."""
     source = write_items(tmp_path / "in", 12)
     for settings in (decode, shards):
         out = tmp_path / settings.format
@@ -375,7 +375,7 @@ def test_items_of_a_shard_that_change_places(tmp_path: Path, shards: Settings) -
 
 
 def test_an_interrupted_run_tells_what_is_done(tmp_path: Path, decode: Settings, shards: Settings) -> None:
-    """However it ends, the rest is done later, and shards are whole only once."""
+    """However often a run is interrupted, a later one does only the rest, and the outputs are those of a whole run."""
     source = write_items(tmp_path / "in", 12)
     for settings in (decode, shards):
         run(source, tmp_path / f"expected-{settings.format}", settings, engine=here)
@@ -390,7 +390,7 @@ def test_an_interrupted_run_tells_what_is_done(tmp_path: Path, decode: Settings,
 
             with pytest.raises(KeyboardInterrupt):
                 run(source, out, settings, engine=some, resume=True)
-            (out / ".vocos-0123").mkdir()  # as a process that is killed leaves it
+            (out / ".vocos-0123").mkdir()  # as left by a killed process
             (out / ".vocos-0123" / "0001.wav").write_bytes(b"half")
         assert run(source, out, settings, engine=here, resume=True).before == 9
         assert outputs(out) == outputs(tmp_path / f"expected-{settings.format}")
@@ -435,7 +435,7 @@ def test_what_is_refused(tmp_path: Path, decode: Settings, shards: Settings) -> 
 @pytest.mark.skipif(os.name == "nt", reason="no limit on the size of files")
 @pytest.mark.parametrize("name", ["decode", "shards"])
 def test_a_disk_that_fills(tmp_path: Path, request: pytest.FixtureRequest, name: str) -> None:
-    """It stops, says what is done, and goes on when there is room."""
+    """The run stops and reports how many items are done; once there is room, it can be resumed."""
     settings: Settings = request.getfixturevalue(name)
     source = write_items(tmp_path / "in", 12)
     run(source, tmp_path / "expected", settings, engine=here)
@@ -490,7 +490,7 @@ def test_a_real_disk_that_fills(tmp_path: Path, small_disk: Path, decode: Settin
 
 
 def test_a_disk_that_is_full_from_the_start(tmp_path: Path, small_disk: Path, decode: Settings) -> None:
-    """The folder is named, and what to do."""
+    """The error names the folder and the remedy."""
     source = write_items(tmp_path / "in", 3)
     with pytest.raises(OSError, match="No space left"), (small_disk / "full").open("wb", buffering=0) as file:
         while True:
@@ -537,7 +537,7 @@ if __name__ == "__main__":
 
 
 def children(process: int) -> list[int]:
-    """The workers of a run, which have the executor's main program."""
+    """The workers of a run, recognised by the executor's main program."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -585,7 +585,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no
 @needs_proc
 @pytest.mark.parametrize("options", [(), ("--format", "flac", "--shard-size", "40")], ids=["files", "shards"])
 def test_three_kills(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Of a worker, of the parent, and of a worker again: every item is there once, with the same bytes."""
+    """After killing a worker, the parent, and a worker again, every output exists with the same bytes."""
     source = write_items(tmp_path / "in", 200, 300)
     whole = start(source, tmp_path / "expected", *options)
     assert whole.communicate(timeout=100)[1] == ""
@@ -600,7 +600,7 @@ def test_three_kills(tmp_path: Path, options: tuple[str, ...]) -> None:
     stdout, stderr = first.communicate()
     assert (stdout, bool(re.fullmatch(LOST_ONE, stderr))) == ("", True), stderr
     assert lines(out) < 200
-    until(lambda: not any(is_running(worker) for worker in workers))  # they do not stay behind
+    until(lambda: not any(is_running(worker) for worker in workers))  # orphaned workers exit
     second = start(source, out, "--workers", "2", "--resume", *options)
     until(lambda: lines(out) > 110 and len(children(second.pid)) == 2)
     os.kill(children(second.pid)[1], signal.SIGKILL)
@@ -617,9 +617,9 @@ def test_three_kills(tmp_path: Path, options: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("group", [False, True])
 def test_signals_end_it_at_once(tmp_path: Path, number: signal.Signals, group: bool) -> None:
-    """With nothing half-written and no traceback, whether the workers get the signal too (as from a terminal).
+    """A signal stops the run at once, without partial files or a traceback, and it reports how many items are done.
 
-    It tells how many items are done.
+    The workers may get the signal too, as from a terminal, or not.
     """
     source = write_items(tmp_path / "in", 200, 300)
     out = tmp_path / "out"
@@ -645,13 +645,13 @@ def test_signals_end_it_at_once(tmp_path: Path, number: signal.Signals, group: b
     until(lambda: not any(is_running(worker) for worker in workers), 5)
     assert not list(out.rglob(".vocos-*"))
     done = lines(out) - 1
-    assert int(told[1]) <= done <= int(told[1]) + 1  # the journal is written before it is counted
+    assert int(told[1]) <= done <= int(told[1]) + 1  # an item is journaled before it is counted
     assert run(source, out, Settings.of("decode", model=MODEL), workers=2, resume=True).before == done
 
 
 @needs_proc
 def test_ctrl_c_in_a_program(tmp_path: Path) -> None:
-    """KeyboardInterrupt, and the workers end."""
+    """Ctrl-C raises KeyboardInterrupt in the program, and the workers exit."""
     source = write_items(tmp_path / "in", 200, 300)
     out, script = tmp_path / "out", tmp_path / "script.py"
     script.write_text(f"""
@@ -673,7 +673,7 @@ if __name__ == "__main__":
 
 @needs_proc
 def test_an_item_that_kills_its_process_fails_alone(tmp_path: Path, decode: Settings) -> None:
-    """As one that takes all memory would: the others are done."""
+    """An item that kills its worker, for example by using all memory, fails alone; all others are done."""
     source = write_items(tmp_path / "in", 30)
     script = tmp_path / "script.py"
     script.write_text(f"""
@@ -698,7 +698,7 @@ if __name__ == "__main__":
     told = done.stderr.splitlines()
     assert done.stdout == f"28 2 {len(told)}\n"
     assert told.count("a worker ended without a word (exit code 9): the item in work has failed") == 2
-    assert 3 <= len(told) <= 4  # the two may have been in work together
+    assert 3 <= len(told) <= 4  # both may have been in progress together
     reasons = errors(tmp_path / "out")
     assert sorted(reasons) == ["0007", "0021"]
     assert set(reasons.values()) == {"its process ended twice without a word: killed, out of memory, or crashed"}
@@ -734,7 +734,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_script_without_a_guard(tmp_path: Path, workers: int) -> None:
-    """It is told at once, and no item is blamed."""
+    """A script without a __main__ guard gets the error at once, and no item is marked as failed."""
     source, out = write_items(tmp_path / "in", 3), tmp_path / "out"
     done = of_script(
         tmp_path / "script.py",
@@ -756,7 +756,7 @@ print("it has come to its end")
 
 
 def test_a_daemonic_process(tmp_path: Path) -> None:
-    """As a worker of multiprocessing.Pool, which cannot start processes; one of concurrent.futures can."""
+    """A worker of multiprocessing.Pool cannot start processes and gets an error; one of concurrent.futures works."""
     source = write_items(tmp_path / "in", 3)
     done = of_script(
         tmp_path / "script.py",
@@ -788,7 +788,7 @@ if __name__ == "__main__":
 
 @needs_proc
 def test_a_worker_that_is_told_to_end(tmp_path: Path) -> None:
-    """By somebody else, with SIGTERM: it is said by what signal."""
+    """If something else kills a worker with SIGTERM, the warning names the signal."""
     source, out = write_items(tmp_path / "in", 150, 400), tmp_path / "out"
     process = start(source, out, "--workers", "2")
     until(lambda: lines(out) > 10)
@@ -813,7 +813,7 @@ def test_a_model_that_is_gone_ends_the_job(tmp_path: Path) -> None:
 
 
 def test_ten_thousand_done_items_are_known_at_once(tmp_path: Path, decode: Settings) -> None:
-    """Without a look into one of them: an engine that is asked for none is not asked."""
+    """Finished items are recognised without reading their files, and the engine is not started."""
     source = tmp_path / "in"
     source.mkdir()
     for n in range(10_000):

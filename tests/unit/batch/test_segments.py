@@ -1,4 +1,4 @@
-"""A job of segments of long recordings, as NeMo's manifests have them: from its manifest to its outputs."""
+"""A job on segments of long recordings, as in NeMo's manifests, from the manifest to the outputs."""
 
 from __future__ import annotations
 

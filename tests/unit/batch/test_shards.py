@@ -1,4 +1,4 @@
-"""Tar files: their bytes, and what happens to them when items change."""
+"""Tar files: their bytes, and how they change with their items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One item: its bytes, what is said of it, and what happens to those that fail."""
+"""One item: its bytes, its warnings and errors, and what happens if it fails."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_decode_writes_what_the_command_does(tokens: Path, out: Path, format: st
     assert (row.input.sha256, row.output.sha256) == (digest(tokens), digest(out / row.name))
     if format in ("wav", "flac", "mp3"):
         assert (out / row.name).read_bytes() == single.read_bytes()
-    else:  # Ogg has a serial number by chance
+    else:  # Ogg has a random serial number
         np.testing.assert_array_equal(load_audio(out / row.name, 24_000), load_audio(single, 24_000))
 
 
@@ -77,7 +77,7 @@ def test_encode_writes_what_the_command_does(recording: Path, out: Path) -> None
     assert main([str(word) for word in command]) == 0
     assert (row.error, row.name, row.seconds) == (None, "recording.npz", 0.5)
     assert (out / "recording.npz").read_bytes() == (out / "single.npz").read_bytes()
-    with zipfile.ZipFile(out / "recording.npz") as archive:  # which has no time of writing
+    with zipfile.ZipFile(out / "recording.npz") as archive:  # no modification time is stored
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     audio = load_audio(recording, 24_000)
     read = load_tokens(out / "recording.npz")
@@ -118,7 +118,7 @@ def test_the_first_codebooks(tokens: Path, out: Path) -> None:
 
 
 def test_an_item_that_is_the_same_is_not_done_again(tokens: Path, out: Path) -> None:
-    """Though its time is another: its sha256 says so, and that of the output."""
+    """If only the mtimes differ, the sha256 of input and output show that nothing has to be repeated."""
     worker = Worker(Settings.of("decode", model=MODEL), out)
     first = worker.do(item(tokens))
     assert first.output is not None and first.input is not None
@@ -135,7 +135,7 @@ def test_an_item_that_is_the_same_is_not_done_again(tokens: Path, out: Path) -> 
 
 
 def fails(path: Path, out: Path, task: Any = "decode", **options: Any) -> str:
-    """The error of an item, which leaves nothing."""
+    """The error of an item that must fail without leaving a file."""
     row = Worker(Settings.of(task, **options), out).do(item(path))
     assert list(out.iterdir()) == []
     assert row.error is not None
@@ -163,7 +163,7 @@ def test_items_that_fail(tmp_path: Path, tokens: Path, recording: Path, out: Pat
 
 
 def test_an_input_is_never_written_over(recording: Path, out: Path) -> None:
-    """Nor deleted, as an output of an item that fails is."""
+    """The input is not deleted either, as the output of a failing item would be."""
     for data in (recording.read_bytes(), b"nonsense"):
         (out / "a.wav").write_bytes(data)
         row = Worker(Settings.of("resynth", **PAIR), out).do(item(out / "a.wav"))
@@ -185,7 +185,7 @@ def test_a_pipe_does_not_hang(tmp_path: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("change", ["missing", "empty", "damaged", "of another model"])
 def test_an_item_that_fails_keeps_the_output_of_an_earlier_run(tokens: Path, out: Path, change: str) -> None:
-    """When its input is back, though with another time, it is not done again."""
+    """A failing item keeps its earlier output, and is not recomputed once its input is back with another mtime."""
     worker = Worker(Settings.of("decode", model=MODEL), out)
     known = worker.do(item(tokens))
     made, content = (out / known.name).read_bytes(), tokens.read_bytes()
@@ -213,7 +213,7 @@ def test_empty_tokens_fail(tmp_path: Path, out: Path, shape: tuple[int, int]) ->
 
 @pytest.mark.parametrize("format", ["wav", "flac", "opus"])
 def test_empty_mels_fail(tmp_path: Path, out: Path, format: str) -> None:
-    """And one frame, of which a model that is padded so makes no sample."""
+    """So does a single frame, which gives no samples with this model's padding."""
     np.save(tmp_path / "a.npy", np.zeros((8, 0), np.float32))
     assert "the array of features is empty, shape (8, 0)" in fails(tmp_path / "a.npy", out, model=MEL, format=format)
     np.save(tmp_path / "a.npy", np.zeros((8, 1), np.float32))
@@ -249,7 +249,7 @@ def test_a_segment_is_as_a_file_of_it(tmp_path: Path, out: Path, long_recording:
 
 
 def test_the_duration_of_a_whole_file(out: Path, long_recording: tuple[Path, Any]) -> None:
-    """As NeMo's manifests have it, rounded or cut."""
+    """A duration that is the file's, rounded or truncated as in NeMo's manifests, means the whole file."""
     path, _ = long_recording
     worker = Worker(Settings.of("encode", encoder=ENCODER, bandwidth=1.5), out)
     whole = worker.do(item(path))
@@ -270,7 +270,7 @@ def test_segments_that_there_are_not(out: Path, long_recording: tuple[Path, Any]
         assert row.to_json().get("offset", 0) == offset
         return row.error or ""
 
-    shortest = worker.do(Item(0, "shortest", path, 1, offset=1, duration=1e-6))  # half a sample is rounded to one
+    shortest = worker.do(Item(0, "shortest", path, 1, offset=1, duration=1e-6))  # half a sample or less becomes one
     assert (shortest.error, shortest.seconds) == (None, 1 / 24_000)
     (out / shortest.name).unlink()
     assert error(5.5, None).endswith("its segment begins at 5.5 s, and the file ends at 5.005708333 s")
@@ -280,7 +280,7 @@ def test_segments_that_there_are_not(out: Path, long_recording: tuple[Path, Any]
 
 
 def test_the_duration_of_tokens(tokens: Path, out: Path) -> None:
-    """That of their audio is as none; another is an error."""
+    """For tokens, a duration equal to that of their audio is ignored; any other is an error."""
     worker = Worker(Settings.of("decode", model=MODEL), out)
     assert worker.do(Item(0, "x", tokens, 1, duration=0.4)).error is None
     (out / "x.wav").unlink()
@@ -316,8 +316,8 @@ def test_warnings_are_in_the_row(tmp_path: Path, out: Path) -> None:
 def test_what_is_warned_of_once_in_a_process_is_in_each_row(
     tmp_path: Path, out: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the package logs, too; and of mels, of which it looks at the first calls and then at fewer and fewer."""
-    monkeypatch.setattr(once, "_warned", set())  # other tests of this process may have been warned
+    """Every row has the warnings and log messages that otherwise appear once per process, or only in checked calls."""
+    monkeypatch.setattr(once, "_warned", set())  # other tests of this process may have triggered the warning
     mels = np.random.default_rng(0).normal(-60, 10, (8, 60)).astype(np.float32)  # decibels
     np.save(tmp_path / "decibels.npy", mels)
     np.save(tmp_path / "square.npy", mels[:, :8] / 10)
@@ -331,7 +331,7 @@ def test_what_is_warned_of_once_in_a_process_is_in_each_row(
         "with --mels-from (in Python mels_from=)"
     )
     caplog.clear()
-    with pytest.warns(UserWarning, match="check=False silences this"):  # outside of it once, as before
+    with pytest.warns(UserWarning, match="check=False silences this"):  # outside a job it still warns once
         VocosONNX(MEL).decode(mels)
     VocosONNX(MEL).decode(mels[:, :8] / 10)
     VocosONNX(MEL).decode(mels[:, :8] / 10)
@@ -339,7 +339,7 @@ def test_what_is_warned_of_once_in_a_process_is_in_each_row(
 
 
 def test_reasons_are_for_files(tmp_path: Path, out: Path) -> None:
-    """They name no arguments of Python alone: those who use the command read them, too."""
+    """Errors do not name Python arguments only, since users of the command read them too."""
     np.save(tmp_path / "frames.npy", np.zeros((20, 8), np.float32))
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     transposed = (

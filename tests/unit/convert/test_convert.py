@@ -1,4 +1,4 @@
-"""Conversion without torch: what the check of a converted file finds, and what is refused."""
+"""Conversion without torch: what the check of a converted file detects, and which checkpoints raise an error."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 def rewritten(change: Callable[[str, Steps], Steps], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skeletons whose tensors are made by other steps; ``change`` takes the first step's weight, and all steps."""
+    """Patch the skeletons' steps; ``change`` gets the name of the first step's weight and all steps of a tensor."""
     load = skeletons.load
 
     def changed(name: str, form: str = "float32") -> Skeleton:
@@ -123,11 +123,11 @@ def test_wrong_weights_in_an_encoder(
         convert_encoder(encoder, tmp_path / "model.onnx")
 
 
-# What it makes
+# Converted models
 
 
 def test_files_and_folders(vocoder: Files, encoder: Files, tmp_path: Path) -> None:
-    """By the class, by the command, of a folder and of a weight file: the same model."""
+    """The class and the command give the same model, from a folder or from a weight file."""
     assert vocoder.config is not None
     folder = vocoder.weights.parent
     made = []
@@ -169,7 +169,7 @@ def test_half_precision_checkpoint(vocoder: Files, tmp_path: Path) -> None:
 
 
 def test_layout_of_mlx(tmp_path: Path) -> None:
-    """Kernels with the channels last, no window, and a config without classes."""
+    """MLX checkpoints have channels-last kernels, no window, and a config without classes."""
     state = {k: v for k, v in vocoder_state().items() if k != "head.istft.window"}
     plain = write_vocoder(tmp_path / "plain", state)
     turned = {k: np.ascontiguousarray(v.transpose(0, 2, 1)) if v.ndim == 3 else v for k, v in state.items()}
@@ -187,7 +187,7 @@ WAVENEXT_CONFIG = ENCODEC_CONFIG.replace("ISTFTHead", "WaveNextHead")
 
 
 def wavenext_state() -> State:
-    """Samples of a deviation of about 1, so that some need clipping."""
+    """Weights whose audio has a standard deviation of about 1, so that some samples need clipping."""
     return {CODEBOOKS: vocoder_state()[CODEBOOKS], **random_weights("wavenext-encodec")}
 
 
@@ -197,7 +197,7 @@ def wavenext(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wavenext(wavenext: Path) -> None:
-    """The audio is that of the two layers as they are in the checkpoint; in the file they are one."""
+    """The file merges the head's two layers into one; the audio equals that of both."""
     vocos = VocosONNX(wavenext)
     assert (vocos.config.head, vocos.config.n_fft, vocos.hop_length) == ("wavenext", 320, 320)
     state = wavenext_state()
@@ -229,7 +229,7 @@ def test_wavenext_in_other_forms(options: list[str], snr_db: float, wavenext: Pa
 
 
 def test_a_wrong_fold_is_seen(wavenext: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check computes both layers: here the second one's rows are in another order in the file."""
+    """The check computes both layers separately, so it detects a fold with the second layer's rows reversed."""
     flipped = lambda weight, second: precision.through(weight, second[::-1])  # noqa: E731
     monkeypatch.setattr(skeletons, "through", flipped)
     files = Files(wavenext / "config.yaml", wavenext / "pytorch_model.bin", "wavenext")
@@ -238,7 +238,7 @@ def test_a_wrong_fold_is_seen(wavenext: Path, tmp_path: Path, monkeypatch: pytes
 
 
 def test_layout_of_a_fork(vocoder: Files, tmp_path: Path) -> None:
-    """Classes of the same names in other modules; and no classes."""
+    """Configs with the same class names in other modules, or without classes, are converted alike."""
     import yaml
 
     tokens = np.random.default_rng(0).integers(1024, size=(4, 40))
@@ -252,11 +252,11 @@ def test_layout_of_a_fork(vocoder: Files, tmp_path: Path) -> None:
         assert np.array_equal(VocosONNX(folder).decode(tokens), expected)
 
 
-# What is refused
+# Checkpoints that raise an error
 
 
 def test_relatives(tmp_path: Path) -> None:
-    """By the names of their weights, whatever the config says."""
+    """Related models are recognised by the names of their weights, whatever the config says."""
     for name, key in (("WavTokenizer", "backbone.pos_net.2.q.weight"), ("NeuCodec", "generator.backbone.embed.weight")):
         state = {**vocoder_state(), key: np.zeros(3, np.float32)}
         folder = write_vocoder(tmp_path / name, state)
@@ -347,7 +347,7 @@ def test_a_conversion_is_told_and_listed(
     vocoder: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    """The command line says that it converts, once; and what is kept of a checkpoint says what it decodes."""
+    """The command line reports a conversion once, and ``models`` lists the cached file with what it decodes."""
     monkeypatch.setenv("VOCOS_ONNX_CACHE", str(tmp_path / "cache"))
     folder = str(vocoder.weights.parent)
     assert main(["info", folder]) == 0
@@ -360,7 +360,7 @@ def test_a_conversion_is_told_and_listed(
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cached")]
     assert re.search(rf"^cached +{re.escape(name)} +tokens of EnCodec +24000 ", line), line
     monkeypatch.setenv("VOCOS_ONNX_CACHE", str(tmp_path / "other"))
-    with caplog.at_level("INFO", "vocos_onnx"):  # where the log shows it already
+    with caplog.at_level("INFO", "vocos_onnx"):  # the log already shows the message
         assert main(["info", folder]) == 0
     assert capsys.readouterr().err == ""
     assert any(message.startswith(f"converting {name} to float32") for message in caplog.messages)

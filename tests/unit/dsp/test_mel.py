@@ -1,4 +1,4 @@
-"""Log-mels: golden values of upstream's, analytic ones, and the guarantees on lengths."""
+"""Log-mels: upstream's golden values, analytic ones, and the guaranteed lengths."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_ten_times_the_amplitude_adds_ln_10() -> None:
 
 
 def test_filters_are_triangles_that_add_up_to_one() -> None:
-    """Between the first and the last centre, where each falls as the next one rises."""
+    """They do so between the first and the last centre, where each filter falls as the next one rises."""
     bank = filterbank(24000, MelFeatures(4096, 256, 20, "center", 0.0, 12000.0))
     total = bank.sum(axis=1)
     first, last = bank[:, 0].argmax() + 1, bank[:, -1].argmax() - 1
@@ -126,7 +126,7 @@ def test_bad_settings(change: Any, message: str) -> None:
 
 @pytest.fixture(scope="module")
 def speech() -> dict[str, np.ndarray]:
-    """Recordings (1, N) of three languages, 24 kHz, from their tokens."""
+    """Recordings (1, N) in three languages at 24 kHz, decoded from tokens."""
     vocos, folder = VocosONNX(), default_model().parent
     return {path.stem: vocos.decode(load_tokens(path))[None] for path in folder.glob("speech_*.npz")}
 
@@ -155,12 +155,12 @@ def test_mels_of_recordings_are_not_at_fault(mel: MelFeatures, rate: Any, speech
             features = log_mel((gain * audio).astype(np.float32), rate, mel)
             for some in (features, features[0], features[0, :, :60], np.maximum(features, np.log(1e-5))):
                 assert mel_fault(some, mel) is None, (name, gain)
-    longest = np.zeros((2, mel.n_mels, 300), np.float32)  # a batch that is filled up
+    longest = np.zeros((2, mel.n_mels, 300), np.float32)  # a padded batch
     features = log_mel(speech["speech_en_m_joe_48k_stereo"][:, :40_000], rate, mel)
     longest[0, :, : features.shape[2]] = features[0]
     assert mel_fault(longest, mel) is None
     flat = np.full((mel.n_mels, 100), np.log(mel.clip)) + rng.normal(0, 0.05, (mel.n_mels, 100))
-    for silence in (flat, flat + 1, flat.astype(np.float16), flat[:, :0]):  # as networks make it
+    for silence in (flat, flat + 1, flat.astype(np.float16), flat[:, :0]):  # as predicted by networks
         assert mel_fault(silence, mel) is None
 
 
@@ -211,7 +211,7 @@ def test_the_remedies_make_mels_of_them(mel: MelFeatures, rate: Any, speech: dic
         passed = eval(remedy, names)
         made = passed.magnitudes(given) if isinstance(passed, MelConvention) else passed
         np.testing.assert_allclose(made, features, rtol=0, atol=1e-4)
-    for gain in (1, 100):  # powers, of which the loud ones are beyond all magnitudes
+    for gain in (1, 100):  # powers; loud ones exceed any magnitude
         fault = mel_fault(gain * np.exp(2 * features), mel)
         remedy = found(r"np\.log\(np\.maximum\(powers, \S+\)\) / 2", fault)[0]
         halved = eval(remedy, {"powers": gain * np.exp(2 * features), "np": np})

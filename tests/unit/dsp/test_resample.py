@@ -1,4 +1,4 @@
-"""The resampler keeps what fits, folds nothing and does not show its blocks."""
+"""The resampler keeps the passband, does not alias, and leaves no seams between blocks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_pass_band_is_flat(rate: Any, to: Any) -> None:
         assert abs(level(taken) - level(given)) < (0.001 if (rate, to) != (24000, 22050) else 0.002), share
         expected = np.sin(2 * np.pi * share * lower * np.arange(len(taken)) / to)
         middle = slice(len(taken) // 4, -len(taken) // 4)
-        np.testing.assert_allclose(taken[middle], expected[middle], rtol=0, atol=1e-3)  # no delay either
+        np.testing.assert_allclose(taken[middle], expected[middle], rtol=0, atol=1e-3)  # also without delay
 
 
 @pytest.mark.parametrize(("rate", "to"), [(48000, 24000), (44100, 24000), (192000, 24000), (24000, 22050)])
@@ -70,7 +70,7 @@ ODD = [
 
 
 def direct(audio: np.ndarray, rate: int, to: int, outputs: np.ndarray) -> np.ndarray:
-    """Some samples of the resampled audio, as the sum over its samples that it stands for, in double precision."""
+    """Selected samples of the resampled audio, computed as a direct sum in double precision."""
     lower, beta = min(1, to / rate), 0.1102 * (100 - 8.7)
     u = (outputs[:, None] * rate - np.arange(len(audio)) * to) / to * lower
     window = np.i0(beta * np.sqrt(np.maximum(0, 1 - (u / 64) ** 2))) / np.i0(beta) * (abs(u) <= 64)
@@ -114,7 +114,7 @@ def test_any_two_rates_pass_and_stop(rate: Any, to: Any) -> None:
     for share in (0.502, 0.6, 1.3):
         if share * to < rate / 2:
             assert level(resample(tone(share * to + 1, rate, 0.6), rate, to)) < -97, share
-    if to > 1.1 * rate:  # and nothing above the old band
+    if to > 1.1 * rate:  # nothing above the old band
         middle = resample(RNG.standard_normal(rate).astype(np.float32), rate, to)[to // 4 : to // 4 + to // 2]
         power = np.abs(np.fft.rfft(middle * np.hanning(len(middle)))) ** 2
         edge = round(len(power) * rate / to)
@@ -122,7 +122,7 @@ def test_any_two_rates_pass_and_stop(rate: Any, to: Any) -> None:
 
 
 def test_any_two_rates_take_little_time_and_memory() -> None:
-    """A process may take 1 GB of addresses and 20 s; filters with a phase for each position took 32 s and 2.4 GB."""
+    """The process gets 1 GB of address space and 20 s; a filter phase for each position took 32 s and 2.4 GB."""
     program = """
 import resource
 import numpy as np
@@ -143,7 +143,7 @@ def test_equal_rates_are_left_alone() -> None:
 
 
 def test_long_blocks_are_resampled_in_pieces() -> None:
-    """1 kHz to 384 kHz: each second becomes 1.5 MB, of which few are there at a time."""
+    """From 1 kHz to 384 kHz each second grows to 1.5 MB, so the output is split into blocks of bounded size."""
     seconds = RNG.uniform(-1, 1, (1, 8000)).astype(np.float32)
     blocks = list(resample_blocks([seconds], 1000, 384_000))
     assert max(block.shape[1] for block in blocks) <= 1 << 19

@@ -55,10 +55,10 @@ def test_round_trip_of_noise(n_fft: int, hop: int, padding: str) -> None:
 
 
 def test_pure_tone() -> None:
-    """One bin with the phase that the hop turns it by gives a cosine of constant amplitude."""
+    """One bin whose phase advances with the hop gives a cosine of constant amplitude."""
     n_fft, hop, k, frames = 1280, 320, 40, 30
     spectrum = np.zeros((1, frames, n_fft // 2 + 1), np.complex64)
-    # the window shapes analysis too: its coherent gain n_fft/4 and its neighbours k±1 at minus half of that
+    # the analysis window gives bin k the coherent gain n_fft/4, and its neighbours k±1 minus half of that
     phase = np.exp(2j * np.pi * k * hop / n_fft * np.arange(frames))
     for bin_, gain in ((k - 1, -n_fft / 8), (k, n_fft / 4), (k + 1, -n_fft / 8)):
         spectrum[0, :, bin_] = gain * phase
@@ -84,7 +84,7 @@ def test_imdct_is_its_definition(bins: int, padding: str) -> None:
 
 
 def test_imdct_inverts_mdct() -> None:
-    """Time-domain aliasing cancels: MDCT, then the inverse, is the identity."""
+    """Time-domain aliasing cancels: the MDCT followed by its inverse is the identity."""
     bins, count = 16, 12
     audio = np.random.default_rng(3).standard_normal((count - 1) * bins)
     n, k = np.arange(2 * bins), np.arange(bins)
@@ -98,7 +98,7 @@ def test_imdct_inverts_mdct() -> None:
 
 @pytest.mark.parametrize("n_fft", [2, 10, 126, 128, 1280])
 def test_the_basis_is_the_inverse_transform(n_fft: int) -> None:
-    """Around the edges of the blocks in which it is made, too: 64 bins."""
+    """Also around the edges of the 64-bin blocks in which the basis is computed."""
     rng = np.random.default_rng(n_fft)
     parts = rng.normal(size=(1, 3, n_fft // 2 + 1, 2)).astype(np.float32)
     expected = istft_frames(parts.view(np.complex64)[..., 0], n_fft)

@@ -1,4 +1,4 @@
-"""Files of every kind come in as mono of the rate wanted, whole."""
+"""Files of every kind are read completely, as mono at the requested rate."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_what_is_beyond_full_scale_is_clipped(suffix: Any, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("suffix", ["ogg", "mp3", "flac", "wav"])
 def test_long_writes_in_a_small_thread(suffix: str, tmp_path: Path) -> None:
-    """In a process of their own: libvorbis takes room on the stack for all that it is given at once."""
+    """Runs in a subprocess that would crash: libvorbis needs stack space for everything it is given at once."""
     program = """
 import sys, threading
 import numpy as np
@@ -266,8 +266,8 @@ def test_no_samples_are_a_file_or_an_error(suffix: Any, tmp_path: Path) -> None:
     [
         ("mp3", 96_000, r"a\.mp3: sample_rate is 96000, and \.mp3 has 8000, 11025, .*, 48000 Hz; try \.wav"),
         ("mp3", 7350, r"\.mp3 has 8000, "),
-        ("ogg", 384_000, r"\.ogg has 1000 to 200000 Hz"),  # which crashed
-        ("ogg", 0, r"sample_rate is 0, expected 1000 to 384000 Hz"),  # as did this
+        ("ogg", 384_000, r"\.ogg has 1000 to 200000 Hz"),  # used to crash
+        ("ogg", 0, r"sample_rate is 0, expected 1000 to 384000 Hz"),  # used to crash too
         ("opus", 44_100, r"a\.opus: sample_rate is 44100, and \.opus has 8000, 12000, 16000, 24000, 48000 Hz; try"),
         ("flac", 383_999, r"multiples of 10 Hz above 65535 Hz"),
         ("wav", -1, r"sample_rate is -1, expected"),
@@ -275,7 +275,7 @@ def test_no_samples_are_a_file_or_an_error(suffix: Any, tmp_path: Path) -> None:
         ("wav", 24_000.0, r"sample_rate is 24000\.0, expected an integer in Hz"),
         ("wav", True, r"sample_rate is True, expected an integer"),
         ("raw", 24_000, r"'a\.raw' does not end in a known kind"),  # has no header
-        ("sd2", 24_000, r"'a\.sd2' does not end in a known kind"),  # has it in another file
+        ("sd2", 24_000, r"'a\.sd2' does not end in a known kind"),  # its header is in another file
     ],
 )
 def test_rates_and_kinds_that_are_not_written(suffix: str, rate: Any, message: str, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_usual_rates_are_written_in_every_kind(rate: Any, tmp_path: Path) -> Non
 @pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit")
 @pytest.mark.parametrize("suffix", WRITTEN)
 def test_a_full_disk(suffix: Any, tmp_path: Path) -> None:
-    """Also where only the end does not fit, that libsndfile writes as it closes the file."""
+    """Also if only the end does not fit, which libsndfile writes when it closes the file."""
     program = """
 import resource, sys
 import numpy as np
@@ -359,7 +359,7 @@ def test_short_kinds_are_not_written_beyond_what_they_can_say(suffix: str, sampl
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs descriptors of POSIX")
 def test_no_file_becomes_a_standard_stream(tmp_path: Path) -> None:
-    """C libraries print to them by their numbers, also when they are closed."""
+    """C libraries print to descriptors 0 to 2 even if they were closed, so no audio file may get one of those."""
     program = r"""
 import os
 import numpy as np
@@ -481,7 +481,7 @@ def test_addresses_are_no_paths(kind: Any, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_columns_of_arrays(tmp_path: Path) -> None:
-    """As parquet and pandas give them; the remedy works as it stands."""
+    """Object arrays, as from parquet and pandas, raise an error whose remedy works verbatim."""
     several, one, ragged = np.empty(2, object), np.empty(1, object), np.empty(2, object)
     several[:], one[0], ragged[:] = [list(NOISE), NOISE], NOISE, [NOISE, NOISE[1:]]
     for audio, shape in ((several, (2, 4800)), (one, (1, 4800)), (NOISE.astype(object), (1, 4800))):
@@ -691,7 +691,7 @@ def test_every_ending_reads_back_as_it_was_written(ending: Any, tmp_path: Path) 
             elif samples > 4000:
                 slow = np.convolve(audio, np.ones(6) / 6, "same") * np.hanning(samples)
                 save_audio(path, slow, rate)
-                assert lag(load_audio(path, rate), slow) == 0  # nor a delay
+                assert lag(load_audio(path, rate), slow) == 0  # nor a delay added
             buffer = io.BytesIO()
             save_audio(buffer, audio, rate, format=ending)
             np.testing.assert_array_equal(load_audio(io.BytesIO(buffer.getvalue()), rate), ours)
@@ -741,7 +741,7 @@ def test_wav_of_more_than_its_header_can_say_becomes_rf64(
     for length in (len(NOISE), np.int32(len(NOISE))):
         save_blocks(buffer, np.split(NOISE, 4), 24_000, format="wav", length=length)
         assert buffer.getvalue()[:4] == b"RF64"
-    for length in (None, 4000):  # not known, or wrong
+    for length in (None, 4000):  # unknown, or wrong
         with pytest.raises(ValueError, match=r"holds 9000 bytes; write \.w64 or \.flac"):
             save_blocks(tmp_path / f"b{name}", np.split(NOISE, 4), 24_000, length=length)
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -816,7 +816,7 @@ def test_standard_input_is_read(file: str, piped: bool, wav: bytes, tmp_path: Pa
 
 
 class Dribble(io.RawIOBase):
-    """Bytes that come and go a few at a time, and nowhere else than at the end."""
+    """A stream that cannot seek and reads or writes at most 1000 bytes at a time."""
 
     def __init__(self, data: bytes = b"") -> None:
         self.data, self.at = bytearray(data), 0
@@ -855,7 +855,7 @@ def test_file_objects_are_written_where_they_stand(ending: str, tmp_path: Path) 
             written = file
         np.testing.assert_array_equal(load_audio(written, 24_000), expected)
         file.close()
-    with (tmp_path / f"c.{ending}").open("wb") as file:  # by its name
+    with (tmp_path / f"c.{ending}").open("wb") as file:  # the format comes from the file's name
         save_blocks(file, np.split(NOISE, 3), 24_000)
     np.testing.assert_array_equal(load_audio(tmp_path / f"c.{ending}", 24_000), expected)
 
@@ -959,7 +959,7 @@ def test_channels_that_cancel_one_another_are_one_warning(tmp_path: Path, recwar
 
 @pytest.mark.parametrize("name", ["._", ".AppleDouble"])
 def test_what_libsndfile_takes_for_a_resource_fork(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It looks in the working directory; the message names what is in the way."""
+    """libsndfile looks for a resource fork in the working directory; the error names the file in the way."""
     monkeypatch.chdir(tmp_path)
     soundfile.write(file := io.BytesIO(), np.sin(np.arange(9000) / 9) / 4, 24_000, format="MP3")
     assert len(load_audio(io.BytesIO(file.getvalue()), 24_000)) == 9000
@@ -969,7 +969,7 @@ def test_what_libsndfile_takes_for_a_resource_fork(name: str, tmp_path: Path, mo
 
 
 def test_the_beginning_of_an_mp3() -> None:
-    """libsndfile says that there is no such file."""
+    """libsndfile would report a missing file; our error says that no audio was found."""
     soundfile.write(file := io.BytesIO(), np.sin(np.arange(9000) / 9) / 4, 24_000, format="MP3")
     with pytest.raises(ValueError, match=r"as audio: no audio is found in it\. It is damaged or of another"):
         load_audio(io.BytesIO(file.getvalue()[:20]), 24_000)

@@ -1,4 +1,4 @@
-"""Of an audio file comes all, or an error: cut, joined, streamed and lying files of every kind, made by bytes."""
+"""An audio file is read completely or raises an error: cut, joined, streamed and mislabelled files of every kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vocos_onnx.io.audio import expected_samples
 
 RATE = 24_000
 NOISE = np.random.default_rng(0).uniform(-0.4, 0.4, 20_000).astype(np.float32)
-# libsndfile's Vorbis and Opus are two subtypes of one kind; GSM 6.10 and IMA ADPCM come in blocks
+# to libsndfile, Vorbis and Opus are two subtypes of one kind; GSM 6.10 and IMA ADPCM are stored in blocks
 KINDS = [
     ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "PCM_U8"), ("WAV", "IMA_ADPCM"), ("WAV", "GSM610"), ("WAV", "G721_32"),
     ("WAV", "NMS_ADPCM_32"), ("WAVEX", "PCM_24"), ("RF64", "PCM_16"), ("W64", "PCM_16"), ("W64", "MS_ADPCM"),
@@ -38,7 +38,7 @@ OLD = [
 ]  # fmt: skip
 IN_ONE = pytest.mark.parametrize("kind", KINDS, ids="-".join)
 ID3V1 = b"TAG" + b"x" * 125
-APE = b"".join(  # its size leaves out the first 32 bytes
+APE = b"".join(  # its size does not count the first 32 bytes
     b"APETAGEX" + struct.pack("<4I8x", 2000, 32 + 9, 1, flags) + item
     for flags, item in ((0xA0000000, b"\1\0\0\0....a"), (0x80000000, b""))
 )
@@ -57,7 +57,7 @@ def read(folder: Path, data: bytes, rate: int = RATE) -> np.ndarray:
 
 
 def mp3_frames(data: bytes) -> list[bytes]:
-    """The frames of a mono MPEG-2 layer III file of 24 kHz, as libsndfile writes it."""
+    """The frames of a mono MPEG-2 layer III file at 24 kHz, as libsndfile writes it."""
     kbps = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
     frames, at = [], 0
     while at < len(data):
@@ -69,7 +69,7 @@ def mp3_frames(data: bytes) -> list[bytes]:
 
 
 MP3 = ("MP3", "MPEG_LAYER_III")
-FRAMES = mp3_frames(written(MP3))  # the first is the one that counts them
+FRAMES = mp3_frames(written(MP3))  # the first frame holds their count
 
 
 @IN_ONE
@@ -115,20 +115,20 @@ def test_tags_and_padding_do_no_harm(kind: Any, tmp_path: Path) -> None:
 
 @IN_ONE
 def test_joined(kind: Any, tmp_path: Path) -> None:
-    """Files one behind the other, as by cat, with another length in the second."""
+    """Two files concatenated, as by cat, with different lengths."""
     one, other = written(kind), written(kind, NOISE[:7000])
     both = np.concatenate([read(tmp_path, one), read(tmp_path, other)])
     try:
         for between in (b"", ID3V1):
             got = read(tmp_path, one + between + other)
-            if kind == MP3:  # the second first frame is sound, the gaps at the join stay
+            if kind == MP3:  # the second file's first frame counts as audio, and the gaps at the join stay
                 assert len(both) < len(got) < len(both) + 4000
                 np.testing.assert_array_equal(got[:18_000], both[:18_000])
                 assert abs(np.correlate(got, both[-5000:])).argmax() > len(both) - 5000
             else:
                 np.testing.assert_array_equal(got, both)
     except ValueError as error:
-        assert kind == ("CAF", "ALAC_24"), error  # the chunk of its packets ends where libsndfile does not say
+        assert kind == ("CAF", "ALAC_24"), error  # libsndfile does not tell where its packet chunk ends
 
 
 @pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), MP3])
@@ -146,7 +146,7 @@ def test_joined_of_other_rates_and_channels(kind: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [*KINDS, *OLD[:-2]], ids="-".join)
 def test_joined_to_another_kind(kind: Any, tmp_path: Path) -> None:
-    """All of both, or an error; never one of them without a word."""
+    """Both files are read completely or there is an error; neither is dropped silently."""
     first = written(kind)
     samples = len(read(tmp_path, first))
     for other in [*KINDS, *OLD[:-2]]:
@@ -176,7 +176,7 @@ def test_old_kinds_joined(kind: Any, tmp_path: Path) -> None:
 
 
 def test_voc_of_several_blocks(tmp_path: Path) -> None:
-    """As ffmpeg writes it; libsndfile takes the headers in between for audio."""
+    """ffmpeg writes several blocks; libsndfile alone would read the headers between them as audio."""
     data = written(("VOC", "PCM_16"))
     assert (data[26], data[-1]) == (9, 0)
     whole = read(tmp_path, data)
@@ -192,12 +192,12 @@ def test_voc_of_several_blocks(tmp_path: Path) -> None:
         read(tmp_path, data[:-1] + silence + block + b"\0")
     with pytest.raises(ValueError, match="goes on with one that is not there"):
         read(tmp_path, data[:26] + block + b"\0")
-    short = int.from_bytes(data[27:30], "little") - 8  # as sox counts it
+    short = int.from_bytes(data[27:30], "little") - 8  # the size as sox writes it
     np.testing.assert_array_equal(read(tmp_path, data[:27] + short.to_bytes(3, "little") + data[30:]), whole)
 
 
 def test_voc_of_more_than_a_block_can_say(tmp_path: Path) -> None:
-    """In blocks of one format, of which libsndfile is given some at a time."""
+    """Audio beyond the largest block continues in blocks of the same format, which libsndfile gets a few at a time."""
     data = written(("VOC", "PCM_16"))
     block = np.random.default_rng(0).integers(0, 256, (1 << 24) - 200, np.uint8).tobytes()
     first = data[:27] + (12 + len(block)).to_bytes(3, "little") + data[30:42] + block
@@ -208,7 +208,7 @@ def test_voc_of_more_than_a_block_can_say(tmp_path: Path) -> None:
 
 def test_xi_that_is_cut(tmp_path: Path) -> None:
     data = bytearray(written(("XI", "DPCM_16"), NOISE, 44_100))
-    data[298:302] = struct.pack("<I", len(data) - 338)  # which libsndfile leaves 0
+    data[298:302] = struct.pack("<I", len(data) - 338)  # libsndfile leaves this 0
     assert len(read(tmp_path, bytes(data), 44_100)) == 20_000
     with pytest.raises(ValueError, match="truncated: its header promises 40338 bytes of audio, and it holds 30000"):
         read(tmp_path, bytes(data[:30_000]), 44_100)
@@ -222,7 +222,7 @@ def test_zeros_without_end_are_not_looked_at(tmp_path: Path) -> None:
 
 
 def test_damaged_sds(tmp_path: Path) -> None:
-    """Which libsndfile comments on, on standard output."""
+    """libsndfile prints about the damage; none of that may reach standard output."""
     program = "import sys; from vocos_onnx import load_audio; load_audio(sys.argv[1], 24000)"
     data = bytearray(written(("SDS", "PCM_16")))
     for at in (21, 22, 21 + 127 * 5 + 60, 21 + 127 * 9 + 125):
@@ -250,7 +250,7 @@ def test_chunks_behind_the_audio(tmp_path: Path) -> None:
     data = bytearray(written(("WAV", "PCM_U8"), NOISE[:9999]))
     whole = read(tmp_path, bytes(data))
     listed = b"LIST" + struct.pack("<I", 9000) + b"INFO" + bytes(range(1, 251)) * 36
-    for padding in (b"", b"\0"):  # some leave it out
+    for padding in (b"", b"\0"):  # some writers omit it
         np.testing.assert_array_equal(read(tmp_path, bytes(data[: 44 + 9999]) + padding + listed[:9008]), whole)
 
 
@@ -266,7 +266,7 @@ def test_wav_of_a_pipe_or_a_recorder_that_stopped(value: bytes, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("kind", "at", "value"),
     [
-        ("RF64", 0x1C, bytes(8)),  # as ffmpeg writes it into a pipe
+        ("RF64", 0x1C, bytes(8)),  # as ffmpeg writes it to a pipe
         ("RF64", 0x1C, b"\xff" * 8),
         ("W64", b"data\xf3\xac\xd3\x11", b"\xff" * 7 + b"\x7f"),
         ("W64", b"data\xf3\xac\xd3\x11", bytes(8)),
@@ -285,7 +285,7 @@ def test_lengths_that_were_never_filled_in(kind: str, at: Any, value: Any, tmp_p
 
 
 def test_wav_whose_length_is_too_low(tmp_path: Path) -> None:
-    """As of a recorder that writes its header now and then."""
+    """As left by a recorder that updates its header only now and then."""
     data = written(("WAV", "PCM_16"))
     with pytest.raises(ValueError, match=r"says that its audio ends at byte 10044, and 30000 more follow"):
         read(tmp_path, data[:40] + struct.pack("<I", 10_000) + data[44:])
@@ -313,7 +313,7 @@ def test_flac_that_lies_about_its_length(samples: Any, tmp_path: Path) -> None:
 
 
 def test_mp3_without_a_count(tmp_path: Path) -> None:
-    """A constant and a variable bitrate, of which the first frames let libsndfile expect too much or too little."""
+    """Constant and variable bitrates; libsndfile estimates the latter from the first frames, too high or too low."""
     for frames in (
         FRAMES[1:],
         FRAMES[1:] + FRAMES[1:3] * 20,
@@ -328,7 +328,7 @@ def test_mp3_without_a_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", [1, 30, 99])
 @pytest.mark.parametrize("name", ["a.mp3", "a.bin"])
 def test_mp3_that_begins_anywhere(first: int, name: str, tmp_path: Path) -> None:
-    """In a frame, or behind something: bitrates that change, of which the first lets libsndfile expect too little."""
+    """The data may start inside a frame or after other bytes; libsndfile's estimate from the first frame is too low."""
     frames = sorted(FRAMES[1:], key=len)[::-1] + [frame for frame in FRAMES[1:] if len(frame) < 200] * 5
     whole = b"".join(frames[1:])
     for data in (frames[0][first:] + whole, b"ID3\4\0\0\0\0\2\0" + bytes(257) + whole, b"?" * first + whole):
@@ -357,7 +357,7 @@ def test_mp3_that_lies_about_its_length(name: bytes, change: int, tmp_path: Path
     assert first[13:17] == b"Xing"
     count = struct.pack(">I", len(FRAMES) - 1 + change)
     lying = first[:13] + name + first[17:21] + count + first[25:] + rest
-    if change > 1:  # some encoders count the first frame, too
+    if change > 1:  # some encoders also count the first frame
         with pytest.raises(
             ValueError, match=f"promises {len(FRAMES) - 1 + change} mp3 frames, and it holds {len(FRAMES) - 1}"
         ):
@@ -368,7 +368,7 @@ def test_mp3_that_lies_about_its_length(name: bytes, change: int, tmp_path: Path
 
 
 def test_mp3_that_is_cut_where_a_frame_ends(tmp_path: Path) -> None:
-    """Some count the first frame, which has no audio, too: but then its number of bytes is right."""
+    """Some encoders also count the first frame, which has no audio; the number of bytes still shows the truncation."""
     whole = written(MP3)
     ends = [match.start() for match in re.finditer(re.escape(whole[:2]), whole)]
     assert len(ends) > 5
@@ -432,7 +432,7 @@ def test_ogg_with_a_damaged_page(subtype: str, tmp_path: Path) -> None:
 
 
 def test_ogg_of_two_tracks(tmp_path: Path) -> None:
-    """The pages of both one after another, as of a file of several languages."""
+    """Two tracks with interleaved pages, as in a file with several languages, raise an error."""
     one, other = (
         [b"OggS" + page for page in written(("OGG", subtype)).split(b"OggS")[1:]] for subtype in ("VORBIS", "OPUS")
     )
@@ -441,7 +441,7 @@ def test_ogg_of_two_tracks(tmp_path: Path) -> None:
 
 
 def test_nothing_that_was_in_memory_comes_out(tmp_path: Path) -> None:
-    """Neither what was freed nor what was read before, of files cut anywhere."""
+    """Reading a file that is cut anywhere never returns freed memory or earlier data."""
     silence = np.zeros(60_000)
     for kind in (
         MP3,
@@ -502,7 +502,7 @@ def test_a_fifo_that_no_one_writes_to_is_refused(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_many_channels_and_hours_in_little_memory(tmp_path: Path) -> None:
-    """300 MB of samples: 1024 channels, and an hour of one."""
+    """1024 channels for 3 s and one channel for an hour, at least 295 MB each in float32, are read in under 200 MB."""
     program = r"""
 import re, sys
 from vocos_onnx import load_blocks
@@ -595,7 +595,7 @@ def test_what_is_raised_while_a_file_is_written_comes_out(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signals of POSIX")
 def test_signal_handlers_that_raise_at_any_moment(tmp_path: Path) -> None:
-    """All of the audio, or what the handler raised; and the interpreter lives."""
+    """A read gives all of the audio or raises the handler's exception; the interpreter never crashes."""
     program = r"""
 import random, signal, sys
 import numpy as np
@@ -631,13 +631,13 @@ PAIRS = [
     (kind, subtype)
     for kind in soundfile.available_formats()
     for subtype in soundfile.available_subtypes(kind)
-    if kind not in ("RAW", "SD2")  # no header, or one in another file
+    if kind not in ("RAW", "SD2")  # they have no header, or one in another file
 ]
 
 
 @pytest.mark.parametrize(("kind", "subtype"), PAIRS)
 def test_every_kind_that_soundfile_writes_is_read(kind: Any, subtype: Any, tmp_path: Path) -> None:
-    """All that libsndfile reads, sample by sample; the padding of GSM 6.10 in WAV to an even size is no audio."""
+    """Every sample equals libsndfile's, except that GSM 6.10 in WAV may end without the padding to an even size."""
     rate = {"WVE": 8000, "XI": 44_100}.get(kind, RATE)
     read_some = False
     for channels in (1, 2):
@@ -646,12 +646,12 @@ def test_every_kind_that_soundfile_writes_is_read(kind: Any, subtype: Any, tmp_p
             try:
                 soundfile.write(path, np.stack([NOISE[:samples]] * channels, 1), rate, subtype, format=kind)
             except soundfile.LibsndfileError:
-                continue  # not of so many channels
+                continue  # does not support that many channels
             if not path.stat().st_size:
                 continue
             rate = soundfile.info(path).samplerate  # some kinds round it
             ours = load_audio(path, rate)
-            if subtype.startswith("DWVW"):  # which soundfile reads no more than a part of
+            if subtype.startswith("DWVW"):  # soundfile reads only a part of it
                 assert len(ours) == samples
                 np.testing.assert_allclose(ours, NOISE[:samples], rtol=0, atol=2**-15)
                 read_some = True
@@ -673,7 +673,7 @@ def test_every_kind_cut_is_refused_or_what_is_there(kind: Any, subtype: Any, tmp
     try:
         data = written((kind, subtype), rate=rate)
     except (soundfile.LibsndfileError, AssertionError):
-        return  # what cannot be written; the test above knows which
+        return  # cannot be written; the test above checks which kinds can
     if not data:
         return
     rate = soundfile.info(io.BytesIO(data)).samplerate
@@ -697,7 +697,7 @@ def test_samples_without_a_header(name: str, tmp_path: Path) -> None:
     ):
         load_audio(tmp_path / name, RATE)
     assert expected_samples(tmp_path / name, RATE) == 0
-    (tmp_path / name).write_bytes(written(("WAV", "PCM_16")))  # whose name is wrong
+    (tmp_path / name).write_bytes(written(("WAV", "PCM_16")))  # a WAV file with a wrong name
     assert len(load_audio(tmp_path / name, RATE)) == len(NOISE)
 
 
@@ -712,7 +712,7 @@ def test_noise_of_any_name(name: str, tmp_path: Path, capfd: pytest.CaptureFixtu
 
 
 def test_voc_as_sox_counts_it(tmp_path: Path) -> None:
-    """The header of the block of sound is left out of its size."""
+    """sox leaves the header of a sound block out of its size."""
     data = written(("VOC", "PCM_16"))
     short = int.from_bytes(data[27:30], "little") - 8
     assert len(read(tmp_path, data[:27] + short.to_bytes(3, "little") + data[30:])) == len(NOISE)
@@ -748,7 +748,7 @@ FOREIGN = [
 def test_what_libsndfile_does_not_read_is_named_and_converted(
     start: Any, name: Any, behind: Any, tmp_path: Path
 ) -> None:
-    """By what it holds, whatever its ending; also where there is mp3 in it."""
+    """Unsupported files are recognised by content, whatever their ending, and even if mp3 data is inside."""
     if behind and name in ("AC-3", "DTS", r"AAC \(\.aac\)", "AAC"):
         return
     data = start + np.random.default_rng(0).integers(0, 128, 3000, np.uint8).tobytes() + behind
@@ -799,13 +799,13 @@ def test_the_command_for_a_file_works_for_every_name(tmp_path: Path, monkeypatch
 
 
 def _streamed(data: bytes) -> bytes:
-    """FLAC as it is written into a pipe: neither the number of samples nor their MD5 is known."""
+    """FLAC as written to a pipe, with unknown number of samples and MD5."""
     info = int.from_bytes(data[18:26], "big") >> 36 << 36
     return data[:18] + info.to_bytes(8, "big") + bytes(16) + data[42:]
 
 
 def _flac_frames(data: bytes) -> list[bytes]:
-    """What stands in front of the frames of mono FLAC of 24 kHz as libFLAC writes it, and each of them."""
+    """Split mono FLAC at 24 kHz, as libFLAC writes it, into its header and its frames."""
     places = [found.start() for found in re.finditer(rb"\xff\xf8[\x17\xc7\x77\x67][\x08\x0c]", data)]
     return [data[start:stop] for start, stop in zip([0, *places], [*places, len(data)], strict=True)]
 
@@ -821,7 +821,7 @@ BROKEN = r"damaged|truncated|promises|more follow"
 def test_a_damaged_frame_of_flac_is_never_read_as_silence(
     subtype: str, channels: int, streamed: bool, tmp_path: Path
 ) -> None:
-    quiet = 0.05 * TONES  # of loud audio, whose frames are longer, libFLAC comes to see the damage
+    quiet = 0.05 * TONES  # in the longer frames of loud audio, libFLAC itself would notice the damage
     data = written(("FLAC", subtype), np.stack([np.roll(quiet, 9 * n) for n in range(channels)], axis=1))
     data = _streamed(data) if streamed else data
     assert len(read(tmp_path, data)) == len(TONES)
@@ -846,7 +846,7 @@ def test_a_frame_of_flac_that_is_missing(streamed: bool, tmp_path: Path) -> None
     for missing in range(4):
         with pytest.raises(ValueError, match=BROKEN):
             read(tmp_path, b"".join([head, *frames[:missing], *frames[missing + 1 :]]))
-        with pytest.raises(ValueError, match=BROKEN):  # its header does not begin one
+        with pytest.raises(ValueError, match=BROKEN):  # the frame's header is broken
             read(tmp_path, b"".join([head, *frames[:missing], b"\0" + frames[missing][1:], *frames[missing + 1 :]]))
     with pytest.raises(ValueError, match=BROKEN):
         read(tmp_path, b"".join([head, *frames[:4], b"\0" + frames[4][1:]]))
@@ -876,7 +876,7 @@ def _ogg_page(packet: bytes, number: int, flags: int) -> bytes:
 
 
 def test_a_damaged_frame_of_flac_in_ogg(tmp_path: Path) -> None:
-    """Its pages have checksums, but the frame may be damaged before; not every libsndfile reads these at all."""
+    """Ogg pages have checksums, but a frame may be damaged before; some libsndfile versions cannot read these files."""
     head, *frames = _flac_frames(written(("FLAC", "PCM_16"), TONES))
 
     def ogg(frames: list[bytes]) -> io.BytesIO:

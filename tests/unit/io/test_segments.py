@@ -1,4 +1,4 @@
-"""Segments of files: the samples that they are of, from every kind of file, and no more of it than has to be read."""
+"""Segments of every kind of file have exactly the right samples, and no more of the file is read than necessary."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def segment(file: Any, rate: int = RATE, **options: Any) -> Float:
 
 @pytest.mark.parametrize(("kind", "subtype"), [(kind, each) for kind in KINDS for each in KINDS[kind].split()])
 def test_every_kind(tmp_path: Path, kind: str, subtype: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """The samples of the whole file from there on; libmpg123 would print errors if it had to find them."""
+    """A segment equals the same samples of the whole file, and libmpg123 prints no errors from seeking."""
     mono = subtype in ("GSM610", "G723_24", "ALAC_16")
     path = tmp_path / f"a.{kind}"
     soundfile.write(path, NOISE[:, 0] if mono else NOISE, RATE, subtype, format=kind.upper())
@@ -46,14 +46,14 @@ def test_every_kind(tmp_path: Path, kind: str, subtype: str, capfd: pytest.Captu
     for offset, duration in ((0.5, 1.0), (2.71828, 0.001), (7.9, None), (3.0, 4.5), (1 / RATE, None), (6.5, 1.9)):
         start = round(offset * RATE)
         stop = None if duration is None else start + round(duration * RATE)
-        tolerance = 1e-3 if subtype == "OPUS" else 0  # of what is before, it has decoded 80 ms
+        tolerance = 1e-3 if subtype == "OPUS" else 0  # Opus decodes only the 80 ms before the segment
         audio = segment(path, offset=offset, duration=duration)
         np.testing.assert_allclose(audio, whole[start:stop], rtol=0, atol=tolerance)
     assert capfd.readouterr().err == ""
 
 
 def without_length(data: bytes) -> bytes:
-    """FLAC as it is written into a pipe."""
+    """FLAC as written to a pipe, without its length."""
     return data[:21] + bytes([data[21] & 0xF0]) + bytes(4) + data[26:]
 
 
@@ -86,7 +86,7 @@ def test_several_recordings_in_a_file(tmp_path: Path, name: str) -> None:
 
 
 def test_file_objects_and_other_rates(tmp_path: Path) -> None:
-    """The samples are counted at the rate of the file, and resampled without those beside them."""
+    """Samples are counted at the file's rate, and the segment is resampled without its neighbours."""
     soundfile.write(tmp_path / "a.wav", NOISE, RATE, "FLOAT")
     expected = resample(NOISE.mean(axis=1)[None, 30_000:42_000], RATE, 16_000)[0]
     np.testing.assert_array_equal(segment(tmp_path / "a.wav", 16_000, offset=1.25, duration=0.5), expected)
@@ -109,7 +109,7 @@ def test_what_is_before_a_segment_is_not_read_again(tmp_path: Path, kind: str) -
 
     path = tmp_path / f"a.{kind}"
     soundfile.write(path, np.tile(NOISE, (30, 1)), RATE)
-    segment(path, offset=1.0, duration=1.0)  # FLAC is checked, once
+    segment(path, offset=1.0, duration=1.0)  # FLAC is checked once
     before = bytes_read()
     for offset in (50.0, 100.0, 200.0, 230.0):
         segment(path, offset=offset, duration=1.0)
@@ -117,7 +117,7 @@ def test_what_is_before_a_segment_is_not_read_again(tmp_path: Path, kind: str) -
 
 
 def test_the_end_of_a_file(tmp_path: Path) -> None:
-    """Damage is noticed where it is in the segment, and a file that is cut where that reaches its end."""
+    """A truncated WAV file raises an error even for segments before the cut."""
     path = tmp_path / "a.wav"
     soundfile.write(path, NOISE, RATE, "FLOAT")
     path.write_bytes(path.read_bytes()[: 6 * RATE * 8])
@@ -148,11 +148,11 @@ def test_bad_segments(tmp_path: Path, options: dict[str, Any], message: str) -> 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_a_long_ogg_file(tmp_path: Path, subtype: str) -> None:
-    """Also in its last page, where libsndfile finds another sample of Vorbis."""
+    """Also in the last page, where libsndfile would seek to a wrong sample of Vorbis."""
     audio = 0.2 * np.sin(np.arange(70 * RATE) * 0.1).astype(np.float32)
     path = tmp_path / "a.ogg"
     with soundfile.SoundFile(path, "w", RATE, 1, subtype, compression_level=0.99) as file:
-        for start in range(0, len(audio), 4096):  # more at once is too much for libvorbis
+        for start in range(0, len(audio), 4096):  # libvorbis cannot handle more at once
             file.write(audio[start : start + 4096])
     whole = load_audio(path, RATE)
     for offset in (2.0, 29.9, 31.0, 60.3, 67.0, 69.3, 69.7, 69.99):

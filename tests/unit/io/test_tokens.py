@@ -1,4 +1,4 @@
-"""Token files say whose tokens they hold, and no other codec's model decodes them."""
+"""Token files name their codec, and models of other codecs reject them."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_features_need_no_codec(
 
 
 def test_one_warning_in_a_process(folder: Path) -> None:
-    """From load_tokens alone: arrays never warn."""
+    """Only files warn that they name no codec, once per process; arrays never do."""
     code = f"""
 import warnings, numpy as np
 from vocos_onnx import VocosONNX, load_tokens
@@ -207,7 +207,7 @@ def test_save_and_load(
         assert load_tokens(file).codec == "encodec_24khz"
     assert load_tokens(io.BytesIO(path.read_bytes())).samples == 9500
     one = encodec.decode(Tokens(CODES[:1], codec="encodec_24khz", codebooks_sha256=tokens.codebooks_sha256))
-    assert np.array_equal(one, encodec.decode(CODES[:1]))  # fewer rows than the fingerprint is of
+    assert np.array_equal(one, encodec.decode(CODES[:1]))  # fewer rows than the fingerprint covers
     assert not recwarn.list
 
 
@@ -441,19 +441,19 @@ def test_archives_that_unpack_to_much(tmp_path: Path, compression: Any, megabyte
             load_tokens(tmp_path / "t.npz")
 
 
-# token files of others
+# token files of other programs
 
 LONG = np.random.default_rng(2).integers(1024, size=(2, 300))
 AXES = {"(K, T)": CODES, "(1, K, T)": CODES[None], "(K, 1, T)": CODES[:, None], "(1, 1, K, T)": CODES[None, None]}
 
 
 def near(audio: np.ndarray, expected: np.ndarray) -> bool:
-    """But for rounding, which is another one in streams."""
+    """Equal up to rounding, which differs in streams."""
     return audio.shape == expected.shape and bool(np.abs(audio - expected).max() <= 1e-5 * np.abs(expected).max())
 
 
 def save(path: Path, arrays: dict[str, Any]) -> Path:
-    """A file of the kind that its ending names; .npy and the list of JSON hold the last array alone."""
+    """Write a file of the kind named by its suffix; .npy and a JSON list hold only the last array."""
     match path.suffix:
         case ".npy":
             np.save(path, list(arrays.values())[-1])
@@ -529,7 +529,7 @@ def test_features_of_others(tmp_path: Path, mel: VocosONNX) -> None:
     for kind in (".npy", ".npz", ".safetensors"):
         path = save(tmp_path / f"t{kind}", {"mel": features[None]})
         assert np.array_equal(mel.decode(load_tokens(path)), mel.decode(features))
-    half = (features.view(np.uint32) >> 16).astype(np.uint16)  # cut to bfloat16
+    half = (features.view(np.uint32) >> 16).astype(np.uint16)  # truncated to bfloat16
     (tmp_path / "b.safetensors").write_bytes(safetensors({"mel": half}, dtype="BF16"))
     expected = (half.astype(np.uint32) << 16).view(np.float32)
     assert np.array_equal(load_tokens(tmp_path / "b.safetensors").codes, expected)
@@ -554,7 +554,7 @@ def test_the_line_that_a_message_shows_works(folder: Path, kind: str, array: Any
     assert message in said and said.startswith(f"{path} has shape ")
     line = said[said.index("numpy.save(") :].rsplit(" saves ", 1)[0]
     exec(line, {"numpy": np, "json": json, "pathlib": pathlib})
-    (saved,) = Path().glob("t_*.npy")  # and what was there stays
+    (saved,) = Path().glob("t_*.npy")  # written under a new name
     assert np.array_equal(read_token_file(saved).codes, LONG)
 
 
@@ -633,7 +633,7 @@ def test_files_of_other_kinds_are_named(
 
 
 def test_pickles_in_any_place_are_not_loaded(tmp_path: Path) -> None:
-    """Neither as the tokens nor as what describes them; a pickle that is loaded would make a file."""
+    """No pickle is loaded, neither as tokens nor as metadata; loading one here would create a file."""
 
     class Bad:
         def __reduce__(self) -> Any:
@@ -688,7 +688,7 @@ def test_json_that_holds_no_tokens(tmp_path: Path, text: Any, message: str) -> N
 
 
 def test_json_of_other_programs(tmp_path: Path) -> None:
-    """With a byte order mark, and in UTF-16 as PowerShell writes it; too long is refused before it is parsed."""
+    """JSON may have a byte order mark, or be UTF-16 as from PowerShell; too long a file is rejected before parsing."""
     for encoding in ("utf-8-sig", "utf-16", "utf-16-le"):
         (tmp_path / "t.json").write_text(json.dumps(CODES.tolist(), indent=2), encoding)
         assert np.array_equal(read_token_file(tmp_path / "t.json").codes, CODES)
@@ -736,7 +736,7 @@ def test_joined_files_are_refused(tmp_path: Path, kind: str, more: str) -> None:
 
 
 def test_archives_that_end_as_they_may(tmp_path: Path) -> None:
-    """With a comment, several arrays, none compressed, nothing but a directory, written to what cannot seek."""
+    """Archives may have a long comment and several arrays, and may have been written to a stream that cannot seek."""
     path = tmp_path / "t.npz"
     np.savez(path, tokens=CODES, samples=600)
     with zipfile.ZipFile(path, "a") as archive:
@@ -822,7 +822,7 @@ def test_truncated_arrays(tmp_path: Path) -> None:
         load_tokens(tmp_path / "t.npz")
 
 
-# what is given in place of an array
+# arguments in place of an array
 
 
 def test_what_encodec_and_transformers_return(encodec: VocosONNX) -> None:
@@ -837,7 +837,7 @@ def test_what_encodec_and_transformers_return(encodec: VocosONNX) -> None:
 
 
 def rows(given: Any) -> Any:
-    """As a cell of pandas or parquet has them."""
+    """An object array of rows, as in a cell of pandas or parquet."""
     array = np.empty(len(given), object)
     array[:] = [np.asarray(row) for row in given]
     return array
@@ -901,7 +901,7 @@ def test_frames_before_codebooks(encodec: VocosONNX) -> None:
 
 
 def test_a_bandwidth_id_shows_that_the_axes_are_swapped() -> None:
-    """The bundled codec has bandwidths of 2, 4, 8, and 16 codebooks: (1, 8, T) is no batch of eight with one."""
+    """The bundled codec's bandwidths have 2, 4, 8 or 16 codebooks: (1, 8, T) is not a batch of 8 with one codebook."""
     vocos, codes = VocosONNX(threads=1), np.random.default_rng(4).integers(1024, size=(8, 10))
     for given in ((codes[None], 2), (codes[None],)):
         with pytest.raises(ValueError, match="layout='bkt' for the other order of the first two axes"):
@@ -911,7 +911,7 @@ def test_a_bandwidth_id_shows_that_the_axes_are_swapped() -> None:
         vocos.decode(np.tile(codes, 3).T[None])
 
 
-# types
+# dtypes
 
 DTYPES = [*np.typecodes["All"], ">i2", ">u8", "<i8", ">f4", "U4", "S4", "M8[s]", "m8[ms]", "V2", [("a", "i4")]]
 
@@ -987,7 +987,7 @@ def test_bfloat16_is_not_called_tokens(encodec: VocosONNX) -> None:
 
 @pytest.mark.parametrize("size", [32_769, 40_000, 65_536])
 def test_codes_of_large_codebooks_do_not_wrap(tmp_path: Path, size: int) -> None:
-    """From the quantiser through the file: the last entry is the nearest one."""
+    """The index of the last entry survives the quantiser and the file."""
     codebooks = np.zeros((1, size, 2), np.float32)
     codebooks[0, -1] = 1
     codes = quantize(np.array([[[1, 1], [0, 0]]], np.float32), codebooks)[:, 0]
@@ -1014,7 +1014,7 @@ def test_no_file_is_written_that_cannot_be_read(tmp_path: Path, changes: Any) ->
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16])
 def test_chunk_of_a_small_integer_type(encoder: EncodecONNX, kind: Any) -> None:
-    """Sums of it would wrap, and frames be lost."""
+    """Sums in the chunk's own type would wrap and lose frames."""
     audio = np.random.default_rng(5).normal(0, 0.1, 320 * 300).astype(np.float32)
     blocks = np.split(audio, 3)
     expected = np.concatenate(list(encoder.encode_stream(blocks, 24_000, 1.5, chunk=100)), axis=1)
@@ -1027,7 +1027,7 @@ def test_chunk_of_a_small_integer_type(encoder: EncodecONNX, kind: Any) -> None:
 
 
 def test_an_archive_with_a_name_twice(tmp_path: Path) -> None:
-    """With and without the ending that numpy gives, too: one of them would be taken without a word."""
+    """A duplicate name raises an error, also if only one has numpy's .npy suffix; otherwise one would silently win."""
     for names in (("tokens.npy", "tokens.npy"), ("tokens.npy", "tokens"), ("tokens.npy", "codec.npy", "codec.npy")):
         with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive, warnings.catch_warnings(action="ignore"):
             for name in names:
@@ -1038,7 +1038,7 @@ def test_an_archive_with_a_name_twice(tmp_path: Path) -> None:
 
 
 def test_names_and_numbers_that_cannot_be_printed(encoder: EncodecONNX, encodec: VocosONNX) -> None:
-    """Messages can be written as UTF-8, and Python's limit of digits does not take their place."""
+    """Error messages stay short and printable, and Python's limit on digits does not replace them."""
     for given in (
         *(Tokens(CODES, codec=name) for name in ("\ud800", "a\n\x1b[31m", "x" * 10_000)),
         Tokens(CODES, codec="encodec_24khz", sample_rate=10**5000),

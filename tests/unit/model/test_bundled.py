@@ -1,4 +1,4 @@
-"""The bundled model and tokens are whole, and decode to the recordings that they were made from.
+"""The bundled model and tokens are intact, and decode to the recordings that they were made from.
 
 ``python -m tests.unit.model.test_bundled FOLDER`` writes tests/data/recordings.npz from the recordings in the folder.
 """
@@ -27,7 +27,7 @@ TOKENS = sorted(BUNDLED.glob("speech_*.npz"))
 
 
 def band_levels(audio: np.ndarray, sample_rate: int = 24_000) -> np.ndarray:
-    """Levels (8, blocks) in dB of 8 bands in blocks of 40 ms: what a listener needs to tell the words."""
+    """Levels (8, blocks) in dB of 8 bands in blocks of 40 ms, enough detail to tell words apart."""
     block = sample_rate // 25
     blocks = audio[: len(audio) // block * block].reshape(-1, block) * np.hanning(block)
     power = np.abs(np.fft.rfft(blocks)) ** 2
@@ -67,7 +67,7 @@ def test_the_mel_model_takes_the_mels_of_vocos_mel_24khz() -> None:
 
 
 def test_the_mel_model_gives_back_what_it_was_given() -> None:
-    """Mels of decoded speech, through the model: the same words, and another recording's are not."""
+    """Speech resynthesised through the mel model keeps its words, and differs from another recording."""
     vocos = VocosONNX(MEL)
     speech = [VocosONNX().decode(np.load(path)["tokens"]) for path in TOKENS[:2]]
     levels = [band_levels(audio) for audio in speech]
@@ -82,7 +82,7 @@ def test_what_lies_in_the_working_directory_is_not_bundled(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     for name in BOX_MODELS[:2]:
         Path(name).write_text("not a model")
-    Path(MEL).mkdir()  # as a checkpoint's folder may be called
+    Path(MEL).mkdir()  # a checkpoint folder may have this name
     assert VocosONNX().bandwidths == (1.5, 3.0, 6.0, 12.0)
     assert VocosONNX(MEL).config.mel is not None
     for path in (f"./{MEL}", Path(MEL)):
@@ -118,7 +118,7 @@ def test_tokens_decode_to_their_recording(path: Any) -> None:
     for k in (2, 16):
         given = band_levels(vocos.decode(tokens[:k]))
         assert correlation(expected) > 0.9
-        assert max(map(correlation, others)) < 0.7  # it is this recording, not just any speech
+        assert max(map(correlation, others)) < 0.7  # this recording, not just any speech
 
 
 def test_noise_is_not_taken_for_the_recording() -> None:

@@ -1,4 +1,4 @@
-"""The cache of converted models, by itself; with the hub and in processes it is tested in tests/hub."""
+"""The cache of converted models alone; tests/hub tests it with the hub and across processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_an_entry(cache: ModelCache) -> None:
     assert cache.entry("k") is None
     assert cache.find(SOURCE) is None
     assert list(cache.entries()) == []
-    assert not cache.folder.exists()  # nothing is written in order to read
+    assert not cache.folder.exists()  # reading creates nothing
     entry = cache.make("k", write)
     assert entry == cache.entry("k")
     assert (entry.size, entry.sha256, entry.made) == (len(DATA), file_sha256(entry.path), MADE)
@@ -169,7 +169,7 @@ print(entry.path.read_bytes()[0], entry.sha256)
 
 
 def test_many_at_once(cache: ModelCache) -> None:
-    """All get the same whole model, whichever was first."""
+    """Concurrent processes all get the same complete model, whichever is first."""
     processes = [
         subprocess.Popen([sys.executable, "-c", PROGRAM, str(cache.folder), str(number)], stdout=subprocess.PIPE)
         for number in range(8)
@@ -189,7 +189,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptureF
     with pytest.raises(NoCacheError, match="cannot be written"):
         cache.make("k", write)
     with caplog.at_level(logging.DEBUG):
-        cache.remember_commit("a/b", "main", "1" * 40)  # nothing happens
+        cache.remember_commit("a/b", "main", "1" * 40)  # does nothing but log
     assert "cannot be written" in caplog.text
     assert cache.commit("a/b", "main") is None
     assert list(cache.entries()) == []

@@ -1,4 +1,4 @@
-"""Configs as people save them: of forks, of ports, of other toolkits; and those of relatives, which are refused."""
+"""Configs found in practice: of forks, ports and other toolkits; those of related models raise an error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vocos_onnx.model.config import EncodecFeatures, ModelConfig, Source
 
 yaml = pytest.importorskip("yaml")
 
-# models/vc/vevo/config/Vocoder.json of open-mmlab/Amphion, which ends with a comma too many
+# models/vc/vevo/config/Vocoder.json of open-mmlab/Amphion, which has trailing commas
 AMPHION = """{
     "model_type": "Vocoder",
     "dataset": ["emilia, [a]"],
@@ -51,7 +51,7 @@ def described(config: VocosConfig) -> ModelConfig:
 
 
 def stock() -> dict[str, Any]:
-    """A small config of upstream's layout."""
+    """A small config in upstream's layout."""
     features = {"sample_rate": 24000, "n_fft": 64, "hop_length": 16, "n_mels": 8, "padding": "center"}
     return {
         "feature_extractor": {
@@ -70,7 +70,7 @@ def stock() -> dict[str, Any]:
 
 
 def test_wavenext(tmp_path: Path) -> None:
-    """The hidden layer has upstream's n_fft; a frame of audio is one hop, and the padding does not matter."""
+    """The hidden layer has the config's n_fft, but a frame of audio is one hop, and the padding has no effect."""
     config = parsed(tmp_path / "config.yaml", WAVENEXT)
     assert config.head == WaveNextHead(512, 1024, 256)
     mel = config.features
@@ -85,7 +85,7 @@ def test_wavenext(tmp_path: Path) -> None:
 
 
 def test_clip_val(tmp_path: Path) -> None:
-    """Without it, 1e-5 with the arguments of the fork for Matcha, and upstream's 1e-7 with none of them."""
+    """clip_val defaults to 1e-5 with the arguments of the Matcha fork, and to upstream's 1e-7 without them."""
     for old, new, clip in (
         ("clip_val: 1e-5\nb", "clip_val: 1e-6\nb", 1e-6),
         ("    clip_val: 1e-5\nb", "b", 1e-5),
@@ -101,7 +101,7 @@ def test_clip_val(tmp_path: Path) -> None:
 
 
 def test_a_training_config(tmp_path: Path) -> None:
-    """The model's sections are in its arguments, or beside it, as in configs/wavenext_export.yaml."""
+    """The network's sections may be in the model's arguments, or beside it as in configs/wavenext_export.yaml."""
     expected = parsed(tmp_path / "plain.yaml", WAVENEXT)
     sections = yaml.safe_load(WAVENEXT)
     sections["feature_extractor"]["init_args"]["clip_val"] = 1e-5
@@ -122,7 +122,7 @@ def test_the_hidden_layer_of_a_wavenext_may_have_any_size(odd: int, tmp_path: Pa
 
 
 def test_class_paths_of_forks(tmp_path: Path) -> None:
-    """Other roots, and the same names of classes."""
+    """Class paths of forks are accepted if the class names are upstream's."""
     expected = parsed(tmp_path / "stock.yaml", yaml.safe_dump(stock()))
     for root in ("decoder", "my.fork.of_vocos", ""):
         config = stock()
@@ -138,7 +138,7 @@ def test_class_paths_of_forks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
 @pytest.mark.parametrize("flat", [False, True])
 def test_no_class_paths(suffix: str, flat: bool, tmp_path: Path) -> None:
-    """Upstream's usual classes; the head's padding is that of the mels."""
+    """Without class paths, upstream's usual classes apply, and the head's padding defaults to that of the mels."""
     expected = parsed(tmp_path / "stock.yaml", yaml.safe_dump(stock()))
     sections = {k: v["init_args"] if flat else {"init_args": v["init_args"]} for k, v in stock().items()}
     text = json.dumps(sections) if suffix == "json" else yaml.safe_dump(sections)
@@ -152,7 +152,7 @@ def test_no_class_paths(suffix: str, flat: bool, tmp_path: Path) -> None:
         text = json.dumps(sections) if suffix == "json" else yaml.safe_dump(sections)
         head = parsed(tmp_path / f"config.{suffix}", text).head
         assert head == ISTFTHead(16, 64, 16, padding or "center")
-    args |= {"mdct_frame_len": 32}  # of an MDCT head, of which there are two
+    args |= {"mdct_frame_len": 32}  # an argument of MDCT heads, of which there are two
     text = json.dumps(sections) if suffix == "json" else yaml.safe_dump(sections)
     with pytest.raises(CheckpointError, match=r"the config lacks head\.class_path"):
         parsed(tmp_path / f"config.{suffix}", text)

@@ -1,4 +1,4 @@
-"""What is let through of the files that others export of a Vocos: tests/data/foreign, made by tests.foreign.make."""
+"""Which Vocos files of other exporters pass the check: tests/data/foreign, made by tests.foreign.make."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ TENSORS = [
 
 
 def foreign(nodes: list[bytes], outputs: tuple[str, ...] = ("mag", "x", "y"), opset: int = 17, **shapes: Any) -> bytes:
-    """A file without our metadata; what is no output of a node is the mels."""
+    """A file without our metadata; outputs that no node makes are copies of the mels."""
     made = b"".join(nodes)
     given = [name for name in outputs if field(2, name) not in made]
     nodes = [*nodes, *[node("Identity", ["mels"], [name]) for name in given]]
@@ -236,7 +236,7 @@ def test_a_static_length_may_be_what_is_reduced(read: Any) -> None:
 
 
 def test_constants_in_nodes(read: Any) -> None:
-    """As torch's exporters write them; and a weight may come through an Identity, which shares it between layers."""
+    """Constants as torch's exporters write them; an Identity may share a weight between layers."""
     nodes = [
         node("Constant", [], ["shape"], value_ints=[0, -1, 4]),
         node("Constant", [], ["zero"], value_int=0),
@@ -254,7 +254,7 @@ def test_constants_in_nodes(read: Any) -> None:
 
 @pytest.mark.parametrize("declared", [["batch", 2, 10**9], [1, 2, 4], ["batch", 2], ["a", "b", "c", "d"], []])
 def test_guessed_shapes_of_outputs(read: Any, declared: Any) -> None:
-    """Exporters guess them of the example that they trace. onnxruntime does not see them; ours have to be right."""
+    """Exporters guess shapes from a traced example, so onnxruntime never sees them; our own files' must be right."""
     nodes = [transposed(strides=[4])]
     file = read(foreign(nodes, ("audio",), audio=declared))
     assert [(out.name, out.type, out.shape) for out in file.outputs] == [("audio", FLOAT, ("batch", 2, None))]
@@ -269,13 +269,13 @@ def test_guessed_shapes_of_outputs(read: Any, declared: Any) -> None:
 
 
 def test_weights_that_no_operator_uses(read: Any) -> None:
-    """onnxruntime drops them, and would not find them by name."""
+    """They are left out, since onnxruntime drops them and would not find them by name."""
     file = read(foreign([node("Conv", ["mels", "k7"], ["audio"], pads=[3, 3])], ("audio",)))
     assert list(file.weights) == ["k7"]
 
 
 def test_shapes_that_a_foreign_file_only_says(read: Any) -> None:
-    """onnxruntime would believe them, and does not see them."""
+    """They are removed before loading, since onnxruntime would trust them."""
     nodes = [node("Abs", ["mels"], ["a"]), node("Identity", ["a"], ["audio"])]
     graph = ob.graph(nodes, [], [MELS], [value("audio", ["b", 8, "t"])]) + field(13, value("a", ["b", 8, 10**9]))
     file = read(ob.model(graph, "", [("", 17)], key="x"))
@@ -290,7 +290,7 @@ def test_the_reach_of_ours_is_in_their_metadata() -> None:
 
 
 def test_an_input_without_a_name(read: Any) -> None:
-    """It is listed; nodes cannot use it."""
+    """Such an input is listed, but nodes cannot use it."""
     graph = ob.graph([node("Identity", ["mels"], ["audio"])], [], [MELS, value("", [1, 8, 4])], [value("audio", None)])
     file = read(ob.model(graph, "", [("", 17)], key="x"))
     assert [given.name for given in file.inputs] == ["mels", ""]

@@ -1,4 +1,4 @@
-"""The file format: files of every format are read, and the codebooks are found in them."""
+"""The file format: files of every version are read, including their codebooks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def close(given: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
 
 
 def test_there_is_a_file_of_each_kind() -> None:
-    assert {path.stem for path in CURRENT} == {*FILES_4, "wavenext"}  # which no older format has
+    assert {path.stem for path in CURRENT} == {*FILES_4, "wavenext"}  # no older format has wavenext
     kinds = {key for name in FILES_4 for key in read_model(FORMAT_4 / f"{name}.onnx").metadata}
     assert kinds == {"vocos_onnx", "vocos_onnx_encoder"}
 
@@ -65,7 +65,7 @@ def test_files_of_older_formats(tmp_path: Path, results: dict[str, np.ndarray], 
 
 @pytest.mark.parametrize(("version", "name"), OLD)
 def test_the_current_format_is_the_same_network(version: int, name: str) -> None:
-    """In the same words, and with the same weights; an older file has one graph, and does not know its reach."""
+    """The description and the weights are the same; an older file has one graph, and its reach is unknown."""
     old, new = (read_model(folder / f"{name}.onnx") for folder in (DATA / f"format-{version}", DATA))
     ((key, text),) = new.metadata.items()
     assert json.loads(text)["format"] == FORMAT
@@ -94,14 +94,14 @@ def test_the_current_format_is_the_same_network(version: int, name: str) -> None
 
 @pytest.mark.parametrize("path", CURRENT, ids=lambda path: path.stem)
 def test_weights_are_aligned(path: Path) -> None:
-    """So that none is copied."""
+    """Aligned weights need no copy."""
     found = read_model(path)
     arrays = [*found.weights.values(), *([] if found.codebooks is None else [found.codebooks])]
-    assert arrays or path.stem == "imdct-cos"  # all weights of which are small
+    assert arrays or path.stem == "imdct-cos"  # whose weights are all small
     assert all(array.ctypes.data % ALIGNMENT == 0 and not array.flags.owndata for array in arrays)
 
 
-# The table of codebooks, of a tiny model of tokens
+# The table of codebooks in a tiny token model
 
 
 TABLE = np.random.default_rng(0).normal(size=(2, 16, 8)).astype(np.float32)
@@ -118,14 +118,14 @@ RAW = tensor("codebooks", TABLE)
 
 
 def write(folder: Path, *more: bytes, config: dict[str, Any] = CONFIG) -> Path:
-    """A model with more fields in its graph."""
+    """Write a model with extra fields in its graph."""
     path = folder / "model.onnx"
     path.write_bytes(ob.model(NETWORK + b"".join(more), json.dumps(config)))
     return path
 
 
 def floats(array: np.ndarray) -> bytes:
-    """A tensor whose values are a packed field of floats."""
+    """A tensor with its values in a packed field of floats."""
     sizes = b"".join(field(1, size) for size in array.shape)
     return sizes + field(2, ob.FLOAT) + field(4, array.tobytes()) + field(8, "codebooks")
 
@@ -141,7 +141,7 @@ def test_where_the_codebooks_are(tmp_path: Path, table: bytes, output: bytes, at
     assert file.codebooks is not None
     assert np.array_equal(file.codebooks, TABLE)
     assert file.graphs[STEP] == ob.model(NETWORK, json.dumps(CONFIG))
-    assert not file.weights  # those of this network are few
+    assert not file.weights  # this network's weights are all small
     vocos = VocosONNX(path)
     expected = TABLE[0][CODES[0]] + TABLE[1][CODES[1]]
     assert np.array_equal(vocos.codes_to_features(CODES)[0], expected.T)
@@ -172,7 +172,7 @@ def test_codebooks_that_no_export_writes(tmp_path: Path, more: tuple[bytes, ...]
 
 
 def test_codebooks_of_single_floats(tmp_path: Path) -> None:
-    """A field of floats that are not packed, as no writer of this version of Protocol Buffers makes it."""
+    """Unpacked floats, which no writer of this version of Protocol Buffers produces, raise an error."""
     one = field(1, 1) + field(1, 2) + field(1, 1) + field(2, ob.FLOAT) + field(4, 1.0) + field(4, 2.0)
     with pytest.raises(ValueError, match="has codebooks whose values are not in one piece, which no model"):
         VocosONNX(write(tmp_path, field(5, one + field(8, "codebooks"))))
@@ -193,7 +193,7 @@ def test_codebooks_of_a_mel_model(tmp_path: Path) -> None:
     ],
 )
 def test_files_of_a_newer_format(tmp_path: Path, data: bytes) -> None:
-    """Also where they hold what this version does not know: it is not the file that must be made again."""
+    """Even if such a file has unknown content, the error says to upgrade, not to export again."""
     path = tmp_path / "model.onnx"
     path.write_bytes(data)
     message = rf"model\.onnx: the metadata has format {FORMAT + 1}, and this version of vocos-onnx reads formats 4 to "

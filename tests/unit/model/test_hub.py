@@ -1,4 +1,4 @@
-"""Models by folder, and what is refused; the hub itself is tested in tests/parity/test_pretrained.py."""
+"""Models in folders, and invalid requests; tests/parity/test_pretrained.py tests the hub itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a name means, which files are a checkpoint, and the registry."""
+"""How a model name is resolved, which files form a checkpoint, and the registry."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [given for given in ids if not is_hub_id(given)] == []
     assert [given for given in others if is_hub_id(given)] == []
     (tmp_path / "a" / "b").mkdir(parents=True)
-    assert not is_hub_id("a/b")  # what exists is local
+    assert not is_hub_id("a/b")  # an existing path is local
     assert is_hub_id("a/c")
 
 
@@ -95,6 +95,6 @@ def test_the_registry() -> None:
         assert (model.decodes == "") == (model.kind == "encoder")
         assert re.fullmatch("([0-9a-f]{40})?", model.revision)
         assert re.fullmatch("([0-9a-f]{64})?", model.sha256)
-        assert model.revision or not model.sha256  # the sha256 is that of the weights at the commit
+        assert model.revision or not model.sha256  # the sha256 is of the weights at that commit
     assert find_known("Charactr/Vocos-Mel-24kHz") == next(m for m in models if m.id == "charactr/vocos-mel-24khz")
     assert find_known("acme/absent") is None

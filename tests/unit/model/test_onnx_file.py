@@ -1,4 +1,4 @@
-"""What is let through of a model file, before onnxruntime sees it; and the bytes that are checked are loaded."""
+"""Which model files pass the check before onnxruntime sees them; the bytes that are checked are those loaded."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sized(data: bytes) -> bytes:
 
 
 def test_the_tiny_model_is_one(write: Any) -> None:
-    """What the tests below spoil decodes before they do."""
+    """The model that the tests below damage decodes when intact."""
     assert VocosONNX(write(tiny())).decode(FEATURES).shape == (64,)
     assert VocosONNX(write(HEAD + field(7, INSIDE) + TAIL)).decode(FEATURES).shape == (64,)
 
@@ -61,9 +61,9 @@ def test_the_tiny_model_is_one(write: Any) -> None:
 @pytest.mark.parametrize(
     "spoiled",
     [
-        varint(7 << 3 | 2 | 1 << 32) + sized(INSIDE),  # a tag with a bit that readers drop
+        varint(7 << 3 | 2 | 1 << 32) + sized(INSIDE),  # a tag with a bit that readers ignore
         varint(7 << 3 | 2 | 1 << 60) + sized(INSIDE),
-        bytes([7 << 3 | 2 | 128, 0]) + sized(INSIDE),  # one with a needless byte
+        bytes([7 << 3 | 2 | 128, 0]) + sized(INSIDE),  # a tag with a redundant byte
         bytes([7 << 3 | 2 | 128, 128, 128, 128, 128, 0]) + sized(INSIDE),
         field(7, INSIDE) + b"\x00\x00",  # field 0
         field(7, INSIDE) + varint(30 << 3 | 3) + varint(30 << 3 | 4),  # a group
@@ -77,7 +77,7 @@ def test_the_tiny_model_is_one(write: Any) -> None:
         varint(7 << 3 | 1) + bytes(8) + field(7, INSIDE),
         b"\xff" * 11,
         b"",  # no graph
-        field(7, ob.graph(ob.NETWORK[:1])) + field(7, INSIDE),  # two parts of one graph
+        field(7, ob.graph(ob.NETWORK[:1])) + field(7, INSIDE),  # one graph in two fields
         field(7, INSIDE) * 2,
         field(7, INSIDE) + field(1, 9),  # ir_version twice
         field(7, INSIDE) + field(8, field(1, ""), field(2, 19)),
@@ -98,7 +98,7 @@ INITIALIZER = tensor("w", W)
 @pytest.mark.parametrize(
     "of",
     [
-        tensor("w", W, dims=[8, 17]),  # fewer data than the shape says
+        tensor("w", W, dims=[8, 17]),  # less data than the shape says
         tensor("w", W, dims=[-8, -16]),
         tensor("w", W, dims=[1 << 32, 1 << 32, 0]),
         tensor("w", W, dims=[1 << 63]),
@@ -106,7 +106,7 @@ INITIALIZER = tensor("w", W)
         tensor("w", W, kind=7),
         INITIALIZER + field(9, W.tobytes()),  # data twice
         INITIALIZER + field(2, 1),
-        INITIALIZER + field(4, W.tobytes()),  # in two ways
+        INITIALIZER + field(4, W.tobytes()),  # data in two fields
         INITIALIZER + field(14, 0) + field(14, 0),
         field(1, 3) + field(2, 7) + field(7, b"\x01\x02") + field(8, "w"),
         field(1, 1) + field(2, 7) + field(7, b"\x01\x82") + field(8, "w"),
@@ -127,7 +127,7 @@ def test_types_of_tensors(write: Any, kind: Any) -> None:
         VocosONNX(write(ob.model(ob.graph(ob.NETWORK, [ob.WEIGHT], inputs, [ob.SPECTRUM]))))
 
 
-# Data of other files
+# Data in other files
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_types_of_tensors(write: Any, kind: Any) -> None:
     [
         field(5, ELSEWHERE),
         field(5, INITIALIZER + field(14, 1)),
-        field(5, INITIALIZER + field(14, 1 << 32 | 1)),  # of which readers take 32 bits
+        field(5, INITIALIZER + field(14, 1 << 32 | 1)),  # readers take only the low 32 bits
         field(5, INITIALIZER + field(14, 1 << 63)),
         field(1, node("Constant", [], ["x"]) + field(5, field(1, "value") + field(5, ELSEWHERE) + field(20, 4))),
         field(1, field(5, field(10, ELSEWHERE))),
@@ -149,7 +149,7 @@ def test_weights_in_other_files(write: Any, inside: Any) -> None:
     with pytest.raises(ValueError, match=message):
         VocosONNX(write(HEAD + field(7, INSIDE + inside) + TAIL))
     with pytest.raises(ValueError, match=message):
-        VocosONNX(write(tiny() + field(7, inside)))  # in a graph that is joined to the first
+        VocosONNX(write(tiny() + field(7, inside)))  # in a second graph, which readers merge with the first
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_sparse_tensors(write: Any) -> None:
 
 
 def test_the_format_of_onnxruntime(write: Any) -> None:
-    """onnxruntime takes bytes for a model of its own by those at 4 ... 7, whatever is around them."""
+    """onnxruntime takes a file for one in its own format by bytes 4 to 7 alone."""
     data = field(2, "abORTM") + tiny()
     assert data[4:8] == b"ORTM"
     with pytest.raises(ValueError, match=r"in the format of onnxruntime \(\.ort\), not an ONNX model"):
@@ -257,7 +257,7 @@ def test_operators_in_forms_that_crash(write: Any, nodes: Any, what: str) -> Non
         VocosONNX(write(tiny(nodes, tensors)))
 
 
-# a shape of some length that comes out only while it runs, as s
+# computes s, a shape whose length is known only at run time
 HIDDEN = [
     node("Shape", ["features"], ["batch"], end=1),
     node("Sub", ["batch", "batch"], ["nothing"]),
@@ -315,7 +315,7 @@ HIDDEN = [
     ],
 )  # fmt: skip
 def test_shapes_that_come_out_too_late(write: Any, nodes: Any, what: str) -> None:
-    """Kernels trust what is checked at load, where ranks are known; and large products of weights take long there."""
+    """Kernels rely on checks at load time, which need known ranks; large products of weights would slow loading."""
     tensors = [
         tensor("f", np.array(1.0, np.float32)), tensor("k4", np.ones((16, 1, 2, 2), np.float32)),
         tensor("k3", np.ones((4, 16, 3), np.float32)), tensor("k8", np.ones((4, 8, 3), np.float32)),
@@ -333,7 +333,7 @@ def test_shapes_that_come_out_too_late(write: Any, nodes: Any, what: str) -> Non
 
 @pytest.mark.parametrize("shape", [["batch", 8, 10**9], [8, 5], [1, 9, "frames"]])
 def test_shapes_that_a_file_only_says(write: Any, shape: Any) -> None:
-    """onnxruntime believes them, and would make values of that size."""
+    """onnxruntime trusts declared shapes and would allocate values of that size."""
     inside = field(13, value("x", shape))
     network = ob.graph([node("Abs", ["features"], ["x"]), *ob.NETWORK], [ob.WEIGHT], [ob.FEATURES], [ob.SPECTRUM])
     with pytest.raises(
@@ -349,7 +349,7 @@ def test_names_with_control_characters(write: Any, name: str) -> None:
 
 
 def test_if(write: Any) -> None:
-    """At the top of the graph, with both branches checked."""
+    """If is allowed only at the top level, and both branches are checked."""
     condition = tensor("c", np.array(True))
     inner = node("If", ["c"], ["z"], then_branch=branch(name="p"), else_branch=branch(name="q"))
     for then, otherwise, what in (
@@ -391,7 +391,7 @@ def test_no_regular_files(tmp_path: Path) -> None:
         expected = "holds no model: expected" if path == tmp_path else "is not a file; expected"
         with pytest.raises(ValueError, match=expected):
             VocosONNX(path)
-    for path in (tmp_path / "fifo", Path("/dev/zero")):  # put where a file was, after somebody looked
+    for path in (tmp_path / "fifo", Path("/dev/zero")):  # the path may have been replaced after the first check
         expected = "holds no model: expected" if path == tmp_path else "is not a file; expected"
         with pytest.raises(ValueError, match=expected):
             read_model(path)
@@ -406,7 +406,7 @@ def test_size_of_the_file(tmp_path: Path) -> None:
 
 
 def test_sha256_is_that_of_what_is_loaded(tmp_path: Path) -> None:
-    """Not of what was there when somebody looked: the file is replaced in between."""
+    """The digest is of the bytes that are loaded, even if the file is replaced after the first check."""
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -422,7 +422,7 @@ def test_sha256_is_that_of_what_is_loaded(tmp_path: Path) -> None:
 
 
 def test_files_that_change_while_they_are_read(tmp_path: Path) -> None:
-    """Each load is of the whole file as it was at some time, or an error; the process lives."""
+    """Each load gives the complete file or an error, and never crashes the process."""
     path, good = tmp_path / "model.onnx", tiny([], [tensor("padding", np.zeros(1 << 16, np.float32))])
     path.write_bytes(good)
     expected, end = read_model(path), threading.Event()
@@ -448,7 +448,7 @@ def test_files_that_change_while_they_are_read(tmp_path: Path) -> None:
 
 
 def test_bytes_are_released(tmp_path: Path) -> None:
-    """A model takes its weights more than if onnxruntime had read the file itself, and that only once."""
+    """A model takes only its weights' memory beyond what onnxruntime takes when it reads the file itself."""
     script = """
 import os, sys
 import onnxruntime, resource
@@ -487,11 +487,11 @@ print(resident() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 
     assert peak < their_peak + 1.1 * size, found
 
 
-# What the graph takes and makes
+# Inputs and outputs of the graph
 
 
 def test_types_of_outputs(write: Any) -> None:
-    """A float64 spectrum has the right shape, and decodes to anything."""
+    """A spectrum of another type has the right shape but would decode to garbage, so it raises an error."""
     product = [ob.NETWORK[0], node("MatMul", ["turned", "weight"], ["p"])]
     for kind in (6, 7, 10):
         nodes = [*product, node("Cast", ["p"], ["spectrum"], to=kind)]
@@ -507,7 +507,7 @@ def test_types_of_outputs(write: Any) -> None:
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_shapes_while_it_runs(write: Any, axis: int) -> None:
-    """onnxruntime lets pass that a graph makes another shape than it says."""
+    """onnxruntime does not check that a graph's outputs have their declared shapes; we do."""
     last = [
         *ob.NETWORK[:1],
         node("MatMul", ["turned", "weight"], ["p"]),
@@ -574,7 +574,7 @@ def test_shapes_of_an_encoder_while_it_runs(write: Any) -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("encodec", VocosONNX), ("encoder", EncodecONNX)])
 def test_codebooks_are_those_that_the_metadata_says(write: Any, name: str, kind: Any) -> None:
-    """By what it says models and encoders are matched, and tokens named."""
+    """The metadata's fingerprint pairs models with encoders and names tokens, so it must match the codebooks."""
     data = (DATA / f"{name}.onnx").read_bytes()
     codebooks = EncodecONNX(DATA / "encoder.onnx", threads=1).codebooks
     for place in (codebooks[0], codebooks[-1] if name == "encoder" else codebooks[1]):
@@ -674,7 +674,7 @@ def test_sizes_have_bounds(tree: Any, path: Any, new: Any) -> None:
         (SPECTRUM, "left_context", 4000),
         (WIDE, "feature_channels", 16_384),
         (ENCODER, "left_context", 1 << 40),
-        (ENCODER, "right_context", 1),  # of audio it looks at nothing ahead
+        (ENCODER, "right_context", 1),  # an encoder of audio has no look-ahead
         (ENCODER, "n_fft", 1 << 40),
         (ENCODER, "codebooks_sha256", ["0" * 64] * 129),
         (ENCODER, "codebooks_sha256", ["x"]),
@@ -715,7 +715,7 @@ def test_values_in_messages_are_short() -> None:
     assert first_line(KeyError()) == "KeyError"
 
 
-# The network's If, in whose place a branch is put
+# The network's If, which is replaced by one of its branches
 
 
 def _branch_of(nodes: list[bytes], *outputs: str) -> bytes:
@@ -723,7 +723,7 @@ def _branch_of(nodes: list[bytes], *outputs: str) -> bytes:
 
 
 def _reordered(operator: str, given: str, made: str) -> bytes:
-    """A node with its fields in another order than that of their numbers, and a name and a doc_string among them."""
+    """A node whose fields, including a name and a doc_string, are not in the order of their numbers."""
     return field(6, "text") + field(4, operator) + field(2, made) + field(3, f"node of {made}") + field(1, given)
 
 
@@ -733,7 +733,7 @@ def _reordered(operator: str, given: str, made: str) -> bytes:
         (_branch_of([node("Neg", ["p"], ["a"])], "a"), _branch_of([node("Abs", ["p"], ["b"])], "b"), ["spectrum"]),
         (
             _branch_of([node("Neg", ["p"], ["a"])], "a", "a"),  # returned twice
-            _branch_of([node("Abs", ["p"], ["b"]), node("Neg", ["b"], ["d"])], "b", "d"),  # and used inside
+            _branch_of([node("Abs", ["p"], ["b"]), node("Neg", ["b"], ["d"])], "b", "d"),  # b is also used inside
             ["spectrum", "more"],
         ),
         (
@@ -751,7 +751,7 @@ def _reordered(operator: str, given: str, made: str) -> bytes:
     ids=["plain", "twice", "reordered", "outside", "initializers"],
 )
 def test_branches_of_the_network(write: Any, then: bytes, otherwise: bytes, outputs: list[str]) -> None:
-    """The same name may mean different values in the two."""
+    """Each branch replaces the If correctly, even if a name means different values in the two."""
     nodes = [
         node("Transpose", ["features"], ["turned"], perm=[0, 2, 1]),
         node("MatMul", ["turned", "weight"], ["q"]),

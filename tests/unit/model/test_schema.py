@@ -1,4 +1,4 @@
-"""docs/reference/format.schema.json, held against the code: what one takes the other takes."""
+"""docs/reference/format.schema.json and the code accept the same metadata."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def metadata(path: Path) -> tuple[type[ModelConfig] | type[EncoderConfig], dict[
 
 
 def types(schema: dict[str, Any]) -> set[Any]:
-    """What a part of the schema takes: names of JSON's types, of definitions, and (items,) of a list."""
+    """The types that a subschema accepts: names of JSON types or definitions, and (items,) for a list."""
     if "enum" in schema:
         return {PLAIN[type(value)] for value in schema["enum"]}
     if "anyOf" in schema:
@@ -61,7 +61,7 @@ def types(schema: dict[str, Any]) -> set[Any]:
 
 
 def annotated(hint: Any) -> set[Any]:
-    """The same of an annotation."""
+    """The same for a type annotation."""
     if hint in DEFINITIONS or hint in PLAIN:
         return {DEFINITIONS.get(hint) or PLAIN[hint]}
     if Ellipsis in get_args(hint):
@@ -73,7 +73,7 @@ def annotated(hint: Any) -> set[Any]:
 def test_every_field_is_in_the_schema(kind: type) -> None:
     definition = SCHEMA["$defs"][DEFINITIONS[kind]]
     properties = dict(definition["properties"])
-    later = definition.get("else", {}).get("required", [])  # than the formats that the condition names
+    later = definition.get("else", {}).get("required", [])  # fields newer than the formats named in the condition
     assert definition["required"] == [name for name in properties if name not in later]
     assert definition["additionalProperties"] is False
     if kind in KINDS.values():

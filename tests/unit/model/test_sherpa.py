@@ -1,4 +1,4 @@
-"""The metadata of sherpa-onnx's layout, written and read."""
+"""Writing and reading the metadata of sherpa-onnx's layout."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ VALUES = st.one_of(TEXTS, st.integers(-2, 1 << 70).map(str), st.sampled_from(["v
 @hypothesis.settings(deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES))
 def test_any_metadata(metadata: dict[str, str]) -> None:
-    """Settings within the limits, or a ValueError."""
+    """Any metadata gives settings within the limits or raises ValueError."""
     try:
         sample_rate, n_fft, hop_length, center = settings(metadata)
     except ValueError:

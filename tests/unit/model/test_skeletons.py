@@ -1,4 +1,4 @@
-"""Models filled without torch: what they are like, and what is refused. tests/parity compares them with exports."""
+"""Models filled without torch, and errors for weights that do not fit. tests/parity compares them with exports."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SOURCE = Source("", "", "", "0")
 
 
 def random_weights(skeleton: Skeleton, seed: int = 0) -> dict[str, Float]:
-    """Small values, but those that scale something are around 1."""
+    """Small random values; scales are around 1."""
     rng = np.random.default_rng(seed)
     around_one = ("scale.weight", "norm.weight", "gamma")
     return {
@@ -44,7 +44,7 @@ def random_weights(skeleton: Skeleton, seed: int = 0) -> dict[str, Float]:
 
 
 def codec(precision: str = "float32") -> tuple[ModelConfig, Float]:
-    """The description of a model of the smallest geometry, and random codebooks."""
+    """The description of a model in the smallest geometry, and random codebooks."""
     codebooks = np.random.default_rng(1).normal(0, 1, (4, 1024, 128)).astype(np.float32)
     features = EncodecFeatures("", 4, 1024, (1.5, 3.0), (2, 4), fingerprints(codebooks)[-1])
     quality = None if precision == "float32" else Quality(30.0, None, 1.0)
@@ -73,7 +73,7 @@ def snr(expected: Float, given: Float) -> float:
 
 @pytest.mark.parametrize("name", known())
 def test_known(name: str) -> None:
-    """Each geometry is found, in all forms, which take the same weights and none of whose tensors is in it."""
+    """Each geometry is found; its forms take the same weights, and their skeletons contain none."""
     geometry = known()[name]
     assert find(geometry) == name
     assert find(replace(geometry, n_fft=geometry.n_fft * 2)) is None
@@ -89,12 +89,12 @@ def test_known(name: str) -> None:
     for form in forms(name):
         skeleton = load(name, form)
         assert (skeleton.name, skeleton.form, skeleton.weights) == (name, form, weights)
-        assert len(skeleton.model) < 70_000  # the weights have 32 MB and more
+        assert len(skeleton.model) < 70_000  # the weights have at least 32 MB
         assert len(skeleton.layers) == (2 * geometry.num_layers + 1 if form.startswith("int8") else 0)
 
 
 def test_all_forms_decode(tmp_path: Path) -> None:
-    """The same weights in every form make the same audio, as near as its precision comes."""
+    """With the same weights, every form gives the same audio, within its precision."""
     skeleton = load(SMALLEST)
     weights = random_weights(skeleton)
     original = VocosONNX(written(tmp_path / "float32.onnx", "float32", weights, None))
@@ -139,7 +139,7 @@ def test_the_weights_lie_where_they_can_be_used(tmp_path: Path) -> None:
 
 
 def test_one_tensor_at_a_time(tmp_path: Path) -> None:
-    """A file of 54 MB takes little more memory than the weights that are given."""
+    """Filling a file of 54 MB one tensor at a time takes less than 32 MB beyond the given weights."""
     skeleton = load("vocos-mel-24khz", "float32-istft")
     weights = random_weights(skeleton)
     metadata = {METADATA_KEY: mel_config().to_json()}
@@ -152,7 +152,7 @@ def test_one_tensor_at_a_time(tmp_path: Path) -> None:
         finally:
             tracemalloc.stop()
     assert (tmp_path / "m.onnx").stat().st_size > 54e6
-    assert peak < 32e6  # the basis of the inverse STFT is made in double precision
+    assert peak < 32e6  # mostly the basis of the inverse STFT, computed in double precision
     mels = np.random.default_rng(0).uniform(-8, 2, (100, 20)).astype(np.float32)
     assert VocosONNX(tmp_path / "m.onnx").decode(mels).shape == (19 * 256,)
 
@@ -184,7 +184,7 @@ def refused(name: str, form: str, weights: dict[str, Float], **given: dict[str, 
 
 
 def test_weights_that_do_not_fit() -> None:
-    """The message names all that is wrong, before a piece of the file is made."""
+    """The error names every fault, before any of the file is made."""
     weights = random_weights(load(SMALLEST))
     weights.pop("backbone.norm.scale.weight")
     weights["head.istft.window"] = np.zeros(1280, np.float32)

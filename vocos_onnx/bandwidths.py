@@ -170,6 +170,11 @@ def bandwidth_index(bandwidth: float, bandwidths: tuple[float, ...]) -> int:
         raise ValueError(f"bandwidth is {shown(bandwidth)}, expected one of {known} (kbps)") from None
 
 
+def may_be_swapped(shape: tuple[int, ...], num_codebooks: int) -> bool:
+    """Whether tokens with that 2-D shape are more likely (T, K) than (K, T) with more codebooks than the model has."""
+    return shape[0] > num_codebooks >= shape[1]
+
+
 def counted(codebooks: int) -> str:
     """The number of codebooks as text, singular or plural."""
     return "1 codebook" if codebooks == 1 else f"{codebooks} codebooks"

@@ -24,7 +24,7 @@ from .arrays import (
     stack_hint,
     unwrapped,
 )
-from .bandwidths import Bandwidths, counted, first_codebooks
+from .bandwidths import Bandwidths, counted, first_codebooks, may_be_swapped
 from .dsp.mel import MelFeatures
 from .dsp.quantizer import fingerprints, lookup
 from .io.tokens import Tokens, check_codec
@@ -288,6 +288,8 @@ class Reader(ABC):
             if mels.check is not None:
                 mels.check.add(features)
             return Frames(features, None, bandwidth_id, array.ndim == 3, mels.convention)
+        if codebooks is not None and array.ndim == 2 and not may_be_swapped(array.shape, self.num_codebooks):
+            array = array[: self.num_codebooks]  # of a codec with more
         frames = self._codes(array, layout)
         codes = frames.values
         if codebooks is not None:

@@ -167,6 +167,10 @@ def _first_codebooks(job: Job, read: Tokens, args: Namespace, config: ModelConfi
 
     Raises ValueError if there are fewer, or if no bandwidth is given and none has as many.
     """
+    from vocos_onnx.bandwidths import may_be_swapped
+    from vocos_onnx.io.tokens import first_codebooks
+    from vocos_onnx.limits import MAX_CODEBOOKS
+
     encodec = config.encodec
     if read.codes.dtype.kind == "f" or read.codes.ndim != 2 or encodec is None:
         return read
@@ -179,14 +183,15 @@ def _first_codebooks(job: Job, read: Tokens, args: Namespace, config: ModelConfi
         remedy = f"pass --bandwidth {kbps:g} to decode {'all' if count == found else f'the first {count}'} of them"
     elif config.num_bandwidth_ids:
         remedy = f"pass --bandwidth-id 0 to decode them as those of {encodec.bandwidths[0]:g} kbps"
-    if most is not None and found <= encodec.num_codebooks:  # otherwise the axes may be swapped
+    if most is not None and not may_be_swapped(read.codes.shape, encodec.num_codebooks):
         if found < most:
             raise ValueError(
                 f"{job.source_name} has {found} codebooks, but {args.bandwidth:g} kbps needs {most}: {remedy}"
             )
-        return replace(read, codes=read.codes[:most])
-    possible = 0 < found <= encodec.num_codebooks <= frames  # otherwise the axes may be swapped
-    if possible and args.bandwidth_id is None and config.num_bandwidth_ids and found not in counts:
+        return first_codebooks(read, most, encodec.num_codebooks)
+    may_be_rows = found > 0 and frames >= encodec.num_codebooks and found <= MAX_CODEBOOKS  # else the axes are swapped
+    is_own = read.codec in (None, encodec.codec)  # tokens of another codec are refused for that
+    if is_own and may_be_rows and args.bandwidth_id is None and config.num_bandwidth_ids and found not in counts:
         known = ", ".join(f"{kbps:g} kbps {count}" for kbps, count in zip(encodec.bandwidths, counts, strict=True))
         raise ValueError(f"{job.source_name} has {found} codebooks, and no bandwidth has as many ({known}): {remedy}")
     return read

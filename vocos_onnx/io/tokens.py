@@ -130,6 +130,15 @@ def load_tokens(path_or_file: str | os.PathLike[str] | IO[bytes], *, key: str | 
     return tokens
 
 
+def first_codebooks(tokens: Tokens, count: int, most: int) -> Tokens:
+    """Returns the first ``count`` codebooks of tokens (K, T), for a model that has ``most`` codebooks.
+
+    A fingerprint of more codebooks than the model has cannot be compared, and is dropped; the codec's name stays.
+    """
+    digest = tokens.codebooks_sha256 if len(tokens.codes) <= most else None
+    return replace(tokens, codes=tokens.codes[:count], codebooks_sha256=digest)
+
+
 def check_not_empty(tokens: Tokens, file: str) -> None:
     """Raises ValueError if a file to be decoded holds no frames."""
     if not tokens.codes.size:
@@ -339,7 +348,9 @@ def check_codec(tokens: Tokens, config: ModelConfig, known: tuple[str, ...]) -> 
         raise ValueError(f"these are tokens of {name}, and this is a mel model, which decodes features: {remedy}")
     if tokens.codebooks_sha256 is not None:
         count = min(tokens.codes.shape[:-1], default=0)  # for (K, T), (K, B, T) or (B, K, T)
-        same = tokens.codebooks_sha256 in known[max(0, count - 1) :]
+        # A fingerprint of more codebooks than the model has cannot be compared, so the name must do.
+        matches = tokens.codebooks_sha256 in known[max(0, count - 1) :]
+        same = tokens.codec == own.codec if count > len(known) else matches
     else:
         same = tokens.codec == own.codec
     if not same:

@@ -34,7 +34,7 @@ from vocos_onnx.once import first_time
 from . import page, websocket
 from .access import Access
 from .answers import BLOCK, CHUNK, TOKENS, Answers, Work, chosen_format
-from .bodies import Bodies, Recording, account_of, check_codebooks, check_values, first_codebooks
+from .bodies import Bodies, Recording, account_of, check_codebooks, check_values, codebooks_of_bandwidth
 from .limits import Limits, Refused, Scope
 from .metrics import Metrics
 from .models import Model, Models, NotLoadedError, UnknownModelError
@@ -195,7 +195,7 @@ async def decode(request: Request) -> Response:
     given = await service.bodies.arrays(request, model, convention, request.query_params.get("key"), clock)
     if bandwidth is not None:
         with _bad_input():
-            given = first_codebooks(given, model, bandwidth)
+            given = codebooks_of_bandwidth(given, model, bandwidth)
     with _bad_input():
         check_codebooks(given, model, bandwidth_id)
     await service.workers.run(check_values, given, model, clock=clock)

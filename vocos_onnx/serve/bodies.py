@@ -9,7 +9,6 @@ import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,12 +18,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from vocos_onnx.arrays import Float
-from vocos_onnx.bandwidths import counted
+from vocos_onnx.bandwidths import counted, may_be_swapped
 from vocos_onnx.frames import read_tokens
 from vocos_onnx.io.array_files import not_unpacked
 from vocos_onnx.io.audio import load_blocks
 from vocos_onnx.io.kinds import TEXT, Kind, kind_of
-from vocos_onnx.io.tokens import A_NAME, Tokens, is_name, read_token_file, shape_of_one
+from vocos_onnx.io.tokens import A_NAME, Tokens, first_codebooks, is_name, read_token_file, shape_of_one
 from vocos_onnx.mels import MelConvention
 from vocos_onnx.messages import listed, shown
 
@@ -392,7 +391,7 @@ class _Limits:
         _check_length(frames * self._config.hop_length, rate, self._settings.max_seconds)
 
 
-def first_codebooks(tokens: Tokens, model: Model, bandwidth: float | None) -> Tokens:
+def codebooks_of_bandwidth(tokens: Tokens, model: Model, bandwidth: float | None) -> Tokens:
     """Returns the codebooks that belong to a bandwidth, the first of tokens (K, T), as the command line does.
 
     Raises ValueError if the tokens have fewer codebooks, or if the model does not have the bandwidth.
@@ -402,17 +401,17 @@ def first_codebooks(tokens: Tokens, model: Model, bandwidth: float | None) -> To
     index = model.vocos.bandwidths.index(bandwidth)
     codec = model.vocos.config.encodec
     assert codec is not None
-    count, (found, frames) = codec.codebooks_per_bandwidth[index], tokens.codes.shape
-    if found > codec.num_codebooks:
-        swapped = "; where they are (frames, codebooks) send them transposed" if frames <= codec.num_codebooks else ""
+    count, found = codec.codebooks_per_bandwidth[index], len(tokens.codes)
+    if may_be_swapped(tokens.codes.shape, codec.num_codebooks):
         raise ValueError(
-            f"these tokens have {counted(found)}, and {codec.codec} has {codec.num_codebooks} at most{swapped}"
+            f"these tokens have {counted(found)}, and {model.name} decodes {codec.num_codebooks} at most; where they "
+            "are (frames, codebooks) send them transposed"
         )
     if found < count:
         raise ValueError(
             f"these tokens have {counted(found)}, but {bandwidth:g} kbps needs {count}: leave bandwidth out"
         )
-    return replace(tokens, codes=tokens.codes[:count])
+    return first_codebooks(tokens, count, codec.num_codebooks)
 
 
 def check_codebooks(tokens: Tokens, model: Model, bandwidth_id: int | None) -> None:

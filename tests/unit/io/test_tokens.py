@@ -24,7 +24,7 @@ import pytest
 import soundfile
 
 from tests.helpers import DATA
-from vocos_onnx import EncodecONNX, Tokens, VocosONNX, load_tokens, save_tokens
+from vocos_onnx import EncodecONNX, Tokens, VocosONNX, load_audio, load_tokens, save_tokens
 from vocos_onnx.cli import main
 from vocos_onnx.dsp.quantizer import quantize
 from vocos_onnx.io.tokens import read_token_file
@@ -1058,3 +1058,29 @@ def test_names_and_numbers_that_cannot_be_printed(encoder: EncodecONNX, encodec:
                 encodec.decode(CODES, **dict[str, Any]({name: number}))
     with pytest.raises(ValueError, match=r"an integer of \d+ bits\) are given; pass one"):
         encodec.decode(CODES, bandwidth=10**5000, bandwidth_id=10**5000)
+
+
+def test_tokens_of_more_codebooks_than_the_model_has(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as EnCodec's at 24 kbps: a bandwidth decodes the first ones. Their fingerprint cannot be compared."""
+    vocos = VocosONNX(MODEL)
+    codes = np.random.default_rng(0).integers(0, 1024, (5, 40))
+    tokens = Tokens(codes, codec="encodec_24khz", codebooks_sha256="0" * 64)
+    expected = vocos.decode(codes[:2])
+    for given in (codes, tokens):
+        assert np.array_equal(vocos.decode(given, bandwidth=1.5), expected)
+        assert np.array_equal(vocos.decode(given, bandwidth=0.75), vocos.decode(codes[:1]))
+        with pytest.raises(ValueError, match=r"5 codebooks, expected 1 to 2 .*pass tokens\[:2\]"):
+            vocos.decode(given)
+    with pytest.raises(ValueError, match="these are tokens of another"):
+        vocos.decode(Tokens(codes, codec="another", codebooks_sha256="0" * 64), bandwidth=1.5)
+    np.savez("five.npz", tokens=codes, codec="encodec_24khz", codebooks_sha256="0" * 64)
+    assert run("decode", "five.npz", "out.wav", "--model", MODEL) == 2
+    error = capsys.readouterr().err
+    assert "five.npz has 5 codebooks, and no bandwidth has as many" in error
+    assert "pass --bandwidth 1.5 to decode the first 2 of them" in error
+    assert run("decode", "five.npz", "out.wav", "--model", MODEL, "--bandwidth", "1.5") == 0
+    Path("five").mkdir()
+    Path("five.npz").rename("five/five.npz")
+    assert run("batch", "five", "out", "--model", MODEL, "--bandwidth", "1.5", "--format", "wav") == 0
+    for path in ("out.wav", "out/five.wav"):
+        assert np.abs(load_audio(path, 24_000) - expected.clip(-1, 1)).max() < 1e-4

@@ -236,7 +236,7 @@ def _refuse_token_options(bandwidth: float | None, encoder: EncoderOrPath | None
 def _unknown_mels_error() -> ValueError:
     return ValueError(
         "this model does not say how its mels are made of audio, so that only decode can be used, with mels of the "
-        "system that it is for; of another exporter's file, a config.yaml of the checkpoint beside it says how"
+        "system that it is for. If it is a file from another exporter, put the config.yaml of its checkpoint beside it"
     )
 
 

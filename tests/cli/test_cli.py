@@ -486,7 +486,8 @@ def test_a_stream_of_tokens_says_how_many_codebooks_it_reads(
     data = demo_tokens().codes[:8, :20].T.astype("<i2").tobytes()
     assert pipe(data, "tokens")[0] == 0
     assert capsys.readouterr().err == (
-        "vocos-onnx: reading 8 codebooks a frame, those of 6 kbps; for another number pass --bandwidth: 1.5 for 2, "
+        "vocos-onnx: reading 8 codebooks of vocos_onnx_24khz a frame, those of 6 kbps; for another number pass "
+        "--bandwidth: 1.5 for 2, "
         "3 for 4, 12 for 16\n"
     )
     assert pipe(data, "tokens", "--bandwidth", "6")[0] == 0
@@ -793,7 +794,7 @@ def test_help_describes_each_argument() -> None:
         (["decode", "a", "b", "-o", "c"], "have one); the output is the last argument, without an option before it\n"),
         (["serve", "-o", "c"], "serve has no option -o (convert, export, quantize, export-encodec have one)\n"),
         (["demo", "--model", "m"], "error: demo has no option --model (decode, resynth, batch, stream, "),
-        (["stream"], "error: the following arguments are required: {tokens,features,audio}\n"),
+        (["stream"], "error: the following arguments are required: {tokens,features,mels,audio}\n"),
         (["decod", "a", "b"], "did you mean decode?"),
         (
             ["encode", "a", "--bandwidth", "3", "b", "c"],

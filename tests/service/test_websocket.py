@@ -178,6 +178,7 @@ def test_audio_is_that_of_decode(server: Server, model: str, given: np.ndarray, 
             "hop_length": hop,
             "delay_frames": stream.delay,
             "delay_samples": stream.delay_samples,
+            **({} if vocos.config.encodec is None else {"codec": vocos.config.encodec.codec}),
             "codebooks" if is_tokens else "channels": len(given),
             "dtype": given.dtype.name,
             "frame_bytes": len(given) * given.itemsize,
@@ -339,7 +340,7 @@ MEL_START = START | {"model": "mel", "kind": "mels", "codebooks": None}
         ([START | {"format": "mp3"}], 1007, r"^format is 'mp3', expected s16le or f32le$"),
         ([START | {"mels_from": "f5"}], 1007, r"^mels_from is 'f5', and these are tokens"),
         ([MEL_START | {"mels_from": "nobody"}], 1007, r"^mels_from is 'nobody', expected one of [^;]*'mlx'$"),
-        ([START | {"codeboks": 2}], 1007, r"^start has 'codeboks', expected some of type, model, kind, codebooks"),
+        ([START | {"codeboks": 2}], 1007, r"^start has the key 'codeboks' \(did you mean codebooks\?\), expected"),
         # tokens of another codec
         ([START | {"codec": "other"}], 1007, r"^these are tokens of other, and this .*: no other model of the"),
         ([START | {"codebooks_sha256": "0" * 64}], 1007, r"^these are tokens of another codec, and this model"),
@@ -350,7 +351,7 @@ MEL_START = START | {"model": "mel", "kind": "mels", "codebooks": None}
         ([START | {"codebooks_sha256": "a\n\x1b"}], 1007, r"^codebooks_sha256 is 'a\\n\\x1b', expected a name"),
         ([START | {"codec": ""}], 1007, r"^codec is '', expected a name"),
         ([START | {"model": "\udfff"}], 1007, r"^model is '\\udfff', expected a text"),
-        ([START | {"\ud800": 1}], 1007, r"^start has '\\ud800', expected some of"),
+        ([START | {"\ud800": 1}], 1007, r"^start has the key '\\ud800', expected one of"),
         ([START | {"type": "\ud800"}], 1003, r"^type is '\\ud800', expected"),
         *(
             ([START | {name: 10**zeros}], 1007, error)

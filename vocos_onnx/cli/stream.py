@@ -36,9 +36,9 @@ def add(commands: Commands) -> None:
     options.add_session(parser)
     parser.add_argument(
         "kind",
-        choices=("tokens", "features", "audio"),
+        choices=("tokens", "features", "mels", "audio"),
         help="tokens as 16-bit integers, frame after frame, each with all codebooks of the --bandwidth "
-        "(numpy: tokens.T.astype('<i2').tobytes()); features in the same way as 32-bit floats; or mono audio",
+        "(numpy: tokens.T.astype('<i2').tobytes()); features (mels) in the same way as 32-bit floats; or mono audio",
     )
     options.add_model(parser)
     options.add_encoder(parser)
@@ -105,7 +105,7 @@ def _of_frames(args: Namespace, vocos: VocosONNX, errors: list[Exception]) -> It
     elif args.bandwidth is not None:
         raise ValueError("--bandwidth is given, but this is a mel model, without tokens: leave it out")
     size = None
-    if args.kind == "features":
+    if args.kind in ("features", "mels"):
         frames = RawInput(args, "<f4", config.feature_channels, vocos.sample_rate)
     elif config.encodec is None or index is None:
         raise ValueError("this is a mel model: it decodes features, not tokens")
@@ -131,8 +131,8 @@ def _with_a_remark(frames: Iterator[Rows], codec: EncodecFeatures) -> Iterator[R
             each = zip(codec.bandwidths, codec.codebooks_per_bandwidth, strict=True)
             others = ", ".join(f"{kbps:g} for {count}" for kbps, count in each if count != len(chunk))
             tell(
-                f"reading {counted(len(chunk))} a frame, those of {DEFAULT_BANDWIDTH:g} kbps; for another number pass "
-                f"--bandwidth: {others}"
+                f"reading {counted(len(chunk))} of {codec.codec} a frame, those of {DEFAULT_BANDWIDTH:g} kbps; for "
+                f"another number pass --bandwidth: {others}"
             )
         yield chunk
 

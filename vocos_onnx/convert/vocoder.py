@@ -240,7 +240,11 @@ def _check_window(window: Float | None, n_fft: int) -> None:
     """Checks the window, a constant upstream, rounded in half precision. Our exact one is used instead."""
     if window is None:  # the MLX ports omit it
         return
-    if window.shape != (n_fft,) or not float(np.abs(window - hann_window(n_fft)).max()) < 5e-3:
+    if window.shape != (n_fft,):
+        raise CheckpointError(
+            f"{WINDOW} has {window.size} samples, but n_fft is {n_fft} in the config: it is that of another checkpoint"
+        )
+    if not float(np.abs(window - hann_window(n_fft)).max()) < 5e-3:
         raise CheckpointError(f"{WINDOW} is not the Hann window of {n_fft} samples of vocos 0.1.0")
 
 

@@ -33,6 +33,7 @@ from .access import SUBPROTOCOL
 from .limits import Receive, Refused, Scope, Send, deny
 from .models import Model, Models, NotLoadedError, UnknownModelError
 from .wording import in_json, one_of, short, with_place
+from .wording import unknown as no_such
 
 if TYPE_CHECKING:
     from .app import Service
@@ -280,6 +281,7 @@ class _Open:
             "hop_length": self.model.vocos.hop_length,
             "delay_frames": self.stream.delay,
             "delay_samples": self.stream.delay_samples,
+            **({} if self.model.vocos.config.encodec is None else {"codec": self.model.vocos.config.encodec.codec}),
             "codebooks" if self.is_tokens else "channels": self.width,
             "dtype": self.dtype.name,
             "frame_bytes": self.frame_bytes,
@@ -421,7 +423,7 @@ class Connection:
     async def _started(self, start: Mapping[str, Any]) -> _Open:
         unknown = next((key for key in start if key not in _KEYS), None)
         if unknown is not None:
-            raise _Closed(BAD_DATA, f"start has {shown(unknown)}, expected some of {', '.join(_KEYS)}")
+            raise _Closed(BAD_DATA, f"start has the key {no_such(unknown, _KEYS)}")
         models = self._service.models
         try:
             model = await models.get(_text(start, "model"))

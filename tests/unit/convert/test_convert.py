@@ -292,6 +292,7 @@ BROKEN: list[tuple[Callable[[State], object], str]] = [
     (lambda s: s.update({CODEBOOKS: s[CODEBOOKS][:2048]}), r"has shape \(2048, 128\), expected \(16384, 128\)"),
     (lambda s: s["backbone.norm.shift.weight"].fill(np.nan), r"backbone\.norm\.shift\.weight'? holds NaN or infinity"),
     (lambda s: s.update({"head.istft.window": np.ones(1280, np.float32)}), "is not the Hann window of 1280 samples"),
+    (lambda s: s.update({"head.istft.window": np.ones(1024, np.float32)}), "has 1024 samples, but n_fft is 1280"),
 ]  # fmt: skip
 
 

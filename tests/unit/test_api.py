@@ -275,7 +275,7 @@ def test_other_files_where_a_model_belongs(folder: Path) -> None:
         ("a.wav", r"a.wav is audio \(WAV\), .*VocosONNX\(\)\(load_audio\('a.wav', 24000\), 24000\)"),
         ("a.flac", r"a.flac is audio \(FLAC\)"),
         ("t.npy", r"t.npy is a \.npy file of numpy, .*VocosONNX\(MODEL\)\.decode\(load_tokens\('t.npy'\)\)"),
-        ("t.npz", r"t.npz is a zip archive.*VocosONNX\(\)\.decode\(load_tokens\('t.npz'\)\)"),
+        ("t.npz", r"t.npz is a zip archive.*VocosONNX\(MODEL\)\.decode\(load_tokens\('t.npz'\)\)"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             VocosONNX(name)

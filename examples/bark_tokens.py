@@ -27,4 +27,6 @@ def main(source: str, target: str, model: str = "charactr/vocos-encodec-24khz") 
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -31,4 +31,6 @@ def main(recordings: str, held_back: str, run: str, steps: int = 5_000) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:4], *map(int, sys.argv[4:5]))

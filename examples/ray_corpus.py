@@ -25,4 +25,6 @@ def main(recordings: str, tokens: str, address: str | None = None) -> None:
 
 
 if __name__ == "__main__":  # without this line, the worker processes would run the script again
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

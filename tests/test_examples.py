@@ -64,6 +64,13 @@ def test_it_is_short_and_tells_how_to_run_it(path: Path) -> None:
     assert f"examples/{path.name}" in (ROOT / "docs" / "guides" / "examples.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", ["bark_tokens.py", "export_to_sherpa.py"])
+def test_without_arguments_it_prints_how_to_run_it(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / name)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and f"python {name} " in done.stderr and "Traceback" not in done.stderr
+
+
 def test_bark_tokens(tmp_path: Path) -> None:
     tokens = np.random.default_rng(0).integers(1024, size=(8, 150))
     np.savez(tmp_path / "speaker.npz", fine_prompt=tokens, coarse_prompt=tokens[:2])

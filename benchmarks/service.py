@@ -209,7 +209,7 @@ def wrong_ones(library: Library) -> tuple[list[Request], list[WrongStream]]:
         refused(404, "", "/v1/decoder", good),
         refused(404, "", "/v1/samples/..%2f..%2fetc%2fpasswd", method="GET"),
         refused(405, "", decode, method="GET"),
-        refused(406, "accepts none", decode, good, "Accept: text/html"),
+        refused(406, "expected some of audio/wav", decode, good, "Accept: text/html"),
         refused(413, "the body has 64000001 bytes", decode, bytes(64_000_001)),
         refused(413, "expected at most 64000000", decode, b"", "Expect: 100-continue", length=1 << 40),
         refused(413, "the JSON has", decode, b'{"tokens": [[' + b"1," * 1_100_000 + b"1]]}"),

@@ -114,7 +114,7 @@ class Worker:
     def _decode(self, item: Item, target: Path) -> float:
         """Decodes tokens or features to audio. Returns its seconds."""
         from vocos_onnx.bandwidths import may_be_swapped
-        from vocos_onnx.io.tokens import check_not_empty, first_codebooks, of_no_codec, read_token_file
+        from vocos_onnx.io.tokens import check_not_empty, cut_codebooks, of_no_codec, read_token_file
 
         vocos, settings = self._vocos, self._settings
         read = read_token_file(item.path, settings.key)
@@ -126,15 +126,16 @@ class Worker:
         if settings.bandwidth is not None and encodec is not None:
             index = encodec.bandwidths.index(settings.bandwidth)
             bandwidth_id = index if vocos.config.num_bandwidth_ids else None
-            # decoding reports axes that are swapped
-            if read.codes.dtype.kind != "f" and not may_be_swapped(read.codes.shape, encodec.num_codebooks):
+            shape = read.codes.shape
+            # decoding reports one axis, and axes that are swapped
+            if read.codes.dtype.kind != "f" and len(shape) == 2 and not may_be_swapped(shape, encodec.num_codebooks):
                 count = encodec.codebooks_per_bandwidth[index]
                 if len(read.codes) < count:
                     raise ValueError(
                         f"it has {len(read.codes)} codebooks, but {settings.bandwidth:g} kbps needs {count}: take a "
                         "lower bandwidth"
                     )
-                read = first_codebooks(read, count, encodec.num_codebooks)
+                read = cut_codebooks(read, count, encodec.num_codebooks)
         blocks = decoded(vocos, read, "it", bandwidth_id, mels_from=settings.mels_from)
         if read.anonymous and encodec is not None:
             warnings.warn(of_no_codec("it", encodec.codec), stacklevel=1)

@@ -168,7 +168,7 @@ def _first_codebooks(job: Job, read: Tokens, args: Namespace, config: ModelConfi
     Raises ValueError if there are fewer, or if no bandwidth is given and none has as many.
     """
     from vocos_onnx.bandwidths import may_be_swapped
-    from vocos_onnx.io.tokens import first_codebooks
+    from vocos_onnx.io.tokens import cut_codebooks
     from vocos_onnx.limits import MAX_CODEBOOKS
 
     encodec = config.encodec
@@ -188,7 +188,7 @@ def _first_codebooks(job: Job, read: Tokens, args: Namespace, config: ModelConfi
             raise ValueError(
                 f"{job.source_name} has {found} codebooks, but {args.bandwidth:g} kbps needs {most}: {remedy}"
             )
-        return first_codebooks(read, most, encodec.num_codebooks)
+        return cut_codebooks(read, most, encodec.num_codebooks)
     may_be_rows = found > 0 and frames >= encodec.num_codebooks and found <= MAX_CODEBOOKS  # else the axes are swapped
     is_own = read.codec in (None, encodec.codec)  # tokens of another codec are refused for that
     if is_own and may_be_rows and args.bandwidth_id is None and config.num_bandwidth_ids and found not in counts:

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from vocos_onnx.arrays import KNOWN_NAMES, as_array, type_hint, unwrapped
 from vocos_onnx.limits import MAX_CODEBOOK_SIZE, MAX_CODEBOOKS
 from vocos_onnx.messages import in_python, listed, reading, shown
-from vocos_onnx.model.bundled import BUNDLED_CODEC, CODEC, DEMO_TOKENS, default_model
+from vocos_onnx.model.bundled import DEMO_TOKENS, default_model
 from vocos_onnx.model.config import EncodecFeatures, EncoderConfig, ModelConfig
-from vocos_onnx.model.registry import ENCODEC
+from vocos_onnx.model.registry import ENCODEC, MODEL_OF_CODEC
 from vocos_onnx.once import warn_once
 
 from .array_files import HEAD, Entry, check_kind, entries, names_and_shapes
@@ -130,7 +130,7 @@ def load_tokens(path_or_file: str | os.PathLike[str] | IO[bytes], *, key: str | 
     return tokens
 
 
-def first_codebooks(tokens: Tokens, count: int, most: int) -> Tokens:
+def cut_codebooks(tokens: Tokens, count: int, most: int) -> Tokens:
     """Returns the first ``count`` codebooks of tokens (K, T), for a model that has ``most`` codebooks.
 
     A fingerprint of more codebooks than the model has cannot be compared, and is dropped; the codec's name stays.
@@ -341,18 +341,15 @@ def check_codec(tokens: Tokens, config: ModelConfig, known: tuple[str, ...]) -> 
     own = config.encodec
     remedy = "pass the model of their codec"
     if own is None or own.codec != tokens.codec:
-        remedy += {BUNDLED_CODEC: f", VocosONNX({CODEC!r})", "encodec_24khz": f", VocosONNX({ENCODEC!r})"}.get(
-            tokens.codec or "", ""
-        )
+        decodes = MODEL_OF_CODEC.get(tokens.codec or "")
+        remedy += "" if decodes is None else f", VocosONNX({decodes!r})"
     if own is None:
         raise ValueError(f"these are tokens of {name}, and this is a mel model, which decodes features: {remedy}")
-    if tokens.codebooks_sha256 is not None:
-        count = min(tokens.codes.shape[:-1], default=0)  # for (K, T), (K, B, T) or (B, K, T)
-        # A fingerprint of more codebooks than the model has cannot be compared, so the name must do.
-        matches = tokens.codebooks_sha256 in known[max(0, count - 1) :]
-        same = tokens.codec == own.codec if count > len(known) else matches
-    else:
+    count = min(tokens.codes.shape[:-1], default=0)  # for (K, T), (K, B, T) or (B, K, T)
+    if tokens.codebooks_sha256 is None or count > len(known):  # a fingerprint of more codebooks cannot be compared
         same = tokens.codec == own.codec
+    else:
+        same = tokens.codebooks_sha256 in known[max(0, count - 1) :]
     if not same:
         other = "" if tokens.codec != own.codec else " (of that name too, but with other codebooks)"
         raise ValueError(

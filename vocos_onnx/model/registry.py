@@ -9,10 +9,11 @@ import json
 from dataclasses import dataclass
 from functools import cache
 
-from .bundled import bundled_file
+from .bundled import BUNDLED_CODEC, CODEC, bundled_file
 from .config import ENCODER_KEY, METADATA_KEY
 
 ENCODEC, ENCODEC_ENCODER = "charactr/vocos-encodec-24khz", "facebook/encodec_24khz"  # for EnCodec's tokens
+MODEL_OF_CODEC = {BUNDLED_CODEC: CODEC, "encodec_24khz": ENCODEC}
 KINDS = {METADATA_KEY: "vocoder", ENCODER_KEY: "encoder"}
 
 

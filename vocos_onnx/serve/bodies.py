@@ -23,7 +23,7 @@ from vocos_onnx.frames import read_tokens
 from vocos_onnx.io.array_files import not_unpacked
 from vocos_onnx.io.audio import load_blocks
 from vocos_onnx.io.kinds import TEXT, Kind, kind_of
-from vocos_onnx.io.tokens import A_NAME, Tokens, first_codebooks, is_name, read_token_file, shape_of_one
+from vocos_onnx.io.tokens import A_NAME, Tokens, cut_codebooks, is_name, read_token_file, shape_of_one
 from vocos_onnx.mels import MelConvention
 from vocos_onnx.messages import listed, shown
 
@@ -411,7 +411,7 @@ def codebooks_of_bandwidth(tokens: Tokens, model: Model, bandwidth: float | None
         raise ValueError(
             f"these tokens have {counted(found)}, but {bandwidth:g} kbps needs {count}: leave bandwidth out"
         )
-    return first_codebooks(tokens, count, codec.num_codebooks)
+    return cut_codebooks(tokens, count, codec.num_codebooks)
 
 
 def check_codebooks(tokens: Tokens, model: Model, bandwidth_id: int | None) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 from vocos_onnx.encoder import EncodecONNX
 from vocos_onnx.io.tokens import Tokens
-from vocos_onnx.model.bundled import BUNDLED_CODEC, CODEC, find_model
+from vocos_onnx.model.bundled import BUNDLED_CODEC, find_model
 from vocos_onnx.model.config import METADATA_KEY, ModelConfig
 from vocos_onnx.model.cpus import available_cpus
-from vocos_onnx.model.registry import ENCODEC
+from vocos_onnx.model.registry import MODEL_OF_CODEC
 from vocos_onnx.model.session import stored_file
 from vocos_onnx.stream_pool import StreamPool
 from vocos_onnx.vocoder import VocosONNX
@@ -187,8 +187,8 @@ class Models:
             codec = None if config is None else config.encodec
             if codec is not None and tokens.codec == codec.codec:
                 return f"ask for model={name}"
-        started = {BUNDLED_CODEC: CODEC, "encodec_24khz": ENCODEC}.get(tokens.codec or "", "")
-        remedy = f"; start the service with --model {started}" if started else ""
+        decodes = MODEL_OF_CODEC.get(tokens.codec or "")
+        remedy = "" if decodes is None else f"; start the service with --model {decodes}"
         return f"no other model of the service is known to decode them, see /v1/models{remedy}"
 
     def _config(self, name: str) -> ModelConfig | None:

@@ -117,6 +117,13 @@ def test_the_first_codebooks(tokens: Path, out: Path) -> None:
     assert one.warnings == ("it names no codec, and is decoded as tokens of encodec_24khz",)
 
 
+def test_tokens_with_one_axis_are_refused_with_a_bandwidth_too(out: Path) -> None:
+    np.save(out / "flat.npy", np.zeros(30, int))
+    for settings in (Settings.of("decode", model=MODEL), Settings.of("decode", model=MODEL, bandwidth=1.5)):
+        error = Worker(settings, out).do(item(out / "flat.npy")).error
+        assert error is not None and "shape (30,)" in error
+
+
 def test_an_item_that_is_the_same_is_not_done_again(tokens: Path, out: Path) -> None:
     """If only the mtimes differ, the sha256 of input and output show that nothing has to be repeated."""
     worker = Worker(Settings.of("decode", model=MODEL), out)

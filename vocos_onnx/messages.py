@@ -7,7 +7,7 @@ import re
 import reprlib
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import PurePath
 from typing import Any
 
@@ -54,22 +54,22 @@ def first_line(error: BaseException) -> str:
     return _cut(lines[0], 2 * _LONGEST) if lines else type(error).__name__
 
 
-@contextmanager
-def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+def reading(path: str | os.PathLike[str]) -> AbstractContextManager[None]:
     """Inside it a file or folder is opened or read: an error of the system's becomes "cannot read PATH: why"."""
-    try:
-        yield
-    except OSError as error:
-        raise refused("read", path, error) from error
+    return _worded("read", path)
+
+
+def writing(path: str | os.PathLike[str]) -> AbstractContextManager[None]:
+    """Inside it a file is made or written: an error of the system's becomes "cannot write PATH: why"."""
+    return _worded("write", path)
 
 
 @contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Inside it a file is made or written: an error of the system's becomes "cannot write PATH: why"."""
+def _worded(verb: str, path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise refused("write", path, error) from error
+        raise refused(verb, path, error) from error
 
 
 def refused(verb: str, path: str | os.PathLike[str], error: OSError) -> OSError:

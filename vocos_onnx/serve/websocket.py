@@ -32,8 +32,7 @@ from vocos_onnx.streams import Stream
 from .access import SUBPROTOCOL
 from .limits import Receive, Refused, Scope, Send, deny
 from .models import Model, Models, NotLoadedError, UnknownModelError
-from .wording import in_json, one_of, short, with_place
-from .wording import unknown as no_such
+from .wording import in_json, one_of, short, unknown, with_place
 
 if TYPE_CHECKING:
     from .app import Service
@@ -421,9 +420,9 @@ class Connection:
             raise _Closed(WRONG_KIND, f'type is {what}, expected "start" or "flush"; chunks are binary messages')
 
     async def _started(self, start: Mapping[str, Any]) -> _Open:
-        unknown = next((key for key in start if key not in _KEYS), None)
-        if unknown is not None:
-            raise _Closed(BAD_DATA, f"start has the key {no_such(unknown, _KEYS)}")
+        wrong = next((key for key in start if key not in _KEYS), None)
+        if wrong is not None:
+            raise _Closed(BAD_DATA, f"start has the key {unknown(wrong, _KEYS)}")
         models = self._service.models
         try:
             model = await models.get(_text(start, "model"))

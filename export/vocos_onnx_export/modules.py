@@ -187,11 +187,9 @@ class ISTFTHead(nn.Module):
     def to_waveform(self, spectrum: Tensor) -> Tensor:
         spectrum = torch.view_as_complex(spectrum).transpose(1, 2)
         window = self.istft.get_buffer("window")
-        if self.padding == "center":
-            return torch.istft(spectrum, self.n_fft, self.hop_length, self.n_fft, window, center=True)
         frames = torch.fft.irfft(spectrum, self.n_fft, dim=1) * window[None, :, None]
         envelope = window.square()[None, :, None].expand(1, -1, frames.shape[-1])
-        trim = (self.n_fft - self.hop_length) // 2
+        trim = self.n_fft // 2 if self.padding == "center" else (self.n_fft - self.hop_length) // 2
         return overlap_add(frames, self.hop_length, trim) / overlap_add(envelope, self.hop_length, trim)
 
 

@@ -94,6 +94,8 @@ class Experiment:
     discriminator_width: multiplies the channels of upstream's discriminators, to make them small enough for a CPU.
     stft_discriminator_channels: channels of small spectrogram discriminators, which replace upstream's; see
         ``discriminators.STFTDiscriminator``. 0 keeps upstream's.
+    period_width: upstream's multi-period discriminators judge beside the small ones, with this multiple of their
+        channels; 0 for none.
     adversarial_coeff, matching_coeff: weights, for the generator, of the discriminators' scores and of the distances
         between their feature maps. For the small discriminators the distance is relative to the magnitude of the map.
     evaluate_sound: whether validation also measures DNSMOS P.808 (needs the extra [report]), harmonicity and the line
@@ -127,6 +129,7 @@ class Experiment:
     same_level: bool = False
     discriminator_width: float = 1.0
     stft_discriminator_channels: int = 0
+    period_width: float = 0.0
     adversarial_coeff: float = 1.0
     matching_coeff: float = 1.0
     evaluate_sound: bool = False
@@ -330,6 +333,13 @@ def _check_losses(where: str, config: TrainConfig) -> None:
         raise ValueError(
             f"{where}: stft_discriminator_channels is {experiment.stft_discriminator_channels}, expected 0, for "
             f"upstream's discriminators, to {1 << 10}"
+        )
+    if not 0 <= experiment.period_width <= 1:
+        raise ValueError(f"{where}: period_width is {experiment.period_width:g}, expected 0, for none, to 1")
+    if experiment.period_width and not experiment.stft_discriminator_channels:
+        raise ValueError(
+            f"{where}: period_width is for stft_discriminator_channels of 1 or more; the width of upstream's "
+            "discriminators is discriminator_width"
         )
 
 

@@ -71,11 +71,17 @@ class FrozenCodec(nn.Module):
         assert self.encoder is not None
         latents = self.encoder.eval()(audio).float().transpose(1, 2)
         residual = latents.clone()
-        for level, codebook in enumerate(self.codebook_weights.view(self.shape)[: int(num_codebooks.max())]):
-            items = (num_codebooks > level).nonzero()[:, 0]
-            left = residual[items]
-            codes = nearest(left.flatten(0, 1), codebook)
-            residual[items] = left - codebook[codes].view_as(left)
+        codebooks = self.codebook_weights.view(self.shape)
+        if audio.is_cuda:  # every item at every level: waiting for the shapes would take longer than the work
+            for level, codebook in enumerate(codebooks):
+                value = codebook[nearest(residual.flatten(0, 1), codebook)].view_as(residual)
+                residual = residual - value * (num_codebooks > level)[:, None, None]
+        else:
+            for level, codebook in enumerate(codebooks[: int(num_codebooks.max())]):
+                items = (num_codebooks > level).nonzero()[:, 0]
+                left = residual[items]
+                codes = nearest(left.flatten(0, 1), codebook)
+                residual[items] = left - codebook[codes].view_as(left)
         features: Tensor = (latents - residual).transpose(1, 2)
         return features
 
@@ -125,6 +131,8 @@ class Generator(nn.Module):
 
     Raises ValueError if the sections are invalid or contradict one another, or if the encoder does not fit.
     """
+
+    counts_of: Tensor  # the number of codebooks of each bandwidth
 
     def __init__(
         self, config: TrainConfig, encoder: EncodecONNX | None = None, frozen: STFTEncoder | None = None
@@ -176,6 +184,7 @@ class Generator(nn.Module):
             else:
                 codebooks = self._read_codebooks(encoder, features, sample_rate)
                 self.feature_extractor = FrozenCodec(codebooks, frozen)
+        self.register_buffer("counts_of", torch.tensor(self.counts, dtype=torch.int64), persistent=False)
         if isinstance(self.backbone, VocosResNetBackbone):  # as in upstream's training
             for module in self.backbone.modules():
                 if isinstance(module, nn.Conv1d):
@@ -218,7 +227,7 @@ class Generator(nn.Module):
             with torch.autocast(audio.device.type, enabled=False):
                 features = self.feature_extractor(audio)
         else:
-            counts = torch.tensor(self.counts, device=audio.device)[bandwidth_id]
+            counts = self.counts_of[bandwidth_id]
             if codes is not None:
                 features = self.feature_extractor(codes, counts)
             elif isinstance(self.feature_extractor, FrozenCodec):

@@ -7,11 +7,12 @@ import copy
 import csv
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ import torch
 import torch.compiler.config
 from torch import Tensor, nn
 from torch._functorch import config as functorch
+from torch.utils.data import DataLoader, Dataset
 
 from vocos_onnx import EncodecONNX
 from vocos_onnx.evaluate import metrics
@@ -33,11 +35,12 @@ from .config import TrainConfig, load_config
 from .data import Clips
 from .discriminators import (
     Discriminator,
+    DiscriminatorOutput,
     MultiPeriodDiscriminator,
     MultiResolutionDiscriminator,
     STFTDiscriminators,
 )
-from .generator import FrozenCodec, Generator
+from .generator import FrozenCodec, Generator, TrainableCodec
 from .losses import (
     HeadLoss,
     LoudnessLoss,
@@ -57,6 +60,59 @@ BETAS = (0.8, 0.9)
 AUDIO_IN_TENSORBOARD = 3  # clips
 SMALL = "stftdisc"
 KINDS = {"multiperioddisc": "period", "multiresddisc": "resolution", SMALL: "spectrum"}  # -> their names in the log
+
+
+class Drawn(NamedTuple):
+    """The batch of a step: audio (B, N), its level (B, 1), bandwidth ids (B,) and codes (K, B, T), or None."""
+
+    audio: Tensor
+    level: Tensor
+    ids: Tensor | None
+    codes: Tensor | None
+
+
+class Drawer(Dataset[Drawn]):
+    """Draws batches in the processes of a DataLoader, whose indices are the steps."""
+
+    def __init__(self, draw: Callable[[int], Drawn]) -> None:
+        self.draw = draw
+
+    def __getitem__(self, step: int) -> Drawn:
+        return self.draw(step)
+
+
+class Captured:
+    """A step as a CUDA graph: one launch for some thousand kernels, whose single launches would take longer than they.
+
+    The first steps run as they are, since what is captured must not initialize anything any more.
+    """
+
+    def __init__(self, step: Callable[..., dict[str, Tensor]]) -> None:
+        self.step, self.before = step, 3
+        self.given: tuple[Tensor | None, ...] = ()
+        self.losses: dict[str, Tensor] = {}
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, given: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
+        if self.before:
+            self.before -= 1
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                losses = self.step(*given)
+            torch.cuda.current_stream().wait_stream(stream)
+            return losses
+        if self.graph is None:
+            self.given = tuple(x if x is None else x.clone() for x in given)
+            torch.cuda.synchronize()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # the DataLoader's thread goes on
+                self.losses = self.step(*self.given)
+        for mine, new in zip(self.given, given, strict=True):
+            if mine is not None and new is not None:
+                mine.copy_(new)
+        self.graph.replay()
+        return self.losses
 
 
 class Trainer:
@@ -106,6 +162,8 @@ class Trainer:
         experiment = config.experiment
         if channels := experiment.stft_discriminator_channels:
             kinds: dict[str, nn.Module] = {SMALL: STFTDiscriminators(bandwidths, channels)}
+            if experiment.period_width:
+                kinds["multiperioddisc"] = MultiPeriodDiscriminator(bandwidths, experiment.period_width)
         else:
             kinds = {
                 "multiperioddisc": MultiPeriodDiscriminator(bandwidths, experiment.discriminator_width),
@@ -138,6 +196,7 @@ class Trainer:
         self.autocast = (config.precision or ("bfloat16" if on_cuda else "float32")) == "bfloat16"
         if on_cuda:
             torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.benchmark = True
         betas = tuple(config.experiment.betas or BETAS)
         self.optimizers = {
             name: torch.optim.AdamW(
@@ -146,11 +205,16 @@ class Trainer:
                 betas=betas,
                 weight_decay=config.experiment.weight_decay,
                 fused=True,
+                capturable=on_cuda,
             )
             for name, module in (("generator", self.generator), ("discriminators", self.discriminators))
         }
         if resumes:
             self._load()
+        if on_cuda:
+            for optimizer in self.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = torch.tensor(float(group["lr"]), device=self.device)  # a captured step reads it
         if compile if compile is not None else on_cuda:
             # Each discriminator of a kind, with and without gradients, compiles the same code once more.
             torch.compiler.config.recompile_limit = 64
@@ -163,7 +227,13 @@ class Trainer:
         for name in ("speed", "eq_db", "augment"):
             if cache and getattr(config.train, name):
                 raise ValueError(f"{name} changes the audio, and the token cache holds tokens of whole files; give one")
-        self.clips = Clips(config.train, self.device, report, cache)
+        # A batch without tokens takes as long to draw as a step on a GPU, so other processes do it.
+        self.drawn_elsewhere = on_cuda and cache is None
+        self.clips = Clips(config.train, torch.device("cpu") if self.drawn_elsewhere else self.device, report, cache)
+        extractor = self.generator.feature_extractor
+        waits = isinstance(extractor, TrainableCodec) or (bool(self.generator.counts) and not self._encodes())
+        self.captures = self.drawn_elsewhere and not waits and not experiment.decay_mel_coeff
+        self.captured: dict[bool, Captured] = {}
         self.valid = Clips(config.valid, torch.device("cpu"), report)
         self.clips.fill_cache()
         weights = self._by_bandwidth("bandwidth_weights")
@@ -212,9 +282,9 @@ class Trainer:
             try:
                 if self.validates:
                     self._validate(board, stop)
-                while self.step < steps:
+                for drawn in self._batches():
                     whole = False
-                    losses = self.train_step()
+                    losses = self.train_step(drawn)
                     finite = torch.isfinite(torch.stack(list(losses.values()))).all()
                     bad = torch.where((bad < 0) & ~finite, self.step, bad)
                     for name, value in losses.items():
@@ -254,25 +324,70 @@ class Trainer:
         write_checkpoint(self.average, self.config, self.out / "checkpoint")
         self.report(f"wrote {self.out / 'checkpoint'}: the best weights, with a score of {self.best:.3f}")
 
-    def train_step(self) -> dict[str, Tensor]:
-        """One step of the generator and, after pretrain_mel_steps, one of the discriminators. Returns the losses."""
-        experiment, (optimize_g, optimize_d) = self.config.experiment, self.optimizers.values()
-        # Seeded by step, so resuming from a saved state gives the same result as not stopping.
-        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
-        rng = np.random.default_rng((self.config.seed, self.step))
+    def _batches(self) -> Iterator[Drawn]:
+        """The batches of the steps that are left."""
+        left = range(self.step, self.config.steps)
+        workers = self.config.train.num_workers
+        if not self.drawn_elsewhere or not workers:
+            return map(self.draw, left)
+        return iter(
+            DataLoader(
+                Drawer(self.draw),
+                batch_size=None,
+                sampler=left,
+                num_workers=workers,
+                pin_memory=True,
+                prefetch_factor=4,
+                worker_init_fn=ignore_signals,
+            )
+        )
+
+    def draw(self, step: int) -> Drawn:
+        """The batch of a step. It is seeded by the step, so a run that resumes sees what one without a stop sees."""
+        rng = np.random.default_rng((self.config.seed, step))
         audio, codes, level = self.clips.batch(rng)
         ids = None
         if self.bandwidth_probability is not None:
             drawn = rng.choice(len(self.bandwidth_probability), len(audio), p=self.bandwidth_probability)
-            ids = torch.from_numpy(drawn).to(self.device)
-            if codes is None:
-                codes = self._codes(audio)
+            ids = torch.from_numpy(drawn)
+        return Drawn(audio, level, ids, codes)
+
+    def train_step(self, drawn: Drawn | None = None) -> dict[str, Tensor]:
+        """One step of the generator and, after pretrain_mel_steps, one of the discriminators. Returns the losses.
+
+        ``drawn`` is its batch, by default ``draw(self.step)``.
+        """
+        experiment = self.config.experiment
+        drawn = drawn or self.draw(self.step)
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+        audio, level, ids, codes = (x if x is None else x.to(self.device, non_blocking=True) for x in drawn)
+        assert audio is not None and level is not None
+        if ids is not None and codes is None:
+            codes = self._codes(audio)
+        drawn = Drawn(audio, level, ids, codes)
         rate = self.learning_rate(self.step)
-        for optimizer in (optimize_g, optimize_d):
+        for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = rate
-        losses: dict[str, Tensor] = {}
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
         adversarial = self.step >= experiment.pretrain_mel_steps
+        if self.captures:
+            if adversarial not in self.captured:
+                self.captured[adversarial] = Captured(lambda *given: self._learn(Drawn(*given), adversarial))
+            losses = self.captured[adversarial](drawn)
+        else:
+            losses = self._learn(drawn, adversarial)
+        if experiment.ema:
+            self._follow(min(experiment.ema, (1 + self.step) / (10 + self.step)))
+        return losses
+
+    def _learn(self, drawn: Drawn, adversarial: bool) -> dict[str, Tensor]:
+        """The part of a step that runs on the device alone. Returns the losses."""
+        experiment, (optimize_g, optimize_d) = self.config.experiment, self.optimizers.values()
+        audio, level, ids, codes = drawn
+        losses: dict[str, Tensor] = {}
         with self._precision():
             made, commitment, spectrum = self.generator(audio, ids, codes)
         if experiment.same_level:
@@ -293,8 +408,6 @@ class Trainer:
             total = total + judged
         losses["total"] = total
         losses["grad_norm"] = self._update(optimize_g, self.generator, total)
-        if experiment.ema:
-            self._follow(min(experiment.ema, (1 + self.step) / (10 + self.step)))
         return {name: value.detach().float() for name, value in losses.items()}
 
     def _judge(
@@ -308,14 +421,16 @@ class Trainer:
         copied = estimate.detach().requires_grad_()
         losses: dict[str, Tensor] = {}
         total_d = total_g = estimate.new_zeros(())
+        relative = SMALL in self.discriminators
         with self._precision():
             for name, discriminators in self.discriminators.items():
                 short, weight = KINDS[name], experiment.mrd_loss_coeff if name == "multiresddisc" else 1.0
-                real, fake = discriminators(target, ids), discriminators(copied, ids)
+                both = discriminators(torch.cat([target, copied]), ids if ids is None else ids.repeat(2))
+                real, fake = halves(both, 0), halves(both, 1)
                 of_d = losses[f"d_{short}"] = discriminator_loss(real, fake)
                 score = losses[f"g_{short}"] = generator_loss(fake)
                 real = [(scores.detach(), [m.detach() for m in maps]) for scores, maps in real]
-                match = losses[f"match_{short}"] = feature_matching_loss(real, fake, relative=name == SMALL)
+                match = losses[f"match_{short}"] = feature_matching_loss(real, fake, relative)
                 total_d = total_d + weight * of_d
                 total_g = total_g + weight * (experiment.adversarial_coeff * score + experiment.matching_coeff * match)
         (slope,) = torch.autograd.grad(total_g, copied, retain_graph=True)
@@ -331,9 +446,9 @@ class Trainer:
     @torch.no_grad()
     def _follow(self, decay: float) -> None:
         """Moves the average towards the weights; copies the buffers."""
-        for average, weight in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-            if weight.requires_grad:
-                average.lerp_(weight, 1 - decay)
+        pairs = zip(self.average.parameters(), self.generator.parameters(), strict=True)
+        averages, weights = zip(*((average, weight) for average, weight in pairs if weight.requires_grad), strict=True)
+        torch._foreach_lerp_(averages, weights, 1 - decay)
         for mine, buffer in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             mine.copy_(buffer)
 
@@ -488,8 +603,7 @@ class Trainer:
 
     def _codes(self, audio: Tensor) -> Tensor | None:
         """Audio (B, N) -> codes (K, B, T) of the highest bandwidth, on the device; None if the generator encodes."""
-        extractor = self.generator.feature_extractor
-        if not isinstance(extractor, FrozenCodec) or extractor.encoder is not None:
+        if self._encodes():
             return None
         codes = encode(self._tokenizer(), audio.cpu().numpy(), max(self.generator.counts))
         return torch.from_numpy(codes).to(self.device)
@@ -497,6 +611,11 @@ class Trainer:
     def _modules(self) -> tuple[tuple[str, nn.Module], ...]:
         average = (("average", self.average),) if self.config.experiment.ema else ()
         return (("generator", self.generator), ("discriminators", self.discriminators), *average)
+
+    def _encodes(self) -> bool:
+        """Whether the generator makes its features from audio by itself."""
+        extractor = self.generator.feature_extractor
+        return not isinstance(extractor, FrozenCodec) or extractor.encoder is not None
 
     def save(self, path: Path) -> None:
         state: dict[str, Any] = {"step": self.step, "seconds": self.seconds, "best": self.best}
@@ -552,6 +671,17 @@ def mix(figures: dict[str, list[float]]) -> float:
     means = {name: float(np.mean(values)) for name, values in figures.items()}
     score = means["pesq"] if "pesq" in means else -means["mel_distance"]
     return score + means.get("p808", 0.0) - 0.1 * max(0.0, means.get("line", 0.0))
+
+
+def ignore_signals(worker: int) -> None:
+    """Leaves the signals that end a run to its main process, which ends the others."""
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)
+
+
+def halves(both: list[DiscriminatorOutput], half: int) -> list[DiscriminatorOutput]:
+    """The first (0) or the second half (1) of the items of a batch."""
+    return [(scores.chunk(2)[half], [m.chunk(2)[half] for m in maps]) for scores, maps in both]
 
 
 def choose_device(given: str | None, accelerator: str, report: Callable[[str], None]) -> torch.device:

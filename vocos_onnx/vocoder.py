@@ -45,8 +45,10 @@ class VocosONNX:
     Args:
         model: path of an .onnx file made by vocos-onnx; the name of a bundled model, "vocos-codec-24khz" (the default)
             or "vocos-mel-24khz-small"; the id of a repository on the Hugging Face hub, such as
-            "charactr/vocos-encodec-24khz"; or the folder or file of a checkpoint. Checkpoints are converted to float32
-            once and cached (docs/guides/official-models.md); ``from_pretrained`` has more options.
+            "charactr/vocos-encodec-24khz"; or the folder or file of a checkpoint. Checkpoints are converted once and
+            cached (docs/guides/official-models.md); ``from_pretrained`` has more options.
+        precision: "float32" (the default), "int8" or "float16", for the conversion of a checkpoint. If it is given, an
+            .onnx file must have that precision.
         providers: execution providers: "cuda", "cpu", or names or (name, options) pairs as onnxruntime takes them. A
             provider that you name is used, or an error is raised. The default is CUDA if it works, else the CPU; the
             logger "vocos_onnx" reports the choice at INFO, and the ``providers`` property returns it.
@@ -75,9 +77,10 @@ class VocosONNX:
             ``from_pretrained``.
         ValueError: ``model`` is not a path; the file is not a model, or its metadata is incomplete or contradictory;
             a file from another exporter has an input or output that no Vocos has, or its settings are missing, out of
-            range or contradict the graph; settings are given for a file made by vocos-onnx; this onnxruntime does not
-            have the provider; threads is below 1; the encoder's codebooks are not the model's; the file has changed
-            since it was pickled, or since it was opened by the object being pickled.
+            range or contradict the graph; settings are given for a file made by vocos-onnx; the precision is unknown
+            or not the file's; this onnxruntime does not have the provider; threads is below 1; the encoder's codebooks
+            are not the model's; the file has changed since it was pickled, or since it was opened by the object being
+            pickled.
         RuntimeError: a provider that you named did not start. There is no silent fallback.
         ImportError: neither onnxruntime nor onnxruntime-gpu is installed.
 
@@ -93,6 +96,7 @@ class VocosONNX:
         self,
         model: str | os.PathLike[str] | None = None,
         *,
+        precision: str | None = None,
         providers: Sequence[Provider] | None = None,
         threads: int | None = None,
         encoder: EncoderOrPath | None = None,
@@ -101,7 +105,7 @@ class VocosONNX:
         hop_length: int | None = None,
         padding: str | None = None,
     ):
-        wanted = Wanted.of(CODEC if model is None else model, METADATA_KEY)
+        wanted = Wanted.of(CODEC if model is None else model, METADATA_KEY, precision)
         options: dict[str, Any] = {"providers": providers, "threads": threads}
         settings = Settings(sample_rate, n_fft, hop_length, padding)
         self.network, self._origin = opened(wanted, lambda file: Network(file, providers, threads, settings=settings))

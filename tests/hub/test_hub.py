@@ -250,6 +250,7 @@ def test_a_pickle_elsewhere(user: User, tmp_path: Path) -> None:
 
 def test_precisions(user: User) -> None:
     user.ok(*({"repo_or_folder": REPO, "precision": precision} for precision in ("float32", "int8")), {"model": REPO})
+    user.ok({"model": REPO, "precision": "int8"})
     assert len(user.models()) == user.conversions == 2
     message = user.error({"repo_or_folder": REPO, "precision": "int4"}, "ValueError")
     assert message == "precision is 'int4', expected one of float32, int8, float16"

@@ -805,6 +805,14 @@ BAD_CONFIGS = {
         change(f"{MODEL}/stft_discriminator_channels", -1),
         r"stft_discriminator_channels is -1, expected 0, for upstream's discriminators, to 1024",
     ),
+    "wide": (
+        change(f"{MODEL}/period_width", 1.5),
+        r"period_width is 1.5, expected 0, for none, to 1",
+    ),
+    "period of upstream's": (
+        change(f"{MODEL}/period_width", 0.5),
+        r"period_width is for stft_discriminator_channels of 1 or more; .* is discriminator_width",
+    ),
     "consistency": (change(f"{MODEL}/consistency_coeff", -1.0), r"consistency_coeff is -1.0, expected 0 or more"),
     "states": (change("trainer/save_every_n_steps", 0), r"save_every_n_steps is 0, expected 1 or more"),
     "experiment": (

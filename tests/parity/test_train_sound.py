@@ -130,6 +130,41 @@ def test_a_run_begins_with_the_weights_of_another(data: Path, tmp_path: Path) ->
         Trainer(config, tmp_path / "third", encoder=ENCODER, checkpoint=str(tmp_path / "no.onnx"))
 
 
+def test_periods_are_judged_beside_the_spectrogram(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = Trainer(read_config(codec(data, period_width=0.03)), tmp_path / "run", encoder=ENCODER, checkpoint=CODEC)
+    assert set(run.discriminators) == {"stftdisc", "multiperioddisc"}
+    before = {name: value.detach().clone() for name, value in run.discriminators.named_parameters()}
+    run.train_step()
+    losses = run.train_step()
+    assert {"d_spectrum", "d_period", "g_period", "match_period"} <= set(losses)
+    assert 0 < losses["match_period"] < 2  # relative to the recording's maps, as the small discriminators' is
+    assert all(not torch.equal(value, before[name]) for name, value in run.discriminators.named_parameters())
+
+
+def test_other_processes_draw_the_same_batches(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    config = codec(data)
+    config["data"]["init_args"]["train_params"]["num_workers"] = 2
+    run = Trainer(read_config(config), tmp_path / "run", encoder=ENCODER, checkpoint=CODEC)
+    run.step, run.drawn_elsewhere = 1, True
+    found = list(run._batches())
+    assert len(found) == 3
+    for step, batch in enumerate(found, start=1):
+        for mine, expected in zip(batch, run.draw(step), strict=True):
+            if mine is None or expected is None:
+                assert mine is expected
+            else:
+                torch.testing.assert_close(mine, expected, rtol=0, atol=0)
+
+
+def test_a_dense_quantiser_gives_the_same_features(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """What runs on CUDA, where it must not wait for the number of items that use a codebook."""
+    extractor = Trainer(read_config(codec(data)), tmp_path / "run", encoder=ENCODER).generator.feature_extractor
+    assert isinstance(extractor, FrozenCodec)
+    audio = torch.from_numpy(load_audio(data / "speech_ja_css10_22k.wav", 24_000)[: 320 * 60]).expand(4, -1)
+    counts = torch.tensor([2, 16, 4, 8])
+    torch.testing.assert_close(extractor.quantised(audio, counts, dense=True), extractor.quantised(audio, counts))
+
+
 def test_the_state_is_saved_between_validations(data: Path, tmp_path: Path) -> None:  # noqa: F811
     saved: list[int] = []
     run = Trainer(read_config(codec(data)), tmp_path / "run", encoder=ENCODER, checkpoint=CODEC)

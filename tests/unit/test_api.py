@@ -266,6 +266,24 @@ def test_bundled_models_from_pretrained() -> None:
         VocosONNX.from_pretrained(int8, precision="float16")
 
 
+def test_the_precision_that_the_constructor_takes() -> None:
+    int8 = str(DATA / "encodec-int8.onnx")
+    opened = VocosONNX(int8, precision="int8")
+    assert repr(pickle.loads(pickle.dumps(opened))) == repr(opened) == repr(VocosONNX(int8))
+    refused: tuple[tuple[str | None, str, str], ...] = (
+        (
+            int8,
+            "float32",
+            r"is 'float32', and \S*encodec-int8\.onnx is in int8: leave precision out, or name ",
+        ),
+        (None, "int8", r"and vocos-codec-24khz is in float32: .* vocos-onnx quantize vocos-codec-24khz -o \S* --int8$"),
+        (None, "int4", "^precision is 'int4', expected one of float32, int8, float16$"),
+    )
+    for model, precision, message in refused:
+        with pytest.raises(ValueError, match=message):
+            VocosONNX(model, precision=precision)
+
+
 def test_other_files_where_a_model_belongs(folder: Path) -> None:
     save_audio("a.wav", np.zeros(100), 24_000)
     save_audio("a.flac", np.zeros(100), 24_000)

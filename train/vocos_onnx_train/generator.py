@@ -66,13 +66,17 @@ class FrozenCodec(nn.Module):
         return embed(codes, self.codebook_weights.view(self.shape), num_codebooks)
 
     @torch.no_grad()
-    def quantised(self, audio: Tensor, num_codebooks: Tensor) -> Tensor:
-        """Audio (B, N), and how many codebooks each item uses (B,) -> features (B, C, ceil(N / hop))."""
+    def quantised(self, audio: Tensor, num_codebooks: Tensor, dense: bool | None = None) -> Tensor:
+        """Audio (B, N), and how many codebooks each item uses (B,) -> features (B, C, ceil(N / hop)).
+
+        ``dense`` quantises every item at every level, so no shape depends on the numbers: by default on CUDA, where
+        waiting for them would take longer than the work.
+        """
         assert self.encoder is not None
         latents = self.encoder.eval()(audio).float().transpose(1, 2)
         residual = latents.clone()
         codebooks = self.codebook_weights.view(self.shape)
-        if audio.is_cuda:  # every item at every level: waiting for the shapes would take longer than the work
+        if dense if dense is not None else audio.is_cuda:
             for level, codebook in enumerate(codebooks):
                 value = codebook[nearest(residual.flatten(0, 1), codebook)].view_as(residual)
                 residual = residual - value * (num_codebooks > level)[:, None, None]

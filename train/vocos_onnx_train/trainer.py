@@ -129,7 +129,7 @@ class Trainer:
         token_cache: folder for the tokens of whole files; by default crops are encoded as they are drawn.
         checkpoint: initial weights; see ``init_from``. ``revision`` is its branch, tag or commit on the hub.
         device: "cpu", "cuda" or "auto"; by default the config's, or the CPU if that is a GPU and there is none.
-        compile: whether to use torch.compile; by default only on CUDA.
+        compile: whether to use torch.compile; by default not.
         report: called with each line of progress.
 
     Raises ValueError if config, files, encoder or checkpoint do not fit together, and FileNotFoundError.
@@ -145,7 +145,7 @@ class Trainer:
         checkpoint: str | None = None,
         revision: str | None = None,
         device: str | None = None,
-        compile: bool | None = None,
+        compile: bool = False,
         report: Callable[[str], None] = print,
     ) -> None:
         self.config, self.out, self.report = config, out, report
@@ -215,7 +215,7 @@ class Trainer:
             for optimizer in self.optimizers.values():
                 for group in optimizer.param_groups:
                     group["lr"] = torch.tensor(float(group["lr"]), device=self.device)  # a captured step reads it
-        if compile if compile is not None else on_cuda:
+        if compile:
             # Each discriminator of a kind, with and without gradients, compiles the same code once more.
             torch.compiler.config.recompile_limit = 64
             functorch.donated_buffer = False  # ``_judge`` traverses their graph twice
@@ -227,12 +227,12 @@ class Trainer:
         for name in ("speed", "eq_db", "augment"):
             if cache and getattr(config.train, name):
                 raise ValueError(f"{name} changes the audio, and the token cache holds tokens of whole files; give one")
-        # A batch without tokens takes as long to draw as a step on a GPU, so other processes do it.
-        self.drawn_elsewhere = on_cuda and cache is None
+        # A batch takes longer to draw than a step on a GPU, so other processes do it.
+        self.drawn_elsewhere = on_cuda and cache is None and config.train.num_workers > 0
         self.clips = Clips(config.train, torch.device("cpu") if self.drawn_elsewhere else self.device, report, cache)
         extractor = self.generator.feature_extractor
         waits = isinstance(extractor, TrainableCodec) or (bool(self.generator.counts) and not self._encodes())
-        self.captures = self.drawn_elsewhere and not waits and not experiment.decay_mel_coeff
+        self.captures = on_cuda and cache is None and not waits and not experiment.decay_mel_coeff
         self.captured: dict[bool, Captured] = {}
         self.valid = Clips(config.valid, torch.device("cpu"), report)
         self.clips.fill_cache()
@@ -327,15 +327,14 @@ class Trainer:
     def _batches(self) -> Iterator[Drawn]:
         """The batches of the steps that are left."""
         left = range(self.step, self.config.steps)
-        workers = self.config.train.num_workers
-        if not self.drawn_elsewhere or not workers:
+        if not self.drawn_elsewhere:
             return map(self.draw, left)
         return iter(
             DataLoader(
                 Drawer(self.draw),
                 batch_size=None,
                 sampler=left,
-                num_workers=workers,
+                num_workers=self.config.train.num_workers,
                 pin_memory=True,
                 prefetch_factor=4,
                 worker_init_fn=ignore_signals,
@@ -715,7 +714,7 @@ def train(
     checkpoint: str | None = None,
     revision: str | None = None,
     device: str | None = None,
-    compile: bool | None = None,
+    compile: bool = False,
     model: str | os.PathLike[str] | None = None,
     report: Callable[[str], None] = print,
 ) -> None:

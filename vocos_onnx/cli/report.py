@@ -7,7 +7,7 @@ from argparse import Namespace
 from vocos_onnx.io.kinds import AUDIO
 
 from . import options
-from .console import STDIN, complain, report_done
+from .console import STDIN, complain, report_done, tell
 from .jobs import check_output, expand
 from .mistaken import explained
 from .models import session_options
@@ -64,6 +64,8 @@ def run(args: Namespace) -> None:
         def progress(index: int, done: int, copies: int) -> None:
             bar.select(index)
             bar(done, copies)
+            if bar.is_off and done == copies:  # a recording takes up to a minute
+                tell(f"{index + 1} of {len(inputs)}: {inputs[index]} is measured")
 
         with explained(*(("--model", model) for model in models), ("--encoder", args.encoder)):
             report(

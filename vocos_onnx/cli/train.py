@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import BooleanOptionalAction, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 from . import options
@@ -48,9 +48,7 @@ def add(commands: Commands) -> None:
     )
     options.add_revision(parser)
     parser.add_argument("--device", help="auto, cpu or cuda, instead of the config's accelerator")
-    parser.add_argument(
-        "--compile", action=BooleanOptionalAction, default=None, help="torch.compile (default: on CUDA)"
-    )
+    parser.add_argument("--compile", action="store_true", help="use torch.compile")
     parser.add_argument("--export", metavar="MODEL.onnx", help="export the best weights at the end")
 
 

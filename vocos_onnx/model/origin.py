@@ -42,9 +42,9 @@ class Wanted(os.PathLike[str]):
     is_path: bool = False
 
     @classmethod
-    def of(cls, model: str | os.PathLike[str], key: str) -> Wanted:
+    def of(cls, model: str | os.PathLike[str], key: str, precision: str | None = None) -> Wanted:
         """The model that an argument of VocosONNX or EncodecONNX means."""
-        return model if isinstance(model, Wanted) else cls(model, key, is_path=True)
+        return model if isinstance(model, Wanted) else cls(model, key, precision=precision, is_path=True)
 
     def __fspath__(self) -> str:
         return os.fspath(self.name)
@@ -55,7 +55,8 @@ class Wanted(os.PathLike[str]):
             if str(self) in BUNDLED:
                 what, remedy = str(self), f"make one with: {quantize(str(self), self.precision)}"
             else:
-                what, remedy = f"{self.filename or 'the .onnx file'} of {self}", "name another file"
+                what = str(self) if self.is_path else f"{self.filename or 'the .onnx file'} of {self}"
+                remedy = "name another file"
             raise ValueError(
                 f"precision is {self.precision!r}, and {what} is in {found}: leave precision out, or {remedy}"
             )

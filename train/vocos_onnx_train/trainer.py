@@ -335,7 +335,7 @@ class Trainer:
                 batch_size=None,
                 sampler=left,
                 num_workers=self.config.train.num_workers,
-                pin_memory=True,
+                pin_memory=self.device.type == "cuda",
                 prefetch_factor=4,
                 worker_init_fn=ignore_signals,
             )

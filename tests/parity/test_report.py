@@ -303,8 +303,10 @@ def test_a_bad_file_does_not_keep_the_others(quick: None, capsys: pytest.Capture
     assert run("out.html", "--inputs", "bad.wav", "one.wav", "no.wav", "a/one.wav") == 2
     captured = capsys.readouterr()
     assert re.fullmatch(r"wrote out.html: 2 of 4 files, \d\.\d MB\n", captured.out)
-    first, second, last = captured.err.splitlines()
+    first, done, second, also_done, last = captured.err.splitlines()
     assert "cannot read bad.wav as audio" in first
+    assert done == "vocos-onnx: 2 of 4: one.wav is measured"
+    assert also_done == "vocos-onnx: 4 of 4: a/one.wav is measured"
     assert "no audio file no.wav" in second
     assert last == "vocos-onnx: error: 2 of 4 files failed"
     titles = [a["aria-label"].split(",")[0] for a in Page(Path("out.html")).all("audio")]

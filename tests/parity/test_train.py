@@ -333,7 +333,7 @@ def test_interrupted_by_the_user_exit_code_130(
 ) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree("mel", data)))
 
-    def interrupt(self: object) -> Never:
+    def interrupt(self: object, drawn: object) -> Never:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "train_step", interrupt)

@@ -211,10 +211,11 @@ class Trainer:
         }
         if resumes:
             self._load()
-        if on_cuda:
-            for optimizer in self.optimizers.values():
-                for group in optimizer.param_groups:
-                    group["lr"] = torch.tensor(float(group["lr"]), device=self.device)  # a captured step reads it
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:  # the state may have been saved on another device
+                value = float(group["lr"])
+                group["lr"] = torch.tensor(value, device=self.device) if on_cuda else value  # a captured step reads it
+                group["capturable"] = on_cuda
         if compile:
             # Each discriminator of a kind, with and without gradients, compiles the same code once more.
             torch.compiler.config.recompile_limit = 64

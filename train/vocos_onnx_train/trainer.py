@@ -205,14 +205,13 @@ class Trainer:
                 betas=betas,
                 weight_decay=config.experiment.weight_decay,
                 fused=True,
-                capturable=on_cuda,
             )
             for name, module in (("generator", self.generator), ("discriminators", self.discriminators))
         }
         if resumes:
             self._load()
         for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:  # the state may have been saved on another device
+            for group in optimizer.param_groups:  # a state may have been saved on another device
                 value = float(group["lr"])
                 group["lr"] = torch.tensor(value, device=self.device) if on_cuda else value  # a captured step reads it
                 group["capturable"] = on_cuda

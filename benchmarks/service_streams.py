@@ -7,6 +7,10 @@ has been answered, and begins a new sequence about every half a minute. The clie
 machine as the server. Times count from when a chunk was due. Prints the share of chunks answered within 100 ms,
 percentiles, the time to the first audio of sequences, and the CPU time of both processes. Exits with 1 if an answer is
 missing or wrong, or if the server's memory grows after the first third.
+
+A virtual machine may be slowed down from outside, for a tenth of a second at a time. A process of real-time priority,
+which nothing on the machine itself can slow down, measures when that is so, if it is allowed that priority. Chunks of
+all times count; those outside of such phases are a second figure.
 """
 
 from __future__ import annotations
@@ -33,14 +37,17 @@ import numpy as np
 WITHIN = 0.1  # seconds
 GROWTH = 1.1  # the most that resident memory may grow
 LENGTHS = (200, 400)  # chunks of a sequence
+BIN = 0.02  # seconds
+AFTER = 0.25  # seconds after a phase in which the machine was slow until its backlog has been worked off
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Listener(asyncio.Protocol):
     """One client that does as little work as possible: its CPU time is taken from the server.
 
-    latencies: seconds from when a chunk was due to its answer. firsts: latencies of the chunks that completed the
-    frames which the first audio of a sequence needs. audio: that of the first sequence, if ``keeps``.
+    latencies: seconds from when a chunk was due to its answer. dues: when these were due. firsts: latencies of the
+    chunks that completed the frames which the first audio of a sequence needs. audio: that of the first sequence, if
+    ``keeps``.
     """
 
     def __init__(self, start: bytes, chunks: list[bytes], interval: float, until: float, seed: int, keeps: bool):
@@ -50,6 +57,7 @@ class Listener(asyncio.Protocol):
         self._buffer = bytearray()
         self._due: deque[float] = deque()
         self.latencies: list[float] = []
+        self.dues: list[float] = []
         self.firsts: list[float] = []
         self.audio: list[bytes] | None = [] if keeps else None
         self.sent: list[int] = []  # indices of the chunks sent in the first sequence
@@ -135,9 +143,11 @@ class Listener(asyncio.Protocol):
         self._next_at(due + self._interval)
 
     def _answered(self, audio: bytes) -> None:
-        took = self._loop.time() - self._due.popleft()
+        due = self._due.popleft()
+        took = self._loop.time() - due
         if not math.isnan(took):
             self.latencies.append(took)
+            self.dues.append(due)
             if audio and not self._has_audio:
                 self._has_audio = True
                 self.firsts.append(took)
@@ -193,6 +203,7 @@ def clients(given: dict[str, Any]) -> dict[str, Any]:
     listeners = asyncio.run(main())
     return {
         "latencies": [round(one, 5) for listener in listeners for one in listener.latencies],
+        "dues": [round(one, 3) for listener in listeners for one in listener.dues],
         "firsts": [round(one, 5) for listener in listeners for one in listener.firsts],
         "sequences": sum(listener.sequences for listener in listeners),
         "wrong": [listener.wrong for listener in listeners if listener.wrong],
@@ -209,6 +220,26 @@ def chunks_of(rng: np.random.Generator, given: dict[str, Any]) -> list[np.ndarra
     if given["start"]["kind"] == "tokens":
         return [rng.integers(1024, size=shape).astype("<u2") for _ in range(50)]
     return [rng.uniform(-8, 2, shape).astype("<f4") for _ in range(50)]
+
+
+def slow_phases(seconds: float) -> list[float] | None:
+    """When the machine ran at less than a third of its usual speed, in bins of BIN seconds of the monotonic clock.
+
+    Measured every 5 ms, with 50 us of work, at real-time priority. None if that is not permitted.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+    except (AttributeError, PermissionError):
+        return None
+    found: list[tuple[float, float]] = []
+    end = time.monotonic() + seconds
+    while (begun := time.monotonic()) < end:
+        for _ in range(500):
+            pass
+        found.append((begun, time.monotonic() - begun))
+        time.sleep(0.005)
+    usual = sorted(took for _, took in found)[len(found) // 2]
+    return sorted({begun // BIN * BIN for begun, took in found if took > 3 * usual})
 
 
 class Watched:
@@ -241,7 +272,11 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=8, help="frames")
     parser.add_argument("--codebooks", type=int, default=8)
     parser.add_argument("--clients", help=argparse.SUPPRESS)
+    parser.add_argument("--meter", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.meter:
+        json.dump(slow_phases(args.meter), sys.stdout)
+        return
     if args.clients:
         json.dump(clients(json.loads(args.clients)), sys.stdout)
         return
@@ -286,11 +321,12 @@ def measure(server: subprocess.Popen[str], args: argparse.Namespace) -> int:
     cpu, began = watched.cpu(), time.monotonic()
     command = [sys.executable, __file__, "--clients", json.dumps(given)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    meter = subprocess.Popen([sys.executable, __file__, "--meter", str(seconds)], stdout=subprocess.PIPE, text=True)
     memory: list[float] = []
     while time.monotonic() < began + seconds:
         time.sleep(min(1, seconds / 20))
         memory.append(watched.memory())
-    report = json.loads(process.communicate()[0])
+    report, slow = json.loads(process.communicate()[0]), json.loads(meter.communicate()[0])
     took, cpu = time.monotonic() - began, watched.cpu() - cpu
     latencies, chunks = np.array(report["latencies"]), len(report["latencies"])
     third = memory[len(memory) // 3]
@@ -299,6 +335,12 @@ def measure(server: subprocess.Popen[str], args: argparse.Namespace) -> int:
     what = f"{args.streams} streams, chunks of {args.chunk} frames ({1000 * given['interval']:.0f} ms), {took:.0f} s"
     print(f"| {what} | {description['name']}, {description['precision']}, {args.threads} thread(s) |\n|---|---|")
     print(f"| chunks; answered within {1000 * WITHIN:.0f} ms | {chunks}; {100 * share:.3f} % |")
+    if slow is not None:
+        apart = latencies[is_apart(np.array(report["dues"]), np.array(slow))]
+        share, took_slow = float((apart <= WITHIN).mean()) if len(apart) else 0.0, BIN * len(slow) / seconds
+        print(f"| time in which the machine was slowed down from outside | {100 * took_slow:.1f} % |")
+        what = f"chunks that were due at other times; within {1000 * WITHIN:.0f} ms"
+        print(f"| {what} | {len(apart)}; {100 * share:.3f} % |")
     print(f"| ms to the answer: median / 90 % / 99 % / 99.9 % / most | {percentiles(report['latencies'])} |")
     print(f"| ms to the first audio, after the frames it needs | {percentiles(report['firsts'])} |")
     print(f"| memory of the server: start / middle / end / most | {memory[0]:.0f} / {memory[len(memory) // 2]:.0f} / "
@@ -310,6 +352,11 @@ def measure(server: subprocess.Popen[str], args: argparse.Namespace) -> int:
         print(f"a stream failed: {wrong}")
     grown = max(memory[len(memory) // 3 :]) > GROWTH * third + 5
     return int(bool(report["wrong"] or report["hanging"] or not report["sequences"] or off > 1 or grown))
+
+
+def is_apart(dues: np.ndarray, slow: np.ndarray) -> np.ndarray:
+    """Which chunks were due neither shortly before, nor during, nor shortly after a phase in which it was slow."""
+    return np.searchsorted(slow, dues - AFTER) == np.searchsorted(slow, dues + WITHIN)
 
 
 def difference(report: dict[str, Any], given: dict[str, Any], model: str | None) -> float:

@@ -29,6 +29,8 @@ class Bandwidths:
         self.kbps = encodec.bandwidths if encodec else ()
         self.counts = encodec.codebooks_per_bandwidth if encodec else ()
         self.num_ids = config.num_bandwidth_ids
+        kbps = ", ".join(f"{i} ({kbps:g} kbps)" for i, kbps in enumerate(self.kbps))
+        self._names = kbps or f"0 to {self.num_ids - 1}"
 
     def selected_id(self, bandwidth: float | None, bandwidth_id: Any) -> int:
         """The id of the bandwidth, which is given as kbps or as an id; by default that of 6 kbps.
@@ -42,7 +44,7 @@ class Bandwidths:
                 raise ValueError(
                     f"bandwidth ({shown(bandwidth)}) and bandwidth_id ({shown(bandwidth_id)}) are given; pass one"
                 )
-            return _read_id(bandwidth_id, len(self.kbps), self._names())
+            return _read_id(bandwidth_id, len(self.kbps), self._names)
         bandwidth = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
         try:
             return bandwidth_index(bandwidth, self.kbps)
@@ -89,11 +91,10 @@ class Bandwidths:
                     "it out"
                 )
             return None
-        names = self._names()
         if bandwidth_id is None:
-            raise ValueError(f"bandwidth_id is missing, and features do not imply one; pass one of {names}")
+            raise ValueError(f"bandwidth_id is missing, and features do not imply one; pass one of {self._names}")
         try:
-            return _read_id(bandwidth_id, self.num_ids, names)
+            return _read_id(bandwidth_id, self.num_ids, self._names)
         except ValueError as error:
             if isinstance(bandwidth_id, int | float | np.number) and bandwidth_id in self.kbps:
                 index = self.kbps.index(float(bandwidth_id))
@@ -155,10 +156,6 @@ class Bandwidths:
             remedy += f", or {first_codebooks(expected, given[:axes], layout)}"
         if first_time("bandwidth"):
             _log.warning("%s, so that the audio sounds worse than it could: %s", differ, remedy)
-
-    def _names(self) -> str:
-        kbps = ", ".join(f"{i} ({kbps:g} kbps)" for i, kbps in enumerate(self.kbps))
-        return kbps or f"0 to {self.num_ids - 1}"
 
 
 def bandwidth_index(bandwidth: float, bandwidths: tuple[float, ...]) -> int:

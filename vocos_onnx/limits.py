@@ -41,13 +41,16 @@ def require(condition: bool, message: str) -> None:
 
 def read_integer(name: str, given: Any, low: int, high: int, meaning: str) -> int:
     """Reads an integer of Python, numpy or torch within a range. Raises ValueError for anything else."""
-    try:
-        array = np.asarray(given)
-        if array.dtype == bool:
-            raise TypeError
-        value = operator.index(array.item() if array.size == 1 else given)  # upstream passes tensor([2])
-    except TypeError:
-        raise ValueError(f"{name} is {shown(given)}, expected an integer: {meaning}") from None
+    if type(given) is int:  # the usual case, once for each chunk of a stream
+        value = given
+    else:
+        try:
+            array = np.asarray(given)
+            if array.dtype == bool:
+                raise TypeError
+            value = operator.index(array.item() if array.size == 1 else given)  # upstream passes tensor([2])
+        except TypeError:
+            raise ValueError(f"{name} is {shown(given)}, expected an integer: {meaning}") from None
     if not low <= value <= high:
         raise ValueError(f"{name} is {shown(value)}, expected {low} to {high}: {meaning}")
     return value

@@ -175,6 +175,7 @@ class _Place:
     def _begun(self, step: _Step) -> _Step:
         self._bandwidth_id = step.bandwidth_id
         self._pauses = (self._pauses[1], time.monotonic() - self._over)
+        self._calls.note_pauses(self, max(self._pauses))
         self.step_now = step
         return step
 
@@ -184,9 +185,9 @@ class _Place:
         self._over = time.monotonic()
 
     def is_expected(self, bandwidth_id: int | None, wait: float) -> bool:
-        """Whether another step is likely within ``wait`` seconds of the last one, judging by the previous pauses."""
+        """Whether another step may come within ``wait`` seconds of the last one; its pauses were as short before."""
         step = self.step_now
-        if max(self._pauses) > wait or self._bandwidth_id != bandwidth_id:
+        if self._bandwidth_id != bandwidth_id:
             return False
         return time.monotonic() - self._over < wait if step is None else step.is_over
 
@@ -270,6 +271,7 @@ class _Calls:
         self._lock = threading.RLock()  # reentrant, since a signal handler may close the pool
         self._closed = False
         self._places: weakref.WeakValueDictionary[int, _Place] = weakref.WeakValueDictionary()  # by id
+        self._quick: set[int] = set()  # places, by id, whose last pauses were no longer than max_wait
         self._waiting: dict[_Step, None] = {}  # including those in a call
         self._leaders: dict[_Step, _Call] = {}
 
@@ -300,6 +302,13 @@ class _Calls:
                 return False
             self._places[id(place)] = place
             return True
+
+    def note_pauses(self, place: _Place, longest: float) -> None:
+        """Notes whether a stream pushes so quickly that calls should wait for it."""
+        if longest <= self._max_wait:
+            self._quick.add(id(place))
+        else:
+            self._quick.discard(id(place))
 
     def leave(self, place: _Place) -> None:
         """Frees a place. If its step is waiting, the step ends with an error."""
@@ -346,6 +355,8 @@ class _Calls:
 
     def withdraw(self, step: _Step) -> None:
         """Removes a step that nobody waits for any longer, for whatever reason."""
+        if step.is_over and step not in self._waiting and step not in self._leaders:  # the usual case
+            return
         with self._lock:
             if step.waiter is not None:  # so that no worker starts it
                 _fail(step, RuntimeError("the push was cancelled"))
@@ -441,8 +452,9 @@ class _Calls:
 
     def _expected(self, bandwidth_id: int | None) -> set[int]:
         """The places, by id, of the streams that are about to push. Returns no reference that keeps a place alive."""
-        places = [place for ref in self._places.valuerefs() if (place := ref()) is not None]
-        return {id(place) for place in places if place.is_expected(bandwidth_id, self._max_wait)}
+        quick = [(key, self._places.get(key)) for key in list(self._quick)]
+        self._quick.difference_update(key for key, place in quick if place is None)
+        return {key for key, place in quick if place is not None and place.is_expected(bandwidth_id, self._max_wait)}
 
     def _make(self, leader: _Step, call: _Call) -> None:
         """Makes one call, for the leader's step and others."""

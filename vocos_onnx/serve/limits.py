@@ -80,6 +80,7 @@ BUFFER = 1 << 17  # SO_SNDBUF and SO_RCVBUF, which Linux doubles
 READ = 1 << 12  # bytes read from a connection at once; rises to PIECE while they parse quickly
 WAITS = 400  # bytes charged for a WebSocket message beside its content, while it waits for the application
 FRAMES, FRAME = 1000, 16  # a message in more than FRAMES frames must have at least FRAME bytes in each on average
+SUSPECT = 8  # reads of a WebSocket that are measured after one that may have been expensive to parse
 PARSE, PARSE_BYTE = 5e-4, 5e-9  # seconds to parse a read, plus seconds a byte; if it takes longer, the next read waits
 OVERHEAD = 1 << 17  # bytes charged to a request beside its body, for the buffers of its connection
 SWEEP = 0.25  # seconds between checks of the deadlines
@@ -998,16 +999,24 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
             self._joined = 0  # frames of the message being received, not counting the first
             self._answer = 0  # bytes of the message being sent, until the transport has taken it
             self._incoming = _Incoming(limits, self._count, self._fail)
+            self._suspect = 0  # reads until its parsing is believed to be cheap
             self._read_at_most(READ)
             super().connection_made(transport)
 
         def data_received(self, data: bytes) -> None:
-            begun = time.thread_time()
+            # The CPU time of the thread takes a system call, twice for each chunk of a stream. So it is asked only
+            # where the time of the clock, which includes waits for the CPU and the interpreter, was too long before.
+            clock = time.thread_time if self._suspect else time.perf_counter
+            begun = clock()
             super().data_received(data)
             self._count()
-            took = time.thread_time() - begun
+            took = clock() - begun
             dear = took > PARSE + PARSE_BYTE * len(data)  # for example thousands of empty frames
             self._read_at_most(READ if dear else 2 * self._reads)
+            if not self._suspect:
+                self._suspect = SUSPECT if dear else 0
+                return
+            self._suspect = SUSPECT if dear else self._suspect - 1
             if dear and not self._admitted.is_closing():
                 self._admitted.pause_reading()
                 limits._tired += 1
@@ -1063,7 +1072,12 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
             self._incoming._coming = None
             if not self.close_sent:  # otherwise nobody will receive it
                 self._waiting += len(data) + WAITS
+            # uvicorn pauses reading at every message until the application has taken it, with two system calls. One
+            # message may wait without that: from the second on, reading is paused.
+            is_only = not self.read_paused and self.queue.empty()
+            self.read_paused |= is_only
             super().send_receive_event_to_app()
+            self.read_paused &= not is_only
 
         async def receive(self) -> Message:
             if self.queue.empty():  # the application has finished with all earlier messages

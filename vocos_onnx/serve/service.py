@@ -29,7 +29,7 @@ from .settings import Settings
 
 MESSAGE = 1 << 19  # bytes of the longest WebSocket message; 5 s of mels in float64 take 400 kB
 M_MMAP_THRESHOLD = -3  # from malloc.h
-TOLD = 0.2  # seconds at most to tell WebSockets that the service is shutting down
+TOLD = 0.5  # seconds at most in which WebSockets are told that the service is shutting down, and answer
 LONG = 30  # tenths of a second after which a line announces that the default model is still loading
 _log = logging.getLogger("vocos_onnx.serve")
 
@@ -119,12 +119,16 @@ class _Server(uvicorn.Server):
         return self._service.failed is not None or await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tells the WebSockets why they are closed, before uvicorn closes them with the same code."""
-        loop = asyncio.get_running_loop()
-        for one in list(self._service.sockets):
+        """Tells the WebSockets why they are closed, before uvicorn closes them with the same code.
+
+        uvicorn closes a connection at once. If something that the client has sent is still unread then, the system
+        resets the connection, and the client may lose the reason. So this waits for the clients to close theirs.
+        """
+        loop, told = asyncio.get_running_loop(), list(self._service.sockets)
+        for one in told:
             one.end()
         end = loop.time() + TOLD
-        while self._service.sockets and loop.time() < end:
+        while not all(one.is_gone for one in told) and loop.time() < end:
             await asyncio.sleep(0.001)
         await super().shutdown(sockets)
 

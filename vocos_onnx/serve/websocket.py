@@ -337,7 +337,7 @@ class _Open:
 
 
 class Connection:
-    """A WebSocket from its acceptance to its end."""
+    """A WebSocket from its acceptance to its end. ``is_gone``: whether its connection is closed, in both directions."""
 
     def __init__(self, service: Service, receive: Receive, send: Send) -> None:
         self._service, self._receive, self._send_message = service, receive, send
@@ -345,21 +345,25 @@ class Connection:
         self._idle, self._stall = settings.stream_idle, settings.stream_stall
         self._open: _Open | None = None
         self._watch = _Watch()
-        self._is_gone = False
+        self.is_gone = False
         self._quick = 0  # recent messages that needed no network, less three for each that did
         protocol = getattr(receive, "__self__", None)
         if protocol is not None and hasattr(protocol, "on_lost"):  # the protocol of limits.py
             protocol.on_lost = self._leave
 
     async def _yield(self, message: str | bytes) -> None:
-        """Lets other tasks run between messages. Raises _Closed after too many that need no network (empty chunks)."""
+        """Lets other tasks run between messages. Raises _Closed after too many that need no network (empty chunks).
+
+        While the network computed the answer to a message, other tasks have run.
+        """
         needs_network = isinstance(message, bytes) and bool(message)  # one makes up for a start and a flush
         self._quick = max(0, self._quick - 3) if needs_network else self._quick + 1
         if self._quick > _MOST_QUICK:
             raise _Closed(
                 POLICY, f"{_MOST_QUICK} messages more than chunks with frames have come: send frames, or nothing"
             )
-        await asyncio.sleep(0)
+        if not needs_network:
+            await asyncio.sleep(0)
 
     async def run(self) -> None:
         """Serves the connection until it ends. Raises OSError if the client disconnects."""
@@ -441,14 +445,14 @@ class Connection:
         """Returns the result of a push or flush. Raises _Closed if it fails, OSError if the client is gone."""
         try:
             computed = await compute(*given)
-            if not self._is_gone:
+            if not self.is_gone:
                 return computed
         except (ValueError, FloatingPointError) as error:
             raise _Closed(BAD_DATA, _reworded(error)) from None
         except MemoryError:
             raise _Closed(BUSY, "there is not enough memory now, try again") from None
         except RuntimeError as error:
-            if self._is_gone:
+            if self.is_gone:
                 raise ConnectionResetError from None
             if self._service.ending:
                 raise _Closed(ENDING, _ENDS) from None
@@ -458,7 +462,7 @@ class Connection:
 
     def _leave(self) -> None:
         """Called when the client has disconnected, even while a chunk is being computed."""
-        self._is_gone = True
+        self.is_gone = True
         self._free()
 
     def _free(self) -> None:

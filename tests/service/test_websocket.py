@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -634,6 +635,23 @@ def test_pages_of_other_origins(guarded: Server, server: Server) -> None:
 
 
 # Shutdown
+
+
+def test_the_code_arrives_while_the_client_still_sends() -> None:
+    """What is too long is read to its end: a reset of the connection would lose the code on the way to some clients."""
+
+    def code(server: Server) -> int | None:
+        client = Client(server)
+        with suppress(ConnectionClosed):
+            client.say(START)
+            client.plug.send(bytes(2_000_000))
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                client.plug.recv(TIMEOUT)
+        return None if closed.value.rcvd is None else closed.value.rcvd.code
+
+    with Server(*options()) as server, ThreadPoolExecutor(12) as threads:
+        assert set(threads.map(code, [server] * 300)) == {1009}
 
 
 def test_the_service_ends() -> None:

@@ -80,6 +80,7 @@ BUFFER = 1 << 17  # SO_SNDBUF and SO_RCVBUF, which Linux doubles
 READ = 1 << 12  # bytes read from a connection at once; rises to PIECE while they parse quickly
 WAITS = 400  # bytes charged for a WebSocket message beside its content, while it waits for the application
 FRAMES, FRAME = 1000, 16  # a message in more than FRAMES frames must have at least FRAME bytes in each on average
+LINGER = 2.0  # seconds for which a closed WebSocket is read until its client closes it
 SUSPECT = 8  # reads of a WebSocket that are measured after one that may have been expensive to parse
 PARSE, PARSE_BYTE = 5e-4, 5e-9  # seconds to parse a read, plus seconds a byte; if it takes longer, the next read waits
 OVERHEAD = 1 << 17  # bytes charged to a request beside its body, for the buffers of its connection
@@ -999,11 +1000,14 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
             self._joined = 0  # frames of the message being received, not counting the first
             self._answer = 0  # bytes of the message being sent, until the transport has taken it
             self._incoming = _Incoming(limits, self._count, self._fail)
+            self._lingers = False  # closed, but what the client still sends is read, and dropped
             self._suspect = 0  # reads until its parsing is believed to be cheap
             self._read_at_most(READ)
             super().connection_made(transport)
 
         def data_received(self, data: bytes) -> None:
+            if self._lingers:
+                return
             # The CPU time of the thread takes a system call, twice for each chunk of a stream. So it is asked only
             # where the time of the clock, which includes waits for the CPU and the interpreter, was too long before.
             clock = time.thread_time if self._suspect else time.perf_counter
@@ -1017,7 +1021,7 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
                 self._suspect = SUSPECT if dear else 0
                 return
             self._suspect = SUSPECT if dear else self._suspect - 1
-            if dear and not self._admitted.is_closing():
+            if dear and not self._is_closing():
                 self._admitted.pause_reading()
                 limits._tired += 1
                 asyncio.get_running_loop().call_later(8 * min(took, 20 * PARSE) * limits._tired, self._go_on)
@@ -1030,11 +1034,14 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
             elif self._incoming._coming is None:
                 self._incoming._coming = limits._now()
             unread = self._answer + self._admitted.get_write_buffer_size()
-            self._incoming.hold(0 if self._admitted.is_closing() else coming + self._waiting + unread)
+            self._incoming.hold(0 if self._is_closing() else coming + self._waiting + unread)
+
+        def _is_closing(self) -> bool:
+            return self._lingers or self._admitted.is_closing()
 
         def _fail(self, code: int, reason: str) -> None:
             """Closes the WebSocket and drops what it has received."""
-            if not self._admitted.is_closing():
+            if not self._is_closing():
                 self.frames = []
                 self.conn.fail(code, reason[:100])
                 self.handle_parser_exception()
@@ -1042,10 +1049,24 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
                     self._admitted.abort()
 
         def handle_parser_exception(self) -> None:
-            if self.conn.close_sent is None:  # before the application has accepted it
+            """Closes the WebSocket with the code of ``conn``.
+
+            If the connection were closed while the client still sends, as uvicorn does, the system would reset it, and
+            the client might never see the code. So what comes is read and dropped, until the client closes it.
+            """
+            sent = self.conn.close_sent
+            if sent is None:  # before the application has accepted it
                 self._admitted.abort()
-            else:
-                super().handle_parser_exception()
+                return
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": sent.code, "reason": sent.reason})
+            self._admitted.write(b"".join(self.conn.data_to_send()))
+            if self._admitted.can_write_eof():
+                self._admitted.write_eof()  # tells the client to close its side
+            self.close_sent = self._lingers = True
+            self._count()
+            if not self._admitted.is_reading():
+                self._admitted.resume_reading()
+            self.close_timer = self.loop.call_later(LINGER, self._admitted.close)
 
         def handle_cont(self, event: Any) -> None:
             """Joins frames as they arrive: thousands of small ones would take much more memory than their bytes."""
@@ -1119,7 +1140,7 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
 
         def _go_on(self) -> None:
             limits._tired -= 1
-            if not self._admitted.is_closing() and not self.read_paused:
+            if not self._admitted.is_closing() and (self._lingers or not self.read_paused):
                 self._admitted.resume_reading()
 
         def connection_lost(self, error: Exception | None) -> None:

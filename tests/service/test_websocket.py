@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.helpers import DATA, found
-from tests.service.process import Server
+from tests.service.process import Server, rest
 from tests.service.test_server import SERVE
 from vocos_onnx import VocosONNX
 
@@ -652,6 +652,34 @@ def test_the_code_arrives_while_the_client_still_sends() -> None:
 
     with Server(*options()) as server, ThreadPoolExecutor(12) as threads:
         assert set(threads.map(code, [server] * 300)) == {1009}
+
+
+def test_a_client_that_keeps_its_side_open() -> None:
+    """After a message that is too long; the audio of a chunk before that is dropped, and the connection closed."""
+
+    def framed(code: int, data: bytes, size: int | None = None) -> bytes:
+        return struct.pack("!BBQ", 128 | code, 255, len(data) if size is None else size) + bytes(4) + data
+
+    with Server(*SERVE) as server:  # the bundled codec: computing a chunk takes a while
+        plugs = []
+        for _ in range(10):
+            plug = server.connect(
+                b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            )
+            assert b"101" in plug.recv(4096)
+            plug.sendall(framed(1, json.dumps(START | {"model": "vocos-codec-24khz", "codebooks": 8}).encode()))
+            assert b"started" in plug.recv(4096)
+            plugs.append(plug)
+        for data in (framed(2, bytes(16 * 375)), framed(2, bytes(60_000), 2_000_000)):
+            for plug in plugs:
+                plug.sendall(data)
+        for plug in plugs:
+            data = rest(plug)
+            assert b"\x88" in data[-130:] and struct.pack("!H", 1009) in data[-130:]
+        until_none_is_open(server)
+        said = server.stop(signal.SIGTERM)[2]
+        assert "failed" not in said and "Traceback" not in said, said
 
 
 def test_the_service_ends() -> None:

@@ -463,15 +463,16 @@ class Limits:
             await deny(scope, send, refused)
             return
         self.open_sockets += 1
-        transport = getattr(getattr(send, "__self__", None), "transport", None)
+        protocol = getattr(send, "__self__", None)
+        transport = getattr(protocol, "transport", None)
         connection = self._connections.get(transport) if transport is not None else None
         if connection is not None:
             connection.is_socket = True
         try:
             await self.app(scope, receive, send)
         except Exception as error:
-            if transport is not None and transport.is_closing():  # uvicorn's exception for a client that is gone
-                return
+            if getattr(protocol, "lingers", False) or (transport is not None and transport.is_closing()):
+                return  # uvicorn's exception for a client that is gone
             _log_failure(error)
             with contextlib.suppress(Exception):
                 await send({"type": "websocket.close", "code": 1011})
@@ -987,6 +988,7 @@ def _refused_upgrade(scope: Scope, headers: Sequence[tuple[bytes, bytes]]) -> Re
 
 def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asyncio.Protocol]:
     """Returns a subclass of uvicorn's WebSocket protocol, which takes over an admitted connection."""
+    from uvicorn.protocols.utils import ClientDisconnected
 
     class BoundedSocket(base):  # type: ignore[valid-type, misc]
         _admitted: asyncio.Transport
@@ -1000,13 +1002,13 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
             self._joined = 0  # frames of the message being received, not counting the first
             self._answer = 0  # bytes of the message being sent, until the transport has taken it
             self._incoming = _Incoming(limits, self._count, self._fail)
-            self._lingers = False  # closed, but what the client still sends is read, and dropped
+            self.lingers = False  # closed, but what the client still sends is read, and dropped
             self._suspect = 0  # reads until its parsing is believed to be cheap
             self._read_at_most(READ)
             super().connection_made(transport)
 
         def data_received(self, data: bytes) -> None:
-            if self._lingers:
+            if self.lingers:
                 return
             # The CPU time of the thread takes a system call, twice for each chunk of a stream. So it is asked only
             # where the time of the clock, which includes waits for the CPU and the interpreter, was too long before.
@@ -1037,7 +1039,7 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
             self._incoming.hold(0 if self._is_closing() else coming + self._waiting + unread)
 
         def _is_closing(self) -> bool:
-            return self._lingers or self._admitted.is_closing()
+            return self.lingers or self._admitted.is_closing()
 
         def _fail(self, code: int, reason: str) -> None:
             """Closes the WebSocket and drops what it has received."""
@@ -1062,8 +1064,9 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
             self._admitted.write(b"".join(self.conn.data_to_send()))
             if self._admitted.can_write_eof():
                 self._admitted.write_eof()  # tells the client to close its side
-            self.close_sent = self._lingers = True
+            self.close_sent = self.lingers = True
             self._count()
+            self._tell_lost()
             if not self._admitted.is_reading():
                 self._admitted.resume_reading()
             self.close_timer = self.loop.call_later(LINGER, self._admitted.close)
@@ -1117,6 +1120,8 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
             super().resume_writing()
 
         async def send(self, message: Message) -> None:
+            if self.lingers:
+                raise ClientDisconnected
             self._answer = len(message.get("bytes") or message.get("text") or b"")
             self._count()  # before waiting for the client to read earlier messages
             try:
@@ -1140,7 +1145,7 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
 
         def _go_on(self) -> None:
             limits._tired -= 1
-            if not self._admitted.is_closing() and (self._lingers or not self.read_paused):
+            if not self._admitted.is_closing() and (self.lingers or not self.read_paused):
                 self._admitted.resume_reading()
 
         def connection_lost(self, error: Exception | None) -> None:
@@ -1151,9 +1156,12 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
             self.conn.parser.close()  # it refers to itself, which would keep all of this until a garbage collection
             self.conn.reader.discard()
             super().connection_lost(error)
-            if self.on_lost is not None:
-                self.on_lost()
-                self.on_lost = None
+            self._tell_lost()
+
+        def _tell_lost(self) -> None:
+            on_lost, self.on_lost = self.on_lost, None
+            if on_lost is not None:
+                on_lost()
 
         def shutdown(self) -> None:
             limits._end()

@@ -20,7 +20,8 @@ stage codec-2 bundled-codec-2.yaml --init-from "$out/codec-1/checkpoint"
 stage codec-3 bundled-codec-3.yaml --init-from "$out/codec-2/checkpoint"
 stage codec-4 bundled-codec-4.yaml --init-from "$out/codec-3/checkpoint" --export "$codec"
 stage codec-5 bundled-codec-5.yaml --init-from "$codec" "${decoder[@]}"
-stage codec-6 bundled-codec-6.yaml --init-from "$out/codec-5/weights.safetensors" "${decoder[@]}" -y --export "$codec"
+stage codec-6 bundled-codec-6.yaml --init-from "$out/codec-5/weights.safetensors" "${decoder[@]}"
+stage codec-7 bundled-codec-7.yaml --init-from "$out/codec-6/weights.safetensors" "${decoder[@]}" -y --export "$codec"
 stage mel-1 bundled-mel.yaml
 stage mel-2 bundled-mel-2.yaml --init-from "$out/mel-1/checkpoint" --train "$voices/index.csv"
 stage mel-3 bundled-mel-3.yaml --init-from "$out/mel-2/weights.safetensors" --train "$voices/index.csv" \

@@ -64,6 +64,12 @@ def guarded() -> Iterator[Server]:
         yield running
 
 
+UPGRADE = (
+    b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
 class Client:
     """A client with a WebSocket connection."""
 
@@ -550,10 +556,7 @@ def test_a_client_that_says_nothing(hasty: Server, first: str | None) -> None:
 def test_pings_without_an_end(hasty: Server) -> None:
     """From a client that reads no pongs: they do not pile up, and others are served."""
     with socket.create_connection(("127.0.0.1", hasty.port)) as plug:
-        plug.sendall(
-            b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
+        plug.sendall(UPGRADE)
         assert b"101" in plug.recv(4096)
         before, flood = hasty.memory(), (b"\x89\xfd\0\0\0\0" + b"x" * 125) * 500
         plug.setblocking(False)
@@ -663,17 +666,16 @@ def test_a_client_that_keeps_its_side_open() -> None:
     with Server(*SERVE) as server:  # the bundled codec: computing a chunk takes a while
         plugs = []
         for _ in range(10):
-            plug = server.connect(
-                b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-            )
+            plug = server.connect(UPGRADE)
             assert b"101" in plug.recv(4096)
             plug.sendall(framed(1, json.dumps(START | {"model": "vocos-codec-24khz", "codebooks": 8}).encode()))
             assert b"started" in plug.recv(4096)
             plugs.append(plug)
-        for data in (framed(2, bytes(16 * 375)), framed(2, bytes(60_000), 2_000_000)):
-            for plug in plugs:
-                plug.sendall(data)
+        for plug in plugs:
+            plug.sendall(framed(2, bytes(16 * 375)))
+        time.sleep(0.05)  # all have been read, and most are being computed
+        for plug in plugs:
+            plug.sendall(framed(2, bytes(60_000), 2_000_000))
         for plug in plugs:
             data = rest(plug)
             assert b"\x88" in data[-130:] and struct.pack("!H", 1009) in data[-130:]

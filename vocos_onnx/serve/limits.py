@@ -1012,18 +1012,16 @@ def _bounded_socket(base: type[asyncio.Protocol], limits: Limits) -> type[asynci
                 return
             # The CPU time of the thread takes a system call, twice for each chunk of a stream. So it is asked only
             # where the time of the clock, which includes waits for the CPU and the interpreter, was too long before.
-            clock = time.thread_time if self._suspect else time.perf_counter
+            measured = self._suspect > 0
+            clock = time.thread_time if measured else time.perf_counter
             begun = clock()
             super().data_received(data)
             self._count()
             took = clock() - begun
             dear = took > PARSE + PARSE_BYTE * len(data)  # for example thousands of empty frames
             self._read_at_most(READ if dear else 2 * self._reads)
-            if not self._suspect:
-                self._suspect = SUSPECT if dear else 0
-                return
-            self._suspect = SUSPECT if dear else self._suspect - 1
-            if dear and not self._is_closing():
+            self._suspect = SUSPECT if dear else max(0, self._suspect - 1)
+            if dear and measured and not self._is_closing():
                 self._admitted.pause_reading()
                 limits._tired += 1
                 asyncio.get_running_loop().call_later(8 * min(took, 20 * PARSE) * limits._tired, self._go_on)

@@ -337,7 +337,7 @@ class _Open:
 
 
 class Connection:
-    """A WebSocket from its acceptance to its end. ``is_gone``: whether its connection is closed, in both directions."""
+    """A WebSocket from its acceptance to its end. ``is_gone``: whether its client is past hearing anything."""
 
     def __init__(self, service: Service, receive: Receive, send: Send) -> None:
         self._service, self._receive, self._send_message = service, receive, send
@@ -461,7 +461,7 @@ class Connection:
         raise ConnectionResetError
 
     def _leave(self) -> None:
-        """Called when the client has disconnected, even while a chunk is being computed."""
+        """Called when the client has disconnected or was cut off, even while a chunk is being computed."""
         self.is_gone = True
         self._free()
 

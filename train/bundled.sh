@@ -13,6 +13,9 @@ stage() { # NAME CONFIG ARGUMENTS...
   shift 2
   vocos-onnx train "$configs/$config" --train "$data/index.csv" --valid "$data/index.csv" --out "$out/$name" "$@" ${more[@]+"${more[@]}"}
 }
+level() { # NAME MODEL.onnx ARGUMENTS...
+  python "$(dirname "$0")/level.py" "$out/$1/checkpoint" "$2" "$data/index.csv" "$voices/index.csv" "${@:3}"
+}
 codec=$out/models/vocos-codec-24khz.onnx
 decoder=(--train "$voices/index.csv" --encoder "$out/models/vocos-codec-24khz-encoder.onnx") # its encoder stays as it is
 stage codec-1 bundled-codec-1.yaml
@@ -21,10 +24,11 @@ stage codec-3 bundled-codec-3.yaml --init-from "$out/codec-2/checkpoint"
 stage codec-4 bundled-codec-4.yaml --init-from "$out/codec-3/checkpoint" --export "$codec"
 stage codec-5 bundled-codec-5.yaml --init-from "$codec" "${decoder[@]}"
 stage codec-6 bundled-codec-6.yaml --init-from "$out/codec-5/weights.safetensors" "${decoder[@]}"
-stage codec-7 bundled-codec-7.yaml --init-from "$out/codec-6/weights.safetensors" "${decoder[@]}" -y --export "$codec"
+stage codec-7 bundled-codec-7.yaml --init-from "$out/codec-6/weights.safetensors" "${decoder[@]}"
+level codec-7 "$codec" --encoder "$out/models/vocos-codec-24khz-encoder.onnx"
 stage mel-1 bundled-mel.yaml
 stage mel-2 bundled-mel-2.yaml --init-from "$out/mel-1/checkpoint" --train "$voices/index.csv"
-stage mel-3 bundled-mel-3.yaml --init-from "$out/mel-2/weights.safetensors" --train "$voices/index.csv" \
-  --export "$out/models/vocos-mel-24khz-small.onnx"
+stage mel-3 bundled-mel-3.yaml --init-from "$out/mel-2/weights.safetensors" --train "$voices/index.csv"
+level mel-3 "$out/models/vocos-mel-24khz-small.onnx"
 python -m vocos_onnx.evaluate.card --models "$out/models" --clips "$clips" --tokens "$out/models" \
   --clip speech_en_m_joe_48k_stereo.flac --clip speech_it_f_paola_48k.flac --clip speech_ja_css10_22k.flac

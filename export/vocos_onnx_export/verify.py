@@ -53,9 +53,8 @@ def verify(model: Vocos, codebooks: Tensor | None, runtime: VocosONNX) -> Iterat
                     codes = rng.integers(config.encodec.codebook_size, size=(k, batch, frames))
                     embedded = [book[torch.from_numpy(c)] for book, c in zip(codebooks, codes, strict=False)]
                     features = torch.stack(embedded).sum(0).transpose(1, 2)
-                    yield Row(
-                        bandwidth_id, batch, frames, "features", relative(runtime.codes_to_features(codes), features)
-                    )
+                    looked_up = runtime.codes_to_features(codes, layout="kbt")
+                    yield Row(bandwidth_id, batch, frames, "features", relative(looked_up, features))
                 else:
                     features = _mels(rng, batch, config.feature_channels, frames)
                 spectrum = model(features, id_tensor)

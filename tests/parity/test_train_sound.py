@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,14 @@ import pytest
 import soundfile
 import torch
 
+from tests.helpers import ROOT
 from tests.parity.test_train import data, tree  # noqa: F401
 from vocos_onnx import EncodecONNX, VocosONNX, load_audio
+from vocos_onnx.evaluate.metrics import level_error
 from vocos_onnx.model.bundled import default_model
 from vocos_onnx_export import export
-from vocos_onnx_train.checkpoint import write_weights
+from vocos_onnx_export.modules import ISTFTHead
+from vocos_onnx_train.checkpoint import write_checkpoint, write_weights
 from vocos_onnx_train.config import read_config
 from vocos_onnx_train.discriminators import STFTDiscriminator
 from vocos_onnx_train.generator import FrozenCodec
@@ -78,6 +84,38 @@ def test_the_bundled_decoder_goes_on_with_its_codec_frozen(data: Path, tmp_path:
     assert trained.config.encodec.codebooks_sha256 == vocos.config.encodec.codebooks_sha256
     tokens = encoder.encode(audio, 24_000, 12.0)
     assert trained.decode(tokens).shape == audio.shape
+
+
+def test_a_trained_model_is_exported_at_the_level_of_recordings(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = Trainer(
+        read_config(codec(data)), tmp_path / "run", encoder="vocos-codec-24khz-encoder", checkpoint="vocos-codec-24khz"
+    )
+    head = run.generator.head
+    assert isinstance(head, ISTFTHead)
+    with torch.no_grad():
+        head.out.bias[: head.n_fft // 2 + 1] -= np.log(2.0)  # 6 dB softer
+    write_checkpoint(run.generator, run.config, tmp_path / "run" / "checkpoint")
+    names = sorted(path.name for path in data.glob("speech_*.wav"))
+    (data / "level.csv").write_text("file,split,speaker\n" + "".join(f"{name},train,{name}\n" for name in names))
+    output = subprocess.run(
+        [sys.executable, str(ROOT / "train" / "level.py"), str(tmp_path / "run" / "checkpoint"),
+         str(tmp_path / "model.onnx"), str(data / "level.csv"), "--encoder", ENCODER],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    gain = re.search(rf"gain of \+([0-9.]+) dB, from {len(names)} recordings", output)
+    assert gain and 4 < float(gain[1]) < 9, output
+    louder = VocosONNX(tmp_path / "model.onnx")
+    soft = 0.1 * load_audio(data / names[0], 24_000)  # so that no magnitude is clipped
+    tokens = EncodecONNX(ENCODER).encode(soft, 24_000, 6.0)
+    ratio = np.std(louder.decode(tokens)) / np.std(VocosONNX(CODEC).decode(tokens))
+    assert 20 * np.log10(ratio) == pytest.approx(float(gain[1]) - 20 * np.log10(2), abs=0.02)
+    errors = []
+    for name in names:
+        audio = load_audio(data / name, 24_000)
+        for kbps in louder.bandwidths:
+            copy = louder(audio, 24_000, bandwidth=kbps, encoder=EncodecONNX(ENCODER))
+            errors.append(level_error(audio[: len(copy)], copy[: len(audio)], 24_000))
+    assert np.median(errors) == pytest.approx(0, abs=0.5)  # loud frames are clipped a little
 
 
 def test_frozen_features_are_those_of_the_encoder_of_the_file(data: Path, tmp_path: Path) -> None:  # noqa: F811

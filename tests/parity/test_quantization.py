@@ -54,7 +54,7 @@ def test_speech_of_the_bundled_codec(variant: tuple[str, Path]) -> None:
             ratios.append(snr(expected, given))
             losses.append(pesq_wb(best, expected, 24_000) - pesq_wb(best, given, 24_000) if k < 16 else 0)
     assert np.mean(ratios) == pytest.approx(quality.snr_db, abs=0.02)
-    assert np.mean(ratios) > (28 if precision == "int8" else 50)
+    assert np.mean(ratios) > (27 if precision == "int8" else 50)
     assert np.mean(losses) < 0.02
     assert quality.pesq_wb > (4.5 if precision == "int8" else 4.6)
     assert path.stat().st_size < 0.7 * default_model().stat().st_size

@@ -202,7 +202,14 @@ def test_the_best_weights_are_written(data: Path, tmp_path: Path) -> None:
             with torch.no_grad():
                 bias_of_the_head(first).fill_(5)
 
-    first = trainer("mel", data, tmp_path, worsen)
+    config = tree("mel", data, initial_learning_rate=1e-5)  # good weights, so that the change is for the worse
+    arguments = config["model"]["init_args"]
+    arguments["feature_extractor"]["init_args"]["n_mels"] = 100
+    arguments["backbone"]["init_args"] = {
+        "input_channels": 100, "dim": 256, "intermediate_dim": 768, "num_layers": 6
+    }  # fmt: skip
+    arguments["head"]["init_args"]["dim"] = 256
+    first = trainer("mel", data, tmp_path, worsen, config, checkpoint="vocos-mel-24khz-small")
     first.train()
     best = torch.load(tmp_path / BEST, weights_only=True)
     assert best["step"] <= 8

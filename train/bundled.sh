@@ -14,7 +14,7 @@ stage() { # NAME CONFIG ARGUMENTS...
   vocos-onnx train "$configs/$config" --train "$data/index.csv" --valid "$data/index.csv" --out "$out/$name" "$@" ${more[@]+"${more[@]}"}
 }
 level() { # NAME MODEL.onnx ARGUMENTS...
-  python "$(dirname "$0")/level.py" "$out/$1/checkpoint" "$2" "$data/index.csv" "$voices/index.csv" "${@:3}"
+  python -m vocos_onnx_train.level "$out/$1/checkpoint" "$2" "$data/index.csv" "$voices/index.csv" "${@:3}"
 }
 codec=$out/models/vocos-codec-24khz.onnx
 decoder=(--train "$voices/index.csv" --encoder "$out/models/vocos-codec-24khz-encoder.onnx") # its encoder stays as it is

@@ -14,7 +14,6 @@ import pytest
 import soundfile
 import torch
 
-from tests.helpers import ROOT
 from tests.parity.test_train import data, tree  # noqa: F401
 from vocos_onnx import EncodecONNX, VocosONNX, load_audio
 from vocos_onnx.evaluate.metrics import level_error
@@ -98,7 +97,7 @@ def test_a_trained_model_is_exported_at_the_level_of_recordings(data: Path, tmp_
     names = sorted(path.name for path in data.glob("speech_*.wav"))
     (data / "level.csv").write_text("file,split,speaker\n" + "".join(f"{name},train,{name}\n" for name in names))
     output = subprocess.run(
-        [sys.executable, str(ROOT / "train" / "level.py"), str(tmp_path / "run" / "checkpoint"),
+        [sys.executable, "-m", "vocos_onnx_train.level", str(tmp_path / "run" / "checkpoint"),
          str(tmp_path / "model.onnx"), str(data / "level.csv"), "--encoder", ENCODER],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip

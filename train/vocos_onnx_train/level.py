@@ -1,4 +1,4 @@
-"""Exports a trained model with its level set right: python train/level.py CHECKPOINT MODEL.onnx INDEX... [--encoder]
+"""Exports a trained model at the right level: python -m vocos_onnx_train.level CHECKPOINT MODEL.onnx INDEX...
 
 Losses of spectra leave a model a little too quiet: what it is not sure of, it makes soft. This measures the level
 errors of copies of recordings, one for each speaker, at every bandwidth, and takes their median off the
@@ -29,7 +29,7 @@ SPEAKERS, SECONDS = 60, 10.0  # at most
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m vocos_onnx_train.level", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
     parser.add_argument("indices", type=Path, nargs="+", metavar="INDEX", help="csv: file, split, speaker")

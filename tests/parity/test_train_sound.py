@@ -117,6 +117,25 @@ def test_a_trained_model_is_exported_at_the_level_of_recordings(data: Path, tmp_
     assert np.median(errors) == pytest.approx(0, abs=0.5)  # loud frames are clipped a little
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("file,speaker\na.wav,b\n", "index.csv has no column split: expected file, split and speaker"),
+        ("file,split,speaker\na.wav,valid,b\n", "index.csv has the split train: give recordings of training"),
+        ("file,split,speaker\na.wav,train,b\n", "a.wav"),
+    ],
+)
+def test_a_wrong_index_is_named(content: str, reason: str, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = Trainer(read_config(tree("mel", data)), tmp_path / "run")
+    write_checkpoint(run.generator, run.config, tmp_path / "checkpoint")
+    (tmp_path / "index.csv").write_text(content)
+    command = [sys.executable, "-m", "vocos_onnx_train.level", "checkpoint", "model.onnx", "index.csv"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert reason in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "model.onnx").exists()
+
+
 def test_frozen_features_are_those_of_the_encoder_of_the_file(data: Path, tmp_path: Path) -> None:  # noqa: F811
     run = Trainer(read_config(codec(data)), tmp_path / "run", encoder=ENCODER)
     extractor, encoder = run.generator.feature_extractor, EncodecONNX(ENCODER)

@@ -39,7 +39,10 @@ def main() -> None:
         first = Path(folder) / "first.onnx"
         export(str(args.checkpoint), str(first), report=lambda line: None)
         systems = open_systems([first], args.encoder)
-        recordings = read(args.indices, systems[0].vocos.sample_rate)
+        try:
+            recordings = read(args.indices, systems[0].vocos.sample_rate)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
         errors = []
         for system in systems:
             for recording in recordings:
@@ -59,13 +62,23 @@ def main() -> None:
 
 
 def read(indices: list[Path], sample_rate: int) -> list[Float]:
-    """One training recording (N,) of each speaker, the same in every run."""
+    """One training recording (N,) of each speaker, the same in every run.
+
+    Raises ValueError for an index without the columns, or without a training recording, and what load_audio raises.
+    """
     of_speaker: dict[str, list[Path]] = {}
     for index in indices:
         with index.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
+            rows = csv.DictReader(file)
+            if missing := {"file", "split", "speaker"} - set(rows.fieldnames or ()):
+                raise ValueError(
+                    f"{index} has no column {', '.join(sorted(missing))}: expected file, split and speaker"
+                )
+            for row in rows:
                 if row["split"] == "train":
                     of_speaker.setdefault(row["speaker"], []).append(index.parent / row["file"])
+    if not of_speaker:
+        raise ValueError(f"no row of {', '.join(map(str, indices))} has the split train: give recordings of training")
     choose = random.Random(0)
     files = [choose.choice(of_speaker[speaker]) for speaker in sorted(of_speaker)]
     choose.shuffle(files)

@@ -12,18 +12,20 @@ import argparse
 import csv
 import math
 import random
+import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
 from vocos_onnx import load_audio
 from vocos_onnx.arrays import Float
 from vocos_onnx.evaluate.metrics import level_error
 from vocos_onnx.evaluate.systems import open_systems
 from vocos_onnx_export import export
+
+from .checkpoint import save
 
 SPEAKERS, SECONDS = 60, 10.0  # at most
 
@@ -51,13 +53,11 @@ def main() -> None:
         gain = -float(np.nanmedian(errors))
         print(f"gain of {gain:+.2f} dB, from {len(recordings)} recordings")
         louder = Path(folder) / args.checkpoint.resolve().parent.name
-        louder.mkdir()
-        (louder / "config.yaml").write_bytes((args.checkpoint / "config.yaml").read_bytes())
-        head = yaml.safe_load((args.checkpoint / "config.yaml").read_text(encoding="utf-8"))["head"]["init_args"]
-        weights = torch.load(args.checkpoint / "pytorch_model.bin", weights_only=True)
+        shutil.copytree(args.checkpoint, louder)
+        weights = torch.load(louder / "pytorch_model.bin", weights_only=True)
         # The head predicts the log-magnitudes of n_fft / 2 + 1 frequencies, then their phases.
-        weights["head.out.bias"][: head["n_fft"] // 2 + 1] += gain * math.log(10) / 20
-        torch.save(weights, louder / "pytorch_model.bin")
+        weights["head.out.bias"][: systems[0].vocos.config.n_fft // 2 + 1] += gain * math.log(10) / 20
+        save(weights, louder / "pytorch_model.bin")
         export(str(louder), str(args.model), report=print)
 
 
